@@ -1,26 +1,39 @@
 # pinstream in a container: `docker run --env-file pinstream.env -v pinstream-state:/var/lib/pinstream pinstream`.
 # The first stage builds, the second holds Python and what was built, and runs as a user without rights.
 
-FROM python:3.11-slim AS build
+# Any Debian with Python 3.11 or newer as python3: the official image, or one with Debian's own package.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 # For the modules that are compiled: without them the build fails. The compiler stays in this stage.
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev
+# Debian's own Python has its headers and its venv in packages of their own; the official image has both.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+    $(test "$(command -v python3)" != /usr/bin/python3 || echo python3-dev python3-venv)
 COPY constraints.txt pyproject.toml README.md LICENSE hatch_build.py ./
-# The build backend is pinned like the rest, so the build itself fetches nothing.
-RUN pip install --constraint constraints.txt pip \
- && pip install --constraint constraints.txt --group build
+# The build backend is pinned like the rest, so the build itself fetches nothing. It has an environment of its own, with
+# pip; what is shipped has neither. The secret `pip` is a pip.conf, for an index of your own; the image does not keep it.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/build \
+ && /opt/build/bin/python -m pip install --constraint constraints.txt pip \
+ && /opt/build/bin/python -m pip install --constraint constraints.txt --group build
 COPY consumer consumer
 COPY schemas schemas
-RUN pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
- && python -m venv /opt/pinstream \
- && /opt/pinstream/bin/python -m pip install --constraint constraints.txt /wheels/*.whl
+# With the extras: a shared key store and traces are a matter of settings, not of another image.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+ && python3 -m venv --without-pip /opt/pinstream \
+ && /opt/build/bin/python -m pip --python /opt/pinstream/bin/python install --constraint constraints.txt \
+    "$(echo /wheels/*.whl)[redis,otel,phones]"
 
-FROM python:3.11-slim
+FROM ${BASE}
 LABEL org.opencontainers.image.title="pinstream" \
       org.opencontainers.image.description="Commerce events from Kafka to the Pinterest Conversions API" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --home-dir /var/lib/pinstream --shell /usr/sbin/nologin pinstream \
+RUN groupadd --system --gid 10001 pinstream \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/pinstream --shell /usr/sbin/nologin pinstream \
  && install -d -o pinstream -g pinstream -m 0750 /var/lib/pinstream
 COPY --from=build /opt/pinstream /opt/pinstream
 ENV PATH="/opt/pinstream/bin:$PATH" \

@@ -17,6 +17,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What the benchmark measures pinstream against: an environment of its own, which only `make bench` sets up.
 RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
+# helm and schemas, for the tests of the chart; without them those tests are skipped.
+CHART_TOOLS_READY := tests/deploy/target/.ready
 # Not empty if ARGS ask for one of those: by name, or by leaving out which.
 RIVALS_WANTED = $(if $(findstring --systems,$(ARGS)),$(findstring faststream,$(ARGS))$(findstring quix,$(ARGS)),$(if \
 	$(filter --help -h --growth --file --file=%,$(ARGS)),,all))
@@ -58,9 +60,13 @@ soak: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS) $(ARGS)
 
+$(CHART_TOOLS_READY): tests/deploy/tools.sh tests/deploy/strimzi/pom.xml | $(READY)
+	@tests/deploy/tools.sh $(abspath $(BIN))/python
+	@touch $@
+
 clean:
 	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/support/kafka/target consumer/conversion/native/*.so
+	rm -rf tests/support/kafka/target tests/deploy/target consumer/*/native/*.so consumer/*/*/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)
@@ -80,14 +86,14 @@ endef
 define FIND_COMPILER
 if [ -z "$$PINSTREAM_NO_COMPILE$$CI" ] && ! $(BIN)/python hatch_build.py; then \
 	export PINSTREAM_NO_COMPILE=1; \
-	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about six times as expensive; install them and run: make clean setup" >&2; \
+	echo "no C compiler or no Python headers here: going on without the compiled fast path, which makes an event about fourteen times as expensive; install them and run: make clean setup" >&2; \
 fi
 endef
 
 # pip first: `--group` needs 25.1. Then the build backend, so that the build is pinned like everything else and
 # fetches nothing by itself.
 # Also what is compiled, so that a change of it is compiled too.
-$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/conversion/native/*.pyx consumer/conversion/native/*.pxd)
+$(READY): pyproject.toml constraints.txt hatch_build.py consumer/conversion/codes.py $(wildcard consumer/*/native/*.p[yx][xd] consumer/*/*/native/*.pyx)
 	@$(FIND_PYTHON); \
 	echo "setting up $(VENV) with $$("$$python" --version); this takes about a minute" >&2; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Compiles the `.pyx` files of `consumer/conversion/native` when the package is built.
+"""Compiles the `.pyx` files of the package when it is built.
 
 A build that cannot compile them fails: an image or a wheel without the fast path must not be made by accident.
 ``PINSTREAM_NO_COMPILE=1`` asks for the plain package, in which everything works and the fast path is slower. `make
@@ -26,15 +26,35 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NO_COMPILE = "PINSTREAM_NO_COMPILE"
-NATIVE = "consumer/conversion/native"
-MODULES = ("_slots", "_json", "_usual", "_fields", "_events")
+MODULES = (
+    "consumer.conversion.native._events",
+    "consumer.engine.native._keyset",
+    "consumer.engine.native._rows",
+    "consumer.adapters.key_store.native._keys",
+    "consumer.adapters.kafka.native._messages",
+)
 CODES = "consumer/conversion/codes.py"
 """Enumerations that the modules share with Python: they include them as constants (`enumerations`)."""
+OPTIMISE = [
+    "-O3",
+    # Functions that are declared inline are made inline, also the larger ones that are called in several places: an
+    # event goes through them thirty times. By its own measure the compiler does so or not, whatever changes elsewhere.
+    *(
+        "--param=max-inline-insns-single=1000",
+        "--param=inline-unit-growth=200",
+        "--param=large-function-growth=1000",
+    ),
+]
 
 
-def sources_digest(root: Path) -> str:
-    """What the modules are made of, as one digest: so that modules made of older sources can be told."""
-    files = [*sorted((root / NATIVE).glob("_*.p[yx][xd]")), root / CODES]
+def folders(root: Path) -> list[Path]:
+    """The folders of the modules."""
+    return sorted({root.joinpath(*module.split(".")[:-1]) for module in MODULES})
+
+
+def sources_digest(root: Path, folder: Path) -> str:
+    """What a folder's modules are made of, as one digest: so that modules made of older sources can be told."""
+    files = [*sorted(folder.glob("_*.p[yx][xd]")), root / CODES]
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -52,7 +72,7 @@ def enumerations(root: Path) -> str:
 def remove_compiled(root: Path) -> None:
     """Remove what was compiled here before, for this Python; others' modules are for their own builds to see to."""
     for suffix in EXTENSION_SUFFIXES:
-        for file in (root / NATIVE).glob(f"_*{suffix}"):
+        for file in (file for folder in folders(root) for file in folder.glob(f"_*{suffix}")):
             if "." not in file.name.removesuffix(suffix):
                 file.unlink()
 
@@ -80,7 +100,7 @@ class Compile(BuildHookInterface[Any]):
         remove_compiled(Path(self.root))
         if os.environ.get(NO_COMPILE, "") not in ("", "0", "false"):
             return
-        included = Path(self.root) / NATIVE / "codes.pxi"
+        included = Path(self.root) / "consumer" / "conversion" / "native" / "codes.pxi"
         try:
             included.write_text(enumerations(Path(self.root)))
             built = self._compile()
@@ -102,23 +122,23 @@ class Compile(BuildHookInterface[Any]):
         from setuptools.command.build_ext import build_ext
 
         root = Path(self.root)
-        names = [f"consumer.conversion.native.{module}" for module in MODULES]
+        sources = {name: root.joinpath(*name.split(".")).with_suffix(".pyx") for name in MODULES}
         with tempfile.TemporaryDirectory() as scratch:
             extensions = [
                 Extension(
                     name,
-                    [str(root / f"{name.replace('.', '/')}.pyx")],
-                    extra_compile_args=["-O3"],
-                    define_macros=[("PINSTREAM_SOURCES", f'"{sources_digest(root)}"')],
+                    [str(source)],
+                    extra_compile_args=OPTIMISE,
+                    define_macros=[("PINSTREAM_SOURCES", f'"{sources_digest(root, source.parent)}"')],
                 )
-                for name in names
+                for name, source in sources.items()
             ]
             made = cythonize(extensions, build_dir=scratch, include_path=[str(root)], quiet=True)
             command = build_ext(Distribution({"name": "pinstream", "ext_modules": made}))
             command.build_lib, command.build_temp, command.force = str(root), scratch, True
             command.ensure_finalized()
             command.run()
-            return [root / command.get_ext_filename(name) for name in names]
+            return [root / command.get_ext_filename(name) for name in MODULES]
 
 
 if __name__ == "__main__":

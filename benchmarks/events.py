@@ -1,4 +1,4 @@
-"""The benchmark's input: checkouts of about 395 bytes, two items, nine hashed fields, from a seeded random.
+"""The benchmark's input: checkouts of about 395 bytes, two items, ten hashed fields, from a seeded random.
 
 Fields repeat as real shoppers repeat them, and no more: names come from a few hundred, places from some dozens,
 countries from a handful; e-mails, phones, ids and addresses are new with each shopper, and a shopper buys about

@@ -1,7 +1,8 @@
 """How pinstream's cost grows: with the keys it remembers, the partitions, the size of an event, and its workers.
 
 Each point is a run like those of the suite (`running.run_full`) with one thing changed. Points are few and runs are
-single, so a figure is good for the shape of a curve, not for its last digit.
+single, so a figure is good for the shape of a curve, not for its last digit. Only stores with more and more keys are
+measured in turns, and medians count: there the figure that matters is a ratio, to the cost of an empty store.
 
 Workers join one after the other, and the group takes some seconds to share the partitions out; before that one of them
 does the work of all. So these are measured once each has its part: they find only events to warm up with, and the rest
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,15 +34,19 @@ from benchmarks.load import (
     encoded_checkouts,
     fill_topic,
 )
-from benchmarks.running import RunFailed, Running, disk_bytes, run_full
+from benchmarks.running import Measured, RunFailed, Running, disk_bytes, run_full
 from benchmarks.suite import Tell
 from benchmarks.systems import Pinstream, Unavailable
-from consumer.adapters.key_store.interface import KEY_BYTES, Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.adapters.key_store.disk_store import DiskKeyStore
+from consumer.adapters.key_store.files import LIST, decode_list
+from consumer.adapters.key_store.folder import Folder, mergeable
+from consumer.adapters.key_store.interface import Window
+from consumer.engine.reading import KEY_BYTES
+from consumer.errors import KeyStoreError
 
 _WINDOW_SECONDS = 48 * 3600
 _STORE_BYTES = 16 << 30
-_WRITE_KEYS = 8192
+_WRITE_KEYS = 65_536
 _USUAL_BYTES = 395
 _LEAST_EVENTS = 2_000
 _JOIN_SECONDS = 90.0
@@ -52,21 +58,25 @@ _ASK_EVERY = 0.5
 class GrowthPlan:
     """The points of each curve, and how many events a point is measured over."""
 
-    keys: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    keys: tuple[int, ...] = (0, 10_000, 1_000_000, 10_000_000, 100_000_000)
+    """The first is what the others are compared with."""
     partitions: tuple[int, ...] = (1, 10, 100, 1_000)
     event_bytes: tuple[int, ...] = (200, 395, 1_000, 4_000, 20_000)
     workers: tuple[int, ...] = (1, 2, 4)
     events: int = 100_000
     warm_up: int = 20_000
+    rounds: int = 3
+    """In which stores of all sizes take turns."""
 
     @property
     def steps(self) -> int:
         """How often `measure_growth` tells what comes next."""
-        return sum(map(len, (self.keys, self.partitions, self.event_bytes, self.workers)))
+        stores = len(self.keys) * (1 + self.rounds)
+        return stores + sum(map(len, (self.partitions, self.event_bytes, self.workers)))
 
 
 QUICK = GrowthPlan(
-    keys=(10_000, 300_000),
+    keys=(0, 10_000_000),
     partitions=(1, 100),
     event_bytes=(200, 4_000),
     workers=(1, 2),
@@ -86,36 +96,83 @@ def measure_growth(bootstrap: str, plan: GrowthPlan, tell: Tell) -> dict[str, li
 
 
 def _keys(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
-    for keys in plan.keys:
-        tell(f"{keys:,} keys in the store")
-        folder = Path(tempfile.mkdtemp(prefix="pinstream-keys-"))
-        try:
-            asyncio.run(_fill_store(folder / "keys", keys))
-            settings = {
-                "PINSTREAM_KEY_STORE": f"lmdb:{folder / 'keys'}",
-                "PINSTREAM_KEY_STORE_MAX_BYTES": str(_STORE_BYTES),
-            }
-            disk = disk_bytes(folder)
-            yield {
-                "at": keys,
-                "disk_mib": disk / 2**20,
-                "disk_bytes_per_key": disk / keys,
-                **_point(bootstrap, Pinstream(settings=settings), plan, Content(0)),
-            }
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    topic = f"growth-{time.monotonic_ns()}"
+    fill_topic(bootstrap, topic, Content(plan.warm_up + plan.events + 2 * READ_AHEAD))
+    with tempfile.TemporaryDirectory(prefix="pinstream-keys-") as scratch:
+        points: list[dict[str, Any]] = []
+        for keys in plan.keys:
+            tell(f"filling a store with {keys:,} keys")
+            points.append({"at": keys, **_filled(Path(scratch, str(keys)), keys)})
+        runs: dict[int, list[Measured]] = {keys: [] for keys in plan.keys}
+        for number in range(plan.rounds):
+            for point in points:
+                tell(f"run {number + 1} of {plan.rounds} with {point['at']:,} keys in the store")
+                if "not_measured" not in point:
+                    try:
+                        runs[point["at"]].append(
+                            _with_copy(bootstrap, topic, Path(scratch, str(point["at"])), plan)
+                        )
+                    except (OSError, RunFailed) as error:
+                        point["not_measured"] = str(error)
+    delete_topic(bootstrap, topic)
+    for point in points:
+        if "not_measured" not in point:
+            point |= _medians(runs[point["at"]])
+        if "cpu_us" in point and "cpu_us" in points[0]:
+            point["of_first"] = point["cpu_us"] / points[0]["cpu_us"]
+        yield point
 
 
-async def _fill_store(folder: Path, keys: int) -> None:
-    """Keys delivered evenly over the window until now, as a service that has long been running has them."""
-    store = LmdbKeyStore.open(str(folder), Window.of(_WINDOW_SECONDS), _STORE_BYTES)
-    begun, now = time.time() - _WINDOW_SECONDS * 0.95, time.time()
-    for at in range(0, keys, _WRITE_KEYS):
-        count = min(_WRITE_KEYS, keys - at)
-        random = os.urandom(count * KEY_BYTES)
-        chunk = [random[n * KEY_BYTES : (n + 1) * KEY_BYTES] for n in range(count)]
-        await store.remember(chunk, begun + (now - begun) * at / keys)
-    await store.close()
+def _filled(folder: Path, keys: int) -> dict[str, Any]:
+    """A store with keys that were delivered evenly over the window until now, as a service that has long been running
+    has them: written and merged by the store itself, and at rest, so that a run is not charged with a merge of these.
+    """
+    window, now = Window.of(_WINDOW_SECONDS), time.time()
+    begun = now - _WINDOW_SECONDS * 0.95
+    try:
+        store = Folder(str(folder), window, _STORE_BYTES, lambda _: None)
+        for at in range(0, keys, _WRITE_KEYS):
+            stamp = window.stamp(begun + (now - begun) * at / keys)
+            store.append([(os.urandom(min(_WRITE_KEYS, keys - at) * KEY_BYTES), stamp)])
+            store.merge(lambda: True)
+        while mergeable(decode_list((folder / LIST).read_bytes()), store.merge_bytes):
+            store.merge(lambda: True)
+        opened = time.perf_counter()
+        asyncio.run(_open_and_close(folder, window))
+        opens = time.perf_counter() - opened
+    except KeyStoreError as error:
+        return {"not_measured": str(error)}
+    disk = disk_bytes(folder)
+    return {"disk_mib": disk / 2**20, "disk_bytes_per_key": disk / keys if keys else None, "opens": opens}
+
+
+async def _open_and_close(folder: Path, window: Window) -> None:
+    await DiskKeyStore(str(folder), window, _STORE_BYTES).close()
+
+
+def _with_copy(bootstrap: str, topic: str, filled: Path, plan: GrowthPlan) -> Measured:
+    """A run with a copy of a store: the next one must not know this one's events."""
+    copy = filled.with_name("copy")
+    try:
+        # Segments never change, so a second name will do: writing gigabytes would keep the disk busy during the run.
+        shutil.copytree(
+            filled, copy, copy_function=lambda a, b: (os.link if "segment-" in a else shutil.copy2)(a, b)
+        )
+        settings = {
+            "PINSTREAM_KEY_STORE": f"disk:{copy}",
+            "PINSTREAM_KEY_STORE_MAX_BYTES": str(_STORE_BYTES),
+        }
+        return run_full(Pinstream(settings=settings), bootstrap, topic, plan.warm_up, plan.events)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _medians(runs: list[Measured]) -> dict[str, Any]:
+    by_name = {name: [asdict(run)[name] for run in runs] for name in asdict(runs[0])}
+    medians = {
+        name: None if None in values else statistics.median(values) for name, values in by_name.items()
+    }
+    return {**medians, "cpu_us_runs": [round(run.cpu_us, 2) for run in runs]}
 
 
 def _partitions(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:

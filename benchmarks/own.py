@@ -14,7 +14,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,14 +28,15 @@ from consumer.adapters.files import open_records
 from consumer.app import building
 from consumer.avro.decode import Decoder
 from consumer.avro.encode import Encoder, SingleObject
-from consumer.avro.paths import Step, StepKind
+from consumer.avro.paths import EACH, Source
+from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import units_of
-from consumer.conversion.mapping import FILTER
 from consumer.conversion.mapping import Mapping as EventMapping
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.block import Delivery, Prepared
-from consumer.engine.model import CommerceEvent, Record, Rejection
+from consumer.conversion.targets import FILTER
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection
+from consumer.engine.reading import Columns, Keys
 from consumer.settings import load
 
 ACCOUNT: Final = "1"
@@ -87,14 +88,14 @@ def own_steps(plan: OwnPlan) -> int:
 def read_own(file: str, environ: Mapping[str, str]) -> Own:
     """Raises `NothingToMeasure`, and what settings, schema, mapping and file raise."""
     settings = load(dict(environ), needs=())
-    schema = building.reader_schema(settings, building.local_schemas(settings))
-    mapping = building.mapping(settings, schema)
+    mapped = building.sections(settings)
+    if mapped.divided:
+        raise NothingToMeasure("the mapping has sections: measure one record type, with a mapping of its own")
+    schema, mapping = mapped.all[0].schema, mapped.all[0].mapping
     records = [record for _, record in open_records(file, schema)]
-    events = [record for record in records if not isinstance(record, Rejection)]
+    events = [record for record in records if not isinstance(record, Rejection | Filtered)]
     own = Own(schema, mapping, events, 0, _settings(environ))
-    deliverable = [
-        event for event, read in zip(events, _read(own), strict=True) if isinstance(read, Delivery)
-    ]
+    deliverable = [event for event, is_good in zip(events, _are_deliverable(own), strict=True) if is_good]
     if not deliverable:
         raise NothingToMeasure(
             f"{file}: none of {len(records)} records is deliverable; `pinstream explain` says why"
@@ -105,15 +106,18 @@ def read_own(file: str, environ: Mapping[str, str]) -> Own:
 def values_of(own: Own, count: int) -> list[bytes]:
     """So many records' values, the events over and over, each with an id of its own."""
     encoder = Encoder(own.schema, SingleObject())
-    steps = (own.mapping.dedup_key or own.mapping.sources["event_id"]).steps
+    source = own.mapping.dedup_key or own.mapping.sources["event_id"]
+    if isinstance(source, Computed):
+        raise NothingToMeasure(f"ids that are computed ({source.path}) cannot be numbered: name a path")
+    steps = source.steps
     numbered = enumerate(islice(cycle(own.events), count))
     return [encoder.encode(with_number(event, steps, number)) for number, event in numbered]
 
 
-def with_number(event: CommerceEvent, steps: Sequence[Step], number: int) -> CommerceEvent:
+def with_number(event: CommerceEvent, steps: Sequence[str], number: int) -> CommerceEvent:
     """The event with another id: its last seven characters are hex digits of `number`, so that a UUID stays one."""
     event = copy.deepcopy(event)
-    *way, last = [step.name for step in steps if step.kind is not StepKind.EACH]
+    *way, last = [step for step in steps if step != EACH]
     holder: Any = event
     for name in way:
         holder = holder[name]
@@ -158,7 +162,10 @@ def own_systems(own: Own, scratch: Path) -> tuple[System, ...]:
     schema, mapping = scratch / "schema.json", scratch / "mapping.json"
     schema.write_text(json.dumps(own.schema))
     mapping.write_text(json.dumps(plain_mapping(own.mapping)))
-    return (Pinstream(settings=own.settings), TwoSteps(settings=own.settings), Plain(schema, mapping))
+    ours = (Pinstream(settings=own.settings), TwoSteps(settings=own.settings))
+    # The plain one picks and renames: it cannot be compared where values are computed.
+    is_computed = any(isinstance(source, Computed) for source in own.mapping.sources.values())
+    return ours if is_computed else (*ours, Plain(schema, mapping))
 
 
 def plain_mapping(mapping: EventMapping) -> dict[str, Any]:
@@ -166,12 +173,13 @@ def plain_mapping(mapping: EventMapping) -> dict[str, Any]:
     items = mapping.item_steps
     contents = "custom_data.contents[]."
     fields = [
-        (name, [step.name for step in source.steps], mapping.target(name).hashed)
+        (name, list(source.steps), mapping.target(name).hashed)
         for name, source in mapping.sources.items()
+        if isinstance(source, Source)
     ]
     return {
         "fields": [field for field in fields if not field[0].startswith(contents)],
-        "items": [step.name for step in items],
+        "items": list(items),
         "item_fields": [
             (name.removeprefix(contents), path[len(items) :], False)
             for name, path, _ in fields
@@ -193,14 +201,15 @@ def _settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {**given, "PINSTREAM_MAX_EVENT_AGE": "0"}
 
 
-def _read(own: Own) -> list[Prepared]:
-    """What becomes of each event."""
-    converter = Converter(
-        own.mapping, own.schema, accounts=(ACCOUNT,), partner_name=None, max_event_age=_ANY_AGE
-    )
+def _are_deliverable(own: Own) -> Iterator[bool]:
+    """Whether each event can be delivered."""
+    converter = Converter(own.mapping, accounts=(ACCOUNT,), partner_name=None, max_event_age=_ANY_AGE)
     reading = CompiledReading(Decoder(own.schema), converter)
     values = values_of(own, len(own.events))
-    return reading.read([Record(at, -1, None, value, ()) for at, value in enumerate(values)], time.time())
+    for at, value in enumerate(values):
+        columns = Columns(Keys())
+        reading.read([Record(at, -1, None, value, ())], time.time(), columns)
+        yield columns.is_event(0)
 
 
 def _medians(system: System, runs: Sequence[Measured]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _DIGITS = {
     "first_delivery": 2,
     "drain": 2,
     "sink_busy": 2,
+    "of_first": 3,
+    "opens": 2,
 }
 
 
@@ -38,6 +40,7 @@ def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[
             "partitions": plan.content.partitions,
             "event_bytes": plan.content.event_bytes,
             "steady_seconds": plan.steady_seconds,
+            "same_rate": plan.same_rate,
             "seed": plan.content.seed,
         },
         "stages_cpu_us": {name: round(value, 2) for name, value in figures.stages.items()},
@@ -47,8 +50,9 @@ def figures_part(plan: Plan, figures: Figures, machine: dict[str, Any]) -> dict[
     if figures.open_memory is not None:
         part["open_bytes_per_event"] = round(figures.open_memory.by_event)
         part["base_mib"] = round(figures.open_memory.base_mib, 1)
-    if {"pinstream", "plain"} <= systems.keys():
-        part["ratio_to_plain"] = round(systems["pinstream"]["cpu_us"] / systems["plain"]["cpu_us"], 3)
+    for other in ("plain", "floor"):
+        if {"pinstream", other} <= systems.keys():
+            part[f"ratio_to_{other}"] = round(systems["pinstream"]["cpu_us"] / systems[other]["cpu_us"], 3)
     return part
 
 
@@ -57,7 +61,11 @@ def growth_part(
 ) -> dict[str, Any]:
     """The part ``growth``."""
     rounded = {name: [_rounded(point) for point in points] for name, points in curves.items()}
-    return {**_made(machine), "plan": {"events": plan.events, "warm_up": plan.warm_up}, **rounded}
+    return {
+        **_made(machine),
+        "plan": {"events": plan.events, "warm_up": plan.warm_up, "rounds": plan.rounds},
+        **rounded,
+    }
 
 
 def own_part(part: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
@@ -99,12 +107,14 @@ def _system(result: Result) -> dict[str, Any]:
         "disk_bytes_per_key": round(result.median("disk_bytes_per_event"), 1),
         "sink_busy": round(max(run.sink_busy for run in result.runs), 2),
     }
-    if result.steady is not None:
-        found["steady"] = {
-            "rate": round(result.steady.rate),
-            "p50_ms": round(result.steady.p50 * 1000, 1),
-            "p99_ms": round(result.steady.p99 * 1000, 1),
-        }
+    for name, ages in (("steady", result.steady), ("same_rate", result.same)):
+        if ages is not None:
+            found[name] = {
+                "rate": round(ages.rate),
+                "p50_ms": round(ages.p50 * 1000, 1),
+                "p99_ms": round(ages.p99 * 1000, 1),
+                "cpu_us": round(ages.cpu_us, 2),
+            }
     return found
 
 

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import SCHEMA, encoded_checkouts
-from consumer.adapters.key_store.interface import KEY_BYTES, Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.adapters.key_store.disk_store import DiskKeyStore
+from consumer.adapters.key_store.interface import Window
 from consumer.app.run import tune_memory
 from consumer.avro.decode import Decoder
 from consumer.conversion.converter import Converter
-from consumer.conversion.mapping import Mapping, load_mapping
+from consumer.conversion.mapping import Mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.block import Delivery
+from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Record
-from consumer.engine.reading import serialised
+from consumer.engine.reading import KEY_BYTES, Columns, Keys
 
-_SLICE = 64
+_SLICE = 128
 _ROUNDS = 3
 _BATCH = 1000
 _WINDOW_SECONDS = 48 * 3600
@@ -56,9 +56,7 @@ def measure_stages(
     events = len(records)
 
     def parts() -> tuple[Decoder, Converter]:
-        converter = Converter(
-            mapping, schema, accounts=("1",), partner_name=None, max_event_age=max_event_age
-        )
+        converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=max_event_age)
         return Decoder(schema), converter
 
     with _collector_of_the_service():
@@ -87,9 +85,10 @@ def _fast_round(reading: CompiledReading, records: list[Record]) -> float:
     """CPU seconds from all records to what is sent."""
     now, begun = time.time(), time.process_time()
     for at in range(0, len(records), _SLICE):
-        for delivery in reading.read(records[at : at + _SLICE], now):
-            if not isinstance(delivery, Delivery):
-                raise RuntimeError("the benchmark's events do not all convert")
+        columns = Columns(Keys())
+        reading.read(records[at : at + _SLICE], now, columns)
+        if columns.verdicts:
+            raise RuntimeError("the benchmark's events do not all convert")
     return time.process_time() - begun
 
 
@@ -103,10 +102,11 @@ def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tup
         decoded_at = cpu()
         converted = converter.convert_chunk(decoded, now)
         converted_at = cpu()
+        columns = Columns(Keys())
         for event in converted:
             if not isinstance(event, ConversionEvent):
                 raise RuntimeError("the benchmark's events do not all convert")
-            serialised(event)
+            columns.add_converted(event)
         decoding += decoded_at - begun
         converting += converted_at - decoded_at
         serialising += cpu() - converted_at
@@ -117,11 +117,8 @@ async def _keys(events: int) -> float:
     """CPU seconds, of the writer's thread too, for asking whether keys are known and remembering them, a batch at a
     time."""
     with tempfile.TemporaryDirectory() as folder:
-        store = LmdbKeyStore.open(folder, Window.of(_WINDOW_SECONDS), _STORE_BYTES)
-        chunks = [
-            [os.urandom(KEY_BYTES) for _ in range(min(_BATCH, events - at))]
-            for at in range(0, events, _BATCH)
-        ]
+        store = DiskKeyStore(folder, Window.of(_WINDOW_SECONDS), _STORE_BYTES)
+        chunks = [os.urandom(KEY_BYTES * min(_BATCH, events - at)) for at in range(0, events, _BATCH)]
         begun = time.process_time()
         for keys in chunks:
             if any(await store.look_up(keys, time.time())):

@@ -3,7 +3,8 @@
 The machine is shared and its speed drifts, so no system has all its runs at once: every round runs each of them once,
 each round beginning with another, and the medians are taken over the rounds. When the time is up no new round is
 begun (the first is always made), and the report says how many there were; each run has a bound of its own. Then each
-system is run at half of the throughput that was measured of it, and pinstream's memory by open event is taken.
+system but the floor is run at half of the throughput that was measured of it, all are run at one rate that each of them
+can keep up with, and pinstream's memory by open event is taken.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Plan:
     content: Content = field(default_factory=lambda: Content(0))
     """Event size, partitions and seed; how many events follows from the above."""
     steady_seconds: float = 30.0
+    same_rate: float = 7_000.0
+    """Events a second at which all are run: about half of what the plain consumer can do."""
     minutes: float = 60.0
     """No round of runs is begun after that."""
 
@@ -57,6 +60,8 @@ class Result:
     version: str
     runs: list[Measured] = field(default_factory=list)
     steady: Ages | None = None
+    same: Ages | None = None
+    """At the rate that is the same for all."""
 
     def median(self, name: str) -> float:
         """Of one of `Measured`'s figures."""
@@ -76,7 +81,7 @@ class Figures:
 
 def steps(plan: Plan, systems: Sequence[System]) -> int:
     """How often `measure` tells what comes next, at most."""
-    return 3 + (plan.runs + 1) * len(systems)
+    return 3 + (plan.runs + 2) * len(systems)
 
 
 def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -> Figures:
@@ -95,8 +100,13 @@ def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -
             break
         _round(bootstrap, plan, figures, number, tell)
     for result in figures.results:
-        tell(f"half load: {result.system.name}")
-        _steady(bootstrap, plan, result, figures.not_measured)
+        if result.system.half_load:
+            tell(f"half load: {result.system.name}")
+            rate = result.median("events_per_second") / 2
+            result.steady = _steady(bootstrap, plan, result.system, rate, figures.not_measured)
+    for result in figures.results:
+        tell(f"{plan.same_rate:,.0f} events a second: {result.system.name}")
+        result.same = _steady(bootstrap, plan, result.system, plan.same_rate, figures.not_measured)
     tell("memory by open event")
     figures.open_memory = _open_memory(bootstrap, plan, figures)
     return figures
@@ -126,13 +136,15 @@ def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell
         raise RunFailed(f"no system came to its end: {figures.not_measured}")
 
 
-def _steady(bootstrap: str, plan: Plan, result: Result, not_measured: dict[str, str]) -> None:
-    rate = result.median("events_per_second") / 2
+def _steady(
+    bootstrap: str, plan: Plan, system: System, rate: float, not_measured: dict[str, str]
+) -> Ages | None:
     content = replace(plan.content, events=_STAGE_EVENTS)
     try:
-        result.steady = run_steady(result.system, bootstrap, content, rate, plan.steady_seconds)
+        return run_steady(system, bootstrap, content, rate, plan.steady_seconds)
     except RunFailed as error:
-        not_measured[f"{result.system.name} at half load"] = str(error)
+        not_measured[f"{system.name} at {rate:,.0f} events a second"] = str(error)
+        return None
 
 
 def _open_memory(bootstrap: str, plan: Plan, figures: Figures) -> OpenMemory | None:

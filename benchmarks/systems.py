@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
+
+import confluent_kafka
 
 from benchmarks.load import SCHEMA
 
@@ -23,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _RIVALS = ROOT / ".venv-bench"
 _RIVALS_PYTHON = _RIVALS / "bin" / "python"
 _BENTHOS = ROOT / "benchmarks" / "rivals" / "benthos"
+_FLOOR = ROOT / "benchmarks" / "floor" / "floor.c"
 _OURS = ("KAFKA_", "PINSTREAM_", "PINTEREST_", "SCHEMA_REGISTRY_")
 _BUILD_SECONDS = 600.0
 
@@ -60,6 +64,8 @@ class System(ABC):
     """How it does the job."""
     lacks: ClassVar[str]
     """What pinstream does of the job and it does not."""
+    half_load: ClassVar[bool] = True
+    """Whether it is also run at half of its own throughput."""
 
     @abstractmethod
     def prepare(self) -> str:
@@ -220,7 +226,57 @@ class Benthos(System):
         return ROOT / "artifacts" / "benthos"
 
 
-SYSTEMS: tuple[System, ...] = (Pinstream(), Plain(), FastStream(), Quix(), Benthos())
+class Floor(System):
+    """The least that the job can cost: one C program for the benchmark's schema, on pinstream's own librdkafka."""
+
+    key = "floor"
+    name = "floor (C)"
+    how = (
+        "one C program for this schema only, over the librdkafka that pinstream uses; one call of 1,000 after the "
+        "other; sends the same bytes as pinstream, and writes 20 bytes a key to a log, synced before a commit"
+    )
+    lacks = "all of it but the bytes: any other schema or value ends it, and so does any error"
+    half_load = False  # it would take more events a second than the producer beside it can make
+
+    def prepare(self) -> str:
+        self.binary.parent.mkdir(exist_ok=True)
+        build_floor(self.binary, "-march=native")
+        return f"librdkafka {confluent_kafka.libversion()[0]}"
+
+    def command(self, job: Job) -> Command:
+        url = urlsplit(job.url)
+        api = [str(url.hostname), str(url.port), f"{url.path}/ad_accounts/1/events"]
+        arguments = ["run", job.bootstrap, job.topic, job.group, *api, str(job.state / "keys")]
+        return Command([str(self.binary), *arguments], _environment({}))
+
+    @property
+    def binary(self) -> Path:
+        """What `prepare` builds."""
+        return ROOT / "artifacts" / "floor"
+
+
+def build_floor(binary: Path, *options: str) -> None:
+    """Compile the floor, linked with the librdkafka that confluent-kafka brought; raises `Unavailable`.
+
+    Without ``-march=native`` it does without the instructions that only some processors have, for SHA-256 above all.
+    """
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise Unavailable("no C compiler on the PATH to build it with")
+    # A wheel brings its own library. Where it was built from source, the system's is the one in use.
+    brought = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs").glob("librdkafka*.so*")
+    library = next((str(path) for path in brought), "-lrdkafka")
+    command = [compiler, "-std=gnu11", "-D_GNU_SOURCE", "-O3", *options]
+    command += ["-o", str(binary), str(_FLOOR), library, f"-Wl,-rpath,{os.path.dirname(library) or '.'}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"`{compiler}` failed: {error}") from error
+    if done.returncode != 0:
+        raise Unavailable(f"`{compiler}` failed: {done.stderr.strip()[-300:]}")
+
+
+SYSTEMS: tuple[System, ...] = (Pinstream(), Plain(), FastStream(), Quix(), Benthos(), Floor())
 
 
 def _python(python: str, module: str, job: Job, *more: str, schema: Path = SCHEMA) -> Command:

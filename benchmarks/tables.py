@@ -89,16 +89,26 @@ def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"{part}-how", _how(document[part], part)) for part in ("figures", "growth") if part in document]
 
 
+_BESIDE = {"plain": "of plain", "floor": "of floor"}
+"""Whose CPU the others' is compared with, and the heading; only those that were measured."""
+
+
 def _systems(figures: dict[str, Any]) -> Table:
+    same_rate = "same_rate" in figures["plan"]
     columns = (
         "system",
         "µs an event",
-        "of plain",
+        *(heading for other, heading in _BESIDE.items() if other in figures["systems"]),
         "events/s",
         "peak MiB",
         "half load, events/s",
         "p50 ms",
         "p99 ms",
+        *(
+            (f"at {figures['plan']['same_rate']:,.0f}/s: µs an event", "p50 ms", "p99 ms")
+            if same_rate
+            else ()
+        ),
         "first delivery s",
         "drain s",
     )
@@ -107,23 +117,24 @@ def _systems(figures: dict[str, Any]) -> Table:
 
 
 def _system(found: dict[str, Any], figures: dict[str, Any]) -> tuple[str, ...]:
-    plain = figures["systems"].get("plain")
-    steady = found.get("steady")
-    half_load = (
-        (f"{steady['rate']:,}", f"{steady['p50_ms']:.0f}", f"{steady['p99_ms']:.0f}")
-        if steady
-        else ("", "", "")
-    )
+    systems, steady, same = figures["systems"], found.get("steady"), found.get("same_rate")
+    half_load = (f"{steady['rate']:,}", *_ages(steady)) if steady else ("", "", "")
+    same_rate = (f"{same['cpu_us']:.1f}", *_ages(same)) if same else ("", "", "")
     return (
         f"{found['name']} {found['version']}",
         f"{found['cpu_us']:.1f}",
-        f"{found['cpu_us'] / plain['cpu_us']:.2f}" if plain else "",
+        *(f"{found['cpu_us'] / systems[other]['cpu_us']:.2f}" for other in _BESIDE if other in systems),
         f"{found['events_per_second']:,}",
         f"{found['peak_mib']:.0f}",
         *half_load,
+        *(same_rate if "same_rate" in figures["plan"] else ()),
         f"{found['first_delivery']:.1f}",
         "none: killed" if found["drain"] is None else f"{found['drain']:.1f}",
     )
+
+
+def _ages(steady: dict[str, Any]) -> tuple[str, str]:
+    return f"{steady['p50_ms']:.0f}", f"{steady['p99_ms']:.0f}"
 
 
 def _own(figures: dict[str, Any]) -> Table:
@@ -150,7 +161,7 @@ def _capacity(figures: dict[str, Any], stores: list[dict[str, Any]]) -> list[Tab
     own = figures["systems"].get("pinstream")
     if own is None or "open_bytes_per_event" not in figures:
         return []
-    by_key = ([own] + [one for one in stores if "disk_bytes_per_key" in one])[-1]["disk_bytes_per_key"]
+    by_key = ([own] + [one for one in stores if one.get("disk_bytes_per_key")])[-1]["disk_bytes_per_key"]
     budget = _BUDGET_EVENTS * figures["open_bytes_per_event"] / 2**20
     rows = []
     for rate in _RATES:
@@ -175,7 +186,8 @@ _Show = Callable[[dict[str, Any]], str]
 
 
 def _number(name: str, digits: int = 0) -> _Show:
-    return lambda point: f"{point[name]:,.{digits}f}"
+    """A figure of a point; empty if the point has none."""
+    return lambda point: "" if point.get(name) is None else f"{point[name]:,.{digits}f}"
 
 
 _USUAL: tuple[tuple[str, _Show], ...] = (
@@ -185,8 +197,10 @@ _USUAL: tuple[tuple[str, _Show], ...] = (
     ("first delivery s", _number("first_delivery", 1)),
 )
 _DISK: tuple[tuple[str, _Show], ...] = (
+    ("of an empty store", _number("of_first", 2)),
     ("disk MiB before", _number("disk_mib", 1)),
-    ("bytes a key", _number("disk_bytes_per_key")),
+    ("bytes a key", _number("disk_bytes_per_key", 1)),
+    ("opens in s", _number("opens", 2)),
 )
 _DRAIN: tuple[tuple[str, _Show], ...] = (("drain s", _number("drain", 1)),)
 _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, _Show], ...]], ...] = (
@@ -212,7 +226,12 @@ def _growth(
 
 
 def _how(part: dict[str, Any], name: str) -> str:
-    runs = f"{_in_turns(part)} (peak and drain: the worst of them)" if name == "figures" else ", single runs"
+    if name == "figures":
+        runs = f"{_in_turns(part)} (peak and drain: the worst of them)"
+    elif "rounds" in part["plan"]:
+        runs = f", single runs, but of stores the medians of {part['plan']['rounds']} in turns"
+    else:
+        runs = ", single runs"
     return _made_how(part, runs)
 
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import orjson
@@ -32,10 +33,10 @@ EventDict = MutableMapping[str, Any]
 
 MASK = "[redacted]"
 
+# Events that the console shows with one field per line, because people read them in full.
 _ONE_FIELD_PER_LINE = frozenset({"starting"})
-"""Events that the console shows with one field per line, because people read them in full."""
+# Events that clients repeat until the cause is gone. Lines that differ only in numbers count as repeats.
 _REPEATED_BY_CLIENTS = frozenset({"kafka_trouble"})
-"""Events that clients repeat until the cause is gone. Lines that differ only in numbers count as repeats."""
 _EVENT_WIDTH = 22
 
 _DIGITS = re.compile(r"\d+")
@@ -52,6 +53,7 @@ _SECRET_TEXT = re.compile(
 )
 
 
+@dataclass(eq=False)
 class RepeatLimiter:
     """A structlog processor that passes `burst` lines of one event and level per `interval` seconds.
 
@@ -60,33 +62,32 @@ class RepeatLimiter:
     so its memory is bounded even if an event name contains data.
     """
 
-    def __init__(
-        self,
-        burst: int = 10,
-        interval: float = 10.0,
-        *,
-        seldom: float = 60.0,
-        kinds: int = 1000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._burst = burst
-        self._interval = interval
-        self._seldom = seldom
-        self._kinds = kinds
-        self._clock = clock
+    burst: int = 10
+    interval: float = 10.0
+    seldom: float = field(default=60.0, kw_only=True)
+    kinds: int = field(default=1000, kw_only=True)
+    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._windows: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """Return the event with the number of dropped repeats, or raise `structlog.DropEvent` to drop it."""
         name = str(event.pop("_kind", event.get("event")))
-        kind, burst, interval = (method, name), self._burst, self._interval
+        kind, burst, interval = (method, name), self.burst, self.interval
         if name in _REPEATED_BY_CLIENTS:
             text = " ".join(str(event[key]) for key in sorted(event))
             # Other ports, broker ids and offsets do not make a new message.
-            kind, burst, interval = (method, _DIGITS.sub("", text)), 1, self._seldom
+            kind, burst, interval = (method, _DIGITS.sub("", text)), 1, self.seldom
         with self._lock:  # clients log from their own threads
-            window = self._window(kind, interval)
+            now = self.clock()
+            window = self._windows.setdefault(kind, _Repeats(now))
+            self._windows.move_to_end(kind)
+            if len(self._windows) > self.kinds:
+                self._windows.popitem(last=False)
+            if now - window.since >= interval:
+                window.since, window.passed = now, 0
             if window.passed >= burst:
                 window.dropped += 1
                 raise structlog.DropEvent
@@ -96,28 +97,14 @@ class RepeatLimiter:
             event["repeats_not_shown"] = not_shown
         return event
 
-    def _window(self, kind: tuple[str, str], interval: float) -> _Repeats:
-        now = self._clock()
-        window = self._windows.get(kind)
-        if window is None:
-            window = self._windows[kind] = _Repeats(now)
-            if len(self._windows) > self._kinds:
-                self._windows.popitem(last=False)
-        elif now - window.since >= interval:
-            window.since, window.passed = now, 0
-        self._windows.move_to_end(kind)
-        return window
 
-
+@dataclass(slots=True)
 class _Repeats:
     """Counts of one kind of line since the begin of its interval."""
 
-    __slots__ = ("dropped", "passed", "since")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.passed = 0
-        self.dropped = 0
+    since: float
+    passed: int = 0
+    dropped: int = 0
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -138,9 +125,8 @@ class _Forward(logging.Handler):
             structlog.get_logger().log(
                 level, record.getMessage(), logger=record.name, exc_info=record.exc_info, _kind=record.msg
             )
-        except (
-            Exception
-        ):  # a line that cannot be written must not break the code that logs it (logging's own rule)
+        except Exception:
+            # A line that cannot be written must not break the code that logs it (logging's own rule).
             self.handleError(record)
 
 
@@ -157,13 +143,14 @@ def configure(
     ``debug``, ``info``, ``warning`` or ``error``; lines of libraries pass from ``warning`` on, unless it is ``debug``.
     `stream` is stderr by default. `always`: fields that are added to every line, from any thread.
     """
-    out = stream or sys.stderr or io.StringIO()  # stderr may be closed (`2>&-`)
+    # stderr may be closed (`2>&-`): Python's is None then.
+    out = stream or sys.stderr or io.StringIO()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     console = out.isatty() if log_format is None else log_format == "console"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *([_with_fields(always)] if always else []),
+            lambda _logger, _method, event: {**(always or {}), **event},
             structlog.processors.add_log_level,
             RepeatLimiter(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -174,19 +161,14 @@ def configure(
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(out),
+        # A logger that was used before, in a test or by a worker's parent, must follow this configuration.
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
+    # This function may have run before.
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
     root.addHandler(_Forward())
     root.setLevel(threshold if threshold == logging.DEBUG else max(threshold, logging.WARNING))
-
-
-def _with_fields(fields: Mapping[str, object]) -> Callable[[object, str, EventDict], EventDict]:
-    def add(_logger: object, _method: str, event: EventDict) -> EventDict:
-        return {**fields, **event}
-
-    return add
 
 
 def mute(name: str) -> None:
@@ -196,6 +178,7 @@ def mute(name: str) -> None:
 
 def _masked(key: str, value: object) -> object:
     """Return `value` with secrets masked, also inside dictionaries and lists."""
+    # Its value may have any form.
     if _SECRET_FIELD.search(key):
         return MASK
     if isinstance(value, str):
@@ -211,6 +194,7 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
     """Return one line of JSON that begins with time, level and event. It never raises, whatever the values are."""
     ordered = {key: event.pop(key, None) for key in ("timestamp", "level", "event")} | dict(event)
     try:
+        # Whatever the values are, a line must not be lost.
         return orjson.dumps(ordered, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError):  # a number or text that orjson does not support
         return json.dumps(ordered, default=str, skipkeys=True)
@@ -224,6 +208,7 @@ def _console(*, colors: bool) -> Callable[[object, str, EventDict], str]:
 
     def render(logger: object, method: str, event: EventDict) -> str:
         shown = {name: value for name, value in event.items() if value is not None}
+        # A person needs neither milliseconds nor the T.
         shown["timestamp"] = f"{shown['timestamp'][:19].replace('T', ' ')}Z"
         if shown["event"] not in _ONE_FIELD_PER_LINE:
             return line(logger, method, shown)

@@ -13,27 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, assert_never
+from typing import Protocol, assert_never
 
 from consumer.engine import messages as m
-from consumer.engine.model import Chunk, Instant, Position, TopicPartition
-from consumer.engine.pipeline import FETCH_MOST, Pipeline
-from consumer.engine.statistics import Statistics
-from consumer.errors import DestinationRefused, InvariantViolation, KeyStoreError
+from consumer.engine.figures.statistics import Statistics
+from consumer.engine.intake import FETCH_MOST
+from consumer.engine.model import Chunk, Instant, Note, Position, TopicPartition
+from consumer.engine.pipeline import Pipeline
+from consumer.errors import DestinationRefused, KeyStoreError, bug
 
+# Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread (some
+# seconds while it asks brokers that do not answer).
 _FETCH_TIMEOUT = 0.1
-"""Seconds one fetch waits for records: the longest a commit, a pause or a stop waits for the consumer's thread (some
-seconds while it asks brokers that do not answer)."""
 _HOUSEKEEPING = 2.0
+# Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all.
 _DRAIN_SHARE = 0.8
-"""Of the grace, for draining; the rest is for the last commit and for leaving the group: one deadline for all."""
 _LEAST_CLOSE = 0.5
+# Of what the grace still leaves for the source: kept for closing all else.
 _AFTERWARDS = 1.0
-"""Of what the grace still leaves for the source: kept for closing all else."""
+# An end that was not asked for has no grace.
 _CLOSE_TIMEOUT = 10.0
-"""Where nobody asked for the end, there is no grace."""
 
 
 class CommitAnswer(Protocol):
@@ -91,21 +93,77 @@ class KeyStoreFigures(Protocol):
     def evicted_early(self) -> int:
         """Keys that a full store forgot since the start, before their window was over."""
 
+    @property
+    def lost(self) -> int:
+        """Keys that a shared store has lost since the start."""
+
+
+class Claimed(Protocol):
+    """What a key store says of keys; see `m.KeysLookedUp`."""
+
+    @property
+    def found(self) -> Sequence[int]:
+        """For each key: 0, 1 or 2."""
+
+    @property
+    def session(self) -> int:
+        """Of our claims."""
+
+
+class Renewed(Protocol):
+    """What a renewed lease is for."""
+
+    @property
+    def session(self) -> int:
+        """Whose claims hold."""
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """What other members have told."""
+
+
+class Given(Protocol):
+    """Calls of a shared quota; see `m.CallsGiven`."""
+
+    @property
+    def calls(self) -> int:
+        """How many."""
+
+    @property
+    def wait(self) -> float:
+        """Seconds until some are free."""
+
+    @property
+    def left(self) -> int:
+        """How many are free yet."""
+
 
 class KeyStore(Protocol):
     """The windowed key store; see `consumer.adapters.key_store`. Raises `KeyStoreError`."""
 
-    async def look_up(self, keys: Sequence[bytes], now: float) -> Sequence[bool]:
-        """Per key, whether it is remembered at `now`."""
+    async def claim(self, keys: bytes, now: float) -> Claimed:
+        """Look these 16-byte keys up; a shared store claims those that were not delivered."""
 
-    async def remember(self, keys: Sequence[bytes], now: float) -> None:
-        """Durable when it returns."""
+    async def confirm(self, keys: bytes, now: float) -> Sequence[int]:
+        """Store them as delivered: for each, whether it is durable (not 0)."""
+
+    async def release(self, keys: bytes) -> None:
+        """End our claims of these."""
+
+    async def renew(self) -> Renewed:
+        """Prolong the lease on our claims."""
 
     async def expire(self, now: float) -> None:
         """Bounded housekeeping."""
 
     def statistics(self) -> KeyStoreFigures:
         """What it knows of itself, without waiting."""
+
+    async def tell(self, note: Note) -> None:
+        """Tell other members, with their next renewal."""
+
+    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
+        """Ask for calls of a quota that members share."""
 
 
 class Schemas(Protocol):
@@ -115,6 +173,13 @@ class Schemas(Protocol):
         """One attempt, in bounded time. Never raises."""
 
 
+class UserFunction(Protocol):
+    """The function of ``PINSTREAM_TRANSFORM``; see `consumer.adapters.transform`."""
+
+    async def run(self, command: m.Transform, say: Callable[[m.TransformIsSlow], None]) -> m.Transformed:
+        """Call it for at least the first of these records; `say` is called while it takes long. Never raises."""
+
+
 class DeadLetterWriter(Protocol):
     """The dead-letter topics; see `consumer.adapters.kafka`."""
 
@@ -122,33 +187,59 @@ class DeadLetterWriter(Protocol):
         """Per letter, whether the broker acknowledged it. Bounded; never raises."""
 
 
-class Clocks(Protocol):
-    """Both clocks."""
-
-    def now(self) -> Instant:
-        """The moment."""
+def system_clock() -> Instant:
+    """The machine's clocks: the event loop's monotonic one, so that virtual time moves it, and the wall clock."""
+    return Instant(asyncio.get_running_loop().time(), time.time())
 
 
-class Tracer(Protocol):
-    """Traces of the core's work; see `consumer.app.tracing`, which wraps the source and the API for the rest."""
-
-    def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
-        """Around the handling of what was fetched. Never raises, never waits."""
+_OfKeyStore = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
 
 
-class Untraced:
-    """Nobody wants traces."""
+async def _perform_in(store: KeyStore, command: _OfKeyStore, now: float) -> m.Input | None:
+    """What the key store answers, if the command has an answer."""
+    match command:
+        case m.LookUpKeys():
+            claimed = await store.claim(command.keys, now)
+            return m.KeysLookedUp(command.number, claimed.found, claimed.session)
+        case m.StoreKeys():
+            return m.KeysStored(command.number, await store.confirm(command.keys, now))
+        case m.ReleaseKeys():
+            await store.release(command.keys)
+            return None
+        case m.RenewLease():
+            renewed = await store.renew()
+            return m.LeaseRenewed(command.number, renewed.session, renewed.notes)
+        case m.TellNote():
+            await store.tell(command.note)
+            return None
+        case m.AskCalls():
+            # An account has a quota at each address of the API.
+            quota = f"{command.destination}:{command.account}"
+            given = await store.ask_calls(quota, command.calls, command.per_minute, command.seconds)
+            return m.CallsGiven(command.number, command.account, given.calls, given.wait, given.left)
+        case _:
+            assert_never(command)
 
-    def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
-        """Nothing around it."""
-        return nullcontext()
 
-
-Observer = Callable[[m.Report], None]
+def _not_done(command: _OfKeyStore) -> m.Input | None:
+    """What the engine hears when the key store fails."""
+    match command:
+        case m.LookUpKeys():
+            return m.LookUpFailed(command.number)
+        case m.StoreKeys():
+            return m.StoreFailed(command.number)
+        case m.ReleaseKeys() | m.TellNote():
+            return None  # see there
+        case m.RenewLease():
+            return m.RenewFailed(command.number)
+        case m.AskCalls():
+            return m.CallsNotGiven(command.number, command.account)
+        case _:
+            assert_never(command)
 
 
 class Service:
-    """One group member: core, adapters, and the loop between them.
+    """One group member: engine, adapters, and the loop between them.
 
     `connect` makes the source; it is given the service, whose `assigned`, `revoked` and `lost` the source calls.
     `grace`: seconds that a revoke or the stop may take to drain.
@@ -163,10 +254,11 @@ class Service:
         key_store: KeyStore,
         schemas: Schemas,
         dead_letters: DeadLetterWriter,
-        clock: Clocks,
-        report: Observer,
+        transform: UserFunction | None = None,
+        report: Callable[[m.Report], None],
         grace: float,
-        tracer: Tracer | None = None,
+        clock: Callable[[], Instant] = system_clock,
+        around_fetched: Callable[[Sequence[Chunk]], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.pipeline = pipeline
         self._source = connect(self)
@@ -174,14 +266,15 @@ class Service:
         self._key_store = key_store
         self._schemas = schemas
         self._dead_letters = dead_letters
+        self._transform = transform
         self._clock = clock
         self._report = report
         self._grace = grace
-        self._tracer = tracer or Untraced()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._around_fetched = around_fetched
+        self._tasks: set[asyncio.Task[m.Input | None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        # Of the inputs that ask for an answer themselves.
         self._numbers = itertools.count(1)
-        """Of the inputs that ask for an answer themselves."""
         self._releases: dict[int, asyncio.Future[Sequence[Position]]] = {}
         self._ended: asyncio.Future[Sequence[Position]] | None = None
         self._final: Sequence[Position] | None = None
@@ -189,14 +282,14 @@ class Service:
         self._closing = False
         self._refused: str | None = None
         self._failed = False
-        self._forgotten = 0
-        """Keys that the key store forgot early, as the core was told."""
+        # Keys that the key store forgot early, as the engine was told.
+        self._forgotten = (0, 0)
+        # Why the key store cannot be used before a new start; None: nothing is known of that.
         self.key_store_broken: str | None = None
-        """Why the key store cannot be used before a new start; None: nothing is known of that."""
+        # When the last fetch began, in monotonic seconds: a service that is caught up still fetches.
         self.fetched_at: float | None = None
-        """When the last fetch began, in monotonic seconds: a service that is caught up still fetches."""
 
-    # -- for whoever runs it
+    # -- for the application
 
     async def run(self) -> None:
         """Serve until `request_stop`.
@@ -205,6 +298,7 @@ class Service:
         """
         self._ended = asyncio.get_running_loop().create_future()
         if self._final is not None:
+            # The stop was asked for before the start.
             self._ended.set_result(self._final)
         background: list[asyncio.Task[None]] = []
         positions: Sequence[Position] = ()
@@ -218,23 +312,26 @@ class Service:
         finally:
             await self._end(background, positions)
         if self._refused is not None:
-            raise DestinationRefused(self._refused)
+            raise DestinationRefused(
+                f"{self._refused}; nothing was lost: set a valid token in PINTEREST_ACCESS_TOKEN or its file, make "
+                "sure that it may write to that ad account (PINTEREST_AD_ACCOUNT_ID), and start again"
+            )
 
     def request_stop(self) -> None:
         """Take no more, drain within the grace, commit, leave. Calling it again changes nothing."""
         if self._stop_deadline is None:
-            self._stop_deadline = self._clock.now().monotonic + self._grace
+            self._stop_deadline = self._clock().monotonic + self._grace
         self.feed(m.StopRequested(self._grace * _DRAIN_SHARE))
 
     def grace_left(self) -> float:
-        """Seconds that are left for stopping; while nobody asked for that, all of the grace."""
+        """Seconds that are left for stopping; before a stop is requested, all of the grace."""
         if self._stop_deadline is None:
             return self._grace
-        return max(0.0, self._stop_deadline - self._clock.now().monotonic)
+        return max(0.0, self._stop_deadline - self._clock().monotonic)
 
     def statistics(self) -> Statistics:
-        """The core's figures of now."""
-        return self.pipeline.statistics(self._clock.now())
+        """The engine's figures of now."""
+        return self.pipeline.statistics(self._clock())
 
     # -- what the group says (the source calls these, on the event loop)
 
@@ -261,10 +358,6 @@ class Service:
             self._hand_over(partitions)
         self.feed(m.Lost(partitions))
 
-    def topic_ids_told(self, ids: Mapping[str, str]) -> None:
-        """The brokers said which ids topics have now."""
-        self.feed(m.TopicIdsTold(ids))
-
     def _hand_over(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
         """All is drained, and the group takes partitions back before we left it: their last positions go with them.
 
@@ -278,45 +371,90 @@ class Service:
     # -- feed, perform, re-arm
 
     def feed(self, happened: m.Input) -> None:
-        """Tell the core what happened, begin what it says. An error in the core ends the service."""
+        """Tell the engine what happened, begin what it says. An error in the engine ends the service."""
         if self._failed:
             return
         try:
-            for command in self.pipeline.handle(happened, self._clock.now()):
+            # One step, with no await in it: no other input comes in between.
+            for command in self.pipeline.handle(happened, self._clock()):
                 self._perform(command)
         except Exception as error:
             self._fail(error)
             return
         self._rearm()
 
-    def _perform(self, command: m.Command) -> None:  # noqa: C901 - one case for each command
+    def _perform(self, command: m.Command) -> None:
         match command:
-            case m.FetchSchema():
-                self._begin(self._fetch_schema(command))
-            case m.LookUpKeys():
-                self._begin(self._look_up(command))
-            case m.StoreKeys():
-                self._begin(self._store_keys(command))
-            case m.Send():
-                self._begin(self._send(command))
-            case m.StoreDeadLetters():
-                self._begin(self._store_dead_letters(command))
-            case m.Commit():
-                self._begin(self._commit(command))
-            case m.ReadAnew():
-                self._begin(self._source.read_anew(command.partitions))
-            case m.ReadToken():
-                self._begin(self._read_token())
-            case m.Release():
-                self._release(command)
-            case m.Stop():
-                self._stop(command)
-            case m.GiveUp():
-                self._give_up(command)
             case m.Report():
                 self._report(command)
+            case m.Release():
+                future = self._releases.pop(command.number, None)
+                if future is not None and not future.done():
+                    future.set_result(command.positions)
+            case m.Stop():
+                self._final = command.positions
+                if self._ended is not None and not self._ended.done():
+                    self._ended.set_result(command.positions)
+            case m.GiveUp():
+                self._refused = command.reason
+                # Not from within `feed`: the stop is an input of its own.
+                asyncio.get_running_loop().call_soon(self.request_stop)
+            case _:
+                task = asyncio.create_task(self._attempt(command))
+                # asyncio keeps only a weak reference to a task.
+                self._tasks.add(task)
+                task.add_done_callback(self._watch)
+
+    async def _attempt(self, command: m.Attempt) -> m.Input | None:
+        """Make one attempt at what a command asks of the outside; gives its answer, the next input."""
+        match command:
+            case m.FetchSchema():
+                return await self._schemas.fetch(command)
+            case m.Transform():
+                return await self._call_function(command)
+            case (
+                m.LookUpKeys()
+                | m.StoreKeys()
+                | m.ReleaseKeys()
+                | m.RenewLease()
+                | m.AskCalls()
+                | m.TellNote()
+            ):
+                return await self._ask_key_store(command)
+            case m.Send():
+                if self._clock().monotonic > command.begin_by:  # we stood still since it was decided
+                    return m.Unanswered(command.number, "too_late")
+                return await self._api.send(command)
+            case m.StoreDeadLetters():
+                return m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters))
+            case m.Commit():
+                done = await self._source.commit(command.positions)
+                return m.CommitDone(command.number, done.committed, done.failure, done.trouble)
+            case m.ReadAnew():
+                await self._source.read_anew(command.partitions)
+                return None  # `Assigned` answers it, when the source begins
+            case m.ReadToken():
+                return m.TokenRead(await self._api.read_token())
             case _:
                 assert_never(command)
+
+    async def _call_function(self, command: m.Transform) -> m.Transformed:
+        if self._transform is None:
+            raise bug("the engine calls a function that there is not")
+        return await self._transform.run(command, self.feed)
+
+    async def _ask_key_store(self, command: _OfKeyStore) -> m.Input | None:
+        try:
+            answer = await _perform_in(self._key_store, command, self._clock().unix)
+        except KeyStoreError as error:
+            self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
+            if error.needs_restart:
+                self.key_store_broken = str(error)
+            if error.lease_lost:
+                self.feed(m.LeaseLost())
+            return _not_done(command)
+        self.key_store_broken = None
+        return answer
 
     def _rearm(self) -> None:
         if self._timer is not None:
@@ -325,24 +463,22 @@ class Service:
         if deadline is None or (self._ended is not None and self._ended.done()):
             self._timer = None
             return
-        delay = max(0.0, deadline - self._clock.now().monotonic)
+        delay = max(0.0, deadline - self._clock().monotonic)
         self._timer = asyncio.get_running_loop().call_later(delay, self.feed, m.Tick())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._watch)
-
-    def _watch(self, task: asyncio.Task[None]) -> None:
+    def _watch(self, task: asyncio.Task[m.Input | None]) -> None:
+        """A task of ours has ended: its answer is the next input, its failure the end of the service."""
         self._tasks.discard(task)
         if task.cancelled():
             if not self._closing:
-                # A library may do that of its own accord; the core would wait for the answer for ever.
-                self._fail(InvariantViolation("a command was cancelled from within; please report this"))
+                # A library may do that of its own accord; the engine would wait for the answer for ever.
+                self._fail(bug("a command was cancelled from within"))
             return
         error = task.exception()
         if error is not None:
             self._fail(error)
+        elif (answer := task.result()) is not None:
+            self.feed(answer)
 
     def _fail(self, error: BaseException) -> None:
         """End the service. After a failure nothing is committed any more: what is open is read again."""
@@ -358,23 +494,26 @@ class Service:
 
     async def _intake(self) -> None:
         while True:
-            self.fetched_at = self._clock.now().monotonic
+            self.fetched_at = self._clock().monotonic
+            # Also where there is no room: who does not poll is thrown out of the group.
             room = min(self.pipeline.room(), FETCH_MOST)
             chunks = await self._source.fetch(room, _FETCH_TIMEOUT)
             if chunks:
-                with self._tracer.convert(chunks):
+                with self._around_fetched(chunks):
                     self.feed(m.Fetched(chunks))
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             self.feed(await self._source.end_offsets())
-            before, self._forgotten = self._forgotten, self._key_store.statistics().evicted_early
+            figures = self._key_store.statistics()
+            before, self._forgotten = self._forgotten, (figures.evicted_early, figures.lost)
             if self._forgotten != before:
-                self.feed(m.KeysForgotten(self._forgotten))
+                self.feed(m.KeysForgotten(*self._forgotten))
             try:
-                await self._key_store.expire(self._clock.now().unix)
+                await self._key_store.expire(self._clock().unix)
             except KeyStoreError as error:
+                # Old keys take room and harm nothing: the next round tries again.
                 self._report(m.Report("warning", "key_store_trouble", {"reason": str(error)}))
 
     async def _end(self, background: list[asyncio.Task[None]], positions: Sequence[Position]) -> None:
@@ -383,86 +522,16 @@ class Service:
             task.cancel()
         # The fetch under way runs in the source's thread; closing waits for it there.
         await asyncio.gather(*background, return_exceptions=True)
+        timeout = _CLOSE_TIMEOUT
+        if self._stop_deadline is not None:
+            # All that is left: a member that leaves in the middle of a rebalance has to wait for the others, and one
+            # that ends without leaving makes them wait for as long as its session.
+            timeout = max(_LEAST_CLOSE, self._stop_deadline - self._clock().monotonic - _AFTERWARDS)
         try:
-            await self._source.close(self._close_timeout(), positions)
+            await self._source.close(timeout, positions)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             for left in list(self._tasks):
                 left.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _close_timeout(self) -> float:
-        if self._stop_deadline is None:
-            return _CLOSE_TIMEOUT
-        # All that is left: a member that leaves in the middle of a rebalance has to wait for the others, and one that
-        # ends without a goodbye makes them wait for as long as its session.
-        return max(_LEAST_CLOSE, self._stop_deadline - self._clock.now().monotonic - _AFTERWARDS)
-
-    # -- commands
-
-    def _release(self, command: m.Release) -> None:
-        future = self._releases.pop(command.number, None)
-        if future is not None and not future.done():
-            future.set_result(command.positions)
-
-    def _stop(self, command: m.Stop) -> None:
-        self._final = command.positions
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(command.positions)
-
-    def _give_up(self, command: m.GiveUp) -> None:
-        self._refused = command.reason
-        asyncio.get_running_loop().call_soon(self.request_stop)
-
-    async def _fetch_schema(self, command: m.FetchSchema) -> None:
-        self.feed(await self._schemas.fetch(command))
-
-    async def _look_up(self, command: m.LookUpKeys) -> None:
-        try:
-            found = await self._key_store.look_up(command.keys, self._clock.now().unix)
-        except KeyStoreError as error:
-            self._key_store_failed(error)
-            self.feed(m.LookUpFailed(command.number))
-        else:
-            self.key_store_broken = None
-            self.feed(m.KeysLookedUp(command.number, found))
-
-    async def _store_keys(self, command: m.StoreKeys) -> None:
-        try:
-            await self._key_store.remember(command.keys, self._clock.now().unix)
-        except KeyStoreError as error:
-            self._key_store_failed(error)
-            self.feed(m.StoreFailed(command.number))
-        else:
-            self.key_store_broken = None
-            self.feed(m.KeysStored(command.number))
-
-    def _key_store_failed(self, error: KeyStoreError) -> None:
-        self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
-        if error.needs_restart:
-            self.key_store_broken = str(error)
-
-    async def _send(self, command: m.Send) -> None:
-        self.feed(await self._api.send(command))
-
-    async def _store_dead_letters(self, command: m.StoreDeadLetters) -> None:
-        self.feed(m.DeadLettersStored(command.number, await self._dead_letters.store(command.letters)))
-
-    async def _commit(self, command: m.Commit) -> None:
-        done = await self._source.commit(command.positions)
-        self.feed(m.CommitDone(command.number, done.committed, done.failure, done.trouble))
-
-    async def _read_token(self) -> None:
-        self.feed(m.TokenRead(await self._api.read_token()))
-
-
-class SystemClock:
-    """The machine's clocks: the event loop's monotonic one, so that virtual time moves it, and the wall."""
-
-    def __init__(self, wall: Callable[[], float]) -> None:
-        self._wall = wall
-
-    def now(self) -> Instant:
-        """The moment, on both."""
-        return Instant(asyncio.get_running_loop().time(), self._wall())

@@ -4,8 +4,8 @@
 
 1. ``KAFKA_BOOTSTRAP_SERVERS``, if it is set: an *external* broker, which we do not touch otherwise;
 2. a *real* Apache Kafka of our own, if Java and Maven (or its jars, from an earlier run) are there;
-3. the *embedded* broker of the demo. Tests marked ``real_kafka`` are then skipped by name; in CI that would pass
-   for tested, so there the run fails instead.
+3. the *embedded* broker of the demo, behind a front (`tests.support.kafka.front`). Tests marked ``real_kafka`` are
+   then skipped by name; in CI that would pass for tested, so there the run fails instead.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import settings
 
-from consumer.demo.broker import EmbeddedBroker
 from tests.support.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
+from tests.support.kafka.front import fronted_broker
 from tests.support.kafka.harness import Kafka, create_topic
+from tests.support.kafka.secured import SecuredBroker
+from tests.support.redis_server import RedisServer, redis_server
 
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
@@ -32,10 +35,15 @@ _RUN_PID = pytest.StashKey[int]()
 _KEY = "pinstream_run"
 
 _HERE = Path(__file__).parent
-_BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "each_kafka"})
+# A busy machine is no failure of an example: what may not take long has a limit of its own.
+settings.register_profile("pinstream", deadline=None)
+settings.load_profile("pinstream")
+
+_BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "secured_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
 _ANY_OTHER = "*"
 _TURNS = (
+    "image",
     "runbook",
     "end_to_end",
     "adapters",
@@ -101,6 +109,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have measured and recorded (`record_property("figure", …)`)."""
+    recorded = [
+        value
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call"
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if recorded:
+        terminalreporter.section("measured")
+    for line in recorded:
+        terminalreporter.write_line(str(line))
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for all tests of this process that do not harm it; each uses names of its own."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def kafka(pytestconfig: pytest.Config) -> Iterator[Kafka]:
     """The run's broker."""
@@ -127,6 +157,18 @@ def own_kafka() -> Iterator[RealBroker]:
     """A real broker for this module alone: its tests may pause, kill and restart it. Skipped without one."""
     try:
         with RealBroker() as broker:
+            yield broker
+    except BrokerUnavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a Kafka broker of its own: {error}")
+
+
+@pytest.fixture(scope="module")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A real broker with TLS, logins and an authorizer, for this module alone; its users have no right yet."""
+    try:
+        with SecuredBroker(tmp_path_factory.mktemp("secured")) as broker:
+            broker.add_scram_users()
             yield broker
     except BrokerUnavailable as error:
         _not_in_ci(error)
@@ -178,6 +220,5 @@ def _not_in_ci(error: BrokerUnavailable) -> None:
 
 
 def _embedded() -> Iterator[Kafka]:
-    broker = EmbeddedBroker().open()
-    yield Kafka(broker.bootstrap_servers, "embedded")
-    broker.shut()
+    with fronted_broker() as address:
+        yield Kafka(address, "embedded")

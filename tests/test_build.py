@@ -43,7 +43,9 @@ class Build:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        monkeypatch.setattr(module, "MODULES", ("_one", "_two"))
+        monkeypatch.setattr(
+            module, "MODULES", tuple(f"consumer.conversion.native.{name}" for name in ("_one", "_two"))
+        )
         monkeypatch.delenv("PINSTREAM_NO_COMPILE", raising=False)
         self.can_compile = module.can_compile
         nothing: Any = None

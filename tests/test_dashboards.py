@@ -21,10 +21,10 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.engine.statistics import Statistics
-from consumer.web.metrics import StatisticsCollector
-from consumer.workers.showing import WorkersCollector, WorkerView
+from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.figures.statistics import Statistics
+from consumer.web.metrics import FiguresCollector
+from consumer.workers.showing import WorkerFigures, figures
 from consumer.workers.supervision import WorkerRecord
 from tests.test_deployment import SERVICES, settings_of
 from tests.web.building import busy
@@ -71,8 +71,10 @@ def everything() -> Statistics:
 def scraped() -> dict[str, dict[str, set[str]]]:
     """Series name -> label -> its values, as Prometheus reads them."""
     registry = CollectorRegistry()
-    registry.register(StatisticsCollector(everything))
-    registry.register(WorkersCollector(lambda: [WorkerView(WorkerRecord(1), None, None, None, None)]))
+    registry.register(FiguresCollector(Statistics, lambda: [everything()]))
+    registry.register(
+        FiguresCollector(WorkerFigures, lambda: [figures(WorkerRecord(1), None, None, None, None)])
+    )
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -331,7 +333,7 @@ class TestPromtool:
     def test_the_metrics_are_by_the_conventions(self) -> None:
         """``promtool check metrics``, on what /metrics answers."""
         registry = CollectorRegistry()
-        registry.register(StatisticsCollector(everything))
+        registry.register(FiguresCollector(Statistics, lambda: [everything()]))
         promtool("check", "metrics", stdin=generate_latest(registry))
 
 

@@ -1,7 +1,8 @@
-"""Dockerfile, docker-compose.yml, Makefile and pins: they cannot be run here, so they are held against the code."""
+"""Dockerfile, docker-compose.yml, Makefile and pins, held against the code. tests/image builds and runs the image."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from consumer import __version__, commands
 from consumer.settings import DEFAULT_NEEDS, Settings, load
@@ -27,6 +29,7 @@ NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "s
 OUR_PREFIXES = ("PINSTREAM_", "PINTEREST_", "KAFKA_", "SCHEMA_REGISTRY_")
 MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "soak", "fuzz", "clean"}
 
+COMPOSE_SCHEMA = ROOT / "tests" / "deploy" / "target" / "compose-spec.json"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
@@ -55,20 +58,97 @@ def image_environment() -> dict[str, str]:
 def settings_of(service: dict[str, Any]) -> Settings:
     """The settings that a service of ours starts with; a `SettingsError` fails the test."""
     environ = {"HOME": "/var/lib/pinstream", **image_environment(), **service.get("environment", {})}
-    return load(environ, needs=NEEDS[service["command"][0]])
+    for name, value in environ.items():
+        secret = value.removeprefix("/run/secrets/")
+        if secret != value:
+            assert secret in service["secrets"]
+            environ[name] = str(ROOT / interpolated(COMPOSE["secrets"][secret]["file"]))
+    return load(
+        {name: interpolated(value) for name, value in environ.items()}, needs=NEEDS[service["command"][0]]
+    )
+
+
+def interpolated(value: str) -> str:
+    """As docker compose reads it where none of the variables is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 class TestCompose:
     """Every service's command and variables exist, and what has to fit together does."""
 
     def test_the_whole_system_is_there(self) -> None:
-        """Kafka, topics, registry, sandbox, producer, pinstream, and what watches it."""
+        """Kafka, topics, registry, sandbox, producer, pinstream, what watches it, and Redis for who asks for it."""
         watching = {"prometheus", "grafana"}
         assert SERVICES.keys() - watching == {
-            *("kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream")
+            *("kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream", "redis")
         }
+        assert {name for name, service in SERVICES.items() if "profiles" in service} == {"redis"}
         assert watching <= SERVICES.keys()
         assert OURS.keys() == {"sandbox", "producer", "pinstream"}
+
+    def test_it_is_valid(self) -> None:
+        """By the schema of the Compose Specification, which lets no unknown key pass."""
+        if not COMPOSE_SCHEMA.exists():
+            if os.environ.get("CI", "").lower() == "true":
+                pytest.fail("compose-go's schema is not installed: make tests/deploy/target/.ready")
+            pytest.skip("compose-go's schema is not installed: make tests/deploy/target/.ready")
+        validator = Draft202012Validator(json.loads(COMPOSE_SCHEMA.read_text("utf-8")))
+        assert [error.message for error in validator.iter_errors(COMPOSE)] == []
+        assert not validator.is_valid({"services": {"one": {"image": "one", "memlimit": "1g"}}})
+
+    @pytest.mark.parametrize("name", SERVICES)
+    def test_no_service_may_do_more_than_it_needs(self, name: str) -> None:
+        """No capability, none to be had, and bounds of processor and memory."""
+        service = SERVICES[name]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert 0 < service["cpus"] <= 2
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+
+    @pytest.mark.parametrize("name", SERVICES)
+    def test_programs_cannot_be_changed(self, name: str) -> None:
+        """Read-only but for volumes and /tmp. Kafka and its registry write their configuration at start."""
+        writes = name in ("kafka", "topics", "schema-registry")
+        assert SERVICES[name].get("read_only", False) is not writes
+        assert writes or SERVICES[name]["tmpfs"] == ["/tmp"]
+
+    @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "healthcheck" in service])
+    def test_health_is_cheap(self, name: str) -> None:
+        """Asked often while the service starts, then seldom, and never with a Java machine."""
+        check = SERVICES[name]["healthcheck"]
+        if check.get("disable"):
+            return
+        assert not any("kafka-" in word or "java" in word for word in check["test"])
+        assert parse_duration(check["interval"]) >= 10
+        assert parse_duration(check["start_interval"]) <= 2
+
+    def test_secrets_are_files(self) -> None:
+        """No token or password is in an environment; each secret has a file, and whoever uses it is given it."""
+        for service in SERVICES.values():
+            for variable, value in service.get("environment", {}).items():
+                if re.search(r"TOKEN|PASSWORD|SECRET", variable):
+                    assert variable.endswith("_FILE")
+                    assert value.startswith("/run/secrets/")
+        for secret in COMPOSE["secrets"].values():
+            assert (ROOT / interpolated(secret["file"])).read_text("utf-8").strip()
+        settings = settings_of(SERVICES["pinstream"])
+        assert settings.pinterest.access_token_file is not None
+        assert settings.pinterest.access_token_file.read_text("utf-8").strip() == "sandbox"
+
+    def test_the_shared_key_store_is_one_variable_away(self) -> None:
+        """Redis never evicts and keeps what it is told; pinstream waits for it where its profile is on."""
+        environment = SERVICES["pinstream"]["environment"]
+        assert environment["PINSTREAM_KEY_STORE"] == "${PINSTREAM_KEY_STORE:-}"
+        store = settings_of(
+            {**SERVICES["pinstream"], "environment": environment | {"PINSTREAM_KEY_STORE": "redis://redis"}}
+        )
+        assert store.pinstream.key_store.get_secret_value() == "redis://redis"
+        [script] = SERVICES["redis"]["command"]
+        assert "maxmemory-policy noeviction\n" in script
+        assert "appendonly yes\n" in script
+        assert "$$(cat /run/secrets/key_store_password)" in script
+        assert SERVICES["redis"]["secrets"] == ["key_store_password"]
+        assert SERVICES["pinstream"]["depends_on"]["redis"]["required"] is False
 
     @pytest.mark.parametrize("name", OURS)
     def test_commands_exist(self, name: str) -> None:
@@ -108,7 +188,9 @@ class TestCompose:
                 else:
                     assert waiting["condition"] == "service_completed_successfully"
                     assert SERVICES[other]["restart"] == "no"
-        assert SERVICES["pinstream"]["depends_on"].keys() == {"topics", "schema-registry", "sandbox"}
+        assert SERVICES["pinstream"]["depends_on"].keys() == {
+            *("topics", "schema-registry", "sandbox", "redis")
+        }
 
     def test_shutdown_fits_into_the_grace_period(self) -> None:
         """pinstream ends by itself before Docker kills it."""
@@ -163,7 +245,8 @@ class TestDockerfile:
     def test_base_images_are_fixed_and_alike(self) -> None:
         """Build and run on the same Python."""
         images = {rest.split(" AS ")[0] for word, rest in instructions() if word == "FROM"}
-        assert images == {"python:3.11-slim"}
+        assert images == {"${BASE}"}
+        assert instructions()[0] == ("ARG", "BASE=python:3.11-slim")
 
     def test_signals_arrive(self) -> None:
         """Exec form, so that SIGTERM reaches pinstream and not a shell."""
@@ -210,6 +293,11 @@ class TestDockerfile:
         installs = [part for rest in runs for part in rest.split("&&") if "pip install" in part]
         assert installs
         assert all("--constraint constraints.txt" in part for part in installs)
+
+    def test_the_extras_are_in_it(self) -> None:
+        """A shared key store and traces are a matter of settings, not of another image."""
+        extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+        assert any(f"[{extras}]" in rest for word, rest in instructions() if word == "RUN")
 
     def test_state_is_on_the_volume(self) -> None:
         """PINSTREAM_STATE_DIR is the volume, and the contract's path."""
@@ -293,11 +381,12 @@ class TestMake:
         order = ["make check", *(command for _, command in steps if command.startswith("make test"))]
         assert [command for _, command in steps if command in order] == order
         # Each test is in exactly one step, whatever its marks are; and each step says if it fails.
-        marks = [re.search(r"-m '?([^'\"]+)'?\"", command) for command in order[1:]]
-        assert [found and found[1] for found in marks] == [
-            "not kafka and not simulation",
-            "kafka",
-            "simulation and not kafka",
+        selections = [re.search(r'ARGS="-q --durations=10 (.+)"$', command) for command in order[1:]]
+        assert [found and found[1] for found in selections] == [
+            "-m 'not kafka and not simulation'",
+            "-m kafka --ignore tests/image",
+            "tests/image",
+            "-m 'simulation and not kafka'",
         ]
         assert text.count("|| failed=1") == len(order)
         assert text.rstrip().endswith('exit "$failed"')

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from consumer.web.status import ledger
+from consumer.web.status import document_of
 from tests.engine.building import Core
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def test_the_page_has_their_levels() -> None:
 
 def test_the_page_has_their_fields() -> None:
     """All that an event can have; those of ``stopped`` are the ledger's."""
-    of_ledger = frozenset(ledger(Core().statistics().totals))
+    of_ledger = frozenset(document_of(Core().statistics().totals))
     found: dict[str, set[str]] = {}
     for line in LINES:
         fields = of_ledger if line.event == "stopped" and line.fields is None else line.fields

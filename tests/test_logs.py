@@ -1,4 +1,4 @@
-"""The log: one look for all lines, no secret in any of them, no line ten thousand times."""
+"""The log: one format for all lines, no secret in any of them, no line ten thousand times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from consumer import logs
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Leave `logging` and structlog as they were."""
+    """Restore `logging` and structlog."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -41,7 +41,7 @@ def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_json_lines_hold_time_level_event_and_fields() -> None:
-    """JSON: one object a line, with timestamp, level and event in front."""
+    """JSON: one object a line, with timestamp, level and event first."""
     stream = io.StringIO()
     logs.configure(log_format="json", stream=stream)
     structlog.get_logger().info("batch sent", events=3)
@@ -70,7 +70,7 @@ def test_level_is_a_threshold() -> None:
 
 
 def test_library_lines_take_the_same_way() -> None:
-    """A warning from `logging` becomes a line of ours that names its logger; its chatter does not."""
+    """A warning from `logging` becomes a line that names its logger; its info lines do not."""
     stream = io.StringIO()
     logs.configure(log_format="json", stream=stream)
     logging.getLogger("aiohttp.client").warning("closed %s, Authorization: Bearer abcdefghij", 3)
@@ -83,7 +83,7 @@ def test_library_lines_take_the_same_way() -> None:
 
 
 def test_fields_of_every_line() -> None:
-    """Ours, a library's, and one from a thread, which has no context of its own."""
+    """On our lines, a library's, and those of a thread, which has no context."""
     out = io.StringIO()
     logs.configure(log_format="json", stream=out, always={"worker": 3})
     structlog.get_logger().info("ours", worker=1)
@@ -118,7 +118,7 @@ def test_configuring_twice_does_not_double_lines() -> None:
     ],
 )
 def test_fields_named_like_secrets_are_masked(field: str) -> None:
-    """What is called a token, password or key is masked, wherever it stands."""
+    """A field that is called a token, password or key is masked at any depth."""
     event = logs.redact(None, "info", {field: "abc", "inner": {field: ["abc"]}})
     assert event == {field: logs.MASK, "inner": {field: logs.MASK}}
 
@@ -127,7 +127,7 @@ def test_fields_named_like_secrets_are_masked(field: str) -> None:
     "field", ["topic", "partition", "token_file", "keys", "event", "tokens_left", "outcome"]
 )
 def test_other_fields_are_left_alone(field: str) -> None:
-    """Masking does not eat what is needed to read a log."""
+    """Fields with similar names that are no secrets stay readable."""
     assert logs.redact(None, "info", {field: "orders", "n": 3}) == {field: "orders", "n": 3}
 
 
@@ -141,7 +141,7 @@ def test_other_fields_are_left_alone(field: str) -> None:
     ],
 )
 def test_text_that_looks_like_a_secret_is_masked(text: str, shown: str) -> None:
-    """A token in running text is masked by its looks, and the rest of the text stays."""
+    """A token in running text is masked by its form, and the rest of the text stays."""
     assert logs.redact(None, "info", {"event": text, "many": (text,)}) == {"event": shown, "many": [shown]}
 
 
@@ -161,7 +161,7 @@ def test_exceptions_are_text_without_secrets_or_locals() -> None:
 
 @pytest.mark.parametrize("value", [10**30, "\ud800", object(), SecretStr("hush"), {1: 2}])
 def test_no_value_breaks_a_line(value: object) -> None:
-    """Whatever a field holds, a line is written, and a wrapped secret stays wrapped."""
+    """A line is written for any value of a field, and a wrapped secret stays wrapped."""
     stream = io.StringIO()
     logs.configure(log_format="json", stream=stream)
     structlog.get_logger().info("odd", value=value)
@@ -170,7 +170,7 @@ def test_no_value_breaks_a_line(value: object) -> None:
 
 
 class TestRepeatLimiter:
-    """So many lines of a kind in each interval, and a count of the rest."""
+    """A limited number of lines of a kind in each interval, and a count of the rest."""
 
     def setup_method(self) -> None:
         self.now = 0.0
@@ -192,14 +192,14 @@ class TestRepeatLimiter:
         assert self.passes("down") == {"event": "down"}
 
     def test_kinds_are_counted_apart(self) -> None:
-        """Another event, or the same at another level, has a count of its own."""
+        """Another event, or the same one at another level, has its own count."""
         for _ in range(3):
             self.passes("down")
         assert self.passes("up") is not None
         assert self.passes("down", "error") is not None
 
     def test_what_is_said_over_and_over_passes_once_a_minute(self) -> None:
-        """For each thing that is said, whatever its numbers; with the count of what was left out since."""
+        """One line for each message, whatever its numbers, with the count of those that were dropped since."""
 
         def told(text: str) -> dict[str, Any] | None:
             try:
@@ -219,7 +219,7 @@ class TestRepeatLimiter:
         assert told("no connection to kafka-1:9092") is None
 
     def test_memory_is_bounded(self) -> None:
-        """Kinds beyond the limit push out the one not seen for longest."""
+        """Kinds above the limit replace the one that was not seen for longest."""
         for _ in range(3):
             self.passes("a")
         self.passes("b")
@@ -228,7 +228,7 @@ class TestRepeatLimiter:
 
 
 def test_a_logger_can_be_muted() -> None:
-    """Nothing of it is written any more; others are."""
+    """Lines of that logger are dropped; those of others are not."""
     stream = io.StringIO()
     logs.configure(log_format="json", stream=stream)
     name = "tests.of.muting"
@@ -246,21 +246,21 @@ class TestConsole:
     """For people on a terminal."""
 
     def lines(self, event: str, **fields: object) -> list[str]:
-        """What is written of one event, without colours."""
+        """The text of one event, without colours."""
         stream = io.StringIO()
         logs.configure(log_format="console", stream=stream)
         structlog.get_logger().info(event, **fields)
         return stream.getvalue().splitlines()
 
     def test_fields_stand_as_the_caller_ordered_them(self) -> None:
-        """What matters first is first; what holds nothing is left out; seconds are enough of the time."""
+        """Fields in the caller's order, without None values; times in seconds."""
         [line] = self.lines("throttled", wait_seconds=1.5, account="1", request_id=None)
         assert re.fullmatch(
             r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \[info +\] throttled +wait_seconds=1.5 account=1", line
         )
 
     def test_the_start_is_one_field_a_line(self) -> None:
-        """Where it reads, what it sends to, where its page is: to be read, not to be searched."""
+        """The line of the start has one field per line, because people read it in full."""
         lines = self.lines("starting", reads="orders", sends_to="https://example.org", test_mode=False)
         assert lines[0].endswith("] starting")
         assert lines[1:] == [
@@ -270,7 +270,7 @@ class TestConsole:
         ]
 
     def test_a_line_says_how_many_like_it_were_not_shown(self) -> None:
-        """The limiter works here, too."""
+        """The limiter works for the console too."""
         stream = io.StringIO()
         logs.configure(log_format="console", stream=stream)
         for _ in range(30):

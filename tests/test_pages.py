@@ -74,6 +74,7 @@ def test_the_architecture_names_every_module_of_the_engine() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     table = page.partition("### Inside the engine")[2].partition("\n#")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    modules = {path.stem for path in (ROOT / "consumer" / "engine").glob("*.py")} - {"__init__"}
-    assert sorted(named) == sorted(modules)
+    named = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    engine = ROOT / "consumer" / "engine"
+    modules = [path.relative_to(engine).with_suffix("").as_posix() for path in engine.rglob("*.py")]
+    assert sorted(named) == sorted(module for module in modules if not module.endswith("__init__"))

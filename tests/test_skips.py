@@ -1,6 +1,7 @@
 """What a test may be skipped for: a program that is not installed, or something that this machine cannot do.
 
-Never for a file: what a test needs is in the repository, so a clone of it alone has all tests.
+Never for a file: what a test needs is in the repository, so a clone of it alone has all tests. (An earlier version is
+in its history, which a shallow clone leaves out.)
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ MISSING = (
     "this broker has no SASL listener",
     "an external broker",
     "looks into /proc",
+    "needs redis-server (Debian's package redis-server)",
+    "needs the history of this repository, with ",
 )
 """What each reason has to say."""
 FORMS = frozenset(

@@ -15,6 +15,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ _HUGE = Template((b"\xff" * _HUGE_BYTES,), Disposition.DEAD_LETTERED)
 def _templates(seed: int) -> tuple[list[Template], list[Template]]:
     """The usual ones and the heavy ones."""
     encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
-    usual = EventGenerator(seed, time.time, invalid=_INVALID).next_events(_TEMPLATES)
+    usual = list(islice(EventGenerator(seed, time.time, invalid=_INVALID), _TEMPLATES))
     orders = [one for one in usual if one.event is not None and (one.event["order"] or {}).get("items")]
     heavy = [_made_heavy(one) for one in orders if one.expected is Disposition.DELIVERED]
     return [_template(encoder, one) for one in usual], [_template(encoder, one) for one in heavy]

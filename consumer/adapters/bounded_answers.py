@@ -1,8 +1,6 @@
 """Bounded answers of the schema registry: read and decompressed in steps, up to a limit.
 
-Confluent's client reads an answer whole and decompresses it as it comes. From a wrong or hostile server half a megabyte
-can become a gigabyte, and an endless answer takes all memory. So its HTTP library gets a hook that puts a stream of our
-own in place of the answer's, before anything of it is read.
+From a wrong or hostile server half a megabyte can become a gigabyte, and an endless answer takes all memory.
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from typing import Any, Final
 
 from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
+# Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows.
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows."""
 _STEP: Final = 64 * 1024
 _CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 """The content codings that an answer may have, with zlib's parameter for each."""
@@ -26,11 +24,14 @@ class UnboundedAnswer(Exception):
 
 def bound_answers(session: Any) -> None:
     """Limit all answers that this session of the HTTP library will read."""
+    # Of other codings the decompressed size cannot be bounded here.
     session.headers["Accept-Encoding"] = "gzip"
+    # Confluent's client reads an answer whole. This hook is called before anything of it is read.
     session.event_hooks = {"response": [_bound]}
 
 
 async def _bound(response: Any) -> None:
+    # Without this header the library does not decompress: our stream does.
     coding = response.headers.pop("content-encoding", "").strip().lower()
     if coding not in _CODINGS:
         raise UnboundedAnswer(f"compressed as {coding[:20]!a}, which was not requested")

@@ -1,13 +1,8 @@
 """The Conversions API over HTTP: one attempt per call, in bounded time; it returns what came back and decides nothing.
 
-Theory of operation. One aiohttp session has as many connections as requests may be in flight. Redirects are not
-followed: a token must not travel to where a redirect points. The body of an answer is read up to a limit, since an
-answer for 1000 events is some 100 KB and a wrong server may send anything. A failure to get an answer is reported by
-its kind (a closed set), never by the exception's text, which can hold addresses. Where an answer repeats the token (the
-platform's 401 may, and a proxy's page), it is removed here, where it is known.
-
-The token comes from a setting or from a file. The file is checked before each attempt (one `stat`) and read again when
-it changed, so that a mounted secret takes effect without a restart; a halt asks for it explicitly.
+One aiohttp session has as many connections as requests may be in flight. The token comes from a setting or from a file,
+which is read again when it changed, so that a mounted secret takes effect without a restart. Each ad account may have a
+file of its own.
 """
 
 from __future__ import annotations
@@ -15,92 +10,139 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from consumer.adapters.thread import run_blocking
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 
+# Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _JSON = "application/json"
-_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+# Seconds by which a timer is late where the process stood still, and that it then has to read what has arrived.
+_LATE, _CATCH_UP = 0.1, 1.0
 
 
-class Token(Protocol):
-    """Where the access token comes from."""
+class Token:
+    """The access token: a text that cannot change while the process runs, or in a file that is read when it changes.
 
-    def value(self) -> str:
-        """The current token."""
-
-    def reload(self) -> bool:
-        """Read it again; True if it changed."""
-
-
-class FixedToken:
-    """A token given as a setting. It cannot change while the process runs."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def value(self) -> str:
-        """The token."""
-        return self._token
-
-    def reload(self) -> bool:
-        """It never changes."""
-        return False
-
-
-class FileToken:
-    """A token in a file (a mounted secret), read again when the file changes.
-
-    While the file is missing, empty or unreadable for a moment (a secret is being replaced), the last token stays in
-    use. Raises `SettingsError` if there is none at first: it names `variable`, the setting that named the file.
+    Raises `SettingsError` if the file has none at first: it names `variable`, the setting that named the file.
+    `on_trouble` is called once each time that a file no longer has a token.
     """
 
-    def __init__(self, path: Path, variable: str) -> None:
+    def __init__(
+        self,
+        token: str = "",
+        *,
+        path: Path | None = None,
+        variable: str = "",
+        on_trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._token = token
         self._path = path
+        self._variable = variable
+        self._on_trouble = on_trouble
+        self._in_trouble = False
         self._seen: tuple[int, int, int] | None = None
-        self._token = ""
-        self.reload()
-        if not self._token:
+        if path is not None and not self.reload():
             raise SettingsError(f"{variable}: the file cannot be read or is empty; put the token in it")
 
     def value(self) -> str:
         """The token, after a check whether the file changed."""
-        if self._stamp() != self._seen:
+        if self._stamp() != self._seen:  # one `stat` before each attempt
             self.reload()
         return self._token
 
+    def of(self, _account: str) -> str:
+        """The token of an ad account: all have this one."""
+        return self.value()
+
+    def known(self) -> tuple[str, ...]:
+        """All tokens, without a look at the files."""
+        return (self._token,)
+
     def reload(self) -> bool:
-        """Read the file."""
+        """Read the file, if there is one. Return True if the token changed."""
         stamp = self._stamp()
         try:
-            token = self._path.read_text("utf-8").strip()
+            token = self._path.read_text("utf-8").strip() if self._path else self._token
         except (OSError, UnicodeDecodeError):
+            token = ""
+        if not token:  # for a moment, while the secret is replaced: the last token stays in use
+            if self._token and not self._in_trouble:
+                self._in_trouble = True
+                self._on_trouble(
+                    f"{self._variable}: {self._path} is missing, unreadable or empty; the last token stays in force"
+                )
             return False
-        if not token:
-            return False
+        self._in_trouble = False
         changed, self._token, self._seen = token != self._token, token, stamp
         return changed
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            stat = self._path.stat()
+            stat = self._path.stat() if self._path else None
         except OSError:
             return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        # A mounted secret is swapped by its link: size and time may be the same, the file is another one.
+        return stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+class TokensByAccount:
+    """The access tokens in a folder: each account's in the file of its name. Other files are not looked at.
+
+    Raises `SettingsError` if an account has no token at first.
+    """
+
+    def __init__(
+        self, folder: Path, accounts: Sequence[str], variable: str, on_trouble: Callable[[str], None]
+    ) -> None:
+        self._tokens: dict[str, Token] = {}
+        for account in accounts:
+            path = folder / account
+            try:
+                self._tokens[account] = Token(path=path, variable=variable, on_trouble=on_trouble)
+            except SettingsError:
+                raise SettingsError(
+                    f"{variable}: the folder has no token for ad account {account}; put it into the file {path}"
+                ) from None
+
+    def of(self, account: str) -> str:
+        """The token of an ad account, after a check whether its file changed."""
+        return self._tokens[account].value()
+
+    def known(self) -> tuple[str, ...]:
+        """All tokens, without a look at the files."""
+        return tuple(known for token in self._tokens.values() for known in token.known())
+
+    def reload(self) -> bool:
+        """Read all files. Return True if a token changed."""
+        changed = [account for account, token in self._tokens.items() if token.reload()]
+        return bool(changed)
+
+
+Tokens = Token | TokensByAccount
 
 
 class ConversionsApi:
     """Sends batches. `url` is the API's base, without the trailing slash; `timeout` bounds one attempt, in seconds."""
 
     def __init__(
-        self, url: str, token: Token, *, timeout: float, concurrency: int, test_mode: bool = False, agent: str
+        self,
+        url: str,
+        token: Tokens,
+        *,
+        timeout: float,
+        concurrency: int,
+        test_mode: bool = False,
+        agent: str,
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
@@ -113,11 +155,23 @@ class ConversionsApi:
     async def send(self, command: Send) -> Answered | Unanswered:
         """POST the batch once. Raises only when it is cancelled."""
         headers: dict[str, str] = {}
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._timeout
+
+        def end() -> None:
+            # If this process stood still, the answer may have arrived meanwhile. It is read before the time is over:
+            # else what was delivered would be sent again.
+            stood_still = loop.time() > ends + _LATE
+            limit.reschedule(loop.time() + (_CATCH_UP if stood_still else 0.0))
+
+        timer = loop.call_at(ends, end)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(None) as limit:
                 return await self._post(command, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             return Unanswered(command.number, failure_kind(error), headers)
+        finally:
+            timer.cancel()
 
     async def read_token(self) -> bool:
         """Read the token again; True if it is not the one last used."""
@@ -131,97 +185,94 @@ class ConversionsApi:
     async def _post(self, command: Send, answered: dict[str, str]) -> Answered | Unanswered:
         """Put the answer's headers into `answered` as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
-        token = self._token.value()
+        token = self._token.of(command.account)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
         session = self._open()
+        # Redirects are not followed: a token must not travel to where one points.
         async with session.post(
-            url, data=command.body, headers=headers, params=self._params, allow_redirects=False
+            url, data=Body(command.parts), headers=headers, params=self._params, allow_redirects=False
         ) as response:
             answered.update((name.lower(), value) for name, value in response.headers.items())
-            body = await _read(response)
+            body = await _read(response)  # decompressed, and so bounded
             if len(body) > _ANSWER_LIMIT:
                 return Unanswered(command.number, "answer_too_large", answered)
-            # What is not the platform's usual answer may repeat the token, and will be quoted in logs.
+            # What is not the platform's usual answer (its 401, a proxy's page) may repeat the token, and will be quoted
+            # in logs. Here the tokens are known.
             if response.status != 200 or response.content_type != _JSON:
-                body = body.replace(token.encode(), b"***")
+                for one in (token, *self._token.known()):
+                    body = body.replace(one.encode(), b"***")
             return Answered(command.number, response.status, answered, body)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=self._concurrency, keepalive_timeout=60, resolver=_Resolver()
-            )
-            # `send` bounds the whole attempt; here only a connection that does not come about.
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout))
+            limit = self._concurrency
+            names: Any = _Names()  # of an event loop aiohttp uses only these two functions
+            resolver = aiohttp.ThreadedResolver(names)
             self._session = aiohttp.ClientSession(
-                connector=connector,
+                connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=60, resolver=resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on the ones before it
-                timeout=timeout,
+                # `send` bounds the whole attempt; here only a connection that does not come about.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout)),
                 headers={"User-Agent": self._agent},
                 auto_decompress=True,
             )
         return self._session
 
 
-class _Resolver(AbstractResolver):
-    """Host names to addresses, each question in a daemon thread of its own.
+class Body(Payload):
+    """A request body in parts, which the socket takes one after the other: as one it would be copied three times."""
 
-    `socket.getaddrinfo` takes as long as a name server is silent, and cannot be cancelled. In asyncio's own pool the
-    loop would wait for it when it closes, past every deadline. aiohttp remembers answers for ten seconds and asks once
-    for all calls that wait for the same name, so threads stay few.
+    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+        super().__init__(parts, content_type=_JSON)
+        self.parts = parts
+        self._size = sum(map(len, parts))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """All of it as text."""
+        return b"".join(self.parts).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write all of it."""
+        for part in self.parts:
+            await writer.write(part)
+
+
+class _Names:
+    """Host names to addresses, for aiohttp's resolver, which asks its event loop for them.
+
+    aiohttp remembers the addresses for ten seconds and asks once for all calls that wait for a name.
     """
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
+    async def getaddrinfo(self, host: str, port: int, **options: int) -> Any:
         """The host's addresses. Raises `OSError`, which aiohttp reports as a DNS error."""
-        found = await run_blocking(
-            "pinstream-resolver",
-            socket.getaddrinfo,
-            host,
-            port,
-            family=family,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_ADDRCONFIG,
-        )
-        return [
-            ResolveResult(
-                hostname=host,
-                # An IPv6 address may carry a scope, which is part of the number.
-                host=socket.getnameinfo(address, _NUMERIC)[0],
-                port=int(address[1]),
-                family=kind,
-                proto=proto,
-                flags=_NUMERIC,
-            )
-            for kind, _, proto, _, address in found
-        ]
+        # In a thread of its own: `getaddrinfo` takes as long as a name server is silent, and cannot be cancelled. In
+        # asyncio's own pool the loop would wait for it when it closes, past every deadline.
+        return await run_blocking("pinstream-resolver", partial(socket.getaddrinfo, host, port, **options))
 
-    async def close(self) -> None:
-        """Nothing is open."""
+    async def getnameinfo(self, address: Any, flags: int) -> tuple[str, str]:
+        """A numeric address as text."""
+        # Only of an IPv6 address with a scope, which is part of the number. It asks no name server.
+        return socket.getnameinfo(address, flags)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The whole body, or more than the limit."""
-    parts, size = [], 0
-    async for part in response.content.iter_chunked(256 * 1024):
-        parts.append(part)
-        size += len(part)
-        if size > _ANSWER_LIMIT:
-            break
-    return b"".join(parts)
+    try:
+        return await response.content.readexactly(_ANSWER_LIMIT + 1)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+
+
+# Kinds of failures; of several that fit the first is meant, since these classes inherit from each other.
+_FAILURES: Final = (
+    ("timeout", TimeoutError),
+    ("dns", aiohttp.ClientConnectorDNSError),
+    ("tls", aiohttp.ClientSSLError | ssl.SSLError),
+    ("connect", aiohttp.ClientConnectorError),
+    ("connection", aiohttp.ClientConnectionError | OSError),
+)
 
 
 def failure_kind(error: BaseException) -> str:
-    """Why no answer came: one of a closed set of words."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "dns"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return "tls"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "connect"
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return "connection"
-    return "broken_answer"
+    """Why no answer came: one of a closed set of words, never the text of `error`, which can hold addresses."""
+    return next((word for word, kind in _FAILURES if isinstance(error, kind)), "broken_answer")

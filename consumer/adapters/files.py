@@ -11,19 +11,18 @@ A container carries its writer's schema, and is resolved by the same code as Kaf
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from consumer.avro.container import MAGIC, Block, BrokenContainer, Container
 from consumer.avro.decode import DecodeCode, rejected
-from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
-from consumer.avro.plan import Read
-from consumer.avro.reading import Unresolvable
+from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, TypedLinePlan, parse_line
+from consumer.avro.reading import Read, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, compile_reader
-from consumer.avro.schema import InvalidSchema, parse
-from consumer.engine.model import CommerceEvent, Rejection
+from consumer.avro.schema import AvroType, InvalidSchema, Union, label, parse
+from consumer.avro.typed import Choice
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
 from consumer.errors import InputError
 
 
@@ -31,11 +30,19 @@ class FileRecord(NamedTuple):
     """One record: its line number (NDJSON) or ordinal (container), from 1, and what it holds."""
 
     ordinal: int
-    event: CommerceEvent | Rejection
+    event: CommerceEvent | Rejection | Filtered
 
 
-def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
-    """The records of the file `path` (``-``: standard input) in the shape of `schema` (JSON).
+class Types(NamedTuple):
+    """The record types of a file: the choice among them, the topic that they are of, and the type of all lines."""
+
+    choice: Choice
+    topic: str | None = None
+    named: str | None = None
+
+
+def open_records(path: str, schema: dict[str, Any] | Types) -> Iterator[FileRecord]:
+    """The records of the file `path` (``-``: standard input) in the shape of `schema` (JSON), or of several.
 
     Raises `InputError` at once if the file cannot be opened or its schema cannot be resolved to ours; while
     iterating, if it cannot be read to its end. The file is closed with the iterator. `schema` must be valid
@@ -44,41 +51,22 @@ def open_records(path: str, schema: dict[str, Any]) -> Iterator[FileRecord]:
     name = "standard input" if path == "-" else path
     with contextlib.ExitStack() as closing:
         try:
-            source = sys.stdin.buffer if path == "-" else closing.enter_context(_opened(path))
-            head = source.read(len(MAGIC))
-            file = io.BufferedReader(_Rejoined(head, source))
-            is_container = head == MAGIC
-            records = _container(file, schema, name) if is_container else _lines(file, LinePlan(schema))
+            file = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb"))
+            # A pipe cannot be gone back in, and peeking returns what has arrived, which may be less. A line may be
+            # shorter than the mark, and the next one may be slow.
+            head = file.readline(len(MAGIC))
+            records = (
+                _container(head, file, schema, name)
+                if head == MAGIC
+                else _lines(
+                    head, file, TypedLinePlan(*schema) if isinstance(schema, Types) else LinePlan(schema)
+                )
+            )
         except OSError as error:
             raise _unreadable(name, error) from None
+        except ValueError as error:  # a path with a NUL in it
+            raise _unreadable(repr(path), error) from None
         return _until_the_end(records, name, closing.pop_all())
-
-
-def _opened(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except ValueError as error:  # a path with a NUL in it
-        raise _unreadable(repr(path), error) from None
-
-
-class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already. A pipe cannot be inspected otherwise: peeking returns what has
-    arrived, which may be less."""
-
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head = head
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        # Not `read`: that waits until the buffer is full, and lines may arrive slowly.
-        data = self._head or self._rest.read1(len(buffer))  # type: ignore[attr-defined]
-        taken = data[: len(buffer)]
-        self._head = data[len(buffer) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
 
 
 def _until_the_end(
@@ -96,29 +84,75 @@ def _unreadable(name: str, error: Exception) -> InputError:
     return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
 
 
-def _lines(file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
+def _lines(head: bytes, file: BinaryIO, plan: LinePlan | TypedLinePlan) -> Iterator[FileRecord]:
     number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
+    while line:
         number += 1
-        verdict = parse_line(line, plan) if line.strip() else None
+        if line.strip() and (verdict := parse_line(line, plan)) is not None:
+            yield FileRecord(number, verdict)
         while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE_BYTES + 1)  # the rest of a line that is too large
-        if verdict is not None:
-            yield FileRecord(number, verdict)
+        line = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _container(file: BinaryIO, schema: dict[str, Any], name: str) -> Iterator[FileRecord]:
+def _container(
+    head: bytes, file: BinaryIO, schema: dict[str, Any] | Types, name: str
+) -> Iterator[FileRecord]:
     """Open the container at once; the iterator then reads it block by block."""
+    heads = [head]
     try:
-        container = Container(file.read)
+        container = Container(lambda size: heads.pop() if heads else file.read(size))
     except BrokenContainer as error:
         raise InputError(f"{name} is a broken Avro container: {error}") from None
     try:
         node = parse(container.schema)
-        reads = _Reads(compile_reader(node, parse(schema)), compile_reader(node, node))
+        ours = (
+            _typed_reader(node, schema) if isinstance(schema, Types) else compile_reader(node, parse(schema))
+        )
+        reads = _Reads(ours, compile_reader(node, node))
     except (Incompatible, InvalidSchema) as error:
         raise InputError(f"{name}: its schema cannot be read as ours: {error}") from None
     return _blocks(container.blocks(), reads, name)
+
+
+def _typed_reader(writer: AvroType, types: Types) -> Read:
+    """Return what reads a datum as the type that its schema names; or, in place of an event, why there is none."""
+    branches = writer.branches if isinstance(writer, Union) else [writer]
+    reads = [_branch_reader(branch, types) for branch in branches]
+    if not isinstance(writer, Union):
+        return reads[0]
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        branch, at = read_length(data, at)
+        return reads[branch](data, at)
+
+    return read
+
+
+def _branch_reader(writer: AvroType, types: Types) -> Read:
+    chosen = types.choice.choose(label(writer), types.topic)
+    if not isinstance(chosen, int):
+        return _skipping(writer, chosen)
+    number = chosen
+    try:
+        ours = compile_reader(writer, parse(types.choice.all[number - 1].schema))
+    except Incompatible as error:
+        return _skipping(writer, rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}"))
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        event, at = ours(data, at)
+        typed = SectionEvent(event)
+        typed.section = number
+        return typed, at
+
+    return read
+
+
+def _skipping(writer: AvroType, verdict: Rejection | Filtered) -> Read:
+    """Return what reads over a datum, and gives the verdict in its place."""
+    theirs = compile_reader(writer, writer)
+    return lambda data, at: (verdict, theirs(data, at)[1])
 
 
 class _Reads(NamedTuple):
@@ -130,26 +164,24 @@ class _Reads(NamedTuple):
 
 def _blocks(blocks: Iterator[Block], reads: _Reads, name: str) -> Iterator[FileRecord]:
     ordinal = 0
-    while (block := _next_block(blocks, name, ordinal)) is not None:
-        at = 0
-        for _ in range(block.records):
-            ordinal += 1
-            event, at = _datum(reads, block.data, at, f"{name} is damaged at record {ordinal}")
-            yield FileRecord(ordinal, event)
-        if at != len(block.data):
-            raise InputError(f"{name} is broken after record {ordinal}: its block goes on")
-
-
-def _next_block(blocks: Iterator[Block], name: str, ordinal: int) -> Block | None:
     try:
-        return next(blocks, None)
+        for block in blocks:
+            at = 0
+            for _ in range(block.records):
+                ordinal += 1
+                event, at = _datum(reads, block.data, at, f"{name} is damaged at record {ordinal}")
+                yield FileRecord(ordinal, event)
+            if at != len(block.data):
+                raise BrokenContainer("its block goes on")
     except BrokenContainer as error:
         raise InputError(f"{name} is broken after record {ordinal}: {error}") from None
 
 
-def _datum(reads: _Reads, data: bytes, at: int, broken: str) -> tuple[CommerceEvent | Rejection, int]:
-    """One datum. The next one starts where it ends, so a datum that cannot be read hides the rest."""
-    event: CommerceEvent | Rejection
+def _datum(
+    reads: _Reads, data: bytes, at: int, broken: str
+) -> tuple[CommerceEvent | Rejection | Filtered, int]:
+    """One datum, and where it ends."""
+    event: CommerceEvent | Rejection | Filtered
     try:
         try:
             event, end = reads.ours(data, at)
@@ -157,6 +189,7 @@ def _datum(reads: _Reads, data: bytes, at: int, broken: str) -> tuple[CommerceEv
             event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
             _, end = reads.theirs(data, at)
     except Exception as error:
+        # The next one starts where this one ends, so the rest is hidden.
         raise InputError(f"{broken} ({type(error).__name__})") from None
     if end > len(data):
         raise InputError(f"{broken}: its block ends inside it")

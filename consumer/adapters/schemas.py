@@ -1,9 +1,8 @@
 """Writers' schemas, and ours: a folder of ``.avsc`` files, and a Confluent-compatible registry.
 
-Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Only an explicit
-"not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense is unavailable: good records
-must not become dead letters because a registry is in trouble. Each call has a time limit and is tried once; the engine
-decides when to ask again, and when "missing" is final. The folder is checked again, too: a file may come late.
+Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Each call has a time
+limit and is tried once; the engine decides when to ask again, and when "missing" is final. The folder is checked again,
+too: a file may come late.
 
 File names are free. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc`` for a GUID,
 and every file for its fingerprint. Files may refer to types of other files.
@@ -14,44 +13,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
-from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, fingerprint, parse
+from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, Union, fingerprint, parse
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from consumer.errors import RegistryError, SchemaError
+from consumer.errors import RegistryError, SchemaError, or_all
 
 if TYPE_CHECKING:
-    from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema
+    from confluent_kafka.schema_registry import Schema
 
 DEFAULT_TIMEOUT: Final = 10.0
 """Seconds for one fetch with all its references."""
 MAX_REFERENCES: Final = 100
 """Further schemas that one schema may refer to, directly or not."""
 
+# Characters of all of them: as JSON they take up to 24 times as many bytes.
 _MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
-"""Characters of all of them: as JSON they take up to 24 times as many bytes."""
 
 Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
+# The registry's own codes for: no such subject, version, schema. A plain 404 can come from a proxy, or from a registry
+# that is too old to know the path.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
-"""The registry's own codes for: no such subject, version, schema. A plain 404 can come from a proxy, or from a registry
-that is too old to know the path."""
-
-
-class SchemaSource(Protocol):
-    """Where writers' schemas come from."""
-
-    async def fetch(self, command: FetchSchema) -> Answer:
-        """One attempt, in bounded time. Never raises."""
-
-    async def close(self) -> None:
-        """Close connections."""
 
 
 class _File(NamedTuple):
@@ -62,6 +51,8 @@ class _File(NamedTuple):
     schema: Json
     record: str | None
     """The full name, if it is a record's."""
+    branches: tuple[str, ...]
+    """The full names of the records, if it is a union of some."""
     fingerprint: str
 
 
@@ -70,18 +61,26 @@ class LocalSchemas:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._seen: dict[Path, tuple[int, int]] | None = None
         self._read()
 
     def _read(self) -> None:
+        """Read the folder, unless its files are as they were."""
+        # Each time it is asked: a file may come late, when its records are already there.
         seen = _state_of(self._folder)
+        if seen == self._seen:
+            return
         documents = {path: _document(path) for path in seen}
         files = [_file(path, documents) for path in documents]
-        self._by_ref, self._files, self._seen = _by_ref(files), files, seen
-
-    def _read_again(self) -> None:
-        """Read the folder again if its files changed."""
-        if _state_of(self._folder) != self._seen:
-            self._read()
+        by_ref: dict[SchemaRef, _File] = {}
+        for file in files:
+            # Two files with one fingerprint are read alike: either will do. Two with one id contradict each other.
+            by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
+            if file.version is not None and (other := by_ref.setdefault(file.version, file)) is not file:
+                raise SchemaError(
+                    f"{file.path} and {other.path} have the same {file.version.kind}; rename one of them"
+                )
+        self._by_ref, self._files, self._documents, self._seen = by_ref, files, documents, seen
 
     def reader(self, name: str) -> dict[str, Any]:
         """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
@@ -89,7 +88,12 @@ class LocalSchemas:
 
         Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
         """
-        found = [file for file in self._files if file.record and name in _names(file)]
+        found = [
+            file
+            for file in self._files
+            if file.record and name in (file.record, file.record.rpartition(".")[2], file.path.stem)
+        ]
+        # A file with an id or GUID in its name is a writer's version; the one without is ours.
         found = [file for file in found if file.version is None] or found
         if not found:
             raise SchemaError(self._lacking(name))
@@ -101,6 +105,26 @@ class LocalSchemas:
             )
         schema: dict[str, Any] = found[0].schema
         return schema
+
+    def record(self, name: str) -> dict[str, Any]:
+        """The schema of the record type with this full name: a file's own, or a branch of the union in a file.
+
+        Raises `SchemaError`, with the name that is spelled most like it.
+        """
+        if any(file.record == name for file in self._files):
+            return self.reader(name)
+        if any(name in file.branches for file in self._files):
+            # A version of the union, with an id in its name, comes last.
+            paths = sorted(self._documents, key=lambda path: (_version(path) is not None, path))
+            schema: dict[str, Any] = inlined(name, definitions(self._documents[path] for path in paths))
+            return schema
+        there = sorted({name for file in self._files for name in (file.record, *file.branches) if name})
+        if not there:
+            raise SchemaError(self._lacking(name))
+        raise SchemaError(
+            f"no .avsc file in {self._folder} defines the record {name}; {or_all(name, there)}: write "
+            "the full name, or put its schema there"
+        )
 
     def _lacking(self, name: str) -> str:
         """The message when no file defines the record `name`."""
@@ -129,9 +153,9 @@ class LocalSchemas:
         """
         ref = command.ref
         try:
-            if self.find(ref) is None:
+            if self.find(ref) is None:  # a file may come late
                 async with asyncio.timeout(DEFAULT_TIMEOUT):
-                    await run_blocking("schemas", self._read_again)
+                    await run_blocking("schemas", self._read)
         except TimeoutError:
             return SchemaUnavailable(
                 ref, f"the schemas folder could not be read within {DEFAULT_TIMEOUT:g} s"
@@ -143,18 +167,6 @@ class LocalSchemas:
 
     async def close(self) -> None:
         """Nothing is open."""
-
-
-def _by_ref(files: Iterable[_File]) -> dict[SchemaRef, _File]:
-    found: dict[SchemaRef, _File] = {}
-    for file in files:
-        # Two files with one fingerprint are read alike: either will do. Two with one id contradict each other.
-        found.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
-        if file.version is not None and (other := found.setdefault(file.version, file)) is not file:
-            raise SchemaError(
-                f"{file.path} and {other.path} have the same {file.version.kind}; rename one of them"
-            )
-    return found
 
 
 def _state_of(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -203,7 +215,9 @@ def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
     except UnicodeEncodeError:
         raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
     name = node.name if isinstance(node, Record) else None
-    return _File(path, _version(path), schema, name, of_bytes)
+    inside = node.branches if isinstance(node, Union) else []
+    branches = tuple(branch.name for branch in inside if isinstance(branch, Record))
+    return _File(path, _version(path), schema, name, branches, of_bytes)
 
 
 def _version(path: Path) -> SchemaRef | None:
@@ -211,20 +225,12 @@ def _version(path: Path) -> SchemaRef | None:
     anything, dot, last = path.stem.rpartition(".")
     if not anything or not dot:
         return None
-    if last.isascii() and last.isdigit():
+    if last.isascii() and last.isdigit():  # Confluent's wire format has four bytes for an id
         return SchemaRef("id", str(int(last))) if int(last) < 2**32 else None
     try:
         return SchemaRef("guid", str(UUID(last))) if len(last) == len(str(UUID(int=0))) else None
     except ValueError:
         return None
-
-
-def _names(file: _File) -> tuple[str, ...]:
-    record = file.record or ""
-    return record, record.rpartition(".")[2], file.path.stem
-
-
-_AVRO = "AVRO"
 
 
 class RegistrySchemas:
@@ -242,9 +248,22 @@ class RegistrySchemas:
         *,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
+        # Imported here: that takes a third of a second, and most commands need no registry.
+        from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
+
+        from consumer.adapters.bounded_answers import bound_answers
+
         self._local = local
         self._timeout = timeout
-        self._client = _client({**config, "max.retries": 0})
+        try:
+            # One attempt only: when to ask again is the engine's to decide.
+            self._client = AsyncSchemaRegistryClient({**config, "max.retries": 0})
+            bound_answers(self._client._rest_client.session)  # there is no other way to its HTTP library
+        except Exception as error:  # whatever a wrong file or address provokes; the text may quote a password
+            raise RegistryError(
+                f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
+                "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
+            ) from None
 
     async def fetch(self, command: FetchSchema) -> Answer:
         """Ask the registry once, references included. Never raises."""
@@ -253,24 +272,26 @@ class RegistrySchemas:
             return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
         try:
             async with asyncio.timeout(self._timeout):
-                schema = await self._schema(ref)
-                kind = str(schema.schema_type or _AVRO).upper()
-                if kind != _AVRO:
+                if ref.kind == "id":
+                    schema = await self._client.get_schema(int(ref.value))
+                else:
+                    schema = await self._client.get_schema_by_guid(ref.value)
+                kind = str(schema.schema_type or "AVRO").upper()
+                if kind != "AVRO":
                     return SchemaFound(ref, "", kind)
                 return SchemaFound(ref, await self._complete(schema))
         except TimeoutError:
             return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
-        except (
-            Exception
-        ) as error:  # errors of the client, of its HTTP library, and what a nonsensical answer provokes
+        except Exception as error:
+            # An error of the client or of its HTTP library, or what a nonsensical answer provokes.
             # The client caches every answer for ever, also one without a schema.
             await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
-            return SchemaMissing(ref) if _is_not_found(error) else SchemaUnavailable(ref, _reason(error))
-
-    async def _schema(self, ref: SchemaRef) -> Schema:
-        if ref.kind == "id":
-            return await self._client.get_schema(int(ref.value))
-        return await self._client.get_schema_by_guid(ref.value)
+            status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+            # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense
+            # must not make dead letters of good records.
+            if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
+                return SchemaMissing(ref)
+            return SchemaUnavailable(ref, _reason(error))
 
     async def _complete(self, schema: Schema) -> Json:
         """The schema's text, or, if it refers to others, its JSON with their definitions put in."""
@@ -279,23 +300,23 @@ class RegistrySchemas:
         if not schema.references:
             return schema.schema_str
         texts: dict[tuple[str, int], str] = {}
-        await self._collect(schema, texts)
-        documents = [json.loads(text) for text in texts.values()]
-        return inlined(json.loads(_bounded(schema.schema_str)), definitions(documents))
-
-    async def _collect(self, schema: Schema, texts: dict[tuple[str, int], str]) -> None:
-        for reference in schema.references or ():
+        waiting = [*schema.references]
+        while waiting:
+            reference = waiting.pop(0)
             key = (str(reference.subject), int(reference.version or 0))
             if key in texts:
                 continue
             if len(texts) >= MAX_REFERENCES:
                 raise ValueError("more references than are read")
             # A deleted version is still what its referrers were written with.
-            registered = await self._client.get_version(*key, deleted=True)
-            texts[key] = _bounded(registered.schema.schema_str or "")
+            referred = (await self._client.get_version(*key, deleted=True)).schema
+            texts[key] = _bounded(referred.schema_str or "")
+            # Checked after each one: a hostile registry must not fill the memory first.
             if sum(map(len, texts.values())) > _MOST_REFERRED:
                 raise ValueError("more characters in references than are read")
-            await self._collect(registered.schema, texts)
+            waiting[:0] = referred.references or ()
+        documents = [json.loads(text) for text in texts.values()]
+        return inlined(json.loads(_bounded(schema.schema_str)), definitions(documents))
 
     async def register(self, subject: str, schema: Json) -> int:
         """The id of `schema` (JSON or its text) under `subject`, registered if it is not yet.
@@ -319,32 +340,10 @@ class RegistrySchemas:
         await self._client.aclose()
 
 
-def _client(config: dict[str, Any]) -> AsyncSchemaRegistryClient:
-    # Imported here: that takes a third of a second, and most commands need no registry.
-    from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
-
-    from consumer.adapters.bounded_answers import bound_answers
-
-    try:
-        client = AsyncSchemaRegistryClient(config)
-        bound_answers(client._rest_client.session)  # there is no other way to its HTTP library
-        return client
-    except Exception as error:  # whatever a wrong file or address provokes; the text may quote a password
-        raise RegistryError(
-            f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
-            "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
-        ) from None
-
-
 def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise ValueError("a schema larger than one may be")
     return text
-
-
-def _is_not_found(error: Exception) -> bool:
-    status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
-    return status == 404 and isinstance(code, int) and code in _NOT_FOUND
 
 
 def _reason(error: Exception) -> str:
@@ -362,3 +361,7 @@ def _reason(error: Exception) -> str:
     code = getattr(error, "error_code", None)
     known = isinstance(code, int) and abs(code) < 10**9  # it comes from the body, which may hold anything
     return f"the registry answered {status}, code {code if known else 'unknown'}{hint}"
+
+
+SchemaSource = LocalSchemas | RegistrySchemas
+"""Where writers' schemas come from. `fetch` is one attempt, in bounded time, and never raises."""

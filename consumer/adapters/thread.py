@@ -1,14 +1,10 @@
 """The one thread class: a daemon with a queue, for whatever blocks (a Kafka client, a disk, a name server, a pipe).
 
 A Kafka client is used from its own thread alone: polls, commits and close run here, and rebalance callbacks run here
-inside a poll. It is not asyncio's shared pool, whose threads may all be waiting when a callback needs one
-(confluent-kafka-python #2211), and not a `ThreadPoolExecutor`, whose threads the interpreter joins at exit: a call
-that hangs must not keep the process from ending at its deadline.
+inside a poll.
 
-A daemon thread that still runs while the interpreter shuts down may crash the process, for example in the middle of
-destroying a client whose own threads and callbacks need an interpreter. So each client is destroyed explicitly, in its
-thread, before its owner hears that it is closed (dropping the reference would not do: an error keeps the frames that
-it passed through). And the exit of the process waits a moment for the threads that were told to end.
+Each client is destroyed explicitly, in its thread, before its owner hears that it is closed. Dropping the reference
+would not do: an error keeps the frames that it passed through.
 """
 
 from __future__ import annotations
@@ -16,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-_GOODBYE: Final = 1.0
-"""Seconds for the orderly end of a client. One that hangs is abandoned."""
+# Seconds for the orderly end of a client. One that hangs is abandoned.
+_END_TIMEOUT: Final = 1.0
 _LAST_MOMENT: Final = 0.5
-"""Seconds that the exit of the process waits, for all threads that were told to end together."""
+"""Seconds that the exit of the process waits, for all threads that are ending together."""
 _ending: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
@@ -38,7 +35,9 @@ class OwnThread:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        # A daemon: a call that never returns must not keep the process alive.
+        # Not asyncio's shared pool: its threads may all be waiting when a callback needs one (confluent-kafka-python
+        # #2211). Not a `ThreadPoolExecutor`: the interpreter joins its threads at exit. A daemon: a call that never
+        # returns must not keep the process from ending at its deadline.
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -46,18 +45,15 @@ class OwnThread:
         self, function: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> _Result:
         """Call `function` in the thread and return its result. Cancelling the wait does not undo the call."""
+        # Not a `concurrent.futures.Future`: cancelling that one would drop a call that has not begun.
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Result] = loop.create_future()
-
-        def fail(error: BaseException) -> None:
-            if not future.done():
-                future.set_exception(error)
 
         def job() -> None:
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:  # whatever it is, the caller gets it, and the thread goes on
-                post(loop, fail, error)
+                post(loop, settle, future, None, error)
             else:
                 post(loop, settle, future, result)
 
@@ -68,9 +64,9 @@ class OwnThread:
         """Queue `function`; nothing waits for it. It must not raise."""
         self._jobs.put(function)
 
-    async def end(self, last: Callable[[], object] = lambda: None, *, timeout: float = _GOODBYE) -> None:
+    async def end(self, last: Callable[[], object] = lambda: None, *, timeout: float = _END_TIMEOUT) -> None:
         """Run `last` after what is queued and end the thread; wait for it at most `timeout` seconds."""
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):  # a call that hangs is abandoned
             async with asyncio.timeout(timeout):
                 await self.run(last)
         self.stop()
@@ -89,11 +85,27 @@ class OwnThread:
             job()
 
 
+class _HasThread(Protocol):
+    _thread: OwnThread
+
+
+_Owner = TypeVar("_Owner", bound=_HasThread)
+
+
+def in_own_thread(
+    method: Callable[Concatenate[_Owner, _Parameters], _Result],
+) -> Callable[Concatenate[_Owner, _Parameters], Coroutine[Any, Any, _Result]]:
+    """Make a blocking method one to await: it runs in ``self._thread``."""
+
+    @functools.wraps(method)
+    async def call(self: _Owner, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        return await self._thread.run(method, self, *args, **kwargs)
+
+    return call
+
+
 async def run_blocking(
-    name: str,
-    function: Callable[_Parameters, _Result],
-    *args: _Parameters.args,
-    **kwargs: _Parameters.kwargs,
+    name: str, function: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
 ) -> _Result:
     """Run one blocking call in a thread of its own, called `name`."""
     thread = OwnThread(name)
@@ -112,14 +124,20 @@ def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args
             raise
 
 
-def settle(future: asyncio.Future[_Result], result: _Result) -> None:
-    """Set the result, unless the future is done already (its waiter was cancelled)."""
-    if not future.done():
+def settle(future: asyncio.Future[_Result], result: _Result, failure: BaseException | None = None) -> None:
+    """Set the result or, if there is one, the exception."""
+    if future.done():  # its waiter was cancelled
+        return
+    if failure is not None:
+        future.set_exception(failure)
+    else:
         future.set_result(result)
 
 
 @atexit.register
 def _wait_for_the_ending() -> None:
+    # A daemon thread that still runs while the interpreter shuts down may crash the process, for example in the middle
+    # of destroying a client whose own threads and callbacks need an interpreter.
     deadline = time.monotonic() + _LAST_MOMENT
     for thread in list(_ending):
         thread.join(max(0.0, deadline - time.monotonic()))

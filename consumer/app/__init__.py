@@ -1,5 +1,5 @@
-"""The composition root: `building` makes the parts from the settings, `run` puts a member together and runs it.
+"""The composition root: `building` builds the parts from the settings, `run` puts a member together and runs it.
 
-`tracing` wraps what a member drives if traces are asked for; `signals` is how a process is asked to stop. Commands and
-workers are made of these.
+`tracing` wraps the source and the API if traces are asked for. `signals` turns SIGTERM and SIGINT into a stop. Commands
+and workers are built from these.
 """

@@ -1,118 +1,265 @@
-"""Makes the parts from the settings; what more than one command needs."""
+"""Build the parts of a member from the settings. Several commands use it."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import structlog
 
+import consumer
 from consumer import __version__, logs
-from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken, Token
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, TokensByAccount
+from consumer.adapters.files import Types
+from consumer.adapters.kafka.dead_letters import DeadLetterProducer
+from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
-from consumer.avro.decode import Decoder, WireFormat
-from consumer.avro.paths import ALL, Asked
+from consumer.adapters.transform import Function, TransformThread
+from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
+from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
+from consumer.avro.paths import ALL, AvroSchema
 from consumer.avro.schema import InvalidSchema
-from consumer.conversion.converter import Converter
-from consumer.conversion.mapping import Mapping, load_mapping
+from consumer.avro.typed import TypedDecoder
+from consumer.conversion.converter import Converter, SectionConverters
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
+from consumer.conversion.sections import Sections, is_divided, load_sections
+from consumer.conversion.transform import SectionTransformers, Transformer, load_transform
 from consumer.engine.messages import Report
-from consumer.engine.model import AWAY, Policy, destination_tag
+from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
-from consumer.errors import MappingError, SettingsError
-from consumer.settings import Settings, packaged_schemas_dir
+from consumer.errors import MappingError, PinstreamError, SettingsError, UsageError, or_all
+from consumer.service import Api, DeadLetterWriter, RecordSource, Schemas, Service
+from consumer.service import KeyStore as ServiceKeys
+from consumer.settings import DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 
-TEST_MODE_EVENTS = 20
-"""Events the API processes per call in test mode (OAS)."""
-_ABSENCES_IN_A_SESSION = 3
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Log as the settings say, and log what they warn of."""
+    """Set up the log as the settings say, and log their warnings."""
     logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
     for warning in settings.warnings:
         structlog.get_logger().warning("setting", text=warning)
 
 
 def log_report(report: Report) -> None:
-    """A core's report becomes a log line."""
-    log = structlog.get_logger()
-    getattr(log, report.level)(report.event, **report.fields)
+    """Log what the engine reports."""
+    getattr(structlog.get_logger(), report.level)(report.event, **report.fields)
+
+
+def log_kafka_trouble(code: str, text: str) -> None:
+    """Log a problem that librdkafka handles by itself."""
+    structlog.get_logger().warning("kafka_trouble", code=code, text=text)
+
+
+def log_token_trouble(text: str) -> None:
+    """Log that a token's file has no token any more."""
+    structlog.get_logger().warning("token_trouble", text=text)
+
+
+class Outside(NamedTuple):
+    """What a service drives beside its source, or what stands in for it."""
+
+    api: Api
+    keys: ServiceKeys
+    schemas: Schemas
+    letters: DeadLetterWriter
+    transform: TransformThread | None = None
+
+
+def outside(
+    settings: Settings,
+    schemas: LocalSchemas,
+    keys: ServiceKeys,
+    stack: contextlib.AsyncExitStack,
+    function: Function | None,
+    letters: DeadLetterWriter | None = None,
+) -> Outside:
+    """Open what a service drives beside its source and its `keys`; `stack` closes it. Raises `PinstreamError`.
+
+    `function`: the user's, see `transformer`. `letters`: where dead letters go; None: to the dead-letter topics.
+    """
+    # `stack` closes them in reverse order.
+    api = conversions_api(settings)
+    stack.push_async_callback(api.close)
+    if letters is None:
+        letters = producer = DeadLetterProducer(
+            settings.kafka.client_properties(),
+            topic=settings.pinstream.dead_letter_topic,
+            on_trouble=log_kafka_trouble,
+        )
+        stack.push_async_callback(producer.close)
+    writers = writer_schemas(settings, schemas)
+    stack.push_async_callback(writers.close)
+    return Outside(api, keys, writers, letters, transform_thread(function, stack))
+
+
+def transform_thread(function: Function | None, stack: contextlib.AsyncExitStack) -> TransformThread | None:
+    """Start the thread of the user's function, if there is one; `stack` ends it."""
+    if function is None:
+        return None
+    thread = TransformThread(function)
+    stack.push_async_callback(thread.close)
+    return thread
+
+
+def service(
+    settings: Settings,
+    pipeline: Pipeline,
+    connect: Callable[[Service], RecordSource],
+    outside: Outside,
+    around_fetched: Callable[
+        [Sequence[Chunk]], contextlib.AbstractContextManager[object]
+    ] = contextlib.nullcontext,
+) -> Service:
+    """Build the service that moves records from the source that `connect` makes through `pipeline` to `outside`."""
+    return Service(
+        pipeline,
+        connect=connect,
+        api=outside.api,
+        key_store=outside.keys,
+        schemas=outside.schemas,
+        dead_letters=outside.letters,
+        transform=outside.transform,
+        report=log_report,
+        grace=settings.pinstream.shutdown_grace,
+        around_fetched=around_fetched,
+    )
 
 
 def local_schemas(settings: Settings) -> LocalSchemas:
-    """The folder's schemas. Raises `SchemaError`."""
+    """Read the schemas of PINSTREAM_SCHEMAS_DIR. Raises `SchemaError`."""
     return LocalSchemas(settings.pinstream.schemas_dir)
 
 
 def writer_schemas(settings: Settings, local: LocalSchemas) -> SchemaSource:
-    """Where writers' schemas come from: the registry if there is one, else the folder. Raises `RegistryError`."""
+    """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`."""
     if not settings.registry.url:
         return local
     return RegistrySchemas(settings.registry.client_configuration(), local)
 
 
-def reader_schema(settings: Settings, schemas: LocalSchemas) -> dict[str, Any]:
-    """The schema our mapping is written for. Raises `SchemaError`."""
-    return schemas.reader(settings.pinstream.schema_name)
+def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
+    """Load the mapping file and check it against the schemas, of `local` if these are read already.
 
-
-def mapping(settings: Settings, schema: dict[str, Any]) -> Mapping:
-    """The mapping, checked against the schema. Raises `MappingError`."""
-    default = (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
-    path = settings.pinstream.mapping_file
-    if path is None:
-        name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
-        return load_mapping(None, schema, default_toml=default, overlay_name=name)
-    try:
-        overlay = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MappingError(
-            f"PINSTREAM_MAPPING_FILE: {path} cannot be read ({_why(error)}); correct the path"
-        ) from error
-    return load_mapping(overlay, schema, default_toml=default, overlay_name=str(path))
-
-
-def _why(error: Exception) -> str:
-    return error.strerror or "unreadable" if isinstance(error, OSError) else "it is not UTF-8"
-
-
-def decoder(settings: Settings, schema: dict[str, Any], asked: Asked = ALL) -> Decoder:
-    """Reads records into the shape of `schema`, as far as somebody has `asked` for it.
-
-    Raises `SettingsError` where no record can be read so.
+    Raises `MappingError` and `SchemaError`.
     """
+    own = settings.pinstream
+    schemas = local or local_schemas(settings)
+    load = partial(
+        load_sections,
+        schemas=schemas,
+        schema_name=own.schema_name or DEFAULT_SCHEMA,
+        is_named=own.schema_name is not None,
+    )
+    default = (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
+    overlay = _mapping_file(settings)
+    if overlay is None:
+        name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
+        return load(None, default_toml=default, overlay_name=name)
+    return load(overlay, default_toml=default, overlay_name=str(own.mapping_file))
+
+
+def has_sections(settings: Settings) -> bool:
+    """Return whether the mapping file has sections, as far as it can be read."""
+    with contextlib.suppress(MappingError):
+        overlay = _mapping_file(settings)
+        return overlay is not None and is_divided(overlay)
+    return False
+
+
+def _mapping_file(settings: Settings) -> str | None:
+    path = settings.pinstream.mapping_file
     try:
-        return Decoder(schema, wire_format=WireFormat(settings.pinstream.wire_format), asked=asked)
-    except InvalidSchema as error:
-        raise SettingsError(
-            f"PINSTREAM_SCHEMA={settings.pinstream.schema_name!r} cannot be read as: {error}; correct the schema"
+        return None if path is None else path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        # Only an `OSError` has a `strerror`.
+        why = getattr(error, "strerror", "it is not UTF-8") or "unreadable"
+        raise MappingError(
+            f"PINSTREAM_MAPPING_FILE: {path} cannot be read ({why}); correct the path"
         ) from error
 
 
-def converter(settings: Settings, schema: dict[str, Any], accounts: tuple[str, ...]) -> Converter:
-    """Converts events of `schema` as the mapping says. Raises `MappingError`."""
-    return Converter(
-        mapping(settings, schema),
-        schema,
-        accounts=accounts,
-        partner_name=settings.pinterest.partner_name,
-        # 0 is how a person writes "no limit".
-        max_event_age=settings.pinstream.max_event_age or math.inf,
-    )
+def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> AnyDecoder:
+    """Build the decoder that reads records as the schemas of the mapping, as far as its fields are asked for.
+
+    `whole`: all fields are. Raises `SettingsError` if no record can be read as such a schema.
+    """
+    wire_format = WireFormat(settings.pinstream.wire_format)
+    try:
+        if mapped.typed:
+            return TypedDecoder(mapped, wire_format=wire_format, whole=whole)
+        [alone] = mapped.all
+        return Decoder(alone.schema, wire_format=wire_format, asked=ALL if whole else alone.asked)
+    except InvalidSchema as error:
+        # Where there are sections, the message names the type.
+        name = "" if mapped.divided else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
+        raise SettingsError(f"{name}cannot be read as: {error}; correct the schema") from error
+
+
+def converter(
+    settings: Settings, mapped: Sections, accounts: tuple[str, ...]
+) -> Converter | SectionConverters:
+    """Build the converter of the events that `decoder` makes."""
+    converters = [
+        Converter(
+            section.mapping,
+            accounts=accounts,
+            partner_name=settings.pinterest.partner_name,
+            # In the settings, 0 is "no limit".
+            max_event_age=settings.pinstream.max_event_age or math.inf,
+        )
+        for section in mapped.all
+    ]
+    return SectionConverters(converters) if mapped.typed else converters[0]
+
+
+def file_types(mapped: Sections, record: str | None = None, topic: str | None = None) -> AvroSchema | Types:
+    """Return what the records of a file are read as, by the mapping: of the type `record`, as if from `topic`.
+
+    Raises `UsageError` if the mapping has no such type.
+    """
+    if record is not None and not mapped.knows(record):
+        known = or_all(record, mapped.records)
+        raise UsageError(f"--record {record[:300]!r} is no record type of the mapping; {known}")
+    return Types(mapped, topic, record) if mapped.typed else mapped.all[0].schema
+
+
+def encoders(mapped: Sections, framings: Sequence[ConfluentId | SingleObject]) -> Encoder | SectionEncoders:
+    """Return what encodes the events of a file (`file_types`), each section's in its framing."""
+    made = [Encoder(section.schema, framing) for section, framing in zip(mapped.all, framings, strict=True)]
+    return SectionEncoders(made) if mapped.typed else made[0]
+
+
+def transformer(settings: Settings, mapped: Sections) -> Transformer | SectionTransformers | None:
+    """Import the function of PINSTREAM_TRANSFORM, for the records that are mapped; None: there is none.
+
+    Raises `SettingsError`.
+    """
+    name = settings.pinstream.transform
+    if name is None:
+        return None
+    function = load_transform(name)
+    made = [Transformer(function, name, section.schema) for section in mapped.all]
+    return SectionTransformers(made) if mapped.typed else made[0]
 
 
 def policy(settings: Settings) -> Policy:
-    """The core's limits."""
+    """Return the limits of the engine."""
     own = settings.pinstream
     return Policy(
         accounts=len(settings.pinterest.ad_account_ids),
+        token_by_account=settings.pinterest.token_by_account,
         batch_events=own.batch_events,
         batch_bytes=own.batch_bytes,
         linger=own.linger,
@@ -123,63 +270,119 @@ def policy(settings: Settings) -> Policy:
         commit_interval=own.commit_interval,
         halt_patience=own.halt_patience,
         stall_after=own.stall_after,
+        lease=_lease(settings),
+        call_timeout=own.request_timeout,
         schema_patience=own.schema_patience,
         dead_letter_share=own.dead_letter_share,
         dead_letter_sample=own.dead_letter_sample,
         away=_absence(settings),
+        transform=own.transform or "",
         destination=destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode),
     )
 
 
+def quota_members(settings: Settings) -> int:
+    """By how many members the quota is divided at least; 0: a shared key store counts the calls of all."""
+    return 0 if settings.pinstream.shares_key_store else settings.workers
+
+
+def _lease(settings: Settings) -> float:
+    """Seconds for which claims in a shared key store hold without a renewal; 0: it is not shared.
+
+    Longer than a call, so that a call may begin while the store does not answer for a moment. As short as that allows:
+    copies of what a killed member had in flight wait for the end of its lease.
+    """
+    own = settings.pinstream
+    return max(10.0, 2 * own.request_timeout) if own.shares_key_store else 0.0
+
+
+def _key_store_password(settings: Settings) -> Callable[[], str | None] | None:
+    """The source of the shared key store's password, asked for each connection; None: it is in the URL, or none is."""
+    own = settings.pinstream
+    if own.key_store_password_file is not None:
+        return Token(path=own.key_store_password_file, variable="PINSTREAM_KEY_STORE_PASSWORD_FILE").value
+    return None if own.key_store_password is None else own.key_store_password.get_secret_value
+
+
 def _absence(settings: Settings) -> float:
-    """Seconds of standing still after which partitions may be another's: well within the session time-out."""
+    """Seconds without a sign of life after which another member may own our partitions."""
     given = settings.kafka.properties.get("session.timeout.ms")
     text = given.get_secret_value() if given is not None else ""
-    is_number = re.fullmatch(r"[0-9]{1,18}", text) is not None
-    return min(AWAY, int(text) / 1000 / _ABSENCES_IN_A_SESSION) if is_number else AWAY
+    # librdkafka itself refuses a value that is not a number, with a better message.
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        return AWAY
+    # Well within the session time-out, so that the engine stops before the group removes the member.
+    return min(AWAY, int(text) / 1000 / 3)
 
 
-def pipeline(settings: Settings, schema: dict[str, Any], *, trace_links: int = 0) -> Pipeline:
-    """The core, for one process."""
-    converting = converter(settings, schema, settings.pinterest.ad_account_ids)
-    decoding = decoder(settings, schema, converting.mapping.asked)
-    for warning in converting.mapping.warnings:
+def pipeline(settings: Settings, mapped: Sections, *, trace_links: int = 0) -> Pipeline:
+    """Build the engine of one process."""
+    converting = converter(settings, mapped, settings.pinterest.ad_account_ids)
+    # The function may look at any field; without one, only what the mapping asks for is read.
+    decoding = decoder(settings, mapped, whole=settings.pinstream.transform is not None)
+    for warning in mapped.warnings:
         structlog.get_logger().warning("setting", text=warning)
     return Pipeline(
-        replace(policy(settings), trace_links=trace_links),
+        replace(policy(settings), trace_links=trace_links, quota_members=quota_members(settings)),
         decoding,
         converting,
         reading=fast_reading(settings, decoding, converting),
-        # Members must not back off in step; within a process the seed makes it repeatable.
+        # Members must not back off in step, so each process has a seed of its own.
         seed=time.time_ns(),
+        sections=mapped.names,
     )
 
 
-def fast_reading(settings: Settings, decoding: Decoder, converting: Converter) -> CompiledReading | None:
-    """The fast path, if the settings have it and the package was built with a C compiler."""
+def fast_reading(
+    settings: Settings, decoding: AnyDecoder, converting: Converter | SectionConverters
+) -> CompiledReading | None:
+    """Return the fast path; None if the settings turn it off or the package was built without a C compiler.
+
+    A function of the user's turns it off: it gets the decoded record, which the fast path never makes.
+
+    Raises `PinstreamError` if what is compiled is out of date.
+    """
+    require_current_modules()
     return CompiledReading(decoding, converting) if fast_path(settings) == "compiled" else None
 
 
+def require_current_modules() -> None:
+    """Raise `PinstreamError` if a compiled module was made of other sources than stand beside it."""
+    codes = Path(consumer.__file__).parent / "conversion" / "codes.py"
+    for name, module in sorted(sys.modules.items()):
+        # It would load, but not work with newer Python: every record would take the two steps, and only its cost tell.
+        if name.startswith("consumer.") and hasattr(module, "SOURCES"):
+            sources = sorted(Path(str(module.__file__)).parent.glob("_*.p[yx][xd]"))
+            # As `hatch_build.sources_digest`. An installed package may come without them.
+            digest = sha256(b"".join(file.read_bytes() for file in (*sources, codes))).hexdigest()
+            if sources and digest != module.SOURCES:
+                raise PinstreamError(f"{name} was compiled from other sources than these: run `make setup`")
+
+
 def fast_path(settings: Settings) -> str:
-    """How records are read: ``compiled``; ``python``, where the package was built without a C compiler; ``off``."""
-    if not settings.pinstream.fast_path:
+    """Say how records are read: ``compiled``; ``python`` in a package built without a C compiler; ``off``."""
+    if not settings.pinstream.fast_path or settings.pinstream.transform is not None:
         return "off"
     return "python" if COMPILED is None else "compiled"
 
 
-def token(settings: Settings) -> Token:
-    """Where the access token comes from. Raises `SettingsError`."""
-    if settings.pinterest.access_token_file is not None:
-        return FileToken(settings.pinterest.access_token_file, "PINTEREST_ACCESS_TOKEN_FILE")
+def token(settings: Settings) -> Tokens:
+    """Return the source of the access token, or of each account's. Raises `SettingsError`."""
+    path = settings.pinterest.access_token_file
+    if path is not None:
+        variable = "PINTEREST_ACCESS_TOKEN_FILE"
+        if settings.pinterest.token_by_account:
+            return TokensByAccount(path, settings.pinterest.ad_account_ids, variable, log_token_trouble)
+        return Token(path=path, variable=variable, on_trouble=log_token_trouble)
     if settings.pinterest.access_token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"
         )
-    return FixedToken(settings.pinterest.access_token.get_secret_value())
+    return Token(settings.pinterest.access_token.get_secret_value())
 
 
 def conversions_api(settings: Settings) -> ConversionsApi:
-    """The client of the API."""
+    """Build the client of the API."""
     return ConversionsApi(
         settings.pinterest.api_url,
         token(settings),
@@ -190,11 +393,26 @@ def conversions_api(settings: Settings) -> ConversionsApi:
     )
 
 
+def key_store(settings: Settings) -> KeyStore:
+    """The service's key store; its state folder is made if need be. Raises `SettingsError`, `KeyStoreError`."""
+    own = settings.pinstream
+    make_state_folder(own.state_dir)
+    return open_key_store(
+        own.key_store.get_secret_value(),
+        window=own.dedup_window,
+        max_bytes=own.key_store_max_bytes,
+        lease=_lease(settings),
+        password=_key_store_password(settings),
+        progress=lambda text: structlog.get_logger().info("key_store_taken_over", text=text),
+    )
+
+
 def make_state_folder(path: Path) -> None:
-    """Make the state folder if need be, for this user alone whatever the umask. Raises `SettingsError`."""
+    """Create the state folder if it is missing. Raises `SettingsError`."""
     try:
         if not path.is_dir():
             path.mkdir(parents=True)
+            # It holds keys of people's events: for this user alone, whatever the umask is.
             path.chmod(0o700)
     except OSError as error:
         raise SettingsError(

@@ -7,68 +7,58 @@ import contextlib
 import ctypes
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from consumer import __version__
-from consumer.adapters.conversions_api import FileToken
-from consumer.adapters.kafka import DeadLetterProducer, KafkaSource, describe
+from consumer.adapters.conversions_api import Token
+from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.configuration import longest_commit
-from consumer.adapters.key_store import KeyStore, open_key_store
-from consumer.app import building, tracing
+from consumer.adapters.kafka.source import KafkaSource
+from consumer.adapters.key_store import KeyStore
+from consumer.app import building
 from consumer.app.signals import on_stop_signal
-from consumer.app.tracing import NoTracing, Tracing
-from consumer.engine.statistics import Statistics
-from consumer.errors import DestinationRefused
-from consumer.service import Service, SystemClock
+from consumer.app.tracing import Tracing, environment
+from consumer.engine.figures.statistics import Statistics
+from consumer.engine.messages import GroupSize, TopicIdsTold
+from consumer.service import Service
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
-from consumer.web.health import FETCH_HANGS_AFTER
+from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
 from consumer.web.server import Urls, WebServer
-from consumer.web.status import Process, ledger
+from consumer.web.status import KeyStoreSize, Process, document_of
 
 _DESCRIBE_TIMEOUT = 15.0
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+# Free bytes that the process keeps at the top of the heap.
 _KEPT_FREE = 16 * 1024 * 1024
-"""Bytes at the top of the heap that are kept though they are free."""
+# Size in bytes from which a block is mapped by itself and returned when it is freed.
 _MAPPED_ALONE = 8 * 1024 * 1024
-"""Bytes from which on a block is mapped by itself, and given back as soon as it is freed."""
-
-REFUSED_ADVICE = (
-    "nothing was lost: set a valid token in PINTEREST_ACCESS_TOKEN or its file, make sure that it may write to that "
-    "ad account (PINTEREST_AD_ACCOUNT_ID), and start again"
-)
 
 
 def run_service(environ: Mapping[str, str]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what is in the error tree."""
+    """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    traces = tracing.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
+    traces = environment.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
     asyncio.run(_run(settings, traces))
 
 
 async def _run(settings: Settings, traces: Tracing) -> None:
-    async with member(settings, traces=traces) as one:
-        asked = asyncio.Event()
-
-        def stop() -> None:
-            asked.set()
-            one.service.request_stop()
-
-        on_stop_signal(stop)
-        # First of all, so that who waits for brokers that are away sees which ones, and probes get an answer.
+    async with member(settings, traces) as one:
+        on_stop_signal(one.stop)
+        # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
-        if await before(asked, look_at_cluster(settings)):
-            await serve(one)
+        await one.serve()
 
 
 def log_starting(settings: Settings, urls: Urls | None) -> None:
-    """Where it reads, where it sends, where its page is."""
+    """Log where it reads, where it sends and where its page is."""
     structlog.get_logger().info(
         "starting",
         reads=", ".join(settings.kafka.topics),
@@ -78,102 +68,108 @@ def log_starting(settings: Settings, urls: Urls | None) -> None:
         ad_accounts=", ".join(settings.pinterest.ad_account_ids),
         test_mode=settings.pinterest.test_mode,
         fast_path=building.fast_path(settings),
+        transform=settings.pinstream.transform or "none",
         page=urls.page if urls else "off",
         health=urls.health if urls else "off",
         version=__version__,
     )
 
 
-async def serve(one: Member) -> None:
-    """Be a member of the group until asked to stop."""
-    tune_memory()
-    if one.service.pipeline.stopping:
-        # Told to stop while it was still starting: it has joined nothing yet, so there is nothing to leave.
-        return
-    try:
-        await one.service.run()
-    except DestinationRefused as refused:
-        raise DestinationRefused(f"{refused}; {REFUSED_ADVICE}") from refused
-    structlog.get_logger().info("stopped", **ledger(one.service.statistics().totals))
-
-
-async def look_at_cluster(settings: Settings) -> None:
-    """Whether brokers and topics are there, before the group is joined. Raises `KafkaError`."""
-    await describe(
-        settings.kafka.client_properties(),
-        settings.kafka.topics,
-        timeout=_DESCRIBE_TIMEOUT,
-        dead_letter_topic=settings.pinstream.dead_letter_topic,
-    )
-
-
-async def before(asked: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether `work` was done before anyone `asked` to stop; raises what it raises."""
-    doing, stopping = asyncio.create_task(work), asyncio.create_task(asked.wait())
-    await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not doing.done():
-        doing.cancel()
-        return False
-    await doing
-    return True
-
-
 def tune_memory() -> None:
-    """Fewer, later garbage collections, and freed memory that stays ours for the next batch.
-
-    Collector: what is made at start lives for ever, and an event's objects hold no cycles. With the default threshold
-    of 700 the collector walks the open events over and over and finds nothing; that costs about a tenth of an event's
-    time (docs/performance.md).
-
-    Allocator: glibc gives the top of the heap back once 128 KiB of it are free, and maps what is larger by itself; each
-    batch of a megabyte would be asked for and cleared page by page again, 0.4 µs an event. Other C libraries have no
-    such knob, and none is needed.
-    """
+    """Collect garbage less often, and keep freed memory for the next batch (docs/performance.md)."""
+    # What exists now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
+    # An event's objects hold no cycles. With the default threshold of 700, the collector walks the open events over
+    # and over and finds nothing, for about a tenth of an event's time.
     gc.set_threshold(50_000, 20, 50)
+    # glibc returns the top of the heap as soon as 128 KiB of it are free, and maps larger blocks by themselves. Each
+    # batch of a megabyte would be requested and cleared page by page again: 0.4 µs an event. Other C libraries do not
+    # have this function and do not need it.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_ALONE)
 
 
+@dataclass(eq=False)
 class Member:
-    """One group member with all its parts open; `service` runs it."""
+    """One group member with all its parts open."""
 
-    def __init__(self, settings: Settings, service: Service, key_store: KeyStore) -> None:
-        self.settings = settings
-        self.service = service
-        self.key_store = key_store
+    settings: Settings
+    service: Service
+    key_store: KeyStore
+
+    def __post_init__(self) -> None:
         self._started = time.time()
         self._web: WebServer | None = None
+        self._asked = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `serve` to end in order."""
+        # The service is not running while brokers are searched for, and would not see the stop.
+        self._asked.set()
+        self.service.request_stop()
+
+    async def serve(self, joins: Callable[[], None] = lambda: None) -> None:
+        """Be a member of the group until asked to stop. `joins` is called when the topics are found.
+
+        Raises `KafkaError` if brokers or topics are not there.
+        """
+        # Brokers and topics are found before the group is joined. A stop ends the search for absent ones.
+        looking = asyncio.create_task(
+            describe(
+                self.settings.kafka.client_properties(),
+                self.settings.kafka.topics,
+                timeout=_DESCRIBE_TIMEOUT,
+                dead_letter_topic=self.settings.pinstream.dead_letter_topic,
+            )
+        )
+        stopping = asyncio.create_task(self._asked.wait())
+        await asyncio.wait((looking, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not looking.done():
+            looking.cancel()
+            return
+        await looking
+        joins()
+        tune_memory()
+        # Nothing is joined yet, so there is nothing to leave.
+        if self.service.pipeline.stopping:
+            return
+        await self.service.run()
+        structlog.get_logger().info("stopped", **document_of(self.service.statistics().totals))
 
     async def serve_page(self) -> Urls | None:
-        """Start page, /status, health and metrics; gives their URLs, None if they are turned off."""
+        """Start page, /status, health and metrics. Return their URLs; None if they are turned off."""
         self._web = web_server(
             self.settings,
             self.service.statistics,
             self.info,
-            fetched_at=lambda: self.service.fetched_at,
-            hangs_after=hangs_after(self.settings),
-            broken=lambda: self.service.key_store_broken,
+            unhealthy=self.unhealthy,
             keys=lambda: self.key_store.statistics().keys,
         )
         return None if self._web is None else await self._web.start()
 
     def info(self) -> dict[str, Any]:
-        """What the process knows of itself, for /status."""
+        """Return the part of /status that is about this process."""
         keys = self.key_store.statistics()
         return {
             "process": process(self.settings, self._started),
-            "key_store": {
-                "keys": keys.keys,
-                "bytes": keys.bytes_used,
-                "buckets": keys.buckets,
-                "evicted_early": keys.evicted_early,
-            },
+            "key_store": document_of(
+                KeyStoreSize(keys.keys, keys.bytes_used, keys.buckets, keys.evicted_early)
+            ),
         }
+
+    def unhealthy(self, statistics: Statistics) -> str | None:
+        """Return why /healthz fails, given these figures of the service; None: it does not."""
+        return why_unhealthy(
+            statistics,
+            time.monotonic(),
+            self.service.fetched_at,
+            hangs_after=hangs_after(self.settings),
+            broken=self.service.key_store_broken,
+        )
 
     async def close(self) -> None:
         """Stop the web server."""
@@ -187,9 +183,9 @@ def web_server(
     info: Callable[[], dict[str, Any]],
     **others: Any,
 ) -> WebServer | None:
-    """Page, /status, health and metrics as the settings have them, not started yet; None: they are turned off.
+    """Build the server of page, /status, health and metrics, not started yet; None if the settings turn them off.
 
-    `others`: what else the server takes.
+    `others`: further arguments of `WebServer`.
     """
     address = settings.pinstream.http_address
     if address is None:
@@ -206,75 +202,57 @@ def web_server(
 
 
 def hangs_after(settings: Settings) -> float:
-    """Seconds after which a fetch hangs: a rebalance within it waits for a drain, and for a commit.
-
-    The commit's limit is a setting, and a broker that does not answer within it is no reason for a restart.
-    """
+    """Return the seconds after which a fetch counts as hanging."""
+    # A fetch may contain a rebalance, which waits for a drain and for a commit. A broker that does not answer within
+    # the commit's own limit is no reason for a restart.
     asking = max(FETCH_HANGS_AFTER, 2 * longest_commit(settings.kafka.client_properties()))
     return settings.pinstream.shutdown_grace + REVOKE_MARGIN + asking
 
 
-def process(settings: Settings, started: float) -> Process:
-    """What /status says of the process; `started`: unix seconds."""
-    return {
-        "version": __version__,
-        "started": int(started),
-        "group": settings.kafka.group_id,
-        "topics": list(settings.kafka.topics),
-        "sends_to": settings.pinterest.api_url,
-        "test_mode": settings.pinterest.test_mode,
-        "fast_path": building.fast_path(settings),
-    }
+def process(settings: Settings, started: float) -> dict[str, Any]:
+    """Return what /status says about the process. `started` is in unix seconds."""
+    own = Process(
+        version=__version__,
+        started=int(started),
+        group=settings.kafka.group_id,
+        topics=settings.kafka.topics,
+        sends_to=settings.pinterest.api_url,
+        test_mode=settings.pinterest.test_mode,
+        fast_path=building.fast_path(settings),
+        transform=settings.pinstream.transform,
+    )
+    return document_of(own)
 
 
 def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:
-    """What the page asks for; from a file, it is read again when that changes."""
+    """Return the source of the page's token; None if it needs none. A file is read again when it changes."""
     if own.http_token is not None:
         return own.http_token.get_secret_value
     if own.http_token_file is None:
         return None
-    return FileToken(own.http_token_file, "PINSTREAM_HTTP_TOKEN_FILE").value
+    return Token(path=own.http_token_file, variable="PINSTREAM_HTTP_TOKEN_FILE").value
 
 
 @contextlib.asynccontextmanager
-async def member(
-    settings: Settings, wall: Callable[[], float] = time.time, traces: Tracing | None = None
-) -> AsyncIterator[Member]:
-    """All parts of a group member, opened in order and closed in reverse."""
-    traces = traces or NoTracing()
+async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIterator[Member]:
+    """Open all parts of a group member in order, and close them in reverse."""
+    traces = traces or Tracing()
     async with contextlib.AsyncExitStack() as stack:
+        # Opened first and closed last, so that the spans of closing are sent too.
         stack.push_async_callback(traces.close)
         schemas = building.local_schemas(settings)
-        schema = building.reader_schema(settings, schemas)
-        pipeline = building.pipeline(settings, schema, trace_links=traces.links)
-        api = building.conversions_api(settings)
-        stack.push_async_callback(api.close)
-        building.make_state_folder(settings.pinstream.state_dir)
-        key_store = open_key_store(
-            settings.pinstream.key_store.get_secret_value(),
-            window=settings.pinstream.dedup_window,
-            max_bytes=settings.pinstream.key_store_max_bytes,
-        )
+        mapped = building.sections(settings, schemas)
+        transformer = building.transformer(settings, mapped)
+        pipeline = building.pipeline(settings, mapped, trace_links=traces.links)
+        key_store = building.key_store(settings)
         stack.push_async_callback(key_store.close)
-        dead_letters = DeadLetterProducer(
-            settings.kafka.client_properties(),
-            topic=settings.pinstream.dead_letter_topic,
-            on_trouble=log_kafka_trouble,
-        )
-        stack.push_async_callback(dead_letters.close)
-        writers = building.writer_schemas(settings, schemas)
-        stack.push_async_callback(writers.close)
-        service = Service(
+        outside = building.outside(settings, schemas, key_store, stack, transformer)
+        service = building.service(
+            settings,
             pipeline,
-            connect=lambda listener: traces.source(_source(settings, listener)),
-            api=traces.api(api),
-            key_store=key_store,
-            schemas=writers,
-            dead_letters=dead_letters,
-            clock=SystemClock(wall),
-            report=building.log_report,
-            grace=settings.pinstream.shutdown_grace,
-            tracer=traces,
+            lambda listener: traces.source(_source(settings, listener)),
+            outside._replace(api=traces.api(outside.api)),
+            traces.convert,
         )
         traces.within(service.grace_left)
         one = Member(settings, service, key_store)
@@ -290,12 +268,11 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         listener=listener,
         dead_letter_topic=settings.pinstream.dead_letter_topic,
         offset_reset=settings.kafka.auto_offset_reset,
-        on_trouble=log_kafka_trouble,
-        on_topic_ids=listener.topic_ids_told,
+        on_trouble=building.log_kafka_trouble,
+        on_topic_ids=lambda ids: listener.feed(TopicIdsTold(ids)),
+        on_group_size=(lambda members: listener.feed(GroupSize(members)))
+        if building.quota_members(settings)
+        else None,
+        # Longer than the engine's own deadline, which then ends the drain in order.
         revoke_timeout=grace + REVOKE_MARGIN,
     )
-
-
-def log_kafka_trouble(code: str, text: str) -> None:
-    """What librdkafka mends by itself becomes a log line."""
-    structlog.get_logger().warning("kafka_trouble", code=code, text=text)

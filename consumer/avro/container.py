@@ -1,7 +1,7 @@
 """Avro container files taken apart ("Object Container Files" of the specification), within bounds.
 
 Theory of operation. A container is a header (metadata, then 16 bytes of its own that stand behind every block) and
-blocks: a count of records, a size, so many bytes packed with the header's codec. A `Container` is given a `read`
+blocks: a count of records, a size, the records packed with the header's codec. A `Container` is given a `read`
 that behaves as a file's and yields the blocks unpacked; it knows nothing of what the records are.
 
 A file comes from anywhere, so nothing is allocated because it was claimed: bytes are read piece by piece, a block
@@ -15,16 +15,14 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from consumer.avro.schema import shown
 
 MAGIC: Final = b"Obj\x01"
-MAX_METADATA_BYTES: Final = 4 << 20
-"""Of all metadata together, the schema among them."""
+MAX_METADATA_BYTES: Final = 4 << 20  # of all metadata together, the schema among them
 MAX_METADATA_ENTRIES: Final = 1_000
-MAX_BLOCK_BYTES: Final = 64 << 20
-"""Of one block, packed and unpacked. Writers end a block after some 16 KB to 2 MB."""
+MAX_BLOCK_BYTES: Final = 64 << 20  # packed and unpacked; writers end a block after some 16 KB to 2 MB
 _SYNC_BYTES: Final = 16
 _PIECE: Final = 1 << 20
 _XZ_MEMORY: Final = 128 << 20
@@ -32,11 +30,11 @@ _LONGEST_SHOWN: Final = 40
 
 
 class BrokenContainer(Exception):
-    """The file is no container, or not to its end. One line that holds no data."""
+    """The file is no Avro container, or is damaged. The message is one line and holds no data."""
 
 
 class Block(NamedTuple):
-    """So many records, and their bytes."""
+    """A number of records, and their bytes."""
 
     records: int
     data: bytes
@@ -45,7 +43,7 @@ class Block(NamedTuple):
 class Container:
     """Reads the header at once; `read` gives as many bytes as asked for, and fewer only at the end of the file.
 
-    Raises `BrokenContainer`, and whatever `read` does.
+    Raises `BrokenContainer`, and the errors of `read`.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -61,7 +59,7 @@ class Container:
         self._sync = self._exactly(_SYNC_BYTES)
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks, in order, to the end of the file. Raises `BrokenContainer`, and whatever `read` does."""
+        """Yield the blocks, in order, to the end of the file. Raises `BrokenContainer`, and the errors of `read`."""
         unpack = _CODECS.get(self._codec)
         if unpack is None:
             codec = shown(self._codec, _LONGEST_SHOWN)
@@ -69,9 +67,11 @@ class Container:
         while first := self._read(1):
             count = self._long(first)
             packed = self._exactly(self._size(MAX_BLOCK_BYTES))
+            # The header's own 16 bytes stand behind every block, so a damaged size is noticed here.
             if self._exactly(_SYNC_BYTES) != self._sync:
                 raise BrokenContainer("a block does not end where it says")
             data = unpack(packed)
+            # Records of no bytes exist in theory; to read them could take for ever.
             if not 0 <= count <= len(data):
                 raise BrokenContainer("a block claims more records than it has bytes")
             yield Block(count, data)
@@ -84,10 +84,9 @@ class Container:
                 self._long()  # the block's size
             for _ in range(abs(count)):
                 key = self._exactly(self._size(left))
-                value = self._exactly(self._size(left - len(key)))
-                metadata[key] = value
+                metadata[key] = value = self._exactly(self._size(left - len(key)))
                 left -= len(key) + len(value)
-                entries += 1
+                entries += 1  # counted apart: equal keys are one entry of the dict
                 if entries > MAX_METADATA_ENTRIES:
                     raise BrokenContainer(f"its header has more than {MAX_METADATA_ENTRIES} entries")
         return metadata
@@ -102,6 +101,7 @@ class Container:
         byte = (first or self._exactly(1))[0]
         number, shift = byte & 127, 7
         while byte > 127:
+            # Ten bytes of seven bits are more than any number has.
             if shift > 63:
                 raise BrokenContainer("a number has more than 64 bits")
             byte = self._exactly(1)[0]
@@ -112,6 +112,7 @@ class Container:
     def _exactly(self, size: int) -> bytes:
         pieces = []
         while size:
+            # Piece by piece: a claimed length is no reason to take that much memory.
             piece = self._read(min(size, _PIECE))
             if not piece:
                 raise BrokenContainer("it ends in its middle")
@@ -120,38 +121,33 @@ class Container:
         return b"".join(pieces)
 
 
-def _as_it_is(data: bytes) -> bytes:
-    return data
+class _Decompressor(Protocol):
+    """What the standard library's unpackers have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether all that was packed has been unpacked."""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Unpack `data`, and return at most `max_length` bytes."""
 
 
-def _inflated(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+def _unpacked(unpacker: _Decompressor, data: bytes) -> bytes:
     try:
+        # A byte more than there may be, or a block that is too large would look whole.
         unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)
-    except zlib.error:
+    except (OSError, zlib.error, lzma.LZMAError, EOFError):
         raise BrokenContainer("a block cannot be unpacked") from None
-    return _whole(unpacked, unpacker.eof)
-
-
-def _unpacked(unpacker: bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> bytes:
-    try:
-        unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)
-    except (OSError, lzma.LZMAError, EOFError):
-        raise BrokenContainer("a block cannot be unpacked") from None
-    return _whole(unpacked, unpacker.eof)
-
-
-def _whole(unpacked: bytes, ended: bool) -> bytes:
     if len(unpacked) > MAX_BLOCK_BYTES:
         raise BrokenContainer(f"a block unpacks to more than {MAX_BLOCK_BYTES >> 20} MiB")
-    if not ended:
+    if not unpacker.eof:
         raise BrokenContainer("a block ends in the middle of what was packed")
     return unpacked
 
 
 _CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "null": _as_it_is,
-    "deflate": _inflated,
+    "null": lambda data: data,
+    "deflate": lambda data: _unpacked(zlib.decompressobj(-zlib.MAX_WBITS), data),
     "bzip2": lambda data: _unpacked(bz2.BZ2Decompressor(), data),
     "xz": lambda data: _unpacked(lzma.LZMADecompressor(memlimit=_XZ_MEMORY), data),
 }

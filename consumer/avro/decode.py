@@ -18,39 +18,30 @@ Schemas that can be read are kept for good: an outage of the registry must never
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from enum import Enum, StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from consumer.avro.paths import ALL, Asked
-from consumer.avro.plan import Plan, Read, trimmed
-from consumer.avro.reading import MOST_ITEMS, TooManyItems, Unresolvable, reader_of
+from consumer.avro.plan import Plan, trimmed
+from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Json, fingerprint, parse, shown
-from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef, Stage
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, Stage
 
+# The header in which Confluent's serialisers put the schema of the value (for the key there is another).
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
-"""The header in which Confluent's serialisers put the schema of the value (for the key there is another)."""
 MAX_REFUSED_SCHEMAS: Final = 1_024
-
-_ID_MAGIC: Final = b"\x00"
-_GUID_MAGIC: Final = b"\x01"
-_SINGLE_OBJECT_MAGIC: Final = b"\xc3\x01"
-_ID_FRAMING: Final = 5
-_SINGLE_OBJECT_FRAMING: Final = 10
-_FRAMINGS: Final = {
-    "id": (_ID_MAGIC, _ID_FRAMING),
-    "guid": (_GUID_MAGIC, 17),
-    "fingerprint": (_SINGLE_OBJECT_MAGIC, _SINGLE_OBJECT_FRAMING),
-}
-"""By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all."""
+# By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all.
+_FRAMINGS: Final = {"id": (b"\x00", 5), "guid": (b"\x01", 17), "fingerprint": (b"\xc3\x01", 10)}
 _IN_HEADER: Final = frozenset({"id", "guid"})
 _IN_VALUE: Final = frozenset({"id", "fingerprint"})
 
-Decoded = CommerceEvent | Rejection | SchemaRef | None
-"""An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone."""
+# An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone.
+Decoded = CommerceEvent | Rejection | Filtered | SchemaRef | None
 
 
 class DecodeCode(StrEnum):
@@ -60,36 +51,31 @@ class DecodeCode(StrEnum):
     docs/conversion.md share it.
     """
 
-    EMPTY = "empty"
-    """The value has no bytes (a tombstone has no value at all, and is not rejected)."""
+    EMPTY = "empty"  # the value has no bytes (a tombstone has no value at all, and is not rejected)
+    # The record does not say, in any way we read, which schema it was written with.
     UNKNOWN_WIRE_FORMAT = "unknown_wire_format"
-    """The record does not say, in any way we read, which schema it was written with."""
-    TRUNCATED_HEADER = "truncated_header"
-    """It starts to name its schema, and ends before it has."""
+    TRUNCATED_HEADER = "truncated_header"  # it starts to name its schema, and ends before it has
+    # It names a schema that the registry (or the schemas folder) says does not exist.
     NO_SUCH_SCHEMA = "no_such_schema"
-    """It names a schema that the registry (or the schemas folder) says does not exist."""
+    # Its schema, or the part of it that this record uses, cannot be resolved to ours.
     INCOMPATIBLE_SCHEMA = "incompatible_schema"
-    """Its schema, or the part of it that this record uses, cannot be resolved to ours."""
-    UNDECODABLE = "undecodable"
-    """Its bytes are not a datum of the schema it names."""
+    UNKNOWN_RECORD = "unknown_record"  # it is of a record type that no section of the mapping is for
+    UNDECODABLE = "undecodable"  # its bytes are not a datum of the schema it names
+    # Bytes are left over after the datum: most likely it names the wrong schema.
     TRAILING_BYTES = "trailing_bytes"
-    """Bytes are left over after the datum: most likely it names the wrong schema."""
-    NOT_JSON = "not_json"
-    """A line of an NDJSON file is not JSON."""
-    NOT_AN_OBJECT = "not_an_object"
-    """A line of an NDJSON file is JSON, but not an object."""
-    MISFIT = "misfit"
-    """A line of an NDJSON file does not have the shape of the schema."""
+    NOT_JSON = "not_json"  # a line of an NDJSON file is not JSON
+    NOT_AN_OBJECT = "not_an_object"  # a line of an NDJSON file is JSON, but not an object
+    MISFIT = "misfit"  # a line of an NDJSON file does not have the shape of the schema
+    # A line of an NDJSON file is larger or deeper than we read; or a record has an array of too many items.
     TOO_LARGE = "too_large"
-    """A line of an NDJSON file is larger or deeper than we read; or a record has an array of too many items."""
 
 
+# A schema's names may be of any length, and a message is a header of the dead letter.
 _LONGEST_MESSAGE: Final = 500
-"""Characters: a schema's names may be of any length, and a message is a header of the dead letter."""
 
 
 def rejected(code: DecodeCode, message: str) -> Rejection:
-    """The verdict of stage ``decode``: a value, never an exception, since one bad record must not stop the others.
+    """Return the verdict of stage ``decode``: no exception, since one bad record must not stop the others.
 
     `message` must name schemas, fields and types only, never data."""
     return Rejection(Stage.DECODE, code.value, shown(message, _LONGEST_MESSAGE))
@@ -104,29 +90,117 @@ class WireFormat(Enum):
     SINGLE_OBJECT = "single-object"
 
 
-_KINDS: Final = {
-    WireFormat.AUTO: frozenset(_FRAMINGS),
-    WireFormat.CONFLUENT: frozenset({"id"}),
-    WireFormat.HEADER: _IN_HEADER,
-    WireFormat.SINGLE_OBJECT: frozenset({"fingerprint"}),
-}
-
-
 def framing_of(ref: SchemaRef) -> bytes:
-    """The bytes by which a record (or its header) names `ref`: also what an encoder puts before a datum."""
+    """Return the bytes by which a record (or its header) names `ref`. An encoder puts them before the datum."""
+    magic, length = _FRAMINGS[ref.kind]
     if ref.kind == "id":
-        return _ID_MAGIC + int(ref.value).to_bytes(4, "big")
-    if ref.kind == "guid":
-        return _GUID_MAGIC + UUID(ref.value).bytes
-    return _SINGLE_OBJECT_MAGIC + bytes.fromhex(ref.value)
+        return magic + int(ref.value).to_bytes(length - len(magic), "big")
+    return magic + (UUID(ref.value).bytes if ref.kind == "guid" else bytes.fromhex(ref.value))
 
 
-class Decoder:
+class Found(NamedTuple):
+    """How a record is read: its framing, where its datum starts, and the plan; or why it is not; None: not known yet.
+
+    `number`: which of several schemas of ours it is read as (`consumer.avro.typed`); 0: there is only one, or none.
+    """
+
+    framing: bytes
+    start: int
+    plan: Plan | Rejection | Filtered | None
+    number: int
+
+
+class AnyDecoder(ABC):
+    """Reads records of any writer's schema; `wire_format` fixes how they name theirs."""
+
+    def __init__(self, wire_format: WireFormat) -> None:
+        # From a record and its value to its framing, and to where in the value the datum starts.
+        self._kinds, self.split = _WIRE_FORMATS[wire_format]
+        self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
+
+    @abstractmethod
+    def find(self, record: Record, value: bytes, topic: str) -> Found:
+        """Return how a record of this topic is read, whose value is `value`."""
+
+    @abstractmethod
+    def add_schema(
+        self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
+    ) -> Rejection | Filtered | None:
+        """Learn the schema that `ref` names; see `Decoder.add_schema`."""
+
+    @abstractmethod
+    def _learn(self, framing: bytes, writer: AvroType) -> None:
+        """Know this schema from now on. Raises `Incompatible` and `InvalidSchema`."""
+
+    def _add(self, ref: SchemaRef, schema_json: Json, kind: str) -> Rejection | None:
+        """See `Decoder.add_schema`."""
+        framing = framing_of(ref)
+        try:
+            # A registry also holds Protobuf and JSON schemas.
+            if kind != "AVRO":
+                raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
+            self._learn(framing, parse(schema_json))
+        except (Incompatible, InvalidSchema) as error:
+            verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
+            # If it could be read before, it still can: what is known goes first.
+            self._refused[framing] = verdict
+            # The one not asked for longest is dropped, and asked for again if it comes.
+            self._refused.move_to_end(framing)
+            if len(self._refused) > MAX_REFUSED_SCHEMAS:
+                self._refused.popitem(last=False)
+            return verdict
+        # It may have been refused before, as when the folder held another file.
+        self._refused.pop(framing, None)
+        return None
+
+    def missing(self, ref: SchemaRef) -> Rejection:
+        """Return the verdict on a record whose schema does not exist. It is not remembered: it may come later."""
+        message = (
+            f"schema {ref.kind} {ref.value} does not exist: register it, or put it into the schemas folder"
+        )
+        return rejected(DecodeCode.NO_SUCH_SCHEMA, message)
+
+    def decode_chunk(self, records: list[Record], topic: str = "") -> list[Decoded]:
+        """Return the event of each record of this topic, in order, or why there is none."""
+        return [self.decode(record, topic) for record in records]
+
+    def decode(self, record: Record, topic: str = "") -> Decoded:
+        """Return the event of one record, or why there is none. Never raises because of what it holds."""
+        value = record.value
+        if value is None:
+            return None
+        framing, start, plan, number = self.find(record, value, topic)
+        if plan is None:
+            return self._unknown(framing, start, value)
+        if isinstance(plan, Rejection | Filtered):
+            return plan
+        read: Read = plan.read
+        try:
+            event, end = read(value, start)
+        except Exception as error:  # whatever hostile bytes provoke is this record's verdict
+            return _failed(framing, error)
+        return self._typed(event, number) if end == len(value) else _misaligned(framing, end > len(value))
+
+    def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
+        """Return the event, which was read as our schema of this number."""
+        return event
+
+    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
+        if not value:
+            why = "the value is empty: zero bytes are no datum (and no tombstone)"
+            return rejected(DecodeCode.EMPTY, why)
+        refusal = self._refused.get(framing)
+        if refusal is not None:
+            self._refused.move_to_end(framing)
+            return refusal
+        return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
+
+
+class Decoder(AnyDecoder):
     """Reads records of any writer's schema into the shape of one reader schema.
 
-    `reader_schema` is the JSON of our schema; `wire_format` fixes how records name theirs. `asked`: the paths that
-    somebody will look at; the rest of a record is read over, whatever it would take. Raises `InvalidSchema` (a
-    `ValueError`) if `reader_schema` is not one.
+    `reader_schema` is the JSON of our schema. `asked`: the paths whose values are used; the rest of a record is read
+    over, whatever it would take. Raises `InvalidSchema` (a `ValueError`) if `reader_schema` is not one.
     """
 
     def __init__(
@@ -136,101 +210,30 @@ class Decoder:
         wire_format: WireFormat = WireFormat.AUTO,
         asked: Asked = ALL,
     ) -> None:
+        super().__init__(wire_format)
         self._asked = asked
         self._reader = parse(reader_schema)
-        self._kinds = _KINDS[wire_format]
-        self.split = _SPLITS[wire_format]
-        """From a record and its value to its framing, and to where in the value the datum starts."""
-        self._known: dict[bytes, Read] = {}
+        # By framing, how the known schemas are read.
         self.plans: dict[bytes, Plan] = {}
-        """By framing, how the known schemas are read: for `consumer.conversion.reading`, which compiles them."""
-        self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         # What we write ourselves in single-object encoding needs no look-up.
         own = SchemaRef("fingerprint", fingerprint(self._reader))
         self._learn(framing_of(own), self._reader)
 
-    @property
-    def known_schemas(self) -> int:
-        """How many writers' schemas can be read without asking anyone."""
-        return len(self._known)
+    def find(self, record: Record, value: bytes, topic: str) -> Found:
+        """See `AnyDecoder.find`."""
+        framing, start = self.split(record, value)
+        return Found(framing, start, self.plans.get(framing), 0)
 
     def add_schema(self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO") -> Rejection | None:
         """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
 
         Returns why its records can never be read, if so: each of them then gets this verdict.
         """
-        framing = framing_of(ref)
-        try:
-            if kind != "AVRO":
-                raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
-            self._learn(framing, parse(schema_json))
-        except (Incompatible, InvalidSchema) as error:
-            verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
-            self._refuse(ref, verdict)
-            return verdict
-        self._refused.pop(framing, None)
-        return None
+        return self._add(ref, schema_json, kind)
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
-        plan = trimmed(resolve(writer, self._reader), self._asked)
-        self._known[framing] = reader_of(plan)
-        self.plans[framing] = plan
-
-    def missing(self, ref: SchemaRef) -> Rejection:
-        """The verdict on a record whose schema does not exist. It is not remembered: the schema may come any time."""
-        message = (
-            f"schema {ref.kind} {ref.value} does not exist: register it, or put it into the schemas folder"
-        )
-        return rejected(DecodeCode.NO_SUCH_SCHEMA, message)
-
-    def decode(self, record: Record) -> Decoded:
-        """What one record holds."""
-        return self.decode_chunk([record])[0]
-
-    def decode_chunk(self, records: list[Record]) -> list[Decoded]:
-        """What each of `records` holds, in their order. Never raises because of what they hold."""
-        split, known = self.split, self._known.get
-        framing, start, read = b"", 0, None
-        decoded: list[Decoded] = []
-        append = decoded.append
-        for record in records:
-            value = record.value
-            if value is None:
-                append(None)
-                continue
-            # Without headers, what begins as the value before is framed as that: mostly the whole chunk is.
-            if read is None or record.headers or value[:start] != framing:
-                framing, start = split(record, value)
-                read = known(framing)
-                if read is None:
-                    append(self._unknown(framing, start, value))
-                    continue
-            try:
-                event, end = read(value, start)
-            except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-                append(_failed(framing, error))
-                continue
-            append(event if end == len(value) else _misaligned(framing, end > len(value)))
-        return decoded
-
-    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
-        if not value:
-            return rejected(
-                DecodeCode.EMPTY, "the value is empty: zero bytes are no datum (and no tombstone)"
-            )
-        refusal = self._refused.get(framing)
-        if refusal is not None:
-            self._refused.move_to_end(framing)
-            return refusal
-        return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
-
-    def _refuse(self, ref: SchemaRef, verdict: Rejection) -> None:
-        """Refuse what names `ref`; if it could be read before, it still can, for what is known goes first."""
-        framing = framing_of(ref)
-        self._refused[framing] = verdict
-        self._refused.move_to_end(framing)
-        if len(self._refused) > MAX_REFUSED_SCHEMAS:
-            self._refused.popitem(last=False)
+        # What is not asked for is read over: a record may hold far more than the mapping looks at.
+        self.plans[framing] = trimmed(resolve(writer, self._reader), self._asked)
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
@@ -241,7 +244,7 @@ _UNKNOWN_WIRE_FORMAT: Final = rejected(
 
 
 def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
-    """Whether a record is surely framed by `framing`, as one before it was, whose datum began at `start`.
+    """Return whether a record is framed by `framing`, as one before it was, whose datum began at `start`.
 
     `framing` is that of a known schema. Where the header named the schema (the datum begins the value), this one's must
     too; else it must not.
@@ -257,7 +260,7 @@ def is_framed_alike(record: Record, framing: bytes, start: int) -> bool:
 
 
 def _schema_header(record: Record) -> bytes | None:
-    """The first header that names the value's schema (the serialisers' own rule), if it has a value."""
+    """Return the first header that names the value's schema, if it has a value, as Confluent's serialisers do."""
     for name, content in record.headers:
         if name == SCHEMA_ID_HEADER:
             return content
@@ -265,74 +268,63 @@ def _schema_header(record: Record) -> bytes | None:
 
 
 def _split_auto(record: Record, value: bytes) -> tuple[bytes, int]:
-    """The framing, and where in the value the datum starts."""
-    if record.headers:
-        header = _schema_header(record)
-        if header is not None:
-            return header, 0
-    if value[:2] == _SINGLE_OBJECT_MAGIC:
-        return value[:_SINGLE_OBJECT_FRAMING], _SINGLE_OBJECT_FRAMING
-    return value[:_ID_FRAMING], _ID_FRAMING
+    # The header goes first: a bare datum may begin with any bytes, also with those of a framing.
+    header = _schema_header(record) if record.headers else None
+    if header is not None:
+        return header, 0
+    magic, length = _FRAMINGS["fingerprint"]
+    if not value.startswith(magic):
+        length = _FRAMINGS["id"][1]
+    return value[:length], length
 
 
-def _split_confluent(_record: Record, value: bytes) -> tuple[bytes, int]:
-    return value[:_ID_FRAMING], _ID_FRAMING
-
-
-def _split_header(record: Record, _value: bytes) -> tuple[bytes, int]:
-    return _schema_header(record) or b"", 0
-
-
-def _split_single_object(_record: Record, value: bytes) -> tuple[bytes, int]:
-    return value[:_SINGLE_OBJECT_FRAMING], _SINGLE_OBJECT_FRAMING
-
-
-_SPLITS: Final[dict[WireFormat, Callable[[Record, bytes], tuple[bytes, int]]]] = {
-    WireFormat.AUTO: _split_auto,
-    WireFormat.CONFLUENT: _split_confluent,
-    WireFormat.HEADER: _split_header,
-    WireFormat.SINGLE_OBJECT: _split_single_object,
+# The kinds of `SchemaRef` that a record may name, and `Decoder.split`.
+_WIRE_FORMATS: Final[
+    dict[WireFormat, tuple[frozenset[str], Callable[[Record, bytes], tuple[bytes, int]]]]
+] = {
+    WireFormat.AUTO: (frozenset(_FRAMINGS), _split_auto),
+    WireFormat.CONFLUENT: (frozenset({"id"}), lambda _record, value: (value[:5], 5)),
+    WireFormat.HEADER: (_IN_HEADER, lambda record, _value: (_schema_header(record) or b"", 0)),
+    WireFormat.SINGLE_OBJECT: (frozenset({"fingerprint"}), lambda _record, value: (value[:10], 10)),
 }
 
 
 def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejection:
-    """The schema that a framing of one of `kinds` names, or what is wrong with the framing."""
+    """Return the schema that a framing of one of `kinds` names, or the rejection if it names none."""
     for kind, (magic, length) in _FRAMINGS.items():
         if kind not in kinds or framing[: len(magic)] != magic:
             continue
         if len(framing) < length:
             message = f"the record ends inside the {kind} of its schema"
             return rejected(DecodeCode.TRUNCATED_HEADER, message)
-        if len(framing) == length:
-            return SchemaRef(kind, _spelled(kind, framing[len(magic) :]))
+        # Only a header can be longer than its kind has bytes.
+        if len(framing) > length:
+            break
+        name = framing[len(magic) :]
+        if kind == "id":
+            return SchemaRef(kind, str(int.from_bytes(name, "big")))
+        return SchemaRef(kind, str(UUID(bytes=name)) if kind == "guid" else name.hex())
     return _UNKNOWN_WIRE_FORMAT
 
 
-def _spelled(kind: str, name: bytes) -> str:
-    """The text of `SchemaRef` for the bytes of a framing behind its magic."""
-    if kind == "id":
-        return str(int.from_bytes(name, "big"))
-    return str(UUID(bytes=name)) if kind == "guid" else name.hex()
-
-
-def _described(framing: bytes) -> str:
+def describe(framing: bytes) -> str:
+    """Return what messages call the schema that a framing names."""
     named = _named_schema(framing, _FRAMINGS)
     return f"schema {named.kind} {named.value}" if isinstance(named, SchemaRef) else "its schema"
 
 
 def _failed(framing: bytes, error: Exception) -> Rejection:
     if isinstance(error, Unresolvable):
-        return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{_described(framing)}: {error}")
+        return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}")
+    # It is a datum of the schema, but of a size that is not kept.
     if isinstance(error, TooManyItems):
-        message = f"an array of more than {MOST_ITEMS} items, in a datum of {_described(framing)}"
+        message = f"an array of more than {MOST_ITEMS} items, in a datum of {describe(framing)}"
         return rejected(DecodeCode.TOO_LARGE, message)
-    message = f"the bytes are not a datum of {_described(framing)} ({type(error).__name__})"
+    message = f"the bytes are not a datum of {describe(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)
 
 
 def _misaligned(framing: bytes, short: bool) -> Rejection:
     if short:
-        return rejected(DecodeCode.UNDECODABLE, f"the bytes end inside the datum of {_described(framing)}")
-    return rejected(
-        DecodeCode.TRAILING_BYTES, f"bytes are left over after the datum of {_described(framing)}"
-    )
+        return rejected(DecodeCode.UNDECODABLE, f"the bytes end inside the datum of {describe(framing)}")
+    return rejected(DecodeCode.TRAILING_BYTES, f"bytes are left over after the datum of {describe(framing)}")

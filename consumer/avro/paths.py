@@ -1,9 +1,10 @@
 """Paths into a commerce event, and what an Avro schema says lies at their end.
 
 Theory of operation. A path is written ``order.items[].sku``: field names and, inside a map, keys, separated by
-dots; ``[]`` after a name means each element of that array. `resolve` walks the schema along the written path
-and answers the steps to take in a record and the *kinds* of value found there. Unions are walked in all their
-branches; a path that ends at an array of scalars means its elements, with or without the final ``[]``.
+dots; ``[]`` after a name means each element of that array, ``[0]`` the first one, ``[-1]`` the last. `resolve` walks
+the schema along the written path and answers the steps to take in a record and the *kinds* of value found there. Unions
+are walked in all their branches; a path that ends at an array of scalars means its elements, with or without the final
+``[]``.
 
 The walk follows the path, so it ends where the path ends, however the schema refers to itself. Listing all
 paths (to name the nearest one in an error) is bounded in depth and in number.
@@ -12,293 +13,308 @@ paths (to name the nearest one in an error) is bounded in depth and in number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from consumer.avro.schema import Array, AvroType, Fixed, InvalidSchema, Map, Primitive, Record, Union, parse
 from consumer.errors import nearest
 
-AvroSchema = dict[str, Any]
-"""An Avro schema as its JSON, parsed."""
+AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
 
+Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` for every element of an array
+EACH: Final = ""
 
-class StepKind(Enum):
-    """How a step goes from a value to the next."""
-
-    FIELD = "field"
-    """A field of a record: always there in a decoded record."""
-    KEY = "key"
-    """A key of a map: there or not."""
-    EACH = "each"
-    """Every element of an array."""
-
-
-class Step(NamedTuple):
-    """One step of a path; `name` is empty for `StepKind.EACH`."""
-
-    kind: StepKind
-    name: str
-
-
-EACH = Step(StepKind.EACH, "")
-
-Asked = tuple[tuple[Step, ...], ...]
-"""The paths that are asked for below a value; none: it is not asked for. The empty path: for all of it."""
+# The paths that are asked for below a value; none: it is not asked for. The empty path: for all of it.
+Asked = tuple[Path, ...]
 NOTHING: Final[Asked] = ()
 ALL: Final[Asked] = ((),)
 
-STRUCTURES = frozenset({"record", "array", "map"})
-"""Kinds that hold further values; a path must not end at one."""
-
-_NAMED_PARTS = frozenset({"record", "map"})
-"""Kinds whose parts have names; arrays of anything else are gone through without a word in the path."""
-
-_LOGICAL_KINDS = {
-    "date": "date",
-    "decimal": "decimal",
-    "uuid": "string",
-    "time-millis": "time-millis",
-    "time-micros": "time-micros",
-    "timestamp-millis": "timestamp-millis",
-    "timestamp-micros": "timestamp-micros",
-    "timestamp-nanos": "timestamp-nanos",
-    "local-timestamp-millis": "timestamp-millis",
-    "local-timestamp-micros": "timestamp-micros",
-    "local-timestamp-nanos": "timestamp-nanos",
-}
-"""Logical types that change what a value means. A local timestamp is read as UTC: it names no zone."""
-
-_PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
-_DEEPEST = 8
-_MOST_PATHS = 2000
+_STRUCTURES: Final = frozenset({"record", "array", "map"})  # a path must not end at one
+_NO_VALUES: Final = _STRUCTURES | {"null"}
+_DEEPEST: Final = 8
+_MOST_PATHS: Final = 2000
+_MOST_NAMED: Final = 8  # paths in one message
+_SEGMENT: Final = re.compile(r"(?P<name>[^\[\].]+)(?P<elements>(?:\[(?:-?[0-9]{1,5})?\])*)")
+_ELEMENT: Final = re.compile(r"\[(-?[0-9]*)\]")
 
 
 class Source(NamedTuple):
     """Where a value comes from: the path as written, the steps, and the Avro kinds found at its end.
+
+    It may give several values if `EACH` is among the steps. `picks`: of which arrays only one element is meant, as the
+    position of that `EACH` among the steps, and the element's index; below 0 from the end.
 
     Kinds are the names of the primitive types, ``enum``, ``fixed``, and the logical types ``decimal``, ``date``,
     ``time-…`` and ``timestamp-…``; uuids are ``string``. ``null`` is not among them.
     """
 
     path: str
-    steps: tuple[Step, ...]
+    steps: Path
     kinds: frozenset[str]
-
-    @property
-    def many(self) -> bool:
-        """Whether the path goes through an array: it may give several values."""
-        return EACH in self.steps
+    picks: tuple[tuple[int, int], ...] = ()
 
 
 class NoSuchPath(ValueError):
     """The schema has no such path, or the path ends at something that is not a value. One line."""
 
 
-_SEGMENT = re.compile(r"(?P<name>[^\[\].]+)(?P<each>(?:\[\])*)")
-
-
-def parse_field_path(path: str) -> tuple[str, ...]:
-    """The names of a path, ``""`` for each ``[]``. Raises `NoSuchPath` if it is not written as a path."""
-    names: list[str] = []
-    for segment in path.split("."):
-        match = _SEGMENT.fullmatch(segment)
-        if match is None:
-            raise NoSuchPath(
-                f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku"
-            )
-        names += [match["name"], *[""] * (len(match["each"]) // 2)]
-    return tuple(names)
-
-
 class SchemaPaths:
     """The paths of one schema. `schema` is the reader's schema: a record, or a union with one."""
 
     def __init__(self, schema: AvroSchema) -> None:
-        self._named: dict[str, tuple[Any, str]] = {}
-        self._collect(schema, "")
-        self._root = [branch for branch in self._branches(schema, "") if _type_of(branch[0]) == "record"]
+        try:
+            root = parse(schema)
+        except InvalidSchema as error:
+            raise NoSuchPath(str(error)) from None
+        # A union at the root is gone through for its records, as unions everywhere.
+        self._root = [branch for branch in _branches(root) if isinstance(branch, Record)]
         if not self._root:
             raise NoSuchPath("the schema is not a record")
 
     def resolve(self, path: str) -> Source:
-        """The source that `path` names. Raises `NoSuchPath`, with the nearest path that exists."""
-        places, steps = self._walk(path)
-        kinds = {_kind(node) for node, _ in places}
+        """Return the source that `path` names. Raises `NoSuchPath`, which says what may be meant."""
+        steps, places = self._walk(path)
+        kinds = {_kind(place) for place in places}
         while "array" in kinds:
             # An array of scalars: the path means its elements.
-            items = [branch for node, space in places for branch in self._elements(node, space)]
-            if not items or any(_kind(node) in _NAMED_PARTS for node, _ in items):
+            items = [branch for place in places for branch in _below(place, EACH)]
+            if not _are_scalars(items):
                 break
-            places, kinds = items, {_kind(node) for node, _ in items}
+            places, kinds = items, {_kind(item) for item in items}
             steps.append(EACH)
+        # Null is no value to take; every field may be null.
         kinds.discard("null")
-        if kinds & STRUCTURES or not kinds:
-            what = " or ".join(sorted(kinds)) or "null"
-            raise NoSuchPath(f"{path!r} is no value but {what}; the nearest value is {self.nearest(path)!r}")
-        return Source(path, tuple(steps), frozenset(kinds))
+        if not kinds:
+            raise NoSuchPath(f"{path!r} is no value but null: name another path")
+        if kinds & _STRUCTURES:
+            raise NoSuchPath(_no_value(path, steps, places))
+        return Source(path, tuple(steps), frozenset(kinds), _picks(path))
+
+    def records(self, path: str) -> tuple[Source, list[Record]]:
+        """Return where the records stand that `path` ends at, and their types. Raises `NoSuchPath`."""
+        steps, places = self._walk(path)
+        records = [place for place in places if isinstance(place, Record)]
+        if not records:
+            kinds = " or ".join(sorted({_kind(place) for place in places} - {"null"})) or "null"
+            raise NoSuchPath(f"{path!r} is no record but {kinds}")
+        return Source(path, tuple(steps), frozenset({"enum"}), _picks(path)), records
 
     def has(self, path: str) -> bool:
-        """Whether the schema has this path at all, whatever lies there."""
+        """Return whether the schema has this path, to a value or to a structure."""
         try:
-            self._walk(path)
+            return self._leads_on(_parsed(path))
         except NoSuchPath:
             return False
-        return True
-
-    def nearest(self, path: str) -> str:
-        """The path to a value that is spelled most like `path`."""
-        return nearest(path, self.all_paths())
 
     def all_paths(self) -> Iterator[str]:
-        """Paths to values, in the schema's order; bounded in number and depth."""
-        bounded = islice(self._paths_below(self._root, "", _DEEPEST), _MOST_PATHS)
+        """Yield the paths to values, in the schema's order; bounded in number and depth."""
+        bounded = islice(_paths_below(list(self._root), "", _DEEPEST), _MOST_PATHS)
         return iter(dict.fromkeys(bounded))
 
-    def _walk(self, path: str) -> tuple[list[tuple[Any, str]], list[Step]]:
-        places, steps = self._root, list[Step]()
-        for name in parse_field_path(path):
-            kinds = {_kind(node) for node, _ in places}
-            places = [branch for node, space in places for branch in self._step(node, space, name)]
-            if not places:
-                raise NoSuchPath(
-                    f"{path!r} is not in the schema; the nearest that is: {self.nearest(path)!r}"
-                )
-            steps.append(Step(StepKind.KEY if "map" in kinds else StepKind.FIELD, name) if name else EACH)
-        return places, steps
+    def _walk(self, path: str) -> tuple[list[str], list[AvroType]]:
+        """Return the steps of `path`, and the types at its end."""
+        steps = _parsed(path)
+        places: list[AvroType] = list(self._root)
+        for number, step in enumerate(steps):
+            below = [branch for place in places for branch in _below(place, step)]
+            if not below:
+                raise NoSuchPath(self._missing(path, steps, number, places))
+            places = below
+        return steps, places
 
-    def _step(self, node: Any, space: str, name: str) -> list[tuple[Any, str]]:
-        """What lies one step below `node`; nothing if the step does not fit it."""
-        kind = _kind(node)
-        if not name:
-            return self._elements(node, space)
-        if kind == "map":
-            return self._branches(node["values"], space)
-        if kind == "record":
-            space = _space_of(node, space)
-            return [
-                branch
-                for field in node["fields"]
-                if field["name"] == name
-                for branch in self._branches(field["type"], space)
-            ]
-        return []
+    def _missing(self, path: str, steps: list[str], number: int, places: list[AvroType]) -> str:
+        """Return the message that `steps[number]` of `path` does not exist below `places`."""
+        here, rest = steps[:number], steps[number + 1 :]
+        why, meant = "", here
+        if steps[number] == EACH:
+            why, meant = f": {written(here)!r} is no list", [*here, *rest]
+        elif any(isinstance(place, Array) for place in places):
+            why, meant = f": {written(here)!r} is a list", [*here, EACH, *steps[number:]]
+        elif not any(isinstance(place, Record) for place in places):
+            kinds = " or ".join(sorted({_kind(place) for place in places} - {"null"})) or "always null"
+            why = f": {written(here)!r} is {kinds} and has no fields"
+        elif by_type := self._by_type_name(steps):
+            why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
+        near = written(meant) if why and self._leads_on(meant) else self._nearest(path, written(here))
+        if near:
+            return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
+        # Nothing is spelled alike: say what there is.
+        holder = repr(written(here)) if here else "the record"
+        return (
+            f"{path!r} is not in the schema{why}; {holder} has {_first(_ends_below(places, written(here)))}"
+        )
 
-    def _elements(self, node: Any, space: str) -> list[tuple[Any, str]]:
-        return self._branches(node["items"], space) if _kind(node) == "array" else []
+    def _nearest(self, path: str, here: str) -> str:
+        """Return the path to a value that `path` probably means, which exists as far as `here`; "" if there is none."""
+        every = list(self.all_paths())
+        # Only what follows is compared: all paths below `here` begin alike.
+        within = (f"{here}.", f"{here}[") if here else ""
+        below = {one.removeprefix(here).lstrip("."): one for one in every if one.startswith(within)}
+        name = path.rpartition(".")[2]
+        elsewhere = (one for one in every if one.rpartition(".")[2] == name)
+        return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(elsewhere, "")
 
-    def _branches(self, node: Any, space: str) -> list[tuple[Any, str]]:
-        """The types `node` may be: unions and nested types taken apart, names looked up."""
-        if isinstance(node, list):
-            return [branch for each in node for branch in self._branches(each, space)]
-        if isinstance(node, str) and node not in _PRIMITIVES:
-            found = self._named.get(f"{space}.{node}") if "." not in node and space else None
-            found = found or self._named.get(node)
-            if found is None:
-                raise NoSuchPath(f"the schema names a type {node!r} that it does not define")
-            return [found]
-        if isinstance(node, dict) and isinstance(node.get("type"), dict | list):
-            return self._branches(node["type"], space)
-        if isinstance(node, dict) and node.get("type") not in _COMPLEX and "logicalType" not in node:
-            return self._branches(node["type"], space)
-        return [(node, space)]
+    def _leads_on(self, steps: Iterable[str]) -> bool:
+        """Return whether these steps lead anywhere."""
+        places: list[AvroType] = list(self._root)
+        for step in steps:
+            places = [branch for place in places for branch in _below(place, step)]
+        return bool(places)
 
-    def _collect(self, node: Any, space: str) -> None:
-        """Learns the named types at and below `node`, with the namespace their names are read in."""
-        if isinstance(node, list):
-            for each in node:
-                self._collect(each, space)
-        if not isinstance(node, dict):
-            return
-        if node.get("type") in ("record", "enum", "fixed", "error"):
-            space = _space_of(node, space)
-            name = node["name"].rpartition(".")[2]
-            self._named[f"{space}.{name}" if space else name] = (node, space)
-        for below in (*(field["type"] for field in node.get("fields", ())), *_parts(node)):
-            self._collect(below, space)
-
-    def _paths_below(self, places: list[tuple[Any, str]], prefix: str, depth: int) -> Iterator[str]:
-        values = False
-        for node, space in places:
-            kind = _kind(node)
-            if kind not in STRUCTURES:
-                values = values or kind != "null"
-            elif depth:
-                yield from self._paths_inside(node, space, prefix, depth - 1)
-        if values and prefix:
-            yield prefix
-
-    def _paths_inside(self, node: Any, space: str, prefix: str, depth: int) -> Iterator[str]:
-        kind = _kind(node)
-        if kind == "record":
-            inner = _space_of(node, space)
-            for field in node["fields"]:
-                path = f"{prefix}.{field['name']}" if prefix else field["name"]
-                yield from self._paths_below(self._branches(field["type"], inner), path, depth)
-        elif kind == "map":
-            yield from self._paths_below(self._branches(node["values"], space), f"{prefix}.<key>", depth)
-        else:
-            items = self._elements(node, space)
-            scalars = not any(_kind(item) in _NAMED_PARTS for item, _ in items)
-            yield from self._paths_below(items, prefix if scalars else f"{prefix}[]", depth)
+    def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
+        """Where the steps hold the name of a record's type in place of its field: the name, and the steps meant."""
+        bounded = islice(_records_below(list(self._root), (), _DEEPEST), _MOST_PATHS)
+        for name, place in bounded:
+            # With its namespace a name is several steps.
+            for words in (name.split("."), [name.rpartition(".")[2]]):
+                for at in range(len(steps) - len(words) + 1):
+                    meant = [*place, *steps[at + len(words) :]]
+                    if meant and steps[at : at + len(words)] == words and self._leads_on(meant):
+                        return ".".join(words), meant
+        return None
 
 
-_COMPLEX = frozenset({"record", "error", "enum", "fixed", "array", "map"})
+def _parsed(path: str) -> list[str]:
+    """Return the steps of a path as it is written."""
+    steps: list[str] = []
+    for segment in path.split("."):
+        match = _SEGMENT.fullmatch(segment)
+        if match is None:
+            raise NoSuchPath(
+                f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku, or [0] "
+                "for one element"
+            )
+        steps += [match["name"], *(EACH for _ in _ELEMENT.findall(match["elements"]))]
+    return steps
 
 
-def _type_of(node: Any) -> str:
-    name = node["type"] if isinstance(node, dict) else node
-    return "record" if name == "error" else str(name)
+def _picks(path: str) -> tuple[tuple[int, int], ...]:
+    """Return where among the steps of this path one element is meant, and which."""
+    marks = [mark for segment in path.split(".") for mark in ("", *_ELEMENT.findall(segment))]
+    return tuple((position, int(mark)) for position, mark in enumerate(marks) if mark)
 
 
-def _kind(node: Any) -> str:
-    """What a value of this type is, see `Source`."""
-    kind = _type_of(node)
-    logical = node.get("logicalType") if isinstance(node, dict) else None
-    return _LOGICAL_KINDS.get(logical, kind) if isinstance(logical, str) else kind
+def written(steps: Iterable[str]) -> str:
+    """Return the path of these steps as a mapping writes it."""
+    return "".join("[]" if step == EACH else f".{step}" for step in steps).removeprefix(".")
 
 
-def _space_of(node: AvroSchema, space: str) -> str:
-    """The namespace that names inside this named type are read in."""
-    name: str = node["name"]
-    return name.rpartition(".")[0] if "." in name else str(node.get("namespace", space) or "")
+def _no_value(path: str, steps: list[str], places: list[AvroType]) -> str:
+    """Return the message that `path` ends at a record, an array or a map, with what it may have meant."""
+    what = {"record": "a record", "array": "a list", "map": "a map"}
+    kinds = " or ".join(
+        what.get(kind, kind) for kind in sorted({_kind(place) for place in places} - {"null"})
+    )
+    first = next(place.kind for place in places if place.kind in _STRUCTURES)
+    ask = {"record": "one of its fields", "array": "a field of its elements", "map": "one of its keys"}[first]
+    return f"{path!r} is {kinds}: name {ask}: {_first(_ends_below(places, written(steps)))}"
 
 
-def _parts(node: AvroSchema) -> list[Any]:
-    """The types that an array, a map or a wrapped type is made of."""
-    inner = [node[key] for key in ("items", "values") if key in node]
-    return [*inner, node["type"]] if isinstance(node.get("type"), dict | list) else inner
+def _ends_below(places: list[AvroType], here: str) -> list[str]:
+    """Return the paths to what lies directly below these types, in the schema's order: fields, elements or keys."""
+    found: list[str] = []
+    for place in places:
+        if isinstance(place, Record):
+            found += [f"{here}.{field.name}".removeprefix(".") for field in place.fields]
+        elif isinstance(place, Map):
+            found.append(f"{here}.<key>")
+        elif isinstance(place, Array):
+            found += _ends_below(_branches(place.items), f"{here}[]")
+    return list(dict.fromkeys(found))
+
+
+def _first(paths: list[str]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    return (", ".join(paths[:_MOST_NAMED]) or "no fields") + more
+
+
+def _records_below(places: list[AvroType], steps: Path, depth: int) -> Iterator[tuple[str, Path]]:
+    """Yield the type names of the records at and below these types, with the steps to each."""
+    for node in places if depth >= 0 else ():
+        if isinstance(node, Record):
+            yield node.name, steps
+            for field in node.fields:
+                yield from _records_below(_branches(field.type), (*steps, field.name), depth - 1)
+        elif isinstance(node, Array):
+            yield from _records_below(_branches(node.items), (*steps, EACH), depth - 1)
+
+
+def _branches(node: AvroType) -> list[AvroType]:
+    return node.branches if isinstance(node, Union) else [node]
+
+
+def _below(node: AvroType, step: str) -> list[AvroType]:
+    """Return the types one step below `node`; none if the step does not fit it."""
+    if isinstance(node, Array):
+        return _branches(node.items) if step == EACH else []
+    if isinstance(node, Map):
+        return _branches(node.values) if step != EACH else []
+    fields = node.fields if isinstance(node, Record) and step != EACH else []
+    return [branch for field in fields if field.name == step for branch in _branches(field.type)]
+
+
+def _kind(node: AvroType) -> str:
+    """Return the kind of a value of this type; see `Source`."""
+    logical = node.logical if isinstance(node, Primitive | Fixed) else None
+    if logical is None:
+        return node.kind
+    # A local timestamp names no zone: it is read as UTC.
+    return "string" if logical.family == "uuid" else logical.name.removeprefix("local-")
+
+
+def _are_scalars(items: list[AvroType]) -> bool:
+    """Return whether a path to these items of an array ends at them: none is a record or a map."""
+    return bool(items) and not any(isinstance(item, Record | Map) for item in items)
+
+
+def _paths_below(places: list[AvroType], prefix: str, depth: int) -> Iterator[str]:
+    """Yield the paths to values at and below these types. `prefix` is the path to them."""
+    if depth < 0:
+        return
+    for node in places:
+        if isinstance(node, Record):
+            for field in node.fields:
+                path = f"{prefix}.{field.name}" if prefix else field.name
+                yield from _paths_below(_branches(field.type), path, depth - 1)
+        elif isinstance(node, Map):
+            yield from _paths_below(_branches(node.values), f"{prefix}.<key>", depth - 1)
+        elif isinstance(node, Array):
+            items = _branches(node.items)
+            yield from _paths_below(items, prefix if _are_scalars(items) else f"{prefix}[]", depth - 1)
+    if prefix and any(node.kind not in _NO_VALUES for node in places):
+        yield prefix
 
 
 # -- what is asked for of a value
 
 
 def _below_each(asked: Asked) -> Asked:
-    """What stands where an array is meant is its one element (`decisions.walk`)."""
-    return tuple(_below_each_step(steps) for steps in asked)
-
-
-def _below_each_step(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    while steps and steps[0] == EACH:
-        steps = steps[1:]
-    return steps
+    """The paths without the arrays that they begin with: where there is no array, `decisions.walk` takes its place
+    for the one element."""
+    found = []
+    for steps in asked:
+        while steps and steps[0] == EACH:
+            steps = steps[1:]
+        found.append(steps)
+    return tuple(found)
 
 
 def within(asked: Asked, name: str) -> Asked:
-    """What is asked for below this part; the part without a name is each element of an array."""
+    """Return the paths that are asked for below this part: a field, a key, or `EACH` element of an array."""
     if () in asked:
         return ALL
-    if name:
+    if name != EACH:
         asked = _below_each(asked)
-    return tuple(steps[1:] for steps in asked if steps and steps[0].name == name)
+    return tuple(steps[1:] for steps in asked if steps and steps[0] == name)
 
 
 def names_in(asked: Asked) -> frozenset[str] | None:
-    """The parts that are asked for; None: all, or none at all."""
+    """Return the names of the parts that are asked for; None if all are, or if none is."""
     below = _below_each(asked)
-    return None if () in below or not below else frozenset(steps[0].name for steps in below)
+    return None if () in below or not below else frozenset(steps[0] for steps in below)
 
 
 def below_any(asked: Asked) -> Asked:
-    """What is asked for below any part."""
+    """Return the paths that are asked for below any part."""
     return tuple(steps[1:] for steps in _below_each(asked))

@@ -1,7 +1,8 @@
-"""How one writer's data are read in the shape of our schema, as a *plan*: what stands where, and what becomes of it.
+"""A *plan*: how one writer's data are read in the shape of our schema.
 
-Theory of operation. `resolution` makes a plan once per pair of schemas; `reading` executes it in Python, and
-`consumer.conversion.layout` makes the compiled modules' operations of it.
+Theory of operation. `resolution` makes a plan once per pair of schemas. Each part of a plan has a `read`, which reads
+its data in Python as `reading` promises; `consumer.conversion.layout` makes the compiled modules' operations of the
+same plan.
 
 `trimmed` is a plan without what is not asked for: read over, for its bytes must be a datum all the same, and never
 built. A datum of a megabyte may hold a million records of one byte each, which as dictionaries take half a gigabyte.
@@ -13,20 +14,38 @@ functions, so that the verdict on hostile bytes is the same; each is gone before
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.avro.paths import ALL, EACH, NOTHING, Asked, below_any, names_in, within
+from consumer.avro.reading import (
+    MOST_ITEMS,
+    Read,
+    TooManyItems,
+    Unresolvable,
+    read_count,
+    read_length,
+    read_string,
+)
 
-Read = Callable[[bytes, int], tuple[Any, int]]
-"""From bytes and a position to a value and the next position; see `reading` for what it promises."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Leaf:
-    """One value, read by this function."""
+    """One value, read by the function `primitive`, and then converted."""
 
-    read: Read
+    primitive: Read
+    convert: Callable[[Any], Any] | None = None
+    size: int | None = None  # of a fixed
+    read: Read = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Most values are not converted: then nothing stands between the caller and the primitive.
+        self.read = self.primitive if self.convert is None else self._read_and_convert
+
+    def _read_and_convert(self, data: bytes, at: int) -> tuple[Any, int]:
+        value, at = self.primitive(data, at)
+        assert self.convert is not None  # noqa: S101
+        return self.convert(value), at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +59,15 @@ class EnumPlan:
     name: str
     symbols: tuple[str | None, ...]
 
+    def read(self, data: bytes, at: int) -> tuple[str, int]:
+        """See `Read`."""
+        index, at = read_length(data, at)
+        # An index that is too high raises; a negative one was refused with the length.
+        symbol = self.symbols[index]
+        if symbol is None:
+            raise Unresolvable(f"a symbol that our enum {self.name} lacks, and it has no default")
+        return symbol, at
+
 
 @dataclass(frozen=True, slots=True)
 class OptionalPlan:
@@ -48,12 +76,27 @@ class OptionalPlan:
     null: int
     value: Plan
 
+    def read(self, data: bytes, at: int) -> tuple[Any, int]:
+        """See `Read`."""
+        branch = data[at]
+        if branch == self.null << 1:
+            return None, at + 1
+        if branch != (1 - self.null) << 1:  # a longer spelling of 0 or 1 as well
+            raise ValueError("a union's branch that it does not have")
+        return self.value.read(data, at + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class UnionPlan:
-    """Any other union."""
+    """Any other union: the index of a branch, then its datum."""
 
     branches: tuple[Plan, ...]
+
+    def read(self, data: bytes, at: int) -> tuple[Any, int]:
+        """See `Read`."""
+        # Not negative: Python would take the last branch for -1.
+        index, at = read_length(data, at)
+        return self.branches[index].read(data, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +106,23 @@ class ArrayPlan:
     item: Plan
     kept: bool = True
 
+    def read(self, data: bytes, at: int) -> tuple[list[Any] | None, int]:
+        """See `Read`."""
+        items: list[Any] = []
+        read_item = self.item.read
+        count, at = read_count(data, at)
+        # A count may claim anything: each round reads at least a byte, or the schema is refused (`schema`).
+        while count:
+            for _ in range(count):
+                item, at = read_item(data, at)
+                if self.kept:
+                    items.append(item)
+                    # Looked at for each item: a claimed count is no reason to refuse, the items are.
+                    if len(items) > MOST_ITEMS:
+                        raise TooManyItems
+            count, at = read_count(data, at)
+        return items if self.kept else None, at
+
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
@@ -71,12 +131,31 @@ class MapPlan:
     value: Plan
     keys: frozenset[str] | None = None
 
+    def read(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        """See `Read`."""
+        items: dict[str, Any] = {}
+        read_value = self.value.read
+        count, at = read_count(data, at)
+        while count:
+            for _ in range(count):
+                key, at = read_string(data, at)
+                value, at = read_value(data, at)
+                # Every key and value is read, as they must be a datum; only those that are asked for are kept.
+                if self.keys is None or key in self.keys:
+                    items[key] = value
+            count, at = read_count(data, at)
+        return items, at
+
 
 @dataclass(frozen=True, slots=True)
 class DefaultPlan:
     """A field that the writer lacks: nothing is read, `make` gives its value."""
 
     make: Callable[[], Any]
+
+    def read(self, _data: bytes, at: int) -> tuple[Any, int]:
+        """See `Read`."""
+        return self.make(), at
 
 
 @dataclass(slots=True, eq=False)
@@ -89,58 +168,54 @@ class RecordPlan:
     name: str
     fields: Sequence[tuple[str | None, Plan]] | None = None
 
+    def read(self, data: bytes, at: int) -> tuple[dict[str, Any], int]:
+        """See `Read`."""
+        if self.fields is None:
+            raise Unresolvable(f"{self.name}: not resolved")
+        record: dict[str, Any] = {}
+        for name, plan in self.fields:
+            value, at = plan.read(data, at)
+            if name is not None:
+                record[name] = value
+        return record, at
+
 
 Plan = Leaf | EnumPlan | OptionalPlan | UnionPlan | ArrayPlan | MapPlan | DefaultPlan | RecordPlan
 
 
 def branch_bytes(plan: OptionalPlan) -> tuple[int, int]:
-    """How the branch of null, and the other one, are spelled."""
+    """Return the bytes that stand for the branch of null and for the other one."""
     return plan.null << 1, (1 - plan.null) << 1
 
 
-_NO_KEYS: frozenset[str] = frozenset()
-
-
 def trimmed(plan: Plan, asked: Asked = ALL) -> Plan:
-    """What reads `plan` and makes only what `asked` names of it."""
-    return _Trimming().trim(plan, asked)
+    """Return `plan` without what `asked` does not name: that is read over, and not kept."""
+    return _trimmed(plan, asked, {})
 
 
-class _Trimming:
-    """One plan being trimmed. A record may stand in many places, and in itself: it is trimmed once for each asking."""
-
-    def __init__(self) -> None:
-        self._records: dict[tuple[RecordPlan, Asked], RecordPlan] = {}
-
-    def trim(self, plan: Plan, asked: Asked) -> Plan:
-        if isinstance(plan, RecordPlan):
-            return self._record(plan, asked)
-        if isinstance(plan, OptionalPlan):
-            return OptionalPlan(plan.null, self.trim(plan.value, asked))
-        if isinstance(plan, UnionPlan):
-            return UnionPlan(tuple(self.trim(branch, asked) for branch in plan.branches))
-        if isinstance(plan, ArrayPlan):
-            return ArrayPlan(self.trim(plan.item, within(asked, EACH.name) or asked), bool(asked))
-        if isinstance(plan, MapPlan):
-            return self._map(plan, asked)
-        return plan
-
-    def _map(self, plan: MapPlan, asked: Asked) -> MapPlan:
-        if not asked:
-            return MapPlan(self.trim(plan.value, NOTHING), _NO_KEYS)
-        keys = names_in(asked)
-        return MapPlan(self.trim(plan.value, ALL if keys is None else below_any(asked)), keys)
-
-    def _record(self, plan: RecordPlan, asked: Asked) -> RecordPlan:
+def _trimmed(plan: Plan, asked: Asked, records: dict[tuple[RecordPlan, Asked], RecordPlan]) -> Plan:
+    if isinstance(plan, RecordPlan):
         key = (plan, asked)
-        if key in self._records or plan.fields is None:
-            return self._records.get(key, plan)
-        self._records[key] = made = RecordPlan(plan.name)
-        made.fields = [
-            (name if below else None, self.trim(value, below))
-            for name, value, below in (
+        # A record may stand in many places, and in itself: it is trimmed once for each asking.
+        if key not in records and plan.fields is not None:
+            records[key] = made = RecordPlan(plan.name)
+            fields = [
                 (name, value, NOTHING if name is None else within(asked, name)) for name, value in plan.fields
-            )
-            if below or not isinstance(value, DefaultPlan)
-        ]
-        return made
+            ]
+            made.fields = [
+                (name if below else None, _trimmed(value, below, records))
+                for name, value, below in fields
+                if below or not isinstance(value, DefaultPlan)
+            ]
+        return records.get(key, plan)
+    if isinstance(plan, OptionalPlan):
+        return OptionalPlan(plan.null, _trimmed(plan.value, asked, records))
+    if isinstance(plan, UnionPlan):
+        return UnionPlan(tuple(_trimmed(branch, asked, records) for branch in plan.branches))
+    if isinstance(plan, ArrayPlan):
+        # Where the paths name no array, its one element is meant.
+        return ArrayPlan(_trimmed(plan.item, within(asked, EACH) or asked, records), bool(asked))
+    if isinstance(plan, MapPlan):
+        keys = names_in(asked) if asked else frozenset[str]()
+        return MapPlan(_trimmed(plan.value, ALL if keys is None else below_any(asked), records), keys)
+    return plan

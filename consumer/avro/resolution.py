@@ -29,6 +29,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
+from consumer.avro.fitting import default_factory
 from consumer.avro.plan import (
     ArrayPlan,
     DefaultPlan,
@@ -37,26 +38,10 @@ from consumer.avro.plan import (
     MapPlan,
     OptionalPlan,
     Plan,
-    Read,
     RecordPlan,
     UnionPlan,
 )
-from consumer.avro.reading import (
-    FixedReader,
-    ReadThenConvert,
-    Unresolvable,
-    read_boolean,
-    read_bytes,
-    read_double,
-    read_float,
-    read_int,
-    read_long,
-    read_long_as_float,
-    read_null,
-    read_string,
-    reader_of,
-    refusing,
-)
+from consumer.avro.reading import PROMOTIONS, Read, Unresolvable, fixed_reader, read_bytes, refusing
 from consumer.avro.schema import (
     Array,
     AvroType,
@@ -73,7 +58,7 @@ from consumer.avro.schema import (
     require_bounded,
     shown,
 )
-from consumer.avro.values import DecimalReader, decimal_to_scale, default_factory, from_bytes, rescaled
+from consumer.avro.values import DecimalReader, decimal_to_scale, from_bytes, rescaled
 
 
 class Incompatible(Exception):
@@ -83,46 +68,26 @@ class Incompatible(Exception):
         super().__init__(shown(message))
 
 
-_PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
-    ("null", "null"): read_null,
-    ("boolean", "boolean"): read_boolean,
-    ("int", "int"): read_int,
-    ("int", "long"): read_int,
-    ("int", "float"): read_long_as_float,
-    ("int", "double"): read_long_as_float,
-    ("long", "long"): read_long,
-    ("long", "float"): read_long_as_float,
-    ("long", "double"): read_long_as_float,
-    ("float", "float"): read_float,
-    ("float", "double"): read_float,
-    ("double", "double"): read_double,
-    ("string", "string"): read_string,
-    ("string", "bytes"): read_bytes,
-    ("bytes", "bytes"): read_bytes,
-    ("bytes", "string"): read_string,
-}
-"""How a primitive of the writer is read as one of ours; a pair that is not here does not resolve."""
-
-
+# Types, fields, branches and symbols looked at in one resolution: some 0.2 s. Honest schemas take some thousand.
 MOST_STEPS: Final = 100_000
-"""Types, fields, branches and symbols looked at in one resolution: some 0.2 s. Honest schemas take some thousand."""
 
 
 def compile_reader(writer: AvroType, reader: AvroType) -> Read:
-    """What reads data of `writer` in the shape of `reader`.
+    """Return the reader of `writer`'s data in the shape of `reader`.
 
     Raises `Incompatible`, or `InvalidSchema` if the writer's data would have no bound or a default of the
     reader is no value of its type.
     """
-    return reader_of(resolve(writer, reader))
+    return resolve(writer, reader).read
 
 
 def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) -> Plan:
-    """How data of `writer` are read in the shape of `reader`; raises as `compile_reader` does.
+    """Return the plan that reads data of `writer` in the shape of `reader`; raises as `compile_reader` does.
 
     `most_steps`: how much may be looked at, before the writer's schema is refused.
     """
     try:
+        # Before anything is resolved: what is refused here need not be looked at.
         require_bounded(writer)
         return _Resolver(most_steps).resolve(writer, reader)
     except RecursionError:  # types are not nested so deeply, but may refer to each other in a long chain
@@ -135,7 +100,7 @@ def resolve(writer: AvroType, reader: AvroType, most_steps: int = MOST_STEPS) ->
 
 
 class _TooIntricate(Exception):
-    """The steps are used up. No `Incompatible`: it must end the resolution, not one branch of it."""
+    """The steps are used up. It is not `Incompatible`, since it ends the resolution and not one branch of it."""
 
 
 class _Resolver:
@@ -149,9 +114,11 @@ class _Resolver:
 
     def __init__(self, steps: int) -> None:
         self._left = steps
+        # By identity: the names of the two sides may differ, and comparing types would walk them.
         self._pairs: dict[tuple[int, int], RecordPlan | EnumPlan | str] = {}
 
     def _step(self, count: int = 1) -> None:
+        # Counted, not timed: the same schema is refused on every machine.
         self._left -= count
         if self._left < 0:
             raise _TooIntricate
@@ -162,40 +129,42 @@ class _Resolver:
             return self._union(writer, reader)
         if isinstance(reader, Union):
             self._step(len(reader.branches))
-            return self.resolve(writer, _best_branch(writer, reader))
-        if _match(writer, reader) is None:
+            branches = reader.branches
+            # An exact match goes before a promotion, see above.
+            reader = min(branches, key=lambda branch: _match(writer, branch))  # the first of equals
+            if _match(writer, reader) == _NONE:
+                raise Incompatible(f"{label(writer)} is none of {', '.join(map(label, branches))}")
+        elif _match(writer, reader) == _NONE:
             raise Incompatible(f"{label(writer)} cannot be read as {label(reader)}")
-        return self._same_kind(writer, reader)
-
-    def _same_kind(self, writer: AvroType, reader: AvroType) -> Plan:
-        if isinstance(writer, Record | Enum) and isinstance(reader, Record | Enum):
+        if isinstance(writer, Record | Enum):
             return self._pair(writer, reader)
         if isinstance(writer, Array) and isinstance(reader, Array):
             return ArrayPlan(self.resolve(writer.items, reader.items))
         if isinstance(writer, Map) and isinstance(reader, Map):
             return MapPlan(self.resolve(writer.values, reader.values))
-        if isinstance(writer, Fixed) and isinstance(reader, Fixed):
-            return _with_meaning(FixedReader(writer.size), writer, reader)
-        assert isinstance(writer, Primitive) and isinstance(reader, Primitive)  # noqa: S101, PT018
-        return _with_meaning(_PROMOTIONS[writer.kind, reader.kind], writer, reader)
+        assert isinstance(writer, Primitive | Fixed) and isinstance(reader, Primitive | Fixed)  # noqa: S101, PT018
+        return _leaf(writer, reader)
 
     def _union(self, writer: Union, reader: AvroType) -> Plan:
-        if writer is reader:  # each branch is its own match: looking for it among many would be a square
-            return _union_plan(writer, [self.resolve(branch, branch) for branch in writer.branches])
         branches: list[Plan] = []
         reasons = []
         for branch in writer.branches:
             try:
-                branches.append(self.resolve(branch, reader))
+                # In a union with itself each branch is its own match: to look for each among all would be a square.
+                branches.append(self.resolve(branch, branch if writer is reader else reader))
             except Incompatible as error:
                 reasons.append(str(error))
+                # It is refused only for the data that use it.
                 branches.append(Leaf(refusing(str(error))))
         if len(reasons) == len(branches):
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
-        return UnionPlan(tuple(branches)) if reasons else _union_plan(writer, branches)
+        # The union of null and one type has a plan of its own, since nearly every field is one.
+        if reasons or writer.null < 0 or len(branches) != 2:
+            return UnionPlan(tuple(branches))
+        return OptionalPlan(writer.null, branches[1 - writer.null])
 
-    def _pair(self, writer: Record | Enum, reader: Record | Enum) -> Plan:
-        """What has a name may be referred to from many places: it is resolved in the first."""
+    def _pair(self, writer: Record | Enum, reader: AvroType) -> Plan:
+        """Resolve two records or enums once, in however many places they are referred to."""
         pair = (id(writer), id(reader))
         known = self._pairs.get(pair)
         if isinstance(known, str):
@@ -203,15 +172,22 @@ class _Resolver:
         if known is not None:
             return known
         try:
-            if isinstance(writer, Enum) and isinstance(reader, Enum):
-                self._step(len(writer.symbols) + len(reader.symbols))
-                self._pairs[pair] = found = _enum(writer, reader)
-                return found
-            assert isinstance(writer, Record) and isinstance(reader, Record)  # noqa: S101, PT018
-            self._pairs[pair] = plan = RecordPlan(writer.name)
-            plan.fields = self._fields(writer, reader)
-            return plan
+            if isinstance(writer, Record) and isinstance(reader, Record):
+                # Known before its fields are resolved, which may refer to it.
+                self._pairs[pair] = plan = RecordPlan(writer.name)
+                plan.fields = self._fields(writer, reader)
+                return plan
+            assert isinstance(writer, Enum) and isinstance(reader, Enum)  # noqa: S101, PT018
+            self._step(len(writer.symbols) + len(reader.symbols))
+            ours = set(reader.symbols)
+            # None where we lack a symbol and have no default: refused for the data that use it.
+            symbols = tuple(symbol if symbol in ours else reader.default for symbol in writer.symbols)
+            if not any(symbols):
+                raise Incompatible(f"enum {reader.name} shares no symbol with the writer's")
+            self._pairs[pair] = found = EnumPlan(reader.name, symbols)
+            return found
         except Incompatible as error:
+            # Remembered, or each further place would be tried again in full.
             self._pairs[pair] = str(error)
             raise
 
@@ -221,37 +197,32 @@ class _Resolver:
         fields: list[tuple[str | None, Plan]] = []
         for theirs in writer.fields:
             ours = ours_by_writers.get(theirs.name)
-            if ours is None:
-                fields.append((None, self._over(theirs)))
+            if ours is not None:
+                try:
+                    fields.append((ours.name, self.resolve(theirs.type, ours.type)))
+                except Incompatible as error:
+                    raise Incompatible(f"field {reader.name}.{ours.name}: {error}") from None
+            elif theirs.type.kind == "string":
+                fields.append((None, Leaf(read_bytes)))  # to get past it, it need not be text
             else:
-                fields.append((ours.name, self._field(theirs, ours, reader)))
+                fields.append((None, self.resolve(theirs.type, theirs.type)))
         matched = {ours.name for ours in ours_by_writers.values()}
-        return fields + [
-            (ours.name, _default(ours, reader)) for ours in reader.fields if ours.name not in matched
-        ]
-
-    def _field(self, theirs: Field, ours: Field, reader: Record) -> Plan:
-        try:
-            return self.resolve(theirs.type, ours.type)
-        except Incompatible as error:
-            raise Incompatible(f"field {reader.name}.{ours.name}: {error}") from None
-
-    def _over(self, theirs: Field) -> Plan:
-        """A field that we lack, read only to get past it."""
-        kind = theirs.type
-        return Leaf(read_bytes) if kind.kind == "string" else self.resolve(kind, kind)
-
-
-def _union_plan(writer: Union, branches: list[Plan]) -> Plan:
-    if writer.null < 0 or len(branches) != 2:
-        return UnionPlan(tuple(branches))
-    return OptionalPlan(writer.null, branches[1 - writer.null])
+        for ours in reader.fields:
+            if ours.name not in matched:
+                make = default_factory(ours)
+                if make is None:
+                    raise Incompatible(
+                        f"field {reader.name}.{ours.name} is not written, and ours has no default"
+                    )
+                fields.append((ours.name, DefaultPlan(make)))
+        return fields
 
 
 def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
-    """Our field for each of the writer's that we have: by name first, then by our aliases in their order."""
+    """Map each field of the writer that we have to ours: by name first, then by our aliases in their order."""
     free = {each.name for each in writer.fields}
     matched = {ours.name: ours for ours in reader.fields if ours.name in free}
+    # A field of the writer's is one of ours only once, by its name if it can.
     free -= matched.keys()
     for ours in reader.fields:
         alias = next((alias for alias in ours.aliases if alias in free), None)
@@ -261,80 +232,44 @@ def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
     return matched
 
 
-def _default(ours: Field, reader: Record) -> DefaultPlan:
-    make = default_factory(ours)
-    if make is None:
-        raise Incompatible(f"field {reader.name}.{ours.name} is not written, and ours has no default")
-    return DefaultPlan(make)
+_EXACT, _BY_ALIAS, _BY_UNQUALIFIED_NAME, _BY_PROMOTION, _NONE = range(5)
 
 
-_EXACT, _BY_ALIAS, _BY_UNQUALIFIED_NAME, _BY_PROMOTION = range(4)
-
-
-def _match(writer: AvroType, reader: AvroType) -> int | None:
-    """How well two types match, the lower the better; ``None`` if they do not. Neither is a union."""
-    if isinstance(writer, Primitive) and isinstance(reader, Primitive):
-        if writer.kind == reader.kind:
-            return _EXACT
-        return _BY_PROMOTION if (writer.kind, reader.kind) in _PROMOTIONS else None
+def _match(writer: AvroType, reader: AvroType) -> int:
+    """Rate how well two types match: the lower the better. Neither is a union."""
     if writer.kind != reader.kind:
-        return None
+        return _BY_PROMOTION if (writer.kind, reader.kind) in PROMOTIONS else _NONE
     if isinstance(writer, Fixed) and isinstance(reader, Fixed) and writer.size != reader.size:
-        return None
-    if isinstance(writer, Enum | Fixed | Record) and isinstance(reader, Enum | Fixed | Record):
-        return _match_names(writer, reader)
-    return _EXACT
-
-
-def _match_names(writer: Named, reader: Named) -> int | None:
-    if writer.name == reader.name:
+        return _NONE
+    if not isinstance(writer, Named) or not isinstance(reader, Named) or writer.name == reader.name:
         return _EXACT
     if writer.name in reader.aliases:
         return _BY_ALIAS
+    # As Java and the specification have it: the last part of a name is enough.
     unqualified = {name.rpartition(".")[2] for name in (reader.name, *reader.aliases)}
-    return _BY_UNQUALIFIED_NAME if writer.name.rpartition(".")[2] in unqualified else None
+    return _BY_UNQUALIFIED_NAME if writer.name.rpartition(".")[2] in unqualified else _NONE
 
 
-def _best_branch(writer: AvroType, reader: Union) -> AvroType:
-    matches = [(match, branch) for branch in reader.branches if (match := _match(writer, branch)) is not None]
-    if not matches:
-        raise Incompatible(f"{label(writer)} is none of {', '.join(map(label, reader.branches))}")
-    return min(matches, key=lambda each: each[0])[1]
-
-
-def _enum(writer: Enum, reader: Enum) -> EnumPlan:
-    known = set(reader.symbols)
-    symbols = tuple(symbol if symbol in known else reader.default for symbol in writer.symbols)
-    if not any(symbols):
-        raise Incompatible(f"enum {reader.name} shares no symbol with the writer's")
-    return EnumPlan(reader.name, symbols)
-
-
-def _with_meaning(read: Read, writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
-    """Apply the logical types of both sides to what `read` reads."""
-    convert = _meaning(writer, reader)
-    return Leaf(ReadThenConvert(read, convert) if convert else read)
-
-
-def _meaning(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Callable[[Any], Any] | None:
+def _leaf(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
+    """Return the plan of a value without parts, with the logical types of both sides applied."""
     theirs, ours = writer.logical, reader.logical
-    if writer.kind != reader.kind and "decimal" in (_family(theirs), _family(ours)):
-        raise Incompatible(f"{_called(writer)} cannot be read as {_called(reader)}")
+    # The bytes of a decimal are no text, and the other way round.
+    if writer.kind != reader.kind and any(one and one.family == "decimal" for one in (theirs, ours)):
+        names = [node.logical.name if node.logical else label(node) for node in (writer, reader)]
+        raise Incompatible(f"{names[0]} cannot be read as {names[1]}")
+    convert: Callable[[Any], Any] | None
+    # One side without a meaning takes the number as it is: people add the annotation later.
     if theirs is None or ours is None or theirs == ours:
-        return from_bytes(reader)
-    if theirs.family != ours.family:
+        convert = from_bytes(reader)
+    elif theirs.family != ours.family:
         raise Incompatible(f"{theirs.name} cannot be read as {ours.name}")
-    if ours.family == "decimal":
-        return partial(_rescaled_decimal, DecimalReader(theirs), ours)
-    return partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
-
-
-def _family(logical: Logical | None) -> str:
-    return "" if logical is None else logical.family
-
-
-def _called(node: Primitive | Fixed) -> str:
-    return label(node) if node.logical is None else node.logical.name
+    elif ours.family == "decimal":
+        convert = partial(_rescaled_decimal, DecimalReader(theirs), ours)
+    else:
+        convert = partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
+    if isinstance(writer, Fixed):
+        return Leaf(fixed_reader(writer.size), convert, writer.size)
+    return Leaf(PROMOTIONS[writer.kind, reader.kind], convert)
 
 
 def _rescaled_decimal(read: Callable[[bytes], Decimal], ours: Logical, data: bytes) -> Decimal:

@@ -12,42 +12,39 @@ defaults are never used, so a wrong one there is no reason to refuse the schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from fastavro.schema import fingerprint as _fastavro_fingerprint
 
-Json = Any
-"""A JSON value as `json.loads` gives it."""
+Json = Any  # a JSON value as `json.loads` gives it
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+# "error" is a record of RPC; files and registries have it now and then.
+NAMED_KINDS: Final = frozenset({"record", "error", "enum", "fixed"})
+# A registry's own limit for one schema is of this size; ours keeps parsing within milliseconds.
 MAX_SCHEMA_CHARACTERS: Final = 1 << 20
-"""A registry's own limit for one schema is of this size; ours keeps parsing within milliseconds."""
 MAX_SCHEMA_DEPTH: Final = 64
-MAX_SCHEMA_TYPES: Final = 10_000
-"""Types, and references to them."""
+MAX_SCHEMA_TYPES: Final = 10_000  # references to types are counted, too
+# Of a full name, an alias or a field's name. A namespace counts for each type in it, so one of half a megabyte makes
+# gigabytes of names.
 MAX_NAME_CHARACTERS: Final = 1_024
-"""Of a full name, an alias or a field's name. A namespace counts for each type in it, so one of half a megabyte makes
-gigabytes of names."""
 MAX_DECIMAL_PRECISION: Final = 1_000
-MAX_ALIAS_CHARACTERS: Final = 4 * MAX_SCHEMA_CHARACTERS
-"""Of all full names of aliases together."""
-MAX_VALUES_PER_DATUM: Final = 10_000
-"""Values that one datum may hold beyond what its bytes pay for."""
-VALUES_PER_BYTE: Final = 16
-"""Honest data have about one."""
-_BYTES: Final = {"null": 0, "float": 4, "double": 8}
-"""The fewest bytes of a primitive; one, if it is not here."""
-NO_DEFAULT: Final = object()
-"""The default of a field that has none (``None`` is the default ``null``)."""
-
-
+MAX_ALIAS_CHARACTERS: Final = 4 * MAX_SCHEMA_CHARACTERS  # of all full names of aliases together
+MAX_VALUES_PER_DATUM: Final = 10_000  # values that one datum may hold beyond what its bytes pay for
+VALUES_PER_BYTE: Final = 16  # honest data have about one
+_BYTES: Final = {
+    "null": 0,
+    "float": 4,
+    "double": 8,
+}  # the fewest bytes of a primitive; one, if it is not here
+NO_DEFAULT: Final = object()  # the default of a field that has none (``None`` is the default ``null``)
 _LONGEST_MESSAGE: Final = 300
 
 
 def shown(message: str, longest: int = _LONGEST_MESSAGE) -> str:
-    """`message` as one printable line, cut: the names in it are a schema's, and nobody checked them."""
+    """Return `message` as one printable line of bounded length: the names in it are a schema's, and not checked."""
+    # Nearly every message: nothing to copy.
     if len(message) <= longest and message.isprintable():
         return message
     line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message[:longest])
@@ -66,8 +63,8 @@ class Logical(NamedTuple):
 
     name: str
     family: str
+    # Of the time families: how many units make a second (``date`` has none: it counts days).
     per_second: int = 0
-    """Of the time families: how many units make a second (``date`` has none: it counts days)."""
     precision: int = 0
     scale: int = 0
 
@@ -118,7 +115,7 @@ class Enum:
 
 @dataclass(slots=True, eq=False)
 class Fixed:
-    """So many bytes."""
+    """A fixed number of bytes."""
 
     name: str
     aliases: tuple[str, ...]
@@ -149,7 +146,6 @@ class Record:
 
 Named = Enum | Fixed | Record
 AvroType = Primitive | Array | Map | Union | Enum | Fixed | Record
-_N = TypeVar("_N", Enum, Fixed, Record)
 
 _TIMES: Final = {
     "date": ("int", Logical("date", "date")),
@@ -164,51 +160,38 @@ _TIMES: Final = {
 }
 
 
-def parse(document: Json, definitions: Mapping[str, Json] | None = None) -> AvroType:
-    """The graph of a schema: `document` is its text, or the JSON value of it.
-
-    `definitions` are further named types by full name, for a schema that refers to others outside itself.
-    Raises `InvalidSchema`.
-    """
-    return _Parser(definitions or {}).parse(_loaded(document))
-
-
-def _loaded(document: Json) -> Json:
-    if not isinstance(document, str) or document in PRIMITIVES:
-        return document
-    if len(document) > MAX_SCHEMA_CHARACTERS:
-        raise InvalidSchema(f"the schema has {len(document)} characters, {MAX_SCHEMA_CHARACTERS} are read")
-    try:
-        return json.loads(document)
-    except (ValueError, RecursionError):
-        raise InvalidSchema("the schema is not JSON (an Avro schema is)") from None
+def parse(document: Json) -> AvroType:
+    """Return the graph of a schema: `document` is its text, or the JSON value of it. Raises `InvalidSchema`."""
+    if isinstance(document, str) and document not in PRIMITIVES:
+        if len(document) > MAX_SCHEMA_CHARACTERS:
+            raise InvalidSchema(
+                f"the schema has {len(document)} characters, {MAX_SCHEMA_CHARACTERS} are read"
+            )
+        try:
+            document = json.loads(document)
+        except (ValueError, RecursionError):
+            raise InvalidSchema("the schema is not JSON (an Avro schema is)") from None
+    return _Parser().parse(document, "", 0, "the schema")
 
 
 class _Parser:
-    """One parse: the names defined so far, and how many types there are."""
+    """One parse: the types defined so far, and how much of the bounds is used."""
 
-    def __init__(self, definitions: Mapping[str, Json]) -> None:
-        self._definitions = definitions
+    def __init__(self) -> None:
         self._named: dict[str, Named] = {}
         self._count = 0
         self._alias_characters = 0
-        self._complex: dict[str, Callable[[dict[str, Json], str, int, str], AvroType]] = {
-            "record": self._record,
-            "error": self._record,
-            "enum": self._enum,
-            "fixed": self._fixed,
-            "array": self._array,
-            "map": self._map,
-        }
 
-    def parse(self, schema: Json, namespace: str = "", depth: int = 0, where: str = "the schema") -> AvroType:
+    def parse(self, schema: Json, namespace: str, depth: int, where: str) -> AvroType:
         self._count += 1
+        # Counted before anything is made of it: a document may repeat itself.
         if self._count > MAX_SCHEMA_TYPES:
             raise InvalidSchema(f"more than {MAX_SCHEMA_TYPES} types are not read ({where})")
+        # Python's stack would end it too, but later, and in the middle of things.
         if depth > MAX_SCHEMA_DEPTH:
             raise InvalidSchema(f"{where}: more than {MAX_SCHEMA_DEPTH} levels are not read")
         if isinstance(schema, str):
-            return self._reference(schema, namespace, depth, where)
+            return self._reference(schema, namespace, where)
         if isinstance(schema, list):
             return self._union(schema, namespace, depth, where)
         if isinstance(schema, dict):
@@ -217,68 +200,70 @@ class _Parser:
 
     def _object(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> AvroType:
         kind = schema.get("type")
-        if not isinstance(kind, str):
-            # {"type": {"type": …}} is not in the specification, but seen in the wild; it has one meaning.
-            return self.parse(kind, namespace, depth + 1, where)
-        if kind in PRIMITIVES:
-            return Primitive(kind, _logical(schema, kind, None))
-        make = self._complex.get(kind)
-        if make is None:
-            return self._reference(kind, namespace, depth, where)
-        return make(schema, namespace, depth, where)
+        if isinstance(kind, str):
+            if kind in PRIMITIVES:
+                return Primitive(kind, _logical(schema, kind, None))
+            if kind in NAMED_KINDS:
+                return self._named_type(schema, namespace, depth, where)
+            if kind == "array":
+                return Array(self.parse(schema.get("items"), namespace, depth + 1, f"items of {where}"))
+            if kind == "map":
+                return Map(self.parse(schema.get("values"), namespace, depth + 1, f"values of {where}"))
+        # {"type": {"type": …}} is not in the specification, but seen in the wild; it has one meaning.
+        return self.parse(kind, namespace, depth + 1, where)
 
-    def _reference(self, name: str, namespace: str, depth: int, where: str) -> AvroType:
+    def _reference(self, name: str, namespace: str, where: str) -> AvroType:
         if name in PRIMITIVES:
             return Primitive(name)
         for full in possible_names(name, namespace):
-            known = self._named.get(full)
-            if known is not None:
-                return known
-            if full in self._definitions:
-                return self.parse(self._definitions[full], "", depth + 1, full)
+            # A reference is the type itself, so that what compiles the graph looks nothing up.
+            if full in self._named:
+                return self._named[full]
         raise InvalidSchema(f"{where}: there is no type {name!r}")
 
     def _union(self, schema: list[Json], namespace: str, depth: int, where: str) -> Union:
         branches = [self.parse(branch, namespace, depth + 1, where) for branch in schema]
         labels = [label(branch) for branch in branches]
+        # Two branches of one type could not be told apart by their values.
         if not branches or len(set(labels)) < len(labels) or "union" in labels:
             raise InvalidSchema(f"{where}: a union is of different types, at least one, none itself a union")
         return Union(branches, labels.index("null") if "null" in labels else -1)
 
-    def _array(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> Array:
-        return Array(self.parse(schema.get("items"), namespace, depth + 1, f"items of {where}"))
-
-    def _map(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> Map:
-        return Map(self.parse(schema.get("values"), namespace, depth + 1, f"values of {where}"))
-
-    def _enum(self, schema: dict[str, Json], namespace: str, _depth: int, where: str) -> Enum:
-        name, aliases, _ = self._name(schema, namespace, where)
-        symbols = _texts(schema.get("symbols"), f"symbols of {name}")
-        default = schema.get("default")
-        if not symbols or len(set(symbols)) < len(symbols):
-            raise InvalidSchema(f"{name}: an enum has symbols, each once")
-        if default is not None and default not in symbols:
-            raise InvalidSchema(f"{name}: the default is not one of the symbols")
-        return self._remember(Enum(name, aliases, symbols, default))
-
-    def _fixed(self, schema: dict[str, Json], namespace: str, _depth: int, where: str) -> Fixed:
-        name, aliases, _ = self._name(schema, namespace, where)
-        size = schema.get("size")
-        if type(size) is not int or not 0 <= size <= MAX_SCHEMA_CHARACTERS:
-            raise InvalidSchema(f"{name}: the size of a fixed is a whole number of bytes")
-        return self._remember(Fixed(name, aliases, size, _logical(schema, "fixed", size)))
-
-    def _record(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> Record:
-        name, aliases, inner = self._name(schema, namespace, where)
-        record = self._remember(Record(name, aliases))
+    def _named_type(self, schema: dict[str, Json], namespace: str, depth: int, where: str) -> Named:
+        name, own = schema.get("name"), schema.get("namespace", namespace)
+        # A namespace may be empty, a name may not.
+        if not isinstance(name, str) or not isinstance(own, str) or not name:
+            raise InvalidSchema(f"{where}: a {schema['type']} has a name")
+        full = _bounded_name(full_name(name, own))
+        space = full.rpartition(".")[0]
+        aliases = tuple(
+            self._alias(alias, space) for alias in _texts(schema.get("aliases", []), f"aliases of {full}")
+        )
+        if full in self._named:
+            raise InvalidSchema(f"{full}: is defined twice")
+        if schema["type"] == "enum":
+            self._named[full] = enum = _enum(schema, full, aliases)
+            return enum
+        if schema["type"] == "fixed":
+            self._named[full] = fixed = _fixed(schema, full, aliases)
+            return fixed
+        self._named[full] = record = Record(full, aliases)  # known before its fields: they may refer to it
         fields = schema.get("fields")
         if not isinstance(fields, list):
-            raise InvalidSchema(f"{name}: a record has a list of fields")
-        record.fields = [self._field(each, inner, depth, name) for each in fields]
-        names = {each.name for each in record.fields}
-        if len(names) < len(fields):
-            raise InvalidSchema(f"{name}: two fields have the same name")
+            raise InvalidSchema(f"{full}: a record has a list of fields")
+        record.fields = [self._field(each, space, depth, full) for each in fields]
+        if len({each.name for each in record.fields}) < len(fields):
+            raise InvalidSchema(f"{full}: two fields have the same name")
         return record
+
+    def _alias(self, name: str, namespace: str) -> str:
+        full = _bounded_name(full_name(name, namespace))
+        self._alias_characters += len(full)
+        if self._alias_characters > MAX_ALIAS_CHARACTERS:
+            raise InvalidSchema(
+                f"aliases of more than {MAX_ALIAS_CHARACTERS} characters are not read ({full})"
+            )
+        return full
 
     def _field(self, schema: Json, namespace: str, depth: int, record: str) -> Field:
         if not isinstance(schema, dict) or not isinstance(schema.get("name"), str):
@@ -290,34 +275,32 @@ class _Parser:
         kind = self.parse(schema["type"], namespace, depth + 1, where)
         return Field(schema["name"], aliases, kind, schema.get("default", NO_DEFAULT))
 
-    def _name(self, schema: dict[str, Json], namespace: str, where: str) -> tuple[str, tuple[str, ...], str]:
-        """Full name, full aliases, and the namespace for what is inside."""
-        name, own = schema.get("name"), schema.get("namespace", namespace)
-        if not isinstance(name, str) or not isinstance(own, str) or not name:
-            raise InvalidSchema(f"{where}: a {schema['type']} has a name")
-        full = _bounded_name(_full_name(name, own))
-        space = full.rpartition(".")[0]
-        aliases = _texts(schema.get("aliases", []), f"aliases of {full}")
-        return full, tuple(self._alias(alias, space) for alias in aliases), space
 
-    def _alias(self, name: str, namespace: str) -> str:
-        full = _bounded_name(_full_name(name, namespace))
-        self._alias_characters += len(full)
-        if self._alias_characters > MAX_ALIAS_CHARACTERS:
-            raise InvalidSchema(
-                f"aliases of more than {MAX_ALIAS_CHARACTERS} characters are not read ({full})"
-            )
-        return full
-
-    def _remember(self, named: _N) -> _N:
-        if named.name in self._named:
-            raise InvalidSchema(f"{named.name}: is defined twice")
-        self._named[named.name] = named
-        return named
+def _enum(schema: dict[str, Json], name: str, aliases: tuple[str, ...]) -> Enum:
+    symbols, default = _texts(schema.get("symbols"), f"symbols of {name}"), schema.get("default")
+    if not symbols or len(set(symbols)) < len(symbols):
+        raise InvalidSchema(f"{name}: an enum has symbols, each once")
+    # Wrong defaults of fields are let pass, as a writer's are never used; a reader's enum uses its own.
+    if default is not None and default not in symbols:
+        raise InvalidSchema(f"{name}: the default is not one of the symbols")
+    return Enum(name, aliases, symbols, default)
 
 
-def _full_name(name: str, namespace: str) -> str:
+def _fixed(schema: dict[str, Json], name: str, aliases: tuple[str, ...]) -> Fixed:
+    size = schema.get("size")
+    if type(size) is not int or not 0 <= size <= MAX_SCHEMA_CHARACTERS:
+        raise InvalidSchema(f"{name}: the size of a fixed is a whole number of bytes")
+    return Fixed(name, aliases, size, _logical(schema, "fixed", size))
+
+
+def full_name(name: str, namespace: str) -> str:
+    """Return the name with its namespace; a name with a dot has one already ("Names" of the specification)."""
     return name if "." in name or not namespace else f"{namespace}.{name}"
+
+
+def possible_names(name: str, namespace: str) -> tuple[str, ...]:
+    """Return the names that a reference can mean: its full name, then the name as it stands (as Java reads it)."""
+    return full_name(name, namespace), name
 
 
 def _bounded_name(name: str) -> str:
@@ -328,12 +311,6 @@ def _bounded_name(name: str) -> str:
     return name
 
 
-def possible_names(name: str, namespace: str) -> tuple[str, ...]:
-    """What a reference can mean: its full name first, then the name as it stands (as Java reads it)."""
-    full = _full_name(name, namespace)
-    return (full,) if full == name else (full, name)
-
-
 def _texts(value: Json, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise InvalidSchema(f"{where}: must be a list of text")
@@ -341,35 +318,33 @@ def _texts(value: Json, where: str) -> tuple[str, ...]:
 
 
 def _logical(schema: dict[str, Json], kind: str, size: int | None) -> Logical | None:
-    """The logical type, or ``None`` if it is unknown or does not fit its type: then the specification says
-    to ignore it."""
+    """The logical type; ``None`` if it is unknown or does not fit its type: the specification says to ignore it."""
     name = schema.get("logicalType")
-    if not isinstance(name, str):
-        return None
-    if name == "decimal":
-        return _decimal(schema) if kind in ("bytes", "fixed") else None
     if name == "uuid":
         return Logical("uuid", "uuid") if kind == "string" or size == 16 else None
-    base, logical = _TIMES.get(name, ("", None))
-    return logical if base == kind else None
-
-
-def _decimal(schema: dict[str, Json]) -> Logical | None:
+    if name != "decimal":
+        base, logical = _TIMES.get(name, ("", None)) if isinstance(name, str) else ("", None)
+        return logical if base == kind else None
+    # Of a decimal; all that the specification says is no decimal is its bytes.
     precision, scale = schema.get("precision"), schema.get("scale", 0)
-    if type(precision) is not int or type(scale) is not int or not 0 <= scale <= precision or precision < 1:
+    if kind not in ("bytes", "fixed") or type(precision) is not int or type(scale) is not int:
         return None
+    if not 0 <= scale <= precision or precision < 1:
+        return None
+    # A valid one, but its numbers would take time that grows with the square of their digits.
     if precision > MAX_DECIMAL_PRECISION:
         raise InvalidSchema(f"a decimal of {precision} digits: {MAX_DECIMAL_PRECISION} are read")
     return Logical("decimal", "decimal", 0, precision, scale)
 
 
 def label(node: AvroType) -> str:
-    """How people call a type: its full name, or its kind."""
-    return node.name if isinstance(node, Enum | Fixed | Record) else node.kind
+    """Return the name of a type for messages: its full name, or its kind."""
+    return node.name if isinstance(node, Named) else node.kind
 
 
 def outline(node: AvroType, seen: set[str] | None = None) -> Json:
-    """The schema reduced to what the bytes depend on: names, types, symbols, sizes, in canonical order."""
+    """Reduce the schema to what the bytes depend on: names, types, symbols, sizes, in canonical order."""
+    # A named type is written out where it comes first, and is its name from then on.
     seen = set() if seen is None else seen
     if isinstance(node, Primitive):
         return node.kind
@@ -379,10 +354,6 @@ def outline(node: AvroType, seen: set[str] | None = None) -> Json:
         return {"type": "map", "values": outline(node.values, seen)}
     if isinstance(node, Union):
         return [outline(branch, seen) for branch in node.branches]
-    return _outline_of_named(node, seen)
-
-
-def _outline_of_named(node: Named, seen: set[str]) -> Json:
     if node.name in seen:
         return node.name
     seen.add(node.name)
@@ -410,7 +381,7 @@ def require_bounded(node: AvroType) -> None:
 
 
 class _Bounds:
-    """What reading a datum of a schema can cost at most, judged before the first byte is read.
+    """Bounds what reading a datum of a schema can cost, before the first byte is read.
 
     A datum of *n* bytes must not be able to make more than a small number of values per byte. Avro has types that take
     no bytes (``null``, an empty record), so an array of them can claim 2^62 items in nine bytes, records that hold
@@ -419,23 +390,24 @@ class _Bounds:
 
     So each value costs one, each byte it is sure to take pays for `VALUES_PER_BYTE`, and what is left is the type's
     *debt*. What can come again within one datum (items of arrays, values of maps, records that hold themselves) must
-    pay for itself; a whole datum may have a debt once, of a size that no honest schema comes near. `_known` holds what
-    a record owes, None while it is being counted.
+    pay for itself; a whole datum may have a debt once, of a size that no honest schema comes near.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, int | None] = {}
-        self._recurring: set[str] = set()
-        """Records that hold themselves."""
+        self._known: dict[str, int | None] = {}  # what a record owes; None while it is being counted
+        self._recurring: set[str] = set()  # records that hold themselves
 
     def debt(self, node: AvroType, around: frozenset[str]) -> int:
-        """What a datum owes at most; `around` are the records that it begins without a byte in between."""
+        """Return the debt of a datum at most; `around` are the records that begin at the same byte."""
         if isinstance(node, Record):
             return self._record(node, around)
         if isinstance(node, Union):
+            # The branch's index is a byte, so no branch begins where the union does.
             return max(self.debt(branch, frozenset()) for branch in node.branches) - VALUES_PER_BYTE
-        if isinstance(node, Map):  # each value has a key's length before it
-            self._require_paid(node.values, "a map", VALUES_PER_BYTE)
+        if isinstance(node, Map):
+            self._require_paid(
+                node.values, "a map", VALUES_PER_BYTE
+            )  # each value has a key's length before it
         elif isinstance(node, Array):
             self._require_paid(node.items, "an array", 0)
         size = node.size if isinstance(node, Fixed) else _BYTES.get(node.kind, 1)
@@ -444,7 +416,7 @@ class _Bounds:
     def _require_paid(self, node: AvroType, holder: str, paid: int) -> None:
         if self.debt(node, frozenset()) > paid:
             raise InvalidSchema(
-                f"{holder} of {label(node)}: items of so few bytes and so many values have no bound"
+                f"{holder} of {label(node)}: its items hold more values than their bytes pay for"
             )
 
     def _record(self, node: Record, around: frozenset[str]) -> int:
@@ -452,12 +424,11 @@ class _Bounds:
             raise InvalidSchema(f"{node.name}: contains itself without an end")
         if node.name in self._known:
             known = self._known[node.name]
-            if (
-                known is None
-            ):  # being counted, and we are inside it, behind a byte: it must pay for the next round
+            if known is None:  # we are inside it, behind a byte: it must pay for the next round
                 self._recurring.add(node.name)
             return known or 0
         self._known[node.name] = None
+        # Each field begins where the one before ends, which may be in no byte.
         inside = around | {node.name}
         debt = 1 + sum(self.debt(each.type, inside) for each in node.fields)
         if debt > (0 if node.name in self._recurring else MAX_VALUES_PER_DATUM):

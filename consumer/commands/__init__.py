@@ -3,8 +3,7 @@
 Exit codes (docs/run.md): 0 done; 1 something failed; 2 wrong usage or settings; 3 the destination refuses this
 account and patience ran out. Errors go to stderr, one readable line each; a traceback only with ``--debug``.
 
-Each command is a module or a folder, with its options beside its code. It is imported when it is called, so that
-``pinstream --help`` is quick; what that shows of each command therefore stands here. `base` has what commands share.
+Each command is a module or a folder, with its options beside its code. `base` has what commands share.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import click
 from consumer import __version__
 from consumer.commands.base import Group
 
+# Command -> the module that defines it, and the first sentence of its help.
 _COMMANDS = {
     "check": (
         "check.command",
@@ -25,11 +25,11 @@ _COMMANDS = {
     "dead-letters": ("dead_letters.command", "List, show and redrive records that could not be delivered."),
     "demo": ("demo", "Run the whole system on this machine: broker, sandbox, producer, consumer and page."),
     "explain": (
-        "explain",
+        "explain.command",
         "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
     ),
     "offsets": (
-        "offsets.command",
+        "offsets",
         "Show or change the committed offsets of the consumer group.",
     ),
     "produce": (
@@ -43,18 +43,18 @@ _COMMANDS = {
         "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
     ),
 }
-"""Of each command the module that has it, under its own name, and the first sentence of its help."""
+# A command is imported when it is called, so that ``pinstream --help`` is quick. That is why its sentence is here.
 
 
 def command(name: str) -> click.Command:
-    """Import the command."""
+    """Import a command."""
     module = importlib.import_module(f"{__name__}.{_COMMANDS[name][0]}")
     found: click.Command = getattr(module, name.replace("-", "_"))
     return found
 
 
 class _Commands(Group):
-    """Lists a stand-in with the command's first sentence, and calls the command itself."""
+    """Lists a placeholder with the first sentence of each command, and imports the one that is called."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -64,8 +64,8 @@ class _Commands(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, found, rest = super().resolve_command(ctx, args)
-        return name, found if name is None else command(name), rest
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, placeholder if name is None else command(name), rest
 
 
 @click.group(

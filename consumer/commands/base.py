@@ -1,5 +1,4 @@
-"""What commands have in common: ``--debug``, settings in ``--help``, one line and an exit code for an error, words
-for people on stderr."""
+"""Shared by commands: ``--debug``, settings in ``--help``, errors as one line and an exit code, lines for people."""
 
 from __future__ import annotations
 
@@ -7,113 +6,129 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from consumer.errors import PinstreamError, UsageError
 
+if TYPE_CHECKING:  # it takes a while to import, and help does without
+    from rich.console import Console
+
+_Item = TypeVar("_Item")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class Command(click.Command):
-    """Takes ``--debug`` after its name too, where most people write it."""
+    """A command that accepts ``--debug`` after its name too, where most people write it."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+
+        def debug(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+            if given:
+                ctx.find_root().params["debug"] = True
+
         option = click.Option(
-            ["--debug"], is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
+            ["--debug"], is_flag=True, expose_value=False, callback=debug, help="Show tracebacks of errors."
         )
         self.params.append(option)
 
 
-def _debug(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-    if given:
-        ctx.find_root().params["debug"] = True
-
-
 class Group(click.Group):
-    """Ends every command the same way: our errors as one line, bugs as one line unless ``--debug``."""
+    """The group of all commands. Each of them ends the same way: an error is one line on stderr and an exit code."""
 
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except PinstreamError as error:
-            _say_failure(ctx, str(error), error)
-            ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.exceptions.Abort):
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit):
+            # Click prints its own errors about usage.
             raise
         except BrokenPipeError:
-            # The reader of our output is gone (`pinstream explain … | head`): nothing is left to say.
+            # The reader of our output is gone (`pinstream explain … | head`). Python must not find that out once more
+            # when it flushes stdout at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except Exception as error:
-            _say_failure(
-                ctx,
-                f"unexpected {type(error).__name__}; run it again with --debug and report what it prints",
-                error,
-            )
-            ctx.exit(1)
-
-
-def _say_failure(ctx: click.Context, message: str, error: BaseException) -> None:
-    if ctx.params.get("debug"):
-        traceback.print_exception(error)
-    click.echo(f"pinstream: {' '.join(message.split())}", err=True)
+            message, code = str(error), 1
+            if isinstance(error, PinstreamError):
+                code = error.exit_code
+            else:
+                # A bug. Its text may contain personal data.
+                message = (
+                    f"unexpected {type(error).__name__}; run it again with --debug and report what it prints"
+                )
+            if ctx.params.get("debug"):
+                traceback.print_exception(error)
+            click.echo(f"pinstream: {' '.join(message.split())}", err=True)
+            ctx.exit(code)
 
 
 class Subgroup(click.Group):
-    """A group of commands within the group. The outer one turns their errors into a line, so this one does not."""
+    """A group of commands within the group, which reports their errors."""
 
     command_class = Command
 
 
 class SettingsCommand(Command):
-    """A command whose ``--help`` ends with the settings it goes by, from the one place that defines them."""
+    """A command whose ``--help`` ends with the settings that it uses."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from consumer.settings import all_settings  # here, so that a command without settings starts quickly
+        # Here, because importing them takes a third of a second.
+        from consumer.settings import all_settings
 
         super().format_epilog(ctx, formatter)
         with formatter.section("Settings, from the environment only"):
-            formatter.write_dl([(doc.name, _setting_text(doc)) for doc in all_settings()])
-
-
-def _setting_text(doc: Any) -> str:
-    unit = f" ({doc.unit})" if doc.unit else ""
-    return f"[{doc.default}]{unit} {doc.reason}"
+            formatter.write_dl(
+                [
+                    (doc.name, f"[{doc.default}]{f' ({doc.unit})' if doc.unit else ''} {doc.reason}")
+                    for doc in all_settings()
+                ]
+            )
 
 
 def parse_time(
     text: str, option: str, forms: str = "an ISO 8601 time, for example 2026-11-24T12:00:00Z"
 ) -> int:
-    """Milliseconds since 1970 of an ISO 8601 time; without a zone it is UTC.
+    """Return the milliseconds since 1970 of an ISO 8601 time; without a zone it is UTC.
 
-    Kafka's timestamps are whole milliseconds. A time between two of them means the later one: no timestamp lies
-    between, so ``>= since`` and ``< until`` select the same records. Raises `UsageError` that names `option` and the
-    `forms` that it takes.
+    Raises `UsageError` that names `option` and the `forms` that it takes.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{option} {text!r} cannot be read: use {forms}") from None
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    # Kafka's timestamps are whole milliseconds. A time between two of them is rounded up: no timestamp lies between, so
+    # ``>= since`` and ``< until`` select the same records.
     return -(-since // _MILLISECOND)
 
 
-async def pause(seconds: float, stopped: asyncio.Event) -> None:
-    """Sleep, but not past a stop."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopped.wait()
+async def paced(
+    items: Iterable[_Item], rate: float | None, stopped: asyncio.Event
+) -> AsyncIterator[tuple[int, _Item]]:
+    """Number the items, at most `rate` of them per second, until `stopped` is set."""
+    begun = time.monotonic()
+    for number, item in enumerate(items):
+        if rate is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(begun + number / rate - time.monotonic()):
+                    await stopped.wait()
+        elif number % 100 == 0:
+            # Let the other tasks of this event loop run.
+            await asyncio.sleep(0)
+        if stopped.is_set():
+            return
+        yield number, item
 
 
 def say(text: str) -> None:
@@ -122,12 +137,26 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def prose(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line of text as it is: without markup and guessed colours, and unbroken, so that it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+def iso(milliseconds: int) -> str | None:
+    """ISO 8601 in UTC, whole seconds; None for what no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def on_terminal() -> bool:
-    """Whether a person is watching stderr (which may be closed)."""
+    """Return True if stderr is a terminal (it may also be closed)."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """Join the first names, and say how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

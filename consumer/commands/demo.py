@@ -1,8 +1,7 @@
-"""``pinstream demo``: broker, sandbox, producer, consumer and page in one place, with nothing to install first.
+"""``pinstream demo``: broker, sandbox, producer, consumer and page on this machine, with nothing to install first.
 
-Everything real runs: records go through a broker's socket, the consumer is the one of ``pinstream run``, events go
-over HTTP to the sandbox, keys to an LMDB store in a folder that is removed afterwards. Only the broker is
-librdkafka's mock cluster, which keeps about 5 MB a partition: the producer stays within reach of the consumer.
+All of it is real but the broker: the consumer is the one of ``pinstream run``, events go over HTTP to the sandbox, keys
+to an LMDB store in a folder that is removed afterwards. The broker is librdkafka's mock cluster.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,54 +27,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consumer import logs
-from consumer.adapters.kafka import RecordProducer
+from consumer.adapters.kafka.producer import RecordProducer
 from consumer.app import building
-from consumer.app.run import Member, member
+from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, SingleObject
-from consumer.commands.base import Command, on_terminal, pause, say
+from consumer.commands.base import Command, on_terminal, paced, say
 from consumer.demo.api import Sandbox
-from consumer.demo.broker import EmbeddedBroker
+from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
-from consumer.demo.generator import EventGenerator, restamp
+from consumer.demo.generator import EventGenerator
 from consumer.demo.records import FileRecords, Produced, made_up, with_duplicates, with_invalid
+from consumer.engine.model import CommerceEvent
 from consumer.errors import InvariantViolation
-from consumer.settings import Settings, load
+from consumer.settings import load
 from consumer.web.status import status_document
 
 TOPIC = "orders"
 _ACCOUNT, _TOKEN = "549755885175", "demo"
+# Records that the producer may be ahead of the settled ones. The broker keeps only about 5 MB a partition.
 _AHEAD = 4000
-"""Records the producer may be ahead of what is settled: well within what the broker keeps (`EmbeddedBroker`)."""
+# Events per second of a demo without an end: a shop, not a load test.
 _ENDLESS_RATE = 200.0
-"""Events a second when nobody said how many: a shop, not a load test."""
+# Events that the sandbox of an endless demo remembers, about 30 MB: many more than can be sent again.
 _MOST_IDS = 100_000
-"""Events that the sandbox of an endless demo remembers, some 30 MB: many times what is ever under way, and so what may
-be sent again."""
 _FLUSH_TIMEOUT = 60.0
+# How long to wait after Ctrl-C until all produced records are settled, so that the last figures agree.
 _LAST_SECONDS = 5.0
-"""After Ctrl-C, how long to wait for what was produced to be settled, so that the last figures agree."""
+# Seconds between two looks at the consumer's progress.
 _LOOK = 0.02
-"""Seconds between looks at how far the consumer is."""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """The command line's options."""
-
-    events: int | None
-    path: Path | None
-    duplicates: float
-    invalid: float
-    faults: bool
-    as_json: bool
-    seed: int
-    rate: float | None
-
-    @property
-    def bounded(self) -> bool:
-        """Whether it ends by itself."""
-        return self.events is not None or self.path is not None
 
 
 @click.command(cls=Command)
@@ -113,52 +94,28 @@ def demo(**options: Any) -> None:
     It needs no other software. Each event gets the time at which it is produced, as if the shop were live.
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as folder:
-        asyncio.run(_demo(DemoOptions(**options), os.environ, folder))
-
-
-async def _demo(options: DemoOptions, environ: Mapping[str, str], folder: str) -> None:
-    sandbox = Sandbox(
-        token=_TOKEN,
-        faults=DEMO_FAULTS if options.faults else Faults(),
-        most_ids=None if options.bounded else _MOST_IDS,
-        seed=options.seed,
-    )
-    async with contextlib.AsyncExitStack() as stack:
-        url = await sandbox.start()
-        stack.push_async_callback(sandbox.stop)
-        broker = await stack.enter_async_context(EmbeddedBroker())
-        settings = load(_settings(environ, broker.bootstrap_servers, url, folder))
-        logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
-        # What the mapping declares is registered with this platform.
-        schema = building.reader_schema(settings, building.local_schemas(settings))
-        sandbox.register(building.mapping(settings, schema).own_events)
-        producer = RecordProducer(settings.kafka.client_properties())
-        stack.push_async_callback(producer.close)
-        one = await stack.enter_async_context(member(settings))
-        run = _DemoRun(options, settings, one, producer)
-        document = await run.run()
-    document["sandbox"] = sandbox.counts().as_json()
-    _print(document, options)
-    _check(document, run.produced, options)
+        asyncio.run(_Demo(**options).run(os.environ, folder))
 
 
 def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -> dict[str, str]:
-    """The demo's environment: PINSTREAM_… of the user's holds; where records come from and go to, and what
-    survives, is ours."""
+    """Return the environment of the demo. The user's PINSTREAM_… settings stay in force."""
+    # HOME, because the default of the state folder is below it.
     own = {name: value for name, value in environ.items() if name.startswith("PINSTREAM_") or name == "HOME"}
     defaults = {
         "PINSTREAM_HTTP_ADDRESS": _free_address(8080),
+        # stderr shows the progress bar.
         "PINSTREAM_LOG_LEVEL": "error",
-        # `--invalid 0.9` is meant: nobody would come to mend it.
+        # With `--invalid 0.9`, most records are dead letters on purpose.
         "PINSTREAM_DEAD_LETTER_SHARE": "1",
     }
     return {
         **defaults,
         **own,
+        # After the user's settings: the demo must reach nothing but its own broker, sandbox and folder.
         "PINSTREAM_STATE_DIR": folder,
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": TOPIC,
-        # The broker assigns at once; a classic group's first rebalance takes it three seconds.
+        # A classic group's first rebalance takes this broker three seconds.
         "KAFKA_GROUP_PROTOCOL": "consumer",
         "PINTEREST_AD_ACCOUNT_ID": _ACCOUNT,
         "PINTEREST_ACCESS_TOKEN": _TOKEN,
@@ -167,8 +124,9 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
 
 
 def _free_address(port: int) -> str:
-    """Loopback at `port`, or at any free one if that is taken."""
+    """Return the loopback address with `port`, or with any free port if that one is taken."""
     with socket.socket() as probe:
+        # A port in TIME_WAIT, as after the last demo, is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -177,129 +135,148 @@ def _free_address(port: int) -> str:
     return f"127.0.0.1:{port}"
 
 
-class _DemoRun:
-    """Producer and consumer side by side, until all that was produced is settled and committed."""
+@dataclass(kw_only=True)
+class _Demo:
+    """Producer and consumer side by side, until all produced records are settled and committed."""
 
-    def __init__(
-        self, options: DemoOptions, settings: Settings, one: Member, producer: RecordProducer
-    ) -> None:
-        self._options = options
-        self._settings = settings
-        self._member = one
-        self._producer = producer
+    events: int | None
+    path: Path | None
+    duplicates: float
+    invalid: float
+    faults: bool
+    as_json: bool
+    seed: int
+    rate: float | None
+    produced: int = 0
+
+    def __post_init__(self) -> None:
+        # Whether the demo ends by itself.
+        self.bounded = self.events is not None or self.path is not None
         self._stopped = asyncio.Event()
         self._stopped_at = math.inf
-        self.produced = 0
 
-    async def run(self) -> dict[str, Any]:
-        """Gives the final /status document."""
+    async def run(self, environ: Mapping[str, str], folder: str) -> None:
+        """Open all parts, produce and deliver, print how every record ended."""
+        sandbox = Sandbox(
+            token=_TOKEN,
+            faults=DEMO_FAULTS if self.faults else Faults(),
+            most_ids=None if self.bounded else _MOST_IDS,
+            seed=self.seed,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            url = await sandbox.start()
+            stack.push_async_callback(sandbox.stop)
+            brokers = await stack.enter_async_context(embedded_broker())
+            settings = self._settings = load(_settings(environ, brokers, url, folder))
+            logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
+            self._sections = building.sections(settings)
+            # At Pinterest, a person registers the advertiser's own event names.
+            sandbox.register(self._sections.own_events)
+            self._producer = RecordProducer(settings.kafka.client_properties())
+            stack.push_async_callback(self._producer.close)
+            self._member = await stack.enter_async_context(member(settings))
+            document = await self._deliver()
+        document["sandbox"] = sandbox.counts().as_json()
+        _print(document, self.as_json)
+        ledger = document["ledger"]
+        settled = sum(count for name, count in ledger.items() if name not in ("read", "open"))
+        if ledger["read"] != settled + ledger["open"]:
+            raise InvariantViolation("the ledger does not add up; please report this bug")
+        if self.bounded and not ledger["open"] and ledger["read"] < self.produced:
+            unread = self.produced - ledger["read"]
+            say(f"stopped early: {unread} of {self.produced} produced records were not read yet")
+
+    async def _deliver(self) -> dict[str, Any]:
+        """Produce and consume to the end. Return the final /status document."""
         on_stop_signal(self._stop)
         urls = await self._member.serve_page()
         where = f"page: {urls.page}    ledger: {urls.page}status" if urls else "page: off"
         say(f"{where}    Ctrl-C ends it")
-        # The broker makes the topic when the first record comes; the consumer joins when it is there.
         feeding = asyncio.create_task(self._feed())
-        await self._first_record(feeding)
+        # The broker creates the topic with the first record. The consumer must not join before.
+        while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
+            await asyncio.sleep(_LOOK)
+        # If it is over it may have failed, for example with a file that cannot be read.
+        if feeding.done():
+            feeding.result()
         serving = asyncio.create_task(self._member.service.run())
-        watching = asyncio.create_task(self._watch(feeding))
         try:
-            await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
+            await self._watch(feeding, serving)
+            # Before the stop, so that the figures are those of a member with its partitions.
             document = status_document(self._member.service.statistics(), self._member.info())
             self._member.service.request_stop()
             await serving
-            await watching
+            await feeding
         finally:
-            for task in (feeding, watching, serving):
+            for task in (feeding, serving):
                 task.cancel()
-            await asyncio.gather(feeding, watching, serving, return_exceptions=True)
+            await asyncio.gather(feeding, serving, return_exceptions=True)
         return document
 
     def _stop(self) -> None:
         self._stopped.set()
         self._stopped_at = time.monotonic()
 
-    async def _first_record(self, feeding: asyncio.Task[None]) -> None:
-        while not self._producer.delivered and not feeding.done() and not self._stopped.is_set():
-            await asyncio.sleep(_LOOK)
-        if feeding.done():
-            feeding.result()
-
     # -- producing
 
     async def _feed(self) -> None:
-        rate = self._options.rate or (None if self._options.bounded else _ENDLESS_RATE)
-        begun = time.monotonic()
-        for record in self._records():
-            await self._keep_pace(begun, rate)
+        rate = self.rate or (None if self.bounded else _ENDLESS_RATE)
+        async for _, record in paced(self._records(), rate, self._stopped):
+            # The embedded broker drops old records when it is full, read or not.
+            while self.produced - self._settled() >= _AHEAD and not self._stopped.is_set():
+                await asyncio.sleep(_LOOK)
             if self._stopped.is_set():
                 break
             await self._producer.produce(TOPIC, record.key, record.value)
             self.produced += 1
         await self._producer.flush(_FLUSH_TIMEOUT)
 
-    async def _keep_pace(self, begun: float, rate: float | None) -> None:
-        while self.produced - self._settled() >= _AHEAD and not self._stopped.is_set():
-            await asyncio.sleep(_LOOK)
-        if rate is not None:
-            await pause(begun + self.produced / rate - time.monotonic(), self._stopped)
-        elif self.produced % 100 == 0:
-            await asyncio.sleep(0)
-
     def _records(self) -> Iterator[Produced]:
-        options = self._options
-        schema = building.reader_schema(self._settings, building.local_schemas(self._settings))
-        encoder = Encoder(schema, SingleObject())
-        if options.path is None:
-            generator = EventGenerator(options.seed, time.time, options.duplicates, options.invalid)
-            return islice(made_up(generator, encoder), options.events)
-        file = FileRecords(
-            str(options.path), schema, encoder, lambda event: restamp(event, int(time.time() * 1000))
+        if self.path is None:
+            # The generated shop has one type of records: that of the mapping's, or of its first section.
+            encoder = Encoder(self._sections.all[0].schema, SingleObject())
+            generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
+            return islice(made_up(generator, encoder), self.events)
+        encoders = building.encoders(self._sections, [SingleObject()] * len(self._sections.all))
+        records: Iterator[Produced] = iter(
+            FileRecords(
+                str(self.path),
+                building.file_types(self._sections, topic=TOPIC),
+                encoders,
+                # A file may be old, and the sandbox refuses events that are older than a week.
+                _now,
+            )
         )
-        records: Iterator[Produced] = iter(file)
-        records = with_duplicates(records, options.duplicates, options.seed)
-        records = with_invalid(records, options.invalid, options.seed, time.time, encoder)
-        return islice(records, options.events)
+        records = with_duplicates(records, self.duplicates, self.seed)
+        records = with_invalid(records, self.invalid, self.seed, time.time, encoders)
+        return islice(records, self.events)
 
     def _settled(self) -> int:
         return self._member.service.pipeline.progress().settled
 
     # -- watching
 
-    async def _watch(self, feeding: asyncio.Task[None]) -> None:
-        with _progress() as progress:
-            total = self._options.events if self._options.path is None else None
+    async def _watch(self, feeding: asyncio.Task[None], serving: asyncio.Task[None]) -> None:
+        """Show how many are settled, until all are; or until one of the tasks fails."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), disable=not on_terminal()) as progress:
+            total = self.events if self.path is None else None
             task = progress.add_task("settled", total=total)
-            while not (feeding.done() and self._over()):
-                progress.update(
-                    task, completed=self._settled(), total=self.produced if feeding.done() else total
-                )
-                if feeding.done():
+            pipeline = self._member.service.pipeline
+            while not serving.done():
+                settled, all_are_known = self._settled(), feeding.done()
+                progress.update(task, completed=settled, total=self.produced if all_are_known else total)
+                if all_are_known:
                     feeding.result()
-                await asyncio.sleep(_LOOK)
-            progress.update(task, completed=self._settled(), total=self.produced)
-        feeding.result()
-
-    def _over(self) -> bool:
-        guarded = self._member.service.pipeline.progress().guarded
-        return self._complete() or guarded or time.monotonic() > self._stopped_at + _LAST_SECONDS
-
-    def _complete(self) -> bool:
-        """All that was produced is settled, and all that is settled is committed."""
-        return self._settled() >= self.produced and self._member.service.pipeline.committed()
+                    if settled >= self.produced and pipeline.committed():
+                        return
+                    # A guard that stops the intake would wait for a person.
+                    if pipeline.progress().guarded or time.monotonic() > self._stopped_at + _LAST_SECONDS:
+                        return
+                await asyncio.wait((serving,), timeout=_LOOK)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not on_terminal(),
-    )
-
-
-def _print(document: dict[str, Any], options: DemoOptions) -> None:
+def _print(document: dict[str, Any], as_json: bool) -> None:
     table = Table(title="how every record ended", title_justify="left")
     table.add_column("ledger")
     table.add_column("records", justify="right")
@@ -310,15 +287,13 @@ def _print(document: dict[str, Any], options: DemoOptions) -> None:
     for name in ("accepted_events", "distinct_event_ids", "value_sum"):
         value = counts[name]
         table.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
-    Console(stderr=options.as_json).print(table)
-    if options.as_json:
+    Console(stderr=as_json).print(table)
+    if as_json:
         click.echo(orjson.dumps(document))
 
 
-def _check(document: dict[str, Any], produced: int, options: DemoOptions) -> None:
-    ledger = document["ledger"]
-    settled = sum(count for name, count in ledger.items() if name not in ("read", "open"))
-    if ledger["read"] != settled + ledger["open"]:
-        raise InvariantViolation("the ledger does not add up; please report this bug")
-    if options.bounded and not ledger["open"] and ledger["read"] < produced:
-        say(f"stopped early: {produced - ledger['read']} of {produced} produced records were not read yet")
+def _now(event: CommerceEvent) -> CommerceEvent:
+    """Return the event as if it happened now."""
+    moved = copy(event)
+    moved["occurred_at"] = int(time.time() * 1000)
+    return moved

@@ -9,16 +9,34 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from consumer.adapters.kafka import Bound
+import click
+
+from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.base import parse_time
 from consumer.errors import UsageError
 
+JSON_OPTION: Final = click.option(
+    "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
+)
+RECORD_OPTION: Final = click.option(
+    "--record",
+    metavar="NAME",
+    help="Record type of all lines of an NDJSON file, where the mapping has sections: the full name of its schema. "
+    'Default: the one that a line names ({"com.shop.Order": {…}}), or that it fits best.',
+)
+PARTITION_OPTION: Final = click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="P | TOPIC:P",
+    help="Only this partition; may be repeated. Default: all.",
+)
 _RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
 _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_bound(text: str, option: str, now: float) -> Bound:
-    """The bound that `text` names: beginning, end, offset:N or a time. Raises `UsageError` that names `option`."""
+    """Parse beginning, end, offset:N or a time. Raises `UsageError` that names `option`."""
     text = text.strip()
     if text == "beginning":
         return Bound("beginning")
@@ -30,6 +48,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
             raise UsageError(
                 f"{option} {text}: an offset is 0 or more, counted from the beginning of the partition"
             )
+        # The largest offset, 2**63 - 1, has 19 digits. Digits of other scripts are decimal for Python.
         if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
             raise UsageError(f"{option} {text!r} names no offset: write it as offset:1000")
         return Bound("offset", int(digits))
@@ -41,7 +60,8 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
 
 
 def check_order(start: Bound, stop: Bound) -> None:
-    """Raise `UsageError` if nothing can lie between the two, as far as they tell by themselves."""
+    """Raise `UsageError` if nothing can lie between the two."""
+    # Only as far as their text shows: where a time or the end is in a partition, the brokers know.
     if start.kind == "end":
         raise UsageError("--from end leaves nothing to read: the range ends where the topic ends now")
     if stop.kind == "beginning":
@@ -51,7 +71,7 @@ def check_order(start: Bound, stop: Bound) -> None:
 
 
 def parse_rate(text: str | None) -> float | None:
-    """``100``, ``100/s``, ``6000/m``: events a second; None if there is no limit. Raises `UsageError`."""
+    """Parse ``100``, ``100/s`` or ``6000/m`` as events per second; None is no limit. Raises `UsageError`."""
     if text is None:
         return None
     found = _RATE.fullmatch(text.strip())

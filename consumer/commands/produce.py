@@ -1,50 +1,43 @@
-"""``pinstream produce``: a file's records, or made-up ones, onto a topic."""
+"""``pinstream produce``: write the records of a file, or generated ones, to a topic."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from consumer.adapters.files import open_records
-from consumer.adapters.kafka import RecordProducer, describe
+from consumer.adapters.files import Types, open_records
+from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.producer import RecordProducer
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject
-from consumer.commands.base import Command, pause, say
-from consumer.conversion.event_times import EventTimes
+from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
+from consumer.avro.paths import EACH, AvroSchema
+from consumer.commands.base import Command, paced, say
+from consumer.commands.parsing import RECORD_OPTION
+from consumer.conversion.computed.expressions import Value, expression_of, results_of
+from consumer.conversion.decisions import units_of, value_at
+from consumer.conversion.mapping import Mapping as EventMapping
+from consumer.conversion.rules import SECONDS_A_DAY, moment
+from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
 from consumer.demo.records import FileRecords, Produced, made_up
-from consumer.engine.model import CommerceEvent, Rejection
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
 from consumer.errors import InputError, MappingError, UsageError
-from consumer.settings import Settings, load
+from consumer.settings import DEFAULT_SCHEMA, Settings, load
 
 _LINE_EVERY = 5.0
 _FLUSH_TIMEOUT = 60.0
 _DESCRIBE_TIMEOUT = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProduceOptions:
-    """The command line's options."""
-
-    file: str | None
-    topic: str
-    restamp: bool
-    generate: bool
-    events: int | None
-    rate: float | None
-    duplicates: float
-    invalid: float
-    seed: int
 
 
 @click.command(cls=Command)
@@ -76,6 +69,7 @@ class ProduceOptions:
     show_default=True,
     help="With --generate: the same seed gives the same events.",
 )
+@RECORD_OPTION
 def produce(file: str | None, **options: Any) -> None:
     """Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.
 
@@ -86,88 +80,187 @@ def produce(file: str | None, **options: Any) -> None:
         raise UsageError("give either FILE or --generate")
     settings = load(os.environ, needs=("kafka",))
     building.set_up_logs(settings)
-    asyncio.run(_Production(ProduceOptions(file=file, **options), settings).run())
+    asyncio.run(_Production(settings=settings, file=file, **options).run())
 
 
+@dataclass(kw_only=True)
 class _Production:
-    def __init__(self, options: ProduceOptions, settings: Settings) -> None:
-        self._options = options
-        self._settings = settings
-        self._schema: dict[str, Any] = building.reader_schema(settings, building.local_schemas(settings))
-        self._file: FileRecords | None = None
+    settings: Settings
+    file: str | None
+    topic: str
+    restamp: bool
+    generate: bool
+    events: int | None
+    rate: float | None
+    duplicates: float
+    invalid: float
+    seed: int
+    record: str | None
+
+    def __post_init__(self) -> None:
+        self._local = building.local_schemas(self.settings)
+        # What the generated shop has is of one type.
+        self._sections = None if self.generate else self._mapped()
+        if self._sections is None or not self._sections.typed:
+            self._schema = self._local.reader(self.settings.pinstream.schema_name or DEFAULT_SCHEMA)
+        self._source: FileRecords | None = None
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         on_stop_signal(self._stopped.set)
-        # One clear line for a topic or a broker that is not there, before any record is read.
-        await describe(
-            self._settings.kafka.client_properties(), [self._options.topic], timeout=_DESCRIBE_TIMEOUT
-        )
-        encoder = Encoder(self._schema, await self._framing())
-        producer = RecordProducer(self._settings.kafka.client_properties())
+        # A missing topic or broker is one clear error before any record is read.
+        await describe(self.settings.kafka.client_properties(), [self.topic], timeout=_DESCRIBE_TIMEOUT)
+        records = self._records(await self._encoder())
+        producer = RecordProducer(self.settings.kafka.client_properties())
         try:
-            await self._send_all(producer, self._records(encoder))
+            await self._send_all(producer, records)
+            # Also after Ctrl-C: what was handed to librdkafka is written, and counted below.
             await producer.flush(_FLUSH_TIMEOUT)
         finally:
             await producer.close()
-        say(f"produced {producer.delivered:,} records to {self._options.topic}")
-        if self._file is not None and self._file.skipped:
+        say(f"produced {producer.delivered:,} records to {self.topic}")
+        if self._source is not None and self._source.skipped:
             raise InputError(
-                f"{self._file.skipped} records of {self._options.file} do not fit the schema; correct them"
+                f"{self._source.skipped} records of {self.file} do not fit the schema; correct them"
             )
 
-    async def _framing(self) -> ConfluentId | SingleObject:
-        """Confluent's framing with a registered schema where there is a registry, else single-object encoding."""
-        if not self._settings.registry.url:
-            return SingleObject()
-        registry = RegistrySchemas(self._settings.registry.client_configuration())
+    def _mapped(self) -> Sections | None:
+        """Return the record types of the file, and their mappings for `--now`.
+
+        None: there is one type, and its mapping, which is not needed, does not fit.
+        """
         try:
-            return ConfluentId(await registry.register(f"{self._options.topic}-value", self._schema))
+            return building.sections(self.settings, self._local)
+        except MappingError as error:
+            if self.restamp:
+                raise UsageError(
+                    f"--now moves the times that the mapping reads, and it does not fit; correct it, or leave --now "
+                    f"out ({error})"
+                ) from error
+            # Only sections say which types there are.
+            if building.has_sections(self.settings):
+                raise
+            return None
+
+    async def _encoder(self) -> Encoder | SectionEncoders:
+        mapped = self._sections
+        if mapped is None or not mapped.typed:
+            # Confluent's TopicNameStrategy, the default of all its clients.
+            [framing] = await self._framings({f"{self.topic}-value": self._schema})
+            return Encoder(self._schema, framing)
+        # TopicRecordNameStrategy, since a subject holds versions of one type.
+        subjects = {f"{self.topic}-{section.record}": section.schema for section in mapped.all}
+        by_record = dict(zip(mapped.records, await self._framings(subjects), strict=True))
+        return building.encoders(mapped, [by_record[section.record] for section in mapped.all])
+
+    async def _framings(self, subjects: Mapping[str, AvroSchema]) -> list[ConfluentId | SingleObject]:
+        """Confluent's framing with registered schemas where there is a registry, else single-object encoding."""
+        if not self.settings.registry.url:
+            return [SingleObject() for _ in subjects]
+        registry = RegistrySchemas(self.settings.registry.client_configuration())
+        try:
+            return [ConfluentId(await registry.register(*subject)) for subject in subjects.items()]
         finally:
             await registry.close()
 
-    def _records(self, encoder: Encoder) -> Iterator[Produced]:
-        options = self._options
-        if options.file is None:
-            generator = EventGenerator(options.seed, time.time, options.duplicates, options.invalid)
-            return islice(made_up(generator, encoder), options.events)
-        change: Callable[[CommerceEvent], CommerceEvent] | None = None
-        if options.restamp:
-            times = self._times()
-            change = partial(times.moved, by=self._shift(options.file, times))
-        self._file = FileRecords(options.file, self._schema, encoder, change)
-        return islice(self._file, options.events)
+    def _records(self, encoder: Encoder | SectionEncoders) -> Iterator[Produced]:
+        if self.file is None:
+            generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
+            return islice(made_up(generator, encoder), self.events)
+        mapped = self._sections
+        types = self._schema if mapped is None else building.file_types(mapped, self.record, self.topic)
+        change = None
+        if self.restamp and mapped is not None:
+            change = self._moving_to_now(self.file, types, mapped)
+        self._source = FileRecords(self.file, types, encoder, change)
+        return islice(self._source, self.events)
 
-    def _times(self) -> EventTimes:
-        try:
-            return EventTimes(building.mapping(self._settings, self._schema))
-        except MappingError as error:
-            raise UsageError(
-                f"--now moves the times that the mapping reads, and it does not fit; mend it, or leave --now out "
-                f"({error})"
-            ) from error
-
-    def _shift(self, file: str, times: EventTimes) -> int:
-        """What to add so that the newest event is now. Reads the file once more."""
+    def _moving_to_now(
+        self, file: str, types: AvroSchema | Types, mapped: Sections
+    ) -> Callable[[CommerceEvent], CommerceEvent]:
+        """Return a function that moves the times of an event so that the newest event of the file is now."""
+        # The newest time is known only after the whole file.
         if file == "-":
             raise UsageError(
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
-        records = (record for _, record in open_records(file, self._schema))
-        found = (times.of(record) for record in records if not isinstance(record, Rejection))
-        newest = max((time for time in found if time is not None), default=None)
-        return 0 if newest is None else int(time.time() * times.units) - newest
+        times = [EventTimes(section.mapping) for section in mapped.all]
+
+        def of(event: CommerceEvent) -> EventTimes:
+            return times[event.section - 1 if isinstance(event, SectionEvent) else 0]
+
+        newest: float | None = None
+        for _, record in open_records(file, types):
+            if not isinstance(record, Rejection | Filtered):
+                one = of(record)
+                time_of = one.of(record)
+                # Units may differ from section to section.
+                if time_of is not None and (newest is None or time_of / one.units > newest):
+                    newest = time_of / one.units
+        by = 0.0 if newest is None else time.time() - newest
+        return lambda event: of(event).moved(event, int(by * of(event).units))
 
     async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
         begun = said = time.monotonic()
-        for number, record in enumerate(records):
-            if self._options.rate is not None:
-                await pause(begun + number / self._options.rate - time.monotonic(), self._stopped)
-            elif number % 1000 == 0:
-                await asyncio.sleep(0)
-            if self._stopped.is_set():
-                return
-            await producer.produce(self._options.topic, record.key, record.value)
+        async for number, record in paced(records, self.rate, self._stopped):
+            await producer.produce(self.topic, record.key, record.value)
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EventTimes:
+    """Reads and moves the times of events that one mapping converts.
+
+    A time is read as the converter reads it (`rules.moment`), and written back the way it was: a number stays a number
+    of the same unit, text stays text. What is no time stays as it is: the consumer says what is wrong with a record.
+    """
+
+    def __init__(self, mapping: EventMapping) -> None:
+        source = mapping.sources["event_time"]
+        # A time that is computed is one of these.
+        paths = [one.source for one in results_of(expression_of(source)) if isinstance(one, Value)]
+        self._ways = [[step for step in path.steps if step != EACH] for path in paths if not path.picks]
+        # How many units of `of` and `moved` make a second.
+        self.units: Final = units_of(source, mapping.time_unit)
+        self._days = "date" in source.kinds
+        self._read = moment(self.units, self._days)
+
+    def of(self, event: CommerceEvent) -> int | None:
+        """The event's time; None if it has none that can be read."""
+        times = (self._time(event, way) for way in self._ways)
+        return next((time for time in times if time is not None), None)
+
+    def moved(self, event: CommerceEvent, by: int) -> CommerceEvent:
+        """A copy of the event that happened `by` later."""
+        for way in self._ways:
+            time = self._time(event, way)
+            if time is not None:
+                event = self._moved(event, way, time, by)
+        return event
+
+    def _time(self, event: CommerceEvent, way: list[str]) -> int | None:
+        time = self._read(value_at(event, way))
+        return time if isinstance(time, int) else None
+
+    def _moved(self, event: CommerceEvent, way: list[str], time: int, by: int) -> CommerceEvent:
+        # Its section stays.
+        moved = copy(event)
+        holder: dict[str, Any] = moved
+        *names, last = way
+        for name in names:
+            holder[name] = dict(holder[name])
+            holder = holder[name]
+        holder[last] = self._written(holder[last], time, by)
+        return moved
+
+    def _written(self, value: Any, time: int, by: int) -> Any:
+        if not isinstance(value, str):
+            return value + (by // SECONDS_A_DAY if self._days else by)
+        if value.strip().isdigit():
+            return str(time + by)
+        at = _EPOCH + timedelta(microseconds=(time + by) * 1_000_000 // self.units)
+        return at.isoformat(timespec="milliseconds")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import Command, say
-from consumer.demo.api import Sandbox, serve_sandbox
+from consumer.demo.api import Sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
 
@@ -33,39 +34,28 @@ from consumer.demo.faults import DEMO_FAULTS, Faults
 @click.option("--any-age", is_flag=True, help="Also accept events older than 7 days, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)
 def sandbox(
-    *,
-    host: str,
-    port: int,
-    token: str,
-    accounts: Sequence[str],
-    own_events: Sequence[str],
-    faults: bool,
-    any_age: bool,
-    seed: int,
+    host: str, port: int, accounts: Sequence[str], faults: bool, any_age: bool, **others: Any
 ) -> None:
     """Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.
 
     It refuses events that the API refuses, answers for each event, and counts the accepted ones: GET /sandbox/counts.
     """
-    server = Sandbox(
-        token=token,
-        accounts=accounts or None,
-        faults=DEMO_FAULTS if faults else Faults(),
-        check_age=not any_age,
-        seed=seed,
-        own_events=own_events,
-    )
+    misbehaving = DEMO_FAULTS if faults else Faults()
+    server = Sandbox(accounts=accounts or None, faults=misbehaving, check_age=not any_age, **others)
     asyncio.run(_serve(server, host, port))
 
 
 async def _serve(server: Sandbox, host: str, port: int) -> None:
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
-    counts = await serve_sandbox(server, host=host, port=port, stop=stopped, announce=_announce)
-    say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids or 0:,} distinct")
-
-
-def _announce(url: str) -> None:
+    url = await server.start(host, port)
     say(
         f"sandbox of the Conversions API: PINTEREST_API_URL={url}   counts: {url.removesuffix('/v5')}/sandbox/counts"
     )
+    try:
+        # Until Ctrl-C or SIGTERM.
+        await stopped.wait()
+    finally:
+        await server.stop()
+    counts = server.books.counts
+    say(f"accepted {counts.accepted_events:,} events, {counts.distinct_event_ids:,} distinct")

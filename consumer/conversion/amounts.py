@@ -1,10 +1,9 @@
 """Amounts of money and of things, exact: never through a float, never rounded.
 
 Theory of operation. An amount arrives as text, ``int``, ``Decimal`` or ``float``; a float is taken as the
-shortest decimal that means it (its ``repr``), which is what whoever wrote it saw. All four become text, one
+shortest decimal that means it (its ``repr``), which is what its author saw. All four become text, one
 pattern takes the text apart, and an exponent is resolved by moving the point within the digits. Trailing
-zeros stay: ``129.970`` is sent as it is written. Digits are bounded before anything is expanded, so
-``1e999999`` costs nothing.
+zeros stay: ``129.970`` is sent as it is written.
 """
 
 from __future__ import annotations
@@ -13,41 +12,31 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from consumer.conversion.normalise import LeftOut, trim
+from consumer.conversion.normalise import LeftOut, trimmed_text
 
+# Most digits on either side of the point. A double, what the platform reads it into, holds 17.
 MAX_DIGITS = 64
-"""Most digits on either side of the point. A double, what the platform reads it into, holds 17."""
 
-MAX_COUNT = 2**63 - 1
-"""The API's counts are int64."""
+MAX_COUNT = 2**63 - 1  # the API's counts are int64
 
+# What nearly all amounts look like: sent as they are written.
 _is_plain = re.compile(r"(?:[1-9][0-9]{0,63}+|0)(?:\.[0-9]{1,64}+)?+").fullmatch
-"""What nearly all amounts look like: sent as they are written."""
+# Doubles between these are written without an exponent.
+_LEAST_PLAIN, _MOST_PLAIN = 1e-4, 1e15
+# A sign, digits around a point, and a power of ten; no grouping, since 1,234 means two things.
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?(?:[eE](?P<power>[+-]?[0-9]{1,4}))?"
 )
+# Characters of an amount's text: longer ones are not looked at.
 _LONGEST = 256
 
 
-def _text(value: Any) -> str | LeftOut:
-    """`value` as it would be written down; blank text is `LeftOut.BLANK`."""
-    if isinstance(value, str):
-        return (trim(value) or LeftOut.BLANK) if len(value) <= _LONGEST else LeftOut.MALFORMED
-    if value is None:
-        return LeftOut.BLANK
-    if isinstance(value, bool):
-        return LeftOut.MALFORMED
-    if isinstance(value, int):
-        return str(value) if value.bit_length() <= _LONGEST else LeftOut.MALFORMED
-    if isinstance(value, float | Decimal):
-        written = repr(value) if isinstance(value, float) else str(value)
-        return written if len(written) <= _LONGEST else LeftOut.MALFORMED
-    return LeftOut.MALFORMED
-
-
 def _number(value: Any) -> tuple[bool, str] | LeftOut:
-    """Whether the number is below zero, and its size as decimal text."""
-    text = _text(value)
+    """Return whether the number is below zero, and its size as decimal text."""
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return LeftOut.MALFORMED
+    # The shortest decimal that means a float is its `repr`, and keeps the zero of 2.0.
+    text = repr(value) if isinstance(value, float) else trimmed_text(value)
     if not isinstance(text, str):
         return text
     match = _NUMBER.fullmatch(text)
@@ -57,9 +46,36 @@ def _number(value: Any) -> tuple[bool, str] | LeftOut:
     digits = whole + part
     point = len(whole) + power
     places = len(digits) - point
+    # Bounded before anything is expanded: 1e999999 is short.
     if not digits or abs(point) > MAX_DIGITS or abs(places) > MAX_DIGITS:
         return LeftOut.MALFORMED
-    return match["sign"] == "-" and bool(digits.strip("0")), _placed(digits, point)
+    negative = match["sign"] == "-" and bool(digits.strip("0"))
+    if point <= 0:
+        return negative, f"0.{'0' * -point}{digits}"
+    size, part = digits[:point].ljust(point, "0").lstrip("0") or "0", digits[point:]
+    return negative, f"{size}.{part}" if part else size
+
+
+def exact(value: Any) -> Decimal | LeftOut:
+    """The number, of either sign, with all its places; or `LeftOut.BLANK` or `LeftOut.MALFORMED`."""
+    # The usual ones are not taken apart: a sum asks for each of its operands.
+    kind = value.__class__
+    if kind is Decimal:
+        if value.is_finite() and abs(value.adjusted()) < MAX_DIGITS:
+            return value  # type: ignore[no-any-return]
+    elif kind is int:
+        if -MAX_COUNT <= value <= MAX_COUNT:
+            return Decimal(value)
+    elif kind is float:
+        if _LEAST_PLAIN <= abs(value) < _MOST_PLAIN or not value:
+            return Decimal(repr(value))
+    elif kind is str and _is_plain(value):
+        return Decimal(value)
+    number = _number(value)
+    if isinstance(number, LeftOut):
+        return number
+    negative, size = number
+    return Decimal(f"-{size}" if negative else size)
 
 
 def amount(value: Any) -> str | LeftOut:
@@ -67,6 +83,7 @@ def amount(value: Any) -> str | LeftOut:
 
     Malformed is all that is not a finite, ungrouped decimal number of zero or more.
     """
+    # Sent as it is written, without taking it apart.
     if value.__class__ is str and _is_plain(value):
         return value
     number = _number(value)
@@ -76,16 +93,8 @@ def amount(value: Any) -> str | LeftOut:
     return LeftOut.MALFORMED if negative else size
 
 
-def _placed(digits: str, point: int) -> str:
-    """`digits` with the decimal point after the first `point` of them, zeros where there are none."""
-    if point <= 0:
-        return f"0.{'0' * -point}{digits}"
-    whole, part = digits[:point].ljust(point, "0").lstrip("0") or "0", digits[point:]
-    return f"{whole}.{part}" if part else whole
-
-
 def is_zero(text: str) -> bool:
-    """Whether an amount's text means zero; zero is sent, and counted."""
+    """Return whether an amount's text means zero. Zero is sent, with a warning."""
     return text[0] == "0" and not text.strip("0.")
 
 
@@ -100,8 +109,10 @@ def count(value: Any) -> int | LeftOut | None:
     if isinstance(number, LeftOut):
         return number
     negative, size = number
+    # A return must not become a purchase: the caller refuses the event.
     if negative:
         return None
     whole, _, part = size.partition(".")
     things = int(whole)
+    # Half a thing is malformed; 2.0 is two.
     return things if not part.strip("0") and things <= MAX_COUNT else LeftOut.MALFORMED

@@ -1,4 +1,4 @@
-"""What the compiled modules are told in numbers, each written here and nowhere else.
+"""The numbers that Python and the compiled modules share, each written here only.
 
 Theory of operation. `hatch_build.py` writes these enumerations into `codes.pxi`, which the `.pyx` files include, as
 ``WAY_TOTAL`` of `Way.TOTAL`: in C they have to be constants. So this module imports nothing of ours.
@@ -32,35 +32,26 @@ class Code(IntEnum):
     UNION = 17
     CONVERT = 18
     DECIMAL = 19
+    KEYS = 20
 
 
 class Way(IntEnum):
-    """How a field comes to its value."""
+    """How the value of a field is made."""
 
-    VALUE = 0
-    """What the rule makes of the one value."""
-    FIRST = 1
-    """What the rule makes of the first usable value."""
-    ALL = 2
-    """What the rule makes of all values."""
-    DIGESTS = 3
-    """The different digests of all values."""
-    TOTAL = 4
-    """The sum of all values."""
+    VALUE = 0  # what the rule makes of the one value
+    FIRST = 1  # what the rule makes of the first usable value
+    ALL = 2  # what the rule makes of all values
+    DIGESTS = 3  # the different digests of all values
+    TOTAL = 4  # the sum of all values
 
     # Shorter ways to the same, which only the compiled program takes.
-    REMEMBERED = 5
-    """`VALUE` of text, from a memory of what the rule answered before."""
-    FLAG = 6
-    """`VALUE` of what is mostly true or false."""
-    DIGEST = 7
-    """`DIGESTS` of a path that gives one value."""
-    ONE_DIGEST = 8
-    """`DIGESTS` of an array, which nearly always holds one."""
+    FLAG = 5  # `VALUE` of what is mostly true or false
+    DIGEST = 6  # `DIGESTS` of a path that gives one value
+    ONE_DIGEST = 7  # `DIGESTS` of an array, which nearly always holds one
 
 
 class Usual(IntEnum):
-    """What the usual spelling of a value is like, which is answered without asking the rule (`native/_usual.pyx`)."""
+    """The usual form of a value. A value of that form is converted without calling the rule (`native/_usual.pyx`)."""
 
     NOT_KNOWN = 0
     EMAIL = 1

@@ -13,42 +13,39 @@ What comes out is safe to serialise: text is Unicode, numbers fit the API's int6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from consumer.avro.paths import AvroSchema
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
-from consumer.conversion.decisions import (
-    FILTER_CODES,
-    REFUSALS,
-    REJECTION_CODES,
-    UNCONVERTIBLE,
-    WARNING_CODES,
-    Decisions,
-)
-from consumer.conversion.fields import Description, Path, ProgramField
+from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value, value_at
+from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
-from consumer.conversion.targets import DECIDED
-from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Rejection, Stage, Warned
-
-__all__ = ["FILTER_CODES", "REJECTION_CODES", "WARNING_CODES", "Converter"]
+from consumer.engine.model import (
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Rejection,
+    SectionEvent,
+    Stage,
+    Warned,
+)
 
 
 class Converter:
     """Converts events of one schema under one mapping.
 
-    `schema` is the reader's schema that `mapping` was checked against. `accounts` are the ad accounts that a
-    record may name, the first being the one of records that name none; empty: any digits will do, and the
-    default is ``"0"``. `partner_name` is that of every event. `max_event_age` and `max_clock_skew` are seconds.
+    `accounts` are the ad accounts that a record may name, the first being the one of records that name none; empty:
+    any digits will do, and the default is ``"0"``. `partner_name` is that of every event. `max_event_age` and
+    `max_clock_skew` are seconds.
     """
 
     def __init__(
         self,
         mapping: Mapping,
-        schema: AvroSchema,
         *,
         accounts: tuple[str, ...],
         partner_name: str | None,
@@ -56,77 +53,94 @@ class Converter:
         max_clock_skew: float = 300.0,
     ) -> None:
         self.mapping = mapping
-        self.schema = schema
         self._decisions = Decisions(mapping, accounts, max_event_age, max_clock_skew)
+        # What is done; for `consumer.conversion.program` too.
         self.description = Description(mapping, self._decisions, partner_name)
-        """What is done; for `consumer.conversion.program` too."""
-        self._names = {name: _names(self.description.steps(name)) for name in DECIDED}
-        self._consent = None if mapping.consent is None else _names(mapping.consent.source.steps)
-        self._dedup_key = None if mapping.dedup_key is None else _names(mapping.dedup_key.steps)
 
-    def convert(self, event: CommerceEvent, now: float) -> Converted:
-        """What becomes of `event` at `now` (unix seconds). Never raises."""
-        return self.convert_chunk([event], now)[0]
+    def of(self, number: int) -> Converter:
+        """Return the converter of a section; see `SectionConverters`."""
+        return self
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
-        """What becomes of each event, in order, at `now` (unix seconds). Never raises."""
-        oldest, present = self.bounds(now)
-        return [self._outcome(event, oldest, present) for event in events]
+        """Return the conversion of each event, in order, at `now` (unix seconds)."""
+        return [self.convert(event, now) for event in events]
+
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        """Return the conversion of `event` at `now` (unix seconds). Never raises."""
+        try:
+            return self._converted(event, *self.bounds(now))
+        except _Refused as refused:
+            return refused.rejection
+        except Exception as failure:
+            # Only the type: the text of the failure may quote the record.
+            name = type(failure).__name__
+            message = f"the event cannot be converted ({name}): compare it with its schema"
+            return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)
 
     def bounds(self, now: float) -> tuple[float, float]:
-        """The oldest time of an event that is not expired at `now` (unix seconds), and the latest that is not ahead.
+        """Return the oldest time that is not expired at `now` (unix seconds), and the latest that is not ahead.
 
         In units of the record's time.
         """
         present = now * self._decisions.units
         return present - self._decisions.oldest, present
 
-    def _outcome(self, event: CommerceEvent, oldest: float, present: float) -> Converted:
-        try:
-            return self._converted(event, oldest, present)
-        except _Refused as refused:
-            return refused.rejection
-        except Exception as failure:
-            name = type(failure).__name__
-            message = f"the event cannot be converted ({name}): compare it with its schema"
-            return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)
-
     def _converted(self, event: CommerceEvent, oldest: float, present: float) -> Converted:
-        decisions = self._decisions
-        name = decisions.name_of(self._decided(event, "event_name"))
+        decisions, what = self._decisions, self.description
+        decided = what.decided
+        # The order is that of the decisions (see above): the first refusal counts, here and in the compiled program.
+        name = decisions.name_of(decided_value(event, decided["event_name"]))
         if name is decide.BY_EVENT_NAME:
             return decide.BY_EVENT_NAME
-        if self._consent is not None and not decisions.is_consent(_value(event, self._consent)):
+        # An event without consent is filtered, even if its name is unknown: it is not to be looked at.
+        if what.consent is not None and not decisions.is_consent(decided_value(event, what.consent)):
             return decide.BY_CONSENT
         if not isinstance(name, str):
             return name
-        account = decisions.account_of(self._decided(event, "ad_account_id"))
+        account = decisions.account_of(decided_value(event, decided["ad_account_id"]))
         if not isinstance(account, str):
             return account
-        source = decisions.source_of(self._decided(event, "action_source"))
+        source = decisions.source_of(decided_value(event, decided["action_source"]))
         if not isinstance(source, str):
             return source
-        event_id = decide.id_of(self._decided(event, "event_id"))
+        event_id = decide.id_of(decided_value(event, decided["event_id"]))
         if not isinstance(event_id, str):
             return event_id
-        key = self._dedup_key
-        dedup_id = event_id if key is None else decide.dedup_id_of(_value(event, key), event_id)
-        time = decisions.time_of(self._decided(event, "event_time"))
+        # Without a key of its own an event is known by its id.
+        dedup_id = decide.dedup_id_of(decided_value(event, what.dedup_key), event_id)
+        time = decisions.time_of(decided_value(event, decided["event_time"]))
         if not isinstance(time, int):
             return time
+        # Nearly every time is between the bounds; only another one is looked at closely.
         seconds = time // decisions.units if oldest <= time <= present else decisions.outside(time, present)
         if not isinstance(seconds, int):
             return seconds
         payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}
-        writing = _Writing(self.description, event, source)
+        writing = _Writing(what, event, source)
         writing.write(payload)
         warned = tuple(writing.warned)
         return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
 
-    def _decided(self, event: CommerceEvent, name: str) -> Any:
-        """The value that one of `DECIDED` is decided by; None if there is none."""
-        names = self._names[name]
-        return None if names is None else _value(event, names)
+
+class SectionConverters:
+    """Converts events of several sections of a mapping, each by the converter of its own."""
+
+    def __init__(self, converters: Sequence[Converter]) -> None:
+        """`converters`: by the number of their section, which counts from 1."""
+        self._converters = converters
+
+    def of(self, number: int) -> Converter:
+        """Return the converter of the section with this number."""
+        return self._converters[number - 1]
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
+        """Return the conversion of each event, in order, at `now` (unix seconds)."""
+        return [self.convert(event, now) for event in events]
+
+    def convert(self, event: CommerceEvent, now: float) -> Converted:
+        """Return the conversion of `event`, which is a `SectionEvent`, at `now` (unix seconds). Never raises."""
+        assert isinstance(event, SectionEvent)  # noqa: S101 - so does the decoder of sections make them
+        return self.of(event.section).convert(event, now)
 
 
 class _Refused(Exception):
@@ -145,11 +159,10 @@ class _Writing:
         self._description = description
         self._event = event
         self._source = source
-        self._address: str | None = None
-        """Of the event's page, if there may be a click id in it."""
+        self._address: str | None = None  # of the event's page, if there may be a click id in it
 
     def write(self, payload: dict[str, Any]) -> None:
-        """All but what was decided before. Raises `_Refused`."""
+        """Write all fields that are not decided before. Raises `_Refused`."""
         what, event = self._description, self._event
         self._fill(payload, what.event, event)
         for key, fields in (("app_info", what.app_info), ("device_info", what.device_info)):
@@ -159,10 +172,12 @@ class _Writing:
                 payload[key] = written
         user = payload["user_data"] = {}
         self._fill(user, what.user_data, event)
+        # The platform takes an event only with one of these: alone, neither address nor agent says who it was.
         at_a_device = "client_ip_address" in user and "client_user_agent" in user
         if not ("em" in user or "hashed_maids" in user or at_a_device):
             raise _Refused(REFUSALS["no_identity"])
         custom = self._custom_data()
+        # An amount means nothing without its currency.
         if "value" in custom and "currency" not in custom:
             raise _Refused(REFUSALS["missing_currency"])
         if "opt_out_type" in custom and not ("st" in user and "country" in user):
@@ -175,9 +190,11 @@ class _Writing:
         custom: dict[str, Any] = {}
         contents = []
         if what.items:
+            # Without an array the event itself is its one item.
             for item in decide.walk(event, what.item_steps) if what.item_steps else [event]:
                 content: dict[str, Any] = {}
                 self._fill(content, what.items, item)
+                # An item of which nothing can be sent is no item.
                 if content:
                     contents.append(content)
         if contents:
@@ -188,16 +205,19 @@ class _Writing:
 
     def _fill(self, into: dict[str, Any], fields: list[ProgramField], holder: Any) -> None:
         """Put each field that has a value below `holder`, or a constant, into an object."""
+        event = self._event
         for field in fields:
             sent, rule = None, field.ask
             if rule is not None:
-                value = holder
-                for name in field.names:
-                    value = value.get(name) if isinstance(value, dict) else None
+                if field.computed is not None:
+                    value = field.computed.value(event, holder)
+                else:
+                    value = value_at(holder, field.names)
                 if value is not None and field.way is Way.VALUE:
                     sent = self._judged(field, rule(value))
                 elif value is not None:
                     sent = self._several(field, rule, value)
+            # The record's own click id goes first; that of the address is the next best.
             if sent is None and field.takes_click_id and self._address is not None:
                 sent = click_id_of(self._address)
             if sent is None:
@@ -206,12 +226,13 @@ class _Writing:
                 into[field.key] = sent
 
     def _several(self, field: ProgramField, rule: Rule, value: Any) -> Any:
-        """What is sent of all values from `value` on; None if nothing is."""
+        """Return what is sent of all values from `value` on; None if nothing is."""
         if not field.rest and field.way is not Way.TOTAL:  # one, sent as an array
             sent = self._judged(field, rule(value))
             return None if sent is None else [sent]
         values = decide.walk(value, field.rest)
         if field.way is Way.DIGESTS:
+            # No values are no array: the key is left out.
             return decide.digests(rule, values, self.warned, field.warnings) or None
         if field.way is Way.ALL:
             return decide.sent_values(rule, values, self.warned, field.warnings)[: field.most] or None
@@ -220,15 +241,18 @@ class _Writing:
         return self._judged(field, total(values))
 
     def _judged(self, field: ProgramField, result: Any) -> Any:
-        """What a rule answered, or None if it is left out, with a warning; or it refuses the event."""
+        """Return the rule's answer; None, with a warning, if it is left out. Raises `_Refused`."""
+        # None is a negative quantity (`amounts.count`): it must not become a return by mistake.
         if result is None:
             raise _Refused(REFUSALS["negative_quantity"])
         if isinstance(result, LeftOut):
+            # A field that says what was bought or whether it may be sent refuses; others are left out.
             if field.refusal is None:
                 decide.note(self.warned, result, field.warnings)
             elif result is LeftOut.MALFORMED:
                 raise _Refused(field.refusal)
             return None
+        # The address of a page belongs to events of the web.
         if field.web_only and self._source != "web":
             self.warned.append(decide.NOT_WEB)
             return None
@@ -239,16 +263,3 @@ class _Writing:
         if field.is_agent and is_crawler(result):
             decide.note_once(self.warned, decide.CRAWLER)
         return result
-
-
-def _names(steps: Path | None) -> tuple[str, ...] | None:
-    return None if steps is None else tuple(step.name for step in steps)
-
-
-def _value(value: Any, names: tuple[str, ...]) -> Any:
-    """The one value at the end of a path; None where there is none."""
-    for name in names:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value

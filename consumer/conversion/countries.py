@@ -9,9 +9,11 @@ Codes are compared as codes: folding never makes a code out of what is not one (
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 import pycountry
 
+# English names in daily use that ISO 3166 spells otherwise.
 _EVERYDAY_COUNTRY_NAMES = {
     "britain": "GB",
     "great britain": "GB",
@@ -41,8 +43,8 @@ _EVERYDAY_COUNTRY_NAMES = {
     "vatican": "VA",
     "vatican city": "VA",
 }
-"""English names in daily use that ISO 3166 spells otherwise."""
 
+# Full names of US and Canadian states that ISO 3166-2 spells otherwise; French is official in Canada.
 _OTHER_STATE_NAMES = {
     "us virgin islands": "vi",
     "colombie-britannique": "bc",
@@ -53,7 +55,6 @@ _OTHER_STATE_NAMES = {
     "territoires du nord-ouest": "nt",
     "yukon territory": "yt",
 }
-"""Full names of US and Canadian states that ISO 3166-2 spells otherwise; French is official in Canada."""
 
 
 def fold(name: str) -> str:
@@ -64,67 +65,54 @@ def fold(name: str) -> str:
     return kept[3:] if len(words) > 1 and words[0] == "the" else kept
 
 
-def _turned(name: str) -> str:
-    """The name in speaking order: "Korea, Republic of" becomes "Republic of Korea"."""
-    head, comma, tail = name.partition(", ")
-    return f"{tail} {head}" if comma else name
+def _by_name(names: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Folded name -> code in lower case; the first of equals."""
+    found: dict[str, str] = {}
+    for name, code in names:
+        found.setdefault(fold(name), code.lower())
+        head, comma, tail = name.partition(", ")
+        if comma:  # in speaking order, "Korea, Republic of" is "Republic of Korea"
+            found.setdefault(fold(f"{tail} {head}"), code.lower())
+    return found
 
 
-def _country_names() -> dict[str, str]:
-    """Folded English name -> alpha-2 code in lower case."""
-    names: dict[str, str] = {}
-    for country in pycountry.countries:
-        code = country.alpha_2.lower()
-        for attribute in ("name", "official_name", "common_name"):
-            name = getattr(country, attribute, None)
-            if name:
-                names.setdefault(fold(name), code)
-                names.setdefault(fold(_turned(name)), code)
-    for name, code in _EVERYDAY_COUNTRY_NAMES.items():
-        names[fold(name)] = code.lower()
-        names[fold(_turned(name))] = code.lower()
-    return names
-
-
-def _country_codes() -> dict[str, str]:
-    """Alpha-2 and alpha-3 codes (and "uk") in lower case -> alpha-2 code in lower case."""
-    codes = {"uk": "gb"}
-    for country in pycountry.countries:
-        codes[country.alpha_2.lower()] = country.alpha_2.lower()
-        codes[country.alpha_3.lower()] = country.alpha_2.lower()
-    return codes
-
-
-def _state_names() -> dict[str, str]:
-    """Folded full names of the US and Canadian subdivisions -> two letters in lower case."""
-    names: dict[str, str] = {}
-    for subdivision in pycountry.subdivisions:
-        if subdivision.country_code in ("US", "CA"):
-            code = subdivision.code.partition("-")[2].lower()
-            names[fold(subdivision.name)] = code
-            names[fold(_turned(subdivision.name))] = code
-    for name, code in _OTHER_STATE_NAMES.items():
-        names[fold(name)] = code
-    return names
-
-
-COUNTRY_CODES = _country_codes()
-"""Alpha-2, alpha-3 and "uk", lower case -> alpha-2, lower case."""
-
-COUNTRY_NAMES = _country_names()
-"""Folded English short names -> alpha-2, lower case."""
-
-STATE_NAMES = _state_names()
-"""Folded full names of US and Canadian states -> two letters, lower case."""
-
+# Alpha-2, alpha-3 and "uk", lower case -> alpha-2, lower case.
+COUNTRY_CODES = {"uk": "gb"} | {
+    code.lower(): country.alpha_2.lower()
+    for country in pycountry.countries
+    for code in (country.alpha_2, country.alpha_3)
+}
+# Folded English short names -> alpha-2, lower case.
+COUNTRY_NAMES = _by_name(
+    [
+        *_EVERYDAY_COUNTRY_NAMES.items(),
+        *(
+            (getattr(country, attribute), country.alpha_2)
+            for country in pycountry.countries
+            for attribute in ("name", "official_name", "common_name")
+            if hasattr(country, attribute)
+        ),
+    ]
+)
+# Folded full names of US and Canadian states -> two letters, lower case.
+STATE_NAMES = _by_name(
+    [
+        *_OTHER_STATE_NAMES.items(),
+        *(
+            (state.name, state.code.partition("-")[2])
+            for state in pycountry.subdivisions
+            if state.country_code in ("US", "CA")
+        ),
+    ]
+)
+# Replaced in 2023 to 2026: orders of then are still converted, and a list that grows older must not refuse them.
 _LATELY_WITHDRAWN = frozenset({"ANG", "BGN", "HRK"})
-"""Replaced in 2023 to 2026: orders of then are still converted, and a list that grows older must not refuse them."""
+# The codes of ISO 4217, upper case.
 CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | _LATELY_WITHDRAWN
-"""The codes of ISO 4217, upper case."""
 
 
+# Characters; the longest that is known has less than a hundred. Folding longer ones could take minutes.
 _LONGEST_NAME = 256
-"""Characters; the longest that is known has less than a hundred. Folding longer ones could take minutes."""
 
 
 def country_code(text: str) -> str | None:

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from consumer.avro.paths import Source, Step, StepKind
-from consumer.conversion.mapping import FILTER, Mapping
+from consumer.avro.paths import EACH, Path
+from consumer.conversion.computed.expressions import AnySource
+from consumer.conversion.computed.functions import Computation
+from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut, text_of, trim
 from consumer.conversion.rules import (
     SECONDS_A_DAY,
@@ -22,14 +24,16 @@ from consumer.conversion.rules import (
     moment,
     trimmed_text,
 )
-from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, TIME_UNITS, Target
+from consumer.conversion.targets import ACTION_SOURCES, CONTENTS, EVENT_NAMES, FILTER, TIME_UNITS, Target
 from consumer.engine.model import Ahead, Filtered, Rejection, Stage, Warned
 
 BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
+# The closed sets of codes: dead letters, metrics and docs/conversion.md know no others.
 FILTER_CODES: Final = frozenset({"event_name", "consent"})
 
 _AMOUNT = "is not a decimal number of zero or more, without grouping: correct it at the producer"
+# Each message says what to do and where; none can hold a value of the record.
 _REFUSALS: Final = {
     "missing_event_name": "the event type is missing or blank",
     "unknown_event_name": "the event type is not mapped: add it to [event_names] of the mapping, or to [own_events] "
@@ -52,8 +56,8 @@ _REFUSALS: Final = {
     "missing_currency": "custom_data.value has no currency",
     "negative_quantity": "a quantity is negative",
 }
+# Code of a refusal for an unforeseen reason; its message names the type of the failure only.
 UNCONVERTIBLE: Final = "unconvertible"
-"""Code of a refusal for a reason nobody foresaw; its message names the type of the failure only."""
 
 REFUSALS: Final = {code: Rejection(Stage.CONVERT, code, why) for code, why in _REFUSALS.items()}
 REJECTION_CODES: Final = frozenset({*REFUSALS, UNCONVERTIBLE})
@@ -66,7 +70,7 @@ _FAR_OFF: Final = {
     )
     for code in ("expired", "future_event_time")
 }
-"""Of times before `_LIKELY_FROM`, or more than `_LIKELY_AHEAD` ahead: seconds taken for milliseconds are of 1970."""
+# Times before this are refused as `_FAR_OFF`, and those further ahead: seconds taken for milliseconds are of 1970.
 _LIKELY_FROM: Final = 946_684_800  # 2000-01-01
 _LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
 
@@ -94,6 +98,7 @@ def warnings_of(target: Target) -> LeftOutWarnings:
     """The warning for each reason to leave this field out; what was blank is not worth one."""
     name = target.name
     return {
+        # What was blank gets no warning: most records leave some fields blank.
         LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
         LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} stands for nothing: left out", name),
     }
@@ -112,24 +117,36 @@ def note(warned: list[Warned], left_out: LeftOut, warnings: LeftOutWarnings) -> 
 
 
 def note_once(warned: list[Warned], warning: Warned) -> None:
-    """Adds `warning` unless it is there; `warned` is short: it holds each warning of a mapping once."""
-    if warning not in warned:
+    """Adds `warning` unless it is there."""
+    if warning not in warned:  # a short list: it holds each warning of a mapping once
         warned.append(warning)
 
 
-def get(value: Any, name: str) -> Any:
-    """What `value` holds under `name`; None where it holds nothing or is nothing to hold."""
-    return value.get(name) if isinstance(value, dict) else None
+def value_at(value: Any, names: Iterable[str] | None) -> Any:
+    """Return the one value at the end of a path; None where there is none, or no path."""
+    if names is None:
+        return None
+    for name in names:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
 
 
-def walk(value: Any, steps: Iterable[Step]) -> list[Any]:
-    """All values at the end of a path, in order, without nulls. A value where an array is meant is its one."""
+def decided_value(event: Any, place: Path | Computation | None) -> Any:
+    """Return the one value of an event that stands at `place`, or is computed; None where there is none."""
+    return place.value(event, event) if isinstance(place, Computation) else value_at(event, place)
+
+
+def walk(value: Any, steps: Path) -> list[Any]:
+    """Return all values at the end of a path, in order, without nulls. What is no array is its own element."""
     values = [value]
     for step in steps:
-        if step.kind is StepKind.EACH:
+        if step == EACH:
             found = [each for held in values for each in (held if isinstance(held, list) else [held])]
         else:
-            found = [get(held, step.name) for held in values]
+            found = [value_at(held, (step,)) for held in values]
+        # Nulls are gone before the next step, so that none is walked into.
         values = [held for held in found if held is not None] if None in found else found
     return values
 
@@ -137,7 +154,7 @@ def walk(value: Any, steps: Iterable[Step]) -> list[Any]:
 def sent_values(
     rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings
 ) -> list[Any]:
-    """What `rule` makes of each value, in order; a warning for what it leaves out."""
+    """Return the rule's answer for each value, in order; add a warning for each that it leaves out."""
     sent = []
     for value in values:
         result = rule(value)
@@ -155,7 +172,7 @@ def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: L
 
 
 def first_sent(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> Any:
-    """What `rule` makes of the first usable value; `LeftOut.BLANK` if there is none."""
+    """Return the rule's answer for the first usable value; `LeftOut.BLANK` if there is none."""
     for value in values:
         result = rule(value)
         if not isinstance(result, LeftOut):
@@ -171,19 +188,21 @@ _TIMESTAMPS: Final = {
 }
 
 
-def units_of(source: Source, time_unit: str) -> int:
-    """How many units of a time at `source` make a second; what the schema does not say, `time_unit` does."""
+def units_of(source: AnySource, time_unit: str) -> int:
+    """Return how many units of a time at `source` make a second: as the schema says, else as `time_unit` does."""
+    # A logical type says it exactly; the mapping's time_unit is for plain numbers.
     for kind, units in _TIMESTAMPS.items():
         if kind in source.kinds:
             return units
     return 1 if "date" in source.kinds else TIME_UNITS[time_unit]
 
 
-def rule_for(target: Target, source: Source, time_unit: str) -> Rule:
+def rule_for(target: Target, source: AnySource, time_unit: str) -> Rule:
     """The target's rule for values of this source: times and days depend on how the schema counts them."""
     days, units = "date" in source.kinds, units_of(source, time_unit)
     if target.name == "app_info.install_time":
         return event_seconds(units, days)
+    # A birthday counted in days or units is a calendar day first, and then normalised as text is.
     if target.name == "user_data.db" and (days or source.kinds & _TIMESTAMPS.keys()):
         return CalendarDay(units, days, target.rule)
     return target.rule
@@ -202,18 +221,26 @@ class Decisions:
         self._accounts = accounts
         self.default_account = accounts[0] if accounts else "0"
         self.names: dict[str, str | Filtered] = {name: name for name in mapping.known_event_names}
+        # A line of the mapping goes before a standard name: the shop may use its words otherwise.
         for event_type, name in mapping.event_names.items():
             self.names[event_type] = BY_EVENT_NAME if name == FILTER else name
         self.action_sources = {**{source: source for source in ACTION_SOURCES}, **mapping.action_sources}
+        # Upper and lower case are looked up directly, mixed case through the rule.
         upper = {key.upper(): value for key, value in self.action_sources.items()}
+        # The usual spellings of each channel: for the compiled program.
         self.exact_sources: dict[str, str] = {**upper, **self.action_sources}
-        """The usual spellings of each channel: for the compiled program."""
+        unknown: dict[str, str | Filtered | Rejection] = {
+            "custom": "custom",
+            "filter": BY_EVENT_NAME,
+            "refuse": REFUSALS["unknown_event_name"],
+        }
+        self._unknown_name = unknown[mapping.unknown_event_name]
         time = mapping.sources["event_time"]
         self.units = units_of(time, mapping.time_unit)
         self.days = "date" in time.kinds
-        self._moment = moment(self.units)
+        self._moment = moment(self.units, self.days)
+        # How far back an event's time may lie, in units of the record's time.
         self.oldest = max_event_age * self.units
-        """How far back an event's time may lie, in units of the record's time."""
         self._skew = max_clock_skew * self.units
 
     def name_of(self, value: Any) -> str | Filtered | Rejection:
@@ -224,12 +251,9 @@ class Decisions:
         name = self.names.get(text)
         if name is not None:
             return name
+        # The shop's own spellings are exact; the platform's may come in any case.
         lowered = trim(text).lower()
-        return lowered if lowered in EVENT_NAMES else self._unknown_name()
-
-    def _unknown_name(self) -> str | Filtered | Rejection:
-        verdicts: dict[str, str | Filtered | Rejection] = {"custom": "custom", "filter": BY_EVENT_NAME}
-        return verdicts.get(self._mapping.unknown_event_name, REFUSALS["unknown_event_name"])
+        return lowered if lowered in EVENT_NAMES else self._unknown_name
 
     def source_of(self, value: Any) -> str | Rejection:
         """The action source of a channel, in any case."""
@@ -241,26 +265,27 @@ class Decisions:
     def account_of(self, value: Any) -> str | Rejection:
         """The account that a record names, if it is one of ours; where it names none, the default."""
         text = trimmed_text(value)
+        # A record that names no account is the first one's; one that is malformed is refused, not guessed.
         if text is LeftOut.BLANK:
             return self.default_account
-        known = text in self._accounts if self._accounts else _is_account(text)
-        return text if known and isinstance(text, str) else REFUSALS["unknown_ad_account"]
+        if isinstance(text, str) and (text in self._accounts if self._accounts else _ACCOUNT.fullmatch(text)):
+            return text
+        return REFUSALS["unknown_ad_account"]
 
     def time_of(self, value: Any) -> int | Rejection:
         """An event's time in units of the record's time."""
-        time: int | LeftOut = self._moment(
-            value * SECONDS_A_DAY if self.days and type(value) is int else value
-        )
+        time: int | LeftOut = self._moment(value)
         if isinstance(time, LeftOut):
             return REFUSALS["missing_event_time" if time is LeftOut.BLANK else "malformed_event_time"]
         return time
 
     def outside(self, time: int, present: float) -> int | Rejection:
-        """What becomes of a time that is not between the oldest and `present` (both in its units).
+        """Judge a time that is not between the oldest and `present` (both in its units).
 
         A little ahead is clock skew: the event is sent as of now, in whole seconds.
         """
         if time > present + self._skew:
+            # So far off is hardly a clock; the message names the likelier reason.
             far = time > present + _LIKELY_AHEAD * self.units
             refusal = (_FAR_OFF if far else REFUSALS)["future_event_time"]
             return Ahead.of(refusal, time / self.units)
@@ -269,26 +294,23 @@ class Decisions:
         return (_FAR_OFF if time < _LIKELY_FROM * self.units else REFUSALS)["expired"]
 
     def is_consent(self, value: Any) -> bool:
-        """Whether the value at the consent's path lets the event go."""
+        """Return whether the value at the consent's path allows the event to be sent."""
         consent = self._mapping.consent
         if consent is None:
             return True
         if consent.allowed:
+            # The types, too: 1 is not true, and neither is 1.0.
             return any(type(value) is type(allowed) and value == allowed for allowed in consent.allowed)
         return value is True
 
 
-def _is_account(text: str | LeftOut) -> bool:
-    return isinstance(text, str) and _ACCOUNT.fullmatch(text) is not None
-
-
 def id_of(value: Any) -> str | Rejection:
-    """The event's id as it is."""
+    """The event's id as it is: it is never made up, for two records of one event would get two."""
     text = text_of(value)
     return REFUSALS["missing_event_id"] if isinstance(text, LeftOut) else text
 
 
 def dedup_id_of(value: Any, event_id: str) -> str:
-    """What identifies the event within account and name: `value`, or where there is none `event_id`."""
+    """Return what identifies the event within account and name: `value`, else `event_id`."""
     text = text_of(value)
     return event_id if isinstance(text, LeftOut) else text

@@ -1,4 +1,4 @@
-"""Which fields a mapping fills, in which order, and how each comes to its value: the one description of a conversion.
+"""Which fields a mapping fills, in which order, and from what: the one description of a conversion.
 
 Theory of operation. A `Description` is made once from a checked mapping. Two executors follow it: `converter`, which
 goes through it for each event, and the compiled modules, for which `program` turns it into a program. What is to be
@@ -11,42 +11,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consumer.avro.paths import EACH, Source, Step
+from consumer.avro.paths import EACH, Path
 from consumer.conversion import decisions as decide
-from consumer.conversion.amounts import amount
+from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
+from consumer.conversion.computed.expressions import AnySource, Computed, Each, expression_of, is_many
+from consumer.conversion.computed.functions import Computation, computation
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.rules import Memory, Rule
-from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
-from consumer.engine.coverage import BITS, BITS_OF_FIELDS
+from consumer.conversion.normalise import text_of
+from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
+from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, Arity, Target
+from consumer.engine.figures.coverage import BITS, BITS_OF_FIELDS
 from consumer.engine.model import Rejection, Warned
 
-Path = tuple[Step, ...]
-
+# The API's limit of the list.
 _MOST_LANGUAGES: Final = 100
 _PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
 _ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
-_ITEM_ID, _ITEM_QUANTITY = f"{CONTENTS}.id", f"{CONTENTS}.quantity"
-_GATHERED: Final = {"custom_data.content_ids": _ITEM_ID, "custom_data.num_items": _ITEM_QUANTITY}
 _WORDS = frozenset({"string", "enum"})
-COME_AGAIN: Final = frozenset(
-    {
-        "language",
-        "custom_data.currency",
-        *(f"user_data.{key}" for key in ("ge", "db", "ln", "fn", "ct", "st", "zp", "country")),
-    }
+# Values that rarely come again, or are judged quickly: a memory would cost more than it saves.
+_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag, amount, count)
+_OF_ONE_PERSON: Final = frozenset(
+    f"user_data.{key}" for key in ("em", "ph", "external_id", "hashed_maids", "client_ip_address")
 )
-"""Fields that have few different values, compared with the number of events."""
 
 _BESIDE = ("user_data.hashed_maids", "user_data.st", "user_data.country", "custom_data.opt_out_type")
+# Fields whose presence something else depends on, or is counted (`consumer.engine.figures.coverage`).
 MARKS: Final = {
     **BITS_OF_FIELDS,
     **{name: 1 << number for number, name in enumerate(_BESIDE, start=len(BITS))},
 }
-"""Fields whose presence something else depends on, or is counted (`consumer.engine.coverage`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +51,26 @@ class ProgramField:
     """One field of the event, of an object in it, or of an item."""
 
     name: str
-    key: str
-    """Its name in JSON."""
+    key: str  # its name in JSON
     way: Way
-    steps: Path
-    """To its value or values; in a field of an item, from the item."""
-    names: tuple[str, ...]
-    """Of those steps, up to the first array on the way."""
-    rest: Path
-    """From there on."""
-    rule: Callable[[Any], Any] | None
-    """None: no value comes from the record."""
+    computed: Computation | None  # of a value that is computed; then `steps` lead from there on
+    steps: Path  # to its value or values; in a field of an item, from the item
+    names: tuple[str, ...]  # of those steps, up to the first array on the way
+    rest: Path  # from there on
+    rule: Callable[[Any], Any] | None  # None: no value comes from the record
+    # The rule, which remembers what it answered where values come again and again (`Memory`).
     ask: Callable[[Any], Any] | None
-    """The rule, which remembers what it answered where values come again and again (`COME_AGAIN`)."""
-    is_text: bool
-    """Whether its values are surely text or null, if the record is what its schema says."""
-    most: int | None
-    """Values that are sent at most; None: all."""
-    warnings: LeftOutWarnings
-    """By reason to leave a value out, what is warned of."""
+    is_text: bool  # whether its values are surely text or null, if the record is what its schema says
+    most: int | None  # values that are sent at most; None: all
+    warnings: LeftOutWarnings  # by reason to leave a value out, what is warned of
+    # With which a malformed value refuses the event; None: it is left out with a warning.
     refusal: Rejection | None
-    """With which a malformed value refuses the event; None: it is left out with a warning."""
-    zero: Warned | None
-    """Of an amount: what is warned of if it is zero."""
-    constant: Any
-    """What is sent where nothing else is; None: nothing."""
-    web_only: bool
-    """It belongs to events of the web."""
-    gives_click_id: bool
-    """It is the page's address, and an event without a click id takes it from there."""
-    takes_click_id: bool
-    """It is the click id, and comes from the page's address where nothing else gives it."""
-    is_agent: bool
-    """It is the user agent, which may be a crawler's."""
+    zero: Warned | None  # of an amount: what is warned of if it is zero
+    constant: Any  # what is sent where nothing else is; None: nothing
+    web_only: bool  # it belongs to events of the web
+    gives_click_id: bool  # it is the page's address, and an event without a click id takes it from there
+    takes_click_id: bool  # it is the click id, and comes from the page's address where nothing else gives it
+    is_agent: bool  # it is the user agent, which may be a crawler's
 
 
 class Description:
@@ -96,40 +80,57 @@ class Description:
         self.mapping = mapping
         self.decisions = decisions
         self._partner_name = partner_name
+        # Where the values stand that are decided by before all others; None if the mapping has no source for it.
+        self.decided = {name: self._place(mapping.sources.get(name)) for name in DECIDED}
+        self.consent = None if mapping.consent is None else self._place(mapping.consent.source)
+        self.dedup_key = self._place(mapping.dedup_key)
+        # To the array of the items; empty: the event itself is the one item.
         self.item_steps = mapping.item_steps
-        """To the array of the items; empty: the event itself is the one item."""
         self._filled = mapping.sources.keys() | mapping.constants.keys()
         if partner_name:
             self._filled.add(_PARTNER_NAME)
         if mapping.click_id_from_url:
             self._filled.add(_CLICK_ID)
+        # The fields of the event itself that are not decided on before (`decisions`), in payload order.
         self.event = [field for field in self._of("") if field.name not in DECIDED]
-        """The fields of the event itself that are not decided on before (`decisions`), in payload order."""
         self.app_info = self._of("app_info")
         self.device_info = self._of("device_info")
         self.user_data = self._of("user_data")
-        self.items = self._of(CONTENTS)
-        """The fields of each item."""
+        self.items = self._of(CONTENTS)  # the fields of each item
         custom = self._of("custom_data")
-        self.gathered = [field for field in custom if self.is_gathered(field.name)]
-        """Fields of ``custom_data`` whose values are those of a field of the items; they stand behind the items."""
-        self.custom_data = [field for field in custom if not self.is_gathered(field.name)]
-
-    def steps(self, name: str) -> Path | None:
-        """To the value of one of `DECIDED`; None if the mapping has no source for it."""
-        source = self.mapping.sources.get(name)
-        return None if source is None else source.steps
+        # Fields of ``custom_data`` whose values are those of a field of the items; they stand behind the items.
+        self.gathered = [field for field in custom if self._is_gathered(field.name)]
+        self.custom_data = [field for field in custom if not self._is_gathered(field.name)]
 
     def is_text(self, name: str) -> bool:
-        """See `Field.is_text`."""
+        """See `ProgramField.is_text`."""
         source = self.mapping.sources.get(name)
-        return source is not None and source.kinds <= _WORDS
+        # What is computed may be malformed, and then it is no text.
+        return source is not None and source.kinds <= _WORDS and not isinstance(source, Computed)
 
-    def is_gathered(self, name: str) -> bool:
+    def _is_gathered(self, name: str) -> bool:
         """Whether this field has the same source as a field of the items."""
         source = self.mapping.sources.get(name)
-        item = self.mapping.sources.get(_GATHERED.get(name, ""))
-        return source is not None and item is not None and source.steps == item.steps and EACH in source.steps
+        item = self.mapping.sources.get(DERIVED.get(name, ""))
+        if isinstance(source, Computed):
+            expression = source.expression
+            return (
+                isinstance(item, Computed)
+                and isinstance(expression, Each)
+                and expression.of == item.expression
+            )
+        return source is not None and source == item and EACH in source.steps
+
+    def _place(self, source: AnySource | None) -> Path | Computation | None:
+        """Where the value of a source stands in an event, or how it is computed."""
+        if isinstance(source, Computed):
+            return self._computed(source, None)
+        return None if source is None else source.steps
+
+    def _computed(self, source: Computed, item_steps: Path | None) -> Computation:
+        name = self.mapping.sources.get("event_name")
+        event_type = None if name is None else expression_of(name)
+        return computation(source.expression, item_steps, event_type, self.decisions.name_of)
 
     def _of(self, parent: str) -> list[ProgramField]:
         return [
@@ -141,21 +142,31 @@ class Description:
     def _field(self, target: Target) -> ProgramField:
         mapping, name = self.mapping, target.name
         source, constant = mapping.sources.get(name), mapping.constants.get(name)
+        # The setting goes before the mapping: it is the same for all events of this service.
         if name == _PARTNER_NAME and self._partner_name:
             source, constant = None, self._partner_name
-        steps = () if source is None else source.steps
-        steps = steps[len(self.item_steps) :] if target.parent == CONTENTS else steps
+        computed: Computation | None = None
+        steps: Path = ()
+        if isinstance(source, Computed):
+            computed = self._computed(source, self.item_steps if target.parent == CONTENTS else None)
+            steps = (EACH,) if computed.is_many else ()
+        elif source is not None:
+            # The way on from the item.
+            steps = source.steps[len(self.item_steps) :] if target.parent == CONTENTS else source.steps
         before = steps.index(EACH) if EACH in steps else len(steps)
         rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
+        way = Way.VALUE if source is None else _way(target, source)
+        again = way in (Way.VALUE, Way.DIGESTS) and rule not in _NOT_REMEMBERED and name not in _OF_ONE_PERSON
         return ProgramField(
             name,
             target.key,
-            Way.VALUE if source is None else _way(target, source),
+            way,
+            computed,
             steps,
-            tuple(step.name for step in steps[:before]),
+            steps[:before],
             steps[before:],
             rule,
-            _asking(name, rule),
+            rule if rule is None or not again else Memory(rule),
             source is not None and self.is_text(name),
             _MOST_LANGUAGES if target.key == "languages" else None,
             decide.warnings_of(target),
@@ -169,19 +180,12 @@ class Description:
         )
 
 
-def _asking(name: str, rule: Rule | None) -> Rule | None:
-    if rule is None or name not in COME_AGAIN:
-        return rule
-    memory, ask = Memory(rule), rule
-    return lambda value: memory[value] if value.__class__ is str else ask(value)
-
-
-def _way(target: Target, source: Source) -> Way:
-    """How the target's value is come to."""
+def _way(target: Target, source: AnySource) -> Way:
+    """Return how the target's value is made."""
     if target.hashed:
         return Way.DIGESTS
     if target.arity is Arity.ALL:
         return Way.ALL
     if target.arity is Arity.SUM:
         return Way.TOTAL
-    return Way.FIRST if source.many and target.arity is not Arity.ITEM else Way.VALUE
+    return Way.FIRST if target.arity is not Arity.ITEM and is_many(expression_of(source)) else Way.VALUE

@@ -1,32 +1,67 @@
 """The mapping: which value of a commerce event becomes which field of a conversion event.
 
-Theory of operation. A mapping is TOML. The packaged default is read first, the user's overlay is laid over it
-table by table and key by key; ``""`` takes an entry away. Then everything is checked against the closed shape
-of the API (`targets`) and against the schema (`consumer.avro.paths`), once, at start: what `load_mapping`
-returns is sound, and the converter trusts it.
+Theory of operation. `sections` reads the file and says which layers of it a section has: the packaged default, and
+the user's tables from the widest to the narrowest. Here they are laid over each other, table by table and key by key;
+``""`` takes an entry away. Then everything is checked against the closed shape of the API (`targets`) and against the
+schema (`consumer.avro.paths`), once, at start: what `Loader` returns is sound, and the converter trusts it.
 
-What the overlay writes must hold: a path that the schema lacks is an error that names the nearest. What only
-the default writes is a proposal: where the user's schema has no such path it is dropped without a word, and
-where the user's items come from another array than the default's, the default's item fields are dropped too.
+What a section itself writes must hold: a path that the schema lacks is an error that names the nearest. What it shares
+with others, and what the default writes, is a proposal: where the schema has no such path, the next wider layer's line
+stands; and where the section's items come from another array, item fields of the others are dropped too.
 Errors are one line, name the file and the key, and say what to do.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
-from consumer.avro.paths import EACH, Asked, AvroSchema, NoSuchPath, SchemaPaths, Source, Step
-from consumer.conversion.normalise import LeftOut, trim
+from consumer.avro.paths import Asked, AvroSchema, NoSuchPath, Path, SchemaPaths
+from consumer.conversion.computed.expressions import (
+    NUMBERS,
+    WORDS,
+    Agreed,
+    AnySource,
+    Computed,
+    Condition,
+    Constant,
+    Each,
+    Expression,
+    First,
+    Phone,
+    Reading,
+    Unreadable,
+    array_of,
+    asked_by,
+    constants_in,
+    depends_on_event,
+    expression_of,
+    is_many,
+    kinds_of,
+    results_of,
+    shown,
+    source_of,
+)
+from consumer.conversion.computed.functions import computation
+from consumer.conversion.computed.phones import is_installed, is_region
+from consumer.conversion.hints import (
+    element_of,
+    event_meant,
+    field_meant,
+    fields_within,
+    wrong_constant,
+    wrong_with_own_events,
+)
+from consumer.conversion.normalise import LeftOut
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
+    DERIVED,
     EVENT_NAMES,
     EXTERNAL_ID_AS_WRITTEN,
-    LONGEST_OWN_EVENT,
-    MOST_OWN_EVENTS,
+    FILTER,
     NEVER_SENT,
     TARGETS,
     TIME_UNITS,
@@ -34,71 +69,55 @@ from consumer.conversion.targets import (
     Target,
     phone_target,
 )
-from consumer.errors import MappingError, nearest
+from consumer.errors import MappingError, or_all
 
-FILTER: Final = "!filter"
-"""What stands in `[event_names]` for an event type that is not sent."""
-
-_TABLES = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
-_CHOICES = {
+TABLES: Final = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
+CHOICES: Final = {
+    "unknown_record": ("refuse", "filter"),
     "unknown_event_name": ("refuse", "custom", "filter"),
     "external_id_case": ("lower", "as_written"),
     "time_unit": tuple(TIME_UNITS),
 }
-_WITHOUT_EFFECT: Final = {
+# Keys of older versions that are accepted -> what is said of them.
+WITHOUT_EFFECT: Final = {
     "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
     "line away"
 }
-"""Keys of older versions that are accepted -> what is said of them."""
-_DERIVED: Final = {
-    "custom_data.content_ids": f"{CONTENTS}.id",
-    "custom_data.num_items": f"{CONTENTS}.quantity",
-}
-"""Targets that are filled from the items where the mapping has no line for them -> from which field of an item."""
+# Kinds that count time, each in a unit of its own.
+_COUNTED = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
+_TIMES = frozenset({"event_time", "app_info.install_time", "user_data.db"})
 _PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
-_BOOLEAN = frozenset({"boolean"})
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
     """An event goes only if the value at `source` is true, or is one of `allowed` if there are any."""
 
-    source: Source
+    source: AnySource
     allowed: tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A checked mapping. Make it with `load_mapping`; read it, do not change what it holds."""
+    """A checked mapping. Make it with `sections.load_mapping`; read it, do not change what it holds."""
 
-    event_names: dict[str, str]
-    """Event type, exact -> conversion name or `FILTER`."""
+    event_names: dict[str, str]  # event type, exact -> conversion name or `FILTER`
+    # Event names that the advertiser registered, sent as they are; a record's type that is one means itself.
     own_events: tuple[str, ...]
-    """Event names that the advertiser registered, sent as they are; a record's type that is one means itself."""
-    unknown_event_name: str
-    """``refuse``, ``custom`` or ``filter``."""
-    action_sources: dict[str, str]
-    """Channel, lower case -> action source."""
-    sources: dict[str, Source]
-    """Target name -> where it comes from, in payload order."""
-    proposed: frozenset[str]
-    """Those of the sources that only the default names."""
+    unknown_event_name: str  # ``refuse``, ``custom`` or ``filter``
+    action_sources: dict[str, str]  # channel, lower case -> action source
+    sources: dict[str, AnySource]  # target name -> where it comes from, in payload order
+    proposed: frozenset[str]  # those of the sources that only the default names
+    # Target name -> the JSON value sent where the record gives none, in payload order.
     constants: dict[str, Any]
-    """Target name -> the JSON value sent where the record gives none, in payload order."""
     consent: Consent | None
-    dedup_key: Source | None
-    """What identifies an event within account and name; None: its ``event_id``."""
-    external_id_case: str
-    """``lower`` or ``as_written``."""
-    phone_country_code: str
-    """Put before phone numbers without one; empty: never."""
-    time_unit: str
-    """Unit of a time whose schema type does not say, a key of `TIME_UNITS`."""
-    click_id_from_url: bool
-    """Whether an event without a click id takes it from the address of its page."""
-    warnings: tuple[str, ...]
-    """What is allowed, and should be changed: one line each."""
+    dedup_key: AnySource | None  # what identifies an event within account and name; None: its ``event_id``
+    external_id_case: str  # ``lower`` or ``as_written``
+    phone_country_code: str  # put before phone numbers without one; empty: never
+    time_unit: str  # unit of a time whose schema type does not say, a key of `TIME_UNITS`
+    click_id_from_url: bool  # whether an event without a click id takes it from the address of its page
+    warnings: tuple[str, ...]  # what is allowed, and should be changed: one line each
 
     @property
     def known_event_names(self) -> frozenset[str]:
@@ -115,91 +134,82 @@ class Mapping:
 
     @property
     def asked(self) -> Asked:
-        """All that is looked at of a record."""
+        """The paths of all values that are read of a record."""
         consent = () if self.consent is None else (self.consent.source,)
         key = () if self.dedup_key is None else (self.dedup_key,)
-        return tuple(source.steps for source in (*self.sources.values(), *consent, *key))
+        asked = (path for source in (*self.sources.values(), *consent, *key) for path in asked_by(source))
+        return tuple(dict.fromkeys(asked))
 
     @property
-    def item_steps(self) -> tuple[Step, ...]:
+    def item_steps(self) -> Path:
         """Steps to the array whose elements are the items; empty: the event itself is the one item."""
-        for name, source in self.sources.items():
-            if name.startswith(CONTENTS):
-                return _item_steps(source)
-        return ()
+        return _item_steps(self.sources)
 
 
-def load_mapping(
-    overlay_toml: str | None, schema: AvroSchema, *, default_toml: str, overlay_name: str = "mapping"
-) -> Mapping:
-    """Lays `overlay_toml` over `default_toml` and checks the result against the API and `schema`.
+def _item_steps(sources: dict[str, AnySource]) -> Path:
+    arrays = (array_of(source) for name, source in sources.items() if name.startswith(CONTENTS))
+    return next((array for array in arrays if array is not None), ())
 
-    `schema` is the reader's schema as JSON; `overlay_name` is what errors call the overlay (its file name).
-    Raises `MappingError`: one line that names the key, and for a path or name that does not exist the nearest
-    that does.
+
+class Layer(NamedTuple):
+    """Tables of a mapping file that apply together. `name` is what errors call them.
+
+    `shared`: other sections have them, too, so that a path may be missing in one schema.
     """
-    default = _parsed(default_toml, "packaged mapping")
-    overlay = _parsed(overlay_toml or "", overlay_name)
-    return _Loader(default, overlay, schema, overlay_name).mapping()
+
+    name: str
+    tables: dict[str, Any]
+    shared: bool = False
 
 
-def _item_steps(source: Source) -> tuple[Step, ...]:
-    """The steps up to and with the last array of the path."""
-    steps = source.steps
-    return steps[: len(steps) - steps[::-1].index(EACH)] if EACH in steps else ()
+class Incomplete(MappingError):
+    """Fields that every event needs have no source."""
 
 
-def _parsed(toml: str, name: str) -> dict[str, Any]:
-    """The file's tables, checked for shape; dotted names that TOML took apart are put together again."""
-    try:
-        tables = tomllib.loads(toml)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise MappingError(f"{name}: not TOML: {reason}") from error
-    allowed = (*_TABLES, *_CHOICES, "phone_country_code", *_WITHOUT_EFFECT)
-    for key, value in tables.items():
-        if key not in allowed:
-            raise MappingError(
-                f"{name}: {key!r} is not a mapping key; the nearest is {nearest(key, allowed)!r}"
-            )
-        if key in _TABLES and not isinstance(value, dict):
-            raise MappingError(f"{name}: {key} is a table: write [{key}] on a line of its own")
-    for key in ("fields", "constants"):
-        tables[key] = _flat(tables.get(key, {}))
-    return tables
+class Loader:
+    """Checks the tables of `layers`, from the packaged default's to the narrowest, against the API and `schema`.
 
+    `name` is what errors call them all.
+    """
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``user_data.em = …`` without quotes is a table in TOML; here it is the name "user_data.em"."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-class _Loader:
-    """One run of `load_mapping`: the merged tables, and where to complain."""
-
-    def __init__(
-        self, default: dict[str, Any], overlay: dict[str, Any], schema: AvroSchema, overlay_name: str
-    ) -> None:
-        self._name = overlay_name
-        self._tables = {key: {**default.get(key, {}), **overlay.get(key, {})} for key in _TABLES}
-        self._settings = {key: value for key, value in {**default, **overlay}.items() if key not in _TABLES}
-        self._written = overlay["fields"]
+    def __init__(self, layers: Sequence[Layer], schema: AvroSchema, name: str) -> None:
+        self._name = name
+        self._layers = layers
+        # A line of a narrower layer replaces one line of a wider.
+        self._tables = {key: self._merged(key) for key in TABLES}
+        self._settings: dict[str, Any] = {}
+        for layer in layers:
+            self._settings |= {key: value for key, value in layer.tables.items() if key not in TABLES}
+        # By field, the layer whose line stands.
+        self._standing: dict[str, Layer] = {}
+        # Lines of shared layers of which the schema lacks this path, which may be all of the line; or lacks nothing.
+        self.unused: dict[tuple[str, str, str], tuple[str, bool]] = {}
+        self.used: set[tuple[str, str, str]] = set()
         self._warnings = tuple(
-            f"{overlay_name}: {text}" for key, text in _WITHOUT_EFFECT.items() if key in overlay
+            f"{layer.name}: {text}"
+            for layer in layers[1:]
+            for key, text in WITHOUT_EFFECT.items()
+            if key in layer.tables
         )
         try:
             self._paths = SchemaPaths(schema)
         except NoSuchPath as error:
             self._fail(str(error))
 
+    def _merged(self, key: str) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for layer in self._layers:
+            table = layer.tables.get(key, {})
+            # Values that are allowed belong to the path that they stand beside: they say nothing of another one.
+            if key == "consent" and not table.keys().isdisjoint(("require", "any")):
+                merged = {}
+            merged |= table
+        return merged
+
     def mapping(self) -> Mapping:
-        for key, choices in _CHOICES.items():
+        """Return the mapping. Raises `MappingError`."""
+        # The settings go first: they decide how the tables are read.
+        for key, choices in CHOICES.items():
             if self._settings.get(key) not in choices:
                 self._fail(f"{key} must be one of {', '.join(map(repr, choices))}")
         phone_code = self._settings.get("phone_country_code")
@@ -207,33 +217,44 @@ class _Loader:
             self._fail('phone_country_code must be one to three digits in quotes, like "49", or "" for none')
         own_events = self._own_events()
         known = EVENT_NAMES.union(own_events)
+        self._reading = Reading(self._paths, known)
+        event_names, action_sources = self._event_names(known), self._action_sources()
         sources = self._sources()
-        constants = self._constants(known)
-        self._check_required([name for name in _REQUIRED if name not in sources and name not in constants])
+        written = {name for name, layer in self._standing.items() if layer is not self._layers[0]}
+        proposed = frozenset(sources.keys() - written)
+        self._add_phone_country(sources)
+        # The items' ids and their number follow from the items, unless a line maps them or takes them away.
+        derived = {name: self._derived(sources, of) for name, of in DERIVED.items() if of in sources}
+        sources = {name: source for name, source in derived.items() if name not in written} | sources
+        constants = self._constants(known, sources)
+        missing = [name for name in _REQUIRED if name not in sources and name not in constants]
+        if missing:
+            names = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no source"
+            possible = [name for name in missing if TARGETS[name].constant]
+            # Some required fields may be the same for all events.
+            hint = f", or a value for all events in [constants]: {' and '.join(possible)}" if possible else ""
+            raise Incomplete(
+                f'{self._name}: [fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}'
+            )
+        self._check_computed(sources, event_names.keys() | known, action_sources)
         return Mapping(
-            event_names=self._event_names(known),
+            event_names=event_names,
             own_events=own_events,
             unknown_event_name=self._settings["unknown_event_name"],
-            action_sources=self._action_sources(),
-            sources=sources,
-            proposed=frozenset(name for name in sources if name in self._proposed),
+            action_sources=action_sources,
+            sources={name: sources[name] for name in TARGETS if name in sources},
+            proposed=proposed,
             constants=constants,
             consent=self._consent(),
             dedup_key=self._dedup_key(),
             phone_country_code=phone_code,
             external_id_case=self._settings["external_id_case"],
             time_unit=self._settings["time_unit"],
-            click_id_from_url="event_source_url" in sources and not self._is_taken_away("user_data.click_id"),
+            # An empty line takes the click id away, so it is not to come from the address either.
+            click_id_from_url="event_source_url" in sources
+            and self._tables["fields"].get("user_data.click_id") != "",
             warnings=self._warnings,
         )
-
-    def _check_required(self, missing: list[str]) -> None:
-        if not missing:
-            return
-        names = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no source"
-        constant = [name for name in missing if TARGETS[name].constant]
-        hint = f", or a value for all events in [constants]: {' and '.join(constant)}" if constant else ""
-        self._fail(f'[fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}')
 
     def _fail(self, message: str) -> NoReturn:
         raise MappingError(f"{self._name}: {message}")
@@ -242,157 +263,244 @@ class _Loader:
         """The table's entries that are not taken away; all its values are text."""
         entries = self._tables[table]
         for key, value in entries.items():
+            while isinstance(value, dict) and value:
+                part, value = next(iter(value.items()))
+                key = f"{key}.{part}"
+            if key not in entries:
+                self._fail(f'[{table}] a name that holds dots is written in quotes: "{key}"')
             if not isinstance(value, str):
-                self._fail(f"[{table}] {key!r} must be text in quotes")
+                said = "is a list, but takes one text" if isinstance(value, list) else "must be text"
+                self._fail(f"[{table}] {key!r} {said} in quotes")
         return {key: value for key, value in entries.items() if value}
 
     def _event_names(self, known: frozenset[str]) -> dict[str, str]:
         names = self._entries("event_names")
         for key, name in names.items():
             if name != FILTER and name not in known:
+                if key in CHOICES:
+                    self._misplaced("event_names", key)
+                if key in known:
+                    self._fail(f'[event_names] {key!r} is turned around: write "{name}" = "{key}"')
+                meant = event_meant(name, known)
+                hint = f"the nearest is {meant!r}" if meant else f"its names are {', '.join(sorted(known))}"
                 self._fail(
-                    f"[event_names] {key!r}: {name!r} is not an event name of the platform; the nearest is "
-                    f"{nearest(name, sorted(known))!r}, {FILTER!r} means: do not send, and a name that you "
-                    "registered with Pinterest is declared in [own_events]"
+                    f"[event_names] {key!r}: {name!r} is not an event name of the platform; {hint}; {FILTER!r} means: "
+                    "do not send; a name that you registered with Pinterest is declared in [own_events]"
                 )
         return names
 
     def _own_events(self) -> tuple[str, ...]:
         """The names that the advertiser registered, in the order they are written."""
-        table = self._tables["own_events"]
-        self._check_keys("own_events", table, ("names",))
-        names = table.get("names", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            self._fail('[own_events] names must be a list of texts: names = ["loyalty_joined"]')
-        for name in names:
-            self._check_own_event(name)
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            self._fail(f"[own_events] {twice[0]!r} stands there twice: take one away")
-        if len(names) > MOST_OWN_EVENTS:
-            self._fail(
-                f"[own_events] declares {len(names)} names, but an advertiser may register {MOST_OWN_EVENTS}: take "
-                "those away that are not registered"
-            )
+        names = self._settings_of("own_events", "names").get("names", [])
+        if wrong := wrong_with_own_events(names):
+            self._fail(f"[own_events] {wrong}")
         return tuple(names)
 
-    def _check_own_event(self, name: str) -> None:
-        """That it can be a name, and is none of the platform's."""
-        shown = repr(name[:LONGEST_OWN_EVENT])
-        if name.strip().lower() in EVENT_NAMES:
-            self._fail(f"[own_events] {shown} is a standard event name, in any case: take it away")
-        if len(name) > LONGEST_OWN_EVENT:
-            self._fail(
-                f"[own_events] {shown}… has {len(name)} characters; {LONGEST_OWN_EVENT} is the most there may be"
-            )
-        if name != trim(name) or not name.isprintable():
-            self._fail(f"[own_events] {shown} has blanks around it, or characters that cannot be printed")
-        if not name or name == FILTER:
-            self._fail(f"[own_events] {shown} is no name: write it as you registered it with Pinterest")
-
     def _action_sources(self) -> dict[str, str]:
-        for key, value in self._entries("action_sources").items():
+        sources = self._entries("action_sources")
+        for key, value in sources.items():
             if value not in ACTION_SOURCES:
+                if key in CHOICES:
+                    self._misplaced("action_sources", key)
                 self._fail(
-                    f"[action_sources] {key!r}: {value!r} is not an action source; the nearest is "
-                    f"{nearest(value, ACTION_SOURCES)!r}"
+                    f"[action_sources] {key!r}: {value!r} is not an action source; {or_all(value, ACTION_SOURCES)}"
                 )
-        return {key.strip().lower(): value for key, value in self._entries("action_sources").items()}
+        return {key.strip().lower(): value for key, value in sources.items()}
 
     def _target(self, table: str, name: str) -> Target:
         """The target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
         if name.rpartition(".")[2] in NEVER_SENT:
             self._fail(f"[{table}] {name!r} is never sent: take the line away")
         if name not in TARGETS:
-            self._fail(
-                f"[{table}] {name!r} is not a field of a conversion event; the nearest is {nearest(name, TARGETS)!r}"
-            )
+            if name in CHOICES or name in ("phone_country_code", "phone_country"):
+                self._misplaced(table, name)
+            path = self._tables[table][name]
+            if isinstance(path, str) and path in TARGETS:
+                self._fail(f'[{table}] {name!r} is turned around: write "{path}" = "{name}"')
+            if fields := fields_within(name):
+                self._fail(
+                    f"[{table}] {name!r} is not a field but an object: name one of its fields: {fields}"
+                )
+            near = field_meant(name)
+            hint = f"the nearest is {near!r}" if near else "docs/conversion.md lists them"
+            self._fail(f"[{table}] {name!r} is not a field of a conversion event; {hint}")
         return TARGETS[name]
 
-    def _sources(self) -> dict[str, Source]:
-        found: dict[str, Source] = {}
-        for name, path in self._entries("fields").items():
+    def _misplaced(self, table: str, key: str) -> NoReturn:
+        """Refuse a setting of the whole file that stands below the name of a table."""
+        self._fail(f"[{table}] {key!r} is a setting of the whole file: put its line above the first [table]")
+
+    def _sources(self) -> dict[str, AnySource]:
+        found: dict[str, AnySource] = {}
+        for name in self._tables["fields"]:
             target = self._target("fields", name)
-            if self._is_written(name):
-                found[name] = self._fitting(target, path)
-            elif self._paths.has(path):
-                found[name] = self._fitting_proposal(target, path)
+            for layer in reversed(self._layers):
+                said = layer.tables.get("fields", {}).get(name)
+                # What the section itself writes must hold; a proposal counts only where the schema has its paths.
+                if said is None or (said and not self._applies(layer, "fields", name, said)):
+                    continue
+                self._standing[name] = layer
+                if said != "":
+                    found[name] = self._proposed(layer, target, said)
+                break
         self._unify_items(found)
-        self._proposed = found.keys() - self._written.keys()
-        self._derive(found)
-        return {name: found[name] for name in TARGETS if name in found}
+        return found
 
-    def _derive(self, found: dict[str, Source]) -> None:
-        """Fill the items' ids and their number from the items, unless a line maps them or takes them away."""
-        for name, item_field in _DERIVED.items():
-            if name not in found and item_field in found and not self._is_taken_away(name):
-                found[name] = found[item_field]
+    def _is_proposal(self, layer: Layer) -> bool:
+        return layer is self._layers[0] or layer.shared
 
-    def _is_taken_away(self, name: str) -> bool:
-        return name in self._written and not self._written[name]
+    def _applies(self, layer: Layer, table: str, key: str, said: Any) -> bool:
+        """Return whether the schema has the paths of a line, if it is a proposal; what shared lines lack is noted."""
+        if not self._is_proposal(layer):
+            return True
+        line = (layer.name, table, key)
+        missing = self._reading.missing(said)
+        if missing is None:
+            self.used.add(line)
+        elif layer.shared:
+            self.unused[line] = missing, isinstance(said, str)
+        return missing is None
 
-    def _fitting(self, target: Target, path: str) -> Source:
-        source = self._source(f"[fields] {target.name!r}", path)
-        self._check_fit(target, source)
-        return source
-
-    def _fitting_proposal(self, target: Target, path: str) -> Source:
-        """The default's. What the schema has there may be something else of the same name: only the user knows."""
+    def _proposed(self, layer: Layer, target: Target, said: Any) -> AnySource:
         try:
-            return self._fitting(target, path)
+            return self._fitting(target, said)
         except MappingError as error:
-            away = f'with "{target.name}" = "" in [fields]'
+            if not self._is_proposal(layer):
+                raise
+            # What the schema has there may be something else of the same name: only the user knows.
+            of = "the packaged mapping's" if layer is self._layers[0] else f"of {layer.name}"
             raise MappingError(
-                f"{error}; this line is the packaged mapping's: name another path, or take it away {away}"
+                f"{error}; this line is {of}: name another path, or take it away with "
+                f'"{target.name}" = "" in [fields]'
             ) from None
 
-    def _is_written(self, name: str) -> bool:
-        return name in self._written
+    def _fitting(self, target: Target, said: Any, table: str = "fields") -> AnySource:
+        """The source that a line of the mapping names, which fits the target."""
+        key = f"[{table}] {target.name!r}"
+        source = self._source(key, said)
+        # One fitting branch of a union is enough: the others are left out, record by record.
+        for result in results_of(expression_of(source)):
+            kinds = kinds_of(result)
+            if not kinds & target.kinds:
+                self._fail(f"{key} takes {target.meant}, but {shown(result)} is {' or '.join(sorted(kinds))}")
+        if is_many(expression_of(source)) and target.arity is Arity.ONE:
+            self._fail(f"{key} takes one value, but {source.path!r} may give several{element_of(source)}")
+        if isinstance(source, Computed) and target.name in _TIMES:
+            # A number without a logical type counts in `time_unit`.
+            units = {kind if kind in _COUNTED else "number" for kind in source.kinds & (_COUNTED | NUMBERS)}
+            if len(units) > 1:
+                self._fail(
+                    f"{key}: {source.path!r} are {' and '.join(sorted(units))}, which count time in different units"
+                )
+        return source
 
-    def _source(self, key: str, path: str) -> Source:
+    def _source(self, key: str, said: Any) -> AnySource:
         try:
-            return self._paths.resolve(path)
-        except NoSuchPath as error:
+            return source_of(self._reading.expression(said))
+        except Unreadable as error:
             self._fail(f"{key}: {error}")
 
-    def _check_fit(self, target: Target, source: Source) -> None:
-        if not source.kinds & target.kinds:
-            kinds = " or ".join(sorted(source.kinds))
-            self._fail(f"[fields] {target.name!r} takes {target.meant}, but {source.path!r} is {kinds}")
-        if source.many and target.arity is Arity.ONE:
-            self._fail(f"[fields] {target.name!r} takes one value, but {source.path!r} may give several")
+    def _add_phone_country(self, sources: dict[str, AnySource]) -> None:
+        """Phone numbers get the code of the country that ``phone_country`` names."""
+        said, numbers = self._settings.get("phone_country", ""), sources.get("user_data.ph")
+        if not said:
+            return
+        if numbers is None:
+            self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
+        if not is_installed():
+            self._fail("phone_country needs an extra: pip install 'pinstream[phones]'")
+        if isinstance(said, str) and is_region(said):
+            country: Expression = Constant(said)
+        else:
+            source = self._one("phone_country", said)
+            if not source.kinds & WORDS:
+                kinds = " or ".join(sorted(source.kinds))
+                self._fail(f"phone_country: {source.path!r} is {kinds}, but a country is text")
+            country = expression_of(source)
+        sources["user_data.ph"] = source_of(Phone(expression_of(numbers), country))
 
-    def _unify_items(self, found: dict[str, Source]) -> None:
+    @staticmethod
+    def _derived(sources: dict[str, AnySource], of: str) -> AnySource:
+        """The source of what follows from this field of the items."""
+        source, steps = sources[of], _item_steps(sources)
+        return source_of(Each(steps, source.expression)) if isinstance(source, Computed) and steps else source
+
+    def _check_computed(
+        self, sources: dict[str, AnySource], event_types: Collection[str], channels: Collection[str]
+    ) -> None:
+        """What can be known of computed values before there is a record."""
+        steps, name = _item_steps(sources), sources.get("event_name")
+        event_type = None if name is None else expression_of(name)
+        if event_type is not None and depends_on_event(event_type):
+            self._fail("[fields] 'event_name': when_event asks for the name that this line decides; use when")
+        for key, source in sources.items():
+            if not isinstance(source, Computed):
+                continue
+            try:
+                item_steps = steps if key.startswith(CONTENTS) else None
+                computation(source.expression, item_steps, event_type, lambda _: None)
+            except Unreadable as error:
+                self._fail(f"[fields] {key!r}: {error}")
+            for constant in constants_in(source.expression):
+                names = event_types if self._settings["unknown_event_name"] == "refuse" else None
+                if meant := wrong_constant(TARGETS[key], constant, names, channels):
+                    self._fail(f"[fields] {key!r}: {constant!r} is not {meant}")
+
+    def _unify_items(self, found: dict[str, AnySource]) -> None:
         """Item fields must come from one array. The user's array stands; the default's fields make way, and so do the
         default's lines for what follows from the items."""
-        items = {name: _item_steps(source) for name, source in found.items() if name.startswith(CONTENTS)}
-        leading = [steps for name, steps in items.items() if self._is_written(name)] or list(items.values())
-        for name, steps in items.items():
-            if steps == leading[0]:
+        arrays = {
+            name: self._array(name, source)
+            for name, source in found.items()
+            if name.startswith(CONTENTS) or name in DERIVED
+        }
+        items = [name for name, array in arrays.items() if array is not None and name.startswith(CONTENTS)]
+        if not items:
+            return
+        # The section's own array leads; where it names none, that of the lines it shares, or else the default's.
+        ranks = {
+            name: 2 - self._standing[name].shared
+            for name in found
+            if self._standing[name] is not self._layers[0]
+        }
+        rank = max(ranks.get(name, 0) for name in items)
+        leading = arrays[next(name for name in items if ranks.get(name, 0) == rank)]
+        for name, array in arrays.items():
+            # What is the same for all items is of any array.
+            if array is None or array == leading:
                 continue
-            if self._is_written(name):
+            if name not in ranks or (name in items and ranks[name] < rank):
+                del found[name]
+            elif name in items:
                 self._fail(
                     f"[fields] {name!r}: all fields of {CONTENTS} must come from one array of the record"
                 )
-            del found[name]
-        for name in _DERIVED:
-            if (
-                name in found
-                and not self._is_written(name)
-                and items
-                and _item_steps(found[name]) != leading[0]
-            ):
-                del found[name]
 
-    def _constants(self, known: frozenset[str]) -> dict[str, Any]:
+    def _array(self, name: str, source: AnySource) -> Path | None:
+        try:
+            return array_of(source)
+        except Unreadable as error:
+            self._fail(f"[fields] {name!r}: {error}")
+
+    def _constants(self, known: frozenset[str], sources: dict[str, AnySource]) -> dict[str, Any]:
+        """The constants; one that depends on the record is added to `sources`, behind what is there."""
         constants = {}
         for name, value in self._tables["constants"].items():
             target = self._target("constants", name)
+            # An empty text takes the default's line away.
             if value == "":
                 continue
+            # Ids and times are of one event each.
             if not target.constant:
                 self._fail(f"[constants] {name!r} cannot be a constant: every event has its own")
-            constants[name] = self._constant(target, value, known)
+            if isinstance(value, dict):
+                otherwise = expression_of(self._fitting(target, value, "constants"))
+                before = sources.get(name)
+                sources[name] = source_of(
+                    otherwise if before is None else First((expression_of(before), otherwise))
+                )
+            else:
+                constants[name] = self._constant(target, value, known)
         return {name: constants[name] for name in TARGETS if name in constants}
 
     def _constant(self, target: Target, value: Any, known: frozenset[str]) -> Any:
@@ -400,53 +508,93 @@ class _Loader:
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
             if not isinstance(value, str) or value not in allowed:
-                near = nearest(str(value), sorted(allowed))
-                self._fail(f"[constants] {target.name}: {value!r} is not one; the nearest is {near!r}")
+                near = event_meant(str(value), allowed)
+                hint = f"the nearest is {near!r}" if near else f"known are {', '.join(sorted(allowed))}"
+                self._fail(f"[constants] {target.name}: {value!r} is not one; {hint}")
             return value
-        sent = LeftOut.MALFORMED if isinstance(value, list | dict) else target.rule(value)
+        # A constant goes through the rule once, now, so that each event sends what the rule would.
+        if isinstance(value, list):
+            self._fail(f"[constants] {target.name!r} is a list, but takes one value")
+        sent = target.rule(value)
         if isinstance(sent, LeftOut) or sent is None:
             self._fail(f"[constants] {target.name!r} must be {target.meant}")
         return [sent] if target.hashed else sent
 
     def _consent(self) -> Consent | None:
-        table = self._tables["consent"]
-        self._check_keys("consent", table, ("require", "allowed"))
-        path, allowed = table.get("require", ""), table.get("allowed", [])
+        table = self._settings_of("consent", "require", "any", "allowed")
+        allowed = table.get("allowed", [])
         if not isinstance(allowed, list) or not all(isinstance(value, str | int) for value in allowed):
             self._fail('[consent] allowed must be a list of values: allowed = ["granted"]')
-        if not isinstance(path, str):
-            self._fail("[consent] require must be a path in quotes")
-        if not path:
+        try:
+            found = {key: self._consent_sources(key, bool(allowed)) for key in ("require", "any")}
+        except MappingError as error:
+            # Never a proposal: without it, events of people would be sent who did not consent.
+            asking = [
+                one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()
+            ]
+            if not asking or not asking[-1].shared:
+                raise
+            raise MappingError(
+                f"{error}; this line is of {asking[-1].name} and is required of all: name the path of this record type "
+                'in its own [consent], or require = "" if it needs none'
+            ) from None
+        if not found["require"] and not found["any"]:
             if allowed:
                 self._fail("[consent] allowed needs require: the path of the value")
             return None
-        source = self._single("[consent] require", path)
-        if not allowed and not source.kinds & _BOOLEAN:
-            self._fail(
-                f"[consent] require: {path!r} is no boolean: say which values will do, allowed = [...]"
-            )
-        return Consent(source, tuple(allowed))
+        if len(found["require"]) == 1 and not found["any"]:
+            return Consent(found["require"][0], tuple(allowed))
+        every, some = (
+            tuple(Condition(expression_of(source), tuple(allowed) or (True,)) for source in found[key])
+            for key in ("require", "any")
+        )
+        return Consent(source_of(Agreed(every, some)), ())
 
-    def _dedup_key(self) -> Source | None:
-        table = self._tables["dedup"]
-        self._check_keys("dedup", table, ("key",))
-        path = table.get("key", "")
-        if not isinstance(path, str):
-            self._fail("[dedup] key must be a path in quotes")
-        if not path:
+    def _consent_sources(self, key: str, has_allowed: bool) -> list[AnySource]:
+        """What `require` or `any` names: one path, or a list of them."""
+        said = self._tables["consent"].get(key, "")
+        paths = said if isinstance(said, list) else [said] if said else []
+        sources = [self._one(f"[consent] {key}", path) for path in paths]
+        for source in sources:
+            # Without allowed values only true will do, and text is never true.
+            if not has_allowed and "boolean" not in source.kinds:
+                self._fail(
+                    f"[consent] {key}: {source.path!r} is no boolean: say which values will do, allowed = [...]"
+                )
+        return sources
+
+    def _dedup_key(self) -> AnySource | None:
+        said = self._settings_of("dedup", "key").get("key", "")
+        if not said:
             return None
-        source = self._single("[dedup] key", path)
+        layer = next(one for one in reversed(self._layers) if "key" in one.tables.get("dedup", {}))
+        # Records without such a value are known by their event_id: so are those of a schema without it.
+        if not self._applies(layer, "dedup", "key", said):
+            return None
+        source = self._one("[dedup] key", said)
         if not source.kinds & TARGETS["event_id"].kinds:
-            self._fail(f"[dedup] key: {path!r} is {' or '.join(sorted(source.kinds))}, but must be text")
+            kinds = " or ".join(sorted(source.kinds))
+            self._fail(f"[dedup] key: {source.path!r} is {kinds}, but must be text")
         return source
 
-    def _single(self, key: str, path: str) -> Source:
-        source = self._source(key, path)
-        if source.many:
-            self._fail(f"{key}: {path!r} may give several values; name one that gives one")
+    def _one(self, key: str, said: Any) -> AnySource:
+        """The source of one value that this key names."""
+        source = self._source(key, said)
+        # Which of several would count is for the user to say.
+        if is_many(expression_of(source)):
+            self._fail(f"{key}: {source.path!r} may give several values{element_of(source) or '; name one'}")
+        if isinstance(source, Computed):
+            try:
+                computation(source.expression, None, None, lambda _: None)
+            except Unreadable as error:
+                self._fail(f"{key}: {error}")
         return source
 
-    def _check_keys(self, table: str, entries: dict[str, Any], allowed: tuple[str, ...]) -> None:
-        for key in entries:
+    def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
+        """Return the table, which may have the `allowed` keys only."""
+        for key in self._tables[table]:
+            if key in CHOICES:
+                self._misplaced(table, key)
             if key not in allowed:
-                self._fail(f"[{table}] {key!r} is not a key; the nearest is {nearest(key, allowed)!r}")
+                self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")
+        return self._tables[table]

@@ -39,12 +39,10 @@ from consumer.conversion.countries import country_code, state_code
 class LeftOut(Enum):
     """Why a rule gives no value; the key is then left out (or, for some fields, the event refused)."""
 
-    BLANK = "blank"
-    """Nothing was there: null, empty, or white space only. Not worth a warning."""
-    MALFORMED = "malformed"
-    """Something was there, and it is not what the field takes."""
+    BLANK = "blank"  # nothing was there: null, empty, or white space only. Not worth a warning.
+    MALFORMED = "malformed"  # something was there, and it is not what the field takes
+    # Something was there that stands for nothing: the all-zero id, ``0.0.0.0``, order id 0.
     PLACEHOLDER = "placeholder"
-    """Something was there that stands for nothing: the all-zero id, ``0.0.0.0``, order id 0."""
 
 
 Normaliser = Callable[[str], str | LeftOut]
@@ -54,9 +52,10 @@ _INVISIBLE = "\u180e\u200b\u200e\u200f\u2060\ufeff"
 # every process a fifth of its start.)
 _WHITE = "".join(filter(str.isspace, map(chr, range(0x10000)))) + _INVISIBLE
 _WITHOUT_WHITE = dict.fromkeys(map(ord, _WHITE))
+# Of an id kept as a number: the text of longer ones takes time that is the square of their length.
 _LONGEST_NUMBER_BITS = 256
 _LARGEST_EXACT_FLOAT = 2.0**53
-_LONGEST_NAME = 256
+_LONGEST_NAME = 256  # see above: normalising may take time that is the square of the length
 
 
 def trim(text: str) -> str:
@@ -64,24 +63,15 @@ def trim(text: str) -> str:
     return text.strip() if text.isascii() else text.strip(_WHITE)
 
 
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: a lone surrogate cannot."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _number_text(value: Any) -> str | LeftOut:
     """The decimal text of a number that stands where text is meant: an id kept as a long, say."""
+    # True is an int for Python, and no id for anyone.
     if isinstance(value, bool):
         return LeftOut.MALFORMED
     if isinstance(value, int):
         return str(value) if value.bit_length() <= _LONGEST_NUMBER_BITS else LeftOut.MALFORMED
     if isinstance(value, float):
+        # Beyond 2^53 a float is no exact id any more, so it keeps the form that shows it.
         whole = value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT
         return str(int(value)) if whole else repr(value) if math.isfinite(value) else LeftOut.MALFORMED
     if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) <= _LONGEST_NUMBER_BITS:
@@ -91,21 +81,22 @@ def _number_text(value: Any) -> str | LeftOut:
 
 def text_of(value: Any) -> str | LeftOut:
     """`value` as text, as it is: the case and the blanks around it are kept. A number gives its digits."""
-    if isinstance(value, str):
-        if value >= "!" and value.isascii():  # "!" follows the blank: neither empty nor blank
-            return str(value)
-        if not value or not trim(value):
-            return LeftOut.BLANK
-        return str(value) if is_unicode(value) else LeftOut.MALFORMED
-    return LeftOut.BLANK if value is None else _number_text(value)
+    if not isinstance(value, str):
+        return LeftOut.BLANK if value is None else _number_text(value)
+    if value >= "!" and value.isascii():  # "!" follows the blank: neither empty nor blank
+        return str(value)
+    if not value or not trim(value):
+        return LeftOut.BLANK
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return LeftOut.MALFORMED
+    return str(value)
 
 
 def trimmed_text(value: Any) -> str | LeftOut:
     """As `text_of`, without the blanks around it."""
-    if not isinstance(value, str):
-        return text_of(value)
-    text = trim(value)
-    return LeftOut.BLANK if not text else text if is_unicode(text) else LeftOut.MALFORMED
+    return text_of(trim(value) if isinstance(value, str) else value)
 
 
 # The normalisers: each takes trimmed, non-empty text.
@@ -113,6 +104,7 @@ def trimmed_text(value: Any) -> str | LeftOut:
 
 def email(text: str) -> str | LeftOut:
     """All white space out, lower case; dots and +tag stay; something on both sides of the @."""
+    # Blanks within an address are copied line breaks and the like.
     address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
     if "@" not in address or address[0] == "@" or address[-1] == "@":
         return LeftOut.MALFORMED
@@ -120,33 +112,29 @@ def email(text: str) -> str | LeftOut:
 
 
 _NOT_A_DIGIT = re.compile(r"[^0-9]+")
+# What stays is named too: `str.translate` makes and drops an exception for each character that it does not find.
 _ASCII_DIGITS = {code: chr(code) if 48 <= code <= 57 else None for code in range(128)}
-"""What stays is named too: `str.translate` makes and drops an exception for each character that it does not find."""
-
+# How exports that take numbers for floats write a phone number or a postal code: 94107.0.
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
-"""How exports that take numbers for floats write a phone number or a postal code: 94107.0."""
 
 
 def phone(text: str) -> str | LeftOut:
     """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
     digits = text.removeprefix("+")
     if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
-        digits = _digits_of_phone(text)
+        if _WHOLE_FLOAT.fullmatch(text):
+            text = text.partition(".")[0]
+        if len(text) > _LONGEST_NAME:
+            return LeftOut.MALFORMED
+        if text.isascii():
+            digits = text.translate(_ASCII_DIGITS)
+        else:
+            digits = _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
     return digits.lstrip("0") or LeftOut.MALFORMED
 
 
-def _digits_of_phone(text: str) -> str:
-    if _WHOLE_FLOAT.fullmatch(text):
-        text = text.partition(".")[0]
-    if len(text) > _LONGEST_NAME:
-        return ""
-    if text.isascii():
-        return text.translate(_ASCII_DIGITS)
-    return _NOT_A_DIGIT.sub("", unicodedata.normalize("NFKC", text))
-
-
+# A number of at least this many digits that begins with its country's code has it: without it there are fewer.
 _HAS_CODE = 11
-"""A number of at least this many digits that begins with its country's code has it: without it there are fewer."""
 
 
 def phone_with_code(code: str) -> Normaliser:
@@ -159,6 +147,7 @@ def phone_with_code(code: str) -> Normaliser:
         number = phone(text)
         if isinstance(number, LeftOut):
             return number
+        # What stands first tells: a plus or two zeros lead a country's code.
         begins = _PHONE_BEGINS.search(unicodedata.normalize("NFKC", text))
         if begins is not None and begins[0] in ("+", "00"):
             return number
@@ -189,6 +178,7 @@ def gender(text: str) -> str | LeftOut:
     return _GENDERS.get(" ".join(text.lower().split()), LeftOut.MALFORMED)
 
 
+# The year, then month and day behind equal marks or packed, then perhaps a time of day or a zone.
 _BIRTHDAY = re.compile(
     r"(?P<year>[0-9]{4})(?:(?P<mark>[-/.])(?P<m>[0-9]{1,2})(?P=mark)(?P<d>[0-9]{1,2})|(?P<md>[0-9]{4}))"
     r"(?:(?:\s*T|\s)\s*[0-9].*|T|Z|[+-][0-9]{2}:?[0-9]{2})?",
@@ -198,12 +188,14 @@ _BIRTHDAY = re.compile(
 
 def birthday(text: str) -> str | LeftOut:
     """``YYYYMMDD`` of a real date written year first; a time part is cut."""
+    # Year first only: 03/04/1990 means two days.
     match = _BIRTHDAY.fullmatch(text)
     if match is None:
         return LeftOut.MALFORMED
     packed = match["md"]
     month, day = (packed[:2], packed[2:]) if packed else (match["m"], match["d"])
     try:
+        # A day that the calendar has; February 30 is a typing error.
         date(int(match["year"]), int(month), int(day))
     except ValueError:
         return LeftOut.MALFORMED
@@ -218,8 +210,8 @@ def person_name(text: str) -> str | LeftOut:
 
 
 _PUNCTUATION = (char for char in map(chr, range(0x20000)) if unicodedata.category(char).startswith("P"))
+# As with `_ASCII_DIGITS`, the usual characters that stay are named.
 _IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_WHITE, *_PUNCTUATION)))
-"""As with `_ASCII_DIGITS`, the usual characters that stay are named."""
 
 
 def city(text: str) -> str | LeftOut:
@@ -230,15 +222,18 @@ def city(text: str) -> str | LeftOut:
     return composed.lower().translate(_IN_CITY) or LeftOut.MALFORMED
 
 
+# Two letters, perhaps behind the country of an ISO 3166-2 code: ``US-CA``.
 _STATE = re.compile(r"(?:[A-Za-z]{2}-)?([A-Za-z]{2})")
 
 
 def state(text: str) -> str | LeftOut:
     """Two letters, lower case: as they are, after the country of an ISO 3166-2 code, or of a full name."""
+    # Two letters are taken as they are: states of all countries have such codes.
     match = _STATE.fullmatch(text)
     return match[1].lower() if match else state_code(text) or LeftOut.MALFORMED
 
 
+# Blanks, and all that looks like a hyphen.
 _BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
 
 
@@ -248,31 +243,18 @@ def postal_code(text: str) -> str | LeftOut:
         return text
     if _WHOLE_FLOAT.fullmatch(text):
         return text.partition(".")[0]
+    # Codes with letters exist (London has them), but the platform's rule is digits.
     digits = _BETWEEN_DIGITS.sub("", text)
     return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
 
 
-def country(text: str) -> str | LeftOut:
-    """ISO 3166-1 alpha-2, lower case, of a code or an English short name; assigned codes only."""
-    return country_code(text) or LeftOut.MALFORMED
-
-
-def external_id(text: str) -> str | LeftOut:
-    """Lower case; see `external_id_as_written` for the other setting."""
-    return text.lower()
-
-
-def external_id_as_written(text: str) -> str | LeftOut:
-    """The case kept, for shops whose browser tag hashes the id without lower-casing it."""
-    return text
-
-
 def advertising_id(text: str) -> str | LeftOut:
-    """Lower case; the all-zero id of a device that limits tracking is nobody's."""
+    """Lower case; a device that limits tracking has the all-zero id."""
     lowered = text.lower()
     return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
 
 
+# The hashed fields of ``user_data`` and the normaliser of each.
 HASHED_FIELDS: Final[dict[str, Normaliser]] = {
     "em": email,
     "ph": phone,
@@ -283,62 +265,43 @@ HASHED_FIELDS: Final[dict[str, Normaliser]] = {
     "ct": city,
     "st": state,
     "zp": postal_code,
-    "country": country,
-    "external_id": external_id,
+    "country": lambda text: country_code(text) or LeftOut.MALFORMED,
+    "external_id": str.lower,
     "hashed_maids": advertising_id,
 }
-"""The hashed fields of ``user_data`` and the normaliser of each."""
 
 
+# SHA-256 in hex: what is one already is never hashed twice.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
 _NOTHING = ("", "00000000-0000-0000-0000-000000000000")
 _DIGESTS_OF_NOTHING = frozenset({"0" * 64, *(sha256(text.encode()).hexdigest() for text in _NOTHING)})
 
 
-def normalised(normaliser: Normaliser, value: Any) -> str | LeftOut:
-    """`value` trimmed and normalised, not hashed; a ready digest comes back lower-cased."""
-    text = trimmed_text(value)
-    if not isinstance(text, str):
-        return text
-    return _ready_digest(text) if _is_digest(text) else normaliser(text)
-
-
 def hashing(normaliser: Normaliser) -> Callable[[Any], str | LeftOut]:
-    """The rule of a hashed field: any value -> 64 lower-case hex digits, or why nothing.
-
-    A closure, and with `trimmed_text` of ASCII written out, because it runs for each value that is not remembered.
-    """
+    """Return the rule of a hashed field: any value -> 64 lower-case hex digits, or why there are none."""
 
     def rule(value: Any) -> str | LeftOut:
+        # `trimmed_text` of ASCII is written out: this runs for each value that is not remembered.
         usual = value.__class__ is str and value.isascii()
         text = value.strip() or LeftOut.BLANK if usual else trimmed_text(value)
         if text.__class__ is not str:
             return text
-        if len(text) == 64 and _is_digest(text):
-            return _ready_digest(text)
+        if len(text) == 64 and _DIGEST.fullmatch(text):  # a ready digest is not hashed again
+            lowered = text.lower()
+            return LeftOut.PLACEHOLDER if lowered in _DIGESTS_OF_NOTHING else lowered
         text = normaliser(text)
         return sha256(text.encode()).hexdigest() if text.__class__ is str else text
 
     return rule
 
 
-def _is_digest(text: str) -> bool:
-    return _DIGEST.fullmatch(text) is not None
-
-
-def _ready_digest(text: str) -> str | LeftOut:
-    lowered = text.lower()
-    return LeftOut.PLACEHOLDER if lowered in _DIGESTS_OF_NOTHING else lowered
-
-
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+# All eight groups, and the first is not zero: an address, and neither nowhere nor a mapped IPv4 one.
 _FULL_IPV6 = r"[1-9A-Fa-f][0-9A-Fa-f]{0,3}(?::[0-9A-Fa-f]{1,4}){7}"
-"""All eight groups, and the first is not zero: an address, and neither nowhere nor a mapped IPv4 one."""
+# Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain.
 _usual_address = re.compile(rf"(?:{_IPV4}|{_FULL_IPV6})(?![^,])").match
-"""Every IPv4 address and most IPv6 ones, at the beginning of a forwarded chain."""
-_LONGEST_ADDRESS = 45
-"""``ffff:…:255.255.255.255``: nothing longer is an address."""
+_LONGEST_ADDRESS = 45  # ``ffff:…:255.255.255.255``: nothing longer is an address
 
 
 def client_ip_address(value: Any) -> str | LeftOut:
@@ -350,6 +313,7 @@ def client_ip_address(value: Any) -> str | LeftOut:
         text = text_of(value)
         if not isinstance(text, str):
             return text
+        # Proxies append theirs, so the first of a chain is the shopper's.
         address = trim(text.partition(",")[0])
         if not _usual_address(address):
             return _ipv6_address(address)
@@ -357,12 +321,14 @@ def client_ip_address(value: Any) -> str | LeftOut:
 
 
 def _ipv6_address(text: str) -> str | LeftOut:
+    # A zone id means something on one machine only.
     if len(text) > _LONGEST_ADDRESS or "%" in text:
         return LeftOut.MALFORMED
     try:
         address = IPv6Address(text)
     except ValueError:
         return LeftOut.MALFORMED
+    # ``::ffff:0.0.0.0`` is nowhere, too.
     mapped = address.ipv4_mapped
     nowhere = address.is_unspecified or (mapped is not None and mapped.is_unspecified)
     return LeftOut.PLACEHOLDER if nowhere else text

@@ -11,33 +11,30 @@ Nothing is decided here: rules and decisions are the Python functions that the p
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
-from consumer.avro.paths import EACH
+from consumer.avro.paths import EACH, Path
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
-from consumer.conversion.decisions import Decisions, LeftOutWarnings
-from consumer.conversion.fields import MARKS, Description, Path, ProgramField
-from consumer.conversion.layout import Layout, Operation
+from consumer.conversion.computed.functions import Computation, Read
+from consumer.conversion.decisions import LeftOutWarnings
+from consumer.conversion.fields import MARKS, Description, ProgramField
+from consumer.conversion.layout import At, ComputedAt, Layout, Operation
 from consumer.conversion.normalise import client_ip_address, text_of
-from consumer.conversion.rules import CalendarDay, Memory, Rule, flag, order_id, web_url
+from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
 from consumer.engine.model import Record
+from consumer.engine.reading import Columns
 
-_NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url)
-"""Rules of text that hardly comes again, or is judged at a glance."""
-
-Many = Callable[[list[Record], list[Any], bytes, int, float, float], None]
-"""``(records, prepared, framing, start, oldest, present)``.
-
-Reads on where `prepared` ends and appends what each record became, up to one that it is not certain of or that is
-framed otherwise. The first is framed by `framing`, its datum begins at `start`. Never raises because of what they
-hold."""
+# ``(records, columns, framing, start, oldest, present)``. Reads on where `columns` end and adds a row for what each
+# record became, up to one that it is not certain of or that is framed otherwise. The first is framed by `framing`, its
+# datum begins at `start`. Never raises because of what they hold.
+Many = Callable[[Sequence[Record | None], Columns, bytes, int, float, float], None]
 
 
 def _module() -> ModuleType | None:
@@ -47,10 +44,10 @@ def _module() -> ModuleType | None:
         return None
 
 
-COMPILED: Final = _module()
-"""The compiled module; None: it was not built here."""
+COMPILED: Final = _module()  # the compiled module; None: it was not built here
 
 
+# Rules that have such a shortcut. What comes again and again (countries, currencies, genders) is remembered.
 USUAL: Final[dict[Rule, Usual]] = {
     TARGETS["user_data.em"].rule: Usual.EMAIL,
     TARGETS["user_data.ph"].rule: Usual.PHONE,
@@ -67,86 +64,40 @@ USUAL: Final[dict[Rule, Usual]] = {
     amount: Usual.AMOUNT,
     web_url: Usual.WEB,
 }
-"""Rules that have such a shortcut. What comes again and again (countries, currencies, genders) is remembered."""
 
 
 def usual_of(rule: Rule | None) -> Usual:
-    """The shortcut in front of this rule."""
+    """Return the usual form whose values need no call of this rule."""
     if isinstance(rule, CalendarDay):
         return Usual.DAY if rule.length == 1 else Usual.NOT_KNOWN
     return Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN)
 
 
-class At(NamedTuple):
-    """Where a value stands, or all of several."""
-
-    slot: int
-    below: tuple[str, ...]
-    """The names on the way on from there; one that is empty is each element."""
-    item: int
-    """In which slot of each item, if the items are what stands in `slot`; else -1."""
-
-
-Memories = dict[str, Memory]
-"""By name of the field, for all programs of one description."""
-
-
 class CompiledField(NamedTuple):
-    """A field, and how the program comes to its value."""
+    """A field, and how the program makes its value."""
 
     field: ProgramField
-    key: bytes
-    """Its name in JSON, and the colon."""
+    key: bytes  # its name in JSON, and the colon
     way: Way
-    at: At | None
-    """Of its value, or of its array; None: it has no source."""
-    gather: At | None
-    """Of all its values, where there may be several."""
-    memory: Memory | None
-    warnings: tuple[LeftOutWarnings, ...]
-    """Those of all fields that go without if this one is left out."""
-    constant: bytes | None
-    """As JSON."""
-    mark: int
-    """See `MARKS`; 0: nothing depends on it."""
+    at: At | ComputedAt | None  # of its value, or of its array; None: it has no source
+    gather: At | ComputedAt | None  # of all its values, where there may be several
+    warnings: tuple[LeftOutWarnings, ...]  # those of all fields that go without if this one is left out
+    constant: bytes | None  # as JSON
+    mark: int  # see `MARKS`; 0: nothing depends on it
     usual: Usual
 
 
 class Items(NamedTuple):
     """The items, and what is gathered from them."""
 
+    # Of the items' array; of all items if they have no slots; None: the event itself is the one item.
     at: At | None
-    """Of the items' array; of all items if they have no slots; None: the event itself is the one item."""
-    slotted: bool
-    """Whether each item has slots of its own; else it is what stands in the array, as slot 0."""
+    slotted: bool  # whether each item has slots of its own; else it is what stands in the array, as slot 0
     fields: list[CompiledField]
-    quantity: int
-    """Which of `fields` is the quantity, -1: none."""
-    listed: int
-    """Which of `fields` is listed in ``content_ids``, -1: none."""
+    quantity: int  # which of `fields` is the quantity, -1: none
+    listed: int  # which of `fields` is listed in ``content_ids``, -1: none
+    # Where quantities are added up in ``num_items``: what is warned of if that cannot be.
     sum_warnings: LeftOutWarnings | None
-    """Where quantities are added up in ``num_items``: what is warned of if that cannot be."""
-
-
-class Decided(NamedTuple):
-    """What is decided before anything else: where its values stand, and what there is instead of one (None: `at`)."""
-
-    name: At | None
-    names: dict[str, Any]
-    no_name: str | None
-    consent: At | None
-    account: At | None
-    source: At | None
-    sources: dict[str, Any]
-    no_source: str | None
-    event_id: At
-    trusts_event_id: bool
-    dedup_id: At | None
-    time: At
-    days: bool
-    """Whether times always have to be asked about."""
-    units: int
-    decisions: Decisions
 
 
 class Program(NamedTuple):
@@ -154,7 +105,11 @@ class Program(NamedTuple):
 
     operations: list[Operation]
     width: int
-    decided: Decided
+    description: Description
+    # By name (`targets.DECIDED`), where the values stand that are decided by; None if the mapping has no source.
+    decided: dict[str, At | ComputedAt | None]
+    consent: At | ComputedAt | None
+    dedup_id: At | ComputedAt | None
     event: list[CompiledField]
     app_info: list[CompiledField]
     device_info: list[CompiledField]
@@ -164,85 +119,77 @@ class Program(NamedTuple):
 
 
 class _Maker:
-    """Makes the program for records that are laid out so."""
+    """Makes the program for records of one layout."""
 
-    def __init__(self, description: Description, memories: Memories, layout: Layout) -> None:
+    def __init__(self, description: Description, layout: Layout) -> None:
         self._description = description
-        self._memories = memories
         self._layout = layout
 
     def program(self) -> Program:
-        """All of it."""
+        """Return the whole program."""
         what = self._description
         return Program(
             self._layout.operations,
             self._layout.width,
-            self._decided(),
-            [self._compiled(one) for one in what.event],
-            [self._compiled(one) for one in what.app_info],
-            [self._compiled(one) for one in what.device_info],
-            [self._compiled(one) for one in what.user_data],
-            [self._compiled(one) for one in what.custom_data],
+            what,
+            {name: self._place(steps) for name, steps in what.decided.items()},
+            self._place(what.consent),
+            self._place(what.dedup_key),
+            [self._compiled(field) for field in what.event],
+            [self._compiled(field) for field in what.app_info],
+            [self._compiled(field) for field in what.device_info],
+            [self._compiled(field) for field in what.user_data],
+            [self._compiled(field) for field in what.custom_data],
             self._items() if what.items else None,
         )
 
-    def _decided(self) -> Decided:
-        mapping, decisions = self._description.mapping, self._description.decisions
-        event_id, event_time = self._at_decided("event_id"), self._at_decided("event_time")
-        assert event_id is not None  # noqa: S101 (a mapping without them does not load)
-        assert event_time is not None  # noqa: S101
-        return Decided(
-            self._at_decided("event_name"),
-            decisions.names,
-            mapping.constants.get("event_name"),
-            None if mapping.consent is None else self._at(mapping.consent.source.steps),
-            self._at_decided("ad_account_id"),
-            self._at_decided("action_source"),
-            decisions.exact_sources,
-            mapping.constants.get("action_source"),
-            event_id,
-            self._description.is_text("event_id"),
-            None if mapping.dedup_key is None else self._at(mapping.dedup_key.steps),
-            event_time,
-            decisions.days,
-            decisions.units,
-            decisions,
-        )
+    def _place(self, place: Path | Computation | None) -> At | ComputedAt | None:
+        if isinstance(place, Computation):
+            return self._computed(place, ())
+        return None if place is None else self._layout.place(place)
 
-    def _at_decided(self, name: str) -> At | None:
-        steps = self._description.steps(name)
-        return None if steps is None else self._at(steps)
+    def _computed(self, computation: Computation, below: Path) -> ComputedAt:
+        reads = []
+        for of_item, names in computation.reads:
+            at = self._in_item(names) if of_item else self._layout.place(names)
+            reads.append((of_item, at))
+        return ComputedAt(computation.function, tuple(reads), below)
+
+    def _in_item(self, steps: Path) -> At:
+        # Items that have no slots are looked at one by one, as what stands in the only slot.
+        of_items = self._description.item_steps
+        is_slot = self._layout.item_width is not None or not of_items
+        return self._layout.place((*of_items, *steps)) if is_slot else At(0, steps)
 
     def _compiled(self, field: ProgramField) -> CompiledField:
-        way, at, gather = _compiled_way(field), None, None
-        if field.rule is None:
-            pass
-        elif way is Way.ONE_DIGEST:
-            at, gather = self._at(field.steps[:-1]), self._at_all(field.steps)
-        elif way in (Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
-            gather = self._at_all(field.steps)
-        else:
-            at = self._at(field.steps)
-        return self._with(field, way, at, gather, (field.warnings,))
+        way = _compiled_way(field)
+        at: At | ComputedAt | None = None
+        gather: At | ComputedAt | None = None
+        if field.computed is not None:
+            at = self._computed(field.computed, field.rest)
+            if way in (Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
+                at, gather = None, at
+        elif field.rule is not None:
+            if way in (Way.ONE_DIGEST, Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
+                gather = self._at_all(field.steps)
+            # One digest is mostly taken from the slot of its array.
+            if way is Way.ONE_DIGEST or gather is None:
+                at = self._layout.place(field.steps[:-1] if way is Way.ONE_DIGEST else field.steps)
+        return self._with(field, at, gather, (field.warnings,))
 
     def _with(
         self,
         field: ProgramField,
-        way: Way,
-        at: At | None,
-        gather: At | None,
+        at: At | ComputedAt | None,
+        gather: At | ComputedAt | None,
         warnings: tuple[LeftOutWarnings, ...],
     ) -> CompiledField:
-        memory = None
-        if field.rule is not None and field.is_text and way in (Way.REMEMBERED, Way.DIGEST, Way.ONE_DIGEST):
-            memory = self._memories.setdefault(field.name, Memory(field.rule))
         return CompiledField(
             field,
             b'"%s":' % field.key.encode(),
-            way,
+            _compiled_way(field),
             at,
             gather,
-            memory,
             warnings,
             None if field.constant is None else orjson.dumps(field.constant),
             MARKS.get(field.name, 0),
@@ -250,66 +197,66 @@ class _Maker:
         )
 
     def _items(self) -> Items:
-        what, layout = self._description, self._layout
-        of_items = what.item_steps
+        what, place = self._description, self._layout.place
+        steps, slotted = what.item_steps, self._layout.item_width is not None
         gathered = {field.name: field for field in what.gathered}
         ids, total = gathered.get("custom_data.content_ids"), gathered.get("custom_data.num_items")
         fields = []
         for field in what.items:
-            if of_items and layout.item_width is None:
-                at = At(0, _names(field.steps), -1)
-            else:
-                at = self._at((*of_items, *field.steps))
-            listed = ids is not None and field.key == "id"
-            warnings = (field.warnings, ids.warnings) if listed and ids else (field.warnings,)
-            fields.append(self._with(field, _compiled_way(field), at, None, warnings))
+            at = self._in_item(field.steps) if field.computed is None else self._computed(field.computed, ())
+            listed = (ids.warnings,) if ids is not None and field.key == "id" else ()
+            fields.append(self._with(field, at, None, (field.warnings, *listed)))
+        at_items = None
+        if steps:
+            at_items = place(steps[:-1]) if slotted else self._at_all(steps)
         keys = [field.key for field in what.items]
-        at_all = None
-        if of_items:
-            at_all = self._at_all(of_items) if layout.item_width is None else self._at(of_items[:-1])
         return Items(
-            at_all,
-            layout.item_width is not None,
+            at_items,
+            slotted,
             fields,
             keys.index("quantity") if "quantity" in keys else -1,
             keys.index("id") if ids is not None else -1,
             None if total is None else total.warnings,
         )
 
-    def _at(self, steps: Path) -> At:
-        slot, below = self._layout.place(steps)
-        return At(slot, _names(below), -1)
-
     def _at_all(self, steps: Path) -> At:
-        of_items, at = self._description.item_steps, self._at(steps)
+        of_items, at = self._description.item_steps, self._layout.place(steps)
         if self._layout.item_width is None or steps[: len(of_items)] != of_items:
             return at
         return At(self._layout.place(of_items[:-1]).slot, at.below, at.slot)
 
 
-def _names(steps: Path) -> tuple[str, ...]:
-    return tuple(step.name for step in steps)
+def _slotted_items(what: Description) -> Path:
+    """Return the steps to the items, if each of them may have slots of its own; else none."""
+    fields = (*what.event, *what.app_info, *what.device_info, *what.user_data, *what.custom_data, *what.items)
+    places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
+    # What is computed from all items of an event takes them as they stand in the array.
+    first = what.item_steps.index(EACH) if what.item_steps else 0
+    whole = Read(False, what.item_steps[:first])
+    taken = any(isinstance(place, Computation) and whole in place.reads for place in places)
+    return () if taken else what.item_steps
 
 
 def _compiled_way(field: ProgramField) -> Way:
-    """The way that the program takes, which may be shorter."""
+    """Return the way that the program takes, which may be shorter than the plain one."""
     if field.way is Way.DIGESTS:
         if EACH not in field.steps:
             return Way.DIGEST
+        # An array of text that nearly always holds one value, like e-mail addresses.
         return Way.ONE_DIGEST if field.is_text and EACH not in field.steps[:-1] else Way.DIGESTS
     if field.way is not Way.VALUE or field.rule is None:
         return field.way
-    if field.rule is flag:
-        return Way.FLAG
-    return Way.REMEMBERED if field.is_text and field.rule not in _NOT_REMEMBERED else Way.VALUE
+    # True and false are written without asking.
+    return Way.FLAG if field.rule is flag else Way.VALUE
 
 
-def write_program(description: Description, memories: Memories, plan: RecordPlan) -> Many | None:
-    """What reads and converts records of this plan; None if there can be no program of it, or no compiled modules."""
+def write_program(description: Description, plan: RecordPlan) -> Many | None:
+    """Return what reads and converts records of this plan; None if no program can, or the modules are not compiled."""
+    # Then every record goes the plain way.
     if COMPILED is None:
         return None
-    layout = Layout(plan, description.mapping.asked, description.item_steps)
+    layout = Layout(plan, description.mapping.asked, _slotted_items(description))
     if not layout.is_possible:
         return None
-    many: Many = COMPILED.Events(_Maker(description, memories, layout).program()).read
+    many: Many = COMPILED.Events(_Maker(description, layout).program()).read
     return many

@@ -1,9 +1,9 @@
 """Which executor takes a record: nearly always the compiled program, else the plain path.
 
-Theory of operation. Per writer's schema there is one program that the compiled modules run (`program`), made when the
-schema is first met; it writes an event's JSON without making its payload. What it is not certain of, and what goes
-wrong in it, is done again from the record's bytes in two steps, by the plain decoder and converter, whose verdict
-counts. So this is faster and decides nothing: without it the same comes out.
+Theory of operation. Per writer's schema, and section of the mapping, there is one program that the compiled modules
+run (`program`), made when the schema is first met; it writes an event's JSON without making its payload. What it is
+not certain of, and what goes wrong in it, is done again from the record's bytes in two steps, by the plain decoder and
+converter, whose verdict counts. So this is faster and decides nothing: without it the same comes out.
 
 Records of schemas that have no program (a record of more fields than there may be slots, too many schemas) always take
 two steps.
@@ -11,17 +11,15 @@ two steps.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import AnyDecoder
 from consumer.avro.plan import Plan, RecordPlan
-from consumer.conversion.converter import Converter
-from consumer.conversion.program import Many, Memories, write_program
-from consumer.engine.model import Record
-from consumer.engine.reading import TOMBSTONE, TwoSteps
-
-if TYPE_CHECKING:
-    from consumer.engine.block import Prepared
+from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.program import Many, write_program
+from consumer.engine.model import Filtered, Record, Rejection
+from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
 
 MOST_SCHEMAS: Final = 64
 """Schemas that get a program: each costs some milliseconds, and a megabyte at the worst."""
@@ -37,52 +35,54 @@ class Written(NamedTuple):
 class CompiledReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(self, decoder: Decoder, converter: Converter) -> None:
+    def __init__(self, decoder: AnyDecoder, converter: Converter | SectionConverters) -> None:
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
-        self._memories: Memories = {}
-        self._written: dict[bytes, Written] = {}
-        """By framing."""
+        self._written: dict[tuple[bytes, int], Written] = {}
+        """By framing, and number of the section."""
 
     @property
     def in_two_steps(self) -> int:
         """See `consumer.engine.reading.Reading`: those that were not read in one go."""
         return self._two_steps.in_two_steps
 
-    def read(self, records: list[Record], now: float) -> list[Prepared]:
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
         """See `consumer.engine.reading.Reading`."""
-        split, again = self._decoder.split, self._two_steps.read_one
-        oldest, present = self._converter.bounds(now)
-        prepared: list[Prepared] = []
-        while len(prepared) < len(records):
-            record = records[len(prepared)]
-            if record.value is None:
-                prepared.append(TOMBSTONE)
+        find = self._decoder.find
+        while len(columns) < len(records):
+            record = records[len(columns)]
+            if record is None or record.value is None:
+                columns.add(TOMBSTONE if record is not None else None)
                 continue
-            framing, start = split(record, record.value)
-            function, before = self._function(framing), len(prepared)
+            framing, start, plan, number = find(record, record.value, topic)
+            # No section of the mapping is for it.
+            if isinstance(plan, Rejection | Filtered):
+                columns.add(plan)
+                continue
+            function, before = self._function(framing, plan, number), len(columns)
             if function is not None:
-                function(records, prepared, framing, start, oldest, present)
-            if len(prepared) == before:
-                prepared.append(again(record, now))
-        return prepared
+                oldest, present = self._converter.of(number).bounds(now)
+                function(records, columns, framing, start, oldest, present)
+            if len(columns) == before:
+                self._two_steps.read([record], now, columns, topic)
+            if number:
+                columns.of_section(before, number)
 
-    def _function(self, framing: bytes) -> Many | None:
-        plan = self._decoder.plans.get(framing)
+    def _function(self, framing: bytes, plan: Plan | None, number: int) -> Many | None:
         if plan is None:
             return None
-        written = self._written.get(framing)
+        written = self._written.get((framing, number))
         if written is None or written.plan is not plan:  # never met, or learned anew
-            self._written.pop(framing, None)
-            written = self._written[framing] = Written(plan, self._write(plan))
+            self._written.pop((framing, number), None)
+            written = self._written[framing, number] = Written(plan, self._write(plan, number))
         return written.function
 
-    def _write(self, plan: Plan) -> Many | None:
+    def _write(self, plan: Plan, number: int) -> Many | None:
         functions = sum(one.function is not None for one in self._written.values())
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
         try:
-            return write_program(self._converter.description, self._memories, plan)
+            return write_program(self._converter.of(number).description, plan)
         except Exception:  # a schema that the program is not up to costs its speed: `in_two_steps` tells
             return None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from math import floor, inf
+from math import floor, isfinite
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -20,17 +20,14 @@ from consumer.conversion.countries import CURRENCIES
 from consumer.conversion.normalise import LeftOut, text_of, trim
 from consumer.conversion.normalise import trimmed_text as trimmed_text  # a rule of this module's too
 
-Rule = Callable[[Any], Any]
-"""A value of a record -> the JSON value to send, or a `LeftOut`."""
+Rule = Callable[[Any], Any]  # a value of a record -> the JSON value to send, or a `LeftOut`
 
-MOST_REMEMBERED: Final = 8192
-"""Answers by field: with digests as values a full memory holds a few megabytes at the worst."""
-LONGEST_REMEMBERED: Final = 256
-"""Characters."""
+MOST_REMEMBERED: Final = 8192  # answers by field: a full memory of digests holds a few megabytes at the worst
+LONGEST_REMEMBERED: Final = 256  # characters
 
 
 class Memory(dict[Any, Any]):
-    """What a pure rule answered: ``memory[value]`` is ``rule(value)``, a look-up in C if it was asked before.
+    """A pure rule that remembers what it answered: a `Rule` itself.
 
     Countries, currencies and the like come again and again. Only short text is remembered, so that a number which
     equals another one's key never finds it, and when there is too much of it all is forgotten: hostile input costs
@@ -41,34 +38,43 @@ class Memory(dict[Any, Any]):
         super().__init__()
         self._rule = rule
 
+    def __call__(self, value: Any) -> Any:
+        """Return the rule's answer. 1 and 1.0 and True are one key of a dict, so only text is looked up."""
+        return self[value] if value.__class__ is str else self._rule(value)
+
     def __missing__(self, value: Any) -> Any:
         answer = self._rule(value)
-        if value.__class__ is str and len(value) <= LONGEST_REMEMBERED:
+        if len(value) <= LONGEST_REMEMBERED:
+            # To forget all costs less than to know which was asked for least.
             if len(self) >= MOST_REMEMBERED:
                 self.clear()
             self[value] = answer
         return answer
 
 
+# An optional user, a host of letters or an address in brackets, a port, and anything behind.
 _URL = re.compile(
     r"https?://(?:[^\s/?#\\@]*@)?"
     r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#\\@:\[\]]+)(?::(?P<port>[0-9]{0,5}))?"
     r"(?:[/?#][^\x00-\x1f\x7f]*)?",
     re.IGNORECASE,
 )
+# What almost all URLs look like: a subset of `_URL` that is quick to check.
 _is_plain_url = re.compile(r"https?://[a-z0-9.-]++(?:/[!-~]*+)?+").fullmatch
-"""What almost all URLs look like: a subset of `_URL` that is quick to check."""
+# The language of a locale: ``en`` of ``en``, ``en-US``, ``en_US.UTF-8``, ``en-GB,en;q=0.9``.
 _LOCALE = re.compile(r"([A-Za-z]{2})(?:[-_.@][A-Za-z0-9].*|[,;].*)?", re.DOTALL)
+# What exports make of booleans.
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 SECONDS_A_DAY = 86400
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _LAST_ORDINAL = date.max.toordinal()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# A count of time units as text: eight digits are a date, and more than twenty no 64-bit number.
 _DIGITS = re.compile(r"[0-9]{9,20}")
 _LONGEST_TIME = 64
+# Of a time that is sent without a look at the clock: far beyond any year of a calendar.
 _LATEST_SECOND = 2**40
-"""Bound on a time that is sent without a look at the clock: far beyond any year a calendar holds."""
 
 
 def text_up_to(longest: int) -> Rule:
@@ -83,6 +89,7 @@ def text_up_to(longest: int) -> Rule:
 
 def web_url(value: Any) -> str | LeftOut:
     """An absolute http or https URL, as it is, query and all."""
+    # Nearly all are plain; the class keeps out what only behaves like text.
     if value.__class__ is str and _is_plain_url(value):
         return value
     url = trimmed_text(value)
@@ -94,6 +101,7 @@ def web_url(value: Any) -> str | LeftOut:
     return url
 
 
+# Spelled exactly: the ads write it so, and another parameter may only look like it.
 _EPIK = re.compile(r"(?:^|&)epik=([^&]+)")
 _CLICK_ID = re.compile(r"[!-~]{1,1024}")
 
@@ -104,11 +112,14 @@ def click_id_of(url: str) -> str | None:
     It is the value of the first query parameter called ``epik`` (so spelled) that is not empty, with its ``%XX``
     decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
     """
+    # What follows # is the browser's, and is not part of the query.
     match = _EPIK.search(url.partition("#")[0].partition("?")[2])
     found = "" if match is None else unquote(match[1])
     return found if _CLICK_ID.fullmatch(found) else None
 
 
+# What well-known crawlers write into their user agents, in lower case: their operators' own pages say so, and the
+# public list monperrus/crawler-user-agents gathers them. No general words (bot, crawler): phones are called so, too.
 CRAWLERS: Final = (
     "adsbot-google",
     "ahrefsbot",
@@ -136,15 +147,13 @@ CRAWLERS: Final = (
     "yahoo! slurp",
     "yandexbot",
 )
-"""What well-known crawlers write into their user agents, in lower case: their operators' own pages say so, and the
-public list monperrus/crawler-user-agents gathers them. No general words (bot, crawler): phones are called so, too."""
+# Each of them holds one of these: most agents hold none, which is quickly seen.
 _PIECES_OF_CRAWLERS = ("bot", "spider", "externalhit", "headless", "mediapartners", "slurp")
-"""Each of them holds one of these: most agents hold none, which is quickly told."""
 _LONGEST_AGENT = 1024
 
 
 def is_crawler(agent: str) -> bool:
-    """Whether this user agent is a well-known crawler's; its first 1024 characters tell."""
+    """Return whether this user agent is a well-known crawler's. Only its first 1024 characters are looked at."""
     lowered = agent[:_LONGEST_AGENT].lower()
     for piece in _PIECES_OF_CRAWLERS:
         if piece in lowered:
@@ -154,6 +163,7 @@ def is_crawler(agent: str) -> bool:
 
 def flag(value: Any) -> bool | LeftOut:
     """True or false; also as the words, and as 1 and 0."""
+    # An int of 1 equals True and is not it: it goes the long way.
     if value is True or value is False:
         return bool(value)
     text = trimmed_text(value)
@@ -165,6 +175,7 @@ def language(value: Any) -> str | LeftOut:
     text = trimmed_text(value)
     if not isinstance(text, str):
         return text
+    # Two letters alone, or with a region, a script or a charset behind them.
     match = _LOCALE.fullmatch(text)
     return match[1].lower() if match else LeftOut.MALFORMED
 
@@ -174,24 +185,26 @@ def currency(value: Any) -> str | LeftOut:
     text = trimmed_text(value)
     if not isinstance(text, str):
         return text
+    # The API's codes are upper case.
     code = text.upper()
     return code if code in CURRENCIES else LeftOut.MALFORMED
 
 
 def order_id(value: Any) -> str | LeftOut:
     """Text as it is; 0 is what shops write where there is no order."""
+    # Orders are numbered from 1, so 0 is a default of the shop's software.
     text = text_of(value)
     return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
 
 
-def integer(low: int, high: int) -> Rule:
-    """A rule for whole numbers from `low` to `high`."""
+def integer(high: int) -> Rule:
+    """A rule for whole numbers from 0 to `high`."""
 
     def rule(value: Any) -> int | LeftOut:
         number = count(value)
         if isinstance(number, LeftOut):
             return number
-        return number if number is not None and low <= number <= high else LeftOut.MALFORMED
+        return number if number is not None and number <= high else LeftOut.MALFORMED
 
     return rule
 
@@ -210,12 +223,13 @@ def choice(words: Iterable[str]) -> Rule:
 
 
 def total(values: Iterable[Any]) -> int | LeftOut | None:
-    """The sum of quantities; None if one is negative; malformed if one is, for a wrong sum is worse than none."""
+    """Return the sum of quantities; None if one is negative; malformed if one is malformed."""
     numbers: list[int] = []
     for value in values:
         number = count(value)
         if number is None:
             return None
+        # A sum without it would be a wrong one.
         if number is LeftOut.MALFORMED:
             return LeftOut.MALFORMED
         if isinstance(number, int):
@@ -225,34 +239,42 @@ def total(values: Iterable[Any]) -> int | LeftOut | None:
     return sum(numbers) if sum(numbers) <= MAX_COUNT else LeftOut.MALFORMED
 
 
-def moment(units: int) -> Rule:
+def moment(units: int, days: bool) -> Rule:
     """A rule for times: a number of units (`units` of them make a second) or ISO 8601 text; gives units, whole.
 
-    Text without a zone is UTC. Nine digits or more are a number written as text; fewer are a date. Whether the
-    time is a likely one is not asked here.
+    With `days`, an ``int`` counts days. Text without a zone is UTC. Nine digits or more are a number written as text;
+    fewer are a date. Whether the time is a likely one is not asked here.
     """
 
     def rule(value: Any) -> int | LeftOut:
+        if type(value) is int:
+            return value * SECONDS_A_DAY if days else value
         if isinstance(value, str):
             text = trim(value)
+            # Fewer digits are a date: 20251009.
             if _DIGITS.fullmatch(text):
                 return int(text)
             return _iso_time(text, units) if text else LeftOut.BLANK
         if value is None:
             return LeftOut.BLANK
-        return floor(value) if _is_finite(value) else LeftOut.MALFORMED
+        if isinstance(value, Decimal):  # 1E+999999 is short, and floored it is not
+            finite = value.is_finite() and value.adjusted() <= _LONGEST_TIME
+        else:
+            finite = isinstance(value, float) and isfinite(value)
+        return floor(value) if finite else LeftOut.MALFORMED
 
     return rule
 
 
 def event_seconds(units: int, days: bool) -> Rule:
-    """A rule for times sent as whole seconds since 1970; with `days`, an ``int`` counts days."""
-    in_units = moment(units)
+    """A rule for times sent as whole seconds since 1970; see `moment`."""
+    in_units = moment(units, days)
 
     def rule(value: Any) -> int | LeftOut:
-        time: int | LeftOut = in_units(value * SECONDS_A_DAY if days and type(value) is int else value)
+        time: int | LeftOut = in_units(value)
         if isinstance(time, LeftOut):
             return time
+        # No clock is looked at here: only what a calendar holds bounds it.
         return time // units if 0 <= time <= _LATEST_SECOND * units else LeftOut.MALFORMED
 
     return rule
@@ -273,28 +295,19 @@ class CalendarDay:
         if type(value) is not int:
             return self._rule(value)
         ordinal = value // self.length + _EPOCH_ORDINAL
+        # Beyond the years 1 to 9999 there is no calendar day to write.
         if not 0 < ordinal <= _LAST_ORDINAL:
             return LeftOut.MALFORMED
         return self._rule(date.fromordinal(ordinal).isoformat())
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether `value` is a number that can be floored at no great cost."""
-    if isinstance(value, Decimal):
-        return value.is_finite() and value.adjusted() <= _LONGEST_TIME
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) != inf
-        and value == value
-    )
-
-
 def _iso_time(text: str, units: int) -> int | LeftOut:
+    # Python's parser takes time with the length, also for what is none.
     if len(text) > _LONGEST_TIME:
         return LeftOut.MALFORMED
     try:
         time = datetime.fromisoformat(text)
+        # Text without a zone is taken for UTC: the records' zone is not known.
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time
         microseconds = (time - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):

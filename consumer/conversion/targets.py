@@ -20,7 +20,6 @@ from consumer.conversion.amounts import MAX_COUNT, amount, count
 from consumer.conversion.normalise import (
     HASHED_FIELDS,
     client_ip_address,
-    external_id_as_written,
     hashing,
     phone_with_code,
     text_of,
@@ -28,18 +27,13 @@ from consumer.conversion.normalise import (
 
 
 class Arity(Enum):
-    """What becomes of a source that gives several values."""
+    """What is sent of a source that gives several values."""
 
-    ONE = "one"
-    """Not allowed: to pick one would be a guess."""
-    FIRST = "first"
-    """The first usable one is sent."""
-    ALL = "all"
-    """All are sent, as an array."""
-    SUM = "sum"
-    """Their sum is sent."""
-    ITEM = "item"
-    """One value in each item of ``contents``."""
+    ONE = "one"  # not allowed: to pick one would be a guess
+    FIRST = "first"  # the first usable one is sent
+    ALL = "all"  # all are sent, as an array
+    SUM = "sum"  # their sum is sent
+    ITEM = "item"  # one value in each item of ``contents``
 
 
 class Target(NamedTuple):
@@ -69,8 +63,10 @@ class Target(NamedTuple):
         return self.name.rpartition(".")[2]
 
 
+# The items of an event; its fields are fields of each of them.
 CONTENTS = "custom_data.contents[]"
 
+# The standard event names: those of the OpenAPI description, and the seven that came with 5.28.
 EVENT_NAMES: Final = frozenset(
     {
         "add_payment_info",
@@ -97,46 +93,46 @@ EVENT_NAMES: Final = frozenset(
         "watch_video",
     }
 )
-"""The standard event names: those of the OpenAPI description, and the seven that came with 5.28."""
 
-MOST_OWN_EVENTS: Final = 15
-"""Names of its own that an advertiser may register."""
-LONGEST_OWN_EVENT: Final = 100
-"""Characters of one."""
+MOST_OWN_EVENTS: Final = 15  # names of its own that an advertiser may register
+FILTER: Final = "!filter"  # what stands in `[event_names]` for an event type that is not sent
+LONGEST_OWN_EVENT: Final = 100  # characters of one
 
 ACTION_SOURCES: Final = ("web", "app_ios", "app_android", "offline")
 
+# Fields of the API that are left out whatever a mapping says.
 NEVER_SENT: Final = frozenset(
     {"np", "external_measurement_id", "external_measurement_vendor_id", "advertiser_tracking_enabled"}
 )
 
+# The mapping's names for units of time -> how many make a second.
 TIME_UNITS: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-"""The mapping's names for units of time -> how many make a second."""
 
 _NUMBERS = frozenset({"int", "long", "float", "double", "decimal"})
+# What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither.
 _DIGITS = _NUMBERS | {"string"}
-"""What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither."""
 _WORDS = frozenset({"string", "enum"})
 _TEXT = _NUMBERS | _WORDS
+# A day can be taken from any of them.
 _DAYS = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
 _WHOLE = frozenset({"int", "long", "string"})
+# What `rules.flag` reads.
 _FLAG = _WORDS | {"boolean", "int"}
 
 
 def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
-    """A field that the converter decides on itself: its rule is never asked for."""
+    """Return a field that the converter decides on itself: its rule is never called."""
     return Target(name, text_of, meant, kinds, Arity.ONE, constant=constant)
 
 
 def _text(name: str, longest: int | None = None) -> Target:
-    rule, meant = (
-        (text_of, "text") if longest is None else (rules.text_up_to(longest), f"text of up to {longest}")
-    )
-    return Target(name, rule, meant if longest is None else f"{meant} characters", _TEXT)
+    if longest is None:
+        return Target(name, text_of, "text", _TEXT)
+    return Target(name, rules.text_up_to(longest), f"text of up to {longest} characters", _TEXT)
 
 
-def _integer(name: str, high: int, low: int = 0) -> Target:
-    return Target(name, rules.integer(low, high), f"a whole number from {low} to {high}", _WHOLE, Arity.ONE)
+def _integer(name: str, high: int) -> Target:
+    return Target(name, rules.integer(high), f"a whole number from 0 to {high}", _WHOLE, Arity.ONE)
 
 
 def _amount(name: str, arity: Arity = Arity.ONE) -> Target:
@@ -148,6 +144,7 @@ def _choice(name: str, words: str) -> Target:
     return Target(name, rules.choice(words.split()), f"one of {', '.join(words.split())}", _TEXT)
 
 
+# What a hashed field takes, for messages.
 _MEANT = {
     "em": "an e-mail address",
     "ph": "a phone number",
@@ -164,74 +161,32 @@ _MEANT = {
 }
 
 
-def _hashed() -> list[Target]:
-    return [
-        Target(
-            f"user_data.{field}",
-            hashing(normaliser),
-            _MEANT[field],
-            _TEXT | _DAYS if field == "db" else _TEXT,
-            Arity.ALL,
-            hashed=True,
-        )
-        for field, normaliser in HASHED_FIELDS.items()
-    ]
-
-
-def _app_info() -> list[Target]:
-    texts = {"app_id": 200, "app_name": 200, "app_package_name": 200, "app_store": 100, "app_version": 100}
-    return [
-        *(_text(f"app_info.{key}", longest) for key, longest in texts.items()),
-        Target(
-            "app_info.install_time",
-            rules.event_seconds(1000, False),
-            "a time",
-            _TEXT | _DAYS,
-            Arity.ONE,
-            constant=False,
-        ),
-        _text("app_info.user_agent", 16384),
-        _integer("app_info.window_height", 30720),
-        _integer("app_info.window_width", 30720),
-    ]
-
-
-def _device_info() -> list[Target]:
-    texts = {
-        "brand": 100,
-        "carrier": 100,
-        "kernel_version": 100,
-        "locale": 35,
-        "model": 100,
-        "os_name": 100,
-        "os_release_name": 100,
-        "os_version": 100,
-        "timezone": 40,
-        "timezone_abbr": 5,
-        "type": 100,
-    }
-    numbers = {
-        "battery_level": 100,
-        "cpu_cores": 1152,
-        "external_storage_free_space": 1048576,
-        "external_storage_size": 1048576,
-        "screen_density": 100000,
-        "screen_height": 30720,
-        "screen_width": 30720,
-        "storage_free_space": 1048576,
-        "storage_size": 1048576,
-    }
-    return [
-        *(_text(f"device_info.{key}", longest) for key, longest in texts.items()),
-        *(_integer(f"device_info.{key}", high) for key, high in numbers.items()),
-        _choice("device_info.form_factor", "desktop laptop cellphone tablet smartwatch tv vr console other"),
-        _choice(
-            "device_info.network_type",
-            "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown",
-        ),
-        _choice("device_info.os_family", "ios android macos windows linux bsd other"),
-        Target("device_info.languages", rules.language, "a language", _TEXT, Arity.ALL, constant=False),
-    ]
+# Fields of objects that hold text or a whole number -> the most characters, or the highest number, that the API takes.
+_APP_TEXTS = {"app_id": 200, "app_name": 200, "app_package_name": 200, "app_store": 100, "app_version": 100}
+_DEVICE_TEXTS = {
+    "brand": 100,
+    "carrier": 100,
+    "kernel_version": 100,
+    "locale": 35,
+    "model": 100,
+    "os_name": 100,
+    "os_release_name": 100,
+    "os_version": 100,
+    "timezone": 40,
+    "timezone_abbr": 5,
+    "type": 100,
+}
+_DEVICE_NUMBERS = {
+    "battery_level": 100,
+    "cpu_cores": 1152,
+    "external_storage_free_space": 1048576,
+    "external_storage_size": 1048576,
+    "screen_density": 100000,
+    "screen_height": 30720,
+    "screen_width": 30720,
+    "storage_free_space": 1048576,
+    "storage_size": 1048576,
+}
 
 
 def _table() -> list[Target]:
@@ -249,9 +204,20 @@ def _table() -> list[Target]:
         *(_text(f"device_{key}") for key in ("brand", "carrier", "model", "type")),
         _text("os_version"),
         Target("wifi", rules.flag, "true or false", _FLAG, Arity.ONE),
-        *_app_info(),
-        *_device_info(),
-        *_hashed(),
+        *(_text(f"app_info.{key}", longest) for key, longest in _APP_TEXTS.items()),
+        # Its rule depends on how the schema counts time: `decisions.rule_for` makes another one.
+        Target("app_info.install_time", text_of, "a time", _TEXT | _DAYS, Arity.ONE, constant=False),
+        _text("app_info.user_agent", 16384),
+        *(_integer(f"app_info.window_{side}", 30720) for side in ("height", "width")),
+        *(_text(f"device_info.{key}", longest) for key, longest in _DEVICE_TEXTS.items()),
+        *(_integer(f"device_info.{key}", high) for key, high in _DEVICE_NUMBERS.items()),
+        _choice("device_info.form_factor", "desktop laptop cellphone tablet smartwatch tv vr console other"),
+        _choice("device_info.network_type",
+                "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown"),
+        _choice("device_info.os_family", "ios android macos windows linux bsd other"),
+        Target("device_info.languages", rules.language, "a language", _TEXT, Arity.ALL, constant=False),
+        *(Target(f"user_data.{key}", hashing(normaliser), _MEANT[key], _TEXT | _DAYS if key == "db" else _TEXT,
+                 Arity.ALL, hashed=True) for key, normaliser in HASHED_FIELDS.items()),
         Target("user_data.client_ip_address", client_ip_address, "an IP address", _TEXT),
         *(_text(f"user_data.{key}") for key in ("client_user_agent", "click_id", "partner_id")),
         _choice("user_data.customer_type", "new returning")._replace(constant=False),
@@ -273,22 +239,25 @@ def _table() -> list[Target]:
     ]  # fmt: skip
 
 
+# Dotted name -> target, in payload order.
 TARGETS: Final[dict[str, Target]] = {target.name: target for target in _table()}
-"""Dotted name -> target, in payload order."""
 
+# Targets that the platform takes only of late -> since when: never sent unless a mapping asks for them.
 NEW_TARGETS: Final = {
     f"{CONTENTS}.item_brand_id": "since 5.28",
     "user_data.customer_type": "as one reading of 5.31 has it",
 }
-"""Targets that the platform takes only of late -> since when: never sent unless a mapping asks for them."""
 
+# Targets that are filled from the items where a mapping has no line for them -> from which field of an item.
+DERIVED: Final = {
+    "custom_data.content_ids": f"{CONTENTS}.id",
+    "custom_data.num_items": f"{CONTENTS}.quantity",
+}
+# Targets that the converter decides on itself, before anything else is read.
 DECIDED: Final = frozenset({"event_name", "action_source", "event_time", "event_id", "ad_account_id"})
-"""Targets that the converter decides on itself, before anything else is read."""
 
-EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(
-    rule=hashing(external_id_as_written)
-)
-"""The target of ``external_id`` where the browser tag keeps the case."""
+# The target of ``external_id`` where the case is kept, for shops whose browser tag hashes the id as it is.
+EXTERNAL_ID_AS_WRITTEN: Final = TARGETS["user_data.external_id"]._replace(rule=hashing(str))
 
 
 @cache

@@ -1,25 +1,24 @@
 """The counts of the sandbox, independent of pinstream's own ledger.
 
-An event that was sent twice because the first answer was lost must not count as two events. So the main sums are over
-*distinct* events, by account + event name + event id, the key by which Pinterest deduplicates. Events accepted more
-than once are counted as doubles, by source, because Pinterest deduplicates web and app events but not offline ones.
-Values are summed as decimals without rounding.
+The main sums are over *distinct* events, by account + event name + event id, the key by which Pinterest deduplicates.
+Events accepted more than once are counted as doubles, by source, because Pinterest deduplicates web and app events but
+not offline ones. Values are summed as decimals without rounding.
 
-To recognise doubles, the sandbox remembers keys: all of them, or the latest `most_ids`, so that a long-running sandbox
-does not grow. Counts of distinct events are exact unless an event comes again after its key was forgotten: it then
-counts as another event. `forgotten_event_ids` says whether that is possible.
+To recognise doubles, the sandbox remembers keys: all of them, or the latest `most_ids`. Counts of distinct events are
+exact unless an event comes again after its key was forgotten: it then counts as another event. `forgotten_event_ids`
+says whether that is possible.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, Inexact
 from typing import Any, Final, NamedTuple
 
+# Additions are exact for any size. An operation that would round raises.
 _EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
-"""Additions are exact for any size; an operation that would round raises."""
 _ZERO: Final = Decimal(0)
 _SOURCES: Final[Mapping[str, str]] = {
     "web": "web",
@@ -37,115 +36,65 @@ class EventKey(NamedTuple):
     event_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class SandboxCounts:
     """Counts of the sandbox since its start or last reset. In test mode only calls are counted."""
 
-    accepted_events: int
+    accepted_events: int = 0
     """Events answered as processed, including doubles."""
-    distinct_event_ids: int | None
-    """Distinct account + event name + event id; None if the sandbox keeps no ids."""
+    distinct_event_ids: int = 0
+    """Distinct account + event name + event id."""
     forgotten_event_ids: int = 0
     """How many of them are forgotten. If 0, the counts of distinct events are exact."""
-    value_sum: Decimal | None
-    """Sum of ``custom_data.value`` over distinct events, the first of each; None without ids."""
-    accepted_value_sum: Decimal
+    value_sum: Decimal = _ZERO
+    """Sum of ``custom_data.value`` over distinct events, the first of each."""
+    accepted_value_sum: Decimal = _ZERO
     """The same sum, including doubles."""
-    doubles: Mapping[str, int]
+    doubles: Counter[str] = field(default_factory=lambda: Counter(web=0, app=0, offline=0))
     """By source (web, app, offline): how often an event was accepted again."""
-    rejected_events: Mapping[str, int]
+    rejected_events: Counter[str] = field(default_factory=Counter)
     """Events answered as failed, by the rule's code."""
-    refused_calls: Mapping[str, int]
+    refused_calls: Counter[str] = field(default_factory=Counter)
     """Calls refused as a whole because of their content, by the rule's code."""
-    calls: Mapping[str, int]
+    calls: Counter[str] = field(default_factory=Counter)
     """By HTTP status as text; ``dropped`` if the connection was cut instead."""
-    test_calls: int
-    accepted_by_account: Mapping[str, int]
+    test_calls: int = 0
+    accepted_by_account: Counter[str] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON of ``GET /sandbox/counts`` and the demo; amounts are decimal text, never floats."""
-        document = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, value in document.items():
-            if isinstance(value, Decimal):
-                document[name] = f"{value:f}"
-            elif isinstance(value, Mapping):
-                document[name] = dict(value)
-        return document
+        return {
+            name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in vars(self).items()
+        }
 
 
-class RunningCounts:
-    """The running counts. `most_ids`: the number of latest events to remember; None for all, 0 for none."""
+class Books:
+    """The running `counts`, and the events they know. `most_ids`: how many of the latest; None for all."""
 
     def __init__(self, *, most_ids: int | None) -> None:
         self._most_ids = most_ids
-        self._deliveries: OrderedDict[EventKey, int] = OrderedDict()
-        self._forgotten = 0
-        self._accepted: Counter[str] = Counter()
-        self._value = _ZERO
-        self._accepted_value = _ZERO
-        self._doubles = dict.fromkeys(("web", "app", "offline"), 0)
-        self._rejected: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._calls: Counter[str] = Counter()
-        self._test_calls = 0
-
-    @property
-    def deliveries(self) -> Mapping[EventKey, int]:
-        """How often each remembered event was accepted."""
-        return dict(self._deliveries)
+        # How often each remembered event was accepted.
+        self.deliveries: OrderedDict[EventKey, int] = OrderedDict()
+        self.counts = SandboxCounts()
 
     def accept(self, account: str, event: Mapping[str, Any]) -> None:
-        """Counts one processed event that has passed `rules.check_event`."""
-        self._accepted[account] += 1
-        custom_data = event.get("custom_data")
-        text = custom_data.get("value") if custom_data else None
-        value = None if text is None else _EXACT.create_decimal(text)
-        if value is not None:
-            self._accepted_value = _EXACT.add(self._accepted_value, value)
-        if self._most_ids == 0:
-            return
+        """Count one processed event that has passed `rules.check_event`."""
+        counts = self.counts
+        counts.accepted_events += 1
+        counts.accepted_by_account[account] += 1
+        text = (event.get("custom_data") or {}).get("value")
+        value = _ZERO if text is None else _EXACT.create_decimal(text)
+        counts.accepted_value_sum = _EXACT.add(counts.accepted_value_sum, value)
         key = EventKey(account, event["event_name"], event["event_id"])
-        before = self._deliveries.get(key, 0)
-        self._deliveries[key] = before + 1
+        # An event that was sent twice because its first answer was lost must not count as two.
+        before = self.deliveries.get(key, 0)
+        self.deliveries[key] = before + 1
         if before:
-            self._doubles[_SOURCES[event["action_source"]]] += 1
+            counts.doubles[_SOURCES[event["action_source"]]] += 1
             return
-        if value is not None:
-            self._value = _EXACT.add(self._value, value)
-        if len(self._deliveries) - 1 == self._most_ids:
-            self._deliveries.popitem(last=False)
-            self._forgotten += 1
-
-    def accept_unread(self, account: str, events: int) -> None:
-        """Counts events without reading them, for a sandbox that does not validate."""
-        self._accepted[account] += events
-
-    def reject(self, code: str) -> None:
-        """Counts an event answered as failed."""
-        self._rejected[code] += 1
-
-    def refuse(self, code: str) -> None:
-        """Counts a call refused because of its content."""
-        self._refused[code] += 1
-
-    def answered(self, status: str, *, test: bool) -> None:
-        """Counts an answered call: `status` is the HTTP status as text, or ``dropped``."""
-        self._calls[status] += 1
-        self._test_calls += test
-
-    def counts(self) -> SandboxCounts:
-        """A frozen copy."""
-        known = self._most_ids != 0
-        return SandboxCounts(
-            accepted_events=self._accepted.total(),
-            distinct_event_ids=self._forgotten + len(self._deliveries) if known else None,
-            forgotten_event_ids=self._forgotten,
-            value_sum=self._value if known else None,
-            accepted_value_sum=self._accepted_value,
-            doubles=dict(self._doubles),
-            rejected_events=dict(self._rejected),
-            refused_calls=dict(self._refused),
-            calls=dict(self._calls),
-            test_calls=self._test_calls,
-            accepted_by_account=dict(self._accepted),
-        )
+        counts.distinct_event_ids += 1
+        counts.value_sum = _EXACT.add(counts.value_sum, value)
+        # So a sandbox that runs for days does not grow.
+        if len(self.deliveries) - 1 == self._most_ids:
+            self.deliveries.popitem(last=False)
+            counts.forgotten_event_ids += 1

@@ -1,8 +1,7 @@
 """The faults of the sandbox: a frozen `Faults` declares them, a `FaultSource` draws them for each call.
 
 The faults of a call depend only on the seed, the number of the call since the faults were set, and (for faults with
-seconds or rates) the given clock, so a run can be repeated. Every kind of fault draws its own random number for every
-call, so changing one kind does not change the others.
+seconds or rates) the given clock, so a run can be repeated.
 
 A call meets them in the order of the real system: a proxy that cuts the connection, refuses a large body or answers
 itself; then the token, the account, the rate limit, the health of the service, the content of the call; and last the
@@ -15,8 +14,7 @@ import math
 import random
 from collections.abc import Mapping
 from email.utils import formatdate
-from enum import Enum
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -33,6 +31,7 @@ class Chance:
     first: Annotated[int, Field(ge=0)] = 0
     """Number of first calls."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Number of first seconds."""
 
     def strikes(self, call: int, elapsed: float, draw: float) -> bool:
         """Return True if it occurs for call number `call` (from 0), `elapsed` seconds after it was set.
@@ -45,57 +44,23 @@ class Chance:
 NEVER: Final = Chance()
 
 
-class Wait(Enum):
-    """How a 429 says when to try again."""
-
-    RESET = "reset"
-    """``x-ratelimit-reset``, as documented."""
-    SECONDS = "seconds"
-    """``Retry-After`` in seconds."""
-    DATE = "date"
-    """``Retry-After`` as an HTTP date, rounded up to whole seconds."""
-    NONE = "none"
-    """Not at all."""
-
-
-class Marked(Enum):
-    """The answer to a call that contains a marked event."""
-
-    BAD_REQUEST = "400"
-    """400 that does not name the event; nothing is recorded."""
-    UNPROCESSABLE = "422"
-    """422 with empty details; nothing is recorded."""
-    DETAILED = "422_details"
-    """422 with one verdict per event; the other events are recorded."""
-    FAILED = "failed"
-    """200 in which that event has failed; the others are recorded."""
-
-
-class Lie(Enum):
-    """The form of a wrong answer. The events are recorded all the same."""
-
-    NOT_JSON = "not_json"
-    WRONG_COUNT = "wrong_count"
-    """One entry too few in ``events``."""
-    CONTRADICTION = "contradiction"
-    """The counter of processed events contradicts the entries."""
-    PROCESSED_WITH_ERROR = "processed_with_error"
-    """Processed, but with an ``error_message``."""
-
-
-class Speech(Enum):
-    """The form of a middleman's answer, which never looks like Pinterest's."""
-
-    HTML = "html"
-    """An HTML page."""
-    EMPTY = "empty"
-    JSON = "json"
-    """The JSON of a gateway."""
-    ECHO = "echo"
-    """A page that repeats the token and the body."""
+# How a 429 says when to try again: in ``x-ratelimit-reset``, as documented; in ``Retry-After`` as seconds, or as an
+# HTTP date rounded up to whole seconds; or not at all.
+Wait = Literal["reset", "seconds", "date", "none"]
+# The answer to a call that contains a marked event. 400: it does not name the event, and nothing is recorded. 422: with
+# empty details, and nothing is recorded. 422_details: one verdict per event, and the other events are recorded. failed:
+# a 200 in which that event has failed, and the others are recorded.
+Marked = Literal["400", "422", "422_details", "failed"]
+# The form of a wrong answer: no JSON; one entry too few in ``events``; a counter of processed events that contradicts
+# the entries; processed, but with an ``error_message``. The events are recorded all the same.
+Lie = Literal["not_json", "wrong_count", "contradiction", "processed_with_error"]
+# The form of a middleman's answer, which never looks like Pinterest's: an HTML page, an empty body, the JSON of a
+# gateway, or a page that repeats the token and the body.
+Speech = Literal["html", "empty", "json", "echo"]
 
 
 def _as_chance(value: object) -> object:
+    # In JSON, a number alone is the share. (True is a number to Python.)
     return {"share": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -111,7 +76,7 @@ class Faults:
 
     throttled: _Chance = NEVER
     """429, code 8."""
-    wait: Wait = Wait.RESET
+    wait: Wait = "reset"
     wait_seconds: Annotated[float, Field(ge=0)] = 1.0
     """Seconds that a 429 asks to wait, rounded up to whole seconds in the answer."""
     server_error: _Chance = NEVER
@@ -134,14 +99,14 @@ class Faults:
     middleman: _Chance = NEVER
     """A proxy, a firewall or a login page answers in place of Pinterest, which the call does not reach."""
     middleman_status: Annotated[int, Field(ge=200, le=599)] = 403
-    middleman_says: Speech = Speech.HTML
+    middleman_says: Speech = "html"
     marker: Annotated[str, Field(min_length=1)] | None = None
     """An event whose ``event_id`` contains this is refused as `marked` says."""
-    marked: Marked = Marked.BAD_REQUEST
+    marked: Marked = "400"
     max_body_bytes: Annotated[int, Field(ge=1)] | None = None
     """Larger bodies get a 413 from a proxy, which is not JSON."""
     lying: _Chance = NEVER
-    lie: Lie = Lie.NOT_JSON
+    lie: Lie = "not_json"
     warned: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of events processed with a ``warning_message``."""
     calls_per_minute: Annotated[int, Field(ge=1)] | None = 5000
@@ -150,6 +115,7 @@ class Faults:
     """Like Pinterest, a 401 may repeat the token, and error messages may repeat the invalid value."""
 
 
+# For ``pinstream demo --faults``: every kind of fault that loses and refuses no event.
 DEMO_FAULTS: Final = Faults(
     throttled=Chance(share=0.03),
     wait_seconds=1.0,
@@ -161,53 +127,27 @@ DEMO_FAULTS: Final = Faults(
     dropped_after=Chance(share=0.015),
     middleman=Chance(share=0.01),
 )
-"""For ``pinstream demo --faults``: every kind of fault that loses and refuses no event."""
 
-_FAULTS: Final = TypeAdapter(Faults)
-
-
-def faults_from_json(body: bytes) -> Faults:
-    """Reads ``POST /sandbox/faults``. A chance is an object, or a number that is the share.
-
-    Raises ``ValueError`` (pydantic's), which names each invalid member.
-    """
-    return _FAULTS.validate_json(body)
-
-
-def faults_as_json(faults: Faults) -> dict[str, Any]:
-    """Inverse of `faults_from_json`: returns values for JSON."""
-    dumped: dict[str, Any] = _FAULTS.dump_python(faults, mode="json")
-    return dumped
+# ``POST /sandbox/faults`` and its answer as JSON. A chance is an object, or a number that is the share.
+FAULTS: Final = TypeAdapter(Faults)
 
 
 class CallPlan(NamedTuple):
     """The faults of one call, decided when it arrives."""
 
     faults: Faults
+    random: random.Random
+    """Source of the random numbers for single events."""
+    # Each of these draws one random number, in this order: another order would change what a seed gives.
     unauthorised: bool
     throttled: bool
     unavailable: bool
     server_error: bool
     dropped_before: bool
     dropped_after: bool
+    slow: bool
+    lying: bool
     middleman: bool
-    delay: float
-    lie: Lie | None
-    random: random.Random
-    """Source of the random numbers for single events."""
-
-
-_CHANCES: Final = (
-    "unauthorised",
-    "throttled",
-    "unavailable",
-    "server_error",
-    "dropped_before",
-    "dropped_after",
-    "slow",
-    "lying",
-    "middleman",
-)
 
 
 class FaultSource:
@@ -223,16 +163,13 @@ class FaultSource:
         """Return the plan of the call that arrives at `now` (seconds of the sandbox's clock)."""
         call, self._calls = self._calls, self._calls + 1
         draws = random.Random(f"{self._seed}:{call}")  # noqa: S311  faults are not secrets
-        faults, elapsed = self.faults, now - self._since
-        struck = {name: getattr(faults, name).strikes(call, elapsed, draws.random()) for name in _CHANCES}
-        slow, lying = struck.pop("slow"), struck.pop("lying")
-        return CallPlan(
-            faults=faults,
-            delay=faults.slow_seconds if slow else 0.0,
-            lie=faults.lie if lying else None,
-            random=draws,
-            **struck,
-        )
+        elapsed = now - self._since
+        # Every kind draws its own number for every call, so that changing one kind does not change the others.
+        struck = {
+            name: getattr(self.faults, name).strikes(call, elapsed, draws.random())
+            for name in CallPlan._fields[2:]
+        }
+        return CallPlan(self.faults, draws, **struck)
 
 
 class Quota:
@@ -244,9 +181,11 @@ class Quota:
 
     def take(self, limit: int, now: float) -> tuple[bool, Mapping[str, str]]:
         """Count a call. Return whether it is within `limit` per minute, and the rate-limit headers."""
+        # A clock that was set back opens a new window.
         if not 0 <= now - self._opened < _WINDOW:
             self._opened, self._used = now, 0
         within = self._used < limit
+        # A refused call uses nothing: what remains must not become negative.
         self._used += within
         return within, _ratelimit(limit, limit - self._used, self._opened + _WINDOW - now)
 
@@ -255,13 +194,13 @@ def wait_headers(faults: Faults, now: float) -> Mapping[str, str]:
     """Return the headers in which a 429 from `Faults.throttled` says when to try again."""
     seconds = math.ceil(faults.wait_seconds)
     match faults.wait:
-        case Wait.RESET:
+        case "reset":
             return _ratelimit(faults.calls_per_minute or 5000, 0, seconds)
-        case Wait.SECONDS:
+        case "seconds":
             return {"Retry-After": str(seconds)}
-        case Wait.DATE:
+        case "date":
             return {"Retry-After": formatdate(math.ceil(now + faults.wait_seconds), usegmt=True)}
-        case Wait.NONE:
+        case "none":
             return {}
 
 

@@ -1,14 +1,14 @@
 """Generated commerce events of a shop, in the shape of ``schemas/commerce_event.avsc``.
 
-The shop has a few hundred open sessions. Each event is the next step of a random session, so the events of many
-shoppers interleave as on a real topic. A session is a Python generator that goes down the funnel (page, search,
-product, cart, checkout, payment) and may end at every step. About half of the sessions belong to shoppers seen before.
-Shoppers use the web, the apps, or a store whose till uploads late. A guest has only an IP address and a user agent; a
-customer has an e-mail address and more, some of it badly typed, so that there is something to normalise.
+The shop has a few hundred open sessions. Each event is the next step of a random session. A session is a Python
+generator that goes down the funnel (page, search, product, cart, checkout, payment) and may end at every step. About
+half of the sessions belong to shoppers seen before. Shoppers use the web, the apps, or a store whose till uploads late.
+A guest has only an IP address and a user agent; a customer has an e-mail address and more, some of it badly typed, so
+that there is something to normalise.
 
 `duplicates` is the share of recent records that are sent again, byte for byte. `invalid` is the share of records that
 must become dead letters, each with one `Defect`. Every event comes with the disposition that it must get with the
-default mapping and settings, so that tests and the demo can compare sums exactly.
+default mapping and settings, so that tests can compare sums exactly.
 
 The same seed and the same clock give the same events. Random numbers decide everything except the time.
 """
@@ -16,7 +16,8 @@ The same seed and the same clock give the same events. Random numbers decide eve
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
@@ -37,12 +38,19 @@ from consumer.demo.shop import (
 from consumer.engine.model import CommerceEvent, Disposition
 
 OPEN_SESSIONS: Final = 300
+# Number of shoppers that the shop remembers; after that, new ones replace old ones.
 KNOWN_SHOPPERS: Final = 5_000
-"""Number of shoppers that the shop remembers; after that, new ones replace old ones."""
+# A duplicate repeats one of this number of latest deliverable events.
 RECENT: Final = 500
-"""A duplicate repeats one of this number of latest deliverable events."""
 _FILTERED: Final = frozenset(("cart_viewed", "cart_item_removed", "order_refunded"))
 _DAY_MS: Final = 86_400_000
+
+
+_LISTS: Final = ("emails", "phones", "external_ids", "advertising_ids")
+_TEXTS: Final = (
+    *("first_name", "last_name", "gender", "birth_date", "city", "state", "postal_code", "country"),
+    *("ip_address", "user_agent", "click_id", "partner_id"),
+)
 
 
 class Defect(Enum):
@@ -62,6 +70,17 @@ class Defect(Enum):
 
 
 _DEFECTS: Final = tuple(Defect)
+# What a defect sets in an event, in its customer, or in its order.
+_SPOILED: Final[Mapping[Defect, tuple[str | None, Mapping[str, Any]]]] = {
+    Defect.NO_IDENTITY: ("customer", {"emails": [], "advertising_ids": [], "ip_address": None}),
+    Defect.BAD_CURRENCY: ("order", {"currency": "ZZZ"}),
+    Defect.NEGATIVE_VALUE: ("order", {"total": "-12.00"}),
+    Defect.GROUPED_VALUE: ("order", {"total": "1,299.00"}),
+    Defect.UNKNOWN_TYPE: (None, {"event_type": "order_teleported"}),
+    Defect.UNKNOWN_CHANNEL: (None, {"channel": "UNKNOWN"}),
+    Defect.BLANK_EVENT_ID: (None, {"event_id": "  "}),
+}
+_SHIFTED_MS: Final = {Defect.TOO_OLD: -10 * _DAY_MS, Defect.FUTURE: _DAY_MS}
 
 
 class GeneratedEvent(NamedTuple):
@@ -70,34 +89,28 @@ class GeneratedEvent(NamedTuple):
     key: bytes
     """Identifies the shopper, so that a shopper's events stay in order."""
     event: CommerceEvent | None
-    raw: bytes | None
     expected: Disposition
     """The disposition that the record must get, if records are read in the order of generation."""
-    defect: Defect | None
-    value: Decimal | None
+    raw: bytes | None = None
+    defect: Defect | None = None
+    value: Decimal | None = None
     """What a delivery of the event adds to the sum of values of distinct events."""
 
 
-class Shopper:
+class Shopper(NamedTuple):
     """A shopper who may come back: their market, device and customer data."""
 
-    __slots__ = ("customer", "handset", "key", "market", "opt_out")
-
-    def __init__(
-        self, key: str, market: Market, handset: Handset | None, customer: dict[str, Any], opt_out: bool
-    ) -> None:
-        self.key = key
-        self.market = market
-        self.handset = handset
-        self.customer = customer
-        self.opt_out = opt_out
+    key: str
+    market: Market
+    handset: Handset | None
+    customer: dict[str, Any]
+    opt_out: bool
 
 
 class EventGenerator:
     """An endless iterator of `GeneratedEvent`. `now` returns seconds since 1970 and is called once per event.
 
-    `duplicates` and `invalid` are shares from 0 to 1. `tally` counts the emitted records by expected disposition;
-    `value_sum` is the exact sum of values of distinct deliveries.
+    `duplicates` and `invalid` are shares from 0 to 1.
     """
 
     def __init__(
@@ -111,44 +124,34 @@ class EventGenerator:
         self._sessions = [self._session() for _ in range(OPEN_SESSIONS)]
         self._recent: deque[GeneratedEvent] = deque(maxlen=RECENT)
         self._orders = 0
-        self.tally: Counter[Disposition] = Counter()
-        self.value_sum = Decimal(0)
 
     def __iter__(self) -> Iterator[GeneratedEvent]:
         return self
 
     def __next__(self) -> GeneratedEvent:
-        generated = self._draw()
-        self.tally[generated.expected] += 1
-        if generated.value is not None:
-            self.value_sum += generated.value
-        return generated
-
-    def next_events(self, n: int) -> list[GeneratedEvent]:
-        """The next `n` events."""
-        return [next(self) for _ in range(n)]
-
-    def _draw(self) -> GeneratedEvent:
+        # One draw decides both: so the shares add up.
         draw = self._random.random()
         if draw < self._duplicates and self._recent:
             again = self._random.choice(self._recent)
             return again._replace(expected=Disposition.DUPLICATE, value=None)
-        shopper, event = self._next_step()
-        if self._duplicates <= draw < self._duplicates + self._invalid:
-            return self._with_defect(shopper, event)
-        generated = _valid(shopper, event)
-        if generated.expected is Disposition.DELIVERED:
-            self._recent.append(generated)
-        return generated
-
-    def _next_step(self) -> tuple[Shopper, CommerceEvent]:
-        """Return the next event of a random session; replace a session that has ended."""
+        # The next step of a random session, so that shoppers interleave as on a real topic. One that has ended makes
+        # room for a new one.
         index = self._random.randrange(OPEN_SESSIONS)
         step = next(self._sessions[index], None)
         while step is None:
             self._sessions[index] = self._session()
             step = next(self._sessions[index], None)
-        return step
+        shopper, event = step
+        if self._duplicates <= draw < self._duplicates + self._invalid:
+            return self._with_defect(shopper, event)
+        # The shopper's key keeps the events of a shopper in one partition, and so in order.
+        key, order = shopper.key.encode(), event["order"]
+        if event["event_type"] in _FILTERED:
+            return GeneratedEvent(key, event, Disposition.FILTERED)
+        value = Decimal(order["total"]) if order is not None and order["total"] is not None else None
+        generated = GeneratedEvent(key, event, Disposition.DELIVERED, value=value)
+        self._recent.append(generated)
+        return generated
 
     # Sessions
 
@@ -165,6 +168,7 @@ class EventGenerator:
         """A purchase in a store; the till uploads between a minute and five hours later."""
         event = self._event(shopper, "order_completed", channel="OFFLINE", url=None)
         event["occurred_at"] -= self._random.randrange(60_000, 18_000_000)
+        # A till sees no browser.
         event["customer"] |= {"ip_address": None, "user_agent": None, "click_id": None}
         event["order"] = self._order(shopper.market, self._basket(), paid=True, numbered=True)
         yield event
@@ -176,23 +180,20 @@ class EventGenerator:
         if new and shopper.handset is not None and self._chance(0.5):
             yield self._event(shopper, "app_installed")
         yield self._event(shopper, "page_viewed")
-        yield from self._arrival(shopper, new)
-        while self._chance(0.75):
-            yield from self._looking(shopper)
-        if not self._chance(0.4):
-            return
-        basket = self._basket()
-        yield from self._carting(shopper, basket)
-        if self._chance(0.6):
-            yield from self._buying(shopper, basket)
-
-    def _arrival(self, shopper: Shopper, new: bool) -> Iterator[CommerceEvent]:
         if new and shopper.customer["emails"]:
             yield self._event(shopper, "customer_registered")
         if self._chance(0.03):
             yield self._event(shopper, "lead_created")
         if self._chance(0.02):
             yield self._event(shopper, "subscription_created")
+        while self._chance(0.75):
+            yield from self._looking(shopper)
+        if not self._chance(0.4):
+            return  # most visits end without a cart
+        basket = self._basket()
+        yield from self._carting(shopper, basket)
+        if self._chance(0.6):
+            yield from self._buying(shopper, basket)
 
     def _looking(self, shopper: Shopper) -> Iterator[CommerceEvent]:
         kind = self._random.choices(
@@ -240,12 +241,13 @@ class EventGenerator:
         return {
             "event_id": self._uuid(),
             "event_type": kind,
+            # It took some seconds to get here.
             "occurred_at": int(self._now() * 1000) - self._random.randrange(8_000),
             "channel": channel or (handset.channel if handset else "WEB"),
             "page_url": self._url(market, kind) if online else None,
             "search_query": None,
             "language": market.language if self._chance(0.9) else None,
-            "customer": dict(shopper.customer),
+            "customer": dict(shopper.customer),  # a copy: a defect or a till changes it
             "order": None,
             "app": None if handset is None else {"app_id": "429047995", "name": "Shop", "version": "7.9"},
             "device": None if handset is None else self._device(handset),
@@ -285,18 +287,15 @@ class EventGenerator:
         """An order or a part of one. `paid`: it has a total, sometimes with a discount."""
         items = [_item(market, product, quantity) for product, quantity in basket]
         total = sum((Decimal(item["price"]) * item["quantity"] for item in items), Decimal(0))
-        if self._chance(0.15):
+        if self._chance(0.15):  # a discount: the total is not the sum of the items
             total = _rounded(total * Decimal("0.9"), market)
+        self._orders += numbered
         return {
-            "order_id": self._order_id() if numbered else None,
+            "order_id": f"{self._orders:08d}" if numbered else None,
             "currency": market.currency,
             "total": str(total) if paid else None,
             "items": items,
         }
-
-    def _order_id(self) -> str:
-        self._orders += 1
-        return f"{self._orders:08d}"
 
     # Shoppers
 
@@ -313,7 +312,9 @@ class EventGenerator:
         market = self._random.choices(MARKETS, (40, 8, 12, 15, 10, 10, 5))[0]
         handset = pick(HANDSETS) if self._chance(0.35) else None
         key = f"{self._random.getrandbits(40):010x}"
-        customer = _empty_customer() | {
+        customer: dict[str, Any] = {
+            **{name: [] for name in _LISTS},
+            **dict.fromkeys(_TEXTS),
             "ip_address": self._address(),
             "user_agent": pick(BROWSERS) if handset is None else handset.user_agent,
             "click_id": f"dj0y{self._random.getrandbits(96):024x}" if self._chance(0.35) else None,
@@ -327,28 +328,28 @@ class EventGenerator:
 
     def _known(self, market: Market, key: str) -> dict[str, Any]:
         """The data of a customer with an account, typed as people type."""
-        pick, woman = self._random.choice, self._chance(0.6)
+        pick, draw, woman = self._random.choice, self._random.randrange, self._chance(0.6)
         home = pick(market.cities)
         email = f"customer.{key}@{pick(EMAIL_DOMAINS)}"
         return {
+            # Some type it badly, so that there is something to normalise.
             "emails": [f" {email.title()} " if self._chance(0.1) else email],
-            "phones": [f"{market.phone}{self._random.randrange(10**6):06d}"] if self._chance(0.5) else [],
+            "phones": [f"{market.phone}{draw(10**6):06d}"] if self._chance(0.5) else [],
             "external_ids": [f"C-{key}"],
             "first_name": pick(market.women if woman else market.men),
             "last_name": pick(market.last_names),
             "gender": pick(("female", "F") if woman else ("male", "M")) if self._chance(0.4) else None,
-            "birth_date": self._birth_date() if self._chance(0.3) else None,
+            "birth_date": f"{draw(1945, 2007)}-{draw(1, 13):02d}-{draw(1, 29):02d}"
+            if self._chance(0.3)
+            else None,
             "city": home.city,
             "state": home.state,
             "postal_code": home.postal_code,
             "partner_id": f"ramp-{key}" if self._chance(0.05) else None,
         }
 
-    def _birth_date(self) -> str:
-        draw = self._random.randrange
-        return f"{draw(1945, 2007)}-{draw(1, 13):02d}-{draw(1, 29):02d}"
-
     def _address(self) -> str:
+        # These networks are reserved for documentation (RFC 3849, RFC 5737): they lead to no real person.
         if self._chance(0.2):
             return f"2001:db8::{self._random.getrandbits(16):x}:{self._random.randrange(1, 65_536):x}"
         network = self._random.choice(("192.0.2", "198.51.100", "203.0.113"))
@@ -360,61 +361,25 @@ class EventGenerator:
         return self._random.random() < share
 
     def _uuid(self) -> str:
-        """A random version 4 UUID."""
-        text = f"{self._random.getrandbits(128):032x}"
-        variant = "89ab"[int(text[16], 16) & 3]
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+        # Not `uuid4`: the same seed must give the same ids.
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
     def _with_defect(self, shopper: Shopper, event: CommerceEvent) -> GeneratedEvent:
         """Return `event` with one random defect. It becomes an order, because defects of amounts need one."""
-        defect = self._random.choice(_DEFECTS)
+        defect, key = self._random.choice(_DEFECTS), shopper.key.encode()
         if defect is Defect.UNDECODABLE:
-            raw = self._broken_bytes(event)
-            return GeneratedEvent(
-                shopper.key.encode(), None, raw, Disposition.DEAD_LETTERED, defect, value=None
-            )
+            # JSON on the wrong topic, or noise. The first byte never begins a wire format.
+            if self._chance(0.5):
+                raw = b'{"event_id": "%s", "note": "not Avro"}' % event["event_id"].encode()
+            else:
+                raw = b"\xff" + self._random.randbytes(self._random.randrange(40))
+            return GeneratedEvent(key, None, Disposition.DEAD_LETTERED, raw, defect)
         event = event | {"event_type": "order_completed"}
         event["order"] = self._order(shopper.market, self._basket(), paid=True, numbered=True)
-        _MAKE_DEFECT[defect](event)
-        return GeneratedEvent(
-            shopper.key.encode(), event, None, Disposition.DEAD_LETTERED, defect, value=None
-        )
-
-    def _broken_bytes(self, event: CommerceEvent) -> bytes:
-        """JSON on the wrong topic, or noise. The first byte never begins a wire format."""
-        if self._chance(0.5):
-            return b'{"event_id": "%s", "note": "not Avro"}' % event["event_id"].encode()
-        return b"\xff" + self._random.randbytes(self._random.randrange(40))
-
-
-def restamp(event: CommerceEvent, now_ms: int) -> CommerceEvent:
-    """Return a copy of `event` with the time `now_ms` (milliseconds since 1970)."""
-    return event | {"occurred_at": now_ms}
-
-
-def shifted(event: CommerceEvent, by_ms: int) -> CommerceEvent:
-    """Return a copy of `event` moved in time by `by_ms`."""
-    return event | {"occurred_at": event["occurred_at"] + by_ms}
-
-
-_LISTS: Final = ("emails", "phones", "external_ids", "advertising_ids")
-_TEXTS: Final = (
-    *("first_name", "last_name", "gender", "birth_date", "city", "state", "postal_code", "country"),
-    *("ip_address", "user_agent", "click_id", "partner_id"),
-)
-
-
-def _empty_customer() -> dict[str, Any]:
-    """A customer without any data."""
-    return {**{name: [] for name in _LISTS}, **dict.fromkeys(_TEXTS)}
-
-
-def _valid(shopper: Shopper, event: CommerceEvent) -> GeneratedEvent:
-    if event["event_type"] in _FILTERED:
-        return GeneratedEvent(shopper.key.encode(), event, None, Disposition.FILTERED, None, None)
-    order = event["order"]
-    value = Decimal(order["total"]) if order is not None and order["total"] is not None else None
-    return GeneratedEvent(shopper.key.encode(), event, None, Disposition.DELIVERED, None, value)
+        part, changes = _SPOILED.get(defect, (None, {}))
+        (event if part is None else event[part]).update(changes)
+        event["occurred_at"] += _SHIFTED_MS.get(defect, 0)
+        return GeneratedEvent(key, event, Disposition.DEAD_LETTERED, None, defect)
 
 
 def _item(market: Market, product: Product, quantity: int) -> dict[str, Any]:
@@ -430,32 +395,3 @@ def _item(market: Market, product: Product, quantity: int) -> dict[str, Any]:
 
 def _rounded(amount: Decimal, market: Market) -> Decimal:
     return amount.quantize(Decimal(1).scaleb(-market.digits))
-
-
-def _anonymise(event: CommerceEvent) -> None:
-    event["customer"] |= {"emails": [], "advertising_ids": [], "ip_address": None}
-
-
-def _set_order(**members: str) -> Callable[[CommerceEvent], None]:
-    return lambda event: event["order"].update(members)
-
-
-def _set(**members: str) -> Callable[[CommerceEvent], None]:
-    return lambda event: event.update(members)
-
-
-def _move(by_ms: int) -> Callable[[CommerceEvent], None]:
-    return lambda event: event.update(shifted(event, by_ms))
-
-
-_MAKE_DEFECT: Final[Mapping[Defect, Callable[[CommerceEvent], None]]] = {
-    Defect.NO_IDENTITY: _anonymise,
-    Defect.BAD_CURRENCY: _set_order(currency="ZZZ"),
-    Defect.NEGATIVE_VALUE: _set_order(total="-12.00"),
-    Defect.GROUPED_VALUE: _set_order(total="1,299.00"),
-    Defect.UNKNOWN_TYPE: _set(event_type="order_teleported"),
-    Defect.UNKNOWN_CHANNEL: _set(channel="UNKNOWN"),
-    Defect.BLANK_EVENT_ID: _set(event_id="  "),
-    Defect.TOO_OLD: _move(-10 * _DAY_MS),
-    Defect.FUTURE: _move(_DAY_MS),
-}

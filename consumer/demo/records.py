@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
-from consumer.adapters.files import open_records
-from consumer.avro.encode import Encoder, Unencodable
+from consumer.adapters.files import Types, open_records
+from consumer.avro.encode import Encoder, SectionEncoders, Unencodable
+from consumer.avro.paths import AvroSchema
 from consumer.demo.generator import EventGenerator
-from consumer.engine.model import CommerceEvent, Rejection
+from consumer.engine.model import CommerceEvent, Filtered, Rejection
 
+# A duplicate repeats one of this number of latest records.
 _RECENT = 500
-"""A duplicate repeats one of this number of latest records."""
 
 
 class Produced(NamedTuple):
@@ -25,47 +27,38 @@ class Produced(NamedTuple):
     value: bytes
 
 
+@dataclass(eq=False)
 class FileRecords:
     """The events of a file as records, in order. Events that do not fit the schema are skipped, counted and reported.
 
     `change`, if given, is applied to each event first.
     """
 
-    def __init__(
-        self,
-        file: str,
-        schema: dict[str, Any],
-        encoder: Encoder,
-        change: Callable[[CommerceEvent], CommerceEvent] | None = None,
-    ) -> None:
-        self._file = file
-        self._schema = schema
-        self._encoder = encoder
-        self._change = change
-        self.skipped = 0
+    file: str
+    schema: AvroSchema | Types
+    encoder: Encoder | SectionEncoders
+    change: Callable[[CommerceEvent], CommerceEvent] | None = None
+    skipped: int = 0
 
     def __iter__(self) -> Iterator[Produced]:
-        for number, event in open_records(self._file, self._schema):
-            if isinstance(event, Rejection):
-                self._skip(number, event.message)
-                continue
+        for number, event in open_records(self.file, self.schema):
             try:
-                value = self._encoder.encode(event if self._change is None else self._change(event))
+                if isinstance(event, Rejection):
+                    raise Unencodable(event.message)
+                if isinstance(event, Filtered):
+                    raise Unencodable("the mapping filters records of its type (unknown_record)")
+                value = self.encoder.encode(event if self.change is None else self.change(event))
             except Unencodable as error:
-                self._skip(number, str(error))
+                # One bad record must not keep the others back. `produce` fails at its end.
+                self.skipped += 1
+                click.echo(f"pinstream: {self.file}, record {number} is skipped: {error}", err=True)
             else:
                 yield Produced(key_of(event), value)
 
-    def _skip(self, number: int, reason: str) -> None:
-        self.skipped += 1
-        click.echo(f"pinstream: {self._file}, record {number} is skipped: {reason}", err=True)
-
 
 def key_of(event: CommerceEvent) -> bytes:
-    """Return the key of the record: the shopper's first external id, or first e-mail address.
-
-    So the records of a shopper share a partition. In other schemas it is the event id, so that partitions fill evenly.
-    """
+    """Return the key of the record: the shopper's first external id or e-mail address, else the event id."""
+    # So the records of a shopper share a partition. With another schema, partitions fill evenly.
     customer = event.get("customer")
     if isinstance(customer, dict):
         for field in ("external_ids", "emails"):
@@ -75,7 +68,7 @@ def key_of(event: CommerceEvent) -> bytes:
     return str(event.get("event_id", "")).encode()
 
 
-def made_up(generator: EventGenerator, encoder: Encoder) -> Iterator[Produced]:
+def made_up(generator: EventGenerator, encoder: Encoder | SectionEncoders) -> Iterator[Produced]:
     """Yield the records of the generated shop without end; invalid ones are not encoded."""
     for one in generator:
         value = one.raw if one.event is None else encoder.encode(one.event)
@@ -94,10 +87,15 @@ def with_duplicates(records: Iterable[Produced], share: float, seed: int) -> Ite
 
 
 def with_invalid(
-    records: Iterable[Produced], share: float, seed: int, now: Callable[[], float], encoder: Encoder
+    records: Iterable[Produced],
+    share: float,
+    seed: int,
+    now: Callable[[], float],
+    encoder: Encoder | SectionEncoders,
 ) -> Iterator[Produced]:
     """Insert invalid records, so that about `share` of all records cannot be delivered."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
+    # Those of the generated shop: a defect of any other schema is not known here.
     broken = made_up(EventGenerator(seed, now, invalid=1.0), encoder)
     for record in records:
         while dice.random() < share:

@@ -15,13 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from consumer.engine.block import UNCLEAR, Delivery, RecordStage, move_all
-from consumer.engine.context import Clock, Context
-from consumer.engine.masking import kind, mask, who_answered
-from consumer.engine.messages import Answered, Unanswered
-from consumer.engine.model import Rejection, Stage
-from consumer.engine.sending import Batch, Dispatcher, halves
-from consumer.engine.verdicts import (
+from consumer.engine.answering.masking import kind, mask, who_answered
+from consumer.engine.answering.verdicts import (
     UNTROUBLED,
     BatchRefused,
     EventOutcome,
@@ -36,46 +31,50 @@ from consumer.engine.verdicts import (
     read_answer,
     request_id,
 )
+from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick
+from consumer.engine.context import Clock, Context
+from consumer.engine.messages import Answered, Unanswered
+from consumer.engine.model import Rejection, Stage
+from consumer.engine.sending import Batch, Dispatcher
 
-_NEVER_LEFT = frozenset({"dns", "connect", "tls"})
-"""Why no answer came when nothing was sent: without a connection the outcome is clear."""
+# Why no answer came when nothing was sent: without a connection the outcome is clear.
+_NEVER_LEFT = frozenset({"dns", "connect", "tls", "too_late"})
+# Bytes of an answer that is kept; one for a thousand events is some 100 KB.
 _REMEMBERED_MOST = 1024 * 1024
-"""Bytes of an answer that is kept; one for a thousand events is some 100 KB."""
+# Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile.
 _SUSPECT_AFTER = 5
-"""Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile."""
 _NO_REASON = "the API gave no reason"
 
 
+# All others are verdicts.
 _OUTCOMES: Mapping[type, str] = {NoVerdict: "no_verdict", Throttled: "throttled", Refused: "refused"}
-"""All others are verdicts."""
 _TROUBLES: Mapping[str, str] = {
     "timeout": "no answer in time",
     "dns": "the name of the API cannot be resolved",
     "connect": "nothing answers at the API's address",
     "tls": "the TLS handshake failed",
     "connection": "the connection broke off",
+    "too_late": "this process stood still until the lease in the shared key store had ended",
     "not_json": "HTTP 200 from somebody else",
     "unreadable_outcomes": "HTTP 200 without an outcome for each event",
     "contradicting_counters": "HTTP 200 that contradicts itself",
 }
 
 
-def _in_words(reason: str, said: str | None) -> str:
-    text = _TROUBLES.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
-    return text if said is None else f"{text} ({said})"
-
-
 class Consequences(Protocol):
     """What the pipeline does with events whose outcome is known."""
 
-    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+    def delivered(self, runs: Sequence[Run]) -> None:
         """The API said processed."""
 
-    def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
+    def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
         """The API refused this event for good."""
 
-    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+    def drop(self, runs: Sequence[Run]) -> None:
         """Undelivered, and no longer ours to deliver."""
+
+    def claim_again(self, runs: Sequence[Run]) -> None:
+        """The session that had claimed these events in a shared key store has ended."""
 
 
 class Answers:
@@ -88,8 +87,8 @@ class Answers:
         self._clock = clock
         self._dispatcher = dispatcher
         self._pipeline = pipeline
+        # The last 200 that was read: for how many events, and its body; its verdict is the next.
         self._read_last: tuple[int, bytes] | None = None
-        """The last 200 that was read: for how many events, and its body; its verdict is the next."""
         self._verdict_last: Verdict
 
     def answered(self, answer: Answered) -> None:
@@ -99,7 +98,7 @@ class Answers:
         self._context.counters.bump(self._context.counters.answers, str(answer.status))
         gate = self._dispatcher.queue(batch.account).gate
         gate.told(*limit_headers(answer.headers), now.monotonic)
-        verdict = self._read(answer, len(batch.deliveries))
+        verdict = self._read(answer, batch.events)
         if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
             self._clock.answered(answer.headers.get("date"), batch.sent_at)
         self._apply(batch, verdict, answer)
@@ -120,38 +119,37 @@ class Answers:
         """No answer came to an attempt."""
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
-        self._ended(batch, "no_answer")
+        self._context.counters.call_ended("no_answer", self._context.now.monotonic - batch.sent_at)
         self._no_verdict(batch, NoVerdict(answer.reason), None, request_id(answer.headers))
 
-    def _ended(self, batch: Batch, outcome: str) -> None:
-        self._context.counters.call_ended(outcome, self._context.now.monotonic - batch.sent_at)
-
     def _apply(self, batch: Batch, verdict: Verdict, answer: Answered) -> None:
-        rid = request_id(answer.headers)
-        self._ended(batch, _OUTCOMES.get(type(verdict), "verdict"))
+        rid, now = request_id(answer.headers), self._context.now.monotonic
+        outcome = _OUTCOMES.get(type(verdict), "verdict")
+        self._context.counters.call_ended(outcome, now - batch.sent_at)
         if isinstance(verdict, NoVerdict):
+            # What is not the platform's own form was said by somebody in between.
             readable = answer.status == 200 and verdict.reason != "not_json"
-            said = None if readable else who_answered(answer.headers, answer.body, batch.body())
+            said = None if readable else who_answered(answer.headers, answer.body, b"".join(batch.parts()))
             self._no_verdict(batch, verdict, said, rid)
             return
         queue = self._dispatcher.queue(batch.account)
-        if queue.gate.heard(self._context.now.monotonic, queue.in_flight):
+        if queue.gate.heard(now, queue.in_flight):
             self._context.report("info", "reachable", account=batch.account)
         if isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
             self._dispatcher.refuse(batch, verdict.status, verdict.code, rid)
-            self._again(batch, self._context.now.monotonic)
+            self._again(batch, now)
         else:
             self._dispatcher.accept(batch)
-            self._dispatcher.queue(batch.account).gate.judged(self._context.now.monotonic)
+            queue.gate.judged(now)
             self._judged(batch, verdict, rid)
 
     def _judged(
         self, batch: Batch, verdict: PerEvent | SomeRefused | BatchRefused | TooLarge, rid: str | None
     ) -> None:
         refused: list[Rejection] = []
-        events = len(batch.deliveries)
+        events = batch.events
         if isinstance(verdict, PerEvent):
             refused = self._per_event(batch, verdict.outcomes)
         elif isinstance(verdict, SomeRefused):
@@ -159,6 +157,7 @@ class Answers:
         elif isinstance(verdict, BatchRefused):
             refused = self._bisect(batch, "refused", verdict.message, rid)
         else:
+            # Of one event alone there is nothing to learn about how much fits.
             if events > 1:
                 self._dispatcher.queue(batch.account).shrink(batch.size, self._context.now.monotonic)
             message = verdict.message or "the API says the event is too large"
@@ -172,48 +171,48 @@ class Answers:
     # -- verdicts on events
 
     def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> list[Rejection]:
+        # Nearly always: then no event is looked at by itself.
         if outcomes.count(UNTROUBLED) == len(outcomes):
-            self._pipeline.delivered(batch.deliveries)
+            self._pipeline.delivered(batch.runs)
             return []
-        delivered, refused = [], []
-        for delivery, outcome in zip(batch.deliveries, outcomes, strict=True):
-            if outcome.processed:
-                delivered.append(delivery)
-            else:
-                refused.append(self._refuse(delivery, outcome.error or _NO_REASON, batch.attempts))
+        delivered, _ = pick(batch.runs, [outcome.processed for outcome in outcomes])
+        refused = []
+        for row, outcome in zip(each_of(batch.runs), outcomes, strict=True):
+            body = row.block.body(row.first)
+            if not outcome.processed:
+                refused.append(self._refuse(row, outcome.error or _NO_REASON, batch.attempts))
             if outcome.warning is not None or outcome.error is not None:
-                self._count_messages(outcome, delivery.body)
+                self._count_messages(outcome, body)
         self._pipeline.delivered(delivered)
         return refused
 
     def _some_refused(self, batch: Batch, verdict: SomeRefused) -> list[Rejection]:
-        rest, refused = [], []
-        for index, delivery in enumerate(batch.deliveries):
-            error = verdict.errors.get(index)
-            if error is None:
-                rest.append(delivery)
-            else:
-                refused.append(self._refuse(delivery, error or _NO_REASON, batch.attempts))
+        rows = [*each_of(batch.runs)]
+        _, rest = pick(batch.runs, [index in verdict.errors for index in range(len(rows))])
+        refused = [
+            self._refuse(row, verdict.errors[index] or _NO_REASON, batch.attempts)
+            for index, row in enumerate(rows)
+            if index in verdict.errors
+        ]
         if rest:
-            again = Batch(self._context.number(), batch.account, rest, batch.attempts)
-            self._again(again, self._context.now.monotonic)
+            self._again(batch.part(self._context.number(), rest), self._context.now.monotonic)
         return refused
 
     def _bisect(self, batch: Batch, code: str, message: str, rid: str | None) -> list[Rejection]:
-        if len(batch.deliveries) == 1:
-            return [self._refuse(batch.deliveries[0], message or _NO_REASON, batch.attempts, code)]
+        if batch.events == 1:
+            return [self._refuse(batch.runs[0], message or _NO_REASON, batch.attempts, code)]
         self._context.counters.bisected += 1
         self._context.report(
-            "warning", "batch_bisected", account=batch.account, events=len(batch.deliveries), code=code,
+            "warning", "batch_bisected", account=batch.account, events=batch.events, code=code,
             request_id=rid,
         )  # fmt: skip
-        for half in halves(batch, self._context.number(), self._context.number()):
+        for half in batch.halves(self._context.number(), self._context.number()):
             self._again(half, self._context.now.monotonic)
         return []
 
-    def _refuse(self, delivery: Delivery, message: str, attempts: int, code: str = "refused") -> Rejection:
-        rejection = Rejection(Stage.DELIVER, code, mask(message, delivery.body))
-        self._pipeline.refused(delivery, rejection, attempts)
+    def _refuse(self, row: Run, message: str, attempts: int, code: str = "refused") -> Rejection:
+        rejection = Rejection(Stage.DELIVER, code, mask(message, row.block.body(row.first)))
+        self._pipeline.refused(row, rejection, attempts)
         return rejection
 
     def _count_messages(self, outcome: EventOutcome, body: bytes) -> None:
@@ -230,28 +229,31 @@ class Answers:
         """`said`: what was answered in the platform's place; None: nothing was, or the platform itself answered."""
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
+        # More calls at once would only meet the same trouble.
         queue.gate.slow_down()
         queue.gate.postpone_probe(now)
-        queue.gate.unheard(_in_words(reason, said))
+        trouble = _TROUBLES.get(reason, reason.replace("http_", "HTTP ").replace("_", " "))
+        queue.gate.last_trouble = trouble if said is None else f"{trouble} ({said})"
         batch.failures += 1
         if batch.failures == 1:
             batch.failing_since = now
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
-            for one in batch.deliveries:
-                one.marks |= UNCLEAR
+            # A call with these has left, and its outcome is not known.
+            for block, first, end in batch.runs:
+                block.marks[first:end] = block.marks[first:end].translate(AS_UNCLEAR)
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
         context.report(
-            "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=len(batch.deliveries),
+            "warning", "no_verdict", account=batch.account, reason=reason, said=said, events=batch.events,
             attempt=batch.attempts, retry_seconds=round(delay, 3), request_id=rid,
         )  # fmt: skip
         suspect = batch.failures >= _SUSPECT_AFTER and queue.gate.judged_at > batch.failing_since
         parts = [batch]
-        if len(batch.deliveries) > 1 and (verdict.too_large or suspect):
+        if batch.events > 1 and (verdict.too_large or suspect):
             if verdict.too_large:
                 queue.shrink(batch.size, now)
             context.counters.bisected += 1
-            parts = [*halves(batch, context.number(), context.number())]
+            parts = [*batch.halves(context.number(), context.number())]
         for part in parts:
             if part is not batch:
                 part.failures, part.failing_since = batch.failures, now
@@ -262,7 +264,7 @@ class Answers:
         gate = self._dispatcher.queue(batch.account).gate
         gate.postpone_probe(context.now.monotonic)
         batch.failures += 1
-        batch.failing_since = context.now.monotonic  # for want of quota, not for anything in it
+        batch.failing_since = context.now.monotonic  # the quota is used up: nothing in the batch is at fault
         if wait is None or wait < context.policy.delivery_backoff.base:
             # Clocks differ: a moment in the past must not turn a throttled client into a hammer.
             backoff = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
@@ -272,15 +274,19 @@ class Answers:
             "warning", "throttled", account=batch.account, wait_seconds=round(wait, 3), request_id=rid
         )
         gate.close(context.now.monotonic + wait)
+        self._dispatcher.notes.throttled(batch.account, wait)
         self._again(batch, context.now.monotonic)
 
     def _again(self, batch: Batch, at: float) -> None:
         """Back into the queue, less what is no longer ours."""
-        gone = [one for one in batch.deliveries if not one.accepted]
+        batch.runs, gone = divide(batch.runs)
         if gone:
-            batch.deliveries = [one for one in batch.deliveries if one.accepted]
-            self._pipeline.let_go(gone)
-        if batch.deliveries:
+            self._pipeline.drop(gone)
+        # All may have been taken from us meanwhile.
+        if batch.runs:
             self._context.counters.retried_batches += 1
-            move_all(batch.deliveries, RecordStage.QUEUED)
-            self._dispatcher.queue(batch.account).put_back(batch, at)
+            move_all(batch.runs, RecordStage.QUEUED)
+            if batch.session == self._dispatcher.session:
+                self._dispatcher.queue(batch.account).put_back(batch, at)
+            else:
+                self._pipeline.claim_again(batch.runs)

@@ -1,12 +1,18 @@
 """The block: what of one fetch belongs to one partition, from reading until all of it is settled; and its stages.
 
-Theory of operation. A block has a column for each thing that is known of its records: offset, cost in bytes, stage,
-account, the record itself (for dead letters). The stage is one byte, and says where a record is on its way. Two rules:
+Theory of operation. A block has a column for each thing that is known of its records: offset, size, stage, key, body,
+time, kind, marks, and the record itself (for dead letters). A record is a row: a block and an index. Neighbours in a
+block travel together as a *run*; whatever happens to a healthy record happens to its run in one operation, and only
+what is not healthy is taken out of it, as a run of one row.
+
+The stage is one byte, and says where a record is on its way. Two rules:
 
 * A record is open until its stage is final, and only the ledger makes it final. The lowest open record of an
   assignment is the first byte that is not final in its first unfinished block: nothing is committed past that.
 * A stage changes only as `MOVES` says; any other change is a bug and raises `InvariantViolation`.
 
+Memory is counted as it is held: the records that are open, the page of bodies, and the other columns until the last
+record of the block is settled. A page of which a quarter belongs to settled records is copied into a smaller one.
 Finished blocks behind an unfinished one are packed (`Finished`): one record that waits for hours must not keep what a
 million after it needed.
 """
@@ -16,67 +22,63 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from consumer.engine.model import (
-    Chunk,
-    Disposition,
-    Early,
-    Filtered,
-    Record,
-    Rejection,
-    SchemaRef,
-    TopicPartition,
-    Warned,
-)
-from consumer.errors import InvariantViolation
+from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
+from consumer.engine.native import offsets_of
+from consumer.engine.reading import KEY_BYTES, UNCLEAR, Columns, Kind
+from consumer.errors import InvariantViolation, bug
 
 
 class RecordStage(IntEnum):
     """Where a record is on its way. `MOVES` says which change is legal, who makes it and what a crash then means."""
 
+    # Entered in the ledger; what becomes of it is decided before the message is handled.
     READ = 0
-    """Entered in the ledger; what becomes of it is decided before the message is handled."""
+    # Waits for its writer's schema.
     SCHEMA = 1
-    """Waits for its writer's schema."""
+    # Waits for its time, which lies ahead, or for certainty of what time it is.
     CLOCK = 2
-    """Waits for its time, which lies ahead, or for certainty of what time it is."""
+    # Its schema or its time has come; waits for room in the budget.
     ROOM = 3
-    """Its schema or its time has come; waits for room in the budget."""
+    # Waits for another open record with the same key, which leads.
     FOLLOWING = 4
-    """Waits for another open record with the same key, which leads."""
+    # Leads its key; the key store is asked whether it was delivered before.
+    # Leads its key; the key store is asked whether it was delivered before.
     LOOKED_UP = 5
-    """Leads its key; the key store is asked whether it was delivered before."""
-    QUEUED = 6
-    """Waits in its account's queue, for its batch or for the next attempt."""
-    IN_FLIGHT = 7
-    """In a call that is not answered yet."""
-    STORING = 8
-    """Delivered; its key is being written."""
-    DEAD_LETTERING = 9
-    """Its dead letter is being written."""
-    FREED = 10
-    """Nothing is begun for it any more: its partition is being drained, or the guard has tripped."""
+    # Leads its key here; another member has the key in flight, and its outcome is waited for.
+    ELSEWHERE = 6
+    # Waits in its account's queue, for its batch or for the next attempt.
+    QUEUED = 7
+    # In a call that is not answered yet.
+    IN_FLIGHT = 8
+    # Delivered; its key is being written.
+    STORING = 9
+    # Its dead letter is being written.
+    DEAD_LETTERING = 10
+    # Nothing is begun for it any more: its partition is being drained, or the guard has tripped.
+    FREED = 11
     # What follows is final.
-    DELIVERED = 11
-    DUPLICATE = 12
-    FILTERED = 13
-    DEAD_LETTERED = 14
-    PASSED = 15
-    """Settled before this assignment: the offset map it came with says so."""
-    RELEASED = 16
-    """The log was read again from before it: not ours to settle any more, although its block is."""
+    DELIVERED = 12
+    DUPLICATE = 13
+    FILTERED = 14
+    DEAD_LETTERED = 15
+    # Settled before this assignment: the offset map it came with says so.
+    PASSED = 16
+    # The log was read again from before it: not ours to settle any more, although its block is.
+    RELEASED = 17
 
 
 class Move(NamedTuple):
     """How a record comes to a stage. `after_crash`: what becomes of a record that a crash finds there."""
 
-    of: frozenset[RecordStage]
+    of: Set[RecordStage]
     """The stages that it may come from."""
     by: str
     after_crash: str
@@ -84,191 +86,210 @@ class Move(NamedTuple):
 
 _S = RecordStage
 _AGAIN = "read again"
+# How a record comes to each stage but the first. "After a crash" is where its offset was not committed, and no offset
+# map says that it is settled. docs/architecture.md shows this table.
 MOVES: Final[Mapping[RecordStage, Move]] = {
-    _S.SCHEMA: Move(frozenset({_S.READ, _S.ROOM}), "pipeline.set_aside", _AGAIN),
-    _S.CLOCK: Move(frozenset({_S.READ, _S.ROOM}), "pipeline.set_aside", _AGAIN),
-    _S.ROOM: Move(frozenset({_S.SCHEMA, _S.CLOCK}), "intake.unparked", _AGAIN),
-    _S.FOLLOWING: Move(frozenset({_S.READ, _S.ROOM}), "intake", f"{_AGAIN}: a claim is in memory only"),
-    _S.LOOKED_UP: Move(frozenset({_S.READ, _S.ROOM, _S.FOLLOWING}), "intake, pipeline (an heir)", _AGAIN),
-    _S.QUEUED: Move(
-        frozenset({_S.LOOKED_UP, _S.IN_FLIGHT}), "pipeline, answers (a retry)", f"{_AGAIN}, sent"
+    _S.SCHEMA: Move({_S.READ, _S.ROOM}, "pipeline.set_aside", _AGAIN),
+    _S.CLOCK: Move({_S.READ, _S.ROOM}, "pipeline.set_aside", _AGAIN),
+    _S.ROOM: Move({_S.SCHEMA, _S.CLOCK}, "intake.unparked", _AGAIN),
+    _S.FOLLOWING: Move({_S.READ, _S.ROOM}, "intake", f"{_AGAIN}: a claim is in memory only"),
+    _S.LOOKED_UP: Move(
+        {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED},
+        "intake, pipeline (an heir), keys (a new session)",
+        _AGAIN,
     ),
-    _S.IN_FLIGHT: Move(frozenset({_S.QUEUED}), "sending", "read again, sent again under the same event id"),
-    _S.STORING: Move(frozenset({_S.IN_FLIGHT}), "pipeline.delivered", "sent again under the same event id"),
+    _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "keys", _AGAIN),
+    _S.QUEUED: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "keys, answers (a retry)", f"{_AGAIN}, sent"),
+    _S.IN_FLIGHT: Move({_S.QUEUED}, "sending", "read again, sent again under the same event id"),
+    _S.STORING: Move({_S.IN_FLIGHT}, "pipeline.delivered", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
-        frozenset({_S.READ, _S.ROOM, _S.IN_FLIGHT}), "pipeline.dead_letter", "its letter may be written twice"
+        {_S.READ, _S.ROOM, _S.IN_FLIGHT}, "pipeline.dead_letter", "its letter may be written twice"
     ),
+    # What is delivered already is not freed: its key is being written.
     _S.FREED: Move(
-        frozenset(
-            {
-                _S.SCHEMA,
-                _S.CLOCK,
-                _S.ROOM,
-                _S.FOLLOWING,
-                _S.LOOKED_UP,
-                _S.QUEUED,
-                _S.IN_FLIGHT,
-                _S.DEAD_LETTERING,
-            }
-        ),
+        {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING},
         "pipeline, whatever held it",
         f"{_AGAIN}, by the next owner or after the restart",
     ),
-    _S.DELIVERED: Move(frozenset({_S.STORING}), "ledger", "a duplicate: its key is durable"),
-    _S.DUPLICATE: Move(frozenset({_S.LOOKED_UP, _S.FOLLOWING}), "ledger", "a duplicate once more"),
-    _S.FILTERED: Move(frozenset({_S.READ, _S.ROOM}), "ledger", "filtered once more"),
-    _S.DEAD_LETTERED: Move(frozenset({_S.DEAD_LETTERING}), "ledger", "its letter is written twice"),
-    _S.PASSED: Move(frozenset({_S.READ}), "block, when it is made", "passed over once more"),
-    _S.RELEASED: Move(frozenset(_S(n) for n in range(_S.DELIVERED)), "ledger.rewind", _AGAIN),
+    _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable"),
+    _S.DUPLICATE: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.FOLLOWING}, "ledger", "a duplicate once more"),
+    _S.FILTERED: Move({_S.READ, _S.ROOM}, "ledger", "filtered once more"),
+    _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "ledger", "its letter is written twice"),
+    _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over once more"),
+    _S.RELEASED: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
-"""How a record comes to each stage but the first. "After a crash" is where its offset was not committed, and no offset
-map says that it is settled. docs/architecture.md shows this table."""
 RELEASED: Final = int(_S.RELEASED)
-MARK: dict[Disposition, RecordStage] = {
-    Disposition.DELIVERED: _S.DELIVERED,
-    Disposition.DUPLICATE: _S.DUPLICATE,
-    Disposition.FILTERED: _S.FILTERED,
-    Disposition.DEAD_LETTERED: _S.DEAD_LETTERED,
-}
-_OF: Final = [MOVES[stage].of if stage in MOVES else frozenset() for stage in RecordStage]
-OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
-"""Marks of a delivery: it happened offline; a call with it has left, and its outcome is not known; it is counted
-among those that may be doubled."""
-_OPEN_RUN = re.compile(b"[\\0-\\x0a]+")
-"""Stages that are not final."""
+MARK: Final = {one: RecordStage[one.name] for one in Disposition}
+_OF: Final[list[Set[RecordStage]]] = [MOVES[one].of if one in MOVES else set() for one in RecordStage]
+# Stages that are not final.
+_OPEN_RUN: Final = re.compile(b"[\\0-\\x0b]+")
+# Mark of a released row that is in a call which is not answered yet.
+_IN_CALL: Final = 8
+# Mark of a delivered row whose key another member has claimed.
+_TAKEN_OVER: Final = 16
+AS_UNCLEAR: Final = bytes(marks | UNCLEAR for marks in range(256))
 
 
+@dataclass(eq=False, slots=True)
 class Fence:
     """One partition under one epoch: its name, whether it is still ours, and the sums that its records count into."""
 
-    __slots__ = ("counts", "draining", "epoch", "live", "open", "open_bytes", "read", "tp")
+    tp: TopicPartition
+    epoch: int
+    live: bool = field(default=True, init=False)
+    draining: bool = field(default=False, init=False)
+    read: int = field(default=0, init=False)
+    open: int = field(default=0, init=False)
+    open_bytes: int = field(default=0, init=False)
+    counts: dict[Disposition, int] = field(default_factory=lambda: dict.fromkeys(MARK, 0), init=False)
 
-    def __init__(self, tp: TopicPartition, epoch: int) -> None:
-        self.tp = tp
-        self.epoch = epoch
-        self.live = True
-        self.draining = False
-        self.read = 0
-        self.open = 0
-        self.open_bytes = 0
-        self.counts = dict.fromkeys(MARK, 0)
 
-    @property
-    def accepts(self) -> bool:
-        """Whether new records may still be taken in and new work begun."""
-        return self.live and not self.draining
+ROW_BYTES: Final = 64
 
 
 class Block:
-    """Records of one chunk until they are settled. `costs`: bytes that each of them holds in memory."""
+    """Records of one chunk until they are settled, in columns of equal length.
+
+    `sizes`: bytes of each record as it was fetched; `ends`: where its body, and the comma behind it, end in `page`;
+    `keys`: `KEY_BYTES` each; `times`: unix seconds of its event; `marks`: `OFFLINE` and so on; `kind_numbers`: which
+    of `kinds` it is; `sections`: the number of the mapping's section, if it has any. A record that is no event has a
+    body of nothing there.
+    """
 
     __slots__ = (
-        "accounts",
+        "_cut",
+        "_dead",
         "assignment",
-        "costs",
         "end",
+        "ends",
         "first_offset",
+        "held",
+        "keys",
+        "kind_numbers",
+        "kinds",
         "leader_epoch",
+        "marks",
         "numbers",
         "offsets",
         "open",
+        "page",
         "records",
+        "sections",
+        "sizes",
         "stages",
+        "times",
     )
 
-    def __init__(self, assignment: Fence, chunk: Chunk, costs: list[int], passed: Iterable[int]) -> None:
-        """`passed`: those settled before this assignment."""
+    def __init__(
+        self, assignment: Fence, chunk: Chunk, sizes: Sequence[int], columns: Columns, passed: Iterable[int]
+    ) -> None:
+        """`columns`: what its records became; `passed`: rows that were settled before this assignment."""
         records = chunk.records
         self.assignment = assignment
         self.records: list[Record | None] = list(records)
-        # Arrays, since the last open record of a block keeps them all: a quarter of what lists of numbers take.
-        self.offsets = array("q", [record.offset for record in records])
-        self.costs = array("q", costs)
+        self.offsets = offsets_of(records)
+        self.sizes = array("q", sizes)
         self.stages = bytearray(len(records))
-        self.accounts: dict[int, str] | str | None = None
-        """Where its events go: one account for all, or by index; None while there is none."""
+        self.page = columns.whole_page()
+        self.ends = columns.ends
+        self.keys = bytes(columns.keys)
+        self.times = columns.times
+        self.marks = columns.marks
+        self.kinds: list[Kind] = [*columns.kinds]
+        self.kind_numbers = columns.kind_numbers
+        self.sections = columns.sections.ljust(len(records), b"\0") if columns.sections else columns.sections
         self.open = len(records)
         self.leader_epoch: int | None = chunk.leader_epoch
         self.first_offset: int = self.offsets[0]
+        # The offset after the last record, or where the log was cut (see `Ledger.rewind`).
         self.end: int = self.offsets[-1] + 1
-        """The offset after the last record, or where the log was cut (see `Ledger.rewind`)."""
+        # By row, its number in the guard's sample; see `consumer.engine.guard`.
         self.numbers: Sequence[int] = ()
-        """By index, the places of the records in the guard's sample; see `consumer.engine.guard`."""
         for index in passed:
             self.stages[index] = RecordStage.PASSED
             self.records[index] = None
-            self.costs[index] = 0
+            self.sizes[index] = 0
             self.open -= 1
+        # Bytes that count into the budget.
+        self.held = sum(self.sizes) + len(self.page) + ROW_BYTES * self.open
+        # Bytes of the page that belong to settled records.
+        self._dead = 0
+        # Whether a part was released: calls with it may be out there still, so its columns stay.
+        self._cut = False
+        self._drop_what_is_dead()
 
-    def move(self, indexes: Sequence[int], stage: RecordStage) -> bool:
-        """Move records, each given once, to a stage; those that are released stay so. True if none is.
+    def move(self, first: int, end: int, stage: RecordStage) -> bool:
+        """Move the rows from `first` to before `end` to a stage; those that are released stay so. True if none is.
 
         Nothing happens to those of an assignment that has ended. Raises `InvariantViolation` if a move is not legal.
         """
+        # Its next owner reads these again: what still comes for them is void.
         if not self.assignment.live:
             return False
-        stages, of = self.stages, _OF[stage]
-        first, count = indexes[0], len(indexes)
-        before = stages[first : first + count]
-        # Nearly always a run of records that all come from one stage.
-        if before.count(before[0]) == count and before[0] in of and indexes == [*range(first, first + count)]:
-            stages[first : first + count] = bytes((stage,)) * count
+        stages, of, count = self.stages, _OF[stage], end - first
+        before = stages[first:end]
+        # Nearly always all come from one stage.
+        if before.count(before[0]) == count and before[0] in of:
+            stages[first:end] = bytes((stage,)) * count
             return True
         whole = True
-        for index in indexes:
+        for index in range(first, end):
             if stages[index] in of:
                 stages[index] = stage
             elif stages[index] == RELEASED:
-                whole = False
+                whole = False  # it is read again, as a row of another block
             else:
                 raise self._illegal(index, stage)
         return whole
 
-    def release(self, index: int) -> bool:
-        """The log is read again from before this record: False if it is settled already."""
-        if self.stages[index] not in _OF[RecordStage.RELEASED]:
-            return False
-        self.stages[index] = RELEASED
-        return True
-
     def _illegal(self, index: int, stage: RecordStage) -> InvariantViolation:
-        (topic, partition), before = self.assignment.tp, RecordStage(self.stages[index])
+        where, before = self.assignment.tp, RecordStage(self.stages[index])
+        # This one may mean that an offset was committed too early, so the message names it.
         if stage in MARK.values() and before >= RecordStage.DELIVERED:
-            return InvariantViolation(
-                f"a record of {topic}[{partition}] was settled twice; please report this"
-            )
-        return InvariantViolation(
-            f"a record of {topic}[{partition}] went from {before.name} to {stage.name}; please report this"
-        )
+            return bug(f"a record of {where} was settled twice")
+        return bug(f"a record of {where} went from {before.name} to {stage.name}")
 
-    def ours(self, index: int) -> bool:
-        """Whether a record is still ours to settle (or was, and is settled)."""
-        return self.assignment.live and self.stages[index] != RELEASED
+    # -- what is known of a row
 
     def record(self, index: int) -> Record:
         """An open record of this block."""
         record = self.records[index]
         if record is None:
-            raise InvariantViolation("a settled record was asked for again; please report this")
+            raise bug("a settled record was asked for again")
         return record
 
-    def note_accounts(self, deliveries: Sequence[Delivery]) -> None:
-        """These are deliveries of its records."""
-        known = self.accounts
-        if not isinstance(known, dict):
-            accounts = {one.account for one in deliveries}
-            if len(accounts) == 1 and (known is None or known in accounts):
-                (self.accounts,) = accounts
-                return
-            known = self.accounts = {} if known is None else dict.fromkeys(range(len(self.stages)), known)
-        known.update({one.index: one.account for one in deliveries})
+    def start(self, index: int) -> int:
+        """Where the body of this row begins in the page."""
+        return self.ends[index - 1] if index else 0
 
-    def account(self, index: int) -> str | None:
-        """Where a record's event goes."""
-        return self.accounts.get(index) if isinstance(self.accounts, dict) else self.accounts
+    def body(self, index: int) -> bytes:
+        """The event's JSON."""
+        start = self.start(index)
+        return bytes(self.page[start : max(start, self.ends[index] - 1)])
+
+    def account(self, index: int) -> str:
+        """Where the event of this row goes."""
+        return self.kinds[self.kind_numbers[index]].account
+
+    def section(self, index: int) -> int:
+        """The number of the section that this row belongs to; 0: none."""
+        return self.sections[index] if self.sections else 0
+
+    def put_section(self, index: int, number: int) -> None:
+        """This row, whose record waited, belongs to a section."""
+        if not self.sections:
+            self.sections = bytearray(len(self.offsets))
+        self.sections[index] = number
+
+    def runs(self, stage: RecordStage) -> list[Run]:
+        """All rows on this stage."""
+        if self.stages.count(stage) == len(self.stages):  # nearly always
+            return [Run(self, 0, len(self.stages))]
+        found = re.finditer(b"%b+" % re.escape(bytes((stage,))), self.stages)
+        return [Run(self, run.start(), run.end()) for run in found]
 
     def lowest(self) -> int:
-        """The index of the lowest open record; -1: none is open."""
+        """The lowest open row; -1: none is open."""
         found = _OPEN_RUN.search(self.stages)
         return -1 if found is None else found.start()
 
@@ -277,6 +298,233 @@ class Block:
         count = bisect_left(self.offsets, self.end)
         for run in _OPEN_RUN.finditer(self.stages, 0, count) if self.open else ():
             yield self.offsets[run.start()], self.offsets[run.end()] if run.end() < count else None
+
+    # -- what changes
+
+    def insert(self, rows: Mapping[int, int], columns: Columns) -> None:
+        """Records that waited are read: row `rows[index]` of `columns` is the event at `index`."""
+        kinds = [*columns.kinds]
+        page, keys, before = bytearray(), bytearray(self.keys), 0
+        for index, end in enumerate(self.ends):
+            row = rows.get(index)
+            if row is None:
+                page += self.page[before:end]
+            else:
+                page += columns.body(row)
+                keys[KEY_BYTES * index : KEY_BYTES * (index + 1)] = columns.key(row)
+                self.times[index], self.marks[index] = columns.times[row], columns.marks[row]
+                kind = kinds[columns.kind_numbers[row]]
+                if kind not in self.kinds:
+                    self.kinds.append(kind)
+                self.kind_numbers[index] = self.kinds.index(kind)
+            before, self.ends[index] = end, len(page)
+        self.held += len(page) - len(self.page)
+        self.page, self.keys = bytes(page), bytes(keys)
+
+    def settled(self, first: int, end: int) -> int:
+        """These rows are final now: drop what they held. Gives how many bytes that is."""
+        before = self.held
+        self.records[first:end] = [None] * (end - first)
+        self.held -= sum(self.sizes[first:end])
+        self.open -= end - first
+        self._dead += self.ends[end - 1] - self.start(first)
+        self._drop_what_is_dead()
+        return before - self.held
+
+    def release_from(self, offset: int) -> tuple[int, int]:
+        """The log is read again from `offset` on: release the open rows from there on.
+
+        Gives how many these are, and how many bytes are dropped.
+        """
+        released, before = 0, self.held
+        for index in range(bisect_left(self.offsets, offset), len(self.offsets)):
+            stage = self.stages[index]
+            if stage not in _OF[RecordStage.RELEASED]:
+                continue
+            self.stages[index] = RELEASED
+            self.records[index] = None
+            self.held -= self.sizes[index]
+            released += 1
+            if stage == RecordStage.IN_FLIGHT:  # its body masks what the answer to its call echoes
+                self.marks[index] |= _IN_CALL
+            else:
+                self._dead += self.ends[index] - self.start(index)
+        self._cut = self._cut or released > 0
+        self.open -= released
+        self._drop_what_is_dead()
+        return released, before - self.held
+
+    def _drop_what_is_dead(self) -> None:
+        """Drop all columns with the last open row; before that the bodies of others, once these are a quarter."""
+        if not self.open:
+            self.held = 0
+            # Answers to calls with released rows still need bodies, to mask what they echo.
+            if not self._cut:
+                self.page, self.keys, self.ends, self.times = b"", b"", array("q"), array("q")
+                self.marks, self.kind_numbers, self.sections = bytearray(), bytearray(), bytearray()
+        # A copy for each quarter: seldom enough to cost little, often enough that little is held in vain.
+        elif 4 * self._dead > len(self.page):
+            page, before = bytearray(), 0
+            for index, end in enumerate(self.ends):
+                if self.stages[index] < RecordStage.DELIVERED or self.marks[index] & _IN_CALL:
+                    page += self.page[before:end]
+                before, self.ends[index] = end, len(page)
+            self.held += len(page) - len(self.page)
+            self.page, self._dead = bytes(page), 0
+
+
+class Run(NamedTuple):
+    """Rows of a block that stand next to each other, from `first` to before `end`."""
+
+    block: Block
+    first: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows these are."""
+        return self.end - self.first
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies, a comma behind each."""
+        return self.block.ends[self.end - 1] - self.block.start(self.first)
+
+    @property
+    def ours(self) -> bool:
+        """Whether all are still ours to settle (or were, and are settled)."""
+        return self.block.assignment.live and self.block.stages.find(RELEASED, self.first, self.end) < 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether new work may begin for all of them: ours, and not being drained."""
+        return self.ours and not self.block.assignment.draining
+
+    def by_account(self) -> list[tuple[str, Run]]:
+        """Parts of it whose events go to one account each."""
+        block, first, end = self
+        accounts = dict.fromkeys(kind.account for kind in block.kinds)
+        # Nearly always.
+        if len(accounts) == 1:
+            return [(account, self) for account in accounts]
+        parts = [(account, [*rows]) for account, rows in groupby(range(first, end), block.account)]
+        return [(account, Run(block, rows[0], rows[-1] + 1)) for account, rows in parts]
+
+    def sections(self) -> dict[int, int]:
+        """How many rows of each section these are; none where the mapping has no sections."""
+        numbers = self.block.sections[self.first : self.end]
+        return {number: numbers.count(number) for number in set(numbers)}
+
+    def kinds(self) -> dict[Kind, int]:
+        """How many events of each kind these are."""
+        numbers = self.block.kind_numbers[self.first : self.end]
+        return {self.block.kinds[number]: numbers.count(number) for number in set(numbers)}
+
+
+def times_of(runs: Iterable[Run]) -> array[int]:
+    """The times of their events."""
+    times = array("q")
+    for block, first, end in runs:
+        times += block.times[first:end]
+    return times
+
+
+def kinds_of(runs: Iterable[Run]) -> Counter[Kind]:
+    """How many events of each kind these are."""
+    counted: Counter[Kind] = Counter()
+    for run in runs:
+        counted.update(run.kinds())
+    return counted
+
+
+def kinds_by_section(runs: Iterable[Run], named: Callable[[int], str]) -> Counter[Kind]:
+    """How many events of each kind these are, with the section that `named` gives for a number behind the name.
+
+    For rows without a section, only the name.
+    """
+    counted: Counter[Kind] = Counter()
+    for block, first, end in runs:
+        sections = block.sections[first:end] or bytes(end - first)
+        for (number, section), count in Counter(
+            zip(block.kind_numbers[first:end], sections, strict=True)
+        ).items():
+            kind = block.kinds[number]
+            counted[kind._replace(name=f"{kind.name} ({named(section)})") if section else kind] += count
+    return counted
+
+
+def each_of(runs: Iterable[Run]) -> Iterator[Run]:
+    """Every row as a run of its own."""
+    return (Run(block, index, index + 1) for block, first, end in runs for index in range(first, end))
+
+
+def rows_of(runs: Iterable[Run]) -> int:
+    """How many rows these are."""
+    return sum([end - first for _, first, end in runs])
+
+
+def keys_of(runs: Iterable[Run]) -> bytes:
+    """Their keys, one after the other."""
+    return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
+
+
+def marks_of(runs: Iterable[Run]) -> bytes:
+    """Their marks, a byte each."""
+    return b"".join([block.marks[first:end] for block, first, end in runs])
+
+
+def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
+    """Move all of these to a stage; see `Block.move`."""
+    for block, first, end in runs:
+        block.move(first, end, stage)
+
+
+def mark_taken_over(runs: Iterable[Run]) -> int:
+    """Another member has claimed these although we delivered them; gives how many were not marked so before."""
+    newly = 0
+    for block, first, end in runs:
+        for index in range(first, end):
+            newly += not block.marks[index] & _TAKEN_OVER
+            block.marks[index] |= _TAKEN_OVER
+    return newly
+
+
+def pick(runs: Iterable[Run], chosen: Sequence[object]) -> tuple[list[Run], list[Run]]:
+    """Divide them by a flag for each row: those that are chosen, and the others."""
+    picked: list[Run] = []
+    others: list[Run] = []
+    at = 0
+    for block, first, end in runs:
+        flags = [bool(flag) for flag in chosen[at : at + end - first]]
+        at += end - first
+        begin = first
+        for index in range(first + 1, end + 1):
+            if index == end or flags[index - first] != flags[begin - first]:
+                (picked if flags[begin - first] else others).append(Run(block, begin, index))
+                begin = index
+    return picked, others
+
+
+def divide(
+    runs: Sequence[Run], test: Callable[[Run], bool] = attrgetter("accepted")
+) -> tuple[Sequence[Run], list[Run]]:
+    """Those that pass the test (by default: for which new work may begin), and the others."""
+    if all(map(test, runs)):
+        return runs, []
+    return pick(runs, [test(row) for row in each_of(runs)])
+
+
+def cut(runs: Sequence[Run], rows: int) -> tuple[list[Run], list[Run]]:
+    """The first `rows` rows of them, and the others."""
+    head: list[Run] = []
+    for at, (block, first, end) in enumerate(runs):
+        if end - first > rows:
+            middle = first + rows
+            begun = [Run(block, first, middle)] if rows else []
+            return head + begun, [Run(block, middle, end), *runs[at + 1 :]]
+        head.append(runs[at])
+        rows -= end - first
+    return head, []
 
 
 class Finished:
@@ -293,31 +541,6 @@ class Finished:
     def open_runs(self) -> Iterator[tuple[int, int | None]]:
         """None are."""
         return iter(())
-
-
-_HEADER = 184
-"""Bytes of a header beside its name and value: tuples (64, and 8 for its place in another), text (64), bytes (48)."""
-_WIDEST = 4
-"""Bytes of a character in a name that is not ASCII, at most."""
-
-
-def sizes_of(records: Iterable[Record]) -> list[int]:
-    """Bytes that each of these fetched records holds in memory.
-
-    The objects around key and value are left aside: some hundred bytes a record, which the budget of open events
-    bounds. Headers are counted with theirs, for a record may have a hundred thousand of two bytes each.
-    """
-    return [
-        len(value or b"") + len(key or b"") + (size_of_headers(headers) if headers else 0)
-        for _, _, key, value, headers in records
-    ]
-
-
-def size_of_headers(headers: Sequence[tuple[str, bytes | None]]) -> int:
-    """Bytes that a record's headers hold in memory, objects included: never less than they do."""
-    return _HEADER * len(headers) + sum(
-        (len(name) if name.isascii() else _WIDEST * len(name)) + len(value or b"") for name, value in headers
-    )
 
 
 def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
@@ -339,95 +562,3 @@ def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
     if settled_from is not None and settled_from < end:
         bounds += (settled_from, end)
     return bounds
-
-
-@dataclass(slots=True)
-class RecordPlace:
-    """A record: its block, and its index there."""
-
-    block: Block
-    index: int
-
-
-class Delivery:
-    """A record's way to the API: the record (block and index, once it is read), its key, and the serialised event.
-
-    The key is there once it is claimed (`Claims.claim`): only then is it known to whom it goes.
-    """
-
-    __slots__ = (
-        "account",
-        "block",
-        "body",
-        "dedup_id",
-        "event_time",
-        "followers",
-        "index",
-        "key",
-        "marks",
-        "name",
-        "warnings",
-        "written",
-    )
-
-    def __init__(
-        self,
-        account: str,
-        name: str,
-        dedup_id: str,
-        event_time: int,
-        offline: bool,
-        body: bytes,
-        warnings: tuple[Warned, ...],
-        written: int,
-    ) -> None:
-        """`body`: the event's JSON, all that is kept of its payload; `written`: which parameters are in it
-        (`consumer.engine.coverage.BITS`). The others are those of `ConversionEvent`."""
-        self.block: Block
-        self.index: int
-        self.account = account
-        self.name = name
-        self.dedup_id = dedup_id
-        self.key: bytes
-        self.body = body
-        self.event_time = event_time
-        self.marks: int = offline
-        """`OFFLINE`, `UNCLEAR`, `COUNTED`."""
-        self.warnings = warnings
-        self.written = written
-        self.followers: list[Delivery] | None = None
-
-    @property
-    def offline(self) -> bool:
-        """Whether it happened offline."""
-        return bool(self.marks & OFFLINE)
-
-    @property
-    def live(self) -> bool:
-        """Whether its record is still ours to settle."""
-        return self.block.ours(self.index)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether new work may begin for it: ours, and not being drained."""
-        return self.block.ours(self.index) and not self.block.assignment.draining
-
-
-_BLOCK: attrgetter[Block] = attrgetter("block")
-
-
-def move_all(deliveries: Iterable[Delivery], stage: RecordStage) -> None:
-    """Move the records of these; most stand next to each other in few blocks."""
-    for block, run in groupby(deliveries, _BLOCK):
-        block.move([one.index for one in run], stage)
-
-
-def all_accepted(deliveries: Iterable[Delivery]) -> bool:
-    """Whether each of these is `accepted`: nearly always so, and told by their few blocks."""
-    blocks = {one.block for one in deliveries}
-    return all(block.assignment.accepts and RELEASED not in block.stages for block in blocks)
-
-
-Verdict = Filtered | Rejection | SchemaRef | Early
-Prepared = Delivery | Verdict
-"""A delivery that has no record yet, or why there is none."""

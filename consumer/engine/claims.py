@@ -1,111 +1,125 @@
 """Who has a key in flight, who waits for it, and what is written until it is: delivered keys and dead letters.
 
-Theory of operation. Deduplication has two phases (docs/architecture.md, rule 3). The first open delivery with a key
-claims it and leads; later ones with the same key follow it. The key store knows only delivered keys. When the leader is
-delivered and its key is durable, the claim is confirmed: followers are duplicates. When the leader is refused, or given
-up, the claim is released: the first follower that is still ours leads and is tried itself. A claim is in memory only,
-so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
+Theory of operation. Deduplication has two phases (docs/architecture.md, rule 3). The first open event with a key claims
+it and leads; later ones with the same key follow it. The key store knows only delivered keys. When the leader is
+delivered and its key is durable, the claim is confirmed: followers are duplicates. When the leader is refused, or
+dropped, the claim is released: the first follower that is still ours leads and is tried itself. A claim is in memory
+only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
 
 An `Outbox` has at most one write under way; what comes meanwhile waits and goes together in the next one (group commit:
 the slower the disk, the larger the groups). What a write did not take waits again, behind a backoff that grows with
-failures in a row. Nothing leaves an outbox but by being written, or by no longer being ours.
+failures in a row. An item leaves an outbox when it is written, or when it is no longer ours.
 """
 
 from __future__ import annotations
 
+import importlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
-from typing import Generic, NamedTuple, TypeVar
+from itertools import accumulate, chain
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from consumer.engine.block import Block, Delivery, RecordStage, move_all
+from consumer.engine.block import RecordStage, Run, keys_of, move_all
 from consumer.engine.messages import DeadLetter
-from consumer.engine.model import REAL_API, Backoff
-from consumer.errors import InvariantViolation
-
-KEY_BYTES = 16
-"""128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21."""
+from consumer.engine.model import Backoff
+from consumer.engine.reading import KEY_BYTES, split_keys
+from consumer.errors import bug
 
 
-class Keys:
-    """Makes the keys of events: to whom + ad account + event name + event id (rule 3), hashed to 16 bytes.
+class PlainKeySet:
+    """A set of keys that takes and gives many at a time, as bytes that stand one after the other."""
 
-    Hashed so that a key's size is bounded and no id lies readable on disk. Separated by NUL, which only the last can
-    hold. `destination`: the tag of where events go (`model.destination_tag`). The platform's own, in live mode, has
-    no part in the key (and so has none that is not known): such are the keys of folders from before there were tags,
-    and what a store in production holds stays known.
-    """
+    def __init__(self) -> None:
+        self._keys: set[bytes] = set()
 
-    def __init__(self, destination: str | None = None) -> None:
-        digest = blake2b(digest_size=KEY_BYTES)
-        if destination not in (None, REAL_API):
-            digest.update(f"{destination}\0".encode())
-        # A copy costs half of what making one does, whatever it was given before.
-        self.new_digest = digest.copy
+    def __len__(self) -> int:
+        return len(self._keys)
 
-    def of(self, account: str, event_name: str, dedup_id: str) -> bytes:
-        """The key of an event."""
-        digest = self.new_digest()
-        digest.update(f"{account}\0{event_name}\0{dedup_id}".encode("utf-8", "surrogatepass"))
-        return digest.digest()
+    def add(self, keys: bytes) -> list[int]:
+        """Add keys; gives the places of those that were there already, or came before among these."""
+        known = []
+        for place, key in enumerate(split_keys(keys)):
+            if key in self._keys:
+                known.append(place)
+            self._keys.add(key)
+        return known
+
+    def remove(self, keys: bytes) -> bool:
+        """Remove keys; whether each of them was there."""
+        before, gone = len(self._keys), split_keys(keys)
+        self._keys.difference_update(gone)
+        return before - len(self._keys) == len(gone)
 
 
-def dedup_key(account: str, event_name: str, dedup_id: str, destination: str | None = None) -> bytes:
-    """One key; see `Keys`."""
-    return Keys(destination).of(account, event_name, dedup_id)
+def _key_set() -> type[PlainKeySet]:
+    try:
+        compiled: type[PlainKeySet] = importlib.import_module("consumer.engine.native._keyset").KeySet
+    except ImportError:  # built without a compiler
+        return PlainKeySet
+    return compiled
+
+
+KeySet: Final = _key_set()
 
 
 class Claims:
-    """Who leads each open key. `keys`: makes them."""
+    """Keys that an open event has claimed, and who follows it."""
 
-    def __init__(self, keys: Keys | None = None) -> None:
-        self._new_digest = (keys or Keys()).new_digest
-        self._leaders: dict[bytes, Delivery] = {}
+    def __init__(self) -> None:
+        self._claimed = KeySet()
+        # By key, who waits for the event that leads it.
+        self.followers: dict[bytes, list[Run]] = {}
 
     def __len__(self) -> int:
-        return len(self._leaders)
+        return len(self._claimed)
 
-    def claim(self, delivery: Delivery) -> bool:
-        """True if `delivery` now leads its key; else it follows the one that does."""
-        # `Keys.of`, without the call: this is done for each event.
-        digest = self._new_digest()
-        text = f"{delivery.account}\0{delivery.name}\0{delivery.dedup_id}"
-        digest.update(text.encode("utf-8", "surrogatepass"))
-        key = delivery.key = digest.digest()
-        leader = self._leaders.setdefault(key, delivery)
-        if leader is delivery:
-            return True
-        if leader.followers is None:
-            leader.followers = []
-        leader.followers.append(delivery)
-        return False
+    def claim(self, run: Run) -> Sequence[Run]:
+        """These events are read: each leads its key, but for those that are given, which follow who does."""
+        keys = keys_of([run])
+        known = self._claimed.add(keys)
+        followers = [Run(run.block, run.first + place, run.first + place + 1) for place in known]
+        for place, follower in zip(known, followers, strict=True):
+            key = keys[KEY_BYTES * place : KEY_BYTES * (place + 1)]
+            self.followers.setdefault(key, []).append(follower)
+        return followers
 
-    def confirm_all(self, leaders: Sequence[Delivery]) -> list[Delivery]:
-        """These leaders are delivered and their keys durable: ends the claims, gives the followers (duplicates now)."""
-        self._end(leaders)
-        return [follower for leader in leaders if leader.followers for follower in leader.followers]
+    def confirm(self, leaders: Iterable[Run]) -> list[Run]:
+        """These are delivered and their keys durable: ends the claims, gives the followers (duplicates now)."""
+        keys = keys_of(leaders)
+        self._end(keys)
+        # Nearly always, and then no key is looked at by itself.
+        if not self.followers:
+            return []
+        return [follower for key in split_keys(keys) for follower in self.followers.pop(key, ())]
 
-    def confirm(self, leader: Delivery) -> list[Delivery]:
-        """As `confirm_all`, for one."""
-        return self.confirm_all((leader,))
-
-    def release(self, leader: Delivery) -> Delivery | None:
+    def release(self, leader: Run) -> Run | None:
         """The leader will not be delivered by us: the first follower that may still be begun leads, and is returned."""
-        self._end((leader,))
-        followers, leader.followers = leader.followers or [], None
+        key = keys_of([leader])
+        followers = self.followers.pop(key, [])
+        # Their partition is being drained: they are its next owner's.
         move_all([one for one in followers if not one.accepted], RecordStage.FREED)
         followers = [one for one in followers if one.accepted]
         if not followers:
+            self._end(key)
             return None
         heir, *rest = followers
-        heir.followers = rest or None
-        self._leaders[heir.key] = heir
+        if rest:
+            self.followers[key] = rest
         return heir
 
-    def _end(self, leaders: Iterable[Delivery]) -> None:
-        end = self._leaders.pop
-        for leader in leaders:
-            if end(leader.key, None) is not leader:
-                raise InvariantViolation("a claim was ended by one that does not lead it; please report this")
+    def purge(self) -> None:
+        """Forget followers that are no longer ours: their leader may wait for hours, and they hold their blocks."""
+        for key, followers in [*self.followers.items()]:
+            # Those that are drained stay: should their leader be delivered in time, they settle.
+            kept = [one for one in followers if one.ours]
+            if kept:
+                self.followers[key] = kept
+            else:
+                del self.followers[key]
+
+    def _end(self, keys: bytes) -> None:
+        if not self._claimed.remove(keys):
+            raise bug("a claim was ended that is not held")
 
 
 T = TypeVar("T")
@@ -114,35 +128,32 @@ T = TypeVar("T")
 class Letter(NamedTuple):
     """A record on its way to the dead-letter topic."""
 
-    block: Block
-    place: int
+    row: Run
     letter: DeadLetter
-
-    @property
-    def ours(self) -> bool:
-        """Whether its record is still ours to settle."""
-        return self.block.ours(self.place)
 
 
 class Outbox(Generic[T]):
-    """A queue of items with one write of up to `most` of them under way."""
+    """A queue with one write under way, of up to `most` records. `rows_in`: how many of these an item stands for."""
 
-    def __init__(self, backoff: Backoff, most: int) -> None:
+    def __init__(self, backoff: Backoff, most: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
         self._backoff = backoff
         self._most = most
+        self._rows_in = rows_in
         self._waiting: list[T] = []
-        self._writing: list[T] = []
+        self.writing: list[T] = []
         self._number: int | None = None
         self._failures = 0
         self._not_before = float("-inf")
+        self._later: list[tuple[float, Sequence[T]]] = []
 
     def __iter__(self) -> Iterator[T]:
         """All that is not yet known to be written."""
-        yield from self._writing
+        yield from self.writing
         yield from self._waiting
+        yield from chain.from_iterable(items for _, items in self._later)
 
     def __len__(self) -> int:
-        return len(self._writing) + len(self._waiting)
+        return len(self.writing) + len(self._waiting) + sum(len(items) for _, items in self._later)
 
     @property
     def failing(self) -> bool:
@@ -150,42 +161,60 @@ class Outbox(Generic[T]):
         return self._failures > 0 and len(self) > 0
 
     @property
-    def writing(self) -> int:
-        """How many items the write under way holds."""
-        return len(self._writing)
+    def rows_at_risk(self) -> int:
+        """How many records a crash now would leave unwritten.
+
+        Not those of `add_later`: another member has them, and its own records count there. Two members that each wait
+        for the other's outcome must not both stop sending.
+        """
+        return sum(map(self._rows_in, chain(self.writing, self._waiting)))
 
     def add(self, items: Sequence[T]) -> None:
         """These are to be written."""
         self._waiting.extend(items)
 
+    def add_later(self, items: Sequence[T], at: float) -> None:
+        """These are to be written, and not before `at`."""
+        if items:
+            self._later.append((at, items))
+
+    def try_now(self) -> None:
+        """Wait no longer after a failure: what is written to answers again."""
+        self._not_before = float("-inf")
+
     def due(self) -> float | None:
         """When the next write may begin; None while nothing waits or one is under way."""
-        return self._not_before if self._waiting and self._number is None else None
+        if self._number is not None:
+            return None
+        begins = [float("-inf")] if self._waiting else [at for at, _ in self._later]
+        return max(self._not_before, min(begins)) if begins else None
 
     def begin(self, number: int, now: float) -> Sequence[T]:
         """The next write, named `number`; empty if none may begin now."""
         due = self.due()
         if due is None or due > now:
             return ()
+        for entry in [one for one in self._later if one[0] <= now]:
+            self._later.remove(entry)
+            self._waiting.extend(entry[1])
         self._number = number
-        self._writing, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-        return self._writing
+        up_to = [*accumulate(map(self._rows_in, self._waiting))]
+        # One item alone goes, however many records it stands for.
+        count = max(1, bisect_right(up_to, self._most))
+        self.writing, self._waiting = self._waiting[:count], self._waiting[count:]
+        return self.writing
 
-    def finish(self, number: int, written: Sequence[bool] | None, now: float, jitter: float) -> list[T]:
-        """The write `number` came back: per item whether it was written (None: none was). Gives those that were."""
+    def finish(self, number: int, written: Sequence[bool] | bool, now: float, jitter: float) -> list[T]:
+        """The write `number` came back: whether all were written, or each. Gives those that were."""
         if number != self._number:
-            raise InvariantViolation(
-                f"write {number} was answered, {self._number} is under way; please report this"
-            )
-        items, self._writing, self._number = self._writing, [], None
-        if written is not None and len(written) != len(items):
-            raise InvariantViolation(
-                "a write was answered for more or fewer items than it had; please report this"
-            )
-        if written is not None and all(written):
+            raise bug(f"write {number} was answered, {self._number} is under way")
+        items, self.writing, self._number = self.writing, [], None
+        flags = [written] * len(items) if isinstance(written, bool) else written
+        if len(flags) != len(items):
+            raise bug("a write was answered for more or fewer items than it had")
+        if all(flags):
             self._failures, self._not_before = 0, float("-inf")
             return items
-        flags = written if written is not None else [False] * len(items)
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
         self._failures += 1

@@ -1,37 +1,33 @@
-"""When positions are committed, whether partitions are still ours, and what their logs lost or became meanwhile.
+"""When positions are committed, whether partitions are still ours, and what happened to their logs.
 
-Theory of operation. One commit at a time, every `commit_interval`, of all positions that changed; a failed one is
-simply due again. One whose metadata the broker finds too large is due at once with less of it: without offset maps,
-and if that was too large, without anything. The ledger says what may be committed. Each time that a member joins the
-group or leaves it, commits of the others that are on their way are refused: that is reported as such, and as trouble
-only if it lasts.
+Theory of operation. Every `commit_interval` there is one commit of all positions that changed. The ledger says what may
+be committed. A failed commit is due again.
 
-A process that was *away* (stopped, swapped out, asleep) cannot know what the group did meanwhile: its partitions may
-be another's, who sends what is queued here. So after an absence they are unproven until the broker has taken a
-commit of theirs that was sent after it; while any with open records is, nothing is begun.
+A process that was *away* (stopped, swapped out, suspended) does not know what the group did: its partitions may belong
+to another member, which sends what is queued here. So after an absence a partition is unproven until the broker has
+accepted a commit of it that was sent after the absence. While a partition with open records is unproven, nothing new
+begins.
 
-Books that do not add up are a bug, and no offset of theirs can be trusted: from then on commits are *withheld*, for
-good, and intake stops. The process stays for three minutes, so that page, metrics and health are seen to say so, and
-then stops; a revoke or a stop ends it at once. A restart reads again what was not committed.
+A ledger that does not add up is a bug, and its offsets cannot be trusted. From then on commits are *withheld* and
+intake stops. The process goes on for three minutes, so that page, metrics and health show it, and then ends; a revoke
+or a stop ends it at once. A restart reads again what was not committed.
 
-*Lives of topics* (`Lives`). A topic that was deleted and made anew under its name has another id, and offsets of its
-own. An offset means something within one life only. Where the id changes while partitions are held, their assignments
-end like lost ones: nothing of them settles or commits any more, and reading begins anew, under new epochs. What was
-read of the new life meanwhile, from its middle, is read again then, and found to be delivered. If the id changed
-while we did not hold the topic, that is seen at the next assignment: its committed offset is of another id
-(`Assignment.void`), or its id is not the one last heard.
+*Lives of topics* (`Lives`). A topic that was deleted and created again has another id, and other offsets: an offset
+means something within one life only. If the id changes while we hold partitions, their assignments end as if they were
+lost. Nothing of them settles or commits any more, and reading begins again, under new epochs. What was already read of
+the new life is read again and found to be delivered. If the id changed while we did not hold the topic, the next
+assignment shows it: the committed offset belongs to another id (`Assignment.void`), or the id is not the last known.
 
-*What was removed unread* (`Removals`), by retention or by hand (delete-records). Offsets that are missing are normal:
-compaction and transactions leave gaps. What is missing *below the log's beginning* is gone for another reason, and
-may have been records, unread. So of each gap the part counts that lies below the beginning, as last heard. How
-much of it was records cannot be known any more: the count is the most that it can have been. What an offset map names
-as settled was delivered before, and does not count.
+*What was removed unread* (`Removals`), by retention or by an administrator (delete-records). Missing offsets are
+normal, because compaction and transactions leave gaps. But offsets missing *below the log's beginning* may have been
+unread records, so that part of each gap is counted. How many records it had is unknown: the count is a maximum. What an
+offset map says is settled was delivered before and does not count.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from consumer.engine import offset_map
 from consumer.engine.context import Context
@@ -39,19 +35,18 @@ from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
 from consumer.engine.model import Chunk, Instant, MetadataLeft, Position, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
-from consumer.errors import InvariantViolation
+from consumer.errors import bug
 
+# Seconds after which failed commits are no longer usual: more than members may take to drain by default.
 _LASTING = 30.0
-"""Seconds after which they are not usual any more: above what members may take to drain by default."""
-
+# A number of absences: what the group said during one reaches the process within this time.
 _SOON = 12
-"""In absences: what the group said while a process was away reaches it within this time."""
+# Seconds for which a ledger that does not add up is shown: enough for some scrapes and an alert.
 _SHOWN_FOR = 180.0
-"""Seconds from the first look at books that do not add up to the end: some scrapes, and an alert."""
 
 
 class Commits:
-    """The commit under way, and when the next one is due."""
+    """The commit in flight, and when the next one is due."""
 
     def __init__(self, context: Context, ledger: Ledger) -> None:
         self._context = context
@@ -60,140 +55,130 @@ class Commits:
         self._due_at = 0.0
         self._last_input: Instant | None = None
         self._back_since = float("-inf")
+        # The process was away before this number, so commits with lower numbers prove nothing.
         self._absence = 0
-        """Commits of lower numbers prove nothing: the process was away after they were sent."""
+        # When the first of several failed commits in a row was answered.
         self._failing_since: float | None = None
-        """When the first of the commits that failed in a row came back."""
-        self._off_since: float | None = None
-        """When the books were first seen not to add up."""
-
-    @property
-    def withheld(self) -> bool:
-        """Whether nothing is committed any more."""
-        return self._off_since is not None
+        # Since when the ledger has not added up, so that nothing is committed.
+        self.withheld_since: float | None = None
 
     def due(self) -> float:
-        """When to look here again at the latest, monotonic."""
+        """Return when `go_on` must be called at the latest, monotonic."""
         last = self._last_input.monotonic if self._last_input is not None else 0.0
         look_at_clock = last + self._context.policy.away / 2
         return look_at_clock if self._under_way is not None else min(self._due_at, look_at_clock)
 
     def go_on(self) -> None:
-        """Commit what changed, if it is time."""
+        """Commit what changed, if it is time. Raises `InvariantViolation` if a mismatch was shown for long enough."""
         now = self._context.now.monotonic
         if self._under_way is not None or now < self._due_at:
             return
         self._due_at = now + self._context.policy.commit_interval
-        self._mind_the_books(now)
-        if self.withheld:
+        # Before anything is committed.
+        mismatch = self._ledger.mismatch()
+        if mismatch and self.withheld_since is None:
+            self.withheld_since = now
+            self._context.report("error", "ledger_mismatch", records=mismatch)
+        if self.withheld_since is not None:
+            if now - self.withheld_since >= _SHOWN_FOR:
+                raise bug("the ledger does not add up, and nothing is committed")
             return
         positions = list(self._ledger.committables())
-        if not positions:
-            return
-        number = self._context.number()
-        states = [self._ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
-        pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
-        self._under_way = (number, pairs)
-        self._context.emit(Commit(number, positions))
-
-    def _mind_the_books(self, now: float) -> None:
-        """Look whether they add up. Raises `InvariantViolation` once it was long to be seen that they do not."""
-        mismatch = self._ledger.mismatch()
-        if mismatch and self._off_since is None:
-            self._off_since = now
-            self._context.report("error", "ledger_mismatch", records=mismatch)
-        if self._off_since is not None and now - self._off_since >= _SHOWN_FOR:
-            raise InvariantViolation(
-                "the ledger does not add up, and nothing is committed; please report this"
-            )
+        if positions:
+            number = self._context.number()
+            states = [self._ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
+            pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
+            self._under_way = (number, pairs)
+            self._context.emit(Commit(number, positions))
 
     def done(self, happened: CommitDone) -> None:
-        """The commit under way came back."""
+        """Take the answer to the commit in flight."""
         if self._under_way is None or self._under_way[0] != happened.number:
-            raise InvariantViolation(
-                f"commit {happened.number} was answered but not asked; please report this"
-            )
-        taken = set(happened.committed)
-        for state, position in self._under_way[1]:
-            if position in taken:
-                state.took(position)
-                state.proven = state.proven or happened.number > self._absence
+            raise bug(f"commit {happened.number} was answered but not asked")
         asked, self._under_way = self._under_way[1], None
+        taken = set(happened.committed)
+        for state, position in asked:
+            if position in taken:
+                # Beyond what is read it is one of a log that was cut meanwhile: void.
+                if position.next_offset <= (state.position() or 0):
+                    state.committed = position
+                # What was sent before the absence says nothing of what the group did in it.
+                state.proven = state.proven or happened.number > self._absence
         if happened.failure is None:
             self._failing_since = None
         else:
             self._failed(happened.failure, happened.trouble)
         if happened.trouble is CommitTrouble.METADATA and self._ledger.map_most:
-            self._say_less(any(state.maps_something(position) for state, position in asked))
-
-    def _say_less(self, with_maps: bool) -> None:
-        """The broker takes no commit with so much metadata, which was with maps or without: better less than none."""
-        left = offset_map.IDS_MOST if with_maps else 0
-        self._ledger.limit_metadata(left)
-        self._due_at = self._context.now.monotonic
-        self._context.report("warning", "commit_metadata_refused", left="ids" if left else "nothing")
+            # The metadata was too large for the broker: commit at once with less, without maps or without any.
+            with_maps = any(state.maps_something(position) for state, position in asked)
+            self._ledger.limit_metadata(offset_map.IDS_MOST if with_maps else 0)
+            self._due_at = self._context.now.monotonic
+            left = "ids" if with_maps else "nothing"
+            self._context.report("warning", "commit_metadata_refused", left=left)
 
     def metadata(self) -> MetadataLeft:
-        """What commits carry."""
+        """Return what metadata commits carry."""
         most = self._ledger.map_most
         if not most:
             return MetadataLeft.NOTHING
         return MetadataLeft.MAPS if most > offset_map.IDS_MOST else MetadataLeft.IDS
 
     def _failed(self, failure: str, trouble: CommitTrouble) -> None:
-        now = self._context.now.monotonic
-        first = self._failing_since is None
-        since = self._failing_since = now if self._failing_since is None else self._failing_since
+        now, first = self._context.now.monotonic, self._failing_since is None
+        self._failing_since = now if self._failing_since is None else self._failing_since
         self._context.counters.failures["commit"] += 1
-        usual = trouble is CommitTrouble.PASSING and now - since < _LASTING
+        # When a member joins or leaves, the group refuses the others' commits. That passes, so only if it lasts it is
+        # reported as trouble.
+        usual = trouble is CommitTrouble.PASSING and now - self._failing_since < _LASTING
         if first or not usual:
             self._context.report("info" if usual else "warning", "commit_failed", reason=failure)
 
     # -- absence
 
     def mind_absence(self, now: Instant) -> None:
-        """An input came at `now`; if that is long after the last one, the process was away.
-
-        By either clock: a suspended machine's monotonic one stands still. That a wall clock was set costs a commit.
-        """
+        """Note that an input came at `now`; if that is long after the one before, the process was away."""
         before, self._last_input = self._last_input, now
         if before is None:
             return
+        # The monotonic clock stops while a machine is suspended. If the wall clock was set, this costs one commit.
         gap = max(now.monotonic - before.monotonic, now.unix - before.unix)
         if gap <= self._context.policy.away:
             return
+        # Each partition may be another member's by now.
         states = list(self._ledger)
         for state in states:
             state.proven = False
         self._absence = self._context.number()
+        # A commit at once: it is the question whether they are still ours.
         self._back_since = self._due_at = now.monotonic
         if states:
             self._context.report("warning", "away", seconds=round(gap, 3), partitions=len(states))
 
     def assigned(self, state: AssignmentState) -> None:
-        """A new assignment. Soon after an absence it may be one that was given, and taken again, during it."""
+        """Say whether a new assignment is proven."""
+        # Soon after an absence it may have been assigned, and lost again, during the absence.
         state.proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
 
     def unproven(self) -> bool:
-        """Whether something open might be another's by now."""
+        """Return True if open records may belong to another member by now."""
         return any(not state.proven and state.open and not state.draining for state in self._ledger)
 
 
 class Lives:
-    """Which life of its topic each assignment is of."""
+    """Knows to which life of its topic each assignment belongs."""
 
     def __init__(self, context: Context, ledger: Ledger) -> None:
         self._context = context
         self._ledger = ledger
+        # The last known id of each topic that was ever assigned to us.
         self._ids: dict[str, str] = {}
-        """The id of each topic that was ever ours, as last heard."""
 
     def assign(self, one: Assignment) -> AssignmentState:
-        """Open the books of a new assignment, with what was committed along with its start."""
+        """Begin the ledger of a new assignment, with what was committed along with its start."""
         tp = TopicPartition(one.topic, one.partition)
         told = self._read_metadata(tp, one)
         inherited = None if told is None else told.settled
-        # Where the brokers tell no id now, the offset is still one of the life that it was committed in.
+        # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
         topic_id = one.topic_id or (None if told is None else told.topic_id)
         state = self._ledger.assign(
             tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
@@ -205,7 +190,7 @@ class Lives:
         return state
 
     def _read_metadata(self, tp: TopicPartition, one: Assignment) -> CommitMetadata | None:
-        """What was committed with the start, if anything that can be read."""
+        """Return the metadata that was committed with the start, if it can be read."""
         if not one.metadata or one.start is None:
             return None
         told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
@@ -214,7 +199,7 @@ class Lives:
         return told
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These begin. If one is of another life than what was read or committed before, that is reported."""
+        """Report the new assignments whose topic is in another life than what was read or committed before."""
         anew = Counter(
             one.topic
             for one in assignments
@@ -225,7 +210,7 @@ class Lives:
             self._tell(topic, partitions, 0)
 
     def told(self, ids: Mapping[str, str]) -> bool:
-        """The brokers told the ids of topics: assignments of an earlier life end here. Whether any did."""
+        """End the assignments of an earlier life than these ids say. Return True if there were any."""
         ended: dict[str, list[AssignmentState]] = {}
         for state in self._ledger:
             told = ids.get(state.tp.topic)
@@ -238,7 +223,9 @@ class Lives:
             self._ids[topic] = ids[topic]
             self._tell(topic, len(states), sum(state.open for state in states))
             for state in states:
+                # What is open in it is of a log that is gone.
                 self._ledger.drop(state.tp)
+                # One that is being given back is for its next owner to read.
                 if not state.draining:
                     anew.append(NewLife(*state.tp, state.epoch, ids[topic]))
         if anew:
@@ -253,7 +240,7 @@ class Lives:
 
 
 class Removals:
-    """Tells of records that were removed from a log before they were read.
+    """Reports records that were removed from a log before they were read.
 
     `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
     """
@@ -262,22 +249,20 @@ class Removals:
         self._context = context
 
     def fetched(self, state: AssignmentState, chunk: Chunk, held_to: int) -> None:
-        """Offsets are missing before or within a chunk, and the log begins behind some of them."""
+        """Look for offsets that are missing before or within a chunk, below the log's beginning."""
         expected = _read_to(state, held_to)
         self._tell(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
 
     def begins(self, state: AssignmentState, beginning: int, held_to: int) -> None:
-        """Where the log begins, as last heard. If it is empty, no record may come for long to tell of what is gone.
-
-        Believed when it is seen twice, since what was fetched before may still be on its way to us.
-        """
+        """Take where the log begins. If the log is empty, no chunk comes that would show what is missing."""
+        # It counts when it is seen twice, because records that were fetched earlier may still be on their way to us.
         expected = _read_to(state, held_to)
         if expected is None or beginning <= expected or state.end != beginning:
             state.emptied = None
             return
         before, state.emptied = state.emptied, (expected, beginning)
         if before == state.emptied:
-            self._tell(state, expected, beginning, count_unsettled(expected, beginning, state.inherited))
+            self._tell(state, expected, beginning, _count_unsettled(expected, beginning, state.inherited))
 
     def _tell(self, state: AssignmentState, expected: int | None, beginning: int, count: int) -> None:
         if not count:
@@ -291,35 +276,25 @@ class Removals:
 
 
 def _read_to(state: AssignmentState, held_to: int) -> int | None:
-    """What comes next of it, behind held records, markers, and what is known to be removed; None: not known."""
+    """Return the next offset, after held records, markers and what is known to be removed; None: unknown."""
     position = state.position()
     return None if position is None else max(position, held_to, state.reached_before, state.removed_to)
 
 
 def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
-    """Offsets below the log's beginning that were passed over: from `expected` (None: from the chunk's first) on.
+    """Count the offsets that are missing below the log's beginning, from `expected` (None: the chunk's first) on.
 
     `known`: what was settled before this assignment.
     """
-    return sum(count_unsettled(begin, end, known) for begin, end in _gaps_below_beginning(chunk, expected))
-
-
-def count_unsettled(begin: int, end: int, known: OffsetMap | None) -> int:
-    """Of the offsets from `begin` to `end` those that are not known to be settled."""
-    if known is None:
-        return max(0, end - begin)
-    bounds = known.from_offset(begin)
-    settled = sum(
-        max(0, min(last, end) - min(first, end))
-        for first, last in zip(bounds[::2], bounds[1::2], strict=True)
-    )
-    return max(0, end - begin) - settled
-
-
-def _gaps_below_beginning(chunk: Chunk, expected: int | None) -> Iterator[tuple[int, int]]:
+    removed = 0
     for record in chunk.records:
-        if expected is not None and expected >= chunk.log_start:
-            return
-        if expected is not None and record.offset > expected:
-            yield expected, min(record.offset, chunk.log_start)
+        if expected is not None:
+            if expected >= chunk.log_start:
+                break
+            removed += _count_unsettled(expected, min(record.offset, chunk.log_start), known)
         expected = record.offset + 1
+    return removed
+
+
+def _count_unsettled(begin: int, end: int, known: OffsetMap | None) -> int:
+    return max(0, end - begin) - (0 if known is None else known.count(begin, end))

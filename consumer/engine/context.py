@@ -1,118 +1,117 @@
-"""What every part shares while one message is handled: the time, the commands so far, the dice. And what time it is.
+"""What all parts share while one input is handled: the time, the commands so far, the random numbers. And the clock.
 
-Theory of operation of `Clock`. Our clock is held against the platform's and against the records': a clock is an
-input like any other, and may be wrong. Two others say what time it is:
+Theory of operation of `Clock`. This machine's clock is an input like any other and may be wrong. So it is compared with
+two others:
 
-* the platform, in the ``Date`` of its own answers (whole seconds). It was written between the call and its answer, so
-  it gives bounds of how far our clock is off. What is kept of it is what the platform's clock shows more than our
-  monotonic one, which is never set: so it holds on while our clock is set right, or wrong. Of the last few answers the
-  median counts, so that one server among many that is wrong itself does not move us. While there are fewer than three,
-  one counts only if another clock bears it out, ours or that of the records: were a single wrong one believed, all
-  events might be refused by it, no call would be made any more, and so nothing would ever put it right.
-* the records, in their Kafka timestamps: one that is stamped later than now says that our clock is behind, or that of
-  its producer (or broker) ahead. That is no proof, so it moves nothing; of late fetches the median is shown.
+* The platform's, from the ``Date`` of its answers (whole seconds). The platform wrote it between the call and its
+  answer, which gives bounds for the difference. It is kept relative to the monotonic clock, which is never set, so it
+  stays valid when this machine's clock is set. The median of the last few answers counts, so that one wrong server
+  has no effect. With fewer than three answers, one counts only if our clock or the records confirm it. Otherwise one
+  wrong answer could refuse all events; then no call would be made any more, and no answer could correct it.
+* The records', from their Kafka timestamps. A timestamp later than now means that our clock is behind, or that the
+  clock of a producer or broker is ahead. That proves nothing, so it corrects nothing; the median of recent fetches is
+  shown.
 
-Where the platform's clock differs by a minute or more it is the one that counts: the core's time is corrected by the
-difference, and events are judged by that. While it has said nothing yet, an event that lies too far ahead waits
-(`consumer.engine.waiting`) if its own record was stamped ahead, too; else it is refused, as it is when the platform
-has spoken: then it is the record that is wrong.
+If the platform's clock differs by a minute or more, the engine's time is corrected by the difference. Until it is
+known, an event too far ahead waits (`consumer.engine.waiting`) if its own record was stamped ahead too; otherwise it
+is refused. Once the platform's time is known, an event too far ahead is refused: its record is wrong.
 
-Our clock jumps against the monotonic one when it is set, and when the machine was suspended. Afterwards what the
-platform said is certain only if our clock agrees with it. If not, it goes on to count: no event becomes too old by
-that. But an event that lies ahead of it waits, until answers tell whether the clock was set wrong or the machine
-stood still.
+Our clock jumps against the monotonic one when it is set, and after the machine was suspended. Then the platform's time
+is certain only if our clock agrees with it. If not, it still counts, so that no event becomes too old. But an event
+ahead of it waits until new answers show whether the clock was set wrong or the machine was suspended.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterable, Sequence
 from random import Random
 from statistics import median_low
 from typing import Final
 
-from consumer.engine.counters import Counters
+from consumer.engine.answering.verdicts import unix_of
+from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.statistics import ClockStatistics
 from consumer.engine.messages import Command, Report
 from consumer.engine.model import Chunk, Instant, Policy
-from consumer.engine.statistics import ClockStatistics
 
 
 class Context:
-    """Set anew for each input by `Pipeline.handle`; the random numbers come from one seed (rule 10)."""
+    """`Pipeline.handle` sets the time for each input, and takes the commands. All random numbers have one seed."""
 
-    def __init__(self, policy: Policy, seed: int) -> None:
+    def __init__(self, policy: Policy, seed: int, sections: Sequence[str] = ()) -> None:
+        """`sections`: the names of the mapping's sections, whose numbers count from 1."""
         self.policy = policy
+        self._sections = ("", *sections)
         self.counters = Counters()
         self.now = Instant(0.0, 0.0)
-        self._commands: list[Command] = []
+        self.commands: list[Command] = []
         self._random = Random(seed)  # noqa: S311 - jitter, not a secret
         self._numbers = 0
 
-    def begin(self, now: Instant) -> None:
-        """An input came at `now`."""
-        self.now = now
-
     def emit(self, command: Command) -> None:
-        """Something is to be done."""
-        self._commands.append(command)
-
-    def take(self) -> list[Command]:
-        """All that is to be done, in order; the list starts anew."""
-        commands, self._commands = self._commands, []
-        return commands
+        """Add a command."""
+        self.commands.append(command)
 
     def report(self, level: str, event: str, **fields: str | int | float | None) -> None:
-        """Something worth a log line."""
+        """Add a command that writes a log line."""
         self.emit(Report(level, event, fields))
 
     def number(self) -> int:
-        """A number no other command or batch has."""
+        """Return a number that no other command or batch has."""
         self._numbers += 1
         return self._numbers
 
+    @property
+    def divided(self) -> bool:
+        """Whether the mapping has sections."""
+        return len(self._sections) > 1
+
+    def section(self, number: int) -> str:
+        """Return the name of a section of the mapping; empty for 0: none."""
+        return self._sections[number]
+
     def jitter(self) -> float:
-        """Uniform from 0 to 1."""
+        """Return a random number from 0 to 1."""
         return self._random.random()
 
 
+# Seconds of difference from which on our clock counts as wrong and is reported.
 WORTH_A_WORD: Final = 60.0
-"""Seconds of difference from which on our clock counts as wrong, and that is reported."""
+# Seconds that an event may be ahead (`consumer.conversion.converter`).
 SKEW: Final = 300.0
-"""Seconds that an event may lie ahead (`consumer.conversion.converter`)."""
+# Seconds. Slewing a clock, or a process that hangs, makes no such difference between two inputs.
 _JUMP: Final = 5.0
-"""Seconds. Clocks that are slewed, and processes that stand still, do not differ by so much between two inputs."""
 _ANSWERS: Final = 5
+# Answers from which on the median counts without another clock: one wrong answer does not change it.
 _ENOUGH: Final = 3
-"""Answers from which on the median counts, whatever other clocks say: one that is wrong does not move it."""
 _STAMPS: Final = 32
+# Seconds for which a record's timestamp says something about the current time.
 _LATELY: Final = 600.0
-"""Seconds for which a record's timestamp says something of what time it is."""
 _LOOK_EVERY: Final = 1.0
 _REMIND_EVERY: Final = 60.0
 
+# How far a clock is ahead of the monotonic one: at least, and at most.
 _Bounds = tuple[float, float]
-"""What a clock shows more than the monotonic one: at least, and at most."""
 
 
 class Clock:
-    """The core's time. `version` counts how often there was news of what time it is."""
+    """The engine's time. `version` grows whenever the time became known or changed."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._local = Instant(0.0, 0.0)
+        # How far our clock is ahead of the monotonic one.
         self._above: float | None = None
-        """What our clock shows more than the monotonic one."""
+        # What the platform's clock showed in its latest answers.
         self._answers: deque[_Bounds] = deque(maxlen=_ANSWERS)
-        """What the platform's clock showed in its latest answers."""
+        # The answer, or median, that counts; None: none yet.
         self._platform: _Bounds | None = None
-        """What of that counts; None: nothing yet."""
+        # When records were fetched (monotonic), and how far their timestamps were ahead of that.
         self._stamps: deque[tuple[float, float]] = deque(maxlen=_STAMPS)
-        """When records were fetched (monotonic), and how much more than that they were stamped with."""
+        # Whether the platform's time is known, and nothing has made it doubtful since.
         self.certain = False
-        """Whether the platform has said what time it is, and nothing has happened since that makes it doubtful."""
         self._look_at = self._remind_at = -math.inf
         self._off_since: float | None = None
         self.version = 0
@@ -120,23 +119,21 @@ class Clock:
     # -- what is heard
 
     def begin(self, now: Instant) -> Instant:
-        """It is `now`, as far as our clocks go; returns what time it is."""
+        """Take `now` from this machine's clocks and return the corrected time."""
         above = now.unix - now.monotonic
-        if self._above is not None and abs(above - self._above) > _JUMP:
-            self._jumped(now, above - self._above)
+        jump = 0.0 if self._above is None else above - self._above
+        if abs(jump) > _JUMP:
+            self.version += 1
+            self.certain = self.certain and abs(self._behind(now) or 0.0) < WORTH_A_WORD
+            if not self.certain:
+                self._answers.clear()
+            self._context.report("warning", "clock_jumped", seconds=round(jump, 1))
         self._local, self._above = now, above
         return self.correct(now)
 
-    def _jumped(self, now: Instant, seconds: float) -> None:
-        self.version += 1
-        self.certain = self.certain and abs(self._behind(now) or 0.0) < WORTH_A_WORD
-        if not self.certain:
-            self._answers.clear()
-        self._context.report("warning", "clock_jumped", seconds=round(seconds, 1))
-
     def answered(self, date: str | None, sent_at: float) -> None:
-        """The platform answered a call of then (monotonic), and what its clock said."""
-        moment = _moment(date)
+        """Take the ``Date`` of an answer to a call that was sent at `sent_at` (monotonic)."""
+        moment = unix_of(date or "")
         if moment is None:
             return
         before = self._behind(self._local) if self.certain else None
@@ -148,10 +145,10 @@ class Clock:
         behind = self._behind(self._local) or 0.0
         if before is None or abs(before - behind) > _JUMP:
             self.version += 1
-        self._context.begin(self.correct(self._local))
+        self._context.now = self.correct(self._local)
 
     def _what_counts(self) -> _Bounds | None:
-        """What of the platform's answers is to be believed; None: nothing yet."""
+        """Return the bounds to believe, from the platform's answers; None: none yet."""
         if len(self._answers) >= _ENOUGH:
             _, *counts = median_low((least + most, least, most) for least, most in self._answers)
             return counts[0], counts[1]
@@ -162,7 +159,7 @@ class Clock:
         return None
 
     def fetched(self, chunks: Iterable[Chunk]) -> None:
-        """Records came, which tell what time it was when they were stamped."""
+        """Take the timestamps of fetched records."""
         now = self._local.monotonic
         for chunk in chunks:
             stamp = chunk.records[-1].timestamp if chunk.records else -1
@@ -172,12 +169,12 @@ class Clock:
     # -- what time it is
 
     def correct(self, now: Instant) -> Instant:
-        """What time it is when our clocks say `now`."""
+        """Return the time when this machine's clocks say `now`."""
         behind = self._behind(now) or 0.0
         return now if abs(behind) < WORTH_A_WORD else Instant(now.monotonic, now.unix + behind)
 
     def may_wait(self, time: float, timestamp: int) -> bool:
-        """Whether an event of `time`, too far ahead of now, may be right, and it is our clock that is wrong.
+        """Return True if an event of `time`, too far ahead of now, may be right and our clock wrong.
 
         `timestamp`: its record's, in milliseconds.
         """
@@ -185,65 +182,46 @@ class Clock:
         return not self.certain and stamp > self._context.now.unix + WORTH_A_WORD and time <= stamp + SKEW
 
     def _behind(self, now: Instant) -> float | None:
-        """Seconds that our clock is behind the platform's, at least; ahead, if negative. None: not known."""
+        """Return the seconds that our clock is behind the platform's, at least; ahead, if negative; None: unknown."""
         return None if self._platform is None else _beyond(now.unix - now.monotonic, self._platform)
 
     def _stamped(self, now: Instant) -> float | None:
-        """How much more than the monotonic clock records of late were stamped with: half of the fetches by more, half
-        by less; None: none were."""
+        """Return how far recent records' timestamps are ahead of the monotonic clock (median); None: there are none."""
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
         return median_low(lately) if lately else None
 
     def _stamped_ahead(self, now: Instant) -> float:
-        """Seconds that records of late were stamped ahead of our clock."""
+        """Return the seconds that recent records were stamped ahead of our clock."""
         stamped = self._stamped(now)
         return 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
 
     # -- what is reported
 
     def mind(self) -> None:
-        """Tell of a clock that is wrong, once a minute, and when it is right again."""
+        """Report a wrong clock once a minute, and once when it is right again."""
         now = self._local
         if now.monotonic < self._look_at:
             return
         self._look_at = now.monotonic + _LOOK_EVERY
-        behind, stamped = self._behind(now), self._stamped_ahead(now)
-        if behind is not None and abs(behind) >= WORTH_A_WORD:
-            self._tell("platform", behind)
-        elif stamped >= WORTH_A_WORD:
-            self._tell("records", stamped)
-        elif self._off_since is not None:
+        off = {"platform": self._behind(now) or 0.0, "records": self._stamped_ahead(now)}
+        by = next((one for one, seconds in off.items() if abs(seconds) >= WORTH_A_WORD), None)
+        if by is None and self._off_since is not None:
             self._context.report("info", "clock_right", after_seconds=round(now.monotonic - self._off_since))
             self._off_since, self._remind_at = None, -math.inf
-
-    def _tell(self, by: str, seconds: float) -> None:
-        if self._local.monotonic < self._remind_at:
-            return
-        self._remind_at = self._local.monotonic + _REMIND_EVERY
-        self._off_since = self._local.monotonic if self._off_since is None else self._off_since
-        self._context.report(
-            "warning", "clock_off", by=by, behind_seconds=round(seconds), certain=int(self.certain)
-        )
+        if by is not None and now.monotonic >= self._remind_at:
+            self._remind_at = now.monotonic + _REMIND_EVERY
+            self._off_since = now.monotonic if self._off_since is None else self._off_since
+            seconds, certain = round(off[by]), int(self.certain)
+            self._context.report("warning", "clock_off", by=by, behind_seconds=seconds, certain=certain)
 
     def statistics(self, now: Instant, early: int) -> ClockStatistics:
-        """What is known of our clock; `early`: events that wait for it."""
+        """Return the figures of our clock; `early`: events that wait for it."""
         behind = self._behind(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
         return ClockStatistics(behind, self._stamped_ahead(now), corrected, early)
 
 
 def _beyond(above: float, bounds: _Bounds) -> float:
-    """By how much a clock that shows so much more than the monotonic one is behind these bounds; ahead, if negative."""
+    """Return how far a clock is behind these bounds; ahead, if negative. `above`: see `_Bounds`."""
     least, most = bounds
     return max(0.0, least - above) + min(0.0, most - above)
-
-
-def _moment(date: str | None) -> float | None:
-    """Unix seconds of a ``Date`` header (RFC 9110), if it can be read."""
-    if date is None or len(date) > 64:
-        return None
-    try:
-        moment = parsedate_to_datetime(date)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

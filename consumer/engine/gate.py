@@ -2,26 +2,50 @@
 
 Theory of operation. A call may go when four things allow it:
 
-* quota: at most `calls_per_minute` calls in any 60 seconds (OAS: 5,000 per ad account), counted exactly;
-* throttle: closed until the moment a 429 named; and where answers say ``x-ratelimit-remaining``, no more calls
-  than remain until ``x-ratelimit-reset``: what the headers say holds (docs/platform.md);
-* pace: calls in flight at once; halved when an attempt gets no verdict or a 429, one more for each success, so
-  that an account in trouble does not hold the connections the others need;
-* halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Nothing goes but one probe at
-  a time, after the token was read again; the first answer that is not a refusal ends it (docs/architecture.md, rule 7).
+* quota: at most `calls_per_minute` calls in any 60 seconds (the platform's limit for an ad account is 5,000). Members
+  with a shared key store have one quota together: each asks there for the calls that it could make now (`Allowance`).
+  Without one, the quota is divided by the number of members that hold partitions (`Quota`);
+* throttle: closed until the time that a 429 named; and if answers carry ``x-ratelimit-remaining``, no more calls than
+  that until ``x-ratelimit-reset`` (docs/platform.md);
+* pace: calls in flight at once. A success adds one; an attempt without a verdict, or a 429, halves it, so that an
+  account in trouble does not hold the connections that the others need;
+* halt: a refused token (401) or account (403, 404) is an outage, not a bad event. Only one probe at a time goes, after
+  the token was read again. The first answer that is not a refusal ends the halt (docs/architecture.md, rule 7).
 
-And it knows for how long calls have brought no verdict: after `Policy.unreachable_after` of that the destination is
-unreachable. That closes nothing: calls go on, behind their backoff, and the first verdict ends it.
+A call that could have waited for more events goes only where the quota has calls to spare (`Gate.spares_at`).
+
+A gate also knows since when calls have brought no verdict: after `Policy.unreachable_after` the destination counts as
+unreachable. That closes nothing: calls go on with their backoff, and the first verdict ends it.
+
+*Notes.* A 429 concerns an ad account, a refused token all accounts, a refused account itself: for every
+member, not only for the one that met it. That one writes a note into the shared store. The others get it when they
+renew their lease, each second, and close their gates for as long, or halt as if they had met it themselves.
+
+A note acts once on each member, and expires. What ends a halt is the member's own probe, so a note never keeps a member
+halted whose token is accepted: and if a probe shows that a note was wrong here (the members' tokens differ, or one has
+read the corrected token later), notes of refusals do not halt that account again for `_DOUBT` seconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from consumer.engine.model import GateState, Policy
+from consumer.engine.context import Context
+from consumer.engine.messages import TellNote
+from consumer.engine.model import THROTTLED, GateState, Note, Policy
 
 _MINUTE = 60.0
+TOKEN_REFUSED: Final = 401
+# Seconds for which others are told of a refusal: they renew their leases each second.
+_TELL_FOR: Final = 60.0
+# Seconds by which a throttle must last longer than the one that was told, to be told as well.
+_WORTH_TELLING: Final = 1.0
+# Seconds for which an account does not heed notes of refusals, after its own probe has shown that one was wrong.
+_DOUBT: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -36,49 +60,150 @@ class Halt:
     reading_token: bool = False
     may_probe: bool = False
     waiting_since: float = 0.0
-    """Since when events wait for its end: patience is for those."""
+    """Since when events have waited for its end."""
+    told: bool = False
+    """Whether another member met it, and our own calls have not yet."""
 
     @property
     def reason(self) -> str:
         """What is refused, in words."""
         what = {401: "the access token is refused", 403: "the token may not use this ad account"}
         text = what.get(self.status, "the ad account is unknown")
-        return f"{text} (HTTP {self.status}" + (f", code {self.code})" if self.code is not None else ")")
+        return (
+            f"{text} (HTTP {self.status}"
+            + (f", code {self.code})" if self.code is not None else ")")
+            + (", as another member has told" if self.told else "")
+        )
+
+
+# Seconds that calls may take to begin once the store has given them, and the most that this is raised to.
+_VALID, _VALID_MOST = 2.0, 10.0
+
+
+@dataclass(slots=True)
+class Allowance:
+    """Calls to an account that the shared key store has given to this member. Times are monotonic."""
+
+    calls: int = 0
+    until: float = 0.0
+    """When what is left of them is void: the store counts them for a minute from then."""
+    asked: int | None = None
+    """The number of the question under way."""
+    asked_at: float = 0.0
+    seconds: float = _VALID
+    """How long calls are asked for."""
+    left: int | None = None
+    """How many calls of the quota were free then, for all; None: the store has not said."""
+    used_up_until: float = 0.0
+    """The store said that no call is free before."""
+    ask_at: float = 0.0
+    """Where the store did not answer: it is not asked again before."""
+    failures: int = 0
+
+    def given(self, now: float) -> bool:
+        """Return whether a call may be made."""
+        return self.calls > 0 and now < self.until
+
+    def ask(self, number: int, now: float) -> None:
+        """Note that the store is asked."""
+        self.asked, self.asked_at = number, now
+
+    def answered(self, calls: int, wait: float, left: int, now: float) -> None:
+        """Take the answer: calls, or the seconds to wait for some; and how many are left for all."""
+        self.asked, self.failures, self.left = None, 0, left
+        self.calls, self.until = calls, self.asked_at + self.seconds
+        self.used_up_until = now + wait
+        # Calls that come too late are void. So that a slow store does not stop everything, more time is asked for.
+        self.seconds = min(_VALID_MOST, _VALID + now - self.asked_at)
+
+    def unanswered(self, ask_at: float) -> None:
+        """Note that the store did not answer; it is asked again, but not before `ask_at`."""
+        self.asked, self.ask_at = None, ask_at
+
+
+class Quota:
+    """This member's part of each account's calls a minute, where members divide them.
+
+    A smaller part holds at once. A larger one holds when it has been ours for a minute: until then the calls of the
+    members that had it count at the platform.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._whole = policy.calls_per_minute
+        self.divided = policy.quota_members > 0
+        self.members = max(1, policy.quota_members)
+        # Since when the group has had fewer members, and the most that it had in that time.
+        self._fewer: tuple[float, int] | None = None
+
+    @property
+    def calls(self) -> int:
+        """Our calls in any 60 seconds. One at least, or an account with more members than calls would stand still."""
+        return max(1, self._whole // self.members)
+
+    def group_has(self, members: int, now: float) -> None:
+        """Take what the brokers have just said: this many members hold partitions."""
+        if not self.divided:
+            return
+        if members >= self.members:
+            self.members, self._fewer = members, None
+            return
+        since, most = self._fewer or (now, members)
+        self._fewer = since, max(most, members)
+        if now >= since + _MINUTE:
+            self.members, self._fewer = max(1, most, members), None
 
 
 class Gate:
-    """Whether, and when, the next call to one ad account may go. All times are monotonic seconds."""
+    """Says when the next call to one ad account may go. All times are monotonic seconds."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, quota: Quota | None = None) -> None:
         self._policy = policy
+        self._quota = quota or Quota(policy)
+        # Those of the last 60 seconds.
         self._calls: deque[float] = deque()
+        # When the first call went after a minute without any.
+        self._began = 0.0
+        # None: no shared key store counts the calls of all members.
+        self.allowance = Allowance() if policy.lease else None
         self._remaining: int | None = None
         self._reset_at = 0.0
+        self._scarce_until = 0.0
         self.closed_until = 0.0
+        # Until when it is closed because another member was throttled.
+        self._told_until = 0.0
+        # Until when notes that this account is refused are not heeded (`Notes`).
+        self.doubts_until = 0.0
         self.pace = float(policy.concurrency)
         self.halt: Halt | None = None
+        # Since when calls have brought no verdict; None: no call is in flight.
         self.silent_since: float | None = None
-        """Since when calls go out and bring no verdict; None: none is out there."""
+        # When a call last brought a verdict on events.
         self.judged_at = float("-inf")
-        """When a call last brought a verdict on events."""
+        # Why the latest call without a verdict brought none.
         self.last_trouble = ""
-        """Why the latest call without a verdict brought none, in words."""
+        # Whether the log says that the destination is unreachable.
         self.told_silence = False
-        """Whether it was told that the destination is unreachable."""
 
     def opens_at(self, now: float, in_flight: int) -> float | None:
-        """When the next call may go by this gate (now or earlier: at once); None: only an answer can tell."""
+        """Return when the next call may go; not after `now`: at once; None: not before another answer comes."""
         if self.halt is not None:
-            # A probe is a call like any other: it keeps to the throttle and the quota too.
+            # A probe is a call like any other, so throttle and quota hold for it too.
             if in_flight or not self.halt.may_probe:
                 return None
         elif in_flight >= int(self.pace):
             return None
-        return max(self.closed_until, self._quota_at(now), self._pace_at(now))
+        opens, allowance = max(self.throttled_until(now), self._evenly_at(now)), self.allowance
+        if allowance is None or allowance.given(now):
+            return opens
+        return None if allowance.asked is not None else max(opens, allowance.ask_at)
 
     def called(self, now: float) -> None:
-        """A call goes out."""
+        """Count a call that is sent now."""
+        if not self._calls:
+            self._began = now
         self._calls.append(now)
+        if self.allowance is not None:
+            self.allowance.calls -= 1
         if self.silent_since is None:
             self.silent_since = now
         if self._remaining is not None:
@@ -87,108 +212,212 @@ class Gate:
             self.halt.may_probe = False
 
     def told(self, remaining: int | None, reset: float | None, now: float) -> None:
-        """An answer's rate-limit headers: calls that remain, and seconds until the limit is set back."""
-        if remaining is None or reset is None:
-            return
-        self._remaining = remaining
-        self._reset_at = now + min(reset, self._policy.throttle_cap)
+        """Take an answer's rate-limit headers: the calls that remain, and the seconds until the limit is reset."""
+        if remaining is not None and reset is not None:
+            self._remaining = remaining
+            self._reset_at = now + min(reset, self._policy.throttle_cap)
 
     def close(self, until: float) -> None:
-        """A 429: nothing goes before `until`."""
-        self.closed_until = max(self.closed_until, until)
-        if self.silent_since is not None:
-            # Nothing goes while it is closed, so nothing can be answered.
-            self.silent_since = max(self.silent_since, until)
+        """Let no call go before `until`, because of a 429."""
+        self._close(until)
         self.slow_down()
 
+    def close_as_told(self, until: float) -> None:
+        """Let no call go before `until`, because of a 429 that another member met."""
+        self._close(until)
+        self._told_until = self.closed_until
+
+    def _close(self, until: float) -> None:
+        self.closed_until = max(self.closed_until, until)
+        # Others use the account's quota as well, or it is less than we know. That may be so for a minute more.
+        self._scarce_until = self.closed_until + _MINUTE
+        if self.silent_since is not None:
+            # No call goes while it is closed, so there can be no answer: that is no silence of the platform.
+            self.silent_since = max(self.silent_since, until)
+
+    def told_by_member(self, now: float) -> bool:
+        """Return whether it is halted or closed because of what another member has met."""
+        return self.halt.told if self.halt is not None else now < self.closed_until == self._told_until
+
     def slow_down(self) -> None:
-        """No verdict came: half as many at once."""
+        """Halve the number of calls at once, because one brought no verdict."""
         self.pace = max(1.0, self.pace / 2)
 
     def judged(self, now: float) -> None:
-        """A verdict on events came: one more call at once."""
+        """Allow one more call at once, because one brought a verdict on events."""
         self.judged_at = now
         self.pace = min(float(self._policy.concurrency), self.pace + 1)
 
     def heard(self, now: float, in_flight: int) -> bool:
-        """The platform said something; `in_flight` more calls wait for an answer. True if that ends a told silence."""
+        """Take note of an answer; `in_flight` more calls have none yet. Return True if it ends a logged silence."""
         self.silent_since = now if in_flight else None
         told, self.told_silence = self.told_silence, False
         return told
 
-    def forget_silence(self) -> None:
-        """Nothing is left to be sent: whether anything would come through is not known."""
-        self.silent_since = None
-        self.told_silence = False
-
-    def unheard(self, trouble: str) -> None:
-        """A call brought no verdict, and this is why."""
-        self.last_trouble = trouble
-
-    def unreachable_at(self) -> float | None:
-        """When it counts as unreachable if nothing is heard till then (monotonic); None: no call is out."""
-        return None if self.silent_since is None else self.silent_since + self._policy.unreachable_after
-
-    def unreachable(self, now: float) -> bool:
-        """Whether calls have brought no verdict for too long."""
-        at = self.unreachable_at()
-        return at is not None and now >= at
+    def unreachable_at(self) -> float:
+        """Return when it counts as unreachable unless an answer comes; infinity: no call is in flight."""
+        return math.inf if self.silent_since is None else self.silent_since + self._policy.unreachable_after
 
     @property
     def reason(self) -> str:
-        """Why nothing comes through, in words, while it is halted or unreachable."""
+        """Say why no event is delivered, while it is halted or unreachable."""
         if self.halt is not None:
             return self.halt.reason
         return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
 
     def refuse(self, status: int, code: int | None, now: float) -> bool:
-        """A refusal came. True if it begins a halt, False if one is already in force."""
+        """Begin a halt, because of a refusal. Return False if one is in force already."""
         if self.halt is not None:
             return False
         self.halt = Halt(status, code, now, now + self._policy.probe_backoff.ceiling(1), waiting_since=now)
         return True
 
     def refuse_again(self, status: int, code: int | None, now: float, jitter: float) -> None:
-        """A probe was refused: the next one comes later."""
-        halt = self.halt
-        if halt is None:
-            return
-        halt.status, halt.code = status, code
-        halt.refusals += 1
-        # Half of the ceiling is fixed: probing at once, time and again, is what a refused client must not do.
-        halt.probe_at = now + self._policy.probe_backoff.ceiling(halt.refusals) * (0.5 + jitter / 2)
+        """Send the next probe later, because one was refused."""
+        if (halt := self.halt) is not None:
+            halt.status, halt.code, halt.told = status, code, False
+            halt.refusals += 1
+            # Half of the ceiling is fixed: a refused client must not probe at once, time and again.
+            halt.probe_at = now + self._policy.probe_backoff.ceiling(halt.refusals) * (0.5 + jitter / 2)
 
     def postpone_probe(self, now: float) -> None:
-        """A probe got no verdict: the halt stands, the next probe comes after the shortest delay."""
+        """Send the next probe after the shortest delay, because one got no verdict."""
         if self.halt is not None:
             self.halt.may_probe = False
             self.halt.probe_at = now + self._policy.probe_backoff.ceiling(1)
 
     def state(self, now: float) -> GateState:
-        """For people: halted, unreachable, throttled (by a 429 or the quota), or open."""
+        """Return the state to show."""
         if self.halt is not None:
             return GateState.HALTED
-        if self.unreachable(now):
+        if now >= self.unreachable_at():
             return GateState.UNREACHABLE
-        if max(self.closed_until, self._quota_at(now), self._pace_at(now)) > now:
-            return GateState.THROTTLED
-        return GateState.OPEN
+        return GateState.THROTTLED if self.throttled_until(now) > now else GateState.OPEN
 
     def throttled_until(self, now: float) -> float:
-        """When a throttled gate opens, monotonic; in the past when it is open."""
-        return max(self.closed_until, self._quota_at(now), self._pace_at(now))
+        """Return when throttle, quota and the answers' headers let a call go; not after `now`: at once."""
+        if now >= self._reset_at:
+            self._remaining = None
+        opens = max(self.closed_until, self._quota_at(now))
+        if self.allowance is not None and not self.allowance.given(now):
+            opens = max(opens, self.allowance.used_up_until)
+        return max(opens, self._reset_at) if self._remaining == 0 else opens
+
+    def spares_at(self, now: float) -> float:
+        """Return when a call may go that could as well wait for more events; not after `now`: at once.
+
+        What the quota has left is spent evenly over the minute for which a call counts, and what the headers say is
+        left over the time to their reset. The more calls there were, the longer the time between two: such calls alone
+        settle at half of the quota, and give way where full batches need it.
+        """
+        opens = max(self.throttled_until(now), self._evenly_at(now), self._scarce_until)
+        most, allowance = self._quota.calls, self.allowance
+        if not self._calls or (allowance is not None and allowance.given(now)):
+            return opens  # what the shared store has given and is not used is lost to all
+        left = most - len(self._calls)
+        if allowance is not None and allowance.left is not None:
+            # However many members there are, their early calls together stay below half of the quota.
+            left = min(left, 2 * allowance.left - most)
+        between = _MINUTE / max(1, left)
+        if self._remaining:
+            between = max(between, (self._reset_at - now) / self._remaining)
+        return max(opens, self._calls[-1] + between)
 
     def _quota_at(self, now: float) -> float:
-        calls = self._calls
-        # Compared as it is returned: with the terms turned round, rounding would open the gate and keep the count.
+        calls, most = self._calls, self._quota.calls
+        # Compared in the form that is returned: in another one, rounding could open the gate and keep the count.
         while calls and calls[0] + _MINUTE <= now:
             calls.popleft()
-        if len(calls) < self._policy.calls_per_minute:
-            return now
-        return calls[0] + _MINUTE
+        # There may be more than `most`, if our part of the quota has become smaller.
+        return now if len(calls) < most else calls[-most] + _MINUTE
 
-    def _pace_at(self, now: float) -> float:
-        if self._remaining is None or now >= self._reset_at:
-            self._remaining = None
+    def _evenly_at(self, now: float) -> float:
+        """Return when a divided quota lets the next call go, within the first minute of calls.
+
+        The partitions may have just come from members that used up the whole quota. As their calls of before get older
+        than a minute, ours may take their place, one after the other.
+        """
+        if not self._quota.divided or not self._calls or now >= self._began + _MINUTE:
             return now
-        return now if self._remaining else self._reset_at
+        return self._began + _MINUTE * min(1.0, len(self._calls) / self._quota.calls)
+
+
+class Notes:
+    """Tells what this member has met, and heeds what others have."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._shared = context.policy.lease > 0
+        self._told_until: dict[str, float] = {}
+        """By account, until when the throttle lasts that others were told of."""
+        self._doubts_until = 0.0
+        """Until when notes of a refused token are not heeded."""
+        self._heeded: frozenset[str] = frozenset()
+        self._latest: Sequence[tuple[float, Note]] = ()
+        """Notes for this destination, as last read, and when each expires (monotonic)."""
+
+    def refused(self, account: str, status: int, code: int | None) -> None:
+        """Tell others that this account, or the token of all, is refused."""
+        of_all = status == TOKEN_REFUSED and not self._context.policy.token_by_account
+        self._tell("" if of_all else account, status, code, _TELL_FOR)
+
+    def throttled(self, account: str, wait: float) -> None:
+        """Tell others that this account takes no calls for `wait` seconds."""
+        until = self._context.now.monotonic + wait
+        # Several calls in flight bring the same answer.
+        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
+            self._told_until[account] = until
+            self._tell(account, THROTTLED, None, wait)
+
+    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
+        if self._shared:
+            destination = self._context.policy.destination or ""
+            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
+
+    def heed(self, notes: Sequence[Note], gates: Iterable[tuple[str, Gate]]) -> None:
+        """Heed what is new in the notes that the store has now."""
+        now, destination = self._context.now.monotonic, self._context.policy.destination or ""
+        ours = [one for one in notes if one.destination == destination]
+        new = [one for one in ours if one.name not in self._heeded]
+        self._heeded = frozenset(one.name for one in ours)
+        self._latest = [(now + one.seconds, one) for one in ours]
+        for account, gate in gates if new else ():
+            for note in new:
+                self._apply(note, now + note.seconds, account, gate)
+
+    def heed_for(self, account: str, gate: Gate) -> None:
+        """Heed for a new account what was told before its first event came."""
+        for until, note in self._latest:
+            self._apply(note, until, account, gate)
+
+    def _apply(self, note: Note, until: float, account: str, gate: Gate) -> None:
+        now = self._context.now.monotonic
+        if note.account not in ("", account) or until <= now:
+            return
+        if note.status == THROTTLED:
+            until = min(until, now + self._context.policy.throttle_cap)
+            if until > gate.closed_until:
+                gate.close_as_told(until)
+                self._context.report(
+                    "warning",
+                    "throttled",
+                    account=account,
+                    wait_seconds=round(until - now, 3),
+                    request_id=None,
+                )
+            return
+        doubts_until = gate.doubts_until if note.account else self._doubts_until
+        if now >= doubts_until and gate.refuse(note.status, note.code, now) and gate.halt is not None:
+            gate.halt.told = True
+            self._context.report(
+                "error", "halted", account=account, status=note.status, code=note.code, reason=gate.halt.reason,
+                request_id=None,
+            )  # fmt: skip
+
+    def disproved(self, gate: Gate) -> None:
+        """A probe is accepted. Notes of before say nothing any more; and for a while, none if one was wrong here."""
+        if (halt := gate.halt) is not None:
+            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
+            gate.doubts_until = max(gate.doubts_until, until)
+            if halt.status == TOKEN_REFUSED and not self._context.policy.token_by_account:
+                self._doubts_until = max(self._doubts_until, until)

@@ -12,7 +12,7 @@ It trips when of any `dead_letter_sample` neighbours in that order more than the
 `max_open_events` divided by the share more places are kept, so that it finds its own even if all open events are bad
 and stand as far apart as they can and still be more than the share.
 
-Once tripped, it stays so. The records that it held back are read again only after a restart, and only whoever corrects
+Once tripped, it stays so. The records that it held back are read again only after a restart, and only who corrects
 the cause knows when to restart.
 """
 
@@ -21,26 +21,28 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, compress
 from operator import sub
 from typing import Final, NamedTuple
 
-from consumer.engine.block import Block, Prepared
+from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
+from consumer.engine.figures.statistics import Cause, GuardStatistics, cause_of
 from consumer.engine.model import Filtered, Rejection, Stage
-from consumer.engine.statistics import Cause, GuardStatistics, cause_of
+from consumer.engine.reading import Verdict
 
 _REMIND_EVERY = 60.0
+# Below it the sample is not kept any longer: it is bounded, however small a share is set.
 _LEAST_SHARE = 0.1
-"""Below it the sample is not kept any longer: it is bounded, however small a share is set."""
+# Marks: a good record, and one that has no place any more. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
-"""Marks: a good record, and one that has no place any more. Those between are bad, each for one reason."""
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
 _OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
 
-_Reason = tuple[Stage, str]
+# Stage and code, and the number of the mapping's section.
+_Reason = tuple[Stage, str, int]
 
 
 class _Slice(NamedTuple):
@@ -54,34 +56,34 @@ class _Slice(NamedTuple):
 class _Sample:
     """Marks of a topic's latest records, numbered in the order in which they were read."""
 
-    __slots__ = ("_first", "_kept", "_marks", "_most", "_news", "_read_to", "_slices")
+    __slots__ = ("_first", "_kept", "_marks", "_most", "_read_to", "_slices", "news")
 
     def __init__(self, most: int, kept: int) -> None:
         self._most = most
         self._kept = kept
         self._marks = bytearray()
+        # The number of the first mark that is kept.
         self._first = 0
-        """The number of the first mark that is kept."""
-        self._news: list[int] = []
-        """Numbers of marks that were not weighed yet."""
+        # Numbers of marks that were not weighed yet.
+        self.news: list[int] = []
         self._slices: deque[_Slice] = deque()
+        # By partition, the last offset that was read.
         self._read_to: dict[int, int] = {}
-        """By partition, the last offset that was read."""
 
-    def add(self, partition: int, offsets: Sequence[int], kinds: Sequence[type]) -> Sequence[int]:
-        """These are read, and became these; gives their numbers."""
+    def add(self, partition: int, offsets: Sequence[int], filtered: Collection[int]) -> Sequence[int]:
+        """These are read; those at the indexes `filtered` have no place. Gives their numbers."""
         if offsets[0] <= self._read_to.get(partition, -1):
             self._forget(partition, offsets[0])
         self._read_to[partition] = offsets[-1]
         marks = self._marks
         begin = self._first + len(marks)
-        marks += bytes(len(kinds) - kinds.count(Filtered))
+        marks += bytes(len(offsets) - len(filtered))
         numbers: Sequence[int] = range(begin, self._first + len(marks))
-        if len(numbers) == len(kinds):
+        if not filtered:
             # Nearly always; without a loop of Python's, this is all that the guard costs while nothing is refused.
             self._keep(partition, offsets, begin)
         else:
-            taken = [kind is not Filtered for kind in kinds]
+            taken = [index not in filtered for index in range(len(offsets))]
             if numbers:
                 self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
             numbers = array("q", accumulate(taken, initial=begin))
@@ -114,27 +116,22 @@ class _Sample:
                 end = max(one.begin + len(one.offsets) - self._first, 0)
                 self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether marks were set that were not weighed yet."""
-        return bool(self._news)
-
     def mark(self, number: int, mark: int) -> None:
         """There is a verdict on this record."""
         at = number - self._first
         if at >= 0 and self._marks[at] != _LEFT:
             self._marks[at] = mark
-            self._news.append(number)
+            self.news.append(number)
 
     def worst(self, least: int) -> bytes | None:
         """Of all windows with news, the marks of the one with the most bad ones; None: none has `least` of them."""
-        most, marks, news = self._most, self._marks, self._news
+        most, marks, news = self._most, self._marks, self.news
         if not news or len(marks) < most:
             return None
         begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
         around = marks[max(0, begin) : max(0, end)]
         if _LEFT in around:
-            # Whose neighbours stand further off than that, nobody knows without a look at all of them.
+            # To find neighbours that stand further off than that takes a look at all of them.
             around = marks.translate(None, bytes((_LEFT,)))
         if len(around) < most:
             # Too few say nothing; they are weighed when more are read.
@@ -158,7 +155,10 @@ class Guard:
         self._context = context
         self._on = policy.dead_letter_share < 1
         self._most = policy.dead_letter_sample
-        self._least = _more_than(policy.dead_letter_share, self._most)
+        # The least count that is more than the share. Rounding may be off by one either way: 0.29 x 100 is a bit less
+        # than 29 to a computer.
+        share, about = policy.dead_letter_share, int(policy.dead_letter_share * self._most)
+        self._least = next(n for n in range(max(0, about - 1), self._most + 2) if n / self._most > share)
         self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
         self._samples: dict[str, _Sample] = {}
         self._unweighed: dict[str, _Sample] = {}
@@ -166,28 +166,29 @@ class Guard:
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
 
-    def read(self, block: Block, items: Sequence[Prepared | None]) -> None:
-        """The records of a block are read, and became these; what is passed over is None."""
+    def read(self, block: Block, verdicts: Mapping[int, Verdict]) -> None:
+        """The records of a block are read; by row, why some of them are no events."""
         if not self._on:
             return
         topic = block.assignment.tp.topic
         sample = self._samples.get(topic)
         if sample is None:
             sample = self._samples[topic] = _Sample(self._most, self._kept)
-        block.numbers = sample.add(block.assignment.tp.partition, block.offsets, [*map(type, items)])
+        filtered = {index for index, verdict in verdicts.items() if isinstance(verdict, Filtered)}
+        block.numbers = sample.add(block.assignment.tp.partition, block.offsets, filtered)
 
-    def bad(self, block: Block, index: int, rejection: Rejection) -> None:
+    def bad(self, row: Run, rejection: Rejection) -> None:
         """This record would be a dead letter."""
         if self._on:
-            reason = rejection.stage, rejection.code
-            # Codes are a closed set, and far fewer than marks.
+            reason = rejection.stage, rejection.code, row.block.section(row.first)
+            # Codes and sections are closed sets. Should all reasons together be more than marks, the rest share one.
             mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
-            self._mark(block, index, mark)
+            self._mark(row, mark)
 
-    def filtered_late(self, block: Block, index: int) -> None:
+    def filtered_late(self, row: Run) -> None:
         """This record waited for its schema, and is filtered."""
         if self._on:
-            self._mark(block, index, _LEFT)
+            self._mark(row, _LEFT)
 
     def weigh(self) -> None:
         """Trip if there are too many bad ones now."""
@@ -195,7 +196,7 @@ class Guard:
             window = sample.worst(self._least)
             if window is not None and self.tripped is None:
                 self._trip(topic, window)
-            if not sample.has_news:
+            if not sample.news:
                 del self._unweighed[topic]
 
     def mind(self) -> None:
@@ -207,7 +208,7 @@ class Guard:
         self._remind_at = self._context.now.monotonic + _REMIND_EVERY
         self._context.report(
             "error", "dead_letter_guard", topic=tripped.topic, share=round(tripped.rejected / tripped.of, 4),
-            of=tripped.of, cause=tripped.cause.value, mostly=tripped.mostly,
+            of=tripped.of, cause=tripped.cause.value, mostly=tripped.mostly, section=tripped.section,
             advice=f"{_STOPPED}{tripped.remedy}{_OR_ELSE}",
         )  # fmt: skip
 
@@ -215,26 +216,28 @@ class Guard:
         """When to say once more that intake is stopped."""
         return self._remind_at if self.tripped is not None else None
 
-    def _mark(self, block: Block, index: int, mark: int) -> None:
-        topic = block.assignment.tp.topic
+    def _mark(self, row: Run, mark: int) -> None:
+        topic = row.block.assignment.tp.topic
         sample = self._samples[topic]
-        sample.mark(block.numbers[index], mark)
+        sample.mark(row.block.numbers[row.first], mark)
         self._unweighed[topic] = sample
 
     def _trip(self, topic: str, window: bytes) -> None:
         reasons = {mark: reason for reason, mark in self._marks.items()}
         by_cause: dict[Cause, Counter[_Reason]] = {}
         for mark in sorted({*window} - {_GOOD}):
-            reason = reasons[mark]
-            by_cause.setdefault(cause_of(*reason), Counter())[reason] += window.count(mark)
+            stage, code, section = reasons[mark]
+            by_cause.setdefault(cause_of(stage, code), Counter())[stage, code, section] += window.count(mark)
         rejected = sum(map(Counter.total, by_cause.values()))
         cause, counts = max(by_cause.items(), key=lambda item: item[1].total())
-        [((stage, code), _)] = counts.most_common(1)
-        self.tripped = GuardStatistics(topic, rejected, self._most, f"{stage.value} {code}", cause)
+        codes, sections = Counter[tuple[Stage, str]](), Counter[int]()
+        for (stage, code, _), count in counts.items():
+            codes[stage, code] += count
+        [((stage, code), _)] = codes.most_common(1)
+        for reason, count in counts.items():
+            sections[reason[2]] += count if reason[:2] == (stage, code) else 0
+        [(section, _)] = sections.most_common(1)
+        self.tripped = GuardStatistics(
+            topic, rejected, self._most, f"{stage.value} {code}", cause, self._context.section(section)
+        )
         self._remind_at = self._context.now.monotonic
-
-
-def _more_than(share: float, most: int) -> int:
-    """The least count of `most` that is more than the share."""
-    # Rounding may be off by one either way: 0.29 x 100 is a little less than 29 to a computer.
-    return next(count for count in range(max(0, int(share * most) - 1), most + 2) if count / most > share)

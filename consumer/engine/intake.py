@@ -1,4 +1,4 @@
-"""From fetched records to claimed deliveries: read, admit, wait for room; and how many records to fetch now.
+"""From fetched records to claimed events: read, admit, wait for room.
 
 Theory of operation. A slice of records is *prepared*: decoded, converted, serialised (`reading`); that changes nothing
 but what decoder and converter know. Then it is known how many bytes each event will hold, and `Admission` enters as
@@ -11,100 +11,38 @@ room. So that there will be, what waits for its schema, or its time (`waiting`),
 
 One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
 Nothing goes any more once the guard has tripped, or a replay's limit is reached.
-
-*Room* is a level, read before each fetch. Each limit says how many more it leaves, and the least of them counts: the
-budget in events and in bytes, the offset maps, a destination that is halted, the guard, and for a replay its pace and
-its limit. Nothing of it changes anything but `Pace`, which keeps time, and does so only when an input is handled.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
-from operator import add
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice, takewhile
 from typing import NamedTuple, Protocol
 
-from consumer.engine.block import Block, Delivery, Prepared, RecordStage, Verdict, sizes_of
+from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run, move_all, pick
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
-from consumer.engine.counters import Samples
+from consumer.engine.figures.counters import Samples
 from consumer.engine.guard import Guard
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import Ahead, Chunk, Early, Filtered, Policy, Record, SchemaRef, Warned
-from consumer.engine.reading import Reading, SchemaLearner
-from consumer.engine.sending import TOKEN_REFUSED, Dispatcher
-from consumer.engine.waiting import EarlyRecords, Parked, Parking, free
+from consumer.engine.model import Ahead, Chunk, Early, Filtered, Record, Rejection, SchemaRef
+from consumer.engine.native import sizes_of
+from consumer.engine.reading import Columns, Keys, Reading, SchemaLearner, Verdict
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming, free
 
-SLICE = 64
-"""Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
-objects when the next stage comes to them (a slice of 1000 costs a third more; docs/performance.md)."""
-
-
-class Intake:
-    """Turns records into events with their JSON, and those into deliveries."""
-
-    def __init__(
-        self, context: Context, clock: Clock, claims: Claims, reading: Reading, samples: Samples
-    ) -> None:
-        self._context = context
-        self._clock = clock
-        self._claims = claims
-        self._reading = reading
-        self._samples = samples
-
-    def prepare(self, records: list[Record]) -> list[Prepared]:
-        """One result per record."""
-        prepared = self._reading.read(records, self._context.now.unix)
-        self._context.counters.in_two_steps = self._reading.in_two_steps
-        if Ahead in map(type, prepared):
-            return [
-                self._early(one, record) if isinstance(one, Ahead) else one
-                for one, record in zip(prepared, records, strict=True)
-            ]
-        return prepared
-
-    def prepare_by_its_own_clock(self, record: Record) -> Prepared:
-        """What the record is by the time that it was stamped with."""
-        (prepared,) = self._reading.read([record], record.timestamp / 1000)
-        return prepared
-
-    def _early(self, ahead: Ahead, record: Record) -> Prepared:
-        """Whether an event that lies ahead waits or is refused."""
-        if self._clock.may_wait(ahead.time, record.timestamp):
-            return Early(ahead.time)
-        return ahead.verdict
-
-    def claim(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
-        claim = self._claims.claim
-        leaders = [one for one in deliveries if claim(one)]
-        self._context.counters.followers += len(deliveries) - len(leaders)
-        for one in deliveries:
-            if one.warnings:
-                self._count_warnings(one.warnings)
-        return leaders
-
-    def _count_warnings(self, warnings: Iterable[Warned]) -> None:
-        counters = self._context.counters
-        for warning in warnings:
-            counters.convert_warnings[warning.code, warning.field] += 1
-            self._samples.warned(warning)
+# Records read in one go, which become one block: many enough that what is done for a block costs an event nothing, and
+# few enough that one record that waits for hours keeps little of what came with it. A kind's number is one byte, and a
+# block has as many kinds as records at most: not more than 256.
+SLICE = 256
 
 
-FETCH_MOST = 1000
-"""Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively."""
-_CRAWL = 1.0
-"""Seconds between two fetches while an offset map is full."""
-_BURST = 0.1
-"""Seconds of its pace that a replay may be ahead."""
-_UNUSED = 1.0
-"""Seconds of its pace that it may catch up on: an outage of an hour must not be followed by an hour's events."""
-_AHEAD = 2.0
-"""Seconds of its pace that may be open: what is read while the platform takes nothing goes all at once afterwards."""
-_ROUNDING = 1e-6
+# Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively.
+FETCH_MOST = 2000
 
 
 class Limit:
@@ -114,22 +52,24 @@ class Limit:
     def __init__(self, most: int | None, ledger: Ledger) -> None:
         self._most = most
         self._ledger = ledger
+        # Records read and filtered.
         self.left_out = 0
-        """Records read and filtered."""
 
     def left(self) -> int:
         """How many more may be read. What waits for its schema may turn out to be filtered: it counts till then."""
         return FETCH_MOST if self._most is None else self._most - self._counted()
 
-    def cut(self, items: Sequence[Prepared | None], count: int) -> int:
+    def cut(self, columns: Columns, count: int) -> int:
         """How many of the first `count` of these may be read."""
         left = self.left()
         if self._most is None or left >= count:
             return count
-        for at, item in enumerate(items[:count]):
-            left -= item is not None and type(item) is not Filtered
+        for row in range(count):
+            # Neither what is filtered counts, nor what was settled before.
+            verdict = columns.verdicts.get(row)
+            left -= columns.is_event(row) if verdict is None else not isinstance(verdict, Filtered)
             if left < 0:
-                return at
+                return row
         return count
 
     def room(self, held: int) -> int:
@@ -147,146 +87,86 @@ class Limit:
         return self._ledger.settlements + self._ledger.open - self.left_out
 
 
-class Pace:
-    """At most `rate` events a second go on. What of that was not used within a second is gone."""
+@dataclass(eq=False)
+class Intake:
+    """Turns records into columns, and makes events claim their keys."""
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._burst = max(1.0, rate * _BURST)
-        self._ahead = max(1.0, rate * _AHEAD)
-        self._allowed = self._left = self._burst
-        self._at: float | None = None
+    _context: Context
+    _clock: Clock
+    _claims: Claims
+    transforming: Transforming
+    _reading: Reading
+    _samples: Samples
+    keys: Keys
 
-    @property
-    def endless(self) -> bool:
-        """Whether there is no pace to keep."""
-        return math.isinf(self._rate)
+    def prepare(self, records: Sequence[Record | None], topic: str, now: float | None = None) -> Columns:
+        """A row for each record of this topic; None is not read, since it was settled before.
 
-    def go_on(self, gone_on: int, still_open: int, now: float) -> None:
-        """Note how many events have gone on by `now`, open ones included. The first call starts the pace."""
-        since = now - self._at if self._at is not None else 0.0
-        self._at = now
-        most = gone_on + max(1.0, self._rate * _UNUSED)
-        self._allowed = min(self._allowed + since * self._rate, most)
-        self._left = min(self._allowed - gone_on, self._ahead - still_open)
-
-    def room(self) -> int:
-        """How many more may go on now."""
-        return FETCH_MOST if self.endless else math.floor(self._left + 2 * _ROUNDING)
-
-    def due(self) -> float | None:
-        """When there is room for a whole burst; None: there is, or it has not begun."""
-        if self.endless or self._at is None or self._left >= self._burst * (1 - _ROUNDING):
-            return None
-        return self._at + (self._burst - self._left) / self._rate
-
-
-class Room:
-    """What all the limits leave."""
-
-    def __init__(
-        self,
-        context: Context,
-        ledger: Ledger,
-        parking: Parking,
-        admission: Admission,
-        dispatcher: Dispatcher,
-        guard: Guard,
-        limit: Limit,
-    ) -> None:
-        self._context = context
-        self._policy: Policy = context.policy
-        self._ledger = ledger
-        self._parking = parking
-        self._admission = admission
-        self._dispatcher = dispatcher
-        self._guard = guard
-        self._limit = limit
-        self._pace = Pace(context.policy.events_per_second)
-        self._fed_at = 0.0
-
-    def fed(self) -> None:
-        """A fetch came back."""
-        self._fed_at = self._context.now.monotonic
-
-    def go_on(self) -> None:
-        """An input was handled: let the pace know what has gone on."""
-        if self._pace.endless or not any(True for _ in self._ledger):
-            return
-        totals = self._ledger.totals()
-        still_open = totals.open + self._admission.held
-        self._pace.go_on(totals.delivered + still_open, still_open, self._context.now.monotonic)
-
-    def level(self) -> int:
-        """How many records to fetch now at most; 0: pause."""
-        if self._guard.tripped is not None:
-            return 0
-        # With nothing open there is room for one, however large: else one huge record would stop the line.
-        least = 1 if not self._ledger.open and not self._admission.held else 0
-        room = max(least, 0 if self._halted() else self._budget())
-        return max(0, min(room, self._pace.room(), self._limit.room(self._admission.held)))
-
-    def enough(self) -> bool:
-        """Whether the limit is reached."""
-        return self._limit.reached(self._admission.waiting)
-
-    def due(self) -> float | None:
-        """When the pace leaves room again."""
-        return None if self._guard.tripped is not None or self.enough() else self._pace.due()
-
-    def _budget(self) -> int:
-        most = int(FETCH_MOST * self._map_share())
-        return min(self._policy.max_open_events - self._ledger.open, self._admission.room(), most)
-
-    def _map_share(self) -> float:
-        """What the offset maps leave of a fetch. A full one slows intake down and never stops it.
-
-        What does not fit into a map may be sent again after a crash; a stop would strand all that has nothing to do
-        with the records that wait.
+        `now`: another time than ours.
         """
-        now = self._context.now.monotonic
-        share = self._ledger.map_share(now)
-        return 1.0 if now - self._fed_at >= _CRAWL else share
+        columns = Columns(self.keys)
+        self._reading.read(records, self._context.now.unix if now is None else now, columns, topic)
+        if now is not None:
+            return columns
+        self._context.counters.in_two_steps = self._reading.in_two_steps
+        for row, verdict in columns.verdicts.items():
+            record = records[row]
+            # Whether it is refused or waits depends on whose clock is wrong.
+            if isinstance(verdict, Ahead) and record is not None:
+                waits = self._clock.may_wait(verdict.time, record.timestamp)
+                columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
+        return columns
 
-    def _halted(self) -> bool:
-        """Whether intake stops: the token is refused, or every account, or refused ones hold half of the budget.
+    def claim(self, run: Run) -> list[Run]:
+        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
+        followers = self._claims.claim(run)
+        if not followers:
+            move_all([run], RecordStage.LOOKED_UP)
+            return [run]
+        self._context.counters.followers += len(followers)
+        move_all(followers, RecordStage.FOLLOWING)
+        follows = {follower.first for follower in followers}
+        leaders, _ = pick([run], [index not in follows for index in range(run.first, run.end)])
+        move_all(leaders, RecordStage.LOOKED_UP)
+        return leaders
 
-        One refused account of several does not stop the others (rudder-server #4953).
-        """
-        halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
-        if not halted:
-            return False
-        if len(halted) >= self._policy.accounts or any(
-            queue.gate.halt is not None and queue.gate.halt.status == TOKEN_REFUSED for queue in halted
-        ):
-            return True
-        return sum(queue.queued for queue in halted) * 2 >= self._policy.max_open_events
+    def warned(self, columns: Columns, rows: int) -> None:
+        """Count what the first `rows` of these events lack or lost on the way."""
+        counters = self._context.counters
+        for row, warnings in columns.warnings.items():
+            for warning in warnings if row < rows else ():
+                counters.convert_warnings[warning.code, warning.field] += 1
+                self._samples.warnings[warning.code, warning.field] = warning.message
 
 
-_WAITS = frozenset({SchemaRef, Early})
-"""Types of what waits."""
+# Bytes an event is taken to hold until the first were seen.
 _FIRST_GUESS = 16 * 1024
-"""Bytes an event is taken to hold until the first were seen."""
+# Records prepared in one go, unless it is one alone: decoded, a hostile record takes far more than it is long.
 _SLICE_BYTES = 1024 * 1024
-"""Records prepared in one go, unless it is one alone: decoded, a hostile record takes far more than it is long."""
+# Weight of the latest slice in the mean size of an event.
 _NEWEST_COUNTS = 0.2
-"""Weight of the latest slice in the mean size of an event."""
 
 
 class _Deferred(NamedTuple):
-    """A record that waits to be taken in; `prepared`: what it is known to be already."""
+    """An open record that waits for room. `known`: what it is, where that is known already."""
 
-    parked: Parked
-    prepared: Prepared | None
+    row: Run
+    known: Columns | Verdict | None
+    """A row of its own; or the verdict, on it and on others."""
+
+    @property
+    def topic(self) -> str:
+        """The topic of its record."""
+        return self.row.block.assignment.tp.topic
 
 
 class IntakeEffects(Protocol):
     """What the pipeline does with what was read."""
 
-    def look_up(self, leaders: list[Delivery]) -> None:
+    def look_up(self, leaders: list[Run]) -> None:
         """These lead their keys."""
 
-    def set_aside(self, block: Block, index: int, verdict: Verdict) -> None:
+    def set_aside(self, row: Run, verdict: Verdict) -> None:
         """This record is no event, or none yet."""
 
 
@@ -302,22 +182,22 @@ class Admission:
         intake: Intake,
         pipeline: IntakeEffects,
         guard: Guard,
-        limit: Limit,
     ) -> None:
         self._context = context
         self._ledger = ledger
         self._parking = parking
         self._early = early
+        self._transforming = intake.transforming
         self._intake = intake
         self._pipeline = pipeline
         self._guard = guard
-        self._limit = limit
+        self.limit = Limit(context.policy.most_records, ledger)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
+        # By partition, the last offset that was held since nothing was.
         self._highest: dict[AssignmentState, int] = {}
-        """By partition, the last offset that was held since nothing was."""
         self._deferred: deque[_Deferred] = deque()
+        # Free bytes without which it makes no sense to try again.
         self._need = 0
-        """Free bytes without which it makes no sense to try again."""
         self._mean_cost = float(_FIRST_GUESS)
 
     @property
@@ -342,6 +222,7 @@ class Admission:
 
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
         """These came in. What is held of the same partition from their offset on comes again with them."""
+        # Nothing is held, so nothing can come again.
         if not self._held:
             self._highest.clear()
         if chunk.records[0].offset <= self._highest.get(state, -1):
@@ -349,30 +230,29 @@ class Admission:
         self._held.append((state, chunk))
         self._highest[state] = chunk.records[-1].offset
 
-    def unparked(self, parked: Sequence[Parked], prepared: Prepared | None = None) -> None:
-        """These need not wait any longer; `prepared`: it is known already what they are."""
-        if not parked:
+    def unparked(self, rows: Sequence[Run], known: Columns | Verdict | None = None) -> None:
+        """These need not wait any longer; see `_Deferred`."""
+        if not rows:
             return
-        for one in parked:
-            one.block.move([one.place], RecordStage.ROOM)
-            if one.ours:
-                self._deferred.append(_Deferred(one, prepared))
-            else:
-                one.block.move([one.place], RecordStage.FREED)
+        move_all(rows, RecordStage.ROOM)
+        free(rows)
+        self._deferred.extend(_Deferred(row, known) for row in rows if row.accepted)
         self._need = 0
 
     def purge(self) -> None:
         """Forget what is no longer ours to begin."""
-        kept = deque((state, chunk) for state, chunk in self._held if state.accepts)
-        self._let_go_of(self.held - sum(len(chunk.records) for _, chunk in kept))
+        kept = deque((state, chunk) for state, chunk in self._held if state.live and not state.draining)
+        self._ledger.released_unread += self.held - sum(len(chunk.records) for _, chunk in kept)
         self._held = kept
-        free(one.parked for one in self._deferred)
-        self._deferred = deque(one for one in self._deferred if one.parked.ours)
+        free(one.row for one in self._deferred)
+        self._deferred = deque(one for one in self._deferred if one.row.accepted)
+        self._transforming.purge()
         self._need = 0
 
     def admit(self) -> None:
         """Read and take in all that fits."""
-        leaders: list[Delivery] = []
+        leaders: list[Run] = []
+        # First what is open already: it holds back the commit of its partition.
         while self._deferred and self._may_try() and self._admit_deferred(leaders):
             pass
         while self._held and not self._deferred and self._may_try() and self._admit_held(leaders):
@@ -392,12 +272,16 @@ class Admission:
         if taken:
             self.unparked(taken)
             self.admit()
-        while quiet() and (pilot := self._early.pilot(now)) is not None:
-            record = pilot.block.record(pilot.place)
-            prepared = self._intake.prepare_by_its_own_clock(record)
-            if type(prepared) is not Delivery:
-                self._early.no_call()
-            self.unparked([pilot], prepared)
+        # One after the other: a pilot may turn out to be filtered, or a duplicate.
+        while quiet() and (pilot := self._early.pilot(now, lambda row: self._ready([row]) > 0)) is not None:
+            record = pilot.block.record(pilot.first)
+            # By the time that it was stamped with, not by ours.
+            topic = pilot.block.assignment.tp.topic
+            columns = self._intake.prepare([record], topic, record.timestamp / 1000)
+            self._transforming.read([record])
+            if columns.verdicts:
+                self._early.pilot_at = -math.inf
+            self.unparked([pilot], columns)
             self.admit()
 
     # -- held records
@@ -410,67 +294,101 @@ class Admission:
             if records:
                 kept.append((one, chunk._replace(records=records)))
         self._held = kept
-        self._let_go_of(before - self.held)
+        self._ledger.released_unread += before - self.held
 
-    def _let_go_of(self, count: int) -> None:
-        self._ledger.release_unread(count)
-
-    def _admit_held(self, leaders: list[Delivery]) -> bool:
+    def _admit_held(self, leaders: list[Run]) -> bool:
         """Read a slice of what is held, as much of it as fits. False if not all of it does."""
         state, chunk = self._held[0]
         most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
-        if most <= 0 or self._limit.left() <= 0:
+        if most <= 0 or self.limit.left() <= 0:
             return False
-        sizes = _sizes(chunk.records[:most])
+        sizes = sizes_of(chunk.records[:most])
+        del sizes[_one_slice(sizes) :]
         piece = chunk._replace(records=chunk.records[: len(sizes)])
         passed = self._ledger.settled_before(state, piece)
-        items = self._prepare(piece.records, passed)
+        records: list[Record | None] = [*piece.records]
         for at in passed:
-            sizes[at] = 0
-        costs = [*map(add, sizes, _growth(items))]
-        fitting = self._limit.cut(items, self._fitting(costs, items))
+            records[at], sizes[at] = None, 0
+        ready = self._transforming.ready([(state.tp, record) for record in records])
+        if ready < len(records):
+            if ready == 0:
+                return False  # the user's function has not returned yet
+            del records[ready:], sizes[ready:]
+            piece = piece._replace(records=piece.records[:ready])
+            passed = [at for at in passed if at < ready]
+        columns = self._intake.prepare(records, chunk.topic)
+        fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
+            self._transforming.read(records[:fitting])
+            columns.cut(fitting)
             read = piece._replace(records=piece.records[:fitting])
-            block = self._ledger.track(state, read, costs[:fitting], [at for at in passed if at < fitting])
-            self._guard.read(block, items[:fitting])
-            self._take_in(block, range(fitting), items, leaders)
+            settled = [at for at in passed if at < fitting]
+            block = self._ledger.track(state, read, sizes[:fitting], columns, settled)
+            self._guard.read(block, columns.verdicts)
+            for index, verdict in columns.verdicts.items():
+                self._pipeline.set_aside(Run(block, index, index + 1), verdict)
+            for run in block.runs(RecordStage.READ):
+                leaders += self._intake.claim(run)
+            self._intake.warned(columns, fitting)
             self._guard.weigh()
-            self._learn(costs[:fitting])
-            self._shorten(state, chunk, fitting)
-        return fitting == len(items)
-
-    def _prepare(self, records: list[Record], passed: Sequence[int]) -> list[Prepared | None]:
-        """One result per record, None for those that are passed over."""
-        if not passed:
-            return [*self._intake.prepare(records)]
-        skipped = set(passed)
-        prepared = iter(self._intake.prepare([one for at, one in enumerate(records) if at not in skipped]))
-        return [None if at in skipped else next(prepared) for at in range(len(records))]
-
-    def _shorten(self, state: AssignmentState, chunk: Chunk, count: int) -> None:
-        if count == len(chunk.records):
+            self._mean_cost += _NEWEST_COUNTS * (max(1.0, block.held / fitting) - self._mean_cost)
             self._held.popleft()
-        else:
-            self._held[0] = (state, chunk._replace(records=chunk.records[count:]))
+            if fitting < len(chunk.records):
+                self._held.appendleft((state, chunk._replace(records=chunk.records[fitting:])))
+        return fitting == len(sizes)
 
     # -- deferred records
 
-    def _admit_deferred(self, leaders: list[Delivery]) -> bool:
+    def _admit_deferred(self, leaders: list[Run]) -> bool:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
-        some = [self._deferred[at] for at in range(min(SLICE, len(self._deferred)))]
-        prepared = iter(self._intake.prepare([_record(one) for one in some if one.prepared is None]))
-        items = [next(prepared) if one.prepared is None else one.prepared for one in some]
-        growth = _growth(items)
-        fitting = self._fitting(growth, items)
-        for ((block, index), _), item, size in zip(some[:fitting], items, growth, strict=False):
+        rows, columns = self._next_deferred()
+        if not rows:
+            return False  # the user's function has not returned yet
+        fitting = self._fitting(columns)
+        self._transforming.read(block.record(index) for block, index, _ in rows[:fitting])
+        events: dict[Block, dict[int, int]] = {}
+        for row, (block, index, _) in enumerate(rows[:fitting]):
             self._deferred.popleft()
-            block.costs[index] += size
-            self._ledger.grow(block.assignment, size)
-            self._take_in(block, (index,), (item,), leaders)
-            if type(item) is Filtered:
-                self._guard.filtered_late(block, index)
+            if columns.is_event(row):
+                events.setdefault(block, {})[index] = row
+        for block, of_block in events.items():
+            self._ledger.insert(block, of_block, columns)
+        for row, run in enumerate(rows[:fitting]):
+            if row < len(columns.sections):
+                run.block.put_section(run.first, columns.sections[row])
+            verdict = columns.verdicts.get(row)
+            if verdict is None:
+                leaders += self._intake.claim(run)
+                continue
+            self._pipeline.set_aside(run, verdict)
+            if isinstance(verdict, Filtered):
+                # It took a place in the sample when it was read, which the filtered have not.
+                self._guard.filtered_late(run)
+        self._intake.warned(columns, fitting)
         self._guard.weigh()
-        return fitting == len(some)
+        return fitting == len(rows)
+
+    def _next_deferred(self) -> tuple[Sequence[Run], Columns]:
+        """The next of the deferred that are of one kind and can be read, and what they became."""
+        known, topic = self._deferred[0].known, self._deferred[0].topic
+        alike = takewhile(lambda one: one.known is known and one.topic == topic, self._deferred)
+        rows = [row for row, _ in islice(alike, SLICE)]
+        if isinstance(known, Columns):
+            return rows, known
+        if known is None:
+            rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
+            rows = rows[: self._ready(rows)]
+            return rows, self._intake.prepare([block.record(index) for block, index, _ in rows], topic)
+        columns = Columns(self._intake.keys)
+        for _ in rows:
+            columns.add(known)
+        return rows, columns
+
+    def _ready(self, rows: Sequence[Run]) -> int:
+        """How many of these open records, from the first on, the user's function has returned for."""
+        return self._transforming.ready(
+            [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
+        )
 
     # -- what fits
 
@@ -482,98 +400,69 @@ class Admission:
 
     def _nothing_moves(self) -> bool:
         """Whether all that is open waits, for a schema or for room: then one goes, however large it is."""
-        return self._ledger.open == self.waiting
+        return self._ledger.open == self.waiting()
 
-    @property
     def waiting(self) -> int:
         """Open records that wait: for their schema, their time, or room."""
         return len(self._parking) + len(self._early) + len(self._deferred)
 
-    def _fitting(self, costs: Sequence[int], items: Sequence[Prepared | None]) -> int:
-        """How many of these, from the first on, fit now; sets what the rest needs."""
+    def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
+        """How many of these, from the first on, fit now; sets what the rest needs.
+
+        `sizes`: of their records, unless these are counted already; `passed`: rows that were settled before.
+        """
+        # Counted as `Block.held` counts it, so that the budget is kept to the byte.
         budget, free = self._context.policy.max_open_bytes, self._free()
-        if sum(costs) <= free and _WAITS.isdisjoint(map(type, items)):
+        waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Early)}
+        if sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page) <= free and not waits:
             self._need = 0
-            return len(costs)
-        for_parked = budget // 2 - self._parking.size - self._early.size
+            return len(columns)
+        costs = columns.sizes()
+        if sizes:
+            costs = [size + body + ROW_BYTES for size, body in zip(sizes, costs, strict=True)]
+        for row in passed:
+            costs[row] = 0
+        # The other half is for what goes on, or a flood of unknown schemas would stop all.
+        for_waiting = budget // 2 - self._parking.size - self._early.size
         count = 0
-        for cost, item in zip(costs, items, strict=True):
-            parks = type(item) in _WAITS
-            if cost > free or (parks and cost > for_parked):
+        for row, cost in enumerate(costs):
+            if cost > free or (row in waits and cost > for_waiting):
                 break
             free -= cost
-            for_parked -= cost if parks else 0
+            for_waiting -= cost if row in waits else 0
             count += 1
         else:
             self._need = 0
             return len(costs)
-        if count == 0 and (not self._ledger.open or (self._nothing_moves() and not parks)):
+        if count == 0 and (not self._ledger.open or (self._nothing_moves() and count not in waits)):
             self._need = 0
             return 1
         # A record that would have to wait needs the others that do to be done with; that resets the need.
-        self._need = budget + 1 if parks else min(sum(costs[count:]), max(cost, budget // 4))
+        self._need = budget + 1 if count in waits else min(sum(costs[count:]), max(costs[count], budget // 4))
         return count
 
-    def _learn(self, costs: Sequence[int]) -> None:
-        self._mean_cost += _NEWEST_COUNTS * (max(1.0, sum(costs) / len(costs)) - self._mean_cost)
 
-    def _take_in(
-        self, block: Block, indexes: Iterable[int], items: Iterable[Prepared | None], leaders: list[Delivery]
-    ) -> None:
-        claimed: list[Delivery] = []
-        for index, item in zip(indexes, items, strict=False):
-            if isinstance(item, Delivery):
-                item.block, item.index = block, index
-                claimed.append(item)
-            elif item is not None:
-                self._pipeline.set_aside(block, index, item)
-        if not claimed:
-            return
-        leading = self._intake.claim(claimed)
-        if len(leading) < len(claimed):
-            leads = {id(one) for one in leading}
-            block.move([one.index for one in claimed if id(one) not in leads], RecordStage.FOLLOWING)
-        if leading:
-            block.move([one.index for one in leading], RecordStage.LOOKED_UP)
-        block.note_accounts(claimed)
-        leaders += leading
+def _one_slice(sizes: Sequence[int]) -> int:
+    """How many records of these sizes, from the first on, are prepared in one go: at least one."""
+    if sum(sizes) <= _SLICE_BYTES:  # nearly always
+        return len(sizes)
+    return max(1, bisect_right([*accumulate(sizes)], _SLICE_BYTES))
 
 
-def _record(deferred: _Deferred) -> Record:
-    block, index = deferred.parked
-    return block.record(index)
-
-
-def _growth(items: Iterable[Prepared | None]) -> list[int]:
-    """Bytes that each of these holds beyond its record: an event's JSON."""
-    return [len(item.body) if type(item) is Delivery else 0 for item in items]
-
-
-def _sizes(records: Sequence[Record]) -> list[int]:
-    """The sizes of the first of these, as many as a slice takes."""
-    sizes = sizes_of(records)
-    if sum(sizes) <= _SLICE_BYTES:
-        return sizes
-    fitting = sum(1 for so_far in accumulate(sizes) if so_far <= _SLICE_BYTES)
-    return sizes[: max(1, fitting)]
-
-
+@dataclass(eq=False)
 class SchemaAnswers:
     """Applies what the registry said to the records that wait for it."""
 
-    def __init__(
-        self, context: Context, parking: Parking, admission: Admission, decoder: SchemaLearner
-    ) -> None:
-        self._context = context
-        self._parking = parking
-        self._admission = admission
-        self._decoder = decoder
+    _context: Context
+    _parking: Parking
+    _admission: Admission
+    _decoder: SchemaLearner
 
     def found(self, happened: SchemaFound) -> None:
         """The schema is there: whether it can be read is the decoder's to say."""
         rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
         self._context.report(
-            "info" if rejection is None else "error", "schema", ref=happened.ref.value,
+            "error" if isinstance(rejection, Rejection) else "info", "schema", ref=happened.ref.value,
             verdict="known" if rejection is None else rejection.code,
         )  # fmt: skip
         self._admission.unparked(self._parking.found(happened.ref))

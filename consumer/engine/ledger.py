@@ -16,32 +16,24 @@ is committed. Figures are taken without raising, so that `mismatch` is seen (see
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
-from itertools import groupby
-from operator import attrgetter, lt
-from typing import NamedTuple, Protocol, TypeVar
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
 
 from consumer.engine import offset_map
-from consumer.engine.block import (
-    MARK,
-    RELEASED,
-    Block,
-    Fence,
-    Finished,
-    RecordPlace,
-    settled_bounds,
-    sizes_of,
-)
+from consumer.engine.block import MARK, Block, Fence, Finished, Run, pick, settled_bounds
+from consumer.engine.figures.statistics import Totals
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
+from consumer.engine.native import rising
 from consumer.engine.offset_map import OffsetMap
-from consumer.engine.statistics import Totals
-from consumer.errors import InvariantViolation
+from consumer.engine.reading import Columns
+from consumer.errors import bug
 
+# Seconds between two measurements of a map that may come to overflow.
 _MEASURE_EVERY = 1.0
-"""Seconds between two measurements of a map that may come to overflow."""
 _OPEN: attrgetter[int] = attrgetter("open")
 
 
@@ -53,90 +45,49 @@ class LeftAt(NamedTuple):
     clear: bool
 
 
+@dataclass(eq=False, slots=True)
 class AssignmentState(Fence):
     """One partition under one epoch: the books, and the fence (`live`)."""
 
-    __slots__ = (
-        "_map_size",
-        "_measure_at",
-        "_pack_at",
-        "blocks",
-        "commit_start",
-        "committed",
-        "destination",
-        "elsewhere",
-        "emptied",
-        "end",
-        "inherited",
-        "last_seen",
-        "last_timestamp",
-        "map_most",
-        "next_leader_epoch",
-        "next_offset",
-        "proven",
-        "reached",
-        "reached_before",
-        "removed_to",
-        "start",
-        "start_leader_epoch",
-        "topic_id",
-        "unreadable_at",
-    )
-
-    def __init__(
-        self,
-        tp: TopicPartition,
-        epoch: int,
-        start: int | None,
-        commit_start: bool,
-        start_leader_epoch: int | None = None,
-        inherited: OffsetMap | None = None,
-        topic_id: str | None = None,
-    ) -> None:
-        super().__init__(tp, epoch)
-        self.topic_id = topic_id
-        """Which life of the topic its offsets are of; None: the brokers do not tell."""
-        self.start = start
-        self.start_leader_epoch = start_leader_epoch
-        self.inherited = inherited
-        """What was settled above `start` before this assignment, as far as it was not read again yet."""
-        self.proven = True
-        """False after the process was away: the group may have given the partition to another meanwhile."""
-        self.blocks: deque[Block | Finished] = deque()
-        self.last_seen = -1
-        self.last_timestamp = -1
-        """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
-        self.next_offset: int | None = start if commit_start else None
-        self.next_leader_epoch: int | None = None
-        self.committed: Position | None = None
-        self.end: int | None = None
-        self.reached = self.reached_before = -1
-        """Up to where the client has read, markers included, as last heard and as heard the time before: by then it has
-        handed over what it had read."""
-        self.removed_to = 0
-        """Up to here it is reported what was removed from the log before it was read."""
-        self.emptied: tuple[int, int] | None = None
-        """Where the log was seen to be empty, all to be read removed: our position, and where it begins."""
-        self.unreadable_at: int | None = None
-        """From where it cannot be read now: what the broker sends is damaged. None: it can."""
-        self.map_most = offset_map.MOST
-        """Bytes that the metadata of a commit may take."""
-        self.destination: str | None = None
-        """Where its events go: stands in what is committed."""
-        self.elsewhere = False
-        """What lies before its start was committed for another destination."""
-        self._pack_at = 16
-        self._map_size = 0
-        self._measure_at = float("-inf")
+    start: int | None
+    start_leader_epoch: int | None = None
+    inherited: OffsetMap | None = None
+    """What was settled above `start` before this assignment, as far as it was not read again yet."""
+    topic_id: str | None = None
+    """Which life of the topic its offsets are of; None: the brokers do not tell."""
+    map_most: int = offset_map.MOST
+    """Bytes that the metadata of a commit may take."""
+    destination: str | None = None
+    """Where its events go: stands in what is committed."""
+    proven: bool = True
+    """False after the process was away: the group may have given the partition to another meanwhile."""
+    elsewhere: bool = False
+    """What lies before its start was committed for another destination."""
+    blocks: deque[Block | Finished] = field(default_factory=deque)
+    last_seen: int = -1
+    last_timestamp: int = -1
+    """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
+    next_offset: int | None = None
+    next_leader_epoch: int | None = None
+    committed: Position | None = None
+    end: int | None = None
+    reached: int = -1
+    """Up to where the client has read, markers included, as last heard."""
+    reached_before: int = -1
+    """The same as heard the time before: by then the client has handed over what it had read."""
+    removed_to: int = 0
+    """Up to here it is reported what was removed from the log before it was read."""
+    emptied: tuple[int, int] | None = None
+    """Where the log was seen to be empty, all to be read removed: our position, and where it begins."""
+    unreadable_at: int | None = None
+    """From where it cannot be read now: what the broker sends is damaged. None: it can."""
+    _pack_at: int = 16
+    _map_size: int = 0
+    _measure_at: float = -math.inf
 
     def position(self) -> int | None:
         """The offset after the last record read, or where reading starts."""
         return self.last_seen + 1 if self.last_seen >= 0 else self.start
-
-    def took(self, committed: Position) -> None:
-        """The group has this position now. Beyond what is read it is one of a log that was cut meanwhile: void."""
-        if committed.next_offset <= (self.position() or 0):
-            self.committed = committed
 
     def lowest_open(self) -> tuple[Block, int] | None:
         """The lowest open record: its block, and its index there."""
@@ -193,10 +144,9 @@ class AssignmentState(Fence):
 
     def _position(self, next_offset: int, leader_epoch: int | None) -> Position:
         bounds, highest = self._settled_above(next_offset)
+        # A reader of such a map would skip what is open.
         if bounds and bounds[0] < next_offset:
-            raise InvariantViolation(
-                f"the map of {self.tp.topic}[{self.tp.partition}] begins before {next_offset}; please report this"
-            )
+            raise bug(f"the map of {self.tp} begins before {next_offset}")
         text = offset_map.write(
             next_offset,
             bounds,
@@ -269,17 +219,6 @@ def map_place(tp: TopicPartition) -> str:
     return f"{tp.topic}-{tp.partition}"
 
 
-class Placed(Protocol):
-    """Something with a record."""
-
-    block: Block
-    index: int
-
-
-P = TypeVar("P", bound=Placed)
-_BLOCK: attrgetter[Block] = attrgetter("block")
-
-
 class Ledger:
     """All live assignments, and the sums of those that ended."""
 
@@ -289,16 +228,19 @@ class Ledger:
         self._ended = dict.fromkeys(MARK, 0)
         self._entered = 0
         self._released = 0
-        self._released_unread = 0
-        self._map_most = map_most
+        # Records fetched, and dropped without being read.
+        self.released_unread = 0
+        self.map_most = map_most
         self._destination = destination
         self._ended_at: dict[TopicPartition, LeftAt] = {}
+        # Records passed over, ever.
         self.passed = 0
-        """Records passed over, ever."""
         self.open = 0
         self.open_bytes = 0
+        # How often something settled, ever: whether there is progress.
         self.settlements = 0
-        """How often something settled, ever: whether there is progress."""
+        # Records settled, by the number of the mapping's section.
+        self.by_section: Counter[tuple[int, Disposition]] = Counter()
 
     def __iter__(self) -> Iterator[AssignmentState]:
         return iter(self._assignments.values())
@@ -319,8 +261,17 @@ class Ledger:
     ) -> AssignmentState:
         """Open the books of a new assignment; an older one of the same partition ends here."""
         self.drop(tp)
-        state = AssignmentState(tp, epoch, start, commit_start, start_leader_epoch, inherited, topic_id)
-        state.map_most, state.destination = self._map_most, self._destination
+        state = AssignmentState(
+            tp,
+            epoch,
+            start,
+            start_leader_epoch,
+            inherited,
+            topic_id,
+            self.map_most,
+            self._destination,
+            next_offset=start if commit_start else None,
+        )
         self._assignments[tp] = state
         return state
 
@@ -330,6 +281,7 @@ class Ledger:
         if state is None:
             return None
         self._check(state)
+        # While its blocks are there to read it off.
         self._ended_at[tp] = state.left_at()
         state.live = False
         self.open -= state.open
@@ -349,7 +301,9 @@ class Ledger:
 
         It is released; what is open before `offset` will not come again and stays. Gives how many were released.
         """
-        released = sum(self._cut(block, offset) for block in state.blocks if isinstance(block, Block))
+        released = sum(
+            self._release_from(block, offset) for block in state.blocks if isinstance(block, Block)
+        )
         state.blocks = deque(block for block in state.blocks if block.first_offset < offset)
         for block in state.blocks:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
@@ -368,28 +322,20 @@ class Ledger:
             # Reading begins anew; what is before it is settled, or was never ours.
             state.start, state.start_leader_epoch = offset, None
             state.next_offset = state.next_leader_epoch = None
+        elif not state.blocks:
+            # All before `offset` is settled, and a commit past the gap before it may be out: none goes back behind it.
+            state.next_offset = offset
         return released
 
-    def _cut(self, block: Block, offset: int) -> int:
+    def _release_from(self, block: Block, offset: int) -> int:
         """Release a block's open records from `offset` on; what is before it is all that is left of the block."""
-        place, released = bisect_left(block.offsets, offset), 0
-        for index in range(place, len(block.offsets)):
-            if block.release(index):
-                block.records[index] = None
-                released += 1
-                block.assignment.open_bytes -= block.costs[index]
-                self.open_bytes -= block.costs[index]
-        block.open -= released
+        released, size = block.release_from(offset)
+        self._grow(block.assignment, -size)
         block.assignment.open -= released
         block.assignment.read -= released
         self.open -= released
         self._released += released
         return released
-
-    def release_unread(self, count: int) -> None:
-        """So many records that were fetched and never read were let go of."""
-        self._released += count
-        self._released_unread += count
 
     def settled_before(self, state: AssignmentState, chunk: Chunk) -> list[int]:
         """Indexes of the chunk's records that were settled before this assignment: they are passed over.
@@ -399,6 +345,7 @@ class Ledger:
         inherited = state.inherited
         if inherited is None or not chunk.records:
             return []
+        # A record of a later leader epoch: the log was cut below it, and the map speaks of records that are gone.
         if not inherited.holds_for(chunk.leader_epoch):
             state.inherited = None
             return []
@@ -410,73 +357,64 @@ class Ledger:
         self,
         state: AssignmentState,
         chunk: Chunk,
-        costs: list[int] | None = None,
+        sizes: Sequence[int],
+        columns: Columns,
         passed: Sequence[int] = (),
     ) -> Block:
         """Enter fetched records as read and open. Offsets must be beyond those seen, and rise.
 
-        `costs`: bytes each holds (by default, of the record alone); `passed`: see `settled_before`.
+        `sizes`: bytes of each; `columns`: what they became; `passed`: see `settled_before`.
         """
-        block = Block(state, chunk, sizes_of(chunk.records) if costs is None else costs, passed)
+        block = Block(state, chunk, sizes, columns, passed)
         offsets = block.offsets
-        if offsets[0] <= state.last_seen or not all(map(lt, offsets, offsets[1:])):
-            raise InvariantViolation(
-                f"offsets of {state.tp.topic}[{state.tp.partition}] do not rise after {state.last_seen}; "
-                "please report this"
-            )
+        if offsets[0] <= state.last_seen or not rising(offsets):
+            raise bug(f"offsets of {state.tp} do not rise after {state.last_seen}")
         state.blocks.append(block)
+        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up.
         state.keep_little()
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None
-        size = sum(block.costs)
         self.passed += len(passed)
         self._entered += block.open
         state.read += block.open
         state.open += block.open
-        state.open_bytes += size
         self.open += block.open
-        self.open_bytes += size
+        self._grow(state, block.held)
         return block
 
-    def grow(self, state: Fence, size: int) -> None:
-        """Open records of an assignment now hold `size` bytes more: their serialised events, entered in `costs`."""
-        state.open_bytes += size
-        self.open_bytes += size
+    def insert(self, block: Block, rows: Mapping[int, int], columns: Columns) -> None:
+        """Open records that waited are read: see `Block.insert`."""
+        before = block.held
+        block.insert(rows, columns)
+        self._grow(block.assignment, block.held - before)
 
-    def settle(self, block: Block, index: int, disposition: Disposition) -> bool:
-        """Give an open record its one final disposition. False if its assignment has ended: nothing happens."""
-        return bool(self.settle_all([RecordPlace(block, index)], disposition))
-
-    def settle_all(self, placed: Iterable[P], disposition: Disposition) -> list[P]:
-        """As `settle`, for many; gives those whose record it settled."""
-        ours: list[P] = []
-        for block, run in groupby(placed, _BLOCK):
-            some = list(run)
-            indexes = [one.index for one in some]
-            if not block.move(indexes, MARK[disposition]):
-                if not block.assignment.live:
-                    continue
-                some = [one for one in some if block.stages[one.index] != RELEASED]
-                indexes = [one.index for one in some]
-            records, costs, size = block.records, block.costs, 0
-            for index in indexes:
-                records[index] = None
-                size += costs[index]
-            self._enter(block, disposition, len(indexes), size)
-            ours += some
+    def settle(self, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
+        """Give open records their one final disposition. Gives those that it settled: of assignments that go on."""
+        ours: list[Run] = []
+        for run in runs:
+            block, first, end = run
+            if block.move(first, end, MARK[disposition]):
+                ours.append(run)
+            # A rewind released some of its rows; the others are settled all the same.
+            elif block.assignment.live:
+                ours += pick([run], [stage == MARK[disposition] for stage in block.stages[first:end]])[0]
+        for block, first, end in ours:
+            count, state = end - first, block.assignment
+            # Before the block drops its columns.
+            for number, of_section in Run(block, first, end).sections().items() if block.sections else ():
+                self.by_section[number, disposition] += of_section
+            self._grow(state, -block.settled(first, end))
+            state.counts[disposition] += count
+            state.open -= count
+            self.open -= count
+            self.settlements += count
         return ours
 
-    def _enter(self, block: Block, disposition: Disposition, count: int, size: int) -> None:
-        """So many records of a block, of so many bytes, are settled."""
-        state = block.assignment
-        block.open -= count
-        state.counts[disposition] += count
-        state.open -= count
-        state.open_bytes -= size
-        self.open -= count
-        self.open_bytes -= size
-        self.settlements += count
+    def _grow(self, state: Fence, size: int) -> None:
+        """Blocks of this assignment hold this many bytes more."""
+        state.open_bytes += size
+        self.open_bytes += size
 
     def committables(self) -> Iterator[Position]:
         """Positions that differ from what is committed, for partitions that are not being drained.
@@ -491,23 +429,19 @@ class Ledger:
                 yield position
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
-        """What to commit of live assignments about to be let go. Raises `InvariantViolation` if the books are off."""
+        """What to commit of assignments that are about to end. Raises `InvariantViolation` if a ledger is off."""
         self.check()
         positions = []
         for state in states:
+            # A lost partition commits nothing, though its drain may still be waited for.
             position = state.committable() if state.live else None
             if position is not None and position != state.committed:
                 positions.append(position)
         return positions
 
-    @property
-    def map_most(self) -> int:
-        """Bytes that the metadata of a commit may take."""
-        return self._map_most
-
     def limit_metadata(self, most: int) -> None:
         """The broker takes no more with a commit than this."""
-        self._map_most = most
+        self.map_most = most
         for state in self._assignments.values():
             state.map_most = most
 
@@ -517,30 +451,33 @@ class Ledger:
 
     def totals(self) -> Totals:
         """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
-        counts = dict(self._ended)
-        for state in self:
-            for disposition, count in state.counts.items():
-                counts[disposition] += count
-        read = self._entered - (self._released - self._released_unread)
-        named = {disposition.value: count for disposition, count in counts.items()}
-        return Totals(read=read, open=self.open, released=self._released, **named)
+        columns = zip(self._ended.values(), *(state.counts.values() for state in self), strict=True)
+        delivered, duplicate, filtered, dead_lettered = map(sum, columns)  # the order of `MARK`
+        released = self._released + self.released_unread
+        return Totals(self._read(), delivered, duplicate, filtered, dead_lettered, self.open, released)
+
+    def _read(self) -> int:
+        """Records read and not released."""
+        return self._entered - self._released
 
     def mismatch(self) -> int:
         """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
-        read, *parts, _ = astuple(self.totals())
-        return read - sum(parts) or sum(state.off() for state in self)
+        # Both sides are counted apart: what was entered, and what became of it.
+        settled = sum(self._ended.values()) + sum(sum(state.counts.values()) for state in self)
+        return self._read() - settled - self.open or sum(state.off() for state in self)
 
     def check(self) -> None:
         """Raises `InvariantViolation` unless the books add up."""
+        if not self.mismatch():
+            return
         for state in self:
             self._check(state)
-        if self.mismatch():
-            raise InvariantViolation(f"the ledger does not add up: {self.totals()}; please report this")
+        raise bug(f"the ledger does not add up: {self.totals()}")
 
     def _check(self, state: AssignmentState) -> None:
         off = state.off()
         if off:
-            raise InvariantViolation(
-                f"the ledger of {state.tp.topic}[{state.tp.partition}] does not add up, by {off}: read {state.read}, "
-                f"settled {sum(state.counts.values())}, open {state.open}; please report this"
+            raise bug(
+                f"the ledger of {state.tp} does not add up, by {off}: read {state.read}, "
+                f"settled {sum(state.counts.values())}, open {state.open}"
             )

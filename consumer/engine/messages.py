@@ -1,8 +1,8 @@
-"""All that passes between core and shell: inputs in the past tense, commands in the imperative.
+"""All that passes between engine and shell: inputs in the past tense, commands in the imperative.
 
 The shell feeds one input at a time to `consumer.engine.pipeline.Pipeline.handle` and performs the commands it
 gets back. Each command that does something outside is answered by exactly one input, success or failure; a
-command is tried once, and what a failure means is the core's to decide. Numbers (``number``) tie the answer to
+command is tried once, and what a failure means is the engine's to decide. Numbers (``number``) tie the answer to
 its command; they are unique in a process.
 """
 
@@ -11,9 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any, NamedTuple
 
-from consumer.engine.model import Chunk, Position, Record, Rejection, SchemaRef, TopicPartition, TraceParent
+from consumer.engine.model import (
+    Chunk,
+    CommerceEvent,
+    Filtered,
+    Note,
+    Position,
+    Record,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+    TraceParent,
+)
 
 
 class Assignment(NamedTuple):
@@ -37,7 +49,7 @@ class Assignment(NamedTuple):
 
 
 class NewLife(NamedTuple):
-    """A partition whose topic was deleted and made anew while we held it under `epoch`."""
+    """A partition whose topic was deleted and created again while we held it under `epoch`."""
 
     topic: str
     partition: int
@@ -114,11 +126,37 @@ class SchemaUnavailable:
 
 
 @dataclass(frozen=True, slots=True)
-class KeysLookedUp:
-    """Answers `LookUpKeys`: per key, whether it was delivered within the window."""
+class Transformed:
+    """Answers `Transform`: what the user's function made of the next of these records, as many as there are results.
+
+    The function is not called for the others: those that are still wanted are asked for again.
+    """
 
     number: int
-    found: Sequence[bool]
+    results: Sequence[CommerceEvent | Filtered | Rejection]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformIsSlow:
+    """The user's function has worked for `seconds` on record `row` of a `Transform`, and has not returned.
+
+    `results`: what it made of the records before that one, as far as it was not told yet.
+    """
+
+    number: int
+    row: int
+    seconds: float
+    results: Sequence[CommerceEvent | Filtered | Rejection] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeysLookedUp:
+    """Answers `LookUpKeys`. `found`, for each key: 0, not delivered within the window; 1, delivered; 2, another member
+    has it in flight. `session`: ours in a shared key store, which has claimed those with 0; 0: it is not shared."""
+
+    number: int
+    found: Sequence[int]
+    session: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +168,11 @@ class LookUpFailed:
 
 @dataclass(frozen=True, slots=True)
 class KeysStored:
-    """Answers `StoreKeys`: the keys are durable."""
+    """Answers `StoreKeys`: the keys are durable. `stored`: for each key, whether it is (None: all are). One that is not
+    was claimed by another member, since our lease had ended; 2: it is, and that member had delivered it, too."""
 
     number: int
+    stored: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +180,48 @@ class StoreFailed:
     """Answers `StoreKeys`: not (known to be) durable."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """Answers `RenewLease`: our claims hold for as long as a lease is. `session`: which session of ours has them; if it
+    is another one than before, earlier claims are void. `notes`: what other members have told, and holds yet."""
+
+    number: int
+    session: int
+    notes: Sequence[Note] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """A shared key store has told that our claims do not hold any more, whatever it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenewFailed:
+    """Answers `RenewLease`: it is not certain that our claims hold."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallsGiven:
+    """Answers `AskCalls`: this many calls may be made. 0: the account's quota is used up for `wait` seconds yet.
+    `left`: how many are free for others."""
+
+    number: int
+    account: str
+    calls: int
+    wait: float
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallsNotGiven:
+    """Answers `AskCalls`: the key store did not answer."""
+
+    number: int
+    account: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +257,11 @@ class DeadLettersStored:
 class CommitTrouble(Enum):
     """What kind of reason a commit was not taken for."""
 
+    # The group is between two generations, its coordinator moves, or the partition is another's by now: the next
+    # commit, or the partition's next owner, makes up for it.
     PASSING = "passing"
-    """The group is between two generations, its coordinator moves, or the partition is another's by now: the next
-    commit, or the partition's next owner, makes up for it."""
+    # The broker takes less metadata with a commit, or less of all commits' together.
     METADATA = "metadata"
-    """The broker takes less metadata with a commit, or less of all commits' together."""
     OTHER = "other"
 
 
@@ -224,9 +306,11 @@ class EndOffsets:
 
 @dataclass(frozen=True, slots=True)
 class KeysForgotten:
-    """How many keys the key store, being full, has forgotten since the start before their window was over."""
+    """How many keys the key store has forgotten since the start before their window was over: being full, or because a
+    shared one was set back (`lost`)."""
 
     early: int
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +318,13 @@ class TopicIdsTold:
     """The brokers told which ids topics have now. One of which they told none is not in it."""
 
     ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """The brokers told how many members of the group hold partitions, ourselves included."""
+
+    members: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +347,17 @@ Input = (
     | SchemaFound
     | SchemaMissing
     | SchemaUnavailable
+    | Transformed
+    | TransformIsSlow
     | KeysLookedUp
     | LookUpFailed
     | KeysStored
     | StoreFailed
+    | LeaseRenewed
+    | LeaseLost
+    | RenewFailed
+    | CallsGiven
+    | CallsNotGiven
     | Answered
     | Unanswered
     | DeadLettersStored
@@ -268,6 +366,7 @@ Input = (
     | EndOffsets
     | KeysForgotten
     | TopicIdsTold
+    | GroupSize
     | StopRequested
     | Tick
 )
@@ -283,34 +382,91 @@ class FetchSchema:
 
 
 @dataclass(frozen=True, slots=True)
-class LookUpKeys:
-    """Ask the key store which of these were delivered within the window."""
+class Transform:
+    """Call the user's function for each of these decoded records, one after the other; see `Transformed`."""
 
     number: int
-    keys: Sequence[bytes]
+    events: Sequence[CommerceEvent] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpKeys:
+    """Ask the key store which of these were delivered within the window; a shared one claims the others for us.
+
+    `keys`: one after the other, 16 bytes each.
+    """
+
+    number: int
+    keys: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StoreKeys:
-    """Remember these as delivered, durably."""
+    """Remember these as delivered, durably; ends our claims. `keys`: one after the other, 16 bytes each."""
 
     number: int
-    keys: Sequence[bytes]
+    keys: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseKeys:
+    """End our claims of these in a shared key store: we will not deliver them. It has no answer: where it fails, the
+    store begins another session for us, and claims of the one before end with its lease."""
+
+    keys: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    """Prolong the lease on our claims in a shared key store, or begin a session there."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskCalls:
+    """Ask a shared key store for calls to an account, of the quota that all members have together.
+
+    They are made within `seconds` from now, or not at all. `destination`: the tag of the API (`Policy.destination`).
+    """
+
+    number: int
+    destination: str
+    account: str
+    calls: int
+    per_minute: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TellNote:
+    """Tell the other members that share the key store. It has no answer: where it fails, they meet it themselves."""
+
+    note: Note
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One attempt to deliver: POST `body` (JSON) to the account's endpoint.
+    """One attempt to deliver: POST the body (JSON) to the account's endpoint.
 
-    `attempt`: 1 the first time. `parents`: where some of its records come from, if traces are wanted.
+    `parts`: the body is these, one after the other. They are not joined here: it is a megabyte, and a socket takes
+    them as they stand. `attempt`: 1 the first time. `parents`: where some of its records come from, if traces are
+    wanted. `begin_by`: when it must have begun (monotonic), for its claims in a shared key store are not known to hold
+    long enough after that.
     """
 
     number: int
     account: str
-    body: bytes = field(repr=False)
+    parts: Sequence[bytes | memoryview] = field(repr=False)
     events: int
     attempt: int = 1
     parents: Sequence[TraceParent] = ()
+    begin_by: float = inf
+
+    @property
+    def body(self) -> bytes:
+        """The body as one."""
+        return b"".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +487,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Answers `Revoked`: commit these in the rebalance itself, then let go."""
+    """Answers `Revoked`: commit these in the rebalance itself, then give the partitions up."""
 
     number: int
     positions: Sequence[Position]
@@ -373,17 +529,20 @@ class Report:
     fields: Mapping[str, str | int | float | None]
 
 
-Command = (
+Attempt = (
     FetchSchema
+    | Transform
     | LookUpKeys
     | StoreKeys
+    | ReleaseKeys
+    | RenewLease
+    | AskCalls
+    | TellNote
     | Send
     | StoreDeadLetters
     | Commit
-    | Release
-    | Stop
     | ReadAnew
     | ReadToken
-    | GiveUp
-    | Report
 )
+"""What asks something of the outside: tried once, and answered by one input, but for `ReleaseKeys` and `TellNote`."""
+Command = Attempt | Release | Stop | GiveUp | Report

@@ -4,9 +4,8 @@ A *record* is what Kafka holds. Decoded it is a *commerce event* (a plain ``dict
 schema). Converted it is a *conversion event*: one item of the API's ``data``. Each record ends in exactly one
 *disposition*.
 
-Hot objects are slotted classes or named tuples, not frozen dataclasses: a frozen dataclass costs a microsecond to make,
-and one is made for every event. `Policy` holds the limits, intervals and patience that the engine goes by; times are in
-seconds, sizes in bytes.
+Hot objects are slotted classes or named tuples, not frozen dataclasses, which cost a microsecond each to make. `Policy`
+holds the limits, intervals and patience that the engine goes by; times are in seconds, sizes in bytes.
 
 *The destination tag.* A delivered key and a committed offset mean nothing for another destination: the address of the
 API, and whether its test mode is on. What does not make it another one does not change the tag: credentials, query,
@@ -37,13 +36,20 @@ CommerceEvent = dict[str, Any]
 """A decoded record in the shape of the reader schema; times are ``int`` in the schema's own unit."""
 
 
+class SectionEvent(CommerceEvent):
+    """A commerce event, where the mapping has sections: `section` is the number of its own, from 1."""
+
+    __slots__ = ("section",)
+    section: int
+
+
 class MetadataLeft(Enum):
     """What of their metadata the broker takes with commits."""
 
+    # All of it: offset maps, topic ids, the destination.
     MAPS = "maps"
-    """All of it: offset maps, topic ids, the destination."""
+    # Topic ids and the destination.
     IDS = "ids"
-    """Topic ids and the destination."""
     NOTHING = "nothing"
 
 
@@ -127,6 +133,26 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
 
 
+class Note(NamedTuple):
+    """What one member has met that all who share its key store should know (`consumer.engine.gate`)."""
+
+    destination: str
+    """The tag of the API (`Policy.destination`)."""
+    account: str
+    """Empty: all accounts."""
+    status: int
+    """HTTP status: 429, or that of a refusal."""
+    code: int | None
+    seconds: float
+    """How long it holds yet."""
+    name: str = ""
+    """What tells it from others; given by the store."""
+
+
+THROTTLED: Final = 429
+"""The status of a `Note` of a throttle."""
+
+
 class TraceParent(NamedTuple):
     """The span that a record was written in, as its ``traceparent`` header says (W3C Trace Context)."""
 
@@ -135,13 +161,13 @@ class TraceParent(NamedTuple):
     flags: int
 
 
+# What stands for the headers of a record whose client cannot read them; a dead letter says so.
 UNREADABLE_HEADERS: Final = (
     (
         "pinstream.headers",
         b"unreadable: the name of a header is not UTF-8; all of them are left out here, read them at the origin",
     ),
 )
-"""What stands for the headers of a record whose client cannot read them; a dead letter says so."""
 
 
 class Chunk(NamedTuple):
@@ -222,47 +248,39 @@ class Warned(NamedTuple):
     field: str
 
 
+@dataclass(eq=False, slots=True)
 class ConversionEvent:
-    """One item of the API's ``data``, with what the pipeline needs to know of it.
+    """One item of the API's ``data``, with what the pipeline needs to know of it."""
 
-    `payload` is the JSON object to send; `time` is ``event_time`` in whole seconds.
-    """
-
-    __slots__ = ("account", "action_source", "dedup_id", "event_id", "name", "payload", "time", "warnings")
-
-    def __init__(
-        self,
-        account: str,
-        name: str,
-        event_id: str,
-        dedup_id: str,
-        time: int,
-        action_source: str,
-        payload: dict[str, Any],
-        warnings: tuple[Warned, ...],
-    ) -> None:
-        self.account = account
-        self.name = name
-        self.event_id = event_id
-        self.dedup_id = dedup_id
-        """What identifies the event within account and name: ``event_id`` unless the mapping says otherwise."""
-        self.time = time
-        self.action_source = action_source
-        self.payload = payload
-        self.warnings = warnings
+    account: str
+    name: str
+    event_id: str
+    dedup_id: str
+    """What identifies the event within account and name: ``event_id`` unless the mapping says otherwise."""
+    time: int
+    """``event_time``, in whole seconds."""
+    action_source: str
+    payload: dict[str, Any]
+    """The JSON object to send."""
+    warnings: tuple[Warned, ...]
 
 
 class Filtered(NamedTuple):
-    """Not to be sent, on purpose; `code` says which rule did it (``event_name``, ``consent``, ``tombstone``)."""
+    """Not to be sent, on purpose; `code` says which rule did it (``event_name``, ``consent``, ``transform``,
+    ``tombstone``)."""
 
     code: str
 
 
 Converted = ConversionEvent | Filtered | Rejection
 
+# Codes of records that the function of ``PINSTREAM_TRANSFORM`` has failed on.
+TRANSFORM_FAILED: Final = "transform_failed"
+TRANSFORM_MISFIT: Final = "transform_misfit"
 
+
+# Seconds. Far below every session time-out; a false alarm costs no more than a commit.
 AWAY = 2.0
-"""Seconds. Far below every session time-out; a false alarm costs no more than a commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +294,7 @@ class Backoff:
     cap: float = 30.0
 
     def ceiling(self, failures: int) -> float:
-        """The longest delay after so many failures in a row (1 is the first)."""
+        """The longest delay after this many failures in a row (1 is the first)."""
         return float(min(self.cap, self.base * 2 ** min(failures - 1, 32)))
 
     def delay(self, failures: int, jitter: float) -> float:
@@ -290,11 +308,16 @@ class Policy:
 
     accounts: int = 1
     """How many ad accounts are configured."""
+    token_by_account: bool = False
+    """Each account has an access token of its own: a refused one halts its account alone."""
     batch_events: int = 1000
     batch_bytes: int = 4 * 1024 * 1024
     linger: float = 0.5
     concurrency: int = 8
     calls_per_minute: int = 5000
+    quota_members: int = 0
+    """By how many members of the group these calls are divided, as long as the brokers have not told how many there
+    are. 0: they are not divided, since a shared key store counts those of all members, or there is no group."""
     max_open_events: int = 20_000
     max_open_bytes: int = 128 * 1024 * 1024
     commit_interval: float = 1.0
@@ -325,9 +348,15 @@ class Policy:
     events_per_second: float = math.inf
     """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
     most_records: int | None = None
-    """A replay's limit: at most so many records are read, those aside that its ``--where`` left out."""
+    """A replay's limit: at most this many records are read, not counting those that its ``--where`` left out."""
+    lease: float = 0.0
+    """Seconds for which claims in a shared key store hold without a renewal; 0: the key store is not shared."""
+    call_timeout: float = 30.0
+    """The longest that a call may take."""
+    transform: str = ""
+    """The user's function through which decoded records go (``PINSTREAM_TRANSFORM``); empty: there is none."""
     trace_links: int = 0
-    """Of so many of its records a `Send` says in which trace they were written; 0: nobody looks."""
+    """For this many of its records a `Send` says in which trace they were written; 0: for none."""
     delivery_backoff: Backoff = Backoff()
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
     """For the key store, the dead-letter topic, the registry: near, and needed by all."""
@@ -336,7 +365,6 @@ class Policy:
 
 _PORTS: Final = {"http": 80, "https": 443}
 _DIGEST_BYTES: Final = 6
-_TAG: Final = re.compile(r"[A-Za-z0-9_-]{8}")
 
 
 def destination_tag(url: str, test_mode: bool) -> str:
@@ -352,13 +380,8 @@ def destination_tag(url: str, test_mode: bool) -> str:
     return urlsafe_b64encode(hashlib.sha256(identity.encode()).digest()[:_DIGEST_BYTES]).decode()
 
 
-def is_tag(text: str) -> bool:
-    """Whether `text` can be a tag."""
-    return _TAG.fullmatch(text) is not None
-
-
+# The platform itself, in live mode: the destination of everything written before destinations had tags.
 REAL_API: Final = destination_tag("https://api.pinterest.com/v5", test_mode=False)
-"""The platform itself, in live mode: the destination of everything written before destinations had tags."""
 
 
 HEADER = "traceparent"
@@ -366,8 +389,8 @@ _FORM = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 )
 _SAMPLED = 1
+# Where the digit stands whose lowest bit is `_SAMPLED`, in every version.
 _FLAG = slice(54, 55)
-"""Where the digit stands whose lowest bit is `_SAMPLED`, in every version."""
 _ODD = b"13579bdf"
 
 

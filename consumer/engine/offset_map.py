@@ -1,27 +1,26 @@
 """What goes with a committed offset, in the commit's metadata: the offset map, the topic's id, the destination.
 
-Theory of operation. A commit names one offset, that of the lowest open record; what lies above it and is settled
-would be sent again after a restart or a move to another member. So each commit carries a map of it: alternately
-the lengths of open and of settled runs, in offsets, from the committed offset up (as parallel-consumer does it).
-Offsets that are no records (compaction, transaction markers) belong to whichever run they lie in: they never
-become records.
+Theory of operation. A commit names one offset, that of the lowest open record. What is settled above it would be sent
+again after a restart or by another member. So each commit carries a map: the lengths of open and of settled runs, in
+turns, from the committed offset on (as parallel-consumer does it). Offsets without a record (compaction, transaction
+markers) belong to the run around them.
 
-*The topic's id.* An offset means something within one life of a topic only. Deleted and made anew under the same name,
-a topic begins at offset 0 again, and what was committed in its life before names other records (`is_void`).
+*The topic's id.* An offset means something within one life of a topic only. A topic that was deleted and created again
+begins at offset 0, and an offset that was committed in its earlier life names another record (`is_void`).
 
-*The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, and what was
-sent to a sandbox never reached the real API: whoever starts with another destination has to hear of it.
+*The destination* (`consumer.engine.model`). Records below a committed offset are not sent again, but what was sent to a
+sandbox never reached the real API. So a start with another destination must be noticed.
 
-As text: ``pinstream:2:`` and base64url of: one byte for how the runs are written and which ids follow, a checksum over
-the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs. The runs are written as
-varints or as bits, whichever is shorter, and deflated if that helps. The broker takes 4,096 bytes at most
-(``offset.metadata.max.bytes``): what does not fit is left out from the top of the map, never of the ids, and is then
-sent again if it comes to that. ``pinstream:1:``, from before there were ids, is the same without them, and still read.
+The text is ``pinstream:2:`` and base64url of: one byte (how the runs are written, and which ids follow), a checksum
+over the committed offset, the partition's name and the rest, the ids, the leader epoch, the runs. Runs are written as
+varints or as bits, whichever is shorter, and deflated if that helps. A broker takes 4,096 bytes by default
+(``offset.metadata.max.bytes``). What does not fit is left out, from the top of the map, and may be sent again.
+``pinstream:1:``, the earlier form without ids, is still read.
 
-Two fences for the map. The checksum binds it to its offset and partition: one that was carried elsewhere is not ours.
-The leader epoch is the highest of any record in the map: where a record of a higher epoch stands at or below an offset
-of the map, the log was cut after the map was written (unclean leader election), and the record is another one. What is
-foreign or broken is ignored, never fatal: it costs repetitions, no losses.
+Two things protect the map. The checksum binds it to its offset and partition, so a copied map is ignored. And it has
+the highest leader epoch of its records: if a record in its range has a higher epoch, the log was cut after the map was
+written (unclean leader election), and the record is another one. A foreign or broken map is ignored, which costs
+repetitions but loses nothing.
 """
 
 from __future__ import annotations
@@ -32,51 +31,46 @@ import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
+# Bytes of metadata that a broker takes by default, less the NUL that librdkafka adds; the text is ASCII.
 MOST = 4095
-"""Bytes of metadata a broker takes by default, less the NUL that librdkafka sends with them; the text is ASCII."""
 _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"
+# Bytes before the ids: how the runs are written, and the checksum.
 _HEAD = 5
-"""Bytes before the ids: how the runs are written, and the checksum."""
 _TOPIC_ID_BYTES: Final = 16
 _DESTINATION_BYTES: Final = 6
+# Bits of the first byte: which ids follow, and how the runs are written.
 _HAS_TOPIC_ID: Final = 0x80
 _HAS_DESTINATION: Final = 0x40
 _HOW: Final = 0x3F
-"""Of the first byte: which ids follow, and how the runs are written."""
+# Bytes of metadata with all ids and no map. With no more room than that, no map is written.
 IDS_MOST: Final = len(_PREFIX) + (_HEAD + _TOPIC_ID_BYTES + _DESTINATION_BYTES + 1 + 2) // 3 * 4
-"""Bytes of metadata with all ids and no map. Where there is no more room than that, no map is written."""
+# Bounds that a map may have: more than open events can make.
 _MOST_BOUNDS = 1 << 17
-"""Bounds a map may have; more than open events ever make."""
+# Bytes that each form may inflate to.
 _LONGEST_RUNS = 9 * _MOST_BOUNDS
 _LONGEST_BITS = 1 << 17
-"""Bytes that each form may unfold to."""
 _RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
 _SAME = re.compile("0+|1+")
 
 
 def safe_window(most: int) -> int:
-    """Offsets that fit into `most` bytes whatever their pattern: a bit each."""
+    """Return how many offsets fit into `most` bytes, whatever their pattern: one bit each."""
     return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - _TOPIC_ID_BYTES - _DESTINATION_BYTES - 10) * 8
 
 
-SAFE_WINDOW = safe_window(MOST)
-
-
+@dataclass(frozen=True, slots=True)
 class OffsetMap:
-    """Settled offsets above a base. `bounds` rise: where settled runs begin and end, in turns.
+    """Settled offsets above a base."""
 
-    `leader_epoch`: the highest of the records in it; None where the broker tells none.
-    """
-
-    __slots__ = ("bounds", "leader_epoch")
-
-    def __init__(self, bounds: Sequence[int], leader_epoch: int | None) -> None:
-        self.bounds = bounds
-        self.leader_epoch = leader_epoch
+    bounds: Sequence[int]
+    """Where settled runs begin and end, in turns and in order."""
+    leader_epoch: int | None
+    """The highest leader epoch of its records; None if the broker does not say it."""
 
     @property
     def end(self) -> int:
@@ -84,23 +78,28 @@ class OffsetMap:
         return self.bounds[-1]
 
     def settled(self, offset: int) -> bool:
-        """Whether the record at `offset` was settled when the map was written."""
+        """Return True if the record at `offset` was settled when the map was written."""
         return bisect_right(self.bounds, offset) % 2 == 1
 
+    def count(self, begin: int, end: int) -> int:
+        """Return how many offsets from `begin` to before `end` were settled."""
+        runs = zip(self.bounds[::2], self.bounds[1::2], strict=True)
+        return sum(max(0, min(last, end) - max(first, begin)) for first, last in runs)
+
     def holds_for(self, leader_epoch: int | None) -> bool:
-        """Whether the map is still true where a record of this leader epoch stands in its range."""
+        """Return True if the map is valid although a record of this leader epoch is in its range."""
         if leader_epoch is None or self.leader_epoch is None:
             return leader_epoch is self.leader_epoch
         return leader_epoch <= self.leader_epoch
 
     def from_offset(self, offset: int) -> list[int]:
-        """The bounds of what is settled from `offset` on."""
+        """Return the bounds of what is settled from `offset` on."""
         place = bisect_right(self.bounds, offset)
         return [offset, *self.bounds[place:]] if place % 2 else list(self.bounds[place:])
 
 
 class CommitMetadata(NamedTuple):
-    """What the metadata of a commit says. None: it does not say it. `settled`: the offset map."""
+    """What the metadata of a commit says; None: it does not say it. `settled`: the offset map."""
 
     topic_id: str | None
     destination: str | None
@@ -125,19 +124,32 @@ def write(
     bounds = bounds[:_MOST_BOUNDS] if most > IDS_MOST else ()
     if not most or not (bounds or topic_id or destination):
         return ""
-    seal = _Seal(base, where, leader_epoch, topic_id, destination)
-    text = seal.text(bounds)
-    if len(text) <= most:
-        return text
-    fits, too_many = 0, len(bounds) // 2
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if len(seal.text(bounds[: 2 * middle])) <= most:
-            fits = middle
-        else:
-            too_many = middle
-    text = seal.text(bounds[: 2 * fits]) if fits or topic_id or destination else ""
-    return text if len(text) <= most else ""
+    which, ids = 0, b""
+    for flag, text, size in (
+        (_HAS_TOPIC_ID, topic_id, _TOPIC_ID_BYTES),
+        (_HAS_DESTINATION, destination, _DESTINATION_BYTES),
+    ):
+        if text:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            if len(raw) != size:
+                raise ValueError(f"an id of {len(raw)} bytes instead of {size}")
+            which, ids = which | flag, ids + raw
+    epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
+
+    def sealed(runs: int) -> str:
+        """The metadata with the lowest `runs` settled runs of the map."""
+        how, written = _shortest(base, bounds[: 2 * runs]) if runs else (_RUNS, b"")
+        how |= which
+        body = ids + (epoch + written if runs else b"\0")
+        raw = bytes([how]) + _checksum(base, where, how, body) + body
+        return _PREFIX + base64.urlsafe_b64encode(raw).decode()
+
+    runs = len(bounds) // 2
+    found = sealed(runs)
+    if len(found) > most:
+        runs = bisect_right(range(1, runs), most, key=lambda some: len(sealed(some)))
+        found = sealed(runs)
+    return found if len(found) <= most and (runs or ids) else ""
 
 
 def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
@@ -172,7 +184,7 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
 
 
 def is_void(metadata: str, base: int, *, where: str, topic_id: str | None) -> bool:
-    """Whether the offset `base` was committed in an earlier life of the topic that has the id `topic_id` now.
+    """Return True if the offset `base` was committed in an earlier life of the topic, whose id is `topic_id` now.
 
     What names no id may be of any life: it is taken as it is.
     """
@@ -181,12 +193,12 @@ def is_void(metadata: str, base: int, *, where: str, topic_id: str | None) -> bo
 
 
 def are_different_lives(one: str | None, other: str | None) -> bool:
-    """Whether these ids are known, and those of two topics (that may have one name, one after the other)."""
+    """Return True if both ids are known and differ: they belong to two topics, perhaps of one name."""
     return one is not None and other is not None and one != other
 
 
 def _id(raw: bytes, at: int, size: int) -> tuple[str | None, int]:
-    """The id that begins at `at`, and where what follows begins. Raises `ValueError`."""
+    """Return the id that begins at `at`, and where it ends. Raises `ValueError`."""
     if at + size > len(raw):
         raise ValueError("an id ends in its middle")
     text = base64.urlsafe_b64encode(raw[at : at + size]).decode().rstrip("=")
@@ -194,9 +206,19 @@ def _id(raw: bytes, at: int, size: int) -> tuple[str | None, int]:
 
 
 def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:
+    """Return the map that begins at `at`; None: it is broken, empty, or written by a later version."""
     try:
         epoch, at = _varint(raw, at)
-        bounds = list(islice(_unfold(how, raw[at:], base), _MOST_BOUNDS + 1))
+        data = raw[at:]
+        if how in (_RUNS_DEFLATED, _BITS_DEFLATED):
+            unpack = zlib.decompressobj()
+            data = unpack.decompress(data, _LONGEST_RUNS if how == _RUNS_DEFLATED else _LONGEST_BITS)
+            if not unpack.eof:
+                return None  # it inflates to more than we ever write
+        if how not in (_RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED):
+            return None
+        found = (_bounds_of_runs if how in (_RUNS, _RUNS_DEFLATED) else _bounds_of_bits)(data, base)
+        bounds = list(islice(found, _MOST_BOUNDS + 1))
     except (ValueError, zlib.error):
         return None
     if not bounds or len(bounds) % 2 or len(bounds) > _MOST_BOUNDS:
@@ -204,64 +226,24 @@ def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:
     return OffsetMap(bounds, epoch - 1 if epoch else None)
 
 
-class _Seal:
-    """Writes the metadata of one commit, with more or less of its map."""
-
-    def __init__(
-        self, base: int, where: str, leader_epoch: int | None, topic_id: str | None, destination: str | None
-    ) -> None:
-        self._base = base
-        self._where = where
-        self._which = (_HAS_TOPIC_ID if topic_id else 0) | (_HAS_DESTINATION if destination else 0)
-        self._ids = _id_bytes(topic_id, _TOPIC_ID_BYTES) + _id_bytes(destination, _DESTINATION_BYTES)
-        self._epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
-
-    def text(self, bounds: Sequence[int]) -> str:
-        """All of it, however long."""
-        how, runs = _shortest(self._base, bounds) if bounds else (_RUNS, b"")
-        how |= self._which
-        body = self._ids + (self._epoch + runs if bounds else b"\0")
-        raw = bytes([how]) + _checksum(self._base, self._where, how, body) + body
-        return _PREFIX + base64.urlsafe_b64encode(raw).decode()
-
-
-def _id_bytes(text: str | None, size: int) -> bytes:
-    if not text:
-        return b""
-    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if len(raw) != size:
-        raise ValueError(f"an id of {len(raw)} bytes instead of {size}")
-    return raw
-
-
 def _shortest(base: int, bounds: Sequence[int]) -> tuple[int, bytes]:
-    """How the runs are written, and what that gives."""
-    runs = _varints(after - before for before, after in zip((base, *bounds), bounds, strict=False))
-    plain, deflated, raw = _RUNS, _RUNS_DEFLATED, runs
-    if (bounds[-1] - base + 7) // 8 <= min(len(runs), _LONGEST_BITS):
-        plain, deflated, raw = _BITS, _BITS_DEFLATED, _bits(base, bounds)
+    """Return the shortest form of the runs, and the runs in this form."""
+    lengths = [after - before for before, after in zip((base, *bounds), bounds, strict=False)]
+    plain, deflated, raw = _RUNS, _RUNS_DEFLATED, _varints(lengths)
+    if (bounds[-1] - base + 7) // 8 <= min(len(raw), _LONGEST_BITS):
+        # A bit for each offset, the lowest first: 1 is settled.
+        text = "".join(("1" if turn % 2 else "0") * length for turn, length in enumerate(lengths))
+        raw = int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
+        plain, deflated = _BITS, _BITS_DEFLATED
     packed = zlib.compress(raw)
     return (deflated, packed) if len(packed) < len(raw) else (plain, raw)
-
-
-def _unfold(how: int, data: bytes, base: int) -> Iterator[int]:
-    if how in (_RUNS_DEFLATED, _BITS_DEFLATED):
-        unpack = zlib.decompressobj()
-        data = unpack.decompress(data, _LONGEST_RUNS if how == _RUNS_DEFLATED else _LONGEST_BITS)
-        if not unpack.eof:
-            raise ValueError("unfolds to more than anything we write")
-    if how in (_BITS, _BITS_DEFLATED):
-        return _bounds_of_bits(data, base)
-    if how in (_RUNS, _RUNS_DEFLATED):
-        return _bounds_of_runs(data, base)
-    raise ValueError("written by a later version")
 
 
 def _bounds_of_runs(data: bytes, base: int) -> Iterator[int]:
     at, bound, first = 0, base, True
     while at < len(data):
         length, at = _varint(data, at)
-        # Only the first may be of nothing: the base itself is settled, and was not read again yet.
+        # Only the first run may be empty: then the base itself is settled.
         if not length and not first:
             raise ValueError("a run of nothing")
         bound += length
@@ -277,12 +259,6 @@ def _bounds_of_bits(data: bytes, base: int) -> Iterator[int]:
     if text != "0":
         for run in _SAME.finditer(text):
             yield base + run.end()
-
-
-def _bits(base: int, bounds: Sequence[int]) -> bytes:
-    lengths = [after - before for before, after in zip((base, *bounds), bounds, strict=False)]
-    text = "".join(("1" if turn % 2 else "0") * length for turn, length in enumerate(lengths))
-    return int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
 
 
 def _checksum(base: int, where: str, how: int, body: bytes) -> bytes:
@@ -301,7 +277,7 @@ def _varints(numbers: Iterable[int]) -> bytes:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where the next begins. Raises `ValueError`."""
+    """Return the number that begins at `at`, and where it ends. Raises `ValueError`."""
     number = shift = 0
     while at < len(data) and shift < 63:
         byte = data[at]

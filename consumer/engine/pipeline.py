@@ -21,22 +21,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from math import inf
 from operator import attrgetter
 from typing import assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.answers import Answers
-from consumer.engine.block import Block, Delivery, RecordStage, Verdict, all_accepted, move_all
-from consumer.engine.claims import Claims, Keys, Letter, Outbox
+from consumer.engine.block import (
+    RecordStage,
+    Run,
+    divide,
+    each_of,
+    keys_of,
+    kinds_by_section,
+    kinds_of,
+    mark_taken_over,
+    move_all,
+    pick,
+    rows_of,
+    times_of,
+)
+from consumer.engine.claims import Claims, Letter, Outbox, T
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
-from consumer.engine.counters import Samples
-from consumer.engine.coverage import Coverage
-from consumer.engine.freshness import Freshness
+from consumer.engine.figures.counters import Samples
+from consumer.engine.figures.coverage import Coverage
+from consumer.engine.figures.freshness import Freshness
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.guard import Guard
-from consumer.engine.intake import FETCH_MOST as FETCH_MOST
-from consumer.engine.intake import Admission, Intake, Limit, Room, SchemaAnswers
+from consumer.engine.intake import Admission, Intake, SchemaAnswers
+from consumer.engine.keys import ASK_AGAIN, Lookups
 from consumer.engine.ledger import AssignmentState, Ledger, LeftAt
 from consumer.engine.model import (
     Disposition,
@@ -50,16 +64,22 @@ from consumer.engine.model import (
     SchemaRef,
     TopicPartition,
 )
-from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps
+from consumer.engine.reading import (
+    Converting,
+    Keys,
+    Reading,
+    SchemaLearner,
+    TwoSteps,
+    Verdict,
+    split_keys,
+)
+from consumer.engine.room import Room
 from consumer.engine.sending import Dispatcher
-from consumer.engine.statistics import Statistics
-from consumer.engine.survey import Stall, excused, lag_of, survey
-from consumer.engine.waiting import EarlyRecords, Parked, Parking
-from consumer.errors import InvariantViolation
+from consumer.engine.survey import Stall, look_for_stall, survey
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 _LETTERS_MOST = 500
 _KEYS_MOST = 10_000
-_ACCOUNT: attrgetter[str] = attrgetter("account")
 
 
 class Pipeline:
@@ -73,46 +93,43 @@ class Pipeline:
         *,
         reading: Reading | None = None,
         seed: int = 0,
+        sections: Sequence[str] = (),
     ) -> None:
-        """`reading`: a faster way through `decoder` and `converter` than one after the other."""
+        """`reading`: a faster way through `decoder` and `converter`, not with a function; `sections`: the mapping's."""
         self.policy = policy
-        self.context = Context(policy, seed)
+        self.context = Context(policy, seed, sections)
+        self.transforming = Transforming(self.context, decoder)
         self.ledger = Ledger(policy.map_bytes, policy.destination)
-        self.claims = Claims(Keys(policy.destination))
+        self.claims = Claims()
         self.freshness = Freshness()
         self.coverage = Coverage()
         self.samples = Samples()
+        # The first records that could not be delivered.
+        self.problems: Sequence[Problem] = self.samples.problems
         self.dispatcher = Dispatcher(self.context)
+        self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher, self.drop)
         self.parking = Parking(policy)
         self.clock = Clock(self.context)
         self.early = EarlyRecords()
-        self.keys: Outbox[Delivery] = Outbox(policy.inner_backoff, _KEYS_MOST)
+        self.keys: Outbox[Run] = Outbox(policy.inner_backoff, _KEYS_MOST, lambda run: run.rows)
         self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
         self.stopping = False
         self.progress_at: float | None = None
         self.waiting_for_start = 0
         self.joined = False
+        reading = TwoSteps(self.transforming, converter) if reading is None else reading
+        keys = Keys(policy.destination)
         self._intake = Intake(
-            self.context,
-            self.clock,
-            self.claims,
-            TwoSteps(decoder, converter) if reading is None else reading,
-            self.samples,
+            self.context, self.clock, self.claims, self.transforming, reading, self.samples, keys
         )
         self.guard = Guard(self.context)
         self.stall = Stall(self.context)
-        self._limit = Limit(policy.most_records, self.ledger)
         self.admission = Admission(
-            self.context, self.ledger, self.parking, self.early, self._intake, self, self.guard, self._limit
+            self.context, self.ledger, self.parking, self.early, self._intake, self, self.guard
         )
-        self._room = Room(
-            self.context, self.ledger, self.parking, self.admission, self.dispatcher, self.guard, self._limit
-        )
+        self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
         self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
         self._answers = Answers(self.context, self.clock, self.dispatcher, self)
-        self._looking_up: dict[int, list[Delivery]] = {}
-        self._look_up_again: list[tuple[float, list[Delivery]]] = []
-        self._look_up_failures = 0
         self.commits = Commits(self.context, self.ledger)
         self._drains: list[Drain] = []
         self._lives = Lives(self.context, self.ledger)
@@ -122,29 +139,43 @@ class Pipeline:
 
     def handle(self, happened: m.Input, now: Instant) -> list[m.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
-        self.context.begin(self.clock.begin(now))
+        self.context.now = self.clock.begin(now)
         self.commits.mind_absence(now)
+        self.lookups.mind_clocks(now)
         settled_before = self.ledger.settlements
         self._take_in(happened)
         self._go_on()
         if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
             self.progress_at = now.monotonic
-        return self.context.take()
+        commands, self.context.commands = self.context.commands, []
+        return commands
 
     def _take_in(self, happened: m.Input) -> None:  # noqa: C901 - one case for each message
         match happened:
             case m.Fetched():
                 self._fetched(happened)
             case m.KeysLookedUp():
-                self._keys_looked_up(happened)
+                if any(happened.found):
+                    self.early.pilot_at = -inf
+                self.lookups.looked_up(happened)
             case m.LookUpFailed():
-                self._look_up_failed(happened)
+                self.lookups.failed(happened)
+            case m.LeaseRenewed():
+                self.lookups.renewed(happened)
+                # The store answers again. What is delivered is confirmed before other members claim it.
+                self.keys.try_now()
+            case m.LeaseLost():
+                self.lookups.lease_lost()
+            case m.RenewFailed():
+                self.lookups.renewal_failed(happened)
+            case m.CallsGiven() | m.CallsNotGiven():
+                self.dispatcher.calls_given(happened)
             case m.Answered():
                 self._answers.answered(happened)
             case m.Unanswered():
                 self._answers.unanswered(happened)
             case m.KeysStored() | m.StoreFailed():
-                self._keys_stored(happened.number, isinstance(happened, m.KeysStored))
+                self._keys_stored(happened)
             case m.DeadLettersStored():
                 self._dead_letters_stored(happened)
             case m.CommitDone():
@@ -155,22 +186,24 @@ class Pipeline:
                 self._schemas.missing(happened)
             case m.SchemaUnavailable():
                 self._schemas.unavailable(happened)
+            case m.Transformed() | m.TransformIsSlow():
+                self.transforming.told(happened)
             case m.TokenRead():
                 self.dispatcher.token_read(happened.changed)
             case m.Assigned():
                 self._assigned(happened)
-            case m.Revoked():
-                self._revoked(happened)
+            case m.Revoked() | m.StopRequested():
+                self._drain(happened)
             case m.Lost():
                 self._lost(happened)
             case m.TopicIdsTold():
                 self._topic_ids_told(happened)
+            case m.GroupSize():
+                self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
             case m.EndOffsets():
                 self._end_offsets(happened)
             case m.KeysForgotten():
                 self._keys_forgotten(happened)
-            case m.StopRequested():
-                self._stop_requested(happened)
             case m.Tick():
                 pass
             case _:
@@ -181,13 +214,15 @@ class Pipeline:
 
         The first one is due when the process begins.
         """
+        # Open records may be another member's by now. Until a commit has proven that they are ours, nothing is begun
+        # that the other may be doing as well.
         begun = () if self.commits.unproven() else (self.dispatcher.due(), self.letters.due())
         times = [
             *begun,
             self.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
             None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
-            min((at for at, _ in self._look_up_again), default=None),
+            self.lookups.due(),
             min((drain.deadline for drain in self._drains), default=None),
             self.commits.due(),
             self.guard.due(),
@@ -197,7 +232,7 @@ class Pipeline:
 
     def room(self) -> int:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
-        return 0 if self.stopping or self.commits.withheld else self._room.level()
+        return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
 
     def progress(self) -> Progress:
         """Where the work stands, at little cost."""
@@ -218,11 +253,6 @@ class Pipeline:
         """Where each partition that was ever ours stands, or was left at."""
         return self.ledger.left_at()
 
-    @property
-    def problems(self) -> Sequence[Problem]:
-        """The first records that could not be delivered."""
-        return self.samples.problems
-
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
         return survey(self, now)
@@ -231,7 +261,7 @@ class Pipeline:
 
     def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
-            return
+            return  # the group gives them to others once we have left
         states = [self._lives.assign(one) for one in happened.assignments]
         for state in states:
             self.commits.assigned(state)
@@ -245,6 +275,7 @@ class Pipeline:
         released = 0
         for tp in happened.partitions:
             state = self.ledger.drop(tp)
+            # Nothing is committed: the new owner may have committed more, and ours would set it back.
             released += state.open if state is not None else 0
         self._purge()
         self.context.report(
@@ -255,44 +286,38 @@ class Pipeline:
         if self._lives.told(happened.ids):
             self._purge()
 
-    def _revoked(self, happened: m.Revoked) -> None:
-        states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
-        self._drain(Drain(happened.number, states, self.context.now.monotonic + happened.grace))
-
-    def _stop_requested(self, happened: m.StopRequested) -> None:
-        if self.stopping:
+    def _drain(self, happened: m.Revoked | m.StopRequested) -> None:
+        states, number = list(self.ledger), None
+        if isinstance(happened, m.Revoked):
+            states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
+            number = happened.number
+        elif self.stopping:
             return
-        self.stopping = True
-        self._drain(Drain(None, list(self.ledger), self.context.now.monotonic + happened.grace))
-
-    def _drain(self, drain: Drain) -> None:
-        for state in drain.states:
+        else:
+            self.stopping = True
+        for state in states:
             state.draining = True
         self._purge()
-        self._drains.append(drain)
+        self._drains.append(Drain(number, states, self.context.now.monotonic + happened.grace))
 
     def _purge(self) -> None:
         """Take what is no longer ours to begin out of every queue, and release its claims."""
         for queue in self.dispatcher:
-            self.let_go(queue.purge())
-        again, self._look_up_again = self._look_up_again, []
-        for at, deliveries in again:
-            kept = [one for one in deliveries if one.accepted]
-            self.let_go([one for one in deliveries if not one.accepted])
-            if kept:
-                self._look_up_again.append((at, kept))
+            self.drop(queue.purge())
+        self.lookups.purge()
         self.parking.purge()
         self.early.purge()
         self.admission.purge()
-        self.letters.discard(lambda letter: not letter.ours)
+        self.claims.purge()
+        self.letters.discard(lambda letter: not letter.row.ours)
 
     def _end_drains(self) -> None:
-        """Revokes before the stop: their positions must be committed before the group lets go of them."""
+        """Revokes before the stop: their positions must be committed before the group takes the partitions."""
         for drain in sorted(self._drains, key=lambda one: one.number is None):
             busy = self._busy(drain.states)
             if busy and self.context.now.monotonic < drain.deadline:
                 continue
-            # The stop ends the process: whoever still waits for a revoke is answered first.
+            # The stop ends the process: revokes that still wait are answered first.
             ending = list(self._drains) if drain.number is None else [drain]
             for one in sorted(ending, key=lambda each: each.number is None):
                 self._drains.remove(one)
@@ -300,16 +325,21 @@ class Pipeline:
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
-        concerned = {id(state) for state in states if state.live}
-        if not concerned:
-            return False
-        # In flight, or on their way to the key store; their followers settle with them.
-        leaders = [*self.dispatcher.in_flight(), *self.keys]
-        followers = (one for leader in leaders for one in leader.followers or ())
+        concerned = {id(state): state for state in states if state.live}
+        events = [*self.dispatcher.in_flight(), *self.keys]
+        # Also of records that were released because the position went back: without their keys they are sent again.
+        if any(
+            id(run.block.assignment) in concerned for run in [*events, *(one.row for one in self.letters)]
+        ):
+            return True
+        # A follower settles with the event that it waits for, which may be of another partition.
+        # Keys that a call or a write in progress may still confirm.
+        out = set(split_keys(keys_of(events)))
         return any(
-            id(one.block.assignment) in concerned
-            for some in (leaders, self.letters, followers)
-            for one in some
+            id(follower.block.assignment) in concerned
+            for key, followers in self.claims.followers.items()
+            if key in out
+            for follower in followers
         )
 
     def _finish(self, drain: Drain, late: bool) -> None:
@@ -336,12 +366,14 @@ class Pipeline:
     # -- intake
 
     def _fetched(self, happened: m.Fetched) -> None:
-        self._room.fed()
+        self._room.fed_at = self.context.now.monotonic
         self.clock.fetched(happened.chunks)
         for chunk in happened.chunks:
             state = self.ledger.get(TopicPartition(chunk.topic, chunk.partition))
             if state is None or state.epoch != chunk.epoch or state.draining or not chunk.records:
-                self.ledger.release_unread(len(chunk.records))
+                # It was fetched before the partition was taken back, or given to us anew: who has it now reads it
+                # again.
+                self.ledger.released_unread += len(chunk.records)
                 continue
             if chunk.log_start > 0:
                 self._removals.fetched(state, chunk, self.admission.held_to().get(state, 0))
@@ -350,7 +382,8 @@ class Pipeline:
             self.admission.fetched(state, chunk)
 
     def _go_back(self, state: AssignmentState, offset: int) -> None:
-        """Reading goes on before where it was, or begins before the committed offset: the log was cut or made anew.
+        """Reading goes on before where it was, or begins before the committed offset: the log was cut, or its topic
+        created again.
 
         What was seen, or known, from there on is void.
         """
@@ -363,132 +396,107 @@ class Pipeline:
         )  # fmt: skip
         self._purge()
 
-    def set_aside(self, block: Block, index: int, verdict: Verdict) -> None:
+    def set_aside(self, row: Run, verdict: Verdict) -> None:
         """This record is no event, or none yet."""
         if isinstance(verdict, SchemaRef):
-            block.move([index], RecordStage.SCHEMA)
-            self.parking.park(verdict, block, index, self.context.now.monotonic)
+            move_all([row], RecordStage.SCHEMA)
+            self.parking.park(verdict, row, self.context.now.monotonic)
         elif isinstance(verdict, Early):
-            block.move([index], RecordStage.CLOCK)
-            self.early.wait(Parked(block, index), verdict.time)
+            move_all([row], RecordStage.CLOCK)
+            self.early.wait(row, verdict.time)
         elif isinstance(verdict, Filtered):
             self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            if self.ledger.settle(block, index, Disposition.FILTERED):
-                self._limit.left_out += 1
+            if self.ledger.settle([row], Disposition.FILTERED):
+                self.admission.limit.left_out += 1
         else:
-            self.dead_letter(block, index, verdict, 0)
+            self.dead_letter(row, verdict, 0)
 
     # -- keys
 
-    def look_up(self, leaders: list[Delivery]) -> None:
-        """These lead their keys: were they delivered before?"""
-        if not leaders:
-            return
-        number = self.context.number()
-        self._looking_up[number] = leaders
-        self.context.emit(m.LookUpKeys(number, [one.key for one in leaders]))
-
-    def _keys_looked_up(self, happened: m.KeysLookedUp) -> None:
-        self._look_up_failures = 0
-        leaders = self._looked_up(happened.number)
-        if len(leaders) != len(happened.found):
-            raise InvariantViolation(
-                "a look-up was answered for more or fewer keys than asked; please report this"
-            )
-        if not any(happened.found) and all_accepted(leaders):
-            self._to_be_sent(leaders)
-            return
-        self.early.no_call()
-        for leader, found in zip(leaders, happened.found, strict=True):
-            if found:
-                duplicates = (leader, *self.claims.confirm(leader))
-                self.ledger.settle_all(duplicates, Disposition.DUPLICATE)
-            elif leader.accepted:
-                self._to_be_sent([leader])
-            else:
-                self.let_go([leader])
-
-    def _to_be_sent(self, leaders: list[Delivery]) -> None:
-        """These were not delivered before."""
-        now = self.context.now.monotonic
-        move_all(leaders, RecordStage.QUEUED)
-        for account, some in groupby(leaders, _ACCOUNT):
-            self.dispatcher.queue(account).add_all(list(some), now)
-
-    def _look_up_failed(self, happened: m.LookUpFailed) -> None:
-        self._look_up_failures += 1
-        self.context.counters.failures["key_store_look_up"] += 1
-        delay = self.policy.inner_backoff.delay(self._look_up_failures, 0.5 + self.context.jitter() / 2)
-        leaders = self._looked_up(happened.number)
-        kept = [one for one in leaders if one.accepted]
-        self.let_go([one for one in leaders if not one.accepted])
-        if kept:
-            self._look_up_again.append((self.context.now.monotonic + delay, kept))
-
     @property
     def key_store_fails(self) -> bool:
-        """Whether the latest look-up or write of the key store failed, and is to be tried again."""
-        looks = self._look_up_failures > 0 and bool(self._look_up_again or self._looking_up)
-        return looks or self.keys.failing
+        """Whether the latest of what is asked of the key store failed, and is to be tried again."""
+        return self.lookups.failing or self.keys.failing or self.dispatcher.not_given
 
-    def _looked_up(self, number: int) -> list[Delivery]:
-        leaders = self._looking_up.pop(number, None)
-        if leaders is None:
-            raise InvariantViolation(f"look-up {number} was answered but not asked; please report this")
-        return leaders
+    def look_up(self, leaders: Sequence[Run]) -> None:
+        """These lead their keys: were they delivered before?"""
+        self.lookups.look_up(leaders)
 
-    def _keys_stored(self, number: int, stored: bool) -> None:
+    def _keys_stored(self, happened: m.KeysStored | m.StoreFailed) -> None:
+        now = self.context.now.monotonic
+        stored = isinstance(happened, m.KeysStored)
         if not stored:
             self.context.counters.failures["key_store_write"] += 1
-        flags = [True] * self.keys.writing if stored else None
-        done = self.keys.finish(number, flags, self.context.now.monotonic, self.context.jitter())
-        followers = self.claims.confirm_all(done)
-        if followers:
-            self.ledger.settle_all(followers, Disposition.DUPLICATE)
-        ours = self.ledger.settle_all(done, Disposition.DELIVERED)
-        self.context.counters.delivered_after_release += len(done) - len(ours)
-        self.freshness.add([one.event_time for one in ours], self.context.now)
-        self.coverage.add(ours, self.context.now.monotonic)
-        self.context.counters.delivered_by_name.update([one.name for one in ours])
+        done = self.keys.finish(happened.number, stored, now, self.context.jitter())
+        if isinstance(happened, m.KeysStored) and happened.stored is not None and set(happened.stored) != {1}:
+            # Our lease had ended, and another member had taken these events over. Where it has them still, they are
+            # stored already, or can be, once it is known what became of them there.
+            taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
+            self.context.counters.taken_over += mark_taken_over(taken_over)
+            done, not_stored = pick(done, happened.stored)
+            self.keys.add_later(not_stored, now + ASK_AGAIN)
+        self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
+        ours, others = divide(done, attrgetter("ours"))
+        self.context.counters.delivered_after_release += rows_of(others)
+        kinds = kinds_of(ours)
+        self.freshness.add(times_of(ours), self.context.now)
+        covered = kinds_by_section(ours, self.context.section) if self.context.divided else kinds
+        self.coverage.add(covered.items(), self.context.now.monotonic)
+        for kind, count in kinds.items():
+            self.context.counters.delivered_by_name[kind.name] += count
+        # Last, for a block whose last record is settled drops what was just counted.
+        self.ledger.settle(ours, Disposition.DELIVERED)
 
     def _quiet(self) -> bool:
         """Whether nothing is under way that would end in a call."""
-        under_way = self._looking_up or self._look_up_again or self.admission.deferred
+        under_way = self.lookups.busy or self.admission.deferred or self.transforming.busy
         return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
 
     # -- what `answers` decides on
 
-    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+    def delivered(self, runs: Sequence[Run]) -> None:
         """The API said processed: they count as delivered as soon as their keys are durable."""
-        move_all(deliveries, RecordStage.STORING)
-        self.keys.add(deliveries)
+        move_all(runs, RecordStage.STORING)
+        self.keys.add(runs)
 
-    def refused(self, delivery: Delivery, rejection: Rejection, attempts: int) -> None:
+    def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
         """The API refused this event for good."""
-        if delivery.live:
-            self.dead_letter(delivery.block, delivery.index, rejection, attempts)
-        self._pass_on([delivery])
+        if row.ours:
+            self.dead_letter(row, rejection, attempts)
+        self._pass_on([row])
 
-    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+    def drop(self, runs: Sequence[Run]) -> None:
         """These will not be delivered by us (now): nothing is begun for them any more."""
-        move_all(deliveries, RecordStage.FREED)
-        self._pass_on(deliveries)
+        move_all(runs, RecordStage.FREED)
+        self._pass_on(each_of(runs))
 
-    def _pass_on(self, leaders: Iterable[Delivery]) -> None:
+    def _pass_on(self, leaders: Iterable[Run]) -> None:
         """The claims of these pass to the first follower of each, which is tried itself."""
-        heirs = [heir for heir in map(self.claims.release, leaders) if heir is not None]
+        heirs, ended = [], []
+        for leader in leaders:
+            heir = self.claims.release(leader)
+            if heir is None:
+                ended.append(leader)
+            else:
+                heirs.append(heir)
         move_all(heirs, RecordStage.LOOKED_UP)
-        self.look_up(heirs)
+        self.lookups.release(ended)
+        self.lookups.look_up(heirs)
 
-    def dead_letter(self, block: Block, index: int, rejection: Rejection, attempts: int) -> None:
+    def claim_again(self, runs: Sequence[Run]) -> None:
+        """A call came back without a verdict; the session that had claimed these events has ended."""
+        self.lookups.claim_again(runs)
+
+    def dead_letter(self, row: Run, rejection: Rejection, attempts: int) -> None:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
-        tp = block.assignment.tp
-        block.move([index], RecordStage.DEAD_LETTERING)
-        self.guard.bad(block, index, rejection)
+        tp = row.block.assignment.tp
+        move_all([row], RecordStage.DEAD_LETTERING)
+        self.guard.bad(row, rejection)
         at_ms = int(self.context.now.unix * 1000)
-        letter = m.DeadLetter(tp.topic, tp.partition, block.record(index), rejection, attempts, at_ms)
-        self.samples.rejected(tp, letter.record.offset, rejection)
-        self.letters.add([Letter(block, index, letter)])
+        record = row.block.record(row.first)
+        self.samples.rejected(tp, record.offset, rejection)
+        letter = m.DeadLetter(tp.topic, tp.partition, record, rejection, attempts, at_ms)
+        self.letters.add([Letter(row, letter)])
 
     def _dead_letters_stored(self, happened: m.DeadLettersStored) -> None:
         counters = self.context.counters
@@ -496,14 +504,15 @@ class Pipeline:
         if failed:
             counters.failures["dead_letter"] += failed
             self.context.report("error", "dead_letters_not_stored", count=failed)
-        done = self.letters.finish(
-            happened.number, happened.stored, self.context.now.monotonic, self.context.jitter()
-        )
-        for block, place, letter in done:
-            if self.ledger.settle(block, place, Disposition.DEAD_LETTERED):
+        # What the broker did not acknowledge is written again: better two letters than none.
+        now, jitter = self.context.now.monotonic, self.context.jitter()
+        for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
+            # Before the block drops its columns.
+            section = self.context.section(row.block.section(row.first))
+            if self.ledger.settle([row], Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
-                self.samples.stored(letter)
-        self.letters.discard(lambda letter: not letter.ours)
+                self.samples.stored(letter, section)
+        self.letters.discard(lambda letter: not letter.row.ours)
 
     # -- ends
 
@@ -518,33 +527,26 @@ class Pipeline:
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
             self._removals.begins(state, happened.begins.get(state.tp, -1), held_to.get(state, 0))
-        self._look_for_stall()
+        look_for_stall(self)  # once in each of the shell's rounds, now that it is known how much is left
 
     def _keys_forgotten(self, happened: m.KeysForgotten) -> None:
         newly = happened.early - self.context.counters.keys_forgotten_early
+        lost = happened.lost - self.context.counters.keys_lost
+        if lost > 0:
+            self.context.counters.keys_lost = happened.lost
+            self.context.report("warning", "keys_lost", keys=lost)
         if newly > 0:
             self.context.counters.keys_forgotten_early = happened.early
             self.context.report(
                 "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
             )
 
-    def _look_for_stall(self) -> None:
-        """Once in each of the shell's rounds, when it is known how much is left."""
-        held_to = self.admission.held_to()
-        lag = sum(lag_of(state, held_to.get(state, 0)) or 0 for state in self.ledger)
-        by_name = (
-            self.stopping
-            or self.guard.tripped is not None
-            or excused(self.dispatcher, self.context.now.monotonic)
-        )
-        self.stall.look(self.ledger.settlements, self.ledger.open + lag, by_name)
-
     # -- after every input
 
     def _go_on(self) -> None:
         """Begin all that may begin now."""
         now = self.context.now.monotonic
-        # First who lets go: that makes room for who waits.
+        # First what ends: that makes room for what waits.
         self._end_drains()
         self.clock.mind()
         self.admission.admit()
@@ -554,16 +556,15 @@ class Pipeline:
         if self.guard.tripped is None:
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
-        for at, leaders in list(self._look_up_again):
-            if at <= now:
-                self._look_up_again.remove((at, leaders))
-                self.look_up(leaders)
+        self.lookups.go_on()
         self.dispatcher.tend_halts()
         self.dispatcher.tend_silence()
-        self._write_keys(now)
+        number, runs = self._begin_writing(self.keys)
+        if runs:
+            self.context.emit(m.StoreKeys(number, keys_of(runs)))
         if not self.commits.unproven():
-            self.dispatcher.send(len(self.keys))
-            self._write_letters(now)
+            self.dispatcher.send(self.keys.rows_at_risk)
+            self._write_letters()
         self.commits.go_on()
         self._room.go_on()
 
@@ -574,26 +575,25 @@ class Pipeline:
         """
         self.guard.mind()
         if self.guard.tripped is not None:
-            for block, index, _ in self.letters.discard(lambda _: True):
-                block.move([index], RecordStage.FREED)
+            # A letter would settle its record, and its offset could be committed past the cause that somebody is to
+            # correct.
+            move_all([row for row, _ in self.letters.discard(lambda _: True)], RecordStage.FREED)
             self._end_drains()
 
-    def _write_keys(self, now: float) -> None:
-        number = self.context.number()
-        keys = [one.key for one in self.keys.begin(number, now)]
-        if keys:
-            self.context.emit(m.StoreKeys(number, keys))
-
-    def _write_letters(self, now: float) -> None:
-        number = self.context.number()
-        letters = [one.letter for one in self.letters.begin(number, now)]
+    def _write_letters(self) -> None:
+        number, letters = self._begin_writing(self.letters)
         if letters:
-            self.context.emit(m.StoreDeadLetters(number, letters))
+            self.context.emit(m.StoreDeadLetters(number, [one.letter for one in letters]))
+
+    def _begin_writing(self, outbox: Outbox[T]) -> tuple[int, Sequence[T]]:
+        """The next write of an outbox, and its number; empty if none may begin now."""
+        number = self.context.number()
+        return number, outbox.begin(number, self.context.now.monotonic)
 
 
 @dataclass(slots=True)
 class Drain:
-    """Assignments being let go of. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
+    """Assignments that are being drained. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
 
     number: int | None
     states: list[AssignmentState]

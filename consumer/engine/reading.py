@@ -1,48 +1,206 @@
 """How records become events with their JSON: what the engine needs of a decoder and a converter.
 
-Theory of operation. Decoder and converter are told of no other part of the engine; they fit the Protocols here by
-shape. Each event is serialised once; batches, retries and bisects only join those bytes.
+Theory of operation. Reading fills `Columns`: a row for each record, with the event's JSON, key, time and kind, or with
+the verdict why there is no event. An event is serialised once: batches, retries and bisects only join those bytes.
+Decoder and converter know no other part of the engine; they fit the Protocols here by shape.
+
+*Keys.* A key says to whom an event was delivered: destination, ad account, event name, event id (docs/architecture.md,
+rule 3). It is a hash, so that its size is bounded and no id lies readable on disk.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from sys import getsizeof
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from consumer.engine.block import Delivery, Prepared
-from consumer.engine.coverage import written_in
+from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import (
+    REAL_API,
     CommerceEvent,
     ConversionEvent,
     Converted,
+    Early,
     Filtered,
     Record,
     Rejection,
     SchemaRef,
+    SectionEvent,
     Stage,
+    Warned,
 )
 
 TOMBSTONE = Filtered("tombstone")
 _NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
+Verdict = Filtered | Rejection | SchemaRef | Early
+"""Why a record is no event, or none yet."""
+
+# 128 bits: among 10**9 keys the chance that any two collide is about 1.5e-21.
+KEY_BYTES: Final = 16
+NO_KEY: Final = bytes(KEY_BYTES)
+# Marks of an event: it happened offline; a call with it has left, and its outcome is not known; it is counted among
+# those that may be doubled.
+OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
+# How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.
+_LOOSE: Final = 17 / 16
+
+
+class Keys:
+    """Makes the keys of events.
+
+    Account, name and id are separated by NUL, which only the last can hold. `destination`: the tag of where events go
+    (`model.destination_tag`). The platform's own, in live mode, has no part in the key (and so has none that is not
+    known): such are the keys of folders from before there were tags, and what a store in production holds stays known.
+    """
+
+    def __init__(self, destination: str | None = None) -> None:
+        self.prefix = b"" if destination in (None, REAL_API) else f"{destination}\0".encode()
+
+    def of(self, account: str, event_name: str, dedup_id: str) -> bytes:
+        """The key of an event."""
+        text = f"{account}\0{event_name}\0{dedup_id}".encode("utf-8", "surrogatepass")
+        return blake2b(self.prefix + text, digest_size=KEY_BYTES).digest()
+
+
+def split_keys(keys: bytes) -> list[bytes]:
+    """Keys that stand one after the other, each by itself."""
+    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+
+
+class Kind(NamedTuple):
+    """What many events have in common. `written`: which parameters are in it (`figures.coverage.BITS`)."""
+
+    account: str
+    name: str
+    written: int
+
+
+@dataclass(eq=False, slots=True)
+class Columns:
+    """What a slice of records became: a row for each, in all columns. See `consumer.engine.block.Block` for these."""
+
+    make_key: Keys
+    page: bytearray = field(default_factory=bytearray)
+    ends: array[int] = field(default_factory=lambda: array("q"))
+    keys: bytearray = field(default_factory=bytearray)
+    times: array[int] = field(default_factory=lambda: array("q"))
+    marks: bytearray = field(default_factory=bytearray)
+    kind_numbers: bytearray = field(default_factory=bytearray)
+    kinds: dict[Kind, int] = field(default_factory=dict)
+    """Their numbers, in this order."""
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    """By row, why there is no event."""
+    warnings: dict[int, tuple[Warned, ...]] = field(default_factory=dict)
+    """By row, what the event lacks."""
+    sections: bytearray = field(default_factory=bytearray)
+    """By row, the number of its section of the mapping. 0, or beyond the end: it has none."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def add_event(
+        self,
+        kind: Kind,
+        dedup_id: str,
+        time: int,
+        offline: bool,
+        body: bytes,
+        warnings: tuple[Warned, ...],
+    ) -> None:
+        """The next record is this event; `body` is its JSON."""
+        if warnings:
+            self.warnings[len(self)] = warnings
+        self.page += body
+        self.page += b","
+        self.keys += self.make_key.of(kind.account, kind.name, dedup_id)
+        self._add(time, OFFLINE if offline else 0, self.kinds.setdefault(kind, len(self.kinds)))
+
+    def add_converted(self, event: ConversionEvent) -> None:
+        """The next record is this event, which is serialised here."""
+        try:
+            body = orjson.dumps(event.payload)
+        except orjson.JSONEncodeError:
+            self.add(_NOT_UNICODE)
+            return
+        kind = Kind(event.account, event.name, written_in(event.payload))
+        self.add_event(
+            kind, event.dedup_id, event.time, event.action_source == "offline", body, event.warnings
+        )
+
+    def add(self, verdict: Verdict | None) -> None:
+        """The next record is no event; None: it is not read at all, since it was settled before."""
+        if verdict is not None:
+            self.verdicts[len(self)] = verdict
+        self.keys += NO_KEY
+        self._add(0, 0, 0)
+
+    def _add(self, time: int, marks: int, kind_number: int) -> None:
+        self.ends.append(len(self.page))
+        self.times.append(time)
+        self.marks.append(marks)
+        self.kind_numbers.append(kind_number)
+
+    def of_section(self, row: int, number: int) -> None:
+        """The rows from `row` on are of this section."""
+        self.sections += bytes(row - len(self.sections))
+        self.sections += bytes((number,)) * (len(self) - len(self.sections))
+
+    def start(self, row: int) -> int:
+        """Where its body begins in the page."""
+        return self.ends[row - 1] if row else 0
+
+    def body(self, row: int) -> bytes:
+        """Its JSON, and the comma behind it."""
+        return bytes(self.page[self.start(row) : self.ends[row]])
+
+    def key(self, row: int) -> bytes:
+        """Its key."""
+        return bytes(self.keys[KEY_BYTES * row : KEY_BYTES * (row + 1)])
+
+    def whole_page(self) -> bytes | bytearray:
+        """The page, which does not change any more: as it is, unless it has much room that was not needed."""
+        return self.page if getsizeof(self.page) <= len(self.page) * _LOOSE else bytes(self.page)
+
+    def sizes(self) -> list[int]:
+        """Bytes of each body."""
+        return [end - start for start, end in zip((0, *self.ends), self.ends, strict=False)]
+
+    def is_event(self, row: int) -> bool:
+        """Whether this record became an event."""
+        return self.ends[row] > self.start(row)
+
+    def cut(self, rows: int) -> None:
+        """Only the first `rows` of them."""
+        if rows < len(self):
+            del self.page[self.start(rows) :], self.keys[KEY_BYTES * rows :]
+            for column in (self.ends, self.times, self.marks, self.kind_numbers):
+                del column[rows:]
+            del self.sections[rows:]
+            self.verdicts = {row: verdict for row, verdict in self.verdicts.items() if row < rows}
+            self.warnings = {row: warnings for row, warnings in self.warnings.items() if row < rows}
 
 
 class Decoding(Protocol):
-    """What the core needs of a decoder; see `consumer.avro.decode.Decoder`."""
+    """What the engine needs of a decoder; see `consumer.avro.decode.Decoder`."""
 
-    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
-        """One result per record: the event, why there is none, the schema that is needed first; None: tombstone.
+    def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
+        """One result per record of this topic: the event, or why there is none, or the schema that is needed first.
 
-        `Filtered` where somebody in between does not want it (`consumer.commands.replay.selection`).
+        None stands for a tombstone; `Filtered` where the mapping or somebody in between does not want it
+        (`consumer.commands.replay.options`).
         """
 
 
 class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.avro.decode.Decoder`."""
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | Filtered | None:
         """Learn a writer's schema; gives why it can never be read, if so."""
 
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:
@@ -50,55 +208,57 @@ class SchemaLearner(Decoding, Protocol):
 
 
 class Converting(Protocol):
-    """What the core needs of a converter; see `consumer.conversion.converter.Converter`."""
+    """What the engine needs of a converter; see `consumer.conversion.converter.Converter`."""
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
         """One result per event, at `now` (unix seconds)."""
 
 
 class Reading(Protocol):
-    """From records to deliveries: `TwoSteps`, or `consumer.conversion.reading.CompiledReading`."""
+    """From records to columns: `TwoSteps`, or `consumer.conversion.reading.CompiledReading`."""
 
     @property
     def in_two_steps(self) -> int:
         """How many records were decoded and converted one after the other, so far."""
 
-    def read(self, records: list[Record], now: float) -> list[Prepared]:
-        """One result per record, in order, at `now` (unix seconds)."""
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
+        """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds)."""
 
 
-def serialised(event: ConversionEvent) -> Delivery | Rejection:
-    """The event with its JSON."""
-    try:
-        body = orjson.dumps(event.payload)
-    except orjson.JSONEncodeError:
-        return _NOT_UNICODE
-    offline = event.action_source == "offline"
-    written = written_in(event.payload)
-    return Delivery(
-        event.account, event.name, event.dedup_id, event.time, offline, body, event.warnings, written
-    )
+# Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's
+# objects when the next step comes to them (a slice of 1000 costs a third more; docs/performance.md).
+_SLICE: Final = 64
 
 
 class TwoSteps:
-    """Decodes and converts a slice, one after the other; each event is serialised at once."""
+    """Decodes and converts, one after the other; each event is serialised at once."""
 
     def __init__(self, decoder: Decoding, converter: Converting) -> None:
         self._decoder = decoder
         self._converter = converter
         self.in_two_steps = 0
 
-    def read(self, records: list[Record], now: float) -> list[Prepared]:
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
         """See `Reading`."""
-        self.in_two_steps += len(records)
-        read: list[Any] = list(self._decoder.decode_chunk(records))
-        places = [place for place, decoded in enumerate(read) if type(decoded) is dict]
-        converted = self._converter.convert_chunk([read[place] for place in places], now)
-        for place, event in zip(places, converted, strict=True):
-            read[place] = serialised(event) if isinstance(event, ConversionEvent) else event
-        return [TOMBSTONE if one is None else one for one in read]
+        for at in range(0, len(records), _SLICE):
+            self._read_slice(records[at : at + _SLICE], now, columns, topic)
 
-    def read_one(self, record: Record, now: float) -> Prepared:
-        """What one record became."""
-        (read,) = self.read([record], now)
-        return read
+    def _read_slice(self, some: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
+        records = [record for record in some if record is not None]
+        self.in_two_steps += len(records)
+        decoded = list(self._decoder.decode_chunk(records, topic))
+        events = [one for one in decoded if isinstance(one, dict)]
+        converted = iter(self._converter.convert_chunk(events, now))
+        read = iter([(one, next(converted) if isinstance(one, dict) else one) for one in decoded])
+        for record in some:
+            if record is None:
+                columns.add(None)
+                continue
+            event, one = next(read)
+            if isinstance(one, ConversionEvent):
+                columns.add_converted(one)
+            else:
+                verdict: Any = TOMBSTONE if one is None else one
+                columns.add(verdict)
+            if isinstance(event, SectionEvent):
+                columns.of_section(len(columns) - 1, event.section)

@@ -1,4 +1,5 @@
-"""Records that wait: for their writer's schema (`Parking`), or for their time (`EarlyRecords`).
+"""Records that wait: for their writer's schema (`Parking`), for their time (`EarlyRecords`), or for the user's function
+(`Transforming`).
 
 Theory of operation. A record whose schema we have not seen is parked under the schema's reference, and the registry
 is asked for it. Known schemas need no registry at all, so other records go on (confluentinc/schema-registry #928,
@@ -15,7 +16,7 @@ again. A record of it that comes meanwhile waits for the next answer to a questi
 no longer: so a flood of records of a made-up schema does not fill what may be parked for ever, and no restart is
 needed once the schema is there.
 
-Questions are bounded, since whoever writes to the topic chooses the ids: some at once, some a second, and for each
+Questions are bounded, since the topic's producers choose the ids: some at once, some a second, and for each
 reference one per backoff, as long as a record waits for it.
 
 Events that lie ahead of what may be a slow clock wait, open, and are judged again. While the platform has not said
@@ -25,6 +26,9 @@ when it is called, and all events may wait, one of them is a *pilot* while nothi
 its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
 
 What waits has the bounds of what waits for its schema (`consumer.engine.intake`), and dies with its assignment.
+
+The function of ``PINSTREAM_TRANSFORM`` is not the engine's to call: it takes as long as it likes. So a record waits for
+it before it is read, and is not open meanwhile: a drain does not wait for it, and its next owner reads it again.
 """
 
 from __future__ import annotations
@@ -33,62 +37,60 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from consumer.engine.block import Block, RecordStage
-from consumer.engine.context import SKEW
-from consumer.engine.model import Instant, Policy, SchemaRef
-from consumer.engine.statistics import SCHEMAS_MOST, SchemaWait
+from consumer.engine.block import ROW_BYTES, RecordStage, Run, move_all
+from consumer.engine.context import SKEW, Context
+from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
+from consumer.engine.messages import Transform, Transformed, TransformIsSlow
+from consumer.engine.model import (
+    CommerceEvent,
+    Filtered,
+    Instant,
+    Policy,
+    Record,
+    Rejection,
+    SchemaRef,
+    TopicPartition,
+)
+from consumer.engine.reading import Decoded, SchemaLearner
+from consumer.errors import bug
 
+# Seconds of its rate of questions that may be made up for: a new member that needs many schemas starts quickly.
 BURST: Final = 2.5
-"""Seconds of its rate of questions that may be made up for: a new member that needs many schemas starts quickly."""
+# References remembered as absent while no record waits for them.
 ABSENT_MOST: Final = 1_024
-"""References remembered as absent while no record waits for them."""
 _ROUNDING: Final = 1e-6
 
 
-class Parked(NamedTuple):
-    """An open record that waits."""
-
-    block: Block
-    place: int
-
-    @property
-    def ours(self) -> bool:
-        """Whether it may still be begun."""
-        return self.block.ours(self.place) and self.block.assignment.accepts
-
-
-def free(waiting: Iterable[Parked]) -> None:
+def free(rows: Iterable[Run]) -> None:
     """Of these, nothing is begun any more for those whose partition is being drained."""
-    for one in waiting:
-        if not one.ours:
-            one.block.move([one.place], RecordStage.FREED)
+    move_all([row for row in rows if not row.accepted], RecordStage.FREED)
 
 
 class _Record(NamedTuple):
-    parked: Parked
+    row: Run
     since: float
     denied: float
     """How long the schema was denied when the record came; minus infinity if it was absent then."""
 
 
+@dataclass(slots=True)
 class _Wanted:
     """One reference: who waits for it, and what was answered."""
 
-    __slots__ = ("absent", "asked_at", "asking", "denied", "denied_at", "failures", "records", "retry_at")
-
-    def __init__(self) -> None:
-        self.records: list[_Record] = []
-        self.asking = False
-        self.asked_at = self.retry_at = -math.inf
-        self.failures = 0
-        self.denied = 0.0
-        """Seconds throughout which the registry said that there is none."""
-        self.denied_at: float | None = None
-        """When it said so last; None if it gave no answer since, or was never asked."""
-        self.absent = False
+    records: list[_Record] = field(default_factory=list)
+    asking: bool = False
+    asked_at: float = -math.inf
+    retry_at: float = -math.inf
+    failures: int = 0
+    denied: float = 0.0
+    """Seconds throughout which the registry said that there is none."""
+    denied_at: float | None = None
+    """When it said so last; None if it gave no answer since, or was never asked."""
+    absent: bool = False
 
     def denied_for(self, now: float) -> float:
         """For how long the registry has said so, if it still does."""
@@ -105,38 +107,36 @@ class Parking:
         self._rate = policy.registry_calls_per_second
         self._burst = max(1.0, BURST * self._rate)
         self._wanted: dict[SchemaRef, _Wanted] = {}
+        # Absent, and no record waits for them; the one not asked for longest goes first.
         self._absent: OrderedDict[SchemaRef, _Wanted] = OrderedDict()
-        """Absent, and no record waits for them; the one not asked for longest goes first."""
+        # Never asked for.
         self._new: deque[SchemaRef] = deque()
-        """Never asked for."""
+        # A heap: to be asked for again, and when. One that is not wanted any more is skipped.
         self._again: list[tuple[float, SchemaRef]] = []
-        """A heap: to be asked for again, and when. One that is not wanted any more is skipped."""
         self._asking = self._turn = 0
         self._tokens = self._burst
         self._filled_at = -math.inf
+        # Bytes that parked records hold.
         self.size = 0
-        """Bytes that parked records hold."""
 
     def __len__(self) -> int:
         return sum(len(wanted.records) for wanted in self._wanted.values())
 
-    def park(self, ref: SchemaRef, block: Block, index: int, now: float) -> None:
+    def park(self, ref: SchemaRef, row: Run, now: float) -> None:
         """This record needs that schema."""
         wanted = self._wanted.get(ref)
         if wanted is None:
-            wanted = self._wanted[ref] = self._remembered(ref, now) or _Wanted()
+            known = self._absent.pop(ref, None)
+            wanted = known if known is not None and self._is_absent(known, now) else _Wanted()
+            self._wanted[ref] = wanted
             if wanted.retry_at == -math.inf:
                 self._new.append(ref)
             elif not wanted.asking:
                 heapq.heappush(self._again, (wanted.retry_at, ref))
+        # Of an absent schema one more answer is final.
         denied = -math.inf if self._is_absent(wanted, now) else wanted.denied_for(now)
-        wanted.records.append(_Record(Parked(block, index), now, denied))
-        self.size += block.costs[index]
-
-    def _remembered(self, ref: SchemaRef, now: float) -> _Wanted | None:
-        """What is known of it, if it is absent."""
-        wanted = self._absent.pop(ref, None)
-        return wanted if wanted is not None and self._is_absent(wanted, now) else None
+        wanted.records.append(_Record(row, now, denied))
+        self.size += _size((row,))
 
     def _is_absent(self, wanted: _Wanted, now: float) -> bool:
         """Whether it is known to be absent: the registry said so throughout `patience`, and within `patience`."""
@@ -150,6 +150,7 @@ class Parking:
             return
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
+        # Less a rounding error, or the timer would ring a moment too early, again and again.
         while self._asking < self._most_at_once and self._tokens >= 1 - _ROUNDING:
             ref = self._next(now)
             if ref is None:
@@ -196,16 +197,18 @@ class Parking:
 
     # -- answers
 
-    def found(self, ref: SchemaRef) -> list[Parked]:
+    def found(self, ref: SchemaRef) -> list[Run]:
         """The schema is there, readable or not: the records that waited for it, in the order they came."""
         self._absent.pop(ref, None)
         wanted = self._wanted.pop(ref, None)
         if wanted is None:
             return []
         self._answered(wanted)
-        return self._taken(wanted.records)
+        rows = [one.row for one in wanted.records]
+        self.size -= _size(rows)
+        return rows
 
-    def missing(self, ref: SchemaRef, now: float, jitter: float) -> list[Parked]:
+    def missing(self, ref: SchemaRef, now: float, jitter: float) -> list[Run]:
         """The registry says that there is no such schema: the records for which that is final."""
         wanted = self._wanted.get(ref)
         if wanted is None:
@@ -222,7 +225,9 @@ class Parking:
         if final:
             wanted.records = [one for one in wanted.records if not self._is_final(wanted, one)]
         self._later(ref, wanted, now, jitter)
-        return self._taken(final)
+        rows = [one.row for one in final]
+        self.size -= _size(rows)
+        return rows
 
     def unavailable(self, ref: SchemaRef, now: float, jitter: float) -> None:
         """No verdict: ask again later."""
@@ -242,9 +247,8 @@ class Parking:
         return waited and one.since <= wanted.asked_at
 
     def _answered(self, wanted: _Wanted) -> None:
-        if wanted.asking:
-            wanted.asking = False
-            self._asking -= 1
+        self._asking -= wanted.asking
+        wanted.asking = False
 
     def _later(self, ref: SchemaRef, wanted: _Wanted, now: float, jitter: float) -> None:
         """Ask again later, if anybody waits for it (by then)."""
@@ -264,28 +268,25 @@ class Parking:
         if len(self._absent) > ABSENT_MOST:
             self._absent.popitem(last=False)
 
-    def _taken(self, records: list[_Record]) -> list[Parked]:
-        parked = [one.parked for one in records]
-        self.size -= _size(parked)
-        return parked
-
     # -- ends, and figures
 
     def purge(self) -> None:
         """Forget records that are no longer ours."""
         for ref, wanted in list(self._wanted.items()):
-            free(one.parked for one in wanted.records)
-            wanted.records = [one for one in wanted.records if one.parked.ours]
+            free(one.row for one in wanted.records)
+            wanted.records = [one for one in wanted.records if one.row.accepted]
             if not wanted.records and not wanted.asking:
                 self._put_away(ref, wanted)
+        # No record waits for the others any more, and questions are few.
         self._new = deque(ref for ref in self._new if self._waits(ref, -math.inf))
         self._again = [(at, ref) for at, ref in self._again if self._waits(ref, at)]
         heapq.heapify(self._again)
-        self.size = sum(_size(one.parked for one in wanted.records) for wanted in self._wanted.values())
+        self.size = sum(_size(one.row for one in wanted.records) for wanted in self._wanted.values())
 
     def waits(self, now: float) -> tuple[SchemaWait, ...]:
         """What is waited for, the longest first; of many only some are named."""
         waited = [(ref, wanted) for ref, wanted in self._wanted.items() if wanted.records]
+        # Producers choose the ids: there may be thousands.
         longest = heapq.nsmallest(SCHEMAS_MOST, waited, key=lambda one: one[1].records[0].since)
         return tuple(
             SchemaWait(
@@ -298,12 +299,12 @@ class Parking:
         )
 
 
-def _size(parked: Iterable[Parked]) -> int:
-    return sum(block.costs[index] for block, index in parked)
+def _size(rows: Iterable[Run]) -> int:
+    return sum(sum(block.sizes[first:end]) + ROW_BYTES * (end - first) for block, first, end in rows)
 
 
+# Seconds between two pilots: there may be answers without a Date, and each pilot is a call of its own.
 _PILOT_EVERY: Final = 1.0
-"""Seconds between two pilots: there may be answers without a Date, and each pilot is a call of its own."""
 
 _A_MOMENT: Final = 0.01
 
@@ -312,21 +313,21 @@ class EarlyRecords:
     """Records of such events, by their time."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[float, int, Parked]] = []
-        """A heap."""
+        # A heap.
+        self._waiting: list[tuple[float, int, Run]] = []
         self._order = itertools.count()
         self._version = 0
-        self._pilot_at = -math.inf
+        self.pilot_at = -math.inf
+        # Bytes that they hold.
         self.size = 0
-        """Bytes that they hold."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def wait(self, parked: Parked, time: float) -> None:
+    def wait(self, row: Run, time: float) -> None:
         """This record's event happens at `time` (unix seconds)."""
-        heapq.heappush(self._waiting, (time, next(self._order), parked))
-        self.size += _size((parked,))
+        heapq.heappush(self._waiting, (time, next(self._order), row))
+        self.size += _size((row,))
 
     def due(self, now: Instant, quiet: Callable[[], bool]) -> float | None:
         """When the time of the first of them comes, or (while all is `quiet`) one may go as a pilot."""
@@ -334,10 +335,11 @@ class EarlyRecords:
             return None
         # A moment later, so that rounding does not have it judged before its time, again and again.
         comes = now.monotonic + self._waiting[0][0] - SKEW - now.unix + _A_MOMENT
-        return min(comes, self._pilot_at) if quiet() else comes
+        return min(comes, self.pilot_at) if quiet() else comes
 
-    def take(self, now: Instant, version: int) -> list[Parked]:
+    def take(self, now: Instant, version: int) -> list[Run]:
         """Those to be judged again now: whose time has come, or all, if `version` says that there is news."""
+        # There is news of the time, so all are judged by it.
         if version != self._version:
             self._version = version
             taken = [parked for _, _, parked in sorted(self._waiting)]
@@ -349,22 +351,141 @@ class EarlyRecords:
         self.size -= _size(taken)
         return taken
 
-    def pilot(self, now: Instant) -> Parked | None:
-        """The one that shall go now, if one may."""
-        if not self._waiting or now.monotonic < self._pilot_at:
+    def pilot(self, now: Instant, ready: Callable[[Run], bool]) -> Run | None:
+        """The one that shall go now, if one may and can be read."""
+        if not self._waiting or now.monotonic < self.pilot_at or not ready(self._waiting[0][2]):
             return None
-        self._pilot_at = now.monotonic + _PILOT_EVERY
+        self.pilot_at = now.monotonic + _PILOT_EVERY
         parked = heapq.heappop(self._waiting)[2]
         self.size -= _size((parked,))
         return parked
 
-    def no_call(self) -> None:
-        """A pilot turned out to need no call (it was delivered before, say): the next may go at once."""
-        self._pilot_at = -math.inf
-
     def purge(self) -> None:
         """Forget records that are no longer ours."""
         free(parked for _, _, parked in self._waiting)
-        self._waiting = [one for one in self._waiting if one[2].ours]
+        self._waiting = [one for one in self._waiting if one[2].accepted]
         heapq.heapify(self._waiting)
         self.size = _size(parked for _, _, parked in self._waiting)
+
+
+# Seconds between two log lines about calls that take long: each of a million may.
+_WARN_EVERY: Final = 10.0
+
+
+class Transforming:
+    """A decoder whose events have gone through the user's function, once they are `ready`.
+
+    One `Transform` is under way at a time. What it brought is kept until its records are read. Without a function every
+    record is ready, and `decoder` is used itself.
+    """
+
+    def __init__(self, context: Context, decoder: SchemaLearner) -> None:
+        self.add_schema = decoder.add_schema
+        self.missing = decoder.missing
+        self._context = context
+        self._decoder = decoder
+        self._function = context.policy.transform
+        # By the identity of the record, which is kept beside it so that nothing else gets the same.
+        self._done: dict[int, tuple[Record, CommerceEvent | Filtered | Rejection]] = {}
+        # What is under way: its number, the records whose results are wanted yet, and where each stands.
+        self._number: int | None = None
+        self._asked: Sequence[Record] = ()
+        self._places: Sequence[tuple[TopicPartition, int]] = ()
+        # The record for which the function has not returned for more than a second, and since when.
+        self._slow: tuple[TopicPartition, int, float] | None = None
+        self._warned = False
+        self._warn_at = -math.inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether the function works."""
+        return self._number is not None
+
+    def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
+        """See `Decoding`. All of them are `ready`."""
+        if not self._function:
+            return self._decoder.decode_chunk(records, topic)
+        return [self._decoded(record, topic) for record in records]
+
+    def _decoded(self, record: Record, topic: str) -> Decoded:
+        done = self._done.get(id(record))
+        if done is not None:
+            return done[1]
+        [decoded] = self._decoder.decode_chunk([record], topic)
+        if isinstance(decoded, dict):
+            raise bug("a record was read before the user's function had it")
+        return decoded
+
+    def ready(self, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
+        """How many of these, of one topic, from the first on, can be read now. For the others the function is asked."""
+        if not self._function:
+            return len(rows)
+        lacking = [
+            (at, record)
+            for at, (_, record) in enumerate(rows)
+            if record is not None and record.value is not None and id(record) not in self._done
+        ]
+        if not lacking:
+            return len(rows)
+        if self.busy:
+            return lacking[0][0]
+        decoded = self._decoder.decode_chunk([record for _, record in lacking], rows[0][0].topic)
+        # What is no event has its verdict already, or waits for its schema.
+        events = [
+            (at, record, one)
+            for (at, record), one in zip(lacking, decoded, strict=True)
+            if isinstance(one, dict)
+        ]
+        if not events:
+            return len(rows)
+        self._number = self._context.number()
+        self._asked = [record for _, record, _ in events]
+        self._places = [(rows[at][0], record.offset) for at, record, _ in events]
+        self._context.emit(Transform(self._number, [event for _, _, event in events]))
+        return events[0][0]
+
+    def told(self, happened: Transformed | TransformIsSlow) -> None:
+        """The function has returned for some of what it was asked for; or it has not for a while."""
+        if happened.number != self._number:
+            raise bug("the user's function was not asked for this")
+        # After a purge nothing is wanted.
+        for record, result in zip(self._asked, happened.results, strict=False):
+            self._done[id(record)] = (record, result)
+        self._asked = self._asked[len(happened.results) :]
+        if isinstance(happened, TransformIsSlow):
+            self._is_slow(happened)
+            return
+        self._number = None
+        if self._slow is not None and self._warned:
+            seconds = round(self._context.now.monotonic - self._slow[2], 1)
+            self._context.report("info", "transform_returned", function=self._function, seconds=seconds)
+        self._slow, self._warned = None, False
+
+    def _is_slow(self, happened: TransformIsSlow) -> None:
+        now = self._context.now.monotonic
+        tp, offset = self._places[happened.row]
+        self._context.counters.slow_transforms += self._slow is None
+        self._slow = (tp, offset, now - happened.seconds)
+        if now >= self._warn_at:
+            self._warned, self._warn_at = True, now + _WARN_EVERY
+            self._context.report(
+                "warning", "transform_slow", function=self._function, topic=tp.topic, partition=tp.partition,
+                offset=offset, seconds=round(happened.seconds, 1),
+            )  # fmt: skip
+
+    def read(self, records: Iterable[Record | None]) -> None:
+        """These are read: what the function made of them is not needed any more."""
+        for record in records:
+            self._done.pop(id(record), None)
+
+    def purge(self) -> None:
+        """Some records are no longer ours. For those that are the function is asked again."""
+        self._done.clear()
+        self._asked = ()
+
+    def slow(self, now: float) -> SlowTransform | None:
+        """The call that takes long; None: none does."""
+        if self._slow is None:
+            return None
+        tp, offset, since = self._slow
+        return SlowTransform(self._function, tp.topic, tp.partition, offset, now - since)

@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment.
 
 Every setting is defined once, in `consumer.settings.fields`. `load` turns an environment into `Settings`;
-`all_settings` and `markdown_table` give the same definitions to ``--help`` and the docs, so neither drifts.
+`all_settings` gives the same definitions to ``--help`` and to the test of the docs, so neither drifts.
 A value passes these steps::
 
     environ -> refuse unknown names -> read X_FILE -> validate each group -> refuse missing settings
@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from consumer.errors import SettingsError, nearest
 from consumer.settings.checks import REVOKE_MARGIN, contradictions, effective, missing_paths, token_trouble
 from consumer.settings.fields import (
+    DEFAULT_SCHEMA,
     REGISTRY,
-    REQUIRED,
     KafkaSettings,
     PinstreamSettings,
     PinterestSettings,
@@ -37,43 +37,32 @@ from consumer.settings.fields import (
 )
 from consumer.settings.passthrough import (
     FOREIGN_KAFKA_NAME,
-    REFUSED_PROPERTIES,
+    is_secret,
     kafka_properties,
-    kafka_variable,
     read_secret_file,
-    refusal,
     registry_properties,
     service_link_names,
 )
-from consumer.settings.values import HttpAddress
 
 __all__ = [
     "DEFAULT_NEEDS",
-    "REFUSED_PROPERTIES",
+    "DEFAULT_SCHEMA",
     "REVOKE_MARGIN",
-    "HttpAddress",
-    "KafkaSettings",
     "PinstreamSettings",
-    "PinterestSettings",
-    "RegistrySettings",
-    "SettingDoc",
     "Settings",
     "all_settings",
-    "kafka_variable",
     "load",
-    "markdown_table",
     "packaged_schemas_dir",
-    "refusal",
 ]
 
+# Needs of ``run`` and ``check``: brokers, topics to read, an account and its token.
 DEFAULT_NEEDS = ("kafka", "topics", "account", "token")
-"""Needs of ``run`` and ``check``: brokers, topics to read, an account and its token."""
 
 _EMPTY_HAS_A_MEANING = frozenset({"PINSTREAM_HTTP_ADDRESS"})
+# An unknown name with one of these prefixes is a mistake. The other prefixes are shared with other programs.
 _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
-"""An unknown name with one of these prefixes is a mistake. The other prefixes are shared with other programs."""
+# The build reads it (hatch_build.py), no command does. An environment may keep it all the same.
 _BUILD_NAMES = ("PINSTREAM_NO_COMPILE",)
-"""Read by the build (hatch_build.py), not by a command. Accepted, so that an environment may keep it."""
 _OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
 _SHOWN_CHARACTERS = 60
 
@@ -88,22 +77,27 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     if the command does not need it.
     """
     _refuse_unreadable(environ)
+    # Kubernetes sets these for a service named like our prefixes; they say nothing to us.
     ignored = service_link_names(environ)
     _refuse_unknown(environ, ignored)
-    raw = _raw_values(environ)
+    environ = _with_secrets_read(environ)
+    # A blank value counts as not set, except where empty has a meaning.
+    texts = {name: environ[name].strip() for name in REGISTRY.keys() & environ.keys()}
+    raw: dict[str, Any] = {name: text for name, text in texts.items() if text or name in _EMPTY_HAS_A_MEANING}
     foreign = {name for name in environ if FOREIGN_KAFKA_NAME.fullmatch(name)}
     raw["KAFKA_…"] = kafka_properties(environ, ignored | foreign | REGISTRY.keys())
     raw["SCHEMA_REGISTRY_…"] = registry_properties(environ, ignored | REGISTRY.keys())
-    # Defaults that depend on the environment or on another setting.
+    # These defaults depend on the environment or on another setting, so their fields have none.
     raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged_schemas_dir()))
     raw.setdefault("PINSTREAM_STATE_DIR", _default_state_dir(environ))
-    raw.setdefault("PINSTREAM_KEY_STORE", f"lmdb:{raw['PINSTREAM_STATE_DIR']}/keys")
+    raw.setdefault("PINSTREAM_KEY_STORE", f"disk:{raw['PINSTREAM_STATE_DIR']}/keys")
     settings = Settings(
         kafka=_validated(KafkaSettings, raw),
         registry=_validated(RegistrySettings, raw),
         pinterest=_validated(PinterestSettings, raw),
         pinstream=_validated(PinstreamSettings, raw),
     )
+    # After the validation: a missing setting is a smaller mistake than a wrong one.
     _refuse_missing(raw, needs)
     for trouble in chain(missing_paths(settings), contradictions(settings), token_trouble(settings, needs)):
         raise SettingsError(trouble)
@@ -115,16 +109,6 @@ def all_settings() -> list[SettingDoc]:
     return list(REGISTRY.values())
 
 
-def markdown_table() -> str:
-    """Return the settings table of the docs as Markdown."""
-    lines = ["| variable | default | unit | meaning |", "| --- | --- | --- | --- |"]
-    for doc in all_settings():
-        in_words = " " in doc.default or doc.default in (REQUIRED, "none")
-        default = doc.default if in_words else f"`{doc.default}`"
-        lines.append(f"| `{doc.name}` | {default} | {doc.unit} | {doc.reason} |")
-    return "\n".join(lines) + "\n"
-
-
 def packaged_schemas_dir() -> Path:
     """Return the folder of the packaged schemas: inside the installed package, or beside it in the source tree."""
     package = Path(__file__).parent.parent
@@ -132,61 +116,58 @@ def packaged_schemas_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "schemas"
 
 
-def _secret_file_names() -> dict[str, str]:
-    """``X_FILE`` -> X for the secrets whose file is read here. (A token's file is a setting: it is read repeatedly.)"""
-    return {
-        f"{name}_FILE": name
-        for name, doc in REGISTRY.items()
-        if doc.secret and f"{name}_FILE" not in REGISTRY
-    }
-
-
 def _refuse_unreadable(environ: Mapping[str, str]) -> None:
-    """Refuse text that is not UTF-8: Python keeps such bytes as lone surrogates, which no client accepts."""
-    for name in sorted(environ):
-        text = name + environ[name]
-        if (
-            name.startswith(_OUR_PREFIXES)
-            and not text.isascii()
-            and any("\ud800" <= char <= "\udfff" for char in text)
-        ):
-            raise SettingsError(f"{ascii(name)[1:-1]} is not UTF-8 text; correct it")
+    """Refuse text that is not UTF-8."""
+    # Python keeps such bytes as lone surrogates, which cannot be encoded and which no client accepts.
+    for name in sorted(name for name in environ if name.startswith(_OUR_PREFIXES)):
+        try:
+            f"{name}{environ[name]}".encode()
+        except UnicodeEncodeError:
+            raise SettingsError(f"{ascii(name)[1:-1]} is not UTF-8 text; correct it") from None
 
 
 def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> None:
     known = [
         name
-        for name in (*REGISTRY, *_secret_file_names(), *_BUILD_NAMES)
+        for name in (
+            *REGISTRY,
+            *(f"{one.name}_FILE" for one in REGISTRY.values() if one.secret),
+            *_BUILD_NAMES,
+        )
         if name.startswith(_CLOSED_PREFIXES)
     ]
     for name in sorted(environ):
         if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in ignored:
-            raise SettingsError(
-                f"{name} is not a setting; did you mean {nearest(name, known)}? Correct or remove it"
-            )
+            # Without the prefix, which all have in common and which would make any two names alike.
+            prefix, _, rest = name.partition("_")
+            bare = {one.partition("_")[2]: one for one in known if one.startswith(prefix)}
+            near = bare.get(nearest(rest, bare))
+            hint = f"did you mean {near}? Correct" if near else "docs/settings.md lists them: correct"
+            raise SettingsError(f"{name} is not a setting; {hint} or remove it")
 
 
-def _raw_values(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Variable -> text, for the variables that are set."""
-    raw: dict[str, Any] = {}
-    for name in REGISTRY:
-        if not name.isascii():
-            continue  # KAFKA_… is a placeholder, and an ASCII locale cannot look up its name
-        text = environ.get(name, "").strip()
-        if text or (name in environ and name in _EMPTY_HAS_A_MEANING):
-            raw[name] = text
-    for file_name, name in _secret_file_names().items():
-        path = environ.get(file_name, "").strip()
-        if path and name in raw:
+def _with_secrets_read(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `environ` with X in place of ``X_FILE``, the file that holds it, for each secret X."""
+    read = dict(environ)
+    for file_name in sorted(environ):
+        name, path = file_name.removesuffix("_FILE"), environ[file_name].strip()
+        # A token's file is a setting of its own: it is read again when it changes.
+        if name == file_name or file_name in REGISTRY or not path or not _is_secret(name):
+            continue
+        if environ.get(name, "").strip():
             raise SettingsError(f"{name} and {file_name} are both set; keep one of them")
-        if path:
-            raw[name] = read_secret_file(file_name, Path(path)).strip()
-    return raw
+        read[name] = read_secret_file(file_name, Path(path))
+        del read[file_name]
+    return read
+
+
+def _is_secret(variable: str) -> bool:
+    return REGISTRY[variable].secret if variable in REGISTRY else is_secret(variable)
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> str:
-    """Follow the XDG base directory specification, which says to ignore a relative ``XDG_STATE_HOME``."""
     base = environ.get("XDG_STATE_HOME", "")
+    # The XDG base directory specification says to ignore a relative path.
     if Path(base).is_absolute():
         return f"{base}/pinstream"
     return f"{environ.get('HOME') or '~'}/.local/state/pinstream"
@@ -200,6 +181,7 @@ def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
+        # The message of our own parser, without what pydantic puts around it.
         what = str(first.get("ctx", {}).get("error") or first["msg"])
         raise SettingsError(f"{name}{_shown(name, raw.get(name))}: {what}") from None
 
@@ -207,13 +189,14 @@ def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
 def _shown(name: str, value: object) -> str:
     """Return the value for a message; empty if it is, or may contain, a secret."""
     text = str(value)
+    # An @ may stand after a user and a password.
     if value is None or REGISTRY[name].secret or "@" in text:
         return ""
     return f"={text[:_SHOWN_CHARACTERS]!r}" + ("…" if len(text) > _SHOWN_CHARACTERS else "")
 
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
-    """Name all missing settings in one line, so that a new user sees them at once."""
+    # All in one line, so that a new user does not find one after the other.
     missing = [doc for doc in all_settings() if doc.needed_for in needs and doc.name not in raw]
     names = [doc.name for doc in missing]
     if "token" in needs and not raw.keys() & {"PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE"}:

@@ -15,17 +15,17 @@ from consumer.settings.fields import PinstreamSettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
 
+# With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
 TEST_MODE_BATCH_EVENTS = 20
-"""With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events)."""
+# Test mode accepts 10 requests per second.
 TEST_MODE_CALLS_PER_MINUTE = 600
-"""Test mode accepts 10 requests per second."""
+# librdkafka's own default.
 DEFAULT_MAX_POLL_INTERVAL_MS = 300_000
-"""librdkafka's own default."""
+# Seconds by which the consumer's thread waits longer for a revoke than the engine's own deadline.
 REVOKE_MARGIN = 5.0
-"""Seconds by which the consumer's thread waits longer for a revoke than the engine's own deadline."""
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
+# Per ad account, by the endpoint's description. Another page says 120,000, and so did the headers when measured.
 PUBLISHED_CALLS_PER_MINUTE = 5000
-"""Per ad account, by the endpoint's description. Another page says 120,000, and so did the headers when measured."""
 
 
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
@@ -35,15 +35,29 @@ def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
         yield "PINTEREST_ACCESS_TOKEN and PINTEREST_ACCESS_TOKEN_FILE are both set; keep one of them"
     if own.http_token and own.http_token_file:
         yield "PINSTREAM_HTTP_TOKEN and PINSTREAM_HTTP_TOKEN_FILE are both set; keep one of them"
+    if own.key_store_password and own.key_store_password_file:
+        yield "PINSTREAM_KEY_STORE_PASSWORD and PINSTREAM_KEY_STORE_PASSWORD_FILE are both set; keep one of them"
     if "token" not in needs:
         return
+    if own.key_store_password_file:
+        yield from _file_trouble("PINSTREAM_KEY_STORE_PASSWORD_FILE", own.key_store_password_file)
     if pinterest.access_token_file:
-        yield from _file_trouble("PINTEREST_ACCESS_TOKEN_FILE", pinterest.access_token_file)
+        yield from _token_files_trouble(pinterest.access_token_file, pinterest.ad_account_ids)
     elif not pinterest.access_token:
         yield "PINTEREST_ACCESS_TOKEN is not set; set it, or PINTEREST_ACCESS_TOKEN_FILE to the file with the token"
     # Only commands that read the topics serve the page; a replay does not.
     if "topics" in needs and own.http_token_file and own.http_address:
         yield from _file_trouble("PINSTREAM_HTTP_TOKEN_FILE", own.http_token_file)
+
+
+def _token_files_trouble(path: Path, accounts: Collection[str]) -> Iterator[str]:
+    name = "PINTEREST_ACCESS_TOKEN_FILE"
+    for account in accounts if os.path.isdir(path) else ():
+        if not os.path.isfile(path / account):
+            yield f"{name}: the folder has no token for ad account {account}; put it into the file {path / account}"
+        yield from _file_trouble(name, path / account)
+    if not os.path.isdir(path):
+        yield from _file_trouble(name, path)
 
 
 def _file_trouble(name: str, path: Path) -> Iterator[str]:
@@ -54,7 +68,8 @@ def _file_trouble(name: str, path: Path) -> Iterator[str]:
 
 
 def missing_paths(settings: Settings) -> Iterator[str]:
-    """Yield files and folders that are missing. (`os.path` reports what we may not read as missing.)"""
+    """Yield files and folders that are missing."""
+    # `os.path`, because it reports what we may not read as missing, where `Path` raises.
     own = settings.pinstream
     if os.path.isfile(own.schemas_dir):
         folder = str(own.schemas_dir.parent)
@@ -85,19 +100,19 @@ def contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:
-    if own.batch_events > own.max_open_events:
-        yield (
-            f"PINSTREAM_MAX_OPEN_EVENTS={own.max_open_events} is below"
-            f" PINSTREAM_BATCH_EVENTS={own.batch_events}: no batch could ever fill; raise the first or lower the second"
-        )
-    if own.batch_bytes > own.max_open_bytes:
-        yield (
-            f"PINSTREAM_MAX_OPEN_BYTES={own.max_open_bytes} is below"
-            f" PINSTREAM_BATCH_BYTES={own.batch_bytes}: no batch could ever fill; raise the first or lower the second"
-        )
+    for what, most, batch in (
+        ("EVENTS", own.max_open_events, own.batch_events),
+        ("BYTES", own.max_open_bytes, own.batch_bytes),
+    ):
+        if batch > most:
+            yield (
+                f"PINSTREAM_MAX_OPEN_{what}={most} is below PINSTREAM_BATCH_{what}={batch}: no batch could ever fill;"
+                " raise the first or lower the second"
+            )
 
 
 def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
+    # What was settled after the last commit is read again after a crash; its keys must still be remembered then.
     reread = own.commit_interval + own.request_timeout
     if own.dedup_window <= reread:
         yield (
@@ -113,7 +128,7 @@ def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
 
 
 def _poll_contradictions(settings: Settings) -> Iterator[str]:
-    """A revoke may take the whole shutdown grace, and the group must not remove the member meanwhile."""
+    # A revoke may take the whole shutdown grace, and the group must not remove the member in the meantime.
     given = settings.kafka.properties.get("max.poll.interval.ms")
     text = given.get_secret_value() if given is not None else str(DEFAULT_MAX_POLL_INTERVAL_MS)
     longest = settings.pinstream.shutdown_grace + REVOKE_MARGIN
@@ -125,7 +140,7 @@ def _poll_contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
-    """The page's own address adds to the address of health and metrics; it cannot replace it."""
+    # The page's own address adds to the address of health and metrics; it cannot replace it.
     if own.page_address is None:
         return
     if own.http_address is None:
@@ -147,7 +162,7 @@ def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
 def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> Iterator[str]:
     for topic in topics:
         if topic.startswith("^"):
-            continue
+            continue  # its topics are not known here; the source never reads a dead-letter topic
         if own.dead_letter_topic_of(topic) in topics:
             yield (
                 f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} is in KAFKA_TOPICS for the dead letters of"
@@ -164,6 +179,7 @@ def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> It
 
 def effective(settings: Settings) -> Settings:
     """Return the settings with the limits of test mode applied, and with the warnings."""
+    # The warnings are about what the user has set, before test mode lowers it.
     own, warnings = settings.pinstream, tuple(_warnings(settings))
     if settings.pinterest.test_mode:
         limits = {
@@ -183,6 +199,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
         yield "KAFKA_TOPICS has a pattern without $ at its end: it matches every topic that begins like this"
     if pinterest.test_mode:
         yield "PINTEREST_TEST_MODE=true: events are validated, not recorded; 20 events per call, 600 calls per minute"
+    # A warning and no error: a sandbox on loopback has no certificate.
     if urlsplit(pinterest.api_url).scheme == "http":
         yield "PINTEREST_API_URL is not https: token and events are sent unencrypted; use it for a sandbox only"
     if own.calls_per_minute > PUBLISHED_CALLS_PER_MINUTE:

@@ -2,11 +2,8 @@
 
 ``KAFKA_SASL_USERNAME`` becomes librdkafka's ``sasl.username``: lower case, dots for underscores. librdkafka itself
 refuses unknown properties when a client is created. This module refuses properties that would weaken the delivery
-guarantee, contradict a setting of pinstream, or cannot be given as text. The registry's client has few properties and
-gives no useful message for a wrong one, so they are listed here.
-
-Passwords and keys may come from a file (``KAFKA_SASL_PASSWORD_FILE``). All values are wrapped as secrets, because no
-list of the properties that may be secret is complete.
+guarantee, contradict a setting of pinstream, or cannot be given as text. Passwords and keys may come from a file
+(``KAFKA_SASL_PASSWORD_FILE``).
 
 Two kinds of variables have these prefixes and are ignored: the service links that Kubernetes puts into every container
 if a service is named ``kafka`` or ``pinstream`` (``KAFKA_PORT=tcp://…``), and the variables of Kafka's own shell
@@ -17,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -28,6 +25,7 @@ _COMMITS = "pinstream commits by itself, and only what is settled"
 _CALLBACK = "it can only be set in code, not as text"
 _SET_BY_US = "pinstream sets it, because the delivery guarantee depends on it"
 
+# librdkafka property -> why it cannot be set. `refusal` adds rules that are not about a single name.
 REFUSED_PROPERTIES: Mapping[str, str] = {
     "enable.auto.commit": _COMMITS,
     "enable.auto.offset.store": _COMMITS,
@@ -61,22 +59,22 @@ REFUSED_PROPERTIES: Mapping[str, str] = {
     "on_commit": _CALLBACK,
     "on_delivery": _CALLBACK,
 }
-"""librdkafka property -> why it cannot be set. `refusal` adds rules that are not about a single name."""
 
+# Variables of Kafka's own shell scripts. No librdkafka property has such a name.
 FOREIGN_KAFKA_NAME = re.compile(r"KAFKA_(?:HOME|(?:\w+_)?OPTS)")
-"""Variables of Kafka's own shell scripts; no librdkafka property has such a name."""
 
+# Properties that have underscores in their own names, as far as users may set them.
 _UNDERSCORED = {
     name.upper(): name
     for name in ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
 }
-"""Properties that have underscores in their own names, as far as users may set them."""
 
 _SECRET_PROPERTY = re.compile(
     r"(?:.+\.)?(?:password|secret|passphrase)|.+\.key\.pem|sasl\.oauthbearer\.config|sasl\.jaas\.config"
 )
 
-_REGISTRY_NUMBERS = frozenset(
+# The registry's client has few properties and gives no useful message for a wrong one, so they are listed here.
+REGISTRY_NUMBERS = frozenset(
     (
         "timeout",
         "cache.capacity",
@@ -104,9 +102,9 @@ _REGISTRY_TEXTS = frozenset(
         "bearer.auth.issuer.endpoint.query",
     )
 )
-_REGISTRY_PROPERTIES = _REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
+_REGISTRY_PROPERTIES = REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
+# A larger file is not a secret but the wrong file.
 _SECRET_FILE_BYTES = 64 * 1024
-"""A larger file is not a secret but the wrong file."""
 
 
 def kafka_property(variable: str) -> str:
@@ -115,9 +113,9 @@ def kafka_property(variable: str) -> str:
     return _UNDERSCORED.get(rest) or rest.lower().replace("_", ".")
 
 
-def kafka_variable(name: str) -> str:
-    """``sasl.username`` -> ``KAFKA_SASL_USERNAME``: the name for a message when librdkafka refuses a property."""
-    return "KAFKA_" + name.upper().replace(".", "_")
+def registry_property(variable: str) -> str:
+    """``SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO`` -> ``basic.auth.user.info``."""
+    return variable.removeprefix("SCHEMA_REGISTRY_").lower().replace("_", ".")
 
 
 def registry_variable(name: str) -> str:
@@ -125,11 +123,18 @@ def registry_variable(name: str) -> str:
     return "SCHEMA_REGISTRY_" + name.upper().replace(".", "_")
 
 
+def is_secret(variable: str) -> bool:
+    """Return True if the value of a variable that passes through may be in a file, and may have blanks at its ends."""
+    if variable.startswith("SCHEMA_REGISTRY_"):
+        return registry_property(variable) in _REGISTRY_SECRETS
+    return variable.startswith("KAFKA_") and bool(_SECRET_PROPERTY.fullmatch(kafka_property(variable)))
+
+
 def refusal(name: str, value: str) -> str | None:
     """Return why this librdkafka property cannot be set to this value; None if it can."""
     if name in REFUSED_PROPERTIES:
         return REFUSED_PROPERTIES[name]
-    if name.startswith("test."):
+    if name.startswith("test."):  # librdkafka's mock cluster
         return "it would replace the brokers by simulated ones"
     if name.endswith((".cb", "_cb")):
         return _CALLBACK
@@ -155,11 +160,12 @@ def service_link_names(environ: Mapping[str, str]) -> frozenset[str]:
 def kafka_properties(environ: Mapping[str, str], ignored: Collection[str]) -> dict[str, SecretStr]:
     """Return librdkafka properties from every ``KAFKA_…`` variable not in `ignored`. Raises `SettingsError`."""
     properties: dict[str, SecretStr] = {}
-    for variable, text in _given("KAFKA_", environ, ignored):
-        name, value = _value(variable, kafka_property(variable), text, _SECRET_PROPERTY.fullmatch, environ)
+    for variable, value in _given("KAFKA_", environ, ignored):
+        name = kafka_property(variable)
         reason = refusal(name, value)
         if reason is not None:
             raise SettingsError(f"{variable} is refused: {reason}; remove it")
+        # All are wrapped, because no list of the properties that may be secret is complete.
         properties[name] = SecretStr(value)
     return properties
 
@@ -167,23 +173,16 @@ def kafka_properties(environ: Mapping[str, str], ignored: Collection[str]) -> di
 def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) -> dict[str, SecretStr]:
     """Return registry client properties from every ``SCHEMA_REGISTRY_…`` variable not in `ignored`."""
     properties: dict[str, SecretStr] = {}
-    for variable, text in _given("SCHEMA_REGISTRY_", environ, ignored):
-        name = variable.removeprefix("SCHEMA_REGISTRY_").lower().replace("_", ".")
-        name, value = _value(variable, name, text, _REGISTRY_SECRETS.__contains__, environ)
+    for variable, value in _given("SCHEMA_REGISTRY_", environ, ignored):
+        name = registry_property(variable)
         if name not in _REGISTRY_PROPERTIES:
-            known = registry_variable(nearest(name, sorted(_REGISTRY_PROPERTIES)))
-            raise SettingsError(
-                f"{variable} is not a setting of the registry's client; did you mean {known}?"
-            )
-        if name in _REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            near = nearest(name, sorted(_REGISTRY_PROPERTIES))
+            hint = f"did you mean {registry_variable(near)}?" if near else "correct or remove it"
+            raise SettingsError(f"{variable} is not a setting of the registry's client; {hint}")
+        if name in REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             raise SettingsError(f"{variable} is not a number; write digits")
         properties[name] = SecretStr(value)
     return properties
-
-
-def number_if_registry_wants_one(name: str, value: str) -> str | float:
-    """Convert `value` to a number if the registry's client requires one for this property."""
-    return float(value) if name in _REGISTRY_NUMBERS else value
 
 
 def read_secret_file(variable: str, path: Path) -> str:
@@ -193,6 +192,7 @@ def read_secret_file(variable: str, path: Path) -> str:
     named = f"{variable}: {str(path)!r}" if is_path else f"{variable}: its value"
     try:
         with path.open("rb") as file:
+            # Bounded: the path may name a device, or a file of gigabytes.
             raw = file.read(_SECRET_FILE_BYTES + 1)
         text = raw.decode("utf-8").rstrip("\r\n")
     except OSError as error:
@@ -208,20 +208,10 @@ def read_secret_file(variable: str, path: Path) -> str:
 
 
 def _given(prefix: str, environ: Mapping[str, str], ignored: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the set variables with this prefix, sorted, so that the same environment always fails the same way."""
-    for name in sorted(environ):
-        if name.startswith(prefix) and name != prefix and name not in ignored and environ[name].strip():
-            yield name, environ[name]
-
-
-def _value(
-    variable: str, name: str, text: str, is_secret: Callable[[str], object], environ: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return the property's name and value. ``X_FILE`` of a secret X gives the name of X and the file's content."""
-    plain = name.removesuffix(".file")
-    if plain == name or not is_secret(plain):
-        return name, text if is_secret(name) else text.strip()
-    twin = variable.removesuffix("_FILE")
-    if environ.get(twin, "").strip():
-        raise SettingsError(f"{variable} and {twin} are both set; keep one of them")
-    return plain, read_secret_file(variable, Path(text.strip()))
+    """Yield name and text of each set variable with this prefix."""
+    # Sorted, so that the same environment always fails the same way.
+    for variable in sorted(environ):
+        text = environ[variable]
+        if variable.startswith(prefix) and variable != prefix and variable not in ignored and text.strip():
+            # Blanks around a secret may belong to it.
+            yield variable, text if is_secret(variable) else text.strip()

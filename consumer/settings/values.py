@@ -2,15 +2,16 @@
 
 Each parser takes text and returns a value, or raises `ValueError` with a message that says what is wrong and what is
 allowed. The message does not repeat the text, which may be a secret; the caller decides whether to show it.
-`duration`, `size`, `whole`, `share_of_one`, `one_of` return a validator with the bounds of one field, for use as
+`duration`, `size`, `whole`, `one_of` return a validator with the bounds of one field, for use as
 ``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes are bytes.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
@@ -19,8 +20,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
+# Kafka's own limit (org.apache.kafka.common.internals.Topic).
 MAX_TOPIC_LENGTH = 249
-"""Kafka's own limit (org.apache.kafka.common.internals.Topic)."""
 _NOT_IN_EVERY_DIALECT = re.compile(r"\(\?|\\[A-Za-z]|[*+?}]\?")
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,/@\[\]]+)(?::([0-9]{1,5}))?")
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
@@ -48,75 +49,60 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """``4MiB``, ``64KiB`` or plain bytes, as bytes. Decimal units (MB) are refused because they are ambiguous."""
+    """``4MiB``, ``64KiB`` or plain bytes, as bytes."""
+    # Decimal units are refused: some people mean 1024 by them.
     match = _NUMBER_AND_UNIT.fullmatch(text)
     if match is None or match[2] not in _BYTES or "." in match[1]:
         raise ValueError(f"not a size; allowed: {SIZE_FORMS}")
     return int(match[1]) * _BYTES[match[2]]
 
 
-def parse_whole(text: str) -> int:
-    """ASCII digits, as a whole number."""
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("not a whole number")
-    return int(text)
-
-
 def duration(low: str, high: str, *, zero: str | None = None) -> BeforeValidator:
     """Validate a duration from `low` to `high`. `zero` says what ``0`` means; without it, ``0`` is out of bounds."""
-    bounds = parse_duration(low), parse_duration(high)
     allowed = f"allowed: {low} to {high}" + (f", or 0 for {zero}" if zero else "")
-
-    def validate(text: str) -> float:
-        seconds = parse_duration(text)
-        if not (bounds[0] <= seconds <= bounds[1] or (zero and seconds == 0)):
-            raise ValueError(f"out of bounds; {allowed}")
-        return seconds
-
-    return BeforeValidator(validate)
+    return _bounded(parse_duration, parse_duration(low), parse_duration(high), allowed, zero=bool(zero))
 
 
 def size(low: str, high: str) -> BeforeValidator:
     """Validate a size from `low` to `high`."""
-    bounds = parse_size(low), parse_size(high)
-
-    def validate(text: str) -> int:
-        count = parse_size(text)
-        if not bounds[0] <= count <= bounds[1]:
-            raise ValueError(f"out of bounds; allowed: {low} to {high}")
-        return count
-
-    return BeforeValidator(validate)
+    return _bounded(parse_size, parse_size(low), parse_size(high), f"allowed: {low} to {high}")
 
 
 def whole(low: int, high: int) -> BeforeValidator:
     """Validate a whole number from `low` to `high`."""
+    allowed = f"allowed: {low} to {high}"
 
-    def validate(text: str) -> int:
-        try:
-            number = parse_whole(text)
-        except ValueError as error:
-            raise ValueError(f"{error}; allowed: {low} to {high}") from None
-        if not low <= number <= high:
-            raise ValueError(f"out of bounds; allowed: {low} to {high}")
-        return number
+    def parse(text: str) -> int:
+        # `int` alone takes underscores and the digits of every script.
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise ValueError(f"not a whole number; {allowed}")
+        return int(text)
 
-    return BeforeValidator(validate)
+    return _bounded(parse, low, high, allowed)
 
 
-def share_of_one() -> BeforeValidator:
-    """Validate a share: above 0, at most 1."""
-
+def _bounded(
+    parse: Callable[[str], float], low: float, high: float, allowed: str, *, zero: bool = False
+) -> BeforeValidator:
     def validate(text: str) -> float:
-        if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
-            raise ValueError("not a share; allowed: above 0 up to 1, such as 0.5")
-        return float(text)
+        value = parse(text)
+        if not (low <= value <= high or (zero and value == 0)):
+            raise ValueError(f"out of bounds; {allowed}")
+        return value
 
     return BeforeValidator(validate)
 
 
-def one_of(*choices: str) -> BeforeValidator:
-    """Validate one of these words, in upper or lower case."""
+def parse_share(text: str) -> float:
+    """A share: above 0, at most 1."""
+    if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
+        raise ValueError("not a share; allowed: above 0 up to 1, such as 0.5")
+    return float(text)
+
+
+def one_of(words: object) -> BeforeValidator:
+    """Validate one of the words of this `Literal`, in upper or lower case."""
+    choices = get_args(words)
 
     def validate(text: str | None) -> str | None:
         if text is None or text.lower() in choices:
@@ -127,7 +113,8 @@ def one_of(*choices: str) -> BeforeValidator:
 
 
 def parse_flag(text: str) -> bool:
-    """``true`` or ``false``, in upper or lower case. ``1`` or ``yes`` may be a mistake and are refused."""
+    """``true`` or ``false``, in upper or lower case."""
+    # ``1`` or ``yes`` may be meant for another setting.
     if text.lower() not in ("true", "false"):
         raise ValueError("not a flag; allowed: true or false")
     return text.lower() == "true"
@@ -138,6 +125,7 @@ def split_list(text: str) -> tuple[str, ...]:
     if not text:
         return ()
     items = [item.strip() for item in text.split(",")]
+    # An empty item may be a name that was lost when the text was put together.
     if not all(items):
         raise ValueError("an item of the list is empty; remove the extra comma")
     return tuple(dict.fromkeys(items))
@@ -153,15 +141,13 @@ def check_topic(name: str) -> str:
 
 
 def check_topic_pattern(pattern: str) -> str:
-    """Return `pattern` if librdkafka and the brokers understand it alike; raise `ValueError` if not.
-
-    librdkafka's classic group protocol uses the C library's POSIX extended expressions; KIP-848 brokers use RE2.
-    Syntax that only one of them supports would silently match nothing, so it is refused here.
-    """
+    """Return `pattern` if librdkafka and the brokers understand it alike; raise `ValueError` if not."""
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"the pattern {pattern[:60]!r} is not a regular expression: {error}") from None
+    # librdkafka's classic group protocol uses the C library's POSIX extended expressions; KIP-848 brokers use RE2.
+    # Syntax that only one of them supports would silently match nothing.
     if _NOT_IN_EVERY_DIALECT.search(pattern):
         raise ValueError(
             f"the pattern {pattern[:60]!r} uses syntax that not every Kafka version supports;"
@@ -183,6 +169,7 @@ def parse_topics(text: str) -> tuple[str, ...]:
 
 def parse_dead_letter_topic(template: str) -> str:
     """A topic name that may contain ``{topic}``, a placeholder for the record's topic."""
+    # With any topic in its place, the whole must be a topic's name.
     rest = template.replace("{topic}", "t", 1)
     if "{" in rest or "}" in rest:
         raise ValueError("only {topic} may be in braces, and only once")
@@ -220,6 +207,7 @@ def parse_url(text: str) -> str:
         valid = False
     if not valid or re.search(r"\s", text):
         raise ValueError("not a URL; allowed: http://host[:port][/path] or https://…")
+    # A URL is shown in the log and on the page.
     if parts.username is not None or parts.password is not None:
         raise ValueError("the URL must not contain a user or password; remove the part before the @")
     if parts.query or parts.fragment:
@@ -237,6 +225,7 @@ def parse_http_address(text: str) -> HttpAddress | None:
     if not text:
         return None
     host, _, port = text.rpartition(":")
+    # In brackets, because an IPv6 address has colons too.
     v6 = host.startswith("[") and host.endswith("]")
     if v6:
         host = host[1:-1]
@@ -247,19 +236,27 @@ def parse_http_address(text: str) -> HttpAddress | None:
 
 
 def parse_key_store(text: str) -> str:
-    """``memory:``, ``lmdb:/path``, ``redis://…`` (refused later with a reason) or empty."""
+    """``memory:``, ``disk:/path``, ``redis://…``, ``rediss://…`` (read by the adapter) or empty."""
     scheme, _, rest = text.partition(":")
-    if scheme == "lmdb" and rest:
-        return f"lmdb:{parse_path(rest)}"
+    if scheme in ("disk", "lmdb") and rest:  # older versions called it lmdb:
+        return f"disk:{parse_path(rest)}"
     if text not in ("", "memory:") and not re.fullmatch(r"rediss?://\S+", text):
-        raise ValueError("not a key store; allowed: lmdb:/path or memory:")
+        raise ValueError("not a key store; allowed: disk:/path, redis://host, rediss://host or memory:")
     return text
 
 
-def parse_full_name(text: str) -> str:
+def parse_full_name(text: str | None) -> str | None:
     """An Avro full name: ``namespace.Name``."""
-    if not _FULL_NAME.fullmatch(text):
+    if text is not None and not _FULL_NAME.fullmatch(text):
         raise ValueError("not an Avro name; allowed: namespace.Name")
+    return text
+
+
+def parse_function(text: str | None) -> str | None:
+    """A function of a Python module: ``package.module:function``."""
+    module, colon, function = (text or "").partition(":")
+    if text is not None and not (colon and _FULL_NAME.fullmatch(module) and function.isidentifier()):
+        raise ValueError("not a function; allowed: package.module:function, such as shop.events:clean")
     return text
 
 

@@ -1,13 +1,11 @@
 """Access control: with ``PINSTREAM_HTTP_TOKEN``, only requests with the token are answered; probes need none.
 
 The token comes as ``Authorization: Bearer TOKEN`` (Prometheus, scripts), or as the password of HTTP Basic with any
-user, so that a browser asks for it and sends it with everything that the page fetches. It is checked before routing, so
-that a stranger does not learn which paths exist, and compared in constant time.
+user, so that a browser asks for it and sends it with everything that the page fetches.
 
 Without a token, another website must not read the figures through a visitor's browser: it could point its own host name
 at our address (DNS rebinding). So the figures are served only if the request's host is one that no website can have: an
-IP address, a name without a dot, or a name reserved for local networks. With a token this check is not needed, because
-a browser sends the token only to the site that it was entered for.
+IP address, a name without a dot, or a name reserved for local networks.
 """
 
 from __future__ import annotations
@@ -22,15 +20,14 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+# Paths for probes, which need no token and may use any host name.
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Paths for probes, which need no token and may use any host name."""
+# Domains that cannot be registered (RFC 6761, 6762, 8375, and ICANN's domain for private use).
 _LOCAL_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa", ".test")
-"""Domains that cannot be registered (RFC 6761, 6762, 8375, and ICANN's domain for private use)."""
 _REFUSED_HOST = (
     "without a token, pinstream serves the figures only at an IP address or a local name, so that no website can read "
     "them through your browser: set PINSTREAM_HTTP_TOKEN, or use the IP address\n"
 )
-_CHALLENGE = 'Basic realm="pinstream", charset="UTF-8"'
 _ADVICE = (
     "the token is required: as the password with any user, or in the header Authorization: Bearer TOKEN\n"
 )
@@ -41,9 +38,11 @@ def guard(token: Callable[[], str]) -> Middleware:
 
     @web.middleware
     async def require_token(request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A middleware runs before routing finds a path missing: a stranger does not learn which paths exist.
         if request.path in OPEN_PATHS or admits(request.headers.get("Authorization", ""), token()):
             return await handler(request)
-        return web.Response(status=401, text=_ADVICE, headers={"WWW-Authenticate": _CHALLENGE})
+        challenge = {"WWW-Authenticate": 'Basic realm="pinstream", charset="UTF-8"'}
+        return web.Response(status=401, text=_ADVICE, headers=challenge)
 
     return require_token
 
@@ -60,17 +59,9 @@ def is_local_name(host: str) -> bool:
     """Return True if no website on the Internet can have the name in this Host header."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:  # brackets without an address in them
+        return "." not in name or name.endswith(_LOCAL_DOMAINS) or ipaddress.ip_address(name) is not None
+    except ValueError:  # brackets without an address in them, or a name that is no address
         return False
-    return "." not in name or name.endswith(_LOCAL_DOMAINS) or _is_address(name)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def admits(authorization: str, token: str) -> bool:

@@ -1,12 +1,8 @@
 """/events: a stream of /status documents (server-sent events), one per second, made once for all listeners.
 
 The web server calls `Events.look` regularly. Once per second, if there are listeners, it makes the document and gives
-the same bytes to every listener. An unchanged document is repeated every few seconds, so that the page knows that the
-connection is alive; in between, a comment line detects listeners that are gone.
-
-Each listener has room for one message; a newer message replaces one that is still waiting. A listener that falls too
-far behind is disconnected, so that nothing is buffered for clients that do not read. A browser reconnects after two
-seconds.
+the same bytes to every listener. A listener that falls too far behind is disconnected, so that nothing is buffered for
+clients that do not read.
 """
 
 from __future__ import annotations
@@ -16,17 +12,19 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 
 MOST_LISTENERS = 32
+# Messages in a row that a listener was not ready for, after which it is disconnected.
 MOST_MISSED = 5
-"""Messages in a row that a listener was not ready for, after which it is disconnected."""
+# Seconds after which an unchanged document is repeated.
 SAY_AGAIN = 5
-"""Seconds after which an unchanged document is repeated."""
+# A browser reconnects after two seconds.
 _RETRY = b"retry: 2000\n\n"
+# A comment line, which finds out whether the listener is still there.
 _HEARTBEAT = b":\n\n"
+# X-Accel-Buffering tells nginx not to buffer the stream.
 _HEADERS = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
-"""X-Accel-Buffering tells nginx not to buffer the stream."""
 
 
 class Events:
@@ -39,8 +37,8 @@ class Events:
         self._make = make
         self._clock = clock
         self._listeners: set[_Listener] = set()
+        # The latest document sent; None: there is none, or it is out of date.
         self._told: bytes | None = None
-        """The latest document sent; None: there is none, or it is out of date."""
         self._told_at = 0.0
         self._second = 0
         self._ended = False
@@ -48,15 +46,17 @@ class Events:
     def look(self, statistics: Statistics) -> None:
         """Send the document to the listeners if a new second has begun. Raises what `make` raises."""
         now = self._clock()
+        # Made for listeners only, and once for all of them: the cost does not grow with their number.
         if not self._listeners or int(now) == self._second:
             return
         self._second = int(now)
         document = self._make(statistics)
-        if document == self._told and now - self._told_at < SAY_AGAIN:
-            message = _HEARTBEAT
-        else:
-            message = self._message(document, now)
-        for one in tuple(self._listeners):
+        message = _HEARTBEAT
+        # An unchanged document is repeated too, so that the page knows that its figures are current.
+        if document != self._told or now - self._told_at >= SAY_AGAIN:
+            self._told, self._told_at = document, now
+            message = _event(document)
+        for one in tuple(self._listeners):  # a listener that is disconnected removes itself
             one.tell(message)
 
     def hang_up(self) -> None:
@@ -78,38 +78,25 @@ class Events:
         if self._ended or transport is None or len(self._listeners) >= MOST_LISTENERS:
             text = f"pinstream is stopping, or has {MOST_LISTENERS} listeners already; /status has the same figures\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "5"})
+        if not self._listeners or self._told is None:
+            # No other listener keeps the document up to date.
+            self._told_at = self._clock()
+            self._second = int(self._told_at)
+            self._told = self._make(None)
         listener = _Listener(transport)
-        listener.tell(self._first())
+        listener.tell(_event(self._told))
         self._listeners.add(listener)
+        response = web.StreamResponse(headers=_HEADERS)
         try:
-            return await _stream(request, listener)
+            await response.prepare(request)
+            await response.write(_RETRY)
+            while (message := await listener.next()) is not None:
+                await response.write(message)
+        except ConnectionError:
+            pass  # the listener left or was disconnected
         finally:
             self._listeners.discard(listener)
-
-    def _first(self) -> bytes:
-        """The first message of a new listener: the latest document, or a new one if there are no other listeners."""
-        document = self._told if self._listeners else None
-        if document is None:
-            now = self._clock()
-            self._second = int(now)
-            return self._message(self._make(None), now)
-        return _event(document)
-
-    def _message(self, document: bytes, now: float) -> bytes:
-        self._told, self._told_at = document, now
-        return _event(document)
-
-
-async def _stream(request: web.Request, listener: _Listener) -> web.StreamResponse:
-    response = web.StreamResponse(headers=_HEADERS)
-    await response.prepare(request)
-    try:
-        await response.write(_RETRY)
-        while (message := await listener.next()) is not None:
-            await response.write(message)
-    except ConnectionError:
-        pass  # the listener left or was disconnected
-    return response
+        return response
 
 
 class _Listener:
@@ -126,6 +113,7 @@ class _Listener:
 
     def tell(self, message: bytes) -> None:
         """Queue `message`; if the one before is still waiting, count a missed message."""
+        # There is room for one message: a newer document replaces one that is still waiting.
         if self._message is not None:
             self._missed += 1
             if self._missed >= MOST_MISSED:

@@ -9,21 +9,20 @@ restart helps if the process itself hangs:
 * An event loop that hangs: the probe is not answered at all.
 * A fetch that does not return. An outage of the brokers does not cause this: each request has a time limit, and so has
   a rebalance, which waits for a drain. A fetch that takes longer than all of them together hangs in this process.
+* A function of the user's (``PINSTREAM_TRANSFORM``) that does not return: only the end of the process ends it.
 * A ledger that does not add up: nothing is committed any more, and a restart starts a new ledger.
 * A key store on this machine that only a new process can open.
 """
 
 from __future__ import annotations
 
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 
+# Seconds, in addition to the time limit of a drain, after which a fetch hangs: far above all its time limits.
 FETCH_HANGS_AFTER = 120.0
-"""Seconds, in addition to the time limit of a drain, after which a fetch hangs: far above all its time limits."""
 _MISMATCH = "the ledger does not add up (by {} records): nothing is read or committed any more; please report this bug"
-_NOT_JOINED = "the group has not assigned partitions yet"
-_NOT_STARTED = "the brokers do not say where to start: {} assigned partitions wait"
+# States in which an ad account takes no events for an unknown time.
 _CANNOT = ("halted", "unreachable")
-"""States in which an ad account takes no events for an unknown time."""
 
 
 def why_unhealthy(
@@ -37,14 +36,18 @@ def why_unhealthy(
     """Return what is wrong with the process and may be cured by a restart, in one line; None: healthy.
 
     `now` and `fetched_at`, the begin of the last fetch (None: unknown), are monotonic seconds. `hangs_after`: seconds
-    that a fetch may take. `broken`: why the key store cannot be used by this process any more.
+    that a fetch, or the user's function, may take. `broken`: why the key store cannot be used by this process any more.
     """
+    # First, also while stopping: nothing is committed any more.
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
     if statistics.stopping:
         return None  # the shutdown has its own deadline
     if fetched_at is not None and now - fetched_at >= hangs_after:
         return f"no fetch has returned for {now - fetched_at:.0f} s"
+    slow = statistics.slow_transform
+    if slow is not None and slow.seconds >= hangs_after:
+        return f"the function {slow.function} has not returned for {slow.seconds:.0f} s (PINSTREAM_TRANSFORM)"
     return broken
 
 
@@ -58,31 +61,24 @@ def why_not_ready(statistics: Statistics) -> str | None:
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
     if not statistics.partitions and statistics.waiting_for_start:
-        return _NOT_STARTED.format(statistics.waiting_for_start)
+        return (
+            f"the brokers do not say where to start: {statistics.waiting_for_start} assigned partitions wait"
+        )
     if not statistics.joined:
-        return _NOT_JOINED
+        return "the group has not assigned partitions yet"
     guard = statistics.guard
     if guard is not None:
         return (
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
             f"mostly {guard.mostly} ({guard.cause.value}): {guard.remedy} and start again"
         )
-    return _no_account(statistics) or _no_key_store(statistics)
-
-
-def _no_account(statistics: Statistics) -> str | None:
-    """Return why no ad account takes events. One account that takes events is enough for readiness.
-
-    The accounts are not named, because /readyz needs no token; /status names them.
-    """
     accounts = statistics.accounts
-    if not accounts or any(one.state not in _CANNOT for one in accounts):
-        return None
-    state = "halted" if any(one.state == "halted" for one in accounts) else "unreachable"
-    return f"destination {state}: " + "; ".join(dict.fromkeys(one.reason or "unknown" for one in accounts))
-
-
-def _no_key_store(statistics: Statistics) -> str | None:
+    # One account that takes events is enough. They are not named, as /readyz needs no token; /status names them.
+    if accounts and all(one.state in _CANNOT for one in accounts):
+        state = "halted" if any(one.state == "halted" for one in accounts) else "unreachable"
+        return f"destination {state}: " + "; ".join(
+            dict.fromkeys(one.reason or "unknown" for one in accounts)
+        )
     if statistics.key_store_fails:
         return (
             "the key store does not answer: nothing can be delivered without it (see the log for the reason)"

@@ -1,25 +1,39 @@
-"""Listening on an address: its notation, its URL, and why it is not available.
+"""Listening on an address: its notation, its URL, why it is not available, and how many connections are open.
 
 The server listens with this module, and ``pinstream check`` tries the same functions, so that both report the same.
+
+*Limits.* Every client that reaches the address can open connections, even without the token. Each takes a file
+descriptor, and a process without free descriptors can neither send events nor answer a probe. So at most
+`MOST_CONNECTIONS` are open, over all addresses, and each has `REQUEST_TIMEOUT` seconds for a complete request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from consumer.errors import SettingsError
-from consumer.web.connections import Connections, LimitedSite
 
+# Far more than page, Prometheus and probes need, and far below 1,024, the usual limit of open files.
+MOST_CONNECTIONS = 200
+# Seconds for a complete request, counted from the opening or the last answer. aiohttp enforces it (keepalive_timeout).
+# Longer than most scrape intervals, so that Prometheus reuses its connection.
+REQUEST_TIMEOUT = 20.0
+# Connections that the system accepts before asyncio does: for a moment, that many may be open beyond the limit.
+BACKLOG = 128
+# Wildcard address -> an address that reaches it from this machine.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
-"""Wildcard address -> an address that reaches it from this machine."""
+# Hosts that can be reached from this machine only.
 LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-"""Hosts that can be reached from this machine only."""
 
 
 class ListenAddress(NamedTuple):
@@ -32,7 +46,12 @@ class ListenAddress(NamedTuple):
     """What to do if the address is not available."""
 
     def __str__(self) -> str:
-        return _joined(self.host, self.port)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def url(self, listening: asyncio.Server) -> str:
+        """Return the URL that a browser on this machine opens; `listening`: at this address, whose port may be any."""
+        host, port = listening.sockets[0].getsockname()[:2]
+        return f"http://{self._replace(host=LOOPBACK.get(host, host), port=port)}/"
 
 
 def main_address(host: str, port: int) -> ListenAddress:
@@ -47,29 +66,32 @@ def page_address(host: str, port: int) -> ListenAddress:
     return ListenAddress("PINSTREAM_PAGE_ADDRESS", host, port)
 
 
-def url(host: str, port: int) -> str:
-    """Return the URL that a browser on this machine opens."""
-    return f"http://{_joined(LOOPBACK.get(host, host), port)}/"
-
-
-async def listen(runner: web.AppRunner, place: ListenAddress, connections: Connections) -> None:
-    """Make `runner`, which is set up, listen at `place`. Raises `SettingsError`, which names the variable."""
+async def listen(place: ListenAddress, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+    """Listen at `place`; `protocol` serves a connection. Raises `SettingsError`, which names the variable."""
+    create = asyncio.get_running_loop().create_server
     try:
-        await _site(runner, place.host, place.port, connections).start()
+        if place.host != "::":
+            return await create(protocol, place.host, place.port, backlog=BACKLOG)
+        # asyncio would exclude IPv4 here, but the wildcard address shall mean all addresses.
+        both = socket.has_dualstack_ipv6()
+        all_addresses = socket.create_server(
+            (place.host, place.port), family=socket.AF_INET6, dualstack_ipv6=both
+        )
+        return await create(protocol, sock=all_addresses, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
+        why = "no such host"
+        if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
+            why = os.strerror(error.errno).lower()  # asyncio's own words would repeat the address
         raise SettingsError(
-            f"{place.variable}: cannot listen on {place} ({_why(error)}); {place.otherwise}"
+            f"{place.variable}: cannot listen on {place} ({why}); {place.otherwise}"
         ) from error
 
 
 async def try_out(*places: ListenAddress) -> None:
     """Listen at all `places` for a moment, without serving. Raises `SettingsError` like `listen`."""
-    async with contextlib.AsyncExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for place in places:
-            runner = web.AppRunner(web.Application())
-            stack.push_async_callback(runner.cleanup)
-            await runner.setup()
-            await listen(runner, place, Connections())
+            stack.callback((await listen(place, asyncio.Protocol)).close)
 
 
 def is_taken(error: SettingsError) -> bool:
@@ -77,21 +99,36 @@ def is_taken(error: SettingsError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
 
 
-def _site(runner: web.AppRunner, host: str, port: int, connections: Connections) -> web.BaseSite:
-    if host == "::":
-        # asyncio would exclude IPv4 here, but the wildcard address shall mean all addresses.
-        both = socket.has_dualstack_ipv6()
-        listening = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
-        return LimitedSite(runner, connections, host, port, listening)
-    return LimitedSite(runner, connections, host, port)
+class Connections:
+    """The open connections of all addresses that one `WebServer` listens on."""
 
+    def __init__(self) -> None:
+        # Those whose connections count.
+        self.servers: list[web.Server] = []
+        self._answering: set[object] = set()
 
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    @web.middleware
+    async def note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note which connections are being answered. It must be the outermost middleware."""
+        protocol = request.protocol
+        self._answering.add(protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._answering.discard(protocol)
 
+    def open(self) -> dict[web.RequestHandler, asyncio.Transport]:
+        """Return the open connections, the oldest of each server first."""
+        all_of_them = chain.from_iterable(server.connections for server in self.servers)
+        transports = {one: one.transport for one in all_of_them}
+        return {one: at for one, at in transports.items() if at is not None and not at.is_closing()}
 
-def _why(error: Exception) -> str:
-    """Return why an address is not available, in the system's words: asyncio's would repeat the address."""
-    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return "no such host"
+    def make_room(self) -> None:
+        """Close an older connection if one more would exceed the limit."""
+        # A new connection is always accepted: it may be a probe, which idle connections must not shut out.
+        transports = self.open()
+        if len(transports) >= MOST_CONNECTIONS:
+            silent = (one for one in transports if one not in self._answering)
+            # The oldest of all if every one is being answered: listeners that do not read must not hold them all.
+            victim = next(silent, next(iter(transports)))
+            transports[victim].abort()  # close() would wait for a client that does not read

@@ -1,25 +1,25 @@
-"""Prometheus metrics, made from the core's snapshot when they are scraped; nothing is counted twice.
+"""Prometheus metrics, made from the engine's snapshot when they are scraped; nothing is counted twice.
 
-Names and units by Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped
-sets, plus topic and partition for what belongs to an assigned partition; its series ends with the assignment. What
-families there are stands with the figures themselves (`consumer.engine.figures`); so does the table in docs/status.md.
+Names and units follow Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped
+sets, plus topic and partition for an assigned partition, whose series end with the assignment. The figures themselves
+define the families (`figures.definitions`), from which the table in docs/status.md is made as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from consumer.engine.figures import Figure, Histogram, figures_of
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.definitions import Histogram, figures_of
 
 
 class Family(NamedTuple):
-    """A metric, as /metrics and the page have it."""
+    """A metric."""
 
     name: str
     kind: str
@@ -27,73 +27,54 @@ class Family(NamedTuple):
     help: str
 
 
-class StatisticsCollector(Collector):
-    """Reads one snapshot for each scrape."""
+@dataclass(eq=False)
+class FiguresCollector(Collector):
+    """Collects the figures of the snapshots of one type, which are taken for each scrape."""
 
-    def __init__(self, snapshot: Callable[[], Statistics]) -> None:
-        self._snapshot = snapshot
+    owner: type
+    snapshots: Callable[[], Iterable[Any]]
 
     def collect(self) -> Iterable[Metric]:
-        """All metric families of now."""
-        return collect(Statistics, [self._snapshot()])
-
-
-def collect(owner: type, snapshots: Iterable[Any]) -> Iterable[Metric]:
-    """The families of a type of snapshots, with the series of these; each family is there, with series or without."""
-    found = {one.name: _empty(one) for one in families(owner)}
-    for snapshot in snapshots:
-        for name, labels, value in _series(snapshot, ()):
-            _add(found[name], labels, value)
-    return found.values()
+        """Return all metric families with their current series. A family may have none."""
+        kinds = {
+            "counter": CounterMetricFamily,
+            "gauge": GaugeMetricFamily,
+            "histogram": HistogramMetricFamily,
+        }
+        found: dict[str, Any] = {}
+        for family in families(self.owner):
+            name = family.name.removesuffix("_total")  # the client puts it back
+            found[family.name] = kinds[family.kind](name, family.help, labels=family.labels)
+        # Taken once for each scrape, so that all figures of it agree with each other.
+        for snapshot in self.snapshots():
+            for metric, labels, value in _series(snapshot, ()):
+                if isinstance(value, Histogram):
+                    bounds = ["+Inf" if bound == math.inf else str(bound) for bound in value.bounds]
+                    found[metric].add_metric(labels, [*zip(bounds, value.counts, strict=True)], value.total)
+                else:
+                    found[metric].add_metric(labels, int(value) if isinstance(value, bool) else value)
+        return found.values()
 
 
 def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
-    """The metrics of a type of snapshots, and of what it consists of."""
+    """Yield the metrics of a type of snapshots, and of its parts."""
     attributes = figures_of(owner)
-    mine = (*labels, *(attribute.name for attribute in attributes if attribute.figure.is_label))
+    mine = (*labels, *(one.name for one in attributes if one.figure.is_label))
     for attribute in attributes:
         figure = attribute.figure
         if figure.metric:
             words = f"{figure.sentence} {figure.metric_note}".strip()
-            yield Family(figure.metric, _kind(figure, attribute.shape.item), (*mine, *_labels(figure)), words)
+            kind = "counter" if figure.metric.endswith("_total") else "gauge"
+            kind = "histogram" if attribute.shape.item is Histogram else kind
+            own = figure.labels or [key.replace(" ", "_") for key in figure.keys]
+            yield Family(figure.metric, kind, (*mine, *own), words)
         yield from families(attribute.shape.item, mine)
 
 
-def metrics_table(*owners: type) -> str:
-    """The page's table of the metrics of these types."""
-    lines = ["| name | type | labels | what |", "| --- | --- | --- | --- |"]
-    for family in (one for owner in owners for one in families(owner)):
-        labels = ", ".join(f"`{label}`" for label in family.labels)
-        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
-    return "\n".join(lines) + "\n"
-
-
-def _kind(figure: Figure, item: type) -> str:
-    if item is Histogram:
-        return "histogram"
-    return "counter" if figure.metric.endswith("_total") else "gauge"
-
-
-def _labels(figure: Figure) -> Sequence[str]:
-    """Those in the path are in braces."""
-    in_path = (part for part in figure.status.split(".") if part.startswith("{"))
-    return figure.labels or [part.strip("{}").replace(" ", "_") for part in in_path]
-
-
-def _empty(family: Family) -> Metric:
-    if family.kind == "histogram":
-        return HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    return made(family.name.removesuffix("_total"), family.help, labels=family.labels)
-
-
 def _series(owner: object, labels: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Of a snapshot, or of a part of one with these labels: metric, labels, value."""
+    """Yield metric, labels and value of each series of a snapshot, or of a part of it with these labels."""
     attributes = figures_of(type(owner))
-    mine = (
-        *labels,
-        *(str(getattr(owner, attribute.name)) for attribute in attributes if attribute.figure.is_label),
-    )
+    mine = (*labels, *(str(getattr(owner, one.name)) for one in attributes if one.figure.is_label))
     for attribute in attributes:
         figure, value = attribute.figure, getattr(owner, attribute.name)
         if figure.metric:
@@ -105,18 +86,10 @@ def _series(owner: object, labels: tuple[str, ...]) -> Iterator[tuple[str, tuple
 
 
 def _by_label(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What is not known has no series."""
+    """Yield a number with its labels. What is unknown has no series."""
     if isinstance(value, Mapping):
         for names, one in sorted(value.items()):
             for _, number in _by_label(one):
                 yield (names if isinstance(names, tuple) else (names,)), number
     elif value is not None:
         yield (), value
-
-
-def _add(family: Metric, labels: tuple[str, ...], value: Any) -> None:
-    if isinstance(value, Histogram):
-        bounds = ["+Inf" if bound == math.inf else str(bound) for bound in value.bounds]
-        family.add_metric(labels, [*zip(bounds, value.counts, strict=True)], value.total)  # type: ignore[attr-defined]
-    else:
-        family.add_metric(labels, int(value) if isinstance(value, bool) else value)  # type: ignore[attr-defined]

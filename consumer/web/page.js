@@ -60,7 +60,7 @@ function show() {
   const [kind, words] = showState(s);
   showTiles(s, currentRate(), trend());
   for (const panel of [showLedger, showDestination, showOldest, showPartitions, showFreshness, showDuplicates, showCoverage,
-    showReasons, showLatest, showNotes, showProcess]) panel(s);
+    showReasons, showSections, showLatest, showNotes, showProcess]) panel(s);
   announce(kind, words);
 }
 
@@ -75,15 +75,13 @@ function currentRate() {
 
 /** The value of `name` in the last point of the history; null if there is none. */
 function latestOf(name) {
-  if (!past || !past.steps.length) return null;
-  const list = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b).series[name];
-  return list[list.length - 1] ?? null;
+  return stepOf("hour")?.series[name].at(-1) ?? null;
 }
 
 /** The lag five minutes ago, or as far back as the history reaches. */
 function trend() {
-  if (!past || !past.steps.length) return null;
-  const { at, lag } = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b).series, last = at.length - 1;
+  if (!stepOf("hour")) return null;
+  const { at, lag } = stepOf("hour").series, last = at.length - 1;
   const then = at.findIndex(t => t >= at[last] - 300);
   return then < 0 || then === last || lag[then] == null ? null : `${age(at[last] - at[then])} ago: ${n(lag[then])}`;
 }

@@ -11,6 +11,7 @@ const DISPOSITIONS = [
 const WAITS = {
   schema: "its schema, which the registry has not returned yet",
   key_store: "the key store to say whether it was delivered before",
+  member: "another member, which has the event in flight, to learn its outcome",
   batch: "its batch to fill",
   quota: "the call quota: calls are paced or throttled",
   retry: "the next attempt, after an error",
@@ -30,6 +31,7 @@ const PARAMETERS = {
 const GUARD_CAUSES = {
   schema: "records cannot be decoded: the schema, or the data in them, is wrong.",
   mapping: "records cannot be converted: the mapping, or the data from the producer, is wrong.",
+  transform: "the function of PINSTREAM_TRANSFORM raises, or returns what does not fit the schema.",
   clock: "event times are in the future: a clock, or the unit of the times, is wrong.",
   expired: "events are older than PINSTREAM_MAX_EVENT_AGE, or the unit of their times is wrong.",
   destination: "Pinterest refuses the events.",
@@ -83,6 +85,7 @@ function stateOf(s) {
   if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks; the runbook says how to skip the damaged batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return unassignedState(s.joined);
+  if (s.slow_transform) return functionState(s.slow_transform);
   if (most(s.destination.accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
   const explains = reason => !stuck || (s.oldest_open && s.oldest_open.waits_for === reason);
@@ -92,6 +95,11 @@ function stateOf(s) {
   if (stuck) return stuckState(s, go);
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
+
+const functionState = f => ["slow_function", f.seconds >= 30 ? "bad" : "warn", `${f.function} works on one record for ${age(f.seconds)}.`, {
+  "": `PINSTREAM_TRANSFORM names this function. It has not returned for the record of ${f.topic} [${f.partition}] at offset ${n(f.offset)}. Nothing else is read meanwhile; what was read before goes on. Nothing is lost.`,
+  "What to do": "if it does not return, correct the function and restart pinstream: the record is read again.",
+}];
 
 const unassignedState = joined => joined
   ? ["unassigned", "open", "No partitions for this member.", { "": "The group has more members than its topics have partitions. This member is a spare: it takes over when another one leaves." }]
@@ -109,7 +117,7 @@ function paceState(wait, left, go, unknown) {
 }
 
 const guardState = g => ["guarded", "bad", "Intake has stopped: too many records would be dead letters.", {
-  Why: `${n(g.rejected)} of the latest ${many(g.of, "record")} of ${g.topic} would be dead letters, mostly ${g.mostly}. Nothing is lost.`,
+  Why: `${n(g.rejected)} of the latest ${many(g.of, "record")} of ${g.topic} would be dead letters, mostly ${g.mostly}${g.section ? ` of ${g.section}` : ""}. Nothing is lost.`,
   "The cause": GUARD_CAUSES[g.mostly === "convert expired" ? "expired" : g.cause],
   "What to do": `${g.advice}.`,
 }];
@@ -243,6 +251,7 @@ function showDestination(s) {
       a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.`),
       h("p", { class: "soft" }, `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p", { class: "soft" }, "Nothing sent yet."),
+  s.destination.quota_divided_by > 1 && h("p", { class: "soft" }, `The call quota is divided by ${s.destination.quota_divided_by} members.`),
   s.process && h("p", { class: "soft small break" }, `${many(s.counts.calls, "call")}, ${many(s.counts.events_sent, "event")}, ${bytes(s.counts.bytes_sent)} sent to ${s.process.sends_to}`));
 }
 
@@ -339,21 +348,20 @@ function showCoverage(s) {
   put($("coverage-note"), `Of ${many(events, "event")} delivered in the last ${span}.`);
   const columns = [["all", "All", events, id => sum(names.map(name => seen[name].carried[id] || 0)) / events],
     ...names.map(name => [name, breakable(name), seen[name].events, id => (seen[name].carried[id] || 0) / seen[name].events])];
-  put($("coverage"),
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, h("th", { scope: "col", role: "columnheader" }, "Parameter, and Pinterest's advice"),
-      columns.map(([, title]) => h("th", { scope: "col", role: "columnheader" }, title)))),
-    h("tbody", { role: "rowgroup" }, h("tr", { role: "row" },
-      h("th", { scope: "row", role: "rowheader" }, "Events", h("small", null, "How many had this name.")),
-      columns.map(([name, , count]) => h("td", { role: "cell", "data-name": name }, n(count)))), s.coverage.parameters.map(({ id, advice }) => h("tr", { role: "row" },
-      h("th", { scope: "row", role: "rowheader" }, PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)),
-      columns.map(([name, , , of]) => carried(name, of(id)))))));
+  put($("coverage"), rows([["Parameter, and Pinterest's advice"], ...columns.map(([name, title]) => [title, null, name])], [
+    [[["Events", h("small", null, "How many had this name.")]], ...columns.map(([, , count]) => n(count))],
+    ...s.coverage.parameters.map(({ id, advice }) => [
+      [[PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)]],
+      ...columns.map(([, , , of]) => [share(of(id), 1, 0), shade(of(id))]),
+    ]),
+  ]));
 }
 
 /** Let a long name break after `_` and `.`. */
 const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("wbr"), part] : [part]);
 
-const carried = (name, part) =>
-  h("td", { role: "cell", class: "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0), "data-name": name }, share(part, 1, 0));
+/** The CSS class of a share: the larger, the deeper its shade. */
+const shade = part => "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0);
 
 function showReasons(s) {
   const samples = s.samples && s.samples.rejections || {}, lines = [];
@@ -361,19 +369,22 @@ function showReasons(s) {
     for (const [code, count] of Object.entries(codes)) lines.push([stage, code, count, (samples[stage] || {})[code]]);
   }
   lines.sort((a, b) => b[2] - a[2]);
-  put($("reasons"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-reasons" }, rows(
-    [["Reason", "left"], ["Stage", "left"], ["Records", null, "records"], ["Latest message", "left message"]],
-    lines.map(([stage, code, count, sample]) => [[h("code", null, breakable(code)), "left word"], [[stage, ": ", STAGES[stage] || ""], "left"], n(count), [sample || NONE, "left message break"]]),
-  )) : h("p", { class: "soft" }, "None since the start."));
+  showTable("reasons", [["Reason", "left"], ["Stage", "left"], ["Records", null, "records"], ["Latest message", "left message"]],
+    lines.map(([stage, code, count, sample]) => [[h("code", null, breakable(code)), "left word"], [[stage, ": ", STAGES[stage] || ""], "left"], n(count), [sample || NONE, "left message break"]]));
+}
+
+/** Where the mapping has sections, what became of the records of each. */
+function showSections(s) {
+  const sections = Object.entries(s.counts.by_section || {}), settled = DISPOSITIONS.filter(([name]) => name !== "open");
+  $("by-section").hidden = !sections.length;
+  showTable("sections", [["Section of the mapping", "left"], ...settled.map(([, title]) => [title, null, title.toLowerCase()])],
+    sections.map(([name, counts]) => [[h("code", null, breakable(name)), "left word"], ...settled.map(([outcome]) => n(counts[outcome] || 0))]));
 }
 
 function showLatest(s) {
-  const list = s.latest_dead_letters || [];
-  put($("latest"), list.length ? h("table", { class: "stack", "aria-labelledby": "h-latest" }, rows(
-    [["When", "left"], ["From", "left"], ["Reason", "left"], ["Message", "left message"]],
-    list.map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)), "left nowrap"],
-      [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code))], "left word"], [one.message, "left message break"]]),
-  )) : h("p", { class: "soft" }, "None since the start."));
+  showTable("latest", [["When", "left"], ["From", "left"], ["Reason", "left"], ["Message", "left message"]],
+    (s.latest_dead_letters || []).map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)), "left nowrap"],
+      [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code)), one.section ? h("small", null, breakable(one.section)) : ""], "left word"], [one.message, "left message break"]]));
 }
 
 function showNotes(s) {
@@ -386,10 +397,8 @@ function showNotes(s) {
   }
   if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
   for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
-  put($("notes"), lines.length ? h("table", { class: "stack", "aria-labelledby": "h-notes" }, rows(
-    [["Kind", "left"], ["Name", "left"], ["Count", null, "times"], ["Latest message", "left message"]],
-    lines.map(([what, cls, names, count, sample]) => [[what, `left ${cls}`], [names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), "left word"], n(count), [sample || "", "left message break"]]),
-  )) : h("p", { class: "soft" }, "None since the start."));
+  showTable("notes", [["Kind", "left"], ["Name", "left"], ["Count", null, "times"], ["Latest message", "left message"]],
+    lines.map(([what, cls, names, count, sample]) => [[what, `left ${cls}`], [names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), "left word"], n(count), [sample || "", "left message break"]]));
 }
 
 function showProcess(s) {

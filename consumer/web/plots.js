@@ -61,13 +61,8 @@ function ticks(top, whole) {
 
 const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
 
-/** The points of the chosen period: every ten seconds for the last hour, every two minutes for the last day. */
-function steps() {
-  if (!past || !past.steps.length) return null;
-  const fine = past.steps.reduce((a, b) => a.seconds <= b.seconds ? a : b);
-  const coarse = past.steps.reduce((a, b) => a.seconds >= b.seconds ? a : b);
-  return span === "hour" ? fine : coarse;
-}
+/** The points of a period: every ten seconds for the last hour, every two minutes for the last day; none if there is no history. */
+const stepOf = period => past?.steps[period === "hour" ? 0 : 1];
 
 /** Start and end of the time axis: the chosen period, or the time since the start if that is shorter. */
 function reach(at) {
@@ -120,7 +115,7 @@ function nothing(plot, step) {
 
 function figure(plot, width) {
   const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", { class: "soft" }, plot.of));
-  const step = steps(), at = step ? step.series.at : [];
+  const step = stepOf(span), at = step ? step.series.at : [];
   const values = plot.curves.map(([name]) => step && step.series[name] || []);
   if (!at.length || !values.some(list => list.some(v => v != null))) {
     return [head, h("p", { class: "none" }, nothing(plot, step))];
@@ -160,7 +155,7 @@ function figure(plot, width) {
         : h("g", { class: tone }, h("circle", { class: "mark", cx: x(at[chosen]).toFixed(1), cy: y(values[c][chosen]).toFixed(1), r: 3.5 }))),
     ]),
     h("details", { "data-plot": plot.id }, h("summary", null, "as a table"),
-      h("div", { class: "wide", role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", null, numbers(plot, at, values)))),
+      h("div", { class: "wide", role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", { role: "table" }, numbers(plot, at, values)))),
   ];
 }
 
@@ -196,7 +191,7 @@ function move(target, time) {
 }
 
 function pointed(event) {
-  const target = event.target.closest?.(".canvas"), step = steps();
+  const target = event.target.closest?.(".canvas"), step = stepOf(span);
   if (!target || !step) return;
   const box = target.getBoundingClientRect(), [from, to] = reach(step.series.at);
   const part = (event.clientX - box.left - EDGE.left) / (box.width - EDGE.left - EDGE.right);
@@ -204,7 +199,7 @@ function pointed(event) {
 }
 
 function pressed(event) {
-  const target = event.target.closest?.(".canvas"), step = steps();
+  const target = event.target.closest?.(".canvas"), step = stepOf(span);
   if (!target || !step) return;
   const at = step.series.at, last = at.length - 1, now = cursors[target.dataset.plot];
   const index = now == null ? last : nearest(at, now);

@@ -105,12 +105,20 @@ function say(id, text, cls) {
 
 /** The content of a table: each head is [text, class, name for narrow screens], each cell is text or [content, class]. */
 function rows(heads, lines) {
+  // The roles are said, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
   return [
-    h("thead", null, h("tr", null, heads.map(([text, cls]) => h("th", { scope: "col", class: cls }, text)))),
-    h("tbody", null, lines.map(cells => h("tr", null, cells.map((cell, index) => {
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(([text, cls]) =>
+      h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
+    h("tbody", { role: "rowgroup" }, lines.map(cells => h("tr", { role: "row" }, cells.map((cell, index) => {
       const [content, cls] = Array.isArray(cell) ? cell : [cell];
-      const attributes = { class: cls || null, "data-name": index ? heads[index][2] : null };
-      return index ? h("td", attributes, content) : h("th", { scope: "row", class: cls || "left" }, content);
+      return index ? h("td", { role: "cell", class: cls, "data-name": heads[index][2] }, content)
+        : h("th", { scope: "row", role: "rowheader", class: cls || "left" }, content);
     })))),
   ];
+}
+
+/** Fill the element `id` with a table, named by the heading above it; with a sentence if there are no lines. */
+function showTable(id, heads, lines) {
+  put($(id), lines.length ? h("table", { class: "stack", role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines))
+    : h("p", { class: "soft" }, "None since the start."));
 }

@@ -1,12 +1,7 @@
 """The pipes between a worker and its supervisor: reports one way, and end of file both ways.
 
-A worker's stdin and stdout are pipes to the supervisor. The worker first replaces both descriptors, so that nothing
-else in its process can use the pipes by mistake. On stdout it writes frames: a length, then a pickled `WorkerReport`.
-(Pickle is safe here: both ends are the same program, one started the other, and no other process has the pipes.)
-
-The worker never waits for the supervisor to read. One thread writes the reports and keeps only the latest that it has
-not begun to write. Another thread waits for the end of stdin, which means that the supervisor is gone. It then sends
-the worker a SIGTERM, and ends the process if it has not stopped within its grace.
+A worker's stdin and stdout are pipes to the supervisor. On stdout it writes frames: a length, then a pickled
+`WorkerReport`. The end of stdin means that the supervisor is gone: the worker then stops.
 """
 
 from __future__ import annotations
@@ -24,16 +19,16 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from consumer.adapters.thread import OwnThread
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.errors import PinstreamError
 
 _LENGTH = struct.Struct(">I")
+# Maximum size of a frame. A snapshot has about ten thousand bytes.
 MOST_BYTES = 64 * 1024 * 1024
-"""Maximum size of a frame. A snapshot has about ten thousand bytes."""
+# Seconds that writing the last frame of a worker may take.
 _LAST_WORD = 2.0
-"""Seconds that writing the last frame of a worker may take."""
+# Exit code of a worker that did not stop within its grace after its supervisor was gone.
 _ALONE = 70
-"""Exit code of a worker that did not stop within its grace after its supervisor was gone."""
 
 
 class WorkerReport(NamedTuple):
@@ -63,9 +58,11 @@ async def hear(reader: asyncio.StreamReader | None) -> WorkerReport | None:
         return None
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        # Something else was written to the pipe: its bytes are no length.
         if length > MOST_BYTES:
             raise PinstreamError("a worker's report cannot be read; please report this bug")
-        said = pickle.loads(await reader.readexactly(length))  # noqa: S301 - written by our own process, see above
+        # Pickle is safe here: both ends are the same program, and no other process has the pipe.
+        said = pickle.loads(await reader.readexactly(length))  # noqa: S301
     except asyncio.IncompleteReadError:  # the worker was killed while it wrote
         return None
     return said if isinstance(said, WorkerReport) else None
@@ -80,6 +77,7 @@ class ReportLine:
         self._waiting: list[WorkerReport] = []
         self._over = False
         self._changed = threading.Condition()
+        # A thread of its own writes: a supervisor that does not read must not block the worker's event loop.
         self._writer = OwnThread("worker-line")
         self._writer.begin(self._write_all)
 
@@ -87,6 +85,7 @@ class ReportLine:
     def take(cls) -> Self:
         """Take over stdin and stdout; from now on, print writes to stderr."""
         line = cls(os.dup(1), os.dup(0))
+        # Replace both descriptors, so that nothing else in this process uses the pipes by mistake.
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         try:
@@ -98,11 +97,13 @@ class ReportLine:
 
     def end_with_it(self, grace: float) -> None:
         """Stop this process when the supervisor is gone: by SIGTERM, and after `grace` seconds by force."""
+        # Also a thread: the event loop may be what hangs.
         OwnThread("worker-lifeline").begin(partial(_wait_for_the_end, self._lifeline, grace))
 
     def say(self, said: WorkerReport) -> None:
         """Queue `said` for writing, in place of a report that is still queued. Never waits."""
         with self._changed:
+            # Only the latest report matters. If the supervisor is slow to read, older ones are dropped.
             self._waiting = [said]
             self._changed.notify()
 
@@ -118,15 +119,15 @@ class ReportLine:
 
     def _write_all(self) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone: the other thread notices it too
-            while (said := self._take()) is not None:
-                left = memoryview(frame(said))
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._over)
+                    if not self._waiting:
+                        return
+                    left = memoryview(frame(self._waiting.pop(0)))
+                # Without the lock: the pipe may be full, and `say` must not wait for the supervisor.
                 while left:
                     left = left[os.write(self._out, left) :]
-
-    def _take(self) -> WorkerReport | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._over)
-            return self._waiting.pop(0) if self._waiting else None
 
 
 def _wait_for_the_end(lifeline: int, grace: float) -> None:
@@ -135,4 +136,5 @@ def _wait_for_the_end(lifeline: int, grace: float) -> None:
             pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
+    # If the event loop hangs, the signal has no effect. No member may outlive its supervisor.
     os._exit(_ALONE)

@@ -1,15 +1,9 @@
 """Merge the snapshots of all workers into one, for the page, /status and /metrics.
 
-Each worker's snapshot is taken atomically and its ledger adds up, so a sum over whole snapshots adds up too, whatever
-their ages. Each figure defines how it is merged (`consumer.engine.figures`): by default it is added; of states and
-times the worst is taken. Lists are joined here. Shares and quantiles are computed from the added counts. `merge([])` is
-the snapshot of no worker.
-
-`remains` is what a dead worker leaves behind: its counts, so that no counter ever decreases. Its open records are
-released: another member reads them again. The result is a snapshot too, so all dead workers together are one snapshot.
-What a worker counted after its last snapshot, half a second at most, is lost.
-
-A partition that was handed over may be in two snapshots of different ages; the newer one is used.
+Each figure defines how it is merged (`figures.definitions`): by default it is added; of states and times the worst is
+taken. Lists are joined here. Shares and quantiles are computed from the added counts. `merge([])` is the snapshot of no
+worker. `remains` is what a dead worker leaves behind, also a snapshot, so all dead workers together are one. What a
+worker counted after its last snapshot, half a second at most, is lost.
 """
 
 from __future__ import annotations
@@ -20,11 +14,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
-from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
-from consumer.engine.coverage import OTHER
-from consumer.engine.figures import Shape, figures_of, first, least, most
-from consumer.engine.freshness import NO_FRESHNESS, FreshnessSnapshot
-from consumer.engine.statistics import (
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.definitions import Shape, figures_of, first, least, most
+from consumer.engine.figures.freshness import NO_FRESHNESS, FreshnessSnapshot
+from consumer.engine.figures.statistics import (
     SCHEMAS_MOST,
     AccountStatistics,
     PartitionStatistics,
@@ -34,12 +28,13 @@ from consumer.engine.statistics import (
     worst_state,
 )
 
+# Maximum number of names in a family of counts; further ones are counted as ``other``, as in the engine.
 MOST_NAMES = 64
-"""Maximum number of names in a family of counts; further ones are counted as ``other``, as in the engine."""
 
 
 def merge(snapshots: Sequence[Statistics]) -> Statistics:
     """Merge these snapshots, which are ordered from the oldest to the newest."""
+    # Each snapshot is taken atomically and its ledger adds up: so does their sum, whatever their ages.
     merged: Statistics = _added(Statistics, snapshots)
     return merged
 
@@ -48,7 +43,8 @@ def remains(last: Statistics) -> Statistics:
     """What a dead worker leaves behind, computed from its last snapshot."""
     return replace(
         merge([]),
-        totals=_let_go(last.totals),
+        # Its counts stay, so that no counter ever decreases. Levels and states end with the process.
+        totals=_released(last.totals),
         passed=last.passed,
         freshness=replace(NO_FRESHNESS, age_sum=last.freshness.age_sum, buckets=last.freshness.buckets),
         counters=last.counters,
@@ -57,8 +53,9 @@ def remains(last: Statistics) -> Statistics:
     )
 
 
-def _let_go(totals: Totals) -> Totals:
-    """Count open records as released. A ledger that did not add up is corrected: the next process starts a new one."""
+def _released(totals: Totals) -> Totals:
+    """Count open records as released: another member reads them again."""
+    # A ledger that did not add up is corrected, because the next process starts a new one.
     settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
     released = max(totals.released, totals.read + totals.released - settled)
     return replace(totals, read=settled, open=0, released=released)
@@ -68,17 +65,19 @@ class Merged:
     """The latest snapshot of each live worker, and the remains of the dead ones."""
 
     def __init__(self) -> None:
+        # By worker, the oldest snapshot first.
         self._live: dict[int, Statistics] = {}
-        """By worker, the oldest snapshot first."""
         self._past = merge([])
+        # Family of counts -> the names that have a count of their own. Names stay, or a count would decrease.
         self._names: dict[str, set[str]] = {}
-        """Family of counts -> the names that have a count of their own. Names stay, or a count would decrease."""
 
     def take(self, worker: int, statistics: Statistics) -> bool:
         """Take a worker's new snapshot. Return True if it has settled records since its last one."""
+        # Removed first, so that the newest is last: of what cannot be added, the newest counts.
         before = self._live.pop(worker, None)
         self._live[worker] = statistics
-        return _settled(statistics) > (_settled(before) if before is not None else 0)
+        settled = 0 if before is None else before.totals.read - before.totals.open
+        return statistics.totals.read - statistics.totals.open > settled
 
     def gone(self, worker: int) -> None:
         """Move a worker that has ended to the dead ones."""
@@ -111,11 +110,6 @@ class Merged:
             # Names of several parts are codes, and the set of codes is limited.
             capped[name if name in known or not isinstance(name, str) else OTHER] += count
         return capped
-
-
-def _settled(statistics: Statistics) -> int:
-    totals = statistics.totals
-    return totals.read - totals.open
 
 
 def _added(owner: type, all_of_them: Sequence[Any]) -> Any:
@@ -152,14 +146,15 @@ def _by_name(item: type, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return {name: _added(item, [window[name] for window in windows if name in window]) for name in names}
 
 
+# What is added to nothing gives a histogram of the right width.
 _NONE: Final[Mapping[type, Sequence[Any]]] = {FreshnessSnapshot: (NO_FRESHNESS,)}
-"""What is added to nothing gives a histogram of the right width."""
 
 
 # -- what is not added, but joined
 
 
 def _partitions(all_of_them: Sequence[Sequence[PartitionStatistics]]) -> tuple[PartitionStatistics, ...]:
+    # A partition that was handed over may be in two snapshots. The newer one, which comes later, replaces the other.
     latest = {(one.topic, one.partition): one for partitions in all_of_them for one in partitions}
     return tuple(one for _, one in sorted(latest.items()))
 
@@ -176,6 +171,7 @@ def _accounts(all_of_them: Sequence[Sequence[AccountStatistics]]) -> tuple[Accou
 def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
     """The worst state of any worker's gate, and the sum of the queues."""
     state = worst_state(one.state for one in gates)
+    # Reason and times belong to a state: those of other states would contradict it.
     worst = [one for one in gates if one.state == state]
     return AccountStatistics(
         account=gates[0].account,
@@ -187,6 +183,7 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
         halted_for=most(one.halted_for for one in worst),
         next_probe_in=least(one.next_probe_in for one in worst),
         unreachable_for=most(one.unreachable_for for one in worst),
+        told=any(one.told for one in worst),
     )
 
 
@@ -202,21 +199,20 @@ def _messages(all_of_them: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[t
 
 def _schemas(all_of_them: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
     """Several workers may wait for the same schema."""
-    waits: dict[tuple[str, str], list[SchemaWait]] = {}
+    merged: dict[tuple[str, str], SchemaWait] = {}
     for one in chain.from_iterable(all_of_them):
-        waits.setdefault((one.kind, one.value), []).append(one)
-    merged = (
-        SchemaWait(
-            *schema,
-            sum(one.records for one in several),
-            max(one.seconds for one in several),
-            most(one.denied_seconds for one in several),
-        )
-        for schema, several in waits.items()
-    )
-    return tuple(sorted(merged, key=lambda one: -one.seconds)[:SCHEMAS_MOST])
+        known = merged.setdefault((one.kind, one.value), one)
+        if known is not one:
+            merged[one.kind, one.value] = replace(
+                known,
+                records=known.records + one.records,
+                seconds=max(known.seconds, one.seconds),
+                denied_seconds=most((known.denied_seconds, one.denied_seconds)),
+            )
+    return tuple(sorted(merged.values(), key=lambda one: -one.seconds)[:SCHEMAS_MOST])
 
 
+# By type and field.
 _JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
     (Statistics, "partitions"): _partitions,
     (Statistics, "accounts"): _accounts,
@@ -225,4 +221,3 @@ _JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
     (SamplesSnapshot, "rejections"): _messages,
     (SamplesSnapshot, "warnings"): _messages,
 }
-"""By type and field."""

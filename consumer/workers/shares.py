@@ -1,8 +1,8 @@
 """The number of workers, and each worker's share of the budgets.
 
-Budgets, quotas and the number of requests in flight are set for this machine and this ad account, so N workers must not
-multiply them. Each worker gets a part and the parts add up. Settings that cannot be divided are refused before anything
-starts. Settings that are not sums (the linger, the dedup window, the limit of the shared key store) stay as they are.
+Each worker gets a part of the budgets, and the parts add up. Settings that cannot be divided are refused before
+anything starts. Settings that are not sums (the linger, the dedup window, the limit of the shared key store) stay. So
+does the quota: workers divide it as all members of the group do (`consumer.engine.gate.Quota`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 def worker_count(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int:
     """Return the number of workers that ``--workers TEXT`` asks for. Raises `UsageError`."""
     if text == AUTO:
+        # Never a number that `check_divisible` would refuse: ``auto`` must work on a machine with many cores.
         return min(cores(cpu_max), _divisible_by(settings.pinstream), MOST_WORKERS)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
         raise UsageError(
@@ -34,6 +35,7 @@ def worker_count(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int
 
 def cores(cpu_max: Path = _CPU_MAX) -> int:
     """Return the number of cores that CPU affinity and the container's limit allow, rounded down."""
+    # Not every system has affinity (macOS).
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = cpu_max.read_text("ascii").split()
@@ -44,10 +46,10 @@ def cores(cpu_max: Path = _CPU_MAX) -> int:
 
 
 def _divisible_by(own: PinstreamSettings) -> int:
-    """The largest number of workers for which `check_divisible` accepts these quotas and budgets."""
+    """The largest number of workers for which `check_divisible` accepts this quota and these budgets."""
     return min(
         own.concurrency,
-        own.calls_per_minute,
+        MOST_WORKERS if own.shares_key_store else own.calls_per_minute,
         own.max_open_events // own.batch_events,
         own.max_open_bytes // own.batch_bytes,
     )
@@ -61,7 +63,8 @@ def part(whole: int, number: int, count: int) -> int:
 def worker_settings(settings: Settings, number: int, count: int) -> Settings:
     """Return the settings of worker `number` of `count` (from 1)."""
     own = settings.pinstream
-    parts = ("concurrency", "calls_per_minute", "max_open_events", "max_open_bytes")
+    # They are set for this machine: N workers must not multiply them.
+    parts = ["concurrency", "max_open_events", "max_open_bytes"]
     divided = {name: part(getattr(own, name), number, count) for name in parts}
     kafka = settings.kafka
     instance = kafka.properties.get(_INSTANCE)
@@ -69,7 +72,8 @@ def worker_settings(settings: Settings, number: int, count: int) -> Settings:
         # Two members with the same name would fence each other out of the group.
         name = SecretStr(f"{instance.get_secret_value()}-{number}")
         kafka = kafka.model_copy(update={"properties": {**kafka.properties, _INSTANCE: name}})
-    return settings.model_copy(update={"pinstream": own.model_copy(update=divided), "kafka": kafka})
+    update = {"pinstream": own.model_copy(update=divided), "kafka": kafka, "workers": count}
+    return settings.model_copy(update=update)
 
 
 def check_divisible(settings: Settings, count: int) -> None:
@@ -78,23 +82,21 @@ def check_divisible(settings: Settings, count: int) -> None:
         return
     own = settings.pinstream
     if own.key_store.get_secret_value() == "memory:":
+        # Each process would have a memory of its own.
         raise SettingsError(
             f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: events that one worker has delivered, the"
-            " others would send again; use lmdb:/path (on a tmpfs, if it must not touch a disk), or run one worker"
+            " others would send again; use disk:/path (on a tmpfs, if it must not touch a disk), or run one worker"
         )
     for name, whole in (
         ("PINSTREAM_CONCURRENCY", own.concurrency),
         ("PINSTREAM_CALLS_PER_MINUTE", own.calls_per_minute),
     ):
-        if whole < count:
+        # A shared key store counts the calls of all, so that each may have what the others leave.
+        if whole < count and not (name == "PINSTREAM_CALLS_PER_MINUTE" and own.shares_key_store):
             raise SettingsError(
                 f"{name}={whole} is below --workers {count}: it is shared by all of them, and each needs at least 1;"
                 " raise the first or lower the second"
             )
-    _check_budget(own, count)
-
-
-def _check_budget(own: PinstreamSettings, count: int) -> None:
     for name, whole, batch_name, batch in (
         ("PINSTREAM_MAX_OPEN_EVENTS", own.max_open_events, "PINSTREAM_BATCH_EVENTS", own.batch_events),
         ("PINSTREAM_MAX_OPEN_BYTES", own.max_open_bytes, "PINSTREAM_BATCH_BYTES", own.batch_bytes),

@@ -3,34 +3,28 @@
 Like the engine, this module is synchronous and has no clock: `Supervision.handle(input, now)` returns commands, and
 `next_deadline()` says when to feed a `TimePassed` at the latest. The caller performs the commands.
 
-The first worker starts alone. If it ends before it has joined (brokers away, no such topic, a bad mapping), the
-supervisor ends with its exit code and its message, as a single process would. After it has joined, the others start.
-
-From then on, a worker that ends is started again after a pause with full jitter. The pause grows with each end in a row
-and is short again after the worker has lived for `LIVED` seconds. A restart cannot help after exit code 2 (settings) or
-3 (the destination refuses): all workers are stopped and the supervisor ends with that code. It ends with code 1 after a
-worker has ended `MOST_ENDS` times while no worker settled a record. While any worker makes progress, it goes on.
-
-To stop, the supervisor asks all workers at once. Those that are not gone by one common deadline are killed.
+The first worker starts alone. After it has joined, the others start. From then on, a worker that ends is started again
+after a pause. `_exit_of` says after which ends the supervisor ends too. To stop, it asks all workers at once. Those
+that are not gone by one common deadline are killed.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from consumer.engine.messages import Report
 from consumer.engine.model import Backoff
 
 RESTARTS = Backoff(base=1.0, cap=30.0)
+# Seconds of life after which the next end starts a new row of ends.
 LIVED = 60.0
-"""Seconds of life after which the next end starts a new row of ends."""
+# Ends of one worker in a row, without a record settled by any worker, after which the supervisor ends.
 MOST_ENDS = 6
-"""Ends of one worker in a row, without a record settled by any worker, after which the supervisor ends."""
+# Seconds that a worker may take beyond the grace, for closing down after its own deadline.
 MARGIN = 1.5
-"""Seconds that a worker may take beyond the grace, for closing down after its own deadline."""
 SETTINGS, REFUSED = 2, 3
 _KILLED = -signal.SIGKILL
 _TERMINATED = -signal.SIGTERM
@@ -151,8 +145,8 @@ class Supervision:
         self.workers: Sequence[WorkerRecord] = [WorkerRecord(number) for number in range(1, count + 1)]
         self._grace = grace
         self._jitter = jitter
+        # True once any worker has joined.
         self._joined = False
-        """True once any worker has joined."""
         self._ending: _Ending | None = None
         self._commands: list[Command] = []
 
@@ -165,10 +159,12 @@ class Supervision:
         """Return the commands that follow from this input."""
         match happened:
             case Begun() if self._ending is None:
+                # Alone: if it cannot join (brokers away, no such topic, a bad mapping), none of the others can.
                 self._start(self.workers[0], now)
             case Joined(number):
                 self._join(self.workers[number - 1], now)
             case Progressed():
+                # Any progress shows that restarts are not in vain.
                 for one in self.workers:
                     one.in_vain = 0
             case Ended():
@@ -177,6 +173,7 @@ class Supervision:
                 self._stop_all(0, None, now)
             case _:  # time has passed, or the stop came before the begin
                 pass
+        # After every input, because an end may be the last one that the supervisor waits for.
         self._keep_time(now)
         commands, self._commands = self._commands, []
         return commands
@@ -211,14 +208,14 @@ class Supervision:
                     one.restarts += 1
                     self._start(one, now)
             return
+        # One deadline for all, so that the supervisor itself ends before it is killed.
         if now >= ending.kill_at and not ending.killed:
             ending.killed = True
             for one in self.workers:
                 if one.state in ALIVE:
+                    seconds = self._grace + MARGIN
                     self._commands += [
-                        Report(
-                            "error", "worker_killed", {"worker": one.number, "seconds": self._grace + MARGIN}
-                        ),
+                        Report("error", "worker_killed", {"worker": one.number, "seconds": seconds}),
                         KillWorker(one.number),
                     ]
         if not ending.finished and all(one.state is WorkerState.GONE for one in self.workers):
@@ -232,34 +229,14 @@ class Supervision:
             one.state = WorkerState.GONE
             self._ending.take(end)
             return
+        # A worker that lived for long was healthy: this is a new problem.
         one.in_a_row = 1 if now - one.started_at >= LIVED else one.in_a_row + 1
         one.in_vain += 1
-        verdict = self._exit_of(one, end)
+        verdict, again = self._exit_of(one, end), None
         if verdict is None:
+            # Full jitter, so that workers that failed for one reason do not all come back at one moment.
             pause = RESTARTS.delay(one.in_a_row, self._jitter())
-            one.state, one.start_at = WorkerState.PAUSING, now + pause
-            self._report(one, end, pause)
-            return
-        one.state = WorkerState.GONE
-        self._report(one, end, None)
-        self._stop_all(*verdict, now)
-
-    def _exit_of(self, one: WorkerRecord, end: Ended) -> tuple[int, str] | None:
-        """Return exit code and reason if the supervisor must end; None: the worker is started again."""
-        reason = end_reason(end)
-        if end.code in (SETTINGS, REFUSED):
-            return end.code, reason
-        if not self._joined and end.code != 0:
-            return 1, reason
-        if one.in_vain >= MOST_ENDS:
-            return 1, (
-                f"worker {one.number} ended {one.in_vain} times and no record was settled in between; the last reason: "
-                f"{reason}"
-            )
-        return None
-
-    def _report(self, one: WorkerRecord, end: Ended, pause: float | None) -> None:
-        again = None if pause is None else round(pause, 3)
+            one.state, one.start_at, again = WorkerState.PAUSING, now + pause, round(pause, 3)
         self._commands.append(
             Report(
                 "error",
@@ -267,6 +244,24 @@ class Supervision:
                 {"worker": one.number, "code": end.code, "reason": end_reason(end), "restart_seconds": again},
             )
         )
+        if verdict is not None:
+            one.state = WorkerState.GONE
+            self._stop_all(*verdict, now)
+
+    def _exit_of(self, one: WorkerRecord, end: Ended) -> tuple[int, str] | None:
+        """Return exit code and reason if the supervisor must end; None: the worker is started again."""
+        reason = end_reason(end)
+        if end.code in (SETTINGS, REFUSED):
+            return end.code, reason  # a restart cannot help
+        if not self._joined and end.code != 0:
+            return 1, reason  # as a single process would: the first worker cannot join, so no other can
+        # While any worker settles records, `in_vain` is reset, and restarting the others is worth it.
+        if one.in_vain >= MOST_ENDS:
+            return 1, (
+                f"worker {one.number} ended {one.in_vain} times and no record was settled in between; the last reason: "
+                f"{reason}"
+            )
+        return None
 
     # -- stopping
 
@@ -289,10 +284,11 @@ class _Ending:
     reason: str | None
     kill_at: float
     killed: bool = False
-    finished: bool = field(default=False)
+    finished: bool = False
 
     def take(self, end: Ended) -> None:
         """Take over the exit code of a worker that failed while stopping, if there is no other yet."""
+        # A worker that has not installed its handler yet is ended by our own SIGTERM: that is no failure.
         if self.code == 0 and end.code not in (0, _TERMINATED):
             self.code = end.code if end.code in (SETTINGS, REFUSED) else 1
             self.reason = end_reason(end)
@@ -306,11 +302,8 @@ def end_reason(end: Ended) -> str:
         return f"worker {end.worker} ended with exit code {end.code}"
     if end.code == _KILLED:
         return f"worker {end.worker} was killed (SIGKILL: by someone, or because memory ran out)"
-    return f"worker {end.worker} was ended by {_name(-end.code)}"
-
-
-def _name(number: int) -> str:
     try:
-        return signal.Signals(number).name
+        name = signal.Signals(-end.code).name
     except ValueError:
-        return f"signal {number}"
+        name = f"signal {-end.code}"
+    return f"worker {end.worker} was ended by {name}"

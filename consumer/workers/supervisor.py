@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import structlog
 
 from consumer.app import building
 from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import Report
-from consumer.engine.statistics import Statistics
 from consumer.errors import (
     DestinationRefused,
     InvariantViolation,
@@ -26,7 +27,9 @@ from consumer.errors import (
     WorkersFailed,
 )
 from consumer.settings import Settings, load
-from consumer.web.status import ledger
+from consumer.web.health import why_unhealthy
+from consumer.web.metrics import FiguresCollector
+from consumer.web.status import document_of
 from consumer.workers import showing
 from consumer.workers import supervision as s
 from consumer.workers.line import WorkerReport, hear
@@ -50,8 +53,12 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
         return
     building.set_up_logs(settings)
     # Find mistakes in schema and mapping files before any worker starts.
-    building.mapping(settings, building.reader_schema(settings, building.local_schemas(settings)))
-    asyncio.run(Supervisor(settings, count, [*again, "run"]).run())
+    building.sections(settings)
+
+    async def supervise() -> None:
+        await Supervisor(settings, count, [*again, "run"]).run()
+
+    asyncio.run(supervise())
 
 
 class Supervisor:
@@ -74,41 +81,35 @@ class Supervisor:
         self._keys = showing.SharedKeyStore()
         self._started = time.time()
         self._closing = False
-        self._end: asyncio.Future[s.Finish] | None = None
-        self._performers: dict[type, Callable[[Any], None]] = {
-            s.StartWorker: self._start,
-            s.StopWorker: lambda command: self._lives[command.worker].stop(),
-            s.KillWorker: lambda command: self._lives[command.worker].kill(),
-            s.Finish: self._finish,
-            Report: building.log_report,
-        }
+        self._end: asyncio.Future[s.Finish] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Run until all workers have ended for good. Raises the reason unless a signal asked for the end."""
-        self._end = asyncio.get_running_loop().create_future()
         on_stop_signal(lambda: self._feed(s.StopSignalled()), self._kill_all)
         server = web_server(
             self._settings,
             self.statistics,
             self._info,
             keys=lambda: self._key_store()["keys"],
-            others=lambda: showing.why_workers_unhealthy(self._seen()),
-            more_metrics=showing.WorkersCollector(self._seen),
+            unhealthy=self._why_unhealthy,
+            more_metrics=FiguresCollector(showing.WorkerFigures, self._seen),
         )
         try:
+            # Before the first worker, so that an address in use is reported at once, and by one process.
             log_starting(self._settings, None if server is None else await server.start())
             structlog.get_logger().info("supervising", workers=self._count)
             self._feed(s.Begun())
             end = await self._end
         finally:
             self._closing = True
+            # In an orderly end there are none left.
             self._kill_all()
             if self._timer is not None:
                 self._timer.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if server is not None:
                 await server.stop()
-        structlog.get_logger().info("stopped", **ledger(self.statistics().totals))
+        structlog.get_logger().info("stopped", **document_of(self.statistics().totals))
         if end.code:
             raise _ERRORS.get(end.code, WorkersFailed)(end.reason or "")
 
@@ -122,30 +123,41 @@ class Supervisor:
     # -- feed, perform, re-arm
 
     def _feed(self, happened: s.Input) -> None:
+        # While the supervisor closes, ends of workers still arrive, and must start no new ones.
         if self._closing:
             return
         now = asyncio.get_running_loop().time()
         try:
             for command in self._supervision.handle(happened, now):
-                self._performers[type(command)](command)
+                self._perform(command)
         except Exception as error:  # a bug: end rather than leave workers unsupervised
-            if self._end is not None and not self._end.done():
+            if not self._end.done():
                 self._end.set_exception(error)
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._supervision.next_deadline()
-        self._timer = (
-            None
-            if deadline is None
-            else asyncio.get_running_loop().call_at(deadline, self._feed, s.TimePassed())
-        )
+        if deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._feed, s.TimePassed())
 
-    def _start(self, command: s.StartWorker) -> None:
-        life = self._lives[command.worker] = _Life()
-        arguments = [*self._command, "--worker", f"{command.worker}/{self._count}"]
-        task = asyncio.create_task(self._watch(command.worker, life, arguments))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _perform(self, command: s.Command) -> None:
+        match command:
+            case s.StartWorker(number):
+                life = self._lives[number] = _Life()
+                arguments = [*self._command, "--worker", f"{number}/{self._count}"]
+                task = asyncio.create_task(self._watch(number, life, arguments))
+                self._tasks.add(task)  # the loop itself keeps only a weak reference
+                task.add_done_callback(self._tasks.discard)
+            case s.StopWorker(number):
+                self._lives[number].send(signal.SIGTERM)
+            case s.KillWorker(number):
+                self._lives[number].send(signal.SIGKILL)
+            case s.Finish():
+                if not self._end.done():
+                    self._end.set_result(command)
+            case Report():
+                building.log_report(command)
+            case _:
+                assert_never(command)
 
     async def _watch(self, number: int, life: _Life, arguments: Sequence[str]) -> None:
         """Run one process of a worker and report its end, however it ends."""
@@ -154,6 +166,7 @@ class Supervisor:
         except Exception as error:  # the process could not be started, or sent an invalid report
             code, reason = 1, f"worker {number} cannot be run ({error})"
         del self._lives[number]
+        # What it counted stays counted.
         self._merged.gone(number)
         if life.said is not None and life.said.key_store is not None:
             self._keys.gone(life.said.key_store)
@@ -170,31 +183,27 @@ class Supervisor:
         if said.statistics is not None and self._merged.take(number, said.statistics):
             self._feed(s.Progressed(number))
 
-    def _finish(self, command: s.Finish) -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_result(command)
-
     def _kill_all(self) -> None:
         for life in self._lives.values():
-            life.kill()
+            life.send(signal.SIGKILL)
 
     # -- what is shown
 
-    def _seen(self) -> Sequence[showing.WorkerView]:
-        return [self._look_at(books) for books in self._supervision.workers]
+    def _seen(self) -> Sequence[showing.WorkerFigures]:
+        now, seen = time.monotonic(), []
+        for books in self._supervision.workers:
+            life = self._lives.get(books.number)
+            if life is None:
+                seen.append(showing.figures(books, None, None, None, None))
+                continue
+            unhealthy = None if life.said is None else life.said.unhealthy
+            statistics = self._merged.of(books.number)
+            seen.append(showing.figures(books, life.pid, now - life.heard_at, unhealthy, statistics))
+        return seen
 
-    def _look_at(self, books: s.WorkerRecord) -> showing.WorkerView:
-        life = self._lives.get(books.number)
-        if life is None:
-            return showing.WorkerView(books, None, None, None, None)
-        since = life.began_at if life.heard_at is None else life.heard_at
-        return showing.WorkerView(
-            books,
-            life.pid,
-            time.monotonic() - since,
-            None if life.said is None else life.said.unhealthy,
-            self._merged.of(books.number),
-        )
+    def _why_unhealthy(self, statistics: Statistics) -> str | None:
+        # The merged ledger first: that it does not add up is worse than a worker that hangs.
+        return why_unhealthy(statistics, time.monotonic()) or showing.why_workers_unhealthy(self._seen())
 
     def _key_store(self) -> dict[str, Any]:
         said = (life.said.key_store for life in self._lives.values() if life.said is not None)
@@ -204,7 +213,7 @@ class Supervisor:
         return {
             "process": process(self._settings, self._started),
             "key_store": self._key_store(),
-            "workers": showing.worker_rows(self._seen()),
+            "workers": [document_of(one) for one in self._seen()],
         }
 
 
@@ -212,20 +221,17 @@ class _Life:
     """One process of a worker, from its start to its end."""
 
     def __init__(self) -> None:
+        # The latest report.
         self.said: WorkerReport | None = None
-        """The latest report."""
-        self.began_at = time.monotonic()
-        self.heard_at: float | None = None
+        # Of the latest report, or else of the start: a new worker has as long for its first report.
+        self.heard_at = time.monotonic()
+        # None: there is no process yet.
+        self.pid: int | None = None
+        # The error in its last report.
         self.error: str | None = None
-        """The error in its last report."""
         self._process: asyncio.subprocess.Process | None = None
-        self._wanted: Callable[[asyncio.subprocess.Process], None] | None = None
-        """A stop or kill that was asked for before the process existed."""
-
-    @property
-    def pid(self) -> int | None:
-        """None: there is no process yet."""
-        return None if self._process is None else self._process.pid
+        # The signal that was sent before the process existed.
+        self._wanted: signal.Signals | None = None
 
     async def live(
         self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]
@@ -239,31 +245,25 @@ class _Life:
             start_new_session=True,
             limit=_BUFFER,
         )
+        self.pid = process.pid
         if self._wanted is not None:
-            self._wanted(process)
+            self.send(self._wanted)
         try:
             while (said := await hear(process.stdout)) is not None:
                 hears(said)
         except Exception:  # without reports it cannot be supervised: end it
-            self.kill()
+            self.send(signal.SIGKILL)
             await process.wait()
             raise
         return await process.wait(), self.error
 
-    def stop(self) -> None:
-        """Ask it to stop (SIGTERM)."""
-        self._do(lambda process: process.terminate())
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL)."""
-        self._do(lambda process: process.kill())
-
-    def _do(self, what: Callable[[asyncio.subprocess.Process], None]) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, as soon as there is a process."""
         if self._process is None:
-            self._wanted = what
+            self._wanted = number
             return
         with contextlib.suppress(ProcessLookupError):
-            what(self._process)
+            self._process.send_signal(number)
 
 
 def this_program() -> list[str]:

@@ -1,38 +1,35 @@
 """One worker: an ordinary member of the group with its share of the budgets, which reports to a supervisor.
 
-A worker serves no page. It ignores SIGINT from the terminal, because the supervisor handles it and then asks the worker
-to stop. A second SIGTERM changes nothing; SIGKILL ends it at once and loses nothing.
+A worker serves no page. A second SIGTERM changes nothing. SIGKILL ends it at once and loses nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from consumer import logs
-from consumer.app import tracing
-from consumer.app.run import Member, before, hangs_after, look_at_cluster, member, serve
-from consumer.app.tracing import Tracing
+from consumer.app.run import Member, member
+from consumer.app.tracing import Tracing, environment
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
-from consumer.web.health import why_unhealthy
 from consumer.workers.line import ReportLine, WorkerReport
 from consumer.workers.shares import worker_settings
 from consumer.workers.supervision import MARGIN
 
+# Seconds between two reports, and the maximum age of a worker's figures in /status.
 REPORT_EVERY = 0.5
-"""Seconds between two reports, and the maximum age of a worker's figures in /status."""
 
 
 def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
     """Run worker `number` until it is asked to stop. An error is reported to the supervisor and sets the exit code."""
     line = ReportLine.take()
+    # SIGINT is for the supervisor, which then asks this worker to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        # A worker reads the environment itself, so that no secret goes through the pipe or onto a command line.
         settings = worker_settings(load(environ), number, count)
         line.end_with_it(settings.pinstream.shutdown_grace + MARGIN)
         logs.configure(
@@ -40,7 +37,7 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
             level=settings.pinstream.log_level,
             always={"worker": number},
         )
-        traces = tracing.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
+        traces = environment.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
         asyncio.run(_run(settings, traces, line))
         line.end()
     except PinstreamError as error:
@@ -49,62 +46,34 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
         sys.exit(error.exit_code)
     except Exception as error:
         line.end(WorkerReport(error=f"unexpected {type(error).__name__}"))
-        raise
+        raise  # the traceback, with --debug, goes to this process's stderr
 
 
 async def _run(settings: Settings, traces: Tracing, line: ReportLine) -> None:
-    asked = asyncio.Event()
-    async with member(settings, traces=traces) as one:
-
-        def stop() -> None:
-            asked.set()
-            one.service.request_stop()
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
-        reporter = _Reporter(one, line)
-        async with reporter.reporting():
-            if await before(asked, look_at_cluster(settings)):
-                reporter.joined = True
-                await serve(one)
-
-
-class _Reporter:
-    """Reports to the supervisor twice a second, and once more at the end."""
-
-    def __init__(self, one: Member, line: ReportLine) -> None:
-        self.joined = False
-        self._member = one
-        self._line = line
-        self._hangs_after = hangs_after(one.settings)
-
-    @contextlib.asynccontextmanager
-    async def reporting(self) -> AsyncIterator[None]:
-        """Send reports while the context is open."""
-        task = asyncio.create_task(self._go_on())
+    joined = asyncio.Event()
+    async with member(settings, traces) as one:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, one.stop)
+        reporting = asyncio.create_task(_report_on(one, joined, line))
         try:
-            yield
+            await one.serve(joined.set)
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            self._line.say(self._said())
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+            # The last figures are those of the orderly end.
+            line.say(_report(one, joined.is_set()))
 
-    async def _go_on(self) -> None:
-        while True:
-            self._line.say(self._said())
-            await asyncio.sleep(REPORT_EVERY)
 
-    def _said(self) -> WorkerReport:
-        service, key_store = self._member.service, self._member.info()["key_store"]
-        try:
-            statistics = service.statistics()
-        except Exception as error:  # the ledger does not add up; the health of a single process says the same
-            unreadable = f"the figures cannot be read ({type(error).__name__})"
-            return WorkerReport(self.joined, unhealthy=unreadable, key_store=key_store)
-        ill = why_unhealthy(
-            statistics,
-            time.monotonic(),
-            service.fetched_at,
-            hangs_after=self._hangs_after,
-            broken=service.key_store_broken,
-        )
-        return WorkerReport(self.joined, statistics, ill, key_store)
+async def _report_on(one: Member, joined: asyncio.Event, line: ReportLine) -> None:
+    while True:
+        line.say(_report(one, joined.is_set()))
+        await asyncio.sleep(REPORT_EVERY)
+
+
+def _report(one: Member, joined: bool) -> WorkerReport:
+    key_store = one.info()["key_store"]
+    try:
+        statistics = one.service.statistics()
+    except Exception as error:  # the ledger does not add up; the health of a single process says the same
+        unreadable = f"the figures cannot be read ({type(error).__name__})"
+        return WorkerReport(joined, unhealthy=unreadable, key_store=key_store)
+    return WorkerReport(joined, statistics, one.unhealthy(statistics), key_store)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.conversions_api import ConversionsApi, FileToken, FixedToken
+from consumer.adapters.conversions_api import ConversionsApi, Token
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
 from tests.adapters.test_conversions_api import SECRET, SEND, client, serving
@@ -21,7 +21,7 @@ async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
     """Before each attempt, without a restart; white space around it does not count."""
     path = tmp_path / "token"
     path.write_text("pina_one\n")
-    async with serving() as (url, seen), client(url, FileToken(path, NAMED)) as api:
+    async with serving() as (url, seen), client(url, Token(path=path, variable=NAMED)) as api:
         await api.send(SEND)
         path.write_text("  pina_the_second \n")
         await api.send(SEND)
@@ -38,22 +38,22 @@ async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"pina_{name}")
     link = tmp_path / "token"
     link.symlink_to(tmp_path / "one")
-    token = FileToken(link, NAMED)
+    token = Token(path=link, variable=NAMED)
     (tmp_path / "next").symlink_to(tmp_path / "two")
     (tmp_path / "next").replace(link)
     assert token.value() == "pina_two"
 
 
 def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
-    """A file written anew with the same token is no change."""
+    """A file that is written again with the same token is no change."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = FileToken(path, NAMED)
+    token = Token(path=path, variable=NAMED)
     path.write_text("pina_one\n\n")
     assert token.reload() is False
     path.write_text("pina_two")
     assert token.reload() is True
-    assert FixedToken("x").reload() is False
+    assert Token("x").reload() is False
 
 
 @pytest.mark.parametrize("trouble", ["missing", "empty", "not text"])
@@ -61,7 +61,7 @@ def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, troubl
     """A secret that is being replaced is missing or empty for a moment."""
     path = tmp_path / "token"
     path.write_text("pina_one")
-    token = FileToken(path, NAMED)
+    token = Token(path=path, variable=NAMED)
     if trouble == "missing":
         path.unlink()
     else:
@@ -82,15 +82,15 @@ def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
         path.write_bytes(content)
     for variable in (NAMED, "PINSTREAM_HTTP_TOKEN_FILE"):
         with pytest.raises(SettingsError, match=f"^{variable}: "):
-            FileToken(path, variable)
+            Token(path=path, variable=variable)
 
 
 def test_the_token_shows_nowhere(tmp_path: Path) -> None:
     """Not in a repr, not in what a traceback prints."""
     path = tmp_path / "token"
     path.write_text(SECRET)
-    api = ConversionsApi("http://127.0.0.1:1", FixedToken(SECRET), timeout=1.0, concurrency=1, agent="x")
-    for thing in (FixedToken(SECRET), FileToken(path, NAMED), api):
+    api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
+    for thing in (Token(SECRET), Token(path=path, variable=NAMED), api):
         assert SECRET not in repr(thing) + str(thing)
         assert SECRET not in format(thing)
 
@@ -100,7 +100,7 @@ def test_the_token_shows_nowhere(tmp_path: Path) -> None:
 )
 async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token: str) -> None:
     """It is an answer that never came, with a kind from the closed set, and the text is nowhere in it."""
-    async with serving() as (url, seen), client(url, FixedToken(token)) as api:
+    async with serving() as (url, seen), client(url, Token(token)) as api:
         try:
             answer = await api.send(SEND)
         except Exception as error:
@@ -113,6 +113,6 @@ async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token
 
 async def test_personal_data_is_in_no_repr() -> None:
     """A command in an error or a log line must not show its events."""
-    send = Send(7, "549755885175", b'{"data":[{"user_data":{"em":["jane@example.org"]}}]}', 1)
+    send = Send(7, "549755885175", [b'{"data":[{"user_data":{"em":["jane@example.org"]}}]}'], 1)
     assert "jane" not in repr(send)
     assert "jane" not in repr(Answered(7, 200, {}, b'{"error_message": "jane@example.org"}'))

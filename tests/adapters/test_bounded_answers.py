@@ -1,4 +1,4 @@
-"""What a registry answers is read and unpacked in bounded steps, whoever answers."""
+"""A registry's answer is read and unpacked in bounded steps, whatever server sent it."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,12 +18,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
-from consumer.adapters.conversions_api import ConversionsApi, FixedToken, Token, failure_kind
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, failure_kind
 from consumer.engine.messages import Answered, Send, Unanswered
 from tests.support.limits import LATE
 
 SECRET = "pina_SECRET"
-SEND = Send(7, "549755885175", b'{"data":[{"event_id":"a"}]}', 1)
+SEND = Send(7, "549755885175", [b'{"data":[', b'{"event_id":"a"}', b"]}"], 1)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -75,12 +76,12 @@ async def listening(connected: Connected, tls: ssl.SSLContext | None = None) -> 
 
 @asynccontextmanager
 async def client(
-    url: str, token: Token | None = None, *, timeout: float = 5.0, test_mode: bool = False
+    url: str, token: Tokens | None = None, *, timeout: float = 5.0, test_mode: bool = False
 ) -> AsyncIterator[ConversionsApi]:
     """The adapter, closed at the end."""
     api = ConversionsApi(
         url,
-        token or FixedToken(SECRET),
+        token or Token(SECRET),
         timeout=timeout,
         concurrency=4,
         test_mode=test_mode,
@@ -137,7 +138,7 @@ async def test_a_batch_of_four_mebibytes_arrives() -> None:
     """The largest body we send."""
     body = b'{"data":["' + b"x" * (4 * 1024 * 1024 - 13) + b'"]}'
     async with serving() as (url, seen), client(url) as api:
-        answer = await api.send(Send(7, "1", body, 1))
+        answer = await api.send(Send(7, "1", [body], 1))
     assert isinstance(answer, Answered)
     assert seen.requests[0][3] == body
 
@@ -263,7 +264,7 @@ async def test_an_answer_of_exactly_the_limit_is_read(monkeypatch: pytest.Monkey
 
 
 async def test_a_server_that_does_not_answer_times_out() -> None:
-    """Bounded by the time limit, told as such."""
+    """Bounded by the time limit, and reported as a time-out."""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -271,6 +272,39 @@ async def test_a_server_that_does_not_answer_times_out() -> None:
     begun = time.monotonic()
     assert await raw_answer(silent, timeout=0.3) == Unanswered(7, "timeout")
     assert time.monotonic() - begun < LATE
+
+
+async def test_an_answer_that_came_while_the_process_stood_still_is_read() -> None:
+    """The time limit is over when it goes on, and yet the events count as delivered: they need not go again."""
+    asked, answered = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while b"event_id" not in connection.recv(65536):
+                pass
+            asked.set()
+            stands_still.wait(30)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            )
+            answered.set()
+
+    stands_still = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,))
+        server.start()
+        async with client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5) as api:
+            call = asyncio.create_task(api.send(SEND))
+            while not asked.is_set():
+                await asyncio.sleep(0)
+            stands_still.set()
+            answered.wait(30)
+            time.sleep(1.0)  # noqa: ASYNC251  # the event loop stands still, too
+            answer = await call
+            assert isinstance(answer, Answered)
+            assert answer.body == b"{}"
+        server.join(30)
 
 
 async def test_a_server_that_trickles_times_out() -> None:
@@ -433,7 +467,7 @@ async def test_one_attempt_is_one_request() -> None:
 
 
 async def test_a_cancelled_attempt_is_cancelled() -> None:
-    """The end of the service must not wait for a slow server, and must not be told as a time-out."""
+    """The end of the service must not wait for a slow server, and must not be reported as a time-out."""
     begun = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -450,7 +484,7 @@ async def test_a_cancelled_attempt_is_cancelled() -> None:
 
 async def test_closing_twice_or_unused_is_fine() -> None:
     """The end of the process calls it whatever happened."""
-    api = ConversionsApi("http://127.0.0.1:1", FixedToken(SECRET), timeout=1.0, concurrency=1, agent="x")
+    api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
     await api.close()
     async with serving() as (url, _), client(url) as used:
         await used.send(SEND)

@@ -1,4 +1,4 @@
-"""What is told when the parts are made from the settings."""
+"""Messages about mistakes that show when the parts are built from the settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.app import building
-from consumer.errors import SchemaError, SettingsError
+from consumer.conversion.program import COMPILED
+from consumer.errors import PinstreamError, SchemaError, SettingsError
 from consumer.settings import load
 
 
@@ -19,12 +20,26 @@ def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None
     file = tmp_path / "mapping.toml"
     file.write_text("newer_event_names = true")
     settings = load({"PINSTREAM_MAPPING_FILE": str(file), "HOME": str(tmp_path)}, needs=())
-    schema = building.reader_schema(settings, building.local_schemas(settings))
     with capture_logs() as lines:
-        building.pipeline(settings, schema)
+        building.pipeline(settings, building.sections(settings))
     [line] = [line for line in lines if line["event"] == "setting"]
     assert line["log_level"] == "warning"
     assert "newer_event_names has no effect any more" in line["text"]
+
+
+def test_modules_that_were_compiled_from_other_sources_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They would load, and leave every record to the slower path, which nothing but the cost would tell."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    settings = load({"HOME": str(tmp_path)}, needs=())
+    building.pipeline(settings, building.sections(settings))
+    monkeypatch.setattr(COMPILED, "SOURCES", "0" * 64)
+    with pytest.raises(
+        PinstreamError, match=r"native\._events was compiled from other sources .* `make setup`"
+    ):
+        building.pipeline(settings, building.sections(settings))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
@@ -47,11 +62,13 @@ def test_a_state_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
 
 def decoder_of(field: object, folder: Path) -> None:
     """Make a decoder for a schema with this field."""
-    schema = {"type": "record", "name": "E", "fields": [field]}
+    needed = ("event_id", "event_type", "channel", "occurred_at")
+    fields = [field, *({"name": name, "type": "string"} for name in needed)]
+    schema = {"type": "record", "name": "E", "fields": fields}
     (folder / "e.avsc").write_text(json.dumps(schema))
     environ = {"PINSTREAM_SCHEMAS_DIR": str(folder), "PINSTREAM_SCHEMA": "E", "HOME": str(folder)}
     settings = load(environ, needs=())
-    building.decoder(settings, building.reader_schema(settings, building.local_schemas(settings)))
+    building.decoder(settings, building.sections(settings))
 
 
 def test_a_schema_that_no_record_can_be_read_as_is_one_line(tmp_path: Path) -> None:

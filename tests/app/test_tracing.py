@@ -15,15 +15,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
-from consumer.app import tracing
-from consumer.app.tracing import NoTracing
+from consumer.app.tracing import Tracing, environment
 from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk
 from consumer.service import Service
 from tests.engine.building import ACCOUNT, event
 from tests.service.driving import Trouble, serve, settled, until, values
-from tests.service.fakes import FakeClock, FakeDeadLetters, FakeSchemas, FakeSource, Process, World
+from tests.service.fakes import FakeDeadLetters, FakeSchemas, FakeSource, Process, World, fake_clock
 from tests.service.virtual_time import now, run
 
 MARK = "zq7xmark"
@@ -67,10 +66,10 @@ class Traced(Process):
             key_store=self.key_store,
             schemas=FakeSchemas(self),
             dead_letters=FakeDeadLetters(self),
-            clock=FakeClock(),
+            clock=fake_clock,
             report=self.reports.append,
             grace=25.0,
-            tracer=self.tracing,
+            around_fetched=self.tracing.convert,
         )
 
     def _headed(self, listener: Service) -> FakeSource:
@@ -101,7 +100,7 @@ def linked(span: ReadableSpan) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _unmuted() -> Iterator[None]:
-    """`tracing.start` mutes OpenTelemetry's logger."""
+    """`environment.start` mutes OpenTelemetry's logger."""
     yield
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
@@ -276,7 +275,7 @@ def test_tracing_changes_nothing() -> None:
 )
 def test_the_standard_variables_ask_for_traces(environ: dict[str, str], variable: str | None) -> None:
     """An endpoint or the exporter by name, unless they are turned off."""
-    assert tracing.asked_by(environ) == variable
+    assert environment.asked_by(environ) == variable
 
 
 @pytest.mark.parametrize(
@@ -291,8 +290,8 @@ def test_the_standard_variables_ask_for_traces(environ: dict[str, str], variable
 def test_what_we_cannot_do_is_one_warning(environ: dict[str, str], named: str) -> None:
     """It names the variable; there are no traces, and all else goes on."""
     with capture_logs() as lines:
-        found = tracing.start(environ, "group", "https://api.example.org")
-    assert type(found) is NoTracing
+        found = environment.start(environ, "group", "https://api.example.org")
+    assert type(found) is Tracing
     [line] = lines
     assert (line["log_level"], line["event"]) == ("warning", "tracing_off")
     assert named in line["text"]
@@ -305,8 +304,8 @@ def test_without_the_extra_it_is_one_warning(monkeypatch: pytest.MonkeyPatch) ->
     for name in [one for one in sys.modules if one.partition(".")[0] == "opentelemetry"]:
         monkeypatch.setitem(sys.modules, name, None)
     with capture_logs() as lines:
-        found = tracing.start(ENDPOINT, "group", "https://api.example.org")
-    assert type(found) is NoTracing
+        found = environment.start(ENDPOINT, "group", "https://api.example.org")
+    assert type(found) is Tracing
     [line] = lines
     assert line["log_level"] == "warning"
     assert "pip install 'pinstream[otel]'" in line["text"]
@@ -326,14 +325,14 @@ def test_a_value_that_cannot_be_is_one_warning(
     """Not the end of the service."""
     monkeypatch.setenv(name, value)
     with capture_logs() as lines:
-        found = tracing.start(ENDPOINT, "group", "https://api.example.org")
-    assert type(found) is NoTracing
+        found = environment.start(ENDPOINT, "group", "https://api.example.org")
+    assert type(found) is Tracing
     assert [one["event"] for one in lines] == ["tracing_off"]
 
 
 async def test_without_traces_everything_is_as_it_is() -> None:
-    """The very same source and API; nobody looks for a traceparent."""
-    process, off = Process(World(p0=[])), NoTracing()
+    """The very same source and API, and no search for trace headers."""
+    process, off = Process(World(p0=[])), Tracing()
     source = FakeSource(process, process.service)
     assert off.source(source) is source
     assert off.api(process.api) is process.api
@@ -345,13 +344,13 @@ async def test_without_traces_everything_is_as_it_is() -> None:
 
 
 class Deaf(SpanExporter):
-    """A collector that does as it is told: takes them, does not, or fails."""
+    """A collector with the behaviour of the test: it takes spans, refuses them, or fails."""
 
     def __init__(self) -> None:
         self.does: SpanExportResult | Exception = SpanExportResult.FAILURE
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """As told."""
+        """Behave so."""
         if isinstance(self.does, Exception):
             raise self.does
         return self.does
@@ -408,7 +407,7 @@ async def test_closing_sends_what_is_queued() -> None:
 
 
 def test_the_service_says_how_much_of_the_grace_is_left() -> None:
-    """All of it until somebody asks for the stop; never less than nothing."""
+    """All of it until a stop is requested; never negative."""
     process = Process(World(p0=[]), grace=10.0)
 
     async def scenario() -> list[float]:

@@ -116,11 +116,11 @@ def test_single_object_of_our_own_schema_needs_no_look_up() -> None:
 def test_single_object_of_another_schema_is_asked_for() -> None:
     """An unknown fingerprint is named as the wire has it: little-endian hex."""
     older = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
-    encoder = Encoder(older, SingleObject())
-    value = encoder.encode({"id": "e-1"})
+    value = Encoder(older, SingleObject()).encode({"id": "e-1"})
+    ref = SchemaRef("fingerprint", value[2:10].hex())
     made = decoder()
-    assert made.decode(record(value)) == encoder.ref == SchemaRef("fingerprint", value[2:10].hex())
-    made.add_schema(encoder.ref, older)
+    assert made.decode(record(value)) == ref
+    made.add_schema(ref, older)
     assert made.decode(record(value)) == EVENT
 
 

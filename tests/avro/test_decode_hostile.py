@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from consumer.avro.decode import Decoder
-from consumer.avro.paths import Step, StepKind
 from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import MAX_VALUES_PER_DATUM
 from consumer.engine.model import Record, Rejection, SchemaRef
@@ -87,11 +86,11 @@ FIXED = {"type": "fixed", "name": "F", "size": 4}
 )
 def test_lies_about_lengths_and_indexes_are_undecodable(kind: Any, data: bytes) -> None:
     """Quickly, and without allocating what was claimed."""
-    started = time.perf_counter()
+    started = time.thread_time()
     verdict = decode(kind, data)
     assert isinstance(verdict, Rejection)
     assert verdict.code == "undecodable"
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_claimed_length_allocates_nothing() -> None:
@@ -181,11 +180,11 @@ def doubling(levels: int) -> Any:
 def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
     """An array of items of no bytes can claim 2^62 of them; a record that only holds itself has no end."""
     decoder = Decoder(record("E", "string"))
-    started = time.perf_counter()
+    started = time.thread_time()
     verdict = decoder.add_schema(SEVEN, record("E", "string", kind))
     assert verdict is not None
     assert verdict.code == "incompatible_schema"
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -219,12 +218,12 @@ def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
 )
 def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
     """Too large, too deep, too many, or not Avro: a verdict each time."""
-    started = time.perf_counter()
+    started = time.thread_time()
     verdict = Decoder(record("E", "string")).add_schema(SEVEN, schema)
     assert verdict is not None
     assert verdict.code == "incompatible_schema"
     assert len(verdict.message) < 500
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 NOTHINGS = {
@@ -264,7 +263,7 @@ def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) ->
     if ours == "lacks it":
         decoder = Decoder({"type": "record", "name": "E", "fields": [{"name": "v", "type": "int"}]})
     else:
-        decoder = Decoder(BOMB, asked=((Step(StepKind.FIELD, "v"),),))
+        decoder = Decoder(BOMB, asked=(("v",),))
     assert decoder.add_schema(SEVEN, BOMB) is None
     record = Record(0, -1, None, PREFIX + data, ())
     tracemalloc.start()
@@ -288,7 +287,7 @@ def test_only_the_keys_that_are_asked_for_are_kept() -> None:
     }
     decoder = Decoder(
         schema,
-        asked=((Step(StepKind.FIELD, "m"), Step(StepKind.KEY, "k"), Step(StepKind.FIELD, "b")),),
+        asked=(("m", "k", "b"),),
     )
     assert decoder.add_schema(SEVEN, schema) is None
     entries = b"".join(bytes([2 * len(key), *key, 2, 4]) for key in (b"j", b"k", b"l"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.avro.plan import Read
+from consumer.avro.reading import Read
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import MAX_SCHEMA_DEPTH, parse
 from tests.avro.test_decode_properties import written

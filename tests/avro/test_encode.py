@@ -1,10 +1,8 @@
-"""Encoding: framing, defaults, and the forms in which people hold times and decimals."""
+"""Encoding: framing, defaults, and the branches of unions."""
 
 from __future__ import annotations
 
-import datetime as dt
 import io
-import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from consumer.avro.decode import Decoder
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject, Unencodable
 from consumer.avro.schema import canonical_form, fingerprint, parse
-from consumer.engine.model import Record, SchemaRef
+from consumer.engine.model import Record
 
 
 def schema(*fields: tuple[str, Any]) -> dict[str, Any]:
@@ -79,7 +77,6 @@ def test_framings() -> None:
     single = Encoder(of, SingleObject())
     print_hex = fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(of), "CRC-64-AVRO")
     assert single.encode({"v": 1}) == b"\xc3\x01" + bytes.fromhex(print_hex) + b"\x02"
-    assert single.ref == SchemaRef("fingerprint", print_hex)
 
 
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
@@ -90,28 +87,18 @@ MICROS = {"type": "long", "logicalType": "timestamp-micros"}
     ("kind", "value", "expected"),
     [
         (MILLIS, 1_760_000_000_123, 1_760_000_000_123),
-        (MILLIS, "2025-10-09T08:53:20.123Z", 1_760_000_000_123),
-        (MILLIS, "2025-10-09T10:53:20.123+02:00", 1_760_000_000_123),
-        (MILLIS, "2025-10-09 08:53:20.123", 1_760_000_000_123),
-        (MILLIS, dt.datetime(2025, 10, 9, 8, 53, 20, 123_999), 1_760_000_000_123),
-        (MILLIS, dt.datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC), -1),
-        (MICROS, "2025-10-09T08:53:20.123456Z", 1_760_000_000_123_456),
         (MICROS, 5, 5),
-        ({"type": "long", "logicalType": "local-timestamp-millis"}, "1970-01-01T00:00:01+05:00", 1000),
-        ({"type": "int", "logicalType": "date"}, "1970-01-11", 10),
-        ({"type": "int", "logicalType": "date"}, dt.date(1969, 12, 31), -1),
-        ({"type": "int", "logicalType": "time-millis"}, "00:00:01.5", 1500),
-        ({"type": "long", "logicalType": "time-micros"}, dt.time(0, 1), 60_000_000),
-        (["null", MILLIS], "1970-01-01T00:00:01Z", 1000),
+        ({"type": "int", "logicalType": "date"}, -1, -1),
+        ({"type": "long", "logicalType": "time-micros"}, 60_000_000, 60_000_000),
+        (["null", MILLIS], 1000, 1000),
         (["null", MILLIS], None, None),
-        (["null", "string", MILLIS], "1970-01-01T00:00:01Z", "1970-01-01T00:00:01Z"),
-        (["boolean", MILLIS], "1970-01-01T00:00:01Z", 1000),
-        ({"type": "array", "items": MILLIS}, ["1970-01-01T00:00:01Z", 5], [1000, 5]),
-        ({"type": "map", "values": MILLIS}, {"k": "1970-01-01T00:00:01Z"}, {"k": 1000}),
+        (["boolean", MILLIS], 1000, 1000),
+        ({"type": "array", "items": MILLIS}, [1000, 5], [1000, 5]),
+        ({"type": "map", "values": MILLIS}, {"k": 1000}, {"k": 1000}),
     ],
 )
 def test_times(kind: Any, value: Any, expected: Any) -> None:
-    """ISO 8601, datetime and counts of the schema's unit; naive is UTC; rounded down."""
+    """Counts of the schema's unit, as decoded events have them."""
     assert there_and_back(kind, value) == expected
 
 
@@ -126,11 +113,10 @@ def test_decimals(value: Any) -> None:
 
 
 def test_uuids() -> None:
-    """Over string and fixed, given as UUID or as text."""
-    given = uuid.UUID("89791762-2336-4186-9674-299b90a802e2")
+    """Over string and fixed."""
+    given = "89791762-2336-4186-9674-299b90a802e2"
     for kind in ({"type": "string"}, {"type": "fixed", "name": "U", "size": 16}):
-        for value in (given, str(given)):
-            assert there_and_back({**kind, "logicalType": "uuid"}, value) == str(given)
+        assert there_and_back({**kind, "logicalType": "uuid"}, given) == given
 
 
 def test_missing_fields_take_the_schemas_default() -> None:
@@ -183,14 +169,14 @@ def test_what_does_not_fit_raises_without_telling_the_value(kind: Any, value: An
 
 def test_a_missing_field_without_default_is_named() -> None:
     """So that the author of the file can add it."""
-    with pytest.raises(Unencodable, match=r"E\.v is missing"):
+    with pytest.raises(Unencodable, match=r"E\.v: is missing"):
         Encoder(schema(("v", "int")), SingleObject()).encode({})
 
 
 def test_recursive_schemas() -> None:
     """A record that holds itself."""
     node = schema(("v", MILLIS), ("next", ["null", "E"]))
-    value = {"v": "1970-01-01T00:00:01Z", "next": {"v": 2, "next": None}}
+    value = {"v": 1000, "next": {"v": 2, "next": None}}
     encoded = Encoder(node, SingleObject()).encode(value)
     expected = {"v": 1000, "next": {"v": 2, "next": None}}
     assert Decoder(node).decode(Record(0, -1, None, encoded, ())) == expected
@@ -219,7 +205,7 @@ def record(name: str, **fields: Any) -> dict[str, Any]:
     [
         ({"total": "27.50"}, {"total": Decimal("27.50")}),
         ({"total": Decimal("27.5")}, {"total": Decimal("27.50")}),
-        ({"at": "1970-01-01T00:00:01Z"}, {"at": 1000}),
+        ({"at": 1000}, {"at": 1000}),
         (
             {"total": "27.50", "lines": [{"price": "1.10"}]},
             {"total": Decimal("27.50"), "lines": [{"price": Decimal("1.10")}]},

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
-from consumer.engine.model import Rejection, Stage
+from consumer.engine.model import Filtered, Rejection, Stage
 
 PACKAGED = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
 PLAN = LinePlan(PACKAGED)
@@ -35,7 +35,7 @@ def line(**changes: Any) -> bytes:
 def parsed(data: bytes, plan: LinePlan = PLAN) -> dict[str, Any]:
     """The event of a line that fits."""
     event = parse_line(data, plan)
-    assert not isinstance(event, Rejection), event
+    assert not isinstance(event, Rejection | Filtered), event
     return event
 
 
@@ -204,13 +204,20 @@ MICROS = {"type": "long", "logicalType": "timestamp-micros"}
         (MILLIS, '"20251009T085320Z"', 1_760_000_000_000),
         (MILLIS, '"1970-01-02"', 86_400_000),
         (["null", MILLIS], '"1970-01-01T00:00:01Z"', 1000),
+        (["boolean", MILLIS], '"1970-01-01T00:00:01Z"', 1000),
+        (["null", "string", MILLIS], '"1970-01-01T00:00:01Z"', "1970-01-01T00:00:01Z"),
+        (MILLIS, '"1969-12-31T23:59:59.999999Z"', -1),
+        (MICROS, '"2025-10-09T08:53:20.123456Z"', 1_760_000_000_123_456),
+        ({"type": "long", "logicalType": "local-timestamp-millis"}, '"1970-01-01T00:00:01+05:00"', 1000),
+        ({"type": "int", "logicalType": "date"}, '"1969-12-31"', -1),
+        ({"type": "int", "logicalType": "time-millis"}, '"00:00:01.5"', 1500),
         ({"type": "int", "logicalType": "date"}, '"1970-01-11"', 10),
         ({"type": "int", "logicalType": "date"}, "10", 10),
         ({"type": "int", "logicalType": "time-millis"}, '"00:01:00"', 60_000),
         ({"type": "long", "logicalType": "time-micros"}, "5", 5000),
     ],
 )
-def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: int) -> None:
+def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: Any) -> None:
     """Whatever the schema's unit; without an offset it is UTC."""
     assert value_of(kind, literal) == expected
 
@@ -232,6 +239,34 @@ def test_what_is_no_time_is_a_misfit(literal: str) -> None:
     """Digits in quotes are no date, though Python would find one in them."""
     verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(MILLIS))
     assert verdict.code == "misfit"
+
+
+@pytest.mark.parametrize(
+    ("unit", "count", "readings"),
+    [
+        ("micros", 1_772_366_340_000_000, "as milliseconds it is the year 58134, as microseconds 2026"),
+        ("millis", 1_772_366_340_000_000, "as milliseconds it is the year 58134, as microseconds 2026"),
+        ("nanos", 1_772_366_340_000_000_000, "as milliseconds it is the year 56166023, as nanoseconds 2026"),
+        ("micros", -377_705_116_800_000, "as milliseconds it is the year -9999, as microseconds 1958"),
+        ("micros", 253_402_300_800_000, "as milliseconds it is the year 10000, as microseconds 1978"),
+        ("nanos", 10**19, "as milliseconds it is the year 316889355, as nanoseconds 2286"),
+    ],
+)
+@pytest.mark.parametrize("clock", ["timestamp", "local-timestamp"])
+def test_a_whole_number_of_another_unit_is_refused_with_both_readings(
+    unit: str, count: int, readings: str, clock: str
+) -> None:
+    """No calendar has it as milliseconds; the years are told, which name no person, and what to write."""
+    plan = plan_of(["null", {"type": "long", "logicalType": f"{clock}-{unit}"}])
+    verdict = rejection(b'{"v": %d}' % count, plan)
+    assert verdict.code == "misfit"
+    assert verdict.message == f"field v: {readings}: write milliseconds or ISO 8601 text"
+
+
+@pytest.mark.parametrize("count", [-62_135_596_800_000, 253_402_300_799_999])
+def test_every_millisecond_of_the_calendar_is_one(count: int) -> None:
+    """From the first of the year 1 to the last of the year 9999."""
+    assert value_of(MICROS, str(count)) == count * 1000
 
 
 ORDER = {

@@ -104,6 +104,37 @@ def test_systems_are_compared_with_the_plain_consumer() -> None:
     assert found["plain consumer 1"] == ("40.0", "1.00", "30,000", "150", "", "", "", "1.5", "none: killed")
 
 
+def test_systems_are_compared_with_the_floor_where_it_was_measured() -> None:
+    """A share of the plain consumer's CPU and a multiple of the floor's; the floor has no half load."""
+    measured = document()
+    measured["figures"]["systems"]["floor"] = {**FOUND, "name": "floor (C)", "cpu_us": 2.0}
+    table = tables(measured)[0]
+    assert table.rows[2][6:9] == ("", "", "")
+    assert table.columns[:5] == ("system", "µs an event", "of plain", "of floor", "events/s")
+    assert [row[:4] for row in table.rows] == [
+        ("pinstream 1", "20.0", "0.50", "10.00"),
+        ("plain consumer 1", "40.0", "1.00", "20.00"),
+        ("floor (C) 1", "2.0", "0.05", "1.00"),
+    ]
+
+
+def test_all_systems_are_compared_at_one_rate_where_that_was_measured() -> None:
+    """CPU, median and 99th percentile at the same rate; blank for one that did not keep up."""
+    measured = document()
+    figures = measured["figures"]
+    figures["plan"]["same_rate"] = 7_000.0
+    figures["systems"]["pinstream"]["same_rate"] = {
+        "rate": 7_000,
+        "p50_ms": 9.4,
+        "p99_ms": 21.0,
+        "cpu_us": 33.0,
+    }
+    table = tables(measured)[0]
+    at = table.columns.index("at 7,000/s: µs an event")
+    assert table.columns[at + 1 : at + 3] == ("p50 ms", "p99 ms")
+    assert [row[at : at + 3] for row in table.rows] == [("33.0", "9", "21"), ("", "", "")]
+
+
 def test_what_could_not_be_measured_is_said_in_one_cell() -> None:
     """A reason of several lines or with a bar in it does not break the table."""
     assert rows("lacks")["Benthos (Go)"] == ("not measured: no `go` on the PATH to build it / with", "")

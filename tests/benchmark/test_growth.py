@@ -10,17 +10,25 @@ from benchmarks.tables import tables
 from tests.support.kafka.harness import Kafka
 
 PLAN = GrowthPlan(
-    keys=(5_000,), partitions=(3,), event_bytes=(1_000,), workers=(2,), events=12_000, warm_up=2_000
+    keys=(0, 5_000),
+    partitions=(3,),
+    event_bytes=(1_000,),
+    workers=(2,),
+    events=12_000,
+    warm_up=2_000,
+    rounds=2,
 )
 
 
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_every_curve_comes_about(kafka: Kafka) -> None:
-    """A point each, measured in all respects; workers once each has its part of the partitions."""
+    """A point each, measured in all respects; stores beside an empty one, in turns; workers once each has its part of
+    the partitions."""
     told: list[str] = []
     curves = measure_growth(kafka.bootstrap_servers, PLAN, told.append)
     assert len(told) == PLAN.steps
+    empty = curves["keys"].pop(0)
     for name, points in curves.items():
         [point] = points
         assert "not_measured" not in point, (name, point)
@@ -30,7 +38,12 @@ def test_every_curve_comes_about(kafka: Kafka) -> None:
         assert point["drain"] is not None
         assert 0 <= point["sink_busy"] < 2  # the clock of CPU has ticks of 10 ms
     [store] = curves["keys"]
-    assert 16 < store["disk_bytes_per_key"] < 1_000
+    assert 16 < store["disk_bytes_per_key"] < 30
+    assert 0 < store["opens"] < 30
+    assert len(store["cpu_us_runs"]) == len(empty["cpu_us_runs"]) == PLAN.rounds
+    assert empty["of_first"] == 1
+    assert store["of_first"] == pytest.approx(store["cpu_us"] / empty["cpu_us"])
+    curves["keys"].insert(0, empty)
     shown = tables({"growth": growth_part(PLAN, curves, machine_before())})
     assert [table.key for table in shown] == [f"growth-{name}" for name in curves]
     [workers] = [table for table in shown if table.key == "growth-workers"]

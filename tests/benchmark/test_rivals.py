@@ -18,7 +18,7 @@ from benchmarks.load import SCHEMA, Content, encoded_checkouts, fill_topic
 from benchmarks.rivals.conversion import conversion
 from benchmarks.running import Running
 from benchmarks.sink import Sink
-from benchmarks.systems import ROOT, SYSTEMS, Job, Pinstream, System, Unavailable
+from benchmarks.systems import ROOT, SYSTEMS, Floor, Job, Pinstream, System, Unavailable
 from tests.support.kafka.harness import Kafka
 
 _CONTENT = Content(300)
@@ -36,8 +36,8 @@ def topic(kafka: Kafka) -> str:
 @pytest.mark.timeout(720)  # the first build of Benthos compiles all that it is made of
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.key)
 def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: System, tmp_path: Path) -> None:
-    """All of the topic's events arrive, converted as the plain consumer converts them; pinstream normalises by field
-    and so has other digests, and other facts in the same fields."""
+    """All of the topic's events arrive, converted as the plain consumer converts them; pinstream and the floor
+    normalise by field and so have other digests, and other facts in the same fields."""
     try:
         system.prepare()
     except Unavailable as error:
@@ -63,8 +63,8 @@ def test_what_is_installed_for_the_others_is_pinned() -> None:
 
 
 def _comparable(event: dict[str, Any], system: System) -> Any:
-    """All of it; of pinstream which fields there are."""
-    if not isinstance(system, Pinstream):
+    """All of it; of pinstream and the floor which fields there are."""
+    if not isinstance(system, Pinstream | Floor):
         return event
     return {
         key: sorted(value) if isinstance(value, dict) else ""

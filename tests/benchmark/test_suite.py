@@ -13,7 +13,9 @@ from benchmarks.systems import Command, Job, Pinstream, Plain, System, Unavailab
 from benchmarks.tables import tables
 from tests.support.kafka.harness import Kafka
 
-PLAN = Plan(events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), steady_seconds=3.0)
+PLAN = Plan(
+    events=4_000, warm_up=1_000, runs=2, content=Content(0, partitions=2), steady_seconds=3.0, same_rate=1_000
+)
 
 
 class Absent(System):
@@ -55,7 +57,7 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
     assert "no such topic" in figures.not_measured["broken"]
 
     part = figures_part(PLAN, figures, machine_before())
-    assert part["systems"].keys() == {"pinstream", "plain"}
+    assert part["systems"].keys() == {"pinstream", "plain"}, figures.not_measured
     assert part["plan"]["runs"] == PLAN.runs
     for found in part["systems"].values():
         assert found["cpu_us"] > 0
@@ -63,6 +65,8 @@ def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> No
         assert 10 < found["peak_mib"] < 1_000
         assert 0 < found["first_delivery"] < 120
         assert 0 < found["steady"]["p50_ms"] <= found["steady"]["p99_ms"]
+        assert 0 < found["same_rate"]["p50_ms"] <= found["same_rate"]["p99_ms"]
+        assert found["same_rate"]["cpu_us"] > 0
         assert 0 <= found["sink_busy"] < 2
     assert all(cost > 0 for cost in part["stages_cpu_us"].values())
     assert "look up and remember its key, in an empty store" in part["stages_cpu_us"]

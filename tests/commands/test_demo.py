@@ -33,7 +33,7 @@ def document_of(stdout: str) -> dict[str, Any]:
 
 
 def test_made_up_events_to_their_end(tmp_path: Path) -> None:
-    """So many events, all settled and committed; the sandbox accepted each once. People read stderr."""
+    """All events are settled and committed; the sandbox accepted each once. People read stderr."""
     done = command("demo", "--events", "3000", "--json", env=bare_environment(tmp_path))
     assert done.returncode == 0, done.stderr
     document = document_of(done.stdout)
@@ -124,7 +124,7 @@ def test_without_an_end_until_told(tmp_path: Path) -> None:
             holder.bind(("127.0.0.1", 8080))
             holder.listen()
         except OSError:
-            pass  # somebody else holds it: as good
+            pass  # another process uses it, which is as good
         with Process(tmp_path, "demo", "--json", env=bare_environment(tmp_path)) as process:
             line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its page's address")
             page = line.split()[1]
@@ -148,7 +148,7 @@ def read(page: str) -> dict[str, Any]:
 
 
 def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
-    """Ctrl-C does not wait for the next event that ``--rate`` lets through; and nobody else's state is touched."""
+    """Ctrl-C does not wait for the next event that ``--rate`` allows; and no other state folder is touched."""
     env = bare_environment(tmp_path) | {"PINSTREAM_STATE_DIR": str(tmp_path / "production")}
     with Process(tmp_path, "demo", "--rate", "0.01", "--json", env=env) as process:
         page = process.until(

@@ -202,7 +202,7 @@ def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "code", "says"),
     [
-        ("lmdb:/dev/null/keys", 1, "/dev/null/keys"),
+        ("disk:/dev/null/keys", 1, "/dev/null/keys"),
         ("lmdb:{folder}/file", 1, "file"),
         ("sqlite:/tmp/keys", 2, "PINSTREAM_KEY_STORE"),
     ],

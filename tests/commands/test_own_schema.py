@@ -11,7 +11,7 @@ import pytest
 
 from consumer.commands.check.local import check_mapping, schema
 from consumer.commands.check.rows import Found
-from consumer.commands.explain import explain_file
+from consumer.commands.explain.command import explanations
 from consumer.settings import load
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +45,9 @@ def files(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_the_record_becomes_the_payload(
-    files: dict[str, str], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -> None:
     """The page's record, schema and mapping give the page's payload, without a warning."""
-    explain_file(str(tmp_path / "sample.ndjson"), NOW, files)
-    shown = json.loads(capsysbinary.readouterr().out)
+    [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
     assert shown["payload"] == json.loads(blocks()[4])
     assert shown["outcome"] == "deliverable"
     assert shown["warnings"] == []
@@ -65,16 +62,14 @@ def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> N
     assert datetime.fromisoformat("2026-03-01T12:00Z").timestamp() == NOW
 
 
-def test_the_shorter_mapping_fits_that_schema(
-    files: dict[str, str], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_the_shorter_mapping_fits_that_schema(files: dict[str, str], tmp_path: Path) -> None:
     """The mapping of docs/run.md is for the same records."""
     page = (ROOT / "docs" / "run.md").read_text("utf-8")
     toml = re.search(r"## Your own schema\n.*?```toml\n(.*?)```", page, re.DOTALL)
     assert toml is not None
     (tmp_path / "mapping.toml").write_text(toml[1])
-    explain_file(str(tmp_path / "sample.ndjson"), NOW, files)
-    payload = json.loads(capsysbinary.readouterr().out)["payload"]
+    [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
+    payload = shown["payload"]
     assert payload["event_name"] == "checkout"
     assert payload["custom_data"] == {
         "contents": [{"id": "A-7"}],

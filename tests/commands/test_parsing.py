@@ -1,4 +1,4 @@
-"""What --from and --to may say, and what is told of all else."""
+"""What --from and --to accept, and the messages about everything else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import Bound
+from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import check_order, parse_bound
 from consumer.errors import UsageError
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def told(text: str, option: str = "--from") -> str:
+def message_of(text: str, option: str = "--from") -> str:
     """The one line that `parse_bound` fails with."""
     with pytest.raises(UsageError) as raised:
         parse_bound(text, option, NOW)
@@ -55,26 +55,26 @@ def test_each_form_is_read(text: str, bound: Bound) -> None:
 )
 def test_what_is_no_bound_is_told_with_the_forms_there_are(text: str) -> None:
     """One line that names all forms and gives an example of a time."""
-    line = told(text)
+    line = message_of(text)
     for form in ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z"):
         assert form in line
 
 
 @pytest.mark.parametrize("digits", ["", "x", "1.5", "1_000", "+5", " 5", "٣", "1e3", "9" * 20, "0x10", "--5"])
-def test_an_offset_that_is_no_number_is_told(digits: str) -> None:
+def test_an_offset_that_is_no_number_is_message_of(digits: str) -> None:
     """With an example of one that is."""
-    assert "offset:1000" in told(f"offset:{digits}", "--to")
+    assert "offset:1000" in message_of(f"offset:{digits}", "--to")
 
 
-def test_a_negative_offset_is_told() -> None:
+def test_a_negative_offset_is_message_of() -> None:
     """In some tools -1 and -2 are the ends of a partition: here they are words."""
-    assert "0 or more" in told("offset:-2")
+    assert "0 or more" in message_of("offset:-2")
 
 
 @pytest.mark.parametrize("text", ["2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31"])
 def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> None:
     """Nothing that is still to come belongs to a replay."""
-    assert "is in the future; the end is `end`" in told(text, "--to")
+    assert "is in the future; the end is `end`" in message_of(text, "--to")
 
 
 @given(
@@ -124,7 +124,7 @@ def test_any_text_is_a_bound_or_one_line(text: str) -> None:
         (Bound("time", 5), Bound("time", 4)),
     ],
 )
-def test_bounds_that_leave_nothing_between_are_told(start: Bound, stop: Bound) -> None:
+def test_bounds_that_leave_nothing_between_are_message_of(start: Bound, stop: Bound) -> None:
     """Also those that are in order and yet are a slip: the end as the beginning."""
     with pytest.raises(UsageError, match=r"--from|--to"):
         check_order(start, stop)

@@ -109,7 +109,7 @@ def test_now_cannot_read_standard_input_twice(kafka: Kafka, tmp_path: Path) -> N
 
 
 def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
-    """The schema of somebody else, with other field names: produced as well; ``--now`` says what it needs."""
+    """A schema with other field names works too; ``--now`` says what it needs."""
     (tmp_path / "sale.avsc").write_text(
         '{"type": "record", "name": "Sale", "namespace": "shop", "fields": [{"name": "no", "type": "string"}]}'
     )

@@ -13,7 +13,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from consumer.avro.paths import Source
+from consumer.conversion.computed.expressions import AnySource
+
 ROOT = Path(__file__).parents[2]
+
+
+def steps_of(source: AnySource) -> tuple[str, ...]:
+    """The path of a source that is not computed."""
+    assert isinstance(source, Source)
+    return source.steps
+
+
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
 
 RICH: dict[str, Any] = {

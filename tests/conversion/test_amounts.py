@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.conversion.amounts import MAX_COUNT, MAX_DIGITS, amount, count, is_zero
+from consumer.conversion.amounts import MAX_COUNT, MAX_DIGITS, amount, count, exact, is_zero
 from consumer.conversion.normalise import LeftOut
 
 
@@ -108,3 +109,33 @@ def test_zero_is_told(text: str, zero: bool) -> None:
 def test_counts(value: object, things: object) -> None:
     """A count is a whole number that int64 holds; None tells a negative one."""
     assert count(value) == things
+
+
+@given(
+    st.one_of(
+        st.integers(),
+        st.floats(),
+        st.decimals(allow_nan=True, allow_infinity=True),
+        st.from_regex(r"[+-]?[0-9]{0,70}(\.[0-9]{0,70})?(e[+-]?[0-9]{1,2})?", fullmatch=True),
+        st.sampled_from(["", " ", "1,000", "0x1", "-0.00", True, None, b"1"]),
+    )
+)
+def test_an_exact_number_is_what_its_amount_says(value: Any) -> None:
+    """The same number as the amount, with its places, if there is an amount."""
+    number, sent = exact(value), amount(value)
+    if isinstance(sent, str):
+        assert number == Decimal(sent)
+        assert f"{number:f}" == f"{Decimal(sent):f}"
+    elif isinstance(number, Decimal):
+        assert number < 0 or abs(number.adjusted()) < MAX_DIGITS
+    else:
+        assert number is sent
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_double_is_the_shortest_decimal_that_means_it(value: float) -> None:
+    """As it is written; of a number that fits at all."""
+    number = exact(value)
+    if isinstance(number, Decimal):
+        assert float(number) == value
+        assert number == Decimal(repr(value))

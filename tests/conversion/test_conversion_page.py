@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from consumer.avro.decode import DecodeCode
-from consumer.conversion.converter import FILTER_CODES, REJECTION_CODES, WARNING_CODES
+from consumer.conversion.decisions import FILTER_CODES, REJECTION_CODES, WARNING_CODES
+from consumer.conversion.transform import FILTERED
+from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text("utf-8")
+CONVERT_CODES = REJECTION_CODES | {TRANSFORM_FAILED, TRANSFORM_MISFIT}
 
 
 @pytest.mark.parametrize(
     "code",
     sorted(
-        {*(code.value for code in DecodeCode), *REJECTION_CODES, *FILTER_CODES, *WARNING_CODES, "tombstone"}
+        {*CONVERT_CODES, *(code.value for code in DecodeCode), *FILTER_CODES, *WARNING_CODES}
+        | {FILTERED.code, "tombstone"}
     ),
 )
 def test_every_code_is_explained(code: str) -> None:
@@ -28,5 +32,5 @@ def test_no_code_is_explained_that_does_not_exist() -> None:
     """The table of rejections names no code that the code does not have."""
     rows = re.findall(r"^\| (?:decode|convert) \| ([^|]*) \|", PAGE, re.MULTILINE)
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
-    known = {*(code.value for code in DecodeCode), *REJECTION_CODES, "unserialisable"}
+    known = {*(code.value for code in DecodeCode), *CONVERT_CODES, "unserialisable"}
     assert named == known

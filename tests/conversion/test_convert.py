@@ -14,15 +14,18 @@ from typing import Any
 import orjson
 import pytest
 
-from consumer.conversion.converter import FILTER_CODES, REJECTION_CODES, WARNING_CODES, Converter
+from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
     CRAWLER,
+    FILTER_CODES,
     NOT_WEB,
     OPT_OUT_TYPE_IGNORED,
+    REJECTION_CODES,
+    WARNING_CODES,
     warnings_of,
     zero_warning,
 )
-from consumer.conversion.mapping import load_mapping
+from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import TARGETS
 from consumer.engine.model import ConversionEvent, Converted, Filtered, Rejection, Stage
 from tests.demo.examples import SENT
@@ -77,7 +80,6 @@ def converter(overlay: str | None = None, **settings: Any) -> Converter:
     mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
     return Converter(
         mapping,
-        SCHEMA,
         **{"accounts": ("11", "22"), "partner_name": None, "max_event_age": WEEK, **settings},
     )
 

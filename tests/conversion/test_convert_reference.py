@@ -31,12 +31,13 @@ from consumer.conversion.decisions import (
     warnings_of,
     zero_warning,
 )
-from consumer.conversion.mapping import Mapping, load_mapping
+from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import click_id_of, is_crawler, total
+from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
 from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Rejection, Warned
-from tests.conversion.convert_records import SETUPS, likely, shaped
+from tests.conversion.convert_records import SETUPS, likely, shaped, steps_of
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
@@ -69,7 +70,7 @@ class Reference:
         if name is BY_EVENT_NAME:
             return BY_EVENT_NAME
         consent = self.mapping.consent
-        if consent is not None and not self.decisions.is_consent(self.one(event, consent.source.steps)):
+        if consent is not None and not self.decisions.is_consent(self.one(event, steps_of(consent.source))):
             return BY_CONSENT
         try:
             return self.event(event, name)
@@ -108,19 +109,19 @@ class Reference:
         if "opt_out_type" in custom and not {"st", "country"} <= user.keys():
             self.warned.append(OPT_OUT_TYPE_IGNORED)
         key = self.mapping.dedup_key
-        dedup_id = event_id if key is None else dedup_id_of(self.one(event, key.steps), event_id)
+        dedup_id = event_id if key is None else dedup_id_of(self.one(event, steps_of(key)), event_id)
         warned = tuple(dict.fromkeys(self.warned))
         return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
 
     def decided(self, name: str, event: CommerceEvent, decision: Any) -> Any:
         """What `decision` makes of the value at the source of `name`."""
         source = self.mapping.sources.get(name)
-        return decision(self.one(event, source.steps) if source else None)
+        return decision(self.one(event, steps_of(source)) if source else None)
 
     def time(self, event: CommerceEvent) -> int:
         """``event_time``, or `Refused`."""
         units = self.decisions.units
-        value = self.one(event, self.mapping.sources["event_time"].steps)
+        value = self.one(event, steps_of(self.mapping.sources["event_time"]))
         time: int = self.sound(self.decisions.time_of(value), int)
         if NOW * units - WEEK * units <= time <= NOW * units:
             return time // units
@@ -145,7 +146,7 @@ class Reference:
         source = self.mapping.sources.get(target.name)
         if source is None:
             return None
-        values = walk(event, source.steps)
+        values = walk(event, steps_of(source))
         if target.arity is Arity.SUM:
             return self.sent(target, total(values))
         sent = []
@@ -177,7 +178,7 @@ class Reference:
             for name, target in TARGETS.items():
                 source = self.mapping.sources.get(name)
                 if target.parent == CONTENTS and source is not None:
-                    value = self.one(item, source.steps[len(steps) :])
+                    value = self.one(item, steps_of(source)[len(steps) :])
                     result = self.sent(target, target.rule(value) if value is not None else LeftOut.BLANK)
                     if result is not None:
                         content[target.key] = result
@@ -220,7 +221,7 @@ def setup(name: str) -> tuple[Converter, Reference]:
     """The converter and the reference of one set-up."""
     schema, overlay, partner_name = SETUPS[name]
     mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
-    converter = Converter(mapping, schema, accounts=ACCOUNTS, partner_name=partner_name, max_event_age=WEEK)
+    converter = Converter(mapping, accounts=ACCOUNTS, partner_name=partner_name, max_event_age=WEEK)
     return converter, Reference(mapping, partner_name)
 
 

@@ -14,7 +14,7 @@ from consumer.conversion.program import COMPILED
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)
 
-from consumer.conversion.native import _json
+from consumer.conversion.native import _events
 
 TEXTS = st.one_of(
     st.text(max_size=80),
@@ -43,7 +43,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 @example(value=[[], ["a"], {}])
 def test_values_are_written_as_orjson_writes_them(value: Any) -> None:
     """Text of any kind, numbers up to 64 bits, arrays, objects, and what is none of the usual."""
-    assert _json.written(value) == orjson.dumps(value)
+    assert _events.written(value) == orjson.dumps(value)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_what_orjson_refuses_is_refused(value: Any) -> None:
     with pytest.raises(orjson.JSONEncodeError):
         orjson.dumps(value)
     with pytest.raises((orjson.JSONEncodeError, UnicodeEncodeError)):
-        _json.written(value)
+        _events.written(value)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from consumer.conversion.mapping import FILTER, Mapping, load_mapping
-from consumer.conversion.targets import EVENT_NAMES, NEW_TARGETS, TARGETS
+from consumer.conversion.mapping import Mapping
+from consumer.conversion.sections import load_mapping
+from consumer.conversion.targets import EVENT_NAMES, FILTER, NEW_TARGETS, TARGETS
 from consumer.errors import MappingError
 
 ROOT = Path(__file__).parents[2]
@@ -179,7 +180,7 @@ def test_items_of_the_users_array_replace_the_defaults() -> None:
     schema = {**SCHEMA, "fields": [*SCHEMA["fields"], field("lines", items)]}
     mapping = load('[fields]\n"custom_data.contents[].id" = "lines[].code"', schema)
     assert [name for name in mapping.sources if "contents" in name] == ["custom_data.contents[].id"]
-    assert [step.name for step in mapping.item_steps] == ["lines", ""]
+    assert mapping.item_steps == ("lines", "")
 
 
 ERRORS = {
@@ -205,17 +206,56 @@ ERRORS = {
         '[fields]\n"custom_data.content_ids" = "order.items.sku"',
         "the nearest that is: 'order.items[].sku'",
     ),
-    "a path that is a record": ('[fields]\nlanguage = "customer"', "'customer' is no value but record"),
+    "a path that is a record": (
+        '[fields]\nlanguage = "customer"',
+        "'customer' is a record: name one of its fields: customer.emails,",
+    ),
     "a path that is an array of records": (
         '[fields]\nlanguage = "order.items"',
-        "'order.items' is no value but array",
+        "'order.items' is a list: name a field of its elements: order.items[].sku, order.items[].name",
+    ),
+    "a path that is an element": (
+        '[fields]\nlanguage = "order.items[]"',
+        "'order.items[]' is a record: name one of its fields: order.items[].sku, order.items[].name",
+    ),
+    "[] after what is no list": (
+        '[fields]\nlanguage = "customer[].city"',
+        "'customer' is no list; the nearest that is: 'customer.city'",
+    ),
+    "a path into a value": (
+        '[fields]\nlanguage = "language.code"',
+        "'language' is string and has no fields; the nearest that is: 'language'",
+    ),
+    "the name of a record's type": (
+        '[fields]\nlanguage = "Customer.city"',
+        "'Customer' is the name of a type, not of a field; the nearest that is: 'customer.city'",
+    ),
+    "the full name of the schema's record": (
+        '[fields]\nlanguage = "commerce.v1.CommerceEvent.language"',
+        "'commerce.v1.CommerceEvent' is the name of a type, not of a field; the nearest that is: 'language'",
+    ),
+    "a record's type alone": ('[fields]\nlanguage = "Customer"', "the nearest that is: 'customer'"),
+    "a path that is like no other": (
+        '[fields]\nlanguage = "order.zzz"',
+        "'order.zzz' is not in the schema; 'order' has order.order_id, ",
+    ),
+    "a first name that is like no other": (
+        '[fields]\nlanguage = "zzz"',
+        "the record has event_id, event_type",
+    ),
+    "a list of paths": (
+        '[fields]\nlanguage = ["a", "b"]',
+        "'language': a list stands where one path is expected: { first = [...] } takes the first with a value",
     ),
     "a path that is none": ('[fields]\nlanguage = "customer..x"', "is not a path"),
     "a field that the API lacks": (
         '[fields]\n"user_data.emails" = "customer.emails"',
         "'user_data.emails' is not a field of a conversion event; the nearest is 'user_data.em'",
     ),
-    "an object": ('[fields]\nuser_data = "customer.emails"', "'user_data' is not a field"),
+    "an object": (
+        '[fields]\nuser_data = "customer.emails"',
+        "'user_data' is not a field but an object: name one of its fields: user_data.em, user_data.ph",
+    ),
     "np": ('[fields]\n"custom_data.np" = "language"', "'custom_data.np' is never sent"),
     "external measurement": ('[constants]\n"custom_data.external_measurement_id" = "x"', "is never sent"),
     "advertiser tracking": ('[fields]\nadvertiser_tracking_enabled = "opt_out"', "is never sent"),
@@ -230,7 +270,7 @@ ERRORS = {
     ),
     "several for one": (
         '[fields]\nevent_id = "customer.emails"',
-        "takes one value, but 'customer.emails' may give several",
+        "'customer.emails' may give several, since it is a list: name one element, 'customer.emails[0]'",
     ),
     "several amounts": ('[fields]\n"custom_data.value" = "order.items[].price"', "takes one value"),
     "items of two arrays": (
@@ -241,8 +281,74 @@ ERRORS = {
     "no source of the time": ('[fields]\nevent_time = ""', "event_time has no source"),
     "an event name that is none": (
         '[event_names]\nx = "purchase"',
-        "'x': 'purchase' is not an event name of the platform",
+        "'x': 'purchase' is not an event name of the platform; the nearest is 'checkout';",
     ),
+    "an own event of no letters": (
+        '[own_events]\nnames = ["!!"]\n[event_names]\nx = "zzz"',
+        "not an event name of the platform; its names are !!, add_payment_info,",
+    ),
+    "a tracker's word for an event": ('[event_names]\nx = "ViewItem"', "; the nearest is 'page_visit';"),
+    "an event name like no other": (
+        '[event_names]\nx = "refund"',
+        "; its names are add_payment_info, add_to_cart,",
+    ),
+    "event names turned around": (
+        '[event_names]\ncheckout = "shop.paid"',
+        """'checkout' is turned around: write "shop.paid" = "checkout\"""",
+    ),
+    "an event type with dots and no quotes": (
+        '[event_names]\nshop.order.paid = "checkout"',
+        """[event_names] a name that holds dots is written in quotes: "shop.order.paid\"""",
+    ),
+    "fields turned around": (
+        '[fields]\n"customer.emails" = "user_data.em"',
+        """'customer.emails' is turned around: write "user_data.em" = "customer.emails\"""",
+    ),
+    "a setting below a table": (
+        '[fields]\nunknown_event_name = "filter"',
+        "[fields] 'unknown_event_name' is a setting of the whole file: put its line above the first [table]",
+    ),
+    "a setting below event names": ('[event_names]\ntime_unit = "seconds"', "is a setting of the whole file"),
+    "a setting at the end of the file": ('[dedup]\ntime_unit = "seconds"', "is a setting of the whole file"),
+    "a setting below action sources": (
+        '[action_sources]\ntime_unit = "seconds"',
+        "is a setting of the whole file",
+    ),
+    "a field without its table": (
+        'event_id = "event_id"',
+        "'event_id' is a field: write [fields] on a line of its own above it",
+    ),
+    "an object's field without its table": ('user_data.em = "x"', "'user_data' is a field: write [fields]"),
+    "a field by another word": ('[fields]\n"user_data.ip" = "x"', "nearest is 'user_data.client_ip_address'"),
+    "a field without its object": ('[fields]\nem = "x"', "the nearest is 'user_data.em'"),
+    "an item's field without []": (
+        '[fields]\n"custom_data.contents.item_name" = "x"',
+        "the nearest is 'custom_data.contents[].item_name'",
+    ),
+    "a field like no other": ('[fields]\nzzz = "x"', "docs/conversion.md lists them"),
+    "a path without quotes": (
+        '[fields]\n"user_data.em" = customer.emails',
+        """not TOML: Invalid value (at line 2, column 18); write the value in quotes: "customer.emails\"""",
+    ),
+    "[] without quotes": (
+        '[fields]\ncustom_data.contents[].id = "x"',
+        """write the name in quotes, since it holds []: "custom_data.contents[].id\"""",
+    ),
+    "blanks without quotes": ('[event_names]\norder paid = "x"', 'since it holds blanks: "order paid"'),
+    "quotes of a word processor": ("[fields]\nevent_id = “meta.id”", 'write straight quotes: "'),
+    "a quote that is missing": ('[fields]\nevent_id = "meta.id', 'a quote " is missing on this line'),
+    "YAML": ('[fields]\nevent_id: "meta.id"', "write = between name and value, not a colon"),
+    "JSON": ('{"fields": {}}', "this is JSON, but a mapping is TOML"),
+    "a comma at the end": ('[fields]\nevent_id = "x",', "take the comma at the end of the line away"),
+    "a comment with slashes": ("// a comment", "a comment begins with #"),
+    "no value": ("[fields]\nevent_id =", "write a value behind the ="),
+    "Python's true": ("[constants]\nopt_out = True", "true and false are written in lower case"),
+    "a field of another record": (
+        '[fields]\nlanguage = "customer.sku"',
+        "'customer.sku' is not in the schema; the nearest that is: 'order.items[].sku'",
+    ),
+    "a line twice": ('[fields]\nevent_id = "x"\nevent_id = "y"', "this name is there already"),
+    "a table twice": ("[fields]\n[dedup]\n[fields]", "this table is there already"),
     "an event name in capitals": ('[event_names]\nx = "Checkout"', "the nearest is"),
     "an own name that is not declared": (
         '[event_names]\nx = "loyalty"',
@@ -251,7 +357,7 @@ ERRORS = {
     "own events that are no list": ('[own_events]\nnames = "loyalty"', 'names = ["loyalty_joined"]'),
     "own events without the word": (
         "[own_events]\nloyalty = true",
-        "'loyalty' is not a key; the nearest is 'names'",
+        "'loyalty' is not a key; known: 'names'",
     ),
     "own events that are no table": ('own_events = ["loyalty"]', "write [own_events]"),
     "an own event that is standard": (
@@ -282,10 +388,10 @@ ERRORS = {
     "a constant flag that is none": ('[constants]\nopt_out = "maybe"', "must be true or false"),
     "a constant name that is none": ('[constants]\nevent_name = "purchase"', "'purchase' is not one"),
     "a constant source that is none": ('[constants]\naction_source = "ios"', "the nearest is"),
-    "a constant list": ('[constants]\nlanguage = ["en"]', "must be a language"),
+    "a constant list": ('[constants]\nlanguage = ["en"]', "'language' is a list, but takes one value"),
     "a consent path that does not exist": (
         '[consent]\nrequire = "customer.consent"',
-        "[consent] require: 'customer.consent' is not in the schema",
+        "[consent] require: 'customer.consent' is not in the schema; 'customer' has customer.emails,",
     ),
     "a consent that is no boolean": ('[consent]\nrequire = "language"', "say which values will do"),
     "a consent of several": ('[consent]\nrequire = "customer.emails"\nallowed = ["x"]', "may give several"),
@@ -300,7 +406,10 @@ ERRORS = {
         "[dedup] key: 'order.id' is not in the schema; the nearest that is: 'order.order_id'",
     ),
     "a dedup key that is no text": ('[dedup]\nkey = "opt_out"', "must be text"),
-    "a dedup key of several": ('[dedup]\nkey = "customer.emails"', "may give several"),
+    "a dedup key of several": (
+        '[dedup]\nkey = "order.items[].sku"',
+        "may give several values, since it is a list: name one element, 'order.items[0].sku'",
+    ),
 }
 
 
@@ -340,7 +449,7 @@ def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None
     others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
     schema = record(*others, field("language", {"type": "map", "values": "string"}))
     with pytest.raises(
-        MappingError, match=r"'language' is no value but map; .* is the packaged mapping's: .*"
+        MappingError, match=r"'language' is a map: .*language\.<key>; .* is the packaged mapping's: .*"
     ):
         load(schema=schema)
     with pytest.raises(MappingError) as caught:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.conversion.rules import LONGEST_REMEMBERED, MOST_REMEMBERED, Memory
+from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import SCHEMA, event_of
-from tests.conversion.test_fused import Both
 
 
 def test_a_rule_is_asked_once_for_a_text() -> None:
@@ -22,7 +22,7 @@ def test_a_rule_is_asked_once_for_a_text() -> None:
         return value.upper()
 
     memory = Memory(rule)
-    assert [memory[value] for value in ("de", "fr", "de", "de")] == ["DE", "FR", "DE", "DE"]
+    assert [memory(value) for value in ("de", "fr", "de", "de")] == ["DE", "FR", "DE", "DE"]
     assert asked == ["de", "fr"]
 
 
@@ -30,11 +30,11 @@ def test_it_is_bounded_however_many_values_come() -> None:
     """Neither a stream of new values nor a few giant ones fill the memory of a process."""
     memory = Memory(str.upper)
     for number in range(3 * MOST_REMEMBERED):
-        assert memory[f"a{number}"] == f"A{number}"
+        assert memory(f"a{number}") == f"A{number}"
         assert len(memory) <= MOST_REMEMBERED
     memory.clear()
-    assert memory["x" * LONGEST_REMEMBERED] == "X" * LONGEST_REMEMBERED
-    assert memory["x" * (LONGEST_REMEMBERED + 1)] == "X" * (LONGEST_REMEMBERED + 1)
+    assert memory("x" * LONGEST_REMEMBERED) == "X" * LONGEST_REMEMBERED
+    assert memory("x" * (LONGEST_REMEMBERED + 1)) == "X" * (LONGEST_REMEMBERED + 1)
     assert list(memory) == ["x" * LONGEST_REMEMBERED]
 
 
@@ -52,15 +52,17 @@ def test_equal_values_of_other_types_never_get_each_others_answer(values: list[A
 
     memory = Memory(rule)
     for value in values:
-        assert memory[value] == (type(value), value)
+        assert memory(value) == (type(value), value)
     assert all(type(key) is str for key in memory)
 
 
 def test_one_memory_by_field_for_all_schemas() -> None:
     """A process that meets many schemas does not remember the same for each of them."""
     both = Both((SCHEMA, None, None))
+    asked = [field.ask for field in both.converter.description.user_data]
+    memories = [one for one in asked if isinstance(one, Memory)]
     both.check(both.value(event_of({})))
-    before = dict(both.compiled._memories)
     both.compiled._written.clear()
     both.check(both.value(event_of({})))
-    assert all(both.compiled._memories[name] is memory for name, memory in before.items())
+    assert memories
+    assert [field.ask for field in both.converter.description.user_data] == asked

@@ -6,12 +6,14 @@ import hashlib
 import re
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual
 from consumer.conversion.program import COMPILED, USUAL, usual_of
 from consumer.conversion.rules import CRAWLERS, CalendarDay, Rule, click_id_of, is_crawler
@@ -20,7 +22,7 @@ from consumer.conversion.targets import TARGETS
 if COMPILED is None:
     pytest.skip("the package was built without a C compiler", allow_module_level=True)
 
-from consumer.conversion.native import _usual
+from consumer.conversion.native import _events
 
 BY_DAYS = CalendarDay(1000, True, TARGETS["user_data.db"].rule)
 RULES: dict[Usual, Rule] = {kind: rule for rule, kind in USUAL.items()} | {usual_of(BY_DAYS): BY_DAYS}
@@ -39,6 +41,12 @@ TEXTS = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=5).map("".join),
     st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=70),
     st.from_regex(re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}"), fullmatch=True),
+    st.from_regex(re.compile(r"[0-9a-fA-F]{1,4}(:[0-9a-fA-F]{0,5}){6,8}"), fullmatch=True),
+    st.builds(
+        lambda text, times: (text * times)[:210],
+        st.text("aZ9.@ -", min_size=1, max_size=9),
+        st.integers(6, 40),
+    ),
     st.from_regex(re.compile(r"[0-9]{1,66}(\.[0-9]{0,66})?"), fullmatch=True),
     st.from_regex(re.compile(r"https?://[a-z0-9.-]*(/[ -~]*)?"), fullmatch=True),
     st.from_regex(re.compile(r"\s?[0-9A-Fa-f]{62,66}\s?"), fullmatch=True),
@@ -83,7 +91,7 @@ class Odd(str):
 @example(value=Odd("a@b.c"))
 def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
     """Whatever is hashed without asking the rule, the rule would hash to the same."""
-    digest = _usual.digest_of(kind, value)
+    digest = _events.digest_of(kind, value)
     assert digest is None or digest == RULES[kind](value)
 
 
@@ -94,7 +102,7 @@ def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
 @example(value=Odd("1.50"))
 def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: Any) -> None:
     """Whatever is sent without asking the rule, the rule would send."""
-    sent = _usual.text_of(kind, value)
+    sent = _events.text_of(kind, value)
     assert sent is None or sent == RULES[kind](value)
 
 
@@ -102,14 +110,14 @@ def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: An
 @given(value=VALUES)
 def test_what_is_sent_as_it_is_is_never_hashed(kind: Usual, value: Any) -> None:
     """A kind that is not one of hashed fields has no digest."""
-    assert _usual.digest_of(kind, value) is None
+    assert _events.digest_of(kind, value) is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in SENT])
 @given(value=VALUES)
 def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
     """Personal data is not sent unhashed, whatever it looks like."""
-    assert _usual.text_of(kind, value) is None
+    assert _events.text_of(kind, value) is None
 
 
 @pytest.mark.parametrize(
@@ -125,6 +133,11 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
         (Usual.NAME, "Mary Ann O'Neill-Smith", "mary ann o'neill-smith"),
         (Usual.CITY, "St. John's-by-the-Sea 2", "stjohnsbythesea2"),
         (Usual.PHONE, 14155550100, "14155550100"),
+        *(
+            (Usual.EMAIL, "A" * size + "@example.com", "a" * size + "@example.com")
+            for size in (43, 44, 60, 188)
+        ),
+        *((Usual.LOWERED, "C" * size, "c" * size) for size in (55, 56, 63, 65, 80, 200)),
         (Usual.BIRTHDAY, "1984-02-29", "19840229"),
         (Usual.BIRTHDAY, "19840229", "19840229"),
         (Usual.DAY, -1, "19691231"),
@@ -133,13 +146,23 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
 )
 def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: str) -> None:
     """The tests above compare something."""
-    assert _usual.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
+    assert _events.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 10**18), st.integers(0, 18))
+@example(10**18, 18)
+@example(5, 8)
+def test_a_decimal_is_written_as_the_rule_writes_it(number: int, scale: int) -> None:
+    """From its digits and their scale, without making a decimal of them."""
+    assert _events.digits_with_point(number, scale) == amount(Decimal(number).scaleb(-scale))
 
 
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
         (Usual.ADDRESS, "203.0.113.255"),
+        (Usual.ADDRESS, "2001:db8:0:0:8:0800:200C:417a"),
         (Usual.AMOUNT, "129.90"),
         (Usual.AMOUNT, "0.5"),
         (Usual.AMOUNT, "7"),
@@ -156,15 +179,21 @@ def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: st
 )
 def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
     """The tests above compare something."""
-    assert _usual.text_of(kind, value) == str(value)
+    assert _events.text_of(kind, value) == str(value)
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(Usual.AMOUNT, "00.5"), (Usual.ADDRESS, "1.2.3"), (Usual.WEB, "https://")]
+    ("kind", "value"),
+    [
+        (Usual.AMOUNT, "00.5"),
+        (Usual.ADDRESS, "1.2.3"),
+        (Usual.ADDRESS, "0:0:0:0:0:0:0:0"),
+        (Usual.WEB, "https://"),
+    ],
 )
 def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
     """Where the spelling is another one the rule decides."""
-    assert _usual.text_of(kind, value) is None
+    assert _events.text_of(kind, value) is None
 
 
 def test_every_kind_has_its_rule() -> None:
@@ -174,7 +203,16 @@ def test_every_kind_has_its_rule() -> None:
 
 def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
     """On this kind of machine it is; else `hashlib` answers, which the tests above hold as well."""
-    assert _usual.hashes_with_openssl()
+    assert _events.hashes_with_openssl()
+
+
+def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
+    """Each is tried against `hashlib` or against plain C first: no mistake in them stays unnoticed."""
+    processor = Path("/proc/cpuinfo")
+    found = re.search(r"^flags\s*:(.*)$", processor.read_text() if processor.exists() else "", re.MULTILINE)
+    flags = found[1].split() if found else []
+    assert _events.hashes_with_instructions() == ({"sha_ni", "sse4_1", "ssse3"} <= {*flags})
+    assert _events.hashes_four_keys() == ("avx2" in flags)
 
 
 def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
@@ -182,15 +220,15 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
     days = [*range(-719_162, 2_932_897, 997), -719_162, 2_932_896]
     leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
     for day in [*days, *leap, *(one + 1 for one in leap)]:
-        assert _usual.digest_of(Usual.DAY, day) == BY_DAYS(day)
+        assert _events.digest_of(Usual.DAY, day) == BY_DAYS(day)
 
 
 @pytest.mark.parametrize("crawler", CRAWLERS)
 def test_no_crawler_goes_unseen(crawler: str) -> None:
     """What is told at a glance of an agent is only that it is none: each of the names is looked at more closely."""
     for name in (crawler, crawler.upper(), crawler.title()):
-        assert _usual.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
-        assert _usual.may_be_a_crawler(name.encode())
+        assert _events.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
+        assert _events.may_be_a_crawler(name.encode())
         assert is_crawler(f"x {name} y")
 
 
@@ -198,7 +236,7 @@ def test_no_crawler_goes_unseen(crawler: str) -> None:
 @given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
 def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
     """An agent that is passed over is no crawler's."""
-    assert _usual.may_be_a_crawler(text.encode()) or not is_crawler(text)
+    assert _events.may_be_a_crawler(text.encode()) or not is_crawler(text)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -214,7 +252,7 @@ def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
 def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> None:
     """Or there is none; what has to be decoded is left to the rule."""
     address = f"https://shop.example/{query}"
-    told = _usual.click_id_in(address.encode())
+    told = _events.click_id_in(address.encode())
     if told is not None:
         assert (told.decode() or None) == click_id_of(address)
     else:
@@ -223,7 +261,7 @@ def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> 
 
 def test_usual_addresses_are_told_at_a_glance() -> None:
     """With a click id and without one."""
-    assert _usual.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
-    assert _usual.click_id_in(b"https://a/?x=%20&y") == b""
-    assert _usual.click_id_in(b"") == b""
-    assert _usual.click_id_in(b"https://a/?epik=%20") is None
+    assert _events.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
+    assert _events.click_id_in(b"https://a/?x=%20&y") == b""
+    assert _events.click_id_in(b"") == b""
+    assert _events.click_id_in(b"https://a/?epik=%20") is None

@@ -1,4 +1,4 @@
-"""Conversion events and calls the sandbox's tests build on."""
+"""Conversion events and calls for the tests of the sandbox."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOW = 1_700_000_000.0
 ACCOUNT = "549755885175"
 TOKEN = "pina_right"
 REQUEST = Draft202012Validator(rules.REQUEST)
-"""Holds the body of a call against the schema of the request."""
+"""Checks the body of a call against the schema of the request."""
 
 
 def _without_null(node: Any) -> Any:
@@ -28,11 +28,11 @@ def _without_null(node: Any) -> Any:
 
 
 SENT = Draft202012Validator(_without_null(rules.REQUEST))
-"""The same for what pinstream makes: where the platform takes a null, it leaves the key out."""
+"""The same for pinstream's own events, which leave a key out where the platform takes a null."""
 
 
 def digest(text: str) -> str:
-    """SHA-256 as the API wants it."""
+    """SHA-256 in the form of the API."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -49,7 +49,7 @@ def event(event_id: str = "e1", **members: Any) -> dict[str, Any]:
 
 
 def full_event() -> dict[str, Any]:
-    """An event that has every part the description knows, so that every part can be broken."""
+    """An event with every part of the description, so that every part can be made invalid."""
     return event(
         event_source_url="https://shop.example.com/a?b=c",
         partner_name="ss-example",
@@ -83,7 +83,7 @@ def full_event() -> dict[str, Any]:
 
 
 class Reply(NamedTuple):
-    """What came back from the sandbox."""
+    """An answer of the sandbox."""
 
     status: int
     headers: dict[str, str]

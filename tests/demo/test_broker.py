@@ -1,4 +1,4 @@
-"""The embedded broker: that it serves, that it ends, and where its limits are."""
+"""The embedded broker: its service, its end, its limits, and the front that tests use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from consumer.demo.broker import LOG_BYTES, PARTITIONS, EmbeddedBroker, crc32c
+from consumer.demo.broker import LOG_BYTES, PARTITIONS, embedded_broker
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique
+from tests.support.kafka.raw import crc32c
 
 pytestmark = pytest.mark.kafka
+
+
+def brokers() -> list[psutil.Process]:
+    """The embedded brokers that this process has started itself."""
+    return [one for one in psutil.Process().children() if one.cmdline()[-1:] == ["consumer.demo.broker"]]
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
@@ -32,25 +38,25 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
 
 
 async def test_starts_serves_and_stops() -> None:
-    """Within the context it answers under its address; after it, the process is gone. Stopping twice is harmless."""
-    async with EmbeddedBroker() as broker:
-        pid = broker.pid
-        assert pid is not None
-        metadata = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=10)
-        assert [f"{one.host}:{one.port}" for one in metadata.brokers.values()] == [broker.bootstrap_servers]
-        assert broker.bootstrap_servers.startswith("127.0.0.1:")
-    assert gone(pid)
-    await broker.stop()
+    """In the context it answers at its address; afterwards the process is gone."""
+    async with embedded_broker() as servers:
+        [broker] = brokers()
+        metadata = AdminClient({"bootstrap.servers": servers}).list_topics(timeout=10)
+        assert [f"{one.host}:{one.port}" for one in metadata.brokers.values()] == [servers]
+        assert servers.startswith("127.0.0.1:")
+    assert gone(broker.pid)
 
 
 def test_ends_with_its_parent() -> None:
-    """Whoever started it is killed: the broker's standard input closes, and it ends by itself."""
+    """If its parent is killed, the broker's standard input closes and it ends by itself."""
     program = (
-        "import sys, time\n"
-        "from consumer.demo.broker import EmbeddedBroker\n"
-        "broker = EmbeddedBroker().open()\n"
-        "print(broker.pid, flush=True)\n"
-        "time.sleep(600)\n"
+        "import asyncio, psutil\n"
+        "from consumer.demo.broker import embedded_broker\n"
+        "async def hold():\n"
+        "    async with embedded_broker():\n"
+        "        print(psutil.Process().children()[0].pid, flush=True)\n"
+        "        await asyncio.sleep(600)\n"
+        "asyncio.run(hold())\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -74,14 +80,14 @@ def test_command_prints_one_line_and_ends_with_its_input() -> None:
 async def test_broker_that_does_not_start_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """No address on stdout: an error, and no process left."""
     monkeypatch.setattr("consumer.demo.broker.sys.executable", "/bin/false")
-    broker = EmbeddedBroker()
     with pytest.raises(KafkaError, match="embedded broker"):
-        await broker.start()
-    assert broker.pid is None
+        async with embedded_broker():
+            pass
+    assert brokers() == []
 
 
 def test_topics_come_on_demand_with_four_partitions(embedded_kafka: Kafka) -> None:
-    """Asking for a topic by name makes it, always with `PARTITIONS` partitions; the admin API cannot."""
+    """A request for a topic's metadata creates it, always with `PARTITIONS` partitions; the admin API cannot."""
     admin = AdminClient(embedded_kafka.config)
     name = unique("made")
     with pytest.raises(KafkaException):
@@ -117,7 +123,7 @@ async def test_groups_share_partitions_and_keep_commits(
 
 
 def test_a_transaction_s_end_has_its_checksum(embedded_kafka: Kafka) -> None:
-    """Whoever checks checksums, as pinstream does, reads past the ends of transactions, committed and aborted."""
+    """A client that checks checksums, as pinstream does, reads past the ends of transactions, committed and aborted."""
     name = create_topic(embedded_kafka)
     producer = Producer({**embedded_kafka.config, "transactional.id": unique("id"), "log_level": 0})
     producer.init_transactions(WITHIN)
@@ -144,7 +150,7 @@ def test_the_checksum_is_castagnoli_s() -> None:
 
 
 def test_partition_keeps_about_five_megabytes(embedded_kafka: Kafka) -> None:
-    """Older records are dropped, read or not: a producer must not run ahead of the consumer by more."""
+    """Older records are dropped even if unread: a producer must not be further ahead of the consumer."""
     name = create_topic(embedded_kafka)
     producer = Producer({**embedded_kafka.config, "linger.ms": 5})
     value = b"x" * 1000

@@ -1,4 +1,4 @@
-"""The schema of the request: a schema, closed, no rubber stamp, and complete."""
+"""The schema of the request: valid, closed, strict and complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_object_is_closed() -> None:
 
 
 def test_every_target_is_in_it() -> None:
-    """Whatever a mapping can fill is a member there; and what is hashed, and nothing else, is an array of digests."""
+    """Every target of a mapping is a member; exactly the hashed ones are arrays of digests."""
     for name in TARGETS.keys() - {"ad_account_id"}:
         at: Any = rules.REQUEST["$defs"]["event"]
         for part in name.split("."):
@@ -93,7 +93,7 @@ def _resolved(node: dict[str, Any]) -> Any:
     ],
 )
 def test_it_would_tell(path: str, value: Any) -> None:
-    """One thing that is wrong, wherever it is, and the call does not fit."""
+    """A single mistake anywhere makes the call invalid."""
     changed: Any = copy.deepcopy(full_event())
     at = changed
     *parents, last = path.split(".")
@@ -111,7 +111,7 @@ def test_what_we_send_has_no_null() -> None:
     assert not SENT.is_valid({"data": [event(custom_data={"value": None})]})
 
 
-@pytest.mark.parametrize("key", rules.REQUIRED)
+@pytest.mark.parametrize("key", DEFINITIONS["event"]["required"])
 def test_what_is_required(key: str) -> None:
     """Name, channel, time, id and user data of an event have to be there."""
     lacking = full_event()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -33,21 +34,13 @@ class _Recording(Sandbox):
         super().__init__(**options)
         self.bodies: list[bytes] = []
         self.queries: list[str] = []
+        self.times: list[float] = []
 
-    def _application(self) -> web.Application:
-        application = super()._application()
-        application.middlewares.append(self._record)
-        return application
-
-    @web.middleware
-    async def _record(
-        self, request: web.Request, handler: Callable[[web.Request], Any]
-    ) -> web.StreamResponse:
-        if request.path.endswith("/events") and request.method == "POST":
-            self.bodies.append(await request.read())
-            self.queries.append(request.query_string)
-        response: web.StreamResponse = await handler(request)
-        return response
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.read())
+        self.queries.append(request.query_string)
+        self.times.append(time.monotonic())
+        return await super()._events(request)
 
 
 class Loop:
@@ -98,7 +91,7 @@ class Api:
         """Misbehave from now on as told; nothing named: behave."""
 
         async def change() -> None:
-            self._sandbox.faults = Faults(**faults)
+            self._sandbox.set_faults(Faults(**faults))
 
         self._loop.call(change())
 
@@ -122,7 +115,7 @@ class Api:
         """How often each event id was accepted."""
 
         async def read() -> Counter[str]:
-            return Counter({key.event_id: times for key, times in self._sandbox.deliveries().items()})
+            return Counter({key.event_id: times for key, times in self._sandbox.books.deliveries.items()})
 
         return self._loop.call(read())
 
@@ -130,7 +123,7 @@ class Api:
         """Account and event id of each event it accepted."""
 
         async def read() -> list[tuple[str, str]]:
-            return [(key.account, key.event_id) for key in self._sandbox.deliveries()]
+            return [(key.account, key.event_id) for key in self._sandbox.books.deliveries]
 
         return self._loop.call(read())
 
@@ -138,6 +131,11 @@ class Api:
     def calls(self) -> int:
         """How many calls came, whatever became of them."""
         return len(self._sandbox.bodies)
+
+    @property
+    def call_times(self) -> list[float]:
+        """When each call came, by the monotonic clock."""
+        return list(self._sandbox.times)
 
     @property
     def queries(self) -> list[str]:

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tests.support.kafka.harness import Kafka
 
@@ -26,6 +26,21 @@ WITHIN = 120.0
 """Seconds that anything may take; far above what it does take."""
 TOKEN = "pina_end_to_end"
 ACCOUNT = "549755885175"
+
+
+class Program(NamedTuple):
+    """A version of pinstream: which Python has its dependencies, and the folder of its source."""
+
+    python: str
+    root: Path
+
+    def line(self, arguments: tuple[str, ...]) -> list[str]:
+        """The command, to be started in `root`."""
+        return [self.python, "-m", "consumer", *arguments]
+
+
+THIS = Program(sys.executable, ROOT)
+"""The version that is tested."""
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
@@ -63,9 +78,9 @@ def command(
     """Run ``pinstream ARGUMENTS`` to its end."""
     raw = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        _line(arguments),
+        THIS.line(arguments),
         env=dict(env),
-        cwd=ROOT,
+        cwd=THIS.root,
         input=raw,
         capture_output=True,
         timeout=timeout,
@@ -77,10 +92,6 @@ def command(
         done.stdout.decode("utf-8", "replace"),
         done.stderr.decode("utf-8", "replace"),
     )
-
-
-def _line(arguments: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-m", "consumer", *arguments]
 
 
 def the_one_line(stderr: str) -> str:
@@ -119,16 +130,21 @@ class Process:
     """
 
     def __init__(
-        self, folder: Path, *arguments: str, env: Mapping[str, str], under: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *arguments: str,
+        env: Mapping[str, str],
+        under: tuple[str, ...] = (),
+        program: Program = THIS,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{arguments[0]}-{time.monotonic_ns()}"
         self._out, self._err = folder / f"{stem}.out", folder / f"{stem}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [*under, *_line(arguments)],
+                [*under, *program.line(arguments)],
                 env=dict(env),
-                cwd=ROOT,
+                cwd=program.root,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
+from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.demo.generator import EventGenerator, GeneratedEvent
-from consumer.engine.model import CommerceEvent
+from consumer.engine.model import CommerceEvent, Disposition
 from tests.end_to_end.processes import ROOT
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
 
@@ -38,10 +41,25 @@ def ndjson(events: Iterable[CommerceEvent]) -> str:
     return "".join(json.dumps(event) + "\n" for event in events)
 
 
-def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[EventGenerator, list[GeneratedEvent]]:
+class Shop(EventGenerator):
+    """The made-up shop, which also counts: `tally` by expected disposition, `value_sum` over distinct deliveries."""
+
+    def __init__(self, *args: Any, **shares: Any) -> None:
+        super().__init__(*args, **shares)
+        self.tally: Counter[Disposition] = Counter()
+        self.value_sum = Decimal(0)
+
+    def __next__(self) -> GeneratedEvent:
+        made = super().__next__()
+        self.tally[made.expected] += 1
+        self.value_sum += made.value or 0
+        return made
+
+
+def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[Shop, list[GeneratedEvent]]:
     """`count` events of the made-up shop, and the generator that has their tally."""
-    generator = EventGenerator(seed, time.time, **shares)
-    return generator, generator.next_events(count)
+    generator = Shop(seed, time.time, **shares)
+    return generator, list(islice(generator, count))
 
 
 def value_of(one: GeneratedEvent) -> bytes:

@@ -1,4 +1,4 @@
-"""Small builders for the core's tests: records whose value says what becomes of them, and a core on a hand-set clock.
+"""Small builders for the tests of the engine: records whose value says what becomes of them, an engine, a set clock.
 
 Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a good one,
 `filtered`, `undecodable` and so on the others. `Core` feeds a `Pipeline`, keeps every command that still waits for
@@ -9,15 +9,16 @@ committed past, and a tick at its deadline leaves nothing due (else the shell's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from hypothesis import settings
 
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, MOVES, Block, Delivery, RecordStage
+from consumer.engine.block import MARK, MOVES, Block, RecordStage, Run
 from consumer.engine.context import SKEW
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.model import (
     Ahead,
@@ -37,10 +38,10 @@ from consumer.engine.model import (
     TopicPartition,
     Warned,
 )
+from consumer.engine.native import sizes_of
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import SchemaLearner
-from consumer.engine.statistics import Statistics
+from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, Reading, SchemaLearner, Verdict, split_keys
 
 TOPIC = "shop"
 ACCOUNT = "549755885175"
@@ -92,7 +93,9 @@ class FakeDecoder(SchemaLearner):
     def __init__(self) -> None:
         self._known: dict[SchemaRef, Rejection | None] = {}
 
-    def decode_chunk(self, records: list[Record]) -> Sequence[CommerceEvent | Rejection | SchemaRef | None]:
+    def decode_chunk(
+        self, records: list[Record], topic: str = ""
+    ) -> Sequence[CommerceEvent | Rejection | SchemaRef | None]:
         return [self._decode(record.value) for record in records]
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
@@ -147,11 +150,23 @@ class FakeConverter:
 class Books(Ledger):
     """A ledger alone, without what brings records to the stage that they settle from."""
 
-    def settle(self, block: Block, index: int, disposition: Disposition) -> bool:
-        """As the ledger does, for a record that is on the last stage before."""
+    def enter(self, state: AssignmentState, chunk: Chunk, passed: Sequence[int] = ()) -> Block:
+        """Enter fetched records that became no events (yet)."""
+        return self.track(state, chunk, sizes_of(chunk.records), no_events(len(chunk.records)), passed)
+
+    def settle_row(self, block: Block, index: int, disposition: Disposition) -> bool:
+        """Settle a record, as if it was on the last stage before; gives whether it was ours to settle."""
         if block.stages[index] < RecordStage.DELIVERED:
             block.stages[index] = min(MOVES[MARK[disposition]].of)
-        return super().settle(block, index, disposition)
+        return bool(self.settle([Run(block, index, index + 1)], disposition))
+
+
+def no_events(count: int) -> Columns:
+    """Rows of records that are no events."""
+    columns = Columns(Keys())
+    for _ in range(count):
+        columns.add(None)
+    return columns
 
 
 def record(offset: int, value: bytes | None) -> Record:
@@ -173,26 +188,56 @@ def chunk(
     return Chunk(TOPIC, partition, epoch, leader_epoch, records)
 
 
-def delivery(block: Block, index: int, account: str, event_id: str, body: bytes = b"{}") -> Delivery:
-    """The delivery of a record, a checkout of now."""
-    made = Delivery(account, "checkout", event_id, int(UNIX), False, body, (), 0)
-    made.block, made.index = block, index
-    return made
-
-
-def make_deliveries(
+def make_runs(
     count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
-) -> list[Delivery]:
-    """Deliveries of one block, each with a body of `size` bytes and a key of its own."""
+) -> list[Run]:
+    """A row for each event of one block; each has a body of `size` bytes, and a key of its own."""
     ledger = Ledger()
     if state is None:
         state = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
     first = state.last_seen + 1
-    block = ledger.track(state, chunk([b"x"] * count, offset=first))
+    columns = Columns(Keys())
+    for index in range(count):
+        body = b"{" + b" " * (size - 2) + b"}"
+        columns.add_event(
+            Kind(account, "checkout", 0), f"{id(state)}-{first + index}", int(UNIX), False, body, ()
+        )
+    records = chunk([b"x"] * count, offset=first)
+    block = ledger.track(state, records, sizes_of(records.records), columns)
+    return [Run(block, index, index + 1) for index in range(count)]
+
+
+def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> list[Read | Verdict]:
+    """What a reading makes of records: an event, or why there is none."""
+    columns = Columns(Keys())
+    reading.read(records, now, columns, TOPIC)
+    kinds = [*columns.kinds]
     return [
-        delivery(block, index, account, f"{id(state)}-{first + index}", b"{" + b" " * (size - 2) + b"}")
-        for index in range(count)
+        columns.verdicts[row]
+        if row in columns.verdicts
+        else Read(
+            *kinds[columns.kind_numbers[row]],
+            columns.key(row),
+            columns.times[row],
+            bool(columns.marks[row] & OFFLINE),
+            columns.body(row)[:-1],
+            columns.warnings.get(row, ()),
+        )
+        for row in range(len(columns))
     ]
+
+
+class Read(NamedTuple):
+    """An event as it was read."""
+
+    account: str
+    name: str
+    written: int
+    key: bytes
+    time: int
+    offline: bool
+    body: bytes
+    warnings: tuple[Warned, ...]
 
 
 def accepted(count: int) -> bytes:
@@ -229,6 +274,8 @@ class Core:
         self.log: list[m.Command] = []
         """Every command ever given."""
         self.stored_keys: set[bytes] = set()
+        self.gives_calls = True
+        """Whether a shared key store gives at once all calls that it is asked for."""
         self.offsets: dict[int, int] = {}
 
     # -- feeding
@@ -238,9 +285,16 @@ class Core:
         commands = self.pipeline.handle(happened, self.instant())
         self.log += commands
         self.waiting += [
-            one for one in commands if not isinstance(one, m.Report | m.Release | m.Stop | m.GiveUp)
+            one
+            for one in commands
+            if not isinstance(one, m.Report | m.Release | m.Stop | m.GiveUp | m.TellNote)
         ]
         self._check(commands)
+        while self.gives_calls and self.has(m.AskCalls):
+            asked = self.take(m.AskCalls)
+            commands += self.feed(
+                m.CallsGiven(asked.number, asked.account, asked.calls, 0.0, asked.per_minute)
+            )
         return commands
 
     def instant(self) -> Instant:
@@ -311,7 +365,7 @@ class Core:
         """The registry says that there is no such schema (the oldest asked for), until that is final."""
         denied = self.take(m.FetchSchema).ref
         self.feed(m.SchemaMissing(denied))
-        while any(one[:2] == denied for one in self.statistics().schemas):
+        while any((one.kind, one.value) == denied for one in self.statistics().schemas):
             self.advance(10.0)
             for asked in [one for one in self.waiting if one == m.FetchSchema(denied)]:
                 self.waiting.remove(asked)
@@ -322,13 +376,15 @@ class Core:
         """The key store answers all look-ups that wait."""
         while self.has(m.LookUpKeys):
             asked = self.take(m.LookUpKeys)
-            self.feed(m.KeysLookedUp(asked.number, [key in self.stored_keys for key in asked.keys]))
+            self.feed(
+                m.KeysLookedUp(asked.number, [key in self.stored_keys for key in split_keys(asked.keys)])
+            )
 
     def store_keys(self) -> None:
         """The key store takes all that waits to be stored."""
         while self.has(m.StoreKeys):
             asked = self.take(m.StoreKeys)
-            self.stored_keys.update(asked.keys)
+            self.stored_keys.update(split_keys(asked.keys))
             self.feed(m.KeysStored(asked.number))
 
     def store_letters(self, stored: bool = True) -> list[m.DeadLetter]:

@@ -1,4 +1,4 @@
-"""What went wrong elsewhere (docs/why.md): one test per row that concerns the core, and the crash-point table.
+"""What went wrong elsewhere (docs/why.md): one test per row that concerns the engine, and the crash-point table.
 
 A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
 """
@@ -9,6 +9,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import Position
+from consumer.engine.reading import split_keys
 from tests.engine.building import (
     ACCOUNT,
     NO,
@@ -265,7 +266,7 @@ def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
     core.look_up()
     core.accept()
     asked = core.take(m.StoreKeys)
-    core.stored_keys.update(asked.keys)
+    core.stored_keys.update(split_keys(asked.keys))
     if told:
         core.feed(m.KeysStored(asked.number))
     after = restarted(core, None)

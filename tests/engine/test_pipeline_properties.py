@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from consumer.engine import messages as m
 from consumer.engine.model import Position
+from consumer.engine.reading import split_keys
 from tests.engine.building import (
     ACCOUNT,
     MACHINE,
@@ -230,9 +231,11 @@ class World(RuleBasedStateMachine):
     def answer_kindly(self, command: m.Command) -> None:
         match command:
             case m.LookUpKeys():
-                self.core.feed(m.KeysLookedUp(command.number, [key in self.keys for key in command.keys]))
+                self.core.feed(
+                    m.KeysLookedUp(command.number, [key in self.keys for key in split_keys(command.keys)])
+                )
             case m.StoreKeys():
-                self.keys.update(command.keys)
+                self.keys.update(split_keys(command.keys))
                 self.core.feed(m.KeysStored(command.number))
             case m.FetchSchema():
                 missing = command.ref == ref("missing")

@@ -1,9 +1,9 @@
 """The target of the fast path: decoding and converting in one go says what the two steps say, whatever the bytes.
 
-What is compared, and how, is `tests.conversion.test_fused`'s. There hypothesis writes events and damages them a little;
-here
-bytes are what the fuzzer makes of them, coverage-guided where it can be, under the shapes of schema that have a branch
-of their own. What runs in C has no coverage; the same reading written as Python, which is held against the same, has.
+`tests.conversion.test_compiled` says what is compared, and how. There hypothesis writes events and damages them a
+little; here bytes are what the fuzzer makes of them, coverage-guided where it can be, under the shapes of schema that
+have a branch of their own. What runs in C has no coverage; the same reading written as Python, which is held against
+the same, has.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from tests.conversion.convert_records import SETUPS
-from tests.conversion.test_convert import NOW
-from tests.conversion.test_fused import Both
-from tests.conversion.test_fused_shapes import (
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled_shapes import (
     EVENT,
     TEXTS,
     WIDE,
@@ -29,6 +28,7 @@ from tests.conversion.test_fused_shapes import (
     record_of,
     schema_of,
 )
+from tests.conversion.test_convert import NOW
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
 from tests.fuzzing.writers import WRITERS

@@ -15,10 +15,10 @@ import orjson
 
 from consumer.adapters.files import open_records
 from consumer.avro.decode import DecodeCode, Decoder, WireFormat
-from consumer.commands.explain import explanation
-from consumer.conversion.converter import REJECTION_CODES, WARNING_CODES, Converter
-from consumer.conversion.decisions import UNCONVERTIBLE
-from consumer.conversion.mapping import load_mapping
+from consumer.commands.explain.command import explanation
+from consumer.conversion.converter import Converter
+from consumer.conversion.decisions import REJECTION_CODES, UNCONVERTIBLE, WARNING_CODES
+from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
 from consumer.errors import InputError
 from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, container, event, size_of
@@ -50,7 +50,7 @@ def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
 def fresh(decoder: Decoder) -> Decoder:
     """A copy that may learn; making one anew would compile our schema again."""
     copied = copy.copy(decoder)
-    copied._known = dict(decoder._known)
+    copied.plans = dict(decoder.plans)
     copied._refused = OrderedDict(decoder._refused)
     return copied
 
@@ -108,7 +108,7 @@ def check_decoding(decoder: Decoder, record: Record) -> object:
 @cache
 def _converter() -> Converter:
     mapping = load_mapping(None, SCHEMA, default_toml=MAPPING)
-    return Converter(mapping, SCHEMA, accounts=(), partner_name=None, max_event_age=math.inf)
+    return Converter(mapping, accounts=(), partner_name=None, max_event_age=math.inf)
 
 
 def convert(data: bytes) -> None:

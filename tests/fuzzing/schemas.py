@@ -18,9 +18,9 @@ from consumer.avro.paths import NoSuchPath, SchemaPaths
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.targets import CONTENTS, TARGETS
 from consumer.engine.model import SchemaRef
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled_shapes import CUSTOMER, kept
 from tests.conversion.test_convert import NOW
-from tests.conversion.test_fused import Both
-from tests.conversion.test_fused_shapes import CUSTOMER, kept
 from tests.fuzzing.contract import bounded
 from tests.fuzzing.taker import Taker
 

@@ -11,6 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import fastavro
@@ -28,7 +29,7 @@ _NOW: Final = 1_700_000_000.0
 def _events(count: int, now: float = _NOW) -> list[CommerceEvent]:
     """The shop's events, those with most in them; a shopper's e-mail is the mark."""
     generator = EventGenerator(1, lambda: now)
-    made = [one.event for one in generator.next_events(40 * count) if one.event is not None]
+    made = [one.event for one in islice(generator, 40 * count) if one.event is not None]
     chosen = sorted(made, key=lambda event: -len(json.dumps(event, default=str)))[::40][:count]
     for event in chosen:
         event["customer"]["emails"] = [MARK]
@@ -174,6 +175,15 @@ def _offset_map() -> Iterator[bytes]:
     yield b"\x00\x00another consumer's note"
 
 
+def _key_store() -> Iterator[bytes]:
+    for file in range(4):
+        for at in (b"\0\0", b"\0\x20", b"\0\x45", b"\1\0", b"\x12\x50", b"\xff\xff"):
+            yield bytes([file, 0]) + at + b"\0\0\xff"
+            yield bytes([file, 0]) + at + b"\x0f"
+        yield bytes([file, 3])
+        yield bytes([file, 3]) + b"pinstream key store, format 3\n{}\n00000000\n"
+
+
 _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "decode": _decode,
     "convert": _convert,
@@ -183,6 +193,7 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "answers": _answers,
     "registry": _registry,
     "offset_map": _offset_map,
+    "key_store": _key_store,
 }
 
 

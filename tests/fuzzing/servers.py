@@ -17,8 +17,8 @@ import orjson
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.avro.decode import WireFormat
-from consumer.engine import verdicts
-from consumer.engine.masking import kind, mask, who_answered
+from consumer.engine.answering import verdicts
+from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tests.fuzzing import fast_path, records, schemas, servers
+from tests.fuzzing import fast_path, records, schemas, servers, stores
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "decode": records.decode,
@@ -24,6 +24,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "explain": records.explain,
     "answers": servers.answers,
     "registry": servers.registry,
+    "key_store": stores.key_store,
 }
 if servers.OFFSET_MAP is not None:
     TARGETS["offset_map"] = servers.offset_map

@@ -18,10 +18,10 @@ import pytest
 from consumer.avro.decode import Decoder
 from consumer.avro.ndjson import LinePlan, parse_line
 from consumer.conversion.normalise import LeftOut, text_of
-from consumer.engine.masking import MASK, mask
+from consumer.engine.answering.masking import MASK, mask
+from consumer.engine.answering.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
 from consumer.engine.messages import SchemaMissing, SchemaUnavailable
 from consumer.engine.model import ConversionEvent, Record, Rejection, SchemaRef, Stage
-from consumer.engine.verdicts import NoVerdict, PerEvent, Throttled, limit_headers
 from tests.fuzzing.building import SCHEMA, zigzag
 from tests.fuzzing.contract import Measuring, bounded, check_rejection
 from tests.fuzzing.records import DECODE_CODES, NOW, check_converting, check_decoding
@@ -205,7 +205,7 @@ def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
 def test_a_string_that_claims_two_gigabytes_in_our_own_schema(framing: bytes) -> None:
     """In the first field, and where a field of the writer's is read over."""
     decoder, _ = learn(with_extra("string", "bytes"))
-    own = next(head for head in decoder._known if head[:2] == framing[:2])
+    own = next(head for head in decoder.plans if head[:2] == framing[:2])
     for data in (zigzag(2 << 30), zigzag(2 << 30) + b"x" * 1_000, zigzag(-(2**62))):
         verdict = check_decoding(decoder, Record(0, -1, None, own + data, ()))
         assert isinstance(verdict, Rejection)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from consumer.engine.figures.statistics import Statistics
 from consumer.settings import all_settings
-from consumer.web.metrics import StatisticsCollector
+from consumer.web.metrics import FiguresCollector
 from tests.end_to_end.api import Api, Loop
 from tests.runbook.page import Command, Hook, Section, read_page
 from tests.runbook.worlds import WORLDS, World
@@ -158,7 +159,7 @@ def test_what_it_names_exists() -> None:
     variables = {one.name for one in all_settings()}
     for name in set(re.findall(r"\b(?:PINSTREAM|PINTEREST)_[A-Z_]+", PAGE)):
         assert name in variables, name
-    families = {one.name for one in StatisticsCollector(statistics).collect()}
+    families = {one.name for one in FiguresCollector(Statistics, lambda: [statistics()]).collect()}
     for name in set(re.findall(r"\bpinstream_[a-z_]+", PAGE)):
         assert name.removesuffix("_total") in families, name
     anchors = {

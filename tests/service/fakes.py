@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from consumer.adapters.kafka.commits import ASSIGNMENT_LOST, CommitResult
-from consumer.adapters.key_store.interface import KeyStoreStatistics
+from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import split_keys
 from consumer.errors import KeyStoreError
 from consumer.service import Service
 from tests.engine.building import TOPIC, UNIX, FakeConverter, FakeDecoder, answer_body, event_ids, record
@@ -60,7 +61,7 @@ class Process:
             key_store=self.key_store,
             schemas=FakeSchemas(self),
             dead_letters=FakeDeadLetters(self),
-            clock=FakeClock(),
+            clock=fake_clock,
             report=self.reports.append,
             grace=grace,
         )
@@ -95,11 +96,9 @@ class CountingPipeline(Pipeline):
         return super().handle(happened, now)
 
 
-class FakeClock:
-    """Both clocks from the loop's virtual one."""
-
-    def now(self) -> Instant:
-        return Instant(now(), UNIX + now() - START)
+def fake_clock() -> Instant:
+    """Both clocks, from the loop's virtual one."""
+    return Instant(now(), UNIX + now() - START)
 
 
 class FakeSource:
@@ -246,7 +245,7 @@ class FakeApi:
         return m.Answered(command.number, 401, {}, b'{"code": 2, "message": "no"}')
 
 
-class FakeKeyStore:
+class FakeKeyStore(KeyStore):
     """The world's keys."""
 
     def __init__(self, process: Process) -> None:
@@ -255,20 +254,23 @@ class FakeKeyStore:
         """By the name of a call, how often it fails."""
         self.evicted_early = 0
 
-    async def look_up(self, keys: Sequence[bytes], now: float) -> Sequence[bool]:
+    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         await self._call("look_up")
-        return [key in self._process.world.keys for key in keys]
+        return bytes(key in self._process.world.keys for key in split_keys(keys))
 
-    async def remember(self, keys: Sequence[bytes], now: float) -> None:
+    async def remember(self, keys: bytes, now: float) -> None:
         await self._call("remember")
-        self._process.world.keys.update(keys)
+        self._process.world.keys.update(split_keys(keys))
         await asyncio.sleep(STEP)
 
     async def expire(self, now: float) -> None:
         await self._call("expire")
 
     def statistics(self) -> KeyStoreStatistics:
-        return KeyStoreStatistics(0, 0, 0, None, self.evicted_early, None)
+        return KeyStoreStatistics(0, 0, 0, None, self.evicted_early, 0, None)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
 
     async def _call(self, name: str) -> None:
         await self._process.step(name)

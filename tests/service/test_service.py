@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from consumer.adapters.key_store.interface import Renewed
 from consumer.engine import messages as m
 from consumer.engine.model import Position
 from consumer.errors import KeyStoreError
-from consumer.service import SystemClock
+from consumer.service import system_clock
 from tests.engine.building import TOPIC, UNDECODABLE, UNIX, event, filtered, of_schema
 from tests.service.driving import all_committed, serve, settled, until, values
 from tests.service.fakes import STEP, Process, World
@@ -42,17 +43,18 @@ def test_schemas_are_fetched() -> None:
 
 
 def test_the_timer_ticks_at_the_core_s_deadline() -> None:
-    """A lone event waits for the linger and no longer."""
-    process = Process(World(p0=values(1)), linger=30.0)
+    """What does not fill a batch while a call is under way waits for the linger and no longer."""
+    process = Process(World(p0=values(3)), batch_events=2, linger=30.0)
     begun: list[float] = []
 
     async def note(command: m.Send) -> m.Answered:
         begun.append(now())
+        await asyncio.sleep(60.0)
         return await process.api.accept(command)
 
     process.api.answering = note
     run(serve(process, settled(process)))
-    assert begun[0] - START == pytest.approx(30.0, abs=10 * STEP)
+    assert [at - START for at in begun] == pytest.approx([0.0, 30.0], abs=10 * STEP)
 
 
 def test_an_idle_service_hardly_works() -> None:
@@ -117,11 +119,26 @@ def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
     assert len(process.reported("key_store_trouble")) == 7
 
 
-def test_a_late_wall_clock_does_not_matter() -> None:
+@pytest.mark.parametrize(("late", "reason"), [(0.1, "too_late"), (0.0, None)])
+def test_a_call_that_comes_too_late_does_not_begin(late: float, reason: str | None) -> None:
+    """Its claims may be another member's by now: the process stood still after the engine had decided."""
+    process = Process(World())
+
+    async def attempt() -> m.Input | None:
+        send = m.Send(1, "1", [b'{"data":[]}'], 0, begin_by=process.service._clock().monotonic - late)
+        return await process.service._attempt(send)
+
+    answer = run(attempt())
+    assert getattr(answer, "reason", None) == reason
+    assert process.calls.count("send") == (reason is None)
+
+
+def test_deadlines_do_not_depend_on_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock gives the loop's monotonic time and the wall's."""
+    monkeypatch.setattr("time.time", lambda: UNIX)
 
     async def read() -> tuple[float, float]:
-        return SystemClock(lambda: UNIX).now()
+        return system_clock()
 
     assert run(read()) == (START, UNIX)
 
@@ -272,6 +289,28 @@ def test_virtual_time_jumps() -> None:
     assert run(sleep()) == pytest.approx(START + 86_400.0)
 
 
+def test_the_engine_is_told_of_a_lost_lease_whatever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, keys were to be stored. No call begins until the lease is renewed, which is asked for at once."""
+    process = Process(World(p0=values(1)), lease=60.0, call_timeout=1.0)
+    troubles, left = [KeyStoreError("the store has lost something")], []
+    troubles[0].lease_lost = True
+    confirm = process.key_store.confirm
+
+    async def lose(keys: bytes, now: float) -> bytes:
+        if troubles:
+            raise troubles.pop()
+        return await confirm(keys, now)
+
+    async def renew() -> Renewed:
+        left.append(process.service.statistics().lease_left)
+        return Renewed(0)
+
+    monkeypatch.setattr(process.key_store, "confirm", lose)
+    monkeypatch.setattr(process.key_store, "renew", renew)
+    run(serve(process, settled(process)))
+    assert left[:2] == [0.0, 0.0]
+
+
 def test_errors_of_the_key_store_are_of_the_tree() -> None:
     """The fake fails as the real ones do."""
     process = Process(World(p0=[]))
@@ -279,7 +318,7 @@ def test_errors_of_the_key_store_are_of_the_tree() -> None:
 
     async def look_up() -> None:
         with pytest.raises(KeyStoreError):
-            await process.key_store.look_up([], UNIX)
+            await process.key_store.look_up(b"", UNIX)
 
     run(look_up())
     assert issubclass(Stuck, AssertionError)

@@ -1,4 +1,4 @@
-"""A complete environment for the settings' tests, and what becomes of it with this or that on top."""
+"""A complete environment for the tests of the settings, and the outcome of changes to it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ COMPLETE = {
 
 
 def with_(**variables: str) -> Settings:
-    """A complete environment with these on top."""
+    """A complete environment with these variables on top."""
     return load(COMPLETE | variables)
 
 
 def refused(**variables: str) -> str:
-    """The one line that refuses a complete environment with these on top."""
+    """The message that refuses a complete environment with these variables on top."""
     with pytest.raises(SettingsError) as caught:
         with_(**variables)
     message = str(caught.value)

@@ -9,18 +9,19 @@ import pytest
 from confluent_kafka import Consumer
 
 from consumer import settings
-from consumer.adapters import kafka
+from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES
 from consumer.app.building import policy
 from consumer.engine.model import AWAY
 from consumer.errors import SettingsError
-from consumer.settings import HttpAddress, load
+from consumer.settings import load, passthrough
+from consumer.settings.values import HttpAddress
 from tests.settings.environment import COMPLETE, refused, with_
 
 ROOT = Path(__file__).parents[2]
 
 
 class TestDefaults:
-    """Without being told, pinstream does what docs/settings.md says."""
+    """The defaults are those of docs/settings.md."""
 
     def test_contract(self) -> None:
         """Every default of the contract's table."""
@@ -43,7 +44,7 @@ class TestDefaults:
         """The settings that the contract leaves open."""
         own = with_().pinstream
         assert (own.http_token, own.http_token_file, own.page_address) == (None, None, None)
-        assert (own.schema_name, own.wire_format) == ("commerce.v1.CommerceEvent", "auto")
+        assert (own.schema_name, own.wire_format) == (None, "auto")
         assert (own.max_event_age, own.request_timeout, own.halt_patience) == (7 * 86400, 30, 900)
         assert (own.key_store_max_bytes, own.stall_after) == (4 * 1024**3, 120)
         assert (own.dead_letter_share, own.dead_letter_sample) == (0.5, 1000)
@@ -62,17 +63,17 @@ class TestDefaults:
         """The state folder follows the XDG base directory specification, and the key store lies in it."""
         own = with_(**environ).pinstream
         assert own.state_dir == Path(folder)
-        assert own.key_store.get_secret_value() == f"lmdb:{folder}/keys"
+        assert own.key_store.get_secret_value() == f"disk:{folder}/keys"
 
     def test_blank_counts_as_not_set(self) -> None:
-        """An empty variable, as compose files make them, means the default; for the HTTP address it means off."""
+        """An empty variable, as compose files make it, means the default; for the HTTP address it means off."""
         own = with_(PINSTREAM_CONCURRENCY=" ", PINSTREAM_HTTP_ADDRESS="", KAFKA_CLIENT_ID="").pinstream
         assert own.concurrency == 8
         assert own.http_address is None
 
 
 class TestNeeds:
-    """A command asks only for what it cannot do without."""
+    """A command requires only the settings that it needs."""
 
     def test_nothing_needed(self) -> None:
         """`explain` runs in an empty environment."""
@@ -83,11 +84,11 @@ class TestNeeds:
         ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_TOPICS", "PINTEREST_AD_ACCOUNT_ID", "PINTEREST_ACCESS_TOKEN"],
     )
     def test_each_required_setting_is_named(self, name: str) -> None:
-        """Whatever `run` needs and is absent or blank is named."""
+        """The message names what `run` needs and is absent or blank."""
         assert refused(**{name: ""}).startswith(f"{name} is not set")
 
     def test_all_that_is_missing_is_named_at_once(self) -> None:
-        """Who begins with nothing is told once, not four times; and only of what the command needs."""
+        """A new user sees all missing settings in one message, and only those that the command needs."""
         with pytest.raises(SettingsError) as all_:
             load({"HOME": "/h"})
         assert str(all_.value) == (
@@ -105,18 +106,18 @@ class TestNeeds:
         assert load(environ, needs=("kafka",)).kafka.client_properties() == {"bootstrap.servers": "b:1"}
 
     def test_a_bad_value_is_refused_even_where_it_is_not_needed(self) -> None:
-        """What is there has to be valid."""
+        """A setting that is set must be valid."""
         with pytest.raises(SettingsError, match="PINTEREST_AD_ACCOUNT_ID"):
             load({"HOME": "/h", "PINTEREST_AD_ACCOUNT_ID": "abc"}, needs=())
 
-    def test_a_token_file_is_not_opened_by_who_needs_no_token(self, tmp_path: Path) -> None:
+    def test_a_token_file_is_not_opened_without_need(self, tmp_path: Path) -> None:
         """`explain` works on a machine where the secret is not mounted."""
         environ = {"HOME": "/h", "PINTEREST_ACCESS_TOKEN_FILE": str(tmp_path / "absent")}
         assert load(environ, needs=()).pinterest.access_token_file == tmp_path / "absent"
 
 
 class TestUnknown:
-    """A slip in a name is an error, not a setting that silently does nothing."""
+    """A misspelled name is an error, not a setting without effect."""
 
     @pytest.mark.parametrize(
         ("slip", "meant"),
@@ -136,11 +137,11 @@ class TestUnknown:
         assert "hush" not in message
 
     def test_the_builds_own_variable_is_passed_over(self) -> None:
-        """What asked for a package without compiled modules may stay in the environment."""
+        """The variable of the build may stay in the environment."""
         assert with_(PINSTREAM_NO_COMPILE="1") == with_()
 
     def test_kubernetes_service_links_are_passed_over(self) -> None:
-        """What Kubernetes sets beside services named kafka and pinstream is no setting."""
+        """Variables that Kubernetes sets for services named kafka and pinstream are no settings."""
         links: dict[str, str] = {}
         for base in ("KAFKA", "PINSTREAM", "PINSTREAM_METRICS", "SCHEMA_REGISTRY"):
             links |= {
@@ -154,16 +155,16 @@ class TestUnknown:
         assert with_(**links) == with_()
 
     def test_what_looks_like_a_link_without_a_service_is_refused(self) -> None:
-        """Only what Kubernetes made is passed over."""
+        """Only variables that Kubernetes made are ignored."""
         assert refused(PINSTREAM_PORT="8080").startswith("PINSTREAM_PORT is not a setting")
 
     def test_kafkas_own_shell_variables_are_passed_over(self) -> None:
-        """A machine with Kafka's scripts on it has these."""
+        """Variables of Kafka's own scripts are ignored."""
         assert with_(KAFKA_HOME="/opt/kafka", KAFKA_HEAP_OPTS="-Xmx1G", KAFKA_OPTS="-D") == with_()
 
 
 class TestContradictions:
-    """Settings that are fine alone and not together."""
+    """Settings that are valid each but contradict each other."""
 
     @pytest.mark.parametrize(
         ("named", "variables"),
@@ -196,12 +197,12 @@ class TestContradictions:
         ],
     )
     def test_what_may_surprise_is_a_warning(self, variables: dict[str, str], part: str) -> None:
-        """Allowed, and said once at start."""
+        """Allowed, with a warning at the start."""
         [warning] = with_(**variables).warnings
         assert part in warning
 
     def test_test_mode_has_smaller_limits(self) -> None:
-        """Test mode processes 20 events a call and 10 calls a second; a smaller setting stays."""
+        """Test mode lowers batches to 20 events and calls to 10 a second; a smaller setting stays."""
         own = with_(PINTEREST_TEST_MODE="true").pinstream
         assert (own.batch_events, own.calls_per_minute) == (20, 600)
         own = with_(PINTEREST_TEST_MODE="true", PINSTREAM_BATCH_EVENTS="5").pinstream
@@ -212,7 +213,7 @@ class TestSecrets:
     """Secrets come from a variable or a file, never both, and are never shown."""
 
     def test_nothing_secret_in_the_repr(self, tmp_path: Path) -> None:
-        """The settings can be printed."""
+        """Printing the settings shows no secret."""
         (tmp_path / "s").write_text("hush\n")
         s = with_(
             PINTEREST_ACCESS_TOKEN="hush",
@@ -243,7 +244,7 @@ class TestSecrets:
         assert s.pinstream.key_store.get_secret_value() == "redis://:x@r/0"
 
     def test_a_real_property_that_ends_in_file_is_passed_on(self) -> None:
-        """librdkafka has properties of its own whose names end so."""
+        """librdkafka has properties whose names end like this."""
         properties = with_(KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE="/k").kafka.client_properties()
         assert properties["sasl.oauthbearer.assertion.private.key.file"] == "/k"
 
@@ -258,7 +259,7 @@ class TestSecrets:
         ],
     )
     def test_both_is_an_error(self, name: str, tmp_path: Path) -> None:
-        """Which of two would win is nothing to guess."""
+        """Both set is an error: no one should have to guess which of them wins."""
         (tmp_path / "s").write_text("memory:")
         message = refused(
             **{name: "memory:", f"{name}_FILE": str(tmp_path / "s"), "SCHEMA_REGISTRY_URL": "http://r"}
@@ -267,7 +268,7 @@ class TestSecrets:
 
     @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"x" * 70000, b"two words\n"])
     def test_a_file_without_a_token_is_named(self, content: bytes | None, tmp_path: Path) -> None:
-        """Absent, empty, binary, huge, or prose: refused at start, naming the variable, not the content."""
+        """Absent, empty, binary, huge or prose: refused at the start with the variable and without the content."""
         path = tmp_path / "token"
         if content is not None:
             path.write_bytes(content)
@@ -279,7 +280,7 @@ class TestSecrets:
         assert "two words" not in message
 
     def test_a_secret_in_place_of_its_files_path_is_not_shown(self) -> None:
-        """Whoever puts the token itself into the variable of its file does not find it in a log."""
+        """If the variable of the file holds the token itself, no message shows it."""
         for value in ("pina_AMAHUSH", "aHVzaA==/b/c", "x" * 300, "pina_a/hush"):
             for name in (
                 "PINTEREST_ACCESS_TOKEN_FILE",
@@ -293,8 +294,8 @@ class TestSecrets:
         message = refused(KAFKA_SASL_PASSWORD_FILE="/tmp/there-is-no-such-secret")
         assert "'/tmp/there-is-no-such-secret' cannot be read" in message
 
-    def test_the_page_token_is_looked_at_by_who_serves_a_page(self, tmp_path: Path) -> None:
-        """Not by a replay, nor where the page is turned off."""
+    def test_the_page_token_is_read_only_to_serve_the_page(self, tmp_path: Path) -> None:
+        """It is not read by a replay, nor if the page is turned off."""
         variables = COMPLETE | {"PINSTREAM_HTTP_TOKEN_FILE": str(tmp_path / "absent")}
         replay = load(variables, needs=("kafka", "account", "token"))
         assert replay.pinstream.http_token_file == tmp_path / "absent"
@@ -313,14 +314,13 @@ class TestPassthrough:
     """Properties of the clients themselves."""
 
     def test_dots_as_underscores(self) -> None:
-        """KAFKA_SECURITY_PROTOCOL is security.protocol; log_level keeps the underscore that it really has."""
+        """KAFKA_SECURITY_PROTOCOL is security.protocol; log_level keeps its underscore."""
         properties = with_(KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_LOG_LEVEL="3").kafka.client_properties()
         assert properties["security.protocol"] == "SASL_SSL"
         assert properties["log_level"] == "3"
-        assert settings.kafka_variable("security.protocol") == "KAFKA_SECURITY_PROTOCOL"
 
     def test_librdkafka_takes_what_comes_out(self) -> None:
-        """The properties are what a real client accepts."""
+        """A real client accepts the properties."""
         variables = {
             "KAFKA_LOG_LEVEL": "0",
             "KAFKA_GROUP_PROTOCOL": "classic",
@@ -333,11 +333,13 @@ class TestPassthrough:
 
     @pytest.mark.parametrize(
         "name",
-        sorted(settings.REFUSED_PROPERTIES.keys() - {"group.id", "bootstrap.servers", "auto.offset.reset"}),
+        sorted(
+            passthrough.REFUSED_PROPERTIES.keys() - {"group.id", "bootstrap.servers", "auto.offset.reset"}
+        ),
     )
     def test_what_weakens_the_guarantee_is_refused_by_name(self, name: str) -> None:
         """Every refused property whose variable is not a setting of ours."""
-        variable = settings.kafka_variable(name)
+        variable = f"KAFKA_{name.upper().replace('.', '_')}"
         message = refused(**{variable: "true"})
         assert message.startswith(f"{variable} is refused: ")
         assert message.endswith("; remove it")
@@ -355,12 +357,12 @@ class TestPassthrough:
         assert refused(**{variable: value}).startswith(f"{variable} is refused")
 
     def test_whatever_the_adapter_would_refuse_is_refused_here(self) -> None:
-        """The adapter overrides these whatever is set; a person who sets one is told so at start."""
-        for name in kafka.REFUSED_PROPERTIES:
-            assert settings.refusal(name, "x"), name
+        """The adapter would override these; a user who sets one learns it at the start."""
+        for name in REFUSED_PROPERTIES:
+            assert passthrough.refusal(name, "x"), name
 
     def test_read_committed_may_be_said(self) -> None:
-        """What changes nothing is no error."""
+        """A value that changes nothing is no error."""
         assert with_(KAFKA_ISOLATION_LEVEL="read_committed").kafka.client_properties()
 
     def test_registry_numbers_are_numbers(self) -> None:
@@ -379,28 +381,32 @@ def test_the_page_has_the_generated_table() -> None:
     page = (ROOT / "docs" / "settings.md").read_text("utf-8")
     found = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", page, re.DOTALL)
     assert found is not None, "docs/settings.md has no <!-- settings --> … <!-- /settings --> markers"
-    assert found[1].strip() == settings.markdown_table().strip(), (
-        "paste consumer.settings.markdown_table() there"
-    )
+    lines = ["| variable | default | unit | meaning |", "| --- | --- | --- | --- |"]
+    for doc in settings.all_settings():
+        in_words = " " in doc.default or doc.default in ("required", "none")
+        default = doc.default if in_words else f"`{doc.default}`"
+        lines.append(f"| `{doc.name}` | {default} | {doc.unit} | {doc.reason} |")
+    table = "\n".join(lines)
+    assert found[1].strip() == table, f"paste this there:\n{table}"
 
 
 def test_every_setting_has_a_reason() -> None:
-    """Name, default and reason of each, with a unit where a number is meant."""
+    """Each has a name, a default and a reason, and a unit if it is a number."""
     for doc in settings.all_settings():
         assert doc.reason
         assert doc.default
         assert "|" not in doc.reason
-        assert not doc.secret or doc.default in ("required", "none", "lmdb: under the state folder")
+        assert not doc.secret or doc.default in ("required", "none", "disk: under the state folder")
 
 
 @pytest.mark.parametrize("name", ["KAFKA_CLIENT_ID", "PINSTREAM_MAPPING_FILE", "KAFKA_SASL_PASSWORD_FILE"])
 def test_what_is_not_utf_8_is_refused(name: str) -> None:
-    """The system hands on bytes of any kind, and the clients take text."""
+    """The environment may hold any bytes, and the clients take text."""
     assert refused(**{name: "caf\udce9"}) == f"{name} is not UTF-8 text; correct it"
 
 
 @pytest.mark.parametrize("value", ["1" * 400, "\N{SUPERSCRIPT TWO}", "-1", "1e9"])
 def test_numbers_of_librdkafka_are_left_to_it(value: str) -> None:
-    """What is no number, or one of any length, does not end in an error of ours."""
+    """Text that is no number, or a number of any length, gives no internal error."""
     settings = with_(KAFKA_MAX_POLL_INTERVAL_MS=value, KAFKA_SESSION_TIMEOUT_MS=value)
     assert policy(settings).away == AWAY

@@ -1,4 +1,4 @@
-"""The settings' values: text becomes what it means, or one clear line that names the variable and what is allowed."""
+"""The values of settings: text becomes a value, or one clear line that names the variable and what is allowed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ BAD_VALUES = {
     "PINTEREST_API_URL": ["api.pinterest.com", "https://x?y=1", "https://a b/", "https://x:99999"],
     "PINTEREST_TEST_MODE": ["1", "yes", "tru"],
     "PINSTREAM_FAST_PATH": ["1", "yes", "tru"],
+    "PINSTREAM_TRANSFORM": [
+        "clean",
+        "shop.events",
+        "shop/events.py:clean",
+        "a:b:c",
+        "a:",
+        ":b",
+        "a:b()",
+        "a.:b",
+        "a:b.c",
+    ],
     "PINSTREAM_SCHEMAS_DIR": ["/nowhere/at/all"],
     "PINSTREAM_SCHEMA": ["commerce..v1", "1x", "a-b"],
     "PINSTREAM_WIRE_FORMAT": ["avro"],
     "PINSTREAM_MAPPING_FILE": ["/nowhere/at/all.toml"],
     "PINSTREAM_STATE_DIR": [__file__],
-    "PINSTREAM_KEY_STORE": ["lmdb:", "memory", "redis:", "sqlite:/x", "/var/keys"],
+    "PINSTREAM_KEY_STORE": ["disk:", "lmdb:", "memory", "redis:", "sqlite:/x", "/var/keys"],
     "PINSTREAM_KEY_STORE_MAX_BYTES": ["0", "4GB", "1.5GiB"],
     "PINSTREAM_DEDUP_WINDOW": ["0", "48", "-1h", "2 weeks", "91d"],
     "PINSTREAM_MAX_EVENT_AGE": ["1s", "forever"],
@@ -61,6 +72,7 @@ BAD_VALUES = {
         "127.0.0.1:8080",
         "[::]:8080",
     ],
+    "PINSTREAM_KEY_STORE_PASSWORD": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_HTTP_TOKEN": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_LOG_FORMAT": ["xml"],
     "PINSTREAM_LOG_LEVEL": ["loud"],
@@ -68,7 +80,7 @@ BAD_VALUES = {
 
 
 class TestBadValues:
-    """A value that cannot be is refused with the variable's name, and what is allowed."""
+    """An invalid value is refused with the variable's name and what is allowed."""
 
     @pytest.mark.parametrize(
         ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
@@ -81,14 +93,18 @@ class TestBadValues:
         assert "hush" not in message
 
     def test_every_setting_with_rules_is_tried(self) -> None:
-        """Only free text and files, tested elsewhere, have no bad value above."""
+        """Only free text and files, which other tests cover, have no invalid value above."""
         free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME"}
-        files = {"PINTEREST_ACCESS_TOKEN_FILE", "PINSTREAM_HTTP_TOKEN_FILE"}
+        files = {
+            "PINTEREST_ACCESS_TOKEN_FILE",
+            "PINSTREAM_HTTP_TOKEN_FILE",
+            "PINSTREAM_KEY_STORE_PASSWORD_FILE",
+        }
         names = {doc.name for doc in settings.all_settings()} - free - files
         assert names <= BAD_VALUES.keys()
 
     def test_what_is_allowed_is_said(self) -> None:
-        """A number's bounds, a duration's forms, a choice's choices."""
+        """The bounds of a number, the forms of a duration, the words of a choice."""
         assert "allowed: 1 to 1000" in refused(PINSTREAM_BATCH_EVENTS="5000")
         assert "500ms" in refused(PINSTREAM_LINGER="5")
         assert "above 0 up to 1" in refused(PINSTREAM_DEAD_LETTER_SHARE="0")
@@ -96,7 +112,7 @@ class TestBadValues:
         assert "earliest, error, latest" in refused(KAFKA_AUTO_OFFSET_RESET="none")
 
     def test_a_long_value_is_cut(self) -> None:
-        """One line stays one readable line."""
+        """A long value is cut, so that the message stays readable."""
         assert len(refused(PINSTREAM_SCHEMA="-" * 5000)) < 200
 
 
@@ -135,6 +151,12 @@ GOOD_VALUES = [
     ("PINSTREAM_PAGE_ADDRESS", " ", lambda s: s.pinstream.page_address, None),
     ("PINSTREAM_HTTP_TOKEN", "hush", lambda s: s.pinstream.http_token.get_secret_value(), "hush"),
     ("PINSTREAM_LOG_LEVEL", "DEBUG", lambda s: s.pinstream.log_level, "debug"),
+    (
+        "PINSTREAM_KEY_STORE",
+        "lmdb:/x/keys",
+        lambda s: s.pinstream.key_store.get_secret_value(),
+        "disk:/x/keys",
+    ),
     ("PINSTREAM_KEY_STORE", "memory:", lambda s: s.pinstream.key_store.get_secret_value(), "memory:"),
     ("PINSTREAM_DEAD_LETTER_SHARE", ".25", lambda s: s.pinstream.dead_letter_share, 0.25),
     ("PINSTREAM_DEAD_LETTER_SHARE", "1.0", lambda s: s.pinstream.dead_letter_share, 1),
@@ -145,7 +167,7 @@ GOOD_VALUES = [
 
 @pytest.mark.parametrize(("name", "text", "read", "value"), GOOD_VALUES)
 def test_good_values(name: str, text: str, read: object, value: object) -> None:
-    """Text becomes the value that it means."""
+    """Each text gives its value."""
     assert callable(read)
     assert read(with_(**{name: text})) == value
 
@@ -169,7 +191,7 @@ def test_sizes(count: int, unit: tuple[str, int]) -> None:
 
 @given(st.sampled_from(sorted(BAD_VALUES)), st.text(min_size=1, max_size=30))
 def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
-    """Whatever is written into a variable, the answer is settings or a SettingsError of one line naming it."""
+    """Any text of a variable gives settings, or a SettingsError of one line that names it."""
     try:
         load(COMPLETE | {name: text})
     except SettingsError as error:

@@ -12,19 +12,22 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fastavro
 
 from consumer.avro.decode import Decoder, framing_of
 from consumer.conversion.converter import Converter
-from consumer.conversion.mapping import load_mapping
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.model import SchemaRef
+from consumer.conversion.sections import load_mapping
+from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.reading import Columns, TwoSteps
 from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
+from tests.simulation.truth import require
 
 _PACKAGED = (Path(__file__).parents[2] / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")
 _MAPPING = """
@@ -97,19 +100,59 @@ _OWN_FRAMING = next(iter(Decoder(OURS).plans))
 def _converter() -> Converter:
     """One for all: it is pure but for what it remembers of pure rules."""
     mapping = load_mapping(_MAPPING, OURS, default_toml=_PACKAGED)
-    return Converter(mapping, OURS, accounts=("1", "2", "3"), partner_name=None, max_event_age=math.inf)
+    return Converter(mapping, accounts=("1", "2", "3"), partner_name=None, max_event_age=math.inf)
+
+
+class TwoDecoders(Decoder):
+    """A decoder, and another one that learns the same schemas: neither may help the other."""
+
+    def __init__(self) -> None:
+        super().__init__(OURS)
+        self.other = Decoder(OURS)
+
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
+        """Both learn it."""
+        verdict = super().add_schema(ref, schema_json, kind)
+        require(self.other.add_schema(ref, schema_json, kind) == verdict, "decoders learn the same", ref)
+        return verdict
+
+
+class BothReadings:
+    """Reads all records on the fast path and in two steps, and requires that the same comes out."""
+
+    def __init__(self, decoder: TwoDecoders, converter: Converter) -> None:
+        self._fast = CompiledReading(decoder, converter)
+        self._two_steps = TwoSteps(decoder.other, converter)
+
+    @property
+    def in_two_steps(self) -> int:
+        """Of the fast path."""
+        return self._fast.in_two_steps
+
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+        """See `Reading`."""
+        expected = Columns(columns.make_key)
+        self._two_steps.read(records, now, expected, topic)
+        self._fast.read(records, now, columns, topic)
+        for name in Columns.__slots__:
+            fast, slow = getattr(columns, name), getattr(expected, name)
+            require(fast == slow, "both readings give the same", (name, fast, slow))
 
 
 class AvroForm(Form):
-    """Real bytes, read in two steps or (`fast`) in one go."""
+    """Real bytes, read in two steps, on the fast path, or in both ways."""
 
-    def __init__(self, fast: bool) -> None:
-        self._fast = fast
+    def __init__(self, how: Literal["two-steps", "fast", "both"]) -> None:
+        self._how = how
 
     def parts(self, specs: Any) -> Parts:
         """A new process knows our own schema only."""
-        decoder, converter = Decoder(OURS), _converter()
-        return Parts(decoder, converter, CompiledReading(decoder, converter) if self._fast else None)
+        converter = _converter()
+        if self._how == "both":
+            decoders = TwoDecoders()
+            return Parts(decoders, converter, BothReadings(decoders, converter))
+        decoder = Decoder(OURS)
+        return Parts(decoder, converter, CompiledReading(decoder, converter) if self._how == "fast" else None)
 
     def schema(self, ref: SchemaRef) -> str:
         """What the registry has."""

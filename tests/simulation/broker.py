@@ -113,7 +113,7 @@ class Broker:
     def _check_map(self, position: Position) -> None:
         """What a new owner will pass over is resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
-        require(len(text.encode()) <= self.map_most, "commit metadata fits", str(len(text)))
+        require(len(text.encode()) <= self.map_most, "commit metadata fits", len(text))
         found = read_metadata(text, position.next_offset, where=map_place(tp))
         require((found is None) is (text == ""), "commit metadata can be read", text)
         known = None if found is None else found.settled

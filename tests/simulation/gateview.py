@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 
-from consumer.engine.model import Instant, Policy
+from consumer.engine.model import THROTTLED, Instant, Note, Policy
 from tests.simulation.api import Reply, Says
 from tests.simulation.truth import Violation
 
@@ -14,17 +15,46 @@ _COMMAS = 2
 """Bytes by which a half may be more than half."""
 
 
+class QuotaView:
+    """What a process may make of each account's calls a minute, by what it was told of its group."""
+
+    def __init__(self, policy: Policy, begin: float) -> None:
+        self._whole = policy.calls_per_minute
+        self.divided = policy.quota_members > 0
+        self._told = [(begin, policy.quota_members)]
+
+    def told(self, members: int, now: float) -> None:
+        """So many members hold partitions."""
+        self._told.append((now, members))
+
+    def members(self, now: float, seconds: float = 60.0) -> int:
+        """The most that were said to hold partitions at any moment of the last `seconds`."""
+        before = [members for at, members in self._told if at <= now - seconds]
+        return max([1, *before[-1:], *(members for at, members in self._told if at > now - seconds)])
+
+    def calls(self, now: float) -> int:
+        """How many calls it may make in 60 seconds."""
+        return max(1, self._whole // self.members(now))
+
+
 class GateView:
     """One account."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, quota: QuotaView) -> None:
         self._policy = policy
+        self._quota = quota
         self._calls: deque[float] = deque()
+        """Those of the last 60 seconds."""
+        self._began = 0.0
+        """When the first went after 60 seconds without any."""
         self.closed_until = 0.0
+        self._last_throttle: float | None = None
         self._budget: int | None = None
         self._budget_until = 0.0
         self.halted: int | None = None
         """The status of the refusal in force."""
+        self.halt_shown: int | None = None
+        """The status of the refusal that the process shows: it is over for it only when a probe brings a verdict."""
         self.token_read = False
         self.used = False
         """Whether it was ever called."""
@@ -34,12 +64,19 @@ class GateView:
         self._most_bytes: int | None = None
         """The size of bodies that is known to be too large for somebody on the way, halved, for a while."""
         self._most_bytes_until = 0.0
+        self.cuts = False
+        """Whether a body was ever too large for somebody, so that batches are full with fewer bytes."""
+        self.told_until = float("-inf")
+        """Until when the throttle lasts that other members were told of."""
+        self.may_be_halted = False
+        """Whether another member has told of a refusal, and it cannot be told from here whether that was heeded."""
         self.unsure = self.throttled = False
         """Whether since when nothing was heard cannot be told from here: a throttle hides it, or what was to be sent
         went with its partition."""
 
     def spoken(self, reply: Reply, now: float, events: int, size: int) -> None:
         """An answer to a call that is not in flight any more: a verdict or none, and on what size of body."""
+        self.cuts = self.cuts or reply.status == 413
         if reply.says is Says.THROTTLE:
             self.silent_since = None
             self.unsure = self.throttled = bool(self.flying)
@@ -53,7 +90,9 @@ class GateView:
 
     def check_state(self, state: str, busy: bool, now: float) -> None:
         """What the process says of the destination."""
-        if self.halted is not None:
+        if self.halted is not None or self.halt_shown is not None:
+            return
+        if state == "halted" and self.may_be_halted:
             return
         after = self._policy.unreachable_after
         silent = 0.0 if self.silent_since is None else now - self.silent_since
@@ -68,13 +107,34 @@ class GateView:
         wait = reply.until - instant.unix if reply.until is not None else reply.wait
         if wait is not None:
             self.closed_until = max(self.closed_until, now + min(wait, cap))
+        if reply.says is Says.THROTTLE:
+            self._last_throttle = now
         remaining, reset = reply.headers.get("x-ratelimit-remaining"), reply.headers.get("x-ratelimit-reset")
         if remaining is not None and reset is not None:
             self._budget, self._budget_until = int(remaining), now + min(float(reset), cap)
 
+    def close_as_told(self, until: float, now: float) -> None:
+        """Another member was throttled until then."""
+        until = min(until, now + self._policy.throttle_cap)
+        # Before the first event for this account, the process may hear that it is over, or that the server lost it.
+        if until > self.closed_until and self.used:
+            self.closed_until = until
+            self._last_throttle = now
+            if self.silent_since is not None:  # what another member has heard is no answer to our calls
+                self.silent_since = max(self.silent_since, until)
+
+    def owes_throttle(self, reply: Reply, instant: Instant) -> bool:
+        """Whether others must be told of this 429: it lasts for long, and longer than what they were told."""
+        wait = reply.until - instant.unix if reply.until is not None else reply.wait
+        if wait is None or wait < self._policy.delivery_backoff.base:
+            return False
+        until = instant.monotonic + min(wait, self._policy.throttle_cap)
+        return until > self.told_until + 1.0 + _EPSILON
+
     def refuse(self, status: int) -> None:
         """The token or the account was refused."""
         self.halted, self.token_read = status, False
+        self.halt_shown = status
 
     def check_send(self, now: float, events: int, size: int) -> None:
         """A call goes out."""
@@ -84,13 +144,36 @@ class GateView:
             self.silent_since = now
         self.flying += 1
         self.used = True
-        self._calls.append(now)
-        if len(self._calls) > self._policy.calls_per_minute:
-            before = self._calls.popleft()
-            if now - before < 60 - _EPSILON:
+        self._check_quota(now)
+
+    def _check_quota(self, now: float) -> None:
+        calls, most = self._calls, self._quota.calls(now)
+        while calls and now - calls[0] >= 60 - _EPSILON:
+            calls.popleft()
+        if len(calls) >= most:
+            raise Violation("calls per minute", f"{len(calls) + 1} in {now - calls[0]} s, not {most}")
+        if not calls:
+            self._began = now
+        elif self._quota.divided and now < self._began + 60.0 * len(calls) / most - _EPSILON:
+            since = now - self._began
+            if since < 60.0 - _EPSILON:
                 raise Violation(
-                    "calls per minute", f"{self._policy.calls_per_minute + 1} in {now - before} s"
+                    "a part's first calls are made evenly", f"{len(calls) + 1} in {since} s, not {most}"
                 )
+        calls.append(now)
+
+    def check_early(self, now: float, in_flight: int) -> None:
+        """A call is about to go with a batch that is neither full nor has lingered; `in_flight`: of all accounts."""
+        if self.flying or 2 * in_flight >= self._policy.concurrency:
+            raise Violation("a small batch waits for the calls before it", f"{self.flying} of {in_flight}")
+        if self._last_throttle is not None and now < self._last_throttle + 60.0 - _EPSILON:
+            raise Violation("after a 429 batches fill", f"for {self._last_throttle + 60.0 - now} s yet")
+        if self._policy.lease:
+            return  # calls that a shared key store has given are lost to all if they are not used
+        counted = [at for at in self._calls if now - at < 60.0]
+        between = 60.0 / max(1, self._quota.calls(now) - len(counted))
+        if counted and now - counted[-1] < between - _EPSILON:
+            raise Violation("small batches leave quota to full ones", f"{now - counted[-1]} s, not {between}")
 
     def _check_size(self, now: float, events: int, size: int) -> None:
         known = self._most_bytes is not None and now < self._most_bytes_until
@@ -110,3 +193,48 @@ class GateView:
             if not self._budget:
                 raise Violation("what the limit headers say holds", f"for {self._budget_until - now} s yet")
             self._budget -= 1
+
+
+class NotesView:
+    """What a process that shares a key store must tell other members, and must heed of what they tell."""
+
+    def __init__(self, gates: Mapping[str, GateView]) -> None:
+        self._gates = gates
+        self.owed: list[tuple[str, int]] = []
+        """By account (empty: all), the status that others must be told of now."""
+        self._heard: set[str] = set()
+        """By name, the notes that the latest renewal brought."""
+        self.probed = False
+        """Whether a probe was ever accepted: from then on, notes of refusals may not be heeded."""
+
+    def answered(self, account: str, reply: Reply, probe: bool, instant: Instant) -> None:
+        """A throttle or a refusal is told by who meets it first."""
+        gate = self._gates[account]
+        if reply.says is Says.THROTTLE and gate.owes_throttle(reply, instant):
+            self.owed.append((account, reply.status))
+        if reply.says is Says.HALT and not probe and gate.halt_shown is None and not gate.may_be_halted:
+            self.owed.append(("" if reply.status == 401 else account, reply.status))
+
+    def told(self, note: Note, now: float) -> None:
+        """It is told."""
+        if note.status == THROTTLED:
+            self._gates[note.account].told_until = now + note.seconds
+        if (note.account, note.status) in self.owed:
+            self.owed.remove((note.account, note.status))
+
+    def heard(self, notes: Sequence[Note], now: float) -> None:
+        """What others have met holds here, too: each note once."""
+        new = [note for note in notes if note.name not in self._heard]
+        self._heard = {note.name for note in notes}
+        for note in new:
+            for account, gate in self._gates.items():
+                if note.account in ("", account):
+                    self._apply(note, gate, now)
+
+    def _apply(self, note: Note, gate: GateView, now: float) -> None:
+        if note.status == THROTTLED:
+            gate.close_as_told(now + note.seconds, now)
+        elif self.probed or not gate.used:
+            gate.may_be_halted = True
+        elif gate.halted is None and gate.halt_shown is None:
+            gate.refuse(note.status)

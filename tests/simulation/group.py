@@ -61,11 +61,16 @@ class Group:
 
     def expel(self, member: Member) -> None:
         """The group gives a living member's partitions away; it learns of that later."""
-        member.watch.excuse_in_flight()
-        member.excuse_uncommitted()
+        if not self._world.knobs.shared:
+            member.watch.excuse_in_flight()
+            member.excuse_uncommitted()
         self.leave(member)
         self.expelled.append(member)
         self._world.later(self._world.random.uniform(0, 4), member.lose)
+
+    def holders(self) -> int | None:
+        """How many members hold partitions; None while that changes."""
+        return None if self._running else len({owner for owner, _ in self._world.broker.owners.values()})
 
     # -- rebalances
 

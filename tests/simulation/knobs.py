@@ -26,6 +26,12 @@ UNREACHABLE_AFTER = 2.0
 """Seconds without a verdict after which the destination counts as unreachable."""
 CLOCKS = (0.0, 0.0, -7200.0, -400.0, -60.0, 3.0, 90_000.0)
 """How far, in seconds, a machine's clock may be off."""
+SHARED = 0.2
+"""Share of the worlds whose members share one key store."""
+DIVIDED = 0.3
+"""Share of the other worlds whose members divide the quota."""
+FUNCTION = 0.1
+"""Share of the worlds with a user's function between decoding and the mapping."""
 SESSION = 3.0
 """Seconds after which the group gives up a member that does not answer."""
 
@@ -88,6 +94,18 @@ class Incidents:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreTroubles:
+    """How often the key store that members share is in trouble, beyond what befalls any key store."""
+
+    frozen: int = 0
+    """It stands still: what it was asked it does late, or never, and nobody waits for its answer."""
+    full: int = 0
+    set_back: int = 0
+    """A replica takes over that lacks the last seconds."""
+    flushed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Knobs:
     """One world's parameters. Times in seconds."""
 
@@ -128,6 +146,15 @@ class Knobs:
     """Bytes that the broker takes with a committed offset."""
     own_stores: bool
     """Each member has a key store of its own: another machine."""
+    shared: bool
+    """All members share one key store that holds claims, too."""
+    store_troubles: StoreTroubles
+    notes: bool
+    """Members hear what others that share their key store have told."""
+    divided: bool
+    """Members divide the quota by how many of them hold partitions, as the group tells them."""
+    function: bool
+    """A function of the user's has each event before it is converted; it takes its time."""
     guarded: bool
     """Too many dead letters stop intake; when all is quiet somebody starts such a process anew, without the guard."""
     reading: str
@@ -137,7 +164,8 @@ class Knobs:
     def graceful(self) -> bool:
         """No trouble at all: exactly once must hold."""
         rates = replace(self.rates, api_whole_batch=0.0)
-        return rates == Rates() and self.incidents == Incidents()
+        no_incidents = self.incidents == Incidents() and self.store_troubles == StoreTroubles()
+        return rates == Rates() and no_incidents
 
     @property
     def tells_lives(self) -> bool:
@@ -190,18 +218,35 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         proxy_limit=random.choice((100_000, 100_000, 100_000, 700)) if not graceful else 100_000,
         metadata_limit=random.choice((4096, 4096, 4096, IDS_MOST + 4, 0)) if not graceful else 4096,
         own_stores=random.random() < 0.5,
+        shared=False,
+        store_troubles=StoreTroubles(),
+        notes=Random(f"notes {seed}").random() < 0.5,
+        divided=False,
+        # Worlds that a test asks for have none, unless it asks for it.
+        function=overrides.keys() <= {"reading"} and Random(f"function {seed}").random() < FUNCTION,
         guarded=random.random() < 0.15,
         reading="fake",
     )
     if knobs.guarded:
         knobs = replace(knobs, odd=0.3)
+    if not overrides.keys() & {"own_stores", "members"}:
+        # From a generator of its own: the other worlds are what they were.
+        knobs = replace(knobs, shared=Random(f"shared {seed}").random() < SHARED)
+    knobs = replace(knobs, divided=not knobs.shared and Random(f"divided {seed}").random() < DIVIDED)
     knobs = replace(knobs, **overrides)
+    if knobs.divided:
+        # So that the part of one member is enough for all records, within the world's patience.
+        calls = max(60, knobs.policy.calls_per_minute)
+        knobs = replace(knobs, policy=replace(knobs.policy, calls_per_minute=calls, quota_members=1))
+    if knobs.shared:
+        knobs = _share(knobs, Random(f"shared store {seed}"), **overrides)
     if knobs.incidents.new_lives and not knobs.tells_lives:
         knobs = replace(knobs, incidents=replace(knobs.incidents, new_lives=0))
     if knobs.graceful:
         knobs = replace(knobs, metadata_limit=4096)
     most = MOST if knobs.graceful else knobs.policy.map_bytes
-    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most)
+    transform = "shop.events:clean" if knobs.function else ""
+    policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most, transform=transform)
     if not knobs.clocks:
         knobs = replace(knobs, clocks=tuple(random.choice(CLOCKS) for _ in range(knobs.members)))
     if not knobs.registry_lag:
@@ -211,6 +256,27 @@ def draw(seed: int, **overrides: Any) -> Knobs:
     if knobs.guarded:
         policy = replace(policy, dead_letter_share=GUARD_SHARE, dead_letter_sample=GUARD_SAMPLE)
     return replace(knobs, policy=policy)
+
+
+def _share(knobs: Knobs, random: Random, **overrides: Any) -> Knobs:
+    """The same world with one shared key store: several members, and copies of events in different partitions."""
+    troubles = {
+        field.name: random.choice((1, 2, 3)) for field in fields(StoreTroubles) if random.random() < 0.3
+    }
+    drawn: dict[str, Any] = {
+        "members": random.choice((2, 2, 3)),
+        "partitions": random.randint(2, 4),
+        "duplicates": random.choice((0.1, 0.3, 0.5)),
+        "latency": random.choice((0.01, 0.1)),
+        "own_stores": False,
+        "store_troubles": StoreTroubles() if knobs.graceful else StoreTroubles(**troubles),
+    }
+    knobs = replace(knobs, **drawn | {name: overrides[name] for name in drawn.keys() & overrides.keys()})
+    # A call takes less than its time limit however slow all is, so that none is given up while it is under way.
+    timeout = 50 * knobs.latency
+    policy = replace(knobs.policy, call_timeout=timeout, lease=max(4.0, 2 * timeout))
+    rates = replace(knobs.rates, store_forgets=0.0)
+    return replace(knobs, policy=policy, rates=rates, clocks=())
 
 
 def _policy(random: Random) -> Policy:

@@ -16,9 +16,11 @@ from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import Chunk, Instant, Position, TopicPartition
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import split_keys
 from consumer.errors import InvariantViolation
 from tests.simulation.api import Reply
 from tests.simulation.records import Spec
+from tests.simulation.stores import KeyClient
 from tests.simulation.truth import Violation
 from tests.simulation.watch import Held, Watch
 
@@ -44,18 +46,22 @@ class Member:
         """Commands it still performs before it dies; None: it lives."""
         self._world = world
         self.watch = Watch(world, self)
+        self.keys = KeyClient(world, self)
+        """Its way to the key store, if that is shared."""
         parts = world.form.parts(world.specs)
         self.pipeline = Pipeline(
             world.policy,
             parts.decoder,
             parts.converter,
-            reading=parts.reading,
+            # A function gets each event by itself, so that there is nothing to read on with.
+            reading=None if world.knobs.function else parts.reading,
             seed=world.random.getrandbits(32),
         )
         self._epoch = self._numbers = 0
         self.in_callback = False
         self._forgotten = 0
         """Keys that its key store says to have forgotten early."""
+        self._ask_size_at = world.now
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
         self._finals: list[Callable[[], None]] = []
@@ -65,6 +71,7 @@ class Member:
         self._ticks = (0.0, 0)
         self._performers: dict[type, Callable[[Any], None]] = {
             m.FetchSchema: self._fetch_schema,
+            m.Transform: self._transform,
             m.LookUpKeys: self._look_up,
             m.StoreKeys: self._store_keys,
             m.Send: self._send,
@@ -77,6 +84,9 @@ class Member:
             m.GiveUp: lambda _: self._later(self.request_stop),
             m.Report: lambda _: None,
         }
+        if world.knobs.shared:
+            for kind in (m.LookUpKeys, m.StoreKeys, m.ReleaseKeys, m.RenewLease, m.AskCalls, m.TellNote):
+                self._performers[kind] = self.keys.perform
         world.later(world.delay(), self._poll)
 
     def __repr__(self) -> str:
@@ -90,7 +100,7 @@ class Member:
 
     def feed(self, happened: m.Input) -> None:
         """Let the core handle one input, and perform what it says."""
-        if not self.alive or self._stands_still(self.feed, happened):
+        if not self.alive or self.stands_still(self.feed, happened):
             return
         world, watch = self._world, self.watch
         watch.told(happened)
@@ -128,7 +138,7 @@ class Member:
         """Stand still: whatever happens to it happens afterwards."""
         self.frozen_until = max(self.frozen_until, self._world.now + seconds)
 
-    def _stands_still(self, act: Callable[..., None], *args: Any) -> bool:
+    def stands_still(self, act: Callable[..., None], *args: Any) -> bool:
         """Whether it does; then `act` happens when it goes on."""
         if self._world.now >= self.frozen_until:
             return False
@@ -147,7 +157,7 @@ class Member:
             act(*args)
 
     def _wake(self, due: float) -> None:
-        if not self.alive or due != self._wake_at or self._stands_still(self._wake, due):
+        if not self.alive or due != self._wake_at or self.stands_still(self._wake, due):
             return
         self._wake_at = None
         moment, count = self._ticks
@@ -159,14 +169,15 @@ class Member:
     def _later(self, act: Callable[[], None]) -> None:
         self._world.later(self._world.delay(), act)
 
-    def _takes_effect(self) -> bool:
+    def takes_effect(self) -> bool:
+        """Whether what it had under way happens: what a dead process asked for may."""
         return self.alive or self._world.random.random() < 0.5
 
     def _perform(self, act: Callable[[], m.Input | None]) -> None:
         """Do something outside: its effect comes after a delay, its answer after another."""
 
         def effect() -> None:
-            if not self._takes_effect():
+            if not self.takes_effect():
                 return
             answer = act()
             if answer is not None:
@@ -179,16 +190,34 @@ class Member:
     def _fetch_schema(self, command: m.FetchSchema) -> None:
         self._perform(lambda: self._world.registry.find(command.ref))
 
+    def _transform(self, command: m.Transform) -> None:
+        """Call the user's function: it returns for some of the events, after a while, and may be slow with one."""
+        world = self._world
+        results = [world.function(event) for event in command.events]
+        slow_at = world.random.randrange(len(results)) if world.random.random() < 0.2 else None
+        if slow_at is not None:
+            seconds = world.random.uniform(1.0, 4.0)
+            before = results[:slow_at] if world.random.random() < 0.5 else []
+            world.later(seconds, self.feed, m.TransformIsSlow(command.number, slow_at, seconds, before))
+            world.later(seconds + 0.5, self._return, m.Transformed(command.number, results[len(before) :]))
+            return
+        most = world.random.randint(1, len(results)) if world.random.random() < 0.3 else len(results)
+        self._later(lambda: self._return(m.Transformed(command.number, results[:most])))
+
+    def _return(self, happened: m.Transformed) -> None:
+        if self.takes_effect():
+            self.feed(happened)
+
     def _look_up(self, command: m.LookUpKeys) -> None:
         def look_up() -> m.Input:
-            found = self._world.keys_of(self.slot).look_up(command.keys)
+            found = self._world.keys_of(self.slot).look_up(split_keys(command.keys))
             return m.LookUpFailed(command.number) if found is None else m.KeysLookedUp(command.number, found)
 
         self._perform(look_up)
 
     def _store_keys(self, command: m.StoreKeys) -> None:
         def store() -> m.Input:
-            stored = self._world.keys_of(self.slot).store(command.keys)
+            stored = self._world.keys_of(self.slot).store(split_keys(command.keys))
             return m.KeysStored(command.number) if stored else m.StoreFailed(command.number)
 
         self._perform(store)
@@ -209,19 +238,19 @@ class Member:
         return not fails
 
     def _send(self, command: m.Send) -> None:
-        if self.is_zombie and not self.given_up:
+        if self.is_zombie and not self.given_up and not self._world.knobs.shared:
             # Its partitions are another's already, and it cannot know: what it sends now may be sent by both.
             self._world.truth.excuse(spec.key for spec in self.watch.calls[command.number].specs)
 
         def effect() -> None:
-            if self._takes_effect():
+            if self.takes_effect():
                 reply = self._world.api.process(command)
                 self._later(lambda: self._answer(command.number, reply))
 
         self._later(effect)
 
     def _answer(self, number: int, reply: Reply) -> None:
-        if not self.alive or self._stands_still(self._answer, number, reply):
+        if not self.alive or self.stands_still(self._answer, number, reply):
             return
         self.watch.answered(number, reply)
         if reply.status:
@@ -236,7 +265,7 @@ class Member:
         """Between two polls, as everything about the assignment."""
 
         def effect() -> None:
-            if not self.alive or self._stands_still(effect):
+            if not self.alive or self.stands_still(effect):
                 return
             if self.in_callback:
                 self._later(effect)
@@ -259,12 +288,27 @@ class Member:
             topics = {tp.topic for tp in self.watch.held}
             self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
+    def _hear_of_size(self) -> None:
+        """It asks every now and then how many members hold partitions, and soon where some come or go."""
+        world = self._world
+        if not world.knobs.divided or self.in_callback or world.now < self._ask_size_at:
+            return
+        self._ask_size_at = world.now + 10.0
+
+        def ask() -> m.Input | None:
+            size = None if world.roll(world.rates.commit_fails) else world.group.holders()
+            if size is None:
+                self._ask_size_at = world.now + 0.5
+            return None if size is None else m.GroupSize(size)
+
+        self._perform(ask)
+
     def _commit(self, command: m.Commit) -> None:
         self._committing = True
         epochs = {tp: held.epoch for tp, held in self.watch.held.items()}
 
         def effect() -> None:
-            if self._takes_effect():
+            if self.takes_effect():
                 done = self._commit_at_broker(command, epochs)
                 self._later(lambda: self._committed(done))
 
@@ -286,7 +330,7 @@ class Member:
         )
 
     def _committed(self, done: m.CommitDone) -> None:
-        if not self.alive or self._stands_still(self._committed, done):
+        if not self.alive or self.stands_still(self._committed, done):
             return
         self._committing = False
         waiting, self._after_commit = self._after_commit, []
@@ -302,7 +346,7 @@ class Member:
 
         def effect() -> None:
             world = self._world
-            if not self.alive or self._stands_still(effect):
+            if not self.alive or self.stands_still(effect):
                 return
             self._finals.remove(effect)
             fails = world.in_spell("commits") or world.roll(world.rates.commit_fails)
@@ -338,8 +382,9 @@ class Member:
         self._commit_finally(tps, command.positions, lambda: self._called_back(tps))
 
     def _called_back(self, tps: list[TopicPartition]) -> None:
-        if self.alive and not self._stands_still(self._called_back, tps):
+        if self.alive and not self.stands_still(self._called_back, tps):
             self.in_callback = bool(self._released)
+            self._ask_size_at = self._world.now
             self._world.group.released(self, tps)
 
     def _stop(self, command: m.Stop) -> None:
@@ -361,6 +406,7 @@ class Member:
     def assign(self, tps: list[TopicPartition]) -> None:
         """The group hands it these."""
         broker, random = self._world.broker, self._world.random
+        self._ask_size_at = self._world.now
         assignments = []
         for tp in tps:
             self._epoch += 1
@@ -400,7 +446,7 @@ class Member:
 
     def revoke(self, tps: list[TopicPartition]) -> None:
         """The group wants these back: from now until the release nothing is polled."""
-        if not self.alive or self._stands_still(self.revoke, tps):
+        if not self.alive or self.stands_still(self.revoke, tps):
             return
         self._keep_stale(tps)
         self.in_callback = True
@@ -410,7 +456,7 @@ class Member:
 
     def lose(self) -> None:
         """It learns that the group threw it out."""
-        if not self.alive or self._stands_still(self.lose):
+        if not self.alive or self.stands_still(self.lose):
             return
         if self.in_callback and self._world.random.random() < 0.7:
             self._later(self.lose)
@@ -424,12 +470,13 @@ class Member:
     # -- polling
 
     def _poll(self) -> None:
-        if not self.alive or self._stands_still(self._poll):
+        if not self.alive or self.stands_still(self._poll):
             return
         world = self._world
         self._hear_of_lives()
         if not self.alive:
             return
+        self._hear_of_size()
         room = 0 if self.in_callback or not self.watch.held else self.pipeline.room()
         if room > 0:
             world.later(world.delay() / 4, self._fetch, room)
@@ -437,7 +484,7 @@ class Member:
             world.later(world.knobs.latency + 0.02, self._poll)
 
     def _fetch(self, room: int) -> None:
-        if not self.alive or self._stands_still(self._fetch, room):
+        if not self.alive or self.stands_still(self._fetch, room):
             return
         world = self._world
         chunks = [] if self.in_callback else self._take(room)
@@ -447,7 +494,7 @@ class Member:
             ends = {tp: log[-1].offset + 1 for tp, log in world.broker.logs.items() if log}
             self.feed(m.EndOffsets(ends, begins=world.broker.begins))
             self._forgotten += world.random.randint(0, 2)
-            self.feed(m.KeysForgotten(self._forgotten))
+            self.feed(m.KeysForgotten(self._forgotten, self.keys.session.lost))
         world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
 
     def _take(self, room: int) -> list[Chunk]:

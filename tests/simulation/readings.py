@@ -1,4 +1,8 @@
-"""How records can be read in a world, by name: ``fake``, or real bytes in ``two-steps`` or ``fast``."""
+"""How the records of a world are written and read, by name: ``fake``, or real Avro in one of three ways.
+
+``both`` reads all of it in two steps and on the fast path, and requires the same of both. The engine sees nothing else
+of a reading, so what holds in such a world holds in a world of either of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from tests.simulation.records import FakeForm, Form
 
 FORMS: dict[str, Form] = {
     "fake": FakeForm(),
-    "two-steps": AvroForm(fast=False),
-    "fast": AvroForm(fast=True),
+    "two-steps": AvroForm("two-steps"),
+    "fast": AvroForm("fast"),
+    "both": AvroForm("both"),
 }
+USUAL = ("fake", "both")
+"""In which each seed is run; together they hold what the others hold."""

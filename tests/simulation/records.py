@@ -13,7 +13,6 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from consumer.engine.claims import dedup_key
 from consumer.engine.model import (
     Ahead,
     CommerceEvent,
@@ -27,7 +26,7 @@ from consumer.engine.model import (
     TopicPartition,
     Warned,
 )
-from consumer.engine.reading import Converting, Decoded, Reading, SchemaLearner
+from consumer.engine.reading import Converting, Decoded, Keys, Reading, SchemaLearner
 from tests.simulation.knobs import DESTINATION, Knobs
 
 MISSING = SchemaRef("id", "404")
@@ -109,7 +108,7 @@ class Spec:
         self.account = account
         self.event_id = event_id
         self.ref = ref
-        self.key = dedup_key(account, "checkout", event_id, DESTINATION)
+        self.key = Keys(DESTINATION).of(account, "checkout", event_id)
         self.padding = padding
         late = _FUTURE if kind is Kind.FUTURE else -2 * HOUR if number % 3 == 0 else 0
         self.occurred_at = int(WALL + visible_at) + late
@@ -222,7 +221,7 @@ class Decoder(SchemaLearner):
         """There is no such schema."""
         return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
-    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
+    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         """One result per record."""
         return [self._decode(record) for record in records]
 

@@ -1,18 +1,42 @@
-"""The key store and the schema registry of a world."""
+"""The key store and the schema registry of a world, and the key store that its members share.
+
+Theory of operation. `KeyStore` is one that processes of a host use. `SharedStore` is the server of a shared one. It
+checks what it is asked against the truth: no member may claim what another has in flight, unless that one's lease had
+ended or the server lost something; and a call may begin only while the server holds our claims for as long as the call
+may take. All members' calls to an account together keep its quota, unless the server lost its counts. What a lease that
+ended in the middle of a call can double is excused here, key by key, when another member takes the event over; what the
+server lost, when it goes back.
+
+`KeyClient` carries a member's requests there and back. A request takes effect at one moment and is answered at another;
+it may be refused, be lost before or after it took effect, or be answered after its time limit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from consumer.engine.claims import dedup_key
+from consumer.adapters.key_store.interface import Claimed, Given, Renewed, Window
+from consumer.adapters.key_store.shared.server import Unclear
+from consumer.engine import messages as m
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import REAL_API, SchemaRef
-from tests.simulation.records import LATE, MADE_UP, MISSING
+from consumer.engine.reading import Keys, split_keys
+from consumer.errors import KeyStoreError
+from tests.simulation.records import LATE, MADE_UP, MISSING, Spec
 from tests.simulation.truth import Violation
+from tests.support.shared_keys import Asked, Call, SharedKeys, SharedSession
 
 if TYPE_CHECKING:
+    from tests.simulation.member import Member
     from tests.simulation.world import World
+
+_EPSILON = 1e-6
+TIME_LIMIT = 2.0
+"""Seconds after which a client does not wait for an answer any more."""
+Command = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
 
 
 class KeyStore:
@@ -22,7 +46,7 @@ class KeyStore:
         self._world = world
         # All of it went to another destination once (README's own way: a sandbox first): that must mean nothing here.
         self._stored_at: dict[bytes, float] = {
-            dedup_key(spec.account, "checkout", spec.event_id, REAL_API): world.now for spec in world.specs
+            Keys(REAL_API).of(spec.account, "checkout", spec.event_id): world.now for spec in world.specs
         }
 
     def look_up(self, keys: Sequence[bytes]) -> list[bool] | None:
@@ -80,3 +104,252 @@ class Registry:
         if ref == MISSING or int(ref.value) >= MADE_UP or lags:
             return SchemaMissing(ref)
         return SchemaFound(ref, world.form.schema(ref))
+
+
+class SharedStore(SharedKeys):
+    """The server."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(lambda: world.now)
+        self._world = world
+        self.window = Window.of(world.knobs.window)
+        self._went_back_at = float("-inf")
+        self._taken_over: set[tuple[Member, bytes]] = set()
+        self._begun: dict[str, deque[float]] = {}
+        """By account, when calls of the last 60 seconds began, whichever member made them."""
+
+    # -- what clients ask
+
+    def claim(self, session: str, ours: Collection[str], oldest: int, keys: bytes) -> bytes:
+        """See `SharedKeys.claim`."""
+        before = [(key, self.claims.get(key)) for key in split_keys(keys)]
+        found = super().claim(session, ours, oldest, keys)
+        for (key, holder), flag in zip(before, found, strict=True):
+            if flag == 0 and holder not in {session, *ours}:
+                self._taken(key, holder, session)
+        return found
+
+    def _taken(self, key: bytes, holder: str | None, session: str) -> None:
+        """A session claims this key, which none of the same member had. `holder` had it before."""
+        world = self._world
+        if key in self.delivered:
+            world.truth.excuse([key])  # longer ago than the window
+        for member in world.alive:
+            if session in member.keys.session.names or key not in member.watch.out:
+                continue
+            entry = (member, key)
+            lease_ended = holder in member.keys.session.names or entry in self._taken_over
+            if world.knobs.graceful or not (lease_ended or self._went_back_at >= world.base):
+                raise Violation("what is in flight is claimed by no other member", f"{key.hex()} of {member}")
+            self._taken_over.add(entry)
+            world.truth.excuse([key])
+
+    def confirm(self, member: int, ours: Collection[str], stamp: int, keys: bytes) -> bytes:
+        """See `SharedKeys.confirm`."""
+        truth = self._world.truth
+        for key in split_keys(keys):
+            if not truth.accepted[key]:
+                raise Violation("a key is stored after delivery", f"{key.hex()} was not accepted")
+        stored = super().confirm(member, ours, stamp, keys)
+        for key, flag in zip(split_keys(keys), stored, strict=True):
+            if flag:
+                truth.store_key(key)
+        return stored
+
+    # -- what happens to it
+
+    def go_back(self) -> None:
+        """See `SharedKeys.go_back`: what was delivered since may be sent again if it is read again."""
+        before = self.delivered
+        super().go_back()
+        self._went_back_at = self._world.now
+        self._world.truth.excuse(key for key, stamp in before.items() if self.delivered.get(key, -1) < stamp)
+
+    # -- what must hold
+
+    def check_quota(self, account: str) -> None:
+        """A call to this account begins: with those of all members it keeps the quota."""
+        now, most = self._world.now, self._world.policy.calls_per_minute
+        calls = self._begun.setdefault(account, deque())
+        while calls and now - calls[0] >= 60.0 - _EPSILON:
+            calls.popleft()
+        if len(calls) >= most and now > self._went_back_at + 60.0:
+            raise Violation(
+                "members together keep the quota", f"{len(calls) + 1} calls in {now - calls[0]} s"
+            )
+        calls.append(now)
+
+    def check_send(self, member: Member, specs: Iterable[Spec]) -> None:
+        """A call begins: these are claimed by this member, for as long as the call may take."""
+        until = self._world.now + self._world.policy.call_timeout
+        for spec in specs:
+            holder = self.claims.get(spec.key, "nobody")
+            if holder in member.keys.session.names and self.leases.get(holder, float("-inf")) >= until:
+                continue
+            if member.keys.heard_at >= self._went_back_at:
+                raise Violation("a call begins under a lease that holds for it", f"{spec} of {holder}")
+            self._world.truth.excuse([spec.key])  # the claim is lost, and the member cannot know yet
+
+
+class KeyClient:
+    """One member's way to the server."""
+
+    def __init__(self, world: World, member: Member) -> None:
+        self._world = world
+        self._member = member
+        self.session = SharedSession(world.shared, world.shared.window, world.policy.lease)
+        self.heard_at = float("-inf")
+        """Of what the member knows that its claims hold, or do not: when the server did it."""
+        self.sent_too = 0
+        """Keys that were found delivered, and may be of events that this member had sent in calls without an answer."""
+        self._calls_from: dict[str, float] = {}
+        """By account, from when on it may ask for calls again."""
+        self._calls_failed: Counter[str] = Counter()
+        """By account, how often in a row it got no answer."""
+
+    def perform(self, command: Command) -> None:
+        """Ask, and feed the answer."""
+        session, now = self.session, self._world.wall
+        request: _Request
+        match command:
+            case m.LookUpKeys(number, keys):
+                request = _Request(
+                    self._world, self._member, session.claim(keys, now),
+                    partial(self._looked_up, number, keys), m.LookUpFailed(number),
+                )  # fmt: skip
+            case m.StoreKeys(number, keys):
+                request = _Request(
+                    self._world, self._member, session.confirm(keys, now),
+                    lambda stored: m.KeysStored(number, stored), m.StoreFailed(number),
+                )  # fmt: skip
+            case m.ReleaseKeys(keys):
+                request = _Request(self._world, self._member, session.release(keys), lambda _: None, None)
+            case m.TellNote(note):
+                request = _Request(self._world, self._member, session.tell(note), lambda _: None, None)
+            case m.RenewLease(number):
+                request = _Request(
+                    self._world, self._member, session.renew(),
+                    partial(self._renewed, number), m.RenewFailed(number),
+                )  # fmt: skip
+            case m.AskCalls(number, destination, account, calls, per_minute, seconds):
+                if self._world.now < self._calls_from.get(account, float("-inf")) - _EPSILON:
+                    raise Violation("who got no calls waits before asking again", f"{command}")
+                request = _Request(
+                    self._world, self._member,
+                    session.ask_calls(f"{destination}:{account}", calls, per_minute, seconds),
+                    partial(self._calls_given, number, account), m.CallsNotGiven(number, account),
+                )  # fmt: skip
+        self._world.later(0.0, request.go_on, partial(next, request.call))
+
+    def _renewed(self, number: int, renewed: Renewed) -> m.LeaseRenewed:
+        notes = renewed.notes if self._world.knobs.notes else ()
+        return m.LeaseRenewed(number, renewed.session, notes)
+
+    def _looked_up(self, number: int, keys: bytes, claimed: Claimed) -> m.KeysLookedUp:
+        delivered = {key for key, flag in zip(split_keys(keys), claimed.found, strict=True) if flag == 1}
+        self.sent_too += len(delivered & self._member.watch.unclear)
+        return m.KeysLookedUp(number, claimed.found, claimed.session)
+
+    def _calls_given(self, number: int, account: str, given: Given) -> m.CallsGiven:
+        self._calls_failed[account] = 0
+        if not given.calls:
+            self._calls_from[account] = self._world.now + given.wait
+        return m.CallsGiven(number, account, *given)
+
+    def no_answer(self, failed: m.Input | None) -> None:
+        """The member is about to hear of a failure."""
+        if isinstance(failed, m.CallsNotGiven):
+            self._calls_failed[failed.account] += 1
+            backoff = self._world.policy.inner_backoff.ceiling(self._calls_failed[failed.account]) / 2
+            self._calls_from[failed.account] = self._world.now + backoff
+
+    def leave(self) -> None:
+        """The process ends in order: so do its claims, if the server can be reached."""
+        if not self._world.in_spell("keys"):
+            self.session.close()
+
+
+class _Request:
+    """A call of the client, which asks the server once or twice."""
+
+    def __init__(
+        self,
+        world: World,
+        member: Member,
+        call: Call[Any],
+        answered: Callable[[Any], m.Input | None],
+        failed: m.Input | None,
+    ) -> None:
+        self.call = call
+        self._world = world
+        self._member = member
+        self._answered = answered
+        self._failed = failed
+        self._done_at = float("-inf")
+        """When the server did what it was asked last."""
+        self._waits = 0
+        """The number of the round trip whose answer is waited for."""
+
+    def go_on(self, resume: Callable[[], Asked | None]) -> None:
+        """In the member's process: go on to the next question, or to the end."""
+        member = self._member
+        if not member.alive or member.stands_still(self.go_on, resume):
+            return
+        try:
+            asked = resume()
+        except StopIteration as done:
+            answer = self._answered(done.value)
+            if isinstance(answer, m.KeysLookedUp | m.LeaseRenewed):
+                member.keys.heard_at = self._done_at
+        except KeyStoreError as error:
+            if error.lease_lost:
+                member.keys.heard_at = self._done_at
+                member.feed(m.LeaseLost())
+            answer = self._failed
+            member.keys.no_answer(answer)
+        else:
+            if asked is None:
+                self._world.later(0.05, self.go_on, partial(next, self.call))
+            else:
+                self._ask(asked)
+            return
+        if answer is not None:
+            member.feed(answer)
+
+    def _ask(self, asked: Asked) -> None:
+        world = self._world
+        self._waits += 1
+        world.later(world.delay(), self._arrive, self._waits, asked)
+        world.later(TIME_LIMIT, self._back, self._waits, self._failing(Unclear("no answer in time")))
+
+    def _arrive(self, number: int, asked: Asked) -> None:
+        """At the server."""
+        world = self._world
+        if not self._member.takes_effect():
+            return
+        if world.in_spell("frozen keys"):
+            if world.random.random() < 0.8:
+                world.later(0.2, self._arrive, number, asked)
+            return
+        resume: Callable[[], Asked | None]
+        fails = world.in_spell("keys") or world.roll(world.rates.look_up_fails)
+        if not fails or (not world.in_spell("keys") and world.random.random() < 0.5):
+            self._done_at = world.now
+            try:
+                resume = partial(self.call.send, asked())
+            except KeyStoreError as error:
+                resume = partial(self.call.throw, error)
+        if fails:
+            resume = self._failing(
+                KeyStoreError("refused") if world.in_spell("keys") else Unclear("the connection broke")
+            )
+        world.later(world.delay(), self._back, number, resume)
+
+    def _back(self, number: int, resume: Callable[[], Asked | None]) -> None:
+        """At the client, unless it has given up waiting."""
+        if number == self._waits:
+            self._waits += 1
+            self.go_on(resume)
+
+    def _failing(self, error: KeyStoreError) -> Callable[[], Asked | None]:
+        return partial(self.call.throw, error)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from consumer.engine import messages as m
+from consumer.engine.reading import split_keys
 
 
 def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
@@ -45,7 +46,7 @@ def _command(command: Any) -> str:
             ids = [event["event_id"] for event in orjson.loads(command.body)["data"]]
             return f"Send #{command.number} to {command.account}: {' '.join(ids)}"
         case m.LookUpKeys() | m.StoreKeys():
-            keys = " ".join(key.hex()[:6] for key in command.keys)
+            keys = " ".join(key.hex()[:6] for key in split_keys(command.keys))
             return f"{type(command).__name__} #{command.number}: {keys}"
         case m.StoreDeadLetters():
             letters = "; ".join(

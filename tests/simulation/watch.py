@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from consumer.engine import messages as m
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Chunk, Position, TopicPartition
-from consumer.engine.statistics import Statistics
+from consumer.engine.reading import split_keys
 from tests.simulation.api import Reply, Says
-from tests.simulation.gateview import GateView
+from tests.simulation.gateview import GateView, NotesView, QuotaView
 from tests.simulation.guardview import GuardView
 from tests.simulation.questions import Questions
 from tests.simulation.records import Spec
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from tests.simulation.member import Member
     from tests.simulation.world import World
 
+_NEVER_FULL = 100_000
+"""Bytes that no batch of these worlds has."""
+_DIVIDED_FOR = 180.0
+"""Seconds after which a number of members counts no more, if it was told that there are fewer."""
 _SNAPSHOT_EVERY = 10
 """Inputs between two looks at the whole snapshot; it costs more than handling an input does."""
 
@@ -68,10 +73,14 @@ class Held:
 class Call:
     """A call in flight."""
 
-    __slots__ = ("account", "doubtful", "helds", "size", "specs")
+    __slots__ = ("account", "doubtful", "helds", "probe", "session", "size", "specs")
 
-    def __init__(self, account: str, specs: list[Spec], helds: list[Held], size: int) -> None:
+    def __init__(
+        self, account: str, specs: list[Spec], helds: list[Held], size: int, probe: bool, session: int
+    ) -> None:
         self.account = account
+        self.session = session
+        self.probe = probe
         self.size = size
         self.specs = specs
         self.helds = helds
@@ -90,11 +99,21 @@ class Watch:
         self.held: dict[TopicPartition, Held] = {}
         self.stopping = False
         self.calls: dict[int, Call] = {}
-        self._keys: dict[bytes, Held] = {}
+        self.out: dict[bytes, Held] = {}
         """Keys of events in flight, or processed and not known to be durable."""
+        self._taken_over: set[bytes] = set()
+        """Of these, what another member had claimed when they were to be stored."""
+        self._taken_over_ever = 0
+        self.unclear: set[bytes] = set()
+        """Keys of events that were ever in doubt."""
+        self._session = 0
+        """In a shared key store."""
         self._storing: dict[int, list[bytes]] = {}
         self._writing: dict[int, list[tuple[Held, Spec]]] = {}
         self._drains: dict[int | None, tuple[list[Held], float]] = {}
+        self._handed_out: dict[Spec, float] = {}
+        """When each record was last handed out."""
+        self._lost_sight_at = world.now
         self._failures: dict[Spec, tuple[int, float]] = {}
         """Per event, attempts in a row without a verdict, and when the first was answered."""
         self._committing = False
@@ -108,7 +127,11 @@ class Watch:
         """What was removed before it was read: records, at least; offsets, at most."""
         self._open_bytes = 0
         self._questions = Questions(world.knobs.policy)
-        self._gates = {str(n + 1): GateView(world.knobs.policy) for n in range(world.knobs.accounts)}
+        self._quota = QuotaView(world.knobs.policy, world.now)
+        self._gates = {
+            str(n + 1): GateView(world.knobs.policy, self._quota) for n in range(world.knobs.accounts)
+        }
+        self._notes = NotesView(self._gates)
 
     # -- what it is told
 
@@ -121,6 +144,8 @@ class Watch:
             case m.Fetched():
                 for chunk in happened.chunks:
                     self._fetched(chunk)
+            case m.GroupSize():
+                self._quota.told(happened.members, self._world.now)
             case m.TokenRead():
                 for gate in self._gates.values():
                     gate.token_read = True
@@ -156,14 +181,21 @@ class Watch:
 
     def _lose_sight(self) -> None:
         """Events may have left their queues without a call: what is left to be sent cannot be told from here."""
+        self._lost_sight_at = self._world.now
         for gate in self._gates.values():
             gate.unsure = True
 
     def _told_of_writes(self, happened: m.Input) -> None:
         match happened:
+            case m.LeaseRenewed():
+                self._notes.heard(happened.notes, self._world.now)
+                if happened.session != self._session:
+                    self._session = happened.session
+                    self._lose_sight()
             case m.KeysStored():
-                for key in self._storing.pop(happened.number):
-                    self._keys.pop(key, None)
+                keys = self._storing.pop(happened.number)
+                for key, stored in zip(keys, happened.stored or [1] * len(keys), strict=True):
+                    self._key_stored(key, stored)
             case m.StoreFailed():
                 del self._storing[happened.number]
             case m.DeadLettersStored():
@@ -172,6 +204,14 @@ class Watch:
                 self._committing = False
             case m.SchemaFound() | m.SchemaMissing() | m.SchemaUnavailable():
                 self._questions.answered(happened.ref)
+
+    def _key_stored(self, key: bytes, stored: int) -> None:
+        if stored != 1 and key not in self._taken_over:
+            self._taken_over.add(key)
+            self._taken_over_ever += 1
+        if stored:
+            self.out.pop(key, None)
+            self._taken_over.discard(key)
 
     def _assigned(self, happened: m.Assigned) -> None:
         for one in happened.assignments if not self.stopping else ():
@@ -206,7 +246,11 @@ class Watch:
             held.committing = min(held.committing, chunk.records[0].offset)
             held.beginnings.add((chunk.records[0].offset, None))
         held.last_seen = chunk.records[-1].offset
-        self._guarded.fetched(tp, [self._world.spec_of(record) for record in chunk.records])
+        specs = [self._world.spec_of(record) for record in chunk.records]
+        self._handed_out.update(dict.fromkeys(specs, self._world.now))
+        for spec in specs:  # read again, under another assignment: its backoff begins anew
+            self._failures.pop(spec, None)
+        self._guarded.fetched(tp, specs)
 
     def _read_anew(self, held: Held, first: int) -> None:
         """Records from `first` on are read again: what is known of their events, or will be answered, is of others."""
@@ -244,13 +288,17 @@ class Watch:
         call = self.calls.pop(number)
         for spec in call.specs:
             if reply.says is not Says.EVENTS or spec.kind.stage is not None:
-                self._keys.pop(spec.key, None)
+                self.out.pop(spec.key, None)
         gate, now = self._gates[call.account], self._world.now
         gate.flying -= 1
         gate.spoken(reply, now, len(call.specs), call.size)
-        if any(held.draining or self.held.get(held.tp) is not held for held in call.helds):
+        gone = any(held.draining or self.held.get(held.tp) is not held for held in call.helds)
+        if gone or call.session != self._session:
             self._lose_sight()
-        gate.heard(reply, self._member.pipeline.clock.correct(self._member.instant()))
+        instant = self._member.pipeline.clock.correct(self._member.instant())
+        if self._world.knobs.shared:
+            self._notes.answered(call.account, reply, call.probe, instant)
+        gate.heard(reply, instant)
         for spec in call.specs:
             failures, since = self._failures.pop(spec, (0, now))
             if reply.says is Says.NOTHING:
@@ -259,16 +307,22 @@ class Watch:
         if reply.says is Says.HALT:
             self._refused(gate, reply.status)
         elif reply.says not in (Says.NOTHING, Says.THROTTLE):
-            for other in self._gates.values():
-                if other is gate or other.halted == 401:
-                    other.halted = None
+            self._accepted(gate, call.probe)
 
-    @staticmethod
-    def _doubt(call: Call, reply: Reply) -> None:
+    def _doubt(self, call: Call, reply: Reply) -> None:
         """Nobody knows what became of a call that left and got no verdict."""
         if reply.says is Says.NOTHING and (reply.status or reply.reason not in ("dns", "connect", "tls")):
             for spec, doubtful in zip(call.specs, call.doubtful, strict=True):
                 doubtful.setdefault(spec, False)
+                self.unclear.add(spec.key)
+
+    def _accepted(self, gate: GateView, probe: bool) -> None:
+        self._notes.probed = self._notes.probed or probe or gate.may_be_halted
+        for other in self._gates.values():
+            if other is gate or other.halted == 401:
+                other.halted = None
+            if probe and (other is gate or other.halt_shown == 401):
+                other.halt_shown = None
 
     def _refused(self, gate: GateView, status: int) -> None:
         if gate.halted == 401 and status != 401:
@@ -289,11 +343,13 @@ class Watch:
         match command:
             case m.Send():
                 self._send(command)
+            case m.TellNote():
+                self._notes.told(command.note, self._world.now)
             case m.FetchSchema():
                 self._questions.asked(command.ref, self._world.now, self.guarding is not None)
             case m.StoreKeys():
-                require(not self._storing, "one key-store write at a time", str(command.number))
-                self._storing[command.number] = list(command.keys)
+                require(not self._storing, "one key-store write at a time", command.number)
+                self._storing[command.number] = split_keys(command.keys)
             case m.StoreDeadLetters():
                 self._letters(command)
             case m.Commit():
@@ -304,22 +360,20 @@ class Watch:
                 self._let_go(command.number, command.positions)
             case m.Stop():
                 waiting = [number for number in self._drains if number is not None]
-                require(not waiting, "a stop comes after all releases", str(waiting))
+                require(not waiting, "a stop comes after all releases", waiting)
                 late = self._let_go(None, command.positions)
-                require(late != command.drained, "a stop says whether all was drained", str(command))
+                require(late != command.drained, "a stop says whether all was drained", command)
 
     def _send(self, send: m.Send) -> None:
         policy, specs = self._policy, self._world.api.read(send)
-        require(
-            0 < len(specs) == send.events <= policy.batch_events, "batch limit in events", str(len(specs))
-        )
+        require(0 < len(specs) == send.events <= policy.batch_events, "batch limit in events", len(specs))
         require(
             len(send.body) <= policy.batch_bytes or len(specs) == 1,
             "batch limit in bytes",
-            str(len(send.body)),
+            len(send.body),
         )
-        require(len(self.calls) < policy.concurrency, "calls in flight", str(len(self.calls)))
-        require(send.number not in self.calls, "numbers are unique", str(send.number))
+        require(len(self.calls) < policy.concurrency, "calls in flight", len(self.calls))
+        require(send.number not in self.calls, "numbers are unique", send.number)
         self._check_patience(specs)
         now = self._member.pipeline.context.now.unix
         helds = []
@@ -329,20 +383,41 @@ class Watch:
                 raise Violation("no work is begun for what is not ours", f"{spec} was sent")
             if spec.account != send.account:
                 raise Violation("an event goes to its own account", f"{spec} to {send.account}")
-            if spec.key in self._keys:
+            if spec.key in self.out:
                 raise Violation("a key is in flight once", f"{spec} is in flight already")
-            self._keys[spec.key] = held
+            self.out[spec.key] = held
             helds.append(held)
             if held.doubtful.get(spec) is False and self._world.counts_as_offline(spec, now):
                 held.doubtful[spec] = True
                 self._repeats += 1
-        at_risk = len(self._keys)
+        at_risk = len(self.out.keys() - self._taken_over)  # those count where they are in flight
         require(
             at_risk <= policy.concurrency * policy.batch_events,
-            "a crash repeats concurrency x batch events at most", str(at_risk),
+            "a crash repeats concurrency x batch events at most", at_risk,
         )  # fmt: skip
-        self.calls[send.number] = Call(send.account, specs, helds, len(send.body))
-        self._gates[send.account].check_send(self._world.now, len(specs), len(send.body))
+        if self._world.knobs.shared:
+            self._world.shared.check_send(self._member, specs)
+            self._world.shared.check_quota(send.account)
+        self._check_early(send, specs)
+        gate = self._gates[send.account]
+        probe = gate.halt_shown is not None
+        self.calls[send.number] = Call(send.account, specs, helds, len(send.body), probe, self._session)
+        gate.check_send(self._world.now, len(specs), len(send.body))
+
+    def _check_early(self, send: m.Send, specs: Sequence[Spec]) -> None:
+        """Where it is certain that a batch is neither full nor has lingered nor was cut: whether it might go."""
+        gate, policy = self._gates[send.account], self._policy
+        if (
+            send.attempt > 1
+            or len(specs) == policy.batch_events
+            or gate.cuts
+            or policy.batch_bytes < _NEVER_FULL
+        ):
+            return
+        since = min(self._handed_out[spec] for spec in specs)
+        # Of a full batch a part may have left with its partition.
+        if since > max(self._world.now - policy.linger, self._lost_sight_at):
+            gate.check_early(self._world.now, len(self.calls))
 
     def _check_patience(self, specs: Sequence[Spec]) -> None:
         """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
@@ -354,8 +429,8 @@ class Watch:
                 raise Violation("attempts without a verdict back off", f"{failures} in {waited} s")
 
     def _letters(self, command: m.StoreDeadLetters) -> None:
-        require(not self._writing, "one dead-letter write at a time", str(command.number))
-        require(self.guarding is None, "no dead letter is written once the guard has tripped", str(command))
+        require(not self._writing, "one dead-letter write at a time", command.number)
+        require(self.guarding is None, "no dead letter is written once the guard has tripped", command)
         written = []
         for letter in command.letters:
             spec = self._world.spec_of(letter.record)
@@ -382,12 +457,12 @@ class Watch:
         self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
 
     def _commit(self, commit: m.Commit) -> None:
-        require(not self._committing, "one commit at a time", str(commit.number))
+        require(not self._committing, "one commit at a time", commit.number)
         self._committing = True
-        require(bool(commit.positions), "a commit has positions", str(commit.number))
+        require(bool(commit.positions), "a commit has positions", commit.number)
         for position in commit.positions:
             held = self._check_position(position)
-            require(not held.draining, "what is drained is committed once, at its release", str(position))
+            require(not held.draining, "what is drained is committed once, at its release", position)
 
     def _check_position(self, position: Position) -> Held:
         held = self.held.get(TopicPartition(position.topic, position.partition))
@@ -407,12 +482,12 @@ class Watch:
         ours = [held for held in helds if self.held.get(held.tp) is held]
         for position in positions:
             held = self._check_position(position)
-            require(held in ours, "a release commits what it releases", str(position))
+            require(held in ours, "a release commits what it releases", position)
         # The stop ends the process: at its deadline every revoke that still waits is answered, too.
         stop = self._drains.get(None)
         late = self._world.now >= (min(deadline, stop[1]) if stop is not None else deadline)
         if self.in_flight(ours):
-            require(late, "a drain waits for what is in flight", f"{number}: {self.in_flight(ours)[0]}")
+            require(late, "a drain waits for what is in flight", self.in_flight(ours))
             self.excuse_in_flight(ours)
         for held in ours:
             del self.held[held.tp]
@@ -422,13 +497,16 @@ class Watch:
 
     def in_flight(self, helds: list[Held]) -> list[str]:
         """What is out there for these and has no outcome yet, in words."""
-        keys = [key.hex() for key, held in self._keys.items() if held in helds]
+        keys = [key.hex() for key, held in self.out.items() if held in helds]
         written = [pair for pairs in self._writing.values() for pair in pairs]
         return keys + [str(spec) for held, spec in written if held in helds]
 
     def excuse_in_flight(self, helds: list[Held] | None = None) -> None:
         """An ungraceful moment for these (None: for the process): keys without an outcome may be sent once more."""
-        self._truth.excuse(key for key, held in self._keys.items() if helds is None or held in helds)
+        if (
+            helds is None or not self._world.knobs.shared
+        ):  # else our claims keep other members from sending them
+            self._truth.excuse(key for key, held in self.out.items() if helds is None or held in helds)
 
     def excuse_uncovered(self, helds: list[Held]) -> None:
         """What was accepted and is neither in a committed offset nor in its map, on other machines."""
@@ -437,7 +515,7 @@ class Watch:
         for held in helds:
             specs = self._world.broker.uncovered(held.tp, held.last_seen)
             self._truth.excuse(
-                spec.key for spec in specs if self._truth.accepted[spec.key] and spec.key not in self._keys
+                spec.key for spec in specs if self._truth.accepted[spec.key] and spec.key not in self.out
             )
 
     def excuse_all(self, helds: list[Held], *, whole: bool = False) -> None:
@@ -460,6 +538,7 @@ class Watch:
     def settled_down(self, pipeline: Pipeline) -> None:
         """The commands were given: do the books add up, and are the limits held?"""
         world, ledger, room = self._world, pipeline.ledger, pipeline.room()
+        require(not self._notes.owed, "what one member meets all are told", self._notes.owed)
         ledger.check()
         totals = ledger.totals()
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
@@ -471,11 +550,11 @@ class Watch:
             )
         if totals.open > self._policy.max_open_events or totals.open < 0:
             raise Violation("open events stay within the budget", f"{totals.open} are open")
-        moving = totals.open - pipeline.admission.waiting
+        moving = totals.open - pipeline.admission.waiting()
         grown, self._open_bytes = ledger.open_bytes > self._open_bytes, ledger.open_bytes
         if grown and ledger.open_bytes > self._policy.max_open_bytes and moving > 1:
             raise Violation("open bytes stay within the budget", f"{ledger.open_bytes}, {moving} events")
-        require(not (held and room), "nothing is fetched while something waits for room", f"{held}, {room}")
+        require(not (held and room), "nothing is fetched while something waits for room", (held, room))
         if not totals.open and ledger.open_bytes:
             raise Violation("nothing open holds no bytes", f"{ledger.open_bytes} bytes")
         if not 0 <= room <= self._policy.max_open_events - totals.open:
@@ -493,17 +572,22 @@ class Watch:
         """The page's figures agree with each other, partition by partition."""
         if not self._world.knobs.incidents.clock_jumps:
             counted = figures.counters.unclear_repeats
-            require(counted == self._repeats, "repeats in doubt are counted", f"{counted} of {self._repeats}")
+            require(counted == self._repeats, "repeats in doubt are counted", (counted, self._repeats))
+        counted = figures.counters.taken_over
+        least, more = self._taken_over_ever, self._member.keys.sent_too
+        require(least <= counted <= least + more, "what was taken over is counted", (counted, least, more))
+        most = self._quota.members(self._world.now, _DIVIDED_FOR)
+        require(figures.quota_members <= most, "a part grows again", (figures.quota_members, most))
         totals = [partition.totals for partition in figures.partitions]
-        require(sum(one.open for one in totals) == figures.totals.open, "the snapshot agrees", str(figures))
+        require(sum(one.open for one in totals) == figures.totals.open, "the snapshot agrees", figures)
         for one in totals:
             settled = one.delivered + one.duplicate + one.filtered + one.dead_lettered
-            require(one.read == settled + one.open, "the ledger adds up by partition", str(one))
+            require(one.read == settled + one.open, "the ledger adds up by partition", one)
         held = sorted((tp, held.epoch) for tp, held in self.held.items())
         shown = sorted((TopicPartition(one.topic, one.partition), one.epoch) for one in figures.partitions)
-        require(held == shown, "the snapshot shows what is held", f"{shown} instead of {held}")
+        require(held == shown, "the snapshot shows what is held", (shown, held))
         for account in figures.accounts:
             busy = bool(account.queued or account.in_flight)
             self._gates[account.account].check_state(account.state, busy, self._world.now)
         flying = sum(account.in_flight for account in figures.accounts)
-        require(flying == len(self.calls), "the snapshot shows what is in flight", str(flying))
+        require(flying == len(self.calls), "the snapshot shows what is in flight", flying)

@@ -17,21 +17,22 @@ from random import Random
 from typing import Any
 
 from consumer.engine import messages as m
-from consumer.engine.model import Instant, Record, TopicPartition
-from consumer.engine.statistics import Totals
+from consumer.engine.figures.statistics import Totals
+from consumer.engine.model import CommerceEvent, Filtered, Instant, Record, Rejection, Stage, TopicPartition
 from tests.simulation.api import Api
 from tests.simulation.broker import Broker
 from tests.simulation.group import Group
-from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates
+from tests.simulation.knobs import CLOCKS, SESSION, Knobs, Rates, StoreTroubles
 from tests.simulation.member import Member
 from tests.simulation.readings import FORMS
-from tests.simulation.records import HOUR, WALL, Spec, new_record, successor, write_logs
-from tests.simulation.stores import KeyStore, Registry
+from tests.simulation.records import HOUR, WALL, Kind, Spec, new_record, successor, write_logs
+from tests.simulation.stores import KeyStore, Registry, SharedStore
 from tests.simulation.truth import Truth, Violation
 
 PATIENCE = 900.0
 """Seconds of quiet after which everything must have come to its end."""
 _MOST_EVENTS = 150_000
+TRANSFORM_FAILED = Rejection(Stage.CONVERT, "transform_failed", "the function raised ValueError")
 
 Trace = Callable[[float, str, Any, Sequence[Any]], None]
 """Told of each input: time, process, input, commands."""
@@ -59,10 +60,11 @@ class World:
         self.broker.metadata_limit = knobs.metadata_limit
         self.api = Api(self)
         self._stores: dict[int, KeyStore] = {}
+        self.shared = SharedStore(self)
         self.registry = Registry(self)
         self.group = Group(self)
         self.inputs = self.crashes = 0
-        self._alive: list[Member] = []
+        self.alive: list[Member] = []
         self._lives = itertools.count(1)
         self._restarting = 0
         self._ending = False
@@ -114,13 +116,23 @@ class World:
         """What is true of a record."""
         return self.specs[int(record.key or b"")]
 
+    def function(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
+        """What the user's function makes of an event: the same for most, and for some of the fake ones a verdict."""
+        kind = self.specs[event["number"]].kind if "number" in event else Kind.GOOD
+        if kind is Kind.FILTERED:
+            return Filtered("transform")
+        return TRANSFORM_FAILED if kind is Kind.UNCONVERTIBLE else event
+
     def counts_as_offline(self, spec: Spec, unix_now: float) -> bool:
         """Whether the platform takes its event for an offline one then, whose doubles it does not drop."""
         return spec.number % 5 == 0 or unix_now - spec.occurred_at > HOUR
 
     def keys_of(self, slot: int) -> KeyStore:
         """The key store that a member in this slot uses."""
-        return self._stores.setdefault(slot if self.knobs.own_stores else 0, KeyStore(self))
+        machine = slot if self.knobs.own_stores else 0
+        if machine not in self._stores:
+            self._stores[machine] = KeyStore(self)
+        return self._stores[machine]
 
     def note(self, member: Member, happened: m.Input, commands: Sequence[m.Command]) -> None:
         """An input was handled."""
@@ -160,16 +172,16 @@ class World:
                 raise Violation("everything comes to its end", f"not within {events} events; {self._state()}")
         self.truth.check_end()
         if self.knobs.graceful:
-            self.truth.check_exactly_once(self.knobs.own_stores)
+            self.truth.check_exactly_once(self.knobs)
         if self.knobs.undisturbed:
             self.truth.check_totals(self._last_totals)
 
     def _look_for_end(self) -> None:
         self._turn_off_guards()
         done = self.broker.all_committed() and not self._restarting
-        if done and all(_left_over(member) == "" for member in self._alive):
+        if done and all(_left_over(member) == "" for member in self.alive):
             self._ending = True
-            for member in list(self._alive):
+            for member in list(self.alive):
                 member.request_stop()
         elif self.now > self.quiet_at + PATIENCE:
             raise Violation("everything comes to its end", self._state())
@@ -178,7 +190,7 @@ class World:
 
     def _turn_off_guards(self) -> None:
         """Somebody has looked at the dead letters, and starts anew what stopped intake for them."""
-        for member in [one for one in self._alive if one.watch.guarding and not one.watch.stopping]:
+        for member in [one for one in self.alive if one.watch.guarding and not one.watch.stopping]:
             self._say(f"the guard of {member} is turned off")
             self.policy = replace(self.policy, dead_letter_share=1.0)
             member.request_stop()
@@ -189,14 +201,14 @@ class World:
             for tp, log in self.broker.logs.items()
             if log and (self.broker.committed_offset(tp) or 0) <= log[-1].offset
         ]
-        left = [f"{member}: {_left_over(member)}" for member in self._alive if _left_over(member)]
+        left = [f"{member}: {_left_over(member)}" for member in self.alive if _left_over(member)]
         return "; ".join(missing + left) or "a process does not stop"
 
     # -- processes
 
     def _start(self, slot: int) -> None:
         member = Member(self, slot, next(self._lives))
-        self._alive.append(member)
+        self.alive.append(member)
         self._say(f"{member} starts")
         member.feed(m.Tick())
         self.group.join(member)
@@ -210,7 +222,7 @@ class World:
         # Whatever it had in flight, or was not committed: a new process cannot know of it.
         member.watch.excuse_in_flight()
         member.excuse_uncommitted()
-        self._alive.remove(member)
+        self.alive.remove(member)
         if not self._ending:
             self._restarting += 1
             self.later(self.random.uniform(0.1, 3), self._start_again, member.slot)
@@ -228,6 +240,8 @@ class World:
             return
         self._say(f"{member} has stopped")
         self._last_totals = member.pipeline.ledger.totals()
+        if self.knobs.shared:
+            member.keys.leave()
         self._gone(member)
         self.group.leave(member)
 
@@ -259,9 +273,29 @@ class World:
                 begin = self.random.uniform(0, knobs.quiet_at)
                 end = min(knobs.quiet_at, begin + self.random.uniform(0.5, 8))
                 self.put_out_of_order(self.random.choice(names), begin, end)
+        self._plan_store_troubles(self.knobs.store_troubles)
+
+    def _plan_store_troubles(self, troubles: StoreTroubles) -> None:
+        """Of the key store that members share."""
+        for _ in range(troubles.frozen):
+            begin = self.random.uniform(0, self.knobs.quiet_at)
+            end = min(self.knobs.quiet_at, begin + self.random.uniform(0.5, 8))
+            self.put_out_of_order("frozen keys", begin, end)
+        for _ in range(troubles.full):
+            begin = self.random.uniform(self.base, self.quiet_at)
+            self.at(begin, setattr, self.shared, "full", True)
+            self.at(
+                min(self.quiet_at, begin + self.random.uniform(0.5, 8)), setattr, self.shared, "full", False
+            )
+        for _ in range(troubles.set_back):
+            kept = self.random.uniform(self.base, self.quiet_at)
+            self.at(kept, self.shared.keep)
+            self.at(min(self.quiet_at, kept + self.random.uniform(0.1, 4)), self.shared.go_back)
+        for _ in range(troubles.flushed):
+            self.at(self.random.uniform(self.base, self.quiet_at), self.shared.flush)
 
     def _one(self) -> Member | None:
-        living = [member for member in self._alive if not member.watch.stopping]
+        living = [member for member in self.alive if not member.watch.stopping]
         return self.random.choice(living) if living else None
 
     def _restart_one(self) -> None:
@@ -291,7 +325,7 @@ class World:
     def _freeze_one(self) -> None:
         member = self._one()
         if member is not None:
-            seconds = self.random.uniform(0.3, 3 * SESSION)
+            seconds = self.random.uniform(0.3, max(3 * SESSION, 1.5 * self.policy.lease))
             self._say(f"{member} stands still for {seconds} s")
             member.freeze(seconds)
             if seconds > SESSION:
@@ -372,8 +406,9 @@ def _left_over(member: Member) -> str:
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
         "early": len(pipeline.early),
+        "with the function": int(pipeline.transforming.busy),
         "deferred": pipeline.admission.deferred,
-        "looking up": len(pipeline._looking_up) + len(pipeline._look_up_again),
+        "looking up": len(pipeline.lookups._asked) + len(pipeline.lookups._again),
         "queued": sum(queue.queued for queue in pipeline.dispatcher),
         "in flight": sum(1 for _ in pipeline.dispatcher.in_flight()),
         "draining": len(pipeline._drains),

@@ -28,7 +28,7 @@ CHUNK = 500
 class _Decoder:
     """One record needs a schema that nobody has yet; the others are tombstones, which settle at once."""
 
-    def decode_chunk(self, records: list[Record]) -> Sequence[Decoded]:
+    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         return [UNKNOWN if record.offset == 0 else None for record in records]
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:

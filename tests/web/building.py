@@ -13,11 +13,10 @@ from typing import Any
 
 import aiohttp
 
-from consumer.engine.counters import Counters, SamplesSnapshot, StoredLetter
-from consumer.engine.coverage import PARAMETERS, CoverageSnapshot, Covered
-from consumer.engine.freshness import Freshness
-from consumer.engine.model import Instant, Stage
-from consumer.engine.statistics import (
+from consumer.engine.figures.counters import Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
+from consumer.engine.figures.freshness import Freshness
+from consumer.engine.figures.statistics import (
     AccountStatistics,
     Cause,
     ClockStatistics,
@@ -25,10 +24,13 @@ from consumer.engine.statistics import (
     OldestOpen,
     PartitionStatistics,
     SchemaWait,
+    SlowTransform,
     Statistics,
     Totals,
     WaitsFor,
 )
+from consumer.engine.model import Instant, MetadataLeft, Stage
+from consumer.web.health import why_unhealthy
 from consumer.web.server import WebServer
 
 TOPIC = "orders"
@@ -46,6 +48,7 @@ INFO: Mapping[str, Any] = {
         "sends_to": "https://api.pinterest.com/v5",
         "test_mode": False,
         "fast_path": "compiled",
+        "transform": None,
     },
     "key_store": {"keys": 1_204_511, "bytes": 96_360_880, "buckets": 49, "evicted_early": 0},
 }
@@ -139,6 +142,19 @@ def statistics(
         "waiting_for_schema": 0,
         "oldest_open_ms": None,
         "seconds_since_progress": 0.0,
+        "mismatch": 0,
+        "stalled_for": None,
+        "key_store_fails": False,
+        "waiting_for_start": 0,
+        "commit_metadata": MetadataLeft.MAPS,
+        "elsewhere": 0,
+        "guard": None,
+        "schemas": (),
+        "clock": ClockStatistics(None, 0.0, 0.0, 0),
+        "oldest_open": None,
+        "coverage": CoverageSnapshot({}, {}),
+        "letters": (),
+        "samples": SamplesSnapshot({}, {}),
     }
     return Statistics(
         totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),
@@ -160,6 +176,7 @@ def full_counters() -> Counters:
     counters.call_buckets.update({("verdict", 0.25): 700, ("verdict", 0.5): 290, ("no_answer", 30.0): 4})
     counters.call_milliseconds.update({"verdict": 231_500, "no_answer": 118_000})
     counters.filtered.update({"event_name": 210, "tombstone": 4})
+    counters.by_section.update({("com.shop.Order", "delivered"): 31_000, ("com.shop.Click", "filtered"): 210})
     counters.delivered_by_name.update({"checkout": 31_000, "page_visit": 870_000})
     counters.convert_warnings.update(
         {
@@ -251,7 +268,7 @@ def letters() -> tuple[StoredLetter, ...]:
 
 
 def busy() -> Statistics:
-    """All is well, and there is much to do; a partition has moved away meanwhile."""
+    """Everything works, and there is much to do; a partition has moved away meanwhile."""
     return statistics(
         *(
             partition(
@@ -301,7 +318,7 @@ def halted() -> Statistics:
 
 
 def unreachable() -> Statistics:
-    """Somebody on the way answers in the platform's place: the budget is full, and all of it waits."""
+    """A middleman answers in the platform's place: the budget is full, and all of it waits."""
     return statistics(
         partition(0, lag=52_011, lag_seconds=756.0, committed=88_000, delivered=88_000, open=20_000),
         accounts=[account(state="unreachable", queued=19_000, in_flight=1, seconds=754.2)],
@@ -341,8 +358,17 @@ def empty() -> Statistics:
     return statistics()
 
 
+def hanging() -> Statistics:
+    """The user's function does not return."""
+    return statistics(
+        partition(0, lag=911, lag_seconds=95.0, committed=5_000, delivered=5_000),
+        accounts=[account()],
+        slow_transform=SlowTransform("shop.events:clean", TOPIC, 0, 5_017, 94.0),
+    )
+
+
 def idle() -> Statistics:
-    """All that there was is delivered."""
+    """Everything is delivered."""
     return statistics(
         partition(0, committed=5_000, delivered=5_000), accounts=[account()], ages=[700_000] + [5] * 99
     )
@@ -380,7 +406,7 @@ class Shown:
     answers_most: int = 1_000_000
 
     def tell(self) -> Mapping[str, Any]:
-        """`info`, for so many /status documents at most; there is none after that."""
+        """`info`, for at most `answers_most` documents of /status; then an error."""
         self.asked += 1
         if self.asked > self.answers_most:
             raise RuntimeError("no more answers")
@@ -405,7 +431,7 @@ def make_server(
         port=port,
         look_every=look_every,
         clock=lambda: shown.now,
-        fetched_at=lambda: shown.fetched_at,
+        unhealthy=lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
     )
 
 

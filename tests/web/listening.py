@@ -1,4 +1,4 @@
-"""A running server with whatever the test sets, and a listener of its stream that reads one message at a time."""
+"""A running server with what the test sets, and a listener of its stream that reads one message at a time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, Self
 import aiohttp
 import orjson
 
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
+from consumer.web.health import why_unhealthy
 from consumer.web.server import WebServer
 from tests.web.building import Served, Shown
 
 WITHIN = 60.0
-"""Seconds that anything may take; far above what it does take."""
+"""Time limit of any wait in seconds, far above what it takes."""
 QUICK = 0.005
 """Seconds between two looks of the server; the clock stands still until the test sets it."""
 
@@ -30,7 +31,7 @@ async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator
         "port": 0,
         "look_every": QUICK,
         "clock": lambda: shown.now,
-        "fetched_at": lambda: shown.fetched_at,
+        "unhealthy": lambda statistics: why_unhealthy(statistics, shown.now, shown.fetched_at),
     }
     server = WebServer(shown.snapshot, shown.tell, **(own | more))
     url = (await server.start()).page
@@ -42,14 +43,14 @@ async def running(scene: Callable[[], Statistics], **more: Any) -> AsyncIterator
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds, for ten seconds at most."""
+    """Wait until it holds, at most `WITHIN` seconds."""
     async with asyncio.timeout(WITHIN):
         while not condition():
             await asyncio.sleep(0.001)
 
 
 async def looked(shown: Shown, times: int = 2) -> None:
-    """Wait until the server has taken so many snapshots more."""
+    """Wait until the server has taken this many more snapshots."""
     enough = shown.looks + times
     await until(lambda: shown.looks >= enough)
 
@@ -85,7 +86,7 @@ class Listener:
         return document
 
     async def opened(self) -> Self:
-        """Read the line about coming back, which goes first."""
+        """Read the first line, which says when to reconnect."""
         assert await self.message() == "retry: 2000"
         return self
 

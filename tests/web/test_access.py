@@ -1,4 +1,4 @@
-"""Who may read: with a token, only who shows it; probes always. Over real sockets."""
+"""Access: with a token, only requests that carry it; probes always. Over real sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.conversions_api import FileToken
+from consumer.adapters.conversions_api import Token
 from consumer.web import access
 from consumer.web.access import admits, is_local_name
 from tests.web.building import Served, busy, idle
@@ -23,7 +23,7 @@ GUARDED = ["/", "/status", "/events", "/history", "/metrics", "/nothing"]
 
 
 def basic(user: str, password: str) -> str:
-    """As a browser sends it."""
+    """The header of HTTP Basic, as a browser sends it."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
@@ -43,7 +43,7 @@ async def status_of(served: Served, path: str, authorization: str | None, method
 
 @pytest.mark.parametrize("path", GUARDED)
 async def test_without_the_token_nothing_is_shown(served: Served, path: str) -> None:
-    """401 and how to go on, hardened like all else; a stranger does not learn which paths there are."""
+    """401 with advice, and with the security headers; a stranger does not learn which paths exist."""
     status, headers, text = await served.get(path)
     assert status == 401
     assert headers["WWW-Authenticate"] == 'Basic realm="pinstream", charset="UTF-8"'
@@ -61,7 +61,7 @@ async def test_without_the_token_nothing_is_shown(served: Served, path: str) -> 
     [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"Bearer  {TOKEN} ", basic("", TOKEN), basic("anna", TOKEN)],
 )
 async def test_with_the_token_all_is_as_without_one(served: Served, path: str, shown: str) -> None:
-    """As Prometheus and scripts send it, and as a browser does, with any user."""
+    """As Prometheus and scripts send it, and as a browser sends it with any user."""
     assert await status_of(served, path, shown) == (404 if path == "/nothing" else 200)
     assert await status_of(served, path, shown, "POST") == (404 if path == "/nothing" else 405)
 
@@ -88,7 +88,7 @@ async def test_with_the_token_all_is_as_without_one(served: Served, path: str, s
     ],
 )
 async def test_anything_else_is_refused(served: Served, shown: str) -> None:
-    """Another token, a part of it, another scheme, the token as the user, and what is no header of this kind."""
+    """Another token, a part of it, another scheme, the token as the user, and invalid headers."""
     assert await status_of(served, "/status", shown) == 401
 
 
@@ -105,7 +105,7 @@ async def test_anything_else_is_refused(served: Served, shown: str) -> None:
         ("", False),
     ],
 )
-def test_how_much_was_right_takes_no_time(
+def test_comparing_takes_the_same_time_for_any_token(
     shown: str, admitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is shown, it is decided by one comparison that takes the same time wherever it differs, of two digests,
@@ -128,7 +128,7 @@ def test_how_much_was_right_takes_no_time(
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_probes_stay_open(served: Served, path: str) -> None:
-    """Whatever they show; a kubelet has no token."""
+    """With any header: a kubelet has no token."""
     assert await status_of(served, path, None) == 200
     assert await status_of(served, path, "Bearer wrong") == 200
     assert await status_of(served, path, None, "POST") == 405
@@ -139,7 +139,7 @@ async def test_probes_stay_open(served: Served, path: str) -> None:
     ["/healthz/", "//healthz", "/healthz/../status", "/status?x=/healthz", "/%2e/status", "/status#/healthz"],
 )
 async def test_no_path_is_taken_for_a_probe(served: Served, path: str) -> None:
-    """What is not the very path of a probe needs the token, however it is written. Sent raw: clients tidy up."""
+    """Any other spelling of a probe's path needs the token. Sent raw, because clients normalise paths."""
     host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
     assert (await raw(host, int(port), path)).startswith(b"HTTP/1.1 401 ")
 
@@ -156,7 +156,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("path", ["/", "/status", "/history", "/events", "/metrics", "/nothing"])
 async def test_without_a_token_another_sites_name_is_shown_nothing(path: str) -> None:
-    """A site whose name was made to point here (DNS rebinding) reads nothing through its visitor's browser."""
+    """A site whose name points to our address (DNS rebinding) reads nothing through its visitor's browser."""
     async with running(busy) as served:
         host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
         answer = await raw(host, int(port), path, asked="evil.example.com:8080")
@@ -167,7 +167,7 @@ async def test_without_a_token_another_sites_name_is_shown_nothing(path: str) ->
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_probes_may_ask_by_any_name(path: str) -> None:
-    """A load balancer may know us by a name with dots in it."""
+    """A load balancer may use a name with dots."""
     async with running(busy) as served:
         host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
         assert (await raw(host, int(port), path, asked="pinstream-1.shop.example")).startswith(
@@ -176,7 +176,7 @@ async def test_probes_may_ask_by_any_name(path: str) -> None:
 
 
 async def test_with_a_token_the_page_has_any_name(served: Served) -> None:
-    """A browser sends a password only to the site that it was given for."""
+    """A browser sends a password only to the site that it was entered for."""
     host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
     shown = f"Authorization: Bearer {TOKEN}\r\n"
     answer = await raw(host, int(port), "/status", shown, asked="pinstream.shop.example")
@@ -185,19 +185,19 @@ async def test_with_a_token_the_page_has_any_name(served: Served) -> None:
 
 
 def test_which_names_no_site_can_have() -> None:
-    """Addresses, names without a dot, and the endings kept for local networks."""
+    """Addresses, names without a dot, and the endings reserved for local networks."""
     assert [name for name in OURS if not is_local_name(name)] == []
     assert [name for name in FOREIGN if is_local_name(name)] == []
 
 
 @given(st.text(max_size=40))
 def test_no_host_header_crashes(header: str) -> None:
-    """Whatever is sent, there is an answer."""
+    """Every header gets an answer."""
     assert is_local_name(header) in (True, False)
 
 
-async def test_another_site_is_never_allowed_to_read(served: Served) -> None:
-    """Neither with the token nor without: no answer says that another origin may have it."""
+async def test_no_other_site_may_read(served: Served) -> None:
+    """With the token or without it, no answer allows another origin to read it."""
     for authorization in (f"Bearer {TOKEN}", ""):
         headers = {"Origin": "https://evil.example.com", "Authorization": authorization}
         for path in ("/", "/status", "/history", "/metrics", "/healthz"):
@@ -217,16 +217,16 @@ async def raw(host: str, port: int, path: str, headers: str = "", asked: str = "
 
 
 async def test_a_stream_carries_the_token_like_all_else(served: Served) -> None:
-    """What EventSource sends once the browser knows the password."""
+    """As EventSource sends it once the browser knows the password."""
     async with listening(served, {"Authorization": basic("", TOKEN)}) as listener:
         assert (await listener.status())["ledger"]["read"] == 5_207_980
 
 
 async def test_a_new_token_in_the_file_counts_from_the_next_request_on(tmp_path: Path) -> None:
-    """Without a restart, as that of the API does; the old one is refused then."""
+    """Without a restart, like the token of the API; the old one is refused from then on."""
     path = tmp_path / "token"
     path.write_text("first-token\n")
-    async with running(idle, token=FileToken(path, "PINSTREAM_HTTP_TOKEN_FILE").value) as served:
+    async with running(idle, token=Token(path=path, variable="PINSTREAM_HTTP_TOKEN_FILE").value) as served:
         assert await status_of(served, "/status", "Bearer first-token") == 200
         path.write_text("the-second-token\n")
         assert await status_of(served, "/status", "Bearer first-token") == 401
@@ -239,7 +239,7 @@ async def test_a_new_token_in_the_file_counts_from_the_next_request_on(tmp_path:
 async def test_the_token_is_in_no_answer_and_in_no_log(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither the right one nor what was tried, nor what is in a request that is no HTTP."""
+    """Neither the right token, nor a wrong one, nor the bytes of a request that is not HTTP."""
     host, _, port = served.url.removeprefix("http://").rstrip("/").rpartition(":")
     for path in ("/", "/status", "/history", "/metrics", "/healthz", "/nothing"):
         for shown in (f"Bearer {TOKEN}", "Bearer wr0ng-one"):
@@ -253,7 +253,7 @@ async def test_the_token_is_in_no_answer_and_in_no_log(
 
 @given(st.text(max_size=80), st.text(min_size=1, max_size=20))
 def test_no_header_crashes_and_only_the_token_admits(header: str, token: str) -> None:
-    """Whatever is sent is refused, unless it shows the token; an empty token admits nobody."""
+    """Every header without the token is refused; an empty token admits no request."""
     header = header.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     admitted = admits(header, token)
     assert not admitted or token.encode("utf-8", "surrogateescape") in header.encode(
@@ -269,7 +269,7 @@ def test_no_header_crashes_and_only_the_token_admits(header: str, token: str) ->
     st.text(max_size=20),
 )
 def test_every_token_admits_in_both_forms(token: str, user: str) -> None:
-    """Of all that a setting can hold; RFC 7617: a user has no colon."""
+    """Every token that a setting can hold; RFC 7617: a user has no colon."""
     assert admits(f"Bearer {token}", token)
     user = user.replace(":", "").encode("utf-8", "ignore").decode()
     assert admits(basic(user, token), token)

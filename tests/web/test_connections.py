@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from consumer.web import connections, server
+from consumer.web import listening as connections
+from consumer.web import server
 from tests.web.building import Served, busy
 from tests.web.listening import WITHIN, listening, running, until
 
@@ -18,7 +19,7 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @contextlib.asynccontextmanager
 async def opened(served: Served, count: int, sent: bytes = b"") -> AsyncIterator[list[Stream]]:
-    """Connections on which `sent` is all that ever comes."""
+    """Connections that send `sent` and then nothing more."""
     address = urlsplit(served.url)
     streams: list[Stream] = []
     try:
@@ -41,12 +42,12 @@ async def is_closed(stream: Stream) -> bool:
 
 def open_at(served: Served) -> int:
     """How many connections the server holds, the one that this test asks on included."""
-    return served.server.connections.open()
+    return len(served.server.connections.open())
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: "])
 async def test_silent_connections_do_not_keep_a_probe_out(sent: bytes) -> None:
-    """Beyond the limit the oldest silent connections are closed, and whoever asks is answered."""
+    """Above the limit the oldest silent connections are closed, and a new request is answered."""
     most = connections.MOST_CONNECTIONS
     async with running(busy) as served, opened(served, most + 60, sent) as streams:
         status, _, _ = await served.get("/healthz")
@@ -55,8 +56,8 @@ async def test_silent_connections_do_not_keep_a_probe_out(sent: bytes) -> None:
         await until(lambda: open_at(served) <= most)
 
 
-async def test_who_is_being_answered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that listens is older than all of a flood, and goes on to listen."""
+async def test_a_connection_that_is_being_answered_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that listens is older than a flood of connections, and keeps its stream."""
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 10)
     async with running(busy) as served, listening(served) as page, opened(served, 40) as streams:
         await page.status()
@@ -67,7 +68,7 @@ async def test_who_is_being_answered_stays(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_the_limit_holds_where_all_are_being_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listeners that do not read cannot hold their connections either: the oldest goes, at once."""
+    """Listeners that do not read cannot keep their connections either: the oldest is closed at once."""
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
     ask = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with running(busy) as served, opened(served, 5, ask) as streams:

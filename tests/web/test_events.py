@@ -1,4 +1,4 @@
-"""The stream of /status documents, over real sockets: one document a second for all, and nobody holds anyone up."""
+"""The stream of /status documents, over real sockets: one document a second for all, and no listener delays another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def test_the_document_comes_at_once_and_then_as_it_changes(served: Served) -> None:
-    """The very document of /status, in one line; a second later that of then."""
+    """The document of /status in one line; a second later the new one."""
     async with listening(served) as listener:
         assert await listener.status() == orjson.loads(orjson.dumps(status_document(idle(), INFO)))
         served.shown.statistics = busy()
@@ -34,7 +34,7 @@ async def test_the_document_comes_at_once_and_then_as_it_changes(served: Served)
 
 
 async def test_headers_of_a_stream(served: Served) -> None:
-    """Nothing on the way keeps it, or holds it back; and it is hardened like all else."""
+    """No proxy stores or buffers it, and it has the security headers."""
     async with served.session.get(served.url + "events") as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         assert answer.headers["Cache-Control"] == "no-store"
@@ -46,7 +46,7 @@ async def test_headers_of_a_stream(served: Served) -> None:
 
 
 async def test_at_most_one_document_a_second(served: Served) -> None:
-    """However often the server looks, and whatever changes meanwhile."""
+    """However often the server looks, and whatever has changed."""
     async with listening(served) as listener:
         await listener.status()
         asked = served.shown.asked
@@ -59,8 +59,9 @@ async def test_at_most_one_document_a_second(served: Served) -> None:
         assert served.shown.asked == asked + 1
 
 
-async def test_what_does_not_change_is_said_again_after_a_while(served: Served) -> None:
-    """A comment each second, which finds out who has gone; and the document again, which the page can see."""
+async def test_an_unchanged_document_is_repeated(served: Served) -> None:
+    """A comment each second finds out who has left; the document is repeated, so that the page sees that it is
+    current."""
     async with listening(served) as listener:
         first = await listener.status()
         for _ in range(SAY_AGAIN - 1):
@@ -73,7 +74,7 @@ async def test_what_does_not_change_is_said_again_after_a_while(served: Served) 
 
 
 async def test_all_listeners_share_one_document(served: Served) -> None:
-    """Who comes later hears what the others have heard; a second makes one document, however many listen."""
+    """A later listener gets the latest document; one document is made a second, for any number of listeners."""
     async with contextlib.AsyncExitStack() as stack:
         listeners = [await stack.enter_async_context(listening(served)) for _ in range(5)]
         documents = [await listener.status() for listener in listeners]
@@ -86,7 +87,7 @@ async def test_all_listeners_share_one_document(served: Served) -> None:
 
 
 async def test_without_listeners_no_document_is_made(served: Served) -> None:
-    """Also after the last has gone; and who comes then is not given what is old."""
+    """Also after the last listener has left; the next one does not get an old document."""
     served.shown.now += 60
     await looked(served.shown)
     assert served.shown.asked == 0
@@ -103,7 +104,7 @@ async def test_without_listeners_no_document_is_made(served: Served) -> None:
 
 
 async def gone(served: Served) -> None:
-    """Wait until nobody listens any more: a new second makes no document."""
+    """Wait until there is no listener: a new second makes no document."""
 
     async def unheard() -> bool:
         asked = served.shown.asked
@@ -116,8 +117,8 @@ async def gone(served: Served) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_one_listener_too_many_is_turned_away(served: Served) -> None:
-    """503, and when to come again; a place that is free again is given away again. /status answers all the same."""
+async def test_one_listener_above_the_limit_is_refused(served: Served) -> None:
+    """503 with Retry-After; a place that becomes free can be used again. /status answers all the same."""
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(MOST_LISTENERS - 1):
             await stack.enter_async_context(listening(served))
@@ -135,8 +136,8 @@ async def test_one_listener_too_many_is_turned_away(served: Served) -> None:
                         break
 
 
-async def test_who_does_not_read_is_cut_off_and_nobody_waits_for_him(served: Served) -> None:
-    """More than all buffers on the way hold: dropped after some seconds, while the other hears every one of them."""
+async def test_a_listener_that_does_not_read_is_disconnected_and_delays_no_other(served: Served) -> None:
+    """A listener that does not read is disconnected after some seconds, while the other gets every document."""
     port = int(served.url.rstrip("/").rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -162,7 +163,7 @@ async def broken_off(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_a_stop_ends_the_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers come to a proper end, and nobody who dawdles delays it; nobody is let in any more."""
+    """Streams end properly, a slow listener does not delay the stop, and no new one is accepted."""
     monkeypatch.setattr("consumer.web.server._STOP_TIMEOUT", 60.0)
     async with running(idle) as served, contextlib.AsyncExitStack() as stack:
         listeners = [await stack.enter_async_context(listening(served)) for _ in range(3)]
@@ -183,13 +184,14 @@ async def test_a_stop_ends_the_streams_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def read_to_the_end(listener: Listener) -> None:
-    """A proper one: a stream that breaks off raises."""
+    """The proper end of a stream; one that breaks off raises."""
     while await listener.message() is not None:
         pass
 
 
-async def test_figures_that_cannot_be_had_end_the_streams() -> None:
-    """Nobody takes the last figures for those of now: the stream ends, and to come again is an error until it mends."""
+async def test_streams_end_when_figures_cannot_be_read() -> None:
+    """The last figures must not pass for current ones: the stream ends, and reconnecting fails until there are
+    figures."""
     async with running(idle) as served:
         async with listening(served) as listener:
             await listener.status()
@@ -202,7 +204,7 @@ async def test_figures_that_cannot_be_had_end_the_streams() -> None:
 
 
 async def test_a_listener_that_goes_leaves_nothing_behind(served: Served) -> None:
-    """Its place is free as soon as it has gone, not only at the next message."""
+    """Its place is free as soon as it has left, not only at the next message."""
     for _ in range(3 * MOST_LISTENERS):
         async with listening(served) as listener:
             await listener.status()

@@ -1,4 +1,4 @@
-"""Healthy: this process goes on by itself. Ready: what it is given would be delivered. Neither is about others."""
+"""Healthy: this process works by itself. Ready: it could deliver events now."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 
 from consumer.app.run import hangs_after
 from consumer.engine import messages as m
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.settings import REVOKE_MARGIN, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_not_ready, why_unhealthy
 from tests.end_to_end.processes import run_environment
 from tests.engine.building import NO, UNDECODABLE, Core, event
 from tests.support.kafka.harness import Kafka
-from tests.web.building import OTHER_ACCOUNT, account, empty, guarded, partition, statistics
+from tests.web.building import OTHER_ACCOUNT, account, empty, guarded, hanging, partition, statistics
 
 START = 1_000.0
 LONG = START + 9_000.0
-"""Hours later."""
+"""A time hours later."""
 
 
 def stuck(**more: Any) -> Statistics:
@@ -29,6 +29,16 @@ def stuck(**more: Any) -> Statistics:
 
 
 # -- health
+
+
+def test_a_function_that_does_not_return_is_a_reason_once_it_takes_as_long_as_a_hanging_fetch() -> None:
+    """Only the end of the process ends it. Before, it may just be slow."""
+    slow = hanging().slow_transform
+    assert slow is not None
+    assert why_unhealthy(hanging(), 5_000.0) is None
+    assert why_unhealthy(replace(hanging(), slow_transform=replace(slow, seconds=121.0)), 5_000.0) == (
+        "the function shop.events:clean has not returned for 121 s (PINSTREAM_TRANSFORM)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,13 +68,13 @@ def stuck(**more: Any) -> Statistics:
         "stop",
     ],
 )
-def test_nobody_else_s_trouble_is_sickness(snapshot: Statistics) -> None:
+def test_trouble_of_others_is_not_unhealthy(snapshot: Statistics) -> None:
     """However long it lasts, while fetches come back: a restart would not help (aiokafka #847)."""
     assert why_unhealthy(snapshot, LONG, LONG - 1) is None
 
 
-def test_a_fetch_that_never_came_back_is_sick() -> None:
-    """Only this process can be the reason, and who does not fetch hears of nothing; before the first all is unknown."""
+def test_a_fetch_that_does_not_return_is_unhealthy() -> None:
+    """Only this process can be the cause; before the first fetch nothing is known."""
     caught_up = statistics(partition(delivered=10))
     assert why_unhealthy(caught_up, START, None) is None
     assert why_unhealthy(caught_up, START + FETCH_HANGS_AFTER - 1, START) is None
@@ -77,7 +87,8 @@ def test_a_fetch_that_never_came_back_is_sick() -> None:
 def test_a_fetch_hangs_only_after_all_of_its_time_limits(
     tmp_path: Path, timeout_ms: str | None, seconds: float
 ) -> None:
-    """A commit inside a revocation is tried thrice for ``KAFKA_SOCKET_TIMEOUT_MS``: a silent broker is no sickness."""
+    """A commit in a revoke may take several times ``KAFKA_SOCKET_TIMEOUT_MS``: a silent broker does not make us
+    unhealthy."""
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "t", "g", "http://127.0.0.1:9/v5")
     settings = load(env | ({} if timeout_ms is None else {"KAFKA_SOCKET_TIMEOUT_MS": timeout_ms}))
     assert hangs_after(settings) == settings.pinstream.shutdown_grace + REVOKE_MARGIN + seconds
@@ -85,20 +96,20 @@ def test_a_fetch_hangs_only_after_all_of_its_time_limits(
 
 @pytest.mark.parametrize("state", ["halted", "unreachable", "throttled"])
 def test_the_destination_does_not_excuse_a_dead_fetch_loop(state: str) -> None:
-    """Polling never stops, or the group throws us out; only the stop ends it."""
+    """Polling must go on, or the group removes the member; only a stop ends it."""
     waiting = stuck(accounts=[account(state=state, queued=5)])
     assert why_unhealthy(waiting, START + 120, START) == "no fetch has returned for 120 s"
     assert why_unhealthy(guarded(), START + 120, START) == "no fetch has returned for 120 s"
     assert why_unhealthy(stuck(stopping=True), START + 120, START) is None
 
 
-def test_a_ledger_that_does_not_add_up_is_sick() -> None:
-    """Nothing is committed any more; a restart begins new books."""
+def test_a_ledger_that_does_not_add_up_is_unhealthy() -> None:
+    """Nothing is committed any more; a restart starts a new ledger."""
     assert "does not add up" in (why_unhealthy(statistics(partition(), mismatch=2), START) or "")
 
 
-def test_a_key_store_that_only_a_new_start_opens_is_sick() -> None:
-    """In its own words; one that does not answer for now is not."""
+def test_a_key_store_that_needs_a_restart_is_unhealthy() -> None:
+    """Unhealthy with the store's own message; a store that does not answer for the moment is not."""
     assert (
         why_unhealthy(stuck(), START, START, broken="the key store is damaged: …")
         == "the key store is damaged: …"
@@ -109,8 +120,8 @@ def test_a_key_store_that_only_a_new_start_opens_is_sick() -> None:
 # -- readiness
 
 
-def test_ready_is_who_has_joined_whatever_it_was_given() -> None:
-    """Nothing, too: a spare member is ready, and a rolling update goes on."""
+def test_a_member_is_ready_once_it_has_joined() -> None:
+    """Also without partitions: a spare member is ready, and a rolling update continues."""
     assert why_not_ready(replace(empty(), joined=False)) == "the group has not assigned partitions yet"
     assert why_not_ready(replace(empty(), joined=True)) is None
     assert why_not_ready(statistics(partition())) is None
@@ -121,7 +132,7 @@ def test_ready_is_who_has_joined_whatever_it_was_given() -> None:
 
 
 def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
-    """One line says why. What is only slow, or throttled, is ready."""
+    """One line says why. A slow or throttled member is ready."""
     assert why_not_ready(statistics(partition(), stopping=True)) == "stopping"
     assert "does not add up" in (why_not_ready(statistics(partition(), mismatch=1)) or "")
     assert (why_not_ready(guarded()) or "").startswith("intake stopped: ")
@@ -131,7 +142,7 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
 
 
 def test_not_ready_while_no_ad_account_takes_events() -> None:
-    """Halted or unreachable, each reason once and no account by name; one that takes events is enough."""
+    """Halted or unreachable: each reason once, and no account is named; one account that takes events is enough."""
     dead = account("7", "halted", reason="no such account")
     away = account("8", "unreachable", reason="no verdict")
     assert why_not_ready(statistics(partition(), accounts=[dead])) == "destination halted: no such account"
@@ -170,7 +181,7 @@ def test_a_real_core_whose_api_never_answers_is_healthy_and_not_ready_until_it_d
 
 
 def test_a_real_core_that_is_refused_stays_healthy_and_is_not_ready() -> None:
-    """A refused token: health stays good, readiness says why, and not whose token it is."""
+    """A refused token: health stays good, readiness says why and does not say whose token it is."""
     core = Core()
     core.assign()
     core.fetch(event("a"))

@@ -1,20 +1,20 @@
-"""The last hour and day in points: what they say, that they are bounded, and that a naive list says the same."""
+"""The points of the last hour and day: their values, their bounds, and the same from a naive list."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.freshness import AGE_BOUNDS, HOUR
-from consumer.engine.statistics import Statistics
-from consumer.web.history import NO_LAG, STEPS, History, Lag, Point, Sample, current_lag, sample_of
+from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR
+from consumer.engine.figures.statistics import Statistics
+from consumer.web.history import STEPS, History, Point
 from tests.engine.building import Core, event
 from tests.web.building import UNIX, busy, idle, partition, statistics, totals
 from tests.web.listening import looked, running
@@ -37,7 +37,7 @@ SERIES = [
 
 
 def history(*looks: tuple[float, Statistics], keys: int | None = None) -> list[dict[str, Any]]:
-    """The steps of a history that had these looks, each so many seconds after the start."""
+    """The steps of a history that took these snapshots, each with its seconds after the start."""
     one = History()
     for at, snapshot in looks:
         one.look(snapshot, START + at, lambda: keys)
@@ -46,7 +46,7 @@ def history(*looks: tuple[float, Statistics], keys: int | None = None) -> list[d
 
 
 def points(step: dict[str, Any], *names: str) -> list[tuple[Any, ...]]:
-    """The points of a step, these values of each."""
+    """These values of each point of a step."""
     return list(zip(*(step["series"][name] for name in names), strict=True))
 
 
@@ -54,7 +54,7 @@ def points(step: dict[str, Any], *names: str) -> list[tuple[Any, ...]]:
 
 
 def test_rates_are_what_happened_since_the_point_before() -> None:
-    """Divided by the time that it really took, not by the time that it should have."""
+    """Divided by the time that has really passed, not by the nominal interval."""
     steps = history(
         (0, statistics(partition(delivered=100, duplicate=7, dead_lettered=2))),
         (10, statistics(partition(delivered=600, duplicate=17, dead_lettered=2, filtered=30))),
@@ -67,7 +67,7 @@ def test_rates_are_what_happened_since_the_point_before() -> None:
 
 
 def test_ages_are_of_what_was_delivered_since_the_point_before() -> None:
-    """What was delivered earlier says nothing of now; None where nothing was delivered, or it is beyond all buckets."""
+    """Earlier deliveries do not count; None if nothing was delivered, or if it is beyond all buckets."""
     early = [5] * 1000
     steps = history(
         (0, statistics(ages=early)),
@@ -84,17 +84,20 @@ def test_ages_are_of_what_was_delivered_since_the_point_before() -> None:
 
 
 def test_lag_is_of_all_partitions_where_it_is_known() -> None:
-    """Events in all, seconds of the worst; nothing is known of a member without partitions."""
+    """The sum of records, the maximum of seconds; None for a member without partitions."""
     known = statistics(partition(0, lag=5), partition(1, lag=7), partition(2, lag=None))
     steps = history((0, known), (10, known), (20, statistics(partition(lag=None))), (30, statistics()))
     assert points(steps[0], "lag") == [(12,), (None,), (None,)]
-    assert current_lag(busy().partitions).records == sum(one.lag or 0 for one in busy().partitions)
-    late = [replace(partition(n), lag_seconds=seconds) for n, seconds in enumerate([0.5, 61.5, None])]
-    assert current_lag(late).seconds == 61.5
+    everywhere = sum(one.lag or 0 for one in busy().partitions)
+    assert points(history((0, busy()), (10, busy()))[0], "lag") == [(everywhere,)]
+    late = statistics(
+        *(replace(partition(n), lag_seconds=seconds) for n, seconds in enumerate([0.5, 61.5, None]))
+    )
+    assert points(history((0, late), (10, late))[0], "lag_seconds") == [(61.5,)]
 
 
 def test_a_peak_between_two_points_is_seen() -> None:
-    """Each point has the worst that any look saw since the one before: records and seconds, each on its own."""
+    """Each point has the maximum since the point before: of records and of seconds."""
 
     def at(records: int | None, seconds: float | None) -> Statistics:
         return statistics(replace(partition(lag=records), lag_seconds=seconds))
@@ -123,13 +126,13 @@ def test_the_day_shows_the_worst_lag_that_the_hour_saw() -> None:
 
 
 def test_keys_are_what_the_key_store_holds() -> None:
-    """None if nobody knows."""
+    """None if it is unknown."""
     assert points(history((0, idle()), (10, idle()), keys=77)[0], "keys") == [(77,)]
     assert points(history((0, idle()), (10, idle()))[0], "keys") == [(None,)]
 
 
 def test_a_start_has_no_points() -> None:
-    """The first comes when there is a time to speak of; every series is there all the same."""
+    """The first point comes after an interval; every series exists before that."""
     for looks in ([], [(0.0, idle())], [(0.0, idle()), (9.9, idle())]):
         for step in history(*looks):
             assert step["points"] == 0
@@ -138,7 +141,7 @@ def test_a_start_has_no_points() -> None:
 
 
 def test_a_clock_that_is_set_does_not_tear_the_curves() -> None:
-    """Points are shown by the wall clock of now, as far back as they really are."""
+    """Points have the wall-clock time of now minus their real age."""
     one = History()
     for at in (0, 10, 20):
         one.look(idle(), START + at, lambda: None)
@@ -151,7 +154,7 @@ def test_a_clock_that_is_set_does_not_tear_the_curves() -> None:
 
 
 def test_moving_partitions_make_no_negative_rates() -> None:
-    """What is released was never settled, and what an assignment settled stays settled: with the core's own figures."""
+    """Released records were never settled, and settled ones stay settled: with the engine's own figures."""
     core, one, looks = Core(), History(), count()
 
     def look() -> None:
@@ -176,7 +179,7 @@ def test_moving_partitions_make_no_negative_rates() -> None:
 
 
 def test_a_count_that_shrinks_has_no_rate() -> None:
-    """It cannot be, and if it were, nobody would be shown a negative rate, or a made-up one."""
+    """It cannot happen; if it did, the page would show no rate rather than a wrong one."""
     steps = history((0, statistics(ended=totals(delivered=9))), (10, statistics(ended=totals(duplicate=2))))
     assert points(steps[0], *SERIES[1:4]) == [(None, None, 0.2)]
 
@@ -185,7 +188,7 @@ def test_a_count_that_shrinks_has_no_rate() -> None:
 
 
 def test_it_is_bounded() -> None:
-    """Two days of looks: an hour of the ones, a day of the others, the latest; no more readings than a point has."""
+    """Two days of snapshots: only the latest hour and the latest day of points are kept."""
     one, snapshot = History(), idle()
     for at in range(0, 2 * 86_400, 10):
         one.look(snapshot, START + at, lambda: None)
@@ -196,19 +199,30 @@ def test_it_is_bounded() -> None:
 
 
 def test_more_looks_than_points_cost_nothing() -> None:
-    """The key store is asked when a reading is due, not at each look."""
+    """The key store is asked when a point is due, not at each look."""
     asked = []
     one = History()
     for tenth in range(1000):
         one.look(idle(), START + tenth / 10, lambda: asked.append(1))
-    assert len(asked) == 10
+    assert len(asked) == len(one.document(START, UNIX)["steps"][0]["series"]["at"]) == 9
 
 
 # -- against a naive list
 
 
+class Sample(NamedTuple):
+    """What the naive list keeps of a look, and the maximum lag since the one before."""
+
+    at: float
+    counts: Sequence[int]
+    buckets: Sequence[int]
+    lag: int | None
+    lag_seconds: float | None
+    keys: int | None
+
+
 def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
-    """The same, from a list of all the readings there ever were."""
+    """The same points, from a list of all samples."""
     groups: list[list[Sample]] = [[]]
     for one in readings[1:]:
         groups[-1].append(one)
@@ -223,14 +237,11 @@ def naive(readings: Sequence[Sample], seconds: int, most: int) -> list[Point]:
 
 
 def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
-    """By sorting all the ages there were."""
+    """Its ages come from sorting all ages."""
     last = group[-1]
-    names = ("settled", "delivered", "duplicates", "dead_lettered")
     settled, delivered, duplicates, dead_lettered = [
-        round((getattr(last, name) - getattr(before, name)) / (last.at - before.at), 3)
-        if getattr(last, name) >= getattr(before, name)
-        else None
-        for name in names
+        round((late - early) / (last.at - before.at), 3) if late >= early else None
+        for early, late in zip(before.counts, last.counts, strict=True)
     ]
     bounds = [*map(float, AGE_BOUNDS), None]
     ages = [
@@ -257,7 +268,7 @@ def naive_point(before: Sample, group: Sequence[Sample]) -> Point:
 
 @st.composite
 def walks(draw: st.DrawFn) -> list[tuple[float, Statistics, int | None]]:
-    """Looks at irregular times, at counts that grow, with partitions that come and go."""
+    """Snapshots at irregular times, with growing counts and partitions that come and go."""
     walk, at, delivered, duplicate, ages = [], 0.0, 0, 0, []
     for _ in range(draw(st.integers(1, 30))):
         at += draw(st.sampled_from([0.5, 1, 9, 10, 10.5, 13, 60, 119, 120, 500]))
@@ -276,7 +287,7 @@ def walks(draw: st.DrawFn) -> list[tuple[float, Statistics, int | None]]:
 
 @given(walks())
 def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None]]) -> None:
-    """All points of both steps, however irregular the looks; as the naive list has them."""
+    """All points of both steps equal those of the naive list, however irregular the snapshots."""
     one = History()
     for at, snapshot, keys in walk:
         one.look(snapshot, START + at, repeat(keys).__next__)
@@ -288,23 +299,28 @@ def test_the_same_as_a_naive_list(walk: list[tuple[float, Statistics, int | None
 
 
 def due(walk: list[tuple[float, Statistics, int | None]]) -> Iterator[Sample]:
-    """The readings that are taken: the first in each ten seconds from the start on, with the worst lag till then."""
-    begun, last, seen = walk[0][0], -1, [NO_LAG]
+    """The samples: the first snapshot in each ten seconds, with the maximum lag since the sample before."""
+    begun, last, lags, late = walk[0][0], -1, list[int](), list[float]()
     for at, snapshot, keys in walk:
-        seen.append(current_lag(snapshot.partitions))
+        known = [one.lag for one in snapshot.partitions if one.lag is not None]
+        lags += [sum(known)] if known else []
+        late += [one.lag_seconds for one in snapshot.partitions if one.lag_seconds is not None]
         if (tick := int((at - begun) // 10)) != last:
             last = tick
-            records, seconds = zip(*seen, strict=True)
-            worst = Lag(*(max((x for x in one if x is not None), default=None) for one in (records, seconds)))
-            yield sample_of(snapshot, START + at, keys, worst)
-            seen = [NO_LAG]
+            ended = snapshot.totals
+            delivered, duplicate, dead_lettered = ended.delivered, ended.duplicate, ended.dead_lettered
+            settled = delivered + duplicate + dead_lettered + ended.filtered
+            counts = (settled, delivered, duplicate, dead_lettered)
+            worst = max(lags, default=None), max(late, default=None)
+            yield Sample(START + at, counts, snapshot.freshness.buckets, *worst, keys)
+            lags, late = [], []
 
 
 # -- over HTTP
 
 
 async def test_the_server_takes_it_from_the_looks_it_takes_anyway() -> None:
-    """/history, sampled whether or not anybody looks; in JSON, of the shape that the page expects."""
+    """/history has points whether or not a page is open; in the JSON that the page expects."""
     async with running(idle, wall=lambda: float(UNIX), keys=lambda: 1_204_511) as served:
         await looked(served.shown)
         for _ in range(13):
@@ -326,7 +342,7 @@ async def test_the_server_takes_it_from_the_looks_it_takes_anyway() -> None:
 
 @pytest.mark.parametrize("broken", [1, 3])
 async def test_a_look_without_figures_is_a_gap(broken: int) -> None:
-    """Figures that cannot be had leave a point out, and the next one says what happened since the last."""
+    """Without figures there is no point, and the next one covers the time since the last."""
     async with running(idle, wall=lambda: float(UNIX)) as served:
         await looked(served.shown)
         for step in range(1, 6):

@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.block import Delivery
-from consumer.engine.counters import Counters
-from consumer.engine.coverage import Coverage
-from consumer.engine.freshness import AGE_BOUNDS, METRIC_AGES
+from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.coverage import Coverage
+from consumer.engine.figures.freshness import AGE_BOUNDS, METRIC_AGES
+from consumer.engine.figures.statistics import OldestOpen, Statistics, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
-from consumer.engine.statistics import OldestOpen, Statistics, WaitsFor
-from consumer.web.metrics import StatisticsCollector
+from consumer.engine.reading import Kind
+from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
 from tests.engine.building import Core, event, filtered, unconvertible
 from tests.web.building import (
@@ -30,6 +30,7 @@ from tests.web.building import (
     full_counters,
     guarded,
     halted,
+    hanging,
     idle,
     partition,
     statistics,
@@ -44,7 +45,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def scrape(snapshot: Statistics) -> Families:
     """What Prometheus reads, parsed by its own client; a name comes once."""
     registry = CollectorRegistry()
-    registry.register(StatisticsCollector(lambda: snapshot))
+    registry.register(FiguresCollector(Statistics, lambda: [snapshot]))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len({one.name for one in families}) == len(families)
     return {one.name: one for one in families}
@@ -101,7 +102,7 @@ def test_a_counter_without_labels_begins_at_zero() -> None:
 
 
 def test_partition_series_end_with_the_assignment() -> None:
-    """No lag of a partition that is another's by now (vector PR 24647)."""
+    """No lag of a partition that another member has now (vector PR 24647)."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -120,7 +121,7 @@ def test_partition_series_end_with_the_assignment() -> None:
 
 
 def test_unknown_lag_has_no_series() -> None:
-    """Not known is not zero."""
+    """Unknown is not zero."""
     found = series(scrape(statistics(partition(0, lag=None), partition(1, lag=0))))
     for family in ("pinstream_partition_lag_records", "pinstream_lag_seconds"):
         assert [dict(labels)["partition"] for name, labels in found if name == family] == ["1"]
@@ -173,7 +174,7 @@ def test_figures_agree_with_the_status_document() -> None:
 
 
 def test_the_oldest_open_record_has_an_age_or_there_is_none() -> None:
-    """Nothing open is zero, as good as can be; a record without a timestamp has no series, since nobody knows."""
+    """Zero if nothing is open; a record without a timestamp has no series, because its age is unknown."""
     name = "pinstream_oldest_open_seconds"
     assert value(series(scrape(empty())), name) == 0
     assert value(series(scrape(halted())), name) == 756
@@ -183,7 +184,7 @@ def test_the_oldest_open_record_has_an_age_or_there_is_none() -> None:
 
 
 def test_a_mismatch_of_the_ledger_is_one_alert() -> None:
-    """Zero in all that works; what is off otherwise."""
+    """Zero if everything works; otherwise the figure of the fault."""
     assert value(series(scrape(busy())), "pinstream_ledger_mismatch_records") == 0
     assert value(series(scrape(statistics(mismatch=-3))), "pinstream_ledger_mismatch_records") == -3
 
@@ -192,20 +193,20 @@ def test_coverage_cannot_grow_without_bound() -> None:
     """Each event name has eleven series, and there are 64 names and ``other``, whatever the mapping says."""
     seen = Coverage()
     for number in range(1_000):
-        seen.add([Delivery(ACCOUNT, f"name {number}", "id", 0, False, b"{}", (), 0)], 0.0)
+        seen.add([(Kind(ACCOUNT, f"name {number}", 0), 1)], 0.0)
     found = series(scrape(statistics(coverage=seen.snapshot(0.0))))
     ratios = [one for name, one in found if name == "pinstream_parameter_coverage_ratio"]
     assert len(ratios) == 65 * 11
 
 
-@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, empty, idle])
+@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, hanging, empty, idle])
 def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
     """Prometheus' own check of names, types, units and help."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
     registry = CollectorRegistry()
-    registry.register(StatisticsCollector(scene))
+    registry.register(FiguresCollector(Statistics, lambda: [scene()]))
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=60
     )
@@ -213,7 +214,7 @@ def test_promtool_finds_nothing_to_say(scene: Callable[[], Statistics]) -> None:
 
 
 def test_every_family_is_explained() -> None:
-    """docs/status.md has the table of them: name, type, labels, and the very sentence of /metrics; no others."""
+    """docs/status.md has a table of exactly these: name, type, labels and the help text of /metrics."""
     families = scrape(busy()) | {}
     rows = dict[str, tuple[str, set[str], str]]()
     for name, kind, labels, sentence in re.findall(
@@ -322,7 +323,7 @@ def test_label_values_are_escaped() -> None:
 
 
 def test_all_counters_are_exported() -> None:
-    """Whatever the core counts has a series that moves with it."""
+    """Everything that the engine counts has a series that follows it."""
     quiet = set(series(scrape(statistics())).items())
     for name, kept in vars(full_counters()).items():
         alone = Counters()

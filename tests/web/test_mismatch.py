@@ -1,4 +1,4 @@
-"""A core whose books do not add up is seen by whoever looks: page, metrics, health."""
+"""An engine whose ledger does not add up is visible on the page, in the metrics and in health."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.web.building import Served, idle, serving, statistics
 
 @pytest.fixture(name="spoiled")
 async def _spoiled() -> AsyncIterator[Served]:
-    """A server over a core that has lost a record."""
+    """A server of an engine that has lost a record."""
     core = Core()
     core.assign()
     core.fetch(filtered(), event("a"))
@@ -25,7 +25,7 @@ async def _spoiled() -> AsyncIterator[Served]:
 
 
 async def test_status_says_by_how_much(spoiled: Served) -> None:
-    """It is served, and its figures are as they were counted: the sum is visibly wrong."""
+    """The document is served with the figures as counted: the sum is visibly wrong."""
     status, _, text = await spoiled.get("/status")
     document = json.loads(text)
     parts = sum(count for name, count in document["ledger"].items() if name != "read")
@@ -44,7 +44,7 @@ async def test_metrics_say_by_how_much(spoiled: Served) -> None:
 
 
 async def test_probes_say_no(spoiled: Served) -> None:
-    """So that it is started again, which gives it new books."""
+    """/healthz fails, so that the process is restarted with a new ledger."""
     for probe in ("/healthz", "/readyz"):
         status, _, text = await spoiled.get(probe)
         assert status == 503
@@ -53,7 +53,7 @@ async def test_probes_say_no(spoiled: Served) -> None:
 
 @pytest.mark.parametrize("off", [2, -2])
 def test_nothing_excuses_it(off: int) -> None:
-    """Whichever way it is off, and also while all looks idle."""
+    """For a difference of either sign, and also while the member is idle."""
     assert why_unhealthy(idle(), 0.0) is None
     snapshot = statistics(mismatch=off)
     assert "does not add up" in (why_unhealthy(snapshot, 0.0) or "")

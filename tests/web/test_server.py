@@ -45,7 +45,7 @@ async def served() -> AsyncIterator[Served]:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on loopback that somebody else listens on."""
+    """A port on loopback that is in use."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -53,7 +53,7 @@ def taken() -> Iterator[int]:
 
 
 async def looked_again(shown: Shown, times: int = 2) -> None:
-    """Wait until the server has taken so many snapshots more."""
+    """Wait until the server has taken this many more snapshots."""
     enough = shown.looks + times
     async with asyncio.timeout(WITHIN):
         while shown.looks < enough:
@@ -83,7 +83,7 @@ async def test_each_path_answers_in_its_type(served: Served, path: str, content_
 
 
 async def test_status_is_the_document(served: Served) -> None:
-    """/status is the document of the snapshot, nothing more."""
+    """/status is the document of the snapshot and nothing else."""
     _, _, text = await served.get("/status")
     assert orjson.loads(text) == orjson.loads(orjson.dumps(status_document(busy(), INFO)))
     assert "Infinity" not in text
@@ -117,7 +117,7 @@ async def test_head_is_get_without_a_body(served: Served, path: str) -> None:
 @pytest.mark.parametrize("path", [*PATHS, "/events"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_nothing_can_be_changed(served: Served, path: str, method: str) -> None:
-    """Only GET and HEAD: all else is 405, and says so."""
+    """Only GET and HEAD are allowed: other methods get 405."""
     status, headers, _ = await served.get(path, method)
     assert status == 405
     assert set(headers["Allow"].split(",")) == {"GET", "HEAD"}
@@ -133,7 +133,7 @@ async def test_all_other_paths_are_404(served: Served, path: str) -> None:
 
 @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
 async def test_every_answer_has_the_security_headers(served: Served, path: str) -> None:
-    """Errors too; and none tells the versions of what we run on."""
+    """Errors too; and no answer names the versions of our libraries."""
     _, headers, _ = await served.get(path)
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -149,7 +149,7 @@ async def test_every_answer_has_the_security_headers(served: Served, path: str) 
 
 
 async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(served: Served) -> None:
-    """By the hash of what is served; no other place may be asked for anything."""
+    """Allowed by the hashes of what is served; the page may load nothing from anywhere else."""
     _, headers, text = await served.get("/")
     directives = dict(
         one.strip().partition(" ")[::2] for one in headers["Content-Security-Policy"].split(";")
@@ -167,7 +167,7 @@ async def test_the_policy_allows_the_style_and_script_of_the_page_and_no_others(
 
 @pytest.mark.parametrize("path", [*PATHS, "/events"])
 async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> None:
-    """No CORS, whoever asks; and a preflight is refused."""
+    """No CORS headers for any origin; a preflight is refused."""
     ask = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
     for method in ("GET", "OPTIONS"):
         async with served.session.request(method, served.url.rstrip("/") + path, headers=ask) as answer:
@@ -179,7 +179,7 @@ async def test_no_other_site_may_read_an_answer(served: Served, path: str) -> No
 
 
 async def said(served: Served, request: bytes) -> bytes:
-    """All that the server says to these bytes, until it closes."""
+    """The server's whole answer to these bytes, until it closes the connection."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", int(served.url.rstrip("/").rpartition(":")[2])
     )
@@ -204,7 +204,7 @@ async def said(served: Served, request: bytes) -> bytes:
 async def test_what_is_too_large_or_no_request_is_refused(
     served: Served, request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """400 and the line is closed; it is the client's trouble, and nothing of it gets into the log."""
+    """400 and the connection is closed; it is the client's mistake and is not logged."""
     answer = await said(served, request_)
     assert b" 400 " in answer.splitlines()[0]
     assert len(answer) < 1_000
@@ -214,7 +214,8 @@ async def test_what_is_too_large_or_no_request_is_refused(
 
 @pytest.mark.parametrize("length", [b"Content-Length: 1000000000000", b"Transfer-Encoding: chunked"])
 async def test_a_body_is_not_read(served: Served, length: bytes) -> None:
-    """The answer does not wait for it, and the line is closed after a second, however much is still to come."""
+    """The answer does not wait for the body, and the connection is closed after a second, however much is still to
+    come."""
     request = b"POST /status HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n"
     answer = await said(served, request)
     assert answer.startswith(b"HTTP/1.1 405 ")
@@ -224,7 +225,7 @@ async def test_a_body_is_not_read(served: Served, length: bytes) -> None:
 
 
 async def test_metrics_are_encoded_as_one_content_type(served: Served) -> None:
-    """An Accept header of Prometheus changes nothing: what is said is what is sent."""
+    """An Accept header of Prometheus changes nothing: the content type matches the body."""
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
     async with served.session.get(served.url + "metrics", headers=accept) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
@@ -235,7 +236,7 @@ async def test_metrics_are_encoded_as_one_content_type(served: Served) -> None:
 
 
 async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
-    """200 and ok; or 503 and the reason, in one line."""
+    """200 with ok, or 503 with the reason in one line."""
     async with serving(empty) as served:
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
         assert (await served.get("/readyz"))[::2] == (
@@ -252,8 +253,8 @@ async def test_health_and_readiness_answer_in_codes_and_one_line() -> None:
         assert "refused" in text
 
 
-async def test_a_stall_is_told_and_no_sickness() -> None:
-    """Whatever stands still, and for however long: a restart would not help; /status says it."""
+async def test_a_stall_is_reported_and_not_unhealthy() -> None:
+    """Whatever stands still, however long: a restart would not help; /status reports it."""
     async with serving(lambda: statistics(partition(open=5), stalled_for=9_000.0)) as served:
         served.shown.now += 9_000
         assert (await served.get("/healthz"))[::2] == (200, "ok\n")
@@ -261,7 +262,7 @@ async def test_a_stall_is_told_and_no_sickness() -> None:
 
 
 async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
-    """The time of the last fetch is looked at: caught up and deaf is not healthy."""
+    """The time of the last fetch counts: a member that has caught up and does not fetch is unhealthy."""
     async with serving(idle) as served:
         served.shown.fetched_at = served.shown.now
         assert (await served.get("/healthz"))[0] == 200
@@ -270,7 +271,7 @@ async def test_a_dead_fetch_loop_is_sick_though_all_looks_idle() -> None:
 
 
 async def test_figures_that_cannot_be_had_are_sick() -> None:
-    """A core that finds its books wrong: /healthz says no, the rest is an error without details."""
+    """An engine that cannot give its figures: /healthz fails, the rest is an error without details."""
     async with serving(idle, look_every=0.005) as served:
         served.shown.broken = InvariantViolation("the ledger of orders[0] does not add up")
         await looked_again(served.shown)
@@ -290,7 +291,7 @@ async def test_figures_that_cannot_be_had_are_sick() -> None:
 
 
 async def test_personal_data_that_the_api_repeats_is_not_shown() -> None:
-    """The API's messages can echo an event: no address, digest or agent gets onto page, status or metrics."""
+    """The API's messages can echo an event: no address, digest or user agent reaches page, status or metrics."""
     digest, agent = "5e88" * 16, "Mozilla/5.0 (X11; Linux x86_64) Private/1"
     said = f"bad values: anna@example.com, {digest}, 203.0.113.9, {agent}"
     core = Core()
@@ -315,7 +316,7 @@ async def test_personal_data_that_the_api_repeats_is_not_shown() -> None:
 
 
 async def test_address_in_use_is_one_line_that_names_the_variable(taken: int) -> None:
-    """Exit code 2 and what to do; nothing stays behind, so a later start at a free port works."""
+    """Exit code 2 with advice; nothing stays open, so a later start at a free port works."""
     shown = Shown(idle())
     with pytest.raises(SettingsError) as caught:
         await make_server(shown, port=taken).start()
@@ -334,7 +335,7 @@ async def test_address_in_use_is_one_line_that_names_the_variable(taken: int) ->
     [("203.0.113.1", "cannot assign requested address"), ("a" * 64 + ".invalid", "no such host")],
 )
 async def test_an_address_that_is_not_ours_is_one_line(host: str, why: str) -> None:
-    """An address of another machine, and a name that can be none."""
+    """An address of another machine, and an invalid host name."""
     with pytest.raises(SettingsError) as caught:
         await make_server(Shown(idle()), host=host).start()
     message = str(caught.value)
@@ -343,7 +344,7 @@ async def test_an_address_that_is_not_ours_is_one_line(host: str, why: str) -> N
 
 
 async def test_ipv6_address_is_served_and_shown_as_a_url() -> None:
-    """The URL has the brackets that it needs."""
+    """The URL has brackets."""
     if not socket.has_ipv6 or not _loopback_v6():
         pytest.skip("this machine has no IPv6 loopback")
     for host in ("::1", "::"):
@@ -353,7 +354,7 @@ async def test_ipv6_address_is_served_and_shown_as_a_url() -> None:
 
 
 async def test_the_ipv6_address_for_all_takes_ipv4_too() -> None:
-    """Who binds the address for all means all: the container's own probe asks 127.0.0.1."""
+    """The wildcard address means all addresses: the container's own probe uses 127.0.0.1."""
     if not socket.has_ipv6 or not _loopback_v6() or not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     async with serving(idle, host="::") as served:
@@ -364,7 +365,7 @@ async def test_the_ipv6_address_for_all_takes_ipv4_too() -> None:
 
 
 async def test_the_ipv6_address_for_all_in_use_is_one_line() -> None:
-    """As for every other address."""
+    """The error is the same as for every other address."""
     if not socket.has_ipv6 or not _loopback_v6():
         pytest.skip("this machine has no IPv6 loopback")
     async with serving(idle, host="::") as served:
@@ -376,21 +377,21 @@ async def test_the_ipv6_address_for_all_in_use_is_one_line() -> None:
 
 
 async def test_a_name_is_an_address_too() -> None:
-    """localhost is both loopbacks; the page is shown at one of them."""
+    """localhost is both loopback addresses; the URL has one of them."""
     async with serving(idle, host="localhost") as served:
         assert re.match(r"http://(127\.0\.0\.1|\[::1\]):", served.url)
         assert (await served.get("/healthz"))[0] == 200
 
 
 async def test_an_address_for_all_is_shown_as_one_that_opens() -> None:
-    """0.0.0.0 is nothing to click on."""
+    """A person cannot open 0.0.0.0."""
     async with serving(idle, host="0.0.0.0") as served:
         assert served.url.startswith("http://127.0.0.1:")
         assert (await served.get("/healthz"))[0] == 200
 
 
 async def test_stop_ends_all_and_can_be_repeated(served: Served) -> None:
-    """After the stop nobody listens and nobody looks; stopping again, or before the start, is nothing."""
+    """After the stop there is no listener and no snapshot; a second stop, or one before the start, does nothing."""
     assert (await served.get("/healthz"))[0] == 200
     await served.server.stop()
     looks = served.shown.looks
@@ -402,7 +403,7 @@ async def test_stop_ends_all_and_can_be_repeated(served: Served) -> None:
 
 
 async def test_a_reader_that_dawdles_does_not_hold_up_the_stop() -> None:
-    """A client that asks for much and reads nothing: the stop takes a second or two, not a minute."""
+    """With a client that requests much and reads nothing, the stop takes a second or two."""
     async with serving(busy) as served:
         served.shown.info = {"more than all buffers on the way hold": "x" * 30_000_000}
         port = int(served.url.rstrip("/").rpartition(":")[2])

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.app.run import Member
-from consumer.engine.counters import Counters
-from consumer.engine.coverage import PARAMETERS
+from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.coverage import PARAMETERS
+from consumer.engine.figures.statistics import OldestOpen, PartitionStatistics, WaitsFor
 from consumer.engine.messages import KeysLookedUp, LookUpKeys
-from consumer.engine.statistics import OldestOpen, PartitionStatistics, WaitsFor
 from consumer.web.status import VERSION, document_of, status_document
 from tests.engine.building import Core, event, filtered, unconvertible
 from tests.web.building import (
@@ -32,6 +32,7 @@ from tests.web.building import (
     full_counters,
     guarded,
     halted,
+    hanging,
     idle,
     partition,
     statistics,
@@ -65,7 +66,7 @@ def _counted(number: int, row: tuple[int, ...]) -> PartitionStatistics:
 
 
 def through_json(document: dict[str, Any]) -> dict[str, Any]:
-    """What a reader of the answer's bytes gets; they are strict JSON."""
+    """The document, read from the answer's bytes as strict JSON."""
     strict = json.dumps(document, allow_nan=False)
     loaded: dict[str, Any] = orjson.loads(orjson.dumps(document))
     assert loaded == json.loads(strict)
@@ -77,7 +78,7 @@ def adds_up(ledger: dict[str, int]) -> bool:
     return ledger["read"] == sum(count for name, count in ledger.items() if name != "read")
 
 
-@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, empty, idle])
+@pytest.mark.parametrize("scene", [busy, halted, guarded, throttled, hanging, empty, idle])
 def test_document_has_the_shape_of_the_contract(scene: Any) -> None:
     """Ledger, partitions, destination and freshness are there in every state, under the contract's names."""
     document = through_json(status_document(scene(), INFO))
@@ -95,7 +96,7 @@ _TYPES = {int: "int", float: "float", str: "str", bool: "bool", type(None): "nul
 
 
 def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
-    """The places of all that is no object and no array, and the types there."""
+    """Path and type of each value that is no object and no array."""
     if isinstance(value, dict):
         # Names of conversion fields have dots of their own.
         names = {name: name.replace(".", "_") for name in value}
@@ -109,7 +110,7 @@ def _fields(value: Any, path: str = "") -> set[tuple[str, str]]:
 
 def test_every_field_is_explained_and_no_other() -> None:
     """docs/status.md has a row for each field of the document, under its type, and none for what does not exist."""
-    scenes = (busy, halted, guarded, throttled, empty, idle)
+    scenes = (busy, halted, guarded, throttled, hanging, empty, idle)
     fields = set[tuple[str, str]]().union(*(_fields(status_document(scene(), INFO)) for scene in scenes))
     section = PAGE.split("## GET /status")[1].split("###")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([a-z, ]+) \| [^|]*\|$", section, re.MULTILINE)
@@ -123,11 +124,11 @@ def test_every_field_is_explained_and_no_other() -> None:
 
 
 def test_a_member_says_of_itself_what_the_scenes_say() -> None:
-    """The fields that come from the process and not from the core are those that the page explains, too."""
+    """The page also explains the fields that come from the process and not from the engine."""
     settings: Any = SimpleNamespace(
         kafka=SimpleNamespace(group_id="pinstream", topics=("orders",)),
         pinterest=SimpleNamespace(api_url="https://api.pinterest.com/v5", test_mode=False),
-        pinstream=SimpleNamespace(fast_path=True),
+        pinstream=SimpleNamespace(fast_path=True, transform=None),
     )
     none: Any = None
     assert _fields(Member(settings, none, MemoryKeyStore(Window.of(3_600.0), 1_000_000)).info()) == _fields(
@@ -140,7 +141,7 @@ def _pattern(row: str) -> re.Pattern[str]:
 
 
 def test_every_way_to_wait_is_explained() -> None:
-    """docs/status.md says of each what it means and where to look."""
+    """docs/status.md says what each one means and where to look."""
     section = PAGE.split("### What the oldest open record waits for")[1].split("###")[0]
     assert re.findall(r"^\| `(\w+)` \| [^|]{10,} \| [^|]{3,} \|$", section, re.MULTILINE)[1:] == [
         *dict.fromkeys(one.value for one in WaitsFor)
@@ -148,7 +149,7 @@ def test_every_way_to_wait_is_explained() -> None:
 
 
 def test_what_the_process_says_of_itself_never_takes_the_place_of_a_figure() -> None:
-    """`info` adds to the document; a name that the document has already stays as it is."""
+    """`info` adds to the document; it cannot replace a field of it."""
     document = status_document(
         idle(), {"ledger": "mine", "version": "0.1.0", "sandbox": {"accepted_events": 3}}
     )
@@ -159,7 +160,7 @@ def test_what_the_process_says_of_itself_never_takes_the_place_of_a_figure() -> 
 
 @pytest.mark.parametrize("scene", [busy, halted, throttled, empty, idle])
 def test_ledger_adds_up_in_all_and_per_partition(scene: Any) -> None:
-    """Whatever the state, each ledger adds up, and what partitions hold is no more than the whole."""
+    """In every state each ledger adds up, and the partitions hold no more than the total."""
     document = status_document(scene(), INFO)
     assert adds_up(document["ledger"])
     assert all(adds_up(one["ledger"]) for one in document["partitions"])
@@ -169,7 +170,7 @@ def test_ledger_adds_up_in_all_and_per_partition(scene: Any) -> None:
 
 @given(st.lists(st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS), max_size=5))
 def test_any_figures_come_through_exactly(rows: list[tuple[int, ...]]) -> None:
-    """Numbers are neither rounded nor exchanged on their way into JSON."""
+    """Numbers are neither rounded nor mixed up in JSON."""
     partitions = [_counted(n, row) for n, row in enumerate(rows)]
     document = through_json(status_document(statistics(*partitions), {}))
     assert [[one["ledger"][name] for name in LEDGER[1:]] for one in document["partitions"]] == [
@@ -202,8 +203,8 @@ def test_freshness_says_nothing_before_the_first_delivery() -> None:
         assert [*ages.values()] == [None] * 4
 
 
-def test_freshness_is_told_over_the_last_hour_and_day_too() -> None:
-    """A bad hour is not hidden by the good ones before it, nor held against those after it."""
+def test_freshness_of_the_last_hour_and_day() -> None:
+    """A bad hour is not hidden by good ones before it, and does not count in later hours."""
     freshness = through_json(status_document(statistics(ages=[5] * 9 + [4_000], early=[7] * 30), {}))[
         "freshness"
     ]
@@ -213,13 +214,14 @@ def test_freshness_is_told_over_the_last_hour_and_day_too() -> None:
 
 
 def test_a_guard_that_tripped_says_where_and_why() -> None:
-    """The topic, how many of its latest records would be dead letters, why, and what to do; null while it has not."""
+    """The topic, how many of its latest records would be dead letters, why, and what to do; null while intake runs."""
     expected = {
         "topic": "orders",
         "rejected": 1_640,
         "of": 2_000,
         "mostly": "convert no_identity",
         "cause": "mapping",
+        "section": "",
         "advice": "correct the mapping or the producer and start again",
     }
     assert through_json(status_document(guarded(), INFO))["guard"] == expected
@@ -229,7 +231,7 @@ def test_a_guard_that_tripped_says_where_and_why() -> None:
 
 
 def test_the_oldest_open_record_says_what_it_waits_for() -> None:
-    """Its place, its age and the reason; null while nothing is open, and an age that nobody knows is null."""
+    """Its position, its age and the reason; null while nothing is open; an unknown age is null."""
     assert through_json(status_document(halted(), {}))["oldest_open"] == {
         "topic": "orders", "partition": 0, "offset": 88_000, "age_seconds": 756.0, "waits_for": "halt",
         "account": ACCOUNT,
@@ -241,7 +243,7 @@ def test_the_oldest_open_record_says_what_it_waits_for() -> None:
 
 
 def test_coverage_says_of_each_parameter_how_many_carried_it() -> None:
-    """By event name, for the hour and the day, under the ids that the advice stands under; empty at first."""
+    """By event name, for the hour and the day, under the ids of the advice; empty at first."""
     coverage = through_json(status_document(busy(), {}))["coverage"]
     ids = [one["id"] for one in coverage["parameters"]]
     assert ids == [one.id for one in PARAMETERS]
@@ -266,7 +268,7 @@ def test_dead_letters_and_samples_show_single_cases() -> None:
     document = through_json(status_document(busy(), {}))
     letters = document["latest_dead_letters"]
     assert len(letters) == 20
-    assert list(letters[0]) == ["at", "topic", "partition", "offset", "stage", "code", "message"]
+    assert list(letters[0]) == ["at", "topic", "partition", "offset", "stage", "code", "message", "section"]
     assert (letters[0]["stage"], letters[0]["code"]) == ("decode", "malformed")
     assert [one["at"] for one in letters] == sorted((one["at"] for one in letters), reverse=True)
     for kind in ("rejections", "convert_warnings"):
@@ -276,7 +278,7 @@ def test_dead_letters_and_samples_show_single_cases() -> None:
 
 
 def test_lag_in_seconds_is_that_of_the_core() -> None:
-    """In a core that is behind, and in one that has caught up: a number; null while nobody knows."""
+    """A number for a member that is behind or has caught up; null while it is unknown."""
     core = Core()
     core.assign()
     assert status_document(core.statistics(), {})["partitions"][0]["lag_seconds"] is None
@@ -297,7 +299,7 @@ def test_halted_account_says_why_and_when_it_is_tried_again() -> None:
 
 
 def test_every_counter_is_in_the_document() -> None:
-    """What the core counts, people can read: no counter is left out, none is mixed up with another."""
+    """Each counter of the engine is in the document, and none is mixed up with another."""
     counters = full_counters()
     document = document_of(counters)
     for name, value in vars(counters).items():
@@ -305,6 +307,8 @@ def test_every_counter_is_in_the_document() -> None:
             assert document["calls_ended"]["verdict"] == {"count": 990, "seconds": 231.5}
         elif name == "rejections":
             assert document[name]["convert"] == {"expired": 7, "no_identity": 41}
+        elif name == "by_section":
+            assert document[name]["com.shop.Order"] == {"delivered": 31_000}
         elif name == "convert_warnings":
             assert document[name] == {
                 "malformed": {"user_data.em": 77, "user_data.ph": 5}, "zero_value": {"custom_data.value": 12},
@@ -314,8 +318,16 @@ def test_every_counter_is_in_the_document() -> None:
     assert set(document) == {_NAMES.get(name, name) for name in vars(Counters())}
 
 
+def test_names_come_in_a_stable_order() -> None:
+    """In any order of counting."""
+    counters = Counters()
+    counters.filtered.update({"b": 1, "a": 2})
+    assert list(document_of(counters)["filtered"]) == ["a", "b"]
+
+
 def test_document_of_a_running_core_adds_up_at_every_step() -> None:
-    """The core's own snapshots, from assignment over every disposition to a revoke, give a document that adds up."""
+    """The engine's own snapshots, from an assignment over every disposition to a revoke, give a document that adds
+    up."""
     core = Core()
     seen: list[dict[str, Any]] = []
 

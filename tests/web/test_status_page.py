@@ -13,22 +13,23 @@ from typing import Any
 
 import pytest
 
-from consumer.engine.figures import figures_of
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.definitions import figures_of
+from consumer.engine.figures.statistics import Statistics
 from consumer.web import metrics, status
 from consumer.workers.showing import WorkerFigures
+from tests.web import status_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "status.md"
 TABLES = {
-    "fields": lambda: status.status_table(status.Document, status.Info),
-    "fields of workers": lambda: status.status_table(WorkerFigures, path="workers[]"),
-    "metrics": lambda: metrics.metrics_table(Statistics),
-    "metrics of workers": lambda: metrics.metrics_table(WorkerFigures),
+    "fields": lambda: status_page.status_table(status.Document, status_page.Info),
+    "fields of workers": lambda: status_page.status_table(WorkerFigures, path="workers[]"),
+    "metrics": lambda: status_page.metrics_table(Statistics),
+    "metrics of workers": lambda: status_page.metrics_table(WorkerFigures),
 }
 
 
 def written(page: str) -> str:
-    """The page with its tables as they are to be."""
+    """The page with the tables that the definitions make."""
     for name, table in TABLES.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         assert len(marked.findall(page)) == 1, f"docs/status.md has no <!-- {name} --> … <!-- /{name} -->"
@@ -37,30 +38,30 @@ def written(page: str) -> str:
 
 
 def test_the_page_is_current() -> None:
-    """Each table is the one that is made."""
+    """Each table equals the generated one."""
     page = PAGE.read_text("utf-8")
     assert page == written(page), "run: python -m tests.web.test_status_page"
 
 
 def all_figures(owner: type) -> Iterator[tuple[str, Any]]:
-    """The figures of a type of snapshots, and of all it consists of, with where each stands."""
+    """The figures of a type of snapshots and of its parts, with their places."""
     for attribute in figures_of(owner):
         yield f"{owner.__name__}.{attribute.name}", attribute
         yield from all_figures(attribute.shape.item)
 
 
 FIGURES = dict(
-    found for owner in (status.Document, status.Info, WorkerFigures) for found in all_figures(owner)
+    found for owner in (status.Document, status_page.Info, WorkerFigures) for found in all_figures(owner)
 )
 NAMES_ITSELF = {"topic", "partition", "offset"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_told_of(name: str) -> None:
-    """Unless its name says it all: in a sentence for the page, in plain text if it is a metric's help too."""
+def test_a_figure_is_described(name: str) -> None:
+    """Each figure has a sentence unless its name is enough; in plain text if it is a metric's help too."""
     attribute = FIGURES[name]
     figure = attribute.figure
-    if attribute.name in NAMES_ITSELF or not (figure.status or figure.metric):
+    if attribute.name in NAMES_ITSELF or not (attribute.path or figure.metric):
         return
     if figures_of(attribute.shape.item) and not figure.metric:
         return  # its own figures are told of
@@ -84,11 +85,13 @@ def test_a_figure_that_cannot_be_added_says_how_workers_become_one(name: str) ->
 
 
 def test_no_name_stands_twice() -> None:
-    """Nor on /metrics, nor in one object of /status."""
+    """Neither on /metrics nor in one object of /status."""
     for names in (
         [one.name for one in metrics.families(Statistics)]
         + [one.name for one in metrics.families(WorkerFigures)],
-        re.findall(r"^\| `([^`]+)` \|", status.status_table(status.Document, status.Info), re.MULTILINE),
+        re.findall(
+            r"^\| `([^`]+)` \|", status_page.status_table(status.Document, status_page.Info), re.MULTILINE
+        ),
     ):
         assert len(names) == len(set(names))
 

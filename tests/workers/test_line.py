@@ -1,4 +1,4 @@
-"""The line between worker and supervisor: whole frames, the latest of them, and its end."""
+"""The pipes between worker and supervisor: whole frames, the latest report, and the end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.workers.line import MOST_BYTES, ReportLine, WorkerReport, frame, hear
 from tests.web.building import busy, full_counters, guarded, halted, statistics
 
 
 async def heard(data: bytes) -> list[WorkerReport]:
-    """What is heard of these bytes, and then the end."""
+    """The reports that the supervisor reads from these bytes."""
     reader = asyncio.StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
@@ -32,7 +32,7 @@ async def heard(data: bytes) -> list[WorkerReport]:
 
 @pytest.mark.parametrize("scene", [busy, halted, guarded], ids=lambda scene: scene.__name__)
 async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> None:
-    """All of it, counters too."""
+    """Every field, counters too."""
     snapshot = scene()
     [said] = await heard(frame(WorkerReport(True, snapshot, None, {"keys": 3})))
     assert said.statistics is not None
@@ -42,15 +42,15 @@ async def test_a_snapshot_arrives_as_it_was(scene: Callable[[], Statistics]) -> 
     assert said._replace(statistics=None) == WorkerReport(True, None, None, {"keys": 3})
 
 
-async def test_cut_off_in_the_middle() -> None:
-    """Killed while it wrote: what was whole counts."""
+async def test_a_frame_that_is_cut_off() -> None:
+    """A worker that is killed while it writes: whole frames before that are read."""
     whole = frame(WorkerReport(statistics=statistics(counters=full_counters())))
     for cut in (1, 3, 4, 5, len(whole) - 1):
         assert len(await heard(whole + whole[:cut])) == 1
 
 
-async def test_what_no_worker_says() -> None:
-    """Too long, not a report, or not readable at all: nobody goes on with that."""
+async def test_an_invalid_frame() -> None:
+    """A frame that is too long, is no report, or cannot be read is refused."""
     body = pickle.dumps("hello")
     assert await heard(struct.pack(">I", len(body)) + body) == []
     for bad in (struct.pack(">I", MOST_BYTES + 1) + b"x", b"text on stdout\n" + b"x" * 2**21):
@@ -58,8 +58,9 @@ async def test_what_no_worker_says() -> None:
             await heard(bad)
 
 
-async def test_the_latest_is_kept_and_the_last_word_comes_last() -> None:
-    """While nobody reads, a worker neither waits nor stores: what it said before is overtaken by what it says now."""
+async def test_the_latest_report_is_kept_and_the_last_comes_last() -> None:
+    """While the supervisor does not read, a worker neither waits nor collects reports: a new one replaces the
+    queued one."""
     (source, sink), (nothing, alive) = os.pipe(), os.pipe()
     line = ReportLine(sink, nothing)
     big = "x" * 200_000  # more than a pipe holds: the first one blocks the writer
@@ -97,8 +98,9 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("how", "code"), [("hears", -signal.SIGTERM), ("deaf", 70)])
-def test_when_the_supervisor_is_gone(how: str, code: int) -> None:
-    """The end of stdin is SIGTERM, and after the grace the end. What is printed never gets onto the line."""
+def test_a_worker_ends_when_its_supervisor_is_gone(how: str, code: int) -> None:
+    """At the end of stdin the worker gets SIGTERM, and is ended after the grace. What it prints never enters the
+    pipe."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), how],
         stdin=subprocess.PIPE,

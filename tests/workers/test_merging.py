@@ -1,4 +1,4 @@
-"""Many snapshots become one: it adds up, no counter goes back, shares and quantiles are of all events."""
+"""Merging snapshots: the result adds up, no counter decreases, shares and quantiles are those of all events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
-from consumer.engine.coverage import OTHER
-from consumer.engine.figures import figures_of
-from consumer.engine.freshness import NO_AGES, Ages
-from consumer.engine.model import MetadataLeft, Stage
-from consumer.engine.statistics import (
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.definitions import figures_of
+from consumer.engine.figures.freshness import NO_AGES, Ages
+from consumer.engine.figures.statistics import (
     Cause,
     ClockStatistics,
     GuardStatistics,
@@ -28,7 +27,8 @@ from consumer.engine.statistics import (
     Statistics,
     WaitsFor,
 )
-from consumer.web.metrics import StatisticsCollector
+from consumer.engine.model import MetadataLeft, Stage
+from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
 from consumer.workers.merging import _JOINED, MOST_NAMES, Merged, merge, remains
 from tests.web.building import (
@@ -50,9 +50,9 @@ PARTS = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
 
 
 def series(snapshot: Statistics) -> dict[tuple[str, tuple[tuple[str, str], ...]], tuple[str, float]]:
-    """Type and value of everything on /metrics, which has nothing twice."""
+    """Type and value of each series of /metrics; none is there twice."""
     registry = CollectorRegistry()
-    registry.register(StatisticsCollector(lambda: snapshot))
+    registry.register(FiguresCollector(Statistics, lambda: [snapshot]))
     found = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
@@ -63,7 +63,7 @@ def series(snapshot: Statistics) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 
 def test_every_figure_has_its_rule() -> None:
-    """A list that is new in the snapshot needs one; all else is added, or says itself how it becomes one."""
+    """A new list in the snapshot needs a rule here; every other figure is added, or defines its own rule."""
     assert {place.name for place in figures_of(Statistics) if place.is_field} == {
         field.name for field in fields(Statistics)
     }
@@ -71,8 +71,8 @@ def test_every_figure_has_its_rule() -> None:
     assert lists == {name for owner, name in _JOINED if owner is Statistics}
 
 
-def test_of_no_worker() -> None:
-    """An empty snapshot, which page, /status and /metrics take."""
+def test_merging_no_worker() -> None:
+    """An empty snapshot, which page, /status and /metrics can show."""
     nothing = merge([])
     assert nothing.totals == totals()
     assert nothing.destination == "open"
@@ -81,8 +81,8 @@ def test_of_no_worker() -> None:
 
 
 @pytest.mark.parametrize("scene", [busy, halted], ids=lambda scene: scene.__name__)
-def test_of_one_worker_it_is_that_worker(scene: Any) -> None:
-    """The very document."""
+def test_merging_one_worker_changes_nothing(scene: Any) -> None:
+    """Its document does not change."""
     one = scene()
     assert status_document(merge([one]), INFO) == status_document(one, INFO)
 
@@ -102,7 +102,7 @@ def test_counts_and_levels_are_added() -> None:
 
 
 def test_shares_and_quantiles_are_of_all_events() -> None:
-    """Not of two shares: a worker that delivered little weighs little."""
+    """They are not the mean of the workers' shares: a worker that delivered little has little weight."""
     young, old = statistics(ages=[1] * 99), statistics(ages=[7200])
     both = merge([young, old]).freshness
     assert both.total == Ages(100, 0.99, 1, 1, 1)
@@ -126,8 +126,8 @@ def test_coverage_is_of_all_events() -> None:
     assert hour["search"] == covered(5)
 
 
-def test_of_states_the_worst() -> None:
-    """An account that one worker finds halted is halted; what all have to send is added."""
+def test_the_worst_state_is_taken() -> None:
+    """An account that is halted for one worker is halted; the queues are added."""
     one = statistics(
         accounts=[account(queued=3, in_flight=1), account(OTHER_ACCOUNT)], seconds_since_progress=4.0
     )
@@ -146,8 +146,9 @@ def test_of_states_the_worst() -> None:
     assert both.guard == other.guard
 
 
-def test_what_is_waited_for_and_what_is_wrong_with_any_of_them() -> None:
-    """A schema that several wait for is told once, a clock by the largest difference, the rest by the worst of any."""
+def test_waits_and_faults_of_any_worker() -> None:
+    """A schema that several workers wait for is listed once; of clocks the largest difference is taken, of the
+    rest the worst."""
     waits = SchemaWait("id", "17", 2, 40.0, 35.0), SchemaWait("id", "18", 1, 9.0, None)
     one = statistics(
         partition(0),
@@ -173,7 +174,7 @@ def test_what_is_waited_for_and_what_is_wrong_with_any_of_them() -> None:
 
 
 def test_the_oldest_open_record_of_all() -> None:
-    """By age; one without a timestamp only where all are without."""
+    """The largest age; a record without a timestamp only if none has one."""
 
     def with_age(age: float | None, milliseconds: int | None) -> Statistics:
         oldest = OldestOpen(TOPIC, 0, 1, age, WaitsFor.BATCH, ACCOUNT)
@@ -184,8 +185,8 @@ def test_the_oldest_open_record_of_all() -> None:
     assert (both.oldest_open.age, both.oldest_open_ms) == (9.0, 91_000)
 
 
-def test_a_partition_that_was_handed_over_is_told_of_once() -> None:
-    """As the newer report has it; else Prometheus would refuse the scrape."""
+def test_a_partition_that_was_handed_over_is_listed_once() -> None:
+    """The newer report is used; with both, Prometheus would refuse the scrape."""
     merged = Merged()
     merged.take(1, statistics(partition(0, lag=9), partition(1, lag=1)))
     merged.take(2, statistics(partition(0, lag=4)))
@@ -196,7 +197,7 @@ def test_a_partition_that_was_handed_over_is_told_of_once() -> None:
 
 
 def test_the_latest_dead_letters_of_all() -> None:
-    """Newest first, as many as of one."""
+    """Newest first, as many as one worker has."""
 
     def died(*at: int) -> Statistics:
         return statistics(
@@ -210,14 +211,14 @@ def test_the_latest_dead_letters_of_all() -> None:
 
 
 def test_samples_of_all() -> None:
-    """A message of each kind that anybody has."""
+    """A message of each kind that any worker has."""
     one = statistics(samples=SamplesSnapshot({("decode", "malformed"): "a"}, {}))
     other = statistics(samples=SamplesSnapshot({("convert", "expired"): "b"}, {}))
     assert len(merge([one, other]).samples.rejections) == 2
 
 
-def test_what_a_dead_worker_leaves() -> None:
-    """Its counts; what it had open is released, what it held is gone."""
+def test_the_remains_of_a_dead_worker() -> None:
+    """Its counts stay; its open records count as released, and what it held is gone."""
     one = busy()
     left = remains(one)
     assert left.totals.open == 0
@@ -236,8 +237,9 @@ def test_what_a_dead_worker_leaves() -> None:
     )
 
 
-def test_books_that_are_wrong() -> None:
-    """Two errors never look right together; and with the process that made it an error ends, as by any restart."""
+def test_a_ledger_that_does_not_add_up() -> None:
+    """Two mismatches must not cancel each other out; the mismatch of a worker ends with its process, as after any
+    restart."""
     off = [statistics(partition(0, delivered=3), mismatch=by) for by in (2, -2, 1)]
     assert abs(merge(off).mismatch) == 2
     wrong = replace(off[0], totals=replace(off[0].totals, read=5))
@@ -245,8 +247,8 @@ def test_books_that_are_wrong() -> None:
     assert (left.mismatch, left.totals) == (0, totals(delivered=3, released=2))
 
 
-def test_whether_somebody_made_progress() -> None:
-    """Something is settled that was not at the last report of the same life."""
+def test_progress_of_a_worker() -> None:
+    """Progress: records were settled since the last report of the same process."""
     merged = Merged()
     assert not merged.take(1, statistics(partition(0, open=5)))
     assert merged.take(1, statistics(partition(0, open=4, delivered=1)))
@@ -256,8 +258,8 @@ def test_whether_somebody_made_progress() -> None:
     assert merged.take(1, statistics(partition(0, duplicate=1)))
 
 
-def test_names_are_bounded_whoever_came_and_went() -> None:
-    """Further ones are counted as other: in all as many events as there were, and no count goes back."""
+def test_names_are_bounded_over_all_workers() -> None:
+    """Further names are counted as other: the sum is that of all events, and no count decreases."""
     merged = Merged()
     for life in range(10):
         counters = Counters()
@@ -271,7 +273,7 @@ def test_names_are_bounded_whoever_came_and_went() -> None:
 
 
 class Shop:
-    """A worker's figures, which grow as a real one's do."""
+    """A worker whose figures grow as those of a real one."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
@@ -281,7 +283,7 @@ class Shop:
         self._counters = Counters()
 
     def work(self) -> None:
-        """Something happens in each partition."""
+        """Read and settle some records in each partition."""
         for counts in self._counts.values():
             read, settled = self._dice.randint(0, 9), min(counts["open"], self._dice.randint(0, 9))
             counts["open"] += read - settled
@@ -309,7 +311,7 @@ class Shop:
 @given(seed=st.integers(0, 2**32))
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_it_adds_up_and_never_goes_back(seed: int) -> None:
-    """Workers work, report, die and come again in any order: at every look the ledger adds up and no counter falls."""
+    """Workers work, report, die and start again in any order: the ledger always adds up and no counter decreases."""
     dice, merged = random.Random(seed), Merged()
     shops: dict[int, Shop] = {}
     before: Mapping[Any, tuple[str, float]] = {}

@@ -11,13 +11,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.web.metrics import FiguresCollector
 from consumer.web.server import WebServer
+from consumer.web.status import document_of
 from consumer.workers.showing import (
     SharedKeyStore,
-    WorkersCollector,
-    WorkerView,
+    WorkerFigures,
+    figures,
     why_workers_unhealthy,
-    worker_rows,
 )
 from consumer.workers.supervision import WorkerRecord, WorkerState
 from tests.web.building import busy, partition, statistics
@@ -26,17 +27,17 @@ STALL_AFTER = 120.0
 PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 
 
-def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerView:
-    """A worker that is well."""
+def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerFigures:
+    """A healthy worker."""
     known = {"pid": 40 + number, "heard": 0.25, "unhealthy": None, "statistics": None}
-    return WorkerView(WorkerRecord(number, state, restarts=number - 1), **{**known, **others})
+    return figures(WorkerRecord(number, state, restarts=number - 1), **{**known, **others})
 
 
-def test_a_row_each() -> None:
-    """WorkerState, process, restarts, and what it has in hand."""
+def test_the_figures_of_each_worker() -> None:
+    """State, process, restarts and records of each worker."""
     one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)))
     two = seen(2, WorkerState.PAUSING, pid=None, heard=None)
-    first, second = worker_rows([one, two])
+    first, second = document_of(one), document_of(two)
     assert first == {
         "worker": 1,
         "state": "running",
@@ -50,15 +51,15 @@ def test_a_row_each() -> None:
     assert (second["state"], second["pid"], second["restarts"], second["read"]) == ("pausing", None, 1, None)
 
 
-def test_all_well() -> None:
-    """A dead one is no sickness either: it is started again, or else all ends."""
+def test_healthy_workers() -> None:
+    """A dead worker does not count as unhealthy: it is started again, or the supervisor ends."""
     dead = seen(2, WorkerState.PAUSING, pid=None, heard=None, unhealthy=None)
     assert why_workers_unhealthy([seen(), dead, seen(3, WorkerState.STARTING)], STALL_AFTER) is None
 
 
 @pytest.mark.parametrize("state", [WorkerState.RUNNING, WorkerState.STARTING])
-def test_one_is_enough(state: WorkerState) -> None:
-    """One that is sick by its own word, or says nothing any more; the line says which."""
+def test_one_unhealthy_worker_is_enough(state: WorkerState) -> None:
+    """One that reports itself unhealthy, or reports nothing any more; the line names it."""
     ill = seen(2, state, unhealthy="nothing settled for 130 s")
     assert why_workers_unhealthy([seen(), ill], STALL_AFTER) == "worker 2: nothing settled for 130 s"
     silent = seen(3, state, heard=STALL_AFTER)
@@ -68,9 +69,9 @@ def test_one_is_enough(state: WorkerState) -> None:
 
 
 def test_metrics() -> None:
-    """One series for each worker, alive or not."""
+    """Each worker has a series, alive or not."""
     registry = CollectorRegistry()
-    registry.register(WorkersCollector(lambda: [seen(1), seen(2, WorkerState.PAUSING)]))
+    registry.register(FiguresCollector(WorkerFigures, lambda: [seen(1), seen(2, WorkerState.PAUSING)]))
     found = {
         (sample.name, sample.labels["worker"]): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -85,7 +86,8 @@ def test_metrics() -> None:
 
 
 def test_the_key_store_is_one() -> None:
-    """Sizes are what whoever sees most of it sees, or last saw; evictions were counted by each, the dead included."""
+    """Sizes are the largest that a worker reports, or the last known; evictions are added, those of dead workers
+    too."""
     keys = SharedKeyStore()
     assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
     one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
@@ -97,13 +99,13 @@ def test_the_key_store_is_one() -> None:
     assert keys.of_all([]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
 
 
-def test_all_of_it_is_explained() -> None:
-    """docs/status.md has a row for each field of a worker, and for each metric with its very sentence."""
+def test_docs_explain_each_figure() -> None:
+    """docs/status.md has a row for each field of a worker, and for each metric with its help text."""
     told = re.findall(r"^\| `workers\[\]\.(\w+)` \| ", PAGE, re.MULTILINE)
-    assert told == list(worker_rows([seen()])[0])
+    assert told == list(document_of(seen()))
     families = {
         family.name + "_total" * (family.type == "counter"): family.documentation
-        for family in WorkersCollector(lambda: [seen()]).collect()
+        for family in FiguresCollector(WorkerFigures, lambda: [seen()]).collect()
     }
     assert (
         dict(re.findall(r"^\| `(pinstream_worker\w+)` \| \w+ \| `worker` \| ([^|]+) \|$", PAGE, re.MULTILINE))
@@ -114,15 +116,16 @@ def test_all_of_it_is_explained() -> None:
 
 
 async def test_the_web_server_asks_and_shows() -> None:
-    """Health is bad if one worker's is, though the figures of all look well; /metrics has the workers' own."""
+    """/healthz fails if one worker is unhealthy, although the merged figures are fine; /metrics has the workers'
+    series."""
     trouble: list[str] = []
     server = WebServer(
         busy,
         dict,
         host="127.0.0.1",
         port=0,
-        others=lambda: trouble[0] if trouble else None,
-        more_metrics=WorkersCollector(lambda: [seen()]),
+        unhealthy=lambda _: trouble[0] if trouble else None,
+        more_metrics=FiguresCollector(WorkerFigures, lambda: [seen()]),
     )
     url = (await server.start()).page
     try:

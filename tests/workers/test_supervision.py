@@ -37,7 +37,7 @@ GRACE = 25.0
 
 
 class World:
-    """A supervision, its clock, and the processes there are by its own commands."""
+    """A supervision, its clock, and the processes that its commands have started."""
 
     def __init__(self, count: int = 3, jitter: Callable[[], float] = lambda: 1.0) -> None:
         self.now = 100.0
@@ -47,7 +47,7 @@ class World:
         self.finished: Finish | None = None
 
     def feed(self, happened: Input) -> list[Command]:
-        """What it does then, log lines aside."""
+        """Its commands, without log lines."""
         if isinstance(happened, Ended):
             self.alive.remove(happened.worker)
         commands = self.supervision.handle(happened, self.now)
@@ -75,7 +75,7 @@ class World:
             self.feed(Joined(number))
 
     def wait(self) -> list[Command]:
-        """Until the time for which it asked."""
+        """Let the time pass until the deadline that it asked for."""
         deadline = self.supervision.next_deadline()
         assert deadline is not None
         self.now = max(self.now, deadline)
@@ -94,20 +94,20 @@ class TestStarting:
         assert world.feed(Joined(2)) == []
 
     @pytest.mark.parametrize("code", [1, 2, 3])
-    def test_what_the_first_one_cannot_do_none_can(self, code: int) -> None:
-        """It ends before it has joined: so do we, with its code and its line, at once."""
+    def test_an_end_of_the_first_worker_before_it_joined(self, code: int) -> None:
+        """It ends before it has joined: the supervisor ends at once, with its code and message."""
         world = World()
         world.feed(Begun())
         assert world.feed(Ended(1, code, "no such topic")) == [Finish(code, "no such topic")]
 
     def test_killed_before_it_joined(self) -> None:
-        """There is no line of its own then; ours names the signal."""
+        """A killed worker leaves no message; the supervisor's names the signal."""
         world = World()
         world.feed(Begun())
         [finish] = world.feed(Ended(1, -signal.SIGSEGV))
         assert finish == Finish(1, "worker 1 was ended by SIGSEGV")
 
-    def test_told_to_stop_before_it_began(self) -> None:
+    def test_a_stop_before_the_begin(self) -> None:
         """Nothing is started."""
         world = World()
         assert world.feed(StopSignalled()) == [Finish(0, None)]
@@ -115,11 +115,11 @@ class TestStarting:
 
 
 class TestRestarting:
-    """An end is followed by a start, after a pause."""
+    """A worker that ended is started again after a pause."""
 
     @pytest.mark.parametrize("code", [0, 1, 130, -signal.SIGKILL])
-    def test_whatever_the_end_was(self, code: int) -> None:
-        """Also one with exit code 0: nobody had asked for it. The others are left alone; the log says why."""
+    def test_any_end_is_followed_by_a_restart(self, code: int) -> None:
+        """Also after exit code 0, because no one had asked for the end. The others go on; the log says why it ended."""
         world = World()
         world.begin()
         assert world.feed(Ended(2, code)) == []
@@ -144,7 +144,7 @@ class TestRestarting:
         assert World(jitter=lambda: 0.0).supervision.next_deadline() is None
 
     def test_a_worker_that_lived_starts_over(self) -> None:
-        """After a minute of life an end is the first one again."""
+        """After a minute of life, an end counts as the first one again."""
         world = World()
         world.begin()
         for _ in range(3):
@@ -157,7 +157,7 @@ class TestRestarting:
         assert world.now - before == RESTARTS.ceiling(1)
 
     def test_two_pauses_at_once(self) -> None:
-        """Each has its own; the nearer one is what it waits for."""
+        """Each worker has its own pause; the deadline is that of the nearer one."""
         world = World()
         world.begin()
         world.feed(Ended(2, 1))
@@ -169,19 +169,19 @@ class TestRestarting:
 
 
 class TestGivingUp:
-    """What no new start mends."""
+    """Ends that a restart cannot help."""
 
     @pytest.mark.parametrize("code", [2, 3])
     def test_settings_and_a_refused_account(self, code: int) -> None:
-        """All are stopped in order, and then we end with that code and reason."""
+        """All workers are stopped in order, then the supervisor ends with that code and reason."""
         world = World()
         world.begin()
         assert world.feed(Ended(2, code, "because")) == [StopWorker(1), StopWorker(3)]
         assert world.feed(Ended(1, 0)) == []
         assert world.feed(Ended(3, 0)) == [Finish(code, "because")]
 
-    def test_again_and_again_in_vain(self) -> None:
-        """Nobody settles anything in between: all end with 1, and the line has the last reason."""
+    def test_restarts_without_progress_end(self) -> None:
+        """No record is settled in between: the supervisor ends with code 1 and the last reason."""
         world = World(2)
         world.begin()
         for _ in range(MOST_ENDS - 1):
@@ -195,8 +195,8 @@ class TestGivingUp:
             True,
         )
 
-    def test_as_long_as_anybody_makes_progress(self) -> None:
-        """A worker that ends all the time is started again all the time."""
+    def test_restarts_go_on_while_any_worker_makes_progress(self) -> None:
+        """A worker that keeps ending is started again each time."""
         world = World(2)
         world.begin()
         for _ in range(5 * MOST_ENDS):
@@ -204,8 +204,8 @@ class TestGivingUp:
             assert world.feed(Ended(2, 1)) == []
             assert world.wait() == [StartWorker(2)]
 
-    def test_one_death_of_each(self) -> None:
-        """Many workers that die at once, once, are no reason."""
+    def test_one_end_of_each_worker(self) -> None:
+        """That many workers die once at the same time is no reason to end."""
         world = World(2 * MOST_ENDS)
         world.begin()
         for number in sorted(world.alive):
@@ -213,10 +213,11 @@ class TestGivingUp:
 
 
 class TestStopping:
-    """A signal: all are asked at once, and have one deadline."""
+    """A signal: all workers are asked at once and have one deadline."""
 
     def test_in_order(self) -> None:
-        """Who waits or pauses is not asked, and not started any more; at the end of the last one all ends, with 0."""
+        """Workers that wait or pause are not asked, and not started any more; after the last one the supervisor
+        ends with 0."""
         world = World()
         world.begin()
         world.feed(Ended(2, 1))
@@ -227,21 +228,21 @@ class TestStopping:
         assert world.feed(Ended(3, 0)) == [Finish(0, None)]
 
     def test_while_the_first_one_starts(self) -> None:
-        """It is killed by SIGTERM, which it could not hear yet: that is in order."""
+        """SIGTERM kills it, because it has no handler yet: that is an orderly end."""
         world = World()
         world.feed(Begun())
         assert world.feed(StopSignalled()) == [StopWorker(1)]
         assert world.feed(Ended(1, -signal.SIGTERM)) == [Finish(0, None)]
 
     def test_joined_meanwhile(self) -> None:
-        """Nobody is started for that."""
+        """No other worker is started."""
         world = World()
         world.feed(Begun())
         world.feed(StopSignalled())
         assert world.feed(Joined(1)) == []
 
-    def test_who_does_not_end_is_killed(self) -> None:
-        """After the grace, and a margin; then the exit code is 1, since it did not end in order."""
+    def test_a_worker_that_does_not_end_is_killed(self) -> None:
+        """After the grace and a margin it is killed; the exit code is 1, because it did not end in order."""
         world = World(2)
         world.begin()
         asked = world.now
@@ -257,7 +258,7 @@ class TestStopping:
 
     @pytest.mark.parametrize(("code", "ours"), [(1, 1), (3, 3), (-signal.SIGSEGV, 1)])
     def test_an_end_that_is_not_in_order(self, code: int, ours: int) -> None:
-        """The first bad one is our exit code and reason."""
+        """The first failure gives the supervisor's exit code and reason."""
         world = World(3)
         world.begin()
         world.feed(StopSignalled())
@@ -267,7 +268,7 @@ class TestStopping:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Whatever happens in whatever order: one process a worker, none after the end, and an end there is."""
+    """In any order of inputs: at most one process a worker, none after the end, and the supervisor does end."""
 
     @initialize(count=st.integers(1, 4), jitter=st.floats(0, 1))
     def begin(self, count: int, jitter: float) -> None:
@@ -295,7 +296,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.feed(Ended(self._one(data), code))
 
     @rule()
-    def is_told_to_stop(self) -> None:
+    def is_stopped(self) -> None:
         if self.world.finished is None:
             self.world.feed(StopSignalled())
 
@@ -307,7 +308,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.world.feed(TimePassed())
 
     @invariant()
-    def the_books_are_right(self) -> None:
+    def states_match_processes(self) -> None:
         if not hasattr(self, "world"):
             return
         workers = self.world.supervision.workers
@@ -323,7 +324,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert longest <= RESTARTS.cap
 
     def teardown(self) -> None:
-        """Told to stop, and with all workers gone, it ends."""
+        """After a stop, and with all workers gone, it ends."""
         if hasattr(self, "world") and self.world.finished is None:
             self.world.feed(StopSignalled())
             for number in sorted(self.world.alive):
@@ -335,8 +336,8 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def test_reports_have_no_more_than_is_told() -> None:
-    """The reason of an end is what the worker said, or how it went."""
+def test_reports_have_the_reason_of_an_end() -> None:
+    """The reason of an end is what the worker reported, or how it ended."""
     world = World(2)
     world.begin()
     ends: Sequence[Ended] = [Ended(2, 7), Ended(2, -signal.SIGKILL), Ended(2, -99), Ended(2, 1, "said")]

@@ -1,15 +1,12 @@
 """From librdkafka's messages to chunks of records: hot, bounded in bytes, and without what came damaged.
 
 A consume returns the records of all partitions, in runs. They are grouped by partition, epoch of the assignment
-and leader epoch, in offset order; within a run the group is found by comparing with the last record's, without
-making a key. Where offsets go back (the log was cut, or its topic deleted and created again) a new chunk begins, so
-that offsets rise within each chunk. 0.3 to 0.4 µs a record, about half of it the nine calls into the client.
+and leader epoch, in offset order.
 
 A thousand records may be a megabyte or some gigabytes, and the client hands out records by number only. So they are
 taken a slice at a time (`Inbox`), each as large as the size of the records before it allows, until they hold
-`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. Headers are counted when they
-become objects, which may take twenty times their bytes; what of a slice goes beyond `MOST_BYTES` is kept back for the
-next fetch.
+`MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. What of a slice goes beyond
+it is kept back for the next fetch.
 
 *Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
@@ -24,26 +21,21 @@ the group past it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Container, Mapping
+from typing import Any, Final, NamedTuple
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message
+from confluent_kafka import Consumer, KafkaError, Message
 
-from consumer.engine.block import size_of_headers
-from consumer.engine.model import UNREADABLE_HEADERS, Chunk, Record, TopicPartition
+from consumer.adapters.kafka.native import gather
+from consumer.engine.model import Chunk, Record, TopicPartition
 
-_new_record = tuple.__new__  # what `Record(...)` does in the end, without its argument handling
-
-
-MOST_RECORDS: Final = 1000
+MOST_RECORDS: Final = 2000
 """Records of one fetch at most."""
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Once a fetch holds this many bytes, no further slice is taken."""
 _SLICE: Final = 256
 """Records of a slice at most: this many may come unforeseen, where large records follow small ones. Each slice hands
 the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
-
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -57,13 +49,6 @@ what a broker reports when it cannot read its disk."""
 
 _FIRST_DELAY: Final = 0.5
 _MOST_DELAY: Final = 30.0
-
-
-class Client(Protocol):
-    """What is used here of a consumer."""
-
-    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]:
-        """Return `num_messages` as soon as all are there, or those that are there after `timeout` seconds."""
 
 
 class Taken:
@@ -88,82 +73,32 @@ class Taken:
             if (topic, partition) in epochs
         ]
 
-    @property
-    def fitting(self) -> int:
-        """How many more records fit into a fetch, if they are as large as those so far."""
-        return (MOST_BYTES - self.size) * len(self.messages) // max(1, self.size)
-
     def add(self, messages: list[Message], most: int = sys.maxsize) -> None:
         """Move messages here, their records into chunks, until there are `most` or they hold `MOST_BYTES`."""
-        last_topic: str | None = None
-        last_partition: int | None = -1
-        last_leader: int | None = -1
-        last_offset = -1
-        records: list[Record] = []
         taken = messages[: most - len(self.messages)]
-        size = self.size + sum(map(len, taken))  # of values
-        for message in taken:
+        at = 0
+        while at < len(taken) and (at == 0 or self.size < MOST_BYTES):
+            message = taken[at]
             if message.error() is not None:
                 self.errors.append(message)
+                at += 1
                 continue
-            topic, partition, leader = message.topic(), message.partition(), message.leader_epoch()
-            offset: Any = message.offset()
-            if (
-                partition != last_partition
-                or leader != last_leader
-                or topic != last_topic
-                or offset <= last_offset
-            ):
-                last_topic, last_partition, last_leader = topic, partition, leader
-                records = self._run((topic, partition, leader), offset)
-            last_offset = offset
-            kind, timestamp = message.timestamp()
-            try:
-                read = message.headers()
-            except SystemError:
-                # The client decodes names as UTF-8, but any bytes can be a name: such a record must not stop a topic.
-                read = [*UNREADABLE_HEADERS]
-            headers: tuple[Any, ...] = ()
-            if read:
-                headers = tuple(read)
-                size += size_of_headers(headers)
-            if key := message.key():
-                size += len(key)
-            records.append(
-                _new_record(
-                    Record,
-                    (
-                        offset,
-                        -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp,
-                        key,
-                        message.value(),
-                        headers,
-                    ),
-                )
-            )
-            if headers and size >= MOST_BYTES:
-                # Headers become objects only when they are read: those of the records behind stay as they are.
-                del taken[taken.index(message) + 1 :]
-                break
-        self.messages += taken
-        del messages[: len(taken)]
-        self.size = size
+            key = message.topic(), message.partition(), message.leader_epoch()
+            records = self._run(key, message.offset() or 0)
+            at, size = gather(taken, at, records, MOST_BYTES - self.size)
+            self.size += size
+        self.messages += taken[:at]
+        del messages[:at]
 
     def _run(self, key: _Key, offset: int) -> list[Record]:
         """The list for the records of a run that begins at `offset`."""
         records = self._records.setdefault(key, [])
+        # Where offsets go back, the log was cut, or its topic deleted and created again. A new chunk begins, so that
+        # offsets rise within each.
         if records and offset <= records[-1].offset:
             self._before.append((key, records))
             records = self._records[key] = []
         return records
-
-
-def group(messages: list[Message], epochs: Mapping[Any, int]) -> tuple[list[Chunk], list[Message]]:
-    """Chunks of the records whose partition is in `epochs`, and the messages that are errors."""
-    taken, left = Taken(), [*messages]
-    while left:
-        taken.add(left)
-    return taken.chunks(epochs), taken.errors
 
 
 class Inbox:
@@ -173,7 +108,7 @@ class Inbox:
     dropping what is kept back of it.
     """
 
-    def __init__(self, consumer: Client) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._kept_back: list[Message] = []
 
@@ -191,25 +126,19 @@ class Inbox:
             found = self._consumer.consume(asked, timeout)
             self._kept_back += found
             taken.add(self._kept_back, most)
-            left, fitting = most - len(taken.messages), taken.fitting
+            left = most - len(taken.messages)
+            # How many more fit, if they are as large as those so far.
+            fitting = (MOST_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
             if self._kept_back or left <= 0 or fitting <= 0 or len(found) < asked:
                 return taken
             asked, timeout = min(_SLICE, left, fitting), 0.0
 
-    def drop_all_but(self, names: Container[Any]) -> None:
+    def keep(self, names: Container[Any]) -> None:
         """Keep back only what is of these partitions (pairs of topic and number), and errors."""
         self._kept_back = [
             one
             for one in self._kept_back
             if one.error() is not None or (one.topic(), one.partition()) in names
-        ]
-
-    def drop(self, name: tuple[str, int]) -> None:
-        """Keep back no record of this partition."""
-        self._kept_back = [
-            one
-            for one in self._kept_back
-            if one.error() is not None or (one.topic(), one.partition()) != name
         ]
 
     def first_offsets(self) -> dict[TopicPartition, Any]:
@@ -221,73 +150,41 @@ class Inbox:
         }
 
 
-def take_damaged(messages: Iterable[Message]) -> tuple[list[Message], dict[TopicPartition, KafkaError]]:
-    """The messages without what follows a damaged batch in its partition; and the first such error of each."""
+def sort_out(
+    taken: Taken, epochs: Mapping[Any, int]
+) -> tuple[list[Chunk], list[Message], dict[TopicPartition, KafkaError]]:
+    """The chunks of the partitions in `epochs`; the errors; and of these the first of each damaged partition."""
+    if not taken.errors:
+        return taken.chunks(epochs), [], {}
     damaged: dict[TopicPartition, KafkaError] = {}
     kept: list[Message] = []
-    for message in messages:
+    for message in taken.messages:
         topic, partition, error = message.topic(), message.partition(), message.error()
-        if topic is None or partition is None:
+        name = None if topic is None or partition is None else TopicPartition(topic, partition)
+        if name is not None and error is not None and error.code() in DAMAGED:
+            damaged.setdefault(name, error)
+        elif name not in damaged:  # what follows a damaged batch is not what stands there
             kept.append(message)
-            continue
-        name = TopicPartition(topic, partition)
-        if name in damaged:
-            continue
-        if error is not None and error.code() in DAMAGED:
-            damaged[name] = error
-        else:
-            kept.append(message)
-    return kept, damaged
+    whole = Taken()
+    while kept:  # `add` stops at its bound in bytes
+        whole.add(kept)
+    return whole.chunks(epochs), whole.errors, damaged
 
 
-@dataclass(slots=True)
-class _Damage:
+class Damage(NamedTuple):
+    """A batch that cannot be read."""
+
     offset: int
+    """From where its partition cannot be read on."""
     delay: float
+    """Seconds from the last attempt to read it until the next one."""
     due: float | None
     """When to ask for it again; None: it was asked for, and nothing came yet."""
 
 
-class Unreadable:
-    """The partitions that cannot be read on. Lives in the consumer's thread."""
-
-    def __init__(self) -> None:
-        self._damages: dict[TopicPartition, _Damage] = {}
-        self._offsets: Mapping[TopicPartition, int] = {}
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._damages)
-
-    def offsets(self) -> Mapping[TopicPartition, int]:
-        """The offset from which each cannot be read; may be called by other threads."""
-        return self._offsets
-
-    def waits(self, name: TopicPartition) -> bool:
-        """Whether to drop what comes from this partition: it has not been asked for again yet."""
-        damage = self._damages.get(name)
-        return damage is not None and damage.due is not None
-
-    def found(self, name: TopicPartition, offset: int, now: float) -> float:
-        """It cannot be read on from `offset`. Returns the seconds until it is to be asked for again."""
-        before = self._damages.get(name)
-        again = before is not None and before.offset == offset
-        delay = min(2 * before.delay, _MOST_DELAY) if before is not None and again else _FIRST_DELAY
-        self._damages[name] = _Damage(offset, delay, now + delay)
-        self._note()
-        return delay
-
-    def due(self, now: float) -> list[TopicPartition]:
-        """Take those that are to be asked for now."""
-        due = [name for name, one in self._damages.items() if one.due is not None and one.due <= now]
-        for name in due:
-            self._damages[name].due = None
-        return due
-
-    def discard(self, name: TopicPartition) -> None:
-        """It can be read again, or is not ours any more."""
-        if self._damages.pop(name, None) is not None:
-            self._note()
-
-    def _note(self) -> None:
-        self._offsets = {name: one.offset for name, one in self._damages.items()}
+def damage_at(offset: int, before: Damage | None, now: float) -> Damage:
+    """A batch at `offset` is damaged; `before` is the damage that was known of the partition, if any."""
+    # The same place again: it is likely damaged on the broker's disk, and each attempt costs a fetch.
+    again = before is not None and before.offset == offset
+    delay = min(2 * before.delay, _MOST_DELAY) if before is not None and again else _FIRST_DELAY
+    return Damage(offset, delay, now + delay)

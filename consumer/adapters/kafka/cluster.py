@@ -1,46 +1,59 @@
-"""Questions about the cluster: is it there, which topics and partitions exist, how are topics set.
+"""The cluster: is it there, which topics and partitions exist, how are topics set, what do partitions hold.
 
-For `pinstream check` and the start of `pinstream run`: each failure is one line that says what to change, within a
-bounded time. Metadata of all topics is asked for, never of one by name: a broker that creates topics on demand would
-otherwise create the mistyped one.
-
-A user who may read and write a topic need not be allowed to see its settings, and the embedded broker does not have
-them: a topic whose settings are not known is absent from the answer, never an error.
+Every question goes through an AdminClient, blocks, and is bounded twice: by librdkafka and, a moment later, by us,
+since librdkafka says why its time ended. Each failure is one line that says what to change. (The group member asks
+through its own consumer, which has the answers of its fetches at hand: see `ends` and `starts`.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import KafkaException
+from confluent_kafka import IsolationLevel, KafkaException
+from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
     AdminClient,
     ConfigResource,
+    NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 
-from consumer.adapters.kafka.configuration import Config, admin_config, dead_letter_pattern, make_client
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.configuration import (
+    SLACK,
+    Config,
+    admin_client,
+    dead_letter_pattern,
+    result_of,
+    time_left,
+)
+from consumer.adapters.kafka.trouble import exception_error, failure, is_hopeless, no_contact
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
 
-_ONE_TRY = 1.0
 _Code = confluent_kafka.KafkaError
 
-_HOPELESS: Mapping[int, str] = {
-    _Code._SSL: "the TLS handshake failed: check KAFKA_SECURITY_PROTOCOL and KAFKA_SSL_CA_LOCATION",
-    _Code._RESOLVE: "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS",
-}
-"""Errors that waiting does not help against, if a first contact brings nothing else."""
-
-
-_WANTED: Mapping[str, str] = {"plaintext": "SASL_SSL, SSL or SASL_PLAINTEXT", "sasl_plaintext": "SASL_SSL"}
-"""What a broker may require if it ends connections of this security protocol."""
+_ONE_TRY: Final = 1.0
+# Seconds that a question about partitions gets even when the limit is nearly used up: leaders have to be found.
+_LEAST: Final = 1.0
+_ASK_AGAIN: Final = 0.2
+# The partition has another leader than the client knows, as one that was just created often has.
+_MOVING: Final = frozenset(
+    {
+        _Code.NOT_LEADER_FOR_PARTITION,
+        _Code.LEADER_NOT_AVAILABLE,
+        _Code.UNKNOWN_LEADER_EPOCH,
+        _Code.FENCED_LEADER_EPOCH,
+    }
+)
+_EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
 
 
 class ClusterView(NamedTuple):
@@ -74,7 +87,6 @@ async def describe(
 
     Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
     """
-    # Not asyncio's own pool: the interpreter would wait for its threads, also when the answer is not needed any more.
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
@@ -94,43 +106,28 @@ async def describe(
 
 def fetch_metadata(config: Config, timeout: float) -> Any:
     """The cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`, `SettingsError`."""
+    with meet_cluster(config, timeout) as (_, metadata):
+        return metadata
+
+
+@contextlib.contextmanager
+def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, Any]]:
+    """A client for questions, and the cluster's metadata. Blocks; raises `KafkaError`, `SettingsError`."""
     heard: list[confluent_kafka.KafkaError] = []
     deadline = time.monotonic() + timeout
-    with make_client(AdminClient, {**admin_config(config), "error_cb": heard.append}) as client:
+    with admin_client(config, error_cb=heard.append) as client:
         while True:
             left = deadline - time.monotonic()
             try:
-                return client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
+                # Of all topics, never of one by name: a broker that creates topics on demand would create the
+                # mistyped one.
+                metadata = client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
+                break
             except KafkaException as error:
                 client.poll(0)  # collect what librdkafka says about the connections meanwhile
-                _raise_hopeless(heard)
-                if left <= _ONE_TRY:
-                    raise _unreachable(config, timeout, [*heard, exception_error(error)]) from error
-
-
-def _raise_hopeless(heard: Sequence[confluent_kafka.KafkaError]) -> None:
-    for error in heard:
-        fatal = as_fatal(error)
-        if fatal is None and error.code() in _HOPELESS:
-            fatal = KafkaError(f"Kafka: {_HOPELESS[error.code()]} ({describe_error(error)})")
-        if fatal is not None:
-            raise fatal
-
-
-def _unreachable(config: Config, timeout: float, heard: Sequence[confluent_kafka.KafkaError]) -> KafkaError:
-    reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
-    where = f"Kafka: no broker answered at {config.get('bootstrap.servers')} within {timeout:g} s"
-    told = describe_error(reasons[0])
-    # librdkafka reports each connection that cannot be made, but not one that is made and then ended by the broker.
-    wanted = _WANTED.get(str(config.get("security.protocol", "plaintext")).lower())
-    if wanted is not None and [error.code() for error in reasons] == [_Code._TRANSPORT]:
-        return KafkaError(
-            f"{where}: it accepts connections and closes them at once, as a broker does that requires TLS or a login: "
-            f"set KAFKA_SECURITY_PROTOCOL ({wanted}), or correct KAFKA_BOOTSTRAP_SERVERS ({told})"
-        )
-    return KafkaError(
-        f"{where}: check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network ({told})"
-    )
+                if left <= _ONE_TRY or any(map(is_hopeless, heard)):
+                    raise no_contact(config, timeout, [*heard, exception_error(error)]) from error
+        yield client, metadata
 
 
 def _choose(
@@ -141,34 +138,31 @@ def _choose(
     unmatched: list[str] = []
     for topic in topics:
         if topic.startswith("^"):
-            matching = [name for name in known if _matcher(topic)(name) and not re.match(dead_letters, name)]
+            try:
+                matches = re.compile(topic).search
+            except re.error as error:
+                raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
+            # As librdkafka searches, and never the dead letters of what is consumed.
+            matching = [name for name in known if matches(name) and not re.match(dead_letters, name)]
             unmatched.extend([] if matching else [topic])
             chosen.update(dict.fromkeys(matching))
         elif topic in known:
             chosen[topic] = None
         else:
-            raise _missing(topic, known)
+            raise KafkaError(
+                f"Kafka: the topic {topic} does not exist, or this user may not see it{nearest_topic(topic, known)}: "
+                "create it, grant READ on it, or correct its name (KAFKA_TOPICS, or --topic)"
+            )
     return list(chosen), tuple(unmatched)
-
-
-def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
-    try:
-        return re.compile(pattern).search
-    except re.error as error:
-        raise SettingsError(f"KAFKA_TOPICS: the pattern {pattern} cannot be read: {error}") from error
-
-
-def _missing(topic: str, known: Mapping[str, int]) -> KafkaError:
-    return KafkaError(
-        f"Kafka: the topic {topic} does not exist, or this user may not see it{nearest_topic(topic, known)}: "
-        "create it, or correct its name (KAFKA_TOPICS, or --topic)"
-    )
 
 
 def nearest_topic(topic: str, known: Iterable[str]) -> str:
     """The end of a message about a topic that does not exist: which one that does may be meant, if any."""
-    near = nearest(topic, (name for name in known if not name.startswith("__")), similar=True)
+    near = nearest(topic, (name for name in known if not name.startswith("__")))
     return f"; the nearest that does is {near}" if near else ""
+
+
+# ---------------------------------------------------------------------------------------- how topics are set
 
 
 class TopicSettings(NamedTuple):
@@ -182,37 +176,127 @@ async def topic_settings(
     config: Config, topics: Collection[str], timeout: float
 ) -> Mapping[str, TopicSettings]:
     """The settings of those topics for which the brokers give them within `timeout` seconds."""
-    return await run_blocking("pinstream-kafka-settings", _ask_settings, config, topics, timeout)
 
-
-def _ask_settings(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, TopicSettings]:
-    deadline = time.monotonic() + timeout
-    with make_client(AdminClient, admin_config(config)) as client:
-        return _ask_each_setting(client, topics, deadline) if _can_tell(client, timeout) else {}
-
-
-def _ask_each_setting(
-    client: AdminClient, topics: Collection[str], deadline: float
-) -> Mapping[str, TopicSettings]:
-    asked = {name: ConfigResource(ResourceType.TOPIC, name) for name in topics}
-    found = {}
-    for name, resource in asked.items():
-        try:
+    def ask() -> Mapping[str, TopicSettings]:
+        deadline = time.monotonic() + timeout
+        with admin_client(config) as client:
+            try:
+                if not has_controller(client.list_topics(timeout=timeout)):
+                    return {}
+            except KafkaException:
+                return {}
             # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
-            left = max(0.1, deadline - time.monotonic())
-            answer: Any = client.describe_configs([resource], request_timeout=left)[resource].result(left + 1)
-            found[name] = TopicSettings(
-                "compact" in answer["cleanup.policy"].value, int(answer["max.message.bytes"].value)
-            )
-        except (KafkaException, TimeoutError, KeyError, TypeError, ValueError, AttributeError):
-            continue
-    return found
+            found = {name: ask_settings(client, name, time_left(deadline)) for name in topics}
+        return {name: one for name, one in found.items() if one is not None}
+
+    return await run_blocking("pinstream-kafka-settings", ask)
 
 
-def _can_tell(client: AdminClient, timeout: float) -> bool:
-    """Whether there is a controller. The embedded broker has none, and would never answer the question."""
+def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettings | None:
+    """The settings of `topic`. None if the brokers do not give them. Blocks."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
-        metadata: Any = client.list_topics(timeout=timeout)
-    except KafkaException:
-        return False
+        asked = client.describe_configs([resource], request_timeout=timeout)[resource]
+        answer: Any = asked.result(timeout + SLACK)
+        compacted = "compact" in answer["cleanup.policy"].value  # it may be "compact,delete"
+        return TopicSettings(compacted, int(answer["max.message.bytes"].value))
+    except (KafkaException, TimeoutError, KeyError, TypeError, ValueError, AttributeError):
+        # A user who may read and write a topic need not be allowed to see its settings.
+        return None
+
+
+def has_controller(metadata: Any) -> bool:
+    """Whether there is a controller. The embedded broker has none, and never answers what only a controller can."""
     return metadata.controller_id in metadata.brokers
+
+
+def create_topic(
+    client: AdminClient, topic: str, partitions: int, settings: dict[str, str], timeout: float
+) -> bool:
+    """Create `topic`. False if another client was faster. Blocks; raises `KafkaException`."""
+    new = NewTopic(topic, num_partitions=partitions, config=settings)
+    try:
+        client.create_topics([new], request_timeout=timeout)[topic].result(timeout)
+    except KafkaException as error:
+        if exception_error(error).code() == _Code.TOPIC_ALREADY_EXISTS:
+            return False
+        raise
+    return True
+
+
+# --------------------------------------------------------------------------------------- what partitions hold
+
+
+class Extent(NamedTuple):
+    """What a partition holds now: the offsets [low, end), as far as all transactions are closed."""
+
+    low: int
+    end: int
+
+
+def find_extents(client: Any, names: Sequence[TopicPartition], deadline: float) -> list[Extent]:
+    """What each of these partitions holds. Blocks; raises `KafkaError`. `client`: an AdminClient."""
+    lows = _ask_offsets(client, names, _EARLIEST, deadline)
+    ends = _ask_offsets(client, names, _LATEST, deadline)
+    return [Extent(low, max(low, end)) for low, end in zip(lows, ends, strict=True)]
+
+
+def find_at(client: Any, names: Sequence[TopicPartition], milliseconds: int, deadline: float) -> list[int]:
+    """The offset of each partition's first record with this timestamp or a later one; -1 if there is none.
+
+    Blocks; raises `KafkaError`.
+    """
+    # Below 0 the protocol has other meanings for a timestamp: -1 is the end.
+    return _ask_offsets(client, names, OffsetSpec.for_timestamp(max(0, milliseconds)), deadline)
+
+
+async def behind_transactions(
+    config: Config, names: Sequence[TopicPartition], timeout: float
+) -> Mapping[TopicPartition, int]:
+    """How many offsets of each partition lie at or behind an open transaction, where no reader gets to yet.
+
+    Only the partitions that have some. Raises `KafkaError`.
+    """
+
+    def ask() -> dict[TopicPartition, int]:
+        deadline = time.monotonic() + timeout
+        with meet_cluster(config, timeout) as (client, _):
+            stable = _ask_offsets(client, names, _LATEST, deadline)
+            written = _ask_offsets(client, names, _LATEST, deadline, IsolationLevel.READ_UNCOMMITTED)
+        gaps = zip(names, stable, written, strict=True)
+        return {name: high - end for name, end, high in gaps if high > end}
+
+    return await run_blocking("pinstream-kafka-offsets", ask)
+
+
+def _ask_offsets(
+    client: Any,
+    names: Sequence[TopicPartition],
+    spec: OffsetSpec,
+    deadline: float,
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+) -> list[int]:
+    """One offset for each partition, in order. One whose leader changes is asked for again while time is left."""
+    found: dict[TopicPartition, int] = {}
+    while missing := [name for name in names if name not in found]:
+        until = time.monotonic() + time_left(deadline, _LEAST)
+        asked = client.list_offsets(
+            {RawPartition(*name): spec for name in missing},
+            isolation_level=isolation,
+            request_timeout=time_left(until),
+        )
+        answers = {TopicPartition(raw.topic, raw.partition): future for raw, future in asked.items()}
+        for name in missing:
+            try:
+                found[name] = int(result_of(answers[name], until).offset)
+            except KafkaException as error:
+                moving = exception_error(error).code() in _MOVING
+                if not moving or time_left(deadline, _LEAST) <= _LEAST:
+                    text = (
+                        f"the brokers do not say what {name} holds: check that they are "
+                        "healthy, then start again"
+                    )
+                    raise failure(error, text) from error
+        if len(found) < len(names):
+            time.sleep(_ASK_AGAIN)
+    return [found[name] for name in names]

@@ -1,26 +1,4 @@
-"""Commits: those on their way, the last one of a partition that goes, and the goodbye to the group.
-
-A commit on its way is sent without waiting and answered by librdkafka in a later poll. The answer (`on_commit`) names
-the offsets but not the call, so it is matched to the oldest commit of exactly these offsets. When the caller no longer
-waits for an answer, it finds its entry abandoned, or none.
-
-*Leaving* in the middle of a rebalance is mostly waiting, as long as the deadline allows. A broker answers a
-connection's requests one after the other, and answers a member that joins again only once all others have joined again
-too: one that drains takes its time, one that died takes as long as its session. All that this member asks meanwhile
-waits behind that answer: its commits, and its goodbye. And librdkafka sends the goodbye only once every commit is
-answered. A process that ends without a goodbye makes the whole group wait until its session times out.
-
-*The last commit* that was held up like this is refused, since it names the previous generation; and so is one for
-which the group waits for its leader's plan. Both conditions pass, and no later commit could make up for this one: so it
-is tried again. That is safe: the broker takes a commit only from a member, and gives a partition to no other before
-this one gave it back. A commit that is refused because its metadata is too large is tried again without metadata.
-
-*The goodbye* of a member with partitions is sent when they are revoked, which closing does. For a member without any,
-closing may send none. So it unsubscribes first, which sends it; but librdkafka puts that off until the rebalance under
-way is over, and closing would forget it. Whether it was sent shows in the member id, which goes with it (not under
-KIP-848, where the id is the client's own and the goodbye waits for nothing). A static member (``group.instance.id``)
-sends none, by intent: it will be back.
-"""
+"""Commits: those on their way, the last one of a partition that goes, and leaving the group."""
 
 from __future__ import annotations
 
@@ -29,26 +7,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import KafkaException
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.configuration import RawConsumer, uses_consumer_protocol
+from consumer.adapters.kafka.configuration import uses_consumer_protocol
 from consumer.adapters.kafka.trouble import MOVING_COORDINATOR, exception_error
 from consumer.engine.messages import CommitTrouble
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import Position
 
 _AGAIN_AFTER: Final = 0.05
+# Seconds between two checks whether LeaveGroup was sent. The answer to a first joining may take as long, too.
 _LOOK: Final = 0.1
-"""Seconds between two checks whether the goodbye was sent. The answer to a first joining may take as long, too."""
 
 
+# Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not heard of
+# its new generation, or the group waits for its leader's plan), or the coordinator moves.
 BETWEEN_GENERATIONS: Final = frozenset(
     {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
 )
-"""Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not
-heard of its new generation, or the group waits for its leader's plan), or the coordinator moves."""
+# Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together.
 METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
-"""Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together."""
 ASSIGNMENT_LOST: Final = "_ASSIGNMENT_LOST"
 """librdkafka's name for it: the partition is another member's by now."""
 
@@ -69,32 +47,35 @@ class CommitResult(NamedTuple):
 
 
 Answer = Callable[[CommitResult], None]
-_Offsets = frozenset[tuple[str, int, int]]
 
 
 class _Sent(NamedTuple):
-    offsets: _Offsets
     positions: tuple[Position, ...]
     left_out: str | None
     answer: Answer
 
 
 class SentCommits:
-    """The commits that were sent and not answered, oldest first. Used in the consumer's thread."""
+    """The commits that were sent and not answered, oldest first. Used in the consumer's thread.
+
+    A commit is sent without waiting, and librdkafka answers it in a later poll.
+    """
 
     def __init__(self) -> None:
         self._sent: list[_Sent] = []
 
     def add(self, positions: Sequence[Position], left_out: str | None, answer: Answer) -> None:
         """These were sent. `left_out`: why others that were asked for were not."""
-        self._sent.append(_Sent(_offsets_of(raw_positions(positions)), tuple(positions), left_out, answer))
+        self._sent.append(_Sent(tuple(positions), left_out, answer))
 
-    def heard(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
+    def on_commit(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
         """librdkafka's `on_commit`."""
         partitions = list(partitions)
-        offsets = _offsets_of(partitions)
+        # The answer names the offsets and not the call: it is for the oldest commit of exactly these. Its caller may
+        # wait no longer, which is harmless.
+        offsets = {(one.topic, one.partition, one.offset) for one in partitions}
         for index, sent in enumerate(self._sent):
-            if sent.offsets == offsets:
+            if offsets == {one[:3] for one in sent.positions}:
                 del self._sent[index]
                 sent.answer(read_commit_answer(error, partitions, sent.positions, sent.left_out))
                 return
@@ -128,37 +109,29 @@ def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
 
 
 def raw_partition(
-    topic: str, partition: int, offset: int, leader_epoch: int | None, metadata: str = ""
+    topic: str, partition: int, offset: int | None, leader_epoch: int | None, metadata: str = ""
 ) -> RawPartition:
-    """librdkafka's form of an offset in a partition. An unknown leader epoch must be left out.
-
-    So must empty metadata: it is sent with a NUL behind it, and a broker that allows no byte refuses that.
-    """
-    known: dict[str, Any] = {} if leader_epoch is None else {"leader_epoch": leader_epoch}
-    if metadata:
+    """librdkafka's form of an offset in a partition; None is the beginning."""
+    known: dict[str, Any] = {}
+    if leader_epoch is not None:  # librdkafka takes any number for an epoch that is known
+        known["leader_epoch"] = leader_epoch
+    if metadata:  # empty metadata is sent with a NUL behind it, and a broker that allows no byte refuses that
         known["metadata"] = metadata
-    return RawPartition(topic, partition, offset, **known)
+    return RawPartition(topic, partition, OFFSET_BEGINNING if offset is None else offset, **known)
 
 
-class ResumePoint(NamedTuple):
-    """Where reading goes on: an offset (None: the beginning), and the leader epoch of what is before it."""
-
-    offset: int | None
-    leader_epoch: int | None
-
-
-def raw_place(name: TopicPartition, place: ResumePoint) -> RawPartition:
-    """As librdkafka names it."""
-    if place.offset is None:
-        return RawPartition(*name, confluent_kafka.OFFSET_BEGINNING)
-    return raw_partition(*name, place.offset, place.leader_epoch)
+def read_position(raw: RawPartition) -> Position:
+    """What was committed for one partition, read from librdkafka's answer."""
+    try:
+        metadata = raw.metadata or ""
+    except UnicodeDecodeError:
+        # confluent_kafka decodes it only now. Brokers do not look at it, and we write ASCII: so it is not ours.
+        metadata = ""
+    leader = raw.leader_epoch
+    return Position(raw.topic, raw.partition, raw.offset, leader if (leader or 0) >= 0 else None, metadata)
 
 
-def _offsets_of(partitions: Iterable[RawPartition]) -> _Offsets:
-    return frozenset((one.topic, one.partition, one.offset) for one in partitions)
-
-
-def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: float) -> str | None:
+def commit_last(consumer: Consumer, positions: Sequence[Position], until: float) -> str | None:
     """Commit these; try again until `until` (monotonic) while the group is between generations.
 
     Returns why not all were taken, if so. Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
@@ -166,16 +139,16 @@ def commit_last(consumer: RawConsumer, positions: Sequence[Position], until: flo
     left, failure = _commit_now(consumer, positions)
     if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
         left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
-    # No later commit makes up for this one, and no other member has the partition before we give it back.
+    # A commit that was held up is refused, since it names the previous generation; and so is one for which the group
+    # waits for its leader's plan. Both pass, and no later commit makes up for this one. To try again is safe: the
+    # broker takes a commit only from a member, and no other one has the partition before we give it back.
     while failure in BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
         time.sleep(_AGAIN_AFTER)
         left, failure = _commit_now(consumer, left)
     return failure
 
 
-def _commit_now(
-    consumer: RawConsumer, positions: Sequence[Position]
-) -> tuple[Sequence[Position], str | None]:
+def _commit_now(consumer: Consumer, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
     """Commit and wait. Returns what the broker did not take, and why."""
     if not positions:
         return (), None
@@ -187,10 +160,16 @@ def _commit_now(
     return [one for one in positions if one not in taken], failure
 
 
-def leave_without_partitions(consumer: RawConsumer, config: Mapping[str, Any], until: float) -> None:
-    """Say goodbye before `consumer` is closed; wait for a rebalance under way, at most until `until` (monotonic)."""
-    consumer.unsubscribe()  # this sends the goodbye, but not before a rebalance under way is over
+def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], until: float) -> None:
+    """Leave the group before `consumer` is closed; wait for a rebalance under way until `until` (monotonic)."""
+    # A process that ends without LeaveGroup makes the whole group wait until its session times out.
+    # Closing may send none for a member without partitions. Unsubscribing does, but librdkafka puts that off until the
+    # rebalance under way is over and every commit is answered, and closing would forget it.
+    consumer.unsubscribe()
     consumer.consume(1, _LOOK)
-    # The member id goes with the goodbye. Under KIP-848 it is the client's own, and the goodbye waits for nothing.
+    # In the middle of a rebalance this is mostly waiting. A broker answers a connection's requests one after the other,
+    # and answers a member that joins again only once all others have joined again: one that drains takes its time, one
+    # that died takes as long as its session. Commits and LeaveGroup wait behind that answer.
+    # The member id is given up with LeaveGroup. Under KIP-848 it is the client's own, and leaving waits for nothing.
     while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:
         consumer.consume(1, _LOOK)

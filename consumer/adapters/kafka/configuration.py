@@ -1,39 +1,47 @@
-"""Clients of librdkafka: their configuration, how they are made and ended, and what of a consumer is used.
+"""Clients of librdkafka: their configuration, how they are made, asked and ended.
 
 The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three layers, the
-later one winning: our defaults, the user's properties (without those for another kind of client, about which
-librdkafka would only warn), and what the delivery guarantee fixes. The settings refuse `REFUSED_PROPERTIES` with a
-reason: what is fixed silently would look as if it worked.
+later one winning: our defaults, the user's properties, and what the delivery guarantee fixes. The settings refuse
+`REFUSED_PROPERTIES` with a reason: what is fixed silently would look as if it worked.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import logging
+import os
 import re
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaException, Message
-from confluent_kafka import TopicPartition as RawPartition
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from consumer.errors import SettingsError, nearest
+
+# Seconds that a question gets beyond librdkafka's own limit, in which librdkafka says why its time ended.
+SLACK: Final = 1.0
+LEAST: Final = 0.1
 
 Value = str | int | float | bool
 Config = Mapping[str, Value]
 Client = TypeVar("Client")
 
+# librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password.
 LOGGER: Final = logging.getLogger("consumer.kafka")
-"""librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password."""
 LOGGER.addHandler(logging.NullHandler())  # silent until the application says where logs go
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for what is reported elsewhere already: each connection that failed (``FAIL``).
-
-    librdkafka logs it besides handing it to the client's ``error_cb``. The debug level still shows it.
-    """
-    reported_already = isinstance(record.args, tuple) and record.args[:1] == ("FAIL",)
-    return not reported_already or logging.getLogger().isEnabledFor(logging.DEBUG)
+    """Whether to show this line of librdkafka. The debug level shows them all."""
+    args = record.args if isinstance(record.args, tuple) else ()
+    # A connection that failed: librdkafka also hands it to the client's `error_cb`, which reports it.
+    known = args[:1] == ("FAIL",)
+    # Each client gets all of the user's properties, also those for another kind of client.
+    known = known or (args[:1] == ("CONFWARN",) and "will be ignored by this" in str(args[-1]))
+    return not known or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 LOGGER.addFilter(_is_news)
@@ -69,88 +77,36 @@ REFUSED_PROPERTIES: Final[Mapping[str, str]] = {
 }
 """Properties that settings refuse (librdkafka's spelling), each with the reason to show."""
 
-_CONSUMER_ONLY: Final = frozenset(
-    {
-        "group.id",
-        "group.instance.id",
-        "group.protocol",
-        "group.protocol.type",
-        "group.remote.assignor",
-        "session.timeout.ms",
-        "partition.assignment.strategy",
-        "heartbeat.interval.ms",
-        "coordinator.query.interval.ms",
-        "max.poll.interval.ms",
-        "enable.auto.commit",
-        "auto.commit.interval.ms",
-        "enable.auto.offset.store",
-        "queued.min.messages",
-        "check.crcs",
-        "queued.max.messages.kbytes",
-        "fetch.wait.max.ms",
-        "fetch.queue.backoff.ms",
-        "fetch.message.max.bytes",
-        "fetch.max.bytes",
-        "max.partition.fetch.bytes",
-        "fetch.min.bytes",
-        "fetch.error.backoff.ms",
-        "isolation.level",
-        "enable.partition.eof",
-        "auto.offset.reset",
-        "allow.auto.create.topics",
-        "client.rack",
-        "topic.blacklist",
-    }
-)
-_PRODUCER_ONLY: Final = frozenset(
-    {
-        "transactional.id",
-        "transaction.timeout.ms",
-        "enable.idempotence",
-        "enable.gapless.guarantee",
-        "linger.ms",
-        "retries",
-        "queue.buffering.max.messages",
-        "queue.buffering.max.kbytes",
-        "queue.buffering.max.ms",
-        "message.send.max.retries",
-        "queue.buffering.backpressure.threshold",
-        "compression.codec",
-        "compression.type",
-        "compression.level",
-        "batch.size",
-        "batch.num.messages",
-        "sticky.partitioning.linger.ms",
-        "acks",
-        "request.required.acks",
-        "request.timeout.ms",
-        "delivery.timeout.ms",
-        "message.timeout.ms",
-        "partitioner",
-    }
-)
-_KNOWN: Final = sorted(
-    _CONSUMER_ONLY
-    | _PRODUCER_ONLY
-    | {
-        *("bootstrap.servers", "client.id", "client.dns.lookup", "security.protocol", "debug", "log_level"),
-        *("sasl.mechanism", "sasl.username", "sasl.password", "sasl.oauthbearer.config"),
-        *("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.key.password"),
-        *("ssl.endpoint.identification.algorithm", "enable.ssl.certificate.verification"),
-        *("socket.timeout.ms", "socket.keepalive.enable", "socket.connection.setup.timeout.ms"),
-        *("metadata.max.age.ms", "topic.metadata.refresh.interval.ms", "reconnect.backoff.ms"),
-        *("message.max.bytes", "receive.message.max.bytes", "statistics.interval.ms"),
-    }
-)
-"""Properties that an unknown one may be a slip for; librdkafka has no list of them to ask for."""
+# Properties that an unknown one may be a slip for; librdkafka has no list of them to ask for.
+_KNOWN: Final = """
+    acks allow.auto.create.topics auto.commit.interval.ms auto.offset.reset batch.num.messages
+    batch.size bootstrap.servers check.crcs client.dns.lookup client.id client.rack compression.codec
+    compression.level compression.type coordinator.query.interval.ms debug delivery.timeout.ms
+    enable.auto.commit enable.auto.offset.store enable.gapless.guarantee enable.idempotence
+    enable.partition.eof enable.ssl.certificate.verification fetch.error.backoff.ms fetch.max.bytes
+    fetch.message.max.bytes fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms group.id
+    group.instance.id group.protocol group.protocol.type group.remote.assignor heartbeat.interval.ms
+    isolation.level linger.ms log_level max.partition.fetch.bytes max.poll.interval.ms message.max.bytes
+    message.send.max.retries message.timeout.ms metadata.max.age.ms partition.assignment.strategy
+    partitioner queue.buffering.backpressure.threshold queue.buffering.max.kbytes
+    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages
+    receive.message.max.bytes reconnect.backoff.ms request.required.acks request.timeout.ms retries
+    sasl.mechanism sasl.oauthbearer.config sasl.password sasl.username security.protocol
+    session.timeout.ms socket.connection.setup.timeout.ms socket.keepalive.enable socket.timeout.ms
+    ssl.ca.location ssl.certificate.location ssl.endpoint.identification.algorithm ssl.key.location
+    ssl.key.password statistics.interval.ms sticky.partitioning.linger.ms topic.blacklist
+    topic.metadata.refresh.interval.ms transaction.timeout.ms transactional.id
+""".split()  # noqa: SIM905  # a list would have a line for each
 _UNKNOWN: Final = re.compile(r'No such configuration property: "([^"]+)"')
+_BARE: Final = re.compile("|".join(map(re.escape, sorted(_KNOWN, key=len, reverse=True))))
+_QUOTED: Final = re.compile(r'["`]([a-z]+(?:\.[a-z0-9]+)+)["`]')
+# With ``group.protocol=consumer`` the broker decides these; librdkafka refuses them.
 _NOT_WITH_KIP_848: Final = (
     "session.timeout.ms",
     "heartbeat.interval.ms",
     "partition.assignment.strategy",
     "group.protocol.type",
 )
-"""With ``group.protocol=consumer`` the broker decides these; librdkafka refuses them."""
 
 FETCH_BYTES: Final = 64 * 1024
 """Compressed bytes of one fetch from one broker, unless its first batch is larger."""
@@ -189,19 +145,27 @@ _CONSUMER_FIXED: Final[Config] = {
     # Without it a flipped byte is delivered. Its cost is not measurable: below 0.01 µs a record of 300 bytes.
     "check.crcs": True,
 }
+# Other names of properties that have a default here: with two names it would not be clear which one counts.
 _ALIASES: Final = {"max.partition.fetch.bytes": "fetch.message.max.bytes"}
-"""Other names of properties that have a default here: with two names it would not be clear which one counts."""
 _PRODUCER_DEFAULTS: Final[Config] = {"compression.type": "lz4"}
 _PRODUCER_FIXED: Final[Config] = {"acks": "all", "enable.idempotence": True}
+LETTERS: Final[Config] = {
+    # The topic decides how large a letter may be. Only what exceeds one request (a broker's
+    # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
+    "message.max.bytes": 100_000_000,
+    # What waits has limits of its own, before it comes here. A queue that is smaller than a letter would never take it.
+    "queue.buffering.max.messages": 0,
+    "queue.buffering.max.kbytes": 2_000_000,
+}
+"""What producers of dead letters need beside `producer_config`."""
 
 
 def longest_commit(config: Config) -> float:
     """Seconds that a commit inside a revocation may take: only librdkafka bounds it, by three tries."""
     default = int(_DEFAULTS["socket.timeout.ms"])
-    try:
-        return 3 * int(config.get("socket.timeout.ms", default)) / 1000
-    except ValueError:  # librdkafka says what is wrong with it
-        return 3 * default / 1000
+    with contextlib.suppress(ValueError):  # librdkafka says what is wrong with it
+        default = int(config.get("socket.timeout.ms", default))
+    return 3 * default / 1000
 
 
 def uses_consumer_protocol(config: Config) -> bool:
@@ -218,13 +182,14 @@ def is_cooperative(config: Config) -> bool:
 def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> dict[str, Any]:
     """A consumer's configuration.
 
-    `offset_reset` is ours, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``, since only an
-    explicit start offset may ever skip records. `ignore`: regular expression of topics that must not be seen.
+    `offset_reset` is ours, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``. `ignore`: regular
+    expression of topics that must not be seen.
     """
-    own = {_ALIASES.get(name, name): value for name, value in user.items() if name not in _PRODUCER_ONLY}
+    own = {_ALIASES.get(name, name): value for name, value in user.items()}
     config: dict[str, Any] = {**_DEFAULTS, **_CONSUMER_DEFAULTS, **own, **_CONSUMER_FIXED}
     # A limit for what is produced; librdkafka wants a fetch to be no smaller than it.
     config["message.max.bytes"] = min(FETCH_BYTES, int(config["fetch.max.bytes"]))
+    # Only an explicit start offset may ever skip records.
     config["auto.offset.reset"] = "error" if offset_reset == "error" else "earliest"
     if uses_consumer_protocol(config):
         for name in _NOT_WITH_KIP_848:
@@ -236,15 +201,14 @@ def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> d
 
 def producer_config(user: Config, *, delivery_timeout: float) -> dict[str, Any]:
     """A producer's configuration: idempotent, all replicas; `delivery_timeout` in seconds, retries included."""
-    own = {name: value for name, value in user.items() if name not in _CONSUMER_ONLY}
     fixed = {**_PRODUCER_FIXED, "delivery.timeout.ms": int(delivery_timeout * 1000)}
-    return {**_DEFAULTS, **_PRODUCER_DEFAULTS, **own, **fixed}
+    return {**_PRODUCER_DEFAULTS, **admin_config(user), **fixed}
 
 
 def admin_config(user: Config) -> dict[str, Any]:
-    """What a client that only asks questions needs: how to reach the brokers and log in."""
-    other = _CONSUMER_ONLY | _PRODUCER_ONLY
-    return {**_DEFAULTS, **{name: value for name, value in user.items() if name not in other}}
+    """The configuration of a client that only asks questions: how to reach the brokers and log in."""
+    # Topics that are not to be consumed may well be written to and asked about.
+    return {**_DEFAULTS, **{name: value for name, value in user.items() if name != "topic.blacklist"}}
 
 
 def dead_letter_topic(template: str, topic: str) -> str:
@@ -261,60 +225,56 @@ def dead_letter_pattern(template: str) -> str:
 
 def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
     """A client of this configuration. Raises `SettingsError` naming the variable that librdkafka refuses."""
+    for name, value in config.items():
+        # Of a file that cannot be read, librdkafka says only that something failed.
+        if name.startswith("ssl.") and name.endswith(".location") and value != "probe":
+            try:
+                os.stat(value)
+            except OSError as error:
+                raise SettingsError(f"{variable(name)}: {value} cannot be read: {error.strerror}") from error
     try:
         return make({**config, "logger": LOGGER})
     except KafkaException as error:
         text = error.args[0].str()
-        unknown = _UNKNOWN.search(text)
-        if unknown is None:
-            raise SettingsError(f"the Kafka settings cannot be used: {_with_variables(text)}") from error
-        near = nearest(unknown[1], _KNOWN, similar=True)
-        hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
-        raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
+        if unknown := _UNKNOWN.search(text):
+            near = nearest(unknown[1], _KNOWN)
+            hint = f"did you mean {variable(near)}?" if near else "correct or remove it"
+            raise SettingsError(f"{variable(unknown[1])} is not a librdkafka property; {hint}") from error
+        cause: Exception = error
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"the Kafka settings cannot be used: {_with_variables(str(error))}") from error
+        text, cause = str(error), error
+    # librdkafka's words, with the environment variable in place of each property that it quotes.
+    line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
+    line = _BARE.sub(lambda found: variable(found[0]), line)
+    if "KAFKA_SECURITY_PROTOCOL" in line:
+        line = f"{line}: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    raise SettingsError(f"the Kafka settings cannot be used: {line}") from cause
+
+
+def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:
+    """A client for questions, also a context manager. Raises `SettingsError` as `make_client` does."""
+    return make_client(AdminClient, {**admin_config(config), **callbacks})
 
 
 def end_client(client: Any) -> None:
-    """Destroy an AdminClient at once, as the end of its ``with`` block does. Used again, it raises RuntimeError."""
-    client.__exit__(None, None, None)
+    """Destroy an AdminClient, if there is one, at once, as the end of its ``with`` block does."""
+    if client is not None:
+        client.__exit__(None, None, None)
 
 
-def _with_variables(text: str) -> str:
-    """librdkafka's words, with the environment variable in place of each property that it quotes."""
-    line = " ".join(text.split())
-    return re.sub(r'["`]([a-z]+(?:\.[a-z0-9]+)+)["`]', lambda found: variable(found[1]), line)
+def time_left(deadline: float, least: float = LEAST) -> float:
+    """Seconds until `deadline` (monotonic); a question gets `least` even when the limit is nearly used up."""
+    return max(least, deadline - time.monotonic())
+
+
+def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
+    """The answer of an AdminClient; `deadline` (monotonic) is librdkafka's. Raises `KafkaException`."""
+    try:
+        return answer.result(time_left(deadline, 0.0) + SLACK)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
 
 
 def variable(name: str) -> str:
     """The environment variable of a librdkafka property: ``sasl.username`` is ``KAFKA_SASL_USERNAME``."""
     return "KAFKA_" + name.upper().replace(".", "_")
-
-
-class RawConsumer(Protocol):
-    """What a group member uses of `confluent_kafka.Consumer`; tests drive it with a fake."""
-
-    def subscribe(
-        self,
-        topics: list[str],
-        on_assign: Callable[..., None] | None = ...,
-        on_revoke: Callable[..., None] | None = ...,
-        on_lost: Callable[..., None] | None = ...,
-    ) -> None: ...
-    def consume(self, num_messages: int = ..., timeout: float = ...) -> list[Message]: ...
-    def commit(self, *, offsets: list[RawPartition], asynchronous: Any) -> Any: ...
-    def assign(self, partitions: list[RawPartition]) -> None: ...
-    def unassign(self) -> None: ...
-    def incremental_assign(self, partitions: list[RawPartition]) -> None: ...
-    def incremental_unassign(self, partitions: list[RawPartition]) -> None: ...
-    def pause(self, partitions: list[RawPartition]) -> None: ...
-    def resume(self, partitions: list[RawPartition]) -> None: ...
-    def committed(self, partitions: list[RawPartition], timeout: float = ...) -> list[RawPartition]: ...
-    def get_watermark_offsets(
-        self, partition: RawPartition, timeout: float = ..., cached: bool = ...
-    ) -> tuple[int, int]: ...
-    def seek(self, partition: RawPartition) -> None: ...
-    def position(self, partitions: list[RawPartition]) -> list[RawPartition]: ...
-    def unsubscribe(self) -> None: ...
-    def memberid(self) -> str | None: ...
-    def close(self) -> None: ...

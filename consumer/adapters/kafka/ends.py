@@ -1,7 +1,6 @@
 """Where the logs of the held partitions begin and end, and up to where each was read: for lag and the page.
 
-The member's own consumer knows most of it from its fetches, without a question to the brokers. While it is paused it
-fetches nothing and hears of no end, so one partition's end is asked for each second.
+The member's own consumer knows most of it from its fetches, without a question to the brokers.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.configuration import RawConsumer
 from consumer.adapters.kafka.trouble import OnTrouble, exception_error
 from consumer.engine.model import TopicPartition
 
@@ -30,7 +28,7 @@ class Ends:
     `begins`, `ends` and `reached` may be read by other threads: each look replaces the mappings and changes none.
     """
 
-    def __init__(self, consumer: RawConsumer, on_trouble: OnTrouble) -> None:
+    def __init__(self, consumer: Consumer, on_trouble: OnTrouble) -> None:
         self._consumer = consumer
         self._on_trouble = on_trouble
         self.begins: Mapping[TopicPartition, int] = {}
@@ -49,10 +47,6 @@ class Ends:
         """Where this log begins and ends, by its last fetch; a number below 0 is not known."""
         return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
-    def is_due(self) -> bool:
-        """Whether it is time to look again."""
-        return time.monotonic() >= self.due
-
     def look(
         self, held: Collection[TopicPartition], unread: Mapping[TopicPartition, int], *, paused: bool
     ) -> bool:
@@ -64,12 +58,13 @@ class Ends:
         self.due = now + _EVERY
         # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, the
         # answer to our own question stands.
-        told = {name: self.known(name) for name in held}
-        before, self._of_fetches = self._of_fetches, {name: end for name, (_, end) in told.items()}
+        watermarks = {name: self.known(name) for name in held}
+        before, self._of_fetches = self._of_fetches, {name: end for name, (_, end) in watermarks.items()}
         known = {
             name: end if end >= 0 and end != before.get(name) else self.ends.get(name, end)
             for name, end in self._of_fetches.items()
         }
+        # While it is paused, the consumer fetches nothing and hears of no end.
         if paused and now >= self._ask_due:
             self._ask_one(known)
             self._ask_due = time.monotonic() + _ASK_EVERY
@@ -78,7 +73,7 @@ class Ends:
         reached = {
             TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
         }
-        self.begins = {name: begin for name, (begin, _) in told.items() if begin >= 0}
+        self.begins = {name: begin for name, (begin, _) in watermarks.items() if begin >= 0}
         self.ends = {name: end for name, end in known.items() if end >= 0}
         self.reached = {**reached, **unread}  # new mappings, never changed: other threads read them
         return went_back

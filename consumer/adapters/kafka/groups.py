@@ -1,52 +1,227 @@
 """A consumer group from outside: its members, what it has committed, where partitions begin and end; and new offsets.
 
-For `pinstream offsets` and for the warnings of a replay. Nothing here joins the group.
+For `pinstream offsets`, the progress of a replay and its warnings; and for members that divide a quota (`GroupSize`).
+Nothing here joins the group.
 
 What the brokers say about a group (Apache Kafka 4, both protocols; tested): `describe_consumer_groups` names the
 members of classic and of KIP-848 groups alike. A group without members is ``Empty``; an unknown one is ``Dead``, not an
-error. Offsets of a group with members are refused for each partition with UNKNOWN_MEMBER_ID, under both protocols,
-whatever was seen a moment before: so the look at the members is for a clear message, and the broker's refusal is what
-protects a running group. The embedded broker cannot describe groups (``Unknown``), and refuses offsets from outside
+error. The embedded broker cannot describe groups (``Unknown``), and refuses offsets from outside
 for any group that ever had a member.
-
-New offsets carry no metadata: the offset map of the old position must not hold for the new one.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import confluent_kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka import TopicPartition as RawPartition
-from confluent_kafka.admin import AdminClient
-
-from consumer.adapters.kafka.cluster import fetch_metadata
-from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
-from consumer.adapters.kafka.offsets import (
-    CANNOT_SAY,
-    Extent,
-    ask_committed,
-    ask_patiently,
-    find_at,
-    find_extents,
-    limit,
-    read_position,
-    result_of,
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    ConsumerGroupType,
+    KafkaException,
 )
-from consumer.adapters.kafka.trouble import GROUP_IN_USE, as_fatal, describe_error, exception_error
-from consumer.adapters.thread import OwnThread
+from confluent_kafka import TopicPartition as RawPartition
+
+from consumer.adapters.kafka.cluster import Extent, fetch_metadata, find_at, find_extents
+from consumer.adapters.kafka.commits import read_position
+from consumer.adapters.kafka.configuration import (
+    Config,
+    admin_client,
+    end_client,
+    result_of,
+    time_left,
+)
+from consumer.adapters.kafka.trouble import (
+    GROUP_IN_USE,
+    PASSING,
+    OnTrouble,
+    describe_error,
+    exception_error,
+    failure,
+)
+from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 
+_Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
 
-_LEAST: Final = 0.1
-"""Seconds that a question gets even when the limit is nearly used up."""
+_ASK_AGAIN: Final = 0.2
+_UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
+# What a broker that cannot describe groups (the embedded one) answers.
+_CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
+
+
+# ------------------------------------------------------------------------------ questions to a coordinator, blocking
+
+
+def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
+    """Ask until the coordinator answers; `question` takes the deadline (monotonic) and raises `KafkaException`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return question(deadline)
+        except KafkaException as error:
+            # A coordinator that starts or moves answers within seconds.
+            passing = exception_error(error).name() in PASSING
+            if not passing or time.monotonic() + _ASK_AGAIN > deadline:
+                raise
+        time.sleep(_ASK_AGAIN)
+
+
+def ask_committed(
+    client: Any,
+    group: str,
+    deadline: float,
+    partitions: Sequence[TopicPartition] | None = None,
+) -> list[Position]:
+    """What the group has committed, of `partitions` or of all that it has offsets for. One question, no retry.
+
+    `deadline` (monotonic) is librdkafka's. Raises `KafkaException`, also where a single partition has an error.
+    """
+    meet_coordinator(client, group, deadline)
+    named = None if partitions is None else [RawPartition(*one) for one in partitions]
+    asked = ConsumerGroupTopicPartitions(group, named)
+    [answer] = client.list_consumer_group_offsets([asked], request_timeout=time_left(deadline)).values()
+    answers: list[RawPartition] = result_of(answer, deadline).topic_partitions or []
+    for one in answers:
+        if one.error is not None:  # "unknown" must not be taken for "none"
+            raise KafkaException(one.error)
+    # A partition without a committed offset has a number below 0 there.
+    return [read_position(one) for one in answers if one.offset >= 0]
+
+
+def meet_coordinator(client: Any, group: str, deadline: float) -> None:
+    """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
+    # A question for offsets that is answered "not the coordinator (yet)" ends the process with a segmentation fault:
+    # librdkafka (2.16) tells its group handler, which an AdminClient does not have. (Seen on a cluster that had never
+    # had a group; confluent-kafka-javascript #374 has the stack.) Who is in the group is asked of the same coordinator,
+    # needs the same permission, and its errors are only errors. What is left is a coordinator that moves in between.
+    try:
+        _describe(client, group, deadline)
+    except KafkaException as error:
+        if exception_error(error).code() not in _CANNOT_SAY:
+            raise
+
+
+def _describe(client: Any, group: str, deadline: float) -> Any:
+    [asked] = client.describe_consumer_groups([group], request_timeout=time_left(deadline)).values()
+    return result_of(asked, deadline)
+
+
+def alter_offsets(
+    client: Any, group: str, raw: Sequence[RawPartition], timeout: float
+) -> Sequence[RawPartition]:
+    """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
+    deadline = time.monotonic() + timeout
+    asked = [ConsumerGroupTopicPartitions(group, list(raw))]
+    [altered] = client.alter_consumer_group_offsets(asked, request_timeout=timeout).values()
+    answered: Sequence[RawPartition] = result_of(altered, deadline).topic_partitions
+    return answered
+
+
+def group_has_offsets(config: Config, timeout: float) -> bool:
+    """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
+
+    The brokers leave out topics that this user may not see. Raises `KafkaException`.
+    """
+    deadline = time.monotonic() + timeout
+    # With a client of its own: it is only asked for a partition without an offset under ``latest``.
+    with admin_client(config) as client:
+        return bool(ask_committed(client, str(config["group.id"]), deadline))
+
+
+def is_member(config: Config, member: str, timeout: float) -> bool:
+    """Whether the coordinator of the group of `config` (``group.id``) counts `member` (its id) among its members.
+
+    False where the brokers cannot say.
+    """
+    with admin_client(config) as client:
+        try:
+            group = _describe(client, str(config["group.id"]), time.monotonic() + timeout)
+        except KafkaException:
+            return False
+        return any(one.member_id == member for one in group.members)
+
+
+# -------------------------------------------------------------------------------------------------- for members
+
+_COUNT_EVERY: Final = 10.0
+"""Seconds between two questions for the number of members."""
+_COUNT_AGAIN: Final = 0.5
+"""The same, while the group rebalances."""
+_COUNT_TIMEOUT: Final = 10.0
+_MAY_NOT: Final = frozenset({_Code.GROUP_AUTHORIZATION_FAILED, _Code.CLUSTER_AUTHORIZATION_FAILED})
+
+
+class GroupSize:
+    """How many members of the group hold partitions; asked now and then, never waited for. Used in one thread.
+
+    `client` gives the AdminClient, which this does not end.
+    """
+
+    def __init__(self, group: str, client: Callable[[], Any], on_trouble: OnTrouble) -> None:
+        self._group = group
+        self._client = client
+        self._on_trouble = on_trouble
+        self._asked: concurrent.futures.Future[Any] | None = None
+        self._due = 0.0
+        self._told_refusal = False
+
+    def look(self) -> int | None:
+        """The number, if an earlier question has just been answered with one; asks again when it is time to."""
+        now = time.monotonic()
+        if self._asked is None:
+            if now >= self._due:
+                self._due = now + _COUNT_EVERY
+                asked = self._client().describe_consumer_groups([self._group], request_timeout=_COUNT_TIMEOUT)
+                self._asked = asked[self._group]
+            return None
+        if not self._asked.done():
+            return None
+        asked, self._asked = self._asked, None
+        try:
+            found = _holders(asked.result())
+        except KafkaException as failed:  # the last number stands, and it is asked again
+            error = exception_error(failed)
+            if error.name() in PASSING:
+                self._due = now + _COUNT_AGAIN
+            self._tell_refusal(error)
+            return None
+        if found is None:
+            self._due = min(self._due, now + _COUNT_AGAIN)
+        return found
+
+    def hurry(self) -> None:
+        """Ask soon: partitions have come or gone. What was asked before that may be out of date."""
+        self._asked, self._due = None, 0.0
+
+    def _tell_refusal(self, error: confluent_kafka.KafkaError) -> None:
+        if error.code() in _MAY_NOT and not self._told_refusal:
+            self._told_refusal = True
+            self._on_trouble(
+                error.name(),
+                f"the brokers do not let this user see how many members the group {self._group} has: grant DESCRIBE on "
+                "it; until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes",
+            )
+
+
+def _holders(group: Any) -> int | None:
+    """How many members hold partitions; None while members of a classic group agree on who holds which."""
+    # In a KIP-848 group partitions move while the others are read, and the coordinator knows the target.
+    if group.state != ConsumerGroupState.STABLE and group.type != ConsumerGroupType.CONSUMER:
+        return None
+    return sum(
+        any(part is not None and part.topic_partitions for part in (one.assignment, one.target_assignment))
+        for one in group.members
+    )
+
+
+# ------------------------------------------------------------------------------------------------- for commands
 
 
 class ActiveMember(NamedTuple):
@@ -72,51 +247,6 @@ class GroupInUse(KafkaError):
     """The brokers refused new offsets because the group has members."""
 
 
-async def committed(
-    config: Config, group: str, topics: Collection[str], timeout: float
-) -> Mapping[TopicPartition, int]:
-    """What the group has committed for partitions of these topics, where it has. Raises `KafkaError`."""
-    async with GroupOffsets(config, group, timeout) as offsets:
-        found = await offsets.positions(await offsets.partitions(topics))
-    return {one: position.next_offset for one, position in found.items() if one.topic in topics}
-
-
-async def group_members(config: Config, group: str, timeout: float) -> GroupView:
-    """The group's state and members. Raises `KafkaError`."""
-    async with GroupOffsets(config, group, timeout) as offsets:
-        return await offsets.view()
-
-
-def group_has_offsets(config: Config, timeout: float) -> bool:
-    """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
-
-    Blocks, with a client of its own: it is only asked for a partition without an offset under ``latest``. The brokers
-    leave out topics that this user may not see. Raises `KafkaException`.
-    """
-    deadline = time.monotonic() + timeout
-    client = make_client(AdminClient, admin_config(config))
-    try:
-        return bool(ask_committed(client, str(config["group.id"]), deadline, slack=0.0))
-    finally:
-        end_client(client)
-
-
-def is_member(config: Config, member: str, timeout: float) -> bool:
-    """Whether the coordinator of the group of `config` (``group.id``) counts `member` (its id) among its members.
-
-    Blocks, with a client of its own. False where the brokers cannot say.
-    """
-    deadline = time.monotonic() + timeout
-    client = make_client(AdminClient, admin_config(config))
-    try:
-        [asked] = client.describe_consumer_groups([str(config["group.id"])], request_timeout=timeout).values()
-        return any(one.member_id == member for one in result_of(asked, deadline).members)
-    except KafkaException:
-        return False
-    finally:
-        end_client(client)
-
-
 class GroupOffsets:
     """One group's offsets, by one client in a thread of its own; an async context manager.
 
@@ -127,15 +257,13 @@ class GroupOffsets:
         self._config = config
         self._group = group
         self._timeout = timeout
-        self._client: AdminClient = make_client(AdminClient, admin_config(config))
+        self._client = admin_client(config)
         self._thread = OwnThread("pinstream-kafka-group")
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._thread.end(partial(end_client, self._client))
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
@@ -148,107 +276,79 @@ class GroupOffsets:
             for number in sorted(metadata.topics[topic].partitions)
         ]
 
-    async def view(self) -> GroupView:
+    @in_own_thread
+    def view(self) -> GroupView:
         """State and members; the state is ``Unknown`` where the brokers cannot say."""
-        return await self._thread.run(self._view)
-
-    async def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
-        """What is committed for `partitions`, and for any other that the group has offsets for."""
-        return await self._thread.run(self._positions, partitions)
-
-    async def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
-        """What these hold. The end is the last stable offset: how far they can be read now."""
-        left = limit(self._timeout)
-        found = await self._thread.run(find_extents, self._client, partitions, left)
-        return dict(zip(partitions, found, strict=True))
-
-    async def first_since(
-        self, partitions: Sequence[TopicPartition], milliseconds: int
-    ) -> dict[TopicPartition, int]:
-        """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
-        left = limit(self._timeout)
-        found = await self._thread.run(find_at, self._client, partitions, milliseconds, left)
-        return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
-
-    async def put(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit these, without metadata: one try. Raises `GroupInUse` while the group has members."""
-        await self._thread.run(self._put, offsets)
-
-    async def known_groups(self) -> list[str]:
-        """The names of all groups that this user may see; none if the brokers do not give them."""
-        return await self._thread.run(self._known_groups)
-
-    # What follows runs in the thread.
-
-    def _view(self) -> GroupView:
-        def ask(deadline: float) -> Any:
-            left = max(_LEAST, deadline - time.monotonic())
-            [asked] = self._client.describe_consumer_groups([self._group], request_timeout=left).values()
-            return result_of(asked, deadline)
-
         try:
-            found = ask_patiently(ask, self._timeout)
+            found = ask_patiently(partial(_describe, self._client, self._group), self._timeout)
         except KafkaException as error:
-            if exception_error(error).code() in CANNOT_SAY:
+            if exception_error(error).code() in _CANNOT_SAY:
                 return GroupView("Unknown", ())
-            raise self._failure("the members", error) from error
+            raise failure(error, _UNANSWERED.format("members", self._group)) from error
+        # Brokers write a host as ``/10.0.0.1``.
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
         # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
         state = found.state.name.title().replace("_", "").replace("Rebalancing", "Rebalance")
         return GroupView(state, tuple(sorted(members)))
 
-    def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
+    @in_own_thread
+    def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
+        """What is committed for `partitions`, and for any other that the group has offsets for."""
         # Ask for all, and by name: the embedded broker answers only for those that are named.
         asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
-        found: dict[TopicPartition, Position] = {}
-        for names in asked:
-
-            def ask(deadline: float, names: Sequence[TopicPartition] | None = names) -> list[RawPartition]:
-                return ask_committed(self._client, self._group, deadline, names)
-
-            try:
-                told = ask_patiently(ask, self._timeout)
-            except KafkaException as error:
-                raise self._failure("the offsets", error) from error
-            found.update({TopicPartition(raw.topic, raw.partition): read_position(raw) for raw in told})
-        return found
-
-    def _put(self, offsets: Mapping[TopicPartition, int]) -> None:
-        raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
-        asked = [ConsumerGroupTopicPartitions(self._group, raw)]
-        deadline = time.monotonic() + self._timeout
+        ask = partial(ask_committed, self._client, self._group)
         try:
-            [altered] = self._client.alter_consumer_group_offsets(
-                asked, request_timeout=self._timeout
-            ).values()
-            answer = result_of(altered, deadline)
+            found = [
+                one for names in asked for one in ask_patiently(partial(ask, partitions=names), self._timeout)
+            ]
         except KafkaException as error:
-            raise self._refusal(exception_error(error)) from error
-        for one in answer.topic_partitions:
-            if one.error is not None:
-                raise self._refusal(one.error)
+            raise failure(error, _UNANSWERED.format("offsets", self._group)) from error
+        return {TopicPartition(one.topic, one.partition): one for one in found}
 
-    def _known_groups(self) -> list[str]:
-        def ask(deadline: float) -> Any:
-            left = max(_LEAST, deadline - time.monotonic())
-            return result_of(self._client.list_consumer_groups(request_timeout=left), deadline)
+    @in_own_thread
+    def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
+        """What these hold. The end is the last stable offset: how far they can be read now."""
+        found = find_extents(self._client, partitions, time.monotonic() + self._timeout)
+        return dict(zip(partitions, found, strict=True))
 
+    @in_own_thread
+    def first_since(
+        self, partitions: Sequence[TopicPartition], milliseconds: int
+    ) -> dict[TopicPartition, int]:
+        """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
+        found = find_at(self._client, partitions, milliseconds, time.monotonic() + self._timeout)
+        return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
+
+    @in_own_thread
+    def put(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit these: one try. Raises `GroupInUse` while the group has members."""
+        # Without metadata: the offset map of the old position must not hold for the new one.
+        raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
         try:
-            return sorted(one.group_id for one in ask_patiently(ask, self._timeout).valid)
+            answered = alter_offsets(self._client, self._group, raw, self._timeout)
+            if refused := next((one.error for one in answered if one.error is not None), None):
+                raise KafkaException(refused)
+        except KafkaException as error:
+            cause = exception_error(error)
+            # Under both protocols, whatever was seen a moment before: this refusal is what protects a running group. A
+            # look at the members beforehand only makes a clearer message.
+            if cause.name() in GROUP_IN_USE:
+                text = f"the group {self._group} has active members ({describe_error(cause)})"
+                raise GroupInUse(text) from error
+            raise failure(
+                cause,
+                f"the brokers did not accept all offsets of the group {self._group}: look at them with "
+                "`pinstream offsets show`, and set them again",
+            ) from error
+
+    @in_own_thread
+    def known_groups(self) -> list[str]:
+        """The names of all groups that this user may see; none if the brokers do not give them."""
+        ask = self._client.list_consumer_groups
+        try:
+            found = ask_patiently(
+                lambda until: result_of(ask(request_timeout=time_left(until)), until), self._timeout
+            )
+            return sorted(one.group_id for one in found.valid)
         except KafkaException:
             return []
-
-    def _failure(self, what: str, error: KafkaException) -> KafkaError:
-        told = exception_error(error)
-        return as_fatal(told) or KafkaError(
-            f"Kafka: the brokers do not give {what} of the group {self._group}: try again, or check the brokers "
-            f"({describe_error(told)})"
-        )
-
-    def _refusal(self, error: confluent_kafka.KafkaError) -> KafkaError:
-        if error.name() in GROUP_IN_USE:
-            return GroupInUse(f"the group {self._group} has active members ({describe_error(error)})")
-        return as_fatal(error) or KafkaError(
-            f"Kafka: the brokers did not accept all offsets of the group {self._group}: look at them with "
-            f"`pinstream offsets show`, and set them again ({describe_error(error)})"
-        )

@@ -1,26 +1,21 @@
 """Dead letters as they lie on their topic: what their headers say, what they were, and which of them are done.
 
-Theory of operation. A *letter* is a record of a dead-letter topic with all the headers that
-docs/dead-letters.md lists; what lacks one, or holds something there that we never write, is left alone. A *mark*
-is a record of the same partition, further on, that says of letters that they are done: settled by a redrive. It lies
-on the topic itself, so that it lives as long as the letters, moves with them, and can be written in one transaction
-with the letters of what died again. What is done is kept as runs of offsets: memory grows with runs, not letters.
-A mirror to another cluster gives letters other offsets, and copies marks as they are: so a mark says where it was
-written, and is believed nowhere else.
-
-Anything that a producer writes into its headers arrives here too: reading never raises. Of several headers with one
-name the last counts, which is ours (`restored` removes all of that name).
+A *letter* is a record of a dead-letter topic with all the headers that docs/dead-letters.md lists; what lacks one, or
+holds something there that we never write, is left alone. A *mark* is a record of the same partition, further on, that
+says which letters are done: settled by a redrive. It lies on the topic itself, so that it lives as long as the letters,
+moves with them, and can be written in one transaction with the letters of what died again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from consumer.engine.masking import mask
+from consumer.engine.answering.masking import mask
 from consumer.engine.model import Record, Stage
 from consumer.engine.offset_map import are_different_lives
 
@@ -56,6 +51,7 @@ _OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PA
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
 _LONGEST_TRAVEL: Final = 300
 """``TOPIC:PARTITION:OFFSET`` at its longest."""
+# Any producer may write any header. What does not fit these patterns and limits is not ours.
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
@@ -115,30 +111,36 @@ class DeadRecord(NamedTuple):
 # -------------------------------------------------------------------------------------------------- letters
 
 
-def read_letter(topic: str, partition: int, record: Record) -> DeadRecord | None:
-    """The letter that `record` of a dead-letter topic is; None if it is not one of ours."""
+def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | None:
+    """The letter that `record` of the dead-letter topic `lies_on` is; None if it is not one of ours."""
     texts = _texts(record.headers)
-    stage = _STAGES.get(texts.get(STAGE, ""))
-    code = texts.get(CODE, "")
-    reason = texts.get(MESSAGE)
-    origin = _origin(texts)
+    topic, code, reason = texts.get(TOPIC, ""), texts.get(CODE, ""), texts.get(MESSAGE)
+    if reason is None or not _TOPIC_NAME.fullmatch(topic) or not _CODE.fullmatch(code):
+        return None
+    # A record without a timestamp of its own has -1, which no other number can be.
     timestamp = -1 if texts.get(TIMESTAMP) == "-1" else _number(texts.get(TIMESTAMP))
+    number, offset = _number(texts.get(PARTITION), _MOST_PARTITION), _number(texts.get(OFFSET))
     attempts, at_ms = _number(texts.get(ATTEMPTS)), _moment(texts.get(AT, ""))
-    if stage is None or reason is None or origin is None or not _CODE.fullmatch(code):
+    stage = _STAGES.get(texts.get(STAGE, ""))
+    if stage is None or number is None or offset is None:
         return None
     if timestamp is None or attempts is None or at_ms is None:
         return None
+    trips = _number(texts.get(TRIPS)) if TRIPS in dict(record.headers) else 0
+    if trips is None:  # it cannot be read, and counts as too often: nothing else ends a circle
+        trips = _MOST_OFFSET
+    sizes = {part: _OMITTED.match(texts.get(HEADER_PREFIX + part, "")) for part in PARTS}
     return DeadRecord(
-        place=Place(topic, partition, record.offset),
-        origin=origin,
+        place=Place(lies_on, partition, record.offset),
+        origin=Place(topic, number, offset),
         stage=stage,
         code=code,
         reason=reason,
         timestamp=timestamp,
         attempts=attempts,
         at_ms=at_ms,
-        trips=_trips(record.headers, texts),
-        omitted=_omitted(texts),
+        trips=trips,
+        omitted={part: int(match[1]) for part, match in sizes.items() if match is not None},
         record=record,
     )
 
@@ -151,16 +153,20 @@ def restored(letter: DeadRecord) -> Record:
     return letter.record._replace(timestamp=letter.timestamp, headers=own_headers(letter.record.headers))
 
 
+def origin_topic(record: Record, lies_on: str) -> str:
+    """The topic that a redriven record died on, by the header that it carries; else the one that it lies on."""
+    return _texts(record.headers).get(TOPIC, lies_on)
+
+
 def own_headers(headers: Headers) -> Headers:
     """Those that we did not add."""
+    # All of one name: a producer's header of that name was hidden by ours.
     return tuple(header for header in headers if header[0] not in _OURS)
 
 
-def travelling(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """The headers that count a record's trips: they stay on a letter even if its other headers are left out."""
-    return [
-        header for header in headers if header[0] in _TRAVELS and len(header[1] or b"") <= _LONGEST_TRAVEL
-    ]
+def without_own(headers: Headers) -> Headers:
+    """What stays of a letter's headers if its own are left out: the count of its record's trips."""
+    return tuple(one for one in headers if one[0] in _TRAVELS and len(one[1] or b"") <= _LONGEST_TRAVEL)
 
 
 def next_trip(own: Headers, letter: DeadRecord) -> Headers:
@@ -172,45 +178,23 @@ def next_trip(own: Headers, letter: DeadRecord) -> Headers:
 def is_original(letter: DeadRecord, record: Record) -> bool:
     """Whether `record`, found at the letter's origin, is the one that died: a topic may have been created again."""
     here = letter.record
-    return (
-        record.timestamp == letter.timestamp
-        and _same_bytes(record.value, here.value, letter.omitted.get(VALUE))
-        and _same_bytes(record.key, here.key, letter.omitted.get(KEY))
-        and (HEADERS in letter.omitted or own_headers(record.headers) == own_headers(here.headers))
-    )
-
-
-def _same_bytes(there: bytes | None, here: bytes | None, omitted: int | None) -> bool:
-    """Of a part that was left out only the size is known."""
-    return there == here if omitted is None else len(there or b"") == omitted
-
-
-def omitted_text(size: int) -> bytes:
-    """The value of the header that says that a part is left out."""
-    return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
+    for part, there, mine in ((VALUE, record.value, here.value), (KEY, record.key, here.key)):
+        # Of a part that was left out only the size is known.
+        size = letter.omitted.get(part)
+        if there != mine if size is None else len(there or b"") != size:
+            return False
+    same_headers = HEADERS in letter.omitted or own_headers(record.headers) == own_headers(here.headers)
+    return same_headers and record.timestamp == letter.timestamp
 
 
 def _texts(headers: Headers) -> dict[str, str]:
     """Our headers as text, of each name the last; what is not UTF-8 counts as not there."""
     texts: dict[str, str] = {}
-    for name, value in headers:
-        if not name.startswith(HEADER_PREFIX):
-            continue
-        texts.pop(name, None)
-        if value is not None:
-            try:
+    for name, value in dict(headers).items():  # ours come behind those that a producer wrote
+        if name.startswith(HEADER_PREFIX) and value is not None:
+            with contextlib.suppress(UnicodeDecodeError):
                 texts[name] = value.decode()
-            except UnicodeDecodeError:
-                continue
     return texts
-
-
-def _origin(texts: Mapping[str, str]) -> Place | None:
-    topic = texts.get(TOPIC, "")
-    partition, offset = _number(texts.get(PARTITION), _MOST_PARTITION), _number(texts.get(OFFSET))
-    if partition is None or offset is None or not _TOPIC_NAME.fullmatch(topic):
-        return None
-    return Place(topic, partition, offset)
 
 
 def _number(text: str | None, most: int = _MOST_OFFSET) -> int | None:
@@ -220,26 +204,14 @@ def _number(text: str | None, most: int = _MOST_OFFSET) -> int | None:
     return number if number <= most else None
 
 
-def _trips(headers: Headers, texts: Mapping[str, str]) -> int:
-    """How often it was redriven. A count that cannot be read counts as too often: nothing else ends a circle."""
-    if all(name != TRIPS for name, _ in headers):
-        return 0
-    trips = _number(texts.get(TRIPS))
-    return _MOST_OFFSET if trips is None else trips
-
-
 def _moment(text: str) -> int | None:
     """Milliseconds since 1970 of an ISO 8601 time with its zone."""
     try:
         moment = datetime.fromisoformat(text)
+        # Without a zone it is a time that we never write.
         return (moment - _EPOCH) // _MILLISECOND if moment.tzinfo else None
     except (ValueError, OverflowError):
         return None
-
-
-def _omitted(texts: Mapping[str, str]) -> dict[str, int]:
-    found = {part: _OMITTED.match(texts.get(HEADER_PREFIX + part, "")) for part in PARTS}
-    return {part: int(match[1]) for part, match in found.items() if match is not None}
 
 
 # ---------------------------------------------------------------------------------------------------- marks
@@ -298,23 +270,23 @@ class Mark(NamedTuple):
 
 
 def read_mark(record: Record, home: Home) -> Mark | None:
-    """The mark that `record`, which lies at `home`, is; None if it is no mark of ours.
-
-    A mark speaks of what lies before it. A letter is never a mark, whatever headers its producer gave it.
-    """
+    """The mark that `record`, which lies at `home`, is; None if it is no mark of ours."""
     texts = _texts(record.headers)
+    # A letter is never a mark, whatever headers its producer gave it.
     if DONE not in texts or STAGE in texts or not _HOME.fullmatch(texts.get(MARKED_AT, "")):
         return None
     runs = read_done(texts[DONE])
     if runs is None:
         return None
+    # A mirror to another cluster gives letters other offsets and copies marks as they are.
     if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
         return Mark((), at_home=False)
+    # A mark speaks of what lies before it.
     return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
 
 
 class Done:
-    """Which offsets of one partition are done."""
+    """Which offsets of one partition are done. Memory grows with runs, not with letters."""
 
     __slots__ = ("_bounds",)
 
@@ -325,19 +297,17 @@ class Done:
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1
 
-    def __len__(self) -> int:
-        """How many runs."""
-        return len(self._bounds) // 2
-
     def add(self, runs: Iterable[Run]) -> None:
         """Add these, in any order, overlapping or not."""
         for begin, end in runs:
             low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
+            # An odd index is inside of a run, which then keeps its own begin or end.
             first = [] if low % 2 else [begin]
             self._bounds[low:high] = first if high % 2 else [*first, end]
 
     def common(self, other: Done) -> int:
         """How many offsets are in both."""
+        # One pass over both, since there may be as many runs as letters.
         mine, others = list(self.runs()), list(other.runs())
         total = at = there = 0
         while at < len(mine) and there < len(others):
@@ -352,99 +322,3 @@ class Done:
     def runs(self) -> Iterator[Run]:
         """As [begin, end), rising, apart from each other."""
         return zip(self._bounds[::2], self._bounds[1::2], strict=True)
-
-
-class Runs:
-    """Runs of what becomes done, from a partition read in order.
-
-    What lies between two letters that follow each other (marks, markers of transactions, compacted records) is no
-    letter and never becomes one: it joins their runs, so that marks stay short.
-    """
-
-    __slots__ = ("_joins", "_runs")
-
-    def __init__(self) -> None:
-        self._runs: list[Run] = []
-        self._joins = False
-
-    def add(self, offset: int) -> None:
-        """The next letter becomes done."""
-        if self._joins:
-            self._runs[-1] = (self._runs[-1][0], offset + 1)
-        else:
-            self._runs.append((offset, offset + 1))
-        self._joins = True
-
-    def skip(self) -> None:
-        """The next record stays as it is."""
-        self._joins = False
-
-    def take(self) -> list[Run]:
-        """Take the runs so far and start again."""
-        runs, self._runs, self._joins = self._runs, [], False
-        return runs
-
-
-# -------------------------------------------------------------------------------------------------- filters
-
-
-class OriginFilter(NamedTuple):
-    """``TOPIC[:PARTITION[:OFFSET]]``; None: any."""
-
-    topic: str
-    partition: int | None = None
-    offset: int | None = None
-
-    def holds(self, origin: Place) -> bool:
-        """Whether a record from `origin` matches."""
-        return (
-            origin.topic == self.topic
-            and self.partition in (None, origin.partition)
-            and self.offset in (None, origin.offset)
-        )
-
-
-class Filters(NamedTuple):
-    """Which letters match; what is empty or None matches all."""
-
-    stages: frozenset[Stage] = frozenset()
-    codes: frozenset[str] = frozenset()
-    since_ms: int | None = None
-    until_ms: int | None = None
-    """When they died: since, and before until."""
-    origins: tuple[OriginFilter, ...] = ()
-
-    def hold(self, letter: DeadRecord) -> bool:
-        """Whether this letter matches."""
-        return (
-            (not self.stages or letter.stage in self.stages)
-            and (not self.codes or letter.code in self.codes)
-            and (self.since_ms is None or letter.at_ms >= self.since_ms)
-            and (self.until_ms is None or letter.at_ms < self.until_ms)
-            and (not self.origins or any(one.holds(letter.origin) for one in self.origins))
-        )
-
-
-def parse_origin(text: str) -> OriginFilter:
-    """``TOPIC[:PARTITION[:OFFSET]]``. Raises `ValueError` saying what it should look like."""
-    topic, *numbers = text.split(":")
-    found = _numbers(numbers)
-    if not _TOPIC_NAME.fullmatch(topic) or len(numbers) > 2 or None in found:
-        raise ValueError(
-            f"{text[:300]!r} is no origin: write TOPIC, TOPIC:PARTITION or TOPIC:PARTITION:OFFSET"
-        )
-    return OriginFilter(topic, *found)
-
-
-def parse_place(text: str) -> Place:
-    """``TOPIC:PARTITION:OFFSET``. Raises `ValueError` saying what it should look like."""
-    topic, *numbers = text.split(":")
-    found = _numbers(numbers)
-    if not _TOPIC_NAME.fullmatch(topic) or len(numbers) != 2 or found[0] is None or found[1] is None:
-        raise ValueError(f"{text[:300]!r} is no place of a record: write TOPIC:PARTITION:OFFSET")
-    return Place(topic, found[0], found[1])
-
-
-def _numbers(texts: Sequence[str]) -> list[int | None]:
-    mosts = (_MOST_PARTITION, _MOST_OFFSET)
-    return [_number(text, most) for text, most in zip(texts, mosts, strict=False)]

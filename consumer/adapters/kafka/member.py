@@ -3,17 +3,12 @@
 Every method and callback runs in that one thread; it reaches others through `Hooks`. Rebalance callbacks
 run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
 
-*Fencing.* Each assignment of a partition gets an epoch that no other in this process has. A partition is handed to
-librdkafka between two consumes only (`consumer.adapters.kafka.starts`), never in the callback that gives it: so what
-one consume brings belongs to one assignment, also where a partition went and came back within it. Records of what is
-not held any more are dropped.
+*Fencing.* Each assignment of a partition gets an epoch that no other in this process has.
 
 *Another life.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
 engine gets the ids every few seconds; what it wants read again goes back to the beginning, under a new epoch.
 
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
-
-*Lost is not revoked.* What is taken from a member that did not poll in time is lost: dropped, never committed.
 """
 
 from __future__ import annotations
@@ -21,32 +16,39 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import confluent_kafka
-from confluent_kafka import KafkaException
+from confluent_kafka import OFFSET_BEGINNING, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import Inbox, Taken, Unreadable, group, take_damaged
+from consumer.adapters.kafka.chunks import Damage, Inbox, Taken, damage_at, sort_out
 from consumer.adapters.kafka.commits import (
     ASSIGNMENT_LOST,
     Answer,
     CommitResult,
-    ResumePoint,
     SentCommits,
     commit_last,
     leave_without_partitions,
-    raw_place,
+    raw_partition,
     raw_positions,
 )
-from consumer.adapters.kafka.configuration import RawConsumer, is_cooperative, make_client
+from consumer.adapters.kafka.configuration import is_cooperative, make_client
 from consumer.adapters.kafka.ends import Ends
-from consumer.adapters.kafka.groups import is_member
+from consumer.adapters.kafka.groups import GroupSize, is_member
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import HasOffsets, Unstarted
-from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, IdSource
-from consumer.adapters.kafka.trouble import Teller, as_fatal, exception_error, forgets_group, words
+from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, TopicIds
+from consumer.adapters.kafka.trouble import (
+    Teller,
+    TlsFiles,
+    as_fatal,
+    exception_error,
+    forgets_group,
+    words,
+)
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -54,11 +56,11 @@ from consumer.errors import KafkaError
 _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
 
+# Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take.
 _REVOKED_WITHIN: Final = 3.0
-"""Seconds in which the last commit of a revoked partition is tried again: far less than a rebalance may take."""
+# Share of the time for leaving in which the last commit is tried again and a rebalance is waited for. The rest is for
+# the LeaveGroup request itself.
 _LEAVING_SHARE: Final = 0.9
-"""Share of the time for leaving in which the last commit is tried again and a rebalance is waited for. The rest is for
-the goodbye itself."""
 
 _ASK_GROUP_TIMEOUT: Final = 5.0
 
@@ -72,58 +74,40 @@ _LOOK_FOR_ROOM: Final = 0.005
 _epochs = itertools.count(1)
 
 
-class Hooks(Protocol):
-    """Called from the thread. The first three block until the event loop has answered, within their limit.
-
-    They raise `TimeoutError`, and whatever the listener raises.
-    """
-
-    def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These partitions are ours now."""
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """These partitions are about to go. Returns what to commit of them."""
-
-    def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These partitions are gone."""
-
-    def trouble(self, code: str, text: str) -> None:
-        """Something went wrong that recovers by itself. Returns at once."""
-
-    def topic_ids(self, ids: Mapping[str, str]) -> None:
-        """The ids that topics have now. Returns at once."""
-
-
 class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
     the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `topic_ids`
-    is closed with the member. `timeout`: seconds for each question to the brokers.
+    is closed with the member. `group_size`: None if the quota is not divided. `timeout`: seconds for each question to
+    the brokers.
     """
 
     def __init__(
         self,
         config: dict[str, Any],
+        topics: list[str],
         hooks: Hooks,
         ready: deque[Chunk],
         *,
         offset_reset: str,
         has_offsets: HasOffsets,
-        topic_ids: IdSource,
+        topic_ids: TopicIds,
+        group_size: GroupSize | None = None,
         timeout: float,
-        make_consumer: Callable[[dict[str, Any]], RawConsumer],
+        make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer],
     ) -> None:
         self._config = config
         self._offset_reset = offset_reset
         self._has_offsets = has_offsets
         self._topic_ids = topic_ids
-        self._anew: dict[TopicPartition, NewLife] = {}
+        self._group_size = group_size
+        self._restarts: dict[TopicPartition, NewLife] = {}
         """Partitions to read again from the beginning."""
-        self._anew_due = 0.0
+        self._restarts_due = 0.0
         self._timeout = timeout
         self._make_consumer = make_consumer
-        self._topics: list[str] = []
+        self._topics = topics
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
@@ -131,7 +115,7 @@ class GroupMember:
         self._commits = SentCommits()
         self._held: dict[TopicPartition, int] = {}
         """The partitions that are read, with their epochs."""
-        self._next: dict[TopicPartition, ResumePoint] = {}
+        self._next: dict[TopicPartition, RawPartition] = {}
         """Where reading goes on in each partition, behind what was handed out."""
         self._paused = False
         self._full_since: float | None = None
@@ -144,21 +128,26 @@ class GroupMember:
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
         self._failure: Exception | None = None
+        self._tls_files = TlsFiles(config)
         self._was_assigned = False
         self._forgotten = False
         """The brokers do not know the group any more, and this client is of no use any more."""
         self._open()
 
     def _open(self, *, begun: bool = False) -> None:
-        """Make a client, which has not joined yet. `begun`: an earlier one has begun with partitions."""
+        """Make a client and subscribe. `begun`: an earlier one has begun with partitions.
+
+        The assignment comes with a later `fetch`.
+        """
         self._joined = False
         self._member_id: str | None = None
         """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
-        callbacks = {"error_cb": partial(self._heard, None), "on_commit": self._commits.heard}
+        callbacks = {"error_cb": partial(self._on_error, None), "on_commit": self._commits.on_commit}
         self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
-        self._unreadable = Unreadable()
+        self._damaged: dict[TopicPartition, Damage] = {}
+        """The partitions that cannot be read on, since a batch is damaged."""
         self._unstarted = Unstarted(
             self._consumer,
             self._offset_reset,
@@ -169,41 +158,43 @@ class GroupMember:
             on_trouble=self._hooks.trouble,
             begun=begun,
         )
-
-    def join(self, topics: list[str]) -> None:
-        """Subscribe. The assignment comes with a later `fetch`."""
-        self._topics = topics
         self._consumer.subscribe(
-            topics,
-            on_assign=self._guarded(self._on_assign),
-            on_revoke=self._guarded(self._on_revoke),
-            on_lost=self._guarded(self._on_lost),
+            self._topics,
+            on_assign=lambda _, raw: self._safely(self._on_assign, _names(raw)),
+            on_revoke=lambda _, raw: self._safely(self._on_revoke, _names(raw)),
+            on_lost=lambda _, raw: self._safely(self._on_lost, _names(raw)),
         )
 
     def fetch(self, room: int, timeout: float) -> None:
         """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover."""
-        self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
         if self._forgotten:
-            self._safely(self._join_anew)
+            self._safely(self._rejoin)
         if self._is_full_for_a_moment(room):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
             return
-        self._obey(room)
-        if self._unreadable and not self._paused:
+        if self._paused != (room <= 0):
+            self._paused = room <= 0
+            self._set_pause(self._held)
+        if self._damaged and not self._paused:
             self._ask_again()
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
             # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
+            # librdkafka takes an assignment as news that the partition is ours, and would call one that was lost
+            # revoked. (Behind a thousand records that were fetched ahead the poll may not hear of it. Then the broker
+            # refuses the commit.)
             some_can_start = self._unstarted.ask()
+            # What can start must not wait for records of other partitions.
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
-            if self._anew and time.monotonic() >= self._anew_due:
-                self._safely(self._begin_anew)
+            if self._restarts and time.monotonic() >= self._restarts_due:
+                self._safely(self._restart_reading)
         self._look_at_ends()
-        self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
 
-    def send_commit(
-        self, positions: Sequence[Position], epochs: Sequence[int | None], answer: Answer
-    ) -> None:
+    def send_commit(self, positions: Sequence[Position], epochs: Sequence[int], answer: Answer) -> None:
         """Send a commit of those positions whose partition is still held in the epoch beside it."""
         # What belongs to an earlier assignment never commits, even if the partition came back to us.
         ours = self._still_ours(positions, epochs)
@@ -216,9 +207,9 @@ class GroupMember:
         except KafkaException as error:
             answer(CommitResult((), exception_error(error).name()))
         else:
-            self._commits.add(ours, left_out, answer)
+            self._commits.add(ours, left_out, answer)  # answered in a later poll
 
-    def close(self, positions: Sequence[Position], epochs: Sequence[int | None], deadline: float) -> None:
+    def close(self, positions: Sequence[Position], epochs: Sequence[int], deadline: float) -> None:
         """Commit, leave the group. Revocations on the way out do not call the hooks any more.
 
         `deadline` (monotonic) is for all of it. Waiting for the brokers can take longer: then the caller gives up.
@@ -227,7 +218,8 @@ class GroupMember:
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
         self._commit_last(self._still_ours(positions, epochs), until)
-        # With partitions, closing says goodbye by revoking them. A static member says none: it will be back.
+        # With partitions, closing leaves the group by revoking them. A static member does not leave, by intent: it will
+        # be back.
         if not self._held and not self._config.get("group.instance.id"):
             leave_without_partitions(self._consumer, self._config, until)
         try:
@@ -242,7 +234,7 @@ class GroupMember:
         for one in partitions:
             name = TopicPartition(one.topic, one.partition)
             if self._held.get(name) == one.epoch:
-                self._anew[name] = one
+                self._restarts[name] = one
 
     def end_offsets(self) -> EndOffsets:
         """What is known of the held partitions; may be called by other threads.
@@ -253,16 +245,15 @@ class GroupMember:
             self._ends.ends,
             self._ends.reached,
             len(self._unstarted),
-            self._unreadable.offsets(),
+            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile.
+            {name: one.offset for name, one in self._damaged.copy().items()},
             self._ends.begins,
             self._joined,
         )
 
     def is_known(self) -> bool:
-        """Ask the coordinator whether this is a member of the group. Call it from another thread than the consumer's.
-
-        Under KIP-848 an assignment of no partition brings no callback: a member without any hears nothing more.
-        """
+        """Ask the coordinator whether this is a member of the group. Not for the consumer's own thread."""
+        # Under KIP-848 an assignment of no partition brings no callback: a member without any hears nothing more.
         member = self._member_id
         if member and not self._joined and is_member(self._config, member, _ASK_GROUP_TIMEOUT):
             self._joined = self._member_id == member  # else another client has taken the place of that one
@@ -271,12 +262,10 @@ class GroupMember:
     # ------------------------------------------------------------------------------------------- polling
 
     def _is_full_for_a_moment(self, room: int) -> bool:
-        """Whether to wait without a poll: there is no room, but there was some a moment ago.
-
-        A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
-        before its broker threads look again, once a second: a destination that answers within that time would be
-        served in bursts. Only polls bring rebalances and the answers to commits, so this lasts a second at most.
-        """
+        """Whether to wait without a poll: there is no room, but there was some a moment ago."""
+        # A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
+        # before its broker threads look again, once a second: a destination that answers within that time would be
+        # served in bursts. Only polls bring rebalances and the answers to commits, so this lasts a second at most.
         if room > 0 or self._paused or self._ready:
             self._full_since = None
             return False
@@ -285,125 +274,129 @@ class GroupMember:
             self._full_since = now
         return now - self._full_since < _FULL_FOR
 
-    def _obey(self, room: int) -> None:
-        paused = room <= 0
-        if paused == self._paused:
-            return
-        self._paused = paused
-        self._set_pause(self._held)
-
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
-        """Pause these, or resume those of them that are paused.
-
-        Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
-        began, also when records from there were handed out meanwhile (librdkafka #4637).
-        """
+        """Pause these, or resume those of them that are paused."""
         if self._paused:
             names = list(names)
             self._left_paused.update(names)
         else:
-            names = [name for name in names if name in self._left_paused and not self._unreadable.waits(name)]
+            # Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
+            # began, also when records from there were handed out meanwhile (librdkafka #4637).
+            names = [name for name in names if name in self._left_paused and not self._is_passed_over(name)]
             self._left_paused.difference_update(names)
         if names:
-            (self._consumer.pause if self._paused else self._consumer.resume)(_raw(names))
+            change = self._consumer.pause if self._paused else self._consumer.resume
+            change([RawPartition(*name) for name in names])
 
     def _consume(self, room: int, timeout: float) -> None:
         # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
         # (librdkafka #5604): so this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
         taken = self._inbox.take(room, timeout)
-        self._inbox.drop_all_but(self._held)
+        self._inbox.keep(self._held)
         self._polled = time.monotonic()
         if taken.messages:
             self._hand_over(taken)
 
     def _hand_over(self, taken: Taken) -> None:
-        damaged: dict[TopicPartition, confluent_kafka.KafkaError] = {}
         # What is held now: a rebalance while records were taken may have ended some.
-        chunks, errors = taken.chunks(self._held), taken.errors
-        if errors or self._unreadable:
-            messages, damaged = take_damaged(taken.messages)
-            chunks, errors = group(messages, {name: self._held[name] for name in self._believed()})
+        readable = self._held
+        if self._damaged:
+            readable = {name: one for name, one in self._held.items() if not self._is_passed_over(name)}
+        chunks, errors, damaged = sort_out(taken, readable)
         for chunk in chunks:
             name = TopicPartition(chunk.topic, chunk.partition)
             first, last = chunk.records[0].offset, chunk.records[-1].offset
-            if self._next[name].offset not in (first, None) or last - first >= len(chunk.records):
+            # Behind a hole the engine wants to know whether retention made it.
+            if self._next[name].offset not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._ends.known(name)[0])
-            if first < (self._next[name].offset or 0):
+            if first < self._next[name].offset:  # the log was cut, or the topic created again
                 self._topic_ids.hurry()
             self._ready.append(chunk)
-            self._next[name] = ResumePoint(last + 1, chunk.leader_epoch)
-            self._unreadable.discard(name)
-        for name in [one for one in self._believed() if one in damaged]:
-            self._stop_reading(name, damaged[name])
+            self._next[name] = raw_partition(*name, last + 1, chunk.leader_epoch)
+            self._damaged.pop(name, None)
+        for name, why in damaged.items():
+            if name in self._held and not self._is_passed_over(name):
+                self._stop_reading(name, why)
         for message in errors:
             if (error := message.error()) is not None:
-                self._heard(message.topic(), error)
+                self._on_error(message.topic(), error)
 
     # ------------------------------------------------------------------- what came damaged (see `chunks`)
-
-    def _believed(self) -> list[TopicPartition]:
-        return [name for name in self._held if not self._unreadable.waits(name)]
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError) -> None:
         """The next batch of this partition is damaged: drop what comes behind it, until it is asked for again."""
         offset = self._next[name].offset
-        delay = self._unreadable.found(name, offset or 0, time.monotonic())
+        damage = damage_at(max(offset, 0), self._damaged.get(name), time.monotonic())
+        self._damaged[name] = damage
         self._left_paused.add(name)
-        self._consumer.pause(_raw([name]))
-        at = "its beginning" if offset is None else f"offset {offset}"
+        self._consumer.pause([RawPartition(*name)])
+        at = "its beginning" if offset == OFFSET_BEGINNING else f"offset {offset}"
         self._hooks.trouble(
             error.name(),
-            f"{name.topic}[{name.partition}] cannot be read further than {at}: the broker sent damaged data, and "
-            f"nothing after it is read until it can be; next attempt in {delay:g} s ({words(error)})",
+            f"{name} cannot be read further than {at}: the broker sent damaged data, and "
+            f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({words(error)})",
         )
+
+    def _is_passed_over(self, name: TopicPartition) -> bool:
+        """Whether to drop what comes of this partition: its damaged batch has not been asked for again yet."""
+        damage = self._damaged.get(name)
+        return damage is not None and damage.due is not None
 
     def _ask_again(self) -> None:
         """Go on where reading stopped. The seek discards all that librdkafka has of the partition, so it comes last."""
-        for name in self._unreadable.due(time.monotonic()):
+        now = time.monotonic()
+        for name, damage in list(self._damaged.items()):
+            if damage.due is None or damage.due > now:
+                continue
+            self._damaged[name] = damage._replace(due=None)
             self._left_paused.discard(name)
-            self._inbox.drop(name)
+            self._inbox.keep(self._held.keys() - {name})
             try:
-                self._consumer.resume(_raw([name]))
-                self._consumer.seek(raw_place(name, self._next[name]))
+                self._consumer.resume([RawPartition(*name)])
+                self._consumer.seek(self._next[name])
             except KafkaException as failure:
                 self._stop_reading(name, exception_error(failure))
 
     def _look_at_ends(self) -> None:
-        if not self._ends.is_due():
+        if time.monotonic() < self._ends.due:
             return
         if not self._joined:
             self._member_id = self._consumer.memberid()
         # What is kept back was given out by the consumer, and what came behind a damaged batch was dropped.
-        unread = {**self._inbox.first_offsets(), **self._unreadable.offsets()}
+        damaged = {name: one.offset for name, one in self._damaged.items()}
+        unread = {**self._inbox.first_offsets(), **damaged}
         if self._ends.look(self._held, unread, paused=self._paused):
             self._topic_ids.hurry()
         if ids := self._topic_ids.look({name.topic for name in self._held}):
             self._hooks.topic_ids(ids)
+        if self._group_size is not None and (size := self._group_size.look()) is not None:
+            self._hooks.group_size(size)
+
+    def _group_has_changed(self) -> None:
+        if self._group_size is not None:
+            self._group_size.hurry()
 
     # -------------------------------------------------------------------------------------- rebalancing
 
-    def _guarded(self, callback: Callable[[list[RawPartition]], None]) -> Callable[..., None]:
-        """`callback` for librdkafka: no exception may pass through librdkafka; the next `fetch` raises it."""
-
-        def call(_: object, partitions: list[RawPartition]) -> None:
-            self._safely(lambda: callback(partitions))
-
-        return call
-
-    def _safely(self, step: Callable[[], Any]) -> None:
+    def _safely(self, step: Callable[..., object], *args: object) -> None:
+        """Do this. No exception may pass through librdkafka: the fetch under way, or the next one, raises it."""
         try:
-            step()
+            step(*args)
         except TimeoutError:
-            self._fail("the process is too busy to handle a rebalance in time: start it again")
+            text = "Kafka: the process is too busy to handle a rebalance in time: start it again"
+            self._failure = self._failure or KafkaError(text)
         except Exception as error:
             self._failure = self._failure or error
 
-    def _on_assign(self, partitions: list[RawPartition]) -> None:
-        self._assign([])  # librdkafka waits for an answer; they begin once the brokers have said where
+    def _on_assign(self, names: list[TopicPartition]) -> None:
+        # librdkafka waits for an answer. The partitions begin once the brokers have said where, and between two
+        # consumes: so what one consume brings belongs to one assignment, also where a partition went and came back
+        # within it.
+        self._assign([])
+        self._group_has_changed()
         if self._closing:  # the assignment was under way when we began to leave: it will not be read
             return
-        names = _names(partitions)
         self._joined = True
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
@@ -413,42 +406,33 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        self._next.update({name: ResumePoint(start.offset, start.leader_epoch) for name, start in found})
-        self._assign([raw_place(name, self._next[name]) for name, _ in found])
+        places = {name: raw_partition(*name, start.offset, start.leader_epoch) for name, start in found}
+        self._next.update(places)
+        self._assign(list(places.values()))
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
         self._set_pause([name for name, _ in found])
-        given = [
-            Assignment(
-                *name,
-                next(_epochs),
-                start.offset,
-                start.commit,
-                start.leader_epoch,
-                start.metadata,
-                start.topic_id,
-                start.void,
-            )
-            for name, start in found
-        ]
+        given = [Assignment._make((*name, next(_epochs), *start)) for name, start in found]
         self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in given})
         self._hooks.assigned(given)
 
-    def _begin_anew(self) -> None:
+    def _restart_reading(self) -> None:
         """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
         begun = []
-        for name, one in list(self._anew.items()):
+        for name, one in list(self._restarts.items()):
+            beginning = raw_partition(*name, None, None)
             try:
-                self._consumer.seek(RawPartition(*name, confluent_kafka.OFFSET_BEGINNING))
+                self._consumer.seek(beginning)
             except KafkaException as error:  # perhaps its leader is not known yet
-                self._anew_due = time.monotonic() + _SEEK_AGAIN
-                text = f"{name.topic}[{name.partition}] cannot be read from its beginning yet: trying again"
+                self._restarts_due = time.monotonic() + _SEEK_AGAIN
+                text = f"{name} cannot be read from its beginning yet: trying again"
                 self._hooks.trouble(exception_error(error).name(), text)
                 continue
-            del self._anew[name]
-            self._inbox.drop(name)
-            self._next[name] = ResumePoint(None, None)
-            self._unreadable.discard(name)
+            del self._restarts[name]
+            self._inbox.keep(self._held.keys() - {name})
+            self._next[name] = beginning
+            self._damaged.pop(name, None)
+            # A new epoch: what belongs to the earlier life never settles and never commits.
             begun.append(Assignment(*name, next(_epochs), None, False, topic_id=one.topic_id))
             self._held[name] = begun[-1].epoch
         if begun:
@@ -459,67 +443,58 @@ class GroupMember:
         # Eager: these are all partitions. What was held was taken away before, and all begin together.
         (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
 
-    def _on_revoke(self, partitions: list[RawPartition]) -> None:
-        if self._late:  # whatever librdkafka calls it
-            self._on_lost(partitions)
+    def _on_revoke(self, names: list[TopicPartition]) -> None:
+        # What is taken from a member that did not poll in time is lost, whatever librdkafka calls it: dropped, and
+        # never committed.
+        if self._late:
+            self._on_lost(names)
             return
-        names = self._begun(partitions)
+        begun = [name for name in names if name in self._held]
+        positions: Sequence[Position] = ()
         try:
-            if names and not self._closing:
+            if begun and not self._closing:
+                try:
+                    positions = self._hooks.revoked(begun)
+                except TimeoutError:
+                    text = "partitions were not drained in time and are given back undrained"
+                    self._hooks.trouble("_TIMED_OUT", text)
+                    self._hooks.lost(begun)
                 # The listener may answer for more than what goes: only that may be committed now.
-                ours = [one for one in self._drained(names) if one[:2] in names]
+                ours = [one for one in positions if one[:2] in begun]
                 self._commit_last(ours, time.monotonic() + _REVOKED_WITHIN)
-        finally:
-            self._let_go(
-                partitions
-            )  # whatever went wrong: librdkafka waits for this answer, and so does the group
+        finally:  # whatever went wrong: librdkafka waits for this answer, and so does the group
+            self._drop(names)
 
-    def _drained(self, names: Sequence[TopicPartition]) -> Sequence[Position]:
-        try:
-            return self._hooks.revoked(names)
-        except TimeoutError:
-            self._hooks.trouble(
-                "_TIMED_OUT", "partitions were not drained in time and are given back undrained"
-            )
-            self._hooks.lost(names)
-            return ()
-
-    def _on_lost(self, partitions: list[RawPartition]) -> None:
+    def _on_lost(self, names: list[TopicPartition]) -> None:
         self._joined = False
-        names = self._begun(partitions)
+        # The event loop never heard of those that wait for their start.
+        begun = [name for name in names if name in self._held]
         try:
-            if names and not self._closing:
-                self._hooks.lost(names)
+            if begun and not self._closing:
+                self._hooks.lost(begun)
         finally:
-            self._let_go(partitions)
+            self._drop(names)
 
-    def _begun(self, partitions: Iterable[RawPartition]) -> list[TopicPartition]:
-        """Those that are being read: the event loop never heard of the ones that wait for their start."""
-        return [name for name in _names(partitions) if name in self._held]
-
-    def _let_go(self, partitions: list[RawPartition]) -> None:
-        begun = self._begun(partitions)
-        for name in _names(partitions):
+    def _drop(self, names: list[TopicPartition]) -> None:
+        self._group_has_changed()
+        begun = [name for name in names if name in self._held]
+        for name in names:
             self._unstarted.discard(name)
-            self._unreadable.discard(name)
-            self._anew.pop(name, None)
+            self._damaged.pop(name, None)
+            self._restarts.pop(name, None)
             self._held.pop(name, None)
             self._next.pop(name, None)
         try:
             if self._cooperative:
-                self._consumer.incremental_unassign(_raw(begun))
+                self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
             else:
                 self._consumer.unassign()
         except KafkaException as error:
             self._hooks.trouble(exception_error(error).name(), "a single partition could not be unassigned")
 
-    def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int | None]) -> list[Position]:
-        return [
-            position
-            for position, epoch in zip(positions, epochs, strict=True)
-            if epoch is not None
-            and self._held.get(TopicPartition(position.topic, position.partition)) == epoch
-        ]
+    def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
+        both = zip(positions, epochs, strict=True)
+        return [one for one, epoch in both if self._held.get(TopicPartition(*one[:2])) == epoch]
 
     def _commit_last(self, positions: Sequence[Position], until: float) -> None:
         failure = commit_last(self._consumer, positions, until)
@@ -528,51 +503,38 @@ class GroupMember:
                 failure, "the last commit of a partition failed: some records will be read again"
             )
 
-    def _join_anew(self) -> None:
-        """The brokers forgot the group (another cluster stands in place of this one): its partitions are lost.
-
-        A member of a classic group does all this by itself. The client of a KIP-848 group is of no use any more, and
-        another one takes its place.
-        """
+    def _rejoin(self) -> None:
+        """The brokers forgot the group (another cluster stands in place of this one): its partitions are lost."""
+        # A member of a classic group does all this by itself. The client of a KIP-848 group is of no use any more, and
+        # another one takes its place.
         self._forgotten = False
         self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         lost = list(self._held)
         self._held.clear()
         self._next.clear()
-        self._anew.clear()
+        self._restarts.clear()
         if lost:
             self._hooks.lost(lost)
         self._consumer.close()
         self._commits.drop(ASSIGNMENT_LOST)
         self._left_paused.clear()
         self._open(begun=self._unstarted.begun)
-        self.join(self._topics)
 
     # ------------------------------------------------------------------------------------------- errors
 
-    def _heard(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
+    def _on_error(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
         if error.code() in OTHER_TOPIC:
             self._topic_ids.hurry()
         if topic is not None and error.code() in MISSING_TOPIC and not self._was_assigned:
-            self._fail(f"the topic {topic} does not exist: create it, or correct KAFKA_TOPICS")
+            text = f"Kafka: the topic {topic} does not exist: create it, or correct KAFKA_TOPICS"
+            self._failure = self._failure or KafkaError(text)
         elif forgets_group(error):
             self._forgotten = True
-        elif (fatal := as_fatal(error)) is not None:
+        elif (fatal := as_fatal(error) or self._tls_files.explain(error)) is not None:
             self._failure = self._failure or fatal
         else:
             self._tell(error)
 
-    def _fail(self, text: str) -> None:
-        self._failure = self._failure or KafkaError(f"Kafka: {text}")
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
 
 def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
     return [TopicPartition(one.topic, one.partition) for one in partitions]
-
-
-def _raw(names: Iterable[TopicPartition]) -> list[RawPartition]:
-    return [RawPartition(*name) for name in names]

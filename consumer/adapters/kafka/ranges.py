@@ -1,36 +1,30 @@
 """From bounds to offsets: which part of each partition a replay reads.
 
-Theory of operation. The brokers are asked once, when a replay begins: which partitions exist, where each begins and
-ends, and for a time, where the first record of that time or later stands. The result is fixed: records that arrive
-later do not belong to the replay.
-
-The end is the last stable offset, not the high watermark. A reader of committed records never gets beyond it while a
-transaction is open, and would wait for another producer's commit.
-
-*Times.* A topic need not be in order of time: producers set the timestamps of their records. So a range by time begins
-at the first record that is late enough, always ends at the end of the partition, and carries the times: the reader
-skips what lies outside.
+The brokers are asked once, when a replay begins: which partitions exist, where each begins and ends, and for a time,
+where the first record of that time or later stands. The result is fixed: records that arrive later do not belong to the
+replay.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-import confluent_kafka
-from confluent_kafka.admin import AdminClient
-
-from consumer.adapters.kafka.cluster import fetch_metadata, nearest_topic
-from consumer.adapters.kafka.configuration import Config, admin_config, make_client
-from consumer.adapters.kafka.offsets import Extent, find_at, find_extents, limit, meet_cluster
+from consumer.adapters.kafka.cluster import (
+    Extent,
+    find_at,
+    find_extents,
+    meet_cluster,
+    nearest_topic,
+)
+from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import UsageError
 
-_Code = confluent_kafka.KafkaError
-_THREAD: Final = "pinstream-kafka-ranges"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
@@ -80,28 +74,32 @@ async def resolve_ranges(
     `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what does not exist, `KafkaError` if the
     brokers do not answer within `timeout` seconds.
     """
-    return await run_blocking(_THREAD, _resolve, config, topics, partitions, start, stop, timeout)
 
+    def resolve() -> list[Range]:
+        deadline = time.monotonic() + timeout
+        with meet_cluster(config, timeout) as (client, metadata):
+            known = {name: list(one.partitions) for name, one in metadata.topics.items()}
+            names = _chosen(topics, partitions, known)
+            # The end is the last stable offset, not the high watermark. A reader of committed records never gets beyond
+            # it while a transaction is open, and would wait for another producer's commit.
+            extents = find_extents(client, names, deadline)
+            match start.kind:
+                case "beginning":
+                    begins = [one.low for one in extents]
+                case "end":
+                    begins = [one.end for one in extents]
+                case "offset":
+                    begins = [start.value] * len(names)
+                case "time":
+                    found = zip(find_at(client, names, start.value, deadline), extents, strict=True)
+                    # -1: no record is late enough. Records written after the end was asked for do not count.
+                    begins = [one.end if at < 0 else min(at, one.end) for at, one in found]
+        return [
+            _range(name, extent, begin, start, stop)
+            for name, extent, begin in zip(names, extents, begins, strict=True)
+        ]
 
-def _resolve(
-    config: Config,
-    topics: Sequence[str],
-    partitions: Sequence[str],
-    start: Bound,
-    stop: Bound,
-    timeout: float,
-) -> list[Range]:
-    left = limit(timeout)
-    known = {name: list(topic.partitions) for name, topic in fetch_metadata(config, timeout).topics.items()}
-    names = _chosen(topics, partitions, known)
-    with make_client(AdminClient, admin_config(config)) as client:
-        meet_cluster(client, left)
-        extents = find_extents(client, names, left)
-        begins = _begins(client, names, extents, start, left)
-    return [
-        _range(name, extent, begin, start, stop)
-        for name, extent, begin in zip(names, extents, begins, strict=True)
-    ]
+    return await run_blocking("pinstream-kafka-ranges", resolve)
 
 
 # ------------------------------------------------------------------------------------- which partitions
@@ -112,16 +110,14 @@ def _chosen(
 ) -> list[TopicPartition]:
     for topic in topics:
         if topic not in known:
-            raise _missing(topic, known)
-    every = [TopicPartition(topic, number) for topic in dict.fromkeys(topics) for number in known[topic]]
-    if not partitions:
-        return sorted(every)
-    wanted: set[TopicPartition] = set()
-    for text in partitions:
-        wanted.update(named_partitions(text, topics, known))
+            hint = nearest_topic(topic, known)
+            raise UsageError(
+                f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic"
+            )
+    wanted = {name for text in partitions for name in named_partitions(text, topics, known)}
     # A topic of which no partition is named is read whole: --topic asked for it.
-    named = {name.topic for name in wanted}
-    return sorted({*wanted, *(name for name in every if name.topic not in named)})
+    whole = {*topics} - {name.topic for name in wanted}
+    return sorted({*wanted, *(TopicPartition(topic, number) for topic in whole for number in known[topic])})
 
 
 def named_partitions(
@@ -150,7 +146,7 @@ def named_partitions(
     return names
 
 
-def _spoken(numbers: Iterable[int]) -> str:
+def _spoken(numbers: Collection[int]) -> str:
     """``0 to 3`` or, of one or with holes, ``0, 2``."""
     listed = sorted(numbers)
     if len(listed) > 1 and listed[-1] - listed[0] == len(listed) - 1:
@@ -158,51 +154,24 @@ def _spoken(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, listed)) or "none"
 
 
-def _missing(topic: str, known: Iterable[str]) -> UsageError:
-    hint = nearest_topic(topic, known)
-    return UsageError(f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic")
-
-
 # ---------------------------------------------------------------------------------------- which offsets
-
-
-def _begins(
-    client: Any,
-    names: Sequence[TopicPartition],
-    extents: Sequence[Extent],
-    start: Bound,
-    left: Callable[[], float],
-) -> list[int]:
-    if start.kind == "time":
-        found = find_at(client, names, start.value, left)
-        # -1: no record is late enough. Records written after the end was asked for do not count.
-        return [
-            extent.end if at < 0 else min(at, extent.end) for at, extent in zip(found, extents, strict=True)
-        ]
-    if start.kind == "offset":
-        return [start.value] * len(names)
-    return [extent.low if start.kind == "beginning" else extent.end for extent in extents]
 
 
 def _range(name: TopicPartition, extent: Extent, begin: int, start: Bound, stop: Bound) -> Range:
     for option, bound in (("--from", start), ("--to", stop)):
         if bound.kind == "offset" and not extent.low <= bound.value <= extent.end:
-            raise _out_of_range(name, extent, option, bound)
+            held = f"holds {extent.low} to {extent.end - 1}"
+            if extent.low == extent.end:
+                held = f"is empty (its next offset is {extent.end})"
+            raise UsageError(f"{option} {bound}: offset {bound.value} is not in {name}, which {held}")
+    # A range by time always ends at the end of the partition.
     end = {"beginning": extent.low, "offset": stop.value}.get(stop.kind, extent.end)
     if begin > end:
         raise UsageError(
-            f"--from {start} is offset {begin} of {name.topic}[{name.partition}], which is after --to {stop}: "
-            "give a later --to, or other partitions"
+            f"--from {start} is offset {begin} of {name}, which is after --to {stop}: give a later --to, or other "
+            "partitions"
         )
+    # A topic need not be in order of time, since producers set the timestamps: the reader skips what lies outside.
     since = start.value if start.kind == "time" else None
     until = stop.value if stop.kind == "time" else None
     return Range(*name, begin, end, since, until)
-
-
-def _out_of_range(name: TopicPartition, extent: Extent, option: str, bound: Bound) -> UsageError:
-    where = f"{name.topic}[{name.partition}]"
-    if extent.low == extent.end:
-        held = f"which is empty (its next offset is {extent.end})"
-    else:
-        held = f"which holds {extent.low} to {extent.end - 1}"
-    return UsageError(f"{option} {bound}: offset {bound.value} is not in {where}, {held}")

@@ -1,17 +1,10 @@
 """How far a named replay has come, kept in a consumer group of its own.
 
-Theory of operation. Each partition's commit carries, before the engine's offset map, the whole plan as far as that
-partition goes: its range, when the replay began, a digest of the arguments, and a digest of all partitions' ranges.
-So a replay that goes on keeps the ends it began with, however much the topic has grown, and needs no file.
+Each partition's commit carries, before the engine's offset map, the whole plan as far as that partition goes: its
+range, when the replay began, a digest of the arguments, and a digest of all partitions' ranges. So a replay that goes
+on keeps the ends it began with, however much the topic has grown, and needs no file.
 
-The plan is committed whole before anything is read. If that was cut short, the digest shows it, nothing has been
-settled yet, and the replay starts again. Where something was settled and the plan is not whole (brokers forget a
-group's offsets one by one, ``offsets.retention.minutes`` after the commit), guessing would make a shorter replay look
-like the whole: it is refused. As long as a replay runs, all its offsets are committed again from time to time.
-
-What another client committed in the group is never overwritten. Commits are those of a "simple" consumer, which has
-no members behind it; the brokers refuse them for a group that has members. Two replays of one name at the same time
-are not kept apart here: they do the same work, and the later commit counts.
+Two replays of one name at the same time are not kept apart here: they do the same work, and the later commit counts.
 """
 
 from __future__ import annotations
@@ -19,27 +12,20 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka import TopicPartition as RawPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_commit_answer
-from consumer.adapters.kafka.configuration import Config, admin_config, end_client, make_client
-from consumer.adapters.kafka.offsets import ask_committed, ask_patiently, read_position, result_of
+from consumer.adapters.kafka.configuration import Config, admin_client, end_client, time_left
+from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import (
-    GROUP_IN_USE,
-    PASSING,
-    as_fatal,
-    describe_error,
-    exception_error,
-)
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, exception_error, failure
+from consumer.adapters.thread import OwnThread, in_own_thread, run_blocking
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
@@ -47,8 +33,8 @@ from consumer.engine.offset_map import MOST
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0
-_LEAST_ASK: Final = 1.0
-"""Seconds that a question gets even when the limit is nearly used up."""
+# Seconds that a question gets even when the limit is nearly used up.
+_LEAST: Final = 1.0
 _PAUSE: Final = 0.1
 _REFRESH: Final = 3600.0
 
@@ -89,18 +75,10 @@ def read_entry(text: str) -> tuple[Entry, str] | None:
     found = _PREFIX.match(text)
     if found is None:
         return None
-    plan, partitions, fingerprint, begun, begin, end, since, until = found.groups()
-    entry = Entry(
-        plan,
-        int(partitions),
-        fingerprint,
-        int(begun),
-        int(begin),
-        int(end),
-        None if since is None else int(since),
-        None if until is None else int(until),
-    )
-    # It must read exactly as we write it: `007` was written by something else.
+    plan, partitions, fingerprint, begun, begin, end, *times = found.groups()
+    since, until = (None if one is None else int(one) for one in times)
+    entry = Entry(plan, int(partitions), fingerprint, int(begun), int(begin), int(end), since, until)
+    # It must read exactly as we write it: `007` was written by something else, and offsets have limits.
     if write_entry(entry) != found[0] or not entry.begin <= entry.end <= _LARGEST or entry.begun > _LATEST:
         return None
     return entry, text[found.end() :]
@@ -114,17 +92,25 @@ METADATA_MOST: Final = MOST - len(_LONGEST)
 
 
 class Plan(NamedTuple):
-    """What a named replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
+    """What a replay reads. `begun`: unix seconds. `resumed`: begun by an earlier run.
 
-    `starts`: where to go on, with the engine's offset map as `metadata`. `progress` is for `BoundedSource`, which
-    closes it.
+    `starts`: where a named replay goes on, with the engine's offset map as `metadata`. `progress` is for
+    `BoundedSource`, which closes it; None if the replay has no name.
     """
 
     ranges: Sequence[Range]
     starts: Mapping[TopicPartition, Position]
     begun: int
     resumed: bool
-    progress: NamedProgress
+    progress: NamedProgress | None
+
+    def left(self) -> dict[TopicPartition, tuple[int, int]]:
+        """From where to where each partition is still to be read."""
+        names = {TopicPartition(one.topic, one.partition): one for one in self.ranges}
+        return {
+            name: (self.starts[name].next_offset if name in self.starts else one.begin, one.end)
+            for name, one in names.items()
+        }
 
 
 async def open_plan(
@@ -142,14 +128,21 @@ async def open_plan(
     """
     progress = NamedProgress(config, group)
     try:
-        held = await progress.read(timeout)
-        found = _find_plan(held, group, _digest(fingerprint))
-        ranges = [one.range for one in found] if found else list(await resolve())
-        begun = found[0].entry.begun if found else int(now)
-        starts = {one.name: one.position for one in found} or _new_starts(
-            ranges, await progress.topic_ids({one.topic for one in ranges}, timeout)
-        )
-        # A resumed plan is committed as it is: this shows at once if nothing can be committed.
+        found = _find_plan(await progress.read(timeout), group, _digest(fingerprint))
+        if found:
+            ranges, begun = [one.range for one in found], found[0].entry.begun
+            starts = {one.name: one.position for one in found}
+        else:
+            ranges, begun, starts = list(await resolve()), int(now), {}
+            topics = {one.topic for one in ranges}
+            ids = await run_blocking("pinstream-kafka-ids", ask_once, config, topics, timeout)
+            for one in ranges:
+                # The first commit also records the ids of the topics: one that is created again has another id.
+                name, topic_id = TopicPartition(one.topic, one.partition), ids.get(one.topic)
+                text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=topic_id)
+                starts[name] = Position(*name, one.begin, None, text)
+        # Whole, before anything is read: a part of a plan could not be told from a shorter one. A resumed plan is
+        # committed as it is, too: this shows at once if nothing can be committed.
         await progress.begin(_entries(ranges, _digest(fingerprint), begun), starts, timeout)
     except BaseException:
         await progress.close()
@@ -164,26 +157,30 @@ class NamedProgress:
     """
 
     def __init__(self, config: Config, group: str, *, refresh: float = _REFRESH) -> None:
-        self._config = admin_config(config)
         self._group = group
         self._refresh = refresh
-        self._prefixes: dict[TopicPartition, str] = {}
-        self._last: dict[TopicPartition, Position] = {}
+        self._prefixes: dict[tuple[str, int], str] = {}
+        self._last: dict[tuple[str, int], Position] = {}
         """What was committed last, without the prefix."""
         self._refresh_due = 0.0
-        self._thread = OwnThread("pinstream-kafka-progress")
-        self._client: Any = None
+        self._client = admin_client(config)
         self._closed = False
+        self._thread = OwnThread("pinstream-kafka-progress")
 
-    async def read(self, timeout: float) -> list[RawPartition]:
+    @in_own_thread
+    def read(self, timeout: float) -> list[Position]:
         """All that is committed in the group. Raises `KafkaError`."""
-        return await self._thread.run(self._read, timeout)
+        try:
+            return ask_patiently(lambda until: ask_committed(self._client, self._group, until), timeout)
+        except KafkaException as error:
+            raise failure(
+                error,
+                f"the brokers do not say what the group {self._group} has committed: check that they are healthy, "
+                "then start again",
+            ) from error
 
-    async def topic_ids(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """The ids of these topics, as far as the brokers have them."""
-        return await self._thread.run(ask_once, self._config, topics, timeout)
-
-    async def begin(
+    @in_own_thread
+    def begin(
         self,
         entries: Mapping[TopicPartition, Entry],
         starts: Mapping[TopicPartition, Position],
@@ -191,7 +188,14 @@ class NamedProgress:
     ) -> None:
         """Commit the plan whole. Raises `KafkaError`."""
         self._prefixes = {name: write_entry(entry) for name, entry in entries.items()}
-        result = await self._thread.run(self._commit_patiently, list(starts.values()), timeout)
+        deadline = time.monotonic() + timeout
+        while True:
+            result = self._commit(list(starts.values()), time_left(deadline, _LEAST))
+            # A coordinator that starts or moves answers within seconds.
+            if result.failure not in PASSING or time.monotonic() >= deadline:
+                break
+            time.sleep(_PAUSE)
+        # Commits of a "simple" consumer, with no member behind it: brokers refuse them for a group that has members.
         if result.failure in GROUP_IN_USE:
             raise KafkaError(
                 f"Kafka: the group {self._group} has members, so no replay can keep its progress there: stop them, "
@@ -211,89 +215,37 @@ class NamedProgress:
 
     async def close(self) -> None:
         """End the client, after the call that is under way. A second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._thread.run(self._drop)
-        finally:
-            self._thread.stop()
-
-    # In the thread.
-
-    def _read(self, timeout: float) -> list[RawPartition]:
-        try:
-            return ask_patiently(lambda until: ask_committed(self._opened(), self._group, until), timeout)
-        except KafkaException as error:
-            told = exception_error(error)
-            raise as_fatal(told) or KafkaError(
-                f"Kafka: the brokers do not say what the group {self._group} has committed: check that they are "
-                f"healthy, then start again ({describe_error(told)})"
-            ) from error
-
-    def _commit_patiently(self, positions: Sequence[Position], timeout: float) -> CommitResult:
-        deadline = time.monotonic() + timeout
-        while True:
-            result = self._commit(positions, max(_LEAST_ASK, deadline - time.monotonic()))
-            if result.failure not in PASSING or time.monotonic() >= deadline:
-                return result
-            time.sleep(_PAUSE)
+        if not self._closed:
+            self._closed = True
+            # In the thread, not on the event loop: destroying a client waits for its own threads.
+            await self._thread.end(partial(end_client, self._client), timeout=_COMMIT_TIMEOUT)
 
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
-        ours = [one for one in positions if _name(one) in self._prefixes]
+        ours = [one for one in positions if one[:2] in self._prefixes]
         left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
-        self._last.update({_name(one): one for one in ours})
+        self._last.update({one[:2]: one for one in ours})
+        # All offsets are committed again from time to time: the brokers forget those that stand still.
         refresh = time.monotonic() >= self._refresh_due
         sent = list(self._last.values()) if refresh else ours
         if not sent:
             return CommitResult((), left_out)
-        whole = [one._replace(metadata=self._prefixes[_name(one)] + one.metadata) for one in sent]
+        whole = [one._replace(metadata=self._prefixes[one[:2]] + one.metadata) for one in sent]
         try:
-            asked = self._opened().alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group, raw_positions(whole))], request_timeout=timeout
-            )
-            answered = result_of(asked[self._group], time.monotonic() + timeout).topic_partitions
+            answered = alter_offsets(self._client, self._group, raw_positions(whole), timeout)
         except KafkaException as error:
             return CommitResult((), exception_error(error).name())
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
         return read_commit_answer(None, answered, ours, left_out)
 
-    def _opened(self) -> Any:
-        if self._client is None:
-            self._client = make_client(AdminClient, self._config)
-        return self._client
-
-    def _drop(self) -> None:
-        # Here, not on the event loop: destroying a client waits for its own threads.
-        if self._client is not None:
-            end_client(self._client)
-
-
-def _new_starts(ranges: Iterable[Range], ids: Mapping[str, str]) -> dict[TopicPartition, Position]:
-    """Where a plan begins that has no progress yet. The first commit also records the ids of the topics."""
-    starts = {}
-    for one in ranges:
-        name = TopicPartition(one.topic, one.partition)
-        text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=ids.get(one.topic))
-        starts[name] = Position(*name, one.begin, None, text)
-    return starts
-
 
 class _Held(NamedTuple):
     """What one partition's commit says."""
 
+    name: TopicPartition
     entry: Entry
     position: Position
-
-    @property
-    def name(self) -> TopicPartition:
-        return _name(self.position)
-
-    @property
-    def range(self) -> Range:
-        entry = self.entry
-        return Range(*self.name, entry.begin, entry.end, entry.since_ms, entry.until_ms)
+    range: Range
 
     @property
     def settled(self) -> bool:
@@ -304,12 +256,12 @@ class _Held(NamedTuple):
         return known.settled is not None if known is not None else bool(position.metadata)
 
 
-def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) -> list[_Held]:
+def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[_Held]:
     """The complete plan that is committed; empty if there is none, or only the beginning of one."""
     plans: dict[str, list[_Held]] = {}
     for one in committed:
         held = _read_held(one)
-        if held is None:
+        if held is None:  # what another client committed is never overwritten
             raise UsageError(
                 f"the group {group} holds offsets that no replay wrote ({one.topic}[{one.partition}]): "
                 "give another --name, or delete the group"
@@ -317,6 +269,9 @@ def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) 
         plans.setdefault(held.entry.plan, []).append(held)
     whole = [sorted(held, key=lambda one: one.name) for held in plans.values() if _is_whole(held)]
     rests = [one for held in plans.values() if not _is_whole(held) for one in held]
+    # Of a plan whose first commit was cut short nothing is settled: the replay starts again. Brokers forget a group's
+    # offsets one by one, `offsets.retention.minutes` after the commit: then guessing would make a shorter replay look
+    # like the whole.
     if len(whole) > 1 or any(one.settled for one in rests):
         raise UsageError(
             f"the progress of the replay in the group {group} is incomplete (brokers delete it after "
@@ -334,22 +289,20 @@ def _find_plan(committed: Iterable[RawPartition], group: str, fingerprint: str) 
     return found
 
 
-def _read_held(raw: RawPartition) -> _Held | None:
-    position = read_position(raw)
+def _read_held(position: Position) -> _Held | None:
     found = read_entry(position.metadata)
-    if found is None or not found[0].begin <= raw.offset <= found[0].end:
+    if found is None or not found[0].begin <= position.next_offset <= found[0].end:
         return None
     entry, rest = found
-    return _Held(entry, position._replace(metadata=rest))
+    name = TopicPartition(position.topic, position.partition)
+    return _Held(name, entry, position._replace(metadata=rest), Range(name.topic, name.partition, *entry[4:]))
 
 
 def _is_whole(held: Sequence[_Held]) -> bool:
     first = held[0].entry
-    agreed = all(
-        one.entry[:4] == first[:4] for one in held
-    )  # else the digest would speak for the first alone
     return (
-        agreed
+        # Else the digest would speak for the first alone.
+        all(one.entry[:4] == first[:4] for one in held)
         and len(held) == first.partitions
         and first.plan == _plan_digest([one.range for one in held], first.fingerprint, first.begun)
     )
@@ -358,9 +311,7 @@ def _is_whole(held: Sequence[_Held]) -> bool:
 def _entries(ranges: Sequence[Range], fingerprint: str, begun: int) -> dict[TopicPartition, Entry]:
     plan = _plan_digest(ranges, fingerprint, begun)
     return {
-        TopicPartition(one.topic, one.partition): Entry(
-            plan, len(ranges), fingerprint, begun, one.begin, one.end, one.since_ms, one.until_ms
-        )
+        TopicPartition(one.topic, one.partition): Entry(plan, len(ranges), fingerprint, begun, *one[2:])
         for one in ranges
     }
 
@@ -371,7 +322,3 @@ def _plan_digest(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
-
-
-def _name(position: Position) -> TopicPartition:
-    return TopicPartition(position.topic, position.partition)

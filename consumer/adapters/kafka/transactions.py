@@ -2,15 +2,10 @@
 
 A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends the transaction that a
 killed redrive left open, and fences a redrive that still runs, which finds out with its next transaction. So a
-redrive that has started may read the marks: what it read stays true until it writes or is fenced. The client is never
-replaced in between: a new one would take the id over from a second redrive without reading what that one marked.
-
-The open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed readers
-until the next redrive starts, or `_TRANSACTION_SECONDS` have passed: so that is short.
+redrive that has started may read the marks: what it read stays true until it writes or is fenced.
 
 A record that the broker refuses for what it is (its size, a missing key) fails its whole transaction. Which record it
-was shows when each is sent by itself. After such an abort librdkafka's sequence numbers are ahead of the broker's;
-the broker then asks for a new epoch once, which is another abort, and the third try goes through::
+was shows when each is sent by itself::
 
     together --refused--> one by one --sequence--> one by one --> written, or this one is refused
 """
@@ -21,12 +16,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import KafkaException
 
-from consumer.adapters.kafka.configuration import Config, make_client, producer_config
+from consumer.adapters.kafka.configuration import LETTERS, Config, make_client, producer_config, time_left
 from consumer.adapters.kafka.trouble import (
     FOR_ONE_RECORD,
     OnTrouble,
@@ -36,35 +32,28 @@ from consumer.adapters.kafka.trouble import (
     exception_error,
     ignore_trouble,
 )
-from consumer.adapters.thread import OwnThread, post
+from consumer.adapters.thread import OwnThread, in_own_thread, post
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
 
+# Short: the open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed
+# readers until the next redrive starts, or this time has passed.
 _TRANSACTION_SECONDS: Final = 15
 _START_SECONDS: Final = 30.0
 _DELIVERY_SECONDS: Final = 10.0
 _TRIES: Final = 4
+# A commit that timed out goes on in the client, and is waited for once more.
 _COMMITS: Final = 2
-"""A commit that timed out goes on in the client, and is waited for once more."""
-_FIXED: Final = {
-    "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
-    # librdkafka wants it below the transaction's.
-    "socket.timeout.ms": 10_000,
-    # As for dead letters: the topic decides what it takes, and what waits is one lot, which has a limit.
-    "message.max.bytes": 100_000_000,
-    "queue.buffering.max.messages": 0,
-    "queue.buffering.max.kbytes": 2_000_000,
-}
+# Errors of a record that were caused by another record of its batch or its transaction.
 _ANOTHER_FAILED: Final = frozenset(
     {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
 )
-"""Errors of a record that were caused by another record of its batch or its transaction."""
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
+# Errors of a record where the transaction knows the cause: a partition that was not added to it just waits.
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
-"""Errors of a record where the transaction knows the cause: a partition that was not added to it just waits."""
+# Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)
 _TOGETHER_ONLY: Final = FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
-"""Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)"""
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
@@ -96,63 +85,60 @@ class TransactionalWriter:
     def __init__(
         self, config: Config, transactional_id: str, *, on_trouble: OnTrouble = ignore_trouble
     ) -> None:
-        self._id = transactional_id
-        self._on_trouble = on_trouble
-        self._tell = Teller(self._trouble)
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         complete = {
             **producer_config(config, delivery_timeout=_DELIVERY_SECONDS),
-            **_FIXED,
+            **LETTERS,
             "transactional.id": transactional_id,
-            "error_cb": self._heard_error,
+            "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
+            "socket.timeout.ms": 10_000,  # librdkafka wants it below the transaction's
+            "error_cb": Teller(partial(post, loop, on_trouble)),
         }
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
         self._thread = OwnThread("pinstream-kafka-transactions")
 
-    async def start(self) -> None:
+    @in_own_thread
+    def start(self) -> None:
         """Take the transactional id over: what another left open is ended. Raises `KafkaError`."""
-        await self._thread.run(self._start)
-
-    async def write(self, records: Sequence[NewRecord]) -> int | None:
-        """Write all of them, acknowledged and committed: None. Otherwise the index of one that the broker refuses for
-        what it is, and nothing is written.
-
-        Bounded by the limits above. Raises `KafkaError` when fenced, and when the transaction fails for good.
-        """
-        return await self._thread.run(self._write, records)
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._producer.init_transactions(time_left(deadline, 1.0))
+                return
+            except KafkaException as error:
+                cause = exception_error(error)
+                if not cause.retriable() or time.monotonic() > deadline:
+                    raise self._dead_end(cause) from error
 
     async def close(self) -> None:
         """End the client and its thread. What is not committed is not written."""
         await self._thread.end(self._drop)
 
-    # -- in the thread
+    @in_own_thread
+    def write(self, records: Sequence[NewRecord]) -> int | None:
+        """Write all of them, acknowledged and committed: None. Otherwise the index of one that the broker refuses for
+        what it is, and nothing is written.
 
-    def _start(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self._producer.init_transactions(max(1.0, deadline - time.monotonic()))
-            except KafkaException as error:
-                cause = exception_error(error)
-                if not cause.retriable() or time.monotonic() > deadline:
-                    raise self._dead_end(cause) from error
-            else:
-                return
-
-    def _write(self, records: Sequence[NewRecord]) -> int | None:
+        Bounded by the limits above. Raises `KafkaError` when fenced, and when the transaction fails for good.
+        """
         one_by_one = len(records) == 1
+        # The client is never replaced in between: a new one would take the id over from a second redrive without
+        # reading what that one marked.
         for _ in range(_TRIES):
             lot = _Lot(self._producer, records, one_by_one)
             cause = lot.write()
+            lot.producer = None  # an error keeps its lot, which must not keep the client
             if cause is None:
                 return None
-            if lot.committing:
+            if lot.committing:  # only the broker knows whether it is committed
                 raise self._dead_end(cause, committing=True)
             self._abort(cause)
             if cause.code() in _TOGETHER_ONLY:
                 if one_by_one and lot.refused is not None and cause.code() not in _ANOTHER_FAILED:
                     return lot.refused
                 one_by_one = True
+            # After an abort librdkafka's sequence numbers are ahead of the broker's, which asks for a new epoch once:
+            # that is another abort, and goes away.
             elif cause.code() not in _GOES_AWAY:
                 raise self._dead_end(cause)
         raise self._dead_end(_Code(_Code._FAIL, "one abort after the other"))
@@ -188,12 +174,6 @@ class TransactionalWriter:
             f"again ({describe_error(cause)})"
         )
 
-    def _heard_error(self, error: confluent_kafka.KafkaError) -> None:
-        self._tell(error)
-
-    def _trouble(self, code: str, text: str) -> None:
-        post(self._loop, self._on_trouble, code, text)
-
 
 class _Lot:
     """One transaction, tried once. `refused`: the index of the first record that failed; one by one, it is to blame.
@@ -202,7 +182,7 @@ class _Lot:
     """
 
     def __init__(self, producer: Any, records: Sequence[NewRecord], one_by_one: bool) -> None:
-        self._producer = producer
+        self.producer = producer
         self._records = records
         self._one_by_one = one_by_one
         self._causes: list[confluent_kafka.KafkaError] = []
@@ -212,14 +192,14 @@ class _Lot:
     def write(self) -> confluent_kafka.KafkaError | None:
         """Why it failed; None: all is written."""
         try:
-            return self._write()
-        finally:
-            self._producer = None  # an error keeps its lot, which must not keep the client
-
-    def _write(self) -> confluent_kafka.KafkaError | None:
-        try:
-            self._producer.begin_transaction()
-            self._send_all()
+            self.producer.begin_transaction()
+            for index, record in enumerate(self._records):
+                self._send(index, record)
+                if self._one_by_one:
+                    self._flush()
+                if self._causes:
+                    break
+            self._flush()
         except KafkaException as error:
             self._causes.append(exception_error(error))
         except SystemError:
@@ -228,59 +208,42 @@ class _Lot:
         if not self._causes:
             return self._commit()
         if all(cause.code() in _UNCLEAR for cause in self._causes):
-            self._ask_the_transaction()
+            # A failed transaction answers any call with its cause. (To begin again is always an error.)
+            try:
+                self.producer.begin_transaction()
+            except KafkaException as error:
+                if (cause := exception_error(error)).code() not in _UNCLEAR:
+                    return cause
         return min(self._causes, key=lambda cause: cause.code() in _UNCLEAR)
 
-    def _send_all(self) -> None:
-        for index, record in enumerate(self._records):
-            self._send(index, record)
-            if self._one_by_one:
-                self._flush()
-            if self._causes:
-                break
-        self._flush()
-
     def _send(self, index: int, record: NewRecord) -> None:
-        def heard(error: confluent_kafka.KafkaError | None, _: Message) -> None:
-            if error is not None:
-                self._failed(index, error)
-
         try:
-            self._producer.produce(
+            self.producer.produce(
                 record.topic,
                 value=record.value,
                 key=record.key,
                 headers=list(record.headers),
                 partition=record.partition,
-                on_delivery=heard,
+                on_delivery=partial(self._reported, index),
             )
         except KafkaException as error:
-            self._failed(index, exception_error(error))
+            self._reported(index, exception_error(error))
 
-    def _failed(self, index: int, error: confluent_kafka.KafkaError) -> None:
-        if self.refused is None:
-            self.refused = index
-        self._causes.append(error)
-
-    def _ask_the_transaction(self) -> None:
-        """Ask a failed transaction for the cause: it answers any call with it. (To begin again is always an error.)"""
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as error:
-            cause = exception_error(error)
-            if cause.code() not in _UNCLEAR:
-                self._causes.insert(0, cause)
+    def _reported(self, index: int, error: confluent_kafka.KafkaError | None, _: object = None) -> None:
+        if error is not None:
+            self.refused = index if self.refused is None else self.refused
+            self._causes.append(error)
 
     def _flush(self) -> None:
         # Delivery reports come in here; each record has one within the delivery time-out.
-        if self._producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
+        if self.producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
             self._causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
 
     def _commit(self) -> confluent_kafka.KafkaError | None:
         cause = _Code(_Code._FAIL)
         for _ in range(_COMMITS):
             try:
-                self._producer.commit_transaction(_TRANSACTION_SECONDS)
+                self.producer.commit_transaction(_TRANSACTION_SECONDS)
             except KafkaException as error:
                 cause = exception_error(error)
                 if not cause.retriable():

@@ -8,8 +8,11 @@ look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import confluent_kafka
@@ -23,6 +26,14 @@ OnTrouble = Callable[[str, str], None]
 
 _LOGIN = (
     "the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
+)
+_BEARER_REFUSED = (
+    "the broker refused the token: check what it asks of tokens (issuer, audience, scope, the claim that names the "
+    "user) and KAFKA_SASL_OAUTHBEARER_SCOPE"
+)
+_BEARER_MISSING = (
+    "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: check it, "
+    "KAFKA_SASL_OAUTHBEARER_CLIENT_ID and KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET"
 )
 _TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
 _GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
@@ -57,25 +68,47 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
+# What ends the client of a KIP-848 group, and of no other: the brokers do not know the group (any more).
 _FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
-"""What ends the client of a KIP-848 group, and of no other: the brokers do not know the group (any more)."""
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
 """The codes, by the words that librdkafka has for them."""
 
+# Names of the errors while a group's coordinator starts or moves: what was asked may be asked again.
 MOVING_COORDINATOR: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )
-"""Names of the errors while a group's coordinator starts or moves: what was asked may be asked again."""
+# The same for a question in the beginning, when also a broken connection to the coordinator passes.
 PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT"}
-"""The same for a question in the beginning, when also a broken connection to the coordinator passes."""
+# Names of the errors with which brokers refuse offsets from outside while a group has members.
 GROUP_IN_USE: Final = frozenset(
     {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS"}
     | {"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "NON_EMPTY_GROUP"}
 )
-"""Names of the errors with which brokers refuse offsets from outside while a group has members."""
 TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE})
+# Errors that one record deserves, and its whole batch or transaction gets.
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
-"""Errors that one record deserves, and its whole batch or transaction gets."""
+
+_TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|there is no token available")
+# A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
+# was not ready for it. librdkafka makes another connection.
+_NOT_JUDGED: Final = re.compile(
+    "mechanism handshake failed: (?!Broker: Unsupported SASL mechanism)|SaslAuthenticateRequest failed: "
+)
+# With TLS, what a broker's alert about the client's certificate reads like.
+_CERTIFICATE_ALERT: Final = re.compile(
+    r"alert (?:bad certificate|certificate \w+|unknown ca|handshake failure)"
+)
+_WANTED: Final = {
+    "plaintext": "SASL_SSL, SSL or SASL_PLAINTEXT",
+    "sasl_plaintext": "SASL_SSL",
+    "ssl": "SASL_SSL",
+}
+"""What a broker may require if it ends connections of this security protocol."""
+_AT: Final = re.compile(r"(?:\w+://)?(?P<host>[^/\s,]+):(?P<port>\d+)")
+_ENDPOINT: Final = "sasl.oauthbearer.token.endpoint.url"
+# OpenSSL's codes of what is wrong with a certificate: expired, not valid yet, for another name or address.
+_EXPIRED, _NOT_YET, _NAMES = 10, 9, (62, 64)
+_HANDSHAKE_SECONDS: Final = 3.0
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
 _STATE: Final = re.compile(r" \((?:after )?\d+ms in state .*\)$")
@@ -86,13 +119,23 @@ _NO_CONNECTION: Final = re.compile(
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka recovers from this one by itself."""
-    advice = _FATAL.get(_cause(error))
+    code, text = _cause(error), error.str()
+    # No word of the broker about the login: librdkafka tries again, for a token every ten seconds.
+    if code == _Code._AUTHENTICATION and (_TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)):
+        return None
+    advice = _BEARER_REFUSED if code == _Code._AUTHENTICATION and '{"status"' in text else _FATAL.get(code)
     # An error that ended a client comes out of its queue as _FATAL, without the mark.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
     return KafkaError(
         f"Kafka: {advice or 'the client cannot continue: restart it'} ({describe_error(error)})"
     )
+
+
+def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, text: str) -> KafkaError:
+    """The error to raise: what `error` means wherever it comes, or else `text` with librdkafka's words behind it."""
+    cause = error if isinstance(error, _Code) else exception_error(error)
+    return as_fatal(cause) or KafkaError(f"Kafka: {text} ({describe_error(cause)})")
 
 
 def forgets_group(error: confluent_kafka.KafkaError) -> bool:
@@ -104,6 +147,7 @@ def _cause(error: confluent_kafka.KafkaError) -> int:
     """The code; for an error that ended a client, the code behind it if its words are known."""
     if error.code() != _Code._FATAL:
         return error.code()
+    # The code behind it is lost on the way out of the client's queue; only its words are left.
     return next((code for text, code in _ENDS.items() if text in error.str()), error.code())
 
 
@@ -123,10 +167,7 @@ def words(error: confluent_kafka.KafkaError) -> str:
 
 
 class Teller:
-    """Reports a client's trouble. That its only broker is down is reported unless that broker's own error says so.
-
-    A broker that takes connections and never answers has no error of its own.
-    """
+    """Reports a client's trouble, in librdkafka's words."""
 
     def __init__(self, on_trouble: OnTrouble) -> None:
         self._on_trouble = on_trouble
@@ -134,16 +175,48 @@ class Teller:
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
         """librdkafka reported this by itself."""
+        # That all brokers are down is no news of the only one, once its own error was reported. A broker that takes
+        # connections and never answers has no error of its own.
         all_down = error.code() == _Code._ALL_BROKERS_DOWN
-        if not (all_down and self._told and not _are_several(error.str())):
+        down, _, known = error.str().partition(" ")[0].partition("/")
+        several = down == known != "1"  # while one is being discovered these can be ``0/2``
+        if not all_down or not self._told or several:
             self._on_trouble(error.name(), words(error))
         self._told = self._told or error.code() in _OF_A_BROKER
 
 
-def _are_several(said: str) -> bool:
-    """Whether these words are about more than one broker. While one is being discovered they can be ``0/2``."""
-    down, _, known = said.partition(" ")[0].partition("/")
-    return down == known != "1"
+class TlsFiles:
+    """The files of certificates and keys that a client's configuration names. librdkafka reads them when it makes the
+    client, and never again."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        named = (name for name in config if name.startswith("ssl.") and name.endswith(".location"))
+        self._files = {name: str(config[name]) for name in named}
+        self._read = self._look()
+
+    def explain(self, error: confluent_kafka.KafkaError) -> KafkaError | None:
+        """The error that ends the run if this one is about TLS and a file is another by now: a new client reads it."""
+        if error.code() != _Code._SSL and not _CERTIFICATE_ALERT.search(error.str()):
+            return None
+        now = self._look()
+        for name, file in self._files.items():
+            if now[name] != self._read[name]:
+                return KafkaError(
+                    f"Kafka: TLS fails, and {file} has changed since the start: start again, so that it is read "
+                    f"({describe_error(error)})"
+                )
+        return None
+
+    def _look(self) -> dict[str, tuple[int, int, int] | None]:
+        """What tells each file from another one."""
+        found: dict[str, tuple[int, int, int] | None] = {}
+        for name, file in self._files.items():
+            try:
+                one = os.stat(file)
+                found[name] = (one.st_ino, one.st_mtime_ns, one.st_size)
+            except OSError:
+                found[name] = None
+        return found
 
 
 def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
@@ -154,3 +227,99 @@ def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.Ka
 
 def ignore_trouble(code: str, text: str) -> None:
     """An `OnTrouble` that does nothing."""
+
+
+def is_hopeless(error: confluent_kafka.KafkaError) -> bool:
+    """Whether waiting does not help against this, if a first contact brings nothing else."""
+    return as_fatal(error) is not None or error.code() in (_Code._SSL, _Code._RESOLVE)
+
+
+def no_contact(
+    config: Mapping[str, object], timeout: float, heard: Sequence[confluent_kafka.KafkaError]
+) -> KafkaError:
+    """The error to raise when nothing but `heard` came of a first contact, within `timeout` seconds. Blocks: what is
+    wrong with a broker's certificate only a TLS handshake of our own says."""
+    for error in heard:
+        if (fatal := as_fatal(error)) is not None:
+            return fatal
+    reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
+    said = describe_error(reasons[0])
+    servers = str(config.get("bootstrap.servers"))
+    protocol = str(config.get("security.protocol", "plaintext")).lower()
+    # librdkafka reports each connection that cannot be made, but not one that is made and then ended by the broker.
+    ended = [error.code() for error in reasons] == [_Code._TRANSPORT]
+    if protocol.endswith("ssl"):
+        of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
+        if of_tls is not None or (ended and protocol == "ssl"):
+            words = servers if of_tls is None else of_tls.str()
+            if wrong := _wrong_with_tls(config, words):
+                return KafkaError(f"Kafka: {wrong} ({said if of_tls is None else describe_error(of_tls)})")
+            ended = wrong is not None
+    if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
+        return KafkaError(f"Kafka: {_BEARER_MISSING} ({said})")
+    if reasons[0].code() == _Code._RESOLVE:
+        return KafkaError(
+            f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"
+        )
+    where = f"Kafka: no broker answered at {servers} within {timeout:g} s"
+    if ended and protocol in _WANTED:
+        required = "a login" if protocol == "ssl" else "TLS or a login"
+        return KafkaError(
+            f"{where}: it accepts connections and closes them at once, as a broker does that requires {required}: "
+            f"set KAFKA_SECURITY_PROTOCOL ({_WANTED[protocol]}), or correct KAFKA_BOOTSTRAP_SERVERS ({said})"
+        )
+    # An endpoint that answers with an error of its own is asked again and again, without a word.
+    endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
+    return KafkaError(
+        f"{where}: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}KAFKA_SECURITY_PROTOCOL and the network ({said})"
+    )
+
+
+def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
+    """What is wrong with the TLS of the broker that `said` names, and what to do. Empty: nothing is. None: unknown."""
+    if _CERTIFICATE_ALERT.search(said):
+        both = "KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION"
+        if not any(name.startswith(("ssl.certificate.", "ssl.keystore.")) for name in config):
+            return f"the broker asks for a certificate of the client: set {both}"
+        return f"the broker refused the client's certificate: check {both}, and whether it has expired"
+    if (found := _AT.search(said)) is None:
+        return None
+    host, port = found["host"].strip("[]"), int(found["port"])
+    where, location = f"{host}:{port}", config.get("ssl.ca.location")
+    try:
+        context = ssl.create_default_context(
+            cafile=str(location) if location is not None and os.path.isfile(str(location)) else None,
+            capath=str(location) if location is not None and os.path.isdir(str(location)) else None,
+        )
+        context.check_hostname = str(config.get("ssl.endpoint.identification.algorithm", "https")) != "none"
+        with (
+            socket.create_connection((host, port), _HANDSHAKE_SECONDS) as connection,
+            context.wrap_socket(connection, server_hostname=host),
+        ):
+            return ""
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _EXPIRED:
+            return f"the certificate of {where} has expired: renew it there, or correct the clock of this machine"
+        if error.verify_code == _NOT_YET:
+            return f"the certificate of {where} is not valid yet: correct the clock of this machine, or wait"
+        if error.verify_code in _NAMES:
+            return (
+                f"the certificate of {where} is for another name: reach the broker by the name that it is for "
+                "(KAFKA_BOOTSTRAP_SERVERS, and the brokers' advertised.listeners)"
+            )
+        known = "this machine does not know" if location is None else f"is not in {location}"
+        return (
+            f"the certificate of {where} is signed by an authority that {known}: set KAFKA_SSL_CA_LOCATION to a file "
+            "with the certificate of that authority"
+        )
+    except (ssl.SSLError, ConnectionResetError):
+        # Neither a certificate nor a reason: whatever listens there does not know what a handshake is.
+        plain = (
+            "SASL_PLAINTEXT" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
+        )
+        return (
+            f"{where} does not speak TLS: use the port of its TLS listener in KAFKA_BOOTSTRAP_SERVERS, or set "
+            f"KAFKA_SECURITY_PROTOCOL={plain}"
+        )
+    except (OSError, ValueError):
+        return None

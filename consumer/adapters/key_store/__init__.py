@@ -1,31 +1,70 @@
 """Key stores: where the keys of delivered events are remembered for the dedup window.
 
-`open_key_store` opens one by its URL; `consumer.adapters.key_store.interface` says what it promises.
+`open_key_store` opens one by its URL; `interface` says what all of them promise.
 
 ``memory:``      lost with the process: for tests, the demo, and if duplicates after a restart do no harm
-``lmdb:/path``   a folder on a local disk; survives restarts and kills; may be shared by processes of one host
-``redis://...``  not in this version
+``disk:/path``   a folder on a local disk; survives restarts and kills; may be shared by processes of one host
+``redis://…``    a server that members on several machines share, which keeps their claims too (`shared`)
+
+Theory of operation of the store on disk. What is remembered is a set of keys that only grows at one end and is
+forgotten at the other, and keys are hashes. So nothing is ever changed in place. There are three kinds of files
+(`files`):
+
+* The **journal**: keys of the latest deliveries in the order in which they came, 16 bytes a key, appended and flushed
+  for each chunk. Each process has them in a table in memory too.
+* **Segments**: sorted keys with their times, which never change. A full journal is *sealed*: it becomes a segment, and
+  the next one begins. Since keys are spread evenly, a directory by their first bits leads to two to four entries,
+  so a look-up is two places in memory a segment. A few segments of one slice of time are *merged* into one now and
+  then, on a thread. A segment is dropped whole: when its slice is out of the window, or when the store is full.
+* The **list** of these files, called ``format``: replaced as a whole, it is the one point at which the store changes.
+
+Everything has a checksum, and what is certain has an end that is written down: so a flipped bit and a cut file are
+reported, and never taken for keys that were not delivered. What a kill or a full disk leaves half written is not
+certain yet: no caller has been answered for it, and it is cut off.
+
+Processes share a folder by its lock (`folder`): one appends, seals or enters a merge at a time, and remembers nothing
+from the last time. Looking up takes no lock (`view`): files of the list never change, and the journal is read up to
+its certain end. Network file systems are not supported.
+
+`disk_store` is the boundary to the event loop. `native` is what is done to many keys at once, in Cython, with a
+plain twin; `old_format` reads the LMDB folders of older versions, once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from consumer.adapters.key_store.disk_store import DiskKeyStore
+from consumer.adapters.key_store.folder import Progress
 from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.adapters.key_store.memory import MemoryKeyStore
+from consumer.adapters.key_store.shared.address import parse_address
+from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import SettingsError
 
 __all__ = ["MIN_MAX_BYTES", "KeyStore", "KeyStoreStatistics", "open_key_store"]
 
+# Smallest size limit accepted: below it, there is little room beside the journal.
 MIN_MAX_BYTES = 16 * 1024 * 1024
-"""Smallest size limit accepted: below it, a chunk of keys needs too many transactions."""
 
 
-def open_key_store(url: str, *, window: float, max_bytes: int) -> KeyStore:
+def open_key_store(
+    url: str,
+    *,
+    window: float,
+    max_bytes: int,
+    lease: float = 60.0,
+    password: Callable[[], str | None] | None = None,
+    progress: Progress = lambda text: None,
+) -> KeyStore:
     """Open the key store that `url` names, or create it.
 
-    `window` is in seconds, `max_bytes` the hard limit of the store's size. Raises `SettingsError` for an invalid
-    URL, window or limit, and `KeyStoreError` if the store cannot be opened (not writable, damaged, of another format,
-    locked by another process). The message says what to do.
+    `window` is in seconds, `max_bytes` the hard limit of the store's size; `progress` gets lines of text while
+    a folder of an older version is taken over. For a shared store: `lease`, the seconds for which claims hold without a
+    renewal, and `password`, which is asked for each connection and takes the place of the one in `url`.
+
+    Raises `SettingsError` for an invalid URL, window or limit, and `KeyStoreError` if the store cannot be opened (not
+    writable, damaged, of another format, locked by another process). The message says what to do.
     """
     if max_bytes < MIN_MAX_BYTES:
         raise SettingsError(f"the key store's size limit cannot be {max_bytes} bytes: set at least 16MiB")
@@ -33,8 +72,8 @@ def open_key_store(url: str, *, window: float, max_bytes: int) -> KeyStore:
     bounds = Window.of(window)
     if colon and scheme == "memory" and not rest:
         return MemoryKeyStore(bounds, max_bytes)
-    if colon and scheme == "lmdb" and rest:
-        return LmdbKeyStore.open(rest, bounds, max_bytes)
+    if colon and scheme == "disk" and rest:
+        return DiskKeyStore(rest, bounds, max_bytes, progress)
     if scheme in ("redis", "rediss"):
-        raise SettingsError("PINSTREAM_KEY_STORE: redis is not in this version; use lmdb:/path or memory:")
-    raise SettingsError("PINSTREAM_KEY_STORE: not a key store; use lmdb:/path or memory:")
+        return RedisKeyStore(parse_address(url), bounds, lease=lease, password=password)
+    raise SettingsError("PINSTREAM_KEY_STORE: not a key store; use disk:/path, redis://host or memory:")

@@ -7,12 +7,13 @@ recognised as a duplicate and not sent again. Rules for every implementation:
 * The **stamp** of a key is the whole second of its latest delivery (of two stamps the later one counts). A key
   is remembered at `now` while ``floor(now) - stamp <= window``. So it is never forgotten before the window ends,
   and at most one second after. A stamp in the future (the clock went back) counts as remembered.
-* Keys are stored in **buckets**: slices of time half a window long that begin at multiples of that length, so that
-  processes that share a store agree on them without communication. A bucket is dropped as a whole when its last
+* Keys are stored by **slices of time** half a window long that begin at multiples of that length, so that processes
+  that share a store agree on them without communication. What is of one slice is dropped as a whole when its last
   possible stamp is out of the window. Single keys are never deleted: in another system, deleting keys one by one let
   the dedup store outgrow its disk (docs/why.md, PostHog #44051).
-* A store has a hard limit in bytes. Before it is exceeded, the oldest bucket is dropped although its keys may still
-  be in the window; they are counted in `KeyStoreStatistics.evicted_early`, and the caller warns.
+* A store has a hard limit in bytes. Before it is exceeded, the keys that were written first are dropped, an eighth of
+  the store or less at a time, although they may still be in the window; they are counted in
+  `KeyStoreStatistics.evicted_early`, and the caller warns.
 """
 
 from __future__ import annotations
@@ -21,54 +22,125 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from consumer.errors import InvariantViolation, SettingsError
+from consumer.engine.model import Note
+from consumer.engine.reading import KEY_BYTES
+from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 
-KEY_BYTES = 16
-"""Length of a key, a hash that the caller computes."""
-
-MAX_STAMP = 2**32 - 1
-"""Stamps are kept as four bytes (until the year 2106)."""
+MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
 
 class KeyStoreStatistics(NamedTuple):
     """A snapshot for the page and the metrics."""
 
     keys: int
-    """Keys held, including those already out of the window; a key in two buckets counts twice."""
+    """Keys held, including those already out of the window; a key in two places counts twice."""
     bytes_used: int
     """Bytes on disk (or an upper bound of those in memory); never above the store's limit."""
     buckets: int
+    """Slices of time that there are keys of."""
     oldest: int | None
-    """Unix seconds at which the oldest bucket begins; None when the store is empty."""
+    """Unix seconds at which the oldest slice begins; None when the store is empty."""
     evicted_early: int
     """Keys that this process dropped within their window because of the size limit. If not zero, raise the limit."""
+    lost: int
+    """Keys that a shared store has lost: a replica took over that lacked them, or it was flushed or restored."""
     problem: str | None
     """Why the last `KeyStore.expire` failed; None if it succeeded."""
 
 
+class Claimed(NamedTuple):
+    """What `KeyStore.claim` says of keys."""
+
+    found: bytes
+    """A byte for each key: 0, not delivered, and claimed by us now; 1, delivered within the window; 2, another member
+    has it in flight."""
+    session: int
+    """Which of our sessions holds the claims: 1 for the first one, then 2, and so on; 0: the store is not shared."""
+
+
+class Renewed(NamedTuple):
+    """A lease holds again, for as long as it is, from the moment when `KeyStore.renew` was called."""
+
+    session: int
+    """If it is another one than before, the claims of the one before are void."""
+    notes: Sequence[Note] = ()
+    """What other members have told, and holds yet."""
+
+
+class Given(NamedTuple):
+    """Calls of a quota."""
+
+    calls: int
+    wait: float
+    """Seconds until some are free, if there are none now."""
+    left: int
+    """How many are free yet, for all members."""
+
+
 class KeyStore(Protocol):
-    """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop."""
+    """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop.
 
-    async def look_up(self, keys: Sequence[bytes], now: float, since: float | None = None) -> list[bool]:
-        """Return for each key whether it is remembered at `now` (unix seconds). Raises `KeyStoreError` if unreadable.
+    Keys come as one column: a bytes object with `KEY_BYTES` for each key. What a member has in flight it knows itself
+    (`consumer.engine.claims`); only a store that members share keeps claims, and then `claim`, `confirm`, `release` and
+    `renew` do more than here.
+    """
 
-        With `since` (unix seconds), only keys whose latest delivery was at or after that second count.
+    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
+        """Return a byte for each key: 1 if it is remembered at `now` (unix seconds), else 0.
+
+        With `since` (unix seconds), only keys whose latest delivery was at or after that second count. Raises
+        `KeyStoreError` if the store cannot be read.
         """
         ...
 
-    async def remember(self, keys: Sequence[bytes], now: float) -> None:
-        """Store the keys as delivered at `now`; durable on return.
+    async def remember(self, keys: bytes, now: float) -> None:
+        """Store the keys as delivered at `now`; they are durable when it returns.
 
         Raises `KeyStoreError` if it is not certain that all are stored. Some may be; trying again is safe.
         """
         ...
 
+    async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
+        """Look keys up, as `look_up` does; where members share the store, claim those that were not delivered, and that
+        no live session of another member has claimed. Raises `KeyStoreError`; trying again is safe."""
+        return Claimed(await self.look_up(keys, now, since), 0)
+
+    async def confirm(self, keys: bytes, now: float) -> bytes:
+        """Store the keys as delivered at `now`, and end our claims. Raises `KeyStoreError` as `remember` does.
+
+        Returns a byte for each key: 1, it is durable; 0, another member has claimed it by now; 2, it is durable, and
+        another member had claimed and delivered it, too.
+        """
+        await self.remember(keys, now)
+        return b"\1" * (len(keys) // KEY_BYTES)
+
+    async def release(self, keys: bytes) -> None:
+        """End our claims of these keys: they will not be delivered by us. Raises `KeyStoreError`."""
+        return
+
+    async def renew(self) -> Renewed:
+        """Prolong the lease on our claims, or begin a session. Raises `KeyStoreError`."""
+        return Renewed(0)
+
+    async def tell(self, note: Note) -> None:
+        """Tell the other members, which get it from `renew` until it expires. Raises `KeyStoreError`."""
+        return
+
+    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
+        """Ask for `calls`, or fewer, of a quota of this name that members share: `per_minute` in any 60 seconds, of all
+        members together. They must be made within `seconds`, or not at all. Raises `KeyStoreError`."""
+        return Given(calls, 0.0, per_minute)
+
     async def expire(self, now: float) -> None:
-        """Drop buckets that are out of the window. It does bounded work and is called every few seconds.
+        """Drop what is out of the window. It does bounded work and is called every few seconds.
 
         It never raises for failures of the disk; `KeyStoreStatistics.problem` reports them.
         """
         ...
+
+    async def review(self) -> Sequence[str]:
+        """Say what of the store's own configuration does not fit, and what to do. Raises `KeyStoreError`."""
+        return ()
 
     def statistics(self) -> KeyStoreStatistics:
         """Return a snapshot of the store's size. It is cheap and does not wait."""
@@ -95,25 +167,32 @@ class Window(NamedTuple):
 
     def stamp(self, now: float) -> int:
         """The stamp of a delivery at `now`."""
+        # A clock may be wrong; keys of before 1970 or after 2106 are kept under the nearest stamp.
         return min(max(math.floor(now), 0), MAX_STAMP)
 
     def oldest(self, now: float, since: float | None = None) -> int:
         """The oldest stamp that is still remembered at `now` and is not before `since`."""
+        # Whole seconds, rounded so that a key is remembered too long rather than too short.
         remembered = max(0, self.stamp(now) - self.seconds)
         return remembered if since is None else max(remembered, self.stamp(since))
 
     def bucket_start(self, stamp: int) -> int:
-        """The begin of the bucket of `stamp`."""
+        """The first second of the bucket of `stamp`."""
         return stamp - stamp % self.bucket_seconds
 
 
 def bucket_length(window_seconds: int) -> int:
-    """Length of a bucket in seconds: half a window, so that at most three buckets are needed at any time."""
+    """Length of a bucket in seconds."""
+    # Half a window: at most three buckets are needed at any time. With shorter ones each look-up would search more of
+    # them, with longer ones more keys would be kept beyond their window.
     return max(1, math.ceil(window_seconds / 2))
 
 
-def check_keys(keys: Sequence[bytes]) -> None:
-    """Raise `InvariantViolation` unless every key has `KEY_BYTES` bytes: any other length is a bug in the caller."""
-    for key in keys:
-        if len(key) != KEY_BYTES:
-            raise InvariantViolation(f"a dedup key has {len(key)} bytes instead of {KEY_BYTES}")
+def check_use(keys: bytes, *, closed: bool) -> None:
+    """Raise `KeyStoreError` for a closed store, and `InvariantViolation` for a column that is not whole keys."""
+    if closed:
+        raise KeyStoreError("the key store is closed: open it again before use")
+    if len(keys) % KEY_BYTES:  # a bug in the caller, which may have cut off a key anywhere in it
+        raise InvariantViolation(
+            f"a column of dedup keys has {len(keys)} bytes, which is not {KEY_BYTES} a key"
+        )

@@ -1,5 +1,5 @@
 """``pinstream check``: is this configuration fit to run?
 
-`command` goes through the questions and prints the table; `local`, `kafka` and `api` ask them: of this machine, of the
-brokers, of the Conversions API. `rows` is what an answer looks like.
+`command` asks all questions and prints the table. `local` has the questions to this machine, `kafka` those to the
+brokers and the registry, `api` those to the Conversions API. `rows` defines questions and answers.
 """

@@ -1,8 +1,6 @@
-"""Questions to the Conversions API, through its test mode: validated, not recorded (docs/platform.md).
+"""Questions to the Conversions API, through its test mode: events are validated, not recorded (docs/platform.md).
 
-Two events of nobody go to each ad account, one as plain and one as full as they come, so that an account, a token
-and the format are all tried. Where the mapping asks for fields that the platform takes only of late, one with them goes
-in a call of its own: an unknown field turns a whole call into a 400. The answer is shown for each event.
+Each ad account gets events of no real person, which test account, token and format. Each event has its row.
 """
 
 from __future__ import annotations
@@ -18,11 +16,10 @@ import orjson
 from consumer.adapters.conversions_api import ConversionsApi
 from consumer.app import building
 from consumer.commands.check.rows import CheckRow, Found, Verdict
-from consumer.conversion.mapping import Mapping as EventMapping
+from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
-from consumer.engine.masking import mask, who_answered
-from consumer.engine.messages import Answered, Send, Unanswered
-from consumer.engine.verdicts import (
+from consumer.engine.answering.masking import mask, who_answered
+from consumer.engine.answering.verdicts import (
     BatchRefused,
     EventOutcome,
     PerEvent,
@@ -32,6 +29,7 @@ from consumer.engine.verdicts import (
     read_answer,
     request_id,
 )
+from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import PinstreamError
 
 WHAT = "test events"
@@ -39,8 +37,8 @@ TEST_VIEW = (
     "to see the test events in Events Manager, open its test view before you run this: it has no history and shows "
     "only events that arrive while it is open"
 )
+# SHA-256 of an address under example.com.
 _DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
-"""That of an address under example.com."""
 _UNREACHED: Mapping[str, str] = {
     "dns": "its name cannot be resolved: correct PINTEREST_API_URL, or check the DNS",
     "connect": "nothing answers there: correct PINTEREST_API_URL, or allow the connection in the network",
@@ -55,7 +53,7 @@ _REFUSED: Mapping[int, str] = {
 
 
 async def test_events(found: Found) -> list[CheckRow]:
-    """One row for each event of each ad account; one for an account whose events got no verdict."""
+    """Return a row for each event of each ad account, or one row for an account whose events got no verdict."""
     pinterest = found.settings.pinterest
     try:
         token = building.token(found.settings)
@@ -65,6 +63,7 @@ async def test_events(found: Found) -> list[CheckRow]:
         pinterest.api_url,
         token,
         timeout=found.settings.pinstream.request_timeout,
+        # One call after the other, so that the rows have the order of the calls.
         concurrency=1,
         test_mode=True,
         agent="pinstream check",
@@ -72,9 +71,9 @@ async def test_events(found: Found) -> list[CheckRow]:
     rows: list[CheckRow] = []
     try:
         for number, account in enumerate(pinterest.ad_account_ids):
-            for events in _calls(int(time.time()), found.mapping):
+            for events in _calls(int(time.time()), found.sections):
                 body = orjson.dumps({"data": events})
-                answer = await api.send(Send(number, account, body, len(events)))
+                answer = await api.send(Send(number, account, [body], len(events)))
                 rows += [
                     CheckRow(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)
                 ]
@@ -83,9 +82,14 @@ async def test_events(found: Found) -> list[CheckRow]:
     return rows
 
 
-def _events(now: int) -> list[dict[str, Any]]:
-    plain = {"action_source": "web", "event_time": now, "user_data": {"em": [_DIGEST]}}
-    full = {
+def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield the events of each call to one account."""
+
+    def event(name: str, **members: Any) -> dict[str, Any]:
+        known = {"action_source": "web", "event_time": now, "user_data": {"em": [_DIGEST]}}
+        return {"event_name": name, "event_id": f"pinstream-check-{uuid.uuid4()}", **known, **members}
+
+    full: dict[str, Any] = {
         "event_source_url": "https://shop.example.com/thanks",
         "opt_out": False,
         "user_data": {
@@ -103,29 +107,19 @@ def _events(now: int) -> list[dict[str, Any]]:
             "contents": [{"id": "pinstream-check", "item_price": "1.00", "quantity": 1}],
         },
     }
-    return [
-        {"event_name": name, "event_id": _event_id(), **plain, **more}
-        for name, more in (("page_visit", {}), ("checkout", full))
-    ]
-
-
-def _calls(now: int, mapping: EventMapping | None) -> Iterator[list[dict[str, Any]]]:
-    """The events of each call to one account."""
-    events = _events(now)
-    yield events
-    asked = () if mapping is None else NEW_TARGETS.keys() & mapping.sources.keys()
+    # A plain event shows whether the account works, a full one whether the format does.
+    yield [event("page_visit"), event("checkout", **full)]
+    # Fields that Pinterest has accepted only recently go in a call of their own: one unknown field turns a whole call
+    # into a 400.
+    sections = () if mapped is None else mapped.all
+    asked = {name for section in sections for name in NEW_TARGETS.keys() & section.mapping.sources.keys()}
     if asked:
-        newer = copy.deepcopy(events[-1])
-        newer["event_id"] = _event_id()
+        newer = event("checkout", **copy.deepcopy(full))
         if "user_data.customer_type" in asked:
             newer["user_data"]["customer_type"] = "new"
         if f"{CONTENTS}.item_brand_id" in asked:
             newer["custom_data"]["contents"][0]["item_brand_id"] = "pinstream-check"
         yield [newer]
-
-
-def _event_id() -> str:
-    return f"pinstream-check-{uuid.uuid4()}"
 
 
 def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:
@@ -135,37 +129,43 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
             f"no answer ({answer.reason}): {_UNREACHED.get(answer.reason, 'the connection broke off: try again')}",
         )
         return
-    told = f"HTTP {answer.status}" + (f", request id {rid}" if (rid := request_id(answer.headers)) else "")
+    # Pinterest's support asks for the request id.
+    source = f"HTTP {answer.status}" + (f", request id {rid}" if (rid := request_id(answer.headers)) else "")
     verdict = read_answer(answer.status, answer.headers, answer.body, len(events), time.time())
     if isinstance(verdict, PerEvent):
         for event, outcome in zip(events, verdict.outcomes, strict=True):
-            yield _outcome(event, outcome, told)
+            yield _outcome(event, outcome, source)
     elif isinstance(verdict, SomeRefused):
         for index, message in verdict.errors.items():
-            yield _outcome(events[index], EventOutcome(False, message, None), told)
+            yield _outcome(events[index], EventOutcome(False, message, None), source)
     elif isinstance(verdict, Refused):
         code = f", code {verdict.code}" if verdict.code is not None else ""
-        yield Verdict.FAILED, f"{_REFUSED[verdict.status]} ({told}{code})"
+        yield Verdict.FAILED, f"{_REFUSED[verdict.status]} ({source}{code})"
     elif isinstance(verdict, BatchRefused):
+        # Masked, because the API may repeat a value of the event.
         message = mask(verdict.message, orjson.dumps(events[-1])) or "no reason given"
-        yield Verdict.FAILED, f"the API refused the test events: {message} ({told}); please report this"
+        yield (
+            Verdict.FAILED,
+            f"the API refused the test events: {message} ({source}); this is a bug, please report it",
+        )
     elif isinstance(verdict, Throttled):
         when = f"in {verdict.wait:.0f} s" if verdict.wait is not None else "later"
-        yield Verdict.WARNING, f"the API accepts no more calls for now ({told}): try again {when}"
+        yield Verdict.WARNING, f"the API accepts no more calls for now ({source}): try again {when}"
     elif answer.status in (200, 500, 503):
-        yield Verdict.FAILED, f"the API gave no verdict on the test events ({told}): try again later"
+        yield Verdict.FAILED, f"the API gave no verdict on the test events ({source}): try again later"
     else:
+        # Without the platform's own words there is no verdict.
         said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
         yield (
             Verdict.FAILED,
-            f"a proxy or firewall answered in place of Pinterest ({told}, {said}): find out what is between this "
+            f"a proxy or firewall answered in place of Pinterest ({source}, {said}): find out what is between this "
             f"machine and PINTEREST_API_URL, and let it pass the calls",
         )
 
 
-def _outcome(event: dict[str, Any], outcome: EventOutcome, told: str) -> tuple[Verdict, str]:
+def _outcome(event: dict[str, Any], outcome: EventOutcome, source: str) -> tuple[Verdict, str]:
     body = orjson.dumps(event)
-    parts = [f"{event['event_name']} {'processed' if outcome.processed else 'failed'} ({told})"]
+    parts = [f"{event['event_name']} {'processed' if outcome.processed else 'failed'} ({source})"]
     parts += [f"error: {mask(outcome.error, body)}"] if outcome.error else []
     parts += [f"warning: {mask(outcome.warning, body)}"] if outcome.warning else []
     if not outcome.processed:

@@ -1,8 +1,4 @@
-"""From the environment to the table and the exit code. One row a question, each answered on its own.
-
-A question whose answer is bad says what to change, and the rest is asked all the same, so that one run shows all there
-is to mend. A question that needs what an earlier one could not get is skipped, by name.
-"""
+"""``pinstream check``, from the environment to the table and the exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.commands.base import SettingsCommand
-from consumer.commands.check import api, kafka, local
+from consumer.commands.check import api, kafka, local, rights
 from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, counted
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
@@ -30,6 +26,7 @@ _STYLES = {
     Verdict.FAILED: "bold red",
     Verdict.SKIPPED: "dim",
 }
+# In this order, because later questions use what earlier ones have found.
 _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("schema", local.schema),
     ("mapping", local.check_mapping),
@@ -52,19 +49,29 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
     "first: it has no history.",
 )
 @click.option("--workers", metavar="N", help="Check the settings for N workers, as in `pinstream run`.")
-def check(send_test_event: bool, workers: str | None) -> None:
+@click.option(
+    "--rights",
+    "form",
+    type=click.Choice(["kafka-acls", "strimzi"]),
+    help="Check nothing: print the least rights that these settings need of Kafka, as commands of kafka-acls.sh or as "
+    "a KafkaUser of Strimzi.",
+)
+def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     """Check whether this configuration is fit to run.
 
     Prints a table of the checks. Exit code 0: fit to run; 1: not fit."""
+    if form is not None:
+        click.echo((rights.commands if form == "kafka-acls" else rights.strimzi)(load(os.environ)), nl=False)
+        return
     try:
         settings = load(os.environ)
     except PinstreamError as error:
         rows = [CheckRow("settings", Verdict.FAILED, str(error))]
     else:
         rows = asyncio.run(_ask_all(settings, send_test_event, workers))
-    verdicts = Counter(row.verdict for row in rows)
-    _print(rows, _summary(verdicts))
-    sys.exit(1 if verdicts[Verdict.FAILED] else 0)
+    _print(rows)
+    # Without an error line: the table says what is wrong.
+    sys.exit(1 if any(row.verdict is Verdict.FAILED for row in rows) else 0)
 
 
 async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[CheckRow]:
@@ -73,6 +80,9 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
     rows += [CheckRow("settings", Verdict.WARNING, text) for text in settings.warnings]
     if workers is not None:
         rows += await _ask("workers", local.workers, found)
+    if settings.pinstream.transform is not None:
+        rows += await _ask("transform", local.check_transform, found)
+    # All of them, even if one has a bad answer: one run shows everything that needs a change.
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
     if send_test_event:
@@ -88,29 +98,26 @@ async def _ask(what: str, question: Question, found: Found) -> list[CheckRow]:
     except PinstreamError as error:
         return [CheckRow(what, Verdict.FAILED, str(error))]
     return [
-        CheckRow(what, Verdict.OK, said.text),
+        *(CheckRow(what, Verdict.OK, text) for text in (said.text, *said.details)),
         *(CheckRow(what, Verdict.WARNING, text) for text in said.warnings),
     ]
 
 
-def _summary(verdicts: Counter[Verdict]) -> Text:
-    failed, warned = verdicts[Verdict.FAILED], verdicts[Verdict.WARNING]
-    rest = f", {counted(warned, 'warning')}" if warned else ""
-    if failed:
-        return Text(f"Not fit to run: {failed} failed{rest}.", _STYLES[Verdict.FAILED])
-    return Text(f"Fit to run{rest}.", _STYLES[Verdict.WARNING if warned else Verdict.OK])
-
-
-def _print(rows: Sequence[CheckRow], summary: Text) -> None:
+def _print(rows: Sequence[CheckRow]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("what", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("found, and what to do", overflow="fold")
     before = ""
     for row in rows:
+        # Name a question once, however many rows answer it.
         style = _STYLES[row.verdict]
-        # `Text`, not markup: what is found may hold brackets.
+        # `Text`, not markup: the text may contain brackets.
         table.add_row("" if row.what == before else row.what, Text(row.verdict.value, style), Text(row.text))
         before = row.what
-    console = Console()
-    console.print(table, summary, sep="\n\n")
+    verdicts = Counter(row.verdict for row in rows)
+    failed, warned = verdicts[Verdict.FAILED], verdicts[Verdict.WARNING]
+    result = f"Not fit to run: {failed} failed" if failed else "Fit to run"
+    rest = f", {counted(warned, 'warning')}" if warned else ""
+    worst = Verdict.FAILED if failed else Verdict.WARNING if warned else Verdict.OK
+    Console().print(table, Text(f"{result}{rest}.", _STYLES[worst]), sep="\n\n")

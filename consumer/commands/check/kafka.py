@@ -1,14 +1,16 @@
-"""Questions to the brokers and the registry: topics, where the group would begin, dead-letter topics, schemas."""
+"""Questions to the brokers and the registry: topics, the start of the group, dead-letter topics, schemas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from consumer.adapters.kafka import GroupOffsets, dead_letter_topic, describe
-from consumer.adapters.kafka.cluster import TopicSettings, topic_settings
-from consumer.adapters.kafka.offsets import Extent
+from consumer.adapters.kafka.cluster import Extent, TopicSettings, describe, topic_settings
+from consumer.adapters.kafka.configuration import dead_letter_topic
+from consumer.adapters.kafka.groups import GroupOffsets
+from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.commands.base import first_of
+from consumer.commands.check.rights import missing, needed
 from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, counted
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -18,7 +20,7 @@ from consumer.errors import KafkaError, RegistryError
 
 
 async def cluster(found: Found) -> Said:
-    """Whether the brokers are there, and the topics with a leader for each partition."""
+    """Are the brokers there, and the topics, with a leader for each partition?"""
     kafka = found.settings.kafka
     found.cluster = view = await describe(
         kafka.client_properties(),
@@ -26,9 +28,22 @@ async def cluster(found: Found) -> Said:
         timeout=TIMEOUT,
         dead_letter_topic=found.settings.pinstream.dead_letter_topic,
     )
+    # The service would wait for a leader; here it is an error, because the user can act on it now.
     if view.leaderless:
         without = first_of([str(one) for one in view.leaderless])
         raise KafkaError(f"partitions without a leader cannot be read now: {without}; check the brokers")
+    rights = await run_blocking(
+        "pinstream-kafka-rights",
+        missing,
+        kafka.client_properties(),
+        needed(found.settings),
+        view.known,
+        TIMEOUT,
+    )
+    if rights:
+        raise KafkaError(
+            f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights kafka-acls` prints how)"
+        )
     topics = [f"{name} ({counted(partitions, 'partition')})" for name, partitions in view.topics.items()]
     warnings = [
         f"KAFKA_TOPICS: no topic matches {pattern} yet; a topic that is created later is read from its beginning"
@@ -38,7 +53,7 @@ async def cluster(found: Found) -> Said:
 
 
 async def check_group(found: Found) -> Said:
-    """Where reading would begin, and who else reads."""
+    """Where does the group begin to read, and who is in it now?"""
     view = cluster_of(found)
     partitions = [TopicPartition(topic, one) for topic, most in view.topics.items() for one in range(most)]
     if not partitions:
@@ -64,11 +79,13 @@ def _begin(
     extents: Mapping[TopicPartition, Extent],
 ) -> str:
     new = [one for one in extents if one not in positions]
+    # The service would end with this error when it is assigned such a partition.
     if new and reset == "error":
         raise KafkaError(
             f"the group {group_id} has no offset for {first_of([str(one) for one in new])}, and "
             "KAFKA_AUTO_OFFSET_RESET is error: set one with `pinstream offsets set`, or set earliest"
         )
+    # These count offsets. Compaction and transactions leave gaps, so there may be fewer records.
     known = sum(
         max(0, extent.end - max(positions[one].next_offset, extent.low))
         for one, extent in extents.items()
@@ -82,7 +99,8 @@ def _begin(
             f"goes on where it was, {counted(known, 'record')} behind, and begins "
             f"{counted(len(new), 'new partition')} at the beginning ({counted(unread, 'record')})"
         )
-    if positions:  # of other topics
+    # It has offsets of other topics: then it reads new topics from the beginning, even with `latest`.
+    if positions:
         return f"new to these topics, begins at the beginning: {counted(unread, 'record')}"
     if reset == "latest":
         return f"new, begins at the end: {counted(unread, 'record')} will not be read"
@@ -125,14 +143,14 @@ def _elsewhere(
 
 
 def _destination_of(position: Position) -> str | None:
-    """For whom it was committed; None: it does not say."""
+    """Return the tag of the destination that the offset was committed for; None if it has no tag."""
     where = map_place(TopicPartition(position.topic, position.partition))
-    told = offset_map.read_metadata(position.metadata, position.next_offset, where=where)
-    return None if told is None else told.destination
+    found = offset_map.read_metadata(position.metadata, position.next_offset, where=where)
+    return None if found is None else found.destination
 
 
 async def check_dead_letters(found: Found) -> Said:
-    """Whether they can be stored, whole."""
+    """Can dead letters be stored, with their whole value?"""
     view, template = cluster_of(found), found.settings.pinstream.dead_letter_topic
     topics = {topic: dead_letter_topic(template, topic) for topic in view.topics}
     wanted = sorted(set(topics.values()))
@@ -145,8 +163,9 @@ async def check_dead_letters(found: Found) -> Said:
         said.append(f"created with the first dead letter, if this user is allowed to: {first_of(missing)}")
     asked = [*there, *(topic for topic, letters in topics.items() if letters in view.known)]
     known = await topic_settings(found.settings.kafka.client_properties(), asked, TIMEOUT)
-    if there and not known:
-        said.append("the brokers do not return their settings")
+    # Not every broker gives them, nor to every user.
+    if unknown := [name for name in asked if name not in known]:
+        said.append(f"the brokers do not return the settings of {first_of(unknown)} (grant DESCRIBE_CONFIGS)")
     return Said("; ".join(said), list(_unfit(topics, known)))
 
 
@@ -157,6 +176,7 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
                 f"{letters} is compacted: letters without a key cannot be stored, and of each key only the last is "
                 "kept; set its cleanup.policy=delete"
             )
+        # A letter is its record and some headers: it needs at least the limit of its topic.
         origins = [known[topic].largest for topic, own in topics.items() if own == letters and topic in known]
         needed = max(origins, default=0)
         if known[letters].largest < needed:
@@ -168,12 +188,12 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
 
 
 async def registry(found: Found) -> Said:
-    """Whether it answers."""
+    """Does the registry answer?"""
     if not found.settings.registry.url:
         raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
     source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
     try:
-        # Any verdict on any id shows that it answers; 1 is the first a registry gives.
+        # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns.
         answer = await source.fetch(FetchSchema(SchemaRef("id", "1")))
     finally:
         await source.close()

@@ -1,19 +1,24 @@
-"""Questions to this machine: schema, mapping, state folder, key store, the page's address, the token."""
+"""Questions to this machine: workers, schema, mapping, state folder, key store, page address, token."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from consumer.adapters.key_store import open_key_store
 from consumer.app import building
 from consumer.commands.base import first_of
 from consumer.commands.check.rows import Found, Said, Skip, counted
+from consumer.conversion.computed.expressions import Computed
+from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
-from consumer.errors import PinstreamError, SettingsError
+from consumer.conversion.transform import load_transform
+from consumer.engine.reading import NO_KEY
+from consumer.errors import MappingError, PinstreamError, SettingsError, nearest
 from consumer.settings import Settings
 from consumer.web.listening import (
     LOCAL_HOSTS,
@@ -32,49 +37,107 @@ _MIB = 1024 * 1024
 
 
 async def workers(found: Found) -> Said:
-    """Whether what is set can be divided by so many, and what each would get."""
+    """Can the settings be divided among the workers, and what does each get?"""
     number = worker_count(found.workers or "1", found.settings)
     check_divisible(found.settings, number)
     own = worker_settings(found.settings, number, number).pinstream
+    calls = own.calls_per_minute
+    quota = (
+        f"together with all other members they make {calls:,} calls a minute (shared key store)"
+        if own.shares_key_store
+        else f"and {calls // number:,} of the {calls:,} calls a minute, fewer if more members hold partitions"
+    )
     return Said(
-        f"{number}; each has {counted(own.concurrency, 'request')} in flight, {own.calls_per_minute:,} calls a minute, "
-        f"{own.max_open_events:,} open events and {own.max_open_bytes // _MIB:,} MiB of them"
+        f"{number}; each has {counted(own.concurrency, 'request')} in flight, {own.max_open_events:,} open events and "
+        f"{own.max_open_bytes // _MIB:,} MiB of them; {quota}"
     )
 
 
 async def schema(found: Found) -> Said:
-    """The shape that the mapping is written for."""
-    found.schema = building.reader_schema(found.settings, building.local_schemas(found.settings))
-    return Said(f"{found.settings.pinstream.schema_name} in {found.settings.pinstream.schemas_dir}")
+    """Are the schemas there that the mapping is written for?"""
+    own = found.settings.pinstream
+    try:
+        found.sections = building.sections(found.settings)
+    except MappingError as error:
+        # It could be read: the next question is about it.
+        found.mapping_error = error
+        return Said(f"schemas are in {own.schemas_dir}")
+    names = ", ".join(found.sections.records)
+    return Said(f"{names} in {own.schemas_dir}")
 
 
 async def check_mapping(found: Found) -> Said:
-    """How records become conversion events."""
-    if found.schema is None:
+    """Does the mapping fit the schemas?"""
+    own, mapped = found.settings.pinstream, found.sections
+    if found.mapping_error is not None:
+        raise found.mapping_error
+    if mapped is None:
         raise Skip("needs the schema")
-    fitting = building.mapping(found.settings, found.schema)
-    file = found.settings.pinstream.mapping_file
-    said = f"{file or 'the packaged mapping'} fits the schema: {counted(len(fitting.sources), 'field')} with a source"
-    # With an own file, a name that the schema happens to have in common with ours may be a surprise.
-    proposed = [name for name in fitting.sources if file is not None and name in fitting.proposed]
-    said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
-    if fitting.own_events:
-        said += (
-            f"; own events: {len(fitting.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
-            f"{', '.join(fitting.own_events)}"
+    new = {name for section in mapped.all for name in section.mapping.sources if name in NEW_TARGETS}
+    asked = [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in new]
+    warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
+    if asked:
+        warnings.append(
+            f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(asked)}"
         )
-    new = [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in fitting.sources]
-    asked = (
-        [f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(new)}"]
-        if new
-        else []
+    registered = ""
+    if mapped.own_events:
+        registered = (
+            f"; own events: {len(mapped.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
+            f"{', '.join(mapped.own_events)}"
+        )
+    file = own.mapping_file or "the packaged mapping"
+    if not mapped.divided:
+        [alone] = mapped.all
+        return Said(
+            f"{file} fits the schema: {_sources(found.settings, alone)}{registered}",
+            warnings,
+        )
+    rest = "dead letters" if mapped.unknown_record == "refuse" else "filtered"
+    return Said(
+        f"{file} has {counted(len(mapped.all), 'section')} that fit their schemas; records of other types are"
+        f" {rest}{registered}",
+        warnings,
+        [f"{section.name}: {_sources(found.settings, section)}" for section in mapped.all],
     )
-    found.mapping = fitting
-    return Said(said, [*fitting.warnings, *asked])
+
+
+def _sources(settings: Settings, section: Section) -> str:
+    """Say how many fields a section fills, and which of them by lines that are not the user's."""
+    mapping = section.mapping
+    said = f"{counted(len(mapping.sources), 'field')} with a source"
+    # With an own mapping file, a field that only shares its name with ours may be sent by surprise.
+    own_file = settings.pinstream.mapping_file is not None
+    proposed = [name for name in mapping.sources if own_file and name in mapping.proposed]
+    said += f"; by the packaged mapping's lines: {first_of(proposed)}" if proposed else ""
+    computed = [name for name, source in mapping.sources.items() if isinstance(source, Computed)]
+    return f"{said}; computed, each by a call of Python: {first_of(computed)}" if computed else said
+
+
+def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:
+    """Warn of sections for topics that are not read: most likely they are spelled wrong."""
+    topics = settings.kafka.topics
+    for topic in mapped.topics:
+        if topic not in topics and not any(one.startswith("^") and re.match(one, topic) for one in topics):
+            near = nearest(topic, topics)
+            yield (
+                f"the mapping has a section for the topic {topic}, which KAFKA_TOPICS does not name"
+                + (f"; the nearest is {near}" if near else "")
+            )
+
+
+async def check_transform(found: Found) -> Said:
+    """Can the user's function be loaded?"""
+    name = found.settings.pinstream.transform
+    load_transform(str(name))
+    return Said(
+        f"{name} takes each record; so the fast path is not used, and an event costs about twenty times as much: try "
+        "it with pinstream explain"
+    )
 
 
 async def state_folder(found: Found) -> Said:
-    """Whether what must survive a restart can be written."""
+    """Can the state folder be written?"""
     folder = found.settings.pinstream.state_dir
     building.make_state_folder(folder)
     _write(folder, "PINSTREAM_STATE_DIR")
@@ -82,24 +145,27 @@ async def state_folder(found: Found) -> Said:
 
 
 async def key_store(found: Found) -> Said:
-    """Whether it opens, and has room to grow."""
+    """Does the key store open, and does it have room to grow?"""
     own = found.settings.pinstream
     url = own.key_store.get_secret_value()
-    building.make_state_folder(own.state_dir)
-    store = open_key_store(url, window=own.dedup_window, max_bytes=own.key_store_max_bytes)
+    store = building.key_store(found.settings)
     try:
-        await store.look_up([b"\0" * 16], time.time())
+        # Opening alone reads little of it.
+        await store.look_up(NO_KEY, time.time())
         keys = store.statistics()
-        # A real write, beside the store: it shows that the disk takes one, and leaves no key behind.
-        warnings = _lmdb(found.settings, url, keys.bytes_used) if url.startswith("lmdb:") else ()
+        # Write a file beside the store: this tests the disk and leaves no key behind.
+        warnings = await store.review()
+        if url.startswith("disk:"):
+            warnings = _disk(found.settings, url, keys.bytes_used)
     finally:
         await store.close()
     return Said(f"opens; {keys.keys:,} keys, {keys.bytes_used:,} bytes", warnings)
 
 
-def _lmdb(settings: Settings, url: str, used: int) -> list[str]:
-    folder = Path(url.removeprefix("lmdb:")).parent
+def _disk(settings: Settings, url: str, used: int) -> list[str]:
+    folder = Path(url.removeprefix("disk:")).parent
     _write(folder, "PINSTREAM_KEY_STORE")
+    # The store may grow up to its limit, and takes from it what it uses already.
     free, most = shutil.disk_usage(folder).free, settings.pinstream.key_store_max_bytes
     if free >= most - used:
         return []
@@ -111,6 +177,7 @@ def _lmdb(settings: Settings, url: str, used: int) -> list[str]:
 
 def _write(folder: Path, variable: str) -> None:
     try:
+        # Written and flushed, because a full disk does not refuse an empty file.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as probe:
             probe.write(b"pinstream check")
             probe.flush()
@@ -122,15 +189,16 @@ def _write(folder: Path, variable: str) -> None:
 
 
 async def page(found: Found) -> Said:
-    """Whether page, /status, health and metrics can be served where they should be."""
+    """Can page, /status, health and metrics be served at their addresses?"""
     own = found.settings.pinstream
     if own.http_address is None:
         raise Skip("PINSTREAM_HTTP_ADDRESS is empty: no page, no health, no metrics")
     places = [main_address(*own.http_address)]
     if own.page_address is not None:
         places.append(page_address(*own.page_address))
+    # One that is taken may be another pinstream's: that one runs already.
     free = [await _is_free(place) for place in places]
-    # Each alone can be had; together, too? A name and a number may be the same address.
+    # Each alone is free. Both together may not be: a name and a number may be the same address.
     if all(free):
         await try_out(*places)
     said = [_said(place, is_free) for place, is_free in zip(places, free, strict=True)]
@@ -138,7 +206,7 @@ async def page(found: Found) -> Said:
 
 
 async def _is_free(place: ListenAddress) -> bool:
-    """Whether it is free; False: a pinstream serves there. Raises `SettingsError` if neither."""
+    """Return True if it is free, False if a pinstream serves there. Raises `SettingsError` for anything else."""
     try:
         await try_out(place)
     except SettingsError as error:
@@ -161,7 +229,7 @@ def _said(place: ListenAddress, is_free: bool) -> str:
 
 
 def _openness(settings: Settings, host: str) -> str:
-    """Who may look at what is served there."""
+    """Say who may read the page."""
     own = settings.pinstream
     if own.http_token is not None or own.http_token_file is not None:
         return "; everything but health requires PINSTREAM_HTTP_TOKEN"
@@ -175,16 +243,30 @@ async def _is_ours(place: ListenAddress) -> bool:
         async with asyncio.timeout(_ASK_WITHIN):
             reader, writer = await asyncio.open_connection(LOOPBACK.get(place.host, place.host), place.port)
             try:
+                # Health needs no token.
                 writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
                 return _OURS in (await reader.readuntil(b"\r\n\r\n")).lower()
             finally:
                 writer.close()
+    # Another program may answer with anything, or with nothing.
     except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return False
 
 
 async def check_token(found: Found) -> Said:
-    """Whether there is one."""
-    building.token(found.settings).value()
-    where = found.settings.pinterest.access_token_file or "PINTEREST_ACCESS_TOKEN"
-    return Said(f"read from {where}; only --send-test-event shows whether the API accepts it")
+    """Is there an access token?"""
+    building.token(found.settings)
+    pinterest = found.settings.pinterest
+    where = f"read from {pinterest.access_token_file or 'PINTEREST_ACCESS_TOKEN'}"
+    warnings = []
+    if pinterest.access_token_file is not None and pinterest.token_by_account:
+        where = f"{counted(len(pinterest.ad_account_ids), 'token')} {where}, one for each ad account"
+        # A mounted Secret also has hidden entries, by which Kubernetes swaps it.
+        names = {one.name for one in pinterest.access_token_file.iterdir() if not one.name.startswith(".")}
+        others = sorted(names - {*pinterest.ad_account_ids})
+        if others:
+            warnings = [
+                f"the folder also has {first_of(others)}: no ad account of PINTEREST_AD_ACCOUNT_ID and "
+                "PINTEREST_EXTRA_AD_ACCOUNT_IDS, so it is not read"
+            ]
+    return Said(f"{where}; only --send-test-event shows whether the API accepts it", warnings)

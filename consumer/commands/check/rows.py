@@ -1,22 +1,23 @@
-"""What an answer looks like, and what the questions learn from each other."""
+"""Questions and answers of `pinstream check`, and what the questions learn from each other."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from consumer.adapters.kafka import ClusterView
-from consumer.conversion.mapping import Mapping
+from consumer.adapters.kafka.cluster import ClusterView
+from consumer.conversion.sections import Sections
+from consumer.errors import MappingError
 from consumer.settings import Settings
 
+# Time limit in seconds of each question to another process.
 TIMEOUT = 10.0
-"""Seconds that each question to someone outside may take."""
 
 
 class Verdict(Enum):
-    """The word in the table, worst last."""
+    """The word in the table; the worst is last."""
 
     SKIPPED = "skipped"
     OK = "ok"
@@ -25,7 +26,7 @@ class Verdict(Enum):
 
 
 class CheckRow(NamedTuple):
-    """One answered question: what was found and, where that is wrong, how to mend it."""
+    """One answered question: what was found and, if it is wrong, how to correct it."""
 
     what: str
     verdict: Verdict
@@ -33,14 +34,15 @@ class CheckRow(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A good answer, and what may still surprise."""
+    """A good answer, with warnings of what may still surprise. `details` are rows of their own."""
 
     text: str
     warnings: Sequence[str] = ()
+    details: Sequence[str] = ()
 
 
 class Skip(Exception):
-    """The question needs what an earlier one could not get; the text says what."""
+    """The question needs something that an earlier one did not find; the text says what."""
 
 
 @dataclass(slots=True)
@@ -48,19 +50,19 @@ class Found:
     """What the questions learn from each other."""
 
     settings: Settings
-    schema: dict[str, Any] | None = None
-    mapping: Mapping | None = None
+    sections: Sections | None = None
+    mapping_error: MappingError | None = None
     cluster: ClusterView | None = None
+    # The value of `--workers`; None without this option.
     workers: str | None = None
-    """As ``--workers`` has it; None: it was not asked for."""
 
 
+# Raises `PinstreamError`, whose message says what to correct, and `Skip`.
 Question = Callable[[Found], Awaitable[Said]]
-"""Raises `PinstreamError`, whose line says how to mend it, and `Skip`."""
 
 
 def cluster_of(found: Found) -> ClusterView:
-    """The cluster. Raises `Skip` when it could not be had."""
+    """Return the cluster. Raises `Skip` if it was not found."""
     if found.cluster is None:
         raise Skip("needs the brokers and topics")
     return found.cluster

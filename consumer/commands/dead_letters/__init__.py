@@ -1,8 +1,8 @@
-"""``pinstream dead-letters``: what lies on the dead-letter topics, one letter in full, and redriving letters.
+"""``pinstream dead-letters``: list the letters on the dead-letter topics, show one in full, redrive them.
 
-`command` groups the three commands. `topics` finds the dead-letter topics that are asked for, `reading` reads them in
-two passes (marks, letters), `listing` counts, `showing` shows one (`payload` masks it).
+`command` groups the three commands. `reading` finds the dead-letter topics and reads them in two passes (marks, then
+letters). `listing` counts letters, `showing` shows one, and `payload` masks what it holds.
 
-A redrive: `choosing` says which letters, `redrive` takes them through the pipeline, `marking` marks them as done,
-`outcome` tells what became of them.
+In a redrive, `choosing` selects the letters, `redrive` takes them through the pipeline, `marking` marks them as done,
+and `outcome` prints how they ended.
 """

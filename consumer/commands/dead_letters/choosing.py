@@ -1,90 +1,138 @@
-"""Which letters are meant: the options that filter them; which are redriven and which stay, in a dry run too.
+"""Select letters: the options that filter them, and the choice of those that are redriven, in a dry run too.
 
-A letter of the topics asked for that matches the filters is exactly one of: done before (the first pass counts those),
-left (``--max`` is reached, or the run was interrupted), looped, gone, or chosen.
+A letter that matches the filters is exactly one of: done before (the first pass counts those), left (``--max`` is
+reached, or the run was interrupted), looped, gone, or chosen.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import click
 
-from consumer.adapters.kafka.letters import (
-    DeadRecord,
-    Filters,
-    parse_origin,
-    read_mark,
-)
+from consumer.adapters.kafka.letters import LETTER_HEADERS, TRIPS, DeadRecord, Place, read_mark
+from consumer.adapters.kafka.ranges import Range
 from consumer.commands.base import parse_time
 from consumer.commands.dead_letters.outcome import RedriveOutcome, Tally
-from consumer.commands.dead_letters.reading import Marks, Reader, ours, whole_record, why_gone
-from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.commands.dead_letters.reading import (
+    DeadLetterTopic,
+    Marks,
+    Reader,
+    ours,
+    read_marks,
+    whole_record,
+    why_gone,
+)
+from consumer.commands.replay.watch import watch
 from consumer.engine.model import Record, Stage
 from consumer.errors import UsageError
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-JSON_OPTION = click.option(
-    "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
-)
+# ``TOPIC[:PARTITION[:OFFSET]]``, with Kafka's longest topic name and its largest numbers.
+_RECORDS: Final = re.compile(r"([A-Za-z0-9._-]{1,249})(?::([0-9]{1,10})(?::([0-9]{1,19}))?)?")
+# Headers of a letter that go through the pipeline with its record.
+_CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 
 
-def filter_options(command: _F) -> _F:
-    """Add the options that select letters."""
-    options = (
-        click.option(
-            "--topic",
-            "topics",
-            multiple=True,
-            metavar="T",
-            help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS.",
-        ),
-        click.option(
-            "--stage",
-            "stages",
-            multiple=True,
-            type=click.Choice(["decode", "convert", "deliver"]),
-            help="Only what died here; may be repeated.",
-        ),
-        click.option(
-            "--code", "codes", multiple=True, metavar="C", help="Only this reason; may be repeated."
-        ),
-        click.option("--since", metavar="TIME", help="Only what died at or after this time (ISO 8601)."),
-        click.option("--until", metavar="TIME", help="Only what died before this time."),
-        click.option(
-            "--origin",
-            "origins",
-            multiple=True,
-            metavar="TOPIC[:PARTITION[:OFFSET]]",
-            help="Only records from here; may be repeated.",
-        ),
+class Filters(NamedTuple):
+    """Conditions on letters. One that is empty or None holds for all."""
+
+    stages: frozenset[Stage] = frozenset()
+    codes: frozenset[str] = frozenset()
+    # They died at or after `since_ms`, and before `until_ms`.
+    since_ms: int | None = None
+    until_ms: int | None = None
+    # Beginnings of a `Place`: a topic, one of its partitions, or a single record.
+    origins: tuple[tuple[str | int, ...], ...] = ()
+
+    def hold(self, letter: DeadRecord) -> bool:
+        """Return True if the letter matches."""
+        return (
+            (not self.stages or letter.stage in self.stages)
+            and (not self.codes or letter.code in self.codes)
+            and (self.since_ms is None or letter.at_ms >= self.since_ms)
+            and (self.until_ms is None or letter.at_ms < self.until_ms)
+            and (not self.origins or any(letter.origin[: len(one)] == one for one in self.origins))
+        )
+
+
+def filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that select letters. The command is called with `topics` and `filters`."""
+
+    @click.option(
+        "--topic",
+        "topics",
+        multiple=True,
+        metavar="T",
+        help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS.",
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    @click.option(
+        "--stage",
+        "stages",
+        multiple=True,
+        type=click.Choice(["decode", "convert", "deliver"]),
+        help="Only what died here; may be repeated.",
+    )
+    @click.option("--code", "codes", multiple=True, metavar="C", help="Only this reason; may be repeated.")
+    @click.option("--since", metavar="TIME", help="Only what died at or after this time (ISO 8601).")
+    @click.option("--until", metavar="TIME", help="Only what died before this time.")
+    @click.option(
+        "--origin",
+        "origins",
+        multiple=True,
+        metavar="TOPIC[:PARTITION[:OFFSET]]",
+        help="Only records from here; may be repeated.",
+    )
+    @functools.wraps(command)
+    def with_filters(
+        stages: Sequence[str],
+        codes: Sequence[str],
+        since: str | None,
+        until: str | None,
+        origins: Sequence[str],
+        **others: Any,
+    ) -> None:
+        since_ms = None if since is None else parse_time(since, "--since")
+        until_ms = None if until is None else parse_time(until, "--until")
+        if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+            raise UsageError("--since must be before --until: no letter can match")
+        found = Filters(
+            frozenset(map(Stage, stages)),
+            frozenset(codes),
+            since_ms,
+            until_ms,
+            tuple(parse_origin(text) for text in origins),
+        )
+        command(filters=found, **others)
+
+    return with_filters
 
 
-def read_filters(
-    stages: Sequence[str], codes: Sequence[str], since: str | None, until: str | None, origins: Sequence[str]
-) -> Filters:
-    """The filters that the options ask for. Raises `UsageError`."""
-    try:
-        found = tuple(parse_origin(text) for text in origins)
-    except ValueError as error:
-        raise UsageError(f"--origin {error}") from None
-    since_ms = None if since is None else parse_time(since, "--since")
-    until_ms = None if until is None else parse_time(until, "--until")
-    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-        raise UsageError("--since must be before --until: no letter can match")
-    return Filters(frozenset(map(Stage, stages)), frozenset(codes), since_ms, until_ms, found)
+def parse_origin(text: str) -> tuple[str | int, ...]:
+    """Parse ``TOPIC[:PARTITION[:OFFSET]]`` for `Filters.origins`. Raises `UsageError`."""
+    found = _RECORDS.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"--origin {text[:300]!r} is no origin: write TOPIC, TOPIC:PARTITION or TOPIC:PARTITION:OFFSET"
+        )
+    topic, *numbers = found.groups()
+    return topic, *(int(one) for one in numbers if one is not None)
+
+
+def parse_place(text: str) -> Place:
+    """Parse ``TOPIC:PARTITION:OFFSET``. Raises `UsageError`."""
+    found = _RECORDS.fullmatch(text)
+    if found is None or found[3] is None:
+        raise UsageError(f"{text[:300]!r} is no place of a record: write TOPIC:PARTITION:OFFSET")
+    return Place(found[1], int(found[2]), int(found[3]))
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """The command line's options. `rate` in letters a second."""
+    """The options of the command line. `rate` is in letters per second."""
 
     topics: tuple[str, ...]
     filters: Filters
@@ -95,93 +143,65 @@ class RedriveOptions:
     as_json: bool
 
 
-class Chosen(NamedTuple):
-    """A letter that is redriven. `joins`: no letter that stays lies between it and the chosen one before."""
-
-    letter: DeadRecord
-    original: Record
-    """What died, whole; at the offset of the letter."""
-    joins: bool
-
-
-class Budget:
-    """How many letters may still be redriven, over all topics; `most` None: any number."""
-
-    def __init__(self, most: int | None) -> None:
-        self._left = most
-
-    def spent(self) -> bool:
-        """Whether no more may be redriven."""
-        return self._left is not None and self._left <= 0
-
-    def take(self) -> None:
-        """One more is redriven."""
-        if self._left is not None:
-            self._left -= 1
-
-
 class Chooser:
-    """Chooses among the records of one dead-letter topic, each partition's in order.
+    """Chooses letters among the records of one dead-letter topic. Call `begin` first, then `choose` in offset order."""
 
-    `known`: the topics that there are, with their number of partitions.
-    """
+    marks: Marks
+    ranges: Sequence[Range]
 
     def __init__(
         self,
         options: RedriveOptions,
         topic: DeadLetterTopic,
         reader: Reader,
-        known: Mapping[str, int],
-        budget: Budget,
         outcome: RedriveOutcome,
     ) -> None:
         self.topic = topic
         self.tally = Tally(topic.name)
+        # Shared by the choosers of all topics, because ``--max`` counts over all of them.
         self.outcome = outcome
         outcome.tallies.append(self.tally)
-        self.budget = budget
         self._options = options
         self._reader = reader
-        self._known = known
-        self._joins: defaultdict[int, bool] = defaultdict(bool)
 
-    def begin(self, marks: Marks) -> None:
-        """What the first pass found."""
-        self.tally.matched = marks.matching
-        self.tally.done_before = marks.done_before
-        self.tally.elsewhere = marks.elsewhere
+    async def begin(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Fix where the topic ends, and read its marks: the first pass, which ends early when `stopped` says so."""
+        # The second pass ends there too: a letter that dies again during the redrive must not be redriven with it.
+        self.ranges = await self._reader.ranges(self.topic.name)
+        with watch(f"reading {self.topic.name}", sum(one.end - one.begin for one in self.ranges)) as show:
+            self.marks = await read_marks(
+                self._reader, self.topic, self.ranges, self._options.filters.hold, show, stopped
+            )
+        self.tally.matched = self.marks.matching
+        self.tally.done_before = self.marks.done_before
+        self.tally.elsewhere = self.marks.elsewhere
 
-    async def choose(self, partition: int, record: Record, done: Container[int]) -> Chosen | None:
-        """The letter in `record` if it is to be redriven. `done`: the offsets of its partition that are done."""
+    def spent(self) -> bool:
+        """Return True if ``--max`` letters are chosen, over all topics."""
+        return self._options.most is not None and self.outcome.chosen >= self._options.most
+
+    async def choose(self, partition: int, record: Record) -> Record | None:
+        """Return the record that died, at the offset of its letter; None if `record` is no letter, or stays."""
         letter = ours(self.topic, partition, record)
         if letter is None:
-            if read_mark(record, await self._reader.home(self.topic.name, partition)) is None:
-                self.tally.foreign += 1
-                self._joins[partition] = False
+            # Marks are ours too. Anything else may be another team's: it is counted and stays.
+            self.tally.foreign += read_mark(record, self.marks.homes[partition]) is None
             return None
-        if not self._options.filters.hold(letter):
-            self._joins[partition] = False
+        if record.offset in self.marks.done[partition] or not self._options.filters.hold(letter):
             return None
-        if record.offset in done:
+        # It counts as left: as many letters as were asked for are chosen already.
+        if self.spent():
             return None
-        original = await self._original(letter)
-        joins, self._joins[partition] = self._joins[partition], original is not None
-        if original is None:
-            return None
-        self.budget.take()
-        return Chosen(letter, original, joins)
-
-    async def _original(self, letter: DeadRecord) -> Record | None:
-        """The record that died, whole; None if the letter stays."""
-        if self.budget.spent():
-            return None
+        # The loop guard: a record that dies every time must not go round for ever.
         if letter.trips >= self._options.max_trips:
             self.tally.looped += 1
             return None
-        # Kafka is asked only for a partition that there is: any other one is an error to it.
-        there = letter.origin.partition < self._known.get(letter.origin.topic, 0)
-        record = await whole_record(letter, self._reader) if there or not letter.omitted else None
-        if record is None:
+        original = await whole_record(letter, self._reader)
+        if original is None:
             self.tally.gone += 1
             self.outcome.note(f"{letter.place} stays: {why_gone(letter)}")
-        return record
+            return None
+        self.outcome.chosen += 1
+        # If it dies again, its new letter needs these: where it came from, and how often it was redriven.
+        carried = (header for header in record.headers if header[0] in _CARRIED)
+        return original._replace(headers=(*original.headers, *carried))

@@ -1,4 +1,4 @@
-"""What a redrive tells: how many letters were redriven, and what became of the others. A table, or JSON."""
+"""Print the outcome of a redrive: how many letters were redriven, and why the others were not. A table, or JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from typing import Any
 
 import click
@@ -15,100 +14,87 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consumer.engine.statistics import GuardStatistics
+from consumer.commands.base import prose
+from consumer.commands.replay.engine import ReplayEnd
+from consumer.engine.figures.statistics import GuardStatistics
 from consumer.errors import Incomplete
 
 LATE = (
     "what happened more than an hour ago counts as offline at the platform, which does not deduplicate that"
 )
+# How many notes are printed; the others are counted.
 MOST_NAMED = 10
-"""How many notes are printed; the others are counted."""
-
-
-class RedriveEnd(Enum):
-    """How a redrive ended."""
-
-    COMPLETE = "complete"
-    INTERRUPTED = "interrupted"
-    GUARDED = "guarded"
-    """Too many would have been dead letters again."""
-    FAILED = "failed"
 
 
 @dataclass(slots=True)
 class Tally:
-    """Of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
+    """Counts of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
 
     topic: str
+    # Letters that match the filters.
     matched: int = 0
-    """Letters that match the filters."""
     redriven: int = 0
+    # They stay, because they were redriven too often already.
     looped: int = 0
-    """Left, because they were redriven too often already."""
+    # They stay, because they lack a part of their record, and the record is no longer at its origin.
     gone: int = 0
-    """Left, because they lack a part of their record, which is no longer at its origin."""
     done_before: int = 0
+    # Not among `matched`: records that are no letters of the topics that were asked for, and marks that a redrive of
+    # another cluster wrote, which are not believed.
     foreign: int = 0
-    """Records that are no letters of the topics asked for. Not among `matched`."""
     elsewhere: int = 0
-    """Marks that a redrive of another cluster wrote, which are not believed. Not among `matched`."""
 
     @property
     def left(self) -> int:
-        """Not reached: because of ``--max``, or because it was interrupted."""
+        """Letters that were not reached, because of ``--max`` or because the redrive was interrupted."""
         return self.matched - self.redriven - self.looped - self.gone - self.done_before
+
+    def counts(self) -> dict[str, int]:
+        """Return all numbers by name."""
+        numbers = {name: number for name, number in asdict(self).items() if name != "topic"}
+        return {**numbers, "left": self.left}
 
 
 @dataclass(slots=True)
 class RedriveOutcome:
-    """A redrive that is over. `notes`: one line each on what was left, for people."""
+    """The outcome of a redrive."""
 
     dry_run: bool
-    end: RedriveEnd = RedriveEnd.COMPLETE
+    end: ReplayEnd = ReplayEnd.COMPLETE
     tallies: list[Tally] = field(default_factory=list)
+    # Dead-letter topics that do not exist, because there was no dead letter so far.
     missing: list[str] = field(default_factory=list)
-    """Dead-letter topics that are not there: no dead letter so far."""
+    # One line for each of the first letters that stayed or lost a part; `unnamed` counts the others.
     notes: list[str] = field(default_factory=list)
     unnamed: int = 0
+    # Letters that were handed out, over all topics: ``--max`` limits them.
+    chosen: int = 0
+    # How the handed-out letters ended.
     ledger: Mapping[str, int] | None = None
-    """What the pipeline made of them."""
+    # Set if the guard stopped the redrive.
     guard: GuardStatistics | None = None
-    """Why too many would have been dead letters again."""
 
     def note(self, text: str) -> None:
-        """Print this at the end, unless there are `MOST_NAMED` notes already."""
-        if text in self.notes:
-            return
+        """Add a line to the end of the output, unless it has `MOST_NAMED` already."""
         if len(self.notes) < MOST_NAMED:
             self.notes.append(text)
         else:
             self.unnamed += 1
 
-    def total(self) -> Tally:
-        """All topics together."""
-        total = Tally("")
-        for tally in self.tallies:
-            for name, count in _counts(tally).items():
-                if name != "left":
-                    setattr(total, name, getattr(total, name) + count)
-        return total
-
     def document(self) -> dict[str, Any]:
-        """The whole as JSON."""
+        """Return the JSON form."""
+        counts = [tally.counts() for tally in self.tallies]
         return {
             "result": self.end.value,
             "dry_run": self.dry_run,
-            **_counts(self.total()),
-            "topics": [{"topic": tally.topic, **_counts(tally)} for tally in self.tallies],
+            **{name: sum(one[name] for one in counts) for name in Tally("").counts()},
+            "topics": [
+                {"topic": tally.topic, **one} for tally, one in zip(self.tallies, counts, strict=True)
+            ],
             "ledger": self.ledger,
             "no_dead_letters": self.missing,
             "notes": self.notes,
         }
-
-
-def _counts(tally: Tally) -> dict[str, int]:
-    counts = {name: count for name, count in asdict(tally).items() if name != "topic"}
-    return {**counts, "left": tally.left}
 
 
 _MEANT = {
@@ -133,9 +119,14 @@ _BECAME = {
 
 
 def print_redrive(outcome: RedriveOutcome, *, as_json: bool) -> None:
-    """Print the outcome, as `_tell` says. Raises `Incomplete` if stdout fails: the letters are marked all the same."""
+    """Print the table on stdout; with `as_json`, the document on stdout and the table on stderr.
+
+    Raises `Incomplete` if stdout fails: the letters are marked all the same.
+    """
     try:
-        _tell(outcome, as_json=as_json)
+        _tell(outcome, Console(stderr=as_json))
+        if as_json:
+            click.echo(orjson.dumps(outcome.document()))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -148,24 +139,20 @@ def print_redrive(outcome: RedriveOutcome, *, as_json: bool) -> None:
         ) from error
 
 
-def _tell(outcome: RedriveOutcome, *, as_json: bool) -> None:
-    """The table for people, on stdout; with `as_json` the document on stdout, and the table on stderr."""
-    console = Console(stderr=as_json)
+def _tell(outcome: RedriveOutcome, console: Console) -> None:
     for topic in outcome.missing:
-        console.print(f"{escape(topic)}: no dead letters", highlight=False)
+        prose(console, f"{topic}: no dead letters")
     if outcome.tallies:
         console.print(_table(outcome))
     if outcome.ledger is not None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
-        console.print(f"of the redriven: {became or 'none'}", highlight=False, soft_wrap=True)
-    if outcome.total().redriven:
-        console.print(LATE, highlight=False, soft_wrap=True)
+        prose(console, f"of the redriven: {became or 'none'}")
+    if any(tally.redriven for tally in outcome.tallies):
+        prose(console, LATE)
     for note in outcome.notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
+        prose(console, note)
     if outcome.unnamed:
-        console.print(f"… and {outcome.unnamed} more", highlight=False)
-    if as_json:
-        click.echo(orjson.dumps(outcome.document()))
+        prose(console, f"… and {outcome.unnamed} more")
 
 
 def _table(outcome: RedriveOutcome) -> Table:
@@ -175,9 +162,8 @@ def _table(outcome: RedriveOutcome) -> Table:
     for tally in outcome.tallies:
         table.add_column(escape(tally.topic), justify="right", overflow="fold")
     for name, text in _MEANT.items():
-        if name == "redriven" and outcome.dry_run:
-            text = "would be redriven"
-        counts = [_counts(tally)[name] for tally in outcome.tallies]
+        would = "would be " if name == "redriven" and outcome.dry_run else ""
+        counts = [tally.counts()[name] for tally in outcome.tallies]
         if any(counts) or name in ("matched", "redriven"):
-            table.add_row(text, *(f"{count:,}" for count in counts))
+            table.add_row(would + text, *(f"{count:,}" for count in counts))
     return table

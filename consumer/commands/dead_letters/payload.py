@@ -1,29 +1,28 @@
-"""What a record held, masked: a value is shown only if it is known to say nothing about a person.
+"""Mask a record: a value is shown only if it is known to say nothing about a person.
 
-Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and none
-that is not. Everything else is ``***``, enums and booleans too: what is not mapped might be anything. Nulls and the
-structure stay; keys of maps are data.
+Theory of operation. The mapping says what paths mean. A value is shown if its path feeds a field of `_PUBLIC` and no
+other field. Everything else becomes ``***``. Nulls and the structure stay.
 
-What is shown then goes through two nets more. No value that was hidden may stand in it, however it is written there: a
-short one ("Bo") as a word of its own, a number as all of it; and what looks like an address, a token or a phone number
-is taken out (`masking.mask`). Identifiers are spared the last one where they look like identifiers: ids hold
-long numbers, and are what one searches for.
+Two more nets catch what a shop writes in the wrong place. A value that is hidden at one path must not be shown at
+another: a short one ("Bo") is searched for as a word, a number as the whole value. And `masking.mask` removes what
+looks like an address, a token or a phone number.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from consumer.avro.paths import EACH, Source, Step
+from consumer.avro.paths import EACH, Path, Source
 from consumer.avro.schema import Array, AvroType, Enum, Map, Primitive, Union, parse
 from consumer.avro.schema import Record as RecordType
+from consumer.conversion.computed.expressions import asked_by
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import CONTENTS
-from consumer.engine.masking import MASK, mask
+from consumer.engine.answering.masking import MASK, mask
 from consumer.engine.model import CommerceEvent
 
 _IDENTIFIERS: Final = frozenset(
@@ -32,6 +31,7 @@ _IDENTIFIERS: Final = frozenset(
         *(f"{CONTENTS}.id", f"{CONTENTS}.item_brand_id"),
     }
 )
+# Conversion fields that say what happened and what was bought, not by whom. Every other one counts as personal.
 _PUBLIC: Final = _IDENTIFIERS | {
     *("event_name", "action_source", "event_time", "opt_out", "language", "app_name", "app_version", "wifi"),
     *("custom_data.currency", "custom_data.value", "custom_data.num_items", "custom_data.predicted_ltv"),
@@ -41,52 +41,49 @@ _PUBLIC: Final = _IDENTIFIERS | {
         for name in ("item_name", "item_category", "item_brand", "item_price", "quantity")
     ),
 }
-"""Conversion fields that say what happened and what was bought, not by whom. Every other one counts as personal."""
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,127}")
+# These have the form of an identifier: a digest, an IP address, a token, a page.
 _NO_IDENTIFIER: Final = re.compile(r"[0-9a-fA-F]{40,}|\d{1,3}(?:\.\d{1,3}){3}|pina_|https?:", re.IGNORECASE)
-"""What fits the form of an identifier and is a digest, an IP address, a token or a page."""
+# A hidden number with at least this many digits is also searched for without its spaces and signs.
 _LEAST_DIGITS: Final = 7
-"""A hidden number with at least this many digits is also searched for without its spaces and signs."""
+# Shorter values are part of many identifiers by chance, so they count only as words.
 _LEAST_HIDDEN: Final = 4
-"""Shorter values are in every other identifier by chance: they count where they are words."""
 _LEAST_LETTERS: Final = 2
+# Words of a hidden value that is searched for word by word; a longer text would hide common words.
 _MOST_WORDS: Final = 4
-"""Of a hidden value that is looked for word by word."""
 _WORD: Final = re.compile(r"[^\W_]+")
 _CODES: Final = frozenset({"language", "custom_data.currency"})
+# A language or a currency is shown even if a hidden country is written like it.
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
-"""A language or a currency, even if a hidden country is written like it."""
-
-Path = tuple[str, ...]
-"""Names of fields and keys; each element of an array is ``""``."""
-_ELEMENT: Final = ""
 
 
 class Masker:
-    """Masks decoded records of one schema under one mapping."""
+    """Masks decoded records of one schema, under one mapping."""
 
     def __init__(self, schema: dict[str, Any], mapping: Mapping) -> None:
         self._type = parse(schema)
+        # Path -> the conversion fields that it feeds.
         self._public: dict[Path, frozenset[str]] = {}
-        """Path -> the fields that what lies there feeds."""
         personal: set[Path] = set()
         for name, source in mapping.sources.items():
-            path = _path(source)
-            if name in _PUBLIC:
-                self._public[path] = self._public.get(path, frozenset()) | {name}
+            # A value that is computed from several is none of them, so none of them is shown.
+            if name in _PUBLIC and isinstance(source, Source):
+                self._public[source.steps] = self._public.get(source.steps, frozenset()) | {name}
             else:
-                personal.add(path)
+                personal.update(asked_by(source))
+        # A path that also feeds a personal field is personal.
         for path in personal:
             self._public.pop(path, None)
 
     def masked(self, event: CommerceEvent) -> Any:
-        """The record as JSON values, masked."""
+        """Return the masked record as JSON values."""
         hidden: list[str] = []
         shape = self._value(self._type, event, (), hidden)
         return _Nets(hidden).through(shape)
 
     def _value(self, kind: AvroType, value: Any, path: Path, hidden: list[str]) -> Any:
+        """Return `value` with `_Shown` for what may be shown. The rest is masked, and its text is added to `hidden`."""
         if value is None:
             return None
         if isinstance(kind, Union):
@@ -97,65 +94,35 @@ class Masker:
                 name: self._value(types[name], inner, (*path, name), hidden) if name in types else MASK
                 for name, inner in value.items()
             }
+        # Keys of maps are data, other than names of fields.
         if isinstance(kind, Map) and isinstance(value, dict):
-            return self._map(kind, value, path, hidden)
+            shown: dict[str, Any] = {}
+            for key, inner in value.items():
+                inside = (*path, key)
+                known = any(one[: len(inside)] == inside for one in self._public)
+                if not known:
+                    hidden.append(key)
+                name = key if known else f"{MASK}{len(shown) + 1}"
+                shown[name] = self._value(kind.values, inner, inside, hidden)
+            return shown
         if isinstance(kind, Array) and isinstance(value, list):
-            return [self._value(kind.items, inner, (*path, _ELEMENT), hidden) for inner in value]
-        return self._scalar(value, path, hidden)
-
-    def _map(self, kind: Map, value: dict[str, Any], path: Path, hidden: list[str]) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
-        for key, inner in value.items():
-            inside = (*path, key)
-            known = any(one[: len(inside)] == inside for one in self._public)
-            if not known:
-                hidden.append(key)
-            name = key if known else f"{MASK}{len(shown) + 1}"
-            shown[name] = self._value(kind.values, inner, inside, hidden)
-        return shown
-
-    def _scalar(self, value: Any, path: Path, hidden: list[str]) -> Any:
+            return [self._value(kind.items, inner, (*path, EACH), hidden) for inner in value]
         if path in self._public:
-            return _Shown(_plain(value), self._public[path])
-        hidden.extend(_texts(value))
+            # A type that JSON does not have becomes text.
+            plain = value if isinstance(value, str | bool | int | float) else str(value)
+            return _Shown(plain, self._public[path])
+        # Enums and booleans too: a field that is not mapped could mean anything.
+        text = value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
+        # A boolean identifies no person, and "True" would hide the word wherever it stands.
+        if text and not isinstance(value, bool):
+            hidden.append(text.encode("utf-8", "ignore").decode())
         return MASK
 
 
-class _Shown:
-    """A value that may be shown, before the nets."""
-
-    __slots__ = ("_fields", "value")
-
-    def __init__(self, value: Any, fields: frozenset[str]) -> None:
-        self.value = value
-        self._fields = fields
-
-    def is_identifier(self) -> bool:
-        """Whether it is one, and looks like one."""
-        text = self.value
-        return (
-            self._fields <= _IDENTIFIERS
-            and _IDENTIFIER.fullmatch(text) is not None
-            and _NO_IDENTIFIER.search(text) is None
-        )
-
-    def is_code(self) -> bool:
-        """Whether it is a language or a currency, and looks like one."""
-        return self._fields <= _CODES and _CODE.fullmatch(self.value) is not None
-
-
-def _path(source: Source) -> Path:
-    return tuple(_name(step) for step in source.steps)
-
-
-def _name(step: Step) -> str:
-    return _ELEMENT if step == EACH else step.name
-
-
 def _branch(kind: Union, value: Any) -> AvroType:
-    """The branch of a union that a decoded value belongs to; one that hides it if that is not clear."""
-    branches = [one for one in kind.branches if one.kind != "null"]
-    fitting = [one for one in branches if _fits(one, value)]
+    """Return the branch of a union that a decoded value belongs to."""
+    fitting = [one for one in kind.branches if one.kind != "null" and _fits(one, value)]
+    # If that is not clear, a type that masks the whole value.
     return fitting[0] if len(fitting) == 1 else Primitive("bytes")
 
 
@@ -173,91 +140,76 @@ def _fits(kind: AvroType, value: Any) -> bool:
     return not isinstance(value, dict | list | bool)
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON has: what it has not, as text."""
-    return value if isinstance(value, str | bool | int | float) else str(value)
+class _Shown(NamedTuple):
+    """A value that may be shown if the nets let it pass, and the fields that it feeds."""
 
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "ignore")
-    text = str(value)
-    if not isinstance(value, bool) and text:
-        yield text.encode("utf-8", "ignore").decode()
-
-
-def _bare_numbers(texts: list[str]) -> Iterator[str]:
-    for text in texts:
-        digits = re.sub(r"\D", "", text)
-        if len(digits) >= _LEAST_DIGITS and len(digits) * 2 > len(text):
-            yield digits
-            yield digits.lstrip("0")
-
-
-def _words(text: str) -> list[re.Match[str]]:
-    return list(_WORD.finditer(text))
-
-
-def _phrase(words: Iterable[re.Match[str]]) -> str:
-    """Words as they are compared: without case, and without what stands between them."""
-    return " ".join(one[0].casefold() for one in words)
-
-
-def _phrases(texts: Iterable[str]) -> Iterator[str]:
-    """Of hidden values those that are a few words, or one."""
-    for text in texts:
-        words = _words(text[: _MOST_WORDS * 64])
-        if 0 < len(words) <= _MOST_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS:
-            yield _phrase(words)
+    value: Any
+    fields: frozenset[str]
 
 
 class _Nets:
-    """Keeps what was hidden, and what looks personal, out of what is shown."""
+    """Removes from shown values what is hidden elsewhere, and what looks personal."""
 
     def __init__(self, hidden: list[str]) -> None:
+        # Some letters have a longer capital ("ß"), which comparing letter by letter does not find.
         capitals = [text.upper() for text in hidden if len(text.upper()) != len(text)]
-        texts = [*hidden, *capitals, *_bare_numbers(hidden)]
+        # Without spaces, signs and leading zeros, as a shop may write a phone number into an id.
+        bare = [(text, re.sub(r"\D", "", text)) for text in hidden]
+        numbers = [one for text, one in bare if len(one) >= _LEAST_DIGITS and len(one) * 2 > len(text)]
+        texts = [*hidden, *capitals, *numbers, *(one.lstrip("0") for one in numbers)]
         self._body = orjson.dumps({"hidden": texts})
         self._hidden = {text.casefold() for text in texts if len(text) >= _LEAST_HIDDEN}
         self._whole = set(texts)
-        self._phrases = set(_phrases(hidden))
+        words = [_WORD.findall(text[: _MOST_WORDS * 64]) for text in hidden]
+        self._phrases = {
+            _phrase(some)
+            for text, some in zip(hidden, words, strict=True)
+            if 0 < len(some) <= _MOST_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS
+        }
 
     def through(self, value: Any) -> Any:
-        """`value` with every `_Shown` in it made plain."""
+        """Return `value` with every `_Shown` in it replaced by what may be shown of it."""
         if isinstance(value, dict):
             return {name: self.through(inner) for name, inner in value.items()}
         if isinstance(value, list):
             return [self.through(inner) for inner in value]
-        if not isinstance(value, _Shown):
-            return value
-        return self._text(value) if isinstance(value.value, str) else self._number(value.value)
+        if not isinstance(value, _Shown) or isinstance(value.value, bool):
+            return value.value if isinstance(value, _Shown) else value
+        if isinstance(value.value, str):
+            return self._text(value.value, value.fields)
+        ways = {str(value.value)}
+        # 7.0 is the hidden number 7.
+        if isinstance(value.value, int) or value.value.is_integer():
+            ways.add(str(int(value.value)))
+        return MASK if ways & self._whole else value.value
 
-    def _number(self, value: Any) -> Any:
-        """A number, or a boolean, which identifies no person."""
-        if isinstance(value, bool):
-            return value
-        ways = {str(value), str(int(value))} if isinstance(value, int) or value.is_integer() else {str(value)}
-        return MASK if ways & self._whole else value
-
-    def _text(self, shown: _Shown) -> str:
-        text: str = shown.value
-        if shown.is_code():
+    def _text(self, text: str, fields: frozenset[str]) -> str:
+        if fields <= _CODES and _CODE.fullmatch(text):
             return text
-        stretches = self._stretches(text)
-        if not shown.is_identifier():
-            for begin, end in reversed(stretches):
-                text = f"{text[:begin]}{MASK}{text[end:]}"
-            return mask(text, self._body)
-        folded = text.casefold()
-        return MASK if stretches or any(one in folded for one in self._hidden) else text
+        found = self._find(text)
+        # Identifiers are not for `mask`, which removes long numbers: people search for them.
+        if fields <= _IDENTIFIERS and _IDENTIFIER.fullmatch(text) and not _NO_IDENTIFIER.search(text):
+            folded = text.casefold()
+            return MASK if found or any(one in folded for one in self._hidden) else text
+        for begin, end in reversed(found):
+            text = f"{text[:begin]}{MASK}{text[end:]}"
+        return mask(text, self._body)
 
-    def _stretches(self, text: str) -> list[tuple[int, int]]:
-        """Where hidden values stand as words, in order, apart from each other."""
-        words, found, at = _words(text), list[tuple[int, int]](), 0
+    def _find(self, text: str) -> list[tuple[int, int]]:
+        """Return where hidden values stand as words: ranges in order, without overlap."""
+        words, found, at = list(_WORD.finditer(text)), list[tuple[int, int]](), 0
         while at < len(words):
-            some = [words[at : at + count] for count in range(min(_MOST_WORDS, len(words) - at), 0, -1)]
-            hit = next((one for one in some if _phrase(one) in self._phrases), None)
-            if hit is not None:
-                found.append((hit[0].start(), hit[-1].end()))
-            at += 1 if hit is None else len(hit)
+            # The longest first, so that no word of "Bo Xi" stays.
+            for count in range(min(_MOST_WORDS, len(words) - at), 0, -1):
+                some = words[at : at + count]
+                if _phrase([one[0] for one in some]) in self._phrases:
+                    found.append((some[0].start(), some[-1].end()))
+                    at += count - 1
+                    break
+            at += 1
         return found
+
+
+def _phrase(words: Sequence[str]) -> str:
+    """Return the words in the form in which they are compared: without case, joined by single spaces."""
+    return " ".join(one.casefold() for one in words)

@@ -1,22 +1,23 @@
-"""Reads dead-letter topics in two passes: first the marks, which say what is done, then the letters.
+"""Find the dead-letter topics that are asked for, and read them in two passes: first the marks, then the letters.
 
-Marks come after the letters they speak of, so one pass would have to remember all letters; of the marks only runs of
-offsets are kept. Both passes end where the topic ended when the first began: later records are left for the next time.
+``--topic`` names an origin or a dead-letter topic; KAFKA_TOPICS is the default. Both passes end where the topic ended
+when the first one began: later records are left for the next time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from consumer.adapters.kafka import Bound, Range, read_record, resolve_ranges, scan
-from consumer.adapters.kafka.cluster import cluster_id
+from consumer.adapters.kafka.bounded import read_record, scan
+from consumer.adapters.kafka.cluster import cluster_id, nearest_topic
+from consumer.adapters.kafka.configuration import Config, dead_letter_pattern, dead_letter_topic
 from consumer.adapters.kafka.letters import (
     DeadRecord,
     Done,
-    Filters,
     Home,
     Place,
     is_original,
@@ -25,104 +26,164 @@ from consumer.adapters.kafka.letters import (
     read_mark,
     restored,
 )
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
-from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.commands.base import iso
 from consumer.engine.model import Chunk, Record
+from consumer.errors import SettingsError, UsageError
+from consumer.settings import Settings
 
+WAITING, DONE = "waiting", "done"
+# Seconds for one question to the brokers.
 TIMEOUT = 15.0
-"""Seconds for one question to the brokers."""
-
-Config = Mapping[str, str | int | float | bool]
 
 
-class Reader(Protocol):
-    """The questions to Kafka; see `KafkaReader`."""
+class DeadLetterTopic(NamedTuple):
+    """A dead-letter topic. Only letters of `origins` are ours; None: all letters."""
 
-    async def ranges(self, topic: str) -> Sequence[Range]:
-        """All of the topic, partition by partition, as it is now."""
-
-    def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
-        """The records of the ranges, each partition's in order."""
-
-    async def record(self, place: Place) -> Record | None:
-        """The record at `place`; None if it is not there any more."""
-
-    async def home(self, topic: str, partition: int) -> Home:
-        """The partition in this cluster: only marks that were written for it are believed."""
+    name: str
+    origins: frozenset[str] | None
+    # False if it does not exist, because there was no dead letter so far.
+    there: bool
 
 
-class KafkaReader:
-    """Reads with a consumer that belongs to no group.
+def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) -> list[DeadLetterTopic]:
+    """Return the dead-letter topics that are asked for, by name. `known`: the topics that exist.
 
-    These commands do not log: what goes wrong for good is the one line that they end with.
+    Raises `UsageError` for a ``--topic`` that is neither an origin nor a dead-letter topic.
     """
+    template = settings.pinstream.dead_letter_topic
+    if not topics and not settings.kafka.topics:
+        raise UsageError("which dead letters? Name their topic with --topic, or set KAFKA_TOPICS")
+    origins: dict[str, set[str] | None] = {}
+    for topic in topics or settings.kafka.topics:
+        meant = list(_meant(topic, template, known))
+        if topics and not topic.startswith("^") and not {topic, *meant[0]} & {*known}:
+            hint = nearest_topic(topic, known)
+            raise UsageError(f"--topic {topic}: there is no such topic, and none for its dead letters{hint}")
+        for name, origin in meant:
+            found = origins.setdefault(name, set())
+            if origin is None:
+                origins[name] = None
+            elif found is not None:
+                found.add(origin)
+    return [
+        DeadLetterTopic(name, None if found is None else frozenset(found), name in known)
+        for name, found in sorted(origins.items())
+    ]
+
+
+def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield pairs of dead-letter topic and origin; an origin of None means all letters that the topic holds."""
+    is_dead = re.compile(dead_letter_pattern(template)).match
+    before, mark, after = template.partition("{topic}")
+
+    def origin_of(name: str) -> str | None:
+        """Return the origin of the letters on the dead-letter topic `name`; None if the name does not contain it."""
+        return name[len(before) : len(name) - len(after)] if mark else None
+
+    if not topic.startswith("^"):
+        yield (topic, origin_of(topic)) if is_dead(topic) else (dead_letter_topic(template, topic), topic)
+        return
+    try:
+        matches = re.compile(topic).search
+    except re.error as error:
+        raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
+    # Topics that exist, and those of which only the letters are left.
+    for origin in (origin_of(name) if is_dead(name) else name for name in known):
+        if origin is not None and matches(origin):
+            yield dead_letter_topic(template, origin), origin
+
+
+class Reader:
+    """Reads from Kafka with a consumer that belongs to no group."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._cluster: str | None = None
+        # As they were at the first question: marks are for the topic that was read.
         self._ids: dict[str, str | None] = {}
-        """Topic ids as they were at the first question: marks are for the topic that was read."""
 
     async def ranges(self, topic: str) -> Sequence[Range]:
-        """See `Reader`."""
+        """Return all of the topic as it is now, one range per partition."""
         return await resolve_ranges(self._config, [topic], (), Bound("beginning"), Bound("end"), TIMEOUT)
 
     def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
-        """See `Reader`."""
+        """Yield the records of the ranges, those of each partition in order."""
         return scan(self._config, ranges)
 
     async def record(self, place: Place) -> Record | None:
-        """See `Reader`."""
-        return await read_record(self._config, *place, TIMEOUT)
+        """Return the record at `place`; None if it is gone, or its topic or partition is."""
+        try:
+            return await read_record(self._config, *place, TIMEOUT)
+        except UsageError:
+            return None
 
     async def home(self, topic: str, partition: int) -> Home:
-        """See `Reader`."""
+        """Return the partition in this cluster: only marks that were written for it are believed."""
+        # One question is enough: all partitions are in one cluster.
         if self._cluster is None:
             self._cluster = await cluster_id(self._config, TIMEOUT)
         if topic not in self._ids:
-            told = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
-            self._ids[topic] = told.get(topic)
+            found = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
+            self._ids[topic] = found.get(topic)
         return Home(self._cluster, topic, partition, self._ids[topic])
 
 
 class Marks(NamedTuple):
-    """What the first pass found."""
+    """Result of the first pass. `homes` and `done` are by partition; `homes` is also where new marks are written."""
 
+    homes: Mapping[int, Home]
     done: Mapping[int, Done]
-    """By partition."""
+    # Number of letters that match, and how many of these are done.
     matching: int
-    """How many letters match the filters, done or not."""
-    done_before: int = 0
-    """How many of these are done."""
-    elsewhere: int = 0
-    """Marks that were written for another cluster or topic, and are not believed."""
+    done_before: int
+    # Number of marks that were written for another cluster or topic, and are not believed.
+    elsewhere: int
 
 
+# Called with the number of offsets that are read so far, gaps included.
 OnProgress = Callable[[int], None]
-"""Told how many offsets are read so far, gaps included."""
 
 
 def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord | None:
-    """The letter that `record` is, if it is one of the topics asked for."""
+    """Return the letter that `record` is, if it is one of ours."""
     letter = read_letter(topic.name, partition, record)
+    # Other origins: another team's letter on a topic for all, or one that a mirror brought from another cluster.
     if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
         return None
     return letter
 
 
 async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
-    """The record that died, at the letter's offset. What the letter lacks is read at its origin; None if it is gone."""
+    """Return the record that died, at the letter's offset. Read at the origin what the letter lacks; None if gone."""
     if not letter.omitted:
         return restored(letter)
+    # Its topic does not take messages of that size, so the letter was written without that part.
     record = await reader.record(letter.origin)
     if record is None or not is_original(letter, record):
         return None
     return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
 
 
+def facts(letter: DeadRecord, done: bool) -> dict[str, Any]:
+    """Return the JSON form of what the headers say about a letter: no key, no value."""
+    return {
+        "place": str(letter.place),
+        "state": DONE if done else WAITING,
+        "origin": str(letter.origin),
+        "stage": letter.stage.value,
+        "code": letter.code,
+        "message": letter.message,
+        "attempts": letter.attempts,
+        "trips": letter.trips,
+        "at": iso(letter.at_ms),
+    }
+
+
 def why_gone(letter: DeadRecord) -> str:
-    """What to say where there is no whole record."""
+    """Say why there is no whole record."""
     parts = " and ".join(letter.omitted)
     return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
 
@@ -130,17 +191,19 @@ def why_gone(letter: DeadRecord) -> str:
 async def read_chunks(
     reader: Reader, ranges: Sequence[Range], tell: OnProgress
 ) -> AsyncGenerator[Chunk, None]:
-    """One pass over `ranges`."""
+    """Yield the chunks of one pass over `ranges`."""
     at = {(one.topic, one.partition): one.begin for one in ranges}
     read = 0
     async with contextlib.aclosing(reader.scan(ranges)) as scanned:
         async for chunks in scanned:
             for chunk in chunks:
                 yield chunk
+                # Count offsets: how many of them are records is not known before the end.
                 key, end = (chunk.topic, chunk.partition), chunk.records[-1].offset + 1
                 read += end - at[key]
                 at[key] = end
             tell(read)
+    # The last offsets may be markers of transactions, which a consumer never gets.
     tell(sum(one.end - one.begin for one in ranges))
 
 
@@ -148,45 +211,29 @@ async def read_marks(
     reader: Reader,
     topic: DeadLetterTopic,
     ranges: Sequence[Range],
-    filters: Filters,
-    tell: OnProgress,
+    matches: Callable[[DeadRecord], bool],
+    tell: OnProgress = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Marks:
-    """The first pass. Ends early when `stopped` says so."""
-    first = _FirstPass(topic, filters)
+    """Make the first pass over a topic. It ends early when `stopped` says so."""
+    # Marks come after their letters, so a single pass would have to remember all letters. Of marks, runs are enough.
     homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
+    done: dict[int, Done] = {one.partition: Done() for one in ranges}
+    # Matching letters are kept as runs, too: only at the end is it known which of them are done.
+    matching: defaultdict[int, Done] = defaultdict(Done)
+    count = elsewhere = 0
     async with contextlib.aclosing(read_chunks(reader, ranges, tell)) as chunks:
         async for chunk in chunks:
             for record in chunk.records:
-                first.hear(record, homes[chunk.partition])
+                mark = read_mark(record, homes[chunk.partition])
+                if mark is not None:
+                    # Without runs if the mark is for another place.
+                    done[chunk.partition].add(mark.runs)
+                    elsewhere += not mark.at_home
+                elif (letter := ours(topic, chunk.partition, record)) is not None and matches(letter):
+                    matching[chunk.partition].add([(record.offset, record.offset + 1)])
+                    count += 1
             if stopped():
                 break
-    return first.marks()
-
-
-class _FirstPass:
-    """Which letters match is kept as runs, too: only at the end is it known which of them are done."""
-
-    def __init__(self, topic: DeadLetterTopic, filters: Filters) -> None:
-        self._topic = topic
-        self._filters = filters
-        self._done: dict[int, Done] = defaultdict(Done)
-        self._matching: dict[int, Done] = defaultdict(Done)
-        self._count = self._elsewhere = 0
-
-    def hear(self, record: Record, home: Home) -> None:
-        """The next record of a partition."""
-        mark = read_mark(record, home)
-        if mark is not None:
-            self._done[home.partition].add(mark.runs)
-            self._elsewhere += not mark.at_home
-            return
-        letter = ours(self._topic, home.partition, record)
-        if letter is not None and self._filters.hold(letter):
-            self._count += 1
-            self._matching[home.partition].add(((record.offset, record.offset + 1),))
-
-    def marks(self) -> Marks:
-        """What was found so far."""
-        before = sum(one.common(self._done[at]) for at, one in self._matching.items())
-        return Marks(self._done, self._count, before, self._elsewhere)
+    done_before = sum(one.common(done[partition]) for partition, one in matching.items())
+    return Marks(homes, done, count, done_before, elsewhere)

@@ -1,11 +1,10 @@
-"""``pinstream dead-letters show``: one letter, and with ``--payload`` what it holds, personal values masked."""
+"""``pinstream dead-letters show``: show one letter, and with ``--payload`` its record with personal values masked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -14,103 +13,38 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from consumer.adapters.kafka import Range
 from consumer.adapters.kafka.letters import (
     KEY,
     VALUE,
     DeadRecord,
-    Done,
     Place,
     own_headers,
-    parse_place,
     read_letter,
     read_mark,
 )
+from consumer.adapters.kafka.ranges import Range
 from consumer.app import building
-from consumer.avro.decode import Decoder
-from consumer.commands.base import Command
-from consumer.commands.dead_letters.choosing import JSON_OPTION
-from consumer.commands.dead_letters.listing import DONE, WAITING, iso
+from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
+from consumer.commands.base import Command, iso, prose
+from consumer.commands.dead_letters.choosing import parse_place
 from consumer.commands.dead_letters.payload import Masker
-from consumer.commands.dead_letters.reading import KafkaReader, Reader, whole_record, why_gone
-from consumer.engine.masking import mask
+from consumer.commands.dead_letters.reading import (
+    DeadLetterTopic,
+    Reader,
+    facts,
+    read_marks,
+    whole_record,
+    why_gone,
+)
+from consumer.commands.parsing import JSON_OPTION
+from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
-from consumer.engine.model import CommerceEvent, Record, Rejection, SchemaRef
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 
+# The schema of a decoder that is only asked which writer's schema a record names.
 _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing", "fields": []}
-"""A reader's schema with which every record is an unknown one: it tells which schema the bytes name."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowLetterOptions:
-    """The command line's options."""
-
-    place: Place
-    payload: bool
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What the record holds, or why that cannot be shown."""
-
-    record: Any = None
-    undecodable: Rejection | None = None
-    schema: SchemaRef | None = None
-    """The writer's schema that the bytes name."""
-    value_bytes: int | None = None
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One letter."""
-
-    letter: DeadRecord
-    done: bool
-    payload: Payload | None
-    headers: list[str] = field(default_factory=list)
-
-    def document(self) -> dict[str, Any]:
-        """The whole as JSON."""
-        letter = self.letter
-        return {
-            "place": str(letter.place),
-            "state": DONE if self.done else WAITING,
-            "origin": str(letter.origin),
-            "stage": letter.stage.value,
-            "code": letter.code,
-            "message": letter.message,
-            "attempts": letter.attempts,
-            "trips": letter.trips,
-            "at": iso(letter.at_ms),
-            "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
-            "key_bytes": _size(letter, KEY, letter.record.key),
-            "value_bytes": _size(letter, VALUE, letter.record.value),
-            "headers": self.headers,
-            "left_out": sorted(letter.omitted),
-            **({} if self.payload is None else {"payload": _payload_document(self.payload)}),
-        }
-
-
-def _size(letter: DeadRecord, part: str, here: bytes | None) -> int | None:
-    size = letter.omitted.get(part)
-    return size if size is not None or here is None else len(here)
-
-
-def _payload_document(payload: Payload) -> dict[str, Any]:
-    rejection, schema = payload.undecodable, payload.schema
-    return {
-        "record": payload.record,
-        "undecodable": None
-        if rejection is None
-        else {"stage": rejection.stage.value, "code": rejection.code, "message": rejection.message},
-        "schema": None if schema is None else f"{schema.kind} {schema.value}",
-        "value_bytes": payload.value_bytes,
-        "note": payload.note,
-    }
 
 
 @click.command(name="show", cls=Command)
@@ -123,33 +57,41 @@ def show_letter(place: str, payload: bool, as_json: bool) -> None:
     Key, value and headers are not shown, but for what --payload shows: fields that the mapping knows to say nothing
     of a person.
     """
-    try:
-        found = parse_place(place)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    options = ShowLetterOptions(found, payload, as_json)
+    # Before the settings are read: an impossible place is wrong usage, whatever they are.
+    found = parse_place(place)
     settings = load(os.environ, needs=("kafka",))
-    shown = asyncio.run(_show(options, settings, KafkaReader(settings.kafka.client_properties())))
-    if options.as_json:
-        click.echo(orjson.dumps(shown.document()))
+    document = asyncio.run(_show(found, payload, settings, Reader(settings.kafka.client_properties())))
+    if as_json:
+        click.echo(orjson.dumps(document))
     else:
-        _print(shown, Console())
+        _print(document, Console())
 
 
-async def _show(options: ShowLetterOptions, settings: Settings, reader: Reader) -> Shown:
-    letter, where = await _find(options.place, reader)
-    done = await _done(options.place, where, reader)
-    payload = await _payload(letter, settings, reader) if options.payload else None
-    # A producer may write anything into the name of a header.
-    names = [mask(name) or "(no name)" for name, _ in own_headers(letter.record.headers)]
-    return Shown(letter, done, payload, names)
+async def _show(place: Place, payload: bool, settings: Settings, reader: Reader) -> dict[str, Any]:
+    """Return the JSON form of one letter."""
+    letter, where = await _find(place, reader)
+    # Marks come after the letters that they are about.
+    later = [where._replace(begin=place.offset + 1)]
+    marks = await read_marks(reader, DeadLetterTopic(place.topic, None, there=True), later, lambda _: True)
+    key, value = letter.record.key, letter.record.value
+    document = {
+        **facts(letter, place.offset in marks.done[place.partition]),
+        "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
+        # Sizes only; for a part that was left out, the size that it had.
+        "key_bytes": letter.omitted.get(KEY, None if key is None else len(key)),
+        "value_bytes": letter.omitted.get(VALUE, None if value is None else len(value)),
+        # A producer may write anything into the name of a header.
+        "headers": [mask(name) or "(no name)" for name, _ in own_headers(letter.record.headers)],
+        "left_out": sorted(letter.omitted),
+    }
+    return {**document, "payload": await _payload(letter, settings, reader)} if payload else document
 
 
 async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
     try:
         ranges = {one.partition: one for one in await reader.ranges(place.topic)}
     except UsageError as error:
-        # What it advises is an option of other commands.
+        # Its advice names an option that this command does not have.
         missing = str(error).removesuffix(": correct --topic")
         raise UsageError(f"{place}: {missing}; see pinstream dead-letters list") from None
     where = ranges.get(place.partition)
@@ -159,7 +101,7 @@ async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
         held = f"{where.begin} to {where.end - 1}" if where.begin < where.end else "nothing"
         raise UsageError(f"{place}: {place.topic}[{place.partition}] holds {held} now")
     record = await reader.record(place)
-    if record is None:
+    if record is None:  # it was compacted, or is the marker of a transaction
         raise KafkaError(
             f"{place}: there is no record at this offset (a gap of transactions or of compaction)"
         )
@@ -171,60 +113,52 @@ async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
     return letter, where
 
 
-async def _done(place: Place, where: Range, reader: Reader) -> bool:
-    """Whether a mark, which comes after its letters, tells of this one."""
-    done = Done()
-    home = await reader.home(place.topic, place.partition)
-    async with contextlib.aclosing(reader.scan([where._replace(begin=place.offset + 1)])) as scanned:
-        async for chunks in scanned:
-            for record in (one for chunk in chunks for one in chunk.records):
-                mark = read_mark(record, home)
-                runs = () if mark is None else mark.runs
-                done.add(run for run in runs if run[0] <= place.offset < run[1])
-    return place.offset in done
-
-
-# -------------------------------------------------------------------------------------------------- payload
-
-
-async def _payload(letter: DeadRecord, settings: Settings, reader: Reader) -> Payload:
-    record, note = await _whole(letter, reader)
+async def _payload(letter: DeadRecord, settings: Settings, reader: Reader) -> dict[str, Any]:
+    """Return the masked record, or why it cannot be shown."""
+    shown: dict[str, Any] = dict.fromkeys(("record", "undecodable", "schema", "value_bytes", "note"))
+    record = None
+    # If this user may not read the origin, show the rest.
+    with contextlib.suppress(KafkaError):
+        record = await whole_record(letter, reader)
     if record is None:
-        return Payload(note=note)
+        return {**shown, "note": why_gone(letter)}
+    if letter.omitted:
+        parts = " and ".join(letter.omitted)
+        shown["note"] = f"it holds no {parts}: read at its origin, {letter.origin}"
     local = building.local_schemas(settings)
-    schema = building.reader_schema(settings, local)
-    masker = Masker(schema, building.mapping(settings, schema))
+    mapped = building.sections(settings, local)
     writers = building.writer_schemas(settings, local)
     try:
-        decoded = await _decoded(building.decoder(settings, schema), record, writers)
+        decoded = await _decoded(
+            building.decoder(settings, mapped, whole=True), record, letter.origin.topic, writers
+        )
     finally:
         await writers.close()
-    size = None if record.value is None else len(record.value)
     if decoded is None:
-        return Payload(note="a tombstone: the record has no value")
-    if isinstance(decoded, Rejection):
-        shown = decoded._replace(message=mask(decoded.message))
-        return Payload(undecodable=shown, schema=_named_schema(settings, record), value_bytes=size, note=note)
-    return Payload(masker.masked(decoded), value_bytes=size, note=note)
+        return {**shown, "note": "a tombstone: the record has no value"}
+    shown["value_bytes"] = None if record.value is None else len(record.value)
+    if isinstance(decoded, Filtered):
+        return {**shown, "note": "the record is of a type that the mapping filters (unknown_record)"}
+    if not isinstance(decoded, Rejection):
+        section = mapped.all[decoded.section - 1] if isinstance(decoded, SectionEvent) else mapped.all[0]
+        return {**shown, "record": Masker(section.schema, section.mapping).masked(decoded)}
+    # A decoder that knows no schema returns the name of the schema that the bytes carry, whether it exists or not.
+    named = Decoder(_NOTHING_KNOWN, wire_format=WireFormat(settings.pinstream.wire_format)).decode(record)
+    if isinstance(named, SchemaRef):
+        shown["schema"] = f"{named.kind} {named.value}"
+    return {
+        **shown,
+        "undecodable": {**decoded._asdict(), "stage": decoded.stage.value, "message": mask(decoded.message)},
+    }
 
 
-async def _whole(letter: DeadRecord, reader: Reader) -> tuple[Record | None, str | None]:
-    """The record that died, if it can be had whole, and what to say of it."""
-    try:
-        record = await whole_record(letter, reader)
-    except (KafkaError, UsageError):
-        record = None
-    if record is None:
-        return None, why_gone(letter)
-    if not letter.omitted:
-        return record, None
-    return record, f"it holds no {' and '.join(letter.omitted)}: read at its origin, {letter.origin}"
-
-
-async def _decoded(decoder: Decoder, record: Record, writers: Any) -> CommerceEvent | Rejection | None:
-    decoded = decoder.decode(record)
+async def _decoded(
+    decoder: AnyDecoder, record: Record, topic: str, writers: Any
+) -> CommerceEvent | Rejection | Filtered | None:
+    decoded = decoder.decode(record, topic)
     if not isinstance(decoded, SchemaRef):
         return decoded
+    # One try: a person is waiting, and can run it again.
     answer = await writers.fetch(FetchSchema(decoded))
     if isinstance(answer, SchemaFound):
         decoder.add_schema(decoded, answer.schema)
@@ -234,21 +168,11 @@ async def _decoded(decoder: Decoder, record: Record, writers: Any) -> CommerceEv
         raise KafkaError(
             f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
         )
-    again = decoder.decode(record)
+    again = decoder.decode(record, topic)
     return None if isinstance(again, SchemaRef) else again
 
 
-def _named_schema(settings: Settings, record: Record) -> SchemaRef | None:
-    """The schema that the bytes name, whether it is known or not."""
-    named = building.decoder(settings, _NOTHING_KNOWN).decode(record)
-    return named if isinstance(named, SchemaRef) else None
-
-
-# ---------------------------------------------------------------------------------------------------- print
-
-
-def _print(shown: Shown, console: Console) -> None:
-    document = shown.document()
+def _print(document: dict[str, Any], console: Console) -> None:
     table = Table(title=f"dead letter {escape(document['place'])}", title_justify="left", show_header=False)
     table.add_column("what", style="dim")
     table.add_column("found", overflow="fold")
@@ -272,25 +196,20 @@ def _print(shown: Shown, console: Console) -> None:
     for what, found in rows.items():
         table.add_row(what, escape(found))
     console.print(table)
-    if shown.payload is not None:
-        _print_payload(shown.payload, console)
+    payload = document.get("payload")
+    if payload is None:
+        return
+    if payload["note"] is not None:
+        prose(console, payload["note"])
+    if payload["undecodable"] is not None:
+        why = payload["undecodable"]
+        named = "" if payload["schema"] is None else f"; its schema: {payload['schema']}"
+        text = f"cannot be decoded: {why['code']}: {why['message']}; {_bytes(payload['value_bytes'])}{named}"
+        prose(console, text)
+    elif payload["record"] is not None:
+        # Not by the console, which would break its lines.
+        click.echo(orjson.dumps(payload["record"], option=orjson.OPT_INDENT_2))
 
 
 def _bytes(size: int | None) -> str:
     return "none" if size is None else f"{size:,} bytes"
-
-
-def _print_payload(payload: Payload, console: Console) -> None:
-    if payload.note is not None:
-        console.print(escape(payload.note), highlight=False, soft_wrap=True)
-    if payload.undecodable is not None:
-        rejection = payload.undecodable
-        named = (
-            "" if payload.schema is None else f"; its schema: {payload.schema.kind} {payload.schema.value}"
-        )
-        text = (
-            f"cannot be decoded: {rejection.code}: {rejection.message}; {_bytes(payload.value_bytes)}{named}"
-        )
-        console.print(escape(text), highlight=False, soft_wrap=True)
-    elif payload.record is not None:
-        click.echo(orjson.dumps(payload.record, option=orjson.OPT_INDENT_2))

@@ -1,6 +1,6 @@
-"""``pinstream replay``: a bounded part of topics through the very same pipeline.
+"""``pinstream replay``: take a bounded part of topics through the pipeline of ``pinstream run``.
 
-`command` goes from options to exit code, `parts` has what the service is given, `stand_ins` what takes the place of the
-key store and of everything that writes, `engine` runs the service until its source has ended, `warnings` is what is
-told before, `watch` what is shown meanwhile, `outcome` what is reported at the end.
+`command` goes from the options to the exit code. `options` reads the command line and selects events by it, `parts`
+chooses what the service reads and drives, and `engine` runs the service until its source has ended. `warnings` says
+beforehand what could surprise, `watch` shows the progress, `outcome` prints the result.
 """

@@ -15,57 +15,45 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from consumer import logs
-from consumer.adapters.kafka import BoundedSource
+from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.replay_progress import Plan
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
-from consumer.app.run import REFUSED_ADVICE, log_kafka_trouble, tune_memory
-from consumer.avro.decode import Decoder
-from consumer.commands.base import SettingsCommand, say
-from consumer.commands.replay.engine import Ran, run_to_end
-from consumer.commands.replay.options import ReplayOptions, check_values, read_options
-from consumer.commands.replay.outcome import ReplayOutcome, print_replay
-from consumer.commands.replay.parts import (
-    Outside,
-    ReplayScope,
-    beside_others,
-    only_one,
-    outside,
-    reading,
-    replay_policy,
+from consumer.commands.base import SettingsCommand, iso, say
+from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION
+from consumer.commands.replay.engine import load_quietly, serve_to_end
+from consumer.commands.replay.options import (
+    Judging,
+    JudgingFunction,
+    ReplayOptions,
+    Selecting,
+    WithoutExpired,
+    check_values,
+    read_options,
 )
-from consumer.commands.replay.selection import Judging, Selecting, WithoutExpired
+from consumer.commands.replay.outcome import ReplayOutcome, print_replay
+from consumer.commands.replay.parts import SendingAgain, alone, outside, reading, replay_policy
 from consumer.commands.replay.warnings import beforehand
-from consumer.commands.replay.watch import watch
-from consumer.conversion.converter import Converter
+from consumer.engine.figures.statistics import Statistics
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.statistics import Statistics
-from consumer.errors import DestinationRefused, Incomplete, PinstreamError
-from consumer.service import Service, SystemClock
-from consumer.settings import Settings, load
+from consumer.errors import Incomplete, PinstreamError, UsageError
+from consumer.service import Service
+from consumer.settings import Settings
 
 _NOT_ALONE = (
     "another replay is running with this PINSTREAM_STATE_DIR: what both of them read may be sent twice"
 )
+# Seconds without a settlement after which the bar says so.
 _STILL = 5.0
-"""Seconds without a settlement after which that is said."""
 
 
 @click.command(cls=SettingsCommand)
 @click.option("--topic", "topics", multiple=True, required=True, help="Topic to replay; may be repeated.")
-@click.option(
-    "--partition",
-    "partitions",
-    multiple=True,
-    metavar="P | TOPIC:P",
-    help="Only this partition; may be repeated. Default: all.",
-)
+@PARTITION_OPTION
 @click.option(
     "--from",
     "start",
@@ -114,7 +102,7 @@ _STILL = 5.0
     metavar="N",
     help="Store the progress under this name, so that the same command continues after an interruption.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON.")
+@JSON_OPTION
 def replay(**options: Any) -> None:
     """Send a bounded part of topics through the same pipeline again, then exit.
 
@@ -129,53 +117,49 @@ def replay(**options: Any) -> None:
     pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run
     pinstream replay --topic orders --partition 3 --from offset:1200 --to end --name after-outage
     """
-    _replay_and_tell(read_options(**options))
-
-
-def _replay_and_tell(options: ReplayOptions) -> None:
-    """Replay, and tell of it. Raises what is in the error tree; `Incomplete` if not all is settled."""
-    settings = _settings(options, os.environ)
+    asked = read_options(**options)
+    settings = _settings(asked)
     with contextlib.ExitStack() as stack:
-        state_dir = settings.pinstream.state_dir
-        if options.name is not None:
-            stack.enter_context(only_one(state_dir, options.name))
-        if not options.dry_run and stack.enter_context(beside_others(state_dir)):
+        state_dir, name = settings.pinstream.state_dir, asked.name
+        # Two processes under one name would commit over each other.
+        if name is not None and not stack.enter_context(alone(state_dir, f"name-{name}.lock")):
+            raise UsageError(
+                f"--name {name}: a replay of this name is running; wait for it, or use another name"
+            )
+        # Two that read the same records would both send them: neither finds a key before the other has stored it.
+        if not asked.dry_run and not stack.enter_context(alone(state_dir, "sending.lock", shared=True)):
             say(f"pinstream: warning: {_NOT_ALONE}")
-        outcome = asyncio.run(_replay(options, settings))
-    print_replay(outcome, as_json=options.as_json)
-    trouble, failure = outcome.trouble(), outcome.ran.failure
-    if isinstance(failure, DestinationRefused):
-        raise DestinationRefused(f"{trouble}; {REFUSED_ADVICE}") from failure
-    if failure is not None:
-        raise failure
-    if trouble is not None:
+        outcome = asyncio.run(_replay(asked, settings))
+    # Printed in any case, before the error: what a replay had delivered before it failed is delivered.
+    print_replay(outcome, as_json=asked.as_json)
+    if outcome.ran.failure is not None:
+        raise outcome.ran.failure
+    if (trouble := outcome.trouble()) is not None:
         raise Incomplete(trouble)
 
 
-def _settings(options: ReplayOptions, environ: Mapping[str, str]) -> Settings:
-    """The settings, ``--max-age`` among them; the log is quieter, since there is a progress bar."""
-    given = {"PINSTREAM_LOG_LEVEL": "warning", **environ}
-    if "PINSTREAM_LOG_LEVEL" not in environ:
-        # librdkafka's own lines: what matters of them comes as trouble, or as the one line at the end.
-        logs.mute("consumer.kafka")
-    if options.max_age is not None:
-        given["PINSTREAM_MAX_EVENT_AGE"] = options.max_age
+def _settings(options: ReplayOptions) -> Settings:
+    """Load the settings; ``--max-age`` becomes one of them."""
+    given = {} if options.max_age is None else {"PINSTREAM_MAX_EVENT_AGE": options.max_age}
     needs = ("kafka", "account") if options.dry_run else ("kafka", "account", "token")
     try:
-        return load(given, needs=needs)
+        return load_quietly({**os.environ, **given}, needs)
     except PinstreamError as error:
-        if options.max_age is not None and str(error).startswith("PINSTREAM_MAX_EVENT_AGE="):
+        # The user typed the option, and does not know the setting that it becomes.
+        if given and str(error).startswith("PINSTREAM_MAX_EVENT_AGE="):
             raise type(error)(str(error).replace("PINSTREAM_MAX_EVENT_AGE=", "--max-age ", 1)) from None
         raise
 
 
 async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
-    building.set_up_logs(settings)
     async with contextlib.AsyncExitStack() as stack:
         local = building.local_schemas(settings)
-        schema = building.reader_schema(settings, local)
-        converter = building.converter(settings, schema, settings.pinterest.ad_account_ids)
-        check_values(options.where, converter.mapping.known_event_names, settings.pinterest.ad_account_ids)
+        mapped = building.sections(settings, local)
+        converter = building.converter(settings, mapped, settings.pinterest.ad_account_ids)
+        transformer = building.transformer(settings, mapped)
+        function = JudgingFunction(transformer) if transformer and options.where else transformer
+        # Before the brokers are asked, because it needs only the mapping.
+        check_values(options.where, mapped.known_event_names, settings.pinterest.ad_account_ids)
         plan = await reading(options, settings)
         if plan.progress is not None:
             stack.push_async_callback(plan.progress.close)
@@ -183,81 +167,69 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             say(_going_on(options, plan))
         for warning in await beforehand(options, settings, plan):
             say(f"pinstream: warning: {warning}")
-        writers = building.writer_schemas(settings, local)
-        stack.push_async_callback(writers.close)
-        world = outside(options, settings, plan.begun, stack)
-        decoder = building.decoder(settings, schema)
-        sources: list[BoundedSource] = []
+        world = outside(options, settings, local, plan.begun, stack, function)
+        decoder = building.decoder(settings, mapped, whole=transformer is not None)
+        # `--where` is about decoded events, which the fast path never makes.
+        fast = None if options.where else building.fast_reading(settings, decoder, converter)
+        pipeline = Pipeline(
+            replay_policy(options, settings),
+            Judging(decoder) if options.where else decoder,
+            Selecting(converter, options.where),
+            reading=None if fast is None else WithoutExpired(fast),
+            # Two replays must not retry in step, so each has a seed of its own.
+            seed=time.time_ns(),
+            sections=mapped.names,
+        )
+        config, left = settings.kafka.client_properties(), plan.left()
+        total = sum(end - begin for begin, end in left.values())
 
         def connect(listener: Service) -> BoundedSource:
-            sources.append(_source(settings, plan, listener))
-            return sources[0]
+            return BoundedSource(
+                config,
+                plan.ranges,
+                listener=listener,
+                progress=plan.progress,
+                starts=plan.starts,
+                on_trouble=building.log_kafka_trouble,
+                topic_ids=TopicIds(config),
+            )
 
-        service = Service(
-            _pipeline(options, settings, decoder, converter),
-            connect=connect,
-            api=world.api,
-            key_store=world.keys,
-            schemas=writers,
-            dead_letters=world.letters,
-            clock=SystemClock(time.time),
-            report=building.log_report,
-            grace=settings.pinstream.shutdown_grace,
-        )
-        tune_memory()
-        ran = await _watched(service, sources[0], plan, options)
-        return _outcome(options, plan, service, sources[0], world, ran)
-
-
-def _pipeline(options: ReplayOptions, settings: Settings, decoder: Decoder, converter: Converter) -> Pipeline:
-    """What is asked for by ``--where`` is judged between the two steps; else records are read in one go."""
-    fast = None if options.where else building.fast_reading(settings, decoder, converter)
-    return Pipeline(
-        replay_policy(options, settings),
-        Judging(decoder) if options.where else decoder,
-        Selecting(converter, options.where),
-        reading=None if fast is None else WithoutExpired(fast),
-        seed=time.time_ns(),
-    )
-
-
-def _source(settings: Settings, plan: ReplayScope, listener: Service) -> BoundedSource:
-    return BoundedSource(
-        settings.kafka.client_properties(),
-        plan.ranges,
-        listener=listener,
-        progress=plan.progress,
-        starts=plan.starts,
-        on_trouble=log_kafka_trouble,
-        topic_ids=TopicIds(settings.kafka.client_properties()),
-    )
-
-
-async def _watched(service: Service, source: BoundedSource, plan: ReplayScope, options: ReplayOptions) -> Ran:
-    """Run to the end, with a bar or lines that show how far it is."""
-    left = plan.left()
-    total = sum(end - begin for begin, end in left.values())
-    what = "dry run" if options.dry_run else "replay"
-    with watch(what, min(total, options.limit or total)) as shown:
-
-        def show() -> None:
-            statistics = service.statistics()
+        def progress(source: BoundedSource, statistics: Statistics) -> tuple[int, str]:
+            totals = statistics.totals
+            # The limit counts records that match `--where`, so the bar does too.
+            if options.limit is not None:
+                return totals.delivered + totals.duplicate + totals.dead_lettered, _note(statistics)
+            # Else the bar counts offsets that are read, less those that are open or not taken in yet.
             read = sum(max(0, at - left[name][0]) for name, at in source.figures().items())
-            shown.show(_done(statistics, read, options.limit), _note(statistics))
+            return read - totals.open - statistics.held, _note(statistics)
 
-        return await run_to_end(service, source, show)
-
-
-def _done(statistics: Statistics, read: int, limit: int | None) -> int:
-    """How much is done: of the offsets, those that nothing open lies in; of a limit, what counts for it."""
-    totals = statistics.totals
-    if limit is not None:
-        return totals.delivered + totals.duplicate + totals.dead_lettered
-    return read - totals.open - statistics.held
+        ran, source = await serve_to_end(
+            settings,
+            pipeline,
+            connect,
+            world,
+            "dry run" if options.dry_run else "replay",
+            # The bar ends at the limit, or at the end of a range that has fewer records.
+            min(total, options.limit or total),
+            progress,
+        )
+        return ReplayOutcome(
+            ran=ran,
+            ranges=plan.ranges,
+            begun_at={name: begin for name, (begin, _) in left.items()},
+            read_to=source.figures(),
+            left_at=pipeline.left_at(),
+            outside_time=source.outside_time,
+            problems=pipeline.problems,
+            dry_run=options.dry_run,
+            name=options.name,
+            resumed=plan.resumed,
+            sent_again=world.keys.again if isinstance(world.keys, SendingAgain) else None,
+        )
 
 
 def _note(statistics: Statistics) -> str:
-    """What the bar says beside the count: above all why nothing moves."""
+    """Return the text beside the bar. It says above all why nothing moves."""
     parts = [f"{statistics.totals.delivered:,} delivered"]
     if statistics.destination != "open":
         reasons = sorted({one.reason for one in statistics.accounts if one.reason})
@@ -270,33 +242,10 @@ def _note(statistics: Statistics) -> str:
     return ", ".join(parts)
 
 
-def _going_on(options: ReplayOptions, plan: ReplayScope) -> str:
+def _going_on(options: ReplayOptions, plan: Plan) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
-    begun = datetime.fromtimestamp(plan.begun, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    begun = iso(plan.begun * 1000)
     if not left:
-        return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name begins anew"
+        return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name starts again"
     return f"going on with the replay {options.name}, begun at {begun}: up to {left:,} of {total:,} records are left"
-
-
-def _outcome(
-    options: ReplayOptions,
-    plan: ReplayScope,
-    service: Service,
-    source: BoundedSource,
-    world: Outside,
-    ran: Ran,
-) -> ReplayOutcome:
-    return ReplayOutcome(
-        ran=ran,
-        ranges=plan.ranges,
-        begun_at={name: begin for name, (begin, _) in plan.left().items()},
-        read_to=source.figures(),
-        left_at=service.pipeline.left_at(),
-        outside_time=source.outside_time,
-        problems=service.pipeline.problems,
-        dry_run=options.dry_run,
-        name=options.name,
-        resumed=plan.resumed,
-        sent_again=world.sent_again,
-    )

@@ -1,32 +1,32 @@
-"""Runs a service whose source ends: until all of it is read and settled, or until it is told to stop.
+"""Run a service whose source ends, until all of it is read and settled, or until a signal stops it.
 
-Theory of operation. The core knows nothing of ends. Whoever runs it looks, several times a second, whether the source
-has handed out all, and whether anything of it is still held or open; then asks for the stop, which is the same path
-as any (docs/architecture.md, rule 6): with nothing open it only commits and leaves. Interrupted, it drains as the
-service does.
-
-The guard against poison (`consumer.engine.guard`) stops the intake of a service until an operator acts. It ends
-a replay, which no operator watches.
+The engine knows no ends. So this checks several times a second whether the source has handed out everything and
+whether any of it is still held or open, and then asks for the stop, which is the same path as any stop
+(docs/architecture.md, rule 6): with nothing open, the service only commits and leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from consumer import logs
+from consumer.app import building
+from consumer.app.run import tune_memory
 from consumer.app.signals import on_stop_signal
-from consumer.engine.model import TopicPartition
-from consumer.engine.statistics import Statistics
+from consumer.commands.replay.watch import watch
+from consumer.engine.figures.statistics import Statistics
+from consumer.engine.pipeline import Pipeline
 from consumer.errors import PinstreamError
 from consumer.service import RecordSource, Service
+from consumer.settings import Settings, load
 
+# Seconds between two looks at whether it is over.
 _LOOK = 0.05
-"""Seconds between two looks at whether it is over."""
 
 
 class FiniteSource(RecordSource, Protocol):
@@ -34,29 +34,26 @@ class FiniteSource(RecordSource, Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether all was handed out."""
-
-    def figures(self) -> Mapping[TopicPartition, int]:
-        """Up to where each partition was read."""
+        """Return True if everything was handed out."""
 
 
 class ReplayEnd(Enum):
     """How a run ended."""
 
+    # All of the range is settled.
     COMPLETE = "complete"
-    """All of the range is settled."""
+    # As many records as were asked for are settled; there may be more in the range.
     LIMITED = "limited"
-    """As many records as were asked for are settled; there may be more in the range."""
     INTERRUPTED = "interrupted"
+    # Too many of the records would have become dead letters.
     GUARDED = "guarded"
-    """Too many of the records would have become dead letters."""
+    # Something outside ended it; see `Ran.failure`.
     FAILED = "failed"
-    """Something outside ended it; see `Ran.failure`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that is over: how it ended, the last figures, how long it took in seconds, and what ended it if not we."""
+    """A run that is over: how it ended, its last figures, its length in seconds, and the error that ended it."""
 
     end: ReplayEnd
     statistics: Statistics
@@ -64,48 +61,86 @@ class Ran:
     failure: PinstreamError | None = None
 
 
+def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
+    """The settings of a command with a progress bar: unless they say otherwise, only warnings are logged."""
+    if "PINSTREAM_LOG_LEVEL" not in environ:
+        # librdkafka's own lines would break the bar. What matters of them is logged as trouble, or is the last line.
+        logs.mute("consumer.kafka")
+    settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=needs)
+    building.set_up_logs(settings)
+    return settings
+
+
+_S = TypeVar("_S", bound=FiniteSource)
+
+
+async def serve_to_end(
+    settings: Settings,
+    pipeline: Pipeline,
+    connect: Callable[[Service], _S],
+    outside: building.Outside,
+    what: str,
+    total: int,
+    progress: Callable[[_S, Statistics], tuple[int, str]],
+) -> tuple[Ran, _S]:
+    """Run the service over the source that `connect` makes; that source is returned too.
+
+    Meanwhile it is shown how much of `total` is done and a note, as `progress` says them.
+    """
+    sources: list[_S] = []
+
+    def connected(listener: Service) -> _S:
+        sources.append(connect(listener))
+        return sources[0]
+
+    service = building.service(settings, pipeline, connected, outside)
+    # The service has made its source by now.
+    [source] = sources
+    tune_memory()
+    with watch(what, total) as show:
+        ran = await run_to_end(service, source, lambda: show(*progress(source, service.statistics())))
+    return ran, source
+
+
 async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:
     """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at every look.
 
-    What of the error tree ends the service is told in `Ran.failure`; what is beyond it (a bug) is raised.
+    What of the error tree ends the service is returned in `Ran.failure`; anything else (a bug) is raised.
     """
     begun = time.monotonic()
     on_stop_signal(service.request_stop)
     serving = asyncio.create_task(service.run())
-    watching = asyncio.create_task(_until_over(service, source, show))
+    end: ReplayEnd | None = None
     failure: PinstreamError | None = None
     try:
-        await asyncio.wait((serving, watching), return_when=asyncio.FIRST_COMPLETED)
-        end = watching.result() if watching.done() else None
+        # The service ends by itself only on a signal or a failure.
+        while not serving.done() and (end := _state(service, source)) is None:
+            show()
+            await asyncio.wait((serving,), timeout=_LOOK)
         service.request_stop()
         await serving
     except PinstreamError as error:
         end, failure = ReplayEnd.FAILED, error
     finally:
-        for task in (watching, serving):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(watching, serving, return_exceptions=True)
+        # The service must not outlive this call, whatever was raised.
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    # Once more, with the final figures.
     show()
-    # A signal at the very end interrupts nothing.
+    # A signal after the last settlement interrupts nothing.
     end = end or _state(service, source) or ReplayEnd.INTERRUPTED
     return Ran(end, service.statistics(), time.monotonic() - begun, failure)
 
 
-async def _until_over(service: Service, source: FiniteSource, show: Callable[[], None]) -> ReplayEnd:
-    while (end := _state(service, source)) is None:
-        show()
-        await asyncio.sleep(_LOOK)
-    return end
-
-
 def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
-    """How it ends, if it is over."""
+    """Return how the run ends; None if it goes on."""
     progress = service.pipeline.progress()
+    # For a service the guard only stops the intake until an operator acts. No operator watches a replay.
     if progress.guarded:
         return ReplayEnd.GUARDED
     if progress.open:
         return None
+    # Records that were read but do not fit yet, or were given back while stopping, are not settled.
     if source.done and not progress.held and not progress.released:
         return ReplayEnd.COMPLETE
     return ReplayEnd.LIMITED if progress.enough else None

@@ -1,27 +1,124 @@
-"""What the command line asks of a replay, read and checked before anything is opened."""
+"""The options of a replay, checked before anything is opened; and the selection of events by ``--where``.
+
+`Judging` wraps the decoder, `JudgingFunction` the user's function and `Selecting` the converter; without ``--where``,
+`WithoutExpired` wraps the fast path. What they leave out becomes `Filtered`, so that the ledger adds up and none of it
+is sent or dead-lettered.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from consumer.adapters.kafka import Bound
+from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import check_order, parse_bound, parse_rate
-from consumer.commands.replay.selection import Condition, conditions
-from consumer.errors import UsageError, nearest
+from consumer.conversion.hints import event_meant
+from consumer.engine.model import (
+    Ahead,
+    CommerceEvent,
+    ConversionEvent,
+    Converted,
+    Filtered,
+    Record,
+    Rejection,
+    SchemaRef,
+)
+from consumer.errors import UsageError
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+if TYPE_CHECKING:
+    from consumer.conversion.transform import SectionTransformers, Transformer
+    from consumer.engine.reading import Columns, Converting, Decoded, Reading, SchemaLearner
+
+# Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`).
+EXPIRED: Final = "expired"
+# The event does not match `--where`; or it was refused before it had the fields that `--where` asks for.
+LEFT_OUT: Final = "where"
+UNJUDGED: Final = "where_unjudged"
+# Filter codes of what ``--where`` left out.
+NOT_SELECTED: Final = frozenset({LEFT_OUT, UNJUDGED})
+
+# What is too old is no dead letter in a replay: last month's topic would write last month's dead letters once more.
+_EXPIRED = Filtered(EXPIRED)
+_LEFT_OUT = Filtered(LEFT_OUT)
+_UNJUDGED = Filtered(UNJUDGED)
+
+# A channel as people call it -> the platform's ``action_source`` (docs/conversion.md).
+CHANNELS: Final[Mapping[str, frozenset[str]]] = {
+    "web": frozenset({"web"}),
+    "app": frozenset({"app_android", "app_ios"}),
+    "app_android": frozenset({"app_android"}),
+    "app_ios": frozenset({"app_ios"}),
+    "store": frozenset({"offline"}),
+    "offline": frozenset({"offline"}),
+}
+
+
+class Condition(NamedTuple):
+    """``field=value`` or ``field!=value``."""
+
+    field: str
+    values: frozenset[str]
+    equal: bool
+
+
+FIELDS: Final[Mapping[str, Callable[[ConversionEvent], str]]] = {
+    "event_name": lambda event: event.name,
+    "channel": lambda event: event.action_source,
+    "ad_account": lambda event: event.account,
+    "event_id": lambda event: event.event_id,
+}
+
+
+def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
+    """Parse the conditions of ``--where``: values of one field are alternatives, all fields must match.
+
+    Raises `UsageError`.
+    """
+    found: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
+    for text in texts:
+        # At the first sign, because an event id may contain others.
+        left, sign, value = text.partition("=")
+        equal = not left.endswith("!")
+        field, value = left.removesuffix("!").strip(), value.strip()
+        if not sign or not value:
+            raise UsageError(f"--where {text!r} is no condition: write field=value or field!=value")
+        if field not in FIELDS:
+            raise UsageError(f"--where {field!r} cannot be asked for: use {', '.join(FIELDS)}")
+        if field == "ad_account" and not value.isdigit():
+            raise UsageError("--where ad_account=… takes the digits of an ad account")
+        if field == "channel" and value.lower() not in CHANNELS:
+            raise UsageError(f"--where {value!r} is no channel: use {', '.join(CHANNELS)}")
+        found[field, equal] |= CHANNELS[value.lower()] if field == "channel" else {value}
+    return tuple(Condition(field, frozenset(values), equal) for (field, equal), values in found.items())
+
+
+def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Sequence[str]) -> None:
+    """Raise `UsageError` for a condition that no event can match. `known`: the event names of the mapping."""
+    for field, value in sorted((one.field, value) for one in where for value in one.values):
+        if field == "ad_account" and value not in accounts:
+            raise UsageError(
+                f"--where ad_account={value}: not one of PINTEREST_AD_ACCOUNT_ID and PINTEREST_EXTRA_AD_ACCOUNT_IDS; "
+                "events go to no other"
+            )
+        if field == "event_name" and value not in known:
+            near = event_meant(value, known)
+            hint = f"; the nearest that is sent is {near}" if near else ""
+            raise UsageError(
+                f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
+                "name that is asked for, not the record's event type)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """A replay as it was asked for. `rate` in events a second, `max_age` as a duration's text."""
+    """The options of a replay. `rate` is in events per second, `max_age` the text of a duration."""
 
     topics: tuple[str, ...]
     partitions: tuple[str, ...]
@@ -37,8 +134,9 @@ class ReplayOptions:
     as_json: bool
 
     def fingerprint(self) -> str:
-        """What tells one replay from another under the same name: which records, not how fast or how many."""
+        """Return a digest of the options that select records. Under one name it must stay the same."""
         meant = [
+            # Sorted, because the order on the command line has no meaning.
             sorted(self.topics),
             sorted(self.partitions),
             str(self.start),
@@ -50,75 +148,112 @@ class ReplayOptions:
         return hashlib.blake2b(orjson.dumps(meant), digest_size=8).hexdigest()
 
 
-def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
-    """The conditions of ``--where``. Raises `UsageError`."""
-    try:
-        found = conditions(texts)
-    except ValueError as error:
-        raise UsageError(f"--where {error}") from None
-    for condition in found:
-        if condition.field == "ad_account" and not all(value.isdigit() for value in condition.values):
-            raise UsageError("--where ad_account=… takes the digits of an ad account")
-    return found
-
-
-def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Sequence[str]) -> None:
-    """That what is asked for can come at all, under a mapping whose names are `known`. Raises `UsageError`."""
-    for account in sorted(
-        one for condition in where if condition.field == "ad_account" for one in condition.values
-    ):
-        if account not in accounts:
-            raise UsageError(
-                f"--where ad_account={account}: not one of PINTEREST_AD_ACCOUNT_ID and PINTEREST_EXTRA_AD_ACCOUNT_IDS; "
-                "events go to no other"
-            )
-    for value in sorted(
-        one for condition in where if condition.field == "event_name" for one in condition.values
-    ):
-        if value not in known:
-            near = nearest(value, sorted(known), similar=True)
-            hint = f"; the nearest that is sent is {near}" if near else ""
-            raise UsageError(
-                f"--where event_name={value}: the mapping sends no event of this name{hint} (it is the platform's "
-                "name that is asked for, not the record's event type)"
-            )
-
-
-def parse_name(text: str | None) -> str | None:
-    """A name that can be part of a group's name and of a file's. Raises `UsageError`."""
-    if text is not None and not _NAME.fullmatch(text):
-        raise UsageError(
-            f"--name {text[:60]!r} cannot be: use up to 100 letters, digits, dots, dashes, underscores"
-        )
-    return text
-
-
 def read_options(
     *,
-    topics: tuple[str, ...],
-    partitions: tuple[str, ...],
+    topics: Sequence[str],
+    partitions: Sequence[str],
     start: str,
     stop: str,
-    where: tuple[str, ...],
+    where: Sequence[str],
     rate: str | None,
-    name: str | None,
-    dry_run: bool,
     **others: Any,
 ) -> ReplayOptions:
-    """The options as the command line has them, checked as far as nobody need be asked. Raises `UsageError`."""
+    """Read the options, and check what needs no broker. Raises `UsageError`."""
     now = time.time()
-    begin, end = parse_bound(start, "--from", now), parse_bound(stop, "--to", now)
-    check_order(begin, end)
-    if name is not None and dry_run:
-        raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
-    return ReplayOptions(
+    options = ReplayOptions(
         topics=tuple(dict.fromkeys(topics)),
         partitions=tuple(dict.fromkeys(partitions)),
-        start=begin,
-        stop=end,
+        start=parse_bound(start, "--from", now),
+        stop=parse_bound(stop, "--to", now),
         where=parse_where(where),
         rate=parse_rate(rate),
-        name=parse_name(name),
-        dry_run=dry_run,
         **others,
     )
+    check_order(options.start, options.stop)
+    name = options.name
+    if name is not None and options.dry_run:
+        raise UsageError("--name and --dry-run: a dry run keeps no progress; leave out one of them")
+    # The name becomes part of the name of a group and of a file.
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+        raise UsageError(
+            f"--name {name[:60]!r} cannot be: use up to 100 letters, digits, dots, dashes, underscores"
+        )
+    return options
+
+
+class WithoutExpired:
+    """Leaves out what is too old, on the fast path."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    @property
+    def in_two_steps(self) -> int:
+        """See `consumer.engine.reading.Reading`."""
+        return self._reading.in_two_steps
+
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+        """See `consumer.engine.reading.Reading`."""
+        self._reading.read(records, now, columns, topic)
+        for row, verdict in columns.verdicts.items():
+            if isinstance(verdict, Rejection) and verdict.code == EXPIRED:
+                columns.verdicts[row] = _EXPIRED
+
+
+class Judging:
+    """A decoder that leaves out what cannot be decoded, because it cannot be matched with ``--where``."""
+
+    def __init__(self, decoder: SchemaLearner) -> None:
+        self._decoder = decoder
+        self.add_schema = decoder.add_schema
+
+    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
+        """See `consumer.engine.reading.Decoding`."""
+        decoded = self._decoder.decode_chunk(records, topic)
+        return [_UNJUDGED if isinstance(one, Rejection) else one for one in decoded]
+
+    def missing(self, ref: SchemaRef) -> Rejection | Filtered:
+        """See `consumer.engine.reading.SchemaLearner`."""
+        return _UNJUDGED
+
+
+class JudgingFunction:
+    """A function of the user's whose failures are left out, because they cannot be matched with ``--where``."""
+
+    def __init__(self, transformer: Transformer | SectionTransformers) -> None:
+        self._transformer = transformer
+
+    def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered:
+        """See `Transformer.apply`."""
+        applied = self._transformer.apply(event)
+        return _UNJUDGED if isinstance(applied, Rejection) else applied
+
+    def failed(self, _error: BaseException) -> Filtered:
+        """See `Transformer.failed`."""
+        return _UNJUDGED
+
+
+class Selecting:
+    """A converter that leaves out events that do not meet all `conditions`, or are too old."""
+
+    def __init__(self, converter: Converting, conditions: Sequence[Condition]) -> None:
+        self._converter = converter
+        self._tests = [(FIELDS[one.field], one.values, one.equal) for one in conditions]
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        """See `consumer.engine.reading.Converting`."""
+        return [self._select(one) for one in self._converter.convert_chunk(events, now)]
+
+    def _select(self, converted: Converted) -> Converted:
+        if isinstance(converted, ConversionEvent):
+            meets = all((read(converted) in values) is equal for read, values, equal in self._tests)
+            return converted if meets else _LEFT_OUT
+        if not isinstance(converted, Rejection):
+            return converted
+        # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
+        if isinstance(converted, Ahead) and self._tests:
+            converted.verdict = _UNJUDGED
+            return converted
+        if converted.code == EXPIRED:
+            return _EXPIRED
+        return _UNJUDGED if self._tests else converted

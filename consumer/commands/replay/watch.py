@@ -1,4 +1,4 @@
-"""What is shown while a bounded run goes on: a bar on a terminal, else a line every few seconds, on stderr."""
+"""Show the progress of a bounded run on stderr: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ from rich.progress import (
 from consumer.commands.base import on_terminal, say
 
 LINE_EVERY = 5.0
-_UNKNOWN = "unknown"
 _WIDE = 100
 
 
-class ProgressDisplay(Protocol):
-    """Shows how far it is."""
+class Show(Protocol):
+    """Shows the progress."""
 
-    def show(self, done: int, note: str = "") -> None:
-        """`done` of the total; `note` is a short text beside it."""
+    def __call__(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total are done, with a short note beside it."""
 
 
 @contextlib.contextmanager
-def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[ProgressDisplay]:
-    """A watch over `total` records; the bar is gone when it is over."""
+def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
+    """Show progress over `total` records; the bar is gone when it is over."""
+    begun = said = clock()
     if not on_terminal():
-        yield _Lines(what, total, clock)
+
+        def line(done: int, note: str = "") -> None:
+            nonlocal said
+            now = clock()
+            # No line at the beginning either, so that a short run prints none.
+            if now - said >= LINE_EVERY:
+                said = now
+                say(progress_line(what, done, total, now - begun, note))
+
+        yield line
         return
+
     console = Console(stderr=True)
-    with Progress(*_columns(console.width), console=console, transient=True) as progress:
-        yield _Bar(progress, what, total, clock)
-
-
-def _columns(width: int) -> list[ProgressColumn]:
-    """What fits: on a narrow terminal the bar itself goes first."""
     columns: list[ProgressColumn] = [
         TaskProgressColumn(),
         MofNCompleteColumn(),
@@ -53,48 +57,24 @@ def _columns(width: int) -> list[ProgressColumn]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     ]
-    if width >= _WIDE:
+    # On a narrow terminal the numbers are worth more than the bar.
+    if console.width >= _WIDE:
         columns[:0] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
-    return columns
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, note="", rate="")
 
+        def bar(done: int, note: str = "") -> None:
+            rate = f"{done / max(0.001, clock() - begun):,.0f}/s" if done else ""
+            progress.update(task, completed=min(done, total), note=note, rate=rate)
 
-class _Bar:
-    def __init__(self, progress: Progress, what: str, total: int, clock: Callable[[], float]) -> None:
-        self._progress = progress
-        self._total = total
-        self._task = progress.add_task(what, total=total, note="", rate="")
-        self._clock = clock
-        self._begun = clock()
-
-    def show(self, done: int, note: str = "") -> None:
-        """See `Watch.show`."""
-        rate = done / max(0.001, self._clock() - self._begun)
-        self._progress.update(
-            self._task, completed=min(done, self._total), note=note, rate=f"{rate:,.0f}/s" if done else ""
-        )
-
-
-class _Lines:
-    def __init__(self, what: str, total: int, clock: Callable[[], float]) -> None:
-        self._what = what
-        self._total = total
-        self._clock = clock
-        self._begun = self._said = clock()
-
-    def show(self, done: int, note: str = "") -> None:
-        """See `Watch.show`; the first line comes after a while, so that a short run is quiet."""
-        now = self._clock()
-        if now - self._said < LINE_EVERY:
-            return
-        self._said = now
-        say(progress_line(self._what, done, self._total, now - self._begun, note))
+        yield bar
 
 
 def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:
-    """``replay: 1,200 of 69,659 records read (2 %), 240 a second, about 5 min left, 1,100 delivered``."""
+    """``replay: 1,200 of 69,659 (2%), 240 a second, about 5 min left, 1,100 delivered``."""
     done = max(0, min(done, total))
     rate = done / seconds if seconds > 0 else 0.0
-    left = _time_left((total - done) / rate) if rate > 0 else _UNKNOWN
+    left = _time_left((total - done) / rate) if rate > 0 else "unknown"
     share = f"{done / total:.0%}" if total else "100%"
     text = f"{what}: {done:,} of {total:,} ({share}), {rate:,.0f} a second, {left} left"
     return f"{text}, {note}" if note else text

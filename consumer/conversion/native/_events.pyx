@@ -1,9 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""From records to deliveries: runs the program that `consumer.conversion.program` makes of a mapping.
+"""From records to events: runs the program that `consumer.conversion.program` makes of a mapping.
 
 Theory of operation. A record's values are read into slots (`_slots`). Then, in the order of the plain path
 (`consumer.conversion.converter`): name, consent, account, source, id, time, the rest of the event, user data, identity,
 custom data; the first refusal ends it. Each field that has a value is written at once (`_fields`).
+
+This file includes the others of the folder: they are compiled as one unit, so that the C compiler can put small
+functions where they are called.
 
 Nothing is decided here that is decided elsewhere: rules, tables and refusals are Python's, and what is not the usual
 case is asked of them. Whatever raises leaves the record to the two steps, whose verdict counts.
@@ -12,23 +15,18 @@ case is asked of them. Whatever raises leaves the record to the two steps, whose
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLong
 from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.math cimport ceil, floor
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
-from libc.string cimport memcmp
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
-from consumer.conversion.native._fields cimport At, Field, Writing, at, fields_of
-from consumer.conversion.native._json cimport Page
-from consumer.conversion.native._slots cimport ITEM_SLOTS, NOTHING, NUMBER, OBJECT, Slot
-from consumer.conversion.native._slots cimport Program as Reader
-from consumer.conversion.native._usual cimport usual_text
 
 from consumer.avro.decode import is_framed_alike
-from consumer.conversion import decisions as decide
-from consumer.conversion.amounts import MAX_COUNT, count
-from consumer.conversion.decisions import dedup_id_of, id_of, note
-from consumer.conversion.normalise import LeftOut
+from consumer.conversion.decisions import dedup_id_of, id_of
 from consumer.conversion.fields import MARKS
-from consumer.engine import block, coverage
+from consumer.engine.figures import coverage
+from consumer.engine.reading import OFFLINE as OFFLINE_MARK
+from consumer.engine.reading import Kind as event_kind
 
 cdef extern from *:
     const char* PINSTREAM_SOURCES
@@ -37,10 +35,27 @@ SOURCES = PINSTREAM_SOURCES.decode()
 """The digest of the sources that this was compiled from (`hatch_build.sources_digest`)."""
 
 include "codes.pxi"
+include "_text.pyx"
+include "_json.pyx"
+include "_keys.pyx"
+include "_sha256.pyx"
+include "_usual.pyx"
+include "_slots.pyx"
+include "_values.pyx"
+include "_fields.pyx"
+include "_glance.pyx"
+include "_items.pyx"
+
+cdef enum:
+    FEW_KINDS = 16
+    KNOWN = 32  # event types, channels, and accounts, that are found without making text of them
+    LONGEST_KNOWN = 32
+
+cdef const char* NO_KEY = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
 # Looked up once.
-cdef object Delivery = block.Delivery
-cdef object MALFORMED = LeftOut.MALFORMED
+cdef object EventKind = event_kind
+cdef int OFFLINE = OFFLINE_MARK
 cdef int EM = MARKS["user_data.em"]
 cdef int MAIDS = MARKS["user_data.hashed_maids"]
 cdef int ADDRESS = MARKS["user_data.client_ip_address"]
@@ -78,89 +93,216 @@ cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
     )
 
 
-cdef class Events(Writing):
+cdef struct Known:
+    # What a text of the record means.
+    uint64_t text[4]
+    int size  # 0: nothing
+    PyObject* means
+
+
+cdef inline Known* known(Known* table, const Slot* slot, uint64_t* words) noexcept:
+    """Where it is written what this text means; NULL: nowhere. `words`: of the text."""
+    if slot.kind != ASCII_TEXT or slot.size == 0 or slot.size > LONGEST_KNOWN:
+        return NULL
+    words_of(slot.text, slot.size, words)
+    return table + (mixed(words) >> 59)
+
+
+cdef inline bint is_known(const Known* entry, const Slot* slot, const uint64_t* words) noexcept:
+    return entry.size == slot.size and memcmp(entry.text, words, sizeof(entry.text)) == 0
+
+
+cdef inline bint is_usual_id(const Slot* slot) noexcept:
+    return slot.kind == ASCII_TEXT and is_usual(USUAL_TEXT, slot.text, slot.size)
+
+
+@cython.final
+cdef class Events(Items):
     """Reads records of one plan. Not to be entered twice at once: what is being written is kept here."""
 
-    cdef Page ids
+    cdef Page text
+    cdef Page ends, times, row_marks, kind_numbers, keys  # as `reading.Columns` has them
+    cdef Py_ssize_t likely  # bytes that an event takes: as many as those of the last read
+    cdef Waiting waiting  # keys that are due in `keys`
+    cdef bytes prefix  # of what is hashed to a key
+    cdef object key_account, key_name  # for which `text` begins
+    cdef Py_ssize_t key_begun  # where the id stands in it
+    cdef object head_name, head_source  # for which `head` begins an event
+    cdef Page head
+    cdef dict kinds
+    cdef int few  # kinds that are found without asking `kinds`
+    cdef int few_written[FEW_KINDS]
+    cdef int few_numbers[FEW_KINDS]
+    cdef PyObject* few_names[FEW_KINDS]
+    cdef PyObject* few_accounts[FEW_KINDS]
     cdef bint busy
     # What is decided.
     cdef At name_at, consent_at, account_at, source_at, id_at, dedup_at, time_at
     cdef dict names, sources
-    cdef object no_name, no_source, decisions
+    cdef object no_name, no_source, decisions, default_account
+    cdef Known known_names[KNOWN]
+    cdef Known known_sources[KNOWN]
+    cdef Known known_accounts[KNOWN]
+    cdef list accounts  # what those mean
+    cdef bint is_true_consent  # true is consent, and nothing else
+    cdef object last_channel, last_source  # the symbol of an enum, and what it means
     cdef bint trusts_id, days
     cdef int64_t units
     # Fields.
-    cdef list event, app_info, device_info, user, custom
-    # Items.
-    cdef bint has_items, slotted
-    cdef At items_at
-    cdef list item_fields
-    cdef Field quantity, listed
-    cdef object sum_warnings  # None: quantities are not added up
-    # What is gathered from the items of an event.
-    cdef object things
-    cdef bint counted, whole
+    cdef Fields event, app_info, device_info, user, custom
 
     def __init__(self, program):
-        decided = program.decided
+        what, decisions = program.description, program.description.decisions
+        constants, places = what.mapping.constants, program.decided
         self.reader = Reader(program.operations, program.width)
-        self.page, self.ids, self.busy = Page(), Page(), False
-        self.name_at, self.names, self.no_name = at(decided.name), decided.names, decided.no_name
-        self.consent_at, self.account_at = at(decided.consent), at(decided.account)
-        self.source_at, self.sources, self.no_source = at(decided.source), decided.sources, decided.no_source
-        self.id_at, self.trusts_id, self.dedup_at = at(decided.event_id), decided.trusts_event_id, at(decided.dedup_id)
-        self.time_at, self.days, self.units = at(decided.time), decided.days, decided.units
-        self.decisions = decided.decisions
-        self.event, self.app_info = fields_of(program.event), fields_of(program.app_info)
-        self.device_info, self.user = fields_of(program.device_info), fields_of(program.user)
-        self.custom = fields_of(program.custom)
-        self.has_items = program.items is not None
-        if self.has_items:
-            self._keep_items(program.items)
+        self.page, self.text, self.head, self.busy = Page(), Page(), Page(), False
+        self.ends, self.times, self.row_marks, self.kind_numbers, self.keys = Page(), Page(), Page(), Page(), Page()
+        self.name_at, self.names, self.no_name = at(places["event_name"]), decisions.names, constants.get("event_name")
+        self.consent_at, self.account_at = at(program.consent), at(places["ad_account_id"])
+        self.source_at, self.sources = at(places["action_source"]), decisions.exact_sources
+        self.no_source = constants.get("action_source")
+        self.id_at, self.trusts_id, self.dedup_at = at(places["event_id"]), what.is_text("event_id"), at(program.dedup_id)
+        self.time_at, self.days, self.units = at(places["event_time"]), decisions.days, decisions.units
+        self.decisions, self.default_account = decisions, decisions.default_account
+        self.accounts = [None] * KNOWN
+        self.is_true_consent = what.mapping.consent is not None and not what.mapping.consent.allowed
+        self.event, self.app_info = Fields(program.event), Fields(program.app_info)
+        self.device_info, self.user = Fields(program.device_info), Fields(program.user)
+        self.custom = Fields(program.custom)
+        self.keep_items(program.items)
 
-    def _keep_items(self, items):
-        self.items_at, self.slotted = at(items.at), items.slotted
-        self.item_fields, self.sum_warnings = fields_of(items.fields), items.sum_warnings
-        self.quantity = self.item_fields[items.quantity] if items.quantity >= 0 else None
-        self.listed = self.item_fields[items.listed] if items.listed >= 0 else None
-
-    def read(self, list records, list prepared, bytes framing, Py_ssize_t start, double oldest, double present):
+    def read(self, records, columns, bytes framing, Py_ssize_t start, double oldest, double present):
         """See `program.Many`."""
-        cdef Py_ssize_t first = len(prepared), place
+        cdef Py_ssize_t rows, place, first = len(columns), begun = len(columns.page), before = begun
         # An event's time is whole: it is not before `oldest` if it is not before the next whole one.
         cdef int64_t earliest = bound(ceil(oldest)), latest = bound(floor(present))
         if self.busy:
             return
-        self.busy = True
+        self.busy, self.prefix, self.kinds = True, columns.make_key.prefix, columns.kinds
+        self.key_account = None
         try:
+            self.page.begin(columns.page, self.likely * (len(records) - first))
             for place in range(first, len(records)):
                 record = records[place]
-                if place > first and not goes_on(record, framing, start):
-                    return
+                if record is None or (place > first and not goes_on(record, framing, start)):
+                    break
                 value = (<tuple> record)[3]
                 if value is None:  # which passes for bytes
-                    return
-                prepared.append(self.one(value, start, earliest, latest, present))
+                    break
+                verdict = self.one(value, start, earliest, latest, present)
+                if verdict is not None:
+                    self.go_back(before)
+                    columns.verdicts[place] = verdict
+                    self.keys.raw(NO_KEY, KEY_SIZE)
+                    self.add_row(0, 0, 0)
+                before = self.page.size  # the row is added: it is not taken back
+                if verdict is None and self.warned is not None:
+                    columns.warnings[place] = tuple(self.warned)
         except Exception:  # whatever it is, the two steps find out and say
-            return
+            self.go_back(before)
         finally:
+            if self.waiting.count:
+                hash_keys(&self.waiting, self.keys.data)
+            if self.digests.count:
+                hash_waiting(&self.digests, self.page.data)
+            # Memory may have run out in the middle of a row. Its kind is written last, so what is beyond is cut off.
+            rows = self.kind_numbers.size
+            if rows > 0:
+                self.likely = (self.page.size - begun) // rows
+            self.page.end()
+            self.ends.size = self.times.size = rows * sizeof(int64_t)
+            self.row_marks.size, self.keys.size = rows, rows * KEY_SIZE
+            columns.verdicts.pop(first + rows, None)
+            columns.ends.frombytes(self.ends.taken())
+            columns.times.frombytes(self.times.taken())
+            columns.marks += self.row_marks.taken()
+            columns.kind_numbers += self.kind_numbers.taken()
+            columns.keys += self.keys.taken()
             self.reader.forget()
-            self.page.clear()
+            self.text.clear()
             self.ids.clear()
-            self.busy = False
+            self.kinds, self.few, self.busy = None, 0, False
+
+    cdef int add_row(self, int64_t time, char mark, unsigned char kind) except -1:
+        """Another row of the columns; what is in the page belongs to it."""
+        cdef int64_t end = self.page.size
+        self.ends.raw(<char*> &end, sizeof(end))
+        self.times.raw(<char*> &time, sizeof(time))
+        self.row_marks.raw(&mark, 1)
+        return self.kind_numbers.raw(<char*> &kind, 1)
+
+    cdef int kind_of(self, str name, str account) except -1:
+        """The number of the event's kind."""
+        cdef int at, written = self.marks & COUNTED
+        for at in range(self.few):
+            if self.few_written[at] == written and <str> self.few_names[at] == name and <str> self.few_accounts[at] == account:
+                return self.few_numbers[at]
+        kind = EventKind(account, name, written)
+        number = self.kinds.setdefault(kind, len(self.kinds))
+        if number > 255:
+            raise OverflowError("there are more kinds than a byte can count")
+        if self.few < FEW_KINDS:  # what they point to lives in `kinds`
+            for kept in self.kinds:
+                if kept == kind:
+                    account, name, _ = kept
+            at = self.few
+            self.few_written[at], self.few_numbers[at] = written, number
+            self.few_names[at], self.few_accounts[at] = <PyObject*> name, <PyObject*> account
+            self.few += 1
+        return number
+
+    cdef int put_key(self, str account, str name, const char* dedup_id, Py_ssize_t size) except -1:
+        """As `reading.Keys.of`. What stands before the id is mostly that of the event before."""
+        cdef Page text = self.text
+        cdef Waiting* waiting = &self.waiting
+        cdef char key[KEY_SIZE]
+        cdef int at
+        cdef const char* data
+        cdef Py_ssize_t part_size = 0
+        if account is not self.key_account or name is not self.key_name:
+            self.key_account = None  # until it is written
+            text.size = 0
+            text.put(self.prefix)
+            for part in (account, name):
+                data = PyUnicode_AsUTF8AndSize(part, &part_size)
+                text.raw(data, part_size)
+                text.raw("", 1)
+            self.key_account, self.key_name, self.key_begun = account, name, text.size
+        if HASHES_FOUR and self.key_begun + size <= KEY_BLOCK:
+            at = waiting.count
+            memset(waiting.block[at], 0, KEY_BLOCK)
+            memcpy(waiting.block[at], text.data, self.key_begun)
+            memcpy(waiting.block[at] + self.key_begun, dedup_id, size)
+            waiting.size[at], waiting.place[at] = self.key_begun + size, self.keys.size
+            self.keys.raw(NO_KEY, KEY_SIZE)
+            waiting.count += 1  # last: what waits has its place in `keys`
+            if waiting.count == 4:
+                hash_keys(waiting, self.keys.data)
+            return 0
+        text.size = self.key_begun
+        text.raw(dedup_id, size)
+        hash_key(text.data, text.size, key)
+        return self.keys.raw(key, KEY_SIZE)
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
-        """What becomes of one record."""
+        """Add the row of one record; else gives why it is no event."""
         cdef const Slot* slots = self.reader.slots
         cdef const Slot* when = slots + self.time_at.slot
+        cdef const Slot* id_slot = slots + self.id_at.slot
         cdef int64_t time, seconds
-        cdef object name, account, event_id, moment, refusal
+        cdef object name, account, moment, refusal
+        cdef object event_id = None, dedup_id = None  # None: it is `id_text`
+        cdef const char* id_text
+        cdef const char* dedup_text
+        cdef Py_ssize_t id_size = 0, dedup_size
+        cdef bint plain = False
+        cdef int kind
         self.reader.read(value, start)
         self.begin()
         name = self.name_of(slots)
         if name is BY_EVENT_NAME:
             return name
-        if self.consent_at is not None and not self.decisions.is_consent(self.consent_at.value(slots)):
+        if self.consent_at is not None and not self.is_consent(slots):
             return BY_CONSENT
         if type(name) is not str:
             return name
@@ -170,12 +312,21 @@ cdef class Events(Writing):
         self.source = self.source_of(slots)
         if type(self.source) is not str:
             return self.source
-        event_id = self.id_at.value(slots)
-        if not (self.trusts_id and usual_text(USUAL_TEXT, event_id) is not None):
-            event_id = id_of(event_id)
-            if type(event_id) is not str:
-                return event_id
-        dedup_id = event_id if self.dedup_at is None else dedup_id_of(self.dedup_at.value(slots), event_id)
+        self.is_web = self.source == "web"
+        if self.trusts_id and is_usual_id(id_slot) and self.id_at.in_slot:
+            id_text, id_size, plain = <const char*> id_slot.text, id_slot.size, id_slot.plain
+        else:
+            event_id = self.id_at.value(slots)
+            if not (self.trusts_id and usual_text(USUAL_TEXT, event_id) is not None):
+                event_id = id_of(event_id)
+                if type(event_id) is not str:
+                    return event_id
+            id_text = PyUnicode_AsUTF8AndSize(event_id, &id_size)
+        dedup_text, dedup_size = id_text, id_size
+        if self.dedup_at is not None:
+            dedup_id = dedup_id_of(self.dedup_at.value(slots), None)
+            if dedup_id is not None:
+                dedup_text = PyUnicode_AsUTF8AndSize(dedup_id, &dedup_size)
         if when.kind == NUMBER and self.time_at.in_slot and not self.days:
             time = when.number
         else:
@@ -192,58 +343,124 @@ cdef class Events(Writing):
             if type(moment) is not int:
                 return moment
             seconds = PyLong_AsLongLong(moment)
-        refusal = self.write(slots, name, seconds, event_id)
+        self.write_head(name)
+        self.page.number(seconds)
+        self.page.raw(b'"event_id":', 11)
+        if plain:
+            self.page.quoted_padded(id_text, id_size)
+        elif event_id is None:
+            self.page.ascii(id_text, id_size)
+        else:
+            self.page.text(event_id)
+        refusal = self.write(slots)
         if refusal is not None:
             return refusal
-        warned = () if self.warned is None else tuple(self.warned)
-        return Delivery(account, name, dedup_id, seconds, self.source == "offline", self.page.taken(), warned, self.marks & COUNTED)
+        kind = self.kind_of(name, account)
+        self.put_key(account, name, dedup_text, dedup_size)
+        self.add_row(seconds, OFFLINE if self.source == "offline" else 0, kind)
+        return None
 
     # -- what is decided
 
     cdef object name_of(self, const Slot* slots):
+        cdef uint64_t words[4]
+        cdef Known* entry = NULL
         if self.name_at is None:
             return self.no_name
+        cdef const Slot* slot = slots + self.name_at.slot
+        if self.name_at.in_slot:
+            entry = known(self.known_names, slot, words)
+            if entry != NULL and is_known(entry, slot, words):
+                return <object> entry.means
         value = self.name_at.value(slots)
         name = self.names.get(value)
-        return self.decisions.name_of(value) if name is None else name
+        if name is None:
+            return self.decisions.name_of(value)
+        if entry != NULL:  # what it means lives in the table of names
+            memcpy(entry.text, words, sizeof(words))
+            entry.size, entry.means = <int> slot.size, <PyObject*> name
+        return name
+
+    cdef bint is_consent(self, const Slot* slots) except -1:
+        cdef const Slot* slot = slots + self.consent_at.slot
+        if self.is_true_consent and self.consent_at.in_slot and slot.kind == TRUTH:
+            return slot.number == 1
+        return self.decisions.is_consent(self.consent_at.value(slots))
 
     cdef object account_of(self, const Slot* slots):
-        value = None if self.account_at is None else self.account_at.value(slots)
-        return self.decisions.default_account if value is None else self.decisions.account_of(value)
+        cdef uint64_t words[4]
+        cdef Known* entry = NULL
+        if self.account_at is None:
+            return self.default_account
+        cdef const Slot* slot = slots + self.account_at.slot
+        if self.account_at.in_slot:
+            entry = known(self.known_accounts, slot, words)
+            if entry != NULL and is_known(entry, slot, words):
+                return <object> entry.means
+        value = self.account_at.value(slots)
+        account = self.default_account if value is None else self.decisions.account_of(value)
+        if entry != NULL and type(account) is str:
+            self.accounts[entry - self.known_accounts] = account  # which keeps it as long as the entry
+            memcpy(entry.text, words, sizeof(words))
+            entry.size, entry.means = <int> slot.size, <PyObject*> account
+        return account
 
     cdef object source_of(self, const Slot* slots):
+        cdef uint64_t words[4]
+        cdef Known* entry = NULL
         if self.source_at is None:
             return self.no_source
+        cdef const Slot* slot = slots + self.source_at.slot
+        if self.source_at.in_slot:
+            entry = known(self.known_sources, slot, words)
+            if entry != NULL and is_known(entry, slot, words):
+                return <object> entry.means
         value = self.source_at.value(slots)
+        if value is not None and value is self.last_channel:
+            return self.last_source
         source = self.sources.get(value)
-        return self.decisions.source_of(value) if source is None else source
+        if source is None:
+            return self.decisions.source_of(value)
+        if entry != NULL:
+            memcpy(entry.text, words, sizeof(words))
+            entry.size, entry.means = <int> slot.size, <PyObject*> source
+        elif type(value) is str:
+            self.last_channel, self.last_source = value, source
+        return source
 
     # -- the event
 
-    cdef object write(self, const Slot* slots, str name, int64_t seconds, str event_id):
-        """Write the event; gives with what it is refused, else None."""
+    cdef int write_head(self, str name) except -1:
+        """Up to its time. It is mostly that of the event before."""
+        cdef Page head = self.head
+        if name is not self.head_name or self.source is not self.head_source:
+            self.head_name = None  # until it is written
+            head.size = 0
+            head.raw(b'{"event_name":', 14)
+            head.text(name)
+            head.raw(b'"action_source":', 16)
+            head.text(self.source)
+            head.raw(b'"event_time":', 13)
+            self.head_name, self.head_source = name, self.source
+        return self.page.raw(head.data, head.size)
+
+    cdef object write(self, const Slot* slots):
+        """Write the event from behind its id on; gives with what it is refused, else None."""
         cdef Page page = self.page
-        page.raw(b'{"event_name":', 14)
-        page.text(name)
-        page.raw(b'"action_source":', 16)
-        page.text(self.source)
-        page.raw(b'"event_time":', 13)
-        page.number(seconds)
-        page.raw(b'"event_id":', 11)
-        page.text(event_id)
-        refusal = self.write_fields(self.event, slots)
+        refusal = write_fields(self, self.event, slots)
         if refusal is None:
-            refusal = self.write_object(b'"app_info":{', self.app_info, slots)
+            refusal = write_object(self, b'"app_info":{', self.app_info, slots)
         if refusal is None:
-            refusal = self.write_object(b'"device_info":{', self.device_info, slots)
+            refusal = write_object(self, b'"device_info":{', self.device_info, slots)
         if refusal is None:
-            refusal = self.write_object(b'"user_data":{', self.user, slots)
+            refusal = write_object(self, b'"user_data":{', self.user, slots)
         if refusal is None and not (self.marks & (EM | MAIDS) or self.marks & (ADDRESS | AGENT) == ADDRESS | AGENT):
             refusal = NO_IDENTITY
         if refusal is None:
             refusal = self.write_custom(slots)
         if refusal is None:
             page.data[page.size - 1] = c"}"
+            page.raw(",", 1)
         return refusal
 
     cdef object write_custom(self, const Slot* slots):
@@ -253,7 +470,7 @@ cdef class Events(Writing):
         begun = page.size
         refusal = self.write_items(slots) if self.has_items else None
         if refusal is None:
-            refusal = self.write_fields(self.custom, slots)
+            refusal = write_fields(self, self.custom, slots)
         if refusal is not None:
             return refusal
         if self.marks & (VALUE | CURRENCY) == VALUE:
@@ -265,104 +482,3 @@ cdef class Events(Writing):
         else:
             page.close(begun, c"}")
         return None
-
-    # -- items
-
-    cdef object write_items(self, const Slot* slots):
-        """``contents``, and what is gathered from the same values."""
-        cdef Page page = self.page
-        cdef Py_ssize_t before = page.size, begun
-        self.ids.size, self.things, self.counted, self.whole = 0, 0, False, True
-        page.raw(b'"contents":[', 12)
-        begun = page.size
-        refusal = self.write_all_items(slots)
-        if refusal is not None:
-            return refusal
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"]")
-            self.write_ids()
-        if self.sum_warnings is not None and (self.counted or not self.whole):
-            self.write_sum()
-        return None
-
-    cdef object write_all_items(self, const Slot* slots):
-        """They stand in an array, or else the two steps are asked."""
-        cdef const Slot* items
-        cdef Slot one
-        cdef Py_ssize_t at
-        if self.items_at is None:
-            return self.write_item(slots)
-        if not self.slotted:
-            for item in self.items_at.values(slots, self.reader):
-                one.kind, one.object = OBJECT, <PyObject*> item
-                refusal = self.write_item(&one)
-                if refusal is not None:
-                    return refusal
-            return None
-        items = slots + self.items_at.slot
-        if items.kind == NOTHING:
-            return None
-        if items.kind != ITEM_SLOTS:
-            raise TypeError("no array")
-        for at in range(items.size):
-            refusal = self.write_item(self.reader.item_slots + items.number + at * self.reader.item_width)
-            if refusal is not None:
-                return refusal
-        return None
-
-    cdef object write_item(self, const Slot* item):
-        cdef Page page = self.page
-        cdef Field field
-        cdef Py_ssize_t before = page.size, begun = before + 1, at
-        page.raw(b"{", 1)
-        for field in self.item_fields:
-            at = page.size
-            refusal = self.write_quantity(field, item) if field is self.quantity else self.write_field(field, item)
-            if refusal is not None:
-                return refusal
-            if field is self.listed and page.size > at:
-                at += PyBytes_GET_SIZE(field.key)
-                self.ids.raw(page.data + at, page.size - at)
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"}")
-        return None
-
-    cdef object write_quantity(self, Field field, const Slot* item):
-        cdef const Slot* slot = item + field.at.slot
-        if slot.kind == NOTHING:
-            return None
-        if slot.kind == NUMBER and field.at.in_slot and slot.number >= 0:
-            value = slot.number
-        else:
-            value = field.at.value(item)
-            if value is None:
-                return None
-            value = count(value)
-        if type(value) is int:
-            self.things += value
-            self.counted = True
-        elif value is not None:
-            self.whole = self.whole and value is not MALFORMED
-        return self.put_count(field, value)
-
-    cdef int write_ids(self) except -1:
-        """``content_ids``: the ids of the items, as they stand there."""
-        cdef Page page = self.page
-        if self.ids.size:
-            page.raw(b'"content_ids":[', 15)
-            page.raw(self.ids.data, self.ids.size)
-            page.close(0, c"]")
-        return 0
-
-    cdef int write_sum(self) except -1:
-        """A wrong sum is worse than none: it is sent only if every quantity could be read."""
-        if self.whole and self.things <= MAX_COUNT:
-            self.page.raw(b'"num_items":', 12)
-            self.page.value(self.things)
-        else:
-            note(self.warnings(), MALFORMED, self.sum_warnings)
-        return 0

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Writes the fields of an event, of objects in it, and of items, from a record's slots.
 
 Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. Rules,
@@ -10,28 +9,15 @@ from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DATA
 from libc.string cimport memcmp, memcpy
 
-from consumer.conversion.native._json cimport Page
-from consumer.conversion.native._slots cimport ASCII_TEXT, ITEM_SLOTS, NOTHING, ONE_TEXT, Slot, thing
-from consumer.conversion.native._slots cimport Program as Reader
-from consumer.conversion.native._usual cimport (
-    may_be_crawler,
-    passes_as_text,
-    put_usual_digest,
-    put_usual_digest_of,
-    usual_click_id,
-    usual_text,
-)
-
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.decisions import digests, note, note_once
+from consumer.conversion.layout import ComputedAt
 from consumer.conversion.normalise import LeftOut as left_out
-from consumer.conversion.rules import click_id_of, is_crawler, total
+from consumer.conversion.rules import Memory, click_id_of, is_crawler, total
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
-
-include "codes.pxi"
 
 cdef enum:
     FEW = 32  # values whose digests are compared each with each
@@ -45,16 +31,40 @@ cdef object CRAWLER = decide.CRAWLER
 cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
 
 
+@cython.final
 cdef class At:
-    """Where a value stands, or all values (`program.At`)."""
+    """Where a value stands, or all values (`layout.At`), or how it is computed (`layout.ComputedAt`)."""
 
-    def __init__(self, at):
-        self.slot, self.below, self.item = at
-        self.in_slot = not self.below
+    cdef int slot, item
+    cdef tuple below
+    cdef bint in_slot  # it is what stands in the slot
+    cdef object function  # None: it is not computed
+    cdef tuple reads  # of what it is computed
+
+    def __init__(self, place):
+        if isinstance(place, ComputedAt):
+            self.slot, self.item = 0, -1
+            self.function, reads, self.below = place
+            self.reads = tuple([(of_item, At(read)) for of_item, read in reads])
+        else:
+            self.slot, self.below, self.item = place
+        self.in_slot = not self.below and self.function is None
 
     cdef object value(self, const Slot* slots):
         """The value; None where there is none."""
-        value = thing(slots + self.slot)
+        return self.value_in(slots, slots)
+
+    cdef object base(self, const Slot* slots, const Slot* of_event):
+        """What stands in the slot, or is computed: of an item (`slots`), and of its event."""
+        cdef list read
+        if self.function is None:
+            return thing(slots + self.slot)
+        read = [(<At> at).value(slots if of_item else of_event) for of_item, at in self.reads]
+        return self.function(read, ())
+
+    cdef object value_in(self, const Slot* slots, const Slot* of_event):
+        """As `value`, in an item of the event."""
+        value = self.base(slots, of_event)
         for name in self.below:
             value = (<dict> value).get(name) if type(value) is dict else None
         return value
@@ -65,7 +75,7 @@ cdef class At:
         cdef const Slot* slot = slots + self.slot
         cdef Py_ssize_t at
         if self.item < 0:
-            gather(thing(slot), self.below, 0, found)
+            gather(self.base(slots, reader.slots), self.below, 0, found)
         elif slot.kind == ITEM_SLOTS:
             for at in range(slot.size):
                 gather(thing(reader.item_slots + slot.number + at * reader.item_width + self.item), self.below, 0, found)
@@ -89,15 +99,34 @@ cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -
     return 0
 
 
+@cython.final
 cdef class Field:
     """See `program.CompiledField`."""
 
+    cdef bytes key
+    cdef int way
+    cdef At at
+    cdef At gather
+    cdef object rule
+    cdef bint is_remembered  # what the rule answers
+    cdef int most
+    cdef tuple warnings
+    cdef object refusal
+    cdef object zero
+    cdef bint web_only
+    cdef bint gives_click_id, takes_click_id, is_agent
+    cdef bint followed  # something else follows from what is sent: a click id, a warning
+    cdef bytes constant
+    cdef int mark
+    cdef int usual
+
     def __init__(self, compiled):
         field = compiled.field
-        self.key, self.way, self.memory, self.usual = compiled.key, compiled.way, compiled.memory, compiled.usual
+        self.key, self.way, self.usual = compiled.key, compiled.way, compiled.usual
         self.at, self.gather = at(compiled.at), at(compiled.gather)
         self.warnings, self.constant, self.mark = compiled.warnings, compiled.constant, compiled.mark
-        self.rule, self.refusal, self.zero = field.rule, field.refusal, field.zero
+        self.rule, self.refusal, self.zero = field.ask, field.refusal, field.zero
+        self.is_remembered = isinstance(self.rule, Memory)
         self.most = ANY_NUMBER if field.most is None else field.most
         self.web_only, self.is_agent = field.web_only, field.is_agent
         self.gives_click_id, self.takes_click_id = field.gives_click_id, field.takes_click_id
@@ -106,10 +135,6 @@ cdef class Field:
 
 cdef At at(place):
     return None if place is None else At(place)
-
-
-cdef list fields_of(fields):
-    return [Field(one) for one in fields]
 
 
 cdef inline bint begins_with_zero(object text):
@@ -129,33 +154,27 @@ cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noe
 cdef class Writing:
     """What is written of one event, and what is known of it so far."""
 
+    cdef Reader reader
+    cdef Page page
+    # What is known of the event so far.
+    cdef object source
+    cdef object address  # of its page, if there may be a click id in it
+    cdef const unsigned char* clicked  # the click id in it, in the record's bytes
+    cdef Py_ssize_t clicked_size  # 0: there is none, or `address` has to be asked
+    cdef list warned
+    cdef int marks
+    cdef bint is_web
+    cdef Digests digests  # that are due in the page
+
     cdef void begin(self):
-        """Another event."""
-        self.page.size = 0
+        """Another event: its JSON begins where the page ends."""
         self.warned, self.marks, self.address, self.clicked_size = None, 0, None, 0
 
-    cdef object write_object(self, bytes begins, list fields, const Slot* slots):
-        """An object, if there is anything in it."""
-        cdef Page page = self.page
-        cdef Py_ssize_t before = page.size, begun
-        if not fields:
-            return None
-        page.put(begins)
-        begun = page.size
-        refusal = self.write_fields(fields, slots)
-        if page.size == begun:
-            page.size = before
-        else:
-            page.close(begun, c"}")
-        return refusal
-
-    cdef object write_fields(self, list fields, const Slot* slots):
-        cdef Field field
-        for field in fields:
-            refusal = self.write_field(field, slots)
-            if refusal is not None:
-                return refusal
-        return None
+    cdef void go_back(self, Py_ssize_t size) noexcept:
+        """What was written from there on does not count."""
+        self.page.size = size
+        while self.digests.count and self.digests.place[self.digests.count - 1] >= size:
+            self.digests.count -= 1
 
     cdef object write_field(self, Field field, const Slot* slots):
         """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
@@ -173,79 +192,29 @@ cdef class Writing:
         return refusal
 
     cdef object write_value(self, Field field, const Slot* slots):
-        cdef const Slot* slot
-        if field.way == WAY_ONE_DIGEST:
-            return self.one_digest(field, slots)
-        if field.at is None:
+        if field.gather is not None:
             return self.several(field, field.gather.values(slots, self.reader))
-        slot = slots + field.at.slot
-        if slot.kind == NOTHING:
-            return None
-        if slot.kind == ASCII_TEXT and field.usual and field.at.in_slot:
-            if field.way == WAY_DIGEST:
-                if self.put_usual(field, slot):
-                    return None
-            elif passes_as_text(field.usual, slot.text, slot.size):
-                return self.put_ascii(field, slot)
-        value = field.at.value(slots)
+        value = field.at.value_in(slots, self.reader.slots)
         if value is None:
             return None
         if field.way == WAY_DIGEST:
-            return self.put_digest(field, value)
-        if field.usual:
-            usual = usual_text(field.usual, value)
-            if usual is not None:
-                return self.put(field, usual)
-        if field.way == WAY_REMEMBERED:
-            return self.put(field, field.memory[value])
-        if field.way == WAY_FLAG and (value is True or value is False):
-            return self.put(field, value)
-        return self.put(field, field.rule(value))
-
-    cdef object one_digest(self, Field field, const Slot* slots):
-        """One digest is by far the most common. More, or what is no array: as `several`."""
-        cdef const Slot* slot = slots + field.at.slot
-        if slot.kind == NOTHING:
+            self.put_digests(field, [value])
             return None
-        if slot.kind == ONE_TEXT and field.at.in_slot:
-            return None if self.put_usual(field, slot) else self.put_digest(field, thing(slot)[0])
-        value = field.at.value(slots)
-        if value is None:
-            return None
-        if type(value) is list:
-            if len(<list> value) == 1:
-                return self.put_digest(field, (<list> value)[0])
-            if not value:
-                return None
-        return self.several(field, field.gather.values(slots, self.reader))
+        return self.put(field, self.answer(field, value))
 
-    cdef bint put_usual(self, Field field, const Slot* slot) except -1:
-        """The digest of a text as an array of one; False if the rule has to be asked."""
-        cdef char digest[68]  # ["64 digits"]
-        if not field.usual or not put_usual_digest_of(field.usual, slot.text, slot.size, digest + 2):
-            return False
-        digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
-        self.page.put(field.key)
-        self.page.raw(digest, 68)
-        self.page.raw(b",", 1)
-        return True
-
-    cdef object put_ascii(self, Field field, const Slot* slot):
-        """As `put` of a text that is sent as it is."""
-        if field.zero is not None and slot.text[0] == c"0":
-            return self.put(field, thing(slot))
-        if not self.is_out_of_place(field):
-            self.page.put(field.key)
-            self.page.ascii(<const char*> slot.text, slot.size)
-            if field.followed:
-                self.follow_ascii(field, slot)
-        return None
+    cdef object answer(self, Field field, object value):
+        """What the rule says of a value; it need not be asked of a usual one."""
+        usual = usual_text(field.usual, value) if field.usual else None
+        if usual is not None:
+            return usual
+        # As `Memory.__call__`, without a call where the text came before.
+        return field.rule[value] if field.is_remembered and type(value) is str else field.rule(value)
 
     cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
         """As `follow`, of a text that is sent as it is; nearly always it is told at a glance what does."""
         cdef Py_ssize_t begun = 0, size
         if not field.gives_click_id:
-            return self.follow(field, thing(slot)) if may_be_crawler(slot.text, slot.size) else 0
+            return self.follow(field, thing(slot)) if is_padded_crawler(slot.text, slot.size) else 0
         size = usual_click_id(slot.text, slot.size, &begun)
         if size < 0:
             self.address = thing(slot)
@@ -295,12 +264,10 @@ cdef class Writing:
 
     cdef object sent(self, Field field, object value):
         """What is sent of a value; None, and a warning, if nothing is."""
-        result = usual_text(field.usual, value) if field.usual else None
-        if result is None:
-            result = field.rule(value)
-            if type(result) is LeftOut:
-                note(self.warnings(), result, field.warnings[0])
-                return None
+        result = self.answer(field, value)
+        if type(result) is LeftOut:
+            note(self.warnings(), result, field.warnings[0])
+            return None
         return result
 
     cdef object put_first(self, Field field, list values):
@@ -334,7 +301,7 @@ cdef class Writing:
         """Write a value's 64 digits; a warning if it has none."""
         if field.usual and put_usual_digest(field.usual, value, into):
             return True
-        result = field.rule(value)
+        result = self.answer(field, value)
         if type(result) is not str:
             note(self.warnings(), result, field.warnings[0])
             return False
@@ -362,25 +329,6 @@ cdef class Writing:
             return field.refusal if why is MALFORMED else None
         for warnings in field.warnings:
             note(self.warnings(), why, warnings)
-        return None
-
-    cdef object put_digest(self, Field field, object value):
-        """The digest of `value` as an array of one."""
-        cdef char digest[68]  # ["64 digits"]
-        if field.usual and put_usual_digest(field.usual, value, digest + 2):
-            digest[0], digest[1], digest[66], digest[67] = c"[", c'"', c'"', c"]"
-            self.page.put(field.key)
-            self.page.raw(digest, 68)
-            self.page.raw(b",", 1)
-            return None
-        value = field.rule(value) if field.memory is None else field.memory[value]
-        if type(value) is not str:
-            note(self.warnings(), value, field.warnings[0])
-            return None
-        self.page.put(field.key)
-        self.page.raw(b"[", 1)
-        self.page.text(value)
-        self.page.close(0, c"]")
         return None
 
     cdef int put_values(self, Field field, list values) except -1:

@@ -1,13 +1,13 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Writes JSON into a buffer, the same bytes as orjson: what is usual here, the rest by orjson.
+"""Writes JSON into a buffer, the same bytes as orjson: text and numbers here, the rest by orjson.
 
 Theory of operation. Every member and element is followed by a comma; `close` puts the bracket in place of the last one.
 Text is copied as UTF-8 if nothing in it needs escaping, which a loop over its bytes tells that compilers make wide
 instructions of. A lone surrogate raises UnicodeEncodeError, as there is no UTF-8 of it.
 """
 
+cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII, PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcpy
@@ -16,13 +16,12 @@ import orjson
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
-    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
 cdef object dumps = orjson.dumps
 
 cdef enum:
     NUMBER_ROOM = 24
-    MOST_KEPT = 65536  # of room; an event has 1 KB, seldom 10
+    MOST_KEPT = 1 << 20  # of room; an event has 1 KB, seldom 10, and a block has 128 events
 
 
 cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noexcept:
@@ -33,59 +32,76 @@ cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noex
     return found != 0
 
 
+@cython.final
 cdef class Page:
-    """A buffer that grows, used again for every event; `clear` lets go of what only a giant one needs."""
+    """A buffer that grows, used again for every event; `clear` frees what only a giant one needs."""
+
+    cdef char* data
+    cdef Py_ssize_t size
+    cdef Py_ssize_t room
+    cdef bytearray within  # whose bytes these are; None: the page's own
 
     def __cinit__(self):
         self.data = NULL
         self.size = self.room = 0
 
     def __dealloc__(self):
-        PyMem_Free(self.data)
+        if self.within is None:
+            PyMem_Free(self.data)
 
-    cdef int reserve(self, Py_ssize_t more) except -1:
-        """Room for so many more bytes."""
-        cdef Py_ssize_t room = self.size + more
-        cdef char* data
-        if room > self.room:
-            room += room // 2 + 1024
-            data = <char*> PyMem_Realloc(self.data, room)
-            if data == NULL:
-                raise MemoryError
-            self.data, self.room = data, room
+    cdef int begin(self, bytearray column, Py_ssize_t likely) except -1:
+        """Write behind what is in `column`; `likely`: how many bytes. The page has no bytes of its own."""
+        self.within, self.size, self.room = column, PyByteArray_GET_SIZE(column), 0
+        # A little more is enough, mostly. What is not needed stays with the column (`reading.Columns.whole_page`).
+        return self.resize(self.size + likely + likely // 32)
+
+    cdef int end(self) except -1:
+        """The column holds what was written, and no more."""
+        column, size = self.within, self.size
+        self.within, self.data, self.size, self.room = None, NULL, 0, 0
+        if column is not None:
+            PyByteArray_Resize(column, size)
         return 0
 
-    cdef int raw(self, const char* data, Py_ssize_t size) except -1:
+    cdef inline int reserve(self, Py_ssize_t more) except -1:
+        """Make room for this many more bytes, and padding behind them (`_text`)."""
+        return self.grow(more) if self.size + more > self.room else 0
+
+    cdef int grow(self, Py_ssize_t more) except -1:
+        cdef Py_ssize_t room = self.size + more
+        return self.resize(room + room // 2 + 1024)
+
+    cdef int resize(self, Py_ssize_t room) except -1:
+        cdef char* data
+        if self.within is not None:
+            PyByteArray_Resize(self.within, room + PADDING)
+            data = PyByteArray_AS_STRING(self.within)
+        else:
+            data = <char*> PyMem_Realloc(self.data, room + PADDING)
+            if data == NULL:
+                raise MemoryError
+        self.data, self.room = data, room
+        return 0
+
+    cdef inline int raw(self, const char* data, Py_ssize_t size) except -1:
         """These bytes."""
         self.reserve(size)
         memcpy(self.data + self.size, data, size)
         self.size += size
         return 0
 
-    cdef int put(self, bytes data) except -1:
+    cdef inline int put(self, bytes data) except -1:
         """These bytes."""
         return self.raw(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int value(self, object value) except -1:
         """A value and a comma. Raises what orjson raises."""
-        cdef int overflow = 0
-        cdef long long number
         if type(value) is str:
             return self.text(value)
-        if type(value) is list:
-            return self.array(value)
-        if value is True:
-            return self.raw("true,", 5)
-        if value is False:
-            return self.raw("false,", 6)
-        if PyLong_CheckExact(value):
-            number = PyLong_AsLongLongAndOverflow(value, &overflow)
-            if overflow == 0:
-                return self.number(number)
         self.put(dumps(value))
         return self.raw(",", 1)
 
-    cdef int number(self, long long number) except -1:
+    cdef inline int number(self, long long number) except -1:
         """A number and a comma."""
         cdef char digits[NUMBER_ROOM]
         cdef int at = NUMBER_ROOM - 1
@@ -103,14 +119,6 @@ cdef class Page:
             digits[at] = c"-"
         return self.raw(digits + at, NUMBER_ROOM - at)
 
-    cdef int array(self, list values) except -1:
-        cdef Py_ssize_t begun
-        self.raw("[", 1)
-        begun = self.size
-        for value in values:
-            self.value(value)
-        return self.close(begun, c"]")
-
     cdef int text(self, str value) except -1:
         """Text and a comma. Raises `UnicodeEncodeError`."""
         cdef const char* data
@@ -124,14 +132,14 @@ cdef class Page:
         self.put(dumps(value))
         return self.raw(",", 1)
 
-    cdef int ascii(self, const char* data, Py_ssize_t size) except -1:
+    cdef inline int ascii(self, const char* data, Py_ssize_t size) except -1:
         """As `text`, of text that is these ASCII characters."""
         if not needs_escaping(<const unsigned char*> data, size):
             return self.quoted(data, size)
         self.put(dumps(PyUnicode_DecodeASCII(data, size, NULL)))
         return self.raw(",", 1)
 
-    cdef int quoted(self, const char* data, Py_ssize_t size) except -1:
+    cdef inline int quoted(self, const char* data, Py_ssize_t size) except -1:
         """These bytes between quotes, and a comma."""
         cdef char* into
         self.reserve(size + 3)
@@ -143,7 +151,18 @@ cdef class Page:
         self.size += size + 3
         return 0
 
-    cdef int close(self, Py_ssize_t begun, char bracket) except -1:
+    cdef inline int quoted_padded(self, const char* data, Py_ssize_t size) except -1:
+        """As `quoted`, of padded text."""
+        cdef char* into
+        self.reserve(size + 3)
+        into = self.data + self.size
+        into[0] = c'"'
+        copy_padded(into + 1, data, size)
+        into[size + 1], into[size + 2] = c'"', c","
+        self.size += size + 3
+        return 0
+
+    cdef inline int close(self, Py_ssize_t begun, char bracket) except -1:
         """The end of what began before `begun`, and a comma."""
         if self.size > begun:
             self.data[self.size - 1] = bracket

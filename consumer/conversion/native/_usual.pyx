@@ -1,20 +1,21 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """Values in their usual spelling, told at a glance: shortcuts in front of rules, whose answers they are.
 
 Theory of operation. Most e-mail addresses, telephone numbers, prices are written in a way that leaves a rule nothing to
 decide. Such a value is answered here; of everything else it is said that it is not usual, and the rule is asked. The
 rule decides what is right, and a property test holds each shortcut against it.
 
-SHA-256 is OpenSSL's, through the library that Python itself has loaded: its functions take a tenth of the time that an
-object of `hashlib` costs to make. Where that library cannot be reached, or answers otherwise than `hashlib`, it is
-`hashlib`.
+Text is looked at with padding behind it (`_text`), as it stands in a record; what is an object is copied to such a place.
+
+SHA-256 is the processor's where it has instructions for it (`_sha256`). Else it is OpenSSL's, through the library that
+Python itself has loaded: its functions take a tenth of the time that an object of `hashlib` costs to make. Where that
+library cannot be reached, or answers otherwise than `hashlib`, it is `hashlib`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.long cimport PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.stdint cimport uint64_t, uintptr_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 import ctypes
 import hashlib
@@ -25,13 +26,12 @@ cdef extern from "Python.h":
     int PyUnicode_CheckExact(object text)
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
-include "codes.pxi"
-
 cdef enum:
-    LONGEST = 200
+    LONGEST = 1000       # bytes of an object that are looked at
+    LONGEST_HASHED = 200  # bytes of a value that is hashed
+    BLOCK_SIZE = 64      # of SHA-256
     LONGEST_CLICK_ID = 1024
-    DIGEST = 64          # hex digits: text of this length may be a digest already
-    MOST_DIGITS = 64     # on one side of an amount's point
+    DIGEST = 64          # hex digits
     CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
     FIRST_DAY = 719162   # 0001-01-01 is so many days before 1970
     LAST_DAY = 2932896   # 9999-12-31
@@ -53,14 +53,24 @@ cdef const char* HEX = "0123456789abcdef"
 
 cdef object usual_text(int kind, object value):
     """What is sent of a value that surely passes the rule of this kind; None if it is not usual."""
+    cdef unsigned char padded[LONGEST + PADDING]
+    cdef Py_ssize_t size
     if not PyUnicode_CheckExact(value):
         value = number_text(kind, value)
-        if value is None:
-            return None
-    if not PyUnicode_IS_COMPACT_ASCII(value):
-        return None
-    cdef const unsigned char* text = <const unsigned char*> PyUnicode_DATA(value)
-    return value if passes_as_text(kind, text, PyUnicode_GET_LENGTH(value)) else None
+    size = pad(value, LONGEST, padded)
+    return value if size and is_plain(padded, size) and is_usual(kind, padded, size) else None
+
+
+cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) except -1:
+    """Copy ASCII text, with padding behind it; gives its size, 0 if it is no such text or longer than that."""
+    if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
+        return 0
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
+    if size > longest:
+        return 0
+    memcpy(padded, PyUnicode_DATA(value), size)
+    memset(padded + size, 0, PADDING)
+    return size
 
 
 cdef object number_text(int kind, object value):
@@ -72,16 +82,33 @@ cdef object number_text(int kind, object value):
     return str(value) if 0 < value <= LARGEST else None
 
 
-cdef bint passes_as_text(int kind, const unsigned char* text, Py_ssize_t size) noexcept:
+cdef inline bint is_usual(int kind, const unsigned char* padded, Py_ssize_t size) noexcept:
+    """Whether this text surely passes the rule of this kind: plain text, padded."""
     if kind == USUAL_TEXT:  # the blank is followed by "!": neither empty nor blank
-        return size > 0 and text[0] >= c"!"
+        return size > 0 and padded[0] >= c"!"
     if kind == USUAL_ORDER:  # nor is it 0
-        return size > 0 and text[0] >= c"1"
+        return size > 0 and padded[0] >= c"1"
     if kind == USUAL_ADDRESS:
-        return is_address(text, size)
+        return is_ipv4(padded, size) or is_full_ipv6(padded, size)
     if kind == USUAL_AMOUNT:
-        return is_amount(text, size)
-    return kind == USUAL_WEB and is_web(text, size)
+        return is_padded_amount(padded, size)
+    return kind == USUAL_WEB and is_padded_web(padded, size)
+
+
+cdef int put_digits(int64_t number, int scale, char* into) noexcept:
+    """Write a number of 0 to 10**18, with a point before the last `scale` digits; gives how many bytes. As `amount`."""
+    cdef char digits[NUMBER_ROOM]
+    cdef int at = NUMBER_ROOM, behind = 0
+    while number or behind <= scale:  # one digit stands before the point
+        if behind == scale and scale:
+            at -= 1
+            digits[at] = c"."
+        at -= 1
+        digits[at] = 48 + number % 10
+        number //= 10
+        behind += 1
+    memcpy(into, digits + at, NUMBER_ROOM - at)
+    return NUMBER_ROOM - at
 
 
 cdef inline bint is_digit(unsigned char byte) noexcept:
@@ -92,7 +119,7 @@ cdef inline unsigned char lowered(unsigned char byte) noexcept:
     return byte + 32 if 65 <= byte <= 90 else byte
 
 
-cdef bint is_address(const unsigned char* text, Py_ssize_t size) noexcept:
+cdef bint is_ipv4(const unsigned char* text, Py_ssize_t size) noexcept:
     """Four numbers up to 255 without leading zeros, not all of them 0."""
     cdef int octet = 0, digits = 0, octets = 1, any_bits = 0
     cdef Py_ssize_t at
@@ -113,44 +140,23 @@ cdef bint is_address(const unsigned char* text, Py_ssize_t size) noexcept:
     return octets == 4 and digits > 0 and any_bits != 0
 
 
-cdef bint is_amount(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Digits, perhaps a point and digits; no zero before another digit."""
-    cdef Py_ssize_t at = 0, point
-    while at < size and is_digit(text[at]):
-        at += 1
-    if at == 0 or at > MOST_DIGITS or (at > 1 and text[0] == c"0"):
+cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
+    """Eight groups of one to four hex digits, the first of which is not 0: neither nowhere nor a mapped IPv4 address."""
+    cdef int digits = 0, groups = 1
+    cdef Py_ssize_t at
+    if size == 0 or text[0] == c"0":
         return False
-    if at == size:
-        return True
-    point = at
-    if text[at] != c".":
-        return False
-    at += 1
-    while at < size and is_digit(text[at]):
-        at += 1
-    return at == size and 0 < at - point - 1 <= MOST_DIGITS
-
-
-cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
-    """http or https, a host in lower case, and what follows a slash without blanks."""
-    cdef Py_ssize_t at = 4, host
-    if size < 8 or text[0] != c"h" or text[1] != c"t" or text[2] != c"t" or text[3] != c"p":
-        return False
-    if text[at] == c"s":
-        at += 1
-    if size < at + 4 or text[at] != c":" or text[at + 1] != c"/" or text[at + 2] != c"/":
-        return False
-    at += 3
-    host = at
-    while at < size and (97 <= text[at] <= 122 or is_digit(text[at]) or text[at] == c"." or text[at] == c"-"):
-        at += 1
-    if at == host or (at < size and text[at] != c"/"):
-        return False
-    while at < size:
-        if text[at] < 33 or text[at] > 126:
+    for at in range(size):
+        if text[at] == c":":
+            if digits == 0 or groups == 8:
+                return False
+            groups += 1
+            digits = 0
+        elif digits < 4 and (is_digit(text[at]) or 97 <= lowered(text[at]) <= 102):
+            digits += 1
+        else:
             return False
-        at += 1
-    return True
+    return groups == 8 and digits > 0
 
 
 # -- what follows from what is sent
@@ -159,7 +165,7 @@ cdef bint is_web(const unsigned char* text, Py_ssize_t size) noexcept:
 cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ssize_t* begun) noexcept:
     """How long the click id in this address is, and where it begins; 0: there is none; -1: ask `click_id_of`.
 
-    Of an address that `is_web` lets pass: all of it is visible ASCII.
+    Of an address that `is_padded_web` lets pass: all of it is visible ASCII.
     """
     cdef const void* found = memchr(text, c"#", size)
     cdef Py_ssize_t at, end
@@ -178,90 +184,61 @@ cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ss
     return 0
 
 
-cdef bint may_be_crawler(const unsigned char* text, Py_ssize_t size) noexcept:
-    """Whether this may be a crawler's agent: each of `rules.CRAWLERS` holds one of these pieces.
-
-    No branch in the loop, so that the compiler has it look at many characters at once.
-    """
-    cdef unsigned char found = 0, one, two, three
-    cdef Py_ssize_t at
-    for at in range(size - 2):
-        one, two, three = text[at] | 32, text[at + 1] | 32, text[at + 2] | 32
-        found |= (one == c"b") & (two == c"o") & (three == c"t")
-        found |= (one == c"i") & (two == c"d") & (three == c"e")  # spider
-        found |= (one == c"a") & (two == c"l") & (three == c"h")  # externalhit
-        found |= (one == c"d") & (two == c"l") & (three == c"e")  # headless
-        found |= (one == c"i") & (two == c"a") & (three == c"p")  # mediapartners
-        found |= (one == c"l") & (two == c"u") & (three == c"r")  # slurp
-    return found
-
-
 # -- what is hashed
 
 
 cdef int put_usual_digest(int kind, object value, char* into) except -1:
     """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
+    cdef unsigned char padded[LONGEST_HASHED + PADDING]
     cdef unsigned char day[8]
     if kind == USUAL_DAY:
-        if day_digits(value, day) == 0:
-            return 0
-        digest_hex(day, 8, into)
-        return 1
+        return 1 if day_digits(value, day) and digest_hex(day, 8, into) == 0 else 0
     if PyLong_CheckExact(value) and 0 < value <= LARGEST:
         value = str(value)
-    if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
+    return put_digest_of(kind, padded, pad(value, LONGEST_HASHED, padded), into)
+
+
+cdef int put_digest_of(int kind, const unsigned char* padded, Py_ssize_t size, char* into) except -1:
+    """As `put_usual_digest`, of padded text. Text that has a digest's length may be one already: the rule is asked."""
+    cdef unsigned char block[LONGEST_HASHED + PADDING]
+    if size == 0 or size > LONGEST_HASHED or size == DIGEST:
         return 0
-    return put_usual_digest_of(kind, <const unsigned char*> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value), into)
+    size = block_of(kind, padded, <int> size, block, BLOCK_SIZE if size <= MOST_HASHED else <int> size)
+    return 1 if size and digest_hex(block, size, into) == 0 else 0
 
 
-cdef int put_usual_digest_of(int kind, const unsigned char* text, Py_ssize_t size, char* into) except -1:
-    """As `put_usual_digest`, of text that is these ASCII characters."""
-    cdef unsigned char normal[LONGEST]
-    if size == 0 or size > LONGEST or size == DIGEST:
-        return 0
-    size = normalised(kind, text, size, normal)
-    if size <= 0:
-        return 0
-    digest_hex(normal, size, into)
-    return 1
+cdef inline int block_of(int kind, const unsigned char* padded, int size, unsigned char* block, int room) noexcept:
+    """Put padded text, 1 to `room` bytes of it, into a block as it is hashed; zeros stand behind it up to `room`.
+
+    Gives how many bytes it has then; 0 if it is not usual. The block has 15 bytes beyond `room`, which do not count.
+    """
+    cdef int has_at = 0
+    if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
+        if into_block(padded, size, kind != USUAL_AS_WRITTEN, block, room, &has_at):
+            return 0
+        return size if kind != USUAL_EMAIL or has_at and block[0] != c"@" and block[size - 1] != c"@" else 0
+    if kind == USUAL_NAME and not into_block(padded, size, True, block, room, &has_at):
+        return size
+    memset(block, 0, room)
+    return normalised(kind, padded, size, block)
 
 
-cdef Py_ssize_t normalised(int kind, const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
-    """How many bytes `text` has when it is normalised; 0 if it is not usual."""
+cdef int normalised(int kind, const unsigned char* text, int size, unsigned char* into) noexcept:
+    """As `block_of`, of the kinds that are taken byte by byte. A function of its own: `block_of` is made inline."""
     if kind == USUAL_PHONE:
         return phone(text, size, into)
     if kind == USUAL_DIGITS:
         return digits_only(text, size, into)
-    if kind == USUAL_AS_WRITTEN:
-        return without_blanks(text, size, into, False)
     if kind == USUAL_NAME:
         return person_name(text, size, into)
     if kind == USUAL_CITY:
         return city(text, size, into)
-    if kind == USUAL_BIRTHDAY:
-        return birthday(text, size, into)
-    if kind != USUAL_EMAIL and kind != USUAL_LOWERED:
-        return 0
-    size = without_blanks(text, size, into, True)
-    if kind == USUAL_EMAIL and not is_between(c"@", into, size):
-        return 0
-    return size
+    return birthday(text, size, into) if kind == USUAL_BIRTHDAY else 0
 
 
-cdef Py_ssize_t without_blanks(const unsigned char* text, Py_ssize_t size, unsigned char* into, bint lower) noexcept:
-    """Text in which nothing is white space; in lower case, if so wanted."""
-    cdef Py_ssize_t at
-    cdef unsigned char byte, blanks = 0
-    for at in range(size):
-        byte = text[at]
-        blanks |= byte <= 32
-        into[at] = lowered(byte) if lower else byte
-    return 0 if blanks else size
-
-
-cdef Py_ssize_t person_name(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+cdef int person_name(const unsigned char* text, int size, unsigned char* into) noexcept:
     """Text without blanks around it, in lower case; blanks in it stay."""
-    cdef Py_ssize_t at
+    cdef int at
     if text[0] <= 32 or text[size - 1] <= 32:
         return 0
     for at in range(size):
@@ -271,9 +248,9 @@ cdef Py_ssize_t person_name(const unsigned char* text, Py_ssize_t size, unsigned
     return size
 
 
-cdef Py_ssize_t city(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept:
     """Letters and digits, in lower case; blanks and the usual marks in it go."""
-    cdef Py_ssize_t at, kept = 0
+    cdef int at, kept = 0
     if text[0] <= 32 or text[size - 1] <= 32:
         return 0
     for at in range(size):
@@ -285,24 +262,13 @@ cdef Py_ssize_t city(const unsigned char* text, Py_ssize_t size, unsigned char* 
     return kept
 
 
-cdef bint is_between(unsigned char sign, const unsigned char* text, Py_ssize_t size) noexcept:
-    """Whether `sign` stands in the text, and neither first nor last."""
-    cdef Py_ssize_t at
-    if size < 3 or text[0] == sign or text[size - 1] == sign:
-        return False
-    for at in range(1, size - 1):
-        if text[at] == sign:
-            return True
-    return False
-
-
-cdef Py_ssize_t phone(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcept:
     """The digits from the first that is not 0; a point may be that of a number written with decimals.
 
-    Blanks are skipped here, so that longer text may be a digest with blanks around it.
+    Blanks are skipped here, so longer text may be a digest with blanks around it.
     """
-    cdef Py_ssize_t at, digits = 0
-    if size >= DIGEST:
+    cdef int at, digits = 0
+    if size > MOST_HASHED:
         return 0
     for at in range(size):
         if text[at] == c".":
@@ -313,9 +279,9 @@ cdef Py_ssize_t phone(const unsigned char* text, Py_ssize_t size, unsigned char*
     return digits
 
 
-cdef Py_ssize_t digits_only(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+cdef int digits_only(const unsigned char* text, int size, unsigned char* into) noexcept:
     """Nothing but digits."""
-    cdef Py_ssize_t at
+    cdef int at
     for at in range(size):
         if not is_digit(text[at]):
             return 0
@@ -323,9 +289,9 @@ cdef Py_ssize_t digits_only(const unsigned char* text, Py_ssize_t size, unsigned
     return size
 
 
-cdef Py_ssize_t birthday(const unsigned char* text, Py_ssize_t size, unsigned char* into) noexcept:
+cdef int birthday(const unsigned char* text, int size, unsigned char* into) noexcept:
     """``YYYYMMDD`` of a real day, written so or as ``YYYY-MM-DD``."""
-    cdef Py_ssize_t at, kept = 0
+    cdef int at, kept = 0
     cdef bint marked = size == 10 and text[4] == c"-" and text[7] == c"-"
     if not marked and size != 8:
         return 0
@@ -354,12 +320,18 @@ cdef bint is_day(int year, int month, int day) noexcept:
 
 cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
     """``YYYYMMDD`` of the day so many days after 1970-01-01."""
-    cdef int overflow = 0, days, era, of_era, year, of_year, month, day
+    cdef int overflow = 0
     cdef long long count
     if not PyLong_CheckExact(value):
         return 0
     count = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow or count < -FIRST_DAY or count > LAST_DAY:
+    return 0 if overflow else digits_of_day(count, into)
+
+
+cdef int digits_of_day(long long count, unsigned char* into) noexcept:
+    """As `day_digits`; 0 if it is beyond the calendar."""
+    cdef int days, era, of_era, year, of_year, month, day
+    if count < -FIRST_DAY or count > LAST_DAY:
         return 0
     # Years that begin in March, in eras of 400 of them: days from 0000-03-01, which is 306 days before 0001-01-01.
     days = <int> count + FIRST_DAY + 306
@@ -411,6 +383,13 @@ def text_of(kind, value):
     return usual_text(kind, value)
 
 
+def digits_with_point(number, scale):
+    """What `put_digits` writes: for the property test."""
+    cdef char digits[NUMBER_ROOM]
+    cdef int size = put_digits(number, scale, digits)
+    return digits[:size].decode()
+
+
 def click_id_in(text):
     """What `usual_click_id` says of these bytes: the click id, b"" if there is none, None if it asks; for the test."""
     cdef Py_ssize_t begun = 0
@@ -419,8 +398,9 @@ def click_id_in(text):
 
 
 def may_be_a_crawler(text):
-    """As `may_be_crawler`, of bytes: for the test."""
-    return may_be_crawler(<const unsigned char*> PyBytes_AS_STRING(text), len(text))
+    """What `is_padded_crawler` says of these bytes: for the test."""
+    padded = text + bytes(PADDING)
+    return is_padded_crawler(<const unsigned char*> PyBytes_AS_STRING(padded), len(text))
 
 
 def _reach_openssl():
@@ -438,7 +418,7 @@ def _reach_openssl():
     except Exception:  # another Python, another OpenSSL: it costs speed only
         return
     init, update, final = <Init> begin, <Update> more, <Final> end
-    for size in range(1, LONGEST):
+    for size in range(1, LONGEST_HASHED + 1):
         text = "a" * size
         if size != DIGEST and digest_of(USUAL_LOWERED, text) != hashlib.sha256(text.encode()).hexdigest():
             init = NULL

@@ -10,7 +10,8 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 
-from consumer.adapters.kafka import Bound, BoundedSource, Range, resolve_ranges, scan
+from consumer.adapters.kafka.bounded import BoundedSource, scan
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Record
 from tests.support.kafka.broker import wait_until
@@ -20,7 +21,7 @@ TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 class Listener:
-    """Writes down what it is told."""
+    """Writes down what it hears."""
 
     def __init__(self) -> None:
         self.assignments: list[Assignment] = []

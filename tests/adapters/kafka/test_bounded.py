@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.kafka import Bound, BoundedSource, Range, resolve_ranges
+from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.engine.model import Position, TopicPartition
 from tests.adapters.kafka.bounded_reading import (
     TEN,
@@ -175,7 +176,7 @@ class TestGaps:
         assert await read(kafka, await everything(kafka, name)) == []
 
     async def test_an_open_transaction_behind_the_end(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """It keeps nobody waiting."""
+        """It does not hold up the reading."""
         name = topic()
         produce(kafka, name, TEN)
         producer = begin_transaction(kafka)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from consumer.adapters.kafka import BoundedSource, Range, read_record, scan
+from consumer.adapters.kafka.bounded import BoundedSource, read_record, scan
+from consumer.adapters.kafka.chunks import MOST_RECORDS
+from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import Chunk
 from consumer.errors import KafkaError, SettingsError, UsageError
 from tests.adapters.kafka.bounded_reading import (
@@ -69,7 +71,7 @@ class TestFetch:
         await source.close(WITHIN)
 
     async def test_use_before_start_and_after_close(self, each_kafka: Kafka) -> None:
-        """Is told, and closing twice, or what was never started, is nothing."""
+        """It is an error; to close twice, or without a start, does nothing."""
         source = BoundedSource(each_kafka.config, [])
         with pytest.raises(KafkaError, match="not open"):
             await source.fetch(1, 0.1)
@@ -83,7 +85,7 @@ class TestFetch:
 
 
 async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
-    """Nobody listens, or someone who never answers: nothing comes, it is told, and closing takes its time at most."""
+    """No broker listens, or one that never answers: nothing comes, it is reported, and closing keeps its time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
             told: list[tuple[str, str]] = []
@@ -102,7 +104,7 @@ async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
 
 
 async def test_settings_that_cannot_be_name_the_variable() -> None:
-    """A property that librdkafka does not know is told when the source starts."""
+    """A property that librdkafka does not know is an error when the source starts."""
     source = BoundedSource({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [])
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
         await source.start()
@@ -125,7 +127,7 @@ class TestGone:
 
     @pytest.mark.real_kafka
     async def test_a_topic_deleted_under_the_reader(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Is told too."""
+        """It is reported, too."""
         name = topic()
         produce(kafka, name, TEN)
         source = BoundedSource(
@@ -171,16 +173,16 @@ class TestScan:
     """For those who only look."""
 
     async def test_all_records_to_the_end(self, each_kafka: Kafka) -> None:
-        """In lots of a thousand at most."""
+        """In lots that are no larger than those of a fetch."""
         topic = create_topic(each_kafka, 4)
-        produce(each_kafka, topic, TEN * 150)
+        produce(each_kafka, topic, TEN * 250)
         produce(each_kafka, topic, TEN, partition=1)
         found: dict[int, list[int]] = {0: [], 1: []}
-        async for chunks in scan(each_kafka.config, [Range(topic, 0, 0, 1500), Range(topic, 1, 5, 10)]):
-            assert sum(len(one.records) for one in chunks) <= 1000
+        async for chunks in scan(each_kafka.config, [Range(topic, 0, 0, 2500), Range(topic, 1, 5, 10)]):
+            assert sum(len(one.records) for one in chunks) <= MOST_RECORDS
             for one in chunks:
                 found[one.partition] += offsets([one])
-        assert found == {0: list(range(1500)), 1: list(range(5, 10))}
+        assert found == {0: list(range(2500)), 1: list(range(5, 10))}
 
     async def test_nothing_to_read(self, each_kafka: Kafka) -> None:
         """Ends at once."""
@@ -191,8 +193,8 @@ class TestScan:
     async def test_stopped_early(self, each_kafka: Kafka) -> None:
         """The client is closed with the generator."""
         topic = create_topic(each_kafka)
-        produce(each_kafka, topic, TEN * 150)
-        reading = scan(each_kafka.config, [Range(topic, 0, 0, 1500)])
+        produce(each_kafka, topic, TEN * 250)
+        reading = scan(each_kafka.config, [Range(topic, 0, 0, 2500)])
         assert len(await anext(reading)) == 1
         await asyncio.wait_for(reading.aclose(), WITHIN)
 

@@ -18,7 +18,8 @@ from confluent_kafka import TopicPartition as RawPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import BoundedSource, Range
+from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import RecordSource
@@ -37,8 +38,8 @@ class FakeConsumer:
         self.unassign_fails = False
         self.config: dict[str, Any] = {}
 
-    def __call__(self, config: dict[str, Any]) -> FakeConsumer:
-        """As the class: made with a configuration."""
+    def made(self, config: dict[str, Any]) -> Any:
+        """As the class makes one, with a configuration."""
         self.config = config
         return self
 
@@ -85,7 +86,7 @@ async def play(
         ranges,
         starts=starts or {},
         on_trouble=lambda code, _: told.append(code),
-        make_consumer=fake,
+        make_consumer=fake.made,
     )
     await source.start()
     found: list[Chunk] = []
@@ -137,12 +138,12 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
 
 async def test_it_is_a_source_of_the_service() -> None:
     """The type checker says so: this line is the test."""
-    source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer())
+    source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer().made)
     await source.close(1.0)
 
 
 async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
-    """Also under another leader epoch; the partition is let go of once."""
+    """Also under another leader epoch; the partition is unassigned once."""
     later = Message("t", 0, 7, b"k", b"v", None, None, (1, 1000), 0.0, 5)
     fake = FakeConsumer(
         [record(3), record(4), record(5), record(6), later, failing(_Code._PARTITION_EOF, 0, 8)]

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from consumer.adapters.kafka import RecordProducer, describe
+from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.producer import RecordProducer
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
 from tests.support.limits import LATE
@@ -40,7 +41,7 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
-    """A pattern stands for the topics it matches, dead-letter topics excepted; one that matches none is told."""
+    """A pattern stands for the topics it matches, without dead-letter topics; one that matches none is reported."""
     prefix = unique("shop")
     orders = create_topic(kafka, 2, name=f"{prefix}.orders")
     create_topic(kafka, name=f"{prefix}.orders.dead-letters")
@@ -62,7 +63,7 @@ async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None
 
 
 async def test_unreachable_broker_is_told_in_time() -> None:
-    """Nobody listens: one line with the address and the variable, within the limit."""
+    """No broker listens: one line with the address and the variable, within the limit."""
     started = time.monotonic()
     line = await told({"bootstrap.servers": NOBODY}, ["orders"], 2.0)
     assert time.monotonic() - started < LATE
@@ -130,7 +131,7 @@ async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None
 
 
 async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
-    """It takes the connection and ends it at once, which librdkafka tells nobody but its log."""
+    """It takes the connection and ends it at once, which librdkafka reports only in its log."""
 
     async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -152,10 +153,15 @@ async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
-    """The broker's SASL listener."""
+    """The broker's SASL listener: once the broker has closed a connection within the time limit, which a busy one may
+    not do within 2 s, the line names the setting. Without that it names what to check."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that is known here")
-    line = await told({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], 2.0)
+    for limit in (2.0, 8.0, 30.0):
+        line = await told({"bootstrap.servers": kafka.sasl_bootstrap_servers}, ["t"], limit)
+        if "closes them at once" in line:
+            break
+        assert "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL" in line
     assert "set KAFKA_SECURITY_PROTOCOL" in line
 
 
@@ -165,28 +171,12 @@ async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
     topic = create_topic(each_kafka)
     producer = RecordProducer(each_kafka.config, queue_records=50)
     for number in range(1000):
-        await producer.produce(
-            topic, b"%d" % number, None if number == 7 else b"v", [("h", b"\x00")], partition=0
-        )
+        await producer.produce(topic, b"%d" % number, None if number == 7 else b"v")
     await producer.flush(WITHIN)
     await producer.close()
     assert (producer.produced, producer.delivered) == (1000, 1000)
-    found = read_all(each_kafka, topic, 1000)
-    assert [one.key() for one in found] == [b"%d" % number for number in range(1000)]
-    assert found[7].value() is None
-    assert found[0].headers() == [("h", b"\x00")]
-
-
-@pytest.mark.kafka
-async def test_produced_timestamp_is_kept(each_kafka: Kafka) -> None:
-    """A timestamp that is given is the record's."""
-    topic = create_topic(each_kafka)
-    producer = RecordProducer(each_kafka.config)
-    await producer.produce(topic, None, b"v", timestamp_ms=1_700_000_000_123)
-    await producer.flush(WITHIN)
-    await producer.close()
-    [found] = read_all(each_kafka, topic, 1)
-    assert found.timestamp()[1] == 1_700_000_000_123
+    found = {int(one.key() or b""): one.value() for one in read_all(each_kafka, topic, 1000)}
+    assert found == {number: None if number == 7 else b"v" for number in range(1000)}
 
 
 async def test_record_that_fails_fails_what_follows() -> None:

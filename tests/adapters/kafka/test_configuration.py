@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import confluent_kafka
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import REFUSED_PROPERTIES, dead_letter_pattern, dead_letter_topic
 from consumer.adapters.kafka.configuration import (
+    REFUSED_PROPERTIES,
+    admin_client,
     admin_config,
     consumer_config,
+    dead_letter_pattern,
+    dead_letter_topic,
     is_cooperative,
     make_client,
     producer_config,
@@ -71,14 +75,45 @@ def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
     confluent_kafka.Consumer({**config, "bootstrap.servers": "127.0.0.1:9", "log_level": 0}).close()
 
 
-def test_each_client_gets_only_its_own_properties() -> None:
-    """A producer is not told of groups, nor a consumer of acknowledgements, nor an admin of either."""
-    user = {"sasl.username": "u", "session.timeout.ms": "9000", "linger.ms": "5"}
-    assert "session.timeout.ms" not in producer_config(user, delivery_timeout=1)
-    assert "linger.ms" not in consumer_config(user, offset_reset="earliest", ignore=None)
-    assert not {"linger.ms", "session.timeout.ms"} & admin_config(user).keys()
+def test_a_property_for_another_kind_of_client_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """A producer is given group settings, a consumer acknowledgements, an admin both: nothing is refused or logged."""
+    user = {
+        "bootstrap.servers": "127.0.0.1:9",
+        "group.id": "g",
+        "session.timeout.ms": "9000",
+        "linger.ms": "5",
+        "group.instance.id": "one",
+        "fetch.max.bytes": "70000",
+        "compression.type": "zstd",
+        "retries": "3",
+        "partition.assignment.strategy": "range",
+        "partitioner": "random",
+        "client.rack": "r",
+        "max.partition.fetch.bytes": "70000",
+        "queue.buffering.max.messages": "10",
+        "auto.offset.reset": "latest",
+    }
+    with caplog.at_level(logging.INFO):
+        for protocol in ("classic", "consumer"):
+            config = {**user, "group.protocol": protocol}
+            for client in (
+                make_client(
+                    confluent_kafka.Consumer, consumer_config(config, offset_reset="error", ignore=None)
+                ),
+                make_client(confluent_kafka.Producer, producer_config(config, delivery_timeout=10)),
+                admin_client(config),
+            ):
+                client.poll(0.1)  # brings what librdkafka logs
+                client.__exit__(None, None, None)
+    assert caplog.messages == []
+
+
+def test_what_only_a_consumer_must_not_see_others_do() -> None:
+    """Topics that the user hides can be written to and asked about."""
+    user = {"sasl.username": "u", "topic.blacklist": "dead"}
     for config in (producer_config(user, delivery_timeout=1), admin_config(user)):
         assert config["sasl.username"] == "u"
+        assert "topic.blacklist" not in config
 
 
 def test_own_blacklist_is_kept() -> None:

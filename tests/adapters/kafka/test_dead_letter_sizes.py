@@ -17,8 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.adapters.kafka import DeadLetterProducer
-from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.adapters.kafka.dead_letters import DeadLetterProducer, letter_headers
 from tests.adapters.kafka.test_dead_letters import Troubles, letter
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, until
 
@@ -27,7 +26,7 @@ SECRET = b"secret"
 
 
 def bulk(size: int) -> bytes:
-    """So many bytes that no compression makes fewer, and that must not be told of."""
+    """This many bytes, which do not compress, and must not show in any message."""
     return SECRET + DICE.randbytes(size - len(SECRET))
 
 
@@ -75,7 +74,7 @@ def test_headers_tell_of_what_is_left_out() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> None:
-    """Stored, on its partition, with key, headers and reason; told once, with its origin and without content."""
+    """Stored, on its partition, with key, headers and reason; reported once, with its origin and without content."""
     topic, name = topics(kafka, 5000)
     troubles = Troubles()
     sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
@@ -158,7 +157,7 @@ async def test_what_is_still_too_large_goes_too(
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_does(kafka: Kafka) -> None:
-    """Without all that can go still too large: not stored, and told; whole once the limit is raised."""
+    """Still too large without all that can be left out: not stored, and reported; whole once the limit is raised."""
     topic, name = topics(kafka, 100)
     troubles = Troubles()
     sent = letter(topic, value=bulk(9000))

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from confluent_kafka.admin import AdminClient
 
-from consumer.adapters.kafka import HEADER_PREFIX, DeadLetterProducer
-from consumer.adapters.kafka.dead_letters import added_headers, letter_headers
+from consumer.adapters.kafka.dead_letters import DeadLetterProducer, added_headers, letter_headers
+from consumer.adapters.kafka.letters import HEADER_PREFIX
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.support.kafka.broker import RealBroker
@@ -33,7 +33,7 @@ def letter(topic: str, *, partition: int = 0, offset: int = 0, **record: Any) ->
 
 
 class Troubles(list[tuple[str, str]]):
-    """What the producer told."""
+    """The troubles that the producer reported."""
 
     def __call__(self, code: str, text: str) -> None:
         self.append((code, text))
@@ -194,7 +194,7 @@ async def test_topic_that_vanished_is_created_again(
 async def test_unreachable_broker_stores_nothing_within_the_limit(
     make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
 ) -> None:
-    """No broker: every verdict is False, in bounded time, and the trouble is told."""
+    """No broker: every verdict is False, in bounded time, and the trouble is reported."""
     producer = make_producer(Kafka("127.0.0.1:9", "external"), timeout=1.0)
     started = time.monotonic()
     assert list(await producer.store([letter("orders"), letter("orders", offset=1)])) == [False, False]

@@ -10,15 +10,13 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.groups import (
     ActiveMember,
     GroupInUse,
     GroupOffsets,
     GroupView,
-    committed,
-    group_members,
 )
-from consumer.adapters.kafka.offsets import Extent
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, commit, create_topic, produce, unique
@@ -35,27 +33,33 @@ def commit_with(kafka: Kafka, group: str, topic: str, offset: int, metadata: str
     consumer.close()
 
 
+async def members(kafka: Kafka, group: str) -> GroupView:
+    """Who is in the group now."""
+    async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
+        return await offsets.view()
+
+
 @pytest.mark.real_kafka
 @PROTOCOLS
 async def test_tells_who_is_in_the_group(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
     """Nobody yet, two members, nobody any more: the same words for classic and for KIP-848 groups."""
     name, group = topic(4), unique("group")
-    assert await group_members(kafka.config, group, WITHIN) == GroupView("Dead", ())
+    assert await members(kafka, group) == GroupView("Dead", ())
     config = {"group.protocol": protocol, "client.id": "shop"}
     one, other = (Member(kafka, [name], group, config=config) for _ in range(2))
     async with one, other:
         await one.until(lambda: len(one.held) == len(other.held) == 2, "half of the partitions each")
-        view = await group_members(kafka.config, group, WITHIN)
+        view = await members(kafka, group)
         assert [member.client_id for member in view.members] == ["shop", "shop"]
         assert all(member.host and not member.host.startswith("/") for member in view.members)
         assert view.active
-    view = await group_members(kafka.config, group, WITHIN)
+    view = await members(kafka, group)
     assert view == GroupView("Empty", ())
     assert not view.active
 
 
 def test_a_group_is_active_while_it_rebalances() -> None:
-    """Members on their way in count as well; what cannot be told is left to the brokers to refuse."""
+    """Members that are just joining count, too; where the brokers cannot say, they refuse by themselves."""
     assert GroupView("CompletingRebalance", ()).active
     assert GroupView("Unknown", (ActiveMember("shop", "127.0.0.1"),)).active
     assert not GroupView("Unknown", ()).active
@@ -99,17 +103,18 @@ async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., 
 
 @pytest.mark.real_kafka
 async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Positions come of every topic of the group; `committed` only of those asked for, if they are there."""
+    """Positions come of every topic of the group; partitions only of topics that are there."""
     name, other, group = topic(2), topic(1), unique("group")
     commit(kafka, group, name, 0)
     commit(kafka, group, other, 0)
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
         assert set(await offsets.positions([])) == {TopicPartition(name, 0), TopicPartition(other, 0)}
         assert group in await offsets.known_groups()
-    assert await committed(kafka.config, group, [name, "no-such-topic"], WITHIN) == {
-        TopicPartition(name, 0): 0
-    }
-    assert await committed(kafka.config, unique("group"), [name], WITHIN) == {}
+        partitions = await offsets.partitions([name, "no-such-topic"])
+        assert partitions == [TopicPartition(name, 0), TopicPartition(name, 1)]
+        assert (await offsets.positions(partitions))[partitions[0]].next_offset == 0
+    async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
+        assert await offsets.positions(partitions) == {}
 
 
 async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> None:
@@ -119,8 +124,10 @@ async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> Non
     async with Member(each_kafka, [name], group) as member:
         await member.until(lambda: len(member.records) == 10, "the records")
         assert (await member.commit()).failure is None
-        assert await committed(each_kafka.config, group, [name], WITHIN) == {TopicPartition(name, 0): 10}
-        view = await group_members(each_kafka.config, group, WITHIN)
+        async with GroupOffsets(each_kafka.config, group, WITHIN) as offsets:
+            found = await offsets.positions(await offsets.partitions([name]))
+        assert {one: position.next_offset for one, position in found.items()} == {TopicPartition(name, 0): 10}
+        view = await members(each_kafka, group)
         assert view.active or view == GroupView("Unknown", ())
 
 

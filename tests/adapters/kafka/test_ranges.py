@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from consumer.adapters.kafka import Bound, Range, resolve_ranges
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import begin_transaction, delete_before, end_transaction, write
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, unique
@@ -225,7 +225,7 @@ class TestNames:
 
 
 async def test_unreachable_brokers_are_told_in_time() -> None:
-    """Nobody listens: one line with the address, within the limit."""
+    """No broker listens: one line with the address, within the limit."""
     started = time.monotonic()
     with pytest.raises(KafkaError, match=NOBODY):
         await resolve_ranges({"bootstrap.servers": NOBODY}, ["orders"], [], BEGINNING, END, 1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer import errors
-from consumer.adapters.kafka.offsets import find_extents, limit
+from consumer.adapters.kafka.cluster import find_extents
 from consumer.engine.model import TopicPartition
 
 
@@ -56,7 +57,7 @@ MOVING = Refused(KafkaError.NOT_LEADER_FOR_PARTITION)
 def test_a_partition_that_changes_its_leader_is_asked_for_again() -> None:
     """It alone, until it answers."""
     admin = Admin({0: 5, 1: MOVING}, {1: MOVING}, {1: 7}, {0: 9, 1: 9})
-    extents = find_extents(admin, NAMES, limit(30.0))
+    extents = find_extents(admin, NAMES, time.monotonic() + 30.0)
     assert [(one.low, one.end) for one in extents] == [(5, 9), (7, 9)]
     assert admin.asked == [[0, 1], [1], [1], [0, 1]]
 
@@ -66,5 +67,5 @@ def test_without_time_or_hope_it_is_told_at_once(code: Refused, timeout: float) 
     """One line that names the partition."""
     admin = Admin({0: 5, 1: code})
     with pytest.raises(errors.KafkaError, match=r"t\[1\]"):
-        find_extents(admin, NAMES, limit(timeout))
+        find_extents(admin, NAMES, time.monotonic() + timeout)
     assert len(admin.asked) == 1

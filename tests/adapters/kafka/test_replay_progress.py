@@ -16,20 +16,16 @@ from confluent_kafka.admin import AdminClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import (
-    METADATA_MOST,
-    Bound,
-    BoundedSource,
-    Plan,
-    Range,
-    open_plan,
-    resolve_ranges,
-)
+from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import (
+    METADATA_MOST,
     Entry,
     NamedProgress,
+    Plan,
     _entries,
     _find_plan,
+    open_plan,
     read_entry,
     write_entry,
 )
@@ -47,6 +43,12 @@ LARGEST = (1 << 63) - 1
 
 digests = st.text("0123456789abcdef", min_size=16, max_size=16)
 times = st.none() | st.integers(-62135596800000, 253402300799999)
+
+
+def progress_of(plan: Plan) -> NamedProgress:
+    """That of a named replay."""
+    assert plan.progress is not None
+    return plan.progress
 
 
 @st.composite
@@ -69,9 +71,9 @@ class Held(NamedTuple):
     text: str
 
     @property
-    def raw(self) -> RawPartition:
-        """As the client tells it."""
-        return RawPartition("orders", self.partition, self.offset, self.text)
+    def position(self) -> Position:
+        """As the brokers have it."""
+        return Position("orders", self.partition, self.offset, None, self.text)
 
 
 def committed_plan(offsets: Sequence[int]) -> list[Held]:
@@ -118,13 +120,13 @@ class TestEntries:
         """Any character of any partition's entry changed, or all from there on cut off: what is settled is never gone
         on with by another plan, nor thrown away; where nothing is settled, the replay is as new."""
         plan = committed_plan(offsets)
-        assert len(_find_plan([one.raw for one in plan], "g", FINGERPRINT)) == len(offsets)
+        assert len(_find_plan([one.position for one in plan], "g", FINGERPRINT)) == len(offsets)
         for victim, at in itertools.product(plan, range(len(plan[0].text))):
             text = victim.text
             ends = ("", *(put + text[at + 1 :] for put in ("", *"019af:;-\u0660\n") if put != text[at]))
             for end in ends:
                 damaged = victim._replace(text=text[:at] + end)
-                held = [(damaged if one is victim else one).raw for one in plan]
+                held = [(damaged if one is victim else one).position for one in plan]
                 with contextlib.suppress(UsageError):
                     assert _find_plan(held, "g", FINGERPRINT) == []
                     assert max(offsets) == 5
@@ -189,7 +191,7 @@ class Replay:
         try:
             yield plan
         finally:
-            await plan.progress.close()
+            await progress_of(plan).close()
 
     async def told(self, fingerprint: str = "arguments", error: type[Exception] = UsageError) -> str:
         """The one line that opening fails with."""
@@ -253,7 +255,7 @@ class TestPlans:
         text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open() as plan:
-            assert await plan.progress.commit(positions) == (tuple(positions), None)
+            assert await progress_of(plan).commit(positions) == (tuple(positions), None)
         async with replay.open() as again:
             assert [again.starts[TopicPartition(replay.topic, number)] for number in (0, 2)] == positions
             assert again.ranges == plan.ranges
@@ -268,7 +270,7 @@ class TestPlans:
 
         for resumed in (False, True):
             plan = await open_plan(replay.kafka.config, replay.group, "a", resolve, NOW, WITHIN)
-            await plan.progress.close()
+            await progress_of(plan).close()
             assert (plan.ranges, plan.resumed) == (timed, resumed)
 
     async def test_read_killed_and_resumed(self, replay: Replay) -> None:
@@ -366,7 +368,7 @@ class TestPlans:
 
         for resumed in (False, True):
             plan = await open_plan(replay.kafka.config, replay.group, "b", resolve, NOW + 1, WITHIN)
-            await plan.progress.close()
+            await progress_of(plan).close()
             assert (plan.ranges, plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
 
     @pytest.mark.parametrize("position", [Position("", 1, 4, 0), Position("", 1, 0, None, "a map")])
@@ -375,14 +377,14 @@ class TestPlans:
     ) -> None:
         """Something was settled, and a partition is forgotten: it must not become a shorter replay, nor a new one."""
         async with replay.open() as plan:
-            await plan.progress.commit([position._replace(topic=replay.topic)])
+            await progress_of(plan).commit([position._replace(topic=replay.topic)])
         replay.forget(2)
         assert "is incomplete" in await replay.told()
 
     async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
         """There is nothing to go on from."""
         async with replay.open() as plan:
-            await plan.progress.commit([Position(replay.topic, 1, 4, 0)])
+            await progress_of(plan).commit([Position(replay.topic, 1, 4, 0)])
         replay.forget(0, 1, 2)
         async with replay.open() as again:
             assert not again.resumed
@@ -422,16 +424,16 @@ class TestPlans:
         """And named as the failure."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
         async with replay.open() as plan:
-            assert await plan.progress.commit([ours, foreign]) == ((ours,), "_UNKNOWN_PARTITION")
-            assert await plan.progress.commit([foreign]) == ((), "_UNKNOWN_PARTITION")
+            assert await progress_of(plan).commit([ours, foreign]) == ((ours,), "_UNKNOWN_PARTITION")
+            assert await progress_of(plan).commit([foreign]) == ((), "_UNKNOWN_PARTITION")
 
     async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
         """So that the core leaves its map out, as it does for the service."""
         async with replay.open() as plan:
             large = Position(replay.topic, 0, 4, 0, "x" * MOST)
-            assert await plan.progress.commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
+            assert await progress_of(plan).commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
             fits = large._replace(metadata="x" * METADATA_MOST)
-            assert await plan.progress.commit([fits]) == ((fits,), None)
+            assert await progress_of(plan).commit([fits]) == ((fits,), None)
 
     async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:
         """A replay leaves its offsets alone."""

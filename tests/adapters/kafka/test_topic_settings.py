@@ -1,4 +1,4 @@
-"""What topics are set to: told where the brokers tell it, absent where they do not, within bounded time."""
+"""What topics are set to, where the brokers say so; nothing where they do not; within bounded time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def test_what_the_brokers_tell(kafka: Kafka) -> None:
 
 
 async def test_a_broker_that_cannot_tell(embedded_kafka: Kafka) -> None:
-    """The embedded one: nothing is known, and nobody waits for it."""
+    """The embedded broker has no settings to give, and the question does not wait for them."""
     begun = time.monotonic()
     topic = create_topic(embedded_kafka)
     assert await topic_settings({**embedded_kafka.config}, [topic], 30.0) == {}

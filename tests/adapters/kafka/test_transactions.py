@@ -1,4 +1,4 @@
-"""The transactional producer of a redrive: all of a lot or nothing, once, whoever dies or is fenced."""
+"""The transactional producer of a redrive: all of a lot or nothing, once, also if one is killed or fenced."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest_asyncio
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka import KafkaError as ConfluentError
 
-from consumer.adapters.kafka import NewRecord, TransactionalWriter
 from consumer.adapters.kafka.cluster import cluster_id
+from consumer.adapters.kafka.transactions import NewRecord, TransactionalWriter
 from consumer.commands.dead_letters.redrive import transactional_id
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.broker import RealBroker
@@ -152,7 +152,7 @@ class Confused:
 
 
 class _Raised(ConfluentError):
-    """An error whose flags are as told."""
+    """An error with these flags."""
 
     def __init__(self, code: int, abortable: bool) -> None:
         super().__init__(code, "as told")
@@ -219,7 +219,7 @@ async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Mak
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Kafka, make: Make) -> None:
-    """In one batch each is told of the other; all the rest goes."""
+    """In one batch each gets the error for the other; all the rest goes."""
     topic = create_topic(kafka, cleanup_policy="compact")
     writer = make(kafka, unique("redrive"))
     await writer.start()
@@ -286,7 +286,7 @@ class Forbidding:
 
 
 async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> None:
-    """Each record is told no more than that another one failed: the transaction is asked, and knows."""
+    """Each record's error says only that another one failed: the transaction is asked, and knows the cause."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = Forbidding()
     with pytest.raises(KafkaError, match="grant WRITE"):
@@ -348,7 +348,7 @@ async def test_a_property_that_cannot_be_is_named() -> None:
 
 @pytest.mark.kafka
 async def test_a_broker_that_hangs_ends_it_within_its_limits(own_kafka: RealBroker, make: Make) -> None:
-    """SIGSTOP: one line; when the broker goes on, whoever starts anew finds all of the lot, or nothing of it."""
+    """SIGSTOP: one line; when the broker goes on, the next redrive finds all of the lot, or nothing of it."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, name = create_topic(kafka), unique("redrive")
     writer = make(kafka, name)

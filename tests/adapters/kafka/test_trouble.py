@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
 
 from consumer.adapters.kafka.configuration import LOGGER
-from consumer.adapters.kafka.trouble import Teller, describe_error, words
+from consumer.adapters.kafka.trouble import Teller, TlsFiles, as_fatal, describe_error, words
 
 REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 0ms in state CONNECT)"
 
@@ -82,3 +83,45 @@ def test_its_own_line_of_the_same_is_not_logged(caplog: pytest.LogCaptureFixture
         "FAIL",
         "MAXPOLL",
     ]
+
+
+_LOGIN = "sasl_ssl://kafka:9093/1: SASL "
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        (f"{_LOGIN}authentication error: Authentication failed: Invalid username or password", "KAFKA_SASL_PASSWORD"),
+        (f'{_LOGIN}authentication error: {{"status":"invalid_token"}}', "the broker refused the token"),
+        (
+            f"{_LOGIN}PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported "
+            "mechanisms: SCRAM-SHA-512",
+            "KAFKA_SASL_MECHANISM",
+        ),
+        (f"{_LOGIN}PLAIN mechanism handshake failed: Local: Broker transport failure: broker's supported", None),
+        (f"{_LOGIN}OAUTHBEARER mechanism handshake failed: Broker: Request not valid in current SASL state", None),
+        (f"{_LOGIN}authentication error: SaslAuthenticateRequest failed: Local: Broker transport failure", None),
+        ("Failed to acquire SASL OAUTHBEARER token: Failed to connect to login:443", None),
+        ("OAUTHBEARER cannot log in because there is no token available; last error: timed out", None),
+    ],
+)  # fmt: skip
+def test_what_ends_the_run(said: str, ends: str | None) -> None:
+    """The broker's own refusal. A connection that broke, or a token that cannot be had, passes by itself."""
+    found = as_fatal(KafkaError(KafkaError._AUTHENTICATION, said))
+    assert (found is None) == (ends is None)
+    assert ends is None or ends in str(found)
+
+
+def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
+    """And nothing else does: neither TLS that fails with the same file, nor another file while TLS works."""
+    file = tmp_path / "client.pem"
+    file.write_text("one")
+    files = TlsFiles({"ssl.key.location": str(file), "ssl.ca.location": "probe", "client.id": "pinstream"})
+    alert = KafkaError(KafkaError._TRANSPORT, "ssl/tls alert certificate expired: SSL alert number 45")
+    away = KafkaError(KafkaError._TRANSPORT, REFUSED.format("a:1", "10.0.0.1:1"))
+    assert files.explain(alert) is None
+    file.unlink()
+    file.write_text("another")
+    assert files.explain(away) is None
+    for error in (alert, KafkaError(KafkaError._SSL, "SSL handshake failed")):
+        assert f"{file} has changed since the start: start again" in str(files.explain(error))

@@ -2,8 +2,7 @@
 
 ``python -m tests.adapters.key_store.child FOLDER WINDOW MAX_BYTES`` answers each line with one line:
 ``remember FROM TO NOW``, ``look_up FROM TO NOW`` (how many are remembered), ``expire NOW``, ``statistics``;
-``stream FROM TO STEP NOW`` remembers step by step and tells after each how far it is; ``hold`` begins to read and
-never ends.
+``stream FROM TO STEP NOW`` remembers step by step and tells after each how far it is.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.errors import KeyStoreError
 from tests.adapters.key_store.helpers import keys
 
@@ -21,7 +20,7 @@ def _say(text: object) -> None:
     print(text, flush=True)
 
 
-async def _obey(store: LmdbKeyStore, words: list[str]) -> None:
+async def _obey(store: DiskKeyStore, words: list[str]) -> None:
     match words:
         case ["remember", first, last, now]:
             await store.remember(keys(range(int(first), int(last))), float(now))
@@ -37,14 +36,10 @@ async def _obey(store: LmdbKeyStore, words: list[str]) -> None:
             for position in range(int(first), int(last), int(step)):
                 await store.remember(keys(range(position, position + int(step))), float(now))
                 _say(position + int(step))
-        case ["hold"]:
-            with store._folder.buckets()[0].lease() as env, env.begin():
-                _say("holding")
-                sys.stdin.read()
 
 
 async def _main(folder: str, window: str, max_bytes: str) -> None:
-    store = LmdbKeyStore.open(folder, Window.of(float(window)), int(max_bytes))
+    store = DiskKeyStore(folder, Window.of(float(window)), int(max_bytes))
     _say("open")
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:

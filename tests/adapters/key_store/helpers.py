@@ -1,19 +1,30 @@
-"""What the key store tests share: keys by number, a store in a child process, and what a folder takes on disk."""
+"""What the key store tests share: keys by number, members of real servers, stores in child processes, sizes on disk."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.shared.address import parse_address
+from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.errors import KeyStoreError
 
 REPOSITORY = Path(__file__).parents[3]
 HOUR = 3600.0
 NOON = 1_800_000_000.0
 MIB = 1024 * 1024
+WINDOW = Window.of(3600.0)
+RIGHTS = "~pinstream:* +evalsha +script|load +exists +get +set +setnx +mget +append +expire +pexpire +del "
+RIGHTS += "+hkeys +hget +hgetall +hmget +hset +hdel +hincrby +hscan +time +info +client|setname"
+"""What docs/scaling.md says that the user needs."""
 
 
 def key(number: int) -> bytes:
@@ -21,9 +32,9 @@ def key(number: int) -> bytes:
     return hashlib.blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
 
 
-def keys(numbers: Iterable[int]) -> list[bytes]:
-    """The keys of several events."""
-    return [key(number) for number in numbers]
+def keys(numbers: Iterable[int]) -> bytes:
+    """The keys of several events, as one column."""
+    return b"".join(map(key, numbers))
 
 
 def disk_usage(folder: Path) -> int:
@@ -87,3 +98,49 @@ def child(folder: Path, window: float, max_bytes: int) -> Iterator[Child]:
             yield started
         finally:
             process.kill()
+
+
+@asynccontextmanager
+async def member(
+    url: str, *, time_limit: float = 5.0, word: str | None = None
+) -> AsyncIterator[RedisKeyStore]:
+    """A member with this URL; `word`: its password."""
+    password = None if word is None else lambda: word
+    store = RedisKeyStore(parse_address(url), WINDOW, lease=30.0, password=password, time_limit=time_limit)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
+    """Ask until the store answers: what a server does meanwhile is not ours to signal from."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            await ask()
+        except KeyStoreError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Poll, bounded: what servers do among themselves is not ours to signal from."""
+    deadline = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def works(store: RedisKeyStore) -> None:
+    """All that a member asks of a server."""
+    await store.renew()
+    assert (await store.claim(keys(range(50)), NOON)).found == bytes(50)
+    await store.release(keys(range(5)))
+    assert await store.confirm(keys(range(5, 50)), NOON) == b"\1" * 45
+    assert await store.look_up(keys(range(50)), NOON) == bytes(5) + b"\1" * 45
+    await store.expire(NOON)
+    assert store.statistics().problem is None
+    assert store.statistics().keys == 45

@@ -13,42 +13,56 @@ from consumer.errors import SettingsError
 from tests.adapters.key_store.helpers import HOUR, MIB, NOON, key
 
 
-@pytest.mark.parametrize("scheme", ["memory:", "lmdb:"])
+@pytest.mark.parametrize("scheme", ["memory:", "disk:"])
 async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
     """Both kinds open and work; folders that are missing are made."""
-    url = scheme if scheme == "memory:" else f"lmdb:{tmp_path}/state/keys"
+    url = scheme if scheme == "memory:" else f"{scheme}{tmp_path}/state/keys"
     store = open_key_store(url, window=48 * HOUR, max_bytes=16 * MIB)
-    await store.remember([key(1)], NOON)
-    assert await store.look_up([key(1)], NOON) == [True]
+    await store.remember(key(1), NOON)
+    assert await store.look_up(key(1), NOON) == bytes([True])
     await store.close()
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None:
-    """Whatever the umask is, nobody else may enter the folder or a bucket in it, or read a file there."""
+    """Whatever the umask is, nobody else may enter the folder, or read a file there."""
     before = os.umask(umask)
     try:
-        store = open_key_store(f"lmdb:{tmp_path}/keys", window=48 * HOUR, max_bytes=16 * MIB)
-        await store.remember([key(1)], NOON)
+        store = open_key_store(f"disk:{tmp_path}/keys", window=48 * HOUR, max_bytes=16 * MIB)
+        await store.remember(key(1), NOON)
         await store.close()
     finally:
         os.umask(before)
     folder = tmp_path / "keys"
-    buckets = [path for path in folder.iterdir() if path.is_dir()]
-    assert len(buckets) == 1
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, *buckets)] == [0o700, 0o700]
-    databases = [path for path in buckets[0].iterdir() if path.suffix == ".mdb"]
-    assert len(databases) == 2
-    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in databases)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.iterdir())
+    assert {"format", "journal-1"} <= {path.name for path in files}
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in files)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "lmdb", "lmdb:", "memory", "memory:x", "file:/tmp", "redis://host", "rediss://user:secret@host"],
+    [
+        "",
+        "disk",
+        "disk:",
+        "lmdb:/tmp",
+        "memory",
+        "memory:x",
+        "file:/tmp",
+        "redis:",
+        "redis://",
+        "redis://user:secret@host:port",
+        "redis://user:secret@one,two",
+        "redis://user:secret@host?colour=red",
+        "rediss://user:secret@host/1?cluster=true",
+    ],
 )
 def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
     """The message names the variable and what may stand there, and repeats no secret."""
-    with pytest.raises(SettingsError, match=r"PINSTREAM_KEY_STORE.*lmdb:/path") as refused:
+    with pytest.raises(
+        SettingsError, match=r"PINSTREAM_KEY_STORE: .*(disk:/path|docs/scaling.md)"
+    ) as refused:
         open_key_store(url, window=HOUR, max_bytes=16 * MIB)
     assert "secret" not in str(refused.value)
 

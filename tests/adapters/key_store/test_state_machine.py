@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from consumer.adapters.key_store import KeyStore
+from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
 from consumer.adapters.key_store.memory import MemoryKeyStore
 from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, key
 
@@ -64,7 +64,7 @@ class MemoryHistory(RuleBasedStateMachine):
 
     @rule(units=st.integers(min_value=3, max_value=20))
     def flood(self, units: int) -> None:
-        """Deliver so many new events that the size limit is felt; some of them are looked up later."""
+        """Deliver enough new events to reach the size limit; some of them are looked up later."""
         first, self.next_fresh = self.next_fresh, self.next_fresh + units * self.flood_unit
         chunk = [key(number) for number in range(first, self.next_fresh)]
         self.deliver(chunk, of_interest=chunk[:: self.flood_unit])
@@ -78,12 +78,14 @@ class MemoryHistory(RuleBasedStateMachine):
 
     @invariant()
     def answers_agree(self) -> None:
-        """What the store tells of every key is what the model tells, where the model is certain."""
+        """The store answers for every key as the model does, where the model is certain."""
         if not hasattr(self, "store"):
             return
         asked = [*self.stamps, key(999)]
         oldest = math.floor(self.now) - self.seconds
-        for asked_key, known in zip(asked, self.runner.run(self.store.look_up(asked, self.now)), strict=True):
+        for asked_key, known in zip(
+            asked, self.runner.run(self.store.look_up(b"".join(asked), self.now)), strict=True
+        ):
             delivered = self.stamps.get(asked_key, -1) >= oldest
             if asked_key in self.may_forget:
                 assert delivered or not known
@@ -99,7 +101,7 @@ class MemoryHistory(RuleBasedStateMachine):
     def deliver(self, chunk: list[bytes], of_interest: list[bytes]) -> None:
         """Remember `chunk` and note in the model what that means for the keys of interest."""
         evicted = self.store.statistics().evicted_early
-        self.runner.run(self.store.remember(chunk, self.now))
+        self.runner.run(self.store.remember(b"".join(chunk), self.now))
         self.note_time_seen()
         if self.store.statistics().evicted_early > evicted:
             self.may_forget.update(self.stamps)
@@ -113,13 +115,13 @@ class MemoryHistory(RuleBasedStateMachine):
         self.may_forget.update(known for known, stamp in self.stamps.items() if stamp < oldest)
 
     def teardown(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if hasattr(self, "store"):
             self.runner.run(self.store.close())
         self.runner.close()
 
 
-class LmdbHistory(MemoryHistory):
+class DiskHistory(MemoryHistory):
     """The store on disk, which may also be closed and opened again."""
 
     limit = MIB
@@ -131,7 +133,7 @@ class LmdbHistory(MemoryHistory):
 
     def make(self) -> KeyStore:
         """Open the store in the folder of this history."""
-        return LmdbKeyStore.open(self.folder.name, self.window, self.limit)
+        return DiskKeyStore(self.folder.name, self.window, self.limit)
 
     @rule()
     def reopen(self) -> None:
@@ -141,16 +143,16 @@ class LmdbHistory(MemoryHistory):
 
     @invariant()
     def disk_is_bounded(self) -> None:
-        """What counts is what the disk says."""
+        """What the disk itself counts is within the limit."""
         assert disk_usage(Path(self.folder.name)) <= self.limit
 
     def teardown(self) -> None:
-        """Let go of the folder too."""
+        """Remove the folder, too."""
         super().teardown()
         self.folder.cleanup()
 
 
-class JournalHistory(LmdbHistory):
+class JournalHistory(DiskHistory):
     """A store so large that its buckets have journals, which floods fill over and over."""
 
     limit = 16 * MIB
@@ -161,8 +163,8 @@ TestMemoryHistory = MemoryHistory.TestCase
 TestMemoryHistory.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
 )
-TestLmdbHistory = LmdbHistory.TestCase
-TestLmdbHistory.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True)
+TestDiskHistory = DiskHistory.TestCase
+TestDiskHistory.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True)
 TestJournalHistory = JournalHistory.TestCase
 TestJournalHistory.settings = settings(
     max_examples=20, stateful_step_count=25, deadline=None, derandomize=True

@@ -25,5 +25,5 @@ def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
     return _convert(self, *arguments, **named)
 
 
-Decoder.decode_chunk = _decode_twice  # type: ignore[method-assign]
+Decoder.decode_chunk = _decode_twice  # type: ignore[assignment, method-assign]
 Converter.convert_chunk = _convert_twice  # type: ignore[method-assign]

@@ -109,7 +109,7 @@ class TestMapping:
         found = Found(load(env))
         asyncio.run(local.schema(found))
         said = asyncio.run(local.check_mapping(found))
-        assert found.mapping is not None
+        assert found.sections is not None
         return said.text, list(said.warnings)
 
     def test_own_events_are_counted(self, tmp_path: Path) -> None:
@@ -136,13 +136,33 @@ class TestMapping:
         assert "--send-test-event" in warning
 
 
+def test_the_function_is_loaded(tmp_path: Path) -> None:
+    """It says which and what it costs, or why it cannot be loaded; without one there is no such row."""
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
+    found = Found(load(env | {"PINSTREAM_TRANSFORM": "copy:copy"}))
+    assert (
+        "copy:copy takes each record; so the fast path is not used"
+        in asyncio.run(local.check_transform(found)).text
+    )
+    with pytest.raises(
+        SettingsError, match=r"PINSTREAM_TRANSFORM='copy:copi': copy has no 'copi'; did you mean copy\?"
+    ):
+        asyncio.run(local.check_transform(Found(load(env | {"PINSTREAM_TRANSFORM": "copy:copi"}))))
+
+
 def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """A row says what each would get, or why it cannot be divided; without the option there is none."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
     found = check(env, "--workers", "4")
     assert found.code == 0
     assert found.text("workers", "ok") == (
-        "4; each has 2 requests in flight, 1,250 calls a minute, 5,000 open events and 32 MiB of them"
+        "4; each has 2 requests in flight, 5,000 open events and 32 MiB of them; "
+        "and 1,250 of the 5,000 calls a minute, fewer if more members hold partitions"
+    )
+    shared = check({**env, "PINSTREAM_KEY_STORE": "redis://127.0.0.1:1"}, "--workers", "4")
+    assert shared.text("workers", "ok") == (
+        "4; each has 2 requests in flight, 5,000 open events and 32 MiB of them; "
+        "together with all other members they make 5,000 calls a minute (shared key store)"
     )
     found = check(env, "--workers", "30")
     assert found.code == 1
@@ -163,7 +183,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
         tmp_path, kafka, "no-such-topic", new_group(), api.url,
         PINTEREST_ACCESS_TOKEN="pina_wrong_5up3rs3cr3t",
         PINSTREAM_MAPPING_FILE=str(tmp_path / "m.toml"),
-        PINSTREAM_KEY_STORE="lmdb:/dev/null/keys",
+        PINSTREAM_KEY_STORE="disk:/dev/null/keys",
         PINSTREAM_HTTP_ADDRESS="203.0.113.1:8080",
         SCHEMA_REGISTRY_URL="http://127.0.0.1:9",
     )  # fmt: skip
@@ -174,7 +194,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
     }
     assert found.names("skipped") == {"consumer group", "dead-letter topics"}
     assert "customer.emails" in found.text("mapping", "failed")
-    assert "create it, or correct its name (KAFKA_TOPICS, or --topic)" in found.text(
+    assert "create it, grant READ on it, or correct its name (KAFKA_TOPICS, or --topic)" in found.text(
         "brokers and topics", "failed"
     )
     assert found.text("test events", "failed").startswith(
@@ -273,7 +293,7 @@ class TestGroup:
         assert text.startswith(f"{topic}[0]: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE")
 
     def test_an_offset_beyond_the_end(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """The topic was made anew, or it is another cluster: worth a look before it runs."""
+        """The topic was created again, or it is another cluster: a warning before it runs."""
         topic, group = new_topic(kafka), new_group()
         commit(kafka, group, topic, 500)
         found = check(run_environment(tmp_path, kafka, topic, group, api.url))
@@ -302,7 +322,7 @@ class TestDeadLetters:
 
     @pytest.mark.real_kafka
     def test_a_topic_that_takes_less_than_its_origin(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """Letters would lose their value; the line has the setting that mends it."""
+        """Letters would lose their value; the line has the setting that corrects it."""
         topic = create_topic(kafka, 1, max_message_bytes="2000000")
         create_topic(kafka, 1, f"{topic}.dead-letters", max_message_bytes="1000000")
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
@@ -403,12 +423,12 @@ def test_a_key_store_without_room_to_grow(kafka: Kafka, api: Api, tmp_path: Path
 
 
 class Verdicts:
-    """An API that answers as it is told, and echoes what it is sent."""
+    """An API that gives the answers of the test, and echoes what it gets."""
 
     def __init__(self) -> None:
         self.status = 200
         self.outcomes: list[dict[str, Any]] = []
-        self.told: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
 
     async def start(self) -> str:
         """Listen; the base URL."""
@@ -435,13 +455,13 @@ class Verdicts:
         processed = sum(one["status"] == "processed" for one in entries)
         whole = {"num_events_received": len(events), "num_events_processed": processed, "events": entries}
         return web.json_response(
-            {**whole, **self.told}, status=self.status, headers={"x-pinterest-rid": "4711"}
+            {**whole, **self.given}, status=self.status, headers={"x-pinterest-rid": "4711"}
         )
 
 
 @pytest.fixture
 def verdicts(servers: Loop) -> Iterator[tuple[str, Verdicts]]:
-    """The API that answers as it is told, and its base URL."""
+    """The API that gives the answers of the test, and its base URL."""
     server = Verdicts()
     yield servers.call(server.start()), server
     servers.call(server.stop())
@@ -501,42 +521,42 @@ class TestTestEvents:
         assert newer["custom_data"]["contents"][0]["item_brand_id"] == "pinstream-check"
 
     @pytest.mark.parametrize(
-        ("status", "verdict", "mending"),
+        ("status", "verdict", "advice"),
         [
             (401, "failed", "PINTEREST_ACCESS_TOKEN"),
             (403, "failed", "grant it access at Pinterest"),
             (404, "failed", "PINTEREST_AD_ACCOUNT_ID"),
-            (422, "failed", "please report this"),
+            (422, "failed", "this is a bug, please report it"),
             (429, "warning", "later"),
             (500, "failed", "try again later"),
         ],
     )
-    def test_each_refusal_says_how_to_mend_it(
+    def test_each_refusal_says_what_to_do(
         self,
         verdicts: tuple[str, Verdicts],
         tmp_path: Path,
         status: int,
         verdict: str,
-        mending: str,
+        advice: str,
     ) -> None:
         """One row for the account: no event got a verdict."""
         url, server = verdicts
         server.status = status
-        server.told = {"events": None, "code": 2, "message": "no"}
+        server.given = {"events": None, "code": 2, "message": "no"}
         [(found, text)] = self.rows(tmp_path, url)
         assert found == verdict
-        assert mending in text
+        assert advice in text
         assert f"HTTP {status}, request id 4711" in text
 
     @pytest.mark.parametrize(
-        ("url", "mending"),
+        ("url", "advice"),
         [
             ("http://127.0.0.1:9/v5", "nothing answers there: correct PINTEREST_API_URL"),
             ("http://no-such-host.invalid/v5", "its name cannot be resolved: correct PINTEREST_API_URL"),
         ],
     )
-    def test_no_answer_says_how_to_mend_it(self, tmp_path: Path, url: str, mending: str) -> None:
+    def test_no_answer_says_what_to_do(self, tmp_path: Path, url: str, advice: str) -> None:
         """By why none came."""
         [(verdict, text)] = self.rows(tmp_path, url)
         assert verdict == "failed"
-        assert mending in text
+        assert advice in text

@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from consumer.adapters.kafka import NewRecord, Range
 from consumer.adapters.kafka.dead_letters import letter_headers
 from consumer.adapters.kafka.letters import Home, Mark, Place, read_mark
+from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.transactions import NewRecord
+from consumer.commands.dead_letters.reading import Reader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
 
@@ -27,10 +29,11 @@ def runs_in(record: Record, topic: str, partition: int = 0) -> list[tuple[int, i
     return list(mark.runs)
 
 
-class Topics:
-    """What there is. Fits `consumer.commands.dead_letters.reading.Reader`."""
+class Topics(Reader):
+    """What there is, and the answers to the questions to Kafka."""
 
     def __init__(self, **partitions: int) -> None:
+        super().__init__({})
         self.partitions = {name.replace("_", "-"): count for name, count in partitions.items()}
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.chunk = 3
@@ -106,7 +109,7 @@ class Killed(Exception):
 
 
 class Transactions:
-    """Writes lots onto `topics`, all of a lot or nothing. Fits `consumer.commands.dead_letters.marking.LetterWriter`.
+    """Writes lots onto `topics`, all of a lot or nothing. Its `write` is that of a `TransactionalWriter`.
 
     `refuses`: what the broker does not take. `before` and `after` are called around each lot, and may raise.
     """
@@ -118,11 +121,8 @@ class Transactions:
         self.after: Callable[[int], None] = lambda lot: None
         self.lots: list[Sequence[NewRecord]] = []
 
-    async def start(self) -> None:
-        """See `Writer`."""
-
     async def write(self, records: Sequence[NewRecord]) -> int | None:
-        """See `Writer`."""
+        """All of them, or the index of one that is refused."""
         for index, record in enumerate(records):
             if self.refuses(record):
                 return index
@@ -133,6 +133,3 @@ class Transactions:
         self.lots.append(records)
         self.after(len(self.lots) - 1)
         return None
-
-    async def close(self) -> None:
-        """See `Writer`."""

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from consumer.adapters.kafka.letters import Filters, mark_headers
-from consumer.commands.dead_letters.listing import Count, Kind, Listing, ListOptions, _print, read_listing
-from consumer.commands.dead_letters.topics import DeadLetterTopic, chosen
+from consumer.adapters.kafka.letters import Place, mark_headers
+from consumer.commands.dead_letters.choosing import Filters
+from consumer.commands.dead_letters.listing import Count, Kind, Listing, print_listing, read_listing
+from consumer.commands.dead_letters.reading import DeadLetterTopic, Reader, chosen
 from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load
@@ -83,19 +84,19 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
     where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 9)], elsewhere))
     where.append("orders.dead-letters", 1, b"k", b"v")
     topic = DeadLetterTopic("orders.dead-letters", frozenset({"orders"}), True)
-    found = await read_listing(ListOptions((), Filters(), 3, False), where, [topic])
-    rows = {kind: (count.waiting, count.done) for kind, count in found.rows()}
+    found = await read_listing(Filters(), 3, where, [topic])
+    rows = {kind: (count.waiting, count.done) for kind, count in found.counts.items()}
     assert rows == {
         Kind("orders", "convert", "expired"): (1, 1),
         Kind("orders", "convert", "no_identity"): (3, 1),
     }
     assert (found.foreign, found.elsewhere) == (1, 1)
-    assert [str(line.place) for line in found.latest()] == [
+    document = found.document()
+    assert [line["place"] for line in document["latest"]] == [
         "orders.dead-letters:1:2",
         "orders.dead-letters:0:2",
         "orders.dead-letters:1:1",
     ]
-    document = found.document()
     assert (document["waiting"], document["done"]) == (4, 2)
     assert document["counts"][0] | {"topic": ""} == {
         "topic": "",
@@ -116,9 +117,9 @@ async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.Monke
     for number in range(50):
         where.bury(number, code=f"code-{number}")
     topic = DeadLetterTopic("orders.dead-letters", None, True)
-    found = await read_listing(ListOptions((), Filters(), 4, False), where, [topic])
+    found = await read_listing(Filters(), 4, where, [topic])
     assert sorted(count.waiting for count in found.counts.values()) == [1, 1, 1, 1, 1, 45]
-    assert all(entry[2].record.value is None for entry in found._latest)
+    assert {type(kept) for *_, facts in found._latest for kept in facts.values()} == {str, int}
 
 
 TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v2", "x" * 249)
@@ -133,7 +134,7 @@ def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> 
     code = "unsupported_action_source_and_more"
     found.counts[Kind(topic, "convert", code)] = Count(waiting, 4321, 1_700_000_000_000, 1_700_000_000_000)
     console = Console(file=io.StringIO(), width=width)
-    _print(found, console)
+    print_listing(found, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     for whole in (f"{waiting:,}", "4,321", "convert", "2023-11-14"):
@@ -359,6 +360,17 @@ def test_an_option_that_is_gone_is_named(tmp_path: Path) -> None:
     done = command("dead-letters", "redrive", "--through-pipeline", env=bare_environment(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert "No such option '--through-pipeline'" in done.stderr
+
+
+async def test_a_record_of_no_topic_or_partition_is_not_there(each_kafka: Kafka) -> None:
+    """What a letter lacks is gone with its topic, and that is no error."""
+    reader, topic = Reader(each_kafka.config), create_topic(each_kafka)
+    produce(each_kafka, topic, [b"a record"])
+    found = await reader.record(Place(topic, 0, 0))
+    assert found is not None
+    assert found.value == b"a record"
+    for place in (Place(topic, 0, 1), Place(topic, 9, 0), Place(unique("gone"), 0, 0)):
+        assert await reader.record(place) is None
 
 
 def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,15 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka import NewRecord
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.adapters.kafka.letters import Done, Filters, Place, mark_headers, read_letter
-from consumer.commands.dead_letters.choosing import Budget, Chooser, RedriveOptions
-from consumer.commands.dead_letters.marking import Marker, Redriven, Unmarked, runs_of, split
+from consumer.adapters.kafka.letters import Done, Place, mark_headers, read_letter
+from consumer.adapters.kafka.transactions import NewRecord
+from consumer.commands.dead_letters.choosing import Chooser, Filters, RedriveOptions
+from consumer.commands.dead_letters.marking import Marker, Redriven
 from consumer.commands.dead_letters.outcome import RedriveOutcome
-from consumer.commands.dead_letters.reading import read_marks
-from consumer.commands.dead_letters.redrive import LettersSource, RedrivePace
-from consumer.commands.dead_letters.topics import DeadLetterTopic
+from consumer.commands.dead_letters.reading import DeadLetterTopic, Marks
+from consumer.commands.dead_letters.redrive import LettersSource
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import DeadLetter, EndOffsets, NewLife
@@ -51,33 +51,29 @@ class Inner:
         """See `FiniteSource`."""
         return not self._left
 
-    def figures(self) -> Mapping[TopicPartition, int]:
-        """See `FiniteSource`."""
-        return {}
-
     async def start(self) -> None:
-        """See `Source`."""
+        """See `RecordSource`."""
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
-        """See `Source`."""
+        """See `RecordSource`."""
         await asyncio.sleep(0)
         lot, self._left = self._left[: min(room, self._most)], self._left[min(room, self._most) :]
         partitions = dict.fromkeys(partition for partition, _ in lot)
         return [Chunk(DEAD, one, 7, 3, [record for at, record in lot if at == one]) for one in partitions]
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
-        """See `Source`."""
-        raise AssertionError("nobody commits here")
+        """See `RecordSource`."""
+        raise AssertionError("this source does not commit")
 
     async def end_offsets(self) -> EndOffsets:
-        """See `Source`."""
+        """See `RecordSource`."""
         return EndOffsets({}, joined=True)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """See `Source`."""
+        """See `RecordSource`."""
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """See `Source`."""
+        """See `RecordSource`."""
         self.closed = True
 
 
@@ -85,7 +81,7 @@ class Slow(Transactions):
     """Takes its time, so that other things happen meanwhile."""
 
     async def write(self, records: Sequence[NewRecord]) -> int | None:
-        """See `Writer`."""
+        """See `Transactions`."""
         for _ in range(4):
             await asyncio.sleep(0)
         return await super().write(records)
@@ -110,18 +106,18 @@ def redrive(
     writer: Transactions,
     done: Mapping[int, Done] | None = None,
     *,
-    most: int | None = None,
-    rate: float | None = None,
+    rate: float = math.inf,
     lot: int = 4,
     **changes: Any,
 ) -> tuple[LettersSource, Marker, RedriveOutcome]:
     """A source over all that lies there, and what stores what dies again."""
     outcome = RedriveOutcome(dry_run=False)
-    chooser = Chooser(options(**changes), ORDERS, topics, topics.partitions, Budget(most), outcome)
-    homes = {at: home(DEAD, at) for at in range(topics.partitions[DEAD])}
-    marker = Marker({DEAD: Redriven(chooser, writer, done or {}, homes)})
-    pace = RedrivePace(rate, asyncio.get_running_loop().time if rate else float)
-    return LettersSource(Inner(topics, lot), marker, pace), marker, outcome
+    chooser = Chooser(options(**changes), ORDERS, topics, outcome)
+    partitions = range(topics.partitions[DEAD])
+    known = {at: (done or {}).get(at, Done()) for at in partitions}
+    chooser.marks = Marks({at: home(DEAD, at) for at in partitions}, known, 0, 0, 0)
+    marker = Marker({DEAD: Redriven(chooser, writer.write)})
+    return LettersSource(Inner(topics, lot), marker, rate), marker, outcome
 
 
 def topics(letters: int, **more: Any) -> Topics:
@@ -350,15 +346,14 @@ def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
         writer.before = dies_at(data.draw(st.integers(0, 3)))
         writer.after = dies_at(data.draw(st.integers(0, 3)))
         with contextlib.suppress(Killed):
-            asyncio.run(die_again(where, writer, data))
+            run(die_again(where, writer, data))
         assert waiting(where) == values(*range(count))
 
 
 async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
     """One run in which all letters die again."""
-    everything = [one._replace() for one in await where.ranges(DEAD)]
-    marks = await read_marks(where, ORDERS, everything, Filters(), lambda _: None)
-    found, marker, _ = redrive(where, writer, marks.done, max_trips=99)
+    found, marker, _ = redrive(where, writer, max_trips=99)
+    await marker.topics[DEAD].chooser.begin()
     for chunk in await read_all(found):
         left = list(chunk.records)
         while left:
@@ -385,7 +380,7 @@ def dies_at(lot: int) -> Callable[[int], None]:
 
 
 async def test_what_is_too_large_now_leaves_its_value_out() -> None:
-    """As any letter does; it is told, and the mark is there."""
+    """As for any letter; a note says so, and the mark is there."""
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.value == b"v1"
@@ -412,7 +407,7 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 3.0, 50.0])
 def test_no_more_a_second_are_handed_out_than_asked_for(rate: float) -> None:
-    """Whatever becomes of them: in any stretch of time so many, and one second's more; and hardly slower."""
+    """However they end: in any period at most the rate and one second's letters more; and hardly fewer."""
 
     async def main() -> None:
         where = topics(60)
@@ -439,44 +434,14 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
     for number in range(5, 10):
         where.bury(number)
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
-    marks = await read_marks(where, ORDERS, await where.ranges(DEAD), Filters(), lambda _: None)
-    found, marker, outcome = redrive(where, Transactions(where), marks.done, most=most)
-    marker.topics[DEAD].chooser.begin(marks)
+    found, marker, outcome = redrive(where, Transactions(where), most=most)
+    await marker.topics[DEAD].chooser.begin()
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
     [tally] = outcome.tallies
     expected = min(4, most or 4)
     assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
     assert tally.looped + tally.left == 5 - expected
-
-
-@PROPERTY
-@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), max_size=20), st.data())
-def test_splitting_keeps_letters_that_stay_out_of_all_runs(
-    steps: list[tuple[int, bool, bool]], data: st.DataObject
-) -> None:
-    """However often, and in whatever order letters settle: all are in runs in the end, and nothing else is."""
-    letters: list[Unmarked] = []
-    stays: set[int] = set()
-    offset, joins = 0, False
-    for gap, chosen, _ in steps:
-        offset += gap
-        if chosen:
-            letters.append(Unmarked(offset, joins))
-        else:
-            stays.add(offset)
-        joins = chosen
-    left, covered = letters, set[int]()
-    while left:
-        some = data.draw(st.sets(st.sampled_from([one.offset for one in left]), min_size=1))
-        done, left = split(left, some)
-        assert [one.offset for one in done] == sorted(some)
-        runs = {one for begin, end in runs_of(done) for one in range(begin, end)}
-        still_open = {one.offset for one in left}
-        assert some <= runs
-        assert not runs & (stays | still_open)
-        covered |= runs
-    assert {one.offset for one in letters} <= covered
 
 
 @PROPERTY
@@ -512,7 +477,7 @@ def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
                 assert not marked(where, at) & (set(handed[at]) - settled[at])
         await found.close(1.0, positions())
 
-    asyncio.run(main())
+    run(main())
     total = 0
     for at in range(partitions):
         wanted = {one.offset for one in everything[at] if ("pinstream.code", b"expired") in one.headers}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.commands.dead_letters.payload import Masker
-from consumer.conversion.mapping import load_mapping
+from consumer.conversion.sections import load_mapping
 from tests.end_to_end.processes import ROOT
 from tests.end_to_end.records import SCHEMA, commerce_event
 from tests.end_to_end.test_personal_data import CUSTOMER, EVERYTHING, MARK, NEVER
@@ -149,12 +149,12 @@ def test_a_path_that_is_personal_too_is_personal() -> None:
     assert masker(overlay).masked(whole())["order"]["order_id"] == "***"
 
 
-def test_a_path_that_nobody_maps_is_hidden() -> None:
-    """What it holds nobody knows."""
+def test_a_path_that_is_not_mapped_is_hidden() -> None:
+    """It could hold anything."""
     assert masker('[fields]\n"custom_data.currency" = ""\n').masked(whole())["order"]["currency"] == "***"
 
 
-def test_an_enum_or_a_boolean_that_nobody_maps_is_hidden() -> None:
+def test_an_enum_or_a_boolean_that_is_not_mapped_is_hidden() -> None:
     """Beside personal values or not; mapped to a field that is not personal they are shown."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     customer = next(field for field in schema["fields"] if field["name"] == "customer")["type"]
@@ -228,23 +228,23 @@ WEB = "web"
 )
 def test_short_hidden_values_are_found_as_words(field: str, value: str, shown: str) -> None:
     """Two letters are a name: hidden where they are a word, and not within another one."""
-    nobody: dict[str, Any] = {**dict.fromkeys(CUSTOMER), "emails": [], "phones": []}
-    nobody["external_ids"] = ["Li Na", "李明"]
-    customer = {**nobody, "advertising_ids": [], "first_name": "Bo", "last_name": "Xi"}
+    empty: dict[str, Any] = {**dict.fromkeys(CUSTOMER), "emails": [], "phones": []}
+    empty["external_ids"] = ["Li Na", "李明"]
+    customer = {**empty, "advertising_ids": [], "first_name": "Bo", "last_name": "Xi"}
     event = whole(customer=customer, page_url=None, search_query=None, **{field: value})
     assert masker().masked(event)[field] == shown
 
 
 def test_a_country_does_not_hide_the_language() -> None:
     """Written alike, they say different things; a code says nothing of a person."""
-    nobody: dict[str, Any] = {
+    empty: dict[str, Any] = {
         **dict.fromkeys(CUSTOMER),
         "emails": [],
         "phones": [],
         "external_ids": [],
         "advertising_ids": [],
     }
-    assert masker().masked(whole(customer={**nobody, "country": "DE"}))["language"] == "de"
+    assert masker().masked(whole(customer={**empty, "country": "DE"}))["language"] == "de"
 
 
 def test_numbers_that_are_hidden_elsewhere_are_hidden() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import Counter, defaultdict
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.letters import Filters
-from consumer.commands.dead_letters.reading import read_marks
+from consumer.commands.dead_letters.choosing import Filters
 from consumer.engine.model import Record
 from tests.commands.dead_letters.fakes import Killed, Topics, Transactions
-from tests.commands.dead_letters.test_choosing import DEAD, ORDERS, rehearsed
+from tests.commands.dead_letters.test_choosing import DEAD, rehearsed
 from tests.commands.dead_letters.test_marking import dead, dies_at, marked, position, redrive
 from tests.engine.building import PROPERTY
+from tests.service.virtual_time import run
 
 
 def drawn_topics(data: st.DataObject) -> Topics:
@@ -70,11 +69,10 @@ class Destination:
 
 
 async def redriven(where: Topics, writer: Transactions, there: Destination, data: Any, **changes: Any) -> Any:
-    """One redrive to its end, with commits whenever the data says so; what is told of it."""
-    marks = await read_marks(where, ORDERS, await where.ranges(DEAD), changes["filters"], lambda _: None)
+    """One redrive to its end, with commits whenever the data says so. Return its outcome."""
     lot = data.draw(st.integers(1, 5))
-    found, marker, outcome = redrive(where, writer, marks.done, lot=lot, max_trips=100, **changes)
-    marker.topics[DEAD].chooser.begin(marks)
+    found, marker, outcome = redrive(where, writer, lot=lot, max_trips=100, **changes)
+    await marker.topics[DEAD].chooser.begin()
     handed: dict[int, list[int]] = defaultdict(list)
     while not found.done:
         for chunk in await found.fetch(1000, 0.0):
@@ -110,7 +108,7 @@ def test_a_dry_run_says_what_would_be(data: st.DataObject) -> None:
     """The same numbers and notes as the redrive after it."""
     where, changes = drawn_topics(data), drawn_options(data)
     said = rehearsed(where, max_trips=100, **changes)
-    did = asyncio.run(redriven(where, Transactions(where), Destination(), data, **changes))
+    did = run(redriven(where, Transactions(where), Destination(), data, **changes))
     if changes["most"] is None:
         assert (said.tallies, said.notes) == (did.tallies, did.notes)
     else:  # it does not read on once it has as many as were asked for
@@ -131,9 +129,9 @@ def test_killed_anywhere_and_run_again_each_is_delivered_once(data: st.DataObjec
         writer.before = dies_at(data.draw(st.integers(0, 4)))
         writer.after = dies_at(data.draw(st.integers(0, 4)))
         with contextlib.suppress(Killed):
-            asyncio.run(redriven(where, writer, there, data, **drawn_options(data)))
+            run(redriven(where, writer, there, data, **drawn_options(data)))
     everything = {"filters": Filters(), "most": None}
-    asyncio.run(redriven(where, Transactions(where), there, data, **everything))
+    run(redriven(where, Transactions(where), there, data, **everything))
     assert there.sent == Counter(one.value for one in letters if not there.dies(one))
     waiting = [
         one.value

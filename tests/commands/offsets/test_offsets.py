@@ -13,9 +13,9 @@ from confluent_kafka import TopicPartition as RawPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.offsets import Extent
+from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
-from consumer.commands.offsets.rows import Move, PartitionRow
+from consumer.commands.offsets import PartitionRow
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.end_to_end.api import Api
@@ -91,23 +91,21 @@ def test_counts_what_a_move_repeats_and_skips(
     ]
     text = offset_map.write(committed, bounds, None, where="orders-0")
     row = PartitionRow(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
-    move = Move(row, Extent(begin, end), after)
 
     here = set(range(begin, end))
     done = {one for one in here if one < committed or one in above}
     to_read = {one for one in here if one >= after}
     # What the map says of deleted records is of no use to anyone, and is counted all the same only where it counts.
-    assert move.read_again == len(to_read & done)
-    assert move.skipped == len(here - done - to_read)
-    assert row.unread == len(here - done)
+    assert row.read_again(after) == len(to_read & done)
+    assert row.skipped(after) == len(here - done - to_read)
+    assert row.skipped(end) == len(here - done)
     assert row.settled() == len(above)
-    assert move.change == after - committed
 
 
 def test_nothing_committed_is_nothing_read() -> None:
     """Without a committed offset nothing is read again; what lies before the new one is skipped."""
-    move = Move(PartitionRow(PLACE, None, Extent(10, 50)), Extent(10, 50), 30)
-    assert (move.change, move.read_again, move.skipped, move.row.lag) == (None, 0, 20, 40)
+    row = PartitionRow(PLACE, None, Extent(10, 50))
+    assert (row.committed, row.read_again(30), row.skipped(30), row.lag) == (None, 0, 20, 40)
 
 
 # Show.

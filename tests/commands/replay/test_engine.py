@@ -91,7 +91,7 @@ def test_nothing_to_read_is_complete() -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 64, 99])
 def test_a_limit_is_kept_to_the_record(limit: int) -> None:
-    """So many are read and settled, and no more, though more was fetched."""
+    """Exactly `limit` records are read and settled, although more were fetched."""
     world = World(p0=values(100), p1=values(100, "other-"))
     _, ran = replay(world, most_records=limit)
     totals = ran.statistics.totals
@@ -112,7 +112,7 @@ def test_a_small_budget_holds_records_and_still_ends() -> None:
 
 
 def test_told_to_stop_it_drains_and_says_so() -> None:
-    """What is on its way is settled, the rest let go of; the books add up, and a second run does the rest."""
+    """What is on its way is settled, the rest is released. The ledger adds up, and a second run does the rest."""
     world = World(p0=values(500))
 
     async def main() -> Ran:
@@ -147,7 +147,7 @@ def test_a_stop_at_the_very_end_interrupts_nothing() -> None:
 
 
 def test_the_guard_ends_it() -> None:
-    """Nobody waits for a replay: it ends as soon as it trips, with what it left open let go of."""
+    """No operator watches a replay: it ends as soon as the guard trips, and releases what is open."""
     world = World(p0=[unconvertible() for _ in range(1000)])
     _, ran = replay(world, dead_letter_share=0.5, dead_letter_sample=20)
     assert ran.end is ReplayEnd.GUARDED
@@ -158,7 +158,7 @@ def test_the_guard_ends_it() -> None:
 
 
 def test_a_bug_ends_it_with_that() -> None:
-    """What is beyond the error tree is raised, and nothing is left running."""
+    """An exception that is no `PinstreamError` is raised, and nothing is left running."""
 
     async def main() -> None:
         process = Bounded(World(p0=values(10)))

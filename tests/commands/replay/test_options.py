@@ -1,4 +1,4 @@
-"""What the command line asks of a replay is checked before anything is opened."""
+"""The options of a replay are checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.kafka import Bound
+from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.parsing import parse_rate
-from consumer.commands.replay.options import (
-    ReplayOptions,
-    check_values,
-    parse_name,
-    parse_where,
-    read_options,
-)
+from consumer.commands.replay.options import ReplayOptions, check_values, parse_where, read_options
 from consumer.conversion.targets import EVENT_NAMES
 from consumer.errors import UsageError
 
@@ -56,10 +50,10 @@ def test_no_rate(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "ä", "x" * 101])
 def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
-    """Nothing that a file system or Kafka would take amiss."""
+    """Nothing that a file system or Kafka would refuse."""
     with pytest.raises(UsageError, match="--name"):
-        parse_name(name)
-    assert parse_name("after-outage_2026.11") == "after-outage_2026.11"
+        options(name=name)
+    assert options(name="after-outage_2026.11").name == "after-outage_2026.11"
 
 
 def test_a_dry_run_keeps_no_progress() -> None:
@@ -77,10 +71,12 @@ def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
 
 
 def test_what_can_never_come_is_refused() -> None:
-    """A slip, or the record's event type, would replay nothing and look done; the nearest name is told."""
+    """With a typo, or the record's event type, nothing would be replayed; the message has the nearest name."""
     check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
     with pytest.raises(UsageError, match="nearest that is sent is checkout"):
         check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
+    with pytest.raises(UsageError, match="nearest that is sent is checkout"):
+        check_values(parse_where(["event_name=purchase"]), EVENT_NAMES, ())
     with pytest.raises(UsageError, match="not the record's event type"):
         check_values(parse_where(["event_name=order_completed"]), frozenset({"checkout"}), ())
     with pytest.raises(UsageError, match="ad_account=8: not one of PINTEREST_AD_ACCOUNT_ID"):
@@ -88,7 +84,7 @@ def test_what_can_never_come_is_refused() -> None:
 
 
 def test_the_fingerprint_is_of_what_is_replayed() -> None:
-    """Order does not matter, nor how fast, how many, or how it is told; which records does."""
+    """It depends on which records are replayed, not on the order of options, the rate, the limit or the output."""
     one = options(topics=("a", "b"), where=("event_name=checkout", "channel=web"))
     same = options(
         topics=("b", "a"),

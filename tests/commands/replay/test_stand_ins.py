@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.key_store import KeyStore, open_key_store
-from consumer.commands.replay.stand_ins import AcceptsAll, ReadOnlyKeys, SendingAgain
+from consumer.commands.replay.parts import AcceptsAll, ReadOnlyKeys, SendingAgain
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys
@@ -19,7 +19,7 @@ from tests.engine.building import START, UNIX, Core, event
 WINDOW = 1000.0
 
 
-@pytest.fixture(params=["memory:", "lmdb:"])
+@pytest.fixture(params=["memory:", "disk:"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
     """Either kind."""
     url = request.param if request.param == "memory:" else f"{request.param}{tmp_path}/keys"
@@ -33,35 +33,35 @@ def memory() -> KeyStore:
 
 async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStore) -> None:
     """What was delivered before is known; what would have been is known too, and only to the dry run."""
-    await store.remember([key(1)], NOON)
+    await store.remember(key(1), NOON)
     dry = ReadOnlyKeys(store, memory())
-    assert await dry.look_up(keys([1, 2]), NOON) == [True, False]
-    await dry.remember([key(2)], NOON)
-    assert await dry.look_up(keys([1, 2, 3]), NOON) == [True, True, False]
-    assert await store.look_up(keys([1, 2, 3]), NOON) == [True, False, False]
+    assert await dry.look_up(keys([1, 2]), NOON) == bytes([True, False])
+    await dry.remember(key(2), NOON)
+    assert await dry.look_up(keys([1, 2, 3]), NOON) == bytes([True, True, False])
+    assert await store.look_up(keys([1, 2, 3]), NOON) == bytes([True, False, False])
     await dry.expire(NOON + 2 * WINDOW)
-    assert await store.look_up([key(1)], NOON + WINDOW) == [True]
+    assert await store.look_up(key(1), NOON + WINDOW) == bytes([True])
     await dry.close()
 
 
 async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeyStore) -> None:
-    """Only once, however often it stands in the range; what nobody had delivered is sent and not counted."""
+    """Only once, however often it is in the range. What was not delivered before is sent and not counted."""
     await store.remember(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON))
-    assert await again.look_up(keys([1, 3]), NOON) == [False, False]
+    assert await again.look_up(keys([1, 3]), NOON) == bytes([False, False])
     assert again.again == 0
     await again.remember(keys([1, 3]), NOON)
     assert again.again == 1
-    assert await again.look_up(keys([1, 2, 3]), NOON + 1) == [True, False, True]
+    assert await again.look_up(keys([1, 2, 3]), NOON + 1) == bytes([True, False, True])
     await store.close()
 
 
 async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -> None:
     """A second run that began at the same moment knows what the first delivered: nothing goes a third time."""
     await store.remember(keys([1, 2]), NOON - 10)
-    await SendingAgain(store, int(NOON)).remember([key(1)], NOON + 5)
+    await SendingAgain(store, int(NOON)).remember(key(1), NOON + 5)
     resumed = SendingAgain(store, int(NOON))
-    assert await resumed.look_up(keys([1, 2]), NOON + 60) == [True, False]
+    assert await resumed.look_up(keys([1, 2]), NOON + 60) == bytes([True, False])
     await store.close()
 
 
@@ -69,30 +69,30 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
     """Looked up again and never delivered: not seen twice. Out of the window: the platform does not know it either."""
     await store.remember(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON + WINDOW))
-    assert await again.look_up(keys([1, 2]), NOON + 5) == [False, False]
-    assert await again.look_up([key(2)], NOON + WINDOW + 5) == [False]
-    await again.remember([key(3)], NOON + WINDOW)
+    assert await again.look_up(keys([1, 2]), NOON + 5) == bytes([False, False])
+    assert await again.look_up(key(2), NOON + WINDOW + 5) == bytes([False])
+    await again.remember(key(3), NOON + WINDOW)
     assert again.again == 0
-    await again.remember([key(2)], NOON + WINDOW)
+    await again.remember(key(2), NOON + WINDOW)
     assert again.again == 1
     await store.close()
 
 
 async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store: KeyStore) -> None:
     """The two together: nothing is written, and the number is the same."""
-    await store.remember([key(1)], NOON - 10)
+    await store.remember(key(1), NOON - 10)
     dry = SendingAgain(ReadOnlyKeys(store, memory()), int(NOON))
-    assert await dry.look_up(keys([1, 2]), NOON) == [False, False]
+    assert await dry.look_up(keys([1, 2]), NOON) == bytes([False, False])
     await dry.remember(keys([1, 2]), NOON)
     assert dry.again == 1
-    assert await store.look_up(keys([1, 2]), NOON) == [True, False]
+    assert await store.look_up(keys([1, 2]), NOON) == bytes([True, False])
     await store.close()
 
 
 def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:
     """The answers say what time it is by this machine's clock: events ahead of it, and their records' times, too, are
     judged with the first of them."""
-    answer = asyncio.run(AcceptsAll().send(m.Send(1, "1", b"{}", 1)))
+    answer = asyncio.run(AcceptsAll().send(m.Send(1, "1", [b"{}"], 1)))
     said = parsedate_to_datetime(answer.headers["date"]).timestamp()
     assert abs(said - time.time()) < 5
     core = Core(linger=0.0)

@@ -31,10 +31,10 @@ def test_a_note_ends_the_line() -> None:
 def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """Not on a terminal: none in the first five seconds, then one at most in five; stdout stays free for results."""
     clock = [100.0]
-    with watch("replay", 1000, lambda: clock[0]) as shown:
+    with watch("replay", 1000, lambda: clock[0]) as show:
         for tick in range(121):
             clock[0] = 100.0 + tick / 10
-            shown.show(tick)
+            show(tick)
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(" of ")[0] for line in err.splitlines()] == ["replay: 50", "replay: 100"]

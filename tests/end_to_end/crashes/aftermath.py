@@ -23,9 +23,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from consumer.adapters.key_store import open_key_store
 from consumer.engine import offset_map
-from consumer.engine.claims import dedup_key
 from consumer.engine.model import Disposition, destination_tag
 from consumer.engine.offset_map import OffsetMap
+from consumer.engine.reading import NO_KEY, Keys
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import (
@@ -153,13 +153,9 @@ class Line:
         """Ask all three, once the API has heard the last of whoever is dead."""
         until_heard(self.api)
         accepted = self.api.accepted()
+        to_it = Keys(destination_tag(self.api.url, test_mode=False))
         keys = {
-            event["event_id"]: dedup_key(
-                ACCOUNT,
-                event["event_name"],
-                event["event_id"],
-                destination_tag(self.api.url, test_mode=False),
-            )
+            event["event_id"]: to_it.of(ACCOUNT, event["event_name"], event["event_id"])
             for event in self.api.events
         }
         found, total = look_up(self.folder / "state" / "keys", list(keys.values()))
@@ -235,10 +231,10 @@ def look_up(folder: Path, keys: Collection[bytes]) -> tuple[list[bool], int]:
     """Per key, whether the store that a dead process left behind holds it; and how many it holds in all."""
 
     async def read() -> tuple[list[bool], int]:
-        store = open_key_store(f"lmdb:{folder}", window=48 * 3600.0, max_bytes=2**30)
+        store = open_key_store(f"disk:{folder}", window=48 * 3600.0, max_bytes=2**30)
         try:
-            found = await store.look_up([*keys, b"\0" * 16], time.time())
-            return list(found)[:-1], store.statistics().keys
+            found = await store.look_up(b"".join(keys) + NO_KEY, time.time())
+            return [bool(known) for known in found[:-1]], store.statistics().keys
         finally:
             await store.close()
 

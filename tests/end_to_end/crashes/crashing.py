@@ -12,7 +12,7 @@ unsent       a call is to be made; not a byte of it is written
 half_sent    half of a call's body is written: the API never sees the whole
 unread       the API has processed the call and its status line is here; its answer is not read
 answered     the answer is read; the core has not seen it
-storing      keys are in a transaction of the key store which is not committed
+storing      half of a chunk of keys is in the key store's journal
 stored       keys are durable; the core does not know
 uncommitted  a commit is to be sent; it is not
 committing   the broker has taken a commit; we have not noted it
@@ -30,28 +30,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import confluent_kafka
+from aiohttp.abc import AbstractStreamWriter
 
 from consumer.adapters import conversions_api
-from consumer.adapters.conversions_api import ConversionsApi
-from consumer.adapters.kafka import DeadLetterProducer, KafkaSource
+from consumer.adapters.conversions_api import Body, ConversionsApi
 from consumer.adapters.kafka.commits import SentCommits
+from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.key_store import journal
-from consumer.adapters.key_store.bucket import Bucket
-from consumer.adapters.key_store.lmdb_store import LmdbKeyStore
+from consumer.adapters.kafka.source import KafkaSource
+from consumer.adapters.key_store.disk_store import DiskKeyStore
+from consumer.adapters.key_store.files import Journal
 from consumer.engine.messages import Answered, Send
+from consumer.engine.reading import KEY_BYTES, split_keys
 from consumer.service import Service
 
 
@@ -102,9 +102,9 @@ def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(owner, name, make(getattr(owner, name)))
 
 
-def event_ids(command: Send) -> list[str]:
+def event_ids(body: bytes) -> list[str]:
     """The ids of the events in a call."""
-    return [one["event_id"] for one in json.loads(command.body)["data"]]
+    return [one["event_id"] for one in json.loads(body)["data"]]
 
 
 def raw_positions(positions: Iterable[confluent_kafka.TopicPartition]) -> list[tuple[int, int, str]]:
@@ -135,7 +135,7 @@ def unsent(crash: Crash) -> None:
 
     def make(real: Any) -> Any:
         async def send(self: ConversionsApi, command: Send) -> Any:
-            await crash.linger(events=event_ids(command))
+            await crash.linger(events=event_ids(command.body))
             return await real(self, command)
 
         return send
@@ -144,22 +144,19 @@ def unsent(crash: Crash) -> None:
 
 
 def half_sent(crash: Crash) -> None:
-    """In the middle of a call's body; aiohttp hands the first half to the socket before it asks for the next."""
+    """In the middle of a call's body; aiohttp hands the first half to the socket before it is given the next."""
 
-    def make(real: Any) -> Any:
-        async def send(self: ConversionsApi, command: Send) -> Any:
-            async def halves() -> AsyncIterator[bytes]:
-                middle = len(command.body) // 2
-                yield command.body[:middle]
-                await crash.linger(events=event_ids(command))
-                yield command.body[middle:]
+    def make(_: Any) -> Any:
+        async def write(self: Body, writer: AbstractStreamWriter) -> None:
+            body = b"".join(self.parts)
+            middle = len(body) // 2
+            await writer.write(body[:middle])
+            await crash.linger(events=event_ids(body))
+            await writer.write(body[middle:])
 
-            body: Any = halves()
-            return await real(self, dataclasses.replace(command, body=body))
+        return write
 
-        return send
-
-    replace(ConversionsApi, "send", make)
+    replace(Body, "write", make)
 
 
 def unread(crash: Crash) -> None:
@@ -182,7 +179,7 @@ def answered(crash: Crash) -> None:
         async def send(self: ConversionsApi, command: Send) -> Any:
             answer = await real(self, command)
             if isinstance(answer, Answered) and answer.status == 200:
-                await crash.linger(events=event_ids(command))
+                await crash.linger(events=event_ids(command.body))
             return answer
 
         return send
@@ -191,54 +188,32 @@ def answered(crash: Crash) -> None:
 
 
 def storing(crash: Crash) -> None:
-    """When a transaction of the key store that has put keys is about to commit."""
-
-    class Uncommitted:
-        def __init__(self, transaction: Any) -> None:
-            self._transaction = transaction
-
-        def __enter__(self) -> Any:
-            return self._transaction.__enter__()
-
-        def __exit__(self, *error: Any) -> Any:
-            recent = journal.extent(self._transaction)
-            in_tree = self._transaction.stat()["entries"] - recent.records
-            crash.block(entries=in_tree + recent.keys)
-            return self._transaction.__exit__(*error)
-
-    class Environment:
-        def __init__(self, env: Any) -> None:
-            self._env = env
-
-        def begin(self, **options: Any) -> Any:
-            transaction = self._env.begin(**options)
-            return Uncommitted(transaction) if options.get("write") else transaction
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._env, name)
+    """When half of a chunk is in the key store's journal."""
 
     def make(real: Any) -> Any:
-        @contextmanager
-        def lease(self: Bucket) -> Iterator[Any]:
-            with real(self) as env:
-                yield Environment(env)
+        def commit(self: Journal) -> None:
+            before = self.chunks(0, self.acknowledged())
+            entries = sum(len(keys) // KEY_BYTES for _, keys in before)
+            os.pwrite(self._file_number, self._waiting[: len(self._waiting) // 2], self._written)
+            crash.block(entries=entries + len(self._waiting) // KEY_BYTES)
+            real(self)
 
-        return lease
+        return commit
 
-    replace(Bucket, "lease", make)
+    replace(Journal, "commit", make)
 
 
 def stored(crash: Crash) -> None:
     """After keys have become durable, before anybody is told."""
 
     def make(real: Any) -> Any:
-        async def remember(self: LmdbKeyStore, keys: Any, now: float) -> None:
+        async def remember(self: DiskKeyStore, keys: bytes, now: float) -> None:
             await real(self, keys, now)
-            await crash.linger(keys=[key.hex() for key in keys])
+            await crash.linger(keys=[key.hex() for key in split_keys(keys)])
 
         return remember
 
-    replace(LmdbKeyStore, "remember", make)
+    replace(DiskKeyStore, "remember", make)
 
 
 def uncommitted(crash: Crash) -> None:
@@ -258,14 +233,14 @@ def committing(crash: Crash) -> None:
     """When the broker's word on a commit is heard."""
 
     def make(real: Any) -> Any:
-        def heard(self: SentCommits, error: Any, partitions: Any) -> None:
+        def on_commit(self: SentCommits, error: Any, partitions: Any) -> None:
             if error is None:
                 crash.now(positions=raw_positions(partitions))
             real(self, error, partitions)
 
-        return heard
+        return on_commit
 
-    replace(SentCommits, "heard", make)
+    replace(SentCommits, "on_commit", make)
 
 
 def refused(crash: Crash) -> None:
@@ -326,7 +301,7 @@ class Held:
             async def send(api: ConversionsApi, command: Send) -> Any:
                 answer = await real(api, command)
                 if not self.free.is_set():
-                    self.calls[command.number] = event_ids(command)
+                    self.calls[command.number] = event_ids(command.body)
                     await self.free.wait()
                     tell("late_answer", events=self.calls.pop(command.number))
                 return answer

@@ -140,7 +140,7 @@ def test_sent_no_answer(line: Line) -> None:
 
 @pytest.mark.parametrize(("point", "times"), [("answered", 6), ("storing", 3)])
 def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None:
-    """As if there had been no answer; a transaction of the key store that was not committed was never there."""
+    """As if there had been no answer; a chunk of which half is in the key store's journal was never there."""
     story = die_and_go_on(line, point, times)
     if point == "answered":
         events = story.evidence["events"]

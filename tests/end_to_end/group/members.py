@@ -1,14 +1,15 @@
 """A small group of ``pinstream run`` processes on one topic, the traffic they share, and what the broker was told.
 
-`Members` starts them. Each has a state folder of its own, as on machines of their own, unless `shared` says that
-all are on one machine. They leave on SIGTERM, die, or are frozen as a test wants; `until_divided` waits until the
-group has settled on who reads what, which every one of them says by itself (/status).
+`Members` starts them. Each has a state folder of its own, as on machines of their own, unless `shared` says that all
+are on one machine, or `join_as` gives it the name that an earlier one had. They leave on SIGTERM, die, or are frozen
+as a test wants; `until_divided` waits until the group has settled on who reads what, which every one of them says by
+itself (/status).
 
 `Traffic` produces the made-up shop's records in a thread of its own while that goes on, and knows afterwards what
 must have become of each and where it stands in the topic.
 
-`CommitLog` reads what was committed, commit by commit in the order the broker took them, from the topic in which
-the broker keeps it: a commit that went back shows there, however short it lasted.
+`CommitLog` reads what was committed, commit by commit in the order the broker took them and with its time, from the
+topic in which the broker keeps it: a commit that went back shows there, however short it lasted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
+from math import inf
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -35,11 +39,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.demo.generator import EventGenerator, GeneratedEvent
+from consumer.demo.generator import GeneratedEvent
 from consumer.engine.model import Disposition
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import WITHIN, Process, run_environment, wait_for
-from tests.end_to_end.records import new_group, new_topic, value_of
+from tests.end_to_end.processes import THIS, WITHIN, Process, Program, run_environment, wait_for
+from tests.end_to_end.records import Shop, new_group, new_topic, value_of
 from tests.support.kafka.harness import Kafka, unique
 
 PARTITIONS = 6
@@ -112,12 +116,15 @@ class Members:
         *,
         session: float,
         shared: bool = False,
+        partitions: int = PARTITIONS,
+        **settings: str,
     ) -> None:
         self.kafka = kafka
-        self.topic, self.group = new_topic(kafka, PARTITIONS), new_group()
+        self.partitions = partitions
+        self.topic, self.group = new_topic(kafka, partitions), new_group()
         self.shared = shared
         self._api, self._folder = api, folder
-        self._settings = dict(protocol.settings)
+        self._settings = {**protocol.settings, **settings}
         if protocol.classic:
             self._settings["KAFKA_SESSION_TIMEOUT_MS"] = str(int(session * 1000))
             self._settings["KAFKA_HEARTBEAT_INTERVAL_MS"] = "300"
@@ -138,40 +145,47 @@ class Members:
             for number, member in enumerate(self._all):
                 error.add_note(f"member-{number} said last:\n{member.last_words}")
 
-    def join(self, count: int) -> list[Member]:
+    def join(self, count: int, program: Program = THIS) -> list[Member]:
         """So many new members start, all at once."""
-        return [self._start() for _ in range(count)]
+        return [self.join_as(f"member-{len(self._all)}", program) for _ in range(count)]
 
-    def _start(self) -> Member:
-        folder = self._folder / f"member-{len(self._all)}"
+    def join_as(self, name: str, program: Program = THIS, **settings: str) -> Member:
+        """A member of this name starts, with the folder that an earlier one of the name has left."""
+        folder = self.folder_of(name)
         settings = {
             **self._settings,
+            **settings,
             "PINSTREAM_BATCH_EVENTS": str(BATCH),
             "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
         }
         if self.shared:
             settings["PINSTREAM_STATE_DIR"] = str(self._folder / "state")
         env = run_environment(folder, self.kafka, self.topic, self.group, self._api.url, **settings)
-        member = Member(folder, "run", env=env)
+        member = Member(folder, "run", env=env, program=program)
         self._all.append(member)
         return member
 
-    def until_divided(self, *members: Member) -> None:
-        """Wait until these have all partitions between them, each some, no two the same."""
+    def folder_of(self, name: str) -> Path:
+        """Where the members of this name have their files."""
+        return self._folder / name
+
+    def until_divided(self, *members: Member, spare: int = 0) -> None:
+        """Wait until these have all partitions between them, no two the same, and all of them some but `spare`."""
 
         def divided() -> bool:
             parts = [member.partitions() for member in members]
-            return all(parts) and sum(map(len, parts)) == len(frozenset().union(*parts)) == PARTITIONS
+            none = sum(not part for part in parts)
+            return none == spare and sum(map(len, parts)) == len(frozenset().union(*parts)) == self.partitions
 
-        wait_for(divided, f"{len(members)} members with {PARTITIONS} partitions between them")
+        wait_for(divided, f"{len(members)} members with {self.partitions} partitions between them")
 
     def committed(self) -> list[int]:
         """Per partition, what the group has committed."""
-        asked = [RawPartition(self.topic, number) for number in range(PARTITIONS)]
+        asked = [RawPartition(self.topic, number) for number in range(self.partitions)]
         question = ConsumerGroupTopicPartitions(self.group, asked)
         answer = self._admin.list_consumer_group_offsets([question])[self.group].result(WITHIN)
         offsets = {one.partition: max(0, one.offset) for one in answer.topic_partitions}
-        return [offsets[number] for number in range(PARTITIONS)]
+        return [offsets[number] for number in range(self.partitions)]
 
     def until_committed(self, expected: list[int]) -> None:
         """Wait until exactly this is committed."""
@@ -233,19 +247,32 @@ def _set_session(kafka: Kafka, group: str, seconds: float) -> None:
 class Traffic:
     """The shop's records, `rate` a second, from `__enter__` to `stop`; `burst` adds more at once.
 
-    No event id comes twice, so what is accepted twice was sent twice.
+    Each event has an id of its own, so what is accepted twice was sent twice. `copies`: this share of those that are to
+    be delivered comes again, in any partition and up to some seconds later.
     """
 
-    def __init__(self, kafka: Kafka, topic: str, *, seed: int, rate: float) -> None:
-        self._topic = topic
+    def __init__(
+        self,
+        kafka: Kafka,
+        topic: str,
+        *,
+        seed: int,
+        rate: float,
+        partitions: int = PARTITIONS,
+        copies: float = 0.0,
+    ) -> None:
+        self._topic, self._partitions = topic, partitions
+        self._copies, self._random = copies, Random(seed)
+        self._again: list[tuple[float, bytes]] = []
         self._step = max(1, round(rate * _TICK))
         self._producer = Producer(
             {**kafka.config, "linger.ms": 5, "enable.idempotence": True, "log_level": 0}
         )
-        self._generator = EventGenerator(seed, time.time, invalid=0.02)
+        self._generator = Shop(seed, time.time, invalid=0.02)
         self._lock = threading.Lock()
         self._events: list[GeneratedEvent] = []
         self._places: dict[int, tuple[int, int]] = {}
+        self._ends = [0] * partitions
         self._failed: list[str] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
@@ -267,20 +294,32 @@ class Traffic:
     def burst(self, count: int) -> None:
         """So many records at once."""
         with self._lock:
-            for one in self._generator.next_events(count):
-                number = len(self._events)
+            for one in islice(self._generator, count):
+                number, value = len(self._events), value_of(one)
                 self._events.append(one)
-                self._producer.produce(
-                    self._topic, value_of(one), one.key, on_delivery=self._stored_as(number)
-                )
+                self._producer.produce(self._topic, value, one.key, on_delivery=self._stored_as(number))
+                if one.expected is Disposition.DELIVERED and self._random.random() < self._copies:
+                    at = time.monotonic() + self._random.choice((0.0, 0.1, 1.0, 5.0)) * self._random.random()
+                    self._again.append((at, value))
+            self._produce_again(time.monotonic())
             self._producer.poll(0)
 
-    def _stored_as(self, number: int) -> Any:
+    def _produce_again(self, until: float) -> None:
+        """The copies that are due by then."""
+        due = [value for at, value in self._again if at <= until]
+        self._again = [one for one in self._again if one[0] > until]
+        for value in due:
+            where = self._random.randrange(self._partitions)
+            self._producer.produce(self._topic, value, partition=where, on_delivery=self._stored_as(None))
+
+    def _stored_as(self, number: int | None) -> Any:
         def stored(error: RawError | None, message: Message) -> None:
             partition, offset = message.partition(), message.offset()
             if error is not None or partition is None or offset is None:
                 self._failed.append(str(error))
-            else:
+                return
+            self._ends[partition] = max(self._ends[partition], offset + 1)
+            if number is not None:
                 self._places[number] = (partition, offset)
 
         return stored
@@ -289,6 +328,7 @@ class Traffic:
         """No more of it; when this returns, all records are on the topic."""
         self._over.set()
         self._thread.join(WITHIN)
+        self._produce_again(inf)
         assert self._producer.flush(WITHIN) == 0
         assert not self._failed, self._failed[:3]
         assert len(self._places) == len(self._events)
@@ -319,10 +359,7 @@ class Traffic:
     @property
     def ends(self) -> list[int]:
         """Per partition, the offset after its last record."""
-        ends = [0] * PARTITIONS
-        for partition, offset in self._places.values():
-            ends[partition] = max(ends[partition], offset + 1)
-        return ends
+        return self._ends
 
 
 class CommitLog:
@@ -351,11 +388,15 @@ class CommitLog:
 
     def of(self, group: str, topic: str) -> dict[int, list[int]]:
         """Per partition of the topic, what the group committed, one after the other."""
-        found: dict[int, list[int]] = {}
+        return {number: [offset for _, offset in made] for number, made in self.timed(group, topic).items()}
+
+    def timed(self, group: str, topic: str) -> dict[int, list[tuple[float, int]]]:
+        """The same, each offset after the time (unix seconds) at which the broker took it."""
+        found: dict[int, list[tuple[float, int]]] = {}
         for message in self._messages():
             commit = _read_commit(message.key(), message.value())
             if commit is not None and commit[:2] == (group, topic):
-                found.setdefault(commit[2], []).append(commit[3])
+                found.setdefault(commit[2], []).append((message.timestamp()[1] / 1000, commit[3]))
         return found
 
     def _messages(self) -> Iterator[Message]:

@@ -34,13 +34,13 @@ def started(crash: Crash) -> None:
     """After the id is taken over."""
 
     def make(real: Any) -> Any:
-        def start(self: transactions.TransactionalWriter) -> None:
-            real(self)
+        async def start(self: transactions.TransactionalWriter) -> None:
+            await real(self)
             crash.now()
 
         return start
 
-    replace(transactions.TransactionalWriter, "_start", make)
+    replace(transactions.TransactionalWriter, "start", make)
 
 
 def unmarked(crash: Crash) -> None:
@@ -62,7 +62,7 @@ def half_written(crash: Crash) -> None:
     def make(real: Any) -> Any:
         def send(self: Any, index: int, record: Any) -> None:
             if index == len(self._records) // 2:
-                self._producer.flush(10)
+                self.producer.flush(10)
                 crash.now(marks=marks_in(self), written=index)
             real(self, index, record)
 

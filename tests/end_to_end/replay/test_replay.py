@@ -76,7 +76,7 @@ def test_the_end_is_fixed_when_it_starts(kafka: Kafka, api: Api, tmp_path: Path)
     assert (third.document["result"], third.ledger["read"]) == ("complete", 0)
     assert [one.document["resumed"] for one in (first, second, third)] == [False, True, True]
     assert "up to 30 of 40 records are left" in second.stderr
-    assert "is done: nothing is left; another --name begins anew" in third.stderr
+    assert "is done: nothing is left; another --name starts again" in third.stderr
 
 
 def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:

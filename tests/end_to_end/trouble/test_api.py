@@ -24,9 +24,9 @@ from tests.end_to_end.records import (
     new_topic,
     write_events,
 )
-from tests.end_to_end.trouble.certificates import Authority
 from tests.end_to_end.trouble.outages import Budget, Watch, failed
 from tests.end_to_end.trouble.proxy import Mode, Proxy
+from tests.support.certificates import Authority
 from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
 

@@ -132,6 +132,53 @@ def test_each_account_for_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None
     assert all(event.startswith("other-") == (account == OTHER_ACCOUNT) for account, event in api.pairs())
 
 
+def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """One account's refused token halts that account alone; a new one in its file resumes it, without a restart."""
+    topic, group = new_topic(kafka), new_group()
+    write_events(
+        kafka, topic, (commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(40))
+    )
+    # As Kubernetes mounts a Secret: its files are links through a link that is swapped.
+    folder, wrong = tmp_path / "tokens", "pina_yesterdays_5up3rs3cr3t"
+    for version, token in (("..1", wrong), ("..2", TOKEN)):
+        (folder / version).mkdir(parents=True)
+        (folder / version / ACCOUNT).write_text(TOKEN + "\n")
+        (folder / version / OTHER_ACCOUNT).write_text(token + "\n")
+    (folder / "..data").symlink_to("..1")
+    for account in (ACCOUNT, OTHER_ACCOUNT):
+        (folder / account).symlink_to(f"..data/{account}")
+    env = run_environment(
+        tmp_path, kafka, topic, group, api.url, PINTEREST_EXTRA_AD_ACCOUNT_IDS=OTHER_ACCOUNT
+    )
+    del env["PINTEREST_ACCESS_TOKEN"]
+    env["PINTEREST_ACCESS_TOKEN_FILE"] = str(folder)
+    api.set_faults(echo=True)
+
+    def states(process: Process) -> dict[str, str]:
+        return {one["account"]: one["state"] for one in process.status()["destination"]["accounts"]}
+
+    with Process(tmp_path, "run", env=env) as process:
+        process.until(lambda: states(process).get(OTHER_ACCOUNT) == "halted", "the halt")
+        # Written after the halt: intake goes on.
+        write_events(kafka, topic, (commerce_event(f"main-{number}") for number in range(40)))
+        process.until(lambda: api.counts().accepted_events == 40, "the other account's neighbour")
+        assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
+        assert process.get("/readyz")[0] == 200
+        (folder / "next").symlink_to("..2")
+        (folder / "next").replace(folder / "..data")
+        ledger = process.until_settled(80)
+        assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "open"}
+        (folder / OTHER_ACCOUNT).unlink()
+        write_events(kafka, topic, [commerce_event("last", ad_account_id=OTHER_ACCOUNT)])
+        assert process.until_settled(81)["delivered"] == 81
+        assert str(folder / OTHER_ACCOUNT) in process.until_logged("token_trouble")["text"]
+        assert process.stop()[0] == 0
+        assert "5up3rs3cr3t" not in process.stderr
+        assert TOKEN not in process.stderr
+    assert (ledger["delivered"], ledger["dead_lettered"]) == (80, 0)
+    assert set(api.accepted().values()) == {1}
+
+
 def test_a_halted_account_does_not_starve_the_others(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """While one account is refused, what comes later for another is still fetched and delivered."""
     topic, group = new_topic(kafka), new_group()

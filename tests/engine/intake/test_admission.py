@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from consumer.engine import messages as m
+from consumer.engine.block import ROW_BYTES
+from consumer.engine.model import Record
 from tests.engine.building import (
     Core,
+    FakeDecoder,
     event,
     event_ids,
     of_schema,
@@ -16,7 +21,11 @@ from tests.engine.building import (
 )
 
 BUDGET = 2_000
-EMPTY = len(event("a")) + len(b'{"event_name":"checkout","event_id":"a","custom_data":{"name":"shirt"}}')
+EMPTY = (
+    len(event("a"))
+    + len(b'{"event_name":"checkout","event_id":"a","custom_data":{"name":"shirt"}},')
+    + ROW_BYTES
+)
 """Bytes that the smallest event holds with its JSON."""
 
 
@@ -215,6 +224,26 @@ def test_records_without_their_schema_fill_half() -> None:
     assert core.statistics().totals.open == parked
 
 
+def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded, a hostile record takes far more than it is long: also of those that waited, few are read in one go."""
+    slices: list[list[int]] = []
+    decode = FakeDecoder.decode_chunk
+
+    def measured(self: FakeDecoder, records: list[Record], topic: str) -> Any:
+        slices.append([len(one.value or b"") for one in records])
+        return decode(self, records, topic)
+
+    monkeypatch.setattr("consumer.engine.intake._SLICE_BYTES", 500)
+    monkeypatch.setattr(FakeDecoder, "decode_chunk", measured)
+    core = Core()
+    core.assign()
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(9)), of_schema("l", "1", pad="x" * 600))
+    slices.clear()
+    core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "good"))
+    assert sum(map(len, slices)) == 10
+    assert all(sum(one) <= 500 or len(one) == 1 for one in slices)
+
+
 def test_records_with_a_known_schema_use_the_other_half() -> None:
     """Those that are there before one that would have to wait."""
     core = tight()
@@ -263,7 +292,7 @@ def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
     core = tight()
     core.assign(1, epoch=2)
     core.fetch(padded("p", 900), partition=1)
-    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)))
+    core.fetch(*(of_schema(f"{n}", "1", pad="x" * 350) for n in range(2)))
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert core.pipeline.admission.deferred == 2
     core.fetch(padded("q", 500), partition=1)

@@ -264,7 +264,7 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     core = core_of(-FAR)
     fetch(core, ("pilot", 0.0), ("a", 0.0))
     [(_, _, waits)] = core.pipeline.early._waiting
-    found = describe(core.pipeline, *waits, core.instant())
+    found = describe(core.pipeline, (waits.block, waits.first), core.instant())
     assert (found.offset, found.waits_for.value) == (1, "clock")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine.block import Block
-from consumer.engine.ledger import Ledger
+from consumer.engine.block import Block, Run
+from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait
 from consumer.engine.model import Backoff, Policy, TopicPartition
-from consumer.engine.statistics import SCHEMAS_MOST
 from consumer.engine.waiting import ABSENT_MOST, BURST, Parking
-from tests.engine.building import TOPIC, chunk, ref
+from tests.engine.building import TOPIC, Books, chunk, ref
 
 BACKOFF = Backoff(base=1.0, cap=8.0)
 POLICY = Policy()
@@ -22,52 +21,57 @@ def patient(backoff: Backoff, patience: float = 300.0) -> Parking:
 
 
 @pytest.fixture
-def ledger() -> Ledger:
+def ledger() -> Books:
     """A ledger with one assignment."""
-    ledger = Ledger()
+    ledger = Books()
     ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
     return ledger
 
 
-def span_of(ledger: Ledger, count: int = 3) -> Block:
+def span_of(ledger: Books, count: int = 3) -> Block:
     """A block of the assignment."""
     state = ledger.get(TopicPartition(TOPIC, 0))
     assert state is not None
-    return ledger.track(state, chunk([b"x"] * count, offset=state.last_seen + 1))
+    return ledger.enter(state, chunk([b"x"] * count, offset=state.last_seen + 1))
 
 
-def test_a_schema_is_asked_for_once(ledger: Ledger) -> None:
+def row(block: Block, index: int) -> Run:
+    """One of its records."""
+    return Run(block, index, index + 1)
+
+
+def test_a_schema_is_asked_for_once(ledger: Books) -> None:
     """However many records need it; while asked, nothing is due."""
     parking, block = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
-    parking.park(ref("1"), block, 1, 0.0)
-    parking.park(ref("2"), block, 2, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
+    parking.park(ref("1"), row(block, 1), 0.0)
+    parking.park(ref("2"), row(block, 2), 0.0)
     assert list(parking.ask(0.0)) == [ref("1"), ref("2")]
     assert list(parking.ask(0.0)) == []
     assert parking.due() is None
     assert len(parking) == 3
 
 
-def test_a_verdict_gives_the_records_in_order(ledger: Ledger) -> None:
+def test_a_verdict_gives_the_records_in_order(ledger: Books) -> None:
     """All that waited for it, and nothing else."""
     parking, block = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
-    parking.park(ref("2"), block, 1, 0.0)
-    parking.park(ref("1"), block, 2, 0.0)
-    assert parking.found(ref("1")) == [(block, 0), (block, 2)]
+    parking.park(ref("1"), row(block, 0), 0.0)
+    parking.park(ref("2"), row(block, 1), 0.0)
+    parking.park(ref("1"), row(block, 2), 0.0)
+    assert parking.found(ref("1")) == [row(block, 0), row(block, 2)]
     assert parking.found(ref("1")) == []
     assert len(parking) == 1
 
 
-def test_no_verdict_means_asking_again_later(ledger: Ledger) -> None:
+def test_no_verdict_means_asking_again_later(ledger: Books) -> None:
     """Behind a backoff that grows to its cap, for ever; records that come meanwhile wait with the others."""
     parking, block = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     now, delays = 0.0, []
     for _ in range(5):
         assert list(parking.ask(now)) == [ref("1")]
         parking.unavailable(ref("1"), now, 1.0)
-        parking.park(ref("1"), block, 1, now)
+        parking.park(ref("1"), row(block, 1), now)
         due = parking.due()
         assert due is not None
         assert list(parking.ask(due - 0.01)) == []
@@ -76,20 +80,20 @@ def test_no_verdict_means_asking_again_later(ledger: Ledger) -> None:
     assert delays == [1.0, 2.0, 4.0, 8.0, 8.0]
 
 
-def test_records_that_are_no_longer_ours_are_forgotten(ledger: Ledger) -> None:
+def test_records_that_are_no_longer_ours_are_forgotten(ledger: Books) -> None:
     """A schema nobody needs and nobody asks for is forgotten with them."""
     parking, block = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     ledger.drop(TopicPartition(TOPIC, 0))
     parking.purge()
     assert len(parking) == 0
     assert parking.due() is None
 
 
-def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Ledger) -> None:
+def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) -> None:
     """The records went while the registry was asked: its failure to answer concerns nobody."""
     parking, block = patient(BACKOFF), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     list(parking.ask(0.0))
     ledger.drop(TopicPartition(TOPIC, 0))
     parking.purge()
@@ -110,13 +114,13 @@ def test_an_answer_nobody_waits_for_is_no_bug() -> None:
 def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
     """The registry is asked when it is due, and says that there is none; which records that is final for."""
     assert list(parking.ask(now)) == [ref(wanted)]
-    return [place for _, place in parking.missing(ref(wanted), now, 1.0)]
+    return [place for _, place, _ in parking.missing(ref(wanted), now, 1.0)]
 
 
-def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Ledger) -> None:
+def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Books) -> None:
     """It may be "not yet": asked again with the backoff of no answer, until each record has waited for so long."""
     parking, block = patient(BACKOFF, 60.0), span_of(ledger)
-    parking.park(ref("1"), block, 0, 100.0)
+    parking.park(ref("1"), row(block, 0), 100.0)
     asked, now, final = [], 100.0, list[int]()
     while not final:
         asked.append(now)
@@ -128,23 +132,23 @@ def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Le
     assert (len(parking), parking.size, parking.due()) == (0, 0, None)
 
 
-def test_each_record_has_patience_of_its_own(ledger: Ledger) -> None:
+def test_each_record_has_patience_of_its_own(ledger: Books) -> None:
     """One that came half a minute early does not take those with it that came later."""
     parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     for now in range(0, 60, 10):
         if now == 30:
-            parking.park(ref("1"), block, 1, 30.0)
+            parking.park(ref("1"), row(block, 1), 30.0)
         assert denied(parking, now) == []
     assert denied(parking, 60.0) == [0]
     assert denied(parking, 70.0) == denied(parking, 80.0) == []
-    assert [parked.place for parked in parking.found(ref("1"))] == [1]
+    assert [parked.first for parked in parking.found(ref("1"))] == [1]
 
 
-def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Ledger) -> None:
+def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
     """An outage between two such answers says nothing of what the registry would have said meanwhile."""
     parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     assert denied(parking, 0.0) == denied(parking, 50.0) == []
     for now in (60.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
@@ -153,64 +157,64 @@ def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Ledger) -> None:
     assert denied(parking, 3620.0) == [0]
 
 
-def test_patience_may_be_endless(ledger: Ledger) -> None:
+def test_patience_may_be_endless(ledger: Books) -> None:
     """0: a record waits for its schema for ever."""
     parking, block = patient(Backoff(10.0, 10.0), 0), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     assert denied(parking, 0.0) == denied(parking, 1e9) == []
 
 
-def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Ledger) -> None:
+def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Books) -> None:
     """To a question that is asked after it came, which keeps the backoff: what was on its way may be out of date."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 5)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), block, 1, 21.0)
+    parking.park(ref("1"), row(block, 1), 21.0)
     assert parking.due() == 30.0
     assert list(parking.ask(30.0)) == [ref("1")]
-    parking.park(ref("1"), block, 2, 30.5)
-    assert [place for _, place in parking.missing(ref("1"), 31.0, 1.0)] == [1]
+    parking.park(ref("1"), row(block, 2), 30.5)
+    assert [place for _, place, _ in parking.missing(ref("1"), 31.0, 1.0)] == [1]
     assert denied(parking, 41.0) == [2]
-    parking.park(ref("1"), block, 3, 42.0)
+    parking.park(ref("1"), row(block, 3), 42.0)
     assert list(parking.ask(51.0)) == [ref("1")]
-    assert [place for _, place in parking.found(ref("1"))] == [3]
+    assert [place for _, place, _ in parking.found(ref("1"))] == [3]
 
 
-def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Ledger) -> None:
+def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Books) -> None:
     """Who registers it an hour later has all of the patience again."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), block, 1, 3600.0)
+    parking.park(ref("1"), row(block, 1), 3600.0)
     assert denied(parking, 3600.0) == denied(parking, 3610.0) == []
     assert denied(parking, 3620.0) == [1]
 
 
 def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what_comes_later(
-    ledger: Ledger,
+    ledger: Books,
 ) -> None:
     """While it gave no answer the schema may have been registered, and its followers may not know it yet."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 4)
-    parking.park(ref("1"), block, 0, 0.0)
+    parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
-    parking.park(ref("1"), block, 1, 21.0)
+    parking.park(ref("1"), row(block, 1), 21.0)
     for now in (30.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
         parking.unavailable(ref("1"), now, 1.0)
-    parking.park(ref("1"), block, 2, 3605.0)
+    parking.park(ref("1"), row(block, 2), 3605.0)
     assert denied(parking, 3610.0) == [1], "it came while the schema was known to be absent"
-    parking.park(ref("1"), block, 3, 3615.0)
+    parking.park(ref("1"), row(block, 3), 3615.0)
     assert denied(parking, 3620.0) == []
     assert denied(parking, 3630.0) == [2]
     assert denied(parking, 3640.0) == [3]
 
 
-def test_absent_schemas_are_remembered_in_bounds(ledger: Ledger) -> None:
+def test_absent_schemas_are_remembered_in_bounds(ledger: Books) -> None:
     """Whoever makes up ids fills no memory."""
     parking, block = patient(Backoff(0.1, 0.1), 1.0), span_of(ledger, 3000)
     for number in range(3000):
         now = number * 10.0
-        parking.park(ref(str(number)), block, number, now)
+        parking.park(ref(str(number)), row(block, number), now)
         assert denied(parking, now, str(number)) == []
         assert denied(parking, now + 5, str(number)) == [number]
     assert len(parking._absent) == ABSENT_MOST
@@ -220,11 +224,11 @@ def test_absent_schemas_are_remembered_in_bounds(ledger: Ledger) -> None:
 # -- questions
 
 
-def test_questions_are_bounded_at_once_and_by_the_second(ledger: Ledger) -> None:
+def test_questions_are_bounded_at_once_and_by_the_second(ledger: Books) -> None:
     """However many schemas there are: a burst after a pause, then an even rate, and never more than a few at once."""
     parking, block = patient(Backoff(1.0, 10.0)), span_of(ledger, 1000)
     for number in range(1000):
-        parking.park(ref(str(number)), block, number, 0.0)
+        parking.park(ref(str(number)), row(block, number), 0.0)
     first = list(parking.ask(0.0))
     assert len(first) == POLICY.registry_concurrency
     assert parking.due() is None
@@ -242,25 +246,25 @@ def test_questions_are_bounded_at_once_and_by_the_second(ledger: Ledger) -> None
     assert now == pytest.approx(500 / RATE - BURST, abs=0.5)
 
 
-def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Ledger) -> None:
+def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Books) -> None:
     """Neither one that was asked for before it, nor the first of it, nor one that comes behind it."""
     parking, block = patient(BACKOFF), span_of(ledger, 1000)
-    parking.park(ref("before"), block, 0, 0.0)
+    parking.park(ref("before"), row(block, 0), 0.0)
     assert list(parking.ask(0.0)) == [ref("before")]
     parking.unavailable(ref("before"), 0.0, 1.0)
     for number in range(1, 1000):
-        parking.park(ref(str(number)), block, number, 0.0)
+        parking.park(ref(str(number)), row(block, number), 0.0)
     assert {ref("before"), ref("1"), ref("999")} < set(parking.ask(1.0))
 
 
-def test_what_is_waited_for_is_named_in_bounds(ledger: Ledger) -> None:
+def test_what_is_waited_for_is_named_in_bounds(ledger: Books) -> None:
     """The longest first, with how long the registry has been saying that there is none."""
     parking, block = patient(BACKOFF), span_of(ledger, 30)
     for number in range(30):
-        parking.park(ref(str(number)), block, number, float(number))
+        parking.park(ref(str(number)), row(block, number), float(number))
     waits = parking.waits(40.0)
     assert len(waits) == SCHEMAS_MOST
-    assert waits[0] == ("id", "0", 1, 40.0, None)
+    assert waits[0] == SchemaWait("id", "0", 1, 40.0, None)
     asked = next(parking.ask(40.0))
     parking.missing(asked, 40.0, 1.0)
-    assert parking.waits(45.0)[0] == ("id", "0", 1, 45.0, 5.0)
+    assert parking.waits(45.0)[0] == SchemaWait("id", "0", 1, 45.0, 5.0)

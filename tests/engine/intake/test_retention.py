@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine import messages as m
-from consumer.engine.commits import count_unsettled, removed_unread
+from consumer.engine.commits import removed_unread
 from consumer.engine.model import Chunk, TopicPartition
 from consumer.engine.offset_map import OffsetMap
 from tests.engine.building import TOPIC, Core, event, record, write_map
@@ -53,7 +53,7 @@ def test_what_counts(log_start: int, expected: int | None, offsets: tuple[int, .
 def test_what_was_settled_before_does_not_count(bounds: list[int], begin: int, end: int) -> None:
     """As one would count it, offset by offset."""
     known = OffsetMap(bounds[: len(bounds) // 2 * 2], 7)
-    assert count_unsettled(begin, end, known) == sum(not known.settled(one) for one in range(begin, end))
+    assert known.count(begin, end) == sum(known.settled(one) for one in range(begin, end))
 
 
 def test_records_removed_while_it_was_away_are_told() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.commands.replay.selection import LEFT_OUT, UNJUDGED
+from consumer.commands.replay.options import LEFT_OUT, UNJUDGED
 from consumer.engine import messages as m
 from consumer.engine.intake import FETCH_MOST
 from tests.engine.building import (

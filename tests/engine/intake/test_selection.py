@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.commands.replay.selection import (
+from consumer.commands.replay.options import (
     CHANNELS,
     EXPIRED,
     FIELDS,
@@ -16,7 +16,7 @@ from consumer.commands.replay.selection import (
     UNJUDGED,
     Selecting,
     WithoutExpired,
-    conditions,
+    parse_where,
 )
 from consumer.conversion.decisions import REJECTION_CODES
 from consumer.engine.model import (
@@ -28,8 +28,10 @@ from consumer.engine.model import (
     Rejection,
     Stage,
 )
+from consumer.errors import UsageError
+from tests.conversion.test_compiled import BOTH, comparable_row
 from tests.conversion.test_convert import NOW, event_of
-from tests.conversion.test_fused import BOTH, comparable_read
+from tests.engine.building import read_by
 
 NAMES = ("checkout", "page_visit", "signup")
 SOURCES = ("web", "app_android", "app_ios", "offline")
@@ -55,7 +57,7 @@ class Gives:
 
 def select(where: Sequence[str], *given: Converted) -> list[Converted]:
     """What becomes of `given` under ``--where``."""
-    return list(Selecting(Gives(*given), conditions(where)).convert_chunk([{}] * len(given), 0.0))
+    return list(Selecting(Gives(*given), parse_where(where)).convert_chunk([{}] * len(given), 0.0))
 
 
 def test_without_a_condition_all_events_go_on() -> None:
@@ -76,8 +78,8 @@ def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
     both = BOTH["default"]
     values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
     records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
-    plain = [comparable_read(one) for one in both.compiled.read(records, NOW)]
-    left = [comparable_read(one) for one in WithoutExpired(both.compiled).read(records, NOW)]
+    plain = [comparable_row(one) for one in read_by(both.compiled, records, NOW)]
+    left = [comparable_row(one) for one in read_by(WithoutExpired(both.compiled), records, NOW)]
     assert [one for one in plain if isinstance(one, Rejection) and one.code == EXPIRED] == [plain[1]]
     assert left == [plain[0], Filtered(EXPIRED), *plain[2:]]
 
@@ -128,8 +130,8 @@ def test_an_id_may_hold_an_equals_sign() -> None:
 )
 def test_what_cannot_be_asked_for_says_what_can(text: str, why: str) -> None:
     """One line, with the fields or the channels there are."""
-    with pytest.raises(ValueError, match=why) as raised:
-        conditions([text])
+    with pytest.raises(UsageError, match=why) as raised:
+        parse_where([text])
     if "channel" in text:
         assert all(channel in str(raised.value) for channel in CHANNELS)
     elif "asked" in why:

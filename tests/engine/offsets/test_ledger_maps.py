@@ -8,24 +8,24 @@ import pytest
 
 from consumer.engine import offset_map
 from consumer.engine.block import Block, Finished, RecordStage
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import Disposition, Position
 from tests.engine.building import TOPIC, Books, read_map, write_map
 from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk_of
 
 
-def reads(ledger: Ledger, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Block:
+def reads(ledger: Books, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Block:
     """So many records come in."""
     state = ledger.get(TP)
     assert state is not None
-    return ledger.track(state, chunk_of([Identity(first + n * step, leader_epoch) for n in range(count)]))
+    return ledger.enter(state, chunk_of([Identity(first + n * step, leader_epoch) for n in range(count)]))
 
 
-def settle_all(ledger: Ledger, block: Block) -> None:
+def settle_all(ledger: Books, block: Block) -> None:
     """All that is open in a block is done."""
     for index, stage in enumerate(block.stages):
         if stage < RecordStage.DELIVERED:
-            ledger.settle(block, index, Disposition.DELIVERED)
+            ledger.settle_row(block, index, Disposition.DELIVERED)
 
 
 # -- what goes into a commit
@@ -38,9 +38,9 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
     state = ledger.assign(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
     block = reads(ledger, 0, 10)
-    ledger.settle(block, 5, Disposition.DELIVERED)
+    ledger.settle_row(block, 5, Disposition.DELIVERED)
     state.committable()
-    ledger.settle(block, 0, Disposition.DELIVERED)
+    ledger.settle_row(block, 0, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     assert position.next_offset == 1
@@ -128,7 +128,7 @@ def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
         chunk = chunk_of([Identity(offset + n, leader_epoch) for n in range(3)])
         passed = ledger.settled_before(state, chunk)
         assert passed == []
-        ledger.track(state, chunk, None, passed)
+        ledger.enter(state, chunk, passed)
     assert (ledger.open, ledger.passed) == (9, 0)
 
 
@@ -137,7 +137,7 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
     ledger = Books()
     state = begin(ledger, Position(TOPIC, 0, 10, 4, write_map(10, [12, 20, 25, 40], 4)))
     block = reads(ledger, 10, 2, leader_epoch=4)
-    ledger.settle(block, 1, Disposition.DELIVERED)
+    ledger.settle_row(block, 1, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     found = read_map(position)
@@ -157,11 +157,11 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
     ledger = Books()
     state = ledger.assign(TP, 1, 0, False)
     block = reads(ledger, 0, 4)
-    ledger.settle(block, 2, Disposition.DELIVERED)
+    ledger.settle_row(block, 2, Disposition.DELIVERED)
     assert [one.metadata != "" for one in ledger.committables()] == [True]
     ledger.limit_metadata(0)
     assert list(ledger.committables()) == []
-    ledger.settle(block, 0, Disposition.DELIVERED)
+    ledger.settle_row(block, 0, Disposition.DELIVERED)
     assert list(ledger.committables()) == [Position(TOPIC, 0, 1, 7)]
     assert state.map_share(1e9) == 1.0
     later = ledger.assign(TP, 2, 0, False)
@@ -179,7 +179,7 @@ def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
     ledger.limit_metadata(most)
     block = reads(ledger, 0, 2000)
     for index in range(1, 2000, 2):
-        ledger.settle(block, index, Disposition.DELIVERED)
+        ledger.settle_row(block, index, Disposition.DELIVERED)
     assert state.map_share(1e9) == 1.0
 
 
@@ -190,7 +190,7 @@ def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
     block = reads(ledger, 5, 3)
     assert state.committable() is None
     assert state.proof() == Position(TOPIC, 0, 3, 6)
-    ledger.settle(block, 1, Disposition.DELIVERED)
+    ledger.settle_row(block, 1, Disposition.DELIVERED)
     position = state.committable()
     assert position is not None
     assert position[:4] == (TOPIC, 0, 3, 6)
@@ -217,10 +217,10 @@ def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
     """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
     ledger = Books()
     ledger.assign(TP, 1, 0, False)
-    block = reads(ledger, 0, offset_map.SAFE_WINDOW // 2)
+    block = reads(ledger, 0, offset_map.safe_window(offset_map.MOST) // 2)
     for index in range(1, len(block.offsets)):
         if waits_every and index % waits_every:
-            ledger.settle(block, index, Disposition.DELIVERED)
+            ledger.settle_row(block, index, Disposition.DELIVERED)
     assert ledger.map_share(1.0) == 1.0
 
 
@@ -263,7 +263,7 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
             continue
         random.shuffle(loose)
         for block, index in loose[len(loose) // 2 :]:
-            ledger.settle(block, index, Disposition.DELIVERED)
+            ledger.settle_row(block, index, Disposition.DELIVERED)
         del loose[len(loose) // 2 :]
         if was_cut(state):
             return True, seen, lowest

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from consumer.engine import offset_map
 from consumer.engine.block import Block
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
 from tests.engine.building import MACHINE, TOPIC, Books, read_map
 
@@ -43,7 +43,7 @@ def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
     )
 
 
-def begin(ledger: Ledger, position: Position | None, epoch: int = 1) -> AssignmentState:
+def begin(ledger: Books, position: Position | None, epoch: int = 1) -> AssignmentState:
     """An assignment that begins at what was committed, as the pipeline opens its books."""
     if position is None:
         return ledger.assign(TP, epoch, FIRST, False)
@@ -75,7 +75,7 @@ class Reader:
             self.go_back(some[0].offset)
         chunk, to_pass = chunk_of(some), self.to_pass
         passed = self.ledger.settled_before(self.state, chunk)
-        block = self.ledger.track(self.state, chunk, None, passed)
+        block = self.ledger.enter(self.state, chunk, passed)
         assert {some[at] for at in passed} == to_pass.intersection(some), "exactly what was settled before"
         for index, one in enumerate(some):
             if index in passed:
@@ -101,7 +101,7 @@ class Reader:
         gone = {one: place for one, place in self.open.items() if one.offset >= offset}
         assert self.ledger.rewind(self.state, offset) == len(gone)
         for one, (block, index) in gone.items():
-            assert not self.ledger.settle(block, index, Disposition.DELIVERED)
+            assert not self.ledger.settle_row(block, index, Disposition.DELIVERED)
             del self.open[one]
         self.settled = {one for one in self.settled if one.offset < offset}
         self.next = offset
@@ -110,7 +110,7 @@ class Reader:
     def settle(self, one: Identity) -> None:
         """This one is done."""
         block, index = self.open.pop(one)
-        assert self.ledger.settle(block, index, Disposition.DELIVERED)
+        assert self.ledger.settle_row(block, index, Disposition.DELIVERED)
         self.settled.add(one)
 
     def known(self, position: Position) -> frozenset[Identity]:

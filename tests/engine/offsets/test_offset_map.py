@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from consumer.engine.offset_map import (
     IDS_MOST,
     MOST,
-    SAFE_WINDOW,
     OffsetMap,
     are_different_lives,
     is_void,
     read,
     read_metadata,
+    safe_window,
     write,
 )
 from tests.engine.building import PROPERTY
@@ -107,7 +107,7 @@ def test_long_runs_are_cheap() -> None:
 
 def test_a_regular_pattern_is_deflated() -> None:
     """Every other offset of a long window fits where a bit each would not."""
-    bounds = list(range(1, 1 + 4 * SAFE_WINDOW))
+    bounds = list(range(1, 1 + 4 * safe_window(MOST)))
     assert as_read(write(0, bounds, None), 0) == (bounds, None)
 
 
@@ -240,8 +240,8 @@ def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: 
 def test_a_safe_window_fits_whatever_its_pattern(
     seed: int, percent: int, base: int, leader_epoch: int | None
 ) -> None:
-    """Up to `SAFE_WINDOW` offsets nothing is cut: half of them settled by chance, few, or nearly all."""
-    bounds = random_bounds(seed, base, SAFE_WINDOW, percent / 100)
+    """Up to `safe_window(MOST)` offsets nothing is cut: half of them settled by chance, few, or nearly all."""
+    bounds = random_bounds(seed, base, safe_window(MOST), percent / 100)
     assert as_read(write(base, bounds, leader_epoch), base) == (bounds, leader_epoch)
 
 

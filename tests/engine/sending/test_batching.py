@@ -7,12 +7,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.block import Delivery
+from consumer.engine.block import Run, divide, each_of
 from consumer.engine.gate import Gate
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Policy, TopicPartition
-from consumer.engine.sending import AccountQueue, Batch, halves
-from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_deliveries
+from consumer.engine.sending import AccountQueue, Batch
+from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_runs
 
 MIB = 1024 * 1024
 
@@ -26,11 +26,11 @@ def queue_of(**policy: float) -> AccountQueue:
 def test_a_full_batch_goes_at_once() -> None:
     """By count: a batch of the most events waits for no linger; what remains does."""
     queue = queue_of(batch_events=3)
-    for one in make_deliveries(4):
+    for one in make_runs(4):
         queue.add(one, 0.0)
     batch = queue.take(0.0, 1)
     assert batch is not None
-    assert len(batch.deliveries) == 3
+    assert batch.events == 3
     assert queue.take(0.0, 2) is None
     assert queue.queued == 1
 
@@ -38,56 +38,69 @@ def test_a_full_batch_goes_at_once() -> None:
 def test_the_linger_counts_from_the_oldest_event() -> None:
     """By age: later events do not push the batch back."""
     queue = queue_of(linger=0.5)
-    first, second = make_deliveries(2)
+    first, second = make_runs(2)
     queue.add(first, 10.0)
     queue.add(second, 10.4)
     assert queue.due() == 10.5
     assert queue.take(10.49, 1) is None
     batch = queue.take(10.5, 1)
     assert batch is not None
-    assert batch.deliveries == [first, second]
+    assert [*each_of(batch.runs)] == [first, second]
     assert queue.due() is None
 
 
 def test_the_body_never_exceeds_the_limit() -> None:
     """By bytes, envelope and commas included: 4 MiB and not one more (a comma too many is counted, no less)."""
     size = (4 * MIB - 15) // 4
-    [*four, larger] = [*make_deliveries(4, size=size), *make_deliveries(1, size=size + 1)]
+    [*four, larger] = [*make_runs(4, size=size), *make_runs(1, size=size + 1)]
     for fifth, held in ((four[3], 4), (larger, 3)):
         queue = queue_of(batch_bytes=11 + 4 * (size + 1), batch_events=1000, linger=0.0)
         for one in [*four[:3], fifth]:
             queue.add(one, 0.0)
         batch = queue.take(0.0, 1)
         assert batch is not None
-        assert len(batch.deliveries) == held
-        assert len(batch.body()) <= 4 * MIB
-        assert len(orjson.loads(batch.body())["data"]) == held
+        assert batch.events == held
+        body = b"".join(batch.parts())
+        assert len(body) <= 4 * MIB
+        assert len(orjson.loads(body)["data"]) == held
+
+
+@pytest.mark.parametrize("rows", range(1, 41))
+def test_a_call_keeps_little_more_in_memory_than_it_sends(rows: int) -> None:
+    """What it does not copy keeps the pages of whole blocks, of which all the rest may be settled before its answer."""
+    block = make_runs(40, size=50)[0].block
+    parts = Batch(1, ACCOUNT, [Run(block, 0, rows)]).parts()
+    held = sum(memoryview(part.obj).nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+    assert len(orjson.loads(b"".join(parts))["data"]) == rows
+    assert held <= 4 * sum(map(len, parts))
+    # A whole page is not copied.
+    assert isinstance(parts[1], memoryview) == (rows > 10)
 
 
 def test_an_event_larger_than_the_limit_goes_alone() -> None:
     """It is the API that says whether it is too large; it must neither stick nor take others with it."""
     queue = queue_of(batch_bytes=1000, linger=0.0)
     small, huge, after = (
-        *make_deliveries(1, size=50),
-        *make_deliveries(1, size=5000),
-        *make_deliveries(1, size=50),
+        *make_runs(1, size=50),
+        *make_runs(1, size=5000),
+        *make_runs(1, size=50),
     )
     for one in (small, huge, after):
         queue.add(one, 0.0)
     batches = [queue.take(0.0, number) for number in (1, 2, 3)]
-    assert [batch.deliveries for batch in batches if batch is not None] == [[small], [huge], [after]]
+    assert [batch.runs for batch in batches if batch is not None] == [[small], [huge], [after]]
 
 
 def test_retries_go_first_when_their_time_has_come() -> None:
     """They hold the oldest records, and the oldest record holds the commit."""
     queue = queue_of(linger=0.0)
-    old, new = make_deliveries(2)
+    old, new = make_runs(2)
     retry = Batch(1, ACCOUNT, [old], attempts=1)
     queue.put_back(retry, 5.0)
     queue.add(new, 0.0)
     fresh = queue.take(0.0, 2)
     assert fresh is not None
-    assert fresh.deliveries == [new]
+    assert fresh.runs == [new]
     queue.add(new, 5.0)
     assert queue.take(5.0, 3) is retry
     assert (retry.number, retry.attempts) == (3, 1)
@@ -96,7 +109,7 @@ def test_retries_go_first_when_their_time_has_come() -> None:
 def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
     """So the same seed gives the same commands."""
     queue = queue_of()
-    batches = [Batch(number, ACCOUNT, make_deliveries(1)) for number in (3, 1, 2)]
+    batches = [Batch(number, ACCOUNT, make_runs(1)) for number in (3, 1, 2)]
     for batch in batches:
         queue.put_back(batch, 0.0)
     assert [queue.take(0.0, number) for number in (7, 8, 9)] == [batches[1], batches[2], batches[0]]
@@ -108,7 +121,7 @@ def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
     ledger = Ledger()
     mine = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
     theirs = ledger.assign(TopicPartition(TOPIC, 1), 1, 0, False)
-    kept, gone = make_deliveries(3, state=mine), make_deliveries(4, state=theirs)
+    kept, gone = make_runs(3, state=mine), make_runs(4, state=theirs)
     queue = queue_of(batch_events=2, linger=0.0)
     queue.put_back(Batch(1, ACCOUNT, [kept[0], gone[0]]), 0.0)
     queue.put_back(Batch(2, ACCOUNT, [gone[1]]), 0.0)
@@ -116,20 +129,20 @@ def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
         queue.add(one, 0.0)
     queue.add(kept[2], 0.0)
     theirs.draining = True
-    assert set(queue.purge()) == set(gone)
-    assert (queue.queued, set(queue)) == (3, set(kept))
+    assert set(each_of(queue.purge())) == set(gone)
+    assert queue.queued == 3
     batches = [queue.take(0.0, number) for number in (10, 11, 12, 13)]
-    assert [batch.deliveries for batch in batches if batch is not None] == [[kept[0]], [kept[1]], [kept[2]]]
+    assert [batch.runs for batch in batches if batch is not None] == [[kept[0]], [kept[1]], [kept[2]]]
 
 
 @pytest.mark.parametrize("count", [2, 3, 1000])
 def test_halves_hold_the_whole(count: int) -> None:
     """In order, with their own numbers, remembering how often their events were sent."""
-    batch = Batch(1, ACCOUNT, make_deliveries(count), attempts=4)
+    batch = Batch(1, ACCOUNT, make_runs(count), attempts=4)
     batch.failures = 3
-    first, second = halves(batch, 5, 6)
-    assert first.deliveries + second.deliveries == batch.deliveries
-    assert abs(len(first.deliveries) - len(second.deliveries)) <= 1
+    first, second = batch.halves(5, 6)
+    assert [*first.runs, *second.runs] == batch.runs
+    assert abs(first.events - second.events) <= 1
     assert [(half.number, half.attempts, half.failures) for half in (first, second)] == [(5, 4, 0), (6, 4, 0)]
 
 
@@ -143,13 +156,13 @@ class QueueMachine(RuleBasedStateMachine):
         self.states = [self.ledger.assign(TopicPartition(TOPIC, n), 1, 0, False) for n in (0, 1)]
         self.now = 0.0
         self.number = 0
-        self.inside: list[Delivery] = []
+        self.inside: list[Run] = []
         self.taken: list[Batch] = []
 
     @rule(partition=st.integers(0, 1), sizes=st.lists(st.integers(2, 700), max_size=5))
     def add(self, partition: int, sizes: list[int]) -> None:
-        for size in sizes if self.states[partition].accepts else []:
-            [one] = make_deliveries(1, size=size, state=self.states[partition])
+        for size in sizes if self.states[partition].live else []:
+            [one] = make_runs(1, size=size, state=self.states[partition])
             self.queue.add(one, self.now)
             self.inside.append(one)
 
@@ -162,10 +175,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert (batch is not None) == (due is not None and due <= self.now)
         if batch is None:
             return
-        assert batch.deliveries
-        assert len(batch.deliveries) <= 4
-        assert len(batch.body()) <= 600 or len(batch.deliveries) == 1
-        for one in batch.deliveries:
+        assert batch.runs
+        assert batch.events <= 4
+        assert len(b"".join(batch.parts())) <= 600 or batch.events == 1
+        for one in each_of(batch.runs):
             assert one.accepted
             self.inside.remove(one)
         self.taken.append(batch)
@@ -174,27 +187,28 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(delay=st.sampled_from([0.0, 0.5, 3.0]), bisect=st.booleans())
     def put_back(self, delay: float, bisect: bool) -> None:
         batch = self.taken.pop()
-        batch.deliveries = [one for one in batch.deliveries if one.accepted]
+        batch.runs, _ = divide(batch.runs)
         again = [batch]
-        if bisect and len(batch.deliveries) > 1:
+        if bisect and batch.events > 1:
             self.number += 2
-            again = list(halves(batch, self.number - 1, self.number))
+            again = list(batch.halves(self.number - 1, self.number))
         for one in again:
-            if one.deliveries:
+            if one.runs:
                 self.queue.put_back(one, self.now + delay)
-                self.inside += one.deliveries
+                self.inside += each_of(one.runs)
 
     @rule(partition=st.integers(0, 1))
     def revoke(self, partition: int) -> None:
         self.ledger.drop(self.states[partition].tp)
         gone = self.queue.purge()
-        assert set(gone) == {one for one in self.inside if not one.accepted}
+        assert set(each_of(gone)) == {one for one in self.inside if not one.accepted}
         self.inside = [one for one in self.inside if one.accepted]
         self.states[partition] = self.ledger.assign(TopicPartition(TOPIC, partition), 2, 0, False)
 
     @invariant()
     def it_holds_what_was_put_in(self) -> None:
-        held = list(self.queue)
+        waiting = [*self.queue.ready, self.queue.filling, *(batch.runs for _, batch in self.queue.again())]
+        held = [row for runs in waiting for row in each_of(runs)]
         assert len(held) == len(self.inside) == self.queue.queued
         assert set(held) == set(self.inside)
         assert (self.queue.due() is None) == (not held)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.verdicts import (
+from consumer.engine.answering.verdicts import (
     BatchRefused,
     EventOutcome,
     NoVerdict,

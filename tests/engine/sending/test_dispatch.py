@@ -30,7 +30,7 @@ def halted(**policy: Any) -> Core:
 
 
 def given_up(core: Core) -> list[m.GiveUp]:
-    """How often, and why, the core gave up."""
+    """How often, and why, the engine gave up."""
     return [one for one in core.log if isinstance(one, m.GiveUp)]
 
 
@@ -243,6 +243,45 @@ def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
     core.accept(probe)
     states = {one.account: one.state for one in core.statistics().accounts}
     assert states == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
+
+
+def test_a_token_of_its_own_halts_and_resumes_its_account_alone() -> None:
+    """Neither the other account nor intake stops; a probe of the other says nothing of this one."""
+    core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
+    core.assign()
+    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
+    core.look_up()
+    mine, other = core.take(m.Send), core.take(m.Send)
+    core.answer(other, 401, NO)
+    core.accept(mine)
+    states = {one.account: one.state for one in core.statistics().accounts}
+    assert states == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
+    assert core.pipeline.room() > 0
+    core.fetch(event("c"))
+    core.look_up()
+    core.accept(core.take(m.Send))
+    core.until(lambda: core.has(m.ReadToken))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(True))
+    core.accept(core.take(m.Send))
+    assert {one.state for one in core.statistics().accounts} == {"open"}
+
+
+def test_both_accounts_tokens_refused_stop_intake() -> None:
+    """Then nothing could be delivered; each is tried for itself, and the first that is accepted lets intake go on."""
+    core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
+    core.assign()
+    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
+    core.look_up()
+    for _ in range(2):
+        core.answer(core.take(m.Send), 401, NO)
+    assert core.pipeline.room() == 0
+    core.until(lambda: core.has(m.ReadToken))
+    core.take(m.ReadToken)
+    core.feed(m.TokenRead(False))
+    core.accept(core.take(m.Send))
+    assert sorted(one.state for one in core.statistics().accounts) == ["halted", "open"]
+    assert core.pipeline.room() > 0
 
 
 def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine import messages as m
+from consumer.engine.intake import FETCH_MOST
 from consumer.engine.model import Position
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
 
@@ -13,15 +14,15 @@ from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids
 
 def test_room_is_what_the_budget_leaves() -> None:
     """At most a fetch's worth, never more than the events left; nothing once it is full."""
-    core = Core(max_open_events=1500)
+    core = Core(max_open_events=FETCH_MOST + 500)
     core.assign()
-    assert core.pipeline.room() == 1000
+    assert core.pipeline.room() == FETCH_MOST
     core.fetch(*(event(str(n)) for n in range(700)))
-    assert core.pipeline.room() == 800
-    core.fetch(*(event(f"x{n}") for n in range(800)))
+    assert core.pipeline.room() == FETCH_MOST - 200
+    core.fetch(*(event(f"x{n}") for n in range(FETCH_MOST - 200)))
     assert core.pipeline.room() == 0
     core.deliver()
-    assert core.pipeline.room() == 1000
+    assert core.pipeline.room() == FETCH_MOST
 
 
 def test_a_revoke_makes_room_again() -> None:
@@ -198,7 +199,8 @@ def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
         core.feed(m.StopRequested(25.0))
     core.revoke(0, grace=25.0)
     core.feed(m.StopRequested(25.0))
-    core.accept()
+    while core.has(m.Send):
+        core.accept()
     core.store_keys()
     assert released(core.log) == [Position(TOPIC, 0, 1, 7)]
     assert stopped(core) == m.Stop([Position(TOPIC, 1, 1, 7)], True)
@@ -233,7 +235,7 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
     core.feed(m.TokenRead(True))
     core.accept()
     core.store_keys()
-    assert core.pipeline.room() == 1000
+    assert core.pipeline.room() == FETCH_MOST
     assert core.committable() == 1
 
 

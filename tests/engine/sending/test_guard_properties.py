@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consumer.engine import messages as m
-from consumer.engine.block import Block, Delivery, Prepared
+from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
 from consumer.engine.guard import Guard
-from consumer.engine.ledger import Ledger
 from consumer.engine.model import Instant, Policy, Rejection, SchemaRef, Stage, TopicPartition
-from consumer.engine.reading import TOMBSTONE
+from consumer.engine.reading import TOMBSTONE, Verdict
 from tests.engine.building import (
     MACHINE,
     PROPERTY,
@@ -37,12 +36,13 @@ from tests.engine.building import (
     unconvertible,
     write_map,
 )
+from tests.engine.building import Books as LedgerBooks
 from tests.engine.sending.test_guard import OTHER_TOPIC, bad, good, guarded, judge, tripped
 
 # -- against naive books
 
-KINDS: dict[str, Prepared | None] = {
-    "event": Delivery("1", "checkout", "a", 0, False, b"{}", (), 0),
+KINDS: dict[str, Verdict | None] = {
+    "event": None,
     "filtered": TOMBSTONE,
     "rejected": Rejection(Stage.DECODE, "malformed", "no event"),
     "parked": SchemaRef("id", "1"),
@@ -67,7 +67,7 @@ class Books(RuleBasedStateMachine):
         self.context = Context(
             Policy(dead_letter_share=SHARE, dead_letter_sample=MOST, max_open_events=OPEN), seed=0
         )
-        self.context.begin(Instant(5.0, 0.0))
+        self.context.now = Instant(5.0, 0.0)
         self.guard = Guard(self.context)
         self.records: dict[str, list[str]] = {one: [] for one in self.topics}
         """What became of them so far; what is filtered at once is not entered."""
@@ -75,7 +75,7 @@ class Books(RuleBasedStateMachine):
         self.waiting: list[tuple[str, Block, int, int]] = []
         """Topic, record, and its place in `records`, of what may still get a verdict."""
         self.first: tuple[str, int, int] | None = None
-        ledger = Ledger()
+        ledger = LedgerBooks()
         self.states = {one: ledger.assign(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
         self.ledger = ledger
 
@@ -97,13 +97,15 @@ class Books(RuleBasedStateMachine):
         state = self.states[topic]
         values = chunk([b"x"] * len(kinds), offset=state.last_seen + 1)._replace(topic=topic)
         passed = [at for at, kind in enumerate(kinds) if kind == "passed over"]
-        block = self.ledger.track(state, values, None, passed)
-        self.guard.read(block, [KINDS[kind] for kind in kinds])
+        block = self.ledger.enter(state, values, passed)
+        self.guard.read(
+            block, {at: verdict for at, kind in enumerate(kinds) if (verdict := KINDS[kind]) is not None}
+        )
         for index, kind in enumerate(kinds):
             if kind in FATES:
                 self.waiting.append((topic, block, index, len(self.records[topic])))
             if kind == "rejected":
-                self.guard.bad(block, index, REFUSED)
+                self.guard.bad(Run(block, index, index + 1), REFUSED)
             if kind != "filtered":
                 self.records[topic].append(kind)
                 self.offsets[topic].append(block.offsets[index])
@@ -120,7 +122,7 @@ class Books(RuleBasedStateMachine):
         for place, one in enumerate(self.offsets[topic]):
             if one >= offset:
                 self.records[topic][place] = "filtered"
-        self.waiting = [one for one in self.waiting if one[1].ours(one[2])]
+        self.waiting = [one for one in self.waiting if Run(one[1], one[2], one[2] + 1).ours]
         self.read(topic, ["event"])
 
     @precondition(lambda self: self.waiting)
@@ -134,9 +136,9 @@ class Books(RuleBasedStateMachine):
             fate = data.draw(st.sampled_from(FATES[self.records[topic][place]]))
             # What is no longer kept has no verdict that counts.
             if fate == "filtered":
-                self.guard.filtered_late(block, index)
+                self.guard.filtered_late(Run(block, index, index + 1))
             elif fate != "good":
-                self.guard.bad(block, index, REFUSED)
+                self.guard.bad(Run(block, index, index + 1), REFUSED)
             self.records[topic][place] = fate
             topics.add(topic)
         self.waiting = [one for at, one in enumerate(self.waiting) if at not in some]
@@ -148,8 +150,9 @@ class Books(RuleBasedStateMachine):
     def agrees(self) -> None:
         self.guard.mind()
         tripped = self.guard.tripped
-        assert (tripped and tripped[:3]) == self.first
-        assert len(self.context.take()) <= 1
+        assert (tripped and (tripped.topic, tripped.rejected, tripped.of)) == self.first
+        assert len(self.context.commands) <= 1
+        self.context.commands.clear()
         assert self.guard.due() == (65.0 if self.first else None)
 
 

@@ -12,7 +12,7 @@ AFTER = 120.0
 
 
 def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
-    """The shell's rounds for so long; when the core told that all stands still, in seconds from now."""
+    """The shell's rounds for so long; when the engine said that all stands still, in seconds from now."""
     begun, told = core.now, []
     before = len(core.reports("stalled"))
     while core.now < begun + seconds:

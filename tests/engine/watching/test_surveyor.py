@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from consumer.engine import messages as m
+from consumer.engine.figures.statistics import OldestOpen, WaitsFor
 from consumer.engine.model import TopicPartition
-from consumer.engine.statistics import OldestOpen, WaitsFor
 from tests.engine.building import (
     ACCOUNT,
     NO,
@@ -67,7 +68,7 @@ def test_the_oldest_is_named_with_its_age() -> None:
     core.now += 5.0
     found = oldest(core)
     assert found.age == pytest.approx(5.996)
-    assert found._replace(age=0.0) == OldestOpen(TOPIC, 1, 4, 0.0, WaitsFor.KEY_STORE, ACCOUNT)
+    assert replace(found, age=0.0) == OldestOpen(TOPIC, 1, 4, 0.0, WaitsFor.KEY_STORE, ACCOUNT)
 
 
 def test_a_record_waits_for_its_schema() -> None:
@@ -103,9 +104,13 @@ def test_a_record_waits_for_the_key_store() -> None:
 
 
 def test_a_record_waits_for_its_batch_and_then_for_the_platform() -> None:
-    """While the batch lingers, and while its call is under way."""
-    core = reading(event("a"), event("b", OTHER_ACCOUNT), linger=1.0)
+    """While the batch fills, so soon after the call before it, and while its own call is under way."""
+    core = reading(event("a"), linger=1.0)
     core.look_up()
+    core.fetch(event("b"), event("c", OTHER_ACCOUNT))
+    core.look_up()
+    core.accept()
+    core.store_keys()
     assert waits_for(core) == ("batch", ACCOUNT)
     core.advance(1.0)
     assert waits_for(core) == ("platform", ACCOUNT)
@@ -226,9 +231,14 @@ def test_a_record_let_go_of_in_a_drain_waits_for_what_is_in_flight() -> None:
     core = Core(linger=5.0)
     core.assign(0)
     core.assign(1, start=500)
+    core.fetch(event("before"), partition=1)
+    core.look_up()
+    core.accept()
+    core.store_keys()
     core.fetch(event("a"), partition=0)
     core.look_up()
     core.revoke(0)
+    assert not core.has(m.Send)
     assert core.statistics().oldest_open is None
 
 
@@ -236,7 +246,7 @@ def test_every_way_to_wait_is_tested() -> None:
     """The closed set of the /status document."""
     assert {one.value for one in WaitsFor} == {
         "schema", "key_store", "batch", "quota", "retry", "platform", "halt", "duplicate", "dead_letter", "guard",
-        "room", "clock",
+        "room", "clock", "member",
     }  # fmt: skip
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import RELEASED, Block, RecordStage
+from consumer.engine.block import RELEASED, Block, RecordStage, Run, each_of
 from consumer.engine.model import Instant
 from consumer.engine.pipeline import Pipeline
 from tests.simulation.runs import run_seed
@@ -13,21 +16,27 @@ from tests.simulation.runs import run_seed
 
 def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, int]]]:
     """The open records that each part of the pipeline holds."""
-    queued = (one for queue in pipeline.dispatcher for one in queue)
-    asked = [*pipeline._looking_up.values(), *(leaders for _, leaders in pipeline._look_up_again)]
-    followers = [leader.followers or () for leader in pipeline.claims._leaders.values()]
-    parked = (one.parked for wanted in pipeline.parking._wanted.values() for one in wanted.records)
-    return {
-        RecordStage.QUEUED: {(one.block, one.index) for one in queued},
-        RecordStage.IN_FLIGHT: {(one.block, one.index) for one in pipeline.dispatcher.in_flight()},
-        RecordStage.STORING: {(one.block, one.index) for one in pipeline.keys},
-        RecordStage.LOOKED_UP: {(one.block, one.index) for some in asked for one in some},
-        RecordStage.FOLLOWING: {(one.block, one.index) for some in followers for one in some},
-        RecordStage.SCHEMA: {(one.block, one.place) for one in parked},
-        RecordStage.CLOCK: {(one.block, one.place) for _, _, one in pipeline.early._waiting},
-        RecordStage.ROOM: {(one.parked.block, one.parked.place) for one in pipeline.admission._deferred},
-        RecordStage.DEAD_LETTERING: {(one.block, one.place) for one in pipeline.letters},
+    queues = [*pipeline.dispatcher]
+    queued = [runs for queue in queues for runs in (queue.filling, *queue.ready)]
+    queued += [batch.runs for queue in queues for _, batch in queue.again()]
+    asked = [
+        *chain(*pipeline.lookups._asked.values()),
+        *chain(*(leaders for _, leaders in pipeline.lookups._again)),
+    ]
+    parked = [one.row for wanted in pipeline.parking._wanted.values() for one in wanted.records]
+    held: dict[RecordStage, Iterable[Run]] = {
+        RecordStage.QUEUED: chain(*queued),
+        RecordStage.IN_FLIGHT: pipeline.dispatcher.in_flight(),
+        RecordStage.STORING: pipeline.keys,
+        RecordStage.LOOKED_UP: asked,
+        RecordStage.ELSEWHERE: asked,
+        RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
+        RecordStage.SCHEMA: parked,
+        RecordStage.CLOCK: (one for _, _, one in pipeline.early._waiting),
+        RecordStage.ROOM: (one.row for one in pipeline.admission._deferred),
+        RecordStage.DEAD_LETTERING: (one.row for one in pipeline.letters),
     }
+    return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}
 
 
 def _look(pipeline: Pipeline, now: Instant) -> None:

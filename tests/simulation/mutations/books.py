@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, claims, commits, messages, offset_map
-from consumer.engine.block import Block, Delivery, RecordPlace, RecordStage
+from consumer.engine import answers, commits, messages, offset_map
+from consumer.engine.block import Block, RecordStage, Run, each_of, keys_of, move_all, pick, rows_of
 from consumer.engine.claims import Claims, Outbox
 from consumer.engine.commits import Commits, Lives, Removals, removed_unread
+from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import Keys, split_keys
 from tests.simulation.mutations.mutating import mutation
 
 # -- deduplication
@@ -24,31 +26,22 @@ from tests.simulation.mutations.mutating import mutation
 @mutation
 def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
     """What a sandbox was sent is a duplicate for the platform."""
-    make = claims.Keys.__init__
-    patch.setattr(claims.Keys, "__init__", lambda self, _=None: make(self, None))
+    make = Keys.__init__
+    patch.setattr(Keys, "__init__", lambda self, _=None: make(self, None))
 
 
 @mutation
 def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
     """A record whose key is merely claimed is a duplicate at once (apache/pulsar #5218)."""
-    begin = Pipeline.__init__
+    look_up = Pipeline.look_up
 
-    def init(self: Pipeline, *args: Any, **more: Any) -> None:
-        begin(self, *args, **more)
-        ledgers[id(self.claims)] = self.ledger
+    def settling(self: Pipeline, leaders: Sequence[Run]) -> None:
+        for followers in self.claims.followers.values():
+            self.ledger.settle(followers, Disposition.DUPLICATE)
+        self.claims.followers.clear()
+        look_up(self, leaders)
 
-    right = Claims.claim
-
-    def claim(self: Claims, one: Delivery) -> bool:
-        if right(self, one):
-            return True
-        (self._leaders[one.key].followers or []).remove(one)
-        ledgers[id(self)].settle(one.block, one.index, Disposition.DUPLICATE)
-        return False
-
-    ledgers: dict[int, Ledger] = {}
-    patch.setattr(Pipeline, "__init__", init)
-    patch.setattr(Claims, "claim", claim)
+    patch.setattr(Pipeline, "look_up", settling)
 
 
 @mutation
@@ -60,14 +53,15 @@ def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
     """The key is remembered when the event is queued."""
-    handle = Pipeline._keys_looked_up
+    take_in = Pipeline._take_in
 
-    def looked_up(self: Pipeline, happened: messages.KeysLookedUp) -> None:
-        leaders = self._looking_up[happened.number]
-        self.keys.add([one for one, found in zip(leaders, happened.found, strict=True) if not found])
-        handle(self, happened)
+    def taken_in(self: Pipeline, happened: messages.Input) -> None:
+        if isinstance(happened, messages.KeysLookedUp):
+            _, others = pick(self.lookups._asked[happened.number], happened.found)
+            self.keys.add(others)
+        take_in(self, happened)
 
-    patch.setattr(Pipeline, "_keys_looked_up", looked_up)
+    patch.setattr(Pipeline, "_take_in", taken_in)
 
 
 @mutation
@@ -75,10 +69,9 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
     """The followers of a refused leader are settled as duplicates, though nothing was delivered."""
     refuse = Pipeline.refused
 
-    def refused(self: Pipeline, one: Delivery, rejection: Rejection, attempts: int) -> None:
-        followers, one.followers = one.followers or [], None
-        self.ledger.settle_all(followers, Disposition.DUPLICATE)
-        refuse(self, one, rejection, attempts)
+    def refused(self: Pipeline, row: Run, rejection: Rejection, attempts: int) -> None:
+        self.ledger.settle(self.claims.followers.pop(keys_of([row]), []), Disposition.DUPLICATE)
+        refuse(self, row, rejection, attempts)
 
     patch.setattr(Pipeline, "refused", refused)
 
@@ -86,23 +79,24 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The claim is released, and nobody inherits it."""
-    patch.setattr(Claims, "release", lambda self, leader: self._end((leader,)))
+    patch.setattr(Claims, "release", lambda self, leader: self._end(keys_of([leader])))
 
 
 @mutation
 def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """An event counts as delivered though its key is not durable."""
     stored = Pipeline._keys_stored
-    patch.setattr(Pipeline, "_keys_stored", lambda self, number, _: stored(self, number, True))
+    patch.setattr(
+        Pipeline, "_keys_stored", lambda self, happened: stored(self, messages.KeysStored(happened.number))
+    )
 
 
 @mutation
 def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
     """The record settles with the answer, the key follows when it may."""
 
-    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
-        for one in deliveries:
-            self.ledger.settle_all((one, *self.claims.confirm(one)), Disposition.DELIVERED)
+    def delivered(self: Pipeline, runs: Sequence[Run]) -> None:
+        self.ledger.settle([*runs, *self.claims.confirm(runs)], Disposition.DELIVERED)
 
     patch.setattr(Pipeline, "delivered", delivered)
 
@@ -111,11 +105,11 @@ def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
 def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
     """The key store does not answer, so the event is taken for new."""
 
-    def failed(self: Pipeline, happened: messages.LookUpFailed) -> None:
-        keys = self._looking_up[happened.number]
-        self._keys_looked_up(messages.KeysLookedUp(happened.number, [False] * len(keys)))
+    def failed(self: Lookups, happened: messages.LookUpFailed) -> None:
+        count = rows_of(self._asked[happened.number])
+        self.looked_up(messages.KeysLookedUp(happened.number, [False] * count))
 
-    patch.setattr(Pipeline, "_look_up_failed", failed)
+    patch.setattr(Lookups, "failed", failed)
 
 
 @mutation
@@ -123,10 +117,9 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The first follower inherits the claim, but not those behind it."""
     release = Claims.release
 
-    def alone(self: Claims, leader: Delivery) -> Delivery | None:
+    def alone(self: Claims, leader: Run) -> Run | None:
         heir = release(self, leader)
-        if heir is not None:
-            heir.followers = None
+        self.followers.pop(keys_of([leader]), None)
         return heir
 
     patch.setattr(Claims, "release", alone)
@@ -136,11 +129,11 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
     """The answer to their leader is enough for them."""
 
-    def delivered(self: Pipeline, deliveries: Sequence[Delivery]) -> None:
-        for one in deliveries:
-            followers, one.followers = one.followers or [], None
-            self.ledger.settle_all(followers, Disposition.DUPLICATE)
-        self.keys.add(deliveries)
+    def delivered(self: Pipeline, runs: Sequence[Run]) -> None:
+        for key in split_keys(keys_of(runs)):
+            self.ledger.settle(self.claims.followers.pop(key, []), Disposition.DUPLICATE)
+        move_all(runs, RecordStage.STORING)
+        self.keys.add(runs)
 
     patch.setattr(Pipeline, "delivered", delivered)
 
@@ -166,24 +159,30 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     """What belongs to an ended assignment settles in the one that came after it."""
-    settle = Ledger.settle_all
+    keys_stored = Pipeline._keys_stored
 
-    def inherited(self: Ledger, one: Any) -> RecordPlace:
-        heir = self.get(one.block.assignment.tp)
-        if not one.block.assignment.live and heir is not None and heir.blocks:
+    def inherited(self: Pipeline, row: Run) -> Run:
+        heir = self.ledger.get(row.block.assignment.tp)
+        if not row.block.assignment.live and heir is not None and heir.blocks:
             other = heir.blocks[0]
             if (
                 isinstance(other, Block)
-                and one.index < len(other.stages)
-                and other.stages[one.index] < RecordStage.DELIVERED
+                and row.first < len(other.stages)
+                and other.stages[row.first] < RecordStage.DELIVERED
             ):
-                return RecordPlace(other, one.index)
-        return RecordPlace(one.block, one.index)
+                return Run(other, row.first, row.end)
+        return row
 
-    def unfenced(self: Ledger, placed: Iterable[Any], disposition: Disposition) -> list[Any]:
-        return [one for one in placed if settle(self, [inherited(self, one)], disposition)]
+    def unfenced(self: Pipeline, happened: messages.KeysStored | messages.StoreFailed) -> None:
+        written = self.keys.writing if isinstance(happened, messages.KeysStored) else []
+        keys_stored(self, happened)
+        for row in each_of(written):
+            other = inherited(self, row)
+            if other is not row:
+                other.block.stages[other.first] = RecordStage.STORING
+                self.ledger.settle([other], Disposition.DELIVERED)
 
-    patch.setattr(Ledger, "settle_all", unfenced)
+    patch.setattr(Pipeline, "_keys_stored", unfenced)
 
 
 @mutation
@@ -278,7 +277,7 @@ def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) 
 @mutation
 def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
     """A settled record gives back more bytes than were taken."""
-    patch.setattr(Ledger, "grow", lambda *_: None)
+    patch.setattr(Ledger, "insert", lambda self, block, rows, columns: block.insert(rows, columns))
 
 
 @mutation
@@ -435,9 +434,9 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
     write = Pipeline.dead_letter
 
-    def early(self: Pipeline, block: Block, index: int, rejection: Rejection, attempts: int) -> None:
-        write(self, block, index, rejection, attempts)
-        self.ledger.settle(block, index, Disposition.DEAD_LETTERED)
+    def early(self: Pipeline, row: Run, rejection: Rejection, attempts: int) -> None:
+        write(self, row, rejection, attempts)
+        self.ledger.settle([row], Disposition.DEAD_LETTERED)
 
     def stored(self: Pipeline, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
@@ -499,3 +498,15 @@ def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
 def messages_are_not_masked(patch: pytest.MonkeyPatch) -> None:
     """The API's message echoes the event, and so does the dead letter."""
     patch.setattr(answers, "mask", lambda message, body=b"": message)
+
+
+@mutation
+def drains_do_not_wait_for_what_was_read_again(patch: pytest.MonkeyPatch) -> None:
+    """A position went back: the calls that are out there for what was read before are worth nothing."""
+    busy = Pipeline._busy
+
+    def forgetful(self: Pipeline, states: list[AssignmentState]) -> bool:
+        out = [*self.dispatcher.in_flight(), *self.keys, *(one.row for one in self.letters)]
+        return busy(self, states) and any(row.ours for row in each_of(out))
+
+    patch.setattr(Pipeline, "_busy", forgetful)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from consumer.engine import answers, messages, verdicts
+from consumer.engine import answers, messages
+from consumer.engine.answering import verdicts
 from consumer.engine.answers import Answers
-from consumer.engine.block import UNCLEAR, Delivery
+from consumer.engine.block import AS_UNCLEAR, Run, cut, each_of, pick
 from consumer.engine.commits import Commits
 from consumer.engine.gate import Gate
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import Backoff, Instant
 from consumer.engine.pipeline import Drain, Pipeline
-from consumer.engine.sending import AccountQueue, Batch, Dispatcher, halves
+from consumer.engine.sending import AccountQueue, Batch, Dispatcher
 from tests.simulation.mutations.mutating import mutation
 
 # -- answers
@@ -56,12 +57,14 @@ def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
 def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
     """Half of five is two, twice."""
 
-    def uneven(batch: Batch, first: int, second: int) -> tuple[Batch, Batch]:
-        one, other = halves(batch, first, second)
-        other.deliveries = other.deliveries[: len(one.deliveries)]
+    halves = Batch.halves
+
+    def uneven(self: Batch, first: int, second: int) -> tuple[Batch, Batch]:
+        one, other = halves(self, first, second)
+        other.runs, _ = cut(other.runs, one.events)
         return one, other
 
-    patch.setattr(answers, "halves", uneven)
+    patch.setattr(Batch, "halves", uneven)
 
 
 @mutation
@@ -69,8 +72,8 @@ def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
     """One bad event takes all of its batch with it."""
 
     def bisect(self: Answers, batch: Batch, code: str, message: str, _: str | None) -> None:
-        for one in batch.deliveries:
-            self._refuse(one, message, batch.attempts, code)
+        for row in each_of(batch.runs):
+            self._refuse(row, message, batch.attempts, code)
 
     patch.setattr(Answers, "_bisect", bisect)
 
@@ -80,7 +83,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
     """A time-out is taken for a success that was slow."""
 
     def optimist(self: Answers, answer: messages.Unanswered) -> None:
-        self._pipeline.delivered(self._dispatcher.answered(answer.number).deliveries)
+        self._pipeline.delivered(self._dispatcher.answered(answer.number).runs)
 
     patch.setattr(Answers, "unanswered", optimist)
 
@@ -97,8 +100,8 @@ def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
     emit = Dispatcher._emit
 
     def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch) -> None:
-        for one in batch.deliveries if batch.attempts else ():
-            one.marks |= UNCLEAR
+        for block, first, end in batch.runs if batch.attempts else ():
+            block.marks[first:end] = block.marks[first:end].translate(AS_UNCLEAR)
         emit(self, queue, batch)
 
     patch.setattr(Dispatcher, "_emit", doubting)
@@ -107,12 +110,14 @@ def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
     """A retry makes its own event ids."""
-    body = Batch.body
+    parts = Batch.parts
 
-    def renamed(self: Batch) -> bytes:
-        return body(self).replace(b'"event-', b'"again-') if self.attempts > 1 else body(self)
+    def renamed(self: Batch) -> Sequence[bytes | memoryview]:
+        if self.attempts <= 1:
+            return parts(self)
+        return [b"".join(parts(self)).replace(b'"event-', b'"again-')]
 
-    patch.setattr(Batch, "body", renamed)
+    patch.setattr(Batch, "parts", renamed)
 
 
 @mutation
@@ -132,9 +137,9 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
     some = Answers._some_refused
 
     def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> None:
-        faulty = [one for index, one in enumerate(batch.deliveries) if index in verdict.errors]
-        self._pipeline.delivered([one for one in batch.deliveries if one not in faulty])
-        batch.deliveries = faulty
+        faulty, others = pick(batch.runs, [index in verdict.errors for index in range(batch.events)])
+        self._pipeline.delivered(others)
+        batch.runs = faulty
         some(self, batch, verdicts.SomeRefused(dict(enumerate(verdict.errors.values()))))
 
     patch.setattr(Answers, "_some_refused", optimist)
@@ -177,7 +182,7 @@ def bodies_stay_as_large_as_they_are(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def no_destination_is_ever_unreachable(patch: pytest.MonkeyPatch) -> None:
     """28 of 28 calls fail, and the page says that it takes events."""
-    patch.setattr(Gate, "unreachable_at", lambda _: None)
+    patch.setattr(Gate, "unreachable_at", lambda _: float("inf"))
 
 
 @mutation
@@ -198,7 +203,7 @@ def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """Only the form in seconds is understood."""
-    patch.setattr(verdicts, "_until_date", lambda text, now: 0.0)
+    patch.setattr(verdicts, "unix_of", lambda text: 0.0)
 
 
 @mutation
@@ -212,9 +217,10 @@ def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
     """The limit in bytes is not kept."""
     add = AccountQueue.add
 
-    def blind(self: AccountQueue, one: Delivery, now: float) -> None:
-        add(self, one, now)
-        self._filling_bytes = 0
+    def blind(self: AccountQueue, run: Run, now: float) -> None:
+        for row in each_of([run]):
+            add(self, row, now)
+            self._filling_bytes = 0
 
     patch.setattr(AccountQueue, "add", blind)
 
@@ -241,6 +247,32 @@ def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
         return now if len(self._calls) < self._policy.calls_per_minute else self._calls[0] + 60.0
 
     patch.setattr(Gate, "_quota_at", quota_at)
+
+
+@mutation
+def small_batches_go_beside_a_call(patch: pytest.MonkeyPatch) -> None:
+    """Each event goes alone, and full batches of other accounts wait for their turn."""
+    patch.setattr(
+        Dispatcher, "_early_at", lambda self, queue: queue.gate.spares_at(self._context.now.monotonic)
+    )
+
+
+@mutation
+def small_batches_use_up_the_quota(patch: pytest.MonkeyPatch) -> None:
+    """Whenever a call may go, it goes with what there is."""
+    patch.setattr(Gate, "spares_at", Gate.throttled_until)
+
+
+@mutation
+def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
+    """The account was told that its quota is used up, and goes on as before once the time is over."""
+    close = Gate.close
+
+    def closing(self: Gate, until: float) -> None:
+        close(self, until)
+        self._scarce_until = 0.0
+
+    patch.setattr(Gate, "close", closing)
 
 
 @mutation
@@ -302,7 +334,7 @@ def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
     """What does not fit into the budget in bytes is taken in all the same."""
-    patch.setattr(Admission, "_fitting", lambda self, costs, items: len(costs))
+    patch.setattr(Admission, "_fitting", lambda self, columns, *_: len(columns))
 
 
 @mutation
@@ -323,7 +355,7 @@ def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The schema came when there was no room."""
     admit = Admission._admit_deferred
 
-    def once(self: Admission, leaders: list[Delivery]) -> bool:
+    def once(self: Admission, leaders: list[Run]) -> bool:
         done = admit(self, leaders)
         self._deferred.clear()
         return done
@@ -378,7 +410,7 @@ def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
     go_on = Pipeline._go_on
 
     def early(self: Pipeline) -> None:
-        self._write_letters(self.context.now.monotonic)
+        self._write_letters()
         go_on(self)
 
     patch.setattr(Pipeline, "_go_on", early)
@@ -426,7 +458,7 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Only records in flight are waited for, not the keys on their way to disk."""
 
     def busy(self: Pipeline, states: list[AssignmentState]) -> bool:
-        return any(one.block.assignment in states for one in self.dispatcher.in_flight())
+        return any(run.block.assignment in states for run in self.dispatcher.in_flight())
 
     patch.setattr(Pipeline, "_busy", busy)
 
@@ -434,7 +466,7 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
     """getsentry/launchpad PR 512."""
-    patch.setattr(Delivery, "accepted", property(lambda self: self.live))
+    patch.setattr(Run, "accepted", property(lambda self: self.ours))
 
 
 @mutation
@@ -458,7 +490,7 @@ def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
     """Batches that wait to be sent again outlive their assignment."""
     purge = AccountQueue.purge
 
-    def partly(self: AccountQueue) -> list[Delivery]:
+    def partly(self: AccountQueue) -> list[Run]:
         again, self._again = self._again, []
         gone = purge(self)
         self._again = again

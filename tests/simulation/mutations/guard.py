@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pytest
 
 from consumer.engine import guard, messages
-from consumer.engine.block import Block, Prepared
+from consumer.engine.block import Block, RecordStage, Run, each_of
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.reading import TOMBSTONE
+from consumer.engine.reading import TOMBSTONE, Verdict
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -28,10 +28,10 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
     mind = Pipeline._mind_guard
 
     def settling(self: Pipeline) -> None:
-        dropped = list(self.letters)[self.letters.writing :] if self.guard.tripped is not None else []
+        dropped = list(self.letters)[len(self.letters.writing) :] if self.guard.tripped is not None else []
         mind(self)
         for letter in dropped:
-            self.ledger.settle(letter.block, letter.place, Disposition.DEAD_LETTERED)
+            self.ledger.settle([letter.row], Disposition.DEAD_LETTERED)
 
     patch.setattr(Pipeline, "_mind_guard", settling)
 
@@ -51,9 +51,9 @@ def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None
     """Held back instead of dropped: the timer spins, and a stop waits for nothing."""
     write = Pipeline._write_letters
 
-    def unless_tripped(self: Pipeline, now: float) -> None:
+    def unless_tripped(self: Pipeline) -> None:
         if self.guard.tripped is None:
-            write(self, now)
+            write(self)
 
     patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
     patch.setattr(Pipeline, "_write_letters", unless_tripped)
@@ -78,8 +78,9 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
     """After a restart the refused are what is left; without the settled ones between them they are all there is."""
     read = Guard.read
 
-    def without(self: Guard, block: Block, items: Sequence[Prepared | None]) -> None:
-        read(self, block, [TOMBSTONE if one is None else one for one in items])
+    def without(self: Guard, block: Block, verdicts: Mapping[int, Verdict]) -> None:
+        passed = block.runs(RecordStage.PASSED)
+        read(self, block, {**verdicts, **{row.first: TOMBSTONE for row in each_of(passed)}})
 
     patch.setattr(Guard, "read", without)
 
@@ -87,15 +88,17 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
     """A group that was rewound finds nearly all delivered: the refused are alone."""
-    looked_up = Pipeline._keys_looked_up
+    take_in = Pipeline._take_in
 
-    def without(self: Pipeline, happened: messages.KeysLookedUp) -> None:
-        for one, found in zip(self._looking_up[happened.number], happened.found, strict=True):
-            if found and one.live:
-                self.guard.filtered_late(one.block, one.index)
-        looked_up(self, happened)
+    def without(self: Pipeline, happened: messages.Input) -> None:
+        if isinstance(happened, messages.KeysLookedUp):
+            asked = self.lookups._asked[happened.number]
+            for row, found in zip(each_of(asked), happened.found, strict=True):
+                if found and row.ours:
+                    self.guard.filtered_late(row)
+        take_in(self, happened)
 
-    patch.setattr(Pipeline, "_keys_looked_up", without)
+    patch.setattr(Pipeline, "_take_in", without)
 
 
 @mutation
@@ -109,9 +112,9 @@ def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
     """Only what is rejected at once counts: the platform may refuse a whole topic."""
     bad = Guard.bad
 
-    def at_once(self: Guard, block: Block, index: int, rejection: Rejection) -> None:
+    def at_once(self: Guard, row: Run, rejection: Rejection) -> None:
         if rejection.stage is not Stage.DELIVER:
-            bad(self, block, index, rejection)
+            bad(self, row, rejection)
 
     patch.setattr(Guard, "bad", at_once)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
 import pytest
 
 from consumer.avro.plan import Plan
-from consumer.avro.reading import reader_of
 from consumer.conversion.reading import CompiledReading
-from consumer.engine.block import Delivery
 from consumer.engine.model import Record
-from consumer.engine.reading import TwoSteps
+from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -22,12 +22,13 @@ def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
     """Something of the record before is left over where the next one is read."""
     read = CompiledReading.read
 
-    def behind(self: CompiledReading, records: list[Record], now: float) -> list[Any]:
-        results = read(self, records, now)
-        return [
-            before if isinstance(before, Delivery) and isinstance(result, Delivery) else result
-            for before, result in zip([None, *results[:-1]], results, strict=True)
-        ]
+    def behind(
+        self: CompiledReading, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
+    ) -> None:
+        read(self, records, now, columns, topic)
+        rows = [row for row in range(len(columns)) if columns.is_event(row)]
+        said = [(columns.key(row), columns.body(row)) for row in rows]
+        _rewrite(columns, dict(zip(rows[1:], said, strict=False)))
 
     patch.setattr(CompiledReading, "read", behind)
 
@@ -36,17 +37,17 @@ def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
 def fast_path_does_not_look_where_the_datum_ends(patch: pytest.MonkeyPatch) -> None:
     """What is left over behind a datum, or lacks at its end, is nobody's business."""
 
-    def cut(plan: Plan, records: list[Record], start: int) -> list[Record]:
+    def cut(plan: Plan, records: Sequence[Any], start: int) -> list[Any]:
         return [
             record
-            if record.value is None
+            if record is None or record.value is None
             else record._replace(value=record.value[: end(plan, record.value, start)])
             for record in records
         ]
 
     def end(plan: Plan, value: bytes, start: int) -> int | None:
         try:
-            return reader_of(plan)(value, start)[1]
+            return plan.read(value, start)[1]
         except Exception:
             return None
 
@@ -58,14 +59,12 @@ def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
     """The list that one event's items are collected in is the next one's too."""
     kept: list[Any] = []
 
-    def with_more(said: Any) -> Any:
-        if isinstance(said, Delivery):
-            payload = orjson.loads(said.body)
-            kept.extend(payload.get("custom_data", {}).get("contents", ()))
-            if kept:
-                payload.setdefault("custom_data", {})["contents"] = kept
-            said.body = orjson.dumps(payload)
-        return said
+    def with_more(body: bytes) -> bytes:
+        payload = orjson.loads(body[:-1])
+        kept.extend(payload.get("custom_data", {}).get("contents", ()))
+        if kept:
+            payload.setdefault("custom_data", {})["contents"] = kept
+        return orjson.dumps(payload) + b","
 
     _around(patch, after=with_more)
 
@@ -74,32 +73,47 @@ def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
 def fast_path_takes_what_it_cannot_read_for_a_tombstone(patch: pytest.MonkeyPatch) -> None:
     """Where the function is not certain, or there is none yet, nobody is asked."""
 
-    patch.setattr(TwoSteps, "read_one", lambda *_: None)
+    def tombstones(
+        self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
+    ) -> None:
+        for _ in records:
+            columns.add(TOMBSTONE)
+
+    patch.setattr(TwoSteps, "read", tombstones)
 
 
 def _around(
     patch: pytest.MonkeyPatch,
-    before: Callable[[Plan, list[Record], int], list[Record]] | None = None,
-    after: Callable[[Any], Any] | None = None,
+    before: Callable[[Plan, Sequence[Any], int], list[Any]] | None = None,
+    after: Callable[[bytes], bytes] | None = None,
 ) -> None:
-    """Have a program read other records, or say something else of each."""
+    """Have a program read other records, or say something else of each event."""
     write = CompiledReading._write
 
-    def changed(self: CompiledReading, plan: Plan) -> Any:
-        function = write(self, plan)
+    def changed(self: CompiledReading, plan: Plan, number: int) -> Any:
+        function = write(self, plan, number)
         if function is None:
             return None
 
         def read(
-            records: list[Record], prepared: list[Any], framing: bytes, start: int, *bounds: float
+            records: Sequence[Any], columns: Columns, framing: bytes, start: int, *bounds: float
         ) -> None:
-            first = len(prepared)
+            first = len(columns)
             function(
-                records if before is None else before(plan, records, start), prepared, framing, start, *bounds
+                records if before is None else before(plan, records, start), columns, framing, start, *bounds
             )
+            rows = [row for row in range(first, len(columns)) if columns.is_event(row)]
             if after is not None:
-                prepared[first:] = map(after, prepared[first:])
+                _rewrite(columns, {row: (columns.key(row), after(columns.body(row))) for row in rows})
 
         return read
 
     patch.setattr(CompiledReading, "_write", changed)
+
+
+def _rewrite(columns: Columns, events: Mapping[int, tuple[bytes, bytes]]) -> None:
+    """Replace keys and bodies of rows."""
+    said = [events.get(row, (columns.key(row), columns.body(row))) for row in range(len(columns))]
+    columns.keys[:] = b"".join(key for key, _ in said)
+    columns.page[:] = b"".join(body for _, body in said)
+    columns.ends[:] = array("q", accumulate(len(body) for _, body in said))

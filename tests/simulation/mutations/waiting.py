@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 
 from consumer.engine import messages
 from consumer.engine.answers import Answers
-from consumer.engine.block import Block
+from consumer.engine.block import Run
 from consumer.engine.context import Clock
 from consumer.engine.intake import SchemaAnswers
-from consumer.engine.model import Policy, Rejection, SchemaRef, Stage
+from consumer.engine.model import Policy, Record, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.sending import Batch
-from consumer.engine.waiting import EarlyRecords, Parking
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -83,10 +84,10 @@ def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
     """A record nobody can read yet is passed over."""
     aside = Pipeline.set_aside
 
-    def passed_over(self: Pipeline, block: Block, index: int, verdict: Any) -> None:
+    def passed_over(self: Pipeline, row: Run, verdict: Any) -> None:
         if isinstance(verdict, SchemaRef):
             verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
-        aside(self, block, index, verdict)
+        aside(self, row, verdict)
 
     patch.setattr(Pipeline, "set_aside", passed_over)
 
@@ -139,3 +140,30 @@ def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
     due = EarlyRecords.due
     patch.setattr(EarlyRecords, "pilot", lambda *_: None)
     patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))
+
+
+# -- the user's function
+
+
+@mutation
+def records_do_not_wait_for_the_function(patch: pytest.MonkeyPatch) -> None:
+    """They are read though it has not returned."""
+    ready = Transforming.ready
+
+    def at_once(self: Transforming, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
+        ready(self, rows)
+        return len(rows)
+
+    patch.setattr(Transforming, "ready", at_once)
+
+
+@mutation
+def what_the_function_returned_is_another_record_s(patch: pytest.MonkeyPatch) -> None:
+    """The first of those that are still waited for is passed over."""
+    told = Transforming.told
+
+    def shifted(self: Transforming, happened: messages.Transformed | messages.TransformIsSlow) -> None:
+        self._asked = self._asked[1:] if isinstance(happened, messages.Transformed) else self._asked
+        told(self, happened)
+
+    patch.setattr(Transforming, "told", shifted)

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -110,7 +110,7 @@ class RealBroker:
         self._made = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-kafka-"))
         self.directory.mkdir(parents=True, exist_ok=True)
-        plain, sasl, controller = _free_ports(3)
+        plain, sasl, controller = free_ports(3)
         self._controller = f"127.0.0.1:{controller}"
         self.bootstrap_servers = f"127.0.0.1:{plain}"
         self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
@@ -180,8 +180,57 @@ class RealBroker:
     ) -> None:
         self.stop()
 
+    def properties(self) -> dict[str, str | int]:
+        """What all brokers of the tests have; `settings` go before."""
+        listeners = f"PLAINTEXT://{self.bootstrap_servers},SASL://{self.sasl_bootstrap_servers}"
+        jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@{self._controller}",
+            "listeners": f"{listeners},CONTROLLER://{self._controller}",
+            "advertised.listeners": listeners,
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl.plain.sasl.jaas.config": f"{jaas} {user};",
+            "log.dirs": str(self.directory / "logs"),
+            # A restarted node waits until the controller has given up its former self.
+            "broker.session.timeout.ms": 1500,
+            "broker.heartbeat.interval.ms": 300,
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 500,
+            "group.consumer.min.session.timeout.ms": 1000,
+            "group.consumer.session.timeout.ms": 6000,
+            "group.consumer.min.heartbeat.interval.ms": 100,
+            "group.consumer.heartbeat.interval.ms": 200,
+            "offsets.topic.num.partitions": 1,
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.num.partitions": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "log.cleaner.dedupe.buffer.size": 8 << 20,
+            "log.cleaner.backoff.ms": 200,
+            "log.segment.bytes": 64 << 20,
+            # Tests write records of years ago; half a minute after its start the broker would remove them.
+            "log.retention.ms": -1,
+            "num.network.threads": 2,
+            "num.io.threads": 2,
+            "controlled.shutdown.enable": "false",
+        }
+
+    def java_options(self) -> Sequence[str]:
+        """Options of its Java machine beyond those that all have."""
+        return ()
+
     def _write_properties(self) -> None:
-        properties = _properties(self) | self.settings
+        properties = self.properties() | self.settings
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self.directory / "server.properties").write_text(text)
 
@@ -226,52 +275,8 @@ class RealBroker:
             process.wait(STOP_SECONDS)
 
     def _java(self, *arguments: str) -> list[str]:
-        return [shutil.which("java") or "java", *_JVM, *_QUIET, "-cp", self._classpath, *arguments]
-
-
-def _properties(broker: RealBroker) -> dict[str, str | int]:
-    listeners = f"PLAINTEXT://{broker.bootstrap_servers},SASL://{broker.sasl_bootstrap_servers}"
-    jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
-    return {
-        "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.voters": f"1@{broker._controller}",
-        "listeners": f"{listeners},CONTROLLER://{broker._controller}",
-        "advertised.listeners": listeners,
-        "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "PLAINTEXT",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.sasl.plain.sasl.jaas.config": f"{jaas} {user};",
-        "log.dirs": str(broker.directory / "logs"),
-        # A restarted node waits until the controller has given up its former self.
-        "broker.session.timeout.ms": 1500,
-        "broker.heartbeat.interval.ms": 300,
-        "auto.create.topics.enable": "false",
-        "default.replication.factor": 1,
-        "group.initial.rebalance.delay.ms": 0,
-        "group.min.session.timeout.ms": 500,
-        "group.consumer.min.session.timeout.ms": 1000,
-        "group.consumer.session.timeout.ms": 6000,
-        "group.consumer.min.heartbeat.interval.ms": 100,
-        "group.consumer.heartbeat.interval.ms": 200,
-        "offsets.topic.num.partitions": 1,
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.num.partitions": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        "log.cleaner.dedupe.buffer.size": 8 << 20,
-        "log.cleaner.backoff.ms": 200,
-        "log.segment.bytes": 64 << 20,
-        # Tests write records of years ago; half a minute after its start the broker would remove them.
-        "log.retention.ms": -1,
-        "num.network.threads": 2,
-        "num.io.threads": 2,
-        "controlled.shutdown.enable": "false",
-    }
+        java = shutil.which("java") or "java"
+        return [java, *_JVM, *_QUIET, *self.java_options(), "-cp", self._classpath, *arguments]
 
 
 def answers(bootstrap_servers: str) -> bool:
@@ -293,7 +298,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.0
     return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, all open at once so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Consumer, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from consumer.adapters.kafka import CommitResult, KafkaSource
+from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.support.kafka.broker import wait_until
@@ -62,7 +63,13 @@ def create_topic(kafka: Kafka, partitions: int = 1, name: str | None = None, **s
     else:
         config = {key.replace("_", "."): value for key, value in settings.items()}
         new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
-        admin.create_topics([new])[name].result(WITHIN)
+        try:
+            admin.create_topics([new], request_timeout=WITHIN / 3)[name].result(WITHIN)
+        except KafkaException:
+            # Seen once on a busy machine: the answer was lost. It may have been created all the same.
+            admin = AdminClient({**kafka.config, "log_level": 0})
+            if name not in admin.list_topics(timeout=WITHIN).topics:
+                admin.create_topics([new])[name].result(WITHIN)
     # Created is not yet known to whoever asks for metadata.
     assert wait_until(lambda: name in admin.list_topics(timeout=WITHIN).topics, WITHIN)
     return name

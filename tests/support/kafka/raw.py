@@ -48,7 +48,7 @@ def _batch(records: Sequence[RawRecord]) -> bytes:
     body = b"".join(map(_record, range(len(records)), records))
     now = int(time.time() * 1000)
     checked = struct.pack(">hiqqqhii", 0, len(records) - 1, now, now, -1, -1, -1, len(records)) + body
-    return struct.pack(">ibI", -1, 2, _crc32c(checked)) + checked
+    return struct.pack(">ibI", -1, 2, crc32c(checked)) + checked
 
 
 def _record(number: int, record: RawRecord) -> bytes:
@@ -70,7 +70,7 @@ def _varint(number: int) -> bytes:
     return bytes([*out, left])
 
 
-def _crc32c(data: bytes) -> int:
+def crc32c(data: bytes) -> int:
     """Castagnoli's, bit by bit: there is no need for speed."""
     crc = 0xFFFFFFFF
     for byte in data:

@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.kafka.raw import crc32c
+
 _FRAMED: Final = 12
 """Bytes of a batch's base offset and length, which the length does not count."""
 _CRC_AT: Final = 17
@@ -46,7 +48,7 @@ class Segment:
         before = self._read(batch.begin, batch.end - batch.begin)
         records = bytes([0xAA]) * (len(before) - _RECORDS_AT)
         checked = before[_CHECKED_AT:_RECORDS_AT] + records
-        self._write(batch.begin + _CRC_AT, struct.pack(">I", _crc32c(checked)) + checked)
+        self._write(batch.begin + _CRC_AT, struct.pack(">I", crc32c(checked)) + checked)
         return before
 
     def unmeasure(self, batch: Batch) -> bytes:
@@ -68,13 +70,3 @@ class Segment:
         with self.path.open("r+b") as file:
             file.seek(at)
             file.write(data)
-
-
-def _crc32c(data: bytes) -> int:
-    """The Castagnoli polynomial, reflected, bit by bit: these batches are small."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF

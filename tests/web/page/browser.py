@@ -34,7 +34,7 @@ IN_CI = os.environ.get("CI", "").lower() == "true"
 SIZES = {"wide": (1440, 900), "tablet": (820, 1180), "phone": (390, 844)}
 SHOTS = Path(__file__).parents[3] / "artifacts" / "page"
 PATIENCE = 30_000
-"""Milliseconds for what the page is to show: far more than it needs."""
+"""Time limit in milliseconds for what the page should show, far more than it needs."""
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="chromium is not installed")
@@ -44,17 +44,17 @@ _NETWORK = re.compile(r"Failed to load resource|net::ERR_|EventSource's response
 
 
 class Stand:
-    """A stand-in for the server. Change `status` and `history` at will; listeners hear of it with `tell`."""
+    """A stand-in for the server. Change `status` and `history` at will; `tell` sends the change to listeners."""
 
     def __init__(self, status: dict[str, Any], history: dict[str, Any] | None = None) -> None:
         self.status = status
         self.history = history
         self.answer = 200
-        """HTTP status of what has figures."""
+        """HTTP status of /status and /history."""
         self.stream = 200
         """HTTP status of /events."""
         self.silent = False
-        """Nothing is answered any more, and nobody is cut off: a network that swallows."""
+        """Nothing is answered and no connection is closed: a network that drops packets."""
         self.asked: list[str] = []
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -63,11 +63,11 @@ class Stand:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The URL of the page."""
         return f"http://127.0.0.1:{self.port}/"
 
     async def start(self) -> None:
-        """Listen: the first time on any free port, then on that."""
+        """Listen: the first time on any free port, later on the same one."""
         self._end = asyncio.Event()
         app = web.Application()
         app.on_response_prepare.append(_harden)
@@ -84,7 +84,7 @@ class Stand:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Go away: all connections end."""
+        """Close all connections."""
         self._end.set()
         self.hang_up()
         if self._runner is not None:
@@ -158,7 +158,7 @@ async def _harden(_: web.Request, response: web.StreamResponse) -> None:
 async def stand(
     status: dict[str, Any] | None = None, history: dict[str, Any] | None = None
 ) -> AsyncIterator[Stand]:
-    """A stand-in that serves."""
+    """A stand-in that is serving."""
     one = Stand(status or {}, history)
     await one.start()
     try:
@@ -173,7 +173,7 @@ class Visit(Protocol):
     def __call__(
         self, url: str, size: str = "wide", **context: Any
     ) -> contextlib.AbstractAsyncContextManager[Page]:
-        """The page, until the end of the block."""
+        """Open the page until the end of the block."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -194,7 +194,7 @@ async def visit() -> AsyncIterator[Visit]:
 
 @contextlib.asynccontextmanager
 async def opened(browser: Browser, url: str, size: str = "wide", **context: Any) -> AsyncIterator[Page]:
-    """The page at `url`, in a profile of its own."""
+    """The page at `url`, in its own browser profile."""
     width, height = SIZES[size]
     complaints: list[str] = []
     others: list[str] = []
@@ -222,26 +222,27 @@ async def opened(browser: Browser, url: str, size: str = "wide", **context: Any)
 
 
 async def live(shown: Page) -> None:
-    """Wait until figures are there and said to be of now."""
+    """Wait until the page shows figures as live."""
     await shown.wait_for_selector("#live.on")
     await shown.wait_for_selector("#main:not([aria-busy])")
 
 
 async def shows(shown: Page, text: str, at: str = "body") -> None:
-    """Wait until `at` has this text in it."""
+    """Wait until `at` contains this text."""
     await shown.wait_for_function(
-        "([at, text]) => document.querySelector(at).innerText.replace(/\\s+/g, ' ').includes(text)",
+        # A page that is still being parsed may not have the element yet.
+        "([at, text]) => (document.querySelector(at)?.innerText ?? '').replace(/\\s+/g, ' ').includes(text)",
         arg=[at, text],
     )
 
 
 async def text(shown: Page, at: str) -> str:
-    """What is to be read there, in one line."""
+    """The visible text there, in one line."""
     return " ".join((await shown.inner_text(at)).split())
 
 
 async def shoot(shown: Page, name: str, *, full: bool = True) -> None:
-    """A screenshot for people, in artifacts/page/."""
+    """Save a screenshot in artifacts/page/."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     await shown.screenshot(path=SHOTS / f"{name}.png", full_page=full)
 
@@ -275,11 +276,11 @@ CONTRAST = """() => {
     .map(([ratio, text]) => `${ratio.toFixed(2)} ${text}`)
     .concat(seen.length < 100 ? [`only ${seen.length} texts`] : []);
 }"""
-"""Every text whose contrast with what is behind it is less than 4.5 to 1."""
+"""Every text whose contrast with its background is less than 4.5 to 1."""
 
 
 async def fits(shown: Page) -> None:
-    """Nothing sticks out to the right, and nothing is cut off."""
+    """Nothing exceeds the width of the page, and nothing is cut off."""
     widths = await shown.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]
     out = await shown.evaluate(

@@ -1,4 +1,4 @@
-"""``python -m tests.web.page.picture``: make docs/page.png, the picture of the page in the README, anew.
+"""``python -m tests.web.page.picture``: make docs/page.png, the picture of the page in the README.
 
 It is the page as it is now, of a busy member with something in every panel (`scenes.full`, with the figures of a
 member of its pace), in light colours, down to the end of its third section: ledger, pace, freshness, coverage. Run it
@@ -21,7 +21,7 @@ _MARGIN = 24
 
 
 def scene() -> dict[str, Any]:
-    """`scenes.full` as a member has it that delivers a thousand events a second: what is said twice agrees."""
+    """`scenes.full` of a member that delivers a thousand events a second: figures that appear twice agree."""
     made = scenes.full()
     made["counts"]["topics_made_anew"] = {}
     for name, one in made["coverage"]["hour"].items():

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from consumer.engine.coverage import PARAMETERS
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.coverage import PARAMETERS
+from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS
 from consumer.web.status import status_document
 from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, busy
@@ -33,7 +33,7 @@ _CARRIED = {
 
 
 def scene(statistics: Callable[[], Statistics] = busy, **changes: Any) -> dict[str, Any]:
-    """The /status document of a scene, with what is set on top of it."""
+    """The /status document of a scene, with `changes` on top."""
     made: dict[str, Any] = copy.deepcopy({**status_document(statistics(), INFO), **changes})
     return made
 
@@ -49,7 +49,7 @@ def full(**changes: Any) -> dict[str, Any]:
 
 
 def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
-    """The same, but far behind."""
+    """`full`, but far behind."""
     made = full(oldest_open=oldest("quota", seconds))
     for one in made["partitions"]:
         one["lag_seconds"] = seconds
@@ -57,7 +57,7 @@ def lagging(seconds: float = 1_260.0) -> dict[str, Any]:
 
 
 def enormous() -> dict[str, Any]:
-    """The same, with figures of twelve digits wherever there is one that counts. The ledger still adds up."""
+    """`full` with counts of twelve digits. The ledger still adds up."""
     made = full()
     made["ledger"] = {
         "read": 987_654_321_098,
@@ -119,7 +119,7 @@ SAMPLES: Mapping[str, Any] = {
 
 
 def coverage() -> dict[str, Any]:
-    """Five event names, and in the day a sixth."""
+    """Five event names, and a sixth in the day."""
     hour = {
         name: covered(events, {id_: -(-events * _CARRIED[id_][column] // 100) for id_ in IDS})
         for column, (name, events) in enumerate(_NAMES.items())
@@ -157,7 +157,7 @@ def letters(count: int = 6) -> list[dict[str, Any]]:
 
 
 def history(now: float = UNIX, gap: bool = True) -> dict[str, Any]:
-    """An hour and a day that have seen something: a wave, an outage, and a time of which nothing is known."""
+    """An hour and a day with a wave, an outage and a gap."""
     return {"steps": [_step(seconds, points, now, gap) for seconds, points in STEPS]}
 
 

@@ -1,4 +1,4 @@
-"""A page with an address of its own: there all is served, at the other one only what machines ask for."""
+"""A page with its own address, which serves everything; the other one serves only health and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from consumer.engine.statistics import Statistics
+from consumer.engine.figures.statistics import Statistics
 from consumer.errors import SettingsError
 from consumer.web.server import Urls, WebServer
 from tests.web.building import Shown, busy
@@ -33,7 +33,7 @@ def apart(*, token: str | None = None, port: int = 0, page_port: int = 0) -> Web
 
 @contextlib.asynccontextmanager
 async def started(server: WebServer) -> AsyncIterator[Urls]:
-    """It serves, until the end of the block."""
+    """Serve until the end of the block."""
     try:
         yield await server.start()
     finally:
@@ -41,7 +41,7 @@ async def started(server: WebServer) -> AsyncIterator[Urls]:
 
 
 async def answer(url: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-    """Status, and the first piece of what comes: a stream has no end."""
+    """Status and the first part of the body, because a stream has no end."""
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
         session.get(url.rstrip("/") + path, headers=headers) as came,
@@ -50,7 +50,7 @@ async def answer(url: str, path: str, headers: dict[str, str] | None = None) -> 
 
 
 async def test_each_address_has_its_own() -> None:
-    """The figures are at the page's address alone; whoever asks elsewhere is told which setting names it."""
+    """Only the page's address serves the figures; the other one names the setting of the page's address."""
     async with started(apart()) as urls:
         main = urls.health.removesuffix("healthz")
         assert main != urls.page
@@ -66,14 +66,14 @@ async def test_each_address_has_its_own() -> None:
 
 
 async def test_what_the_page_links_to_is_where_the_page_is() -> None:
-    """Its footer names /metrics; a link that leads nowhere would be a trap."""
+    """The page links to /metrics, so its address must serve it."""
     async with started(apart()) as urls:
         for path in MACHINES:
             assert (await answer(urls.page, path))[0] == 200
 
 
 async def test_the_token_guards_both() -> None:
-    """Figures are figures, wherever they are asked for; probes need none at either."""
+    """Figures need the token at both addresses; probes need it at neither."""
     async with started(apart(token="s3cret")) as urls:
         main = urls.health.removesuffix("healthz")
         for url in (main, urls.page):
@@ -87,7 +87,7 @@ async def test_the_token_guards_both() -> None:
 
 
 async def test_a_page_address_that_is_taken_is_one_line_and_leaves_nothing_behind() -> None:
-    """It names its own variable, and the other address, which could be had, is free again."""
+    """The error names the page's variable, and the other address is free again."""
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
         port, free = taken.getsockname()[1], other.getsockname()[1]
         other.close()
@@ -101,7 +101,7 @@ async def test_a_page_address_that_is_taken_is_one_line_and_leaves_nothing_behin
 
 
 async def test_stopping_ends_both() -> None:
-    """Neither answers any more; stopping again does nothing."""
+    """Neither address answers any more; a second stop does nothing."""
     server = apart()
     urls = await server.start()
     await server.stop()
@@ -111,8 +111,8 @@ async def test_stopping_ends_both() -> None:
             await answer(url, "")
 
 
-async def test_figures_that_cannot_be_had_make_both_sick() -> None:
-    """There is one look at the progress, whoever asks."""
+async def test_both_addresses_are_unhealthy_when_figures_cannot_be_read() -> None:
+    """Both addresses take the same snapshot."""
 
     def broken() -> Statistics:
         raise RuntimeError("broken")

@@ -1,4 +1,4 @@
-"""The page in a real browser: each state in words, and every figure where it belongs.
+"""The page in a real browser: each state in words, and every figure in its place.
 
 Screenshots of the states go to artifacts/page/ for people to look at.
 """
@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.engine.counters import Counters
-from consumer.engine.statistics import (
+from consumer.engine.figures.counters import Counters
+from consumer.engine.figures.statistics import (
     Cause,
     ClockStatistics,
     GuardStatistics,
@@ -28,6 +28,7 @@ from tests.web.building import (
     empty,
     guarded,
     halted,
+    hanging,
     idle,
     partition,
     statistics,
@@ -45,7 +46,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit) -> None:
-    """Loading: no figure is made up, and it is said that they are to come."""
+    """Loading: no figure is invented, and the page says that they will come."""
     async with stand(scenes.full()) as server:
         server.silent = True
         async with visit(server.url) as shown:
@@ -61,7 +62,7 @@ async def test_a_page_that_has_no_answer_yet_says_it_is_connecting(visit: Visit)
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
-    """Live: every figure of /status, in words and with units, and the ledger is seen to add up."""
+    """Live: every figure of /status in words and with units, and a ledger that visibly adds up."""
     async with (
         stand(scenes.full(), scenes.history()) as server,
         visit(server.url, size) as shown,
@@ -129,6 +130,12 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "Throttled: waiting until Pinterest takes calls again. Nothing is lost, and pinstream continues by itself: "
             "1,011 records to go. The oldest has waited 67 min.",
             "is at its call limit Calls continue in 37 s.",
+        ),
+        (
+            hanging,
+            "shop.events:clean works on one record for 94 s. PINSTREAM_TRANSFORM names this function. It has not "
+            "returned for the record of orders [0] at offset 5,017. Nothing else is read meanwhile;",
+            "takes events 0 calls in flight",
         ),
         (empty, "No partitions assigned yet. The group is still forming", "Nothing sent yet."),
         (
@@ -240,6 +247,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "unreachable",
         "guarded",
         "throttled",
+        "hanging",
         "unassigned",
         "spare",
         "refused",
@@ -259,14 +267,14 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "stalled_for_a_schema",
     ],
 )
-async def test_each_state_is_said_in_words(
+async def test_each_state_is_shown_in_words(
     scene: Callable[[], Statistics],
     state: str,
     destination: str,
     request: pytest.FixtureRequest,
     visit: Visit,
 ) -> None:
-    """A person who opens the page reads first how things are, why, and what to do."""
+    """The first thing on the page is the state, why it is so, and what to do."""
     async with (
         stand(scenes.scene(scene), {"steps": []}) as server,
         visit(server.url) as shown,
@@ -290,7 +298,7 @@ async def test_each_state_is_said_in_words(
 async def test_a_member_that_lags_says_how_far_and_for_how_long(
     seconds: float, state: str, visit: Visit
 ) -> None:
-    """Lagging: in records and in time, and louder once it breaks the one-hour rule."""
+    """Lag in records and in time, in red once it breaks the one-hour rule."""
     async with stand(scenes.lagging(seconds), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         assert (await text(shown, "#state")).startswith(state)
@@ -300,7 +308,7 @@ async def test_a_member_that_lags_says_how_far_and_for_how_long(
         await shoot(shown, f"lagging-{seconds:.0f}", full=False)
 
 
-async def test_what_the_ledger_cannot_know_of_is_said_below_it(visit: Visit) -> None:
+async def test_records_outside_the_ledger_are_shown_below_it(visit: Visit) -> None:
     """Records removed unread, topics made anew, positions that went back, and what was committed for another
     destination; nothing where there are none."""
     counters = Counters()
@@ -322,8 +330,8 @@ async def test_what_the_ledger_cannot_know_of_is_said_below_it(visit: Visit) -> 
             )
 
 
-async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
-    """The quota at work: the destination's panel says so, the state stays what it is."""
+async def test_a_short_throttle_is_not_in_the_headline(visit: Visit) -> None:
+    """A short throttle: the destination's panel shows it, the headline does not change."""
 
     def scene() -> Statistics:
         return statistics(partition(open=3), accounts=[account(state="throttled", queued=3, seconds=0.8)])
@@ -335,7 +343,7 @@ async def test_a_short_wait_is_not_worth_the_headline(visit: Visit) -> None:
 
 
 async def test_partitions_stand_in_their_order(visit: Visit) -> None:
-    """By topic and number, whatever the order in which the group gave them to us."""
+    """By topic and number, in whatever order they were assigned."""
     made = scenes.scene(
         lambda: statistics(*(partition(number) for number in (10, 2, 0)), partition(1, topic="a"))
     )
@@ -346,7 +354,7 @@ async def test_partitions_stand_in_their_order(visit: Visit) -> None:
 
 
 async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None:
-    """The worst of all: it comes before every other state."""
+    """The most severe state: it comes before every other one."""
     broken = scenes.full()
     broken["ledger"]["delivered"] -= 1
     async with stand(broken) as server, visit(server.url) as shown:
@@ -361,8 +369,8 @@ async def test_a_ledger_that_does_not_add_up_is_not_hidden(visit: Visit) -> None
         assert (await text(shown, "#sum")).startswith("It does not add up:")
 
 
-async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:
-    """The others go on, and the page says so. An age beyond all buckets has words too."""
+async def test_one_refused_account_of_two_is_shown(visit: Visit) -> None:
+    """The other accounts continue, and the page says so. An age beyond all buckets is shown in words."""
     shown_scene = scenes.scene(
         lambda: statistics(
             partition(open=3, lag=3), accounts=[account(), account("7", "halted", queued=3)], ages=[10**7]
@@ -377,7 +385,7 @@ async def test_one_refused_account_of_two_is_told_apart(visit: Visit) -> None:
 
 
 async def test_test_mode_shows(visit: Visit) -> None:
-    """Events are checked and not recorded: nobody shall take it for the real thing."""
+    """Events are validated and not recorded: the page must say so."""
     info = {"process": {**INFO["process"], "test_mode": True}}
     async with stand(scenes.full(**info)) as server, visit(server.url) as shown:
         await live(shown)
@@ -385,7 +393,7 @@ async def test_test_mode_shows(visit: Visit) -> None:
 
 
 async def test_a_status_of_an_older_pinstream_is_enough(visit: Visit) -> None:
-    """Fields are only ever added: without those that came later the page shows the rest."""
+    """Fields are only added within a version: without the later ones the page shows the rest."""
     old = scenes.full()
     for name in ("coverage", "latest_dead_letters", "samples", "oldest_open"):
         del old[name]
@@ -418,7 +426,7 @@ async def test_a_rounded_share_is_all_only_if_it_is_all(visit: Visit) -> None:
 
 
 async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit: Visit) -> None:
-    """The marketer's table: most frequent event first; the last day at a click."""
+    """The table of coverage: the most frequent event first; the last day at a click."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         heads = await shown.eval_on_selector_all("#coverage thead th", "all => all.map(e => e.innerText)")
@@ -439,7 +447,7 @@ async def test_coverage_has_every_parameter_with_its_advice_by_event_name(visit:
 
 
 async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit) -> None:
-    """Not as much as a name each; and rounding is down."""
+    """Weighted by events, not by names, and rounded down."""
     document = scenes.full()
     window = {
         name: scenes.covered(events, dict.fromkeys(scenes.IDS, carried))
@@ -458,7 +466,7 @@ async def test_all_names_together_weigh_as_much_as_they_have_events(visit: Visit
 
 @pytest.mark.parametrize(("late", "tone"), [(0, "good"), (1, "good"), (2, "warn"), (5, "warn"), (6, "bad")])
 async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: str, visit: Visit) -> None:
-    """Green is what no alert is sent of (99 % or more), red what is poor (less than 95 %); as on the dashboard."""
+    """Green from 99 %, where no alert fires; red below 95 %; as on the dashboard."""
     made = scenes.scene(
         lambda: statistics(partition(delivered=100), ages=[5] * (100 - late) + [4_000] * late)
     )
@@ -469,7 +477,7 @@ async def test_freshness_has_the_colours_of_the_alert_s_target(late: int, tone: 
 
 
 async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
-    """The time of day alone would be taken for today's."""
+    """The time of day alone would look like today's."""
     before = scenes.letters(1)[0] | {"at": 1_700_000_000.0}
     async with stand(scenes.full(latest_dead_letters=[before])) as server, visit(server.url) as shown:
         await live(shown)
@@ -479,7 +487,7 @@ async def test_a_dead_letter_of_another_day_has_its_date(visit: Visit) -> None:
 
 
 async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
-    """The last hour, the last day at a click, and the whole of it beside; the tile is of the last hour."""
+    """The last hour, the last day at a click, and the total beside it; the tile is of the last hour."""
     document = scenes.scene(
         lambda: statistics(partition(delivered=40), ages=[5] * 9 + [4_000], early=[7] * 30)
     )
@@ -505,7 +513,8 @@ async def test_freshness_is_of_the_window_that_is_chosen(visit: Visit) -> None:
 
 
 async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
-    """Nothing delivered in the last hour, or ever: no invented share; what was before is told as such."""
+    """Nothing delivered in the last hour, or ever: no share is invented; earlier deliveries are shown as since the
+    start."""
     document = scenes.scene(lambda: statistics(partition(delivered=30), early=[7] * 30))
     async with stand(document) as server, visit(server.url) as shown:
         await live(shown)
@@ -520,7 +529,7 @@ async def test_an_hour_without_deliveries_says_so(visit: Visit) -> None:
 
 
 async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -> None:
-    """Live: what is told shows at once; what a reader has opened, chosen or focused stays as it is."""
+    """New figures show at once; what the reader has opened, chosen or focused stays."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         await shown.click("#plot-rate summary")
@@ -534,8 +543,8 @@ async def test_figures_change_as_they_come_and_nothing_else_does(visit: Visit) -
         assert await shown.is_visible("#plot-rate details table")
 
 
-async def test_a_screen_reader_hears_of_a_change_once(visit: Visit) -> None:
-    """The line that is read out changes with the state, not with the figures."""
+async def test_a_screen_reader_announces_a_change_once(visit: Visit) -> None:
+    """The line that a screen reader announces changes with the state, not with the figures."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await shows(shown, "Keeping up", "#announce")
         await shown.evaluate(
@@ -567,7 +576,7 @@ async def test_many_partitions_show_the_worst_first_and_all_on_demand(visit: Vis
 
 
 async def test_a_message_of_the_api_stays_text(visit: Visit) -> None:
-    """Markup in what others wrote is shown as it is written, and does nothing."""
+    """Markup in messages of the API is shown as text."""
     counters = Counters()
     nasty = "<img src=x onerror=alert(1)>"
     counters.api_warnings[nasty] = 3

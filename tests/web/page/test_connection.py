@@ -1,4 +1,4 @@
-"""The page's connection: live, lost and back, streams that fail, answers that say nothing."""
+"""The page's connection: live, lost and back, failing streams, answers without figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit: Visit) -> None:
-    """The figures stay, grey, with their age; nobody takes them for new. Then it goes on, and hears of news."""
+    """The figures stay, grey and with their age, so that they do not look current. Then the page reconnects."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         colour = "getComputedStyle(document.querySelector('#state h2')).color"
@@ -44,7 +44,7 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
 
 
 async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
-    """A stream that says nothing is asked after: without an answer the figures are old."""
+    """When the stream is silent the page asks /status; without an answer the figures are out of date."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         server.silent = True
@@ -53,7 +53,7 @@ async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
 
 
 async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
-    """Nothing changes and nothing is said: the page asks, is answered, and stays live."""
+    """The stream is silent because nothing changes: the page asks, gets an answer and stays live."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         asked = server.asked.count("/status")
@@ -67,7 +67,7 @@ async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
 
 
 async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
-    """/events that fails twice (a proxy, too many listeners): /status each second, and nobody sees a difference."""
+    """When /events fails twice (a proxy, too many listeners), the page polls /status each second."""
     async with stand(scenes.full()) as server:
         server.stream = 503
         async with visit(server.url) as shown:
@@ -87,8 +87,8 @@ async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
         (401, "It needs the token: reload the page."),
     ],
 )
-async def test_an_answer_without_figures_is_told_from_none(code: int, words: str, visit: Visit) -> None:
-    """The process lives, and says nothing of itself: another trouble than a lost connection."""
+async def test_an_answer_without_figures_differs_from_no_answer(code: int, words: str, visit: Visit) -> None:
+    """The process answers without figures: a different problem than a lost connection."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         server.answer = server.stream = code
@@ -99,7 +99,7 @@ async def test_an_answer_without_figures_is_told_from_none(code: int, words: str
 
 
 async def test_a_version_it_does_not_know_is_not_shown(visit: Visit) -> None:
-    """A page that stayed open over an upgrade says so, instead of showing what it may misread."""
+    """A page that stayed open over an upgrade says so and does not show what it may misread."""
     async with stand(scenes.full()) as server, visit(server.url) as shown:
         await live(shown)
         server.tell(version=2)

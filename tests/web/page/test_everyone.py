@@ -33,7 +33,8 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
-    """Of what is not known there is no curve; the value at the cursor is readable, by mouse, keyboard and ear."""
+    """Unknown values leave a gap in the curve; the value at the cursor can be read with mouse, keyboard and screen
+    reader."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         canvas = shown.locator("#plot-rate .canvas")
@@ -66,7 +67,7 @@ async def test_plots_have_axes_gaps_a_cursor_and_a_table(visit: Visit) -> None:
 
 
 async def test_plots_cover_the_last_day_on_demand(visit: Visit) -> None:
-    """Two steps of the history: ten seconds for the hour, two minutes for the day."""
+    """The hour has a point every ten seconds, the day every two minutes."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         await shown.wait_for_selector("#plot-rate .canvas")
@@ -77,7 +78,7 @@ async def test_plots_cover_the_last_day_on_demand(visit: Visit) -> None:
 
 
 async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit) -> None:
-    """Just started: no bare axes."""
+    """Just started: a sentence and no empty axes."""
     async with stand(scenes.full(), {"steps": []}) as server, visit(server.url) as shown:
         await live(shown)
         await shows(shown, "No points yet: the first ones come within half a minute.", "#plot-rate")
@@ -87,7 +88,7 @@ async def test_without_a_history_there_is_a_word_instead_of_a_plot(visit: Visit)
 
 
 async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
-    """Points have come, and nothing was delivered, or lag is not known: nobody is told to wait half a minute."""
+    """There are points without values, because nothing was delivered or lag is unknown: the page says which."""
     history = scenes.history()
     for step in history["steps"]:
         for name in ("within_hour", "age_p50", "age_p95", "age_p99", "lag"):
@@ -109,7 +110,7 @@ async def test_a_plot_without_anything_to_show_says_why(visit: Visit) -> None:
 async def test_every_text_stands_out_from_what_is_behind_it(
     scene: Callable[[], dict[str, Any]], size: str, scheme: Any, visit: Visit
 ) -> None:
-    """Contrast of 4.5 to 1 at least, computed for each text there is; in light and dark, at each size."""
+    """A contrast of at least 4.5 to 1, computed for each text, in light and dark and at each size."""
     async with (
         stand(scene(), scenes.history()) as server,
         visit(server.url, size, color_scheme=scheme) as shown,
@@ -123,7 +124,7 @@ async def test_every_text_stands_out_from_what_is_behind_it(
 
 
 async def test_long_names_do_not_break_the_layout(visit: Visit) -> None:
-    """Topics of 249 letters, messages without a blank, figures of sixteen digits: nothing sticks out on a phone."""
+    """Topics of 249 letters, messages without a blank and figures of sixteen digits fit on a phone."""
     long = scenes.full()
     name = "t" * 249
     long["process"] = {**long["process"], "topics": [name], "group": name}
@@ -142,7 +143,7 @@ async def test_long_names_do_not_break_the_layout(visit: Visit) -> None:
 
 
 async def test_the_page_can_be_used_with_the_keyboard_alone(visit: Visit) -> None:
-    """Tab reaches, in order: past the navigation, the sections, the choice, each plot, what scrolls, the links."""
+    """Tab reaches in order: the skip link, the navigation, the choice, each plot, what scrolls, the links."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
         await shown.wait_for_selector("#plot-rate .canvas")
@@ -163,7 +164,7 @@ async def test_the_page_can_be_used_with_the_keyboard_alone(visit: Visit) -> Non
         assert reached[-1] == "/metrics"
 
 
-async def test_all_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
+async def test_every_control_table_and_graphic_has_a_name(visit: Visit) -> None:
     """Every control, table, region and graphic is named; tables have headers with their scope; no inline style."""
     async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
         await live(shown)
@@ -186,8 +187,8 @@ async def test_all_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
         assert all(later - before <= 1 for before, later in itertools.pairwise(levels))
 
 
-async def test_nothing_moves_for_who_wants_no_motion(visit: Visit) -> None:
-    """The dot that beats while live stands still."""
+async def test_nothing_moves_with_reduced_motion(visit: Visit) -> None:
+    """The pulsing dot of a live page stands still."""
     async with stand(scenes.full()) as server:
         for wish, animation in (("reduce", "none"), ("no-preference", "beat")):
             async with visit(server.url, reduced_motion=wish) as shown:

@@ -1,4 +1,4 @@
-"""Figures are whole: however long they are and however narrow the screen, none is broken in two or sticks out."""
+"""Figures are whole: however long they are and however narrow the screen, none is broken or sticks out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OVERFLOWING = """() => [...document.querySelectorAll("header, header *, main *, 
   if (one.closest("svg, .unseen, thead") || getComputedStyle(one).display === "inline") return false;
   return one.scrollWidth > one.clientWidth + 1 && !one.matches(".wide") && one.clientWidth > 0;
 }).map(one => `${one.scrollWidth} in ${one.clientWidth}: ${one.outerHTML.slice(0, 90)}`)"""
-"""Every box that what is in it does not fit into; those that are there to be scrolled are left out."""
+"""Every box whose content does not fit, except those that scroll."""
 
 OUTSIDE = """() => {
   const out = [];
@@ -48,7 +48,7 @@ OUTSIDE = """() => {
   }
   return out;
 }"""
-"""Every figure that reaches beyond the box it stands in."""
+"""Every figure that reaches beyond its box."""
 
 WIDTHS = {**SIZES, "laptop": (1280, 900)}
 USUAL = (
@@ -111,7 +111,7 @@ PINS = """() => {
 
 @pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
 async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Visit) -> None:
-    """Half, 95 % and 99 %: near to each other, at either end, or unknown; what is too near shares a word."""
+    """Half, 95 % and 99 %: close together, at either end, or unknown; pins too close together share a label."""
     made = scenes.full()
     async with stand(made) as server, visit(server.url, size) as shown:
         await live(shown)
@@ -131,7 +131,7 @@ async def test_words_above_the_scale_of_ages_never_overlap(size: str, visit: Vis
 async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thirteen names that a shop of every kind sends stand side by side at 1280 pixels, with nothing to scroll."""
+    """The thirteen names of the packaged mapping fit side by side at 1280 pixels, with nothing to scroll."""
     monkeypatch.setitem(SIZES, "laptop", WIDTHS["laptop"])
     made = scenes.full()
     one = {
@@ -150,7 +150,7 @@ async def test_coverage_of_all_usual_event_names_fits_on_a_laptop(
 @pytest.mark.parametrize("digits", [1, 4, 7, 9, 10, 12, 16])
 @pytest.mark.parametrize("size", ["wide", "tablet", "phone"])
 async def test_a_figure_of_any_length_stands_on_one_line(digits: int, size: str, visit: Visit) -> None:
-    """The largest number that a script can count to has sixteen; it is smaller, and as whole as the others."""
+    """Up to the sixteen digits of the largest safe integer: a longer figure has a smaller font."""
     figure = min(10**digits - 1, 9_007_199_254_740_991)
     made = scenes.full()
     made["ledger"] = dict.fromkeys(made["ledger"], 0) | {"read": figure, "dead_lettered": figure}

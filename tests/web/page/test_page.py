@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from consumer.engine.statistics import WaitsFor
+from consumer.engine.figures.statistics import WaitsFor
 from consumer.web.server import render_page
 from tests.web.page.scenes import IDS
 
@@ -15,7 +15,7 @@ MARKUP = re.sub(r"<(style|script)>.*?</\1>", "", render_page(), flags=re.DOTALL)
 
 
 def test_page_is_one_document_with_all_parts_in_it() -> None:
-    """One style and one script, allowed by their hash; every part that stands beside page.html is in it, once."""
+    """One style and one script, allowed by their hash; every part beside page.html is in it once."""
     assert (len(SCRIPT), len(STYLE)) == (1, 1)
     folder = files("consumer.web")
     parts = [one for one in folder.iterdir() if one.name.endswith((".css", ".js"))]
@@ -25,7 +25,7 @@ def test_page_is_one_document_with_all_parts_in_it() -> None:
     assert not re.search(r"/\* [\w. ]+\.(js|css) \*/", render_page())
 
 
-def test_page_is_small_and_asks_nobody() -> None:
+def test_page_is_small_and_loads_nothing_else() -> None:
     """No library, no font, no picture from anywhere: the page works without the internet."""
     assert len(render_page().encode()) < 75_000
     assert set(re.findall(r"https?://[^\"]*", render_page())) == {
@@ -43,7 +43,7 @@ def test_page_is_small_and_asks_nobody() -> None:
 
 
 def test_page_puts_in_text_and_never_markup() -> None:
-    """What comes from topics or from the API's messages cannot become markup; nor is there any inline handler."""
+    """Text of topics or of the API's messages cannot become markup; there is no inline handler."""
     for way in (
         "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "style=",
         "setProperty", "javascript:", ".style.", "cssText", "srcdoc",
@@ -53,7 +53,7 @@ def test_page_puts_in_text_and_never_markup() -> None:
 
 
 def test_page_has_landmarks_headings_and_names() -> None:
-    """A screen reader finds its way: language, landmarks, headings in order, a name for every region."""
+    """For a screen reader: language, landmarks, headings in order, a name for every region."""
     assert '<html lang="en">' in MARKUP
     assert 'name="viewport"' in MARKUP
     for landmark in ("<header>", "<nav aria-label=", "<main ", "<footer"):
@@ -66,21 +66,21 @@ def test_page_has_landmarks_headings_and_names() -> None:
     assert [int(level) for level in re.findall(r"<h(\d)", MARKUP)][:3] == [1, 2, 2]
 
 
-def test_only_one_region_is_read_out_and_it_holds_no_figure_of_its_own() -> None:
-    """Figures that change each second are no live region: one line is, which changes with the state only."""
+def test_only_one_region_is_announced_and_it_holds_no_figure() -> None:
+    """Figures that change each second are no live region; the only one is a line that changes with the state."""
     assert re.findall(r'<[^>]*(?:role="(?:status|alert)"|aria-live)[^>]*>', MARKUP) == [
         '<p id="announce" class="unseen" role="status">'
     ]
 
 
-def test_page_minds_what_the_reader_prefers() -> None:
-    """Light and dark, and no motion for who wants none."""
+def test_page_follows_the_reader_s_preferences() -> None:
+    """Light and dark, and no motion if the reader prefers none."""
     assert "prefers-color-scheme: dark" in STYLE[0]
     assert "animation" not in STYLE[0].partition("prefers-reduced-motion: no-preference")[0]
 
 
 def test_page_has_words_for_every_code_of_status() -> None:
-    """What an open event may wait for, and each parameter, is said in words."""
+    """What an open event may wait for, and each parameter, has words."""
     for one in WaitsFor:
         assert re.search(rf"^  {one.value}: \"", SCRIPT[0], re.MULTILINE), one
     for one_id in IDS:

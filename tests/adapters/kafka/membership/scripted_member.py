@@ -12,7 +12,9 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, TopicPartition
 
@@ -69,7 +71,7 @@ class FakeConsumer:
         """Error codes of the next commits; when there are no more, they are taken."""
         self.member_id: str | None = "one-of-many"
         self.rebalance_lasts = 0
-        """For so many consumes after the unsubscription a rebalance is under way, which puts it off."""
+        """For this many consumes after the unsubscription a rebalance is under way, which puts it off."""
         self._unsubscribed = False
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
@@ -148,7 +150,7 @@ class FakeConsumer:
             raise self.refused[what]
 
 
-class Told:
+class Told(Hooks):
     """The hooks: answers at once, and remembers."""
 
     def __init__(self) -> None:
@@ -184,7 +186,7 @@ class Told:
         self.ids.append(dict(ids))
 
 
-class Ids:
+class Ids(TopicIds):
     """The brokers' topic ids: what is `told` now."""
 
     def __init__(self) -> None:
@@ -195,14 +197,14 @@ class Ids:
         self.refused: KafkaException | None = None
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """What is told, or the refusal."""
+        """The scripted answer, or the refusal."""
         self.asked.append(set(topics))
         if self.refused is not None:
             raise self.refused
         return dict(self.told)
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
-        """What is told."""
+        """The scripted answer."""
         return {name: self.told[name] for name in topics if name in self.told}
 
     def hurry(self) -> None:
@@ -237,6 +239,7 @@ class Bench:
 
         self.member = GroupMember(
             config,
+            ["t"],
             self.told,
             self.ready,
             offset_reset=reset,
@@ -245,7 +248,6 @@ class Bench:
             timeout=timeout,
             make_consumer=make,
         )
-        self.member.join(["t"])
 
     @property
     def consumer(self) -> FakeConsumer:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.adapters.kafka.groups import GroupOffsets
-from consumer.adapters.kafka.offsets import meet_coordinator
+from consumer.adapters.kafka.groups import GroupOffsets, meet_coordinator
 
 
 class FakeAdmin:
-    """Describes its group after so many refusals; tells the offsets of a group without any."""
+    """Describes its group after this many refusals; answers with the offsets of a group without any."""
 
     def __init__(self, *refusals: int) -> None:
         self.refusals = list(refusals)
@@ -56,10 +56,10 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered() -> None
 
 def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
     """The embedded one: there the question does no harm."""
-    meet_coordinator(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE), "shop", 1.0, 1.0)
+    meet_coordinator(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE), "shop", time.monotonic() + 1.0)
 
 
 def test_a_refusal_is_the_caller_s() -> None:
-    """What waiting does not mend is raised."""
+    """An error that waiting does not help against is raised."""
     with pytest.raises(KafkaException):
-        meet_coordinator(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED), "shop", 1.0, 1.0)
+        meet_coordinator(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED), "shop", time.monotonic() + 1.0)

@@ -38,7 +38,7 @@ class Listener:
 
 
 async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost() -> None:
-    """The core was told that the partition is gone: its records come again under the next epoch, and only so."""
+    """The engine heard that the partition is gone: its records come again under the next epoch, and only so."""
     made: list[FakeConsumer] = []
 
     def make(config: dict[str, Any]) -> Any:

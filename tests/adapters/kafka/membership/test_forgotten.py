@@ -1,5 +1,5 @@
-"""What ends a client of librdkafka: another process with its instance id is told as that; a group that the brokers have
-forgotten, since another cluster stands in the place of theirs, is joined anew."""
+"""What ends a client of librdkafka: another process with its instance id, which the error names; and brokers that do
+not know the group any more, since another cluster stands in place of theirs: then the group is joined again."""
 
 from __future__ import annotations
 

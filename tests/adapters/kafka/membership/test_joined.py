@@ -34,7 +34,7 @@ def test_only_the_consumers_own_thread_asks_the_client(monkeypatch: pytest.Monke
 async def test_a_spare_member_knows_that_nothing_is_its_own(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
-    """One partition, two members: both hear what the group gives them, whoever has the partition."""
+    """One partition, two members: both hear what the group gives them, with the partition or without."""
     name, group = topic(1), unique("group")
     one, other = (Member(kafka, [name], group, config=PROTOCOLS[protocol]) for _ in range(2))
     async with one:

@@ -1,4 +1,4 @@
-"""The last commit of a partition, as it is let go of: what is refused for a moment is repeated, all else is not.
+"""The last commit of a partition that is given up: what is refused for a moment is repeated, all else is not.
 
 Nothing could make up for it: what was settled since the commit before would be sent again by the next owner.
 """
@@ -32,7 +32,7 @@ def a_member() -> Bench:
 
 @pytest.mark.parametrize("code", PASSING)
 def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None:
-    """Of a revoked partition, before it is let go of; and nobody is troubled with it."""
+    """Of a revoked partition, before it is unassigned; and no trouble is reported."""
     bench = a_member()
     bench.consumer.commit_answers = [code, code]
     bench.fetch(taken(0))
@@ -73,7 +73,7 @@ def test_metadata_that_is_too_large_is_left_out() -> None:
 
 
 def test_it_has_a_bound() -> None:
-    """A group that stays between generations does not keep a process from ending, and it is told."""
+    """A group that stays between generations does not keep a process from ending, and the failure is reported."""
     bench = a_member()
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION] * 1000
     bench.close(0.3)

@@ -21,7 +21,7 @@ GRACE = 25.0
 
 
 class Clock:
-    """Time that passes only as it is slept, or told."""
+    """Time that passes only in sleeps, or when it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -53,7 +53,7 @@ def a_member(*partitions: int, **settings: Any) -> Bench:
 
 
 def passing(bench: Bench, clock: Clock, *, commit: float = 0.0, consume: float = 0.0) -> None:
-    """A commit, or a consume that waits, takes so many seconds."""
+    """A commit, or a consume that waits, takes this many seconds."""
     commit_, consume_ = bench.consumer.commit, bench.consumer.consume
 
     def slow_commit(**options: Any) -> Any:
@@ -122,7 +122,8 @@ def test_with_partitions_closing_says_it(clock: Clock) -> None:
 
 
 def test_a_commit_that_was_held_up_is_tried_again(clock: Clock) -> None:
-    """It waited behind a rebalance, and was refused for the generation before: the next is taken, nobody troubled."""
+    """It waited behind a rebalance, and was refused for the generation before: the next one is taken, and no trouble is
+    reported."""
     bench = a_member(0)
     passing(bench, clock, commit=12.0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION]

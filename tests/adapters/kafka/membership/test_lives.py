@@ -1,4 +1,4 @@
-"""A topic that is made anew, as a member sees it: ids go with starts, and a seek back begins a new epoch."""
+"""A topic that is created again, as a member sees it: ids go with starts, and a seek back begins a new epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.chunks import group
+from consumer.adapters.kafka.chunks import Taken
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
 from consumer.adapters.kafka.starts import Start
@@ -44,9 +44,9 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
     source = FakeOffsets([7, 7], [9, 9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
-    assert starts[P0] == Start(None, None, False, source.metadata, NEW_ID, void=7)
+    assert starts[P0] == Start(None, False, None, source.metadata, NEW_ID, void=7)
     # Written for partition 0: of partition 1 it says nothing.
-    assert starts[P1] == Start(7, None, False, source.metadata, NEW_ID)
+    assert starts[P1] == Start(7, False, None, source.metadata, NEW_ID)
 
 
 @pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
@@ -55,20 +55,23 @@ def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str,
     source = FakeOffsets([7], [9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
-    assert starts[P0] == Start(7, None, False, source.metadata, ids.get("t"))
+    assert starts[P0] == Start(7, False, None, source.metadata, ids.get("t"))
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:
     """The tail of one log, then the head of the next: two chunks, each with offsets that rise. So with an equal one."""
-    chunks, _ = group([message(one) for one in (8, 9, 0, 1, 1, 5)], {("t", 0): 3})
+    taken = Taken()
+    taken.add([message(one) for one in (8, 9, 0, 1, 1, 5)])
+    chunks = taken.chunks({("t", 0): 3})
     assert [[record.offset for record in chunk.records] for chunk in chunks] == [[8, 9], [0, 1], [1, 5]]
     assert {chunk.epoch for chunk in chunks} == {3}
 
 
 def test_chunks_are_parted_between_runs_as_well() -> None:
     """Another partition's records stand between; those of one partition that rise stay together."""
-    run = [message(8), message(3, 1), message(0), message(4, 1)]
-    chunks, _ = group(run, {("t", 0): 3, ("t", 1): 4})
+    taken = Taken()
+    taken.add([message(8), message(3, 1), message(0), message(4, 1)])
+    chunks = taken.chunks({("t", 0): 3, ("t", 1): 4})
     parted = [(chunk.partition, [record.offset for record in chunk.records]) for chunk in chunks]
     assert sorted(parted) == [(0, [0]), (0, [8]), (1, [3, 4])]
     assert parted.index((0, [8])) < parted.index((0, [0]))
@@ -94,7 +97,7 @@ def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
 
 
 def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
-    """It was taken meanwhile, or begun anew already."""
+    """It was taken meanwhile, or is already read from its beginning."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
@@ -104,7 +107,7 @@ def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
 
 
 def test_a_refused_seek_is_tried_again() -> None:
-    """The new topic's leader is not known yet: told, and tried again after a while, not with each fetch."""
+    """The new topic's leader is not known yet: reported, and tried again after a while, not with each fetch."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
@@ -116,7 +119,7 @@ def test_a_refused_seek_is_tried_again() -> None:
     assert len(bench.told.assignments) == 1
     bench.fetch()
     assert len(bench.told.troubles) == 1
-    bench.member._anew_due = 0.0
+    bench.member._restarts_due = 0.0
     del bench.consumer.refused["seek"]
     bench.fetch()
     assert len(bench.told.assignments) == 2
@@ -234,6 +237,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
         return [Range(topic, 0, 2, 8)]
 
     plan = await open_plan(kafka.config, group, "a", resolve, 1.0, WITHIN)
+    assert plan.progress is not None
     await plan.progress.close()
     delete_and_make(kafka, topic)
     produce(kafka, topic, [b"new"] * 10)
@@ -259,7 +263,7 @@ def many_headers(offset: int) -> Message:
 
 
 def test_what_is_kept_back_does_not_outlive_its_life() -> None:
-    """Records of many headers are handed out a few at a time; a partition that is read anew begins at its beginning."""
+    """Records of many headers are handed out a few at a time; what is kept back of an earlier life is dropped."""
     bench = Bench()
     bench.ids.told = {"t": OLD_ID}
     bench.assign(0)

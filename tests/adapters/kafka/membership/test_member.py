@@ -24,7 +24,7 @@ from tests.adapters.kafka.membership.scripted_member import (
 
 
 def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:
-    """The core has drained and let go: a record that arrives with the revocation belongs to nobody."""
+    """The engine has drained the partition: a record that arrives with the revocation is dropped."""
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
@@ -91,7 +91,7 @@ def test_draining_out_of_time_commits_nothing() -> None:
 
 
 def test_lost_is_never_committed() -> None:
-    """Lost partitions: told, let go, no commit."""
+    """Lost partitions: reported, dropped, not committed."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2)]
     bench.assign(0)
@@ -142,7 +142,7 @@ def test_refused_partition_of_a_commit_is_named() -> None:
 
 
 def test_close_answers_commits_in_flight() -> None:
-    """Nobody waits for ever: a commit whose answer cannot come any more fails."""
+    """A commit whose answer cannot come any more fails; its caller does not wait for ever."""
     bench = Bench()
     bench.assign(0)
     results: list[CommitResult] = []

@@ -82,7 +82,7 @@ def commit_bytes(kafka: Kafka, group: str, topic: str, offset: int, metadata: by
 
 
 async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> Assignment:
-    """What the next member of the group is told of the topic's first partition."""
+    """What the next member of the group finds for the topic's first partition."""
     async with Member(kafka, [topic], group, **options) as member:
         await member.until(lambda: TopicPartition(topic, 0) in member.held, "an assignment")
         return member.held[TopicPartition(topic, 0)]

@@ -1,4 +1,4 @@
-"""Rebalances on a real broker: revoke, commit, let go; lost; what becomes of pauses. Under each group protocol."""
+"""Rebalances on a real broker: revoke, commit, unassign; lost partitions; pauses. Under each group protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
 PARTITIONS = 4
 BOTH_GIVE = 6
-"""So many that of two members each has to give one to a third."""
+"""Enough partitions that each of two members has to give one to a third."""
 
 
 @pytest.fixture(params=list(PROTOCOLS))
@@ -99,7 +99,7 @@ async def test_draining_may_take_its_time(
 
 
 async def test_draining_too_long_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Out of time, the listener is cancelled and told that all is lost; nothing is committed; the group goes on."""
+    """Out of time, the listener is cancelled and hears that all is lost; nothing is committed; the group goes on."""
     name, group = topic(PARTITIONS), unique("group")
     fill(kafka, name, "one", 5)
     async with Member(kafka, [name], group, revoke_timeout=0.5) as first:
@@ -182,7 +182,7 @@ async def test_what_is_settled_is_committed_however_long_another_drains(
 
 
 class Draining:
-    """Of two members that are asked to let go, the first to be asked takes its time, until `end`."""
+    """Of two members whose partitions are revoked, the first to be asked takes its time, until `end`."""
 
     def __init__(self, *both: Member) -> None:
         self._over = {id(one): asyncio.Event() for one in both}

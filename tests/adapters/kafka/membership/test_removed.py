@@ -1,4 +1,4 @@
-"""What a log lacks: where it begins is told with the records behind a gap, and with the ends where none come."""
+"""What a log lacks: its begin is reported with the records behind a gap, and with the ends where none come."""
 
 from __future__ import annotations
 

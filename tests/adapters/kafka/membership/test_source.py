@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
-from consumer.adapters.kafka import KafkaSource
+from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique, until
@@ -209,7 +209,7 @@ async def test_commit_does_not_hold_up_fetching(each_kafka: Kafka) -> None:
 
 
 async def test_commit_without_an_answer_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """When nobody fetches, a commit's answer cannot come: it fails within its time limit instead of hanging."""
+    """Without fetches a commit's answer cannot come: it fails within its time limit instead of hanging."""
     name = topic()
     produce(kafka, name, numbered(1))
     async with Member(kafka, [name], unique("group"), commit_timeout=0.3) as member:
@@ -329,7 +329,7 @@ async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -
 
 
 async def test_unreachable_broker_is_trouble_not_the_end() -> None:
-    """A broker that is away is told of and waited for: fetches go on, empty; closing does not hang."""
+    """A broker that is away is reported and waited for: fetches go on, empty; closing does not hang."""
     nowhere = Kafka("127.0.0.1:9", "external")
     async with Member(nowhere, ["orders"], "group") as member:
         await until(lambda: len(member.troubles) > 0, "trouble")

@@ -6,13 +6,13 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
 
 import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import FoundStarts, Start
-from consumer.adapters.kafka.starts import find_starts as find_all_starts
+from consumer.adapters.kafka.starts import FoundStarts, HasOffsets, Start, Unstarted
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import (
@@ -63,7 +63,7 @@ class FakeOffsets:
         return 0, self.ends[partition.partition]
 
 
-BEGINNING = Start(None, None, False)
+BEGINNING = Start(None, False, None)
 
 
 def find_starts(
@@ -76,12 +76,35 @@ def find_starts(
     elsewhere: bool = False,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
-    """As `consumer.adapters.kafka.starts.find_starts`; the group has what `source` says, and offsets `elsewhere`."""
+    """What `Unstarted.find` finds; the group has what `source` says, and offsets `elsewhere`."""
 
     def has_offsets(_: float) -> bool:
         return elsewhere or any(offset is not None for offset in source.offsets)
 
-    return find_all_starts(source, partitions, reset, timeout, new, has_offsets, lambda *_: ids)
+    return find_all_starts(source, partitions, reset, timeout, new, has_offsets, ids)
+
+
+def find_all_starts(
+    source: FakeOffsets,
+    partitions: list[TopicPartition],
+    reset: str,
+    timeout: float,
+    new: set[TopicPartition],
+    has_offsets: HasOffsets,
+    ids: Mapping[str, str] = MappingProxyType({}),
+) -> FoundStarts:
+    """What `Unstarted.find` finds; `new` is remembered from one call to the next."""
+    unstarted = Unstarted(
+        cast(Any, source),
+        reset,
+        has_offsets=has_offsets,
+        topic_ids=lambda *_: ids,
+        whole=False,
+        timeout=timeout,
+        on_trouble=lambda *_: None,
+    )
+    unstarted.new = new
+    return unstarted.find(partitions, timeout)
 
 
 P0, P1, P2, P3 = (TopicPartition("t", number) for number in range(4))
@@ -94,7 +117,7 @@ LEADERLESS = confluent_kafka.KafkaException(
 def test_committed_offset_always_wins(reset: str) -> None:
     """Whatever the reset says: a committed offset is the start, and is not committed again."""
     found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
-    assert found == ({P0: Start(7, None, False), P1: Start(0, None, False)}, None)
+    assert found == ({P0: Start(7, False, None), P1: Start(0, False, None)}, None)
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
@@ -123,13 +146,13 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
             return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
 
-    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == ({P0: Start(7, 3, False, "")}, None)
+    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == ({P0: Start(7, False, 3, "")}, None)
 
 
 def test_earliest_without_commit_is_the_beginning() -> None:
     """Beside a partition that has one, which keeps it."""
     found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
-    assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
+    assert found == ({P0: BEGINNING, P1: Start(3, False, None)}, None)
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
@@ -149,7 +172,7 @@ def code_of(found: FoundStarts) -> int:
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
     """A group without any commit starts at the end offset, to be committed at once."""
     found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
-    assert found == ({P0: Start(9, None, True), P1: Start(4, None, True)}, None)
+    assert found == ({P0: Start(9, True, None), P1: Start(4, True, None)}, None)
 
 
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
@@ -160,7 +183,7 @@ def test_latest_never_skips_in_a_group_that_has_commits() -> None:
 
 
 def test_the_group_is_asked_for_only_where_that_decides() -> None:
-    """Not where an offset was told, and not under `earliest`; where it is not told, what needs it waits."""
+    """Not where an offset is known, and not under `earliest`; where it is not known, what needs it waits."""
 
     def unasked(_: float) -> bool:
         raise AssertionError("asked for the group")
@@ -170,14 +193,17 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
 
     source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
     for reset in ("latest", "earliest"):
-        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked, lambda *_: {})
-        assert found == ({P0: BEGINNING, P1: Start(3, None, False)}, None)
-    assert find_all_starts(source, [P0], "latest", 1, new, untold, lambda *_: {}) == ({}, LEADERLESS)
+        found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
+        assert found == ({P0: BEGINNING, P1: Start(3, False, None)}, None)
+    assert find_all_starts(source, [P0], "latest", 1, new, untold) == (
+        {},
+        LEADERLESS,
+    )
     assert new == set()
 
 
 def test_what_is_known_of_one_does_not_wait_for_another() -> None:
-    """Of a topic whose partition 1 has no leader, and of one that is gone, the others are told all the same."""
+    """A partition without a leader, or a topic that is gone, does not hide the starts of the others."""
 
     class Partly(FakeOffsets):
         """Nothing is committed; partition 1 has no leader, and the topic `gone` is no more."""
@@ -193,7 +219,7 @@ def test_what_is_known_of_one_does_not_wait_for_another() -> None:
 
     gone = TopicPartition("gone", 0)
     found = find_starts(Partly([None] * 3, [9, 4, 5]), [gone, P1, P0, P2], "latest", 1, set())
-    assert found.starts == {P0: Start(9, None, True), P2: Start(5, None, True)}
+    assert found.starts == {P0: Start(9, True, None), P2: Start(5, True, None)}
     assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
@@ -205,7 +231,7 @@ def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
     assert new == {P0, P1}
     source.offsets[0] = 9
     found = find_starts(source, [P1, P2], "latest", 1, new)
-    assert found.starts == {P1: Start(4, None, True), P2: BEGINNING}
+    assert found.starts == {P1: Start(4, True, None), P2: BEGINNING}
     assert new == {P0, P1}
 
 
@@ -220,11 +246,11 @@ def test_all_questions_share_one_time_limit() -> None:
             self, partition: RawPartition, timeout: float = -1, cached: bool = False
         ) -> tuple[int, int]:
             asked.append(timeout)
-            while time.monotonic() < begun + 0.05:
+            until = time.monotonic() + timeout
+            while time.monotonic() < until:
                 pass
             raise LEADERLESS
 
-    begun = time.monotonic()
     found = find_starts(Hanging([None] * 3, [9] * 3), [P0, P1, P2], "latest", 0.05, set())
     assert found.starts == {}
     assert len(asked) == 1
@@ -233,7 +259,7 @@ def test_all_questions_share_one_time_limit() -> None:
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_unknown_is_not_taken_for_none(reset: str) -> None:
-    """A partition whose committed offset the broker does not tell has no start; another one has, which is told."""
+    """A partition whose committed offset the broker does not give has no start; another one has."""
 
     class Failing(FakeOffsets):
         """The coordinator does not tell of partition 0."""
@@ -248,7 +274,7 @@ def test_unknown_is_not_taken_for_none(reset: str) -> None:
             ]
 
     found = find_starts(Failing([None, 3], [9, 9]), [P0, P1], reset, 1, set())
-    assert found.starts == {P1: Start(3, None, False)}
+    assert found.starts == {P1: Start(3, False, None)}
     assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
 
 

@@ -1,4 +1,5 @@
-"""What came damaged: nothing of it, and nothing behind it, is read until it is whole; others go on, and it is told."""
+"""Damaged batches: nothing of one, and nothing behind it, is read until it is whole; other partitions go on, and the
+trouble is reported."""
 
 from __future__ import annotations
 
@@ -199,6 +200,8 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
     async with Member(disk, [name], unique("group")) as member:
         await member.until(lambda: bool(member.troubles), "the trouble")
         assert member.troubles[0][0] == "_BAD_COMPRESSION"
+        # The consumer's thread reports the trouble; what was read before it may still be on its way.
+        await member.until(lambda: len(member.values) >= hurt.base, "what is before it")
         assert member.values == ALL[: hurt.base]
         log.restore(hurt, before)
         await member.until(lambda: len(member.values) >= len(ALL), "what is behind it")
@@ -209,7 +212,7 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
 async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker
 ) -> None:
-    """Its length on the disk cannot be: the broker says so, and goes on to say so until it is mended."""
+    """Its length on the disk is impossible: the broker reports it until the file is repaired."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt = log.batches()[2]
     before = log.unmeasure(hurt)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import confluent_kafka
 import pytest
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.starts import Start, Unstarted
@@ -68,7 +68,8 @@ def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Be
     ("strategy", "assign"), [("cooperative-sticky", "incremental_assign"), ("range", "assign")]
 )
 def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str, assign: str) -> None:
-    """The rebalance is answered without it; nobody is told; half a second later it starts where it was committed."""
+    """The rebalance is answered without it, and the listener hears nothing; half a second later it starts where it was
+    committed."""
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
     assert bench.told.assignments == []
@@ -86,7 +87,7 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
-    """Whatever the reset: each refusal is told, and the answer counts whenever it comes."""
+    """Whatever the reset: each refusal is reported, and the answer counts whenever it comes."""
     bench = waiting(reset=reset)
     for _ in range(120):
         clock.now += 0.5
@@ -105,7 +106,7 @@ def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
     ("strategy", "unassign"), [("cooperative-sticky", "incremental_unassign"), ("range", "unassign")]
 )
 def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: str, unassign: str) -> None:
-    """The listener, who was not told, is not asked; nothing is committed, and it does not start later."""
+    """The listener, which never heard of it, is not asked; nothing is committed, and it does not start later."""
     bench = waiting(strategy)
     bench.fetch(taken(0, 1))
     assert bench.calls(unassign) == [(unassign, [])]
@@ -140,7 +141,7 @@ def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strateg
 
 
 def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
-    """Cooperative: one partition is read, two wait; of a revocation the listener hears what it was told of."""
+    """Cooperative: one partition is read, two wait; of a revocation the listener hears only of what it was given."""
     bench = Bench()
     bench.assign(0)
     refuse(bench, MOVED)
@@ -231,7 +232,7 @@ def slow(
     """These wait in such a cluster."""
     cluster = Slow(clock)
     unstarted = Unstarted(
-        cluster,
+        cast(Consumer, cluster),
         reset,
         has_offsets=cluster.has_offsets,
         topic_ids=lambda *_: {},
@@ -256,7 +257,7 @@ def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
     cluster.silent = False
     clock.now += 5.0
     assert unstarted.ask()
-    assert unstarted.take() == [(TopicPartition("t", 0), Start(100, None, True))]
+    assert unstarted.take() == [(TopicPartition("t", 0), Start(100, True, None))]
     unstarted.add([TopicPartition("t", 1)])
     cluster.silent = True
     unstarted.ask()
@@ -307,7 +308,7 @@ class Moving(confluent_kafka.Consumer):
     asked = 0
 
     def committed(self, *args: Any, **options: Any) -> Any:
-        """Refused by this broker, or told."""
+        """Refused by this broker, or answered."""
         type(self).asked += 1
         if not self.found:
             raise KafkaException(confluent_kafka.KafkaError(MOVED))

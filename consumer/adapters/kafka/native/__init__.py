@@ -1,0 +1,15 @@
+"""Reading the client's messages: compiled, or in plain Python where there was no C compiler, or another client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from consumer.adapters.kafka.native.plain import gather
+else:
+    try:
+        from consumer.adapters.kafka.native._messages import gather
+    except ImportError:
+        from consumer.adapters.kafka.native.plain import gather
+
+__all__ = ["gather"]

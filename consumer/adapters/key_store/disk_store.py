@@ -1,0 +1,207 @@
+"""The key store on disk as the event loop uses it: `view` looks up, `folder` writes on a thread, another thread merges.
+
+Merging is compiled code that does not hold the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from consumer.adapters.key_store.disk import translated
+from consumer.adapters.key_store.folder import Folder, Progress, mergeable
+from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window, check_use
+from consumer.adapters.key_store.view import OpenSegment, View
+from consumer.adapters.thread import OwnThread
+from consumer.engine.reading import KEY_BYTES
+from consumer.errors import KeyStoreError
+
+_Result = TypeVar("_Result")
+
+# Up to this size the store is assumed to be in the page cache, and look-ups run on the event loop. Beyond it they may
+# have to wait for the disk, and run on a thread.
+INLINE_BYTES = 1024**3
+
+TIME_LIMIT = 30.0
+"""Seconds after which a disk that does not answer is an error."""
+
+_KEYS_AT_ONCE = 4096  # then others have a turn of the event loop
+_MERGE_AGAIN = 60.0  # seconds after a merge that failed: the disk may be full, and a merge writes much
+
+
+async def ask_disk(thread: OwnThread, function: Callable[[], _Result], limit: float = TIME_LIMIT) -> _Result:
+    """Call `function` on the disk's thread and return its result.
+
+    Raises `KeyStoreError` after `limit` seconds; the call cannot be undone and may still complete.
+    """
+    try:
+        async with asyncio.timeout(limit) as limited:
+            return await thread.run(function)
+    except TimeoutError:
+        if not limited.expired():  # raised by the call itself
+            raise
+    raise KeyStoreError(
+        f"the key store's disk did not answer within {limit:g} s: check the disk, "
+        "and whether another process that shares the key store is stopped or hangs"
+    )
+
+
+class DiskKeyStore(KeyStore):
+    """A `KeyStore` in a folder on a local disk."""
+
+    def __init__(
+        self, path: str, window: Window, max_bytes: int, progress: Progress = lambda _: None
+    ) -> None:
+        """Open the store in folder `path`, or create it. Raises `KeyStoreError`, which says what to do."""
+        self._folder = Folder(path, window, max_bytes, progress)
+        self._window = window
+        self._merge_bytes = self._folder.merge_bytes
+        self._lost = 0
+        self._problem: str | None = None
+        self._view = View(self._folder.root)
+        with translated(self._folder.root):
+            self._view.refresh()
+            self._view.check()
+            self._bytes = self._folder.bytes_on_disk()
+        self._writer = OwnThread("key-store-writer")
+        self._reader: OwnThread | None = None
+        self._merger: OwnThread | None = None
+        # Set on the event loop before a merge is queued, cleared by its thread: two are never queued.
+        self._merging = threading.Event()
+        self._merge_not_before = 0.0
+        self._merge_problem: str | None = None
+        self._waiting: list[tuple[bytes, int]] = []
+        """Columns of keys with their stamps, which the next write takes."""
+        self._writing: asyncio.Task[None] | None = None
+        """The latest write; it begins when the one before it has ended."""
+        self._closed = False
+
+    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
+        """See `KeyStore.look_up`."""
+        check_use(keys, closed=self._closed)
+        self._refresh()
+        oldest = self._window.oldest(now, since)
+        parts = []
+        for at in range(0, len(keys), _KEYS_AT_ONCE * KEY_BYTES):
+            if at:
+                await asyncio.sleep(0)
+            parts.append(await self._find(keys[at : at + _KEYS_AT_ONCE * KEY_BYTES], oldest))
+        return b"".join(parts)
+
+    async def _find(self, keys: bytes, oldest: int) -> bytes:
+        found = bytearray(len(keys) // KEY_BYTES)
+        self._view.table.find(keys, oldest, found)
+        segments = self._view.segments
+        if self._bytes <= INLINE_BYTES:
+            self._search(segments, keys, oldest, found, beside=False)
+        else:
+            self._reader = self._reader or OwnThread("key-store-reader")
+            await ask_disk(self._reader, partial(self._search, segments, keys, oldest, found, beside=True))
+        return bytes(found)
+
+    def _search(
+        self, segments: tuple[OpenSegment, ...], keys: bytes, oldest: int, found: bytearray, *, beside: bool
+    ) -> None:
+        with translated(self._folder.root):
+            for one in reversed(segments):  # a key that comes again was mostly delivered lately
+                one.find(keys, oldest, found, beside=beside)
+
+    async def remember(self, keys: bytes, now: float) -> None:
+        """See `KeyStore.remember`."""
+        check_use(keys, closed=self._closed)
+        if not keys:
+            return
+        # A flush takes milliseconds. So the calls that come meanwhile share the next one.
+        if self._writing is None or not self._waiting:
+            self._writing = asyncio.create_task(self._write(self._writing))
+        self._waiting.append((keys, self._window.stamp(now)))
+        # The write is also that of others: a caller that is cancelled must not cancel it.
+        await asyncio.shield(self._writing)
+
+    async def _write(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        calls, self._waiting = self._waiting, []
+        self._refresh()  # if the folder was deleted, it is made again
+        await self._change(partial(self._folder.append, calls))
+
+    async def _change(self, step: Callable[[], None]) -> None:
+        """Change the folder on the writer's thread, then take in what has changed."""
+
+        def run() -> None:
+            step()
+            self._bytes = self._folder.bytes_on_disk()
+
+        await ask_disk(self._writer, run)
+        self._refresh()
+        due = not self._closed and not self._merging.is_set() and time.monotonic() >= self._merge_not_before
+        if due and mergeable(self._view.files, self._merge_bytes):
+            self._merger = self._merger or OwnThread("key-store-merger")
+            self._merging.set()
+            self._merger.begin(self._merge)
+
+    async def expire(self, now: float) -> None:
+        """See `KeyStore.expire`."""
+        if self._closed:
+            return
+        try:
+            self._refresh()
+            await self._change(partial(self._folder.expire, self._window.stamp(now)))
+            self._problem = self._merge_problem
+        except KeyStoreError as failure:
+            # Reported, not raised: events can still be delivered while old keys stay.
+            self._problem = str(failure)
+
+    def statistics(self) -> KeyStoreStatistics:
+        """See `KeyStore.statistics`."""
+        slices = {one.file.start for one in self._view.segments}
+        if len(self._view.table):
+            slices.add(self._view.files.start)
+        return KeyStoreStatistics(
+            keys=self._view.keys(),
+            bytes_used=self._bytes,
+            buckets=len(slices),
+            oldest=min(slices, default=None),
+            evicted_early=self._folder.evicted_early + self._lost,
+            lost=0,
+            problem=self._problem,
+        )
+
+    async def close(self) -> None:
+        """See `KeyStore.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        # The merger first: it goes on with what it is writing until it sees that the store is closed.
+        for thread in (self._merger, self._writer, self._reader):
+            if thread is not None:  # a disk that hangs must not keep the process from ending
+                await thread.end(timeout=TIME_LIMIT)
+        self._view.close()
+
+    def _refresh(self) -> None:
+        """Take in what this process and others have changed."""
+        with translated(self._folder.root):
+            try:
+                self._view.refresh()
+            except FileNotFoundError:
+                # The whole folder was deleted: make a new one, and count the keys that are lost.
+                self._lost += self._view.keys()
+                self._view.close()
+                self._folder.open()
+                self._view.refresh()
+
+    def _merge(self) -> None:
+        try:
+            self._folder.merge(lambda: not self._closed)
+            self._merge_problem = None
+        except (KeyStoreError, OSError) as failure:
+            self._merge_problem = str(failure)
+            self._merge_not_before = time.monotonic() + _MERGE_AGAIN
+        finally:
+            self._merging.clear()

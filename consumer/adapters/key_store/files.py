@@ -1,0 +1,314 @@
+"""The files of a key store on disk: how each is laid out, written and read. The package's docstring says what for.
+
+*The list* (``format``)::
+
+    pinstream key store, format 3
+    {"journal": 7, "start": 1731196800, "window": 172800, "next": 12, "segments": [[…], …], "old": []}
+    the CRC-32 of these two lines
+
+*A journal* (``journal-7``) begins with 64 bytes: what it is, and from byte 32 on the *acknowledged end*, up to which
+all is certain. So what is wrong before this end is damage, and what follows it is at most what a killed process was
+writing. A chunk is the number of its keys, their stamp, a CRC-32 of both, of the keys and of where it is, and the keys.
+
+*A segment* (``segment-11``) is laid out as `plain` says; its name, size and the CRC-32 of its checksums are in the
+list.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+from zlib import crc32
+
+from consumer.adapters.key_store.disk import Damage, close_aside, sync_folder, write_all, write_file
+from consumer.adapters.key_store.interface import bucket_length
+from consumer.adapters.key_store.native import Builder, Segment
+from consumer.adapters.key_store.plain import BLOCK, ENTRY
+from consumer.engine.reading import KEY_BYTES
+
+LIST = "format"
+FORMAT = b"pinstream key store, format 3\n"
+OLD_FORMATS = (b"pinstream key store, format 1\n", b"pinstream key store, format 2\n")
+
+CHUNK_KEYS = 4096
+"""Most keys of a chunk."""
+
+_HEADER = struct.Struct(">20sQI")
+_MAGIC = b"pinstream keys 3"
+_END = struct.Struct(">QI")
+_END_AT = 32
+_FIRST_CHUNK = 64
+_CHUNK = struct.Struct(">III")
+
+
+class SegmentFile(NamedTuple):
+    """What the list says of a segment."""
+
+    number: int
+    entries: int
+    bits: int
+    """Bits of a key that its directory goes by."""
+    start: int
+    """The first second of its slice of time."""
+    window: int
+    """The window of its writer in seconds, which gives the length of the slice."""
+    check: int
+    """The CRC-32 of its checksums."""
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        return f"segment-{self.number}"
+
+    @property
+    def bytes(self) -> int:
+        """Its file's size."""
+        return segment_bytes(self.entries, self.bits)
+
+    @property
+    def end(self) -> int:
+        """The first second after its slice."""
+        return self.start + bucket_length(self.window)
+
+    def forgotten_at(self, window: int) -> int:
+        """The second from which none of its keys is needed, neither with this window nor with its writer's."""
+        return self.end + max(window, self.window)
+
+
+class FileList(NamedTuple):
+    """The content of the list: which files belong to the store."""
+
+    journal: int = 0
+    """The number of the journal. There is none yet while `window` is 0."""
+    start: int = 0
+    window: int = 0
+    next: int = 0
+    """The number of the next segment."""
+    segments: tuple[SegmentFile, ...] = ()
+    """In the order in which their youngest keys were written."""
+    old: tuple[str, ...] = ()
+    """Folders of an older format that are still to be taken over."""
+
+    @property
+    def journal_slice(self) -> SegmentFile:
+        """The slice of time of the journal's keys."""
+        return SegmentFile(-1, 0, 0, self.start, self.window, 0)
+
+    def names(self) -> set[str]:
+        """All files that belong to the store."""
+        journals = [f"journal-{self.journal}"] if self.window else []
+        return {LIST, *journals, *self.old, *(one.name for one in self.segments)}
+
+
+@lru_cache(maxsize=4)  # it is read for each chunk, and seldom another one
+def decode_list(data: bytes) -> FileList:
+    """Parse the list, which begins with `FORMAT`. Raises `Damage`."""
+    text, check = data[:-9], data[-9:]  # the last line is eight digits
+    if check != b"%08x\n" % crc32(text):
+        raise Damage(f"{LIST} is not as it was written")
+    found = json.loads(text[len(FORMAT) :])
+    segments = tuple(SegmentFile(*one) for one in found["segments"])
+    return FileList(**{**found, "segments": segments, "old": tuple(found["old"])})
+
+
+class Journal:
+    """An open journal. `chunks` and `acknowledged` may be used beside a writer; the others under the store's lock."""
+
+    def __init__(self, root: str, number: int) -> None:
+        """Open it. Raises `Damage`."""
+        self.name = f"journal-{number}"
+        self._number = number
+        try:
+            self._file = open(os.path.join(root, self.name), "r+b", buffering=0)  # noqa: SIM115 - `close` closes it
+        except FileNotFoundError:
+            raise Damage(f"{self.name} is missing") from None
+        self._file_number = self._file.fileno()
+        if os.pread(self._file_number, _HEADER.size, 0) != _header(number):
+            raise Damage(f"{self.name} is not as it was written")
+        self._written = 0
+        self._waiting = b""
+
+    @staticmethod
+    def make(root: str, number: int) -> None:
+        """Make an empty one, durably."""
+        first = _header(number).ljust(_END_AT, b"\0") + _end(number, _FIRST_CHUNK)
+        write_file(os.path.join(root, f"journal-{number}"), [first.ljust(_FIRST_CHUNK, b"\0")])
+        sync_folder(root)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def is_deleted(self) -> bool:
+        """Whether somebody deleted the file."""
+        return not os.fstat(self._file_number).st_nlink
+
+    def acknowledged(self) -> int:
+        """The end of what is certain. Raises `Damage`."""
+        for _ in range(3):  # a writer may be writing it just now
+            found = os.pread(self._file_number, _END.size, _END_AT)
+            if len(found) == _END.size and found == _end(self._number, _END.unpack(found)[0]):
+                return int(_END.unpack(found)[0])
+        raise Damage(f"{self.name} is not as it was written")
+
+    def chunks(self, begin: int, end: int) -> list[tuple[int, memoryview]]:
+        """The stamp and the column of keys of each chunk between two ends. Raises `Damage`.
+
+        A `begin` of 0 is the first chunk's.
+        """
+        begin = max(begin, _FIRST_CHUNK)
+        data = os.pread(self._file_number, max(0, end - begin), begin)
+        if len(data) < end - begin:
+            raise Damage(f"{self.name} was cut short")
+        found, size = self._parsed(data, begin)
+        if size != len(data):
+            raise Damage(f"{self.name} is not as it was written")
+        return found
+
+    def recovered(self) -> Journal:
+        """Take in what a killed process wrote whole behind the acknowledged end, and cut the rest off.
+
+        To be called before anything is added. Raises `Damage` if the file is shorter.
+        """
+        end = self.acknowledged()
+        size = os.fstat(self._file_number).st_size
+        if size < end:
+            raise Damage(f"{self.name} was cut short")
+        self._written = end
+        if size > end:
+            # A power failure may take back the latest acknowledged end, though not the chunks before it.
+            _, whole = self._parsed(os.pread(self._file_number, size - end, end), end)
+            os.ftruncate(self._file_number, end + whole)
+            self._acknowledge(end + whole)
+        return self
+
+    @staticmethod
+    def is_empty(root: str, number: int) -> bool:
+        """Whether it is as `make` leaves it."""
+        return os.stat(os.path.join(root, f"journal-{number}")).st_size <= _FIRST_CHUNK
+
+    def add(self, keys: bytes, stamp: int) -> None:
+        """Add a chunk to those that the next `commit` writes."""
+        head = _CHUNK.pack(len(keys) // KEY_BYTES, stamp, self._check(self.size, keys, stamp))
+        self._waiting += head + keys
+
+    @property
+    def size(self) -> int:
+        """Its size with what waits for `commit`."""
+        return self._written + len(self._waiting)
+
+    def commit(self) -> None:
+        """Append the chunks that wait. They are on disk when it returns.
+
+        If it raises, the next writer cuts them off, or takes them in where they are whole.
+        """
+        waiting, self._waiting = self._waiting, b""
+        if not waiting:
+            return
+        write_all(self._file_number, waiting, self._written)
+        self._acknowledge(self._written + len(waiting))
+        if self.is_deleted():  # what is written into it is lost
+            raise Damage(f"{self.name} is missing")
+
+    def _acknowledge(self, end: int) -> None:
+        # This order: an end that is on disk before its chunks would make a power failure look like damage.
+        os.fdatasync(self._file_number)
+        write_all(self._file_number, _end(self._number, end), _END_AT)
+        self._written = end
+
+    def _parsed(self, data: bytes, at: int) -> tuple[list[tuple[int, memoryview]], int]:
+        """The whole chunks that `data` begins with, and how many bytes they are. `at`: where it stands in the file."""
+        found, position, view = [], 0, memoryview(data)
+        while position + _CHUNK.size <= len(data):
+            count, stamp, check = _CHUNK.unpack_from(data, position)
+            keys = view[position + _CHUNK.size : position + _CHUNK.size + count * KEY_BYTES]
+            if not count or len(keys) < count * KEY_BYTES or check != self._check(at + position, keys, stamp):
+                break
+            found.append((stamp, keys))
+            position += _CHUNK.size + len(keys)
+        return found, position
+
+    def _check(self, at: int, keys: bytes | memoryview, stamp: int) -> int:
+        # With the journal's number and the place: what an earlier file left in the same blocks of the disk is no chunk.
+        return crc32(keys, crc32(struct.pack(">QQII", self._number, at, len(keys), stamp)))
+
+
+def _header(number: int) -> bytes:
+    return _HEADER.pack(_MAGIC, number, crc32(b"%d" % number))
+
+
+def _end(number: int, end: int) -> bytes:
+    return _END.pack(end, crc32(b"%d %d" % (number, end)))
+
+
+def segment_bytes(entries: int, bits: int) -> int:
+    """The size of a segment's file."""
+    size = entries * ENTRY + ((1 << bits) + 1) * 4
+    return size + 4 * -(-size // BLOCK)
+
+
+def new_segment_bytes(entries: int) -> int:
+    """The size of the file that `write_segment` makes for that many entries."""
+    return segment_bytes(entries, directory_bits(entries))
+
+
+def directory_bits(entries: int) -> int:
+    """How large a directory to make for that many entries: 2 to 4 for each of its numbers."""
+    # Four entries are 80 bytes, two or three lines of the memory's caches; to wait for these is what a look-up costs.
+    return min(28, max(0, (entries // 2).bit_length() - 1))
+
+
+def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentFile) -> SegmentFile:
+    """Write the entries of a segment, `most` at most, durably. Return `whose` with what the list is to say of it."""
+    builder = Builder(directory_bits(most))
+    checks = b""
+
+    def parts() -> Iterator[bytes]:
+        nonlocal checks
+        for piece in pieces:
+            builder.add(piece)
+            yield piece
+        # Known only once all entries have passed: a merge leaves out what is in several segments.
+        directory, checks = builder.finish()
+        yield directory
+        yield checks
+
+    write_file(path, parts(), reserve=new_segment_bytes(most))
+    return whose._replace(entries=builder.entries, bits=directory_bits(most), check=crc32(checks))
+
+
+def open_segment(root: str, file: SegmentFile, *, in_order: bool = False) -> Segment:
+    """Map a segment, to be read `in_order` or here and there. Raises `Damage`."""
+    try:
+        with open(os.path.join(root, file.name), "rb") as opened:
+            if os.fstat(opened.fileno()).st_size != file.bytes:
+                raise Damage(f"{file.name} was cut short")
+            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            # The event loop drops segments that were merged. So the mapping's end, which holds the interpreter's lock,
+            # must not be the end of the file, too.
+            weakref.finalize(data, close_aside, os.dup(opened.fileno())).atexit = False
+    except FileNotFoundError:
+        raise Damage(f"{file.name} is missing") from None
+    # Keys are hashes: the next page in the file is rarely the next one needed. A merge reads page after page.
+    data.madvise(mmap.MADV_SEQUENTIAL if in_order else mmap.MADV_RANDOM)
+    size = file.bytes - 4 * -(-file.bytes // (BLOCK + 4))
+    with memoryview(data) as view:
+        if crc32(view[size:]) != file.check:
+            raise Damage(f"{file.name} is not as it was written")
+    return Segment(data, file.entries, file.bits)
+
+
+def write_list(root: str, files: FileList) -> None:
+    """Replace the list, durably."""
+    new = os.path.join(root, f"{LIST}.new")
+    text = FORMAT + json.dumps(files._asdict()).encode() + b"\n"
+    write_file(new, [text, b"%08x\n" % crc32(text)])
+    # A name is changed in one step, so the list is never seen half written.
+    os.rename(new, os.path.join(root, LIST))
+    sync_folder(root)

@@ -1,0 +1,15 @@
+"""The operations on many keys: compiled, or in plain Python where the package was built without a C compiler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from consumer.adapters.key_store.plain import Builder, Merger, Segment, Table
+else:
+    try:
+        from consumer.adapters.key_store.native._keys import Builder, Merger, Segment, Table
+    except ImportError:
+        from consumer.adapters.key_store.plain import Builder, Merger, Segment, Table
+
+__all__ = ["Builder", "Merger", "Segment", "Table"]

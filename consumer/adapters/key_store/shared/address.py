@@ -1,0 +1,204 @@
+"""Where a shared key store is: the URL of PINSTREAM_KEY_STORE, and the client for it.
+
+::
+
+    redis://[user[:password]@]host[:port][/database][?options]        rediss://… the same over TLS
+    redis://[user[:password]@]host:26379,host:26379,…?sentinel=NAME   the master NAME, asked of these Sentinels
+    redis://host:port,host:port,…?cluster=true                        a Redis Cluster, found through these nodes
+
+Options: ``prefix`` (what all names begin with, default ``pinstream``: for several services on one server), ``ca`` (a
+file with the certificates to trust), ``cert`` and ``key`` (files with the client's own).
+
+The adapter tries once: the client's own retries are turned off, so that the engine alone decides (rule 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from consumer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+_PORTS: Final = {False: 6379, True: 26379}
+"""The usual ports: of servers, and of Sentinels."""
+_OPTIONS: Final = ("prefix", "ca", "cert", "key", "sentinel", "cluster")
+_MOST_PORT: Final = 65535
+CONNECTIONS: Final = 16
+"""Calls under way at once; the others wait. Renewals and housekeeping do not, and have connections beside these."""
+
+
+class Address(NamedTuple):
+    """A shared key store as its URL names it."""
+
+    hosts: tuple[tuple[str, int], ...]
+    tls: bool
+    user: str | None
+    password: str | None
+    database: int
+    prefix: str
+    sentinel: str | None
+    """The name of the master, if Sentinels are to be asked for it."""
+    cluster: bool
+    ca: str | None
+    cert: str | None
+    key: str | None
+
+    def __str__(self) -> str:
+        """Without user and password, for messages."""
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        return f"{'rediss' if self.tls else 'redis'}://{hosts}"
+
+    def __repr__(self) -> str:
+        """Without user and password, too: it may stand in a traceback."""
+        return str(self)
+
+
+def parse_address(url: str) -> Address:
+    """Read the URL. Raises `SettingsError`, whose message never repeats it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        hosts = _hosts(parts, sentinel="sentinel" in options)
+        database = int(parts.path.strip("/") or 0)
+    except ValueError:
+        raise _bad("it is not redis://[user[:password]@]host[:port][/database][?options]") from None
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise _bad(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
+    cluster = options.get("cluster", "false")
+    if cluster not in ("true", "false"):
+        raise _bad("cluster is true or false")
+    if cluster == "true" and (database or "sentinel" in options):
+        raise _bad("a cluster has neither Sentinels nor several databases")
+    if len(hosts) > 1 and cluster == "false" and "sentinel" not in options:
+        raise _bad("several hosts are Sentinels (?sentinel=NAME) or nodes of a cluster (?cluster=true)")
+    prefix = options.get("prefix", "pinstream")
+    if not prefix or any(one in prefix for one in "{}* "):
+        raise _bad("prefix is a word without braces, stars or spaces")
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    return Address(
+        hosts=hosts,
+        tls=parts.scheme == "rediss",
+        user=unquote(user) or None,
+        password=unquote(password) or None,
+        database=database,
+        prefix=prefix,
+        sentinel=options.get("sentinel"),
+        cluster=cluster == "true",
+        ca=options.get("ca"),
+        cert=options.get("cert"),
+        key=options.get("key"),
+    )
+
+
+def _hosts(parts: SplitResult, *, sentinel: bool) -> tuple[tuple[str, int], ...]:
+    """The hosts and ports of a URL. Raises `ValueError`."""
+    if parts.scheme not in ("redis", "rediss"):
+        raise ValueError
+    hosts = []
+    for one in parts.netloc.rpartition("@")[2].split(","):
+        # An IPv6 address stands in brackets, because it has colons of its own.
+        host, _, port = one.rpartition(":") if ":" in one.rpartition("]")[2] else (one, "", "")
+        number = int(port) if port else _PORTS[sentinel]
+        if not host.strip("[]") or not 0 < number <= _MOST_PORT:
+            raise ValueError
+        hosts.append((host.strip("[]"), number))
+    return tuple(hosts)
+
+
+def _bad(what: str) -> SettingsError:
+    return SettingsError(f"PINSTREAM_KEY_STORE: {what}; see docs/scaling.md")
+
+
+def connect(address: Address, password: Callable[[], str | None], timeout: float) -> Redis | RedisCluster:
+    """Make the client; it connects when it is first used, and reads `password` for each new connection.
+
+    Raises `SettingsError` if the client library is not installed.
+    """
+    try:
+        from redis.asyncio import ConnectionPool, Redis, RedisCluster, SSLConnection
+        from redis.asyncio.cluster import ClusterNode
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.credentials import CredentialProvider
+    except ImportError:
+        raise SettingsError(
+            "PINSTREAM_KEY_STORE names Redis, and the client for it is not installed: pip install 'pinstream[redis]'"
+        ) from None
+
+    class Credentials(CredentialProvider):
+        def get_credentials(self) -> tuple[str] | tuple[str, str]:
+            word = password() or ""
+            return (address.user, word) if address.user else (word,)
+
+        async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+            return self.get_credentials()  # the library's own warns in the log
+
+    credentials = Credentials() if address.user or password() else None
+    ssl: dict[str, Any] = {}
+    if address.tls:
+        ssl = {"ssl_ca_certs": address.ca, "ssl_certfile": address.cert, "ssl_keyfile": address.key}
+    common: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "client_name": "pinstream",
+        "credential_provider": credentials,
+    }
+    if address.cluster:
+        return RedisCluster(
+            startup_nodes=[ClusterNode(*one) for one in address.hosts],
+            max_connections=4 * CONNECTIONS,
+            # A slot that has moved is entered alone. With the usual 5 the client closes all connections after five
+            # such answers, and the calls on them fail.
+            reinitialize_steps=0,
+            retry=Retry(NoBackoff(), 0),
+            ssl=address.tls,
+            **ssl,
+            **common
+            # The client has to learn which node does not answer, before the call's time is over: then it asks others
+            # who took over, in the next call.
+            | {"socket_timeout": timeout / 2, "socket_connect_timeout": timeout / 4},
+        )
+    once = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "db": address.database, **common}
+    if address.sentinel is not None:
+        tls = {"ssl": True, **ssl} if address.tls else {}
+        sentinels = _ask_sentinels(address, credentials, timeout, tls)
+        master: Redis = sentinels.master_for(address.sentinel, max_connections=4 * CONNECTIONS, **once)
+        return master
+    ((host, port),) = address.hosts
+    if address.tls:
+        once["connection_class"] = SSLConnection
+    pool = ConnectionPool(max_connections=4 * CONNECTIONS, host=host, port=port, **ssl, **once)
+    return Redis.from_pool(pool)
+
+
+def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: dict[str, Any]) -> Any:
+    """Make the client that asks Sentinels for the primary, within `timeout` altogether."""
+    from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+    from redis.backoff import NoBackoff
+    from redis.exceptions import NoPermissionError
+
+    # They are asked one after the other, and those that do not answer must leave time for the next ones.
+    limit = timeout / (len(address.hosts) * (2 if credentials else 1) + 1)
+    asked = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": Retry(NoBackoff(), 0), **tls}
+    known = {**asked, "credential_provider": credentials}
+    # The library has no types here.
+    secured: Any = Sentinel(address.hosts, sentinel_kwargs=known, **tls)  # type: ignore[no-untyped-call]
+
+    class Sentinels(Sentinel):
+        async def discover_master(self, service_name: str) -> Any:
+            try:
+                return await super().discover_master(service_name)
+            except (MasterNotFoundError, NoPermissionError) as error:
+                asks = isinstance(error, NoPermissionError) or "AuthenticationError" in str(error)
+                if credentials is None or not asks:
+                    raise
+            # Those that do not ask for the password need not know it, and would refuse it.
+            return await secured.discover_master(service_name)
+
+    return Sentinels(address.hosts, sentinel_kwargs=asked, **tls)  # type: ignore[no-untyped-call]

@@ -1,0 +1,24 @@
+-- What members tell each other: keep a note, if one is given, and say which hold yet.
+-- ARGV: place, what it says, milliseconds for which it holds (0: none is given). One in this place that holds longer stays.
+-- Finds nothing; and, as a further value, the notes: place, what it says, milliseconds left, ...
+local name, place, holds = prefix .. 'notes', ARGV[4], tonumber(ARGV[6])
+local LONGEST = 3600000 -- none holds longer: the clock was set back since
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local notes, told, before = {}, redis.call('HGETALL', name), 0
+for i = 1, #told, 2 do
+  local ends, text = string.match(told[i + 1], '^(%d+) (.*)$')
+  local left = tonumber(ends) - now
+  if left <= 0 or left > LONGEST then
+    redis.call('HDEL', name, told[i])
+  else
+    if told[i] == place then before = left end
+    notes[#notes + 1] = told[i]
+    notes[#notes + 1] = text
+    notes[#notes + 1] = left
+  end
+end
+if holds > before then
+  redis.call('HSET', name, place, string.format('%d %s', now + math.min(holds, LONGEST), ARGV[5]))
+end
+return { '', 0, 0, notes }

@@ -1,0 +1,13 @@
+-- End this member's claims of these keys: it will not deliver them.
+-- ARGV: keys (16 bytes each). Finds an empty byte a key.
+local keys = ARGV[4]
+local claims, count = prefix .. 'claims', #keys / 16
+for from = 1, count, MOST do
+  local all, mine = {}, {}
+  for i = from, math.min(from + MOST - 1, count) do all[#all + 1] = string.sub(keys, 16 * i - 15, 16 * i) end
+  for j, holder in ipairs(redis.call('HMGET', claims, unpack(all))) do
+    if holder and known[holder] == false then mine[#mine + 1] = all[j] end
+  end
+  if #mine > 0 then redis.call('HDEL', claims, unpack(mine)) end
+end
+return answer(string.rep('\0', count))

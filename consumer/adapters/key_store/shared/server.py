@@ -1,0 +1,213 @@
+"""The server or cluster of a shared key store: runs a script on it, and says in one line what is wrong with it.
+
+A call is tried once and has a time limit. What is wrong is a `KeyStoreError`, whatever the server or the client for it
+came up with: neither may end the service. `Unclear` says that the call may have been done, or may be done later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from importlib.resources import files
+from typing import Any, Final
+
+from consumer.adapters.key_store.shared.address import CONNECTIONS, Address, connect
+from consumer.errors import KeyStoreError, PinstreamError
+
+_SAID_MOST: Final = 200
+"""Characters of a server's own words that are repeated."""
+
+
+class Unclear(KeyStoreError):
+    """It is not known whether the server has done what it was asked, or does so later."""
+
+
+class Server:
+    """Runs the scripts. It connects when it is first used."""
+
+    def __init__(self, address: Address, password: Callable[[], str | None], time_limit: float) -> None:
+        """Raises `SettingsError` if the client library is not installed."""
+        self.address = address
+        self._time_limit = time_limit
+        self._word: str | None = None
+
+        def read_password() -> str | None:
+            self._word = password()
+            return self._word
+
+        self._client: Any = connect(address, read_password, time_limit)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._time_outs = 0
+        """Counts calls that were not answered."""
+        self._scripts = {
+            name: "".join((files(__package__) / f"{one}.lua").read_text("utf-8") for one in ("common", name))
+            for name in ("claim", "confirm", "release", "renew", "calls", "notes", "tidy")
+        }
+
+    async def run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[list[Any]]:
+        """Run a script once for each of `calls`: a shard's prefix, and arguments. Raises `KeyStoreError`.
+
+        Each answer is a list that begins with bytes and two numbers.
+        """
+        try:
+            answers = await self._run(name, calls)
+        except Exception as error:
+            raise self.explain(error) from error
+        for answer in answers:
+            if not isinstance(answer, list) or [*map(type, answer[:3])] != [bytes, int, int]:
+                raise self.nonsense()
+        return answers
+
+    async def _run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[Any]:
+        from redis.exceptions import NoScriptError
+
+        text = self._scripts[name]
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        time_outs = self._time_outs
+        # A renewal does not wait for the others: our claims depend on it.
+        turn = nullcontext() if name in ("renew", "notes") else self._turns
+
+        async def ask(prefix: bytes, arguments: Sequence[object]) -> Any:
+            async with turn:
+                if self._time_outs != time_outs:  # meanwhile: the server does not answer the others, either
+                    raise TimeoutError
+                try:
+                    async with asyncio.timeout(self._time_limit):
+                        try:
+                            return await self._client.evalsha(digest, 1, prefix, *arguments)
+                        except NoScriptError:
+                            # The server was started again, or another one took over. Only this call is made again:
+                            # other nodes of a cluster may have done theirs.
+                            await self._client.script_load(text)
+                            return await self._client.evalsha(digest, 1, prefix, *arguments)
+                except TimeoutError:
+                    self._time_outs += 1
+                    raise
+
+        # All are awaited, also where one fails: none is left to happen later.
+        answers = await asyncio.gather(*(ask(*call) for call in calls), return_exceptions=True)
+        for one in answers:
+            if isinstance(one, asyncio.CancelledError):  # by the client library: we were not cancelled
+                raise ConnectionError("the client gave up")
+            if isinstance(one, BaseException):
+                raise one
+        return answers
+
+    async def each_info(self) -> list[dict[str, Any]]:
+        """Return what each server that keys are in says of itself. Raises `KeyStoreError`."""
+        try:
+            async with asyncio.timeout(self._time_limit):
+                if not self.address.cluster:
+                    return [await self._client.info()]
+                found = await self._client.info(target_nodes="primaries")
+            # Of a cluster with one node the library gives that node's answer alone.
+            return list(found.values()) if all(isinstance(one, dict) for one in found.values()) else [found]
+        except Exception as error:
+            raise self.explain(error) from error
+
+    async def close(self, names: Sequence[bytes]) -> None:
+        """Delete these, and close all connections."""
+        # What cannot be deleted expires by itself.
+        with suppress(Exception):
+            async with asyncio.timeout(self._time_limit):
+                await asyncio.gather(*(self._client.delete(name) for name in names))
+        with suppress(Exception):
+            await self._client.aclose()
+
+    # -- what is wrong
+
+    def nonsense(self) -> KeyStoreError:
+        """Say that what was answered makes no sense."""
+        return Unclear(
+            f"the shared key store {self.address} gives answers that make no sense: is it Redis or Valkey?"
+        )
+
+    def explain(self, error: Exception) -> KeyStoreError:
+        """Say in one line what is wrong and what to do."""
+        from redis import exceptions as e
+        from redis.asyncio.sentinel import MasterNotFoundError
+
+        if isinstance(error, PinstreamError):  # the file of the password cannot be read
+            return Unclear(str(error))
+        # Of a cluster, a node has half of the time: see `connect`.
+        text, limit = self._said(error), f"{self._time_limit / (2 if self.address.cluster else 1):g} s"
+        moving = "is a cluster that moves keys to another node: wait until it has"
+        # The first that fits: some of these classes are subclasses of others.
+        reasons: list[tuple[tuple[type[Exception], ...], str, str]] = [
+            ((), "NOLEASE", "has ended the lease of this member: it is begun again by itself"),
+            (
+                (e.OutOfMemoryError,),
+                "OOM",
+                "is full (maxmemory): give it more memory, or set a shorter PINSTREAM_DEDUP_WINDOW",
+            ),
+            (
+                (e.ReadOnlyError,),
+                "READONLY",
+                "is a read-only replica: name the primary, or its Sentinels (?sentinel=NAME)",
+            ),
+            (
+                (e.AuthenticationError, e.AuthorizationError),
+                "WRONGPASS",
+                "refuses the user or the password: correct PINSTREAM_KEY_STORE or PINSTREAM_KEY_STORE_PASSWORD",
+            ),
+            (
+                (e.NoPermissionError,),
+                "NOPERM",
+                f"denies its user a right ({text.removeprefix('NOPERM ')}): grant what docs/scaling.md lists",
+            ),
+            (
+                (),
+                "The user executing the script can't",
+                "denies its user a right that its scripts need: grant what docs/scaling.md lists",
+            ),
+            (
+                (MasterNotFoundError,),
+                "No master found",
+                "has Sentinels that refuse the user or the password: let them ask for those of the server, or for none"
+                if "AuthenticationError" in str(error)
+                else "has Sentinels that name no primary: see if they run, and know one of that name",
+            ),
+            ((), "Script attempted to access a non local key", moving),
+            ((), "TTL exhausted", moving),  # the client's word for nodes that name each other
+            ((e.BusyLoadingError,), "LOADING", "is loading its data after a start: wait until it has"),
+            (
+                (),
+                "NOREPLICAS",
+                "takes no writes, for too few replicas follow it (min-replicas-to-write): see INFO replication",
+            ),
+            ((), "MISCONF", "cannot write to its disk and refuses all writes: see its log"),
+            ((), "BUSY", "is busy with a script that does not end: see its log"),
+            (
+                (e.ClusterError,),
+                "CLUSTERDOWN",
+                f"is a cluster that is down or incomplete ({text}): see CLUSTER INFO",
+            ),
+            (
+                (TimeoutError, e.TimeoutError),
+                "Timeout",
+                f"does not answer within {limit}: see if it runs, or is overloaded",
+            ),
+            (
+                (e.ConnectionError, OSError),
+                "Error",
+                f"cannot be reached ({text}): check address, TLS and network",
+            ),
+            ((Exception,), "", f"refuses a command ({text}): it must be Redis 7 or newer, or Valkey"),
+        ]
+        reason = next(
+            words for classes, begin, words in reasons if isinstance(error, classes) or text.startswith(begin)
+        )
+        # What the server itself refused was not done.
+        refused = isinstance(error, e.ResponseError) and not isinstance(error, e.ClusterError)
+        made = (KeyStoreError if refused else Unclear)(f"the shared key store {self.address} {reason}")
+        made.lease_lost = text.startswith("NOLEASE")
+        return made
+
+    def _said(self, error: Exception) -> str:
+        """Return the words of an error, without user and password: some servers repeat what they do not understand."""
+        text = str(error).partition(", with args beginning with")[0]
+        for secret in (self._word, self.address.password, self.address.user):
+            text = text.replace(secret, "***") if secret else text
+        return "".join(one if one.isprintable() else " " for one in text[:_SAID_MOST])

@@ -1,0 +1,441 @@
+"""The key store that members on several machines share, in Redis or Valkey: with claims, leases and fences.
+
+Theory of operation. Each member has one *session*: a random name, with a *lease*, which is a key of Redis that expires
+unless it is renewed. A *claim* says which session has an event in flight. It holds while the lease of its session
+does: so one command renews all claims, and a member that dies loses them all when its lease ends. A session whose
+lease has ended never comes back. Its member begins another one and claims again what it had not sent.
+
+The *fence* is the name of the session. What another live session holds is not confirmed by us: that member took over
+because our lease had ended, and knows better what becomes of the event.
+
+A session ends as well when it is not known whether a call was done: it may be done later, by a server that had stood
+still, and must not claim or release for the session of then. The claims of our ended sessions are ours to take over.
+
+Delivered keys are kept in strings: one for each slice of time and 17 bits of the key, to which 14 bytes a key are
+appended. A string expires as a whole when its slice is out of the window. That is 27 bytes of memory a key at 10
+million keys, where a string or a member of a set for each key would take 70 or more.
+
+*A store that went back.* In each shard the scripts of a member are numbered. A number that comes again means that the
+store has lost something: a replica took over that lacked the last moments, it was flushed, or an older copy was
+restored. Then claims may be lost, too: the session ends, and what is queued is claimed again. The numbers are the
+member's own, so what others write meanwhile hides nothing. The keys that it had confirmed and that are gone are counted
+(`KeyStoreStatistics.lost`).
+
+Everything is one script a step, so that it is atomic, and one call for a thousand keys. A cluster has `_SHARDS` shards,
+told apart by their hash tags, and a call for each; a single server has one. All errors are `KeyStoreError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+from consumer.adapters.key_store.interface import (
+    Claimed,
+    Given,
+    KeyStore,
+    KeyStoreStatistics,
+    Renewed,
+    Window,
+    check_use,
+)
+from consumer.adapters.key_store.shared.address import Address
+from consumer.adapters.key_store.shared.server import Server, Unclear
+from consumer.engine.model import THROTTLED, Note
+from consumer.engine.reading import KEY_BYTES, split_keys
+from consumer.errors import KeyStoreError
+
+TIME_LIMIT: Final = 5.0
+"""Seconds after which a server that does not answer is an error."""
+_SHARDS: Final = 16
+"""Of a cluster. A fixed number: which shard a key is in must not depend on how many nodes there are."""
+_MOST_KEYS: Final = 1000
+"""Keys of one call: a script of this many takes about 5 ms, and nothing else runs in the server meanwhile."""
+_LEAST_VERSION: Final = 7
+_STEPS: Final = 2**16 - 1
+"""Times within a slice are kept in two bytes."""
+_MARGIN: Final = 60
+"""Seconds that a slice is kept longer than the window: the clocks of members and server differ."""
+_NUMBERS: Final = 1000
+"""Numbers of scripts that are kept for comparison: many more than may be under way at once."""
+
+
+class _Shard:
+    """What is known of one shard, to see that it went back."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix.encode()
+        self.cursor: bytes = b"0"
+        """Where housekeeping goes on."""
+        self.times_lost = 0
+        self.confirmed = 0
+        """How many keys we have confirmed in it."""
+        self.highest = 0
+        """The highest number that one of our scripts had."""
+        self._numbers: dict[int, None] = {}
+
+    def lost(self, number: int, before: int, since: int) -> int | None:
+        """Look at the number of a script that was answered; None: nothing is lost. Else, how many keys.
+
+        `before`: how many keys the shard says that we had confirmed. `since`: `highest` when the script was asked for.
+        """
+        if number > since and number not in self._numbers:
+            self._numbers[number] = None
+            if len(self._numbers) > _NUMBERS:
+                del self._numbers[next(iter(self._numbers))]
+            self.highest = max(self.highest, number)
+            self.confirmed = max(self.confirmed, before)
+            return None
+        lost = max(0, self.confirmed - before)
+        self.times_lost += 1
+        self.confirmed, self.highest, self._numbers = before, number, {number: None}
+        return lost
+
+
+class RedisKeyStore(KeyStore):
+    """A `KeyStore` in Redis 7 or Valkey. It connects when it is first used."""
+
+    def __init__(
+        self,
+        address: Address,
+        window: Window,
+        *,
+        lease: float,
+        password: Callable[[], str | None] | None = None,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
+        """`lease`: seconds for which claims hold without a renewal. `password`: read for each new connection.
+
+        Raises `SettingsError` if the client library is not installed.
+        """
+        self._address = address
+        self._window = window
+        self._lease = lease
+        self._step = max(1, math.ceil(window.bucket_seconds / _STEPS))
+        self._server = Server(address, password or (lambda: address.password), time_limit)
+        names = [f"{address.prefix}:{{{n}}}:" for n in range(_SHARDS if address.cluster else 1)]
+        self._shards = [_Shard(name) for name in names]
+        self._member = secrets.token_hex(8)
+        self._name: str | None = None
+        """Of the session; None: there is none, or it is not certain what it has claimed."""
+        self._former: list[tuple[str, float]] = []
+        """Our earlier sessions, and when each ended (monotonic): while their leases last, their claims are ours."""
+        self._session = 0
+        self._told = 0
+        """How many notes we have told."""
+        self._unsure: set[bytes] = set()
+        """Keys that a call which failed may have confirmed. They are confirmed again."""
+        self._releasing: set[asyncio.Future[None]] = set()
+        self._lost = 0
+        self._slices: dict[int, int] = {}
+        self._memory: dict[str, int] = {}
+        self._evicted_before: int | None = None
+        self._problem: str | None = None
+        self._closed = False
+
+    # -- keys
+
+    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
+        """See `KeyStore.look_up`."""
+        return await self._ask_for("claim", keys, None, 1, self._window.oldest(now, since), self._step)
+
+    async def remember(self, keys: bytes, now: float) -> None:
+        """See `KeyStore.remember`."""
+        await self._ask_for("confirm", keys, None, 1, *self._when(now))
+
+    async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
+        """See `KeyStore.claim`."""
+        check_use(keys, closed=self._closed)
+        while self._releasing:  # else a release could end the claim that is made now
+            await asyncio.wait(self._releasing)
+        if self._name is None:
+            raise KeyStoreError("the lease in the shared key store has ended: it is begun again by itself")
+        session = self._session
+        oldest = self._window.oldest(now, since)
+        return Claimed(await self._ask_for("claim", keys, self._name, 2, oldest, self._step), session)
+
+    async def confirm(self, keys: bytes, now: float) -> bytes:
+        """See `KeyStore.confirm`."""
+        columns = split_keys(keys)
+        try:
+            flags = await self._ask_for("confirm", keys, self._name or "none", 2, *self._when(now))
+        except BaseException:
+            self._unsure.update(columns)
+            raise
+        if not self._unsure:
+            return flags
+        # Of these it was we ourselves who had delivered them, in a call that was not answered.
+        found = [
+            1 if one in self._unsure and flag else flag for one, flag in zip(columns, flags, strict=True)
+        ]
+        self._unsure.difference_update(columns)
+        return bytes(found)
+
+    async def release(self, keys: bytes) -> None:
+        """See `KeyStore.release`."""
+        name = self._name
+        if name is None:  # the claims end with the lease that they had
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._releasing.add(done)
+        try:
+            await self._ask_for("release", keys, name, 0)
+        except KeyStoreError:
+            # Also if nothing was done: a release is not tried again, so the claims must end with the lease.
+            self._end_session(name)
+            raise
+        finally:
+            self._releasing.discard(done)
+            done.set_result(None)
+
+    def _when(self, now: float) -> tuple[int, bytes, int]:
+        """The slice that begins before `now`, the time within it, and the seconds until it is out of the window."""
+        stamp = self._window.stamp(now)
+        start = self._window.bucket_start(stamp)
+        # Rounded up: a key is never forgotten before its window is over.
+        step = math.ceil((stamp - start) / self._step)
+        left = start + self._window.bucket_seconds + self._window.seconds - stamp + _MARGIN
+        return start, step.to_bytes(2, "big"), left
+
+    # -- the lease
+
+    async def renew(self) -> Renewed:
+        """See `KeyStore.renew`."""
+        check_use(b"", closed=self._closed)
+        notes = [one async for one in self._notes("", "", 0)]
+        name = self._name
+        if name is not None and await self._renew(name, begin=False):
+            if self._name != name:
+                raise KeyStoreError(
+                    "the lease in the shared key store ended meanwhile: it is begun again by itself"
+                )
+            return Renewed(self._session, notes)
+        self._end_session(name)
+        name = secrets.token_hex(8)
+        await self._renew(name, begin=True)
+        self._name = name
+        self._session += 1
+        return Renewed(self._session, notes)
+
+    async def _renew(self, name: str, *, begin: bool) -> bool:
+        layout = f"2 {self._window.bucket_seconds}".encode()
+        keep = self._window.seconds + self._window.bucket_seconds + _MARGIN
+        arguments = (math.ceil(self._lease * 1000), "begin" if begin else "", layout, keep)
+        answers = await self._run("renew", name, [(shard, arguments) for shard in self._shards])
+        layouts = [found for found, _, _ in answers]
+        if any(one not in (b"", layout) for one in layouts):
+            raise KeyStoreError(
+                f"the shared key store {self._address} is used with another PINSTREAM_DEDUP_WINDOW or by another "
+                "version: set the same window for all members, or another ?prefix= for this service"
+            )
+        return all(layouts)
+
+    def _end_session(self, name: str | None) -> None:
+        """End this session, unless another one has begun."""
+        if name is not None and self._name == name:
+            self._former.append((name, time.monotonic()))
+            self._name = None
+
+    def _ours(self) -> str:
+        """The names of our earlier sessions whose leases may last yet."""
+        until = time.monotonic() - 2 * self._lease
+        self._former = [one for one in self._former if one[1] > until]
+        return " ".join(name for name, _ in self._former)
+
+    async def tell(self, note: Note) -> None:
+        """See `KeyStore.tell`."""
+        check_use(b"", closed=self._closed)
+        self._told += 1
+        # A later refusal or throttle takes the place of an earlier one.
+        place = f"{note.destination} {note.account} {'throttle' if note.status == THROTTLED else 'refusal'}"
+        text = f"{self._member}-{self._told} {note.status} {'' if note.code is None else note.code}"
+        async for _ in self._notes(place, text, math.ceil(note.seconds * 1000)):
+            pass
+
+    async def _notes(self, place: str, text: str, milliseconds: int) -> AsyncIterator[Note]:
+        """Keep a note, if there is one, and read those of other members. All are in the first shard."""
+        asked = ("", "", "", place, text, milliseconds)
+        [(_, _, _, found)] = await self._server.run("notes", [(self._shards[0].prefix, asked)])
+        notes = []
+        try:
+            for where, said, left in zip(found[::3], found[1::3], found[2::3], strict=True):
+                destination, account, _ = where.decode().split(" ")
+                name, status, code = said.decode().split(" ")
+                note = Note(destination, account, int(status), int(code) if code else None, left / 1000, name)
+                notes.append(note)
+        except (AttributeError, TypeError, ValueError):  # whatever stands there, it must not end the service
+            raise self._server.nonsense() from None
+        for note in notes:
+            if not note.name.startswith(self._member):
+                yield note
+
+    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
+        """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""
+        check_use(b"", closed=self._closed)
+        asked = ("", "", "", quota, calls, per_minute, seconds)
+        [(_, _, _, *answer)] = await self._server.run("calls", [(self._shards[0].prefix, asked)])
+        if [*map(type, answer)] != [int, int, int]:
+            raise self._server.nonsense()
+        given, wait, left = answer
+        return Given(given, wait / 1000, left)
+
+    # -- asking
+
+    async def _ask_for(
+        self, script: str, keys: bytes, session: str | None, most: int, *arguments: object
+    ) -> bytes:
+        """Run a script for these keys, in the shards where they are. Return its flags, in the order of the keys.
+
+        `most`: the highest flag that makes sense.
+        """
+        check_use(keys, closed=self._closed)
+        rows = range(len(keys) // KEY_BYTES)
+        parts: list[tuple[_Shard, Sequence[int], bytes]] = []
+        if len(self._shards) == 1:
+            for at in rows[::_MOST_KEYS]:
+                some = rows[at : at + _MOST_KEYS]
+                parts.append((self._shards[0], some, keys[KEY_BYTES * some.start : KEY_BYTES * some.stop]))
+        else:
+            singles = split_keys(keys)
+            for number, shard in enumerate(self._shards):
+                of_shard = [row for row in rows if singles[row][-1] % len(self._shards) == number]
+                for at in range(0, len(of_shard), _MOST_KEYS):
+                    few = of_shard[at : at + _MOST_KEYS]
+                    parts.append((shard, few, b"".join([singles[row] for row in few])))
+        found = await self._run(
+            script, session, [(shard, (*arguments, column)) for shard, _, column in parts]
+        )
+        flags = bytearray(len(rows))
+        for (shard, place, _), (some_flags, _, before) in zip(parts, found, strict=True):
+            # Never taken for "claimed" or "delivered": nothing is sent or settled by such an answer.
+            if len(some_flags) != len(place) or max(some_flags) > most:
+                self._end_session(session)
+                raise self._server.nonsense()
+            for row, flag in zip(place, some_flags, strict=True):
+                flags[row] = flag
+            if script == "confirm" and session is not None:
+                stored = len(some_flags) - some_flags.count(0)
+                shard.confirmed = max(shard.confirmed, before + stored)
+        return bytes(flags)
+
+    async def _run(
+        self, script: str, session: str | None, calls: Sequence[tuple[_Shard, Sequence[object]]]
+    ) -> list[tuple[bytes, int, int]]:
+        """Run a script once for each of `calls`, under this session of ours. Return their answers."""
+        whose = ("", "", "") if session is None else (self._member, session, self._ours())
+        since = {id(shard): (shard.highest, shard.times_lost) for shard, _ in calls}
+        try:
+            answers = await self._server.run(
+                script, [(shard.prefix, (*whose, *given)) for shard, given in calls]
+            )
+        except KeyStoreError as error:
+            if isinstance(error, Unclear) or error.lease_lost:
+                self._end_session(session)
+            raise
+        except BaseException:  # cancelled
+            self._end_session(session)
+            raise
+        if session is not None:
+            self._compare(session, [shard for shard, _ in calls], answers, since)
+        return [(found, number, before) for found, number, before in answers]
+
+    def _compare(
+        self,
+        session: str,
+        shards: Sequence[_Shard],
+        answers: Sequence[Sequence[Any]],
+        since: dict[int, tuple[int, int]],
+    ) -> None:
+        """Raise `KeyStoreError` if these answers say that a shard has lost something since it was asked."""
+        keys = 0
+        for shard, (_, number, before) in zip(shards, answers, strict=True):
+            highest, times_lost = since[id(shard)]
+            if shard.times_lost == times_lost:
+                keys += shard.lost(number, before, highest) or 0
+        if all(shard.times_lost == since[id(shard)][1] for shard in shards):
+            return
+        self._lost += keys
+        self._end_session(session)
+        error = KeyStoreError(
+            f"the shared key store {self._address} has lost {keys} keys of events that this member had delivered (a "
+            "replica took over, or it was flushed or restored): such an event, read again, is sent again; what is "
+            "queued is claimed again"
+        )
+        error.lease_lost = True
+        raise error
+
+    # -- housekeeping
+
+    async def expire(self, now: float) -> None:
+        """See `KeyStore.expire`. What is removed depends on the server's clock alone, so `now` is for the figures."""
+        if self._closed:
+            return
+        oldest = self._window.oldest(now) - self._window.bucket_seconds + 1
+        calls = [(shard.prefix, ("", "", "", shard.cursor, oldest)) for shard in self._shards]
+        try:
+            answers = await self._server.run("tidy", calls)
+            servers = await self._server.each_info()
+            self._memory = {
+                name: sum(int(one.get(name, 0)) for one in servers)
+                for name in ("used_memory", "evicted_keys")
+            }
+            slices: dict[int, int] = {}
+            for shard, (cursor, _, _, found) in zip(self._shards, answers, strict=True):
+                shard.cursor = cursor
+                for start, count in zip(found[::2], found[1::2], strict=True):
+                    slices[int(start)] = slices.get(int(start), 0) + int(count)
+        except KeyStoreError as error:
+            self._problem = str(error)
+        except (TypeError, ValueError):
+            self._problem = str(self._server.nonsense())
+        else:
+            self._problem, self._slices = None, slices
+
+    async def review(self) -> Sequence[str]:
+        """See `KeyStore.review`: version, eviction and persistence of each server."""
+        found: dict[str, None] = {}
+        for server in await self._server.each_info():
+            version = str(server.get("redis_version", "0"))
+            if int(version.partition(".")[0]) < _LEAST_VERSION:
+                found[f"Redis {version} is too old: use Redis 7 or newer, or Valkey"] = None
+            policy = str(server.get("maxmemory_policy", "noeviction"))
+            if server.get("maxmemory") and policy != "noeviction":
+                found[
+                    f"maxmemory-policy is {policy}: it may drop keys of delivered events, which are then sent again; "
+                    "set it to noeviction, so that pinstream waits when memory is full"
+                ] = None
+            if not server.get("aof_enabled") and not server.get("connected_slaves"):
+                found[
+                    "there is neither an append-only file nor a replica: a restart of the server forgets what was "
+                    "delivered; set appendonly yes"
+                ] = None
+        return list(found)
+
+    def statistics(self) -> KeyStoreStatistics:
+        """See `KeyStore.statistics`: as of the last `expire`. Memory is that of the whole server."""
+        evicted = self._memory.get("evicted_keys", 0)
+        if self._evicted_before is None and self._memory:
+            self._evicted_before = evicted
+        return KeyStoreStatistics(
+            keys=sum(self._slices.values()),
+            bytes_used=self._memory.get("used_memory", 0),
+            buckets=len(self._slices),
+            oldest=min(self._slices, default=None),
+            evicted_early=max(0, evicted - (self._evicted_before or 0)),
+            lost=self._lost,
+            problem=self._problem,
+        )
+
+    async def close(self) -> None:
+        """See `KeyStore.close`: ends the session, so that others need not wait for the end of its lease."""
+        if self._closed:
+            return
+        self._closed = True
+        self._end_session(self._name)
+        await self._server.close(
+            [shard.prefix + b"session:" + name.encode() for name, _ in self._former for shard in self._shards]
+        )

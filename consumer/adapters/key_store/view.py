@@ -1,0 +1,135 @@
+"""The reading side of a key store's folder: which keys are remembered. It belongs to the event loop.
+
+It follows the files and never takes a lock: the list, which is another file after each change, and the journal up to
+its acknowledged end. Keys of the journal are in a table in memory; what this process appended comes into it the same
+way as what others did.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from consumer.adapters.key_store.disk import Damage, read_through
+from consumer.adapters.key_store.files import LIST, FileList, Journal, SegmentFile, decode_list, open_segment
+from consumer.adapters.key_store.native import Segment, Table
+
+# Of a store up to this size every block is checked at the start (a tenth of a second for 10 million keys): so damage is
+# reported at once, and the store is in the page cache. A larger one is checked block by block, at first use.
+CHECKED_BYTES = 1024**3
+
+# Another process may replace the list while this one opens its files. More often than this in a row is no accident.
+_ATTEMPTS = 100
+
+
+class OpenSegment(NamedTuple):
+    """A segment that is open."""
+
+    file: SegmentFile
+    segment: Segment
+
+    def find(self, keys: bytes, oldest: int, found: bytearray, *, beside: bool) -> None:
+        """See `Segment.find`. Raises `Damage`, by name."""
+        if self.file.end > oldest:
+            try:
+                self.segment.find(keys, oldest, found, beside)
+            except Damage as damage:
+                raise Damage(f"{self.file.name} {damage}") from damage
+
+
+class View:
+    """What one process knows of the folder. Methods raise `Damage` and `OSError`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._path = os.path.join(root, LIST)
+        self._open_list = -1
+        self._seen: tuple[int, int] | None = None
+        self._journal: Journal | None = None
+        self._position = 0
+        self.files = FileList()
+        self.table = Table()
+        self.segments: tuple[OpenSegment, ...] = ()
+
+    def check(self) -> None:
+        """Check every block, up to `CHECKED_BYTES`; the newest first."""
+        left = CHECKED_BYTES
+        for one in reversed(self.segments):
+            left -= one.file.bytes
+            if left < 0:
+                return
+            try:
+                read_through(os.path.join(self._root, one.file.name))
+                one.segment.check()
+            except Damage as damage:
+                raise Damage(f"{one.file.name} {damage}") from damage
+
+    def refresh(self) -> None:
+        """Take in what has changed. Raises `FileNotFoundError` if the list was deleted."""
+        # Before each look-up: one `stat`, and one `pread` of 12 bytes.
+        status = os.stat(self._path)
+        if (status.st_dev, status.st_ino) != self._seen:
+            self._load()
+        if self._journal is not None:
+            end = self._journal.acknowledged()
+            if end != self._position:
+                if end < self._position:  # its file was put back: what was written since is lost
+                    raise Damage(f"{self._journal.name} was cut short")
+                for stamp, keys in self._journal.chunks(self._position, end):
+                    self.table.insert(keys, stamp)
+                self._position = end
+
+    def keys(self) -> int:
+        """Keys held; one that is in several places counts several times."""
+        return len(self.table) + sum(one.file.entries for one in self.segments)
+
+    def close(self) -> None:
+        """Close the files and forget everything."""
+        self._replace(-1, FileList(), (), None)
+        self._seen = None
+
+    def _load(self) -> None:
+        """Open what a new list names."""
+        for _ in range(_ATTEMPTS):
+            number = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            status = os.fstat(number)
+            try:
+                files = decode_list(os.pread(number, status.st_size, 0))
+                # What is open already stays open: its blocks have been checked.
+                held = {one.file: one for one in self.segments}
+                segments = tuple(
+                    held.get(file) or OpenSegment(file, open_segment(self._root, file))
+                    for file in files.segments
+                )
+                journal = self._journal
+                is_same = (files.journal, files.window) == (self.files.journal, self.files.window)
+                # The folder may have been deleted and made again by another process, with a journal of the same number.
+                if not is_same or (journal is not None and journal.is_deleted()):
+                    journal = Journal(self._root, files.journal) if files.window else None
+            except Damage:
+                # A file that is missing: the list was replaced meanwhile, or it is damage.
+                is_current = os.stat(self._path).st_ino == status.st_ino
+                os.close(number)
+                if is_current:
+                    raise
+            except BaseException:
+                os.close(number)
+                raise
+            else:
+                self._replace(number, files, segments, journal)
+                self._seen = (status.st_dev, status.st_ino)
+                return
+        raise Damage(f"{LIST} does not come to rest")
+
+    def _replace(
+        self, number: int, files: FileList, segments: tuple[OpenSegment, ...], journal: Journal | None
+    ) -> None:
+        # The list is held open: else a later one could get the number of its file, and would be taken for it.
+        if self._open_list >= 0:
+            os.close(self._open_list)
+        if journal is not self._journal:
+            if self._journal is not None:
+                self._journal.close()
+            # The keys of the earlier journal are in a segment by now.
+            self.table, self._position = Table(), 0
+        self._open_list, self.files, self.segments, self._journal = number, files, segments, journal

@@ -1,0 +1,104 @@
+"""Calls the user's function (``PINSTREAM_TRANSFORM``) in a thread of its own, so that a slow one stops nothing else.
+
+While the function works the event loop goes on: Kafka is polled, calls are answered, the page is served. The loop looks
+at the thread from outside, and says so while a record takes more than a second. A function that never returns can only
+be ended with the process; its thread is a daemon, so a stop does not wait for it.
+
+Python runs one thread at a time. A function of C that does not let others run (a regular expression that backtracks
+without end) stops the loop, too. Then `faulthandler`, which needs no Python, writes to stderr where it hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from consumer.adapters.thread import OwnThread
+from consumer.engine.messages import Transform, Transformed, TransformIsSlow
+from consumer.engine.model import CommerceEvent, Filtered, Rejection
+
+# Seconds of work after which the results so far are handed over.
+_AT_A_TIME: Final = 0.1
+# Seconds between two looks at the thread.
+_LOOK: Final = 0.2
+# Seconds that one record may take before it is said; and until it is said again.
+SLOW: Final = 1.0
+_AGAIN: Final = 60.0
+# Seconds without a turn of the event loop after which it is written to stderr where all threads are.
+_STANDS_STILL: Final = 30.0
+
+Result = CommerceEvent | Filtered | Rejection
+
+
+class Function(Protocol):
+    """The function; see `consumer.conversion.transform.Transformer`."""
+
+    def apply(self, event: CommerceEvent) -> Result:
+        """Call it. Raises only `KeyboardInterrupt`."""
+
+    def failed(self, error: BaseException) -> Filtered | Rejection:
+        """Return the verdict on a record for which it raised `error`."""
+
+
+class TransformThread:
+    """The thread of one function."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._thread = OwnThread("pinstream-transform")
+        # Since when the function works on its record (monotonic seconds).
+        self._since = 0.0
+
+    async def run(self, command: Transform, say: Callable[[TransformIsSlow], None]) -> Transformed:
+        """Call the function for some of these records; `say` is called while one of them takes long."""
+        results: list[Result] = []
+        self._since = time.monotonic()
+        work = asyncio.ensure_future(self._thread.run(self._work, command.events, results))
+        told, say_at = 0, 0.0
+        try:
+            while True:
+                _watch_the_loop()
+                await asyncio.wait((work,), timeout=_LOOK)
+                if work.done():
+                    work.result()
+                    return Transformed(command.number, results[told:])
+                # In this order, the reverse of the thread's: a call is never taken for longer than it is.
+                row, since, now = len(results), self._since, time.monotonic()
+                if now - since >= SLOW and (row > told or now >= say_at):
+                    # What is done goes on, however long this call takes.
+                    say(TransformIsSlow(command.number, row, now - since, results[told:row]))
+                    told, say_at = row, now + _AGAIN
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            work.cancel()
+
+    def _work(self, events: Sequence[CommerceEvent], results: list[Result]) -> None:
+        """Call the function for at least one of these, and for as many as fit into a moment. In the thread."""
+        ends = time.monotonic() + _AT_A_TIME
+        for event in events:
+            if results and self._since >= ends:
+                break
+            result: Result
+            try:
+                result = self._function.apply(event)
+            except (
+                KeyboardInterrupt
+            ) as error:  # Ctrl-C reaches the main thread only: the function has raised it
+                result = self._function.failed(error)
+            self._since = time.monotonic()
+            results.append(result)
+
+    async def close(self) -> None:
+        """End the thread. Does not wait for a function that hangs."""
+        self._thread.stop()
+
+
+def _watch_the_loop() -> None:
+    # Without a stderr that has a file, as in some embeddings, it cannot be written.
+    with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+        faulthandler.dump_traceback_later(_STANDS_STILL, file=sys.stderr)

@@ -1,0 +1,180 @@
+"""The least rights that the commands need of a Kafka cluster: printed as ACLs, and compared with what this user may do.
+
+One list is the rule (`needed`). `commands` and `strimzi` print it, `missing` asks the brokers, and the tests run each
+command with just these rights and without any one of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from confluent_kafka import KafkaException, TopicCollection
+
+from consumer.adapters.kafka.cluster import has_controller
+from consumer.adapters.kafka.configuration import (
+    Config,
+    admin_client,
+    dead_letter_topic,
+    result_of,
+    time_left,
+)
+from consumer.settings import Settings
+
+SERVICE: Final = "pinstream run, check, replay"
+PEOPLE: Final = "pinstream dead-letters list, show, redrive"
+# How a pattern begins, as far as it is plain text: not a character that may be missing or repeated.
+_PLAIN_START: Final = re.compile(r"\^((?:(?:[A-Za-z0-9_-]|\\\.)(?![?*{]))*)")
+_GROUP: Final = re.compile(r"\([^()]*\)")
+
+
+class Right(NamedTuple):
+    """What a user has to be allowed."""
+
+    kind: str
+    """``topic``, ``group`` or ``transactionalId``."""
+    name: str
+    prefixed: bool
+    """Whether `name` is how the names begin."""
+    operations: tuple[str, ...]
+    """As Kafka's ACLs name them. ``Read`` and ``Write`` bring ``Describe`` with them."""
+    why: str
+    who: str
+    """Which commands: `SERVICE` or `PEOPLE`."""
+
+
+def needed(settings: Settings) -> Sequence[Right]:
+    """All rights that the commands need with these settings, in the order in which people read them."""
+    group, template = settings.kafka.group_id, settings.pinstream.dead_letter_topic
+    found: list[Right] = []
+    letters: dict[tuple[str, bool], None] = {}
+    for topic in settings.kafka.topics:
+        name, prefixed = topic, False
+        if topic.startswith("^"):
+            # What all names have in common that the pattern matches; nothing: every topic.
+            start = None if "|" in _GROUP.sub("", topic) else _PLAIN_START.match(topic)
+            name, prefixed = ("" if start is None else start[1].replace("\\", "")), True
+        found.append(
+            Right(
+                "topic",
+                name,
+                prefixed,
+                ("Read", "DescribeConfigs"),
+                "the events; how large they may be",
+                SERVICE,
+            )
+        )
+        where = dead_letter_topic(template, name)
+        letters[
+            (name if prefixed and "{topic}" in template else where, prefixed and "{topic}" in template)
+        ] = None
+    for name, prefixed in letters:
+        found.append(
+            Right(
+                "topic", name, prefixed, ("Write", "Create", "DescribeConfigs"),
+                "dead letters. Create: only if the topic is not there yet", SERVICE,
+            )
+        )  # fmt: skip
+    found.append(Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`", SERVICE))
+    found.append(Right("group", f"{group}.replay.", True, ("Read",), "named replays", SERVICE))
+    for name, prefixed in letters:
+        found.append(Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE))
+        found.append(
+            Right(
+                "transactionalId", f"pinstream.redrive.{name}", prefixed, ("Write",),
+                "a letter that dies again and the mark of the old one are one transaction", PEOPLE,
+            )
+        )  # fmt: skip
+    return found
+
+
+def principal(settings: Settings) -> str:
+    """The user's name at the brokers, as far as the settings say it."""
+    properties = settings.kafka.client_properties()
+    return str(properties.get("sasl.username") or properties.get("sasl.oauthbearer.client.id") or "pinstream")
+
+
+def commands(settings: Settings) -> str:
+    """The rights as commands of Kafka's own tool."""
+    tool = ["kafka-acls.sh", "--bootstrap-server", settings.kafka.bootstrap_servers]
+    options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
+    lines: list[str] = []
+    for who in (SERVICE, PEOPLE):
+        lines.append(f"# {who}")
+        for right in needed(settings):
+            if right.who == who:
+                pattern = "prefixed" if right.prefixed and right.name else "literal"
+                given = [word for one in right.operations for word in ("--operation", one)]
+                line = [*tool, "--add", "--allow-principal", f"User:{principal(settings)}", *given]
+                line += [options[right.kind], right.name or "*", "--resource-pattern-type", pattern]
+                lines += [f"# - {right.why}", shlex.join(line)]
+    return "\n".join(lines) + "\n"
+
+
+def strimzi(settings: Settings) -> str:
+    """The rights as a KafkaUser of Strimzi. The cluster's name and the way of the login are to be adapted."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", principal(settings).lower()).strip("-.") or "pinstream"
+    lines = [
+        "apiVersion: kafka.strimzi.io/v1beta2",
+        "kind: KafkaUser",
+        "metadata:",
+        f"  name: {name}",
+        "  labels: {strimzi.io/cluster: my-cluster}",
+        "spec:",
+        "  authentication: {type: scram-sha-512}",
+        "  authorization:",
+        "    type: simple",
+        "    acls:",
+    ]
+    for who in (SERVICE, PEOPLE):
+        lines.append(f"      # {who}")
+        for right in needed(settings):
+            if right.who == who:
+                pattern = "prefix" if right.prefixed and right.name else "literal"
+                resource = f'{{type: {right.kind}, name: "{right.name or "*"}", patternType: {pattern}}}'
+                lines.append(f"      - resource: {resource} # {right.why}")
+                lines.append(f"        operations: [{', '.join(right.operations)}]")
+    return "\n".join(lines) + "\n"
+
+
+# What the service cannot do without, of what it needs on a topic or group that is there.
+_ESSENTIAL: Final = frozenset({"Read", "Write"})
+
+
+def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], timeout: float) -> list[str]:
+    """Of the service's rights on these topics, those that this user lacks: ``WRITE on the topic orders``.
+
+    `known`: the topics that there are. Empty too if the brokers do not say what is allowed. Blocks.
+    """
+    wanted = {
+        topic: right
+        for right in rights
+        if right.kind == "topic" and right.who == SERVICE
+        for topic in known
+        if topic == right.name or (right.prefixed and topic.startswith(right.name))
+    }
+    deadline, found = time.monotonic() + timeout, []
+    with admin_client(config) as client:
+        try:
+            if not wanted or not has_controller(client.list_topics(timeout=timeout)):
+                return []
+            asked = client.describe_topics(
+                TopicCollection(list(wanted)),
+                include_authorized_operations=True,
+                request_timeout=time_left(deadline),
+            )
+            for topic, right in wanted.items():
+                allowed = result_of(asked[topic], deadline).authorized_operations
+                # None: these brokers have no authorizer, or do not tell.
+                names = {one.name for one in allowed or ()}
+                if allowed is not None:
+                    lacking = [
+                        one for one in right.operations if one in _ESSENTIAL and one.upper() not in names
+                    ]
+                    found += [f"{one.upper()} on the topic {topic}" for one in lacking]
+        except KafkaException:
+            return found
+    return found

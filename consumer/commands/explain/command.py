@@ -1,0 +1,169 @@
+"""The options of ``pinstream explain``, and the line of each record."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+import orjson
+
+from consumer.adapters.files import FileRecord, open_records
+from consumer.app import building
+from consumer.commands.base import Command, parse_time
+from consumer.commands.explain.expecting import compare
+from consumer.commands.explain.showing import Summary, named, print_record
+from consumer.commands.parsing import RECORD_OPTION
+from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.rule_trace import RuleTrace
+from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent
+from consumer.errors import PinstreamError, UsageError
+from consumer.settings import load
+
+
+@click.command(cls=Command)
+@click.argument("file")
+@click.option("--now", metavar="TIME", help="Current time for computing event ages (ISO 8601). Default: now.")
+@click.option(
+    "--expect",
+    "expected",
+    metavar="EXPECTED",
+    help="Compare with the lines of the file EXPECTED, which explain printed before, and print each difference. Exit "
+    "code 1 if there is one.",
+)
+@click.option(
+    "--summary", is_flag=True, help="Count outcomes, codes and coverage instead of printing records."
+)
+@click.option(
+    "--rules", is_flag=True, help="Say for each field where it comes from and what was done with it."
+)
+@click.option("--strict", is_flag=True, help="Exit code 1 if a record was rejected.")
+@RECORD_OPTION
+@click.option("--topic", metavar="T", help="Topic of the records, where the mapping has a section for it.")
+def explain(
+    file: str,
+    now: str | None,
+    expected: str | None,
+    summary: bool,
+    rules: bool,
+    strict: bool,
+    record: str | None,
+    topic: str | None,
+) -> None:
+    """Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.
+
+    Prints one JSON line per record: outcome, payload, error, warnings; on a terminal, text for people. It uses no
+    network and needs no KAFKA_… or PINTEREST_… setting. Exit code 0 for any outcomes, 1 if FILE cannot be read to its
+    end.
+    """
+    options = {"--expect": expected is not None, "--summary": summary, "--rules": rules}
+    given = [option for option, is_given in options.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} print different things: give one of them")
+    if expected == "-":
+        raise UsageError("--expect takes the path of a file; only FILE may be standard input")
+    at = None if now is None else parse_time(now, "--now") / 1000
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding than UTF-8 shows the rest escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    total = Summary()
+    lines = total.count(explanations(file, at, os.environ, with_rules=rules, record=record, topic=topic))
+    agree = True
+    if expected is not None:
+        agree = compare(lines, expected, clock_given=now is not None)
+    elif summary:
+        for _ in lines:
+            pass
+        total.print()
+    else:
+        print_lines(lines)
+    rejected = total.outcomes["rejected"]
+    if strict and rejected:
+        raise PinstreamError(f"{rejected} of {total.records} records of {file} were rejected (--strict)")
+    # Without an error line: the differences say what is wrong.
+    if not agree:
+        sys.exit(1)
+
+
+def print_lines(lines: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    """Print each line as JSON; on a terminal, as text for people."""
+    if sys.stdout.isatty():
+        for number, (ordinal, line) in enumerate(lines, start=1):
+            print_record(named(number, ordinal), line)
+        return
+    out = sys.stdout.buffer
+    for _, line in lines:
+        # Only ASCII, because some readers take U+2028 for the end of a line.
+        out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    out.flush()
+
+
+def explanations(
+    file: str,
+    now: float | None,
+    environ: Mapping[str, str],
+    *,
+    with_rules: bool = False,
+    record: str | None = None,
+    topic: str | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the place of each record in `file` (see `FileRecord`) with its line. `now` is in unix seconds.
+
+    `record` is the type of all lines, `topic` the one that they are of (`building.file_types`). With `with_rules`, each
+    line also has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if
+    `file` cannot be read to its end.
+    """
+    settings = load(environ, needs=())
+    mapped = building.sections(settings)
+    types = building.file_types(mapped, record, topic)
+    # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
+    accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
+    converter = building.converter(settings, mapped, accounts)
+    transformer = building.transformer(settings, mapped)
+    traces = [RuleTrace(converter.of(number)) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
+
+    def explained(record: FileRecord) -> tuple[int, dict[str, Any]]:
+        at = time.time() if now is None else now
+        read = record.event
+        number = read.section if isinstance(read, SectionEvent) else 1
+        event = read
+        if transformer is not None and not isinstance(read, Rejection | Filtered):
+            event = transformer.apply(read)
+        line = explanation(event, converter, at)
+        if traces:
+            line["rules"] = []
+            if not isinstance(event, Rejection | Filtered):
+                line["rules"] = traces[number - 1].rules(event, at)
+        if mapped.divided:
+            line["section"] = mapped.all[number - 1].name if isinstance(read, SectionEvent) else None
+        return record.ordinal, line
+
+    return map(explained, open_records(file, types))
+
+
+def explanation(
+    record: CommerceEvent | Rejection | Filtered, converter: Converter | SectionConverters, now: float
+) -> dict[str, Any]:
+    """Return the line of one record (docs/run.md, `pinstream explain`)."""
+    result = record if isinstance(record, Rejection | Filtered) else converter.convert(record, now)
+    if isinstance(result, ConversionEvent):
+        try:
+            # Show what would be sent: serialised, and read back.
+            payload = orjson.loads(orjson.dumps(result.payload))
+        except orjson.JSONEncodeError:
+            return _rejected("convert", "unserialisable", "the event holds text that is not Unicode")
+        warnings = [warning._asdict() for warning in result.warnings]
+        return {"outcome": "deliverable", "payload": payload, "error": None, "warnings": warnings}
+    if isinstance(result, Filtered):
+        return {"outcome": "filtered", "payload": None, "error": None, "warnings": [], "filter": result.code}
+    return _rejected(result.stage.value, result.code, result.message)
+
+
+def _rejected(stage: str, code: str, message: str) -> dict[str, Any]:
+    error = {"stage": stage, "code": code, "message": message}
+    return {"outcome": "rejected", "payload": None, "error": error, "warnings": []}

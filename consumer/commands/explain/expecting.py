@@ -1,0 +1,140 @@
+"""``--expect``: are the lines what an earlier run printed? For a mapping under test, by hand and in CI.
+
+Theory of operation. The n-th line of EXPECTED belongs to the n-th record. A line has the form that ``explain`` prints,
+and may leave out what is not to be compared. The payload is compared whole: a field that is sent and was not expected
+is a difference. Messages are not compared, since a new version may word them better; nor is ``rules``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain, zip_longest
+from typing import Any, Final
+
+import click
+
+from consumer.commands.explain.showing import named, readable
+from consumer.errors import InputError, or_all
+
+OUTCOMES: Final = ("deliverable", "filtered", "rejected")
+KEYS: Final = ("outcome", "payload", "error", "warnings", "filter", "section", "rules")  # of a line
+_NOT_COMPARED: Final = frozenset({"message", "rules"})
+_MOST_SHOWN: Final = 200  # differences: beyond them a person looks at the mapping, not at the next one
+_BY_AGE: Final = frozenset({"expired", "future_event_time"})  # codes that depend on the clock
+
+_NOTHING: Final[Any] = object()  # in place of a value that is not there
+
+
+def compare(lines: Iterable[tuple[int, dict[str, Any]]], path: str, *, clock_given: bool) -> bool:
+    """Print how the lines differ from those of the file `path`; return whether they do not.
+
+    Raises `InputError` if the file cannot be read, or holds what ``explain`` never prints.
+    """
+    records = agreeing = different = 0
+    by_age = False
+    wanted = _expectations(path)
+    first = next(wanted, None)
+    # An empty file is what a failed explain leaves behind its `>`.
+    if first is None:
+        raise InputError(f"{path} expects nothing: make it with `pinstream explain FILE > {path}`")
+    for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
+        ordinal, line = record or (number, None)
+        found = list(_of_record(line, expected))
+        for text in found[: max(0, _MOST_SHOWN - different)]:
+            click.echo(f"{named(number, ordinal)}: {text}")
+        different += len(found)
+        records += line is not None
+        agreeing += not found
+        by_age |= bool(found) and bool(_codes(line, expected) & _BY_AGE)
+    if different > _MOST_SHOWN:
+        click.echo(f"and {different - _MOST_SHOWN} more differences")
+    if by_age and not clock_given:
+        click.echo(
+            "The age of an event depends on the clock: give --now the time for which EXPECTED was made."
+        )
+    click.echo(f"{agreeing} of {records} records agree with {path}.")
+    return not different
+
+
+def _codes(*lines: dict[str, Any] | None) -> set[str]:
+    return {line["error"].get("code") for line in lines if line and isinstance(line.get("error"), dict)}
+
+
+def _expectations(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of EXPECTED, checked: a misspelled key would be compared with nothing, and always agree."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, start=1):
+                if text.strip():
+                    yield _expectation(text, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path of --expect") from None
+    except ValueError:
+        raise InputError(f"{path} is not UTF-8 text: write it again with `pinstream explain FILE`") from None
+
+
+def _expectation(text: str, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where} is not JSON: each record has one line, as explain prints it") from None
+    if not isinstance(line, dict):
+        raise InputError(f"{where} is JSON, but not an object as explain prints it")
+    for key in line:
+        if key not in KEYS:
+            raise InputError(f"{where}: {key[:40]!r} is not a key of a line of explain; {or_all(key, KEYS)}")
+    if not line.keys() - {"rules"}:
+        raise InputError(f"{where} expects nothing of its record: write at least its outcome")
+    if line.get("outcome", OUTCOMES[0]) not in OUTCOMES:
+        raise InputError(f"{where}: an outcome is one of {', '.join(OUTCOMES)}")
+    return line
+
+
+def _of_record(line: dict[str, Any] | None, expected: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the differences between a record's line and the expected one; None: there is no such line."""
+    if line is None:
+        yield "expected, but FILE has no more records"
+    elif expected is None:
+        yield f"not expected: EXPECTED has no more lines; it is {line['outcome']}{_why(line)}"
+    elif (outcome := _outcome(expected) or line["outcome"]) != line["outcome"]:
+        # The rest follows from it: one of them has no payload, or no error.
+        yield f"outcome: expected {readable(outcome)}, got {readable(line['outcome'])}{_why(line)}"
+    else:
+        for key in expected:
+            yield from _differences(expected[key], line.get(key, _NOTHING), key)
+
+
+def _outcome(expected: dict[str, Any]) -> str | None:
+    """Return the outcome that a line expects, or that follows from what it has; None if nothing does."""
+    follows = {"payload": "deliverable", "error": "rejected", "filter": "filtered"}
+    found: str | None = expected.get("outcome")
+    return found or next((outcome for key, outcome in follows.items() if expected.get(key) is not None), None)
+
+
+def _why(line: dict[str, Any]) -> str:
+    error = line["error"]
+    if error is not None:
+        return f" ({error['stage']}, {error['code']}: {error['message']})"
+    return f" ({line['filter']})" if "filter" in line else ""
+
+
+def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:
+    """Yield the differences between two JSON values, each with its path."""
+    if path.rpartition(".")[2] in _NOT_COMPARED and not path.startswith("payload"):
+        return
+    if isinstance(expected, dict) and isinstance(got, dict):
+        # What an error or a warning leaves out is not compared, as in the whole line.
+        whole = path.startswith("payload")
+        for key in [*expected, *(key for key in got if whole and key not in expected)]:
+            yield from _differences(expected.get(key, _NOTHING), got.get(key, _NOTHING), f"{path}.{key}")
+    elif isinstance(expected, list) and isinstance(got, list):
+        for index, (one, other) in enumerate(zip_longest(expected, got, fillvalue=_NOTHING)):
+            yield from _differences(one, other, f"{path}[{index}]")
+    # In Python true is 1; in JSON it is not.
+    elif expected != got or isinstance(expected, bool) is not isinstance(got, bool):
+        yield f"{path}: expected {_shown(expected)}, got {_shown(got)}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _NOTHING else readable(value)

@@ -1,0 +1,131 @@
+"""What ``explain`` prints for people: a record on a terminal, and the summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+import click
+from rich import box
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.table import Column, Table
+from rich.text import Text
+
+from consumer.engine.figures.coverage import PARAMETERS, Coverage, by_id, written_in
+
+_STYLES: Final = {"deliverable": "bold green", "filtered": "bold yellow", "rejected": "bold red"}
+_LONGEST: Final = 160  # characters of a value in a line about it
+
+
+def readable(value: Any, indent: int | None = None) -> str:
+    """Return JSON for a person: text as it is, but for what a terminal would take for a command. Cut if on one line."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if not text.isprintable():
+        escaped = (one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+        # JSON leaves DEL as it is.
+        text = "".join(escaped).replace("\x7f", "\\u007f")
+    return f"{text[:_LONGEST]}…" if indent is None and len(text) > _LONGEST else text
+
+
+def named(number: int, ordinal: int) -> str:
+    """Return what a record is called: its number, and its line where empty ones stand between."""
+    return f"record {number}" if number == ordinal else f"record {number} (line {ordinal})"
+
+
+def print_record(name: str, line: dict[str, Any]) -> None:
+    """Print a record's line as text: payload indented and coloured, then why, what is warned of, and the rules."""
+    # rich leaves the colours out if NO_COLOR is set.
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    outcome, error = line["outcome"], line["error"]
+    why = f": {line['filter']}" if "filter" in line else ""
+    if error is not None:
+        why = f": {error['code']} ({error['stage']}): {error['message']}"
+    console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why))
+    if line["payload"] is not None:
+        console.print(JSONHighlighter()(readable(line["payload"], indent=2)))
+    for warning in line["warnings"]:
+        console.print(Text.assemble(("warning", "yellow"), f" {warning['code']}: {warning['message']}"))
+    rules = line.get("rules", [])
+    widths = [max((len(rule[key]) for rule in rules), default=0) for key in ("field", "from")]
+    for rule in rules:
+        left_out = [f"{count} left out: {why}" for why, count in rule["left_out"].items()]
+        done = "; ".join([*rule["done"], *left_out])
+        text = (
+            f"{rule['field']:{widths[0]}}  {rule['from']:{widths[1]}}  {rule['rule']}{done and f': {done}'}"
+        )
+        console.print(Text(text, "yellow" if left_out else "dim"))
+    console.print()
+
+
+class _Kind(NamedTuple):
+    """What coverage counts of an event (`consumer.engine.figures.coverage.Written`)."""
+
+    name: str
+    written: int
+
+
+class Summary:
+    """Counts the lines of a file: outcomes, codes, and the coverage of what is deliverable."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(_STYLES, 0))
+        self._rejected: Counter[str] = Counter()
+        self._filtered: Counter[str] = Counter()
+        self._warnings: dict[str, Counter[str]] = {}
+        self._coverage = Coverage()
+
+    def count(self, lines: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the lines as they are, and count them."""
+        for number, line in lines:
+            self.records += 1
+            self.outcomes[line["outcome"]] += 1
+            if line["error"] is not None:
+                self._rejected[line["error"]["code"]] += 1
+            if "filter" in line:
+                self._filtered[line["filter"]] += 1
+            for warning in line["warnings"]:
+                self._warnings.setdefault(warning["code"], Counter())[warning["field"]] += 1
+            if line["payload"] is not None:
+                kind = _Kind(line["payload"]["event_name"], written_in(line["payload"]))
+                # All of them in one minute of the coverage's windows.
+                self._coverage.add([(kind, 1)], 0.0)
+            yield number, line
+
+    def document(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        covered = self._coverage.snapshot(0.0).hour
+        codes = {"rejected": self._rejected, "filtered": self._filtered, "warnings": self._warnings}
+        coverage = {
+            name: {"events": one.events, "carried": by_id(one.carried)} for name, one in covered.items()
+        }
+        return {"records": self.records, "outcomes": self.outcomes, "codes": codes, "coverage": coverage}
+
+    def print(self) -> None:
+        """Print the counts: one line of JSON, on a terminal tables."""
+        if not sys.stdout.isatty():
+            click.echo(json.dumps(self.document(), separators=(",", ":")))
+            return
+        console = Console(highlight=False, markup=False)
+        counts = Table("what", "code", "field", Column("records", justify="right"), box=box.SIMPLE_HEAD)
+        for outcome, number in self.outcomes.items():
+            counts.add_row(Text(outcome, _STYLES[outcome]), "", "", f"{number:,}")
+            codes = {"rejected": self._rejected, "filtered": self._filtered}.get(outcome, Counter())
+            for code, number in codes.most_common():
+                counts.add_row("", code, "", f"{number:,}")
+        for code, fields in self._warnings.items():
+            for field, number in fields.most_common():
+                counts.add_row(Text("warning", "yellow"), code, field, f"{number:,}")
+        console.print(counts)
+        covered = self._coverage.snapshot(0.0).hour
+        if covered:
+            heads = (Column(f"{name}\n{one.events:,}", justify="right") for name, one in covered.items())
+            shares = Table("recommended field", *heads, box=box.SIMPLE_HEAD)
+            for number, parameter in enumerate(PARAMETERS):
+                shares.add_row(parameter.id, *(f"{one.shares[number]:.0%}" for one in covered.values()))
+            console.print(shares)
+        console.print(f"{self.records:,} records")

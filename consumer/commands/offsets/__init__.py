@@ -1,1 +1,0 @@
-"""``pinstream offsets``: show, set and export what the group has committed."""

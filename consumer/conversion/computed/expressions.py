@@ -1,0 +1,548 @@
+"""What a mapping may say instead of a path: a value that is computed, as a TOML table.
+
+Theory of operation. A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables
+again, and may have conditions. `Reading` makes an `Expression` of it and checks it against the schema; `functions`
+makes the function of it. What is wrong is said in one line that names the operand.
+
+Paths are written from the record, as everywhere in a mapping. Which of several items a path means follows from where it
+stands: under ``sum``, and in a field of ``contents[]``, it is the item at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from consumer.avro.paths import EACH, NoSuchPath, Path, SchemaPaths, Source
+from consumer.avro.schema import Array, Field, Map, Record, Union
+from consumer.errors import or_all
+
+Scalar = str | int | float  # of TOML; a boolean is an int
+
+NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
+WORDS: Final = frozenset({"string", "enum"})
+# A number may be written as text; a symbol of an enum is none.
+_OPERANDS: Final = NUMBERS | {"string"}
+_JOINED: Final = NUMBERS | WORDS
+# Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
+_KEYS: Final = WORDS | {"int", "long", "boolean"}
+
+_ARITHMETIC: Final = ("add", "subtract", "multiply")
+_OPERATORS: Final = ("path", "branch", "value", "first", "join", "table", "sum", *_ARITHMETIC)
+_ITSELF: Final = "<branch>"  # no name of Avro's
+# Keys that may stand beside an operator.
+_BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
+_CONDITIONS: Final = ("when", "when_event")
+
+
+class Unreadable(ValueError):
+    """What a mapping says is no expression, or not one of this schema. One line."""
+
+
+class Missing(Unreadable):
+    """The schema has no such path."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What stands at a path."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The name of the record's type that stands at a path, of those that may.
+
+    A record holds all fields of its type, so which of some `fields` it holds tells its type: `names` has it by those.
+    """
+
+    source: Source
+    fields: frozenset[str]
+    names: tuple[tuple[frozenset[str], str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same for every event."""
+
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first of these that has a value."""
+
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The texts of these, with `glue` between them; nothing if one is missing."""
+
+    parts: tuple[Expression, ...]
+    glue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
+
+    of: Expression
+    entries: dict[str, Scalar]
+    otherwise: Scalar | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The sum over all elements of an array; nothing if there are none, or one has no value."""
+
+    of: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """The first of these, and with it each of the others; nothing if one is missing."""
+
+    operator: str
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The value is one of `allowed`."""
+
+    of: Expression
+    allowed: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """`of`, if all conditions hold and the conversion's name is one of `events`; else nothing."""
+
+    of: Expression
+    conditions: tuple[Condition, ...]
+    events: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """`of` for each element of an array: several values."""
+
+    array: Path
+    of: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """Phone numbers with their country's code; see `phones`."""
+
+    numbers: Expression
+    country: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """True if all conditions of `every` hold, and one of `some` if there are any; else false."""
+
+    every: tuple[Condition, ...]
+    some: tuple[Condition, ...]
+
+
+Expression = (
+    Value | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone | Agreed
+)
+
+
+class Computed(NamedTuple):
+    """Where a value comes from that is computed; what `Source` is for a path."""
+
+    path: str  # the paths that it is computed from, for messages
+    expression: Expression
+    kinds: frozenset[str]  # see `Source`
+
+    @property
+    def is_many(self) -> bool:
+        """Whether it may give several values."""
+        return is_many(self.expression)
+
+
+AnySource = Source | Computed
+
+
+def source_of(expression: Expression) -> AnySource:
+    """Return where this value comes from: a path that stands alone is a path."""
+    if isinstance(expression, Value) and not expression.source.picks:
+        return expression.source
+    paths = dict.fromkeys(value.source.path for value in values_in(expression))
+    return Computed(", ".join(paths) or "values of the mapping", expression, kinds_of(expression))
+
+
+def expression_of(source: AnySource) -> Expression:
+    """Return what gives the values of this source."""
+    return source.expression if isinstance(source, Computed) else Value(source)
+
+
+def asked_by(source: AnySource) -> tuple[Path, ...]:
+    """Return the paths of all that is read for this source."""
+    if isinstance(source, Source):
+        return (source.steps,)
+    asked: list[Path] = []
+    for value in values_in(source.expression):
+        if isinstance(value, Branch):
+            # The record itself is looked at: a name that no field has keeps its fields together.
+            asked += [(*value.source.steps, name) for name in (*sorted(value.fields), _ITSELF)]
+        else:
+            asked.append(value.source.steps)
+    return tuple(asked)
+
+
+def parts_of(expression: Expression) -> tuple[Expression, ...]:
+    """Return the expressions that stand in this one."""
+    match expression:
+        case Value() | Branch() | Constant():
+            return ()
+        case First(parts) | Join(parts, _) | Arithmetic(_, parts):
+            return parts
+        case Table(of, _, _) | Sum(of) | Each(_, of):
+            return (of,)
+        case Phone(numbers, country):
+            return (numbers, country)
+        case When(of, conditions, _):
+            return (of, *(condition.of for condition in conditions))
+        case Agreed(every, some):
+            return tuple(condition.of for condition in (*every, *some))
+
+
+def values_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Value | Branch]:
+    """Yield the values at paths that this is computed from; without `in_sums`, only those outside of sums."""
+    if isinstance(expression, Value | Branch):
+        yield expression
+    elif in_sums or not isinstance(expression, Sum):
+        for part in parts_of(expression):
+            yield from values_in(part, in_sums=in_sums)
+
+
+def results_of(expression: Expression) -> Iterator[Expression]:
+    """Yield what this may be the value of: the alternatives, without what chooses among them."""
+    if isinstance(expression, First):
+        for part in expression.parts:
+            yield from results_of(part)
+    elif isinstance(expression, When | Each):
+        yield from results_of(expression.of)
+    else:
+        yield expression
+
+
+def constants_in(expression: Expression) -> Iterator[Scalar]:
+    """Yield the constants that this may be, as they are written."""
+    for result in results_of(expression):
+        if isinstance(result, Constant):
+            yield result.value
+        elif isinstance(result, Table):
+            yield from result.entries.values()
+            yield from () if result.otherwise is None else (result.otherwise,)
+
+
+def depends_on_event(expression: Expression) -> bool:
+    """Return whether a condition in this asks for the conversion's name."""
+    if isinstance(expression, When) and expression.events is not None:
+        return True
+    return any(depends_on_event(part) for part in parts_of(expression))
+
+
+def kinds_of(expression: Expression) -> frozenset[str]:
+    """Return the kinds of value that this may be; see `Source`."""
+    match expression:
+        case Value(source) | Branch(source, _, _):
+            return source.kinds
+        case First(parts):
+            return frozenset[str]().union(*map(kinds_of, parts))
+        case When(of, _, _) | Each(_, of):
+            return kinds_of(of)
+        case Join() | Phone():
+            return frozenset({"string"})
+        case Sum() | Arithmetic():
+            return frozenset({"decimal"})
+        case Agreed():
+            return frozenset({"boolean"})
+        case Constant() | Table():
+            return frozenset(map(_kind, constants_in(expression)))
+
+
+def array_of(source: AnySource) -> Path | None:
+    """Return the steps to the array whose elements this is of; empty: it is of none, None: it is the same for all.
+
+    Raises `Unreadable` if it is of several arrays.
+    """
+    if isinstance(source, Source):
+        return _up_to_last_array(source)
+    arrays: dict[Path, str] = {}
+    for value in values_in(source.expression, in_sums=False):
+        if value.source.steps.count(EACH) > len(value.source.picks):
+            if value.source.picks:
+                raise Unreadable(
+                    f"{value.source.path!r}: a path into the items cannot pick an element on the way"
+                )
+            arrays.setdefault(_up_to_last_array(value.source), value.source.path)
+    if len(arrays) > 1:
+        raise Unreadable(f"{' and '.join(map(repr, arrays.values()))} are of two arrays")
+    return next(iter(arrays), None)
+
+
+def _up_to_last_array(source: Source) -> Path:
+    # An array of arrays is gone through to its innermost elements.
+    steps = source.steps
+    return steps[: len(steps) - steps[::-1].index(EACH)] if EACH in steps else ()
+
+
+def is_many(expression: Expression) -> bool:
+    """Return whether this may give several values of an event."""
+    match expression:
+        case Value(source) | Branch(source, _, _):
+            return source.steps.count(EACH) > len(source.picks)
+        case First(parts):
+            return any(map(is_many, parts))
+        case Table(of, _, _) | When(of, _, _) | Phone(of, _):
+            return is_many(of)
+        case Each():
+            return True
+        case _:
+            return False
+
+
+def shown(expression: Expression) -> str:
+    """Return how messages call this: its path, its value, or its operator."""
+    match expression:
+        case Value(source) | Branch(source, _, _):
+            return repr(source.path)
+        case Constant(value):
+            return repr(value)
+        case Arithmetic(operator, _):
+            return operator
+        case _:
+            return type(expression).__name__.lower()
+
+
+def _kind(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
+
+
+def _listed(kinds: frozenset[str]) -> str:
+    return " or ".join(sorted(kinds))
+
+
+class Reading:
+    """Reads expressions over one schema. `event_names`: all names that events may be sent under."""
+
+    def __init__(self, paths: SchemaPaths, event_names: frozenset[str]) -> None:
+        self._paths = paths
+        self._event_names = event_names
+
+    def expression(self, said: Any) -> Expression:
+        """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
+        if isinstance(said, str):
+            try:
+                return Value(self._paths.resolve(said))
+            except NoSuchPath as error:
+                if not self._paths.has(said):
+                    raise Missing(str(error), said) from None
+                raise Unreadable(str(error)) from None
+        if isinstance(said, list):
+            raise Unreadable(
+                "a list stands where one path is expected: { first = [...] } takes the first with a value"
+            )
+        if not isinstance(said, dict):
+            raise Unreadable(
+                f"a path must be text in quotes; {{ value = {said} }} is the same for every event"
+            )
+        return self._conditional(said, self._operation(said))
+
+    def missing(self, said: Any) -> str | None:
+        """Return the first path of what the mapping says that the schema lacks; None: it lacks none."""
+        try:
+            self.expression(said)
+        except Missing as error:
+            return error.path
+        except Unreadable:
+            # It is wrong in another way, whatever the schema.
+            pass
+        return None
+
+    def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
+        operators = [key for key in said if key in _OPERATORS]
+        beside = _BESIDE.get(operators[0], ()) if operators else ()
+        for key in said:
+            if key not in (*operators, *beside, *_CONDITIONS):
+                known = or_all(key, (*_OPERATORS, *beside, *_CONDITIONS))
+                raise Unreadable(f"{key!r} is nothing that a table may say; {known}")
+        if len(operators) != 1:
+            found = " and ".join(operators) or "none"
+            raise Unreadable(f"a table says one of {', '.join(_OPERATORS)}; here is {found}")
+        [operator] = operators
+        operand = said[operator]
+        match operator:
+            case "path" if isinstance(operand, str):
+                return self.expression(operand)
+            case "branch" if isinstance(operand, str):
+                return self._branch(operand)
+            case "path" | "branch":
+                raise Unreadable(f"{operator} must be a path in quotes")
+            case "value":
+                return Constant(_scalar("value", operand))
+            case "first":
+                return First(self._parts(operator, operand))
+            case "join":
+                return self._join(operand, said.get("with", ""))
+            case "table":
+                return self._table(operand, said)
+            case "sum":
+                of = self.expression(operand)
+                _require(operator, of, _OPERANDS, "a number")
+                return Sum(of)
+        return Arithmetic(operator, self._parts(operator, operand, _OPERANDS, "a number"))
+
+    def _branch(self, path: str) -> Branch:
+        try:
+            source, records = self._paths.records(path)
+        except NoSuchPath as error:
+            raise Unreadable(str(error)) from None
+        short = [record.name.rpartition(".")[2] for record in records]
+        names_are_short = len(set(short)) == len(records)
+        holding = {
+            name if names_are_short else record.name: {field.name for field in record.fields}
+            for name, record in zip(short, records, strict=True)
+        }
+        told: frozenset[str] = frozenset()
+        # As few fields as tell all types apart; those without parts first, for they are quickly read.
+        fields = sorted((field for record in records for field in record.fields), key=_has_parts)
+        for field in fields:
+            more = told | {field.name}
+            if len(_told_apart(holding, more)) > len(_told_apart(holding, told)):
+                told = more
+        names = _told_apart(holding, told)
+        if len(names) < len(records):
+            alike = next(name for name in holding if name not in names.values())
+            other = names[frozenset(told & holding[alike])]
+            raise Unreadable(
+                f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
+            )
+        return Branch(source, told, tuple(names.items()))
+
+    def _join(self, operand: Any, glue: Any) -> Join:
+        if not isinstance(glue, str):
+            raise Unreadable("with must be text in quotes")
+        return Join(self._parts("join", operand, _JOINED, "text or a number"), glue)
+
+    def _parts(
+        self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
+    ) -> tuple[Expression, ...]:
+        if not isinstance(said, list) or len(said) < 2:
+            raise Unreadable(
+                f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
+            )
+        parts = tuple(self.expression(part) for part in said)
+        for part in parts:
+            if kinds is not None:
+                _require(operator, part, kinds, meant)
+        return parts
+
+    def _table(self, entries: Any, said: dict[str, Any]) -> Table:
+        if not isinstance(entries, dict) or not entries:
+            raise Unreadable('table takes values by text: table = { "1" = "shoes", "2" = "hats" }')
+        if "of" not in said:
+            raise Unreadable('table needs of, the path of the value: of = "…"')
+        of = self.expression(said["of"])
+        _require("table", of, _KEYS, "text, a whole number or a boolean")
+        kinds = kinds_of(of)
+        for key in entries:
+            # Text may be anything, but what is a number in every record has digits.
+            if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
+                raise Unreadable(f"table: {shown(of)} is {_listed(kinds)}, so it is never {key!r}")
+            if kinds == {"boolean"} and key not in ("true", "false"):
+                raise Unreadable(
+                    f'table: {shown(of)} is boolean, so it is never {key!r}: write "true" or "false"'
+                )
+        otherwise = said.get("otherwise")
+        return Table(
+            of,
+            {key: _scalar(f"table {key!r}", value) for key, value in entries.items()},
+            None if otherwise is None else _scalar("otherwise", otherwise),
+        )
+
+    def _conditional(self, said: dict[str, Any], of: Expression) -> Expression:
+        events = said.get("when_event")
+        if events is not None:
+            events = [events] if isinstance(events, str) else events
+            if not isinstance(events, list) or not events:
+                raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
+            for name in events:
+                if name not in self._event_names:
+                    known = or_all(str(name), sorted(self._event_names))
+                    raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
+        when = said.get("when")
+        if when is None and events is None:
+            return of
+        if when is not None and (not isinstance(when, dict) or not when):
+            raise Unreadable('when takes values by path: when = { "shop.country" = ["DE", "AT"] }')
+        conditions = [self.condition("when", path, allowed) for path, allowed in _flat(when or {}).items()]
+        return When(of, tuple(conditions), None if events is None else frozenset(events))
+
+    def condition(self, key: str, path: str, allowed: Any) -> Condition:
+        """Return the condition that the value at `path` is `allowed`, or one of them. Raises `Unreadable`."""
+        of = self.expression(path)
+        kinds = kinds_of(of)
+        allowed = allowed if isinstance(allowed, list) else [allowed]
+        if not allowed:
+            raise Unreadable(f"{key}: {path!r} has no values to compare with")
+        for value in allowed:
+            kind = _kind(_scalar(f"{key} {path!r}", value))
+            fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
+            if not kinds & fitting:
+                raise Unreadable(f"{key}: {path!r} is {_listed(kinds)}, so it is never {value!r}")
+        return Condition(of, tuple(allowed))
+
+
+def _has_parts(field: Field) -> bool:
+    branches = field.type.branches if isinstance(field.type, Union) else [field.type]
+    return any(isinstance(branch, Record | Array | Map) for branch in branches)
+
+
+def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
+    """Return the first type, of those that hold the same of these fields, by what they hold."""
+    names: dict[frozenset[str], str] = {}
+    for name, held in holding.items():
+        names.setdefault(frozenset(fields & held), name)
+    return names
+
+
+def _scalar(key: str, value: Any) -> Scalar:
+    if not isinstance(value, str | int | float) or value == "":
+        raise Unreadable(f"{key} must be one value: text in quotes, a number, true or false")
+    return value
+
+
+def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
+    """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
+    for result in results_of(part):
+        found = kinds_of(result)
+        if not found & kinds:
+            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {_listed(found)}")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``shop.country = …`` without quotes is a table in TOML; here it is a path."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,87 @@
+"""Phone numbers as people write them at home: with the country of the record, they get its code.
+
+Theory of operation. The platform matches numbers with their country's code, and the digest of ``030 123456`` matches
+nobody. How a country writes its numbers (trunk prefixes, lengths, the 9 of Argentinian mobiles) is known to the library
+phonenumbers, the extra ``pinstream[phones]``. It is asked only where a mapping has ``phone_country``, and only for
+numbers that do not say their code plainly; what it answered is remembered. A number that it cannot make sense of in
+that country is left as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any, Final
+
+from consumer.conversion.countries import country_code
+from consumer.conversion.normalise import LeftOut, text_of, trim
+
+MOST_REMEMBERED: Final = 8192  # numbers: a megabyte or two
+_LONGEST: Final = 64  # characters; a ready digest is left alone, too
+
+# With its code, and nothing in it that is no part of the number: no (0), no extension.
+_has_code = re.compile(r"(?:\+|00)[0-9 ./-]+").fullmatch
+# Until 2019 Mexicans dialled these before the ten digits of a mobile; they are no part of the number any more.
+_MEXICAN: Final = re.compile(r"(?:\+?52)?(?:01|044|045|1)([0-9]{10})")
+_NOT_DIGITS: Final = re.compile(r"[^0-9+]+")
+# How exports that take numbers for floats write them.
+_WHOLE_FLOAT: Final = re.compile(r"([0-9]+)\.0+")
+
+_remembered: dict[tuple[str, str], str] = {}
+
+
+def is_installed() -> bool:
+    """Return whether the library is there. It is imported at once, so that no record waits for that."""
+    try:
+        import_module("phonenumbers")
+    except ImportError:
+        return False
+    return True
+
+
+def is_region(text: str) -> bool:
+    """Return whether this is the code of a country, in capital letters."""
+    return len(text) == 2 and text.isupper() and country_code(text) is not None
+
+
+def with_country(number: Any, country: Any) -> Any:
+    """Return a phone number with ``+`` and its country's code; as it is where that cannot be told.
+
+    `country` is the record's, as code or name.
+    """
+    text = text_of(number)
+    # What is no text is for the rule of the field to judge.
+    if isinstance(text, LeftOut) or len(text) >= _LONGEST or _has_code(trim(text)):
+        return number
+    of = text_of(country)
+    region = None if isinstance(of, LeftOut) else country_code(trim(of))
+    if region is None:
+        return number
+    known = _remembered.get((region, text))
+    if known is None:
+        # To forget all costs less than to know which was asked for least (`rules.Memory`).
+        if len(_remembered) >= MOST_REMEMBERED:
+            _remembered.clear()
+        known = _remembered[region, text] = _international(trim(text), region.upper()) or text
+    return known
+
+
+def _international(text: str, region: str) -> str | None:
+    phonenumbers = import_module("phonenumbers")
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    text = whole[1] if whole else text
+    if text.startswith("00"):  # not every country dials it so, but everybody writes it
+        text = f"+{text[2:]}"
+    elif region == "MX" and (mobile := _MEXICAN.fullmatch(_NOT_DIGITS.sub("", text))):
+        text = mobile[1]
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException:
+        return None
+    # By its length alone: which prefixes a country has in use changes every month. A number without its area code is
+    # too short to be anybody's.
+    reason = phonenumbers.is_possible_number_with_reason(number)
+    if reason != phonenumbers.ValidationResult.IS_POSSIBLE:
+        return None
+    found = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return str(found)

@@ -1,0 +1,278 @@
+"""Fields whose value is in its usual spelling: written at a glance, without an object of Python.
+
+Theory of operation. What is needed of a field lies in a `Glance`, and those of an object or an item one behind the other
+(`Fields`). `write_one` writes a value that stands in its slot as usual text, and asks `Writing.write_field` of every
+other one: so what is written here is what that would write. A field that only remembers what its rule answered has a
+table (`Seen`) of what was written for a text; a text that takes another one's place costs what a miss costs.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, memcpy
+
+cdef enum:
+    KEY_ROOM = 32         # a longer key is for `write_field`
+    SEEN = 128            # texts that are remembered for a field, of `SEEN_TEXT` bytes at most
+    SEEN_TEXT = 32
+    SEEN_ROOM = 96        # bytes of JSON: a digest and its key
+
+cdef enum Way:
+    # How a field is taken. Where there is nothing in its slot, all are the same.
+    ASKED       # of `write_field`
+    TEXT        # as it is
+    HASHED      # an array of its one digest
+    ONE_HASHED  # the same, of an array of one text
+    KNOWN_TEXT  # what was written for it before
+    TRUE_FALSE
+
+
+cdef struct Seen:
+    uint64_t text[4]
+    int size     # of the text; 0: nothing is remembered
+    int written  # bytes of JSON
+    char json[SEEN_ROOM]
+
+
+cdef struct Glance:
+    Way way
+    int slot  # below 0: the value does not stand in one
+    char key[KEY_ROOM]  # up to where the value begins, which may be within quotes
+    int key_size
+    int usual
+    int mark
+    bint may_be_zero, web_only, followed
+    bint has_constant, takes_click_id, of_array
+    Seen* seen
+    PyObject* field
+
+
+@cython.final
+cdef class Fields:
+    """The fields of one object."""
+
+    cdef Glance* each
+    cdef int count
+    cdef list fields
+
+    def __cinit__(self, compiled):
+        cdef Field field
+        cdef Glance* glance
+        cdef int at
+        self.fields = [Field(one) for one in compiled]
+        self.count = <int> len(self.fields)
+        self.each = <Glance*> PyMem_Calloc(max(1, self.count), sizeof(Glance))
+        if self.each == NULL:
+            raise MemoryError
+        for at in range(self.count):
+            field = self.fields[at]
+            glance = self.each + at
+            glance.field, glance.usual, glance.mark = <PyObject*> field, field.usual, field.mark
+            glance.may_be_zero, glance.web_only, glance.followed = field.zero is not None, field.web_only, field.followed
+            glance.has_constant, glance.takes_click_id = field.constant is not None, field.takes_click_id
+            glance.of_array = field.way == WAY_ONE_DIGEST
+            glance.slot = field.at.slot if field.at is not None and field.at.in_slot else -1
+            glance.way = way_of(field)
+            key = field.key
+            if glance.way == TEXT:
+                key += b'"'
+            elif glance.way == HASHED or glance.way == ONE_HASHED:
+                key += b'["'
+            if len(key) > KEY_ROOM:
+                glance.way = ASKED
+            else:
+                glance.key_size = <int> len(key)
+                memcpy(glance.key, PyBytes_AS_STRING(key), len(key))
+            if glance.way == KNOWN_TEXT:
+                glance.seen = <Seen*> PyMem_Calloc(SEEN, sizeof(Seen))
+                if glance.seen == NULL:
+                    raise MemoryError
+
+    def __dealloc__(self):
+        cdef int at
+        if self.each != NULL:
+            for at in range(self.count):
+                PyMem_Free(self.each[at].seen)
+            PyMem_Free(self.each)
+
+
+cdef Way way_of(Field field):
+    """How this field is taken."""
+    if field.way == WAY_FLAG:
+        return TRUE_FALSE
+    if field.usual and field.way == WAY_DIGEST:
+        return HASHED
+    if field.usual and field.way == WAY_ONE_DIGEST:
+        return ONE_HASHED
+    if field.usual and field.way == WAY_VALUE:
+        return TEXT
+    # What was written has to follow from the text alone.
+    if field.is_remembered and field.zero is None and not field.web_only and not field.followed:
+        if (field.way == WAY_DIGEST or field.way == WAY_VALUE) and not field.takes_click_id:
+            return KNOWN_TEXT
+    return ASKED
+
+
+cdef inline uint64_t mixed(const uint64_t* words) noexcept:
+    """A number of 64 bits, the first of which depend on all of the text."""
+    cdef uint64_t both = words[0] ^ words[2] * <uint64_t> 0x9E3779B97F4A7C15
+    return (both ^ words[1] ^ words[3] ^ both >> 29) * <uint64_t> 0xBF58476D1CE4E5B9
+
+
+cdef inline object write_one(Writing writing, Page page, Glance* glance, const Slot* slots):
+    """Write one field; gives with what it refuses the event, else None."""
+    cdef const Slot* slot = slots + glance.slot
+    if glance.slot < 0:
+        return writing.write_field(<Field> glance.field, slots)
+    if slot.kind == NOTHING or slot.kind == NO_VALUES and glance.of_array:
+        if glance.has_constant or glance.takes_click_id and (writing.clicked_size or writing.address is not None):
+            return writing.write_field(<Field> glance.field, slots)
+        return None
+    if slot.kind == ASCII_TEXT:
+        if glance.way == TEXT:
+            if put_text_at_a_glance(writing, page, glance, slot):
+                return None
+        elif glance.way == HASHED:
+            if put_digest_at_a_glance(writing, page, glance, slot):
+                return None
+        elif glance.way == KNOWN_TEXT and 0 < slot.size <= SEEN_TEXT:
+            return put_known_text(writing, page, glance, slots)
+    elif slot.kind == ONE_TEXT:
+        if glance.way == ONE_HASHED and put_digest_at_a_glance(writing, page, glance, slot):
+            return None
+    elif slot.kind == NUMBER or slot.kind == DECIMAL:
+        if glance.way == TEXT and put_number_at_a_glance(writing, page, glance, slot):
+            return None
+        if slot.kind == NUMBER and glance.way == HASHED and put_digest_at_a_glance(writing, page, glance, slot):
+            return None
+    elif slot.kind == TRUTH and glance.way == TRUE_FALSE:
+        page.reserve(KEY_ROOM + 6)
+        memcpy(page.data + page.size, glance.key, KEY_ROOM)
+        page.size += glance.key_size
+        page.raw("true," if slot.number else "false,", 5 if slot.number else 6)
+        writing.marks |= glance.mark
+        return None
+    return writing.write_field(<Field> glance.field, slots)
+
+
+cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
+    """Text that is sent as it is; False if it is not usual."""
+    cdef char* into
+    if not slot.plain or not is_usual(glance.usual, slot.text, slot.size):
+        return False
+    if glance.may_be_zero and slot.text[0] == c"0" or glance.web_only and not writing.is_web:
+        return False
+    page.reserve(KEY_ROOM + slot.size + 2)
+    into = page.data + page.size
+    memcpy(into, glance.key, KEY_ROOM)
+    into += glance.key_size
+    copy_padded(into, slot.text, slot.size)
+    into[slot.size], into[slot.size + 1] = c'"', c","
+    page.size += glance.key_size + slot.size + 2
+    writing.marks |= glance.mark
+    if glance.followed:
+        writing.follow_ascii(<Field> glance.field, slot)
+    return True
+
+
+cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
+    """A number where text or an amount is meant; False if it is not usual, as `number_text` tells."""
+    cdef char* into
+    cdef int size, scale = 0
+    if slot.number <= 0 or slot.number > POWERS[MOST_DIGITS] or glance.followed or glance.web_only and not writing.is_web:
+        return False
+    if slot.kind == DECIMAL:
+        scale = <int> slot.size
+    if glance.usual != USUAL_AMOUNT and (slot.kind == DECIMAL or glance.usual != USUAL_TEXT and glance.usual != USUAL_ORDER):
+        return False
+    page.reserve(KEY_ROOM + NUMBER_ROOM + 2)
+    into = page.data + page.size
+    memcpy(into, glance.key, KEY_ROOM)
+    size = glance.key_size + put_digits(slot.number, scale, into + glance.key_size)
+    into[size], into[size + 1] = c'"', c","
+    page.size += size + 2
+    writing.marks |= glance.mark
+    return True
+
+
+cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
+    """The digest of a text, or of a number that means a day, as an array of one; False if it is not usual."""
+    cdef Digests* digests = &writing.digests
+    cdef unsigned char* block = digests.block[digests.count]
+    cdef char* into
+    cdef int size
+    page.reserve(KEY_ROOM + 64 + 3)
+    into = page.data + page.size
+    memcpy(into, glance.key, KEY_ROOM)
+    into += glance.key_size
+    if HAS_SHA and (slot.kind == NUMBER or 0 < slot.size <= MOST_HASHED):
+        if slot.kind != NUMBER:
+            size = block_of(glance.usual, slot.text, <int> slot.size, block, BLOCK_SIZE)
+        else:
+            memset(block, 0, BLOCK_SIZE)
+            size = digits_of_day(slot.number, block) if glance.usual == USUAL_DAY else 0
+        if size == 0:
+            return False
+        close_block(block, size)
+        digests.place[digests.count] = into - page.data
+        digests.count += 1
+        if digests.count == 2:
+            hash_waiting(digests, page.data)
+    elif slot.kind == NUMBER or not put_digest_of(glance.usual, slot.text, slot.size, into):
+        return False
+    into[64], into[65], into[66] = c'"', c"]", c","
+    page.size += glance.key_size + 67
+    writing.marks |= glance.mark
+    return True
+
+
+cdef inline object put_known_text(Writing writing, Page page, Glance* glance, const Slot* slots):
+    """What was written for this text before; or else it is asked, and remembered."""
+    cdef const Slot* slot = slots + glance.slot
+    cdef uint64_t words[4]
+    cdef Seen* seen
+    cdef Py_ssize_t before = page.size, written
+    words_of(slot.text, slot.size, words)
+    seen = glance.seen + (mixed(words) >> 57)
+    if seen.size == slot.size and memcmp(seen.text, words, sizeof(words)) == 0:
+        page.reserve(SEEN_ROOM)
+        copy_padded(page.data + page.size, seen.json, seen.written)
+        page.size += seen.written
+        writing.marks |= glance.mark
+        return None
+    refusal = writing.write_field(<Field> glance.field, slots)
+    written = page.size - before
+    # A text that is warned of is asked every time.
+    if refusal is None and not writing.warned and 0 < written <= SEEN_ROOM:
+        memcpy(seen.text, words, sizeof(words))
+        memcpy(seen.json, page.data + before, written)
+        seen.size, seen.written = <int> slot.size, <int> written
+    return refusal
+
+
+cdef inline object write_fields(Writing writing, Fields fields, const Slot* slots):
+    """Write these fields; gives with what one refuses the event, else None."""
+    cdef Page page = writing.page
+    cdef int at
+    for at in range(fields.count):
+        refusal = write_one(writing, page, fields.each + at, slots)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+cdef object write_object(Writing writing, bytes begins, Fields fields, const Slot* slots):
+    """An object, if there is anything in it."""
+    cdef Page page = writing.page
+    cdef Py_ssize_t before = page.size, begun
+    if fields.count == 0:
+        return None
+    page.put(begins)
+    begun = page.size
+    refusal = write_fields(writing, fields, slots)
+    if page.size == begun:
+        page.size = before
+    else:
+        page.close(begun, c"}")
+    return refusal

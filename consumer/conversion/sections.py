@@ -1,0 +1,421 @@
+"""The mapping file: TOML, laid over the packaged default; and which part of it applies to a record.
+
+Theory of operation. What stands at the top of the file is for all records. A section adds to it for one record type, by
+the full name in its writer's schema (``[record."com.shop.Order"]``), for one topic (``[topic."web.orders"]``), or for
+one record type on one topic (``[record."com.shop.Order".topic."web.orders"]``): four layers above the packaged default,
+the narrower one wins key by key. For each record type and topic that the file names, its layers become one mapping,
+checked once at start (`mapping`). `choose` says which one a record takes; the decoder asks it once for each schema and
+topic.
+
+A file without sections is one mapping, for whatever is read.
+
+Errors are one line, name the file and the key, and say what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping as Map
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from consumer.avro.decode import DecodeCode, rejected
+from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
+from consumer.avro.schema import PRIMITIVES, Record, parse
+from consumer.conversion.hints import fields_within, line_meant
+from consumer.conversion.mapping import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Mapping
+from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
+from consumer.engine.model import Filtered, Rejection
+from consumer.errors import MappingError, SchemaError, nearest, or_all
+
+# A record's section is one byte in a block.
+_MOST_SECTIONS: Final = 250
+
+
+class Section(NamedTuple):
+    """The mapping of one record type, or of one on one topic. `name` is empty where the file has no sections."""
+
+    name: str
+    record: str
+    schema: AvroSchema
+    mapping: Mapping
+
+    @property
+    def asked(self) -> Asked:
+        """See `consumer.avro.typed.Ours`."""
+        return self.mapping.asked
+
+
+class ReaderSchemas(Protocol):
+    """The folder of schemas (`consumer.adapters.schemas.LocalSchemas`)."""
+
+    def reader(self, name: str) -> AvroSchema:
+        """The schema that PINSTREAM_SCHEMA names. Raises `SchemaError`."""
+
+    def record(self, name: str) -> AvroSchema:
+        """The schema of the record type with this full name. Raises `SchemaError`."""
+
+
+_Place = tuple[str, str | None]  # a record type, and a topic; None: every topic that is not named
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """A checked mapping file. Make it with `load_sections`."""
+
+    all: tuple[Section, ...]
+    """A section's number is its place here, counted from 1."""
+    divided: bool
+    """Whether the file has sections; else `all` is one mapping for everything."""
+    unknown_record: str
+    warnings: tuple[str, ...]
+    gaps: Map[_Place, str]
+    """Where a record type that has sections is not mapped, and why."""
+    topics: tuple[str, ...]
+    """The topics that the file names."""
+    _numbers: Map[_Place, int]
+    _records: Map[str, str]
+    """Record types that are mapped, by their names and aliases."""
+    _unqualified: Map[str, str]
+    """The same by names without namespace, as far as these are enough."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all sections; none if the file has none."""
+        return tuple(section.name for section in self.all) if self.divided else ()
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The record types that are mapped."""
+        return tuple(dict.fromkeys(section.record for section in self.all))
+
+    @property
+    def typed(self) -> bool:
+        """Whether record types are told apart."""
+        return self.divided or self.unknown_record == "filter"
+
+    @property
+    def known_event_names(self) -> frozenset[str]:
+        """All names that events may be sent under."""
+        return frozenset().union(*(section.mapping.known_event_names for section in self.all))
+
+    @property
+    def own_events(self) -> tuple[str, ...]:
+        """The advertiser's own event names in all sections."""
+        return tuple(dict.fromkeys(name for section in self.all for name in section.mapping.own_events))
+
+    def record_of(self, name: str) -> str | None:
+        """Return the mapped record type that a writer calls `name`; None: it is not mapped."""
+        return self._records.get(name) or self._unqualified.get(name.rpartition(".")[2])
+
+    def knows(self, name: str) -> bool:
+        """See `consumer.avro.typed.Choice`."""
+        return self.record_of(name) is not None
+
+    def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
+        """See `consumer.avro.typed.Choice`."""
+        record = self.record_of(name)
+        if record is not None:
+            place = next(
+                at for at in ((record, topic), (record, None)) if at in self._numbers or at in self.gaps
+            )
+            number = self._numbers.get(place)
+            if number is not None:
+                return number
+        if self.unknown_record == "filter":
+            return _FILTERED
+        if record is not None:
+            return rejected(
+                DecodeCode.UNKNOWN_RECORD, f"{name} has no mapping on this topic: {self.gaps[place]}"
+            )
+        if name in PRIMITIVES or name in ("array", "map"):
+            why = (
+                f"the datum is {name}, a branch of its schema's union, and no record: there is no event in it"
+            )
+            return rejected(DecodeCode.UNKNOWN_RECORD, why)
+        return rejected(
+            DecodeCode.UNKNOWN_RECORD,
+            f"no section of the mapping is for the record type {name}: add [record.{_quoted(name)}], or filter what is "
+            f'not mapped with unknown_record = "filter"; mapped are {first_names(self.records)}',
+        )
+
+
+_FILTERED: Final = Filtered(DecodeCode.UNKNOWN_RECORD.value)
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of these names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def load_mapping(
+    overlay_toml: str | None, schema: AvroSchema, *, default_toml: str, overlay_name: str = "mapping"
+) -> Mapping:
+    """Lays `overlay_toml`, which has no sections, over `default_toml`; checks the result against API and `schema`.
+
+    `schema` is the reader's schema as JSON; `overlay_name` is what errors call the overlay (its file name).
+    Raises `MappingError`: one line that names the key, and for a path or name that does not exist the nearest
+    that does.
+    """
+    file = _File(overlay_toml, default_toml, overlay_name)
+    return Loader(file.layers("", None), schema, overlay_name).mapping()
+
+
+def load_sections(
+    overlay_toml: str | None,
+    schemas: ReaderSchemas,
+    *,
+    default_toml: str,
+    overlay_name: str = "mapping",
+    schema_name: str,
+    is_named: bool = False,
+) -> Sections:
+    """As `load_mapping`, for a file that may have sections. Raises `MappingError` and `SchemaError`.
+
+    `schema_name` (PINSTREAM_SCHEMA) is the record type of a file without sections for record types. A file that has
+    them maps it, too, if the user named it (`is_named`).
+    """
+    file = _File(overlay_toml, default_toml, overlay_name)
+    found: dict[str, AvroSchema] = {}
+    if is_named or not file.records:
+        schema = schemas.reader(schema_name)
+        found[_record(schema).name] = schema
+    for name in file.records:
+        if name not in found:
+            try:
+                found[name] = schemas.record(name)
+            except SchemaError as error:
+                raise SchemaError(f"{overlay_name} [record.{_quoted(name)}]: {error}") from None
+    return file.sections(found)
+
+
+def is_divided(overlay_toml: str) -> bool:
+    """Return whether a mapping file has sections, whatever else is wrong with it. Raises `MappingError`."""
+    return not _parsed(overlay_toml, "mapping").keys().isdisjoint(_SECTIONS)
+
+
+def _record(schema: AvroSchema) -> Record:
+    node = parse(schema)
+    assert isinstance(node, Record)  # noqa: S101 - `ReaderSchemas` gives no others
+    return node
+
+
+def _quoted(name: str) -> str:
+    """Return a name as TOML spells it as a key."""
+    return json.dumps(name, ensure_ascii=False)
+
+
+class _File:
+    """The tables of a mapping file, checked for shape only."""
+
+    def __init__(self, overlay_toml: str | None, default_toml: str, name: str) -> None:
+        self._name = name
+        self._default = _checked(_parsed(default_toml, "packaged mapping"), "packaged mapping", _TOP)
+        self._top = _checked(_parsed(overlay_toml or "", name), name, (*_TOP, *_SECTIONS))
+        self.records = self._named(self._top.pop("record", {}), "record", ("topic",))
+        self.topics = self._named(self._top.pop("topic", {}), "topic", ())
+        self._divided = bool(self.records or self.topics)
+        # By record type, the tables for one topic each.
+        self._narrow = {
+            record: self._named(tables.pop("topic", {}), f"record.{_quoted(record)}.topic", ())
+            for record, tables in self.records.items()
+        }
+
+    def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """Return the tables of sections by their names, checked."""
+        kind = "topic" if key.endswith("topic") else "record type"
+        if not isinstance(tables, dict):
+            raise MappingError(f'{self._name}: {key} is a table: write [{key}."<{kind}>"]')
+        found = {}
+        for name, table in tables.items():
+            where = f"{self._name} [{key}.{_quoted(name)}]"
+            if not isinstance(table, dict):
+                raise MappingError(
+                    f"{self._name} [{key}]: {name!r} is a setting of no section; it belongs above"
+                )
+            found[name] = _checked(table, where, inner, quoted=f"[{key}.{_quoted(name)}")
+        return found
+
+    def layers(self, record: str, topic: str | None) -> list[Layer]:
+        """Return what applies to a record type on a topic, from the packaged default to the narrowest."""
+        layers = [Layer("packaged mapping", self._default), Layer(self._name, self._top, self._divided)]
+        if topic in self.topics:
+            layers.append(Layer(self._header(None, topic), self.topics[topic], len(self.records) > 0))
+        if record in self.records:
+            layers.append(Layer(self._header(record, None), self.records[record]))
+        if topic in self._narrow.get(record, {}):
+            layers.append(Layer(self._header(record, topic), self._narrow[record][topic]))
+        return layers
+
+    def _header(self, record: str | None, topic: str | None) -> str:
+        keys = [
+            f"{key}.{_quoted(name)}"
+            for key, name in (("record", record), ("topic", topic))
+            if name is not None
+        ]
+        return f"{self._name} [{'.'.join(keys)}]"
+
+    def sections(self, schemas: Map[str, AvroSchema]) -> Sections:
+        """Check all sections, for these record types."""
+        all_of_them: list[Section] = []
+        gaps: dict[_Place, str] = {}
+        numbers: dict[_Place, int] = {}
+        loaders: list[Loader] = []
+        for record, schema in schemas.items():
+            error: Incomplete | None = None
+            for topic in (None, *dict.fromkeys((*self.topics, *self._narrow.get(record, ())))):
+                name = record if topic is None else f"{record} on {topic}"
+                layers = self.layers(record, topic)
+                # What errors call it: its header, and the record type where that is not in there.
+                where = layers[-1].name if self._divided else self._name
+                where += f" ({record})" if self._divided and layers[-1].shared else ""
+                loaders.append(Loader(layers, schema, where))
+                try:
+                    mapping = loaders[-1].mapping()
+                except Incomplete as incomplete:
+                    # A topic's layer can only take a source away: that is a mistake.
+                    if topic is not None and (record, None) in numbers:
+                        raise
+                    error = error or incomplete
+                    gaps[record, topic] = str(incomplete)
+                else:
+                    all_of_them.append(Section(name if self._divided else "", record, schema, mapping))
+                    numbers[record, topic] = len(all_of_them)
+            # It may be complete on some topics alone: perhaps it never comes on others.
+            if error is not None and not any(of == record for of, _ in numbers):
+                raise error
+        self._refuse_unused(loaders, schemas)
+        if len(all_of_them) > _MOST_SECTIONS:
+            raise MappingError(
+                f"{self._name} makes {len(all_of_them)} sections; {_MOST_SECTIONS} are the most"
+            )
+        warnings = [warning for section in all_of_them for warning in section.mapping.warnings]
+        for (record, topic), why in gaps.items():
+            on = "topics that have no section of their own" if topic is None else f"the topic {topic}"
+            warnings.append(
+                f"records of {record} on {on} have no mapping, which unknown_record is for: {why}"
+            )
+        found = Sections(
+            all=tuple(all_of_them),
+            divided=self._divided,
+            unknown_record=all_settings(self._default, self._top)["unknown_record"],
+            warnings=tuple(dict.fromkeys(warnings)),
+            gaps=gaps,
+            topics=tuple(
+                dict.fromkeys((*self.topics, *(topic for one in self._narrow.values() for topic in one)))
+            ),
+            _numbers=numbers,
+            _records=self._by_name(schemas),
+            # Without sections for record types, names are enough that resolution takes for the same.
+            _unqualified={}
+            if self.records
+            else {
+                name.rpartition(".")[2]: record
+                for record, schema in schemas.items()
+                for name in (record, *_record(schema).aliases)
+            },
+        )
+        if len(found.own_events) > MOST_OWN_EVENTS:
+            raise MappingError(
+                f"{self._name}: [own_events] of all sections declare {len(found.own_events)} names, but an advertiser "
+                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
+            )
+        return found
+
+    def _by_name(self, schemas: Map[str, AvroSchema]) -> dict[str, str]:
+        """Return the record types by their names and aliases; a name goes before an alias."""
+        by_name: dict[str, str] = {}
+        for record, schema in schemas.items():
+            for alias in _record(schema).aliases:
+                other = by_name.setdefault(alias, record)
+                if other != record and alias not in schemas:
+                    raise MappingError(
+                        f"{self._name}: {other} and {record} both have the alias {alias} in their schemas: records of "
+                        "that name could be either; take it from one of them"
+                    )
+        return by_name | {record: record for record in schemas}
+
+    def _refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
+        """Raise `MappingError` if a path that sections share is in no schema that it was looked for in."""
+        by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
+        used = {line for loader in loaders for line in loader.used}
+        for loader in loaders:
+            for line, (path, is_all) in loader.unused.items():
+                where, table, key = line
+                # The section that has the path may have a line of its own.
+                if line in used or (is_all and any(paths.has(path) for paths in by_record.values())):
+                    continue
+                places = {at: record for record, paths in by_record.items() for at in paths.all_paths()}
+                near = nearest(path, places)
+                hint = f"the nearest is {near!r} ({places[near]})" if near else "see the schemas for its name"
+                raise MappingError(
+                    f"{where}: [{table}] {key!r}: {path!r} is in no schema of the sections that share this line; {hint}"
+                )
+
+
+def all_settings(*tables: Map[str, Any]) -> dict[str, Any]:
+    """Return the settings of these tables that are no tables, the later ones over the earlier."""
+    return {key: value for one in tables for key, value in one.items() if key not in TABLES}
+
+
+def _parsed(toml: str, name: str) -> dict[str, Any]:
+    try:
+        # Editors of Windows put a byte-order mark in front.
+        return tomllib.loads(toml.removeprefix("\ufeff"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        # An error is one line.
+        reason = " ".join(str(error).split())
+        raise MappingError(f"{name}: not TOML: {reason}{line_meant(toml, reason)}") from error
+
+
+_TOP: Final = ("unknown_record",)
+_SECTIONS: Final = ("record", "topic")
+
+
+def _checked(
+    tables: dict[str, Any], where: str, more: tuple[str, ...], *, quoted: str = ""
+) -> dict[str, Any]:
+    """Return the tables of the file or of a section, checked for shape.
+
+    Dotted names that TOML took apart are put together again. `more`: further keys that may stand there; `quoted`: how
+    the header of a section begins.
+    """
+    choices = [key for key in CHOICES if key not in _TOP]
+    allowed = (*TABLES, *choices, "phone_country_code", "phone_country", *WITHOUT_EFFECT, *more)
+    for key, value in tables.items():
+        if key in allowed:
+            if key in TABLES and not isinstance(value, dict):
+                raise MappingError(f"{where}: {key} is a table: write [{key}] on a line of its own")
+            continue
+        if quoted and key in _TOP:
+            raise MappingError(f"{where}: {key} is for all sections: write it at the top of the file")
+        if quoted and key == "record":
+            raise MappingError(f'{where}: write [record."<record type>".topic…], the record type first')
+        # The lines of a table, with the table's name forgotten.
+        if key in TARGETS or fields_within(key):
+            table = f"{quoted}.fields]" if quoted else "[fields]"
+            raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")
+        # A name with dots in it, written without quotes.
+        if quoted and isinstance(value, dict):
+            raise MappingError(
+                f'{where}: {key!r} is not a mapping key; a name with dots is quoted: {quoted[:-1]}.{key}…"]'
+            )
+        raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, allowed)}")
+    # Dotted names without quotes are tables in TOML.
+    return {**tables, **{key: _flat(tables.get(key, {})) for key in ("fields", "constants")}}
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``user_data.em = …`` without quotes is a table in TOML; here it is the name "user_data.em"."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = prefix + key
+        # Any other table is a value that is computed (`expressions`).
+        if isinstance(value, dict) and any(target.startswith(f"{name}.") for target in TARGETS):
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

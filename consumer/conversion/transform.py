@@ -1,0 +1,196 @@
+"""``PINSTREAM_TRANSFORM``: a function of the user's that changes a decoded record, or filters it.
+
+Theory of operation. The function stands between decoding and converting. It gets a record in plain Python, with times
+as `datetime` objects, and returns it changed, or None (docs/transform.md has the table of types). What it returns is
+fitted into the schema again: the converter meets the same types as without a function, and a mistake is found where it
+was made. `Transformer.apply` never raises because of what the function does: an exception is the record's verdict, and
+so is a result that is no record.
+
+Verdicts name types, fields of the schema, and lines of the user's code. They never show a value of the record, nor the
+text of an exception, which may quote one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from types import FunctionType, TracebackType
+from typing import Any, Final, TypeAlias
+
+from consumer.avro.fitting import Misfit
+from consumer.avro.schema import parse, shown
+from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape, TooMuch
+from consumer.engine.model import (
+    TRANSFORM_FAILED,
+    TRANSFORM_MISFIT,
+    CommerceEvent,
+    Filtered,
+    Rejection,
+    SectionEvent,
+    Stage,
+)
+from consumer.errors import SettingsError, nearest
+
+Transform: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | None]
+"""What ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it."""
+
+FILTERED: Final = Filtered("transform")
+
+_SETTING: Final = "PINSTREAM_TRANSFORM"
+_LONGEST_NAME: Final = 100
+
+
+# -- at start
+
+
+def load_transform(name: str) -> Transform:
+    """Import the function that ``package.module:function`` names. Raises `SettingsError`."""
+    module_name, _, function_name = name.partition(":")
+    where = f"{_SETTING}={name!r}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise SettingsError(
+                f"{where}: there is no module {missing!r} in the folders where Python looks; add the folder that "
+                f"contains it to PYTHONPATH, or correct the name"
+            ) from None
+        raise SettingsError(f"{where}: {module_name} imports {missing!r}, which is not installed") from error
+    # Whatever the module does while it is imported, `sys.exit` included. The text of the error may hold anything.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        at = _place(error.__traceback__, module_name)
+        raise SettingsError(
+            f"{where}: {module_name} cannot be imported: {_name_of(error)}{at}; correct the module"
+        ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        functions = [one for one, value in vars(module).items() if isinstance(value, FunctionType)]
+        near = nearest(function_name, functions)
+        hint = f"; did you mean {near}?" if near else "; correct the name"
+        raise SettingsError(f"{where}: {module_name} has no {function_name!r}{hint}")
+    if (trouble := _unfit(function)) is not None:
+        raise SettingsError(f"{where}: {trouble}")
+    transform: Transform = function
+    return transform
+
+
+def _unfit(function: object) -> str | None:
+    """Return why this cannot be the function; None: it can."""
+    wanted = "name a function that takes a record and returns it, or None"
+    if not callable(function) or isinstance(function, type):
+        return f"it is {'a class' if isinstance(function, type) else 'not a function'}; {wanted}"
+    # Of an object that can be called, its call counts.
+    for called in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            return "it is an async function; define it with def, and let it return the record"
+        if inspect.isgeneratorfunction(called):
+            return "it is a generator; one record comes in, and one goes out, or none: use return, not yield"
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions of C do not tell
+        return None
+    try:
+        signature.bind({})
+    except TypeError:
+        return "it cannot be called with one argument, the record; define it as def function(record)"
+    return None
+
+
+# -- for each record
+
+
+class Transformer:
+    """The function for records of one schema (JSON). `name` is the text of the setting."""
+
+    def __init__(self, function: Transform, name: str, schema: dict[str, Any]) -> None:
+        self.name = name
+        self._function = function
+        self._module = name.partition(":")[0]
+        shape = Shape(parse(schema))
+        self._give, self._take = shape.give, shape.take
+
+    def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
+        """Return what the function makes of a decoded record. Raises only `KeyboardInterrupt`."""
+        try:
+            returned = self._function(self._give(event))
+        except KeyboardInterrupt:
+            raise  # Ctrl-C in `explain`; in a thread it can only be the function's own
+        # SystemExit, too: a function must not end the process that reads other people's records.
+        except BaseException as error:
+            return self.failed(error)
+        if returned is None:
+            return FILTERED
+        if not isinstance(returned, dict):
+            close = getattr(returned, "close", None)
+            if inspect.iscoroutine(returned) and close is not None:
+                close()  # or Python writes a warning for each
+            return _misfit(f"returned {_article(type(returned).__name__)}, neither a dict nor None")
+        try:
+            taken: CommerceEvent = self._take(returned)
+        except Misfit as misfit:
+            return _misfit(f"returned what does not fit the schema: {misfit.described('the record')}")
+        except TooMuch:
+            return _misfit(
+                f"returned more than {MOST_VALUES:,} values or {MOST_CHARACTERS >> 20} MiB of text"
+            )
+        except RecursionError:
+            return _misfit("returned a record that contains itself, or is nested too deeply")
+        except Exception as error:  # the result may be an object with any behaviour
+            return _misfit(f"returned values that cannot be read ({_name_of(error)})")
+        return taken
+
+    def failed(self, error: BaseException) -> Rejection:
+        """Return the verdict on a record for which the function raised `error`."""
+        at = _place(error.__traceback__, self._module)
+        return Rejection(
+            Stage.CONVERT, TRANSFORM_FAILED, f"{_SETTING} {self.name} raised {_name_of(error)}{at}"
+        )
+
+
+class SectionTransformers:
+    """The function for records of several sections of a mapping, each fitted into the schema of its own."""
+
+    def __init__(self, transformers: Sequence[Transformer]) -> None:
+        """`transformers`: by the number of their section, which counts from 1."""
+        self._transformers = transformers
+
+    def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
+        """See `Transformer.apply`; `event` is a `SectionEvent`, and so is what comes of it."""
+        assert isinstance(event, SectionEvent)  # noqa: S101 - so does the decoder of sections make them
+        taken = self._transformers[event.section - 1].apply(event)
+        if isinstance(taken, Filtered | Rejection):
+            return taken
+        typed = SectionEvent(taken)
+        typed.section = event.section
+        return typed
+
+    def failed(self, error: BaseException) -> Rejection:
+        """See `Transformer.failed`."""
+        return self._transformers[0].failed(error)
+
+
+def _misfit(what: str) -> Rejection:
+    return Rejection(Stage.CONVERT, TRANSFORM_MISFIT, shown(f"{_SETTING} {what}", 500))
+
+
+def _name_of(error: BaseException) -> str:
+    return shown(type(error).__name__, _LONGEST_NAME)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {shown(name, _LONGEST_NAME)}"
+
+
+def _place(traceback: TracebackType | None, module: str) -> str:
+    """Return where in the user's module an error passed last, as text; empty if it did not pass it."""
+    package, found = module.partition(".")[0], ""
+    while traceback is not None:
+        name = traceback.tb_frame.f_globals.get("__name__")
+        if isinstance(name, str) and (name == package or name.startswith(f"{package}.")):
+            found = f" at {shown(name, _LONGEST_NAME)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found

@@ -1,0 +1,263 @@
+"""What the engine counts, and samples of it.
+
+Theory of operation. `Counters` only grow. The names of a family are a closed or capped set, so that nothing that a shop
+or the API sends can make it grow without bound. `Samples` keeps a bounded number of single cases.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.definitions import Histogram, count, counts, derived, figure, snapshot
+from consumer.engine.messages import DeadLetter
+from consumer.engine.model import Problem, Rejection, Stage, TopicPartition
+
+# Names of a family that is not a closed set; further ones count as ``other``.
+_MOST_NAMES = 64
+PROBLEMS_MOST = 10
+LETTERS_MOST = 20
+
+
+# Seconds.
+CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
+# How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
+OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
+
+
+@snapshot
+class CallsEnded:
+    """Calls that ended in one way."""
+
+    calls: int = figure(
+        "Calls that came back in this way.",
+        path="count",
+        status_note="With a `verdict` on the events, `refused` (the token or the account), `throttled`, with an "
+        "answer that says nothing (`no_verdict`), or with `no_answer`.",
+    )
+    seconds: float = figure("Their total time.")
+
+
+@dataclass
+class Counters:
+    """Everything counted, by name. `bump` on a capped family counts further names as ``other``."""
+
+    rejections: Counter[tuple[str, str]] = counts(
+        "Dead letters stored, by reason.", "pinstream_rejected_records_total", keys=("stage", "code")
+    )
+    filtered: Counter[str] = counts(
+        "Records filtered, by rule.", "pinstream_filtered_records_total", keys=("rule",)
+    )
+    by_section: Counter[tuple[str, str]] = counts(
+        "Records settled, by section of the mapping and disposition.",
+        "pinstream_section_records_total",
+        path="by_section",
+        keys=("section", "disposition"),
+        status_note="Empty where the mapping has no [sections](sections.md). Records without one are not counted.",
+    )
+    """Names from the mapping file, which has 250 sections at most."""
+    delivered_by_name: Counter[str] = counts(
+        "Events delivered, by event name.",
+        "pinstream_delivered_events_total",
+        path="delivered_by_event_name",
+        keys=("event name",),
+    )
+    convert_warnings: Counter[tuple[str, str]] = counts(
+        "Fields left out or malformed, by code and conversion field.",
+        "pinstream_convert_warnings_total",
+        keys=("code", "field"),
+        status_note="See [conversion](conversion.md).",
+    )
+    """Both names from closed sets, as each warning is a constant of the converter."""
+    api_warnings: Counter[str] = counts(
+        "Warnings of the platform, without the values in them.",
+        "pinstream_api_warnings_total",
+        keys=("kind",),
+    )
+    api_errors: Counter[str] = counts(
+        "Error messages of the platform about events, by kind.", "pinstream_api_errors_total", keys=("kind",)
+    )
+    answers: Counter[str] = counts(
+        "Answers of the platform by HTTP status, or why none came.",
+        "pinstream_answers_total",
+        keys=("status",),
+    )
+    no_verdicts: Counter[str] = counts(
+        "Attempts that brought no verdict, by reason.", "pinstream_no_verdicts_total", keys=("reason",)
+    )
+    failures: Counter[str] = counts(
+        "Failures of our own, tried again: key store, dead letters, commits, registry.",
+        "pinstream_failures_total",
+        keys=("kind",),
+    )
+    topics_made_anew: Counter[str] = counts(
+        "Times that a topic was found deleted and created again; it is then read from its beginning.",
+        "pinstream_topics_made_anew_total",
+        keys=("topic",),
+        status_note="See the [runbook](runbook.md#a-topic-was-made-anew).",
+    )
+    calls: int = count("Calls made to the Conversions API.", "pinstream_calls_total")
+    events_sent: int = count("Events sent, those sent again included.", "pinstream_sent_events_total")
+    bytes_sent: int = count("Bytes of request bodies sent.", "pinstream_sent_bytes_total")
+    bisected: int = count(
+        "Batches bisected to find a refused event.",
+        "pinstream_batches_bisected_total",
+        path="batches_bisected",
+    )
+    retried_batches: int = count(
+        "Batches put back to be sent again.", "pinstream_batches_retried_total", path="batches_retried"
+    )
+    unclear_repeats: int = count(
+        "Events sent again without a known outcome, offline or over an hour old by then: may be counted twice.",
+        "pinstream_unclear_repeats_total",
+        status_note="An earlier call with them may have arrived, and the platform does not deduplicate those. Each "
+        "event is counted once, however often it was sent.",
+    )
+    unclear_offline: int = count(
+        "Unclear repeats that happened offline.",
+        "pinstream_offline_events_unclear_total",
+        path="offline_events_unclear",
+    )
+    processed_with_error: int = count(
+        "Events processed, yet with an error message.", "pinstream_processed_with_error_total"
+    )
+    """Delivered, and worth an alert."""
+    followers: int = count(
+        "Events that waited for an open one with the same key.", "pinstream_followers_total"
+    )
+    in_two_steps: int = count(
+        "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
+        "pinstream_in_two_steps_records_total",
+        status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
+        "take the writer's schema, and an event costs about fourteen times as much; or `process.fast_path` is `off`.",
+    )
+    """Read the slow way (`consumer.engine.reading.Reading`)."""
+    slow_transforms: int = count(
+        "Records for which the user's function took more than a second.",
+        "pinstream_slow_transforms_total",
+    )
+    removed_unread: int = count(
+        "Records, at most, that were removed from their log before they were read: by retention, or by hand.",
+        "pinstream_removed_unread_records_total",
+    )
+    positions_went_back: int = count(
+        "Times that a position went back: a log was cut, or a topic was created again.",
+        "pinstream_positions_went_back_total",
+    )
+    keys_lost: int = count(
+        "Keys of delivered events that the shared key store has lost: a replica took over that lacked them, or it was "
+        "flushed or restored. Such an event, read again, is sent again.",
+        "pinstream_keys_lost_total",
+    )
+    taken_over: int = count(
+        "Events that we delivered, or sent without an answer, and that another member had taken over since our lease "
+        "ended: each may have been sent twice.",
+        "pinstream_taken_over_events_total",
+    )
+    keys_forgotten_early: int = count(
+        "Keys of delivered events that the key store forgot before their window was over, since it was full.",
+        "pinstream_keys_forgotten_early_total",
+        status_note="With `--workers` the sum of what each dropped.",
+    )
+    delivered_after_release: int = count(
+        "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",
+        "pinstream_delivered_after_release_total",
+    )
+    call_buckets: Counter[tuple[str, float]] = counts(path="")
+    """Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`)."""
+    call_milliseconds: Counter[str] = counts(path="")
+    """Total time of these calls, by outcome."""
+
+    @property
+    @derived("calls_ended", keys=("outcome",))
+    def calls_ended(self) -> Mapping[str, CallsEnded]:
+        """How many calls ended in each way, and their total time."""
+        return {outcome: CallsEnded(one.counts[-1], one.total) for outcome, one in self.call_seconds.items()}
+
+    @property
+    @derived(metric="pinstream_call_seconds", labels=("outcome",))
+    def call_seconds(self) -> Mapping[str, Histogram]:
+        """Time from a call to its end, by outcome."""
+        return {
+            outcome: Histogram(
+                CALL_BOUNDS,
+                [*accumulate(self.call_buckets[outcome, bound] for bound in CALL_BOUNDS)],
+                self.call_milliseconds[outcome] / 1000,
+            )
+            for outcome in OUTCOMES
+        }
+
+    def copy(self) -> Counters:
+        """Return a copy, which does not change any more."""
+        taken = Counters()
+        for name, value in vars(self).items():
+            setattr(taken, name, value.copy() if isinstance(value, Counter) else value)
+        return taken
+
+    def call_ended(self, outcome: str, seconds: float) -> None:
+        """Count a call that ended."""
+        self.call_buckets[outcome, CALL_BOUNDS[bisect_left(CALL_BOUNDS, seconds)]] += 1
+        self.call_milliseconds[outcome] += round(seconds * 1000)
+
+    @staticmethod
+    def bump(family: Counter[str], name: str, by: int = 1) -> None:
+        """Count `name`, or ``other`` if the family is full."""
+        family[name if name in family or len(family) < _MOST_NAMES else OTHER] += by
+
+
+@snapshot
+class StoredLetter:
+    """A dead letter that is stored."""
+
+    at: float = figure(
+        "When the record was given up, seconds since 1970.",
+        status_note="The newest is first, there are at most 20, all of them stored.",
+    )
+    topic: str = figure("The topic that the record was read from.")
+    partition: int = figure("Its partition there.")
+    offset: int = figure("Its offset there.")
+    stage: Stage = figure("The stage that gave it up.", status_note="`decode`, `convert` or `deliver`.")
+    code: str = figure("Why.", status_note="See [conversion](conversion.md).")
+    message: str = figure("The same in words, without personal data.")
+    section: str = figure("The section of the mapping that the record belongs to; empty: none.", default="")
+
+
+@snapshot
+class SamplesSnapshot:
+    """The latest message of each kind."""
+
+    rejections: Mapping[tuple[str, str], str] = figure(
+        "The latest message of this kind, its dead letter stored or not.", keys=("stage", "code")
+    )
+    warnings: Mapping[tuple[str, str], str] = figure(
+        "What this warning says.", path="convert_warnings", keys=("code", "field")
+    )
+
+
+class Samples:
+    """Single cases of what is otherwise only counted. Bounded, because codes are a closed set."""
+
+    def __init__(self) -> None:
+        # The first records that could not be delivered.
+        self.problems: list[Problem] = []
+        # The latest dead letters, newest first.
+        self.letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
+        # The latest message of each kind.
+        self.rejections: dict[tuple[str, str], str] = {}
+        self.warnings: dict[tuple[str, str], str] = {}
+
+    def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
+        """A record cannot be delivered."""
+        self.rejections[rejection.stage.value, rejection.code] = rejection.message
+        if len(self.problems) < PROBLEMS_MOST:
+            self.problems.append(Problem(tp.topic, tp.partition, offset, *rejection))
+
+    def stored(self, letter: DeadLetter, section: str = "") -> None:
+        """A dead letter is stored, of a record of this section of the mapping."""
+        place = (letter.topic, letter.partition, letter.record.offset)
+        self.letters.appendleft(StoredLetter(letter.at_ms / 1000, *place, *letter.rejection, section))

@@ -1,0 +1,181 @@
+"""What a figure is, said once: its sentence, its path in /status, its metric, and how workers' figures are merged.
+
+A figure is a field of a snapshot, or a property that is worked out from fields; then its docstring is its sentence::
+
+    claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
+
+    @property
+    @derived(metric="pinstream_records_open")
+    def open(self) -> int:
+        '''Records read and not yet settled.'''
+
+All users go over `figures_of`: `consumer.web.status` makes the document, `consumer.web.metrics` the families, both make
+the tables of docs/status.md, and `consumer.workers.merging` merges the workers' snapshots. Units are in the names, as
+Prometheus wants them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=Callable[..., Any])
+
+
+class Figure(NamedTuple):
+    """What is said of one figure."""
+
+    sentence: str = ""
+    """What it is, in plain text: for the page in docs/, and as the help of the metric."""
+    metric: str = ""
+    """Its name on /metrics, as Prometheus shows it (``_total``: a counter); empty: it is not there."""
+    path: str | None = None
+    """Its path in /status, from the object it stands in; None: its name, empty: it is not there. ``[]`` marks an array;
+    ``.``: its own figures stand in the same object."""
+    keys: tuple[str, ...] = ()
+    """What the names mean that its values have: in /status they stand below its path, on /metrics they are labels."""
+    status_note: str = ""
+    """What the page adds of /status (Markdown): what null means, where to look."""
+    labels: tuple[str, ...] = ()
+    """The metric's labels, if they are not `keys`."""
+    metric_note: str = ""
+    """What the metric's help adds: what 0 or 1 mean."""
+    is_label: bool = False
+    """It names the item of an array that it stands in: a label of all metrics of that item."""
+    show: Callable[[Any], Any] | None = None
+    """Makes the value of /status."""
+    number: Callable[[Any], Any] | None = None
+    """Makes the metric's value: a number, numbers by label, or None for no series."""
+    merge: Callable[[Sequence[Any]], Any] | None = None
+    """Merges the values of several workers, or of none; None: they are added."""
+
+
+def figure(
+    sentence: str = "",
+    metric: str = "",
+    *,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    **more: Any,
+) -> Any:
+    """A field of a snapshot that is a figure; `more` is what `Figure` takes."""
+    about = {_FIGURE: Figure(sentence, metric, **more)}
+    return field(default=default, default_factory=default_factory, metadata=about)
+
+
+count = partial(figure, default=0)
+counts = partial(figure, default_factory=Counter)
+_FIGURE = "figure"
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(figure,))
+def snapshot(cls: type[_T]) -> type[_T]:
+    """Make a class a frozen dataclass: a snapshot, or a part of one."""
+    return dataclass(frozen=True, slots=True)(cls)
+
+
+def derived(path: str = "", **more: Any) -> Callable[[_M], _M]:
+    """Make a property a figure; `more` is what `Figure` takes. Its docstring is the sentence."""
+
+    def make(method: _M) -> _M:
+        setattr(method, _FIGURE, Figure(method.__doc__ or "", path=path, **more))
+        return method
+
+    return make
+
+
+class Histogram(NamedTuple):
+    """`counts` of what was at most each of `bounds`, the last of which is infinity; `total` of all values."""
+
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    total: float
+
+
+class Shape(NamedTuple):
+    """The type of a value: `item`, or None if `optional`; a sequence of them, or a mapping to them, if `many`."""
+
+    item: type
+    optional: bool
+    many: bool
+
+
+class Attribute(NamedTuple):
+    """An attribute of a snapshot that is a figure: a field, or derived from fields."""
+
+    name: str
+    shape: Shape
+    figure: Figure
+    path: str
+    """In /status, with ``{…}`` for names that are data; empty: it is not there."""
+    is_field: bool
+
+
+_KNOWN: dict[type, tuple[Attribute, ...]] = {}
+
+
+def figures_of(owner: type) -> tuple[Attribute, ...]:
+    """Return the figures of a snapshot's type, fields first; any other type has none."""
+    if not is_dataclass(owner):
+        return ()
+    if owner not in _KNOWN:
+        hints = get_type_hints(owner)
+        found = [(one.name, hints[one.name], one.metadata.get(_FIGURE), True) for one in fields(owner)]
+        for name, value in vars(owner).items():
+            about = getattr(value.fget, _FIGURE, None) if isinstance(value, property) else None
+            if about is not None:
+                found.append((name, get_type_hints(value.fget)["return"], about, False))
+        known = []
+        for name, hint, about, is_field in found:
+            if about is not None:
+                path = [name if about.path is None else about.path, *(f"{{{key}}}" for key in about.keys)]
+                known.append(Attribute(name, _shape(hint), about, ".".join(path), is_field))
+        _KNOWN[owner] = tuple(known)
+    return _KNOWN[owner]
+
+
+def _shape(hint: Any) -> Shape:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        [some] = [one for one in args if one is not NoneType]
+        return _shape(some)._replace(optional=True)
+    if origin is Counter:
+        return Shape(int, optional=False, many=True)
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
+        inner = _shape(args[-1] if issubclass(origin, Mapping) else args[0])
+        return inner._replace(many=True)
+    return Shape(hint, optional=False, many=False)
+
+
+# -- rules for merging workers' figures that are not added
+
+
+def most(values: Iterable[_T | None]) -> Any:
+    """Return the largest known value; None: none is known."""
+    return max((value for value in values if value is not None), default=None)  # type: ignore[type-var]
+
+
+def least(values: Iterable[_T | None]) -> Any:
+    """Return the smallest known value; None: none is known."""
+    return min((value for value in values if value is not None), default=None)  # type: ignore[type-var]
+
+
+def furthest(values: Iterable[float | None]) -> Any:
+    """Return the known value that is furthest from 0: two wrong values must not cancel each other out."""
+    return max((value for value in values if value is not None), key=abs, default=None)
+
+
+def first(values: Iterable[_T | None]) -> _T | None:
+    """Return the first known value; None: none is known."""
+    return next((value for value in values if value is not None), None)
+
+
+def rounded_share(share: float | None) -> float | None:
+    """Round a share down, so that 1 means all."""
+    return None if share is None else math.floor(share * 1_000_000) / 1_000_000

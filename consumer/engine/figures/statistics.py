@@ -1,0 +1,501 @@
+"""The frozen snapshot that page, metrics, /status and tests all read.
+
+Theory of operation. `consumer.engine.survey` takes it between two inputs, so its figures agree with each other. Each
+field says what it is on the page, in /status and on /metrics (`figures.definitions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+from consumer.engine.figures.counters import Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.coverage import CoverageSnapshot
+from consumer.engine.figures.definitions import derived, figure, first, furthest, least, most, snapshot
+from consumer.engine.figures.freshness import FreshnessSnapshot
+from consumer.engine.model import (
+    TRANSFORM_FAILED,
+    TRANSFORM_MISFIT,
+    Disposition,
+    GateState,
+    MetadataLeft,
+    Stage,
+)
+
+# Schemas that a snapshot names.
+SCHEMAS_MOST = 20
+
+
+@snapshot
+class Totals:
+    """The ledger's figures; they add up."""
+
+    read: int = figure("Records read: the sum of the five below.")
+    delivered: int = figure("The platform said processed, and the event's key is remembered.")
+    duplicate: int = figure("The same event was delivered within the deduplication window.")
+    filtered: int = figure("Not to be sent, on purpose: the mapping says so, or it is a tombstone.")
+    dead_lettered: int = figure("Undeliverable, and stored on the dead-letter topic.")
+    open: int = figure("None of these yet. No offset is committed past an open record.")
+    released: int = figure(path="", default=0)
+    """Fetched and released unsettled: the next owner of the partition reads them again."""
+
+
+class WaitsFor(Enum):
+    """What an open record waits for."""
+
+    # Its writer's schema, from the registry.
+    SCHEMA = "schema"
+    # Its own time, which is ahead, or certainty about the current time.
+    CLOCK = "clock"
+    # Room in the budget of open events, now that its schema is known.
+    ROOM = "room"
+    # The key store, which says whether it was delivered before, or stores that it is.
+    KEY_STORE = "key_store"
+    """The key store, which says whether it was delivered before, or stores that it is."""
+    MEMBER = "member"
+    """Another member, which has the event in flight: its outcome."""
+    BATCH = "batch"
+    # Its account's gate, which is throttled or paced.
+    QUOTA = "quota"
+    # The next attempt, after one that brought no verdict.
+    RETRY = "retry"
+    # The platform's answer to its call, or to earlier ones.
+    PLATFORM = "platform"
+    # The end of a halt: a token or an account that the platform accepts.
+    HALT = "halt"
+    # Another open record with the same key.
+    DUPLICATE = "duplicate"
+    # Its dead letter, which is being written.
+    DEAD_LETTER = "dead_letter"
+    # The dead-letter guard, which has stopped intake.
+    GUARD = "guard"
+
+
+@snapshot
+class OldestOpen:
+    """The oldest record that is open."""
+
+    topic: str = figure()
+    partition: int = figure()
+    offset: int = figure()
+    age: float | None = figure(
+        "Its age, by its Kafka timestamp.", path="age_seconds", status_note="null: it has none."
+    )
+    waits_for: WaitsFor = figure("What it waits for: see below.")
+    account: str | None = figure("The ad account that it goes to, as far as that is known.")
+
+
+@snapshot
+class PartitionStatistics:
+    """One assigned partition; ``committed <= position <= end``."""
+
+    topic: str = figure(is_label=True)
+    partition: int = figure(is_label=True)
+    epoch: int
+    committed: int | None = figure(
+        "The committed offset.",
+        "pinstream_partition_committed_offset",
+        status_note="null before the first commit, and when the log was cut below it.",
+    )
+    position: int | None = figure("The offset after the last record read.")
+    end: int | None = figure(
+        "The offset after the last record of the log: as last heard, or as far as we have fetched, if that is "
+        "further.",
+        status_note="null while nothing was heard.",
+    )
+    lag: int | None = figure(
+        "Records from the committed offset to the end (before the first commit, from where reading began); "
+        "0 once all are read, settled and committed.",
+        "pinstream_partition_lag_records",
+        status_note="null while the end is not known.",
+    )
+    totals: Totals = figure("As `ledger`, of this partition since it was assigned:", path="ledger")
+    lag_seconds: float | None = figure(
+        "Age of a partition's first record that is not settled, by its Kafka timestamp; 0: no lag.",
+        "pinstream_lag_seconds",
+        status_note="0 exactly where `lag` is 0 (and where a timestamp lies ahead). With nothing open, what is "
+        "left is not read or not committed yet: the age of the last record read. null while it is not known.",
+        default=None,
+    )
+    unreadable_at: int | None = figure(
+        "From this offset on it cannot be read now, because the broker sends damaged data; it is requested again.",
+        status_note="null: it can be read.",
+        default=None,
+    )
+
+
+@snapshot
+class AccountStatistics:
+    """One ad account's gate and queue. Times are seconds from now."""
+
+    account: str = figure("The ad account's id.", is_label=True)
+    state: str = figure(
+        "The state of the ad account.",
+        "pinstream_destination_state",
+        status_note="`open`; `throttled`: by a 429 or by the calls of the last minute; `unreachable`: for 30 "
+        "seconds no call has brought a verdict; `halted`: the token or the account is refused.",
+        labels=("state",),
+        metric_note="1: it is in this one.",
+        number=lambda state: {one.value: one.value == state for one in GateState},
+    )
+    reason: str | None = figure(
+        "Why it is halted or unreachable: what is refused, or what the latest call met and who answered it."
+    )
+    queued: int = figure("Events that wait to be sent, by ad account.", "pinstream_queued_events")
+    in_flight: int = figure("Calls under way, by ad account.", "pinstream_calls_in_flight")
+    throttled_for: float | None = figure("Seconds until the throttle ends.")
+    halted_for: float | None = figure("Seconds since the halt began.")
+    next_probe_in: float | None = figure("Seconds until the refused token or account is tried again.")
+    unreachable_for: float | None = figure(
+        "Seconds since the first of the calls that have brought no verdict.", default=None
+    )
+    told: bool = figure(
+        "Whether another member met the throttle or the refusal, and told through the shared key store.",
+        path="told_by_member",
+        default=False,
+    )
+
+
+@snapshot
+class SchemaWait:
+    """One schema that records wait for."""
+
+    kind: str = figure(
+        "How records name a schema that they wait for.",
+        status_note="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
+    )
+    value: str = figure("That id, GUID or fingerprint.")
+    records: int = figure("How many records wait for it.")
+    seconds: float = figure("How long the first of them has waited.")
+    denied_seconds: float | None = figure(
+        "For how long the registry has been saying that there is no such schema.",
+        status_note="null: it does not say so.",
+    )
+
+
+@snapshot
+class ClockStatistics:
+    """Seconds by which our clock is behind others' (ahead, if negative), and how many events wait for it."""
+
+    platform: float | None = figure(
+        "Seconds that our clock is behind the platform's, at least, as the Date of its answers says; ahead, if "
+        "negative.",
+        path="behind_platform",
+        status_note="null: it has not said, or only in one or two answers that neither our clock nor the "
+        "records' timestamps confirm.",
+        merge=furthest,
+    )
+    records: float = figure(
+        "Seconds that the records fetched in the last ten minutes were stamped ahead of our clock (median); 0: "
+        "they were not.",
+        path="behind_records",
+        merge=lambda values: max(values, default=0.0),
+    )
+    corrected: float = figure(
+        "Seconds that are added to our clock.",
+        status_note="`behind_platform` where that is a minute or more, else 0.",
+        merge=lambda values: furthest(values) or 0.0,
+    )
+    early: int = figure(
+        "Open events that wait, because their time is ahead of our clock.", "pinstream_early_records"
+    )
+
+    @property
+    @derived(metric="pinstream_clock_behind_seconds", labels=("by",))
+    def behind(self) -> Mapping[str, float | None]:
+        """Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative."""
+        return {"platform": self.platform, "records": self.records}
+
+
+@snapshot
+class SlowTransform:
+    """The user's function, which has worked on one record for more than a second."""
+
+    function: str = figure("The function that `PINSTREAM_TRANSFORM` names.")
+    topic: str = figure("The topic of the record that it works on.")
+    partition: int = figure("Its partition.")
+    offset: int = figure("Its offset.")
+    seconds: float = figure("For how long the function has worked on it.")
+
+
+class Cause(Enum):
+    """Why most of the records fail that trip the guard."""
+
+    # They cannot be decoded.
+    SCHEMA = "schema"
+    # They cannot be converted.
+    MAPPING = "mapping"
+    # The function of PINSTREAM_TRANSFORM raises, or returns what does not fit.
+    TRANSFORM = "transform"
+    # They lie in the future, or too far back.
+    CLOCK = "clock"
+    # The platform refuses them.
+    DESTINATION = "destination"
+
+
+_EXPIRED = "convert expired"
+_BY_STAGE: Final = {
+    Stage.DECODE: Cause.SCHEMA,
+    Stage.CONVERT: Cause.MAPPING,
+    Stage.DELIVER: Cause.DESTINATION,
+}
+_BY_CODE: Final = {
+    "future_event_time": Cause.CLOCK,
+    "expired": Cause.CLOCK,
+    TRANSFORM_FAILED: Cause.TRANSFORM,
+    TRANSFORM_MISFIT: Cause.TRANSFORM,
+}
+_REMEDIES: Final = {
+    Cause.SCHEMA: "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
+    Cause.MAPPING: "correct the mapping or the producer",
+    Cause.TRANSFORM: "correct the function of PINSTREAM_TRANSFORM (pinstream.message of the dead letters says where)",
+    Cause.CLOCK: "compare the producers' clocks with this machine's, set the wrong one right (far in the future: see "
+    "whether time_unit is right)",
+    Cause.DESTINATION: "find out why Pinterest refuses these events (its words are in the log: events_refused), "
+    "have that corrected",
+}
+# No clock makes an event younger, but a time in the wrong unit may be in 1970.
+_TOO_OLD = (
+    "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream "
+    "offsets set)"
+)
+
+
+def cause_of(stage: Stage, code: str) -> Cause:
+    """Return the cause of a rejection."""
+    cause = _BY_CODE.get(code) if stage is Stage.CONVERT else None
+    return cause or _BY_STAGE[stage]
+
+
+@snapshot
+class GuardStatistics:
+    """The guard has tripped: too many successive records of a topic would be dead letters."""
+
+    topic: str = figure("The topic of which too many records would be dead letters.")
+    rejected: int = figure("How many of its latest records would be dead letters.")
+    of: int = figure("The number of latest records that were looked at.")
+    mostly: str = figure("The most frequent reason of the cause: stage and code.")
+    cause: Cause = figure(
+        "Why most of them fail.",
+        status_note="`mapping`, `schema`, `transform`, `clock` or `destination`.",
+    )
+    section: str = figure(
+        "The section of the mapping that most records of that reason belong to; empty: none.", default=""
+    )
+
+    @property
+    def remedy(self) -> str:
+        """What to do before a new start."""
+        return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
+
+    @property
+    @derived("advice")
+    def advice(self) -> str:
+        """What to do about that."""
+        return f"{self.remedy} and start again"
+
+
+@snapshot
+class Statistics:
+    """One snapshot of the engine; the ledger in it adds up."""
+
+    totals: Totals = figure(path="ledger")
+    mismatch: int = figure(
+        "By how many records the ledger, or that of a partition, does not add up: anything but 0 is a bug.",
+        "pinstream_ledger_mismatch_records",
+        path="ledger_mismatch",
+        merge=lambda values: furthest(values) or 0,
+    )
+    passed: int = figure(
+        "Records passed over: they were settled before the partition came here (offset map).",
+        "pinstream_records_passed_over_total",
+        path="passed_over",
+    )
+    joined: bool = figure(
+        "Whether the group has assigned partitions, or none, to this process.",
+        "pinstream_joined",
+        merge=any,
+    )
+    stalled_for: float | None = figure(
+        "Seconds for which nothing was settled though there is work.",
+        "pinstream_stalled_seconds",
+        status_note="null: less than `PINSTREAM_STALL_AFTER`, or the cause has a name of its own (a stop, the "
+        "guard, a function that does not return, a destination that is halted, unreachable or throttled).",
+        metric_note="0: not for too long.",
+        number=lambda seconds: seconds or 0,
+        merge=most,
+    )
+    key_store_fails: bool = figure(
+        "Whether the latest look-up or write of the key store failed; it is tried again.",
+        "pinstream_key_store_failing",
+        merge=any,
+    )
+    waiting_for_start: int = figure(
+        "Assigned partitions that are not read yet: the brokers have not said where to start.",
+        "pinstream_waiting_for_start_partitions",
+        status_note="They are not among `partitions`.",
+    )
+    commit_metadata: MetadataLeft = figure(
+        "What the brokers take with commits.",
+        "pinstream_commit_metadata_refused",
+        status_note="`maps` (all), `ids` (topic ids and destination, no offset maps), `nothing`. See the "
+        "[runbook](runbook.md#commits-without-offset-maps).",
+        metric_note="1: no offset maps, so what settles behind an open record may be sent again.",
+        number=lambda left: left is not MetadataLeft.MAPS,
+        merge=lambda values: max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS),
+    )
+    elsewhere: int = figure(
+        "Partitions that began where the group had committed for another destination: what lies before is not sent "
+        "to this one.",
+        "pinstream_committed_elsewhere_partitions",
+        path="committed_elsewhere",
+        status_note="See the [runbook](runbook.md#another-destination).",
+    )
+    partitions: Sequence[PartitionStatistics] = figure(
+        "Partitions that this process reads.",
+        "pinstream_assigned_partitions",
+        path="partitions[]",
+        number=len,
+    )
+    accounts: Sequence[AccountStatistics] = figure(path="destination.accounts[]")
+    guard: GuardStatistics | None = figure(
+        "The dead-letter guard has stopped intake, because too many records would be dead letters.",
+        "pinstream_dead_letter_guard",
+        status_note="null: it has not.",
+        metric_note="1: it has, 0: it has not.",
+        number=lambda guard: guard is not None,
+        merge=first,
+    )
+    freshness: FreshnessSnapshot = figure()
+    open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
+    oldest_open_ms: int | None = figure(
+        "Kafka timestamp of the oldest open record, milliseconds since 1970.",
+        path="open.oldest_record_ms",
+        merge=least,
+    )
+    held: int = figure(
+        "Records fetched and not read yet, because there is no room.",
+        "pinstream_held_records",
+        path="open.held",
+    )
+    waiting_for_schema: int = figure(
+        "Open records whose schema is not known yet.",
+        "pinstream_waiting_for_schema_records",
+        path="open.waiting_for_schema",
+    )
+    schemas: Sequence[SchemaWait] = figure(
+        "How long the record that has waited longest for its schema has waited.",
+        "pinstream_schema_wait_seconds",
+        path="open.schemas[]",
+        metric_note="0: none waits.",
+        number=lambda waits: max((one.seconds for one in waits), default=0),
+    )
+    claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
+    clock: ClockStatistics = figure()
+    oldest_open: OldestOpen | None = figure(
+        "The oldest open record, by its Kafka timestamp.",
+        "pinstream_oldest_open_seconds",
+        status_note="null: none is open.",
+        metric_note="Its age; 0: none is open.",
+        number=lambda one: 0 if one is None else one.age,
+        merge=lambda values: max(
+            (one for one in values if one is not None),
+            # One without an age only if none has one, as in the engine.
+            key=lambda one: -1.0 if one.age is None else one.age,
+            default=None,
+        ),
+    )
+    coverage: CoverageSnapshot = figure()
+    letters: Sequence[StoredLetter] = figure(path="latest_dead_letters[]")
+    """Newest first."""
+    samples: SamplesSnapshot = figure()
+    room: int = figure(
+        "Records that intake would take now; 0: it has stopped, or all room is used.",
+        "pinstream_room_records",
+    )
+    seconds_since_progress: float = figure(
+        "Time since something settled, or since nothing was left to settle.",
+        "pinstream_since_progress_seconds",
+        merge=lambda values: max(values, default=0.0),
+    )
+    stopping: bool = figure(
+        "The process was told to stop.", merge=lambda values: bool(values) and all(values)
+    )
+    counters: Counters = figure(path="counts")
+    slow_transform: SlowTransform | None = figure(
+        "The user's function works on one record for more than a second. Nothing else is read meanwhile.",
+        "pinstream_transform_slow_seconds",
+        default=None,
+        status_note="null: it does not, or there is none.",
+        metric_note="For how long; 0: it does not, or there is none.",
+        number=lambda slow: 0 if slow is None else slow.seconds,
+        merge=first,
+    )
+    claimed_elsewhere: int = figure(
+        "Open events that another member has in flight (shared key store): its outcome is waited for.",
+        "pinstream_claimed_elsewhere_events",
+        default=0,
+    )
+    lease_left: float | None = figure(
+        "Seconds for which our claims in the shared key store are known to hold: no call begins that may take longer.",
+        "pinstream_lease_seconds",
+        path="lease_seconds_left",
+        default=None,
+        status_note="null: the key store is not shared.",
+        number=lambda seconds: seconds or 0,
+        merge=least,
+    )
+    quota_members: int = figure(
+        "Members of the group by which PINSTREAM_CALLS_PER_MINUTE is divided: the most that held partitions within "
+        "the last minute.",
+        "pinstream_quota_members",
+        path="destination.quota_divided_by",
+        default=1,
+        status_note="1, too, with a shared key store: there the calls of all members are counted.",
+        merge=lambda values: max(values, default=1),
+    )
+
+    @property
+    @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")
+    def destination(self) -> str:
+        """The worst state of the ad accounts."""
+        return worst_state(account.state for account in self.accounts)
+
+    @property
+    @derived(
+        "released", metric="pinstream_records_released_total", status_note="They are not in `ledger.read`."
+    )
+    def released(self) -> int:
+        """Records released unsettled: the next owner of the partition reads them again."""
+        return self.totals.released
+
+    @property
+    @derived(metric="pinstream_records_read_total")
+    def read_ever(self) -> int:
+        """Records read, those released again included."""
+        # A counter must not fall, and `read` of the ledger falls when open records are released.
+        return self.totals.read + self.totals.released
+
+    @property
+    @derived(metric="pinstream_records_settled_total", labels=("disposition",))
+    def settled(self) -> Mapping[str, int]:
+        """Records settled, by disposition."""
+        return {one.value: getattr(self.totals, one.value) for one in Disposition}
+
+    @property
+    @derived(metric="pinstream_records_open")
+    def open(self) -> int:
+        """Records read and not yet settled."""
+        return self.totals.open
+
+    @property
+    @derived(metric="pinstream_unreadable_partitions")
+    def unreadable(self) -> int:
+        """Partitions that cannot be read on, because the broker sends damaged data."""
+        return sum(one.unreadable_at is not None for one in self.partitions)
+
+
+def worst_state(states: Iterable[str]) -> str:
+    """Return the most severe of these states of gates."""
+    return max(map(GateState, states), key=list(GateState).index, default=GateState.OPEN).value

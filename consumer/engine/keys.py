@@ -1,0 +1,259 @@
+"""The keys of open events in the key store: which were delivered before, and which another member has in flight.
+
+Theory of operation. An event that leads its key is looked up before it is sent. A look-up that failed is tried again,
+behind a backoff that grows with failures in a row; meanwhile its events stay open.
+
+A key store that several members share also holds claims (`consumer.adapters.key_store.shared`): a look-up there claims
+what was not delivered. Claims belong to our *session* and hold while its *lease* does. Four rules keep an event from
+being sent by two members:
+
+* What another member has claimed waits (stage ``ELSEWHERE``) and is looked up again until its outcome is known.
+* A call begins only if the lease is known to hold until the call's time limit (`Dispatcher.send`). It is known to
+  hold from the moment when its renewal was asked for, however late the answer comes.
+  Time that the machine was suspended for counts, and where the store says that claims are lost, none holds.
+* A new session means that the lease of the one before had ended, or that the store lost something. What is queued, and
+  what comes back without a verdict, was claimed by the session before, so it is looked up again. What is in flight goes
+  on: its lease was long enough.
+* What was delivered is confirmed only if no other live session has claimed it by now (the fence).
+
+A claim that ends without delivery is released, so that other members need not wait for the end of our lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from math import inf
+from typing import Final
+
+from consumer.engine.block import (
+    RecordStage,
+    Run,
+    divide,
+    keys_of,
+    mark_taken_over,
+    marks_of,
+    move_all,
+    pick,
+    rows_of,
+)
+from consumer.engine.claims import Claims
+from consumer.engine.context import Context
+from consumer.engine.ledger import Ledger
+from consumer.engine.messages import (
+    KeysLookedUp,
+    LeaseRenewed,
+    LookUpFailed,
+    LookUpKeys,
+    ReleaseKeys,
+    RenewFailed,
+    RenewLease,
+)
+from consumer.engine.model import Disposition, Instant
+from consumer.engine.reading import UNCLEAR
+from consumer.engine.sending import Dispatcher
+from consumer.errors import bug
+
+# Seconds between two renewals of the lease: it is long, and a renewal also finds out that the store lost something.
+RENEW_EVERY: Final = 1.0
+# Seconds after which what another member has in flight is looked up again.
+ASK_AGAIN: Final = 1.0
+# Seconds that a lease counts as shorter than it is: the clocks of two machines do not run equally fast.
+_MARGIN: Final = 1.0
+
+_DELIVERED, _ELSEWHERE = 1, 2
+
+
+class Lookups:
+    """Look-ups that are under way or to be tried again; and the lease, where the key store is shared."""
+
+    def __init__(
+        self,
+        context: Context,
+        claims: Claims,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        drop: Callable[[Sequence[Run]], None],
+    ) -> None:
+        """`drop`: takes events that will not be delivered by us now."""
+        self._context = context
+        self._claims = claims
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._drop = drop
+        self._asked: dict[int, Sequence[Run]] = {}
+        self._again: list[tuple[float, Sequence[Run]]] = []
+        self._failures = 0
+        self._shared = context.policy.lease > 0
+        # The renewal under way: its number, and when it was asked for.
+        self._renewing: tuple[int, float] | None = None
+        self._renew_at = -inf
+        self._renewal_failed = False
+        # How far the wall clock is ahead of the monotonic one.
+        self._ahead: float | None = None
+        if self._shared:
+            dispatcher.lease_until = -inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether an event here may soon be sent."""
+        return bool(self._asked or self._again)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest look-up failed and is to be tried again, or the lease could not be renewed."""
+        return self._renewal_failed or (self._failures > 0 and self.busy)
+
+    @property
+    def elsewhere(self) -> int:
+        """How many events wait for another member's outcome."""
+        waiting = chain.from_iterable([*self._asked.values(), *(leaders for _, leaders in self._again)])
+        return sum(block.stages.count(RecordStage.ELSEWHERE, first, end) for block, first, end in waiting)
+
+    def lease_left(self, now: float) -> float | None:
+        """Seconds from `now` for which our claims are known to hold; None: the key store is not shared."""
+        return max(0.0, self._dispatcher.lease_until - now) if self._shared else None
+
+    def due(self) -> float | None:
+        """When something here is next to be done (monotonic)."""
+        times = [at for at, _ in self._again]
+        if self._shared and self._renewing is None:
+            times.append(self._renew_at)
+        return min(times, default=None)
+
+    def go_on(self) -> None:
+        """Begin what is due."""
+        now = self._context.now.monotonic
+        if self._shared and self._renewing is None and now >= self._renew_at:
+            self._renewing = (self._context.number(), now)
+            self._context.emit(RenewLease(self._renewing[0]))
+        due = [leaders for at, leaders in self._again if at <= now]
+        if due:
+            self._again = [entry for entry in self._again if entry[0] > now]
+            self.look_up([*chain.from_iterable(due)])
+
+    # -- look-ups
+
+    def look_up(self, leaders: Sequence[Run]) -> None:
+        """These lead their keys: were they delivered before?"""
+        if leaders:
+            number = self._context.number()
+            self._asked[number] = leaders
+            self._context.emit(LookUpKeys(number, keys_of(leaders)))
+
+    def looked_up(self, happened: KeysLookedUp) -> None:
+        """Settle what was delivered before, queue what was not."""
+        self._failures = 0
+        leaders, found, now = self._take(happened.number), happened.found, self._context.now.monotonic
+        if rows_of(leaders) != len(found):
+            raise bug("a look-up was answered for more or fewer keys than asked")
+        if happened.session != self._dispatcher.session:
+            self._later(now, leaders)  # claimed by a session that has ended, or is not known yet
+            return
+        if any(found):
+            elsewhere, leaders = pick(leaders, [flag == _ELSEWHERE for flag in found])
+            duplicates, leaders = pick(leaders, [flag == _DELIVERED for flag in found if flag != _ELSEWHERE])
+            if self._shared:
+                # Sent by us, in a call that brought no answer, and delivered by another member since our lease ended.
+                sent_too, _ = pick(duplicates, [mark & UNCLEAR for mark in marks_of(duplicates)])
+                self._context.counters.taken_over += mark_taken_over(sent_too)
+            followers = self._claims.confirm(duplicates)
+            self._ledger.settle([*duplicates, *followers], Disposition.DUPLICATE)
+            move_all(elsewhere, RecordStage.ELSEWHERE)
+            self._later(now + ASK_AGAIN, elsewhere)
+        leaders, gone = divide(leaders)
+        move_all(leaders, RecordStage.QUEUED)
+        for run in leaders:
+            for account, part in run.by_account():
+                self._dispatcher.queue(account).add(part, now)
+        self._drop(gone)
+
+    def failed(self, happened: LookUpFailed) -> None:
+        """Try a look-up again later."""
+        self._failures += 1
+        self._context.counters.failures["key_store_look_up"] += 1
+        delay = self._context.policy.inner_backoff.delay(self._failures, 0.5 + self._context.jitter() / 2)
+        self._later(self._context.now.monotonic + delay, self._take(happened.number))
+        self._renew_at = -inf  # our session may have ended
+
+    def purge(self) -> None:
+        """Drop what waits to be looked up and is no longer ours to begin."""
+        again, self._again = self._again, []
+        for at, leaders in again:
+            self._later(at, leaders)
+
+    def _later(self, at: float, leaders: Sequence[Run]) -> None:
+        """Look these up not before `at`, less what is no longer ours to begin."""
+        kept, gone = divide(leaders)
+        if kept:
+            self._again.append((at, kept))
+        self._drop(gone)
+
+    def _take(self, number: int) -> Sequence[Run]:
+        leaders = self._asked.pop(number, None)
+        if leaders is None:
+            raise bug(f"look-up {number} was answered but not asked")
+        return leaders
+
+    # -- the lease
+
+    def mind_clocks(self, now: Instant) -> None:
+        """Shorten the lease by the time that this machine was suspended for: the monotonic clock stands still then.
+
+        If the wall clock was only set, this costs one renewal.
+        """
+        before, self._ahead = self._ahead, now.unix - now.monotonic
+        if before is None or self._ahead <= before:
+            return
+        slept = self._ahead - before
+        self._dispatcher.lease_until -= slept
+        if self._renewing is not None:
+            self._renewing = (self._renewing[0], self._renewing[1] - slept)
+        if slept > _MARGIN:
+            self._renew_at = -inf
+
+    def lease_lost(self) -> None:
+        """Begin no call before the next renewal: the store has told that our claims do not hold any more."""
+        self._dispatcher.lease_until = self._renew_at = -inf
+        if self._renewing is not None:
+            # It may have been done before the loss, so its answer proves nothing.
+            self._renewing = (self._renewing[0], -inf)
+
+    def renewed(self, happened: LeaseRenewed) -> None:
+        """Our claims hold again for as long as a lease is."""
+        now = self._context.now.monotonic
+        self._dispatcher.lease_until = self._answered(happened.number) + self._context.policy.lease - _MARGIN
+        # An answer that came so late that it proves nothing is asked for again at once.
+        self._renew_at = now + RENEW_EVERY if self._dispatcher.lease_until > now else now
+        self._renewal_failed = False
+        self._dispatcher.heed(happened.notes)
+        before, self._dispatcher.session = self._dispatcher.session, happened.session
+        if before not in (0, happened.session):
+            queued = [run for queue in self._dispatcher for run in queue.empty()]
+            self._context.report("warning", "claimed_again", events=rows_of(queued))
+            self.claim_again(queued)
+
+    def renewal_failed(self, happened: RenewFailed) -> None:
+        """Try again soon; meanwhile the lease that is known to hold becomes shorter."""
+        self._answered(happened.number)
+        self._renewal_failed = True
+        self._renew_at = self._context.now.monotonic + RENEW_EVERY
+
+    def claim_again(self, queued: Sequence[Run]) -> None:
+        """These were claimed by a session that has ended."""
+        kept, gone = divide(queued)
+        move_all(kept, RecordStage.LOOKED_UP)
+        self.look_up(kept)
+        self._drop(gone)
+
+    def release(self, leaders: Iterable[Run]) -> None:
+        """The claims of these have ended without delivery, and no event here takes them over."""
+        if self._shared and (keys := keys_of(leaders)):
+            self._context.emit(ReleaseKeys(keys))
+
+    def _answered(self, number: int) -> float:
+        """Return when the renewal was asked for."""
+        if self._renewing is None or self._renewing[0] != number:
+            raise bug(f"renewal {number} was answered but not asked")
+        asked_at, self._renewing = self._renewing[1], None
+        return asked_at

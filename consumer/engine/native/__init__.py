@@ -1,0 +1,15 @@
+"""What the engine does with many records or keys at once: compiled, or in plain Python if there was no C compiler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from consumer.engine.native.plain import count_ages, offsets_of, rising, sizes_of
+else:
+    try:
+        from consumer.engine.native._rows import count_ages, offsets_of, rising, sizes_of
+    except ImportError:
+        from consumer.engine.native.plain import count_ages, offsets_of, rising, sizes_of
+
+__all__ = ["count_ages", "offsets_of", "rising", "sizes_of"]

@@ -1,0 +1,58 @@
+"""What is read off many records at once, in plain Python; `consumer.engine.native` has the same compiled."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from operator import itemgetter, lt
+
+from consumer.engine.model import Record
+
+# Bytes of a header beside its name and value: tuples (64, and 8 for its place in another), text (64), bytes (48).
+_HEADER = 184
+# Bytes of a character in a name that is not ASCII, at most.
+_WIDEST = 4
+
+
+def sizes_of(records: list[Record]) -> array[int]:
+    """Bytes that each of these fetched records holds in memory.
+
+    The objects around key and value are left aside: some hundred bytes a record, which the budget of open events
+    bounds. Headers are counted with theirs, for a record may have a hundred thousand of two bytes each.
+    """
+    return array(
+        "q",
+        [
+            len(value or b"") + len(key or b"") + (size_of_headers(headers) if headers else 0)
+            for _, _, key, value, headers in records
+        ],
+    )
+
+
+def size_of_headers(headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """Bytes that a record's headers hold in memory, objects included: never less than they do."""
+    return _HEADER * len(headers) + sum(
+        (len(name) if name.isascii() else _WIDEST * len(name)) + len(value or b"") for name, value in headers
+    )
+
+
+def offsets_of(records: list[Record]) -> array[int]:
+    """The offset of each."""
+    return array("q", map(itemgetter(0), records))
+
+
+def rising(offsets: array[int]) -> bool:
+    """Whether each is higher than the one before it."""
+    return all(map(lt, offsets, offsets[1:]))
+
+
+def count_ages(times: array[int], now: float, bounds: array[float], counts: array[int]) -> tuple[int, int]:
+    """Count how old each of these times is at `now`: in the first bucket whose bound it does not exceed.
+
+    The last bound is infinite. Gives how many of the times lie before `now`, and their sum.
+    """
+    for time in times:
+        counts[bisect_left(bounds, now - time)] += 1
+    past = [time for time in times if time < now]
+    return len(past), sum(past)

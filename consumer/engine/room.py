@@ -1,0 +1,114 @@
+"""Room: how many records to fetch now.
+
+Theory of operation. Room is a level, read before each fetch (docs/architecture.md, rule 5). Each limit says how many
+more it leaves, and the least of them counts: the budget in events and in bytes, the offset maps, a destination that is
+halted, the guard, and for a replay its pace and its limit. Reading the level changes nothing; the pace goes on when an
+input is handled.
+"""
+
+from __future__ import annotations
+
+import math
+
+from consumer.engine.context import Context
+from consumer.engine.gate import TOKEN_REFUSED
+from consumer.engine.guard import Guard
+from consumer.engine.intake import FETCH_MOST, Admission
+from consumer.engine.ledger import Ledger
+from consumer.engine.sending import Dispatcher
+
+# Seconds between two fetches while an offset map is full.
+_CRAWL = 1.0
+# Seconds of its pace that a replay may be ahead.
+_BURST = 0.1
+# Seconds of its pace that it may catch up on: an outage of an hour must not be followed by an hour's events.
+_UNUSED = 1.0
+# Seconds of its pace that may be open: what is read while the platform takes nothing goes all at once afterwards.
+_AHEAD = 2.0
+_ROUNDING = 1e-6
+
+
+class Room:
+    """What all the limits leave."""
+
+    def __init__(
+        self, context: Context, ledger: Ledger, admission: Admission, dispatcher: Dispatcher, guard: Guard
+    ) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._guard = guard
+        # When the last fetch came back.
+        self.fed_at = 0.0
+        rate = context.policy.events_per_second
+        self._rate = rate
+        self._burst = max(1.0, rate * _BURST)
+        self._ahead = max(1.0, rate * _AHEAD)
+        self._allowed = self._left = self._burst
+        self._paced_at: float | None = None
+
+    def go_on(self) -> None:
+        """An input was handled: note how many events have gone on, open ones included. The first call starts the pace.
+
+        At most `events_per_second` go on. What of that was not used within a second is gone.
+        """
+        if math.isinf(self._rate) or not any(True for _ in self._ledger):
+            return
+        totals, now = self._ledger.totals(), self._context.now.monotonic
+        still_open = totals.open + self._admission.held
+        gone_on = totals.delivered + still_open
+        since = now - self._paced_at if self._paced_at is not None else 0.0
+        self._paced_at = now
+        self._allowed = min(self._allowed + since * self._rate, gone_on + max(1.0, self._rate * _UNUSED))
+        self._left = min(self._allowed - gone_on, self._ahead - still_open)
+
+    def level(self) -> int:
+        """How many records to fetch now at most; 0: pause."""
+        if self._guard.tripped is not None:
+            return 0
+        # With nothing open there is room for one, however large: else one huge record would stop the line.
+        least = 1 if not self._ledger.open and not self._admission.held else 0
+        room = max(least, 0 if self._halted() else self._budget())
+        pace = FETCH_MOST if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
+        return max(0, min(room, pace, self._admission.limit.room(self._admission.held)))
+
+    def enough(self) -> bool:
+        """Whether the limit is reached."""
+        return self._admission.limit.reached(self._admission.waiting())
+
+    def due(self) -> float | None:
+        """When the pace leaves room for a whole burst again; None: there is, or it has not begun."""
+        if self._guard.tripped is not None or self.enough() or self._paced_at is None:
+            return None
+        short = self._burst - self._left
+        return None if short <= self._burst * _ROUNDING else self._paced_at + short / self._rate
+
+    def _budget(self) -> int:
+        most = int(FETCH_MOST * self._map_share())
+        return min(self._context.policy.max_open_events - self._ledger.open, self._admission.room(), most)
+
+    def _map_share(self) -> float:
+        """What the offset maps leave of a fetch. A full one slows intake down and never stops it.
+
+        What does not fit into a map may be sent again after a crash; a stop would strand all that has nothing to do
+        with the records that wait.
+        """
+        now = self._context.now.monotonic
+        return 1.0 if now - self.fed_at >= _CRAWL else self._ledger.map_share(now)
+
+    def _halted(self) -> bool:
+        """Whether intake stops: the token of all is refused, or every account, or refused ones hold half of the budget.
+
+        One refused account of several does not stop the others (rudder-server #4953), nor does its own token.
+        """
+        halted = [queue for queue in self._dispatcher if queue.gate.halt is not None]
+        if not halted:
+            return False
+        policy = self._context.policy
+        token_of_all = not policy.token_by_account and any(
+            queue.gate.halt is not None and queue.gate.halt.status == TOKEN_REFUSED for queue in halted
+        )
+        if token_of_all or len(halted) >= policy.accounts:
+            return True
+        return sum(queue.queued for queue in halted) * 2 >= policy.max_open_events

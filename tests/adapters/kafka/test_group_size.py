@@ -1,0 +1,155 @@
+"""How many members of a group hold partitions: on a scripted client, and on brokers of both protocols."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, KafkaException
+
+from consumer.adapters.kafka.groups import GroupSize
+from tests.support.kafka.harness import Kafka, Member, unique
+
+
+def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
+    """A group; of each member, how many partitions it holds."""
+    parts = [SimpleNamespace(topic_partitions=["p"] * count) for count in held]
+    members = [SimpleNamespace(assignment=one, target_assignment=None) for one in parts]
+    return SimpleNamespace(state=state, type=of, members=members)
+
+
+class FakeAdmin:
+    """Answers as a test says, when it says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[concurrent.futures.Future[Any]] = []
+
+    def describe_consumer_groups(
+        self, names: list[str], request_timeout: float
+    ) -> dict[str, concurrent.futures.Future[Any]]:
+        """A future for the group."""
+        assert request_timeout > 0
+        self.asked.append(concurrent.futures.Future())
+        return {names[0]: self.asked[-1]}
+
+
+class Bench:
+    """Who asks, on a clock that a test moves."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.admin, self.now, self.troubles = FakeAdmin(), 1000.0, list[tuple[str, str]]()
+        patch.setattr("consumer.adapters.kafka.groups.time.monotonic", lambda: self.now)
+        self.size = GroupSize("g", lambda: self.admin, lambda *told: self.troubles.append(told))
+
+    def answer(self, with_: Any) -> int | None:
+        """The latest question is answered; what that tells."""
+        if isinstance(with_, int):
+            self.admin.asked[-1].set_exception(KafkaException(KafkaError(with_)))
+        else:
+            self.admin.asked[-1].set_result(with_)
+        return self.size.look()
+
+    def asks_within(self, seconds: float) -> bool:
+        """Whether it asks again in so many seconds, and not much before."""
+        before = len(self.admin.asked)
+        self.now += seconds - 0.01
+        assert self.size.look() is None
+        assert len(self.admin.asked) == before
+        self.now += 0.01
+        assert self.size.look() is None
+        return len(self.admin.asked) == before + 1
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """One that has just asked for the first time."""
+    made = Bench(monkeypatch)
+    assert made.size.look() is None
+    return made
+
+
+def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
+    """Spares are not; nobody waits for the answer, and ten seconds after the question it is asked again."""
+    assert bench.size.look() is None
+    assert len(bench.admin.asked) == 1
+    assert bench.answer(described(2, 0, 1)) == 2
+    assert bench.size.look() is None
+    assert bench.asks_within(10.0)
+
+
+@pytest.mark.parametrize(
+    "state", [ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING]
+)
+def test_while_a_classic_group_rebalances_nothing_is_told(bench: Bench, state: Any) -> None:
+    """The last number stands, and it is asked again soon."""
+    assert bench.answer(described(2, 1, state=state)) is None
+    assert bench.asks_within(0.5)
+    assert bench.answer(described(1, 1, 1)) == 3
+
+
+def test_a_kip_848_group_counts_those_that_will_hold_partitions(bench: Bench) -> None:
+    """The coordinator knows the target before partitions have moved."""
+    group = described(3, 0, 0, state=ConsumerGroupState.UNKNOWN, of=ConsumerGroupType.CONSUMER)
+    group.members[1].target_assignment = SimpleNamespace(topic_partitions=["p"])
+    assert bench.answer(group) == 2
+
+
+def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
+    """What was asked before that is not waited for."""
+    bench.size.hurry()
+    assert bench.size.look() is None
+    assert len(bench.admin.asked) == 2
+    bench.admin.asked[0].set_result(described(1))
+    assert bench.size.look() is None
+    assert bench.answer(described(1, 1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, 0.5),
+        (KafkaError._TRANSPORT, 0.5),
+        (KafkaError._TIMED_OUT, 10.0),
+        (KafkaError._UNSUPPORTED_FEATURE, 10.0),
+    ],
+)
+def test_a_question_that_fails_is_asked_again(bench: Bench, code: int, again: float) -> None:
+    """It tells nothing, and is no trouble."""
+    assert bench.answer(code) is None
+    assert bench.asks_within(again)
+    assert bench.troubles == []
+
+
+def test_a_missing_right_is_told_once(bench: Bench) -> None:
+    """In words that say what to do."""
+    assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
+    assert bench.asks_within(10.0)
+    assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
+    [(code, text)] = bench.troubles
+    assert code == "GROUP_AUTHORIZATION_FAILED"
+    assert "grant DESCRIBE" in text
+    assert "PINSTREAM_CALLS_PER_MINUTE" in text
+
+
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+async def test_members_hear_how_many_they_are(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
+    """One, then three, of which one is a spare, then one again: each member is told by its own source."""
+    name, group = topic(2), unique("group")
+    config = {"group.protocol": protocol}
+    if protocol == "classic":
+        config |= {"partition.assignment.strategy": "cooperative-sticky", "heartbeat.interval.ms": "300"}
+    told: list[int] = []
+    one = Member(kafka, [name], group, config=config, on_group_size=told.append)
+    async with one:
+        await one.until(lambda: told[-1:] == [1], "one member")
+        second, third = (Member(kafka, [name], group, config=config) for _ in range(2))
+        async with second, third:
+            await one.until(lambda: told[-1:] == [2], "two members with partitions")
+            assert len(one.held) == 1
+        await one.until(lambda: told[-1:] == [1], "one member again")
+    assert max(told) == 2

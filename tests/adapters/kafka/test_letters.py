@@ -1,0 +1,355 @@
+"""Dead letters and marks as they lie on their topic: what is written is read again, and nothing hostile is believed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.adapters.kafka import letters
+from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.adapters.kafka.letters import (
+    Done,
+    Home,
+    Mark,
+    Place,
+    done_text,
+    is_original,
+    mark_headers,
+    next_trip,
+    own_headers,
+    read_done,
+    read_letter,
+    read_mark,
+    restored,
+)
+from consumer.engine.messages import DeadLetter
+from consumer.engine.model import Record, Rejection, Stage
+from tests.engine.building import PROPERTY
+
+TOPIC = "orders.dead-letters"
+HOME = Home("here", TOPIC, 0)
+OFFSETS = st.integers(0, 2**63 - 1)
+SMALL = st.integers(0, 60)
+NAMES = st.text("abcXYZ019._-", min_size=1, max_size=20)
+BYTES = st.none() | st.binary(max_size=12)
+FOREIGN = st.tuples(st.text(st.characters(codec="utf-8"), max_size=8), BYTES)
+OURS = st.tuples(
+    st.sampled_from(
+        [
+            *letters.LETTER_HEADERS,
+            letters.TRIPS,
+            letters.REDRIVEN,
+            letters.DONE,
+            letters.MARKED_AT,
+            "pinstream.value",
+        ]
+    ),
+    BYTES
+    | st.sampled_from(
+        [b"convert", b"1", b"-1", b"orders", b"2023-11-14T22:13:20.007Z", b"17-30", str(HOME).encode()]
+    ),
+)
+DEAD = st.builds(
+    DeadLetter,
+    topic=NAMES,
+    partition=st.integers(0, 2**31 - 1),
+    record=st.builds(
+        Record,
+        offset=OFFSETS,
+        timestamp=st.integers(-1, 2**45),
+        key=BYTES,
+        value=BYTES,
+        headers=st.lists(FOREIGN | OURS, max_size=5).map(tuple),
+    ),
+    rejection=st.builds(
+        Rejection, stage=st.sampled_from(Stage), code=NAMES, message=st.text(st.characters(codec="utf-8"))
+    ),
+    attempts=st.integers(0, 10**6),
+    at_ms=st.integers(0, 2**42),
+)
+
+
+def dead(**parts: Any) -> DeadLetter:
+    """A letter of ``orders:2:41``; parts of its record by name."""
+    record = {
+        "offset": 41,
+        "timestamp": 1_600_000_000_123,
+        "key": b"k",
+        "value": b"v",
+        "headers": (),
+        **parts,
+    }
+    rejection = Rejection(Stage.CONVERT, "unknown_currency", "no such currency")
+    return DeadLetter("orders", 2, Record(**record), rejection, 3, 1_700_000_000_007)
+
+
+def lying(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> Record:
+    """The record of a letter as it lies on its topic."""
+    return Record(
+        offset,
+        1_700_000_000_100,
+        None if "key" in left_out else letter.record.key,
+        None if "value" in left_out else letter.record.value,
+        tuple(letter_headers(letter, left_out)),
+    )
+
+
+def read(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> letters.DeadRecord:
+    """The letter, written and read again."""
+    found = read_letter(TOPIC, 2, lying(letter, offset, left_out))
+    assert found is not None
+    return found
+
+
+def test_a_letter_says_what_was_written() -> None:
+    """All nine headers, and where it lies."""
+    found = read(dead())
+    assert found == letters.DeadRecord(
+        place=Place(TOPIC, 2, 7),
+        origin=Place("orders", 2, 41),
+        stage=Stage.CONVERT,
+        code="unknown_currency",
+        reason="no such currency",
+        timestamp=1_600_000_000_123,
+        attempts=3,
+        at_ms=1_700_000_000_007,
+        trips=0,
+        omitted={},
+        record=lying(dead()),
+    )
+    assert str(found.place) == "orders.dead-letters:2:7"
+
+
+@PROPERTY
+@given(DEAD, st.sampled_from([(), ("value",), ("value", "headers"), ("value", "headers", "key")]))
+def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ...]) -> None:
+    """Every letter that the producer can write is one of ours, with any headers of its own; what it was comes back."""
+    found = read(letter, left_out=left_out)
+    assert found.origin == Place(letter.topic, letter.partition, letter.record.offset)
+    assert (found.stage, found.code, found.reason) == letter.rejection
+    assert (found.attempts, found.at_ms, found.timestamp) == (
+        letter.attempts,
+        letter.at_ms,
+        letter.record.timestamp,
+    )
+    assert set(found.omitted) == set(left_out)
+    assert is_original(found, letter.record)
+    assert read_mark(found.record, HOME) is None
+    if not left_out:
+        back = restored(found)
+        assert back == letter.record._replace(offset=7, headers=own_headers(letter.record.headers))
+
+
+@PROPERTY
+@given(st.lists(FOREIGN | OURS, max_size=14), OFFSETS)
+def test_hostile_headers_are_not_ours(headers: list[tuple[str, bytes | None]], offset: int) -> None:
+    """Anything may stand in a header: it is a letter, a mark or neither, and never an error, never both."""
+    record = Record(offset, -1, None, None, tuple(headers))
+    letter, mark = read_letter(TOPIC, 0, record), read_mark(record, HOME)
+    assert letter is None or mark is None
+    if letter is not None:
+        assert len(letter.message) <= 300
+        assert letter.message.isprintable()
+
+
+@pytest.mark.parametrize("name", letters.LETTER_HEADERS)
+@pytest.mark.parametrize("value", [None, b"", b"\xff", b"no such thing\x1b[31m"])
+def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
+    """One missing, or with what we never write there, and it is not ours. A message may be any text."""
+    whole = lying(dead())
+    without = tuple(header for header in whole.headers if header[0] != name)
+    assert read_letter(TOPIC, 2, whole._replace(headers=without)) is None
+    spoiled = read_letter(TOPIC, 2, whole._replace(headers=(*without, (name, value))))
+    if name == letters.MESSAGE and value in (b"", b"no such thing\x1b[31m"):
+        assert spoiled is not None
+        assert spoiled.message.isprintable()
+    else:
+        assert spoiled is None
+
+
+def test_what_is_shown_of_a_message_holds_nothing_personal() -> None:
+    """Whoever wrote the header."""
+    letter = dead()._replace(
+        rejection=Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
+    )
+    assert read(letter).message == "no *** [2Jhere"
+
+
+def test_of_several_headers_the_last_counts() -> None:
+    """A producer's own header of our name stands before ours, which the dead-letter producer puts last."""
+    record = lying(dead())
+    found = read_letter(TOPIC, 2, record._replace(headers=((letters.CODE, b"forged"), *record.headers)))
+    assert found is not None
+    assert found.code == "unknown_currency"
+
+
+# ---------------------------------------------------------------------------------------------------- trips
+
+
+def test_trips_are_counted_over_any_number_of_deaths() -> None:
+    """Put back and dead again, over and over: own headers stay as they were, the count goes up, nothing piles up."""
+    own = (("a", b"1"), ("a", None))
+    record = dead(headers=own).record
+    for trip in range(1, 6):
+        found = read(dead()._replace(record=record), offset=trip)
+        assert found.trips == trip - 1
+        back = restored(found)
+        assert back.headers == own
+        record = back._replace(headers=next_trip(back.headers, found))
+        assert record.headers == (
+            *own,
+            ("pinstream.trips", str(trip).encode()),
+            ("pinstream.redriven", f"orders.dead-letters:2:{trip}".encode()),
+        )
+
+
+def test_trips_are_counted_even_where_headers_are_left_out() -> None:
+    """A letter too large for its topic loses its headers, but not what keeps it from going in circles."""
+    went = next_trip((("h", b"x" * 1000),), read(dead()))
+    found = read(dead(headers=went), left_out=("value", "headers"))
+    assert (found.trips, found.omitted) == (
+        1,
+        {"value": 1, "headers": len(b"x") * 1000 + 1 + 15 + 1 + 18 + 23},
+    )
+    assert restored(found).headers == ()
+
+
+@pytest.mark.parametrize("text", [b"", b"-1", b"many", b"\xff", None, b"1" * 400, b"%d" % 2**63])
+def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
+    """A producer may write what it likes: no circle begins with it. Put back all the same, it stays so."""
+    letter = read(dead(headers=(("pinstream.trips", text),)))
+    assert letter.trips == 2**63 - 1
+    assert read(dead(headers=next_trip((), letter))).trips == letter.trips
+
+
+# ------------------------------------------------------------------------------------------------- originals
+
+
+def test_another_record_at_the_origin_is_not_the_one_that_died() -> None:
+    """A topic that is created again has other records at the same offsets: timestamp, size, key and headers show it."""
+    letter = dead(headers=(("h", b"1"),))
+    found = read(letter, left_out=("value",))
+    assert is_original(found, letter.record)
+    for other in (
+        letter.record._replace(timestamp=5),
+        letter.record._replace(value=b"vv"),
+        letter.record._replace(key=b"q"),
+        letter.record._replace(headers=(("h", b"2"),)),
+    ):
+        assert not is_original(found, other)
+
+
+# ---------------------------------------------------------------------------------------------------- marks
+
+RUNS = st.lists(
+    st.tuples(SMALL, st.integers(1, 9)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=12
+)
+
+
+@PROPERTY
+@given(RUNS)
+def test_what_a_mark_says_is_read_again(runs: list[tuple[int, int]]) -> None:
+    """As text, and in a record that lies behind all it speaks of."""
+    assert read_done(done_text(runs)) == (runs or None)
+    record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
+    assert read_mark(record, HOME) == (Mark(runs, at_home=True) if runs else None)
+
+
+def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
+    """Both ends are meant."""
+    assert done_text([(17, 31), (45, 46)]) == "17-30,45"
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "1-", "-1", "3-2", "1 2", "a", "1-2-3", "9" * 25, "١-٢", "1" * 3_000_000]
+)
+def test_what_is_no_mark_says_nothing(text: str) -> None:
+    """Not ours, and no error."""
+    assert read_done(text) is None
+
+
+@PROPERTY
+@given(st.text(max_size=40))
+def test_any_text_is_a_mark_or_not(text: str) -> None:
+    """It never raises, and what it takes rises to its end."""
+    assert all(begin < end for begin, end in read_done(text) or ())
+
+
+def test_a_mark_speaks_only_of_what_lies_before_it() -> None:
+    """One that speaks of later offsets was written for another topic."""
+    headers = mark_headers([(17, 31)], HOME)
+    assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
+    assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == Mark([(17, 31)], at_home=True)
+
+
+HOMES = st.builds(
+    Home,
+    st.text(max_size=30),
+    st.from_regex(r"[a-z._-]{1,9}", fullmatch=True),
+    st.integers(0, 99),
+    st.none(),
+)
+
+
+@PROPERTY
+@given(HOMES, HOMES)
+def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> None:
+    """Cluster, topic and partition: elsewhere it marks nothing, and is not taken for what is no mark."""
+    record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], home))
+    assert read_mark(record, home) == Mark([(17, 31)], at_home=True)
+    if other != home:
+        assert read_mark(record, other) == Mark((), at_home=False)
+    assert read_mark(record._replace(headers=record.headers[:1]), home) is None
+
+
+def test_a_mark_of_an_earlier_life_of_the_topic_is_not_believed() -> None:
+    """The topic was created again while a redrive went on: what it marked are offsets of other letters. Where one of
+    both does not say which life it is of (a mark of an older version, brokers without ids) the mark is believed."""
+    old, new = HOME._replace(topic_id="old"), HOME._replace(topic_id="new")
+    believed, ignored = Mark([(17, 31)], at_home=True), Mark((), at_home=False)
+    for written, read, expected in (
+        (old, new, ignored),
+        (old, old, believed),
+        (HOME, new, believed),
+        (old, HOME, believed),
+    ):
+        record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], written))
+        assert read_mark(record, read) == expected
+
+
+def test_a_letter_is_no_mark_whatever_its_producer_wrote() -> None:
+    """A record with a forged mark that dies is a letter."""
+    record = lying(dead(headers=((letters.DONE, b"0-6"),)))
+    assert read_letter(TOPIC, 2, record) is not None
+    assert read_mark(record, HOME) is None
+
+
+@PROPERTY
+@given(st.lists(RUNS, max_size=8))
+def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> None:
+    """In any order, overlapping or not: the same offsets as a plain set, in as few runs as can be."""
+    done, model = Done(), set[int]()
+    for runs in marks:
+        done.add(runs)
+        model.update(offset for begin, end in runs for offset in range(begin, end))
+        assert {offset for offset in range(80) if offset in done} == model
+    runs = list(done.runs())
+    assert len(runs) == len([offset for offset in model if offset - 1 not in model])
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(runs))
+
+
+@PROPERTY
+@given(RUNS, RUNS)
+def test_what_two_have_in_common_is_counted(
+    mine: list[tuple[int, int]], others: list[tuple[int, int]]
+) -> None:
+    """As of two plain sets."""
+    first, second = Done(), Done()
+    first.add(mine)
+    second.add(others)
+    both = {offset for offset in range(80) if offset in first and offset in second}
+    assert first.common(second) == second.common(first) == len(both)

@@ -1,0 +1,115 @@
+"""A disk that fails: the key store's system calls, each of which can fail, be cut short, or be the last one.
+
+Theory of operation. `Disk` stands in for the module `os` where the key store changes files. It counts its calls; at the
+N-th it does as its `Fault` says. ``kill``: from there on no call does anything (`Killed` passes through all that would
+clean up), and what the calls before have done stays, as after SIGKILL. ``power``: only what was flushed stays: the
+content of a file as of its last flush, and its name as of the last flush of the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from consumer.adapters.key_store import disk as disk_module
+from consumer.adapters.key_store import files, folder
+
+CHANGES = ("open", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlink")
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Fault(NamedTuple):
+    """What happens at which call."""
+
+    kind: str
+    """``EIO``, ``kill``, ``power`` at any call; ``short``, ``half ENOSPC``, ``half kill`` at a write, half of which is
+    done before."""
+    number: int
+
+    def may_be_at(self, name: str) -> bool:
+        """Whether it can happen at such a call."""
+        return name == "pwrite" or self.kind in ("EIO", "kill", "power")
+
+
+class Disk:
+    """Stands in for `os`."""
+
+    def __init__(self, root: Path, fault: Fault | None) -> None:
+        self.calls = 0
+        self.hit = False
+        self._root = root
+        self._fault = fault
+        self._dead = False
+        self._content: dict[int, bytes] = {}
+        self._names: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return self._failing(name, real) if name in CHANGES else real
+
+    def _failing(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if self._dead:
+                raise Killed
+            if self._fault is None or self._fault.may_be_at(name):
+                self.calls += 1
+                if self._fault is not None and self.calls == self._fault.number:
+                    self.hit = True
+                    return self._fail(self._fault.kind, real, arguments)
+            return self._do(name, real, arguments)
+
+        return call
+
+    def _fail(self, kind: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if kind in ("short", "half ENOSPC", "half kill"):
+            number, data, at = arguments
+            done = real(number, data[: len(data) // 2], at)
+            if kind == "short":
+                return done
+        if kind in ("EIO", "half ENOSPC"):
+            code = errno.EIO if kind == "EIO" else errno.ENOSPC
+            raise OSError(code, os.strerror(code))
+        self._dead = True
+        raise Killed
+
+    def _do(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if name not in ("fsync", "fdatasync"):  # flushing costs time, and means nothing to a kill
+            return real(*arguments)
+        if self._fault is None or self._fault.kind != "power":
+            return None
+        path = Path(os.readlink(f"/proc/self/fd/{arguments[0]}"))
+        if path.is_dir():
+            self._names = {one.name: one.stat().st_ino for one in path.iterdir()}
+        elif path.exists():
+            self._content[path.stat().st_ino] = path.read_bytes()
+        return None
+
+    def lose_power(self) -> None:
+        """Leave what was flushed."""
+        for path in self._root.iterdir():
+            path.unlink()
+        for name, number in self._names.items():
+            (self._root / name).write_bytes(self._content.get(number, b""))
+
+
+@contextmanager
+def failing(root: Path, fault: Fault | None) -> Iterator[Disk]:
+    """Let the key store in `root` use a disk that fails; a kill ends the block."""
+    disk = Disk(root, fault)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (disk_module, files, folder):
+            patch.setattr(module, "os", disk)
+        try:
+            yield disk
+        except Killed:
+            if fault is not None and fault.kind == "power":
+                disk.lose_power()

@@ -1,0 +1,244 @@
+"""The store on disk and the disk: size, leftovers, damage, refusals, and who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.key_store.disk_store import DiskKeyStore, ask_disk
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.thread import OwnThread
+from consumer.errors import KeyStoreError
+from tests.adapters.key_store.helpers import MIB, NOON, disk_usage, key, keys
+
+NOBODY = 65534
+
+
+def open_store(folder: Path, window: float = 172_800.0, max_bytes: int = 64 * MIB) -> DiskKeyStore:
+    """A store in `folder`."""
+    return DiskKeyStore(str(folder), Window.of(window), max_bytes)
+
+
+async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:
+    """300,000 keys over 15 windows: the disk holds about a window and a half of them, at every moment."""
+    store = open_store(tmp_path, window=20.0)
+    peak = 0
+    for second in range(300):
+        await store.remember(keys(range(second * 1000, second * 1000 + 1000)), NOON + second)
+        await store.expire(NOON + second)
+        peak = max(peak, disk_usage(tmp_path))
+        assert store.statistics().keys <= 31_000
+    assert peak < 31_000 * 50
+    assert all(await store.look_up(keys(range(280_000, 300_000)), NOON + 299))
+    assert store.statistics().evicted_early == 0
+    await store.expire(NOON + 400)
+    assert disk_usage(tmp_path) < 64 * 1024
+    await store.close()
+
+
+async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_path: Path) -> None:
+    """At the limit, with the clock set back and a chunk of more than two buckets: all of the chunk is kept."""
+    store = open_store(tmp_path, max_bytes=MIB)
+    await store.remember(keys(range(40_000)), NOON)
+    await store.remember(keys(range(50_000, 80_000)), NOON - 1_000_000)
+    assert all(await store.look_up(keys(range(50_000, 80_000)), NOON - 1_000_000))
+    assert store.statistics().evicted_early > 0
+    await store.close()
+
+
+async def test_expiry_frees_disk_at_once(tmp_path: Path) -> None:
+    """Files are removed and closed: neither a descriptor nor a map keeps their blocks."""
+    store = open_store(tmp_path, window=100.0)
+    await store.remember(keys(range(20_000)), NOON)
+    full = disk_usage(tmp_path)
+    await store.expire(NOON + 200)
+    assert disk_usage(tmp_path) < full / 10
+    assert not [path for path in _held() if str(tmp_path) in path and "deleted" in path]
+    assert store.statistics().bytes_used < full / 10
+    await store.close()
+
+
+def _held() -> list[str]:
+    """What this process holds by a descriptor or a map."""
+    numbers = filter(_is_link, os.listdir("/proc/self/fd"))
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return [os.readlink(f"/proc/self/fd/{number}") for number in numbers] + maps
+
+
+def _is_link(number: str) -> bool:
+    return os.path.islink(f"/proc/self/fd/{number}")
+
+
+async def test_bytes_told_are_bytes_taken(tmp_path: Path) -> None:
+    """The statistic is what ``du`` says, or a little more."""
+    store = open_store(tmp_path)
+    await store.remember(keys(range(50_000)), NOON)
+    taken = disk_usage(tmp_path)
+    assert taken <= store.statistics().bytes_used <= taken * 1.02 + 8192
+    await store.close()
+
+
+async def _store_some(folder: Path) -> None:
+    store = open_store(folder)
+    await store.remember(keys(range(5000)), NOON)
+    await store.close()
+
+
+async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> None:
+    """What it knew is lost, and counted; what comes now is remembered, also across a restart."""
+    folder = tmp_path / "state" / "keys"
+    store = open_store(folder)
+    await store.remember(keys(range(3000)), NOON)
+    shutil.rmtree(tmp_path / "state")
+    assert not any(await store.look_up(keys(range(3000)), NOON))
+    await store.remember(keys(range(10)), NOON)
+    assert await store.look_up(keys(range(11)), NOON) == bytes([True] * 10 + [False])
+    await store.expire(NOON)
+    assert store.statistics().problem is None
+    assert store.statistics().evicted_early == 3000
+    assert store.statistics().keys == 10
+    await store.close()
+    store = open_store(folder)
+    assert all(await store.look_up(keys(range(10)), NOON))
+    await store.close()
+
+
+async def test_a_folder_emptied_while_in_use_is_a_key_store_again(tmp_path: Path) -> None:
+    """All that is in the folder is deleted: it goes on, and the next start does not take it for something else."""
+    store = open_store(tmp_path)
+    await store.remember(keys(range(3000)), NOON)
+    _empty(tmp_path)
+    assert not any(await store.look_up(keys(range(3000)), NOON))
+    await store.remember(keys(range(10)), NOON)
+    await store.close()
+    store = open_store(tmp_path)
+    assert all(await store.look_up(keys(range(10)), NOON))
+    await store.close()
+
+
+def _empty(folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
+    """Rather than misread or mixed with this one."""
+    await _store_some(tmp_path)
+    (tmp_path / "format").write_text("pinstream key store, format 4\n")
+    with pytest.raises(KeyStoreError, match="a format that this version does not know"):
+        open_store(tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    """A folder that holds other things is refused before anything is written into it."""
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(KeyStoreError, match="contains files that are not a key store"):
+        open_store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    """The message names the path and asks for a folder."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(KeyStoreError, match=r"file.*name a folder, not a file"):
+            open_store(path)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Without root's right to write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    """The message says for whom the folder must be writable, for a new store as for one that exists."""
+    await _store_some(tmp_path / "made")
+    for path in (tmp_path / "made", tmp_path):
+        path.chmod(0o555)
+    try:
+        with unprivileged():
+            for path in (tmp_path / "made", tmp_path / "fresh"):
+                with pytest.raises(KeyStoreError, match=r"Permission denied.*make it writable for user \d+"):
+                    open_store(path)
+    finally:
+        os.chmod(tmp_path, 0o755)
+
+
+async def test_calls_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty chunks at once take a few flushes, not fifty."""
+    store = open_store(tmp_path)
+    await store.remember(key(1), NOON)
+    flushes: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", flushes.append)
+    await asyncio.gather(*(store.remember(keys(range(n * 10, n * 10 + 10)), NOON) for n in range(50)))
+    assert len(flushes) <= 4
+    await store.close()
+
+
+async def test_a_cancelled_caller_does_not_hurt_the_others(tmp_path: Path) -> None:
+    """Its keys may be stored or not; those of the others are."""
+    store = open_store(tmp_path)
+    first, second, third = (asyncio.ensure_future(store.remember(key(n), NOON)) for n in (1, 2, 3))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, third)
+    assert await store.look_up(keys([1, 3]), NOON) == bytes([True, True])
+    await store.close()
+
+
+async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    """A write under way is finished and acknowledged, and is there when the store is opened again."""
+    store = open_store(tmp_path)
+    writing = asyncio.ensure_future(store.remember(keys(range(30_000)), NOON))
+    await asyncio.sleep(0)
+    await store.close()
+    await writing
+    store = open_store(tmp_path)
+    assert all(await store.look_up(keys(range(30_000)), NOON))
+    await store.close()
+
+
+async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_path: Path) -> None:
+    """Reading and writing raise; housekeeping does not, and shows its problem; all of it heals by itself."""
+    store = open_store(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").touch()
+    with pytest.raises(KeyStoreError, match="name a folder, not a file"):
+        await store.look_up(keys([1]), NOON)
+    with pytest.raises(KeyStoreError, match="name a folder, not a file"):
+        await store.remember(keys([1]), NOON)
+    await store.expire(NOON)
+    assert "not a file" in (store.statistics().problem or "")
+    (tmp_path / "store").unlink()
+    await store.remember(keys([1]), NOON)
+    await store.expire(NOON)
+    assert store.statistics().problem is None
+    await store.close()
+
+
+async def test_a_disk_that_does_not_answer_is_an_error_after_a_while() -> None:
+    """The caller gets an error; the thread goes on when the disk does."""
+    disk = threading.Event()
+    thread = OwnThread("test")
+    with pytest.raises(KeyStoreError, match="did not answer"):
+        await ask_disk(thread, disk.wait, 0.02)
+    with pytest.raises(KeyStoreError, match="did not answer"):
+        await ask_disk(thread, lambda: "behind it", 0.02)
+    disk.set()
+    assert await ask_disk(thread, lambda: "again") == "again"
+    await thread.end()

@@ -1,0 +1,153 @@
+"""Which segments are merged: few remain, a key is seldom written again, and the event loop goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.key_store import disk
+from consumer.adapters.key_store.disk_store import DiskKeyStore
+from consumer.adapters.key_store.files import FileList, SegmentFile
+from consumer.adapters.key_store.folder import JOURNAL_KEYS, mergeable
+from consumer.adapters.key_store.interface import Window
+from tests.adapters.key_store.helpers import MIB, NOON, keys
+
+GIB = 1024 * MIB
+
+
+def merged(files: FileList, most_bytes: int) -> tuple[FileList, int]:
+    """Merge as long as there is something to merge; how many keys were written for that."""
+    written = 0
+    while chosen := mergeable(files, most_bytes):
+        assert len({(one.start, one.window) for one in chosen}) == 1
+        assert len(chosen) > 1
+        entries = sum(one.entries for one in chosen)
+        new = chosen[-1]._replace(number=files.next, entries=entries, bits=0)
+        assert new.bytes <= most_bytes * 1.1
+        kept = [new if one == chosen[-1] else one for one in files.segments if one not in chosen[:-1]]
+        files = files._replace(next=files.next + 1, segments=tuple(kept))
+        written += entries
+    return files, written
+
+
+def sealed(files: FileList, start: int, entries: int = JOURNAL_KEYS) -> FileList:
+    """One more segment of the slice that begins at `start`, which is the current one."""
+    new = SegmentFile(files.next, entries, 0, start, 1000, 0)
+    return files._replace(next=files.next + 1, start=start, window=1000, segments=(*files.segments, new))
+
+
+@pytest.mark.parametrize("journals", [10, 100, 700])
+def test_few_segments_remain_and_a_key_is_seldom_written_again(journals: int) -> None:
+    """While a slice grows, three of each size at most; when the next one begins, it soon becomes one."""
+    files, written = FileList(), 0
+    for _ in range(journals):
+        files, more = merged(sealed(files, 0), 64 * GIB)
+        written += more
+        assert len(files.segments) <= 16
+    assert written <= 6 * journals * JOURNAL_KEYS
+    files = sealed(files, 0, 900)  # what was in the journal when the slice was over
+    files, more = merged(sealed(files, 500), 64 * GIB)
+    assert len([one for one in files.segments if one.start == 0]) <= 2
+    assert more <= 2 * journals * JOURNAL_KEYS
+
+
+def test_a_few_small_segments_do_not_make_a_large_one_be_written_again() -> None:
+    """A clock that goes back and forth adds small ones to a slice that is over."""
+    files = sealed(FileList(), 0, 1000 * JOURNAL_KEYS)
+    written = 0
+    for _ in range(100):
+        files = sealed(files, 0, 500)._replace(start=500)
+        files, more = merged(files, 64 * GIB)
+        written += more
+    assert len(files.segments) <= 12
+    assert written < 1000 * JOURNAL_KEYS
+
+
+def test_no_merge_is_larger_than_its_room() -> None:
+    """At the size limit: what does not fit stays as it is."""
+    files = FileList()
+    for _ in range(60):
+        files, _ = merged(sealed(files, 0), 8 * JOURNAL_KEYS * 21)
+    assert len(files.segments) <= 16
+
+
+async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path: Path) -> None:
+    """None of its turns takes 20 ms of its thread's time: the work is done elsewhere (what other processes take of
+    the machine does not count)."""
+    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    column = keys(range(4000))
+    turns = []
+
+    async def watch() -> None:
+        while True:
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            turns.append(time.thread_time() - begun)
+
+    watching = asyncio.create_task(watch())
+    for number in range(200):
+        salt = number.to_bytes(2, "big")
+        chunk = b"".join(column[at : at + 14] + salt for at in range(0, len(column), 16))
+        assert not any(await store.look_up(chunk, NOON))
+        await store.remember(chunk, NOON)
+        if number % 20 == 0:
+            await store.expire(NOON)
+    while store._merging.is_set():
+        await asyncio.sleep(0.01)
+    watching.cancel()
+    assert store.statistics().keys == 800_000
+    assert len(store._view.segments) < 6
+    assert max(turns) < 0.02
+    await store.close()
+
+
+async def test_what_is_dropped_is_not_freed_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last to close a removed file waits until its pages and blocks are free: that is another thread."""
+    monkeypatch.setattr(disk, "LARGE_BYTES", 0)
+    closers = []
+    real = os.close
+
+    def close(number: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{number}")
+        if "segment-" in name and name.endswith(" (deleted)"):
+            closers.append(threading.current_thread().name)
+        real(number)
+
+    monkeypatch.setattr(os, "close", close)
+    store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
+    await store.remember(keys(range(200)), NOON)
+    await store.remember(keys(range(200, 400)), NOON + 5)
+    [segment] = store._view.segments
+    assert segment.file.entries == 200
+    del segment
+    await store.expire(NOON + 16)
+    assert not store._view.segments
+    await eventually(lambda: bool(closers))
+    assert closers == ["key-store-closer"]
+    await store.close()
+    await eventually(lambda: not open_segments(tmp_path))
+
+
+def open_segments(folder: Path) -> list[str]:
+    """Files of segments that this process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(str(folder / "segment-"))]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Until it holds."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)

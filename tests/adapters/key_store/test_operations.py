@@ -1,0 +1,175 @@
+"""The compiled operations and their plain twins do the same, and both find damage."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import shutil
+from hashlib import sha256
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.adapters.key_store import native, plain
+from consumer.adapters.key_store.disk import Damage
+from consumer.adapters.key_store.files import directory_bits
+from consumer.engine.reading import KEY_BYTES
+from tests.adapters.key_store.helpers import REPOSITORY, key
+
+IS_COMPILED = native.Table.__module__ != plain.__name__
+BOTH = [plain, *([native] if IS_COMPILED else [])]
+EDGES = (b"\0" * KEY_BYTES, b"\xff" * KEY_BYTES, b"\0" * 15 + b"\1", b"\xff" * 15 + b"\xfe")
+_CHUNKS = st.lists(
+    st.tuples(st.lists(st.integers(-4, 60), max_size=30), st.integers(0, 5) | st.just(2**32 - 1)), max_size=8
+)
+
+
+def column(numbers: list[int]) -> bytes:
+    """Keys by number; negative ones are those at the edges."""
+    return b"".join(EDGES[-number - 1] if number < 0 else key(number) for number in numbers)
+
+
+def segment(module: ModuleType | Any, entries: bytes, bits: int) -> Any:
+    """A segment of these entries."""
+    builder = module.Builder(bits)
+    for at in range(0, len(entries), 60):
+        builder.add(entries[at : at + 60])
+    return module.Segment(entries + b"".join(builder.finish()), builder.entries, bits)
+
+
+def test_they_are_compiled_wherever_they_can_be() -> None:
+    """With a C compiler at hand they cannot be missing unnoticed."""
+    if not IS_COMPILED and shutil.which("cc") is not None:
+        pytest.fail("consumer/adapters/key_store/native was not compiled: run `make clean setup`")
+
+
+def test_what_is_compiled_is_what_stands_here() -> None:
+    """The module was made of these sources, not of older ones."""
+    if not IS_COMPILED:
+        pytest.skip("the package was built without a C compiler")
+    folder = REPOSITORY / "consumer" / "adapters" / "key_store" / "native"
+    sources = [*sorted(folder.glob("_*.p[yx][xd]")), REPOSITORY / "consumer" / "conversion" / "codes.py"]
+    digest = sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
+    made = importlib.import_module("consumer.adapters.key_store.native._keys").SOURCES
+    assert digest == made, "run `make setup`"
+
+
+@given(_CHUNKS, st.lists(st.integers(-4, 70), max_size=80), st.integers(0, 6), st.integers(0, 9))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_all_give_the_same(
+    chunks: list[tuple[list[int], int]], asked: list[int], oldest: int, bits: int
+) -> None:
+    """Table and segment against a dict; entries, directory and checksums byte for byte."""
+    model: dict[bytes, int] = {}
+    for numbers, stamp in chunks:
+        for number in numbers:
+            model[column([number])] = max(stamp, model.get(column([number]), 0))
+    expected = bytes(model.get(column([number]), -1) >= oldest for number in asked)
+    made = []
+    for module in BOTH:
+        table = module.Table()
+        for numbers, stamp in chunks:
+            table.insert(column(numbers), stamp)
+        assert len(table) == len(model)
+        found = bytearray(len(asked))
+        table.find(column(asked), oldest, found)
+        assert found == expected
+        entries = table.sorted()
+        builder = module.Builder(bits)
+        builder.add(entries)
+        made.append((entries, builder.finish()))
+        for beside in (False, True):
+            found = bytearray(len(asked))
+            whole = segment(module, entries, bits)
+            whole.check()
+            whole.find(column(asked), oldest, found, beside)
+            assert found == expected
+    assert made[0] == made[-1]
+    assert made[0][0] == b"".join(sorted(one + at.to_bytes(4, "big") for one, at in model.items()))
+
+
+@given(st.lists(_CHUNKS, max_size=5), st.integers(1, 40))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_a_merge_is_the_union_with_the_latest_stamps(
+    parts: list[list[tuple[list[int], int]]], most: int
+) -> None:
+    """Of any number of segments, in steps of any size."""
+    union = plain.Table()
+    tables = []
+    for chunks in parts:
+        table = plain.Table()
+        for numbers, stamp in chunks:
+            table.insert(column(numbers), stamp)
+            union.insert(column(numbers), stamp)
+        tables.append(table.sorted())
+    for module in BOTH:
+        merger = module.Merger([segment(module, entries, 3) for entries in tables])
+        merged = b""
+        while piece := merger.take(most):
+            merged += piece
+        assert merged == union.sorted()
+
+
+@pytest.mark.parametrize("module", BOTH)
+def test_many_keys(module: Any) -> None:
+    """Tens of thousands, among them many that begin alike: the directory leads to all and to none too many."""
+    count = 40_000 if module is native else 4_000
+    alike = b"".join(b"\x80\0\0\0\0\0\0\0" + number.to_bytes(8, "little") for number in range(count // 8))
+    keys = b"".join(map(key, range(count))) + alike
+    table = module.Table()
+    table.insert(keys, 7)
+    assert len(table) == len(keys) // KEY_BYTES
+    whole = segment(module, table.sorted(), directory_bits(count))
+    found = bytearray(len(keys) // KEY_BYTES)
+    whole.find(keys, 7, found, False)
+    assert all(found)
+    others = b"".join(map(key, range(count, 2 * count))) + alike.replace(b"\x80", b"\x81")
+    found = bytearray(len(others) // KEY_BYTES)
+    whole.find(others, 0, found, True)
+    table.find(others, 0, found)
+    assert not any(found)
+
+
+@pytest.mark.parametrize("module", BOTH)
+def test_a_flipped_bit_anywhere_is_damage(module: Any) -> None:
+    """`check` finds each one; a search that comes across it says so, and never "not there"."""
+    dice = random.Random(1)
+    table = plain.Table()
+    keys = b"".join(map(key, range(300)))
+    table.insert(keys, 7)
+    builder = plain.Builder(4)
+    builder.add(table.sorted())
+    good = table.sorted() + b"".join(builder.finish())
+    for _ in range(300):
+        bad = bytearray(good)
+        bad[dice.randrange(len(bad))] ^= 1 << dice.randrange(8)
+        with pytest.raises(Damage):
+            module.Segment(bytes(bad), 300, 4).check()
+        found = bytearray(300)
+        with pytest.raises(Damage):
+            module.Segment(bytes(bad), 300, 4).find(keys, 0, found, False)
+        if bad[: 300 * plain.ENTRY] != good[: 300 * plain.ENTRY]:
+            with pytest.raises(Damage):
+                merge_all(module, module.Segment(bytes(bad), 300, 4))
+
+
+def merge_all(module: Any, segment: Any) -> None:
+    """Merge a segment with none."""
+    merger = module.Merger([segment])
+    while merger.take(50):
+        pass
+
+
+@pytest.mark.parametrize("module", BOTH)
+@pytest.mark.parametrize("change", [-32, -12, -1, 1, 1024])
+def test_another_length_is_damage(module: Any, change: int) -> None:
+    """Nothing beyond the end is read."""
+    builder = plain.Builder(0)
+    builder.add(key(1) + b"\0\0\0\1")
+    good = key(1) + b"\0\0\0\1" + b"".join(builder.finish())
+    assert len(good) == 32
+    with pytest.raises(Damage, match="length"):
+        module.Segment(good[:change] if change < 0 else good + bytes(change), 1, 0)

@@ -1,0 +1,288 @@
+"""The shared key store on real servers that misbehave: gone, frozen, full, read-only, set back, secured."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as client
+
+from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.shared.address import parse_address
+from consumer.adapters.key_store.shared.server import Unclear
+from consumer.adapters.key_store.shared.store import RedisKeyStore
+from consumer.errors import KeyStoreError, SettingsError
+from tests.adapters.key_store.helpers import NOON, RIGHTS, WINDOW, key, keys, member, until_answered, works
+from tests.support.certificates import Authority
+from tests.support.redis_server import RedisServer, free_port, redis_server
+
+
+async def test_a_server_that_is_not_there_is_one_line() -> None:
+    """The address is named, the password is not; housekeeping keeps the reason for the page."""
+    async with member(f"redis://user:hush@127.0.0.1:{free_port()}") as store:
+        with pytest.raises(KeyStoreError, match=r"redis://127\.0\.0\.1:\d+ cannot be reached") as refused:
+            await store.renew()
+        assert "hush" not in str(refused.value)
+        await store.expire(NOON)
+        assert "cannot be reached" in (store.statistics().problem or "")
+
+
+async def test_a_frozen_server_is_an_error_in_time_and_heals(tmp_path: Path) -> None:
+    """What it had been asked meanwhile is done under the session before: the next one is not disturbed."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url, time_limit=0.5) as store, member(server.url) as other:
+            await store.renew()
+            await other.renew()
+            await store.claim(key(1), NOON)
+            server.freeze()
+            with pytest.raises(KeyStoreError, match=r"does not answer within 0\.5 s"):
+                await store.claim(key(2), NOON)
+            with pytest.raises(KeyStoreError, match=r"does not answer within 0\.5 s"):
+                await store.renew()
+            server.thaw()
+            await until_answered(store.renew)
+            assert (await store.claim(keys([1, 2]), NOON)) == (b"\0\0", 2)
+            assert (await other.claim(keys([1, 2]), NOON)).found == b"\2\2"
+
+
+async def test_a_server_that_forgot_all_is_noticed(tmp_path: Path) -> None:
+    """Killed and started again without its data: what it lost is counted, and claims are made again."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url) as store:
+            await store.renew()
+            await store.confirm(keys(range(7)), NOON)
+            server.kill()
+            with pytest.raises(KeyStoreError, match="cannot be reached"):
+                await store.renew()
+            server.start()
+            await until_answered(store.renew)
+            assert store.statistics().lost == 7
+            assert (await store.renew()).session == 2
+
+
+async def test_a_server_with_an_append_only_file_forgets_nothing(tmp_path: Path) -> None:
+    """Killed and started again: leases go on, too."""
+    with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with member(server.url) as store:
+            await store.renew()
+            await store.claim(key(8), NOON)
+            await store.confirm(keys(range(7)), NOON)
+            server.kill()
+            server.start()
+            await until_answered(store.renew)
+            assert (await store.claim(keys([6, 8]), NOON)).found == b"\1\0"
+            assert store.statistics().lost == 0
+
+
+async def test_a_full_server_refuses_and_goes_on_when_it_has_room(tmp_path: Path) -> None:
+    """Nothing is evicted; confirming goes on as soon as there is memory."""
+    with redis_server(tmp_path, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        async with member(server.url) as store:
+            await store.renew()
+            with pytest.raises(KeyStoreError, match=r"is full \(maxmemory\)"):
+                await store.confirm(keys(range(100_000)), NOON)
+            with pytest.raises(KeyStoreError, match="is full"):
+                await store.claim(key(200_000), NOON)
+            direct = client.Redis(port=server.port)
+            direct.config_set("maxmemory", "100mb")
+            await store.renew()
+            assert await store.confirm(keys(range(100)), NOON) == b"\1" * 100
+
+
+async def test_a_replica_is_refused_by_name(tmp_path: Path) -> None:
+    """It would answer look-ups, and take nothing."""
+    with redis_server(tmp_path / "one") as primary:
+        of = ("--replicaof", f"127.0.0.1 {primary.port}")
+        with redis_server(tmp_path / "two", *of) as replica:
+            async with member(replica.url) as store:
+                with pytest.raises(KeyStoreError, match="read-only replica"):
+                    await store.renew()
+
+
+async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
+    """With those of docs/scaling.md everything works; a wrong password is one clear line."""
+    with redis_server(tmp_path, configuration=f"user shop on >hush {RIGHTS}\nuser default off\n") as server:
+        url = server.url.replace("//", "//shop@")
+        async with member(url, word="hush") as store:
+            await works(store)
+            await store.review()
+        async with member(url, word="wrong") as store:
+            with pytest.raises(KeyStoreError, match="refuses the user or the password") as refused:
+                await store.renew()
+            assert "wrong" not in str(refused.value)
+        async with member(server.url) as store:
+            with pytest.raises(KeyStoreError, match="refuses the user or the password"):
+                await store.renew()
+
+
+@pytest.mark.parametrize(
+    ("right", "named"), [("+evalsha", "evalsha"), ("+hmget", "docs/scaling.md"), ("~pinstream:*", "keys")]
+)
+async def test_a_missing_right_is_said(tmp_path: Path, right: str, named: str) -> None:
+    """As far as the server's words go: of a command in a script they do not say which."""
+    user = f"user shop on >hush {RIGHTS.replace(right, '')}\nuser default off\n"
+    with redis_server(tmp_path, configuration=user) as server:
+        async with member(server.url.replace("//", "//shop:hush@")) as store:
+            with pytest.raises(KeyStoreError, match=f"denies its user a right.*{named}"):
+                await works(store)
+
+
+async def test_a_password_that_changes_is_read_again(tmp_path: Path) -> None:
+    """For each new connection."""
+    with redis_server(tmp_path, "--requirepass", "old") as server:
+        word = "old"
+        store = RedisKeyStore(parse_address(server.url), WINDOW, lease=30.0, password=lambda: word)
+        await store.renew()
+        direct = client.Redis(port=server.port, password="old")
+        direct.config_set("requirepass", "new")
+        direct.client_kill_filter(_type="normal", skipme=True)
+        word = "new"
+        await until_answered(store.renew)
+        await store.close()
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    """With an authority of our own; without it the reason is named."""
+    authority = Authority(tmp_path, "ca")
+    pair, port = str(authority.issue()), free_port()
+    tls = ("--tls-port", str(port), "--tls-cert-file", pair, "--tls-key-file", pair)
+    trust = ("--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no")
+    with redis_server(tmp_path / "redis", "--port", "0", *tls, *trust, port=port) as server:
+        async with member(f"rediss://127.0.0.1:{server.port}?ca={authority.file}") as store:
+            await works(store)
+        async with member(f"rediss://127.0.0.1:{server.port}") as store:
+            with pytest.raises(KeyStoreError, match=r"cannot be reached .*certificate verify failed"):
+                await store.renew()
+
+
+async def test_no_claim_is_left_of_what_was_confirmed_or_released(tmp_path: Path) -> None:
+    """Else claims would fill the server while their session lasts."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url) as store:
+            await works(store)
+            assert client.Redis(port=server.port).hlen("pinstream:{0}:claims") == 0
+
+
+async def test_members_with_different_windows_are_told(tmp_path: Path) -> None:
+    """Slices of time would not be the same: neither would find what the other delivered."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url) as store:
+            await store.renew()
+            other = RedisKeyStore(parse_address(server.url), Window.of(7200.0), lease=30.0)
+            with pytest.raises(KeyStoreError, match="another PINSTREAM_DEDUP_WINDOW"):
+                await other.renew()
+            await other.close()
+
+
+async def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+    """Eviction, and neither file nor replica."""
+    with redis_server(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
+        async with member(server.url) as store:
+            said = await store.review()
+    assert [one.partition(":")[0] for one in said] == [
+        "maxmemory-policy is allkeys-lru",
+        "there is neither an append-only file nor a replica",
+    ]
+
+
+async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_that_it_ended(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release may be done later, and would end that claim: another member would send the event, too."""
+    async with member(f"{redis.url}?prefix=late") as store, member(f"{redis.url}?prefix=late") as other:
+        await store.renew()
+        await other.renew()
+        await store.claim(key(1), NOON)
+        run, asked = store._server.run, asyncio.Event()
+
+        async def unanswered(script: str, calls: Any) -> Any:
+            if script != "release":
+                return await run(script, calls)
+            asked.set()
+            await asyncio.sleep(0.05)
+            raise Unclear("no answer")
+
+        monkeypatch.setattr(store._server, "run", unanswered)
+        release = asyncio.create_task(store.release(key(1)))
+        await asked.wait()
+        with pytest.raises(KeyStoreError, match="begun again by itself"):
+            await store.claim(key(1), NOON)
+        with pytest.raises(Unclear):
+            await release
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b":1", b"$-1", b"+OK", b"*0", b"*3\r\n$1\r\n\0\r\n$1\r\nx\r\n:1", b"*3\r\n$2\r\n\0\0\r\n:1\r\n:1",
+     b"*3\r\n$1\r\n\7\r\n:1\r\n:1", b"*3\r\n$0\r\n\r\n:1\r\n:1", b"*x", b"?", b"-ERR what"],
+)  # fmt: skip
+async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
+    """Never a claim, never a key that counts as delivered, and nothing that ends the service."""
+    async with pretender(nonsense) as url, member(url, time_limit=0.2) as store:
+        store._name = "session"
+        for ask in (store.claim, store.confirm, store.look_up, store.remember):
+            with pytest.raises(KeyStoreError):
+                await ask(key(1), NOON)
+            store._name = "session"
+        with pytest.raises(KeyStoreError):
+            await store.release(key(1))
+        with pytest.raises(KeyStoreError):
+            await store.renew()
+        with pytest.raises(KeyStoreError):
+            await store.ask_calls("shop", 1, 1, 1.0)
+        await store.expire(NOON)
+        assert store.statistics().problem
+
+
+async def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log() -> None:
+    """Some name the arguments of a command that they do not know."""
+    answer = b"-ERR unknown command 'AUTH', with args beginning with: 'user' 'hush', or hush"
+    async with pretender(answer) as url, member(url.replace("//", "//user@"), word="hush") as store:
+        with pytest.raises(KeyStoreError) as refused:
+            await store.renew()
+        assert "hush" not in str(refused.value)
+        assert "hush" not in repr(parse_address(url.replace("//", "//user:hush@")))
+
+
+@asynccontextmanager
+async def pretender(answer: bytes) -> AsyncIterator[str]:
+    """A server that greets as Redis does and answers everything else with this. Gives its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while asked := await reader.read(65536):
+                greeting = b"CLIENT" in asked or (b"HELLO" in asked and b"ERR" not in answer)
+                writer.write(b"+OK\r\n" * asked.count(b"CLIENT") if greeting else answer + b"\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h?prefix=a{b}", "redis://h:99999", "redis://h/x", "redis://h?cluster=maybe"]
+)
+def test_a_wrong_url_says_what_is_wrong(url: str) -> None:
+    """And repeats no password."""
+    with pytest.raises(SettingsError, match="PINSTREAM_KEY_STORE"):
+        parse_address(url.replace("//", "//user:hush@"))
+
+
+async def test_a_note_that_makes_no_sense_is_an_error(tmp_path: Path) -> None:
+    """Whoever wrote it: it does not end the service, and goes when it is over."""
+    with redis_server(tmp_path) as server:
+        async with member(server.url) as store:
+            await store.renew()
+            client.Redis(port=server.port).hset(
+                "pinstream:{0}:notes", "somewhere", f"{int(time.time() + 60) * 1000} x"
+            )
+            with pytest.raises(KeyStoreError):
+                await store.renew()

@@ -1,0 +1,112 @@
+"""``PINTEREST_ACCESS_TOKEN_FILE`` as a folder: each ad account has a token of its own, in the file of its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.conversions_api import TokensByAccount
+from consumer.engine.messages import Send
+from consumer.errors import SettingsError
+from consumer.settings import load
+from tests.adapters.test_conversions_api import client, serving
+from tests.end_to_end.processes import run_environment
+from tests.support.kafka.harness import Kafka
+
+NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
+ONE, OTHER = "549755885175", "549755885176"
+
+
+def tokens(folder: Path, said: list[str] | None = None) -> TokensByAccount:
+    """Of both accounts."""
+    lines: list[str] = [] if said is None else said
+    return TokensByAccount(folder, (ONE, OTHER), NAMED, lines.append)
+
+
+def fill(folder: Path, one: str = "pina_one", other: str = "pina_other") -> None:
+    """Write both files."""
+    (folder / ONE).write_text(one + "\n")
+    (folder / OTHER).write_text(other)
+
+
+async def test_each_account_sends_its_own_and_reads_it_again(tmp_path: Path) -> None:
+    """Before each attempt, without a restart."""
+    fill(tmp_path)
+    async with serving() as (url, seen), client(url, tokens(tmp_path)) as api:
+        for account in (ONE, OTHER):
+            await api.send(Send(1, account, [b'{"data":[]}'], 1))
+        (tmp_path / OTHER).write_text("pina_another")
+        for account in (ONE, OTHER):
+            await api.send(Send(1, account, [b'{"data":[]}'], 1))
+    sent = [headers["authorization"] for _, _, headers, _ in seen.requests]
+    assert sent == ["Bearer pina_one", "Bearer pina_other", "Bearer pina_one", "Bearer pina_another"]
+
+
+def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
+    """As Kubernetes mounts it: files are links through ``..data``, which is swapped for all of them at once."""
+    for name in ("..one", "..two"):
+        (tmp_path / name).mkdir()
+        fill(tmp_path / name, f"pina_{name}_1", f"pina_{name}_2")
+    (tmp_path / "..data").symlink_to("..one")
+    for account in (ONE, OTHER):
+        (tmp_path / account).symlink_to(f"..data/{account}")
+    found = tokens(tmp_path)
+    assert (found.of(ONE), found.of(OTHER)) == ("pina_..one_1", "pina_..one_2")
+    (tmp_path / "next").symlink_to("..two")
+    (tmp_path / "next").replace(tmp_path / "..data")
+    assert (found.of(ONE), found.of(OTHER)) == ("pina_..two_1", "pina_..two_2")
+
+
+def test_reload_reads_all_and_tells_whether_one_changed(tmp_path: Path) -> None:
+    """Also where only one of them did, or both."""
+    fill(tmp_path)
+    found = tokens(tmp_path)
+    assert found.reload() is False
+    fill(tmp_path, "pina_1", "pina_2")
+    assert found.reload() is True
+    assert found.known() == ("pina_1", "pina_2")
+    assert found.reload() is False
+
+
+def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) -> None:
+    """Once, with its path; and again only after it was there."""
+    fill(tmp_path)
+    said: list[str] = []
+    found = tokens(tmp_path, said)
+    (tmp_path / OTHER).unlink()
+    assert [found.of(OTHER) for _ in range(3)] == ["pina_other"] * 3
+    assert said == [
+        f"{NAMED}: {tmp_path / OTHER} is missing, unreadable or empty; the last token stays in force"
+    ]
+    (tmp_path / OTHER).write_text("pina_new")
+    assert found.of(OTHER) == "pina_new"
+    (tmp_path / OTHER).write_text("")
+    assert found.of(OTHER) == "pina_new"
+    assert len(said) == 2
+    assert not any("pina_" in text for text in said)
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_an_account_without_a_token_is_an_error_at_start(tmp_path: Path, content: str | None) -> None:
+    """It names the account and the file; the same where the settings are read."""
+    fill(tmp_path)
+    (tmp_path / OTHER).unlink()
+    (tmp_path / ".hidden").write_text("pina_hidden")
+    if content is not None:
+        (tmp_path / OTHER).write_text(content)
+    with pytest.raises(
+        SettingsError, match=f"^{NAMED}: the folder has no token for ad account {OTHER}; put it"
+    ):
+        tokens(tmp_path)
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
+    del env["PINTEREST_ACCESS_TOKEN"]
+    more = {NAMED: str(tmp_path), "PINTEREST_EXTRA_AD_ACCOUNT_IDS": OTHER}
+    with pytest.raises(SettingsError, match=rf"^{NAMED}: .*{OTHER}"):
+        load(env | more)
+
+
+def test_the_tokens_show_nowhere(tmp_path: Path) -> None:
+    """Not in a repr."""
+    fill(tmp_path)
+    assert "pina_" not in repr(tokens(tmp_path)) + str(tokens(tmp_path))

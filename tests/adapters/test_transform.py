@@ -1,0 +1,148 @@
+"""The thread of the user's function: the loop goes on while it works, and looks at it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from consumer.adapters.transform import SLOW, TransformThread
+from consumer.conversion.transform import FILTERED, Transformer
+from consumer.engine.messages import Transform, TransformIsSlow
+
+SCHEMA: dict[str, Any] = {
+    "type": "record",
+    "name": "R",
+    "fields": [{"name": "id", "type": "string"}, {"name": "n", "type": "long", "default": 0}],
+}
+LIMIT = 60.0
+
+
+def run(
+    function: Callable[[dict[str, Any]], dict[str, Any] | None], count: int = 3
+) -> tuple[Any, list[TransformIsSlow]]:
+    """What the thread brings for so many records, and what was said meanwhile."""
+    said: list[TransformIsSlow] = []
+
+    async def session() -> Any:
+        thread = TransformThread(Transformer(function, "shop.events:clean", SCHEMA))
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await thread.run(
+                    Transform(7, [{"id": str(n), "n": n} for n in range(count)]), said.append
+                )
+        finally:
+            await thread.close()
+
+    return asyncio.run(session()), said
+
+
+def test_it_is_called_for_each_record_in_its_own_thread() -> None:
+    """One call after the other, never in the loop's thread."""
+    threads = set()
+
+    def double(record: dict[str, Any]) -> dict[str, Any] | None:
+        threads.add(threading.current_thread())
+        return None if record["id"] == "1" else record | {"n": record["n"] * 2}
+
+    done, said = run(double)
+    assert done.number == 7
+    assert done.results == [{"id": "0", "n": 0}, FILTERED, {"id": "2", "n": 4}]
+    assert threading.main_thread() not in threads
+    assert not said
+
+
+def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
+    """Those that are done go on while the others wait: a hundred milliseconds' worth, and one at least."""
+
+    def slow(record: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.15)
+        return record
+
+    done, _ = run(slow)
+    assert done.results == [{"id": "0", "n": 0}]
+
+
+def test_a_call_that_takes_long_is_said_while_it_does() -> None:
+    """Which record it works on, and for how long; the loop goes on meanwhile, although the function computes."""
+    turns = 0
+    enough = threading.Event()
+
+    def slow(record: dict[str, Any]) -> dict[str, Any]:
+        while not enough.is_set():  # it never waits: only Python's switching gives others a turn
+            pass
+        return record
+
+    async def session() -> Any:
+        nonlocal turns
+        thread = TransformThread(Transformer(slow, "shop.events:clean", SCHEMA))
+        said: list[TransformIsSlow] = []
+        work = asyncio.create_task(thread.run(Transform(7, [{"id": "0"}, {"id": "1"}]), said.append))
+        async with asyncio.timeout(LIMIT):
+            while not said:
+                await asyncio.sleep(0.01)
+                turns += 1
+        assert not work.done()
+        enough.set()
+        await work
+        await thread.close()
+        return said
+
+    [slow_call] = asyncio.run(session())
+    assert (slow_call.number, slow_call.row) == (7, 0)
+    assert slow_call.seconds >= SLOW
+    assert turns >= 10
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, SystemExit, GeneratorExit, RecursionError, asyncio.CancelledError]
+)
+def test_whatever_it_raises_is_the_verdict_on_its_record(error: type[BaseException]) -> None:
+    """The thread and the process go on, with the next record."""
+
+    def raises(record: dict[str, Any]) -> dict[str, Any]:
+        if record["id"] == "1":
+            raise error("secret")
+        return record
+
+    done, _ = run(raises)
+    assert [isinstance(one, dict) for one in done.results] == [True, False, True]
+    assert done.results[1].code == "transform_failed"
+    assert error.__name__ in done.results[1].message
+    assert "secret" not in done.results[1].message
+
+
+def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
+    """Its thread is a daemon; cancelling the wait and closing come back at once."""
+    forever = threading.Event()
+
+    def wait(record: dict[str, Any]) -> dict[str, Any]:
+        forever.wait()
+        return record
+
+    async def session() -> None:
+        thread = TransformThread(Transformer(wait, "shop.events:clean", SCHEMA))
+        work = asyncio.create_task(thread.run(Transform(7, [{"id": "0"}]), lambda _: None))
+        await asyncio.sleep(0.05)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await thread.close()
+
+    begun = time.monotonic()
+    try:
+        asyncio.run(session())
+    finally:
+        forever.set()
+    assert time.monotonic() - begun < LIMIT
+
+
+def test_without_a_stderr_it_works_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is written where a function holds up all of Python is lost."""
+    monkeypatch.setattr(sys, "stderr", None)
+    done, _ = run(lambda record: record)
+    assert len(done.results) == 3

@@ -1,0 +1,345 @@
+"""``pinstream explain`` with --expect, --summary, --strict and --rules, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from consumer.commands import main
+from tests.end_to_end.processes import ROOT, bare_environment
+
+NOW = "2026-03-01T12:00:00Z"
+SHOPPER = "jane.doe@example.com"
+PAID: dict[str, Any] = {
+    "event_id": "e-1",
+    "event_type": "order_completed",
+    "occurred_at": "2026-03-01T11:59:00Z",
+    "channel": "WEB",
+    "page_url": "https://shop.example/?epik=dj0y",
+    "customer": {"emails": [f" {SHOPPER.title()} "], "first_name": "José", "gender": "unsaid"},
+    "order": {"currency": "eur", "total": "59.90", "items": [{"sku": "007", "quantity": 2}, {"sku": "8"}]},
+}
+RECORDS = (
+    PAID,
+    PAID | {"event_id": "e-2", "event_type": "cart_viewed"},
+    PAID | {"event_id": "e-3", "customer": {"first_name": "José"}},
+    {"event_type": "order_completed"},
+)
+
+
+class Try:
+    """A folder with samples and expectations, in which `explain` is run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.samples, self.expected = folder / "samples.ndjson", folder / "expected.ndjson"
+        # None takes a variable of this process away.
+        ours = (
+            name for name in os.environ if name.startswith(("PINSTREAM_", "PINTEREST_", "SCHEMA_", "KAFKA_"))
+        )
+        self.env = {**dict.fromkeys(ours), **bare_environment(folder)}
+        self.write(RECORDS)
+
+    def write(self, records: Any) -> None:
+        """Replace the samples."""
+        self.samples.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+    def explain(self, *options: str, now: str | None = NOW) -> Result:
+        """Run it on the samples, in this process: to start one takes longer than everything else."""
+        clock = () if now is None else ("--now", now)
+        return CliRunner(env=self.env).invoke(main, ["explain", str(self.samples), *clock, *options])
+
+    def record(self) -> list[dict[str, Any]]:
+        """Make the expectations as a user does: `> expected.ndjson`."""
+        self.expected.write_text(self.explain().stdout)
+        return [json.loads(line) for line in self.expected.read_text().splitlines()]
+
+    def expect(self, lines: list[Any], now: str | None = NOW) -> Result:
+        """Compare with these lines."""
+        self.expected.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return self.explain("--expect", str(self.expected), now=now)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Try:
+    """Records of each outcome."""
+    return Try(tmp_path)
+
+
+def test_what_it_printed_is_what_it_expects(samples: Try) -> None:
+    """Its own output, redirected to a file, is an expectation of every record; so is one with rules."""
+    samples.record()
+    done = samples.explain("--expect", str(samples.expected))
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == f"4 of 4 records agree with {samples.expected}.\n"
+    samples.expected.write_text(samples.explain("--rules").stdout)
+    assert samples.explain("--expect", str(samples.expected)).exit_code == 0
+
+
+DIFFERENCES: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], list[str]]] = {
+    "another value": (
+        lambda lines: lines[0]["payload"]["custom_data"].update(value="59.9"),
+        ['record 1: payload.custom_data.value: expected "59.9", got "59.90"'],
+    ),
+    "a number for text": (
+        lambda lines: lines[0]["payload"].update(event_id=1, event_time="1772366340"),
+        [
+            'record 1: payload.event_time: expected "1772366340", got 1772366340',
+            'record 1: payload.event_id: expected 1, got "e-1"',
+        ],
+    ),
+    "true is not 1": (
+        lambda lines: lines[0]["payload"].update(opt_out=0),
+        ["record 1: payload.opt_out: expected 0, got false"],
+    ),
+    "a field that is not sent": (
+        lambda lines: lines[0]["payload"]["custom_data"].update(order_id="4711"),
+        ['record 1: payload.custom_data.order_id: expected "4711", got nothing'],
+    ),
+    "a field that is sent": (
+        lambda lines: lines[0]["payload"].pop("custom_data"),
+        ["record 1: payload.custom_data: expected nothing, got {"],
+    ),
+    "an item less, another id": (
+        lambda lines: lines[0]["payload"]["custom_data"].update(contents=[{"id": "7", "quantity": 2}]),
+        [
+            'record 1: payload.custom_data.contents[0].id: expected "7", got "007"',
+            'record 1: payload.custom_data.contents[1]: expected nothing, got {"id": "8", "quantity": 1}',
+        ],
+    ),
+    "an outcome": (
+        lambda lines: lines[2].update(outcome="deliverable", payload={}),
+        ['record 3: outcome: expected "deliverable", got "rejected" (convert, no_identity: user data'],
+    ),
+    "a code": (
+        lambda lines: lines[2]["error"].update(code="expired"),
+        ['record 3: error.code: expected "expired", got "no_identity"'],
+    ),
+    "why it is filtered": (
+        lambda lines: lines[1].update(filter="consent"),
+        ['record 2: filter: expected "consent", got "event_name"'],
+    ),
+    "a warning": (
+        lambda lines: lines[0]["warnings"].clear(),
+        ['record 1: warnings[0]: expected nothing, got {"code": "malformed"'],
+    ),
+    "a line too few": (lambda lines: lines.pop(), ["record 4: not expected: EXPECTED has no more lines; it is rej"]),
+    "a line too many": (
+        lambda lines: lines.append(lines[0]),
+        ["record 5: expected, but FILE has no more records"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIFFERENCES.values(), ids=DIFFERENCES)
+def test_each_difference_is_a_line(
+    samples: Try, case: tuple[Callable[[list[dict[str, Any]]], Any], list[str]]
+) -> None:
+    """Path by path, what was expected and what is; exit code 1; the rest agrees."""
+    change, said = case
+    lines = samples.record()
+    change(lines)
+    done = samples.expect(lines)
+    assert (done.exit_code, done.stderr) == (1, "")
+    *differences, last = done.stdout.splitlines()
+    assert len(differences) == len(said)
+    for difference, beginning in zip(differences, said, strict=True):
+        assert difference.startswith(beginning)
+    assert re.fullmatch(r"[34] of 4 records agree with .*/expected\.ndjson\.", last)
+
+
+def test_an_expectation_may_leave_things_out(samples: Try) -> None:
+    """What is not in a line is not compared, nor are messages; the payload is compared whole."""
+    lines = [
+        {"outcome": "deliverable"},
+        {"outcome": "filtered", "warnings": []},
+        {"error": {"code": "no_identity", "message": "as an older version worded it"}},
+        {"outcome": "rejected", "error": {"stage": "decode"}},
+    ]
+    done = samples.expect(lines)
+    assert (done.exit_code, done.stdout[:6]) == (0, "4 of 4")
+    lines[0] = {"payload": {"event_name": "checkout"}}
+    done = samples.expect(lines)
+    assert done.exit_code == 1
+    assert 'record 1: payload.event_id: expected nothing, got "e-1"' in done.stdout
+    lines[3] = {"payload": {"event_name": "checkout"}}
+    assert (
+        'record 4: outcome: expected "deliverable", got "rejected" (decode, misfit: '
+        in samples.expect(lines).stdout
+    )
+
+
+def test_the_clock_is_named_where_ages_differ(samples: Try) -> None:
+    """Old samples are expired without --now; the line after the differences says so."""
+    lines = samples.record()
+    assert "give --now the time for which EXPECTED was made" in samples.expect(lines, now=None).stdout
+    lines[0]["payload"]["event_id"] = "x"
+    assert "--now" not in samples.expect(lines).stdout
+
+
+def test_many_differences_are_not_all_shown(samples: Try) -> None:
+    """After two hundred a person has seen enough; they are all counted."""
+    samples.write([PAID] * 300)
+    line = samples.record()[0]
+    line["payload"]["event_id"] = "x"
+    shown = samples.expect([line] * 300).stdout.splitlines()
+    assert len(shown) == 202
+    assert shown[-2:] == ["and 100 more differences", f"0 of 300 records agree with {samples.expected}."]
+
+
+def test_empty_lines_do_not_count_as_records(samples: Try) -> None:
+    """In neither file; a record is called by its number, and by its line where that is another."""
+    samples.samples.write_text(f"\n{json.dumps(PAID)}\n")
+    line = samples.record()[0]
+    assert samples.expect([line]).exit_code == 0
+    line["payload"]["event_id"] = "x"
+    assert samples.expect([line]).stdout.startswith("record 1 (line 2): payload.event_id: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expects nothing: make it with `pinstream explain FILE > "),
+        ("{", "line 1 is not JSON"),
+        ('{"outcome": "filtered"}\n\n[]', "line 3 is JSON, but not an object"),
+        (
+            '{"outcom": "filtered"}',
+            "line 1: 'outcom' is not a key of a line of explain; the nearest is 'outcome'",
+        ),
+        ('{"outcome": "delivered"}', "line 1: an outcome is one of deliverable, filtered, rejected"),
+        ("{}", "line 1 expects nothing of its record"),
+        ("\xff", "is not UTF-8"),
+        (None, "cannot be read: No such file or directory; check the path of --expect"),
+    ],
+)
+def test_what_is_no_expectation_is_an_error(samples: Try, text: str | None, said: str) -> None:
+    """One line on stderr that names file and line: a misspelled key would else agree with everything."""
+    if text is not None:
+        samples.expected.write_text(text, encoding="latin-1")
+    done = samples.explain("--expect", str(samples.expected))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"pinstream: {samples.expected}")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--expect", "x", "--summary"), "--expect and --summary print different things: give one of them"),
+        (("--rules", "--summary"), "--summary and --rules print different things"),
+        (("--expect", "-"), "--expect takes the path of a file"),
+        (("--expect",), "requires an argument"),
+    ],
+)
+def test_wrong_usage(samples: Try, options: tuple[str, ...], said: str) -> None:
+    """Exit code 2, and what to change."""
+    done = samples.explain(*options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_strict_fails_where_a_record_is_rejected(samples: Try) -> None:
+    """Exit code 1 and one line on stderr; what is printed is the same. Filtered records are no failure."""
+    done = samples.explain("--strict")
+    assert (done.exit_code, done.stdout) == (1, samples.explain().stdout)
+    assert done.stderr == f"pinstream: 2 of 4 records of {samples.samples} were rejected (--strict)\n"
+    samples.write(RECORDS[:2])
+    assert samples.explain("--strict").exit_code == 0
+
+
+def test_the_summary_counts(samples: Try) -> None:
+    """Outcomes, codes, warnings by field and coverage, in one line of JSON; with --strict the exit code is honest."""
+    done = samples.explain("--summary", "--strict")
+    assert done.exit_code == 1
+    counts = json.loads(done.stdout)
+    assert counts["records"] == 4
+    assert counts["outcomes"] == {"deliverable": 1, "filtered": 1, "rejected": 2}
+    assert counts["codes"] == {
+        "rejected": {"no_identity": 1, "misfit": 1},
+        "filtered": {"event_name": 1},
+        "warnings": {"malformed": {"user_data.ge": 1}},
+    }
+    assert counts["coverage"].keys() == {"checkout"}
+    carried = counts["coverage"]["checkout"]["carried"]
+    assert (counts["coverage"]["checkout"]["events"], carried["em"], carried["ph"]) == (1, 1, 0)
+
+
+def test_the_rules_say_where_each_field_is_from(samples: Try) -> None:
+    """Path, rule, what was done and why something was left out; names and counts, never a value of the record."""
+    lines = [json.loads(line) for line in samples.explain("--rules").stdout.splitlines()]
+    rules = {rule["field"]: rule for rule in lines[0]["rules"]}
+    assert rules["user_data.em"] == {
+        "field": "user_data.em",
+        "from": "customer.emails",
+        "rule": "without white space, lower case; SHA-256",
+        "values": 1,
+        "sent": 1,
+        "done": ["normalised", "hashed"],
+        "left_out": {},
+    }
+    assert rules["user_data.ge"]["left_out"] == {"not f, m or n": 1}
+    assert rules["user_data.click_id"]["from"] == "epik in event_source_url"
+    assert rules["custom_data.contents[].id"]["sent"] == 2
+    assert rules["custom_data.currency"]["done"] == ["normalised"]
+    assert rules["custom_data.value"]["done"] == ["unchanged"]
+    told = json.dumps([line["rules"] for line in lines]).lower()
+    for value in (SHOPPER, "jos", "unsaid", "dj0y", "59.90", "e-1"):
+        assert value not in told
+
+
+def on_a_terminal(samples: Try, *options: str, **env: str) -> str:
+    """What it prints on a terminal."""
+    master, slave = pty.openpty()
+    arguments = [sys.executable, "-m", "consumer", "explain", str(samples.samples), "--now", NOW, *options]
+    with subprocess.Popen(
+        arguments,
+        env={**bare_environment(samples.samples.parent), "TERM": "xterm", **env},
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        shown = b""
+        try:
+            while read := os.read(master, 65536):
+                shown += read
+        except OSError:  # Linux ends the reading of a terminal that nobody writes to so
+            pass
+        os.close(master)
+        assert process.wait(60) == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_on_a_terminal_it_is_text_for_people(samples: Try) -> None:
+    """Payloads are indented and coloured, NO_COLOR takes the colours away, and why stands beside each outcome."""
+    coloured = on_a_terminal(samples)
+    assert "\x1b[1;32mdeliverable" in coloured
+    assert '\x1b[32m"checkout"' in coloured
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(samples, "--rules", NO_COLOR="1"))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", on_a_terminal(samples, NO_COLOR="1"))
+    assert 'record 1: deliverable\n{\n  "event_name": "checkout",\n' in plain
+    assert "warning malformed: user_data.ge is not f, m or n: left out\n" in plain
+    assert "customer.first_name       NFC, lower case; SHA-256: normalised; hashed\n" in plain
+    assert "record 2: filtered: event_name\n" in plain
+    assert "record 3: rejected: no_identity (convert): user data identifies nobody" in plain
+    counts = on_a_terminal(samples, "--summary", NO_COLOR="1")
+    assert re.search(r"no_identity +1\b", counts)
+    assert re.search(r"event_source_url +100%", counts)
+
+
+def test_a_terminal_is_sent_no_commands_of_a_record(samples: Try) -> None:
+    """Escape sequences in a value are shown, not carried out."""
+    samples.write([PAID | {"event_id": "e\x1b[2J\x9b\x7f\u202e"}])
+    shown = on_a_terminal(samples, NO_COLOR="1")
+    assert '"e\\u001b[2J\\u009b\\u007f\\u202e"' in shown

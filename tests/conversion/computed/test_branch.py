@@ -1,0 +1,142 @@
+"""The event's name from the branch of a union: the type of the record that stands there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.conversion.sections import load_mapping
+from consumer.engine.model import ConversionEvent, Rejection
+from consumer.errors import MappingError
+from tests.conversion.computed.test_values import converted
+from tests.conversion.convert_records import shaped
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_convert import DEFAULT, NOW
+
+
+def record_type(name: str, **fields: Any) -> dict[str, Any]:
+    """A record of this name."""
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": key, "type": kind} for key, kind in fields.items()],
+    }
+
+
+VIEWED = record_type("Viewed", url="string")
+ADDED = record_type("Added", url="string", tags={"type": "array", "items": "string"})
+PAID = record_type("Paid", url="string", number=["null", "long"])
+
+
+def shop(*branches: Any) -> dict[str, Any]:
+    """A schema whose payload is one of these."""
+    return record_type(
+        "Event",
+        id="string",
+        at={"type": "long", "logicalType": "timestamp-millis"},
+        mail=["null", "string"],
+        payload=list(branches),
+    )
+
+
+MAPPING = """
+[fields]
+event_id = "id"
+event_time = "at"
+event_name = { branch = "payload" }
+action_source = ""
+"user_data.em" = "mail"
+"custom_data.order_id" = "payload.number"
+[event_names]
+Viewed = "page_visit"
+Added = "add_to_cart"
+Paid = "checkout"
+[constants]
+action_source = "web"
+"""
+SCHEMA = shop("null", VIEWED, ADDED, PAID, "string")
+BOTH = Both((SCHEMA, MAPPING, None))
+RECORDS = shaped(SCHEMA, wild=False)
+
+
+def event(payload: Any) -> dict[str, Any]:
+    """A deliverable event with this payload."""
+    return {"id": "e-1", "at": int(NOW * 1000) - 5, "mail": "a@b.de", "payload": payload}
+
+
+@pytest.mark.parametrize(
+    ("payload", "name"),
+    [
+        (("Viewed", {"url": "/"}), "page_visit"),
+        (("Added", {"url": "/", "tags": ["a"]}), "add_to_cart"),
+        (("Added", {"url": "/", "tags": []}), "add_to_cart"),
+        (("Paid", {"url": "/", "number": 7}), "checkout"),
+        (("Paid", {"url": "/", "number": None}), "checkout"),
+    ],
+)
+def test_the_name_of_the_branch(payload: Any, name: str) -> None:
+    """Whatever its fields hold; both executors find it."""
+    result = converted(BOTH, event(payload))
+    assert isinstance(result, ConversionEvent)
+    assert result.name == name
+
+
+@pytest.mark.parametrize("payload", [None, "text"])
+def test_no_record_has_no_name(payload: Any) -> None:
+    """Null and other branches."""
+    result = converted(BOTH, event(payload))
+    assert isinstance(result, Rejection)
+    assert result.code == "missing_event_name"
+
+
+@pytest.mark.parametrize(
+    ("writer", "payload"),
+    [
+        (shop("null", PAID), {"url": "/", "number": 7}),
+        (shop(PAID), {"url": "/", "number": 7}),
+        (shop(VIEWED, PAID), ("Paid", {"url": "/", "number": 7})),
+        (shop("null", PAID, ADDED), ("Paid", {"url": "/", "number": 7})),
+    ],
+    ids=["null, one", "one", "two", "null, two"],
+)
+def test_an_older_writer_with_fewer_branches(writer: dict[str, Any], payload: Any) -> None:
+    """Its name is that of our branch."""
+    result = converted(Both((SCHEMA, MAPPING, None), writer), event(payload))
+    assert isinstance(result, ConversionEvent)
+    assert result.name == "checkout"
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_both_executors_say_the_same(data: st.DataObject) -> None:
+    """Of any record."""
+    value = BOTH.value(data.draw(RECORDS))
+    if value is not None:
+        BOTH.check(value)
+
+
+def test_one_type_only() -> None:
+    """There is nothing to tell apart; null has no name."""
+    both = Both((shop("null", PAID), MAPPING, None))
+    assert converted(both, event({"url": "/", "number": 7})).name == "checkout"
+    assert converted(both, event(None)).code == "missing_event_name"
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "message"),
+    [
+        (shop(PAID, {**PAID, "name": "Sent"}), "payload", "'Paid' and 'Sent' have fields of the same names"),
+        (SCHEMA, "id", "'id' is no record but string"),
+        (SCHEMA, "payloda", "'payloda' is not in the schema; the nearest that is: "),
+    ],
+)
+def test_what_cannot_be_told(schema: dict[str, Any], said: str, message: str) -> None:
+    """At start, in one line."""
+    overlay = MAPPING.replace('branch = "payload"', f'branch = "{said}"').replace("payload.number", "id")
+    with pytest.raises(MappingError) as error:
+        load_mapping(overlay, schema, default_toml=DEFAULT, overlay_name="my.toml")
+    assert str(error.value).startswith("my.toml: [fields] 'event_name': ")
+    assert message in str(error.value)

@@ -1,0 +1,131 @@
+"""What is wrong with a mapping that computes is said at start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer.conversion.sections import load_mapping
+from consumer.errors import MappingError
+from tests.conversion.computed.test_values import CATEGORY, SHOP, VALUE, mapping_of
+from tests.conversion.test_convert import DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            f'"{VALUE}" = {{ sum = "shipping" }}',
+            "[fields] 'custom_data.value': sum: 'shipping' is of no array: write [] after",
+        ),
+        (
+            f'"{VALUE}" = {{ sum = {{ multiply = ["lines[].price", "fees[]"] }} }}',
+            "'lines[].price' and 'fees[]' are of two arrays",
+        ),
+        (
+            f'"{VALUE}" = {{ add = ["lines[].price", "shipping"] }}',
+            "add takes one value, but 'lines[].price' may give several",
+        ),
+        (f'"{VALUE}" = {{ add = ["tier", "shipping"] }}', "add takes a number, but 'tier' is enum"),
+        (f'"{VALUE}" = {{ add = ["at", "shipping"] }}', "add takes a number, but 'at' is timestamp-millis"),
+        (f'"{VALUE}" = {{ add = ["shipping"] }}', "add takes a list of two or more"),
+        (
+            f'"{VALUE}" = {{ add = ["shiping", "shipping"] }}',
+            "'shiping' is not in the schema; the nearest that is: 'shipping'",
+        ),
+        (f'"{VALUE}" = {{ plus = ["rate", "shipping"] }}', "'plus' is nothing that a table may say"),
+        (f'"{VALUE}" = {{ summ = "fees" }}', "'summ' is nothing that a table may say; the nearest is 'sum'"),
+        (f'"{VALUE}" = {{ sum = "fees", first = ["rate", "rate"] }}', "here is sum and first"),
+        (f'"{VALUE}" = {{ when = {{ ads = true }} }}', "here is none"),
+        (f'"{VALUE}" = ["rate", "shipping"]', "a list stands where one path is expected"),
+        (f'"{VALUE}" = 5', "a path must be text in quotes; { value = 5 } is the same for every event"),
+        (f'"{VALUE}" = {{ value = "five" }}', "'five' is not a decimal number of zero or more"),
+        (
+            f'"{VALUE}" = {{ first = ["rate", "ads"] }}',
+            "takes a decimal number of zero or more, but 'ads' is boolean",
+        ),
+        (
+            f'"{VALUE}" = {{ path = "rate", when = {{ dept = "1" }} }}',
+            "when: 'dept' is int, so it is never '1'",
+        ),
+        (
+            f'"{VALUE}" = {{ path = "rate", when = {{ country = 1 }} }}',
+            "when: 'country' is string, so it is never 1",
+        ),
+        (
+            f'"{VALUE}" = {{ path = "rate", when = {{ contry = "DE" }} }}',
+            "'contry' is not in the schema; the nearest that is: 'country'",
+        ),
+        (
+            f'"{VALUE}" = {{ path = "rate", when_event = "chekout" }}',
+            "when_event: 'chekout' is not the name of a conversion event; the nearest is",
+        ),
+        (
+            f'"{CATEGORY}" = {{ of = "dept", table = {{ shoes = "1" }} }}',
+            "table: 'dept' is int, so it is never 'shoes'",
+        ),
+        (f'"{CATEGORY}" = {{ of = "rate", table = {{ "1" = "a" }} }}', None),
+        (
+            f'"{CATEGORY}" = {{ of = "shipping", table = {{ "1" = "a" }} }}',
+            "table takes text, a whole number or a boolean, but 'shipping' is decimal",
+        ),
+        (
+            f'"{CATEGORY}" = {{ of = "ads", table = {{ yes = "a" }} }}',
+            "'ads' is boolean, so it is never 'yes'",
+        ),
+        (f'"{CATEGORY}" = {{ table = {{ yes = "a" }} }}', "table needs of, the path of the value"),
+        (
+            f'"{CATEGORY}" = {{ join = ["ads", "country"] }}',
+            "join takes text or a number, but 'ads' is boolean",
+        ),
+        (
+            f'"{CATEGORY}" = {{ join = ["lines[].sku", "country"] }}',
+            "join takes one value, but 'lines[].sku' may give several",
+        ),
+        (
+            '"custom_data.vlaue" = { sum = "fees" }',
+            "is not a field of a conversion event; the nearest is 'custom_data.value'",
+        ),
+        (
+            '"custom_data.currency" = { of = "country", table = { DE = "EURO" } }',
+            "'EURO' is not a code of ISO 4217",
+        ),
+        (
+            'event_time = { first = ["micros", "at"] }',
+            "are timestamp-micros and timestamp-millis, which count time in different units",
+        ),
+        (
+            'event_name = { path = "type", when_event = "checkout" }',
+            "when_event asks for the name that this line decides",
+        ),
+        (
+            'event_name = { first = ["type", { value = "buy" }] }',
+            "'buy' is not an event type of [event_names]",
+        ),
+        (
+            'action_source = { value = "phone" }',
+            "'phone' is not a channel of [action_sources], or an action source",
+        ),
+        ('event_id = { first = ["id", "lines[].sku"] }', "takes one value, but"),
+        ('"custom_data.contents[].item_price" = { add = ["lines[].price", "fees[]"] }', "are of two arrays"),
+        (
+            '"custom_data.contents[].item_name" = { path = "lines[0].taxes[].amount" }',
+            "cannot pick an element on the way",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_at_start(fields: str, message: str | None) -> None:
+    """In one line that names the field and the operand, and the nearest."""
+
+    def load() -> Any:
+        return load_mapping(mapping_of(fields), SHOP, default_toml=DEFAULT, overlay_name="mapping.toml")
+
+    if message is None:
+        load()
+        return
+    with pytest.raises(MappingError) as error:
+        load()
+    assert message in str(error.value)
+    assert str(error.value).startswith("mapping.toml: [fields] ")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,222 @@
+"""Phone numbers of ten countries and more get the code of the record's country, and no number that has one changes."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from consumer.conversion.computed import phones
+from consumer.conversion.computed.phones import with_country
+from consumer.conversion.sections import load_mapping
+from consumer.engine.model import ConversionEvent
+from consumer.errors import MappingError
+from tests.conversion.computed.test_values import SHOP, converted, mapping_of, record
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_convert import DEFAULT
+
+# Country, as it is written, and the number that it is; None: it is left as it is.
+NUMBERS = [
+    ("DE", "030 123456", "4930123456"),  # trunk zero
+    ("DE", "030/123456", "4930123456"),
+    ("DE", "(030) 123456", "4930123456"),
+    ("DE", "0151 23456789", "4915123456789"),
+    ("DE", "151 23456789", "4915123456789"),
+    ("DE", "4930123456", "4930123456"),  # with its code, and no plus
+    ("DE", "030 123456 ext. 5", "4930123456"),
+    ("DE", "+49 (0)30 123456", "4930123456"),
+    ("DE", "0049 (0)30 123456", "4930123456"),
+    ("DE", "+49 30 123456 ext. 5", "4930123456"),
+    ("DE", "30123456.0", "4930123456"),  # through a table of floats
+    ("DE", 30123456, "4930123456"),
+    ("DE", "٠٣٠ ١٢٣٤٥٦", "4930123456"),
+    ("germany", "030 123456", "4930123456"),
+    ("DEU", "030 123456", "4930123456"),
+    ("AT", "0664 1234567", "436641234567"),
+    ("CH", "044 668 18 00", "41446681800"),
+    ("GB", "020 7946 0958", "442079460958"),
+    ("UK", "07911 123456", "447911123456"),
+    ("FR", "06 12 34 56 78", "33612345678"),
+    ("ES", "612 34 56 78", "34612345678"),
+    ("NL", "06-12345678", "31612345678"),
+    ("IT", "06 1234567", "39061234567"),  # the zero of Italian numbers stays
+    ("IT", "347 1234567", "393471234567"),
+    ("US", "2125551234", "12125551234"),
+    ("US", "(212) 555-1234", "12125551234"),
+    ("US", "1-212-555-1234", "12125551234"),
+    ("US", "212-555-1234 x55", "12125551234"),
+    ("US", "011 49 30 123456", "4930123456"),
+    ("US", "00 49 (0)30 123456", "4930123456"),
+    ("MX", "55 1234 5678", "525512345678"),
+    ("MX", "1 55 1234 5678", "525512345678"),  # what was dialled before a mobile
+    ("MX", "044 55 1234 5678", "525512345678"),
+    ("MX", "52 1 55 1234 5678", "525512345678"),
+    ("AR", "11 2345-6789", "541123456789"),
+    ("AR", "011 15 2345-6789", "5491123456789"),  # a mobile: 15 at home is 9 from abroad
+    ("AR", "9 11 2345 6789", "5491123456789"),
+    ("BR", "(11) 91234-5678", "5511912345678"),
+    ("BR", "0 11 91234-5678", "5511912345678"),
+    ("JP", "03-1234-5678", "81312345678"),
+    ("IN", "098765 43210", "919876543210"),
+    ("RU", "8 912 345-67-89", "79123456789"),
+    ("AU", "0412 345 678", "61412345678"),
+    # With a code of its own the country does not count.
+    ("US", "+49 30 123456", "4930123456"),
+    ("US", "0049-30-123456", "4930123456"),
+    # What is no number there is what it was.
+    ("US", "555-1234", "5551234"),
+    ("DE", "12", "12"),
+    ("XX", "030 123456", "30123456"),
+    ("", "030 123456", "30123456"),
+    (None, "030 123456", "30123456"),
+]
+
+
+def digest(number: str) -> str:
+    """Of a number's digits."""
+    return sha256(number.encode()).hexdigest()
+
+
+def both_of(setting: str, numbers: str = "buyer.login", more: str = "") -> Both:
+    """Both executors under a mapping with this country."""
+    return Both((SHOP, setting + mapping_of(f'"user_data.ph" = "{numbers}"', more), None))
+
+
+BY_COUNTRY = both_of('phone_country = "country"\n')
+
+
+def buyer(login: str | None, mails: list[Any] | None = None) -> dict[str, Any]:
+    """A buyer with this phone number, or these."""
+    return {"email": "a@b.de", "login": login, "mails": mails or [], "tags": {}}
+
+
+def sent(both: Both, event: dict[str, Any]) -> Any:
+    """The digests of the phone numbers."""
+    result = converted(both, event)
+    assert isinstance(result, ConversionEvent)
+    return result.payload["user_data"].get("ph")
+
+
+@pytest.mark.parametrize(("country", "number", "expected"), NUMBERS)
+def test_numbers_as_people_write_them(country: str | None, number: str | int, expected: str) -> None:
+    """National, international, with trunk prefix or extension: the digest is that of the whole number."""
+    assert sent(BY_COUNTRY, record(country=country, buyer=buyer(str(number)))) == [digest(expected)]
+
+
+@pytest.mark.parametrize(("country", "number", "expected"), NUMBERS)
+def test_what_is_answered_is_remembered_and_the_same(
+    country: str | None, number: str | int, expected: str
+) -> None:
+    """The second time, too; a number is also taken as a number."""
+    first = with_country(number, country)
+    assert with_country(number, country) == first
+    assert (
+        "".join(filter(str.isdecimal, str(first))).lstrip("0")[-3:] == expected[-3:]
+        or "ext" in str(number)
+        or "x" in str(number)
+    )
+
+
+@pytest.mark.parametrize(
+    "number", ["a" * 64, "A" * 64, "1" * 64, "none", "", " ", "☎", None, True, float("nan"), "1" * 300]
+)
+def test_what_is_no_number_is_for_the_field_to_judge(number: Any) -> None:
+    """A ready digest passes, and text without digits stays what it is."""
+    assert with_country(number, "DE") is number or with_country(number, "DE") == number
+
+
+def test_a_digest_passes() -> None:
+    """It is not hashed again."""
+    assert sent(BY_COUNTRY, record(country="DE", buyer=buyer("AB" * 32))) == ["ab" * 32]
+
+
+def test_all_of_several_numbers() -> None:
+    """Each by itself; two spellings of one number are one."""
+    both = both_of('phone_country = "country"\n', "buyer.mails")
+    numbers = ["030 123456", "+4930123456", None, "0151 23456789"]
+    found = sent(both, record(country="DE", buyer=buyer(None, numbers)))
+    assert found == [digest("4930123456"), digest("4915123456789")]
+
+
+def test_one_country_for_all() -> None:
+    """Two capital letters are a country, not a path."""
+    assert sent(both_of('phone_country = "DE"\n'), record(buyer=buyer("030 123456"))) == [
+        digest("4930123456")
+    ]
+
+
+def test_a_country_that_is_computed() -> None:
+    """As every value."""
+    both = both_of('phone_country = { first = ["country", { value = "DE" }] }\n')
+    assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
+    assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
+
+
+def test_the_record_goes_before_the_code_for_all() -> None:
+    """``phone_country_code`` is for what the country does not tell."""
+    both = both_of('phone_country = "country"\nphone_country_code = "49"\n')
+    assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
+    assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
+    assert sent(both, record(country="US", buyer=buyer("+43 664 1234567"))) == [digest("436641234567")]
+
+
+def test_without_the_setting_nothing_changes() -> None:
+    """As it was: digits without leading zeros."""
+    assert sent(both_of(""), record(country="DE", buyer=buyer("030 123456"))) == [digest("30123456")]
+
+
+def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
+    """The mapping."""
+    return load_mapping(setting + mapping_of(number), SHOP, default_toml=DEFAULT, overlay_name="my.toml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            'phone_country = "contry"\n',
+            "phone_country: 'contry' is not in the schema; the nearest that is: 'country'",
+        ),
+        ('phone_country = "dept"\n', "phone_country: 'dept' is int, but a country is text"),
+        ('phone_country = "lines[].sku"\n', "phone_country: 'lines[].sku' may give several values"),
+        ("phone_country = 49\n", "phone_country: a path must be text in quotes"),
+    ],
+)
+def test_a_country_that_cannot_be(setting: str, message: str) -> None:
+    """One line that names it."""
+    with pytest.raises(MappingError) as error:
+        load(setting)
+    assert message in str(error.value)
+
+
+def test_a_country_without_numbers() -> None:
+    """It would have no effect."""
+    with pytest.raises(MappingError, match="phone_country has no numbers"):
+        load('phone_country = "country"\n', "")
+
+
+def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only by a mapping that needs it."""
+    monkeypatch.setattr("consumer.conversion.mapping.is_installed", lambda: False)
+    assert load("")
+    with pytest.raises(
+        MappingError, match=r"phone_country needs an extra: pip install 'pinstream\[phones\]'"
+    ):
+        load('phone_country = "country"\n')
+
+
+def test_the_memory_is_bounded() -> None:
+    """Hostile input costs what a miss costs."""
+    for number in range(phones.MOST_REMEMBERED + 10):
+        with_country(f"0{100000 + number}", "DE")
+    assert len(phones._remembered) <= phones.MOST_REMEMBERED
+
+
+def test_a_hostile_number_is_not_looked_at_for_long() -> None:
+    """Neither a long one nor one of many signs."""
+    begun = time.process_time()
+    for text in ("+" * 60, "(" * 60, "0 " * 30, ";ext=" * 12, "1" * 10_000_000, "x" * 60):
+        with_country(text, "DE")
+    assert time.process_time() - begun < 2

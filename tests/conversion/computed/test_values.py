@@ -1,0 +1,518 @@
+"""Values that are computed: each operator, how they nest, and what is wrong with a mapping that says them wrongly."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection
+from tests.conversion.convert_records import shaped
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_convert import NOW
+
+_NULL_TEXT = ["null", "string"]
+_MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}
+SHOP: dict[str, Any] = {
+    "type": "record",
+    "name": "Shop",
+    "namespace": "com.shop",
+    "fields": [
+        {"name": "id", "type": ["null", "string", "long"], "default": None},
+        {"name": "type", "type": ["null", "string"], "default": None},
+        {"name": "sub", "type": ["null", "string"], "default": None},
+        {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": None},
+        {"name": "paid_at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": None},
+        {"name": "micros", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}], "default": None},
+        {"name": "country", "type": _NULL_TEXT, "default": None},
+        {"name": "dept", "type": ["null", "int"], "default": None},
+        {"name": "tier", "default": None, "type": ["null", {
+            "type": "enum", "name": "Tier", "symbols": ["GOLD", "TIN"]}]},
+        {"name": "rate", "type": ["null", "double", "string"], "default": None},
+        {"name": "shipping", "type": ["null", _MONEY], "default": None},
+        {"name": "ads", "type": ["null", "boolean"], "default": None},
+        {"name": "terms", "type": ["null", "boolean", "string"], "default": None},
+        {"name": "buyer", "type": ["null", {"type": "record", "name": "Buyer", "fields": [
+            {"name": "email", "type": _NULL_TEXT, "default": None},
+            {"name": "login", "type": _NULL_TEXT, "default": None},
+            {"name": "mails", "type": {"type": "array", "items": _NULL_TEXT}, "default": []},
+            {"name": "tags", "type": {"type": "map", "values": _NULL_TEXT}, "default": {}}]}], "default": None},
+        {"name": "lines", "type": ["null", {"type": "array", "items": ["null", {
+            "type": "record", "name": "Line", "fields": [
+                {"name": "sku", "type": _NULL_TEXT, "default": None},
+                {"name": "size", "type": _NULL_TEXT, "default": None},
+                {"name": "kind", "type": ["null", "int"], "default": None},
+                {"name": "price", "type": ["null", _MONEY, "string"], "default": None},
+                {"name": "pieces", "type": ["null", "int"], "default": None},
+                {"name": "discount", "type": ["null", "double"], "default": None},
+                {"name": "taxes", "type": {"type": "array", "items": {
+                    "type": "record", "name": "Tax", "fields": [
+                        {"name": "amount", "type": ["null", "double"], "default": None}]}}, "default": []}]}]}],
+         "default": None},
+        {"name": "fees", "type": {"type": "array", "items": ["null", "double"]}, "default": []},
+    ],
+}  # fmt: skip
+
+# Price times quantity less discount, over all lines.
+TOTAL = (
+    '{ sum = { subtract = [{ multiply = ["lines[].price", "lines[].pieces"] }, '
+    '{ first = ["lines[].discount", { value = 0 }] }] } }'
+)
+BASE = """
+time_unit = "milliseconds"
+[fields]
+event_id = "id"
+event_name = "type"
+event_time = "at"
+action_source = ""
+"user_data.em" = "buyer.email"
+"custom_data.contents[].id" = "lines[].sku"
+"custom_data.contents[].quantity" = "lines[].pieces"
+"""
+CONSTANTS = """
+[constants]
+action_source = "web"
+"custom_data.currency" = "EUR"
+"user_data.client_ip_address" = "93.184.216.34"
+"user_data.client_user_agent" = "Mozilla/5.0"
+"""
+
+
+def mapping_of(fields: str, rest: str = "", base: str = BASE) -> str:
+    """A mapping with these lines in [fields], and these tables behind."""
+    kept = [
+        line
+        for line in base.splitlines()
+        if line.split(" = ")[0] not in {said.split(" = ")[0] for said in fields.splitlines()}
+    ]
+    return "\n".join([*kept, fields, CONSTANTS, rest])
+
+
+def both_of(fields: str, rest: str = "") -> Both:
+    """Both executors under such a mapping."""
+    return Both((SHOP, mapping_of(fields, rest), None))
+
+
+def record(**values: Any) -> dict[str, Any]:
+    """A record that is deliverable, with these values."""
+    given: dict[str, Any] = {"id": "e-1", "type": "checkout", "at": int(NOW * 1000) - 5, **values}
+    defaults = {field["name"]: field["default"] for field in SHOP["fields"]}
+    return {**defaults, **given}
+
+
+def line(**values: Any) -> dict[str, Any]:
+    """A line of an order."""
+    return {
+        "sku": "A",
+        "size": None,
+        "kind": None,
+        "price": Decimal("1.00"),
+        "pieces": 1,
+        "discount": None,
+        "taxes": [],
+        **values,
+    }
+
+
+def converted(both: Both, event: dict[str, Any]) -> Any:
+    """What both executors make of it, each of them without leaving it to the other."""
+    value = both.value(event)
+    assert value is not None
+    both.check(value)
+    assert both.alone(value) is not None
+    return both.converter.convert(both.decoder.decode(_record(value)), NOW)  # type: ignore[arg-type]
+
+
+def _record(value: bytes) -> Record:
+    return Record(0, -1, None, value, ())
+
+
+def sent(fields: str, name: str, event: dict[str, Any], rest: str = "") -> Any:
+    """What is sent as this field; None if nothing is."""
+    result = converted(both_of(fields, rest), event)
+    assert isinstance(result, ConversionEvent), result
+    found: Any = result.payload
+    for key in name.split("."):
+        found = found.get(key, {}) if isinstance(found, dict) else None
+    return found if found != {} else None
+
+
+VALUE = "custom_data.value"
+CATEGORY = "custom_data.content_category"
+
+
+@pytest.mark.parametrize(
+    ("said", "event", "expected"),
+    [
+        (
+            '{ first = ["buyer.email", "buyer.login"] }',
+            {"buyer": {"email": "a", "login": "b", "mails": [], "tags": {}}},
+            "a",
+        ),
+        (
+            '{ first = ["buyer.email", "buyer.login"] }',
+            {"buyer": {"email": " ", "login": "b", "mails": [], "tags": {}}},
+            "b",
+        ),
+        ('{ first = ["buyer.email", "country"] }', {"country": "DE"}, "DE"),
+        ('{ first = ["buyer.email", "country"] }', {}, None),
+        ('{ first = ["country", { value = "none" }] }', {}, "none"),
+        ('"lines[0].sku"', {"lines": [line(sku="x"), line(sku="y")]}, "x"),
+        ('"lines[-1].sku"', {"lines": [line(sku="x"), line(sku="y")]}, "y"),
+        ('"lines[2].sku"', {"lines": [line(sku="x"), line(sku="y")]}, None),
+        ('"lines[-3].sku"', {"lines": [line(sku="x"), line(sku="y")]}, None),
+        ('"lines[0].sku"', {"lines": [None, line(sku="y")]}, None),
+        ('"lines[0].sku"', {"lines": []}, None),
+        ('"lines[0].sku"', {}, None),
+        ('"buyer.mails[1]"', {"buyer": {"email": None, "login": None, "mails": ["a", "b"], "tags": {}}}, "b"),
+        ('{ join = ["country", "type", "dept"], with = ":" }', {"country": "DE", "dept": 4}, "DE:checkout:4"),
+        ('{ join = ["country", "type"] }', {"country": "DE"}, "DEcheckout"),
+        ('{ join = ["country", "type"] }', {"country": " "}, None),
+        ('{ join = ["country", "type"] }', {}, None),
+        ('{ of = "dept", table = { "1" = "shoes", "-2" = "hats" } }', {"dept": 1}, "shoes"),
+        ('{ of = "dept", table = { "1" = "shoes", "-2" = "hats" } }', {"dept": -2}, "hats"),
+        ('{ of = "dept", table = { "1" = "shoes" } }', {"dept": 3}, None),
+        ('{ of = "dept", table = { "1" = "shoes" }, otherwise = "other" }', {"dept": 3}, "other"),
+        ('{ of = "dept", table = { "1" = "shoes" }, otherwise = "other" }', {}, None),
+        ('{ of = "ads", table = { true = "yes", false = "no" } }', {"ads": False}, "no"),
+        ('{ of = "tier", table = { GOLD = "1" }, otherwise = "2" }', {"tier": "GOLD"}, "1"),
+        ('{ of = "country", table = { DE = "Germany" } }', {"country": " DE "}, "Germany"),
+        ('{ path = "country", when = { dept = [1, 2] } }', {"country": "DE", "dept": 2}, "DE"),
+        ('{ path = "country", when = { dept = [1, 2] } }', {"country": "DE", "dept": 3}, None),
+        ('{ path = "country", when = { rate = 1 } }', {"country": "DE", "rate": 1.0}, "DE"),
+        ('{ path = "country", when = { rate = 0.1 } }', {"country": "DE", "rate": 0.1}, "DE"),
+        ('{ path = "country", when = { ads = true } }', {"country": "DE", "ads": True}, "DE"),
+        (
+            '{ path = "country", when = { buyer.tags.vip = "y" } }',
+            {"country": "DE", "buyer": {"email": None, "login": None, "mails": [], "tags": {"vip": "y"}}},
+            "DE",
+        ),
+        ('{ path = "country", when = { ads = true, dept = 1 } }', {"country": "DE", "ads": True}, None),
+        ('{ path = "country", when_event = "checkout" }', {"country": "DE"}, "DE"),
+        ('{ path = "country", when_event = ["search"] }', {"country": "DE"}, None),
+        ('{ value = "x", when = { "lines[0].sku" = "A" } }', {"lines": [line()]}, "x"),
+        (
+            '{ first = [{ value = "a", when = { tier = "TIN" } }, { value = "b", when = { dept = 1 } }, "country"] }',
+            {"dept": 1},
+            "b",
+        ),
+        (
+            '{ join = [{ of = "dept", table = { "1" = "one" } }, "country"], with = "/" }',
+            {"dept": 1, "country": "DE"},
+            "one/DE",
+        ),
+    ],
+)
+def test_text(said: str, event: dict[str, Any], expected: str | None) -> None:
+    """The first with a value, one element, parts joined, tables and conditions."""
+    assert sent(f'"{CATEGORY}" = {said}', CATEGORY, record(**event)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "event", "expected"),
+    [
+        ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": 0.1}, "5.00"),
+        ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": "0.105"}, "5.005"),
+        (
+            '{ subtract = ["shipping", "rate", { value = "0.5" }] }',
+            {"shipping": Decimal("4.90"), "rate": 0.1},
+            "4.30",
+        ),
+        ('{ multiply = ["shipping", { value = 0.19 }] }', {"shipping": Decimal("4.90")}, "0.9310"),
+        ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90")}, None),
+        ('{ add = ["shipping", "rate"] }', {"shipping": Decimal("4.90"), "rate": " "}, None),
+        (
+            '{ add = ["shipping", { first = ["rate", { value = 0 }] }] }',
+            {"shipping": Decimal("4.90")},
+            "4.90",
+        ),
+        ('{ sum = "fees[]" }', {"fees": [0.1, 0.2, None]}, "0.3"),
+        ('{ sum = "fees" }', {"fees": [0.1]}, "0.1"),
+        ('{ sum = "fees[]" }', {"fees": []}, None),
+        ('{ sum = "lines[].price" }', {"lines": [line(), line(price="2.5"), None]}, "3.50"),
+        ('{ sum = "lines[].price" }', {"lines": [line(), line(price=None)]}, None),
+        (
+            '{ sum = "lines[].taxes[].amount" }',
+            {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}]), line()]},
+            "0.3",
+        ),
+        (
+            '{ sum = { multiply = ["lines[].price", "lines[].pieces"] } }',
+            {"lines": [line(pieces=3), line()]},
+            "4.00",
+        ),
+        (
+            '{ sum = { multiply = ["lines[].price", "rate"] } }',
+            {"lines": [line(pieces=3), line()], "rate": 0.5},
+            "1.000",
+        ),
+        (
+            '{ sum = { multiply = ["lines[].price", { sum = "lines[].taxes[].amount" }] } }',
+            {"lines": [line(taxes=[{"amount": 0.1}, {"amount": 0.2}])]},
+            "0.300",
+        ),
+        (
+            '{ sum = { path = "lines[].price", when = { "lines[].kind" = 1 } } }',
+            {"lines": [line(kind=1)]},
+            "1.00",
+        ),
+        (
+            '{ add = [{ sum = "lines[].price" }, "shipping"] }',
+            {"lines": [line()], "shipping": Decimal("4.90")},
+            "5.90",
+        ),
+        (
+            TOTAL,
+            {"lines": [line(price="29.95", pieces=2, discount=5.5), line(price="0.10", pieces=3)]},
+            "54.70",
+        ),
+        ('{ path = "shipping", when_event = ["checkout", "search"] }', {"shipping": Decimal("4.90")}, "4.90"),
+    ],
+)
+def test_numbers(said: str, event: dict[str, Any], expected: str | None) -> None:
+    """Arithmetic is decimal and exact, with all places; a missing operand gives no value."""
+    assert sent(f'"{VALUE}" = {said}', VALUE, record(**event)) == expected
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"shipping": Decimal("4.90"), "rate": "much"},
+        {"shipping": Decimal("4.90"), "rate": "1,000"},
+        {"shipping": Decimal("4.90"), "rate": float("nan")},
+        {"shipping": Decimal("4.90"), "rate": 1e300},
+        {"shipping": Decimal("4.90"), "rate": "9" * 64},
+    ],
+)
+def test_an_operand_that_is_no_number_refuses_the_event_as_any_malformed_value(event: dict[str, Any]) -> None:
+    """Neither NaN nor grouped text nor a number out of bounds is taken for another one."""
+    both = both_of(f'"{VALUE}" = {{ multiply = ["shipping", "rate"] }}')
+    result = converted(both, record(**event))
+    assert isinstance(result, Rejection)
+    assert result.code == "malformed_value"
+
+
+def test_a_result_below_zero_is_refused() -> None:
+    """A refund is no purchase: it is not sent as one."""
+    result = converted(
+        both_of(f'"{VALUE}" = {{ subtract = ["shipping", "rate"] }}'),
+        record(shipping=Decimal("1.00"), rate=2.0),
+    )
+    assert isinstance(result, Rejection)
+    assert result.code == "malformed_value"
+
+
+def test_fields_of_items() -> None:
+    """Each item by itself, with what is the event's; ids and their number follow from what is computed."""
+    fields = """"custom_data.contents[].id" = { join = ["lines[].sku", "lines[].size"], with = "-" }
+"custom_data.contents[].item_price" = { multiply = ["lines[].price", "rate"] }
+"custom_data.contents[].item_name" = { first = ["lines[].size", "country"] }
+"custom_data.contents[].item_category" = { of = "lines[].kind", table = { "1" = "shoes" }, otherwise = "other" }
+"custom_data.contents[].item_brand" = { value = "ours", when = { country = "DE" } }
+"custom_data.contents[].quantity" = { first = ["lines[].pieces", { value = 1 }] }"""
+    lines = [line(size="L", kind=1, pieces=3), line(sku="B", kind=2, pieces=None), None]
+    result = converted(both_of(fields), record(lines=lines, rate=2.0, country="DE"))
+    assert isinstance(result, ConversionEvent)
+    shoe = {
+        "id": "A-L",
+        "item_name": "L",
+        "item_category": "shoes",
+        "item_brand": "ours",
+        "item_price": "2.000",
+        "quantity": 3,
+    }
+    hat = {
+        "item_name": "DE",
+        "item_category": "other",
+        "item_brand": "ours",
+        "item_price": "2.000",
+        "quantity": 1,
+    }
+    assert result.payload["custom_data"] == {
+        "contents": [shoe, hat],
+        "content_ids": ["A-L"],
+        "num_items": 4,
+        "currency": "EUR",
+    }
+
+
+def test_a_sum_within_an_item() -> None:
+    """Over the item's own array."""
+    fields = '"custom_data.contents[].item_price" = { add = ["lines[].price", { sum = "lines[].taxes[].amount" }] }'
+    lines = [line(taxes=[{"amount": 0.1}, {"amount": 0.2}]), line()]
+    result = converted(both_of(fields), record(lines=lines))
+    assert isinstance(result, ConversionEvent)
+    assert [item.get("item_price") for item in result.payload["custom_data"]["contents"]] == ["1.30", None]
+
+
+def test_the_first_of_several_lists() -> None:
+    """All values of the first path that has any."""
+    fields = '"user_data.em" = { first = ["buyer.mails", "buyer.login"] }'
+    buyer: dict[str, Any] = {
+        "email": None,
+        "login": "c@x.de",
+        "mails": ["a@x.de", None, "b@x.de"],
+        "tags": {},
+    }
+    assert len(sent(fields, "user_data.em", record(buyer=buyer))) == 2
+    assert len(sent(fields, "user_data.em", record(buyer={**buyer, "mails": [None]}))) == 1
+
+
+def test_what_is_decided_may_be_computed() -> None:
+    """Name, id, time, account, source, consent and the dedup key."""
+    fields = """event_name = { join = ["type", "sub"], with = "." }
+event_id = { join = ["id", "dept"], with = ":" }
+event_time = { first = ["paid_at", "at"] }
+ad_account_id = { of = "country", table = { DE = "11", AT = "22" } }
+action_source = { first = [{ value = "offline", when = { dept = 9 } }, { value = "web" }] }"""
+    rest = """[event_names]
+"order.paid" = "checkout"
+[consent]
+require = ["ads", "terms"]
+any = ["ads"]
+[dedup]
+key = { join = ["id", "country"] }
+"""
+    both = both_of(fields, rest)
+    paid = int(NOW * 1000) - 10_000
+    event = record(type="order", sub="paid", dept=9, paid_at=paid, country="AT", ads=True, terms=True)
+    result = converted(both, event)
+    assert isinstance(result, ConversionEvent)
+    assert (result.name, result.event_id, result.account, result.dedup_id) == (
+        "checkout",
+        "e-1:9",
+        "22",
+        "e-1AT",
+    )
+    assert (result.time, result.action_source) == (paid // 1000, "offline")
+    assert isinstance(converted(both, {**event, "terms": None}), Filtered)
+    assert isinstance(converted(both, {**event, "terms": "true"}), Filtered)
+    assert converted(both, {**event, "sub": None}).code == "missing_event_name"
+    assert converted(both, {**event, "id": None}).code == "missing_event_id"
+
+
+@pytest.mark.parametrize(
+    ("consent", "event", "is_sent"),
+    [
+        ('require = ["ads", "terms"]', {"ads": True, "terms": True}, True),
+        ('require = ["ads", "terms"]', {"ads": True, "terms": False}, False),
+        ('require = ["ads", "terms"]', {"ads": True}, False),
+        ('any = ["ads", "terms"]', {"ads": False, "terms": True}, True),
+        ('any = ["ads", "terms"]', {}, False),
+        ('require = "ads"\nany = ["terms"]', {"ads": True}, False),
+        ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "yes"}, True),
+        ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "no"}, False),
+    ],
+)
+def test_more_than_one_consent(consent: str, event: dict[str, Any], is_sent: bool) -> None:
+    """All that are required, and one of any."""
+    result = converted(both_of("", f"[consent]\n{consent}"), record(**event))
+    assert isinstance(result, ConversionEvent if is_sent else Filtered)
+
+
+def test_a_constant_on_a_condition() -> None:
+    """It stands behind what the record gives."""
+    rest = """[constants]
+action_source = "web"
+"user_data.client_ip_address" = "93.184.216.34"
+"user_data.client_user_agent" = "Mozilla/5.0"
+[constants."custom_data.currency"]
+first = [
+  { value = "EUR", when = { country = ["DE", "AT"] } },
+  { value = "CHF", when = { country = "CH" } },
+]
+"""
+    overlay = mapping_of(
+        '"custom_data.value" = "shipping"\n"custom_data.currency" = "buyer.tags.currency"'
+    ).replace(CONSTANTS, rest)
+    both = Both((SHOP, overlay, None))
+    for country, own, currency in (
+        ("DE", None, "EUR"),
+        ("CH", None, "CHF"),
+        ("DE", "USD", "USD"),
+        ("US", None, None),
+    ):
+        buyer: dict[str, Any] = {"email": None, "login": None, "mails": [], "tags": {"currency": own}}
+        result = converted(both, record(country=country, shipping=Decimal("1.00"), buyer=buyer))
+        if currency is None:
+            assert result.code == "missing_currency"
+        else:
+            assert result.payload["custom_data"]["currency"] == currency
+
+
+EVERYTHING = f'''event_name = {{ first = [{{ join = ["type", "sub"], with = "." }}, "type"] }}
+event_id = {{ first = ["id", "sub"] }}
+event_time = {{ first = ["paid_at", "at"] }}
+"user_data.em" = {{ first = ["buyer.mails", "buyer.email", "buyer.login"] }}
+"user_data.external_id" = {{ join = ["country", "buyer.login"], with = ":" }}
+"user_data.country" = {{ path = "country", when = {{ ads = true }} }}
+"{VALUE}" = {TOTAL}
+"{CATEGORY}" = {{ of = "dept", table = {{ "1" = "shoes", "0" = "hats" }}, otherwise = "other" }}
+"custom_data.content_name" = "lines[0].sku"
+"custom_data.order_id" = {{ path = "lines[-1].size", when_event = ["checkout", "search"] }}
+"custom_data.predicted_ltv" = {{ add = [{{ sum = "fees[]" }}, "shipping", "rate"] }}
+"custom_data.contents[].id" = {{ join = ["lines[].sku", "lines[].size"] }}
+"custom_data.contents[].item_price" = {{ multiply = ["lines[].price", "rate"] }}
+"custom_data.contents[].item_name" = {{ first = ["lines[].size", "country"] }}
+"custom_data.contents[].quantity" = {{ first = ["lines[].pieces", {{ value = 1 }}] }}'''
+ALL = both_of(
+    EVERYTHING,
+    '[event_names]\n"order.paid" = "checkout"\n[consent]\nany = ["ads", "terms"]\nallowed = [true, false, "yes"]',
+)
+RECORDS = shaped(SHOP, wild=False)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_both_executors_say_the_same(data: st.DataObject) -> None:
+    """Of any record: what it is refused for, what is sent, and what is warned of."""
+    event = data.draw(RECORDS)
+    if data.draw(st.booleans()):
+        event |= {
+            "id": "e-1",
+            "type": "checkout",
+            "sub": None,
+            "at": int(NOW * 1000) - 5,
+            "paid_at": None,
+            "ads": True,
+        }
+    value = ALL.value(event)
+    if value is not None:
+        ALL.check(value)
+
+
+def test_the_sum_of_a_thousand_orders_is_right_to_the_cent() -> None:
+    """Beside whole cents, reckoned in Python: price times quantity less discount, plus shipping."""
+    random_orders = random.Random(4711)
+    both = both_of(f'"{VALUE}" = {{ add = [{TOTAL}, "shipping"] }}')
+    values, expected = [], []
+    for number in range(1000):
+        lines, cents = [], 0
+        for _ in range(random_orders.randint(1, 12)):
+            price, pieces = random_orders.randint(0, 1_000_000), random_orders.randint(1, 99)
+            discount = random_orders.choice([None, random_orders.randint(0, price)])
+            as_text = random_orders.random() < 0.5
+            money = Decimal(price).scaleb(-2)
+            lines.append(
+                line(
+                    price=str(money) if as_text else money,
+                    pieces=pieces,
+                    discount=None if discount is None else discount / 100,
+                )
+            )
+            cents += price * pieces - (discount or 0)
+        shipping = random_orders.randint(0, 999)
+        values.append(
+            both.value(record(id=f"e-{number}", lines=lines, shipping=Decimal(shipping).scaleb(-2)))
+        )
+        expected.append(cents + shipping)
+    said = both.check(*values)
+    for row, cents in zip(said, expected, strict=True):
+        value = orjson.loads(row[5])["custom_data"]["value"]
+        assert Decimal(value) * 100 == cents
+        assert value == f"{cents // 100}.{cents % 100:02}"

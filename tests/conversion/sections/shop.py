@@ -1,0 +1,141 @@
+"""A shop with three record types, its schemas and a mapping with sections for them: what tests of sections share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from consumer.adapters.schemas import LocalSchemas
+from consumer.avro.encode import Encoder, SingleObject
+from consumer.conversion.sections import Sections, load_sections
+
+ROOT: Final = Path(__file__).parents[3]
+DEFAULT: Final = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text("utf-8")
+ORDER: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "com.shop",
+    "aliases": ["com.oldshop.Purchase"],
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "email", "type": ["null", "string"], "default": None},
+        {"name": "total", "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}},
+        {"name": "state", "type": "string", "default": "paid"},
+        {"name": "consent", "type": "boolean", "default": True},
+    ],
+}
+CLICK: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Click",
+    "namespace": "com.shop",
+    "fields": [
+        {"name": "click", "type": "string"},
+        {"name": "seconds", "type": "long"},
+        {"name": "email", "type": ["null", "string"], "default": None},
+        {"name": "page", "type": ["null", "string"], "default": None},
+        {"name": "referrer", "type": ["null", "string"], "default": None},
+    ],
+}
+SIGNUP: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Signup",
+    "namespace": "com.shop",
+    "fields": [
+        {"name": "id", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {
+            "name": "member",
+            "type": {"type": "record", "name": "Member", "fields": [{"name": "mail", "type": "string"}]},
+        },
+    ],
+}
+REFUND: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Refund",
+    "namespace": "com.shop",
+    "fields": [{"name": "id", "type": "string"}],
+}
+UNION: Final[list[Any]] = ["null", ORDER, CLICK, SIGNUP, REFUND]
+
+MAPPING: Final = """
+[fields]
+event_id = "id"
+event_time = "at"
+"user_data.em" = "email"
+
+[constants]
+action_source = "web"
+
+[record."com.shop.Order".event_names]
+paid = "checkout"
+open = "!filter"
+[record."com.shop.Order".fields]
+event_name = "state"
+"custom_data.value" = "total"
+[record."com.shop.Order".constants]
+"custom_data.currency" = "EUR"
+
+[record."com.shop.Click"]
+time_unit = "seconds"
+[record."com.shop.Click".fields]
+event_id = "click"
+event_time = "seconds"
+event_source_url = "page"
+[record."com.shop.Click".constants]
+event_name = "page_visit"
+[record."com.shop.Click".topic."web.landing".fields]
+event_source_url = "referrer"
+
+[record."com.shop.Signup".fields]
+"user_data.em" = "member.mail"
+[record."com.shop.Signup".constants]
+event_name = "signup"
+action_source = "offline"
+"""
+
+
+def write_schemas(folder: Path, *schemas: Any) -> LocalSchemas:
+    """Write a file for each schema; read the folder."""
+    for number, schema in enumerate(schemas or (ORDER, CLICK, SIGNUP)):
+        name = schema["name"] if isinstance(schema, dict) else f"union{number}"
+        (folder / f"{name}.avsc").write_text(json.dumps(schema))
+    return LocalSchemas(folder)
+
+
+def loaded(folder: Path, toml: str = MAPPING, *schemas: Any, **more: Any) -> Sections:
+    """The sections of a mapping file."""
+    wanted: dict[str, Any] = {"schema_name": "commerce.v1.CommerceEvent", **more}
+    return load_sections(
+        toml, write_schemas(folder, *schemas), default_toml=DEFAULT, overlay_name="my.toml", **wanted
+    )
+
+
+def order(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """An order, as a decoded event has it."""
+    return {"id": f"o-{number}", "at": NOW * 10**6, "email": "jane@example.com", "total": "59.90", **changes}
+
+
+def click(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A click."""
+    there = {"page": "https://shop.example.com/a?epik=dj0x", "referrer": "https://shop.example.com/b"}
+    return {"click": f"c-{number}", "seconds": NOW, "email": "jim@example.com", **there, **changes}
+
+
+def signup(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A signup."""
+    return {"id": f"s-{number}", "at": NOW * 1000, "member": {"mail": "joe@example.com"}, **changes}
+
+
+NOW: Final = 1_772_366_400
+
+
+def single_object(schema: Any, event: dict[str, Any]) -> bytes:
+    """The value of a record in single-object encoding."""
+    return Encoder(schema, SingleObject()).encode(event)
+
+
+def datum(schema: Any, event: dict[str, Any]) -> bytes:
+    """The bare datum."""
+    return single_object(schema, event)[10:]

@@ -1,0 +1,179 @@
+"""``pinstream explain`` and ``check`` where the mapping has sections: what type a line is, and what is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from consumer.commands.check import local
+from consumer.commands.check.rows import Found
+from consumer.commands.explain.command import explanations
+from consumer.errors import UsageError
+from consumer.settings import load
+from tests.conversion.sections.shop import (
+    CLICK,
+    MAPPING,
+    NOW,
+    ORDER,
+    REFUND,
+    ROOT,
+    SIGNUP,
+    UNION,
+    click,
+    order,
+    signup,
+    write_schemas,
+)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> dict[str, str]:
+    """The settings of the shop."""
+    write_schemas(tmp_path, ORDER, CLICK, SIGNUP)
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    return {
+        "PINSTREAM_SCHEMAS_DIR": str(tmp_path),
+        "PINSTREAM_MAPPING_FILE": str(tmp_path / "mapping.toml"),
+        "HOME": str(tmp_path),
+    }
+
+
+class Explained:
+    """Runs the command on lines."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self._env = env
+
+    def __call__(self, *records: Any, **options: Any) -> list[dict[str, Any]]:
+        """The lines for these."""
+        file = Path(self._env["HOME"]) / "records.ndjson"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return self.file(str(file), **options)
+
+    def file(self, path: str, **options: Any) -> list[dict[str, Any]]:
+        """The lines for a file."""
+        return [line for _, line in explanations(path, NOW + 60.0, self._env, **options)]
+
+
+@pytest.fixture
+def explained(shop: dict[str, str]) -> Explained:
+    """The command, with the shop's settings."""
+    return Explained(shop)
+
+
+def in_json(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as NDJSON has it: a time in milliseconds."""
+    return {**event, "at": NOW * 1000} if "at" in event else event
+
+
+def test_a_line_names_its_type_or_is_of_the_one_it_fits(explained: Explained) -> None:
+    """Tagged as in Avro's JSON encoding of a union, or bare."""
+    lines = explained(
+        {"com.shop.Order": in_json(order())}, {"com.shop.Click": click()}, in_json(signup()), click(), in_json(order())
+    )  # fmt: skip
+    assert [line["outcome"] for line in lines] == ["deliverable"] * 5
+    assert [line["section"] for line in lines] == [
+        "com.shop.Order", "com.shop.Click", "com.shop.Signup", "com.shop.Click", "com.shop.Order",
+    ]  # fmt: skip
+    assert lines[0]["payload"] == lines[4]["payload"]
+
+
+def test_a_type_for_all_lines(explained: Explained) -> None:
+    """A line that fits several types, or none, says so; ``--record`` decides."""
+    both = {"id": "x", "at": NOW * 1000, "total": 1, "member": {"mail": "a@b.example"}}
+    [line] = explained(both)
+    assert (line["error"]["code"], line["section"]) == ("misfit", None)
+    assert "more than one of the record types" in line["error"]["message"]
+    assert "--record" in line["error"]["message"]
+    [none] = explained({"id": "x"})
+    assert (
+        "none of the record types com.shop.Order, com.shop.Click, com.shop.Signup" in none["error"]["message"]
+    )
+    [line] = explained(both, record="com.shop.Signup")
+    assert line["payload"]["event_name"] == "signup"
+    [line] = explained({"id": "x"}, record="com.shop.Signup")
+    assert "at: is missing" in line["error"]["message"]
+    with pytest.raises(UsageError, match=r"'com.shop.Sign' is no record type .* 'com.shop.Signup'"):
+        explained(both, record="com.shop.Sign")
+
+
+def test_a_topic_has_its_own_mapping(explained: Explained) -> None:
+    """``--topic`` says of which; without it, that of all others."""
+    [here] = explained(click(), topic="web.landing")
+    [there] = explained(click())
+    assert here["section"] == "com.shop.Click on web.landing"
+    assert here["payload"]["event_source_url"] == "https://shop.example.com/b"
+    assert there["payload"]["event_source_url"] == "https://shop.example.com/a?epik=dj0x"
+
+
+def test_types_that_no_section_maps(explained: Explained, shop: dict[str, str]) -> None:
+    """Rejected with their own code, or filtered."""
+    [line] = explained({"com.shop.Refund": {"id": "r"}})
+    assert (line["error"]["stage"], line["error"]["code"]) == ("decode", "unknown_record")
+    Path(shop["PINSTREAM_MAPPING_FILE"]).write_text(f'unknown_record = "filter"\n{MAPPING}')
+    [line] = explained({"com.shop.Refund": {"id": "r"}})
+    assert (line["outcome"], line["filter"]) == ("filtered", "unknown_record")
+
+
+def test_a_container_of_a_union(explained: Explained, tmp_path: Path) -> None:
+    """Each datum is of the type of its branch."""
+    schema = fastavro.parse_schema(json.loads(json.dumps(UNION)))
+    file = tmp_path / "shop.avro"
+    data = [
+        ("com.shop.Signup", signup()),
+        None,
+        ("com.shop.Refund", {"id": "r"}),
+        ("com.shop.Click", click()),
+    ]
+    with file.open("wb") as out:
+        fastavro.writer(out, schema, data)
+    lines = explained.file(str(file))
+    assert [line["outcome"] for line in lines] == ["deliverable", "rejected", "rejected", "deliverable"]
+    assert [line["error"]["code"] for line in lines[1:3]] == ["unknown_record"] * 2
+    assert [line["section"] for line in lines] == ["com.shop.Signup", None, None, "com.shop.Click"]
+
+
+def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
+    """Its schema's name says which."""
+    file = tmp_path / "clicks.avro"
+    with file.open("wb") as out:
+        fastavro.writer(out, fastavro.parse_schema(CLICK), [click(1), click(2)])
+    assert [line["section"] for line in explained.file(str(file))] == ["com.shop.Click"] * 2
+    with file.open("wb") as out:
+        fastavro.writer(out, fastavro.parse_schema(REFUND), [{"id": "r"}])
+    assert [line["error"]["code"] for line in explained.file(str(file))] == ["unknown_record"]
+
+
+def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:
+    """With its schema's name, and what the packaged mapping adds; a topic that is not read is a warning."""
+    found = Found(load({**shop, "KAFKA_TOPICS": "web.orders,web.landings"}, needs=()))
+    assert "com.shop.Order, com.shop.Click, com.shop.Signup in" in asyncio.run(local.schema(found)).text
+    said = asyncio.run(local.check_mapping(found))
+    assert "has 4 sections that fit their schemas; records of other types are dead letters" in said.text
+    assert [row.split(":")[0] for row in said.details] == [
+        "com.shop.Order", "com.shop.Click", "com.shop.Click on web.landing", "com.shop.Signup",
+    ]  # fmt: skip
+    [warning] = said.warnings
+    assert "the topic web.landing, which KAFKA_TOPICS does not name; the nearest is web.landings" in warning
+
+
+def test_the_page_s_mapping_fits(shop: dict[str, str], explained: Explained) -> None:
+    """docs/sections.md shows a mapping for these schemas, and a line of NDJSON."""
+    page = (ROOT / "docs" / "sections.md").read_text("utf-8")
+    [toml] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [line] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    Path(shop["PINSTREAM_MAPPING_FILE"]).write_text(toml)
+    tagged = json.loads(line)
+    tagged["com.shop.Order"]["email"] = "a@b.example"
+    [found] = explained(tagged)
+    assert found["payload"]["custom_data"] == {"currency": "EUR", "value": "59.90"}
+    [found] = explained(click(), topic="web.landing")
+    assert found["payload"]["event_source_url"].endswith("/b")
+    [found] = explained(click(), topic="shop.test")
+    assert found["payload"]["opt_out"] is True

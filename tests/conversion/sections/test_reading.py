@@ -1,0 +1,251 @@
+"""Records of several types read by the sections of a mapping: both executors, all framings, unions and single types."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.avro.decode import SCHEMA_ID_HEADER, WireFormat, framing_of
+from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.typed import TypedDecoder
+from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.program import COMPILED
+from consumer.conversion.reading import CompiledReading
+from consumer.conversion.sections import Sections
+from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
+from consumer.engine.reading import Columns, Keys, TwoSteps
+from tests.conversion.sections.shop import (
+    CLICK,
+    MAPPING,
+    NOW,
+    ORDER,
+    REFUND,
+    SIGNUP,
+    UNION,
+    click,
+    datum,
+    loaded,
+    order,
+    signup,
+)
+
+SCHEMAS: Final[dict[str, Any]] = {"order": ORDER, "click": CLICK, "signup": SIGNUP, "refund": REFUND}
+EVENTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
+    "order": order,
+    "click": click,
+    "signup": signup,
+    "refund": lambda n: {"id": f"r-{n}"},
+}
+BRANCHES: Final = {"null": 0, "order": 1, "click": 2, "signup": 3, "refund": 4}
+GUID: Final = uuid.UUID(int=77)
+IDS: Final = {"order": 1, "click": 2, "signup": 3, "refund": 4, "union": 9}
+OWN: Final = {name: Encoder(schema, SingleObject()) for name, schema in SCHEMAS.items()}
+
+
+def value(kind: str, number: int, how: str) -> Record:
+    """A record: framed by an id of its own, as a branch of the union by id or header, or in single-object encoding."""
+    branch = bytes((BRANCHES[kind] << 1,))
+    whole = b"" if kind == "null" else OWN[kind].encode(EVENTS[kind](number))[10:]
+    if how == "union":
+        return Record(number, -1, None, framing_of(SchemaRef("id", "9")) + branch + whole, ())
+    if how == "header":
+        header = (SCHEMA_ID_HEADER, framing_of(SchemaRef("guid", str(GUID))))
+        return Record(number, -1, None, branch + whole, (header,))
+    if how == "long":  # a branch spelled in more bytes than it takes
+        padded = bytes((BRANCHES[kind] << 1 | 0x80, 0))
+        return Record(number, -1, None, framing_of(SchemaRef("id", "9")) + padded + whole, ())
+    if how == "id":
+        return Record(number, -1, None, framing_of(SchemaRef("id", str(IDS[kind]))) + whole, ())
+    return Record(number, -1, None, OWN[kind].encode(EVENTS[kind](number)), ())
+
+
+class Readings:
+    """Both executors over the same sections."""
+
+    def __init__(self, sections: Sections, wire_format: WireFormat = WireFormat.AUTO) -> None:
+        self.sections = sections
+        self.decoder = TypedDecoder(sections, wire_format=wire_format)
+        self.whole = TypedDecoder(sections, wire_format=wire_format, whole=True)
+        for decoder in (self.decoder, self.whole):
+            for name, schema in SCHEMAS.items():
+                decoder.add_schema(SchemaRef("id", str(IDS[name])), schema)
+            assert decoder.add_schema(SchemaRef("id", "9"), UNION) is None
+            assert decoder.add_schema(SchemaRef("guid", str(GUID)), UNION) is None
+        self.converter = SectionConverters(
+            [
+                Converter(section.mapping, accounts=("1",), partner_name=None, max_event_age=1e9)
+                for section in sections.all
+            ]
+        )
+        self.fast = CompiledReading(self.decoder, self.converter)
+        self.slow = TwoSteps(self.whole, self.converter)
+
+    def check(self, records: Sequence[Record], topic: str) -> Columns:
+        """What both make of these, which is the same."""
+        fast, slow = Columns(Keys()), Columns(Keys())
+        self.fast.read(records, NOW + 60, fast, topic)
+        self.slow.read(records, NOW + 60, slow, topic)
+        for name in (
+            "page",
+            "ends",
+            "keys",
+            "times",
+            "marks",
+            "kinds",
+            "kind_numbers",
+            "verdicts",
+            "warnings",
+        ):
+            assert getattr(fast, name) == getattr(slow, name), name
+        rows = range(len(fast))
+        # A record that is not decoded has a section on the fast path only.
+        events = [row for row in rows if fast.is_event(row)]
+        assert [section_of(fast, row) for row in events] == [section_of(slow, row) for row in events]
+        return fast
+
+
+def section_of(columns: Columns, row: int) -> int:
+    """The number of a row's section."""
+    return columns.sections[row] if row < len(columns.sections) else 0
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> Readings:
+    """Of the shop."""
+    return Readings(loaded(tmp_path_factory.mktemp("schemas")))
+
+
+def payloads(columns: Columns) -> list[Any]:
+    """The events, as they are sent."""
+    return [orjson.loads(columns.body(row)[:-1]) for row in range(len(columns)) if columns.is_event(row)]
+
+
+@pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "long"])
+def test_each_record_takes_the_section_of_its_type(how: str, readings: Readings) -> None:
+    """By its name in the writer's schema, however that is named; a union's branch is a type."""
+    records = [value(kind, n, how) for n, kind in enumerate(("order", "click", "signup", "order"))]
+    found = payloads(readings.check(records, "web.orders"))
+    assert [one["event_name"] for one in found] == ["checkout", "page_visit", "signup", "checkout"]
+    assert [one["event_id"] for one in found] == ["o-0", "c-1", "s-2", "o-3"]
+    # Each by its own unit: microseconds, seconds, milliseconds.
+    assert {one["event_time"] for one in found} == {NOW}
+    assert found[0]["custom_data"] == {"currency": "EUR", "value": "59.90"}
+    assert found[2]["action_source"] == "offline"
+
+
+def test_a_topic_has_its_own_mapping(readings: Readings) -> None:
+    """For the record type that has a section for it; the same schema is read otherwise elsewhere."""
+    record = [value("click", 1, "union")]
+    [here] = payloads(readings.check(record, "web.landing"))
+    [there] = payloads(readings.check(record, "web.other"))
+    assert (here["event_source_url"][-1], there["event_source_url"][-12:]) == ("b", "/a?epik=dj0x")
+    assert "click_id" not in here["user_data"]
+    assert there["user_data"]["click_id"] == "dj0x"
+
+
+@pytest.mark.skipif(COMPILED is None, reason="the package was built without a C compiler")
+@pytest.mark.parametrize("how", ["id", "union", "header", "single-object"])
+def test_mixed_records_are_read_on_the_fast_path(how: str, readings: Readings) -> None:
+    """None goes through the two steps: each type has a program of its own."""
+    before = readings.fast.in_two_steps
+    records = [value(("order", "click", "signup")[n % 3], n, how) for n in range(120)]
+    assert len(payloads(readings.check(records, "web.orders"))) == 120
+    assert readings.fast.in_two_steps == before
+
+
+@pytest.mark.parametrize("unknown", ["refuse", "filter"])
+def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
+    """Each is refused or filtered, and those around it go on; so is the null of a union."""
+    both = Readings(loaded(tmp_path, f'unknown_record = "{unknown}"\n{MAPPING}'))
+    records = [value("order", 0, "union"), value("refund", 1, "union"), value("null", 2, "union"),
+               value("refund", 3, "id"), value("click", 4, "id")]  # fmt: skip
+    columns = both.check(records, "web.orders")
+    assert len(payloads(columns)) == 2
+    verdicts = [columns.verdicts[row] for row in (1, 2, 3)]
+    if unknown == "filter":
+        assert verdicts == [Filtered("unknown_record")] * 3
+    else:
+        assert all(isinstance(one, Rejection) and one.code == "unknown_record" for one in verdicts)
+    assert [section_of(columns, row) for row in range(5)] == [1, 0, 0, 0, 2]
+
+
+def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -> None:
+    """So that the log says once what each of its records gets."""
+    decoder = TypedDecoder(loaded(tmp_path))
+    told = decoder.add_schema(SchemaRef("id", "5"), REFUND)
+    assert isinstance(told, Rejection)
+    assert told.code == "unknown_record"
+    assert decoder.add_schema(SchemaRef("id", "6"), ["null", REFUND, ORDER]) is None
+    told = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [{"name": "id", "type": "bytes"}]})
+    assert isinstance(told, Rejection)
+    assert told.code == "incompatible_schema"
+    # A later version of the same id is learned anew.
+    assert decoder.add_schema(SchemaRef("id", "7"), ORDER) is None
+    read = decoder.decode(
+        Record(0, -1, None, framing_of(SchemaRef("id", "7")) + datum(ORDER, order()), ()), "t"
+    )
+    assert isinstance(read, dict)
+
+
+def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
+    """Its record is called as ours was once."""
+    writer = {**ORDER, "name": "Purchase", "namespace": "com.oldshop", "aliases": []}
+    decoder = TypedDecoder(loaded(tmp_path))
+    assert decoder.add_schema(SchemaRef("id", "5"), writer) is None
+    whole = framing_of(SchemaRef("id", "5")) + datum(ORDER, order())
+    assert isinstance(decoder.decode(Record(0, -1, None, whole, ()), "t"), dict)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x0a", b"\x01", b"\xff" * 11])
+def test_a_branch_that_there_is_not(data: bytes, readings: Readings) -> None:
+    """Cut off, too high, negative, too long: not a datum of the schema."""
+    record = Record(0, -1, None, framing_of(SchemaRef("id", "9")) + data, ())
+    verdict = readings.check([record], "t").verdicts[0]
+    assert isinstance(verdict, Rejection)
+    assert verdict.code == "undecodable"
+
+
+HOW: Final = st.sampled_from(["id", "union", "header", "long", "single-object"])
+SPOILED: Final = st.sampled_from(["", "", "", "cut", "longer", "empty"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([*EVENTS, "null"]), HOW, SPOILED), max_size=12),
+    st.sampled_from(["web.landing", "t"]),
+)
+def test_both_executors_agree(mixed: list[tuple[str, str, str]], topic: str) -> None:
+    """Over any mixture of types and framings, some of them broken."""
+    records = []
+    for number, (kind, how, spoiled) in enumerate(mixed):
+        record = value(kind, number, "union" if kind == "null" else how)
+        data = record.value or b""
+        changed = {"cut": data[:-1], "longer": data + b"\0", "empty": b""}.get(spoiled, data)
+        records.append(record._replace(value=changed))
+    columns = SHARED.check(records, topic)
+    assert len(columns) == len(records)
+
+
+class _Shared:
+    """The readings of the shop, made when they are first used."""
+
+    def __init__(self) -> None:
+        self._made: Readings | None = None
+
+    def check(self, records: Sequence[Record], topic: str) -> Columns:
+        """See `Readings.check`."""
+        if self._made is None:
+            import tempfile
+
+            with tempfile.TemporaryDirectory() as folder:
+                self._made = Readings(loaded(Path(folder)))
+        return self._made.check(records, topic)
+
+
+SHARED: Final = _Shared()

@@ -1,0 +1,347 @@
+"""Decoding and converting in one go gives what decoding and converting give, for every record.
+
+The function alone is looked at too: where it leaves everything to the two steps nothing would be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import shutil
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import fastavro
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.reading import MOST_ITEMS
+from consumer.conversion.converter import Converter
+from consumer.conversion.fields import MARKS
+from consumer.conversion.program import COMPILED, write_program
+from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
+from consumer.conversion.sections import load_mapping
+from consumer.engine.claims import Claims
+from consumer.engine.context import Clock
+from consumer.engine.figures.counters import Counters, Samples
+from consumer.engine.figures.coverage import written_in
+from consumer.engine.intake import Intake
+from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.reading import TOMBSTONE, Columns, Keys, TwoSteps
+from tests.avro.test_decode_properties import evolved, record
+from tests.conversion.convert_records import SETUPS, likely, shaped
+from tests.conversion.test_convert import CASES, DEFAULT, NOW, ROOT, SCHEMA, WEEK, event_of
+from tests.engine.building import Read, read_by
+
+Setup = tuple[dict[str, Any], str | None, str | None]
+
+
+class Both:
+    """The compiled reading and two steps, of one schema and mapping; converters of their own.
+
+    Two steps twice: of a decoder that reads all of a record, and of one that reads what the mapping asks for, as the
+    service has it.
+    """
+
+    def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
+        self.schema, overlay, partner = setup
+        self.writer = self.schema if writer is None else writer
+        self.parsed = fastavro.parse_schema(self.writer)
+        mapping = load_mapping(overlay, self.schema, default_toml=DEFAULT)
+
+        def converter() -> Converter:
+            keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
+            return Converter(mapping, **keys)
+
+        self.decoder, self.converter = Decoder(self.schema, asked=mapping.asked), converter()
+        self.whole = Decoder(self.schema)
+        ref = SchemaRef("id", "7")
+        self.learn(ref, self.writer)
+        self.framing = framing_of(ref)
+        self.compiled = CompiledReading(self.decoder, self.converter)
+        self.two_steps = TwoSteps(self.whole, converter())
+        self.trimmed = TwoSteps(self.decoder, converter())
+        plan: Any = self.decoder.plans[self.framing]
+        # Made here, so that a program which cannot be made is seen, and not a reading that does without it.
+        self.function = write_program(self.converter.description, plan)
+        self.compiled._written[self.framing, 0] = Written(plan, self.function)
+
+    def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
+        """Both decoders learn what `ref` names."""
+        for decoder in (self.decoder, self.whole):
+            assert decoder.add_schema(ref, schema) is None
+
+    def value(self, event: Any) -> bytes | None:
+        """The record's value; None if the event cannot be written."""
+        out = io.BytesIO(self.framing)
+        out.seek(len(self.framing))
+        try:
+            fastavro.schemaless_writer(out, self.parsed, event)
+        except (ValueError, OverflowError, TypeError, UnicodeEncodeError):
+            return None
+        return out.getvalue()
+
+    def check(self, *values: bytes | None, headers: Any = ()) -> list[Any]:
+        """Both say the same of these values; gives what they say."""
+        records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
+        said = [comparable_row(one) for one in read_by(self.two_steps, records, NOW)]
+        assert [comparable_row(one) for one in read_by(self.trimmed, records, NOW)] == said
+        assert [comparable_row(one) for one in read_by(self.compiled, records, NOW)] == said
+        return said
+
+    def alone(self, value: bytes) -> Any:
+        """What the program itself makes of it; None: it leaves it to the two steps."""
+        if self.function is None:
+            pytest.skip("the package was built without a C compiler")
+        alone = Alone(self)
+        read = read_by(alone, [Record(0, -1, None, value, ())], NOW)
+        return None if alone.in_two_steps else read[0]
+
+
+class Alone:
+    """Reads with the program alone; what it leaves to the two steps is a tombstone, and counted."""
+
+    def __init__(self, both: Both) -> None:
+        assert both.function is not None
+        self._function, self._both = both.function, both
+        self.in_two_steps = 0
+
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+        framing, bounds = self._both.framing, self._both.converter.bounds(now)
+        self._function(records, columns, framing, len(framing), *bounds)
+        while len(columns) < len(records):
+            columns.add(TOMBSTONE)
+            self.in_two_steps += 1
+
+
+def comparable_row(read: Any) -> Any:
+    """Everything that is said of a record; the order of warnings is no matter.
+
+    What is said to be written is what is in the JSON: coverage counts it.
+    """
+    if not isinstance(read, Read):
+        return read
+    assert read.written == written_in(orjson.loads(read.body))
+    fields = (read.account, read.name, read.key, read.time, read.offline, read.body)
+    return [*fields, sorted(read.warnings)]
+
+
+BOTH = {name: Both(setup) for name, setup in SETUPS.items()}
+RECORDS = {name: shaped(SETUPS[name][0], wild=False) for name in SETUPS}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_it_says_what_the_two_steps_say(name: str, data: st.DataObject) -> None:
+    """Whatever is written: events, refusals, warnings, what is filtered; under three schemas and mappings."""
+    both = BOTH[name]
+    event = data.draw(RECORDS[name])
+    if data.draw(st.sampled_from([True, True, True, False])):
+        event = likely(event)
+    value = both.value(event)
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataObject) -> None:
+    """Cut, grown, flipped: what one refuses the other refuses, with the same words, and nothing raises."""
+    both = BOTH[name]
+    value = both.value(likely(data.draw(RECORDS[name])))
+    if value is None:
+        return
+    at = data.draw(st.integers(0, len(value)))
+    junk = data.draw(st.binary(max_size=3))
+    cut = data.draw(st.integers(0, 3))
+    both.check(value, value[:at] + junk + value[at + cut :], value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
+    """What the mapping does not ask for may be anything; the writer's schema may differ from ours."""
+    draw: Any = data.draw
+    extra, values = record(draw, itertools.count(), 3)
+    needed = [
+        {"name": "event_id", "type": "string"},
+        {"name": "event_type", "type": "string"},
+        {"name": "occurred_at", "type": "long"},
+        {"name": "channel", "type": "string"},
+    ]
+    customer = {"type": "record", "name": "Customer", "fields": [
+        {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
+    fields = [
+        *needed[:2],
+        {"name": "extra", "type": extra},
+        *needed[2:],
+        {"name": "customer", "type": customer},
+    ]
+    writer = {"type": "record", "name": "shop.Event", "fields": fields}
+    ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
+    try:
+        both = Both((ours, None, None), writer)
+    except Exception:  # not a schema that pinstream starts with
+        return
+    value = both.value(
+        {
+            "event_id": data.draw(st.text(max_size=3)),
+            "event_type": "checkout",
+            "occurred_at": int(NOW * 1000) - 5,
+            "channel": "web",
+            "customer": {"emails": data.draw(st.lists(st.sampled_from(["a@b.c", "", "x"]), max_size=2))},
+            "extra": data.draw(values),
+        }
+    )
+    if value is not None:
+        both.check(value)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
+def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
+    """Every hand-written event that Avro can hold comes out alike, whichever way it is read."""
+    both = Both((SCHEMA, case.get("mapping"), None)) if case.get("mapping") else BOTH["default"]
+    value = both.value(event_of(case.get("set", {})))
+    if value is not None:
+        both.check(value)
+
+
+def test_most_vectors_are_on_the_fast_path() -> None:
+    """The tests above compare the program itself, and not the two steps with themselves."""
+    both = BOTH["default"]
+    written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
+    alone = [one for value in written if (one := both.alone(value)) is not None]
+    assert len(written) > 150
+    assert len(alone) > 0.9 * len(written)
+    assert any(isinstance(one, Rejection) for one in alone)
+    assert any(isinstance(one, Read) and one.warnings for one in alone)
+
+
+def test_a_mark_is_one_bit_of_one_field() -> None:
+    """Only the ids of items and the content ids share one: they are counted as one parameter."""
+    assert all(mark.bit_count() == 1 for mark in MARKS.values())
+    assert len({*MARKS.values()}) == len(MARKS) - 1
+
+
+def test_it_is_compiled_wherever_it_can_be() -> None:
+    """With a C compiler at hand the package has the compiled module: it cannot be missing unnoticed."""
+    if COMPILED is None and shutil.which("cc") is not None:
+        pytest.fail(
+            "consumer/conversion/native/*.pyx were not compiled: run `make clean setup`, and read what it says"
+        )
+
+
+def test_what_is_compiled_is_what_stands_here() -> None:
+    """The modules were made of these sources, not of older ones."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    folder = ROOT / "consumer" / "conversion"
+    sources = [*sorted((folder / "native").glob("_*.p[yx][xd]")), folder / "codes.py"]
+    digest = hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
+    assert digest == COMPILED.SOURCES, "run `make setup`"
+
+
+def test_framings_and_tombstones_in_one_fetch() -> None:
+    """Schemas by id, by header and unknown ones, tombstones and empty values, in turns."""
+    both = BOTH["default"]
+    good = both.value(event_of({}))
+    assert good is not None
+    said = both.check(good, None, b"", good, b"\0\0\0\0\x08" + good[5:], b"\xc3\x01" + good, good)
+    assert said[1] == TOMBSTONE
+    assert isinstance(said[4], SchemaRef)
+    assert [type(one) for one in (said[0], said[3], said[6])] == [list, list, list]
+    both.check(good[5:], headers=(("__value_schema_id", good[:5]),))
+
+
+def test_headers_do_not_end_what_is_read_in_one_go() -> None:
+    """Records that carry a trace, or all name their schema in a header, are read one after the other."""
+    both, function = BOTH["default"], BOTH["default"].function
+    good = both.value(event_of({}))
+    assert good is not None
+    if function is None:
+        pytest.skip("the package was built without a C compiler")
+    bounds, names = both.converter.bounds(NOW), "__value_schema_id"
+    traced = [Record(at, -1, None, good, (("traceparent", b"00-1"),) * (at % 2)) for at in range(4)]
+    named = [Record(at, -1, None, good[5:], ((names, both.framing),)) for at in range(4)]
+    others = [
+        Record(5, -1, None, good, ((names, both.framing),)),
+        Record(5, -1, None, good[5:], ((names, b"\0\0\0\0\x08"),)),
+        Record(5, -1, None, None, ()),
+    ]
+    for records, start in ((traced, 5), (named, 0)):
+        for other in others if start else [*others[1:], traced[0]]:
+            columns = Columns(Keys())
+            function([*records, other], columns, both.framing, start, *bounds)
+            assert len(columns) == len(records)
+
+
+def test_schemas_beyond_the_bound_take_two_steps() -> None:
+    """So many schemas get a program; the next one is read all the same."""
+    both = Both(SETUPS["default"])
+    both.alone(b"")  # not without a compiler
+    good = both.value(event_of({}))
+    assert good is not None
+    for number in range(100, 100 + MOST_SCHEMAS + 2):
+        ref = SchemaRef("id", str(number))
+        both.learn(ref, SCHEMA)
+        (said,) = both.check(framing_of(ref) + good[5:])
+        assert isinstance(said, list)
+    assert sum(one.function is not None for one in both.compiled._written.values()) == MOST_SCHEMAS
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_array_of_too_many_items(more: int) -> None:
+    """The largest that is kept is read in one go, one item more is refused by whoever reads it."""
+    both = Both(SETUPS["default"])
+    both.alone(b"")
+    event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
+    (said,) = both.check(both.value(event))
+    assert both.compiled.in_two_steps == more
+    assert isinstance(said, Rejection) == bool(more)
+    assert not more or said.code == "too_large"
+
+
+def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read in one go is not; a schema for which there can be no program shows in the figures at once."""
+
+    def fails(*_: Any) -> NoReturn:
+        raise RuntimeError("not up to this schema")
+
+    both = Both(SETUPS["default"])
+    both.alone(b"")
+    reading = both.compiled
+    good = both.value(event_of({}))
+    assert good is not None
+    both.check(good, None, good)
+    assert reading.in_two_steps == 0
+    both.check(good, good + b"\0", good)
+    assert reading.in_two_steps == 1
+    reading._written.clear()
+    monkeypatch.setattr("consumer.conversion.reading.write_program", fails)
+    context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
+    none: Any = None
+    intake = Intake(context, Clock(context), Claims(), none, reading, Samples(), Keys())
+    assert not intake.prepare([Record(0, -1, None, good, ())] * 3, "t").verdicts
+    assert context.counters.in_two_steps == 4
+
+
+@pytest.mark.parametrize(("more", "in_one_go"), [(60, True), (1000, True), (1100, False)])
+def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool) -> None:
+    """A program takes as many fields as anybody has; wider records are read all the same."""
+    names = [f"f{n}" for n in range(more)]
+    wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
+        {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip
+    both = Both((wide, None, None))
+    value = both.value({**event_of({}), **dict.fromkeys(names, 7)})
+    assert value is not None
+    (said,) = both.check(value)
+    assert isinstance(said, list)
+    assert (both.function is not None) is (in_one_go and COMPILED is not None)
+    assert both.function is None or both.alone(value) is not None

@@ -1,0 +1,443 @@
+"""The fast path under schemas and mappings of any shape, and what must not be shared between events.
+
+`test_compiled` compares the two ways under three mappings; here the mapping asks for whatever the schema has: fields of
+optional records, of maps, of unions whose other branches the writer lacks, of items, of defaults.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tracemalloc
+from typing import Any
+from uuid import UUID
+
+import fastavro
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.paths import EACH, SchemaPaths
+from consumer.conversion.normalise import HASHED_FIELDS
+from consumer.conversion.reading import CompiledReading
+from consumer.conversion.sections import load_mapping
+from consumer.conversion.targets import TARGETS
+from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.reading import Columns, Keys, TwoSteps
+from consumer.errors import MappingError
+from tests.avro.test_decode_properties import evolved_record, record
+from tests.conversion.convert_records import steps_of
+from tests.conversion.test_compiled import BOTH, Both, comparable_row
+from tests.conversion.test_convert import DEFAULT, NOW, SCHEMA, event_of
+from tests.conversion.test_normalise import VECTORS, sha256, target_name
+from tests.engine.building import Read, read_by
+
+EVENT: dict[str, Any] = {
+    "event_id": "e-1",
+    "event_type": "checkout",
+    "occurred_at": int(NOW * 1000) - 5,
+    "channel": "web",
+    "customer": {"emails": ["a@b.c"]},
+}
+CUSTOMER = {"type": "record", "name": "Customer", "fields": [
+    {"name": "emails", "type": {"type": "array", "items": "string"}}]}  # fmt: skip
+MAPPED = (
+    "custom_data.content_name",
+    "device_info.brand",
+    "user_data.fn",
+    "user_data.external_id",
+    "device_info.languages",
+    "device_info.battery_level",
+    "custom_data.content_ids",
+    "custom_data.num_items",
+    "custom_data.contents[].id",
+    "custom_data.contents[].item_name",
+    "custom_data.contents[].item_price",
+    "custom_data.contents[].quantity",
+    "custom_data.value",
+    "wifi",
+)
+
+
+def schema_of(*fields: dict[str, Any]) -> dict[str, Any]:
+    """What every event needs, and these fields."""
+    needed = [
+        {"name": "event_id", "type": "string"},
+        {"name": "event_type", "type": "string"},
+        {"name": "occurred_at", "type": "long"},
+        {"name": "channel", "type": "string"},
+        {"name": "customer", "type": CUSTOMER},
+    ]
+    return {"type": "record", "name": "shop.Event", "fields": [*needed, *fields]}
+
+
+def optional(name: str, *types: Any) -> dict[str, Any]:
+    """A field that may be null, and is by default."""
+    return {"name": name, "type": ["null", *types], "default": None}
+
+
+def record_of(name: str, **fields: Any) -> dict[str, Any]:
+    """A record's schema."""
+    return {"type": "record", "name": name, "fields": [{"name": k, "type": v} for k, v in fields.items()]}
+
+
+A, B = record_of("A", x="string"), record_of("B", y="string")
+ODD = record_of("K", **{"class": "string", "dé": "string"})
+TEXTS = {"type": "map", "values": "string"}
+ARRAY = {"type": "array", "items": "string"}
+WIDE_NAMES = [f"f{number}" for number in range(70)]
+WIDE = record_of("W", **dict.fromkeys(WIDE_NAMES, "string"))
+USD = '"custom_data.currency" = "USD"'
+CHAIN = record_of("N", x="string", next=["null", "N"])
+
+
+def deep(levels: int) -> dict[str, Any]:
+    """Optional records in optional records: deeper than are spread."""
+    return record_of(f"D{levels}", x="string", **({"d": ["null", deep(levels - 1)]} if levels else {}))
+
+
+def held(levels: int) -> dict[str, Any]:
+    """A value of `deep` that goes so many levels down."""
+    return {"x": f"{levels}", "d": held(levels - 1) if levels else None}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "line", "values"),
+    [
+        ((A, B), (A,), '"custom_data.content_name" = "p.y"', [{"x": "1"}, None]),
+        ((A, B), (B,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, None]),
+        ((TEXTS, B), (B,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, None]),
+        ((TEXTS, B), (TEXTS,), '"custom_data.content_name" = "p.y"', [{"y": "1"}, {}, None]),
+        (({"type": "array", "items": A}, B), (B,), '"device_info.languages" = "p[].x"', [{"y": "de"}, None]),
+        (({"type": "array", "items": A}, record_of("C", x="string")), (record_of("C", x="string"),),
+         '"device_info.languages" = "p[].x"', [{"x": "de"}, None]),
+        (({"type": "array", "items": A}, B), ({"type": "array", "items": A},),
+         '"custom_data.content_name" = "p.y"', [[{"x": "de"}], [], None]),
+        (({"type": "array", "items": [A, B]},), ({"type": "array", "items": A},),
+         '"custom_data.contents[].id" = "p[].y"\n"custom_data.content_ids" = "p[].y"', [[{"x": "1"}], []]),
+        (({"type": "array", "items": ["null", B]},), ({"type": "array", "items": ["null", B]},),
+         '"custom_data.contents[].id" = "p[].y"', [[None, {"y": "1"}], [None], []]),
+        (({"type": "array", "items": record_of("L", q=["null", B])},),
+         ({"type": "array", "items": record_of("L", q=["null", B])},),
+         '"custom_data.contents[].id" = "p[].q.y"', [[{"q": None}, {"q": {"y": "1"}}]]),
+        ((A, B), (A, B), '"custom_data.contents[].id" = "p.x"\n"custom_data.contents[].quantity" = "p.y"\n'
+         '"custom_data.num_items" = "p.y"', [{"x": "1"}, {"y": "2"}, None]),
+        ((ODD,), (ODD,),
+         '"device_info.brand" = "p.class"\n"device_info.model" = "p.dé"\n"device_info.type" = "p.dé"',
+         [{"class": "1", "dé": "2"}, None]),
+        ((WIDE,), (WIDE,), '"device_info.brand" = "p.f69"', [dict.fromkeys(WIDE_NAMES, "1"), None]),
+        ((deep(11),), (deep(11),), f'"device_info.brand" = "p{".d" * 11}.x"', [held(11), held(5), None]),
+        ((CHAIN,), (CHAIN,), '"device_info.brand" = "p.next.next.x"',
+         [{"x": "1", "next": {"x": "2", "next": {"x": "3", "next": None}}}, {"x": "1", "next": None}, None]),
+        (("long", "string"), ("string",), '"user_data.ph" = "p"', ["12", None]),
+    ],
+)  # fmt: skip
+def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, values: list[Any]) -> None:
+    """The mapping asks for what one branch of our union holds, and the writer writes another, or only one."""
+    both = Both(
+        (schema_of(optional("p", *ours)), f"[fields]\n{line}", None), schema_of(optional("p", *theirs))
+    )
+    written = [both.value({**EVENT, "p": value}) for value in values]
+    assert None not in written
+    assert all(isinstance(one, list) for one in both.check(*written))
+
+
+@pytest.mark.parametrize(
+    ("types", "path", "value", "ids"),
+    [
+        (("string", ARRAY), "p", "abc", ["abc"]),
+        (("string", ARRAY), "p", "", None),
+        (("string", ARRAY), "p", ["a", "b"], ["a", "b"]),
+        (("long", ARRAY), "p", 0, ["0"]),
+        (("long", ARRAY), "p[]", 7, ["7"]),
+        ((TEXTS, ARRAY), "p[]", {"k": "v"}, None),
+        ((TEXTS, ARRAY), "p[]", {}, None),
+        (("string", {"type": "array", "items": A}), "p[].x", "abc", None),
+        ((TEXTS, {"type": "array", "items": A}), "p[].x", {"x": "1", "z": "2"}, ["1"]),
+        ((B, {"type": "array", "items": A}), "p[].x", {"y": "1"}, None),
+        (("string", {"type": "array", "items": ARRAY}), "p", "abc", ["abc"]),
+        (({"type": "array", "items": ["string", ARRAY]},), "p", ["abc", ["d", "e"]], ["abc", "d", "e"]),
+    ],
+)
+def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
+    """What else stands there, by another branch of the union, is the one item: not its characters, not its keys."""
+    both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"', None))
+    (said,) = both.check(both.value({**EVENT, "p": value}))
+    contents = orjson.loads(said[5]).get("custom_data", {}).get("contents")
+    assert contents == (None if ids is None else [{"id": one} for one in ids])
+
+
+def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
+    """Our schema a union of records: what the mapping asks for is in another one than is written."""
+    other = {**schema_of({"name": "more", "type": "string"}), "name": "shop.Other"}
+    theirs = schema_of()
+    ours: Any = [theirs, {**other, "fields": [*other["fields"][:4], other["fields"][5]]}]
+    both = Both((ours, '[fields]\n"custom_data.content_name" = "more"', None), theirs)
+    (said,) = both.check(both.value(EVENT))
+    assert isinstance(said, list)
+    assert both.function is None
+
+
+def evolved_item(draw: Any, item: dict[str, Any]) -> Any:
+    """An item as we read it, perhaps among null: its ``k`` stays, since items of no bytes have no bound."""
+    ours = evolved_record(draw, {**item, "fields": item["fields"][1:]})
+    ours = {**ours, "fields": [*ours["fields"], item["fields"][0]]}
+    return draw(st.sampled_from([ours, ours, ["null", ours]]))
+
+
+def kept(parts: list[str], schema: dict[str, Any]) -> str:
+    """The overlay of those parts that a mapping of this schema may have."""
+    overlay = ""
+    for part in parts:
+        try:
+            load_mapping(f"{overlay}\n{part}", schema, default_toml=DEFAULT)
+        except MappingError:
+            continue
+        overlay += f"\n{part}"
+    return overlay
+
+
+def beside_fields(draw: Any, paths: list[str]) -> list[str]:
+    """The dedup key and the consent, from anywhere, some of the time."""
+    key, consent = (json.dumps(draw(st.sampled_from(paths))) for _ in range(2))
+    parts = [
+        f"[dedup]\nkey = {key}",
+        f'[consent]\nrequire = {consent}\nallowed = ["", "A", "!", "0", 0, 1, true, false]',
+    ]
+    return [part for part in parts if draw(st.sampled_from([True, False, False]))]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_the_mapping_asks_for_comes_out_alike(data: st.DataObject) -> None:
+    """Any schema, evolved or with more branches than the writer's, and any of its paths in the mapping."""
+    draw: Any = data.draw
+    counter = itertools.count()
+    extra, extras = record(draw, counter, 3)
+    item, items = record(draw, counter, 2)
+    item = {**item, "fields": [{"name": "k", "type": "int"}, *item["fields"]]}
+    theirs = schema_of(optional("extra", extra), {"name": "lines", "type": {"type": "array", "items": item}})
+    more = draw(st.lists(st.sampled_from([A, TEXTS, record_of("C", a="string", b="int")]), unique_by=str))
+    ours = schema_of(
+        optional("extra", evolved_record(draw, extra), *more),
+        {"name": "lines", "type": {"type": "array", "items": evolved_item(draw, item)}, "default": []},
+    )
+    paths = list(SchemaPaths(ours).all_paths())[5:] or ["event_id"]
+    paths = [path.replace("<key>", "k") for path in paths]
+    asked = draw(st.dictionaries(st.sampled_from(MAPPED), st.sampled_from(paths), min_size=1, max_size=4))
+    lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in asked.items()]
+    setup = (ours, kept([*beside_fields(draw, paths), "[fields]", *lines], ours), None)
+    both = Both(setup, theirs)
+    events = [
+        {
+            **EVENT,
+            "extra": draw(st.one_of(st.none(), extras)),
+            "lines": [{"k": 1, **one} for one in draw(st.lists(items, max_size=2))],
+        }
+        for _ in range(2)
+    ]
+    values = [value for event in events if (value := both.value(event)) is not None]
+    cut = draw(st.integers(0, 12))
+    both.check(*values, *(value[: len(value) - cut] for value in values))
+
+
+ANY_SCALAR = ["null", "string", "long", "double", "boolean"]
+
+
+def loose(schema: Any) -> Any:
+    """The schema with any scalar where it has text or a boolean: other code reads and converts that."""
+    if schema in ("string", "boolean", ["null", "string"], ["null", "boolean"]):
+        return ANY_SCALAR
+    if isinstance(schema, list):
+        return [one if isinstance(one, str) else loose(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema["type"] == "array":
+        return {**schema, "items": loose(schema["items"])}
+    if schema["type"] == "record":
+        return {**schema, "fields": [{**one, "type": loose(one["type"])} for one in schema["fields"]]}
+    return schema
+
+
+STRICT, LOOSE = BOTH["default"], Both((loose(SCHEMA), None, None))
+IDENTIFIED = {"customer.emails": ["jane@example.com"], "customer.advertising_ids": ["maid-1"]}
+"""Whichever of the two a vector leaves out."""
+
+
+def event_with(path: str, value: Any, both: Both) -> dict[str, Any]:
+    """An event that is identified, and holds this value where the mapping looks for it; a currency stands alone."""
+    alone = {"order.total": None} if path == "order.currency" else {}
+    many = EACH in steps_of(both.converter.mapping.sources[NAMES[path]])
+    held = ([] if value is None else [value]) if many else value
+    return event_of({**IDENTIFIED, **alone, path: held})
+
+
+NAMES = {source.path: name for name, source in STRICT.converter.mapping.sources.items()}
+
+
+def judge(vector: dict[str, Any], said: Any) -> None:
+    """Asserts that the event holds what the vector says."""
+    wanted, name = vector["normalised"], target_name(vector["field"])
+    if isinstance(said, Rejection):
+        assert wanted in (None, "refused")
+        assert said.code == TARGETS[name].refusal
+        return
+    holder: Any = orjson.loads(said[5])
+    *parents, key = name.split(".")
+    for parent in parents:
+        holder = holder.get(parent, {})
+    if wanted is None:
+        assert key not in holder
+    elif vector["field"] in HASHED_FIELDS:
+        assert holder[key] == [wanted if vector.get("digest") else sha256(wanted)]
+    else:
+        assert holder[key] == wanted
+
+
+@pytest.mark.parametrize("both", [STRICT, LOOSE], ids=["strict", "loose"])
+def test_every_normalised_value_comes_out_alike(both: Both) -> None:
+    """The vectors of single fields as whole events, both ways: the value stands where the mapping looks for it."""
+    held = alone = 0
+    for vector in VECTORS:
+        path = both.converter.mapping.sources[target_name(vector["field"])].path
+        event = event_with(path, vector["raw"], both)
+        if fastavro.validate(event, both.parsed, raise_errors=False):  # Avro can hold it in this field
+            value = both.value(event)
+            assert value is not None
+            (said,) = both.check(value)
+            judge(vector, said)
+            held += 1
+            alone += both.function is None or both.alone(value) is not None
+    assert held > 0.9 * len(VECTORS)
+    assert alone > 0.95 * held
+
+
+def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
+    """What was written for what a schema id meant before is not used again."""
+    both = Both(
+        (schema_of(optional("p", "string")), '[fields]\n"device_info.brand" = "p"', None), schema_of()
+    )
+    (before,) = both.check(both.value(EVENT))
+    assert b"device_info" not in before[5]
+    newer = Both((both.schema, '[fields]\n"device_info.brand" = "p"', None))
+    both.learn(SchemaRef("id", "7"), both.schema)
+    (after,) = both.check(newer.value({**EVENT, "p": "Acme"}))
+    assert orjson.loads(after[5])["device_info"] == {"brand": "Acme"}
+
+
+KNOWN = (SchemaRef("id", "7"), SchemaRef("guid", str(UUID(int=7))))
+NAMED = st.sampled_from(
+    [*map(framing_of, KNOWN), framing_of(SchemaRef("id", "8")), b"", b"\xc3\x01" + b"8" * 8]
+)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from([SCHEMA_ID_HEADER, "x"]), st.one_of(st.none(), NAMED)), max_size=2
+)
+VALUES = st.one_of(st.none(), st.tuples(NAMED, st.sampled_from([b"", b"\0", b"datum"])))
+
+
+@pytest.mark.parametrize("wire_format", WireFormat)
+@settings(max_examples=100, deadline=None)
+@given(drawn=st.lists(st.tuples(VALUES, HEADERS), max_size=6))
+def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFormat, drawn: Any) -> None:
+    """Schemas named before the value or in a header, known, unknown and broken off, each after any other."""
+    framed = BOTH["default"].value(event_of({}))
+    assert framed is not None
+    datum, decoder, converter = framed[5:], DECODERS[wire_format], BOTH["default"].converter
+    records = [
+        Record(at, -1, None, value and value[0] + value[1].replace(b"datum", datum), tuple(headers))
+        for at, (value, headers) in enumerate(drawn)
+    ]
+    compiled = read_by(CompiledReading(decoder, converter), records, NOW)
+    two_steps = read_by(TwoSteps(decoder, converter), records, NOW)
+    assert [comparable_row(one) for one in compiled] == [comparable_row(one) for one in two_steps]
+
+
+def knowing(wire_format: WireFormat) -> Decoder:
+    """A decoder that knows our schema by two names."""
+    decoder = Decoder(SCHEMA, wire_format=wire_format)
+    for ref in KNOWN:
+        decoder.add_schema(ref, SCHEMA)
+    return decoder
+
+
+DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
+    """One of some megabytes is written, or refused half-way; a member that met one a year ago is no larger for it."""
+    line = '"custom_data.contents[].id" = "p"\n"custom_data.content_ids" = "p"\n"custom_data.value" = "q"'
+    both = Both(
+        (
+            schema_of(optional("p", ARRAY), optional("q", "string")),
+            f"[fields]\n{line}\n[constants]\n{USD}",
+            None,
+        )
+    )
+    usual = both.value({**EVENT, "p": ["a"]})
+    giant = both.value(
+        {**EVENT, "p": [f"{number}-{'x' * 1000}" for number in range(3000)], "q": "-1" * refused}
+    )
+    record = [Record(0, -1, None, giant, ())]
+    both.check(usual)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(3):
+            assert isinstance(read_by(both.compiled, record, NOW)[0], Rejection if refused else Read)
+        assert tracemalloc.get_traced_memory()[0] - before < 100_000
+    finally:
+        tracemalloc.stop()
+    both.check(usual, giant, usual)
+
+
+@pytest.mark.parametrize("p", [None, {"y": "1"}])
+def test_events_share_nothing_that_could_be_changed(p: Any) -> None:
+    """An event of the same bytes is the same again after others were read: defaults and constants are not used up."""
+    both = WITH_DEFAULTS
+    value, other = both.value({**EVENT, "p": p}), both.value({**EVENT, "event_id": "e-2", "p": {"y": "2"}})
+    assert value is not None
+    assert other is not None
+    first, second, again = both.check(value, other, value)
+    assert first == again != second
+    assert both.function is None or comparable_row(both.alone(value)) == first
+
+
+WITH_DEFAULTS = Both(
+    (
+        schema_of(
+            optional("p", B),
+            {"name": "tags", "type": {"type": "array", "items": "string"}, "default": ["de", "en"]},
+            {"name": "lines", "type": {"type": "array", "items": A}, "default": [{"x": "sku"}]},
+            {"name": "q", "type": record_of("Q", z=TEXTS), "default": {"z": {"k": "v"}}},
+        ),
+        """
+        [fields]
+        "device_info.languages" = "tags"
+        "custom_data.contents[].id" = "lines[].x"
+        "custom_data.content_ids" = "lines[].x"
+        "custom_data.content_name" = "q.z.k"
+        "device_info.brand" = "p.y"
+        [constants]
+        "user_data.country" = "US"
+        """,
+        None,
+    ),
+    schema_of(optional("p", B)),
+)
+
+
+@pytest.mark.parametrize("odd", [None, bytearray(b"\0\0\0\0\7"), memoryview(b"\0\0\0\0\7"), "text"])
+def test_what_is_no_bytes_is_left_to_the_two_steps(odd: Any) -> None:
+    """A value that no client gives, first or after others: nothing is read of it, and nothing crashes."""
+    both, function = BOTH["default"], BOTH["default"].function
+    good = both.value(event_of({}))
+    if function is None:
+        pytest.skip("the package was built without a C compiler")
+    for values in ((odd, good), (good, odd), (good, good, odd, good)):
+        columns = Columns(Keys())
+        records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
+        function(records, columns, both.framing, len(both.framing), *both.converter.bounds(NOW))
+        assert len(columns) == values.index(odd)

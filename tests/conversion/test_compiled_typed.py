@@ -1,0 +1,217 @@
+"""The fast path under a schema of another shop: keys that are numbers, decimals, dates, enums, maps, none of them text.
+
+Such records must not only come out alike, they must be read in one go: what is typed well is not to cost more.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.conversion.converter import Converter
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_convert import NOW
+
+
+def optional(name: str, *types: Any) -> dict[str, Any]:
+    """A field that may be null."""
+    return {"name": name, "type": ["null", *types]}
+
+
+def fields(**types: Any) -> list[dict[str, Any]]:
+    """Fields of these types."""
+    return [{"name": name, "type": kind} for name, kind in types.items()]
+
+
+def record_of(name: str, *of: dict[str, Any]) -> dict[str, Any]:
+    """A record's schema."""
+    return {"type": "record", "name": name, "fields": list(of)}
+
+
+def money(precision: int = 12, scale: int = 2) -> dict[str, Any]:
+    """An amount."""
+    return {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}
+
+
+LINE = record_of(
+    "Line",
+    *fields(sku="long", title="string"),
+    optional("brand", "string"),
+    *fields(unit_price=money(), weight="double", qty="int"),
+)
+USER = record_of(
+    "User",
+    optional("email", "string"),
+    optional("phone", "long"),
+    optional("user_id", "long"),
+    optional("born", {"type": "int", "logicalType": "date"}),
+    optional("zip", "int"),
+    optional("country", {"type": "enum", "name": "Country", "symbols": ["DE", "FR", "XX"]}),
+)
+PURCHASE = record_of(
+    "Purchase",
+    *fields(number="long", currency="string", total="double", lines={"type": "array", "items": LINE}),
+)
+SCHEMA = record_of(
+    "TrackingEvent",
+    *fields(
+        id={"type": "string", "logicalType": "uuid"},
+        kind={"type": "enum", "name": "Kind", "symbols": ["PAGE_VIEW", "PURCHASE", "OTHER"]},
+        ts={"type": "long", "logicalType": "timestamp-micros"},
+        source={"type": "enum", "name": "Source", "symbols": ["WEB", "STORE"]},
+    ),
+    optional("url", "string"),
+    optional("user", USER),
+    *fields(ip="string", agent="string", props={"type": "map", "values": "string"}),
+    optional("purchase", PURCHASE),
+)
+MAPPING = """
+unknown_event_name = "filter"
+[event_names]
+PAGE_VIEW = "page_visit"
+PURCHASE = "checkout"
+[action_sources]
+store = "offline"
+[fields]
+event_id = "id"
+event_name = "kind"
+event_time = "ts"
+action_source = "source"
+event_source_url = "url"
+"user_data.em" = "user.email"
+"user_data.ph" = "user.phone"
+"user_data.external_id" = "user.user_id"
+"user_data.db" = "user.born"
+"user_data.zp" = "user.zip"
+"user_data.country" = "user.country"
+"user_data.click_id" = "props.epik"
+"user_data.client_ip_address" = "ip"
+"user_data.client_user_agent" = "agent"
+"custom_data.currency" = "purchase.currency"
+"custom_data.value" = "purchase.total"
+"custom_data.order_id" = "purchase.number"
+"custom_data.content_name" = "purchase.lines[].title"
+"custom_data.content_brand" = "purchase.lines[].brand"
+"custom_data.content_ids" = "purchase.lines[].sku"
+"custom_data.num_items" = "purchase.lines[].qty"
+"custom_data.contents[].id" = "purchase.lines[].sku"
+"custom_data.contents[].item_name" = "purchase.lines[].title"
+"custom_data.contents[].item_brand" = "purchase.lines[].brand"
+"custom_data.contents[].item_price" = "purchase.lines[].unit_price"
+"custom_data.contents[].quantity" = "purchase.lines[].qty"
+"""
+BOTH = Both((SCHEMA, MAPPING, None))
+
+WORDS = st.sampled_from(
+    ["Blue shoes", "", " ", 'a "quoted" \\ one', "Crème", "日本", "a\nb", "\u2028", "0", "x" * 300]
+)
+AMOUNTS = st.one_of(
+    st.sampled_from([0.0, 0.1, 12.5, 1e21, 1e-7, -1.0, float("nan"), float("inf")]), st.floats(0, 10**6)
+)
+LINES = st.fixed_dictionaries(
+    {
+        "sku": st.integers(-2, 10**12),
+        "title": WORDS,
+        "brand": st.none() | WORDS,
+        "unit_price": st.integers(-1, 10**6).map(lambda cents: Decimal(cents).scaleb(-2)),
+        "weight": st.floats(allow_nan=False),
+        "qty": st.integers(-1, 5),
+    }
+)
+USERS = st.fixed_dictionaries(
+    {
+        "email": st.none() | st.sampled_from(["a@b.c", "Ann@Example.COM ", "nobody", ""]),
+        "phone": st.none() | st.sampled_from([0, -1, 14155550100, 2**62]),
+        "user_id": st.none() | st.sampled_from([0, -5, 4711, 2**63 - 1]),
+        "born": st.none() | st.integers(-800_000, 800_000),
+        "zip": st.none() | st.sampled_from([0, 2139, 94107, -1]),
+        "country": st.none() | st.sampled_from(["DE", "FR", "XX"]),
+    }
+)
+EVENTS = st.fixed_dictionaries(
+    {
+        "id": st.uuids().map(str),
+        "kind": st.sampled_from(["PAGE_VIEW", "PURCHASE", "PURCHASE", "OTHER"]),
+        "ts": st.sampled_from([-1, 0, int(NOW * 1e6) - 7, int(NOW * 1e6) + 10**6, 2**62, -(2**63)]),
+        "source": st.sampled_from(["WEB", "STORE"]),
+        "url": st.none() | st.sampled_from(["https://shop.example/a?b=ü", "https://shop.example/x", "/x"]),
+        "user": st.none() | USERS,
+        "ip": st.sampled_from(["10.0.0.7", "0.0.0.0", "2001:db8::1", "10.0.0.07", ""]),
+        "agent": WORDS,
+        "props": st.dictionaries(st.sampled_from(["epik", "x", ""]), WORDS, max_size=3),
+        "purchase": st.none()
+        | st.fixed_dictionaries(
+            {
+                "number": st.sampled_from([0, 1, -1, 2**62]),
+                "currency": st.sampled_from(["EUR", "usd", "", "???"]),
+                "total": AMOUNTS,
+                "lines": st.lists(LINES, max_size=3),
+            }
+        ),
+    }
+)
+GOOD: dict[str, Any] = {
+    "id": "5eb561a4-2163-6369-8b52-9b4a97b75092",
+    "kind": "PURCHASE",
+    "ts": int(NOW * 1e6) - 5,
+    "source": "WEB",
+    "url": "https://shop.example/p",
+    "user": {"email": "Ann@Example.com", "phone": 14155550100, "user_id": 4711, "born": 7305, "zip": 94107,
+             "country": "DE"},
+    "ip": "10.0.0.7",
+    "agent": "Mozilla/5.0",
+    "props": {"epik": "dj0y"},
+    "purchase": {
+        "number": 17,
+        "currency": "EUR",
+        "total": 37.5,
+        "lines": [
+            {"sku": 1, "title": "Crème", "brand": None, "unit_price": Decimal("12.50"), "weight": 0.5, "qty": 2},
+            {"sku": 2, "title": "Socks", "brand": "Acme", "unit_price": Decimal("12.50"), "weight": 0.5, "qty": 1},
+        ],
+    },
+}  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(event=EVENTS)
+def test_typed_records_come_out_alike(event: dict[str, Any]) -> None:
+    """Whatever stands in them: the two steps and the compiled program say the same."""
+    BOTH.check(BOTH.value(event))
+
+
+def test_a_typed_record_is_what_one_expects() -> None:
+    """The event as a whole, looked at."""
+    (said,) = BOTH.check(BOTH.value(GOOD))
+    payload = orjson.loads(said[5])
+    assert payload["event_source_url"] == "https://shop.example/p"
+    assert payload["user_data"]["click_id"] == "dj0y"
+    assert len(payload["user_data"]) == 9
+    assert payload["custom_data"] == {
+        "contents": [
+            {"id": "1", "item_name": "Crème", "item_price": "12.50", "quantity": 2},
+            {"id": "2", "item_name": "Socks", "item_brand": "Acme", "item_price": "12.50", "quantity": 1},
+        ],
+        "content_ids": ["1", "2"],
+        "num_items": 3,
+        "currency": "EUR",
+        "value": "37.5",
+        "content_name": "Crème",
+        "content_brand": "Acme",
+        "order_id": "17",
+    }
+    assert said[6:] == [[]]
+
+
+def test_typed_records_are_read_in_one_go() -> None:
+    """None of it is a reason to take the two steps; a purchase that lacks half of its facts neither."""
+    value, bare = BOTH.value(GOOD), BOTH.value({**GOOD, "user": None, "purchase": None, "props": {}})
+    assert value is not None
+    assert bare is not None
+    assert isinstance(BOTH.converter, Converter)
+    assert BOTH.alone(value) is not None
+    assert BOTH.alone(bare) is not None

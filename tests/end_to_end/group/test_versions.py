@@ -1,0 +1,178 @@
+"""An upgrade from version 0.1, and the way back, while events flow: nothing is lost, and nothing is sent twice.
+
+0.1 is the version before the key store of our own, the shared one, and the ids in what is committed. It cannot read
+which records above a committed offset are settled, so it may write dead letters twice (docs/upgrading.md).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.group.members import COOPERATIVE, until_each_delivers
+from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RecordProperty, rehearsal
+from tests.end_to_end.processes import ROOT, Program, wait_for
+from tests.support.kafka.harness import Kafka
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(600)]
+
+BEFORE = "9a0b39f2aff9d70022d3d25e61755dd6293129c9"
+"""The commit of version 0.1."""
+_INSTALL_SECONDS = 280.0
+_FETCH_SECONDS = 120.0
+IN_CI = os.environ.get("CI", "").lower() == "true"
+PARTITIONS = 2
+SESSION = 45.0
+"""Seconds that a member may be silent, Kafka's default: more than a restart takes."""
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Version 0.1 with the dependencies that it names, in the versions that it names."""
+    folder = tmp_path_factory.mktemp("version-0.1")
+    with tarfile.open(fileobj=io.BytesIO(_source())) as archive:
+        archive.extractall(folder, filter="data")
+    python = str(folder / ".venv" / "bin" / "python")
+    dependencies = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    # It is not built: that takes longer than the tests of it, and its plain Python does the same as what is compiled.
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile"]
+    for command in (
+        [sys.executable, "-m", "venv", ".venv"],
+        [*pip, "--constraint", "constraints.txt", *dependencies],
+    ):
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    return Program(python, folder)
+
+
+def _source(repository: Path = ROOT, *, in_ci: bool = IN_CI) -> bytes:
+    """All files of that commit as a tar archive.
+
+    A clone may have left it out (``--depth``). In CI it is fetched then, or the test fails; elsewhere it is skipped.
+    """
+    made = _git(repository, "archive", BEFORE)
+    if made.returncode != 0 and in_ci:
+        fetched = _git(repository, "fetch", "--quiet", "--unshallow")
+        made = _git(repository, "archive", BEFORE)
+        if made.returncode != 0:
+            said = f"{fetched.stderr.decode()}{made.stderr.decode()}"
+            pytest.fail(f"CI needs the history with {BEFORE:.7}, to upgrade from it: {said}", pytrace=False)
+    if made.returncode != 0:
+        pytest.skip(f"needs the history of this repository, with {BEFORE:.7} (git fetch --unshallow)")
+    return made.stdout
+
+
+def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    # Another user's clone is trusted as far as its tests are, which run already.
+    command = ["git", "-c", f"safe.directory={repository}", *arguments]
+    try:
+        return subprocess.run(
+            command, cwd=repository, capture_output=True, timeout=_FETCH_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        if IN_CI:
+            raise
+        pytest.skip("git is not installed")
+
+
+def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
+    """A history that the clone has left out is fetched; where that cannot be, the tests fail."""
+    whole, shallow = _source(), tmp_path / "shallow"
+    for command in (
+        ["git", "init", "--quiet", str(shallow)],
+        ["git", "-C", str(shallow), "remote", "add", "origin", f"file://{ROOT}"],
+        ["git", "-C", str(shallow), "fetch", "--quiet", "--depth", "1", "origin", "HEAD"],
+    ):
+        done = subprocess.run(command, capture_output=True, timeout=_FETCH_SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+    with pytest.raises(pytest.skip.Exception, match="needs the history"):
+        _source(shallow, in_ci=False)
+    assert _source(shallow, in_ci=True) == whole
+    empty = tmp_path / "empty"
+    assert _git(tmp_path, "init", "--quiet", str(empty)).returncode == 0
+    with pytest.raises(pytest.fail.Exception, match="CI needs the history"):
+        _source(empty, in_ci=True)
+
+
+def test_a_stateful_set_is_upgraded_and_goes_back(
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
+) -> None:
+    """The new members take the key stores over; the old ones refuse theirs until they are moved away."""
+    with rehearsal(
+        kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=SESSION
+    ) as scene:
+        members = [scene.start(number, earlier) for number in range(PARTITIONS)]
+        scene.group.until_divided(*members)
+        until_each_delivers(*members)
+        with scene.timed(f"StatefulSet of {PARTITIONS}, upgraded from 0.1"):
+            members = scene.restart(members)
+            scene.group.until_divided(*members)
+            scene.group.until_moving()
+        for one in members:
+            one.until_logged("key_store_taken_over")
+        with scene.timed(f"StatefulSet of {PARTITIONS}, back to 0.1"):
+            for number in reversed(range(PARTITIONS)):
+                scene.end(members[number])
+                refused = scene.start(number, earlier)
+                assert refused.wait() == 1
+                assert "key store" in refused.stderr
+                state = scene.group.folder_of(STATIC.format(number)) / "state"
+                (state / "keys").rename(state / "keys.new")
+                members[number] = scene.start(number, earlier)
+                until_each_delivers(members[number])
+            scene.group.until_moving()
+        scene.finish(*members, letters_again=True)
+
+
+def test_members_of_both_versions_share_a_group(
+    kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
+) -> None:
+    """A new member joins an old one and takes over, while calls fail; then an old one joins it and takes over."""
+    with rehearsal(
+        kafka,
+        api,
+        tmp_path,
+        COOPERATIVE,
+        record_property,
+        partitions=PARTITIONS,
+        session=SESSION,
+        failing=0.1,
+    ) as scene:
+        group = scene.group
+        (old,) = group.join(1, earlier)
+        group.until_divided(old)
+        until_each_delivers(old)
+        with scene.timed("a new member joins one of 0.1 and takes over"):
+            (new,) = group.join(1)
+            scene.until_ready(new)
+            group.until_divided(old, new)
+            until_each_delivers(old, new)
+            scene.end(old)
+            group.until_divided(new)
+            group.until_moving()
+        # From here on no call fails, since 0.1 would send again what was delivered above one that is tried again. So
+        # all that was read before has to be settled first.
+        api.set_faults(**SLOW_CALLS)
+        read = {one["partition"]: one["position"] for one in new.status()["partitions"]}
+        wait_for(
+            lambda: all(offset >= read[number] for number, offset in enumerate(group.committed())),
+            "the end of retries",
+        )
+        with scene.timed("a member of 0.1 joins a new one and takes over"):
+            (old,) = group.join(1, earlier)
+            group.until_divided(old, new)
+            until_each_delivers(old, new)
+            scene.end(new)
+            group.until_divided(old)
+            group.until_moving()
+        scene.finish(old, letters_again=True)

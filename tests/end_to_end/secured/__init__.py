@@ -1,0 +1,1 @@
+"""The commands against a broker that production has: TLS, logins, tokens, rights."""

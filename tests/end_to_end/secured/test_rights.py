@@ -1,0 +1,255 @@
+"""With the rights that `pinstream check --rights` prints each command works; without any one of them it says which."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, command, run_environment, wait_for
+from tests.end_to_end.records import dead_letters, generated, new_topic, records_on, write_generated
+from tests.support.kafka.harness import unique
+from tests.support.kafka.secured import SecuredBroker, environment
+
+USER = "shop"
+KINDS = {
+    "--topic": ResourceType.TOPIC,
+    "--group": ResourceType.GROUP,
+    "--transactional-id": ResourceType.TRANSACTIONAL_ID,
+}
+
+
+class Right(NamedTuple):
+    """One operation on one resource, as the printed commands say it."""
+
+    option: str
+    name: str
+    pattern: str
+    operation: str
+
+    @property
+    def binding(self) -> AclBinding:
+        """It, as the AdminClient takes it."""
+        words = {"Read": "READ", "Write": "WRITE", "Create": "CREATE", "DescribeConfigs": "DESCRIBE_CONFIGS"}
+        return AclBinding(
+            KINDS[self.option], self.name, ResourcePatternType[self.pattern.upper()], f"User:{USER}", "*",
+            AclOperation[words[self.operation]], AclPermissionType.ALLOW,
+        )  # fmt: skip
+
+
+class Shop:
+    """Topics, events, and the environment of a user who has just the rights that are granted."""
+
+    def __init__(self, broker: SecuredBroker, api: Api, folder: Path) -> None:
+        self.broker, self.api, self.folder = broker, api, folder
+        self.topic, self.group = new_topic(broker.plain), unique("group")
+        self.letters = f"{self.topic}.dead-letters"
+        _, events = generated(60, invalid=0.3)
+        write_generated(broker.plain, self.topic, events)
+        self.records = len(events)
+        broker.take_back_all()
+        self.env = {
+            **run_environment(folder, broker.plain, self.topic, self.group, api.url),
+            **environment(broker.with_login(USER)),
+            "COLUMNS": "2000",
+        }
+
+    def printed(self) -> Sequence[Right]:
+        """What `check --rights kafka-acls` prints."""
+        said = command("check", "--rights", "kafka-acls", env=self.env)
+        assert said.returncode == 0, said.stderr
+        return [one for line in said.stdout.splitlines() if line[:1] != "#" for one in rights_of(line)]
+
+    def only(self, rights: Sequence[Right]) -> None:
+        """These are all that the user has."""
+        self.broker.take_back_all()
+        self.broker.grant([one.binding for one in rights])
+
+    def said(self, *arguments: str) -> tuple[int, str]:
+        """The exit code of a command, and all that it says."""
+        done = command(*arguments, env=self.env)
+        return done.returncode, done.stdout + done.stderr
+
+    def deliver(self) -> None:
+        """Run until all is settled: 60 events, some of them dead letters."""
+        with Process(self.folder, "run", env=self.env) as service:
+            service.until_settled(self.records)
+            assert service.stop()[0] == 0
+
+
+def rights_of(line: str) -> list[Right]:
+    """The operations of one line of ``kafka-acls.sh``."""
+    words = shlex.split(line)
+    assert words[0] == "kafka-acls.sh"
+    assert words[words.index("--allow-principal") + 1] == f"User:{USER}"
+    [option] = [word for word in words if word in KINDS]
+    pattern = words[words.index("--resource-pattern-type") + 1]
+    operations = [after for word, after in itertools.pairwise(words) if word == "--operation"]
+    return [Right(option, words[words.index(option) + 1], pattern, one) for one in operations]
+
+
+@pytest.fixture
+def shop(secured_kafka: SecuredBroker, api: Api, tmp_path: Path) -> Shop:
+    """A shop of its own for each test."""
+    return Shop(secured_kafka, api, tmp_path)
+
+
+def test_each_command_works_with_just_these(shop: Shop) -> None:
+    """From the check to the redrive, and a named replay; the dead-letter topic is there, so nothing is created."""
+    rights = [one for one in shop.printed() if one.operation != "Create"]
+    shop.only(rights)
+    code, said = shop.said("check")
+    assert code == 0, said
+    assert "do not return the settings" not in said
+    shop.deliver()
+    assert len(dead_letters(shop.broker.plain, shop.topic)) > 5
+    bounds = ("--topic", shop.topic, "--from", "beginning", "--to", "end")
+    for arguments in (
+        ("replay", *bounds),
+        ("replay", "--name", "again", *bounds),
+        ("dead-letters", "list", "--topic", shop.topic),
+        ("dead-letters", "redrive", "--topic", shop.topic),
+        ("offsets", "show"),
+        ("offsets", "set", "--topic", shop.topic, "--to", "beginning", "--yes"),
+    ):
+        code, said = shop.said(*arguments)
+        assert code == 0, said
+
+
+WITHOUT: dict[str, tuple[str, Callable[[Shop, Right], bool], str]] = {
+    "Read on the topic": ("check", lambda s, r: r.name == s.topic and r.operation == "Read", "grant READ on it"),
+    "Read on the group": ("check", lambda s, r: r.name == s.group, "grant READ on it, or correct KAFKA_GROUP_ID"),
+    "Write on the dead letters": (
+        "check", lambda s, r: r.name == s.letters and r.operation == "Write", "this user lacks WRITE on the topic",
+    ),
+    "DescribeConfigs on the dead letters": (
+        "check", lambda s, r: r.name == s.letters and r.operation == "DescribeConfigs", "grant DESCRIBE_CONFIGS",
+    ),
+    "to run: Read on the topic": (
+        "run", lambda s, r: r.name == s.topic and r.operation == "Read", "grant READ on it",
+    ),
+    "to run: Read on the group": ("run", lambda s, r: r.name == s.group, "grant READ on it, or correct KAFKA_GROUP_ID"),
+    "to replay: Read on the topic": (
+        "replay", lambda s, r: r.name == s.topic and r.operation == "Read", "this user may not see it",
+    ),
+    "to replay: Read on its group": ("replay", lambda s, r: r.name.endswith(".replay."), "grant READ on it"),
+    "to redrive: Read on the dead letters": (
+        "redrive", lambda s, r: r.name == s.letters and r.operation == "Read", "grant READ on it",
+    ),
+    "to redrive: Write on the transactional id": (
+        "redrive", lambda s, r: r.option == "--transactional-id", "grant WRITE on the transactional ids",
+    ),
+    "to redrive: Write on the dead letters": (
+        "redrive", lambda s, r: r.name == s.letters and r.operation == "Write", "grant WRITE on it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WITHOUT)
+def test_the_message_names_the_missing_right(case: str, shop: Shop) -> None:
+    """Each command without one of its rights: in one line, which one."""
+    what, is_missing, expected = WITHOUT[case]
+    rights = shop.printed()
+    if what == "redrive":
+        shop.only(rights)
+        shop.deliver()
+    left = [one for one in rights if not is_missing(shop, one)]
+    assert len(left) < len(rights)
+    shop.only(left)
+    bounds = ("--topic", shop.topic, "--from", "beginning", "--to", "end")
+    arguments = {
+        "check": ("check",),
+        "run": ("run",),
+        "replay": ("replay", "--name", "again", *bounds),
+        "redrive": ("dead-letters", "redrive", "--topic", shop.topic),
+    }[what]
+    code, said = shop.said(*arguments)
+    assert expected in said
+    assert code != 0 or "DescribeConfigs" in case  # it is not fatal: only sizes are unknown
+    assert "Traceback" not in said
+
+
+def test_dead_letters_wait_for_the_right(shop: Shop) -> None:
+    """The service delivers what it can, says what is missing, and stores the letters once it may."""
+    rights = shop.printed()
+    shop.only(
+        [one for one in rights if not (one.name == shop.letters and one.operation in ("Write", "Create"))]
+    )
+    with Process(shop.folder, "run", env=shop.env) as service:
+        service.until(
+            lambda: any("grant WRITE on" in str(line.get("text")) for line in service.log), "what is missing"
+        )
+        service.until(
+            lambda: (found := service.ledger())["read"] == shop.records and found["open"], "what waits"
+        )
+        assert not service.ledger()["dead_lettered"]
+        assert "Traceback" not in service.stderr
+        shop.broker.grant([one.binding for one in rights])
+        ledger = service.until_settled(shop.records)
+        assert service.stop()[0] == 0
+    assert ledger["dead_lettered"] == len(dead_letters(shop.broker.plain, shop.topic)) > 5
+
+
+def test_a_missing_dead_letter_topic_is_created_with_the_right_to(shop: Shop) -> None:
+    """Without it the service says so and waits; with it the topic is there, and the letters on it."""
+    admin = shop.broker.admin()
+    admin.delete_topics([shop.letters])[shop.letters].result(30)
+    rights = shop.printed()
+    shop.only([one for one in rights if one.operation != "Create"])
+    with Process(shop.folder, "run", env=shop.env) as service:
+        service.until(
+            lambda: any(f"grant CREATE on {shop.letters}" in str(line.get("text")) for line in service.log),
+            "what is missing",
+        )
+        shop.broker.grant([one.binding for one in rights])
+        ledger = service.until_settled(shop.records)
+        assert service.stop()[0] == 0
+    assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
+
+
+def test_strimzi_has_the_same(shop: Shop) -> None:
+    """The KafkaUser grants what the commands grant."""
+    said = command("check", "--rights", "strimzi", env=shop.env)
+    user = yaml.safe_load(said.stdout)
+    options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
+    granted = {
+        Right(
+            options[acl["resource"]["type"]],
+            acl["resource"]["name"],
+            {"prefix": "prefixed"}.get(acl["resource"]["patternType"], "literal"),
+            operation,
+        )
+        for acl in user["spec"]["authorization"]["acls"]
+        for operation in acl["operations"]
+    }
+    assert granted == set(shop.printed())
+    assert user["kind"] == "KafkaUser"
+    assert user["metadata"]["name"] == USER
+
+
+def test_what_is_granted_is_in_force(secured_kafka: SecuredBroker) -> None:
+    """The fixture's own: a user without rights sees no topic."""
+    topic = new_topic(secured_kafka.plain)
+    secured_kafka.take_back_all()
+    client = secured_kafka.admin()
+    assert topic in client.list_topics(timeout=30).topics
+    wait_for(lambda: topic not in listed(secured_kafka), "the topic to be hidden")
+
+
+def listed(broker: SecuredBroker) -> set[str]:
+    """The topics that the user sees."""
+    return set(AdminClient({**broker.with_login(USER), "log_level": 0}).list_topics(timeout=30).topics)

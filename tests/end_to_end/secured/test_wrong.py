@@ -1,0 +1,201 @@
+"""What a person reads who has set something wrong: one line that names the cause and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.kafka.cluster import describe
+from consumer.errors import PinstreamError
+from tests.support.certificates import Authority
+from tests.support.kafka.broker import RealBroker
+from tests.support.kafka.secured import PASSWORD, Issuer, Properties, SecuredBroker
+
+WITHIN = 10.0
+PATIENT = 60.0
+"""For what is known only when nothing has answered for all of the time, on a busy machine."""
+
+
+@pytest.fixture
+def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
+    """Gives the tokens that the broker takes."""
+    found = Issuer(secured_kafka.signer)
+    yield found
+    found.close()
+
+
+async def told(config: Properties, within: float = WITHIN) -> str:
+    """The line that a first contact with this configuration ends in."""
+    with pytest.raises(PinstreamError) as caught:
+        await describe(config, ["orders"], within)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert PASSWORD not in line
+    assert "not-the-password" not in line
+    return line
+
+
+Change = Callable[[SecuredBroker, Properties, Path], Properties]
+OTHER_CA = "other-ca"
+
+AT_ONCE: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "wrong password": (
+        lambda _b, c, _f: {**c, "sasl.password": "not-the-password"},
+        ("the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD",),
+    ),
+    "wrong SCRAM password": (
+        lambda b, _c, _f: {**b.with_login("shop", "SCRAM-SHA-512"), "sasl.password": "not-the-password"},
+        ("the broker refused the login: check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD",),
+    ),
+    "a mechanism that the broker lacks": (
+        lambda _b, c, _f: {**c, "sasl.mechanism": "SCRAM-SHA-256"},
+        ("KAFKA_SASL_MECHANISM", "PLAIN,SCRAM-SHA-512,OAUTHBEARER"),
+    ),
+    "unknown authority": (
+        lambda _b, c, f: {**c, "ssl.ca.location": str(Authority(f, OTHER_CA).file)},
+        ("is signed by an authority that is not in ", f"{OTHER_CA}.pem: set KAFKA_SSL_CA_LOCATION"),
+    ),
+    "no authority": (
+        lambda _b, c, _f: {name: value for name, value in c.items() if name != "ssl.ca.location"},
+        ("is signed by an authority that this machine does not know: set KAFKA_SSL_CA_LOCATION",),
+    ),
+    "another name": (
+        lambda _b, c, _f: {**c, "bootstrap.servers": str(c["bootstrap.servers"]).replace("127.0.0.1", "localhost")},
+        ("the certificate of localhost:", "is for another name: reach the broker by the name that it is for"),
+    ),
+    "no such file": (
+        lambda _b, c, f: {**c, "ssl.ca.location": str(f / "missing.pem")},
+        ("KAFKA_SSL_CA_LOCATION: ", "missing.pem cannot be read: No such file or directory"),
+    ),
+    "no password": (
+        lambda _b, c, _f: {name: value for name, value in c.items() if name != "sasl.password"},
+        ("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD must be set",),
+    ),
+    "no such protocol": (
+        lambda _b, c, _f: {**c, "security.protocol": "SASL-SSL"},
+        ("KAFKA_SECURITY_PROTOCOL: it is PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",),
+    ),
+}  # fmt: skip
+IN_VAIN: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "plaintext against TLS": (
+        lambda b, _c, _f: {"bootstrap.servers": b.tls},
+        ("requires TLS or a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL, SSL or SASL_PLAINTEXT)",),
+    ),
+    "a login without TLS against TLS": (
+        lambda _b, c, _f: {**c, "security.protocol": "SASL_PLAINTEXT"},
+        ("set KAFKA_SECURITY_PROTOCOL (SASL_SSL)",),
+    ),
+    "TLS without a login": (
+        lambda b, _c, _f: {**b.over_tls(), "bootstrap.servers": b.sasl},
+        ("requires a login: set KAFKA_SECURITY_PROTOCOL (SASL_SSL)",),
+    ),
+    "TLS against plaintext": (
+        lambda b, _c, _f: {**b.over_tls(), "bootstrap.servers": b.bootstrap_servers},
+        ("does not speak TLS", "or set KAFKA_SECURITY_PROTOCOL=PLAINTEXT"),
+    ),
+    "TLS and a login against plaintext": (
+        lambda b, c, _f: {**c, "bootstrap.servers": b.sasl_bootstrap_servers},
+        ("does not speak TLS", "or set KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT"),
+    ),
+    "no certificate of the client": (
+        lambda b, _c, _f: {**b.over_tls(), "bootstrap.servers": b.mutual},
+        ("asks for a certificate of the client: set KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION",),
+    ),
+    "a certificate of another authority": (
+        lambda b, _c, f: {**b.over_mutual_tls("shop"), **certificate_of(Authority(f, OTHER_CA))},
+        ("refused the client's certificate: check KAFKA_SSL_CERTIFICATE_LOCATION",),
+    ),
+}  # fmt: skip
+
+
+def certificate_of(authority: Authority) -> Properties:
+    """A client's certificate and key."""
+    file = str(authority.issue(host="shop"))
+    return {"ssl.certificate.location": file, "ssl.key.location": file}
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+async def test_said_at_once(case: str, secured_kafka: SecuredBroker, tmp_path: Path) -> None:
+    """These are known from the first answer, or before any."""
+    change, expected = AT_ONCE[case]
+    line = await told(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), PATIENT)
+    for part in expected:
+        assert part in line
+
+
+@pytest.mark.parametrize("case", IN_VAIN)
+async def test_said_in_the_end(case: str, secured_kafka: SecuredBroker, tmp_path: Path) -> None:
+    """A connection that ends without a reason may be a broker that is starting: these are tried for all of the time.
+
+    A busy broker may not have ended a single connection within a short time: then a longer one is given.
+    """
+    change, expected = IN_VAIN[case]
+    config = change(secured_kafka, secured_kafka.with_login("shop"), tmp_path)
+    for within in (2.0, WITHIN, PATIENT):
+        line = await told(config, within)
+        if "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network" not in line:
+            break
+    for part in expected:
+        assert part in line
+
+
+async def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
+    """The broker's, three days ago."""
+    broker = SecuredBroker(tmp_path)
+    broker.renew_certificate(age=timedelta(days=3))
+    with broker:
+        line = await told(broker.with_login("shop"), PATIENT)
+    assert "has expired: renew it there, or correct the clock of this machine" in line
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ((401, b'{"error": "invalid_client"}'), "invalid_client"),
+        ((200, b"<html>please log in</html>"), "JSON"),
+    ],
+    ids=["refused", "a page"],
+)
+async def test_an_endpoint_that_gives_no_token(
+    fails: tuple[int, bytes], said: str, secured_kafka: SecuredBroker, issuer: Issuer
+) -> None:
+    """What it said, and which settings it is about; neither user nor password of the broker's own kind."""
+    issuer.fails = fails
+    line = await told(secured_kafka.with_token(issuer.url, "shop"))
+    assert "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
+    assert "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET" in line
+    assert "KAFKA_SASL_PASSWORD" not in line
+    assert said in line
+
+
+async def test_an_endpoint_that_is_unavailable(secured_kafka: SecuredBroker, issuer: Issuer) -> None:
+    """librdkafka asks it again and again, without a word: the line names all that it may be."""
+    issuer.fails = (503, b"")
+    line = await told(secured_kafka.with_token(issuer.url, "shop"), 3.0)
+    assert "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
+
+
+async def test_no_endpoint_for_tokens(secured_kafka: SecuredBroker) -> None:
+    """Nobody listens there."""
+    line = await told(secured_kafka.with_token("http://127.0.0.1:1/token", "shop"))
+    assert "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
+
+
+async def test_a_token_for_somebody_else(secured_kafka: SecuredBroker, issuer: Issuer) -> None:
+    """The broker refuses it: it is about the token, not about a password."""
+    issuer.audience = "another-service"
+    line = await told(secured_kafka.with_token(issuer.url, "shop"), PATIENT)
+    assert "the broker refused the token: check what it asks of tokens" in line
+
+
+async def test_a_silent_port(own_kafka: RealBroker) -> None:
+    """A TLS client and a broker that stands still: nothing is known but that it does not answer."""
+    own_kafka.pause()
+    try:
+        line = await told({"bootstrap.servers": own_kafka.bootstrap_servers, "security.protocol": "SSL"}, 2.0)
+    finally:
+        own_kafka.resume()
+    assert "check KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the network" in line

@@ -1,0 +1,215 @@
+"""``PINSTREAM_TRANSFORM`` in the whole system: a function between Kafka and the API, and the page that says how."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import (
+    ROOT,
+    Process,
+    bare_environment,
+    command,
+    run_environment,
+    the_one_line,
+)
+from tests.end_to_end.records import (
+    commerce_event,
+    committed_offsets,
+    dead_letters,
+    new_group,
+    new_topic,
+    write_events,
+)
+from tests.support.kafka.harness import Kafka
+
+PAGE = (ROOT / "docs" / "transform.md").read_text("utf-8")
+CLEAN = """
+import pathlib
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+
+
+def clean(record):
+    what = record["order"]["order_id"]
+    if what == "staff":
+        return None
+    if what == "raises":
+        raise ValueError(record["customer"]["emails"][0])
+    if what == "leaves":
+        sys.exit(record["customer"]["emails"][0])
+    if what == "nonsense":
+        record["order"]["total"] = 1.5
+    if what == "hangs":
+        (HERE / "hangs").touch()
+        while not (HERE / "go").exists():
+            pass
+    record["order"]["total"] = record["order"]["total"] + "0" if what == "more" else record["order"]["total"]
+    return record
+"""
+
+
+def blocks(language: str) -> list[str]:
+    """The page's code of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A function of the tests, in a module in `folder`."""
+    (folder / "own_code.py").write_text(CLEAN)
+    return {"PYTHONPATH": str(folder), "PINSTREAM_TRANSFORM": "own_code:clean"}
+
+
+def of(what: str, number: int = 0) -> dict[str, object]:
+    """An event that the function treats so."""
+    order = {"order_id": what, "currency": "EUR", "total": "1.50", "items": []}
+    return commerce_event(f"{what}-{number}", order=order)
+
+
+def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
+    """Its module, its records and its commands, as a user copies them."""
+    module, typed = blocks("python")
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "events.py").write_text(module + typed)
+    (tmp_path / "records.ndjson").write_text(blocks("json")[0])
+    [script] = blocks("sh")
+    program = f'pinstream() {{ "{sys.executable}" -m consumer "$@"; }}\n'
+    env = {**bare_environment(tmp_path), "HERE": str(ROOT)}
+    # The package is not installed where the tests run: Python finds it in the repository.
+    lines = script.replace("PYTHONPATH=$PWD", 'PYTHONPATH="$PWD:$HERE"')
+    done = subprocess.run(
+        ["sh", "-ec", program + lines], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["payload"]["custom_data"]["value"] == "59.85"
+    assert (second["outcome"], second["filter"]) == ("filtered", "transform")
+
+
+def test_explain_takes_it_into_account(tmp_path: Path) -> None:
+    """Each outcome; neither stdout nor stderr has a value of a record that was refused."""
+    env = bare_environment(tmp_path) | environment(tmp_path)
+    text = "".join(json.dumps(of(what)) + "\n" for what in ("more", "staff", "raises", "leaves", "nonsense"))
+    done = command("explain", "-", env=env, stdin=text)
+    assert (done.returncode, done.stderr) == (0, "")
+    more, staff, raises, leaves, nonsense = (json.loads(line) for line in done.stdout.splitlines())
+    assert more["payload"]["custom_data"]["value"] == "1.500"
+    assert staff["filter"] == "transform"
+    assert raises["error"] == {
+        "stage": "convert",
+        "code": "transform_failed",
+        "message": "PINSTREAM_TRANSFORM own_code:clean raised ValueError at own_code:14",
+    }
+    assert leaves["error"]["message"].endswith("raised SystemExit at own_code:16")
+    assert nonsense["error"]["code"] == "transform_misfit"
+    assert "field order.total: expected text" in nonsense["error"]["message"]
+    assert "example.com" not in done.stdout.replace(json.dumps(more["payload"]), "")
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere:clean", "own_code:missing", "own_code", "own code:clean", "json:JSONEncoder"]
+)
+def test_what_cannot_be_loaded_ends_at_the_start(tmp_path: Path, name: str) -> None:
+    """Exit code 2, and one line that names the setting."""
+    env = bare_environment(tmp_path) | environment(tmp_path) | {"PINSTREAM_TRANSFORM": name}
+    done = command("explain", "-", env=env)
+    assert done.returncode == 2
+    assert the_one_line(done.stderr).startswith(f"PINSTREAM_TRANSFORM={name!r}: ")
+
+
+@pytest.mark.kafka
+def test_every_record_goes_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Changed, filtered, failed and misfit ones each end as they must, with two hundred that are left as they are."""
+    topic, group = new_topic(kafka), new_group()
+    kinds = ["more", "staff", "raises", "leaves", "nonsense"]
+    write_events(kafka, topic, [*map(of, kinds), *(of("plain", number) for number in range(200))])
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")
+    with Process(tmp_path, "run", env=env | environment(tmp_path)) as process:
+        ledger = process.until_settled(205)
+        assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (201, 1, 3)
+        status = process.status()
+        assert status["process"]["transform"] == "own_code:clean"
+        assert status["process"]["fast_path"] == "off"
+        assert status["counts"]["filtered"] == {"transform": 1}
+        assert process.stop()[0] == 0
+        assert "example.com" not in process.stderr
+    letters = {headers["code"]: headers for _, headers in dead_letters(kafka, topic)}
+    assert letters.keys() == {"transform_failed", "transform_misfit"}
+    assert not any("example.com" in text for headers in letters.values() for text in headers.values())
+    assert {one["custom_data"]["value"] for one in api.events if one["event_id"] == "more-0"} == {"1.500"}
+    assert sum(committed_offsets(kafka, group, topic)) == 205
+
+
+@pytest.mark.kafka
+def test_a_function_that_hangs_is_named_while_it_does(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """On the page and in the log, with its record; the member stays in its group, and goes on when it returns."""
+    topic, group = new_topic(kafka, 1), new_group()
+    write_events(kafka, topic, [of("plain"), of("hangs")])
+    env = run_environment(tmp_path, kafka, topic, group, api.url)
+    # The shortest limit of polls: a member that did not poll would be excluded while the function hangs.
+    env |= {
+        "KAFKA_MAX_POLL_INTERVAL_MS": "7000",
+        "KAFKA_SESSION_TIMEOUT_MS": "6000",
+        "PINSTREAM_SHUTDOWN_GRACE": "1s",
+    }
+    with Process(tmp_path, "run", env=env | environment(tmp_path)) as process:
+        line = process.until_logged("transform_slow")
+        assert (line["function"], line["topic"], line["offset"]) == ("own_code:clean", topic, 1)
+        slow = process.until(
+            lambda: (found := process.status()["slow_transform"]) and found["seconds"] > 9 and found,
+            "a call that is longer than the limit of polls",
+        )
+        assert (slow["topic"], slow["offset"]) == (topic, 1)
+        status = process.status()
+        assert (len(status["partitions"]), status["ledger"]["delivered"]) == (1, 1)
+        (tmp_path / "go").touch()
+        assert process.until_settled(2)["delivered"] == 2
+        process.until_logged("transform_returned")
+        assert process.stop()[0] == 0
+
+
+@pytest.mark.kafka
+def test_a_stop_does_not_wait_for_a_function_that_hangs(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """What it works on was never read: the next start reads it again."""
+    topic, group = new_topic(kafka, 1), new_group()
+    write_events(kafka, topic, [of("hangs")])
+    env = run_environment(tmp_path, kafka, topic, group, api.url) | environment(tmp_path)
+    with Process(tmp_path, "run", env=env) as process:
+        process.until((tmp_path / "hangs").exists, "the call")
+        assert process.stop()[0] == 0
+    (tmp_path / "go").touch()
+    with Process(tmp_path, "run", env=env) as process:
+        assert process.until_settled(1)["delivered"] == 1
+
+
+@pytest.mark.kafka
+def test_a_dry_run_and_a_redrive_go_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """A dry run counts what the function makes of a topic; after a correction its letters are delivered."""
+    topic, group = new_topic(kafka), new_group()
+    write_events(kafka, topic, [of("plain"), of("staff"), of("raises")])
+    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")
+    env |= environment(tmp_path)
+    dry = ["replay", "--topic", topic, "--from", "beginning", "--to", "end", "--dry-run", "--json"]
+    done = command(*dry, env=env)
+    assert done.returncode == 0, done.stderr
+    ledger = json.loads(done.stdout)["ledger"]
+    assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (1, 1, 1)
+    chosen = command(*dry, "--where", "event_name=checkout", env=env)
+    assert chosen.returncode == 0, chosen.stderr
+    ledger = json.loads(chosen.stdout)["ledger"]
+    assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (1, 2, 0)
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_settled(3)
+        assert process.stop()[0] == 0
+    (tmp_path / "own_code.py").write_text("def clean(record):\n    return record\n")
+    again = command("dead-letters", "redrive", "--topic", topic, "--json", env=env)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["ledger"]["delivered"] == 1

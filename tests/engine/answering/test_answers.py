@@ -1,0 +1,576 @@
+"""What follows from an answer: each event is delivered, refused, tried again, or let go of. None is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine import messages as m
+from consumer.engine.model import Stage
+from tests.engine.building import PROPERTY, Core, accepted, answer_body, event, event_ids, sends
+
+
+def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
+    """A core with these events in one call that waits for its answer."""
+    core = Core(**policy)
+    core.assign()
+    core.fetch(*values)
+    core.send_all()
+    return core, core.take(m.Send)
+
+
+def test_one_verdict_per_event() -> None:
+    """What failed is a dead letter with the API's reason, the rest is delivered (connect #461)."""
+    core, send = sent(event("a"), event("b", name="Jane Doe"), event("c"))
+    outcomes = [
+        ("processed", None, None),
+        ("failed", "name Jane Doe is odd", None),
+        ("processed", None, None),
+    ]
+    core.answer(send, 200, answer_body(outcomes))
+    core.store_keys()
+    [letter] = core.store_letters()
+    assert letter.record.offset == 1
+    assert letter.rejection == (Stage.DELIVER, "refused", "name *** is odd")
+    assert letter.attempts == 1
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (2, 1, 0)
+    assert core.committable() == 3
+
+
+def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> None:
+    """It is not read twice; of a batch of another size the same bytes say nothing."""
+    answer = accepted(2)
+    core, send = sent(event("a"), event("b"))
+    core.answer(send, 200, answer)
+    core.fetch(event("c"), event("d"))
+    core.send_all()
+    core.answer(core.take(m.Send), 200, answer)
+    core.fetch(event("e"))
+    core.send_all()
+    core.answer(core.take(m.Send), 200, answer)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 4
+    assert dict(core.statistics().counters.no_verdicts) == {"unreadable_outcomes": 1}
+
+
+def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
+    """As long as the one before it, and not its verdict."""
+    core, first = sent(event("a"))
+    core.answer(first, 200, answer_body([("processed", None, "odd")]))
+    core.fetch(event("b"))
+    core.send_all()
+    core.answer(core.take(m.Send), 200, answer_body([("processed", "odd", None)]))
+    core.store_keys()
+    counters = core.statistics().counters
+    assert (dict(counters.api_warnings), dict(counters.api_errors)) == ({"odd": 1}, {"odd": 1})
+
+
+def test_processed_with_an_error_is_delivered_and_counted() -> None:
+    """Delivered, and worth an alert (docs/platform.md, "Answers")."""
+    core, send = sent(event("a"))
+    core.answer(send, 200, answer_body([("processed", "something is odd", None)]))
+    core.store_keys()
+    counters = core.statistics().counters
+    assert core.statistics().totals.delivered == 1
+    assert (counters.processed_with_error, dict(counters.api_errors)) == (1, {"something is odd": 1})
+
+
+def test_warnings_are_counted_by_kind() -> None:
+    """Without their numbers, so that the family stays small."""
+    core, send = sent(event("a"), event("b"))
+    outcomes = [("processed", None, "field 3 is unknown"), ("processed", None, "field 17 is unknown")]
+    core.answer(send, 200, answer_body(outcomes))
+    assert dict(core.statistics().counters.api_warnings) == {"field # is unknown": 2}
+
+
+@pytest.mark.parametrize("status", ["processed", "failed"])
+def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
+    """They become metrics: no personal data in any metric (docs/guarantees.md)."""
+    core, send = sent(event("a", person="Jane Doe"))
+    core.answer(send, 200, answer_body([(status, "person Jane Doe", "agent Jane Doe")]))
+    counters = core.statistics().counters
+    assert not [name for name in (*counters.api_errors, *counters.api_warnings) if "Jane" in name]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"nonsense"),
+        (200, b"{}"),
+        (200, accepted(3)),
+        (500, b""),
+        (503, b'{"code": 4197, "message": "no"}'),
+        (302, b""),
+    ],
+)
+def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) -> None:
+    """The same body to the byte, behind a backoff, for as long as it takes."""
+    core, send = sent(event("a"), event("b"))
+    bodies = {send.body}
+    for _ in range(12):
+        core.answer(send, status, body)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+        bodies.add(send.body)
+    assert len(bodies) == 1
+    assert core.committable() is None
+    core.accept(send)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 2
+
+
+def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
+    """Never over the ceiling of so many failures; not always the same (connect #435)."""
+    core, send = sent(event("a"))
+    policy = core.policy.delivery_backoff
+    waits = []
+    for failures in range(1, 15):
+        core.feed(m.Unanswered(send.number, "timeout"))
+        begun = core.now
+        core.until(lambda: core.has(m.Send))
+        waits.append(core.now - begun)
+        assert waits[-1] <= policy.ceiling(failures) + 1e-9
+        send = core.take(m.Send)
+    assert len(set(waits)) > 10
+    assert policy.ceiling(14) == policy.cap
+
+
+def unclear(core: Core) -> tuple[int, int]:
+    """Events that may be doubled, and those of them that are offline."""
+    counters = core.statistics().counters
+    return counters.unclear_repeats, counters.unclear_offline
+
+
+def again(core: Core) -> m.Send:
+    """The next attempt."""
+    core.until(lambda: core.has(m.Send))
+    return core.take(m.Send)
+
+
+def test_offline_events_that_go_again_are_counted() -> None:
+    """Once it is sent again, and once however often: the platform does not deduplicate those."""
+    core, send = sent(event("a"), event("b", action_source="offline"))
+    core.feed(m.Unanswered(send.number, "timeout"))
+    assert unclear(core) == (0, 0), "nothing went twice"
+    for _ in range(3):
+        send = again(core)
+        assert unclear(core) == (1, 1)
+        core.feed(m.Unanswered(send.number, "timeout"))
+
+
+def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
+    """What arrives more than an hour after it happened counts as offline; up to an hour a double is dropped."""
+    core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
+    core.feed(m.Unanswered(send.number, "timeout"))
+    send = again(core)
+    assert unclear(core) == (2, 0)
+    core.advance(700)
+    core.feed(m.Unanswered(send.number, "connection"))
+    again(core)
+    assert unclear(core) == (3, 0), "it has grown old meanwhile"
+
+
+def test_what_was_answered_and_goes_again_is_clear() -> None:
+    """A 429, and a refused batch that is halved: nobody processed anything."""
+    core, send = sent(event("a", age=7200), event("b", age=7200))
+    core.answer(send, 429, b'{"code": 8}')
+    core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
+    again(core)
+    assert unclear(core) == (0, 0)
+
+
+def test_what_is_unclear_stays_so_in_halves() -> None:
+    """The call before the one that was refused may have been processed."""
+    core, send = sent(event("a", age=3590), event("b", age=3590))
+    core.feed(m.Unanswered(send.number, "timeout"))
+    core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
+    core.advance(60)
+    assert unclear(core) == (0, 0), "less than an hour when it was sent"
+    for half in (core.take(m.Send), core.take(m.Send)):
+        core.feed(m.Unanswered(half.number, "connect"))
+    for _ in range(2):
+        core.accept(again(core))
+    assert unclear(core) == (2, 0)
+
+
+@pytest.mark.parametrize("reason", ["dns", "connect", "tls", "too_late"])
+def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
+    """Without a connection nothing was sent: the outcome is clear."""
+    core, send = sent(event("a", action_source="offline"))
+    core.feed(m.Unanswered(send.number, reason))
+    again(core)
+    assert unclear(core) == (0, 0)
+
+
+# -- refused calls
+
+
+def judge(core: Core, send: m.Send, bad: set[str]) -> None:
+    """The API refuses a call that holds a bad event, as a whole, and accepts any other."""
+    refused = bad.intersection(event_ids(send))
+    core.answer(send, 400, b'{"code": 4196, "message": "invalid"}') if refused else core.accept(send)
+
+
+@PROPERTY
+@given(st.integers(1, 64), st.sets(st.integers(0, 63), max_size=4))
+def test_bisecting_finds_exactly_the_bad_events(count: int, bad: set[int]) -> None:
+    """Each bad event is a dead letter, all others are delivered, in about 2·log2(n) calls per bad event."""
+    bad = {n for n in bad if n < count}
+    core, send = sent(*(event(str(n)) for n in range(count)))
+    calls, waiting = 0, [send]
+    while waiting:
+        judge(core, waiting.pop(), {str(n) for n in bad})
+        calls += 1
+        core.store_keys()
+        while core.has(m.Send):
+            waiting.append(core.take(m.Send))
+    while core.has(m.StoreDeadLetters):
+        assert {letter.rejection.code for letter in core.store_letters()} == {"refused"}
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.dead_lettered, totals.open) == (count - len(bad), len(bad), 0)
+    assert calls <= 1 + 2 * len(bad) * max(1, (count - 1).bit_length())
+
+
+def test_a_refused_call_that_names_the_events_is_not_bisected() -> None:
+    """Those named are dead letters at once; the others go again."""
+    core, send = sent(event("a"), event("b"), event("c"))
+    core.answer(
+        send,
+        422,
+        answer_body([("processed", None, None), ("failed", "bad", None), ("processed", None, None)]),
+    )
+    core.store_letters()
+    again = core.accept()
+    core.store_keys()
+    assert event_ids(again) == ["a", "c"]
+    assert core.statistics().totals.dead_lettered == 1
+    assert core.statistics().totals.delivered == 2
+
+
+TOO_LARGE = b'{"code": 1, "message": "too large"}'
+
+
+def test_too_large_splits_down_to_the_one_event() -> None:
+    """413: halves; an event that is too large alone is a dead letter that says so."""
+    core, send = sent(event("a"), event("b"))
+    core.answer(send, 413, TOO_LARGE)
+    first, second = core.take(m.Send), core.take(m.Send)
+    core.answer(first, 413, TOO_LARGE)
+    core.accept(second)
+    core.store_keys()
+    [letter] = core.store_letters()
+    assert letter.rejection.code == "too_large"
+    assert letter.attempts == 2
+    assert core.statistics().totals.delivered == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_token_settles_nothing(status: int) -> None:
+    """No dead letter, no commit: the event waits (vectordotdev/vector #24543)."""
+    core, send = sent(event("a"))
+    core.answer(send, status, orjson.dumps({"code": 2, "message": "pina_SECRET"}))
+    core.advance(500.0)
+    assert core.statistics().totals.open == 1
+    assert core.committable() is None
+    assert not core.has(m.Commit)
+    assert not core.has(m.StoreDeadLetters)
+    assert "SECRET" not in repr(core.log)
+
+
+# -- somebody else answers
+
+
+STRANGE = b"<html><head><title>Access denied</title></head><body>no</body></html>"
+
+
+@pytest.mark.parametrize("body", [b"", STRANGE, b'{"message": "Forbidden"}'])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes) -> None:
+    """However long it answers in the platform's place: no dead letter, no halt, and all is delivered afterwards."""
+    core, send = sent(*(event(str(n)) for n in range(5)))
+    ends = core.now + 3600.0
+    while core.now < ends:
+        core.answer(send, status, body)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    statistics = core.statistics()
+    assert statistics.destination == "unreachable"
+    assert (statistics.totals.open, statistics.totals.dead_lettered) == (5, 0)
+    assert core.committable() is None
+    assert not core.has(m.StoreDeadLetters)
+    assert not core.reports("halted")
+    core.accept(send)
+    while core.statistics().totals.delivered < 5:
+        core.deliver()
+        core.advance(1.0)
+    assert core.statistics().destination == "open"
+    assert [len(core.reports(one)) for one in ("unreachable", "reachable")] == [1, 1]
+
+
+def test_a_middleman_is_called_behind_a_backoff() -> None:
+    """Ten minutes are some tens of calls, not thousands."""
+    core, send = sent(*(event(str(n)) for n in range(5)))
+    ends, calls = core.now + 600.0, 0
+    while core.now < ends:
+        core.answer(send, 400, STRANGE)
+        core.until(lambda: core.has(m.Send))
+        send, calls = core.take(m.Send), calls + 1
+    assert calls < 80
+
+
+def test_who_answered_is_told() -> None:
+    """In the log at once, and as the reason once the destination is unreachable."""
+    core, send = sent(event("a"))
+    ends = core.now + 60.0
+    while core.now < ends:
+        core.answer(send, 403, STRANGE, {"server": "squid/5.7"})
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    assert {one.fields["said"] for one in core.reports("no_verdict")} == {"squid/5.7: Access denied"}
+    [account] = core.statistics().accounts
+    assert account.reason == "no verdict on any event; the latest call: HTTP 403 (squid/5.7: Access denied)"
+    assert account.unreachable_for is not None
+    assert account.unreachable_for >= 30.0
+
+
+def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
+    """A copy is not quoted; single values are masked, whatever their spelling; neither token nor digest is a word."""
+    core, send = sent(event("a", person="Jane Doe", query="gifts for Jane"))
+    pages = (
+        b"<html><body>You sent: " + send.body + b"</body></html>",
+        b"<h1>blocked: GIFTS FOR&#32;jane</h1>",
+        b"gifts%20for%20Jane is blocked",
+        b"<title>pina_AAAA1234 or s3cr3t-t0ken-99 is blocked for 192.0.2.7 jane@example.org " + b"ab12" * 16,
+    )
+    for page in pages:
+        core.answer(send, 403, page)
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    assert [one.fields["said"] for one in core.reports("no_verdict")] == [
+        "a copy of the request",
+        "blocked: ***",
+        "*** is blocked",
+        "*** or *** is blocked for ***",
+    ]
+
+
+def test_a_middleman_s_413_makes_batches_smaller() -> None:
+    """The batch goes again in halves, later ones are cut before they go, and no call is as large again."""
+    core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
+    size = len(send.body)
+    core.answer(send, 413)
+    core.fetch(*(event(f"more {n}", text="x" * 200) for n in range(8)))
+    sizes = []
+    for _ in range(8):
+        core.look_up()
+        core.until(lambda: core.has(m.Send))
+        sizes.append(len(core.accept().body))
+        core.store_keys()
+        if not core.statistics().totals.open:
+            break
+    assert max(sizes) <= size // 2 + 1
+    assert core.statistics().totals.delivered == 16
+
+
+def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> None:
+    """Only the platform may refuse it: it is tried again, told each time, and never a dead letter."""
+    core, send = sent(event("huge", text="x" * 5000), event("a"), event("b"), batch_events=3, concurrency=1)
+    ends = core.now + 3600.0
+    while core.now < ends:
+        if len(send.body) > 2000:
+            core.answer(send, 413, STRANGE)
+        else:
+            core.accept(send)
+            core.store_keys()
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    totals = core.statistics().totals
+    assert (totals.delivered, totals.open, totals.dead_lettered) == (2, 1, 0)
+    assert core.reports("no_verdict")[-1].fields["events"] == 1
+    core.accept(send)
+    core.store_keys()
+    assert core.statistics().totals.delivered == 3
+
+
+def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None:
+    """A firewall dislikes what is in one event of a batch: the others do not wait with it, and it is not refused."""
+    core, send = sent(*(event(str(n)) for n in range(8)), event("odd"), batch_events=9)
+    ends, number = core.now + 3600.0, 100
+    while core.now < ends:
+        if "odd" in event_ids(send):
+            core.answer(send, 403, STRANGE)
+        else:
+            core.accept(send)
+            core.store_keys()
+        core.fetch(event(str(number)))
+        number += 1
+        core.look_up()
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    totals = core.statistics().totals
+    assert totals.dead_lettered == 0
+    assert totals.delivered > 100
+    assert totals.open <= 5
+
+
+def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> None:
+    """It answers with 503 and 429 by turns: that says nothing of what is in a batch, so none is cut."""
+    core, send = sent(*(event(str(n)) for n in range(8)), batch_events=8, concurrency=2)
+    core.fetch(*(event(str(n)) for n in range(8, 16)))
+    core.look_up()
+    ends, status = core.now + 600.0, 503
+    while core.now < ends:
+        core.answer(send, status, b"too much to do", {"retry-after": "1"})
+        status = 503 if status == 429 else 429
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+        assert send.events == 8
+    assert core.statistics().counters.bisected == 0
+
+
+def test_batches_grow_again() -> None:
+    """A quarter of a minute after the last one that was too large the limit doubles: the middleman may be gone."""
+    core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
+    half = len(send.body) // 2
+    core.answer(send, 413)
+    core.advance(15.0)
+    core.deliver()
+    core.fetch(*(event(str(n), text="x" * 200) for n in range(100, 108)))
+    core.send_all()
+    assert len(core.accept().body) > half
+
+
+def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rarely() -> None:
+    """A proxy's limit stands for years: an hour costs some calls, not one in each quarter of a minute."""
+    core, send = sent(*(event(f"{n:05}", text="x" * 200) for n in range(8)), batch_events=8)
+    half, calls = len(send.body) // 2, 1
+    core.answer(send, 413)
+    ends, number = core.now + 3600.0, 8
+    while core.now < ends:
+        core.fetch(*(event(f"{number + n:05}", text="x" * 200) for n in range(8)))
+        number += 8
+        core.send_all()
+        while core.has(m.Send):
+            send = core.take(m.Send)
+            if len(send.body) > half + 100:
+                calls += 1
+                core.answer(send, 413)
+            else:
+                core.accept(send)
+            core.store_keys()
+        core.advance(1.0)
+    assert 3 < calls < 30
+    assert core.statistics().totals.dead_lettered == 0
+
+
+# -- throttling
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "17"}, 17.0),
+        ({"x-ratelimit-reset": "9"}, 9.0),
+        ({"retry-after": "86400"}, 300.0),
+        ({"retry-after": "Tue, 14 Nov 2023 22:14:20 GMT"}, 59.5),
+    ],
+)
+def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: float) -> None:
+    """To the second, capped, for the whole account; then the same batch goes (connect #1352)."""
+    core, send = sent(event("a"))
+    core.answer(send, 429, headers=headers)
+    begun = core.now
+    core.fetch(event("b"))
+    core.look_up()
+    core.until(lambda: core.has(m.Send))
+    assert core.now - begun == pytest.approx(seconds)
+    assert event_ids(core.take(m.Send)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "0"},
+        {"x-ratelimit-reset": "0"},
+        {"retry-after": "Tue, 14 Nov 2023 00:00:00 GMT"},
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "0"},
+    ],
+)
+def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) -> None:
+    """A date in the past (clocks differ) must not turn a throttled client into a hammer."""
+    core, send = sent(event("a"))
+    begun = core.now
+    for _ in range(10):
+        assert not sends(core.answer(send, 429, headers=headers))
+        core.until(lambda: core.has(m.Send))
+        send = core.take(m.Send)
+    assert core.now - begun > 10.0
+
+
+def test_a_429_that_says_nothing_backs_off() -> None:
+    """From half of the ceiling up."""
+    core, send = sent(event("a"))
+    core.answer(send, 429)
+    begun = core.now
+    core.until(lambda: core.has(m.Send))
+    assert core.now - begun >= core.policy.delivery_backoff.ceiling(1) / 2
+
+
+def test_remaining_calls_named_by_an_answer_hold() -> None:
+    """``x-ratelimit-remaining: 0`` on a good answer: the next call waits for the reset."""
+    core, send = sent(event("a"), linger=0.0)
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "20"}
+    core.answer(send, 200, accepted(1), headers)
+    begun = core.now
+    core.fetch(event("b"))
+    core.look_up()
+    core.until(lambda: core.has(m.Send))
+    assert core.now - begun == 20.0
+
+
+def test_the_request_id_is_reported() -> None:
+    """``x-pinterest-rid`` is what Pinterest's support asks for; of the body nothing is."""
+    core, send = sent(event("a"))
+    core.answer(send, 503, b"jane@example.org", {"x-pinterest-rid": "rid-1"})
+    [report] = core.reports("no_verdict")
+    assert report.fields["request_id"] == "rid-1"
+    assert "jane" not in repr(core.log)
+
+
+# -- no longer ours when the answer comes
+
+
+ANSWERS: Sequence[tuple[int, bytes]] = [
+    (200, accepted(1)),
+    (200, answer_body([("failed", "bad", None)])),
+    (400, b'{"code": 4196, "message": "invalid"}'),
+    (413, TOO_LARGE),
+    (401, b'{"code": 2, "message": "no"}'),
+    (400, b""),
+    (413, b""),
+    (401, b""),
+    (429, b""),
+    (500, b""),
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer[0]}-{len(answer[1])}")
+def test_an_answer_for_a_lost_partition_settles_nothing(answer: tuple[int, bytes]) -> None:
+    """No dead letter, no retry; only a delivered key is still remembered, so that its next owner finds it."""
+    core, send = sent(event("a"))
+    core.lose(0)
+    core.answer(send, *answer)
+    core.advance(100.0)
+    assert not core.has(m.Send)
+    assert not core.has(m.StoreDeadLetters)
+    assert core.has(m.StoreKeys) == (answer == ANSWERS[0])
+    core.store_keys()
+    statistics = core.statistics()
+    assert (statistics.totals.read, statistics.totals.released, statistics.claims) == (0, 1, 0)
+    assert statistics.counters.delivered_after_release == (answer == ANSWERS[0])

@@ -1,0 +1,94 @@
+"""Every line about a call names it as the platform does: its support asks for that, and for nothing else of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine import messages as m
+from consumer.engine.answering.verdicts import REQUEST_ID, request_id
+from tests.engine.building import Core, answer_body, event
+
+RID = {REQUEST_ID: "5264813979430121"}
+
+
+def sent(*values: bytes) -> tuple[Core, m.Send]:
+    """A core with these events in one call that waits for its answer."""
+    core = Core()
+    core.assign()
+    core.fetch(*values)
+    core.send_all()
+    return core, core.take(m.Send)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name"),
+    [
+        (200, answer_body([("failed", "odd", None), ("processed", None, None)]), "events_refused"),
+        (422, b'{"code": 1, "message": "odd"}', "batch_bisected"),
+        (413, b'{"code": 1, "message": "too large"}', "batch_bisected"),
+        (429, b"", "throttled"),
+        (401, b'{"code": 2, "message": "no"}', "halted"),
+        (404, b'{"code": 50, "message": "no such account"}', "halted"),
+        (404, b"", "no_verdict"),
+        (400, b"<html>", "no_verdict"),
+        (503, b"", "no_verdict"),
+    ],
+)
+def test_whatever_is_no_plain_yes_is_reported_with_the_request_id(
+    status: int, body: bytes, name: str
+) -> None:
+    """Refusals of events and of us, throttling, and answers that say nothing."""
+    core, send = sent(event("a"), event("b"))
+    core.answer(send, status, body, RID)
+    [report] = core.reports(name)
+    assert report.fields["request_id"] == RID[REQUEST_ID]
+    assert report.fields["account"] == send.account
+
+
+def test_a_refused_call_of_one_event_is_reported() -> None:
+    """What is left of bisecting: the event itself."""
+    core, send = sent(event("a", person="Jane Doe"))
+    core.answer(send, 400, b'{"code": 1, "message": "Jane Doe is odd"}', RID)
+    [report] = core.reports("events_refused")
+    expected = {"refused": 1, "events": 1, "code": "refused", "message": "*** is odd"}
+    assert {name: report.fields[name] for name in expected} == expected
+
+
+def test_events_refused_together_are_one_line() -> None:
+    """One line for a call, however many of its events are refused."""
+    core, send = sent(event("a"), event("b"), event("c"))
+    core.answer(send, 200, answer_body([("failed", "odd", None)] * 2 + [("processed", None, None)]), RID)
+    [report] = core.reports("events_refused")
+    assert (report.fields["refused"], report.fields["events"]) == (2, 3)
+
+
+def test_an_answer_that_broke_off_still_names_its_call() -> None:
+    """The headers came, the rest did not."""
+    core, send = sent(event("a"))
+    core.feed(m.Unanswered(send.number, "connection", RID))
+    assert core.reports("no_verdict")[0].fields["request_id"] == RID[REQUEST_ID]
+
+
+def test_a_delivery_is_not_worth_a_line() -> None:
+    """All is well: nothing is reported."""
+    core, send = sent(event("a"))
+    before = len(core.log)
+    core.answer(send, 200, answer_body([("processed", None, None)]), RID)
+    assert not [one for one in core.log[before:] if isinstance(one, m.Report)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "jane@example.org", "203.0.113.7", "a" * 64, "two words", "Bearer x", "+49 30 55501777"),
+        *("1\n2", "ä", "https://example.org/x"),
+    ],
+)
+def test_what_may_be_something_else_is_not_repeated(text: str) -> None:
+    """A server that echoes what it is sent does not get it into our log by this header either."""
+    assert request_id({REQUEST_ID: text}) is None
+
+
+def test_a_missing_header_is_no_request_id() -> None:
+    """Nothing is made up."""
+    assert request_id({}) is None

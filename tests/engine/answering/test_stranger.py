@@ -1,0 +1,106 @@
+"""Who answered in the platform's place is told in a few plain words, and nothing of what it may repeat."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine.answering.masking import who_answered
+from tests.engine.building import PROPERTY
+
+HTML = {"content-type": "text/html", "server": "nginx/1.18.0 (Ubuntu)"}
+DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "words"),
+    [
+        (
+            HTML,
+            b"<html><head><title>413 Request Entity Too Large</title>",
+            "nginx/1.18.0: 413 Request Entity Too Large",
+        ),
+        ({}, b"", "an empty body"),
+        ({"server": "envoy"}, b" \n", "envoy: an empty body"),
+        ({}, b"upstream connect error", "upstream connect error"),
+        ({}, b"<h1>Access&nbsp;Denied</h1><script>var token = 1</script>", "Access Denied"),
+        (
+            {},
+            "<title>アクセス 拒否 – Zugriff verweigert!</title>".encode(),
+            "アクセス 拒否 – Zugriff verweigert!",
+        ),
+        ({}, b"<title>\nAttention Required! | Cloudflare\n</title>", "Attention Required! | Cloudflare"),
+        ({}, b'{"message": "Forbidden"}', "Forbidden"),
+        ({}, b'{"error": {"code": 403, "message": "no such route"}}', "no such route"),
+        ({}, b'{"errors": ["bad gateway", "later"]}', "bad gateway later"),
+        ({}, b'{"trace": "jane"}', "a body without words"),
+        ({}, b'{"message": ', "a body without words"),
+        ({"server": "<script>"}, b"\x00\xff\xfe", "a body without words"),
+        ({"server": "Jane@example.org"}, b"no", "no"),
+    ],
+)
+def test_first_words(headers: dict[str, str], body: bytes, words: str) -> None:
+    """The product that serves it, and its title, its message or what it begins with."""
+    assert who_answered(headers, body) == words
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "jane.doe@example.org",
+        DIGEST,
+        "pina_ABCDEFGHIJKLMNOP1234",
+        "Bearer abcdef",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.sig",
+        "192.0.2.17",
+        "2001:db8::17",
+        "+49 170 1234567",
+        "https://shop.example.org/?user=jane",
+        "0123456789",
+        "abcdefghijklmnopqrstuvwxyz",
+    ],
+)
+@pytest.mark.parametrize("page", ["<title>{} denied</title>", "denied: {}", '{{"message": "{} denied"}}'])
+def test_nothing_that_could_be_somebody_s_is_shown(secret: str, page: str) -> None:
+    """Addresses, digests, tokens and long numbers are no words."""
+    said = who_answered({"server": secret}, page.format(secret).encode())
+    assert secret not in said
+    assert "denied" in said or said.endswith("a copy of the request")
+
+
+@pytest.mark.parametrize(
+    "escaped", ["a gift for Jane", "A GIFT FOR JANE", "a+gift+for+Jane", "a%20gift%20for%20Jane"]
+)
+def test_values_of_the_request_are_masked_however_they_are_written(escaped: str) -> None:
+    """Plain words of an event are no secret form, so they are looked for."""
+    request = orjson.dumps({"data": [{"custom_data": {"search_string": "a gift for Jane"}}]})
+    assert who_answered({}, f"<h1>{escaped}</h1> blocked".encode(), request) == "*** blocked"
+
+
+def test_a_copy_of_the_request_is_not_quoted() -> None:
+    """Where one of its names stands, the rest may follow."""
+    assert who_answered({}, b'you sent {"data":[{"event_name":"checkout"}]}') == "a copy of the request"
+    assert who_answered({}, b"Authorization: Bearer x") == "a copy of the request"
+
+
+@PROPERTY
+@given(
+    st.binary(max_size=300) | st.text(max_size=300).map(str.encode),
+    st.text(max_size=60),
+    st.text(max_size=30),
+)
+def test_it_is_one_short_printable_line_whatever_comes(body: bytes, server: str, kind: str) -> None:
+    """Never raises; bounded in length and in time."""
+    said = who_answered({"server": server, "content-type": kind}, body)
+    assert 0 < len(said) < 200
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "body", [b"<" * 5_000_000, b"<title>" * 700_000, b"[" * 5_000_000, b"a" * 5_000_000, b"<!--" * 10**6]
+)
+def test_a_large_body_costs_no_more_than_a_small_one(body: bytes) -> None:
+    """Only its beginning is looked at."""
+    assert len(who_answered({}, body)) < 200

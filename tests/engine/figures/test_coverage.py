@@ -1,0 +1,288 @@
+"""Parameter coverage: presence as the payload has it, windows that move, exact counts, and bounds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.conversion.targets import TARGETS
+from consumer.engine import messages as m
+from consumer.engine.figures.coverage import (
+    _MOST_MASKS,
+    BITS,
+    ITEM_ID,
+    OTHER,
+    PARAMETERS,
+    Coverage,
+    Covered,
+    written_in,
+)
+from consumer.engine.reading import Keys, Kind
+from tests.engine.building import (
+    ACCOUNT,
+    PROPERTY,
+    Core,
+    answer_body,
+    event,
+    event_ids,
+    filtered,
+    unconvertible,
+)
+
+IDS = [one.id for one in PARAMETERS]
+PRESENT: dict[str, dict[str, Any]] = {
+    "em": {"user_data": {"em": ["digest"]}},
+    "ph": {"user_data": {"ph": ["digest"]}},
+    "external_id": {"user_data": {"external_id": ["digest"]}},
+    "click_id": {"user_data": {"click_id": "Click"}},
+    "ip_and_agent": {"user_data": {"client_ip_address": "192.0.2.1", "client_user_agent": "agent"}},
+    "value": {"custom_data": {"value": "0"}},
+    "currency": {"custom_data": {"currency": "EUR"}},
+    "content_ids": {"custom_data": {"content_ids": ["007"]}},
+    "order_id": {"custom_data": {"order_id": "1"}},
+    "event_source_url": {"event_source_url": "https://shop.example/"},
+    "opt_out": {"opt_out": False},
+}
+"""The least payload that carries each parameter."""
+NOTHING: dict[str, Any] = {}
+
+
+def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> tuple[Kind, int]:
+    """An event with this payload."""
+    return Kind(ACCOUNT, name, written_in(payload)), 1
+
+
+def shares(one: Covered) -> dict[str, float]:
+    """The shares of those parameters that have one."""
+    return {name: share for name, share in zip(IDS, one.shares, strict=True) if share}
+
+
+def carried(one: Covered) -> dict[str, int]:
+    """How many events carried each parameter; those that none did are left out."""
+    return {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
+
+
+def look_at(payload: dict[str, Any]) -> dict[str, int]:
+    """What one event with this payload carries."""
+    coverage = Coverage()
+    coverage.add([make(payload=payload)], 0.0)
+    return carried(coverage.snapshot(0.0).hour["checkout"])
+
+
+@pytest.mark.parametrize("parameter", IDS)
+def test_each_parameter_is_read_from_its_place(parameter: str) -> None:
+    """The least payload that carries it carries it alone; an empty one carries nothing."""
+    assert look_at(PRESENT[parameter]) == {parameter: 1}
+    assert look_at({}) == {}
+    assert look_at({"user_data": {}, "custom_data": {"contents": []}}) == {}
+
+
+def test_places_are_fields_of_a_payload() -> None:
+    """No path is one that a conversion event does not have."""
+    assert {*BITS, ITEM_ID} <= set(TARGETS)
+    for payload in PRESENT.values():
+        for name, value in payload.items():
+            fields = [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+            assert set(fields) <= set(TARGETS)
+
+
+def test_address_and_agent_count_only_together() -> None:
+    """As the platform has it: one of them is no identity."""
+    assert look_at({"user_data": {"client_ip_address": "192.0.2.1"}}) == {}
+    assert look_at({"user_data": {"client_user_agent": "agent"}}) == {}
+
+
+def test_ids_of_contents_are_content_ids() -> None:
+    """Either place will do, and an item without an id is none."""
+    assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}, {"id": "7"}]}}) == {"content_ids": 1}
+    assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}]}}) == {}
+
+
+def test_advice_is_one_plain_sentence_each() -> None:
+    """It begins with a capital letter, ends with a stop, has no other, and fits on two lines."""
+    for one in PARAMETERS:
+        assert one.advice[0].isupper()
+        assert one.advice.endswith(".")
+        assert ". " not in one.advice
+        assert len(one.advice) < 180
+    assert len(set(IDS)) == len(IDS) == 11
+
+
+def test_a_rare_name_is_seen_among_many_others() -> None:
+    """Wherever it stands."""
+    coverage = Coverage()
+    for minute in range(30):
+        events = [make("page_visit") for _ in range(64)]
+        events[minute] = make("signup", PRESENT["em"])
+        coverage.add(events, minute * 60.0)
+    covered = coverage.snapshot(29 * 60.0).hour
+    assert covered["signup"].events == 30
+    assert carried(covered["signup"]) == {"em": 30}
+    assert covered["page_visit"].events == 30 * 63
+
+
+def test_the_hour_forgets_and_the_day_does_not() -> None:
+    """An event is in the hour for 59 to 60 minutes, in the day for 23 hours 45 minutes to 24 hours."""
+    coverage = Coverage()
+    coverage.add([make()], 30.0)
+    for now, hour, day in (
+        (59 * 60.0, 1, 1),
+        (60 * 60.0 + 29, 0, 1),
+        (23.7 * 3600, 0, 1),
+        (24 * 3600.0, 0, 0),
+        (90 * 3600.0, 0, 0),
+    ):
+        taken = coverage.snapshot(now)
+        assert (len(taken.hour), len(taken.day)) == (hour, day), now
+    coverage.add([make("lead")], 90 * 3600.0)
+    assert set(coverage.snapshot(90 * 3600.0).day) == {"lead"}
+
+
+def test_looking_changes_nothing() -> None:
+    """Two that differ only in how often somebody looked come to the same."""
+    watched, alone = Coverage(), Coverage()
+    for second in range(0, 7200, 7):
+        slice_ = [
+            make("checkout", PRESENT["em"] if (second + n) % 3 else NOTHING) for n in range(second % 11 + 1)
+        ]
+        watched.add(slice_, float(second))
+        alone.add(slice_, float(second))
+        watched.snapshot(float(second))
+    assert watched.snapshot(7200.0) == alone.snapshot(7200.0)
+
+
+def test_a_snapshot_is_frozen() -> None:
+    """What is read later does not change with what comes later."""
+    coverage = Coverage()
+    coverage.add([make()], 0.0)
+    before = coverage.snapshot(0.0)
+    coverage.add([make()], 0.0)
+    assert before.hour["checkout"].events == 1
+
+
+def test_names_are_bounded() -> None:
+    """Ten thousand names are 64 and ``other``; no event is lost."""
+    coverage = Coverage()
+    for n in range(0, 10_000, 50):
+        coverage.add([make(f"name{n + one}", PRESENT["em"]) for one in range(50)], n / 10)
+    covered = coverage.snapshot(1000.0).hour
+    assert len(covered) == 65
+    assert sum(one.events for one in covered.values()) == 10_000
+    assert covered[OTHER].events == covered[OTHER].carried[0] == 10_000 - 64
+    assert covered["name0"].events == 1
+
+
+def test_what_is_kept_of_a_minute_is_bounded() -> None:
+    """However many names and masks there are in it, and nothing is lost of them."""
+    coverage = Coverage()
+    for n in range(200):
+        coverage.add([make(f"name{n}", _payload(_some(bits))) for bits in range(100)], 0.0)
+        assert len(coverage._masks) <= _MOST_MASKS + 100
+    assert sum(one.events for one in coverage.snapshot(0.0).hour.values()) == 20_000
+
+
+def test_a_name_is_not_another() -> None:
+    """Names that come in turn: each has its own share, and its own events."""
+    coverage = Coverage()
+    for _ in range(200):
+        coverage.add([make("page_visit")] * 15 + [make("checkout", PRESENT["em"])], 0.0)
+    covered = coverage.snapshot(0.0).hour
+    assert {name: one.events for name, one in covered.items()} == {"page_visit": 3_000, "checkout": 200}
+    assert (shares(covered["page_visit"]), shares(covered["checkout"])) == ({}, {"em": 1.0})
+
+
+# -- against a list of all events
+
+
+_EVENTS = st.tuples(st.sampled_from(["checkout", "lead", "search"]), st.integers(0, 2 ** len(IDS) - 1))
+_WAITS = st.sampled_from([0, 1, 30, 61, 899, 3500, 3601, 40_000])
+_TIMES = st.sampled_from([1, 1, 3, 300])
+_SLICES = st.lists(
+    st.tuples(_WAITS, st.lists(_EVENTS, min_size=1, max_size=8), _TIMES), min_size=1, max_size=8
+)
+Happened = list[tuple[int, str, set[str]]]
+
+
+def _some(bits: int) -> set[str]:
+    return {parameter for place, parameter in enumerate(IDS) if bits >> place & 1}
+
+
+def _payload(parameters: set[str]) -> dict[str, Any]:
+    payload: dict[str, Any] = {}
+    for parameter in parameters:
+        for name, value in PRESENT[parameter].items():
+            if isinstance(value, dict):
+                payload.setdefault(name, {}).update(value)
+            else:
+                payload[name] = value
+    return payload
+
+
+def _inside(happened: Happened, since: int) -> Mapping[str, list[set[str]]]:
+    return {
+        name: [some for at, other, some in happened if other == name and at >= since]
+        for name in sorted({name for at, name, _ in happened if at >= since})
+    }
+
+
+def _exactly(window: Mapping[str, Covered], inside: Mapping[str, list[set[str]]]) -> None:
+    assert {name: one.events for name, one in window.items()} == {
+        name: len(all_) for name, all_ in inside.items()
+    }
+    for name, one in window.items():
+        had = Counter(parameter for some in inside[name] for parameter in some)
+        assert one.carried == tuple(had[parameter] for parameter in IDS)
+        assert one.shares == tuple(had[parameter] / one.events for parameter in IDS)
+
+
+@PROPERTY
+@given(_SLICES)
+def test_events_are_counted_exactly(slices: list[tuple[int, list[tuple[str, int]], int]]) -> None:
+    """Both windows, at every step: events, carriers and shares are those of a list of all events."""
+    coverage, now, happened = Coverage(), 0, Happened()
+    for wait, events, times in slices:
+        now += wait
+        coverage.add([make(name, _payload(_some(bits))) for name, bits in events] * times, now)
+        happened += [(now, name, _some(bits)) for name, bits in events] * times
+        found = coverage.snapshot(now)
+        _exactly(found.hour, _inside(happened, (now // 60 - 59) * 60))
+        _exactly(found.day, _inside(happened, (now // 900 - 95) * 900))
+
+
+def test_the_core_counts_what_was_delivered() -> None:
+    """The very events that freshness and the ledger count: no duplicate, of now or of an earlier day, nothing that is
+    filtered, cannot be converted or is refused by the platform, and nothing before it is delivered."""
+    core = Core(linger=0.0)
+    core.stored_keys.add(Keys().of(ACCOUNT, "checkout", "old"))
+    core.assign()
+    core.fetch(event("a", value="1"), event("b"), event("a"), event("old"), event("bad", value="2"))
+    core.fetch(filtered(), None, unconvertible(), b"\xff")
+    core.send_all()
+    assert core.statistics().coverage.hour == {}
+    send = core.take(m.Send)
+    assert event_ids(send) == ["a", "b", "bad"]
+    processed, failed = ("processed", None, None), ("failed", "no", None)
+    core.answer(send, 200, answer_body([processed, processed, failed]))
+    core.store_keys()
+    statistics = core.statistics()
+    assert (statistics.totals.delivered, statistics.totals.duplicate) == (2, 2)
+    assert statistics.freshness.hour.delivered == 2
+    assert {name: one.events for name, one in statistics.coverage.hour.items()} == {"checkout": 2}
+    assert carried(statistics.coverage.hour["checkout"]) == {"value": 1}
+
+
+def test_an_event_that_waited_for_room_is_counted_once() -> None:
+    """What is prepared over and over until it fits is delivered once, and that counts."""
+    core = Core(max_open_bytes=3_000, linger=0.0)
+    core.assign()
+    core.fetch(*(event(f"{n}", text="x" * 500) for n in range(12)))
+    assert core.statistics().held
+    for _ in range(12):
+        core.deliver()
+    assert core.statistics().totals.delivered == 12
+    assert core.statistics().coverage.hour["checkout"].events == 12

@@ -1,0 +1,121 @@
+"""Event age at delivery: what is within the hour is counted exactly, quantiles as well as buckets go, windows move."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.engine.figures.freshness import AGE_BOUNDS, HOUR, NO_AGES, Ages, Freshness
+from consumer.engine.model import Instant
+from tests.engine.building import PROPERTY, UNIX, Core, event
+
+AGES = st.integers(-100, 10**7) | st.sampled_from([0, 1, HOUR - 1, HOUR, HOUR + 1, *AGE_BOUNDS])
+_WAITS = st.sampled_from([0, 1, 30, 61, 899, 3500, 3601, 40_000])
+_BATCHES = st.lists(st.tuples(_WAITS, st.lists(AGES, min_size=1, max_size=8)), min_size=1, max_size=12)
+
+
+def add(freshness: Freshness, ages: list[int], monotonic: float = 0.0) -> None:
+    """Events of these ages were delivered then."""
+    freshness.add([int(UNIX) - age for age in ages], Instant(monotonic, UNIX))
+
+
+def naive(ages: list[int]) -> Ages:
+    """By sorting them all."""
+    if not ages:
+        return NO_AGES
+    within = sum(age <= HOUR for age in ages) / len(ages)
+    quantiles = (sorted(ages)[math.ceil(q * len(ages)) - 1] for q in (0.50, 0.95, 0.99))
+    return Ages(len(ages), within, *(bound(age) for age in quantiles))
+
+
+def bound(age: int) -> float:
+    """The least bound that is not below the age."""
+    return next((float(one) for one in AGE_BOUNDS if age <= one), math.inf)
+
+
+def test_a_quantile_is_at_most_a_quarter_too_high() -> None:
+    """Below five seconds at most one second; up to a week; and the hour is a bound, so that its share is exact."""
+    assert list(AGE_BOUNDS) == sorted(set(AGE_BOUNDS))
+    assert (AGE_BOUNDS[0], AGE_BOUNDS[-1]) == (1, 7 * 86_400)
+    assert HOUR in AGE_BOUNDS
+    for lower, upper in pairwise(AGE_BOUNDS):
+        assert upper - lower == 1 if lower < 5 else upper <= 1.25 * lower
+
+
+@PROPERTY
+@given(_BATCHES)
+def test_windows_agree_with_a_list_of_all_ages(batches: list[tuple[int, list[int]]]) -> None:
+    """Since the start, the last hour, the last day: as sorting all the ages has it, at each step and after a pause."""
+    freshness, now, happened = Freshness(), 0, list[tuple[int, int]]()
+    for wait, ages in [*batches, (4_000, [])]:
+        now += wait
+        if ages:
+            add(freshness, ages, now)
+        happened += [(now, age) for age in ages]
+        snapshot = freshness.snapshot(now)
+        assert snapshot.total == naive([age for _, age in happened])
+        assert snapshot.hour == naive([age for at, age in happened if at >= (now // 60 - 59) * 60])
+        assert snapshot.day == naive([age for at, age in happened if at >= (now // 900 - 95) * 900])
+        assert snapshot.age_sum == sum(max(0, age) for _, age in happened)
+        assert sum(snapshot.buckets) == len(happened)
+
+
+def test_nothing_delivered_has_no_freshness() -> None:
+    """No division by zero, no invented figure."""
+    snapshot = Freshness().snapshot(0.0)
+    assert snapshot.total == snapshot.hour == snapshot.day == Ages(0, None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("after", "hour", "day"), [(0, 2, 2), (3_630, 1, 2), (86_400, 0, 1), (180_000, 0, 0)]
+)
+def test_what_is_too_old_falls_out(after: int, hour: int, day: int) -> None:
+    """A bad hour is over when it is over, though since the start it is never forgotten."""
+    freshness = Freshness()
+    add(freshness, [2 * HOUR], 0.0)
+    add(freshness, [5], 1_800.0)
+    snapshot = freshness.snapshot(after or 1_800.0)
+    assert (snapshot.total.delivered, snapshot.total.within_hour) == (2, 0.5)
+    assert (snapshot.hour.delivered, snapshot.day.delivered) == (hour, day)
+    assert snapshot.hour.within_hour == {2: 0.5, 1: 1.0, 0: None}[hour]
+
+
+def test_looking_changes_nothing_and_is_frozen() -> None:
+    """However often it is looked at; and what is read does not change with what comes later."""
+    watched, alone = Freshness(), Freshness()
+    before = watched.snapshot(0.0)
+    for second in range(0, 7_200, 7):
+        for one in (watched, alone):
+            add(one, [second, 3], float(second))
+        watched.snapshot(float(second))
+    assert watched.snapshot(7_200.0) == alone.snapshot(7_200.0)
+    assert (before.total.delivered, sum(before.buckets)) == (0, 0)
+
+
+def test_it_is_bounded() -> None:
+    """Two days of ages of every kind: as many histograms as there are minutes in an hour, and quarters in a day."""
+    freshness = Freshness()
+    for minute in range(2 * 24 * 60):
+        add(freshness, [minute, 7 * minute, 10_000 * minute], minute * 60.0)
+    windows = freshness._windows
+    assert len(windows._hour._buckets) <= 60
+    assert len(windows._day._buckets) <= 96
+    assert len(windows._hour.sum) == len(windows._day.sum) == 1
+
+
+def test_the_core_counts_what_is_delivered_over_the_last_hour() -> None:
+    """By the monotonic clock; the age is by the wall's."""
+    core = Core()
+    core.assign()
+    core.fetch(event("a"))
+    core.deliver()
+    freshness = core.statistics().freshness
+    assert freshness.hour == freshness.day == freshness.total
+    assert freshness.hour.delivered == 1
+    core.now += 3_700.0
+    later = core.statistics().freshness
+    assert (later.hour, later.total) == (NO_AGES, freshness.total)

@@ -1,0 +1,173 @@
+"""The snapshot: its figures agree, and nothing a shop or the API sends can grow it without bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from consumer.engine import messages as m
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, StoredLetter
+from consumer.engine.figures.coverage import OTHER
+from consumer.engine.model import Stage, TopicPartition
+from tests.engine.building import (
+    ACCOUNT,
+    OTHER_ACCOUNT,
+    TOPIC,
+    UNIX,
+    Core,
+    answer_body,
+    event,
+    filtered,
+    unconvertible,
+)
+
+
+def test_a_family_of_counts_is_capped() -> None:
+    """Names beyond the cap count as ``other``; those already there go on counting."""
+    family: Counter[str] = Counter()
+    for n in range(1000):
+        Counters.bump(family, f"name{n}")
+    Counters.bump(family, "name0", 5)
+    assert len(family) <= 65
+    assert family["name0"] == 6
+    assert sum(family.values()) == 1005
+    assert family[OTHER] > 900
+
+
+def test_the_snapshot_shows_each_partition() -> None:
+    """Committed, position, end, and lag from the committed position: what is still to be settled."""
+    core = Core()
+    core.assign(0, start=5)
+    core.fetch(event("a"), filtered())
+    core.feed(m.EndOffsets({TopicPartition(TOPIC, 0): 105, TopicPartition(TOPIC, 9): 1}))
+    [partition] = core.statistics().partitions
+    assert (partition.committed, partition.position, partition.end, partition.lag) == (None, 7, 105, 100)
+    core.deliver()
+    core.advance(core.policy.commit_interval)
+    core.commit()
+    statistics = core.statistics()
+    [partition] = statistics.partitions
+    assert (partition.committed, partition.lag) == (7, 98)
+    assert partition.totals == statistics.totals
+    assert (statistics.totals.delivered, statistics.totals.filtered) == (1, 1)
+
+
+def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
+    """The lag series goes with the partition (docs/why.md: vector PR 24647); the sums stay."""
+    core = Core()
+    core.assign(0)
+    core.fetch(event("a"), filtered())
+    core.lose(0)
+    statistics = core.statistics()
+    assert statistics.partitions == ()
+    assert (statistics.totals.read, statistics.totals.filtered, statistics.totals.released) == (1, 1, 1)
+
+
+def test_the_snapshot_shows_each_account() -> None:
+    """State, reason, what is queued and in flight; the destination is as bad as its worst account."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"), event("b", OTHER_ACCOUNT))
+    core.look_up()
+    good, bad = core.take(m.Send), core.take(m.Send)
+    assert (good.account, bad.account) == (ACCOUNT, OTHER_ACCOUNT)
+    core.answer(bad, 429, headers={"retry-after": "30"})
+    assert core.statistics().destination == "throttled"
+    core.answer(good, 403, b'{"code": 29, "message": "no"}')
+    core.now += 1.0
+    first, second = core.statistics().accounts
+    assert (first.state, first.halted_for, first.next_probe_in, first.queued) == ("halted", 1.0, 1.0, 1)
+    assert first.reason == "the token may not use this ad account (HTTP 403, code 29)"
+    assert (second.state, second.throttled_for, second.queued, second.in_flight) == ("throttled", 29.0, 1, 0)
+    assert core.statistics().destination == "halted"
+
+
+def test_the_oldest_open_record_is_named() -> None:
+    """By its Kafka timestamp, over all partitions; none when nothing is open."""
+    core = Core()
+    core.assign(0, start=10)
+    core.assign(1, start=3)
+    assert core.statistics().oldest_open_ms is None
+    core.fetch(event("a"), partition=0)
+    core.fetch(filtered(), event("b"), partition=1)
+    assert core.statistics().oldest_open_ms == 1_699_999_999_004
+    core.deliver()
+    assert core.statistics().oldest_open_ms is None
+
+
+def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
+    """Newest first, at most twenty, each with its origin and reason; the first ten problems stay beside them."""
+    core = Core()
+    core.assign(start=100)
+    core.fetch(unconvertible())
+    assert core.statistics().letters == ()  # nobody finds it on the topic yet
+    core.store_letters()
+    assert core.statistics().letters == (
+        StoredLetter(UNIX, TOPIC, 0, 100, Stage.CONVERT, "no_identity", "the event cannot be converted"),
+    )
+    core.fetch(*[b"\xff"] * 30)
+    core.store_letters()
+    letters = core.statistics().letters
+    assert len(letters) == LETTERS_MOST == 20
+    assert [one.offset for one in letters] == [*range(130, 110, -1)]
+    assert [one.offset for one in core.pipeline.problems] == [*range(100, 110)]
+
+
+def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
+    """It is on the topic whoever reads the partition now; one that is not stored is not kept."""
+    core = Core()
+    core.assign()
+    core.fetch(unconvertible())
+    core.store_letters()
+    core.fetch(b"\xff")
+    core.lose(0)
+    core.store_letters()
+    assert [one.code for one in core.statistics().letters] == ["no_identity"]
+
+
+def test_a_message_of_each_kind_is_kept() -> None:
+    """The latest one: of what is refused at each stage, and of the conversion's warnings."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a", warn=1), event("b"), unconvertible(), b"\xff")
+    core.look_up()
+    send = core.take(m.Send)
+    core.answer(send, 200, answer_body([("failed", "bad currency", None), ("failed", "bad value", None)]))
+    samples = core.statistics().samples
+    assert samples.rejections == {
+        ("convert", "no_identity"): "the event cannot be converted",
+        ("decode", "malformed"): "the value is not an event",
+        ("deliver", "refused"): "bad value",
+    }
+    assert samples.warnings == {("value_zero", "custom_data.value"): "a value of zero"}
+
+
+def test_progress_is_counted_from_the_last_settlement() -> None:
+    """Or from when nothing was left to settle: idle is not stuck."""
+    core = Core()
+    core.assign()
+    core.advance(100.0)
+    assert core.statistics().seconds_since_progress == pytest.approx(0.0)
+    core.fetch(event("a"))
+    core.advance(50.0)
+    assert core.statistics().seconds_since_progress == pytest.approx(50.0)
+    core.deliver()
+    assert core.statistics().seconds_since_progress == pytest.approx(0.0)
+
+
+def test_a_core_that_was_told_nothing_yet_is_not_stuck() -> None:
+    """A machine that runs since a month has a monotonic clock of a month."""
+    core = Core()
+    core.now = 30 * 86_400.0
+    assert core.statistics().seconds_since_progress == 0.0
+
+
+def test_the_snapshot_is_frozen() -> None:
+    """What is read later must not change with what happens later."""
+    core = Core()
+    core.assign()
+    before = core.statistics()
+    core.fetch(filtered())
+    assert before.totals.read == 0
+    assert before.counters.filtered["event_name"] == 0

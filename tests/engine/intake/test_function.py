@@ -1,0 +1,194 @@
+"""The user's function (``PINSTREAM_TRANSFORM``): the shell calls it, records wait for it, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from consumer.engine import messages as m
+from consumer.engine.figures.statistics import SlowTransform
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, Stage
+from tests.engine.building import TOPIC, UNDECODABLE, Core, event, of_schema, ref
+
+NAME = "shop.events:clean"
+FAILED = Rejection(Stage.CONVERT, "transform_failed", f"PINSTREAM_TRANSFORM {NAME} raised ValueError")
+
+
+def started(**policy: Any) -> Core:
+    """A member with one partition and a function."""
+    core = Core(transform=NAME, **policy)
+    core.assign()
+    return core
+
+
+def answer(
+    core: Core,
+    function: Callable[[CommerceEvent], CommerceEvent | Filtered | Rejection] = lambda one: one,
+    most: int = 1_000,
+) -> list[str]:
+    """The function returns for at most this many records of the command that waits; gives the ids it was called for."""
+    command = core.take(m.Transform)
+    called = command.events[:most]
+    ids = [str(one["id"]) for one in called]
+    core.feed(m.Transformed(command.number, [function(one) for one in called]))
+    return ids
+
+
+def test_records_wait_for_the_function_and_are_not_open() -> None:
+    """It gets the decoded records; until it returns nothing is read, and nothing more is fetched."""
+    core = started()
+    core.fetch(event("a"), event("b"))
+    assert core.pipeline.statistics(core.instant()).totals.read == 0
+    assert core.pipeline.statistics(core.instant()).held == 2
+    assert core.pipeline.room() == 0
+    assert not core.has(m.LookUpKeys)
+    assert answer(core, lambda one: one | {"id": f"{one['id']}-changed"}) == ["a", "b"]
+    core.look_up()
+    core.advance(1)
+    assert b"a-changed" in core.take(m.Send).body
+
+
+def test_what_it_filters_and_fails_on() -> None:
+    """None filters with a code of its own; a failure is a dead letter of stage convert."""
+    core = started()
+    core.fetch(event("a"), event("b"), event("c"))
+    verdicts: dict[str, Filtered | Rejection] = {"a": Filtered("transform"), "b": FAILED}
+    answer(core, lambda one: verdicts.get(str(one["id"]), one))
+    statistics = core.pipeline.statistics(core.instant())
+    assert statistics.counters.filtered == {"transform": 1}
+    [letter] = core.take(m.StoreDeadLetters).letters
+    assert letter.rejection == FAILED
+    assert letter.record.value == event("b")
+    assert (statistics.totals.read, statistics.totals.open) == (3, 2)
+
+
+def test_it_may_return_for_some_of_the_records_at_a_time() -> None:
+    """What it returned for goes on; for the others it is asked again, and for each record once."""
+    core = started()
+    core.fetch(*(event(str(n)) for n in range(300)))
+    called: list[str] = []
+    while core.has(m.Transform):
+        called += answer(core, most=50)
+        assert core.pipeline.statistics(core.instant()).totals.read == len(called)
+    assert called == [str(n) for n in range(300)]
+
+
+def test_it_is_not_called_for_what_is_no_event() -> None:
+    """Tombstones and what cannot be decoded have their verdict, and do not wait for others' function calls."""
+    core = started()
+    core.fetch(None, UNDECODABLE, event("a"), None)
+    assert core.pipeline.statistics(core.instant()).totals.read == 2
+    assert answer(core) == ["a"]
+    assert core.pipeline.statistics(core.instant()).totals.read == 4
+
+
+def test_records_that_waited_for_their_schema_go_through_it() -> None:
+    """They are open meanwhile, and go on once it has returned for them; others do not wait for the schema."""
+    core = started()
+    core.fetch(of_schema("a", "7"), event("b"))
+    assert answer(core) == ["b"]
+    core.look_up()
+    assert b'"event_id":"b"' in core.take(m.Send).body
+    core.feed(m.SchemaFound(ref("7"), "good"))
+    assert answer(core) == ["a"]
+    core.look_up()
+    assert core.pipeline.statistics(core.instant()).totals.open == 2
+    core.advance(1)
+    assert b'"event_id":"a"' in core.take(m.Send).body
+
+
+def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
+    """Neither its own time nor the pilot's call is kept waiting for more than the function's call."""
+    core = started()
+    core.clock_off = -3_600
+    core.fetch(event("a", time=core.instant().unix + 3_600))
+    assert answer(core) == ["a"]
+    for _ in range(5):
+        core.advance(1)
+        if core.has(m.Transform):
+            assert answer(core) == ["a"]
+    core.look_up()
+    core.advance(1)
+    assert core.take(m.Send).events == 1
+
+
+def test_a_revoke_does_not_wait_for_it() -> None:
+    """What it works on is not open: the partition goes at once, and what it returns later counts for nothing."""
+    core = started()
+    core.fetch(event("a"), event("b"))
+    [release] = [one for one in core.revoke(0) if isinstance(one, m.Release)]
+    assert not release.positions
+    answer(core, most=1)
+    assert not core.has(m.Transform)
+    assert core.pipeline.statistics(core.instant()).totals.read == 0
+    core.assign(epoch=2)
+    core.fetch(event("a"), event("b"))
+    assert answer(core) == ["a", "b"]
+
+
+def test_a_stop_does_not_wait_for_it() -> None:
+    """The process ends although the function never returns."""
+    core = started()
+    core.fetch(event("a"))
+    assert [one for one in core.feed(m.StopRequested(20.0)) if isinstance(one, m.Stop)]
+
+
+def test_a_call_that_takes_long_is_named_while_it_does() -> None:
+    """In the log and in the figures, with its record; it is no stall; and the log says when it has returned."""
+    core = started(stall_after=1.0)
+    core.fetch(event("a"), event("b"))
+    command = core.take(m.Transform)
+    core.advance(1.5)
+    core.feed(m.TransformIsSlow(command.number, 1, 1.25))
+    fields: dict[str, str | int | float | None] = {
+        "function": NAME,
+        "topic": TOPIC,
+        "partition": 0,
+        "offset": 1,
+        "seconds": 1.2,
+    }
+    assert core.log[-1] == m.Report("warning", "transform_slow", fields)
+    # What is done goes on meanwhile.
+    core.feed(m.TransformIsSlow(command.number, 1, 1.25, command.events[:1]))
+    assert core.pipeline.statistics(core.instant()).totals.read == 1
+    core.advance(5)
+    statistics = core.pipeline.statistics(core.instant())
+    assert statistics.slow_transform == SlowTransform(NAME, TOPIC, 0, 1, 6.25)
+    assert statistics.counters.slow_transforms == 1
+    core.feed(m.EndOffsets({}))
+    core.advance(30)
+    core.feed(m.EndOffsets({}))
+    assert core.pipeline.statistics(core.instant()).stalled_for is None
+    core.feed(m.TransformIsSlow(command.number, 1, 36.25))
+    assert core.log[-1] == m.Report("warning", "transform_slow", fields | {"seconds": 36.2})
+    core.feed(m.Transformed(command.number, command.events[1:]))
+    assert core.pipeline.statistics(core.instant()).totals.read == 2
+    returned = m.Report("info", "transform_returned", {"function": NAME, "seconds": 36.2})
+    assert returned in core.log
+    assert core.pipeline.statistics(core.instant()).slow_transform is None
+    assert core.pipeline.statistics(core.instant()).counters.slow_transforms == 1
+
+
+def test_a_million_slow_calls_do_not_fill_the_log() -> None:
+    """Each is counted; the log has a line about one of them every ten seconds."""
+    core = started()
+    for number in range(20):
+        core.fetch(event(str(number)))
+        command = core.take(m.Transform)
+        core.advance(1.5)
+        core.feed(m.TransformIsSlow(command.number, 0, 1.1))
+        core.feed(m.Transformed(command.number, list(command.events)))
+    lines = [one for one in core.log if isinstance(one, m.Report) and one.event == "transform_slow"]
+    assert len(lines) == 3
+    assert core.pipeline.statistics(core.instant()).counters.slow_transforms == 20
+
+
+def test_the_budget_is_kept_with_a_function() -> None:
+    """What does not fit waits although the function has returned, and is not asked for again when it fits."""
+    core = started(max_open_events=100, batch_events=100)
+    core.fetch(*(event(str(n)) for n in range(128)))
+    called: list[str] = []
+    while core.has(m.Transform):
+        called += answer(core)
+    assert len(called) == len(set(called))
+    assert core.pipeline.statistics(core.instant()).totals.open == 100

@@ -1,0 +1,197 @@
+"""What one member has met, all know that share its key store: throttles, and refusals of the token or an account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from consumer.engine import messages as m
+from consumer.engine.keys import RENEW_EVERY
+from consumer.engine.model import REAL_API, Note
+from tests.engine.building import ACCOUNT, NO, OTHER_ACCOUNT, Core, event
+from tests.engine.sending.test_shared import LEASE, TIMEOUT, answer_claims, pass_time, renew
+
+
+def member(**policy: Any) -> Core:
+    """A core with a shared key store, a lease and a partition."""
+    core = Core(
+        lease=LEASE, call_timeout=TIMEOUT, linger=0.0, unreachable_after=1e9, destination=REAL_API, **policy
+    )
+    core.tick()
+    renew(core)
+    core.assign()
+    return core
+
+
+def send(core: Core, name: str, account: str = ACCOUNT) -> None:
+    """This event is claimed and goes, if it may."""
+    core.fetch(event(name, account))
+    answer_claims(core, 0)
+    core.advance(0.0)
+
+
+def told(core: Core) -> list[Note]:
+    """All that this member has told others."""
+    return [one.note for one in core.log if isinstance(one, m.TellNote)]
+
+
+def note(status: int, account: str = ACCOUNT, seconds: float = 60.0, name: str = "other-1") -> Note:
+    """What another member has told."""
+    return Note(REAL_API, account, status, None, seconds, name)
+
+
+def hear(core: Core, *notes: Note) -> None:
+    """The next renewal brings these notes."""
+    if not core.has(m.RenewLease):
+        core.advance(RENEW_EVERY)
+    core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, 1, notes))
+
+
+def states(core: Core) -> Sequence[tuple[str, bool]]:
+    """Of each account, its state, and whether another member has told."""
+    return [(one.state, one.told) for one in core.statistics().accounts]
+
+
+def test_a_throttle_is_told_once() -> None:
+    """Though several calls in flight bring it; and again when it lasts longer."""
+    core = member()
+    for name in "ab":
+        send(core, name)
+    for wait in ("30", "30"):
+        core.answer(core.take(m.Send), 429, NO, {"retry-after": wait})
+    assert told(core) == [Note(REAL_API, ACCOUNT, 429, None, 30.0)]
+    pass_time(core, 30.0)
+    core.answer(core.take(m.Send), 429, NO, {"retry-after": "10"})
+    assert told(core)[1:] == [Note(REAL_API, ACCOUNT, 429, None, 10.0)]
+
+
+def test_a_token_of_one_account_is_told_for_that_account() -> None:
+    """Where each account has its own, its refusal halts that account at other members, and no other."""
+    core = member(accounts=2, token_by_account=True)
+    send(core, "a")
+    send(core, "b", OTHER_ACCOUNT)
+    calls = [core.take(m.Send), core.take(m.Send)]
+    core.answer(next(one for one in calls if one.account == OTHER_ACCOUNT), 401, NO)
+    assert [(one.account, one.status) for one in told(core)] == [(OTHER_ACCOUNT, 401)]
+
+
+def test_a_refused_token_is_told_for_all_accounts_and_a_refused_account_for_itself() -> None:
+    """Once, by the member that met it: not by its probes."""
+    core = member()
+    send(core, "a")
+    core.answer(core.take(m.Send), 403, NO)
+    send(core, "b", OTHER_ACCOUNT)
+    core.answer(core.take(m.Send), 401, NO)
+    assert [(one.account, one.status, one.seconds) for one in told(core)] == [
+        (ACCOUNT, 403, 60.0),
+        ("", 401, 60.0),
+    ]
+    pass_time(core, 5.0)
+    core.feed(m.TokenRead(False))
+    core.answer(core.take(m.Send), 401, NO)
+    assert len(told(core)) == 2
+
+
+def test_a_store_that_is_not_shared_is_told_nothing() -> None:
+    """There is no one to know."""
+    core = Core(linger=0.0)
+    core.assign()
+    core.fetch(event("a"))
+    core.send_all()
+    core.answer(core.take(m.Send), 429, NO, {"retry-after": "30"})
+    assert told(core) == []
+
+
+def test_a_throttle_that_another_member_met_closes_the_account_for_as_long() -> None:
+    """The other account goes on; /status says that it was told."""
+    core = member()
+    send(core, "a")
+    core.accept()
+    send(core, "b", OTHER_ACCOUNT)
+    core.accept()
+    hear(core, note(429, seconds=20.0))
+    assert states(core) == [("throttled", True), ("open", False)]
+    send(core, "c")
+    send(core, "d", OTHER_ACCOUNT)
+    assert core.take(m.Send).account == OTHER_ACCOUNT
+    pass_time(core, 19.999)
+    assert not core.has(m.Send)
+    pass_time(core, 0.001)
+    assert core.take(m.Send).account == ACCOUNT
+
+
+def test_what_was_told_before_the_first_event_of_an_account_holds_for_it() -> None:
+    """A member that has just started does not meet it again."""
+    core = member()
+    hear(core, note(429, seconds=20.0), note(401, account="", name="other-2"))
+    send(core, "a")
+    send(core, "b", OTHER_ACCOUNT)
+    assert not core.has(m.Send)
+    assert states(core) == [("halted", True), ("halted", True)]
+
+
+def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted() -> None:
+    """All accounts, where it is the token. The note acts once: it does not halt again while the store still has it."""
+    core = member()
+    for name, account in (("a", ACCOUNT), ("b", OTHER_ACCOUNT)):
+        send(core, name, account)
+        core.accept()
+    refusal = note(401, account="")
+    hear(core, refusal)
+    assert states(core) == [("halted", True), ("halted", True)]
+    assert core.statistics().accounts[0].reason == (
+        "the access token is refused (HTTP 401), as another member has told"
+    )
+    send(core, "c")
+    assert not core.has(m.Send)
+    core.advance(2.0)
+    core.feed(m.TokenRead(True))
+    core.accept()
+    assert states(core) == [("open", False), ("open", False)]
+    hear(core, refusal)
+    send(core, "d", "549755885177")
+    assert states(core) == [("open", False)] * 3
+
+
+def test_who_was_told_wrongly_does_not_heed_such_notes_for_a_while() -> None:
+    """Another member's token differs from ours: it must not halt us time and again. Throttles are heeded."""
+    core = member()
+    send(core, "a")
+    core.accept()
+    hear(core, note(401, account=""))
+    send(core, "b")
+    core.advance(2.0)
+    core.feed(m.TokenRead(False))
+    core.accept()
+    hear(core, note(401, account="", name="other-2"))
+    assert states(core) == [("open", False)]
+    hear(core, note(429, name="other-3", seconds=5.0))
+    assert states(core) == [("throttled", True)]
+    pass_time(core, 600.0)
+    hear(core, note(401, account="", name="other-4"))
+    assert states(core) == [("halted", True)]
+
+
+def test_our_own_refusal_takes_the_place_of_what_was_told() -> None:
+    """/status says whose knowledge it is."""
+    core = member()
+    send(core, "a")
+    core.accept()
+    hear(core, note(401, account=""))
+    send(core, "b")
+    core.advance(2.0)
+    core.feed(m.TokenRead(False))
+    core.answer(core.take(m.Send), 401, NO)
+    assert states(core) == [("halted", False)]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429])
+def test_notes_of_another_destination_mean_nothing(status: int) -> None:
+    """A sandbox refuses other tokens than the platform."""
+    core = member()
+    send(core, "a")
+    core.accept()
+    hear(core, note(status)._replace(destination="AAAAAAAA"))
+    assert states(core) == [("open", False)]

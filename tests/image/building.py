@@ -1,0 +1,132 @@
+"""Builds the image with what Debian has: mmdebstrap makes a base with Debian's own python3, buildah builds on it.
+
+No image registry is asked, and no container engine runs: the base is the Dockerfile's ``ARG BASE``. Packages come from
+where this machine has its own from: its apt sources and its pip configuration are handed to the build, and are not in
+what is built. Both programs need root.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("mmdebstrap", "buildah", "unshare", "setpriv")
+_WITHIN = 1200.0
+"""Seconds that one command may take, on a machine that does much else; usually it is less than a minute."""
+_PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "cert", "timeout")
+"""How this machine reaches its package index."""
+_SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")
+_NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+"""Left out of the base, as in the registry's slim images."""
+
+
+def missing_programs() -> list[str]:
+    """What is not installed here."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
+def _run(*command: str) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN, check=False)
+    assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+class Image:
+    """The image, built below `folder`: what it says of itself, and its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.seconds: dict[str, float] = {}
+        """How long each step took."""
+        begun = time.monotonic()
+        self._make_base()
+        self.seconds["base"] = time.monotonic() - begun
+        begun = time.monotonic()
+        self._build()
+        self.seconds["build"] = time.monotonic() - begun
+        described: dict[str, Any] = json.loads(self._buildah("inspect", "--type", "image", "pinstream"))
+        self.config: dict[str, Any] = described["Docker"]["config"]
+        """User, Env, Entrypoint, Cmd, WorkingDir, Volumes, Healthcheck."""
+        container = self._buildah("from", "pinstream").strip()
+        self.files = Path(self._buildah("mount", container).strip())
+        """Its root file system."""
+
+    def _buildah(self, *arguments: str) -> str:
+        # vfs: plain folders, which work on every file system, inside a container too.
+        store = ("--root", f"{self._folder}/store", "--runroot", f"{self._folder}/run")
+        return _run("buildah", *store, "--storage-driver", "vfs", *arguments)
+
+    def _make_base(self) -> None:
+        """A small Debian, of the release that runs here, with its python3."""
+        release = dict(
+            line.split("=", 1)
+            for line in Path("/etc/os-release").read_text("utf-8").splitlines()
+            if "=" in line
+        )
+        apt = self._folder / "apt.conf"
+        apt.write_text(_run("apt-config", "dump", "Acquire"), "utf-8")
+        _run(
+            "mmdebstrap",
+            *("--quiet", "--variant=minbase", "--include=python3,ca-certificates", f"--aptopt={apt}"),
+            # No fsync for each file, as in the registry's images: a base that a crash spoiled is built again.
+            "--dpkgopt=force-unsafe-io",
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_NEEDED),
+            *(release["VERSION_CODENAME"], f"{self._folder}/base.tar"),
+            *(path for path in _SOURCES if Path(path).exists()),
+        )
+        empty = self._buildah("from", "scratch").strip()
+        self._buildah("add", "--quiet", empty, f"{self._folder}/base.tar", "/")
+        self._buildah("commit", "--quiet", "--rm", empty, "localhost/base")
+
+    def _build(self) -> None:
+        """As `docker build` does: in its format, since the other one has no health check."""
+        pip = self._pip_configuration()
+        secret = self._folder / "pip.conf"
+        secret.write_text(
+            "\n".join(["[global]", *(f"{key} = {value}" for key, value in pip.items()), ""]), "utf-8"
+        )
+        certificates = Path(pip.get("cert", "/etc/ssl/certs/ca-certificates.crt")).parent
+        self._buildah(
+            *("build", "--format", "docker", "--isolation", "chroot", "--build-arg", "BASE=localhost/base"),
+            *("--secret", f"id=pip,src={secret}", "--volume", f"{certificates}:{certificates}:ro"),
+            *("--tag", "pinstream", str(ROOT)),
+        )
+
+    def _pip_configuration(self) -> dict[str, str]:
+        """What pip goes by on this machine: its files, then the environment, which comes last and decides."""
+        found = {}
+        for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
+            name, _, value = line.partition("=")
+            key = name.rpartition(".")[2].removeprefix("default-")
+            if key in _PIP_KEYS:
+                found[key] = " ".join(str(ast.literal_eval(value)).split())
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that it sets."""
+        return dict(pair.split("=", 1) for pair in self.config["Env"])
+
+    @property
+    def megabytes(self) -> dict[str, float]:
+        """The size of the whole, of the base below it, and of what pinstream brings, in MB."""
+        return {
+            "image": _size(self.files),
+            "base": (self._folder / "base.tar").stat().st_size / 1e6,
+            "pinstream": _size(self.files / "opt" / "pinstream"),
+        }
+
+
+def _size(folder: Path) -> float:
+    return (
+        sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        / 1e6
+    )

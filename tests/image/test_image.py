@@ -1,0 +1,195 @@
+"""The image that the Dockerfile makes, built on Debian's own Python, and run read-only as its user.
+
+Building takes most of the time, and is done once for all tests here. Its size and how long it took are printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from consumer import __version__
+from tests.end_to_end.api import Api, Loop
+from tests.end_to_end.processes import ACCOUNT, TOKEN, wait_for
+from tests.end_to_end.records import generated, new_group, new_topic, write_generated
+from tests.image.building import ROOT, Image, missing_programs
+from tests.image.running import Container
+from tests.support.kafka.harness import Kafka
+from tests.support.redis_server import RedisServer, free_port
+
+# All in one step of CI, so that the image is built once; and with time for the build on a busy machine.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
+
+MOST_MEGABYTES = 200.0
+"""Of what pinstream and its dependencies add to the base."""
+GRACE = 10.0
+"""PINSTREAM_SHUTDOWN_GRACE of the member that is stopped."""
+MODULES = re.findall(
+    r'^    "(consumer\.[\w.]+)",$', (ROOT / "hatch_build.py").read_text("utf-8"), re.MULTILINE
+)
+"""What is compiled, by the build's own list."""
+EXTRAS = ("redis.asyncio", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+LOOK_AROUND = """
+import importlib, json, os, pathlib, re, sys
+files = [importlib.import_module(name).__file__ for name in sys.argv[1:]]
+status = pathlib.Path("/proc/self/status").read_text()
+rights = dict(re.findall(r"^(Cap\\w+|NoNewPrivs):\\s+(\\w+)", status, re.MULTILINE))
+read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
+user = [os.getuid(), os.getgid(), os.getgroups()]
+print(json.dumps([*user, os.getpid(), os.getcwd(), read_only, files, rights]))
+"""
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    """Built once; skipped without the programs, but in CI it must be built."""
+    missing = missing_programs()
+    if missing and os.environ.get("CI", "").lower() != "true":
+        pytest.skip(f"{', '.join(missing)} is not installed (Debian: buildah, mmdebstrap)")
+    assert not missing
+    with tempfile.TemporaryDirectory(prefix="pinstream-image-") as folder:
+        yield Image(Path(folder))
+
+
+@pytest.fixture
+def container(image: Image, tmp_path: Path) -> Container:
+    """One of the image, with an empty volume."""
+    return Container(image, tmp_path)
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """A sandbox on this machine."""
+    loop = Loop()
+    try:
+        with Api(loop) as one:
+            yield one
+    finally:
+        loop.close()
+
+
+def test_what_is_in_it(image: Image, record_property: Callable[[str, object], None]) -> None:
+    """pinstream and Python: no compiler, no pip of ours, nothing of the build's configuration; and its size."""
+    sizes = {name: round(value) for name, value in image.megabytes.items()}
+    seconds = {name: round(value) for name, value in image.seconds.items()}
+    record_property("figure", f"image: {sizes} MB, made within {seconds} s")
+    assert sizes["pinstream"] < MOST_MEGABYTES
+    present = [
+        name
+        for name in ("usr/bin/gcc", "opt/pinstream/bin/pip", "etc/pip.conf", "src", "wheels", "opt/build")
+        if (image.files / name).exists()
+    ]
+    assert present == []
+    assert (image.config["User"], image.config["Entrypoint"], image.config["Cmd"]) == (
+        "10001",
+        ["pinstream"],
+        ["run"],
+    )
+    state = (image.files / "var/lib/pinstream").stat()
+    assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (10001, 10001, 0o750)
+
+
+def test_how_it_is_confined(container: Container) -> None:
+    """The image's user, no capability, a read-only root; the extras and the compiled modules are there."""
+    done = container.run("-c", LOOK_AROUND, *MODULES, *EXTRAS, entrypoint=["python"])
+    assert done.returncode == 0, done.stderr
+    *found, files, rights = json.loads(done.stdout)
+    assert found == [10001, 10001, [], 1, "/var/lib/pinstream", True]
+    assert len(MODULES) >= 3
+    assert all(file.endswith(".so") for file in files[: len(MODULES)])
+    assert rights.pop("NoNewPrivs") == "1"
+    assert {int(mask, 16) for mask in rights.values()} == {0}
+
+
+def test_the_version(container: Container) -> None:
+    """``docker run pinstream --version``."""
+    done = container.run("--version")
+    assert (done.returncode, __version__ in done.stdout) == (0, True), done.stderr
+
+
+def test_the_demo(container: Container) -> None:
+    """The whole system inside one container, from the first event to the last."""
+    done = container.run("demo", "--events", "500", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ledger = json.loads(done.stdout.splitlines()[-1])["ledger"]
+    assert ledger["read"] >= 500
+    assert ledger["delivered"] > 0
+    assert ledger["open"] == 0
+
+
+def settings_for(container: Container, kafka: Kafka, api: Api, topic: str) -> dict[str, str]:
+    """What `check` and `run` need, with the token as a file."""
+    quick = {"KAFKA_GROUP_PROTOCOL": "consumer"} if kafka.kind == "embedded" else {}
+    return {
+        **quick,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "KAFKA_TOPICS": topic,
+        "KAFKA_GROUP_ID": new_group(),
+        "PINTEREST_AD_ACCOUNT_ID": ACCOUNT,
+        "PINTEREST_ACCESS_TOKEN_FILE": container.secret("pinterest_access_token", TOKEN),
+        "PINTEREST_API_URL": api.url,
+        "PINSTREAM_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
+        "PINSTREAM_SHUTDOWN_GRACE": f"{GRACE:g}s",
+        "PINSTREAM_LOG_FORMAT": "json",
+    }
+
+
+@pytest.mark.parametrize("store", ["disk", "redis"])
+def test_check(container: Container, kafka: Kafka, api: Api, redis: RedisServer, store: str) -> None:
+    """Fit to run, with the key store on the volume as with a shared one."""
+    variables = settings_for(container, kafka, api, new_topic(kafka))
+    if store == "redis":
+        variables["PINSTREAM_KEY_STORE"] = redis.url
+    done = container.run("check", settings=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def answers(address: str, path: str) -> int:
+    """The status of a page; 0 where nothing listens yet."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_run_and_stop(container: Container, kafka: Kafka, api: Api) -> None:
+    """It delivers, its own health check is content, and SIGTERM to process 1 ends it within the grace, with code 0."""
+    topic = new_topic(kafka)
+    variables = settings_for(container, kafka, api, topic)
+    _, events = generated(300, seed=3)
+    write_generated(kafka, topic, events)
+    address = variables["PINSTREAM_HTTP_ADDRESS"]
+    runtime, first = container.start(variables)
+    try:
+        wait_for(lambda: runtime.poll() is not None or api.accepted().total() > 0, "the first events")
+        wait_for(lambda: runtime.poll() is not None or answers(address, "/readyz") == 200, "a ready member")
+        assert runtime.poll() is None, container.stderr[-3000:]
+        assert answers(address, "/healthz") == 200
+        test, *health_check = container.image.config["Healthcheck"]["Test"]
+        assert test == "CMD"
+        asked = container.run(entrypoint=health_check, settings=variables)
+        assert asked.returncode == 0, asked.stderr
+        begun = time.monotonic()
+        first.terminate()
+        assert runtime.wait(GRACE * 6) == 0
+        assert time.monotonic() - begun < GRACE
+    finally:
+        runtime.kill()
+        runtime.wait()
+    last = json.loads(container.stderr.splitlines()[-1])
+    assert last["event"] == "stopped"
+    assert last["delivered"] == api.accepted().total()
+    assert set(api.accepted().values()) == {1}
+    assert any(container.state.iterdir()), "the key store is on the volume"

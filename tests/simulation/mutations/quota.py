@@ -1,0 +1,140 @@
+"""Deliberate bugs in how members have one quota together, and tell each other what they have met."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.engine.gate import Allowance, Gate, Notes, Quota
+from consumer.engine.model import THROTTLED, Note
+from tests.simulation.mutations.mutating import mutation
+
+# -- members that divide the quota
+
+
+@mutation
+def each_member_takes_the_whole_quota(patch: pytest.MonkeyPatch) -> None:
+    """What the group says is not heard."""
+    patch.setattr(Quota, "group_has", lambda *_: None)
+
+
+@mutation
+def a_larger_part_is_taken_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Though the calls of the members that had it are not a minute old."""
+
+    def group_has(self: Quota, members: int, _: float) -> None:
+        if self.divided:
+            self.members = max(1, members)
+
+    patch.setattr(Quota, "group_has", group_has)
+
+
+@mutation
+def a_part_never_grows_again(patch: pytest.MonkeyPatch) -> None:
+    """The quota stays divided by members that left long ago."""
+    group_has = Quota.group_has
+
+    def only_more(self: Quota, members: int, now: float) -> None:
+        group_has(self, max(self.members, members), now)
+
+    patch.setattr(Quota, "group_has", only_more)
+
+
+@mutation
+def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
+    """The members that had the partitions before may have used the whole quota up."""
+    patch.setattr(Gate, "_evenly_at", lambda _, now: now)
+
+
+# -- members that share a key store, which counts their calls
+
+
+@mutation
+def nobody_asks_for_calls(patch: pytest.MonkeyPatch) -> None:
+    """Each member keeps the quota by itself, and all together exceed it."""
+    patch.setattr(Allowance, "given", lambda *_: True)
+
+
+@mutation
+def given_calls_hold_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """The store has ceased to count them when they are made."""
+    patch.setattr(Allowance, "given", lambda self, _: self.calls > 0)
+
+
+@mutation
+def given_calls_are_never_used_up(patch: pytest.MonkeyPatch) -> None:
+    """What was given for one call is good for all that begin in time."""
+    called = Gate.called
+
+    def kept(self: Gate, now: float) -> None:
+        called(self, now)
+        if self.allowance is not None:
+            self.allowance.calls += 1
+
+    patch.setattr(Gate, "called", kept)
+
+
+@mutation
+def a_used_up_quota_is_asked_for_at_once(patch: pytest.MonkeyPatch) -> None:
+    """The store is asked again and again, though it has said how long there is none."""
+    answered = Allowance.answered
+
+    def at_once(self: Allowance, calls: int, wait: float, left: int, now: float) -> None:
+        answered(self, calls, 0.0 * wait, left, now)
+
+    patch.setattr(Allowance, "answered", at_once)
+
+
+@mutation
+def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> None:
+    """A store in trouble is asked for calls without a pause."""
+    patch.setattr(Allowance, "unanswered", lambda self, _: setattr(self, "asked", None))
+
+
+# -- what members that share a key store tell each other
+
+
+@mutation
+def a_throttle_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    """Each member has to meet it."""
+    patch.setattr(Notes, "throttled", lambda *_: None)
+
+
+@mutation
+def a_refusal_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
+    """Each member has to meet it."""
+    patch.setattr(Notes, "refused", lambda *_: None)
+
+
+def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:
+    apply = Notes._apply
+
+    def some(self: Notes, note: Note, until: float, account: str, gate: Gate) -> None:
+        if (note.status == THROTTLED) is not throttles:
+            apply(self, note, until, account, gate)
+
+    patch.setattr(Notes, "_apply", some)
+
+
+@mutation
+def a_throttle_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
+    """Calls go on until this member meets it, too."""
+    _ignoring(patch, throttles=True)
+
+
+@mutation
+def a_refusal_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
+    """Calls go on until this member meets it, too."""
+    _ignoring(patch, throttles=False)
+
+
+@mutation
+def a_note_concerns_another_account(patch: pytest.MonkeyPatch) -> None:
+    """A refused account halts those that are accepted, and goes on itself."""
+    apply = Notes._apply
+
+    def of_others(self: Notes, note: Note, until: float, account: str, gate: Gate) -> None:
+        if note.account:
+            note = note._replace(account=account if account != note.account else "none")
+        apply(self, note, until, account, gate)
+
+    patch.setattr(Notes, "_apply", of_others)

@@ -1,0 +1,112 @@
+"""Deliberate bugs in what members that share a key store must keep to: claims, leases, sessions, the fence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from consumer.engine import messages
+from consumer.engine.answers import Answers
+from consumer.engine.keys import Lookups
+from consumer.engine.pipeline import Pipeline
+from consumer.engine.sending import Batch, Dispatcher
+from tests.simulation.mutations.mutating import mutation
+
+
+@mutation
+def claims_of_others_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    """What another member has in flight is sent by us, too."""
+    looked_up = Lookups.looked_up
+
+    def all_ours(self: Lookups, happened: messages.KeysLookedUp) -> None:
+        looked_up(self, replace(happened, found=[flag % 2 for flag in happened.found]))
+
+    patch.setattr(Lookups, "looked_up", all_ours)
+
+
+@mutation
+def the_lease_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    """A call begins whether or not its claims hold until it is back."""
+    may_risk = Dispatcher._may_risk
+
+    def always(self: Dispatcher) -> bool:
+        until, self.lease_until = self.lease_until, inf
+        may = may_risk(self)
+        self.lease_until = until
+        return may
+
+    patch.setattr(Dispatcher, "_may_risk", always)
+
+
+@mutation
+def the_lease_counts_from_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """However long the answer was on its way, or lay there while the process stood still."""
+    answered = Lookups._answered
+
+    def late(self: Lookups, number: int) -> float:
+        answered(self, number)
+        return self._context.now.monotonic
+
+    patch.setattr(Lookups, "_answered", late)
+
+
+@mutation
+def a_new_session_claims_nothing_again(patch: pytest.MonkeyPatch) -> None:
+    """What is queued goes, though the session that had claimed it has ended."""
+    renewed = Lookups.renewed
+
+    def unnoticed(self: Lookups, happened: messages.LeaseRenewed) -> None:
+        self._dispatcher.session = happened.session
+        renewed(self, happened)
+
+    patch.setattr(Lookups, "renewed", unnoticed)
+
+
+@mutation
+def what_comes_back_is_not_claimed_again(patch: pytest.MonkeyPatch) -> None:
+    """A batch without a verdict goes back into the queue, though its session has ended."""
+    again = Answers._again
+
+    def put_back(self: Answers, batch: Batch, at: float) -> None:
+        batch.session = self._dispatcher.session
+        again(self, batch, at)
+
+    patch.setattr(Answers, "_again", put_back)
+
+
+@mutation
+def what_was_taken_over_counts_as_stored(patch: pytest.MonkeyPatch) -> None:
+    """The record settles, though its key is not durable and another member may yet fail to deliver it."""
+    stored = Pipeline._keys_stored
+
+    def all_stored(self: Pipeline, happened: messages.KeysStored | messages.StoreFailed) -> None:
+        if isinstance(happened, messages.KeysStored):
+            happened = messages.KeysStored(happened.number)
+        stored(self, happened)
+
+    patch.setattr(Pipeline, "_keys_stored", all_stored)
+
+
+@mutation
+def claims_are_not_released(patch: pytest.MonkeyPatch) -> None:
+    """Whoever else has a copy waits for as long as we live."""
+    patch.setattr(Lookups, "release", lambda *_: None)
+
+
+@mutation
+def an_ended_session_s_answer_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """A look-up was answered to the session before, whose claims are void."""
+    looked_up = Lookups.looked_up
+
+    def believed(self: Lookups, happened: messages.KeysLookedUp) -> None:
+        looked_up(self, replace(happened, session=self._dispatcher.session))
+
+    patch.setattr(Lookups, "looked_up", believed)
+
+
+@mutation
+def a_lost_lease_is_believed_in(patch: pytest.MonkeyPatch) -> None:
+    """The store has told that claims do not hold, and calls go on until the next renewal."""
+    patch.setattr(Lookups, "lease_lost", lambda _: None)

@@ -1,0 +1,142 @@
+"""A real redis-server of the tests: started on a free port of the loopback, killed, frozen, with TLS or users.
+
+`redis-server` is Debian's package of that name. Without it the tests that need it are skipped; in CI the run fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
+_START = 30.0
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+class RedisServer:
+    """One server. It keeps nothing on disk unless `arguments` say so."""
+
+    def __init__(
+        self, directory: Path, *arguments: str, port: int | None = None, configuration: str = ""
+    ) -> None:
+        """`configuration`: the lines of its file; a Sentinel has them there."""
+        self.directory = directory
+        self.port = port or free_port()
+        self._arguments = arguments
+        self._file: tuple[str, ...] = ()
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        if configuration:
+            (directory / "redis.conf").write_text(configuration)
+            self._file = (str(directory / "redis.conf"),)
+
+    @property
+    def url(self) -> str:
+        """For PINSTREAM_KEY_STORE."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, or start it again, and wait until it answers."""
+        assert PROGRAM is not None
+        usual = ("--bind", "127.0.0.1", "--save", "", "--dir", str(self.directory), "--daemonize", "no")
+        port = () if "--tls-port" in self._arguments else ("--port", str(self.port))
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [PROGRAM, *self._file, *usual, *port, *self._arguments], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + _START
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As the out-of-memory killer does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it stand still: connections stay open, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def redis_server(
+    directory: Path, *arguments: str, port: int | None = None, configuration: str = ""
+) -> Iterator[RedisServer]:
+    """A server that runs, and is killed at the end; skips the test where there is none."""
+    if PROGRAM is None:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail("redis-server is not installed: in CI these tests must run")
+        pytest.skip("needs redis-server (Debian's package redis-server)")
+    server = RedisServer(directory, *arguments, port=port, configuration=configuration)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def redis_cluster(directory: Path, primaries: int, replicas: int = 0) -> Iterator[list[RedisServer]]:
+    """A cluster that has formed, its primaries first; `replicas` of each. Its nodes are killed at the end."""
+    with contextlib.ExitStack() as stack:
+        arguments = (
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "2000",
+            "--repl-diskless-sync-delay",
+            "0",
+        )
+        nodes = [
+            stack.enter_context(
+                redis_server(directory / f"node-{n}", *arguments, "--cluster-port", str(free_port()))
+            )
+            for n in range(primaries * (1 + replicas))
+        ]
+        names = [f"127.0.0.1:{node.port}" for node in nodes]
+        told = ("--cluster-replicas", str(replicas), "--cluster-yes")
+        subprocess.run(
+            ["redis-cli", "--cluster", "create", *names, *told], check=True, capture_output=True, timeout=60
+        )
+        deadline = time.monotonic() + _START
+        while not all(map(_has_formed, nodes)):
+            assert time.monotonic() < deadline, "the cluster did not form"
+            time.sleep(0.05)
+        yield nodes
+
+
+def _has_formed(node: RedisServer) -> bool:
+    """Whether the cluster is whole as this node sees it, and the node has all data that it should have."""
+    asked = ["redis-cli", "-p", str(node.port)]
+    state = subprocess.check_output([*asked, "cluster", "info"], timeout=10)
+    told = subprocess.check_output([*asked, "info", "replication"], timeout=10)
+    return b"cluster_state:ok" in state and (b"role:master" in told or b"master_link_status:up" in told)
