@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
+from consumer.adapters.registry_errors import explain
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, Union, fingerprint, parse
@@ -255,10 +257,20 @@ class RegistrySchemas:
 
         self._local = local
         self._timeout = timeout
+        self._config = config
         try:
             # One attempt only: when to ask again is the engine's to decide.
             self._client = AsyncSchemaRegistryClient({**config, "max.retries": 0})
-            bound_answers(self._client._rest_client.session)  # there is no other way to its HTTP library
+            rest = self._client._rest_client  # there is no other way to its HTTP library
+            bound_answers(rest.session)
+            self._tokens = _trusting(rest.bearer_field_provider, rest.verify)
+            if self._tokens is not None:
+                bound_answers(self._tokens.client)
+        except ssl.SSLError:
+            raise RegistryError(
+                "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM, and a key must belong to "
+                "its certificate, and SCHEMA_REGISTRY_SSL_KEY_PASSWORD to the key"
+            ) from None
         except Exception as error:  # whatever a wrong file or address provokes; the text may quote a password
             raise RegistryError(
                 f"the schema registry's client refuses its configuration ({type(error).__name__}): check "
@@ -287,11 +299,15 @@ class RegistrySchemas:
             # The client caches every answer for ever, also one without a schema.
             await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
             status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+            if status == 401 and self._tokens is not None:
+                self._tokens.token = (
+                    ""  # the next attempt asks for another: the registry's keys may have changed
+                )
             # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense
             # must not make dead letters of good records.
             if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
                 return SchemaMissing(ref)
-            return SchemaUnavailable(ref, _reason(error))
+            return SchemaUnavailable(ref, explain(error, self._config, ref.kind))
 
     async def _complete(self, schema: Schema) -> Json:
         """The schema's text, or, if it refers to others, its JSON with their definitions put in."""
@@ -332,35 +348,33 @@ class RegistrySchemas:
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
         except Exception as error:
-            reason = _reason(error)
+            reason = explain(error, self._config)
         raise RegistryError(f"the schema registry did not take the schema of {subject}: {reason}")
 
     async def close(self) -> None:
         """Close the client's connections."""
         await self._client.aclose()
+        if self._tokens is not None:
+            await self._tokens.client.aclose()
+
+
+def _trusting(tokens: Any, context: ssl.SSLContext) -> Any:
+    """Return what gets tokens from an endpoint, if something does. From now on it trusts whom the registry's own
+    connections trust: the client gives it no `ssl.ca.location`."""
+    if not hasattr(tokens, "client"):
+        return None
+    if hasattr(tokens.client, "client_id"):  # Azure's metadata service is on this machine, without TLS
+        plain = tokens.client
+        tokens.client = type(plain)(
+            client_id=plain.client_id, client_secret=plain.client_secret, scope=plain.scope, verify=context
+        )
+    return tokens
 
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise ValueError("a schema larger than one may be")
     return text
-
-
-def _reason(error: Exception) -> str:
-    """One line without the body or an address: both can hold secrets."""
-    from consumer.adapters.bounded_answers import UnboundedAnswer
-
-    if isinstance(error, UnboundedAnswer):
-        return f"the registry's answer is {error}: check what answers at SCHEMA_REGISTRY_URL"
-    status = getattr(error, "http_status_code", None)
-    if isinstance(error, ValueError):
-        return f"the registry's answer contains no schema ({type(error).__name__})"
-    if status is None:
-        return f"the registry could not be asked ({type(error).__name__})"
-    hint = "; check its credentials" if status in (401, 403) else ""
-    code = getattr(error, "error_code", None)
-    known = isinstance(code, int) and abs(code) < 10**9  # it comes from the body, which may hold anything
-    return f"the registry answered {status}, code {code if known else 'unknown'}{hint}"
 
 
 SchemaSource = LocalSchemas | RegistrySchemas

@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
-from consumer.settings.fields import PinstreamSettings, Settings
+from consumer.settings.fields import PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
 
@@ -80,6 +81,10 @@ def missing_paths(settings: Settings) -> Iterator[str]:
         yield f"PINSTREAM_MAPPING_FILE={str(own.mapping_file)!r}: no such file; name a TOML file, or unset it"
     if os.path.exists(own.state_dir) and not os.path.isdir(own.state_dir):
         yield f"PINSTREAM_STATE_DIR={str(own.state_dir)!r}: not a folder; name a folder, or a new path"
+    for name, value in settings.registry.properties.items():
+        path = value.get_secret_value() if name.endswith(".location") else ""
+        if path and not os.path.exists(path):
+            yield f"{registry_variable(name)}={path!r}: no such file; name a file in PEM format"
 
 
 def contradictions(settings: Settings) -> Iterator[str]:
@@ -97,6 +102,38 @@ def contradictions(settings: Settings) -> Iterator[str]:
             f"SCHEMA_REGISTRY_URL is not set, but {registry_variable(next(iter(registry.properties)))} is;"
             " set the URL too, or remove both"
         )
+    yield from _registry_contradictions(registry)
+
+
+_BEARER_NEEDS: Final = {
+    "OAUTHBEARER": ("client.id", "client.secret", "issuer.endpoint.url"),
+    "OAUTHBEARER_AZURE_IMDS": (),
+    "STATIC_TOKEN": ("token",),
+}
+"""Where the registry's client can have a token from, and the properties ``bearer.auth.…`` that this needs."""
+
+
+def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
+    # The registry's client raises its errors one at a time, and some of them quote values.
+    given = {name: value.get_secret_value() for name, value in registry.properties.items()}
+    basic, bearer = "basic.auth.user.info", sorted(name for name in given if name.startswith("bearer."))
+    if ":" not in given.get(basic, ":"):
+        yield f"{registry_variable(basic)} has no colon; write user:password"
+    if basic in given and bearer:
+        yield f"{registry_variable(basic)} and {registry_variable(bearer[0])} are both set; keep one of them"
+    source = given.get(source_name := "bearer.auth.credentials.source")
+    allowed = ", ".join(_BEARER_NEEDS)
+    if bearer and source is None:
+        yield f"{registry_variable(bearer[0])} needs {registry_variable(source_name)}; set that to one of {allowed}"
+    elif source is not None and source not in _BEARER_NEEDS:
+        yield f"{registry_variable(source_name)} is none of {allowed}"
+    for rest in _BEARER_NEEDS.get(source or "", ()):
+        if f"bearer.auth.{rest}" not in given:
+            yield f"{registry_variable(source_name)}={source} needs {registry_variable(f'bearer.auth.{rest}')}; set it"
+    certificate = "ssl.certificate.location"
+    for name in ("ssl.key.location", "ssl.key.password"):
+        if name in given and certificate not in given:
+            yield f"{registry_variable(name)} needs {registry_variable(certificate)}; set it"
 
 
 def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -59,6 +60,7 @@ class FakeRegistry:
     """Bytes of an endless answer that somebody read, or that are on their way."""
     credentials: str | None = None
     """If set, ``user:password`` that every request must bring."""
+    tls: ssl.SSLContext | None = None
     _stored: list[Stored] = field(default_factory=list)
     _runner: web.AppRunner | None = None
     url: str = ""
@@ -77,10 +79,11 @@ class FakeRegistry:
         app.router.add_post("/subjects/{subject}/versions", self._register)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self.tls)
         await site.start()
         host, self._port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{self._port}"
+        scheme = "http" if self.tls is None else "https"
+        self.url = f"{scheme}://{host}:{self._port}"
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()

@@ -236,6 +236,7 @@ class TestSecrets:
             KAFKA_SASL_PASSWORD_FILE=path,
             KAFKA_SSL_KEY_PASSWORD_FILE=path,
             SCHEMA_REGISTRY_URL="http://r",
+            SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION=path,
             SCHEMA_REGISTRY_SSL_KEY_PASSWORD_FILE=path,
             PINSTREAM_KEY_STORE_FILE=str(tmp_path / "k"),
         )
@@ -370,10 +371,84 @@ class TestPassthrough:
         s = with_(
             SCHEMA_REGISTRY_URL="http://r:8081",
             SCHEMA_REGISTRY_TIMEOUT="2.5",
-            SCHEMA_REGISTRY_SSL_CA_LOCATION="/ca",
+            SCHEMA_REGISTRY_SSL_CA_LOCATION=__file__,
         )
-        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": "/ca"}
+        expected = {"url": "http://r:8081", "timeout": 2.5, "ssl.ca.location": __file__}
         assert s.registry.client_configuration() == expected
+
+
+OAUTH = {
+    "CREDENTIALS_SOURCE": "OAUTHBEARER",
+    "CLIENT_ID": "shop",
+    "CLIENT_SECRET": "hush",
+    "ISSUER_ENDPOINT_URL": "https://tokens/oauth",
+}
+"""What a login with tokens needs, after ``SCHEMA_REGISTRY_BEARER_AUTH_``."""
+
+
+class TestRegistryLogins:
+    """The settings of a login at the registry fit together, and say so before anything is asked."""
+
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            (
+                {"BASIC_AUTH_USER_INFO": "hush"},
+                "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO has no colon; write user:password",
+            ),
+            (
+                {
+                    **{f"BEARER_AUTH_{name}": value for name, value in OAUTH.items()},
+                    "BASIC_AUTH_USER_INFO": "u:hush",
+                },
+                "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO and SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID are both set; keep one",
+            ),
+            (
+                {"BEARER_AUTH_TOKEN": "hush"},
+                "SCHEMA_REGISTRY_BEARER_AUTH_TOKEN needs SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE; set that to "
+                "one of OAUTHBEARER, OAUTHBEARER_AZURE_IMDS, STATIC_TOKEN",
+            ),
+            (
+                {"BEARER_AUTH_CREDENTIALS_SOURCE": "CUSTOM"},
+                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE is none of OAUTHBEARER, OAUTHBEARER_AZURE_IMDS, STATIC",
+            ),
+            (
+                {"BEARER_AUTH_CREDENTIALS_SOURCE": "STATIC_TOKEN"},
+                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=STATIC_TOKEN needs SCHEMA_REGISTRY_BEARER_AUTH_TOKEN;",
+            ),
+            (
+                {"SSL_KEY_PASSWORD": "hush"},
+                "SCHEMA_REGISTRY_SSL_KEY_PASSWORD needs SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION; set it",
+            ),
+            (
+                {"SSL_CA_LOCATION": "/nowhere/ca.pem"},
+                "SCHEMA_REGISTRY_SSL_CA_LOCATION='/nowhere/ca.pem': no such file; name a file in PEM format",
+            ),
+            *(
+                (
+                    {f"BEARER_AUTH_{name}": value for name, value in OAUTH.items() if name != missing},
+                    "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=OAUTHBEARER needs "
+                    f"SCHEMA_REGISTRY_BEARER_AUTH_{missing}; set it",
+                )
+                for missing in ("CLIENT_ID", "CLIENT_SECRET", "ISSUER_ENDPOINT_URL")
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, changes: dict[str, str], line: str) -> None:
+        """One line; no secret in it."""
+        given = {f"SCHEMA_REGISTRY_{name}": value for name, value in changes.items()}
+        message = refused(SCHEMA_REGISTRY_URL="https://r", **given)
+        assert message.startswith(line)
+        assert "hush" not in message
+
+    def test_what_only_confluent_cloud_needs_may_be_left_out(self) -> None:
+        """The client insists on a logical cluster and a scope; any other registry has neither."""
+        given = {f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in OAUTH.items()}
+        found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
+        assert (found["bearer.auth.logical.cluster"], found["bearer.auth.scope"]) == ("", "")
+        given["SCHEMA_REGISTRY_BEARER_AUTH_LOGICAL_CLUSTER"] = "lsrc-1"
+        found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
+        assert found["bearer.auth.logical.cluster"] == "lsrc-1"
 
 
 def test_the_page_has_the_generated_table() -> None:

@@ -198,7 +198,5 @@ async def registry(found: Found) -> Said:
     finally:
         await source.close()
     if isinstance(answer, SchemaUnavailable):
-        raise RegistryError(
-            f"SCHEMA_REGISTRY_URL: {answer.reason}; correct the address, or check the registry"
-        )
+        raise RegistryError(answer.reason)
     return Said("answers")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
     AclBinding,
@@ -70,8 +71,9 @@ class Signer:
 
 
 class Issuer:
-    """An endpoint that gives tokens (OAuth's client credentials) to who knows `PASSWORD`. `lifetime`: of each, in
-    seconds. `fails`: what it answers instead of a token; None: it gives them."""
+    """An endpoint that gives tokens (OAuth's client credentials, in a header or in the form) to who knows `PASSWORD`,
+    and the keys that they are signed with. `lifetime`: of each, in seconds. `fails`: what it answers instead of a
+    token; None: it gives them."""
 
     def __init__(self, signer: Signer, lifetime: float = 60.0) -> None:
         self.lifetime = lifetime
@@ -82,10 +84,10 @@ class Issuer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                user, _, word = (
-                    base64.b64decode(self.headers["Authorization"].split()[1]).decode().partition(":")
-                )
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                user, word = (form.get(name, [""])[0] for name in ("client_id", "client_secret"))
+                if login := self.headers["Authorization"]:
+                    user, _, word = base64.b64decode(login.split()[1]).decode().partition(":")
                 token = signer.token(user, issuer.lifetime, issuer.audience)
                 body = {"access_token": token, "token_type": "Bearer", "expires_in": issuer.lifetime}
                 status, answer = 200, json.dumps(body).encode()
@@ -94,6 +96,12 @@ class Issuer:
                 if issuer.fails is not None:
                     status, answer = issuer.fails
                 issuer.given += status == 200
+                self._answer(status, answer)
+
+            def do_GET(self) -> None:
+                self._answer(200, signer.key_set())
+
+            def _answer(self, status: int, answer: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
@@ -105,6 +113,7 @@ class Issuer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+        self.keys_url = f"http://127.0.0.1:{self._server.server_port}/keys"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -1,0 +1,162 @@
+"""What an error of the schema registry's client means: one line that says what to change.
+
+A line has a status, a code, the class of an error and names of settings in it, and nothing of an answer's body or of
+an address: both can hold secrets. A TLS error, a refused connection and an unknown host all reach us as one class of
+the HTTP library; which of them it was is in the chain of causes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+_URL: Final = "SCHEMA_REGISTRY_URL"
+_BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
+_BEARER: Final = "SCHEMA_REGISTRY_BEARER_AUTH"
+_CLIENT_CERTIFICATE: Final = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_SSL_KEY_LOCATION"
+
+# OpenSSL's codes of what is wrong with a certificate: expired, not valid yet, for another name or address.
+_EXPIRED, _NOT_YET, _NAMES = 10, 9, (62, 64)
+# What the client raises for an answer of another shape than it expects.
+_NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
+
+
+def explain(error: Exception, config: Mapping[str, Any], kind: str = "id") -> str:
+    """Return why the registry gave no verdict. `config`: the client's properties; `kind`: what was asked for, as in
+    `SchemaRef`."""
+    from confluent_kafka.schema_registry.error import OAuthTokenError
+
+    from consumer.adapters.bounded_answers import UnboundedAnswer
+
+    if isinstance(error, UnboundedAnswer):
+        return f"the registry's answer is {error}: check what answers at {_URL}"
+    if isinstance(error, OAuthTokenError):
+        return _no_token(error, config)
+    status = getattr(error, "http_status_code", None)
+    if isinstance(status, int):
+        return _answered(status, getattr(error, "error_code", None), config, kind)
+    if isinstance(error, json.JSONDecodeError):
+        return (
+            f"no schema registry answers at {_URL}: the answer is not JSON (a web page?); correct the address"
+        )
+    if isinstance(error, _NONSENSE):
+        return (
+            f"the registry's answer contains no schema ({type(error).__name__}): check what answers at {_URL}"
+        )
+    return _no_contact(error, "the registry", _URL, str(config.get("url")), config)
+
+
+def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
+    """Return what to do about an answer with this status. The code comes from the body, which may hold anything."""
+    known = isinstance(code, int) and abs(code) < 10**9
+    said = f"the registry answered {status}, code {code if known else 'unknown'}"
+    if status == 401:
+        return f"{said}: {_refused_login(config)}"
+    if status == 403:
+        return f"{said}: this user may not do that; grant it the right, or check the credentials"
+    if status == 404:
+        # A known code for "no such schema" is a verdict and not explained here: this is a path that it does not know.
+        gap = f"{_URL} lacks its path (Apicurio's ends in /apis/ccompat/v7)"
+        return f"{said}: it has no schemas by GUID, or {gap}" if kind == "guid" else f"{said}: {gap}"
+    if 300 <= status < 400:
+        return (
+            f"{said}: it sends us to another address; set {_URL} to that one (https:// instead of http://?)"
+        )
+    return said
+
+
+def _refused_login(config: Mapping[str, Any]) -> str:
+    if "basic.auth.user.info" in config:
+        return f"it refused the login; check {_BASIC}"
+    if "bearer.auth.credentials.source" in config:
+        return (
+            "it refused the token; check what it requires of tokens (issuer, audience, scope) and the "
+            f"{_BEARER}_… settings"
+        )
+    return f"it requires a login; set {_BASIC}, or {_BEARER}_CREDENTIALS_SOURCE and what belongs to it"
+
+
+def _no_token(error: Exception, config: Mapping[str, Any]) -> str:
+    """Return why the token endpoint gave no token: the client wraps the error that says it."""
+    from consumer.adapters.bounded_answers import UnboundedAnswer
+
+    endpoint = f"{_BEARER}_ISSUER_ENDPOINT_URL"
+    cause = error.__context__
+    if isinstance(cause, UnboundedAnswer):
+        return f"the token endpoint's answer is {cause}: check {endpoint}"
+    refused = getattr(cause, "error", None)  # OAuth's own code, as in RFC 6749, 5.2
+    if isinstance(refused, str) and refused.isascii() and refused.replace("_", "").isalpha():
+        return (
+            f"the token endpoint answered {refused[:40]}: check {_BEARER}_CLIENT_ID, {_BEARER}_CLIENT_SECRET and "
+            f"{_BEARER}_SCOPE"
+        )
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status is not None:
+        return f"the token endpoint answered {status}: check {endpoint}"
+    if not isinstance(cause, Exception) or isinstance(cause, _NONSENSE):
+        return f"the token endpoint's answer contains no token: check {endpoint}"
+    return _no_contact(
+        cause, "the token endpoint", endpoint, str(config.get("bearer.auth.issuer.endpoint.url")), config
+    )
+
+
+def _no_contact(error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any]) -> str:
+    """Return why no answer came from `whose`, whose address `setting` gives."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _certificate_fault(cause, whose, setting, config.get("ssl.ca.location"))
+        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+            return f"{whose} ended the TLS handshake: {_client_certificate(config)}"
+        if isinstance(cause, ssl.SSLError):
+            return (
+                f"{whose} does not speak TLS at this address: write http:// in {setting}, or correct the port"
+            )
+        if isinstance(cause, socket.gaierror):
+            return f"the host name of {whose} is unknown: correct {setting}, or check the name server"
+        if isinstance(cause, ConnectionRefusedError):
+            return f"{whose} refuses connections: check whether it runs, and the host and port in {setting}"
+    if type(error).__name__ in (
+        "RemoteProtocolError",
+        "ReadError",
+    ):  # by TLS 1.3 it may end before the alert comes
+        hint = _client_certificate(config)
+        if url.startswith("http://"):
+            hint = f"if it requires TLS, write https:// in {setting}"
+        return f"{whose} ended the connection without an answer: {hint}"
+    return f"{whose} could not be asked ({type(error).__name__}): check whether it runs, and {setting}"
+
+
+def _certificate_fault(
+    error: ssl.SSLCertVerificationError, whose: str, setting: str, location: object
+) -> str:
+    if error.verify_code == _EXPIRED:
+        return f"the certificate of {whose} has expired: renew it there, or correct the clock of this machine"
+    if error.verify_code == _NOT_YET:
+        return f"the certificate of {whose} is not valid yet: correct the clock of this machine, or wait"
+    if error.verify_code in _NAMES:
+        return (
+            f"the certificate of {whose} is for another name: reach it by the name that it is for ({setting})"
+        )
+    known = "this machine does not know" if location is None else f"is not in {location}"
+    return (
+        f"the certificate of {whose} is signed by an authority that {known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION to a "
+        "file with the certificate of that authority"
+    )
+
+
+def _client_certificate(config: Mapping[str, Any]) -> str:
+    if "ssl.certificate.location" in config:
+        return f"it may not accept the client's certificate; check {_CLIENT_CERTIFICATE}"
+    return f"if it asks for a client's certificate, set {_CLIENT_CERTIFICATE}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and what it came of, from the outside in."""
+    for _ in range(10):  # a chain could have a circle
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__

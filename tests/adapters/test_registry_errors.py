@@ -1,0 +1,257 @@
+"""What a person reads who has set something wrong about the registry: one line that names the cause and what to change.
+
+Servers, certificates and tokens are real; only the registry is the fake.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.schemas import RegistrySchemas
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.engine.model import SchemaRef
+from consumer.errors import RegistryError
+from tests.adapters.fake_registry import FakeRegistry
+from tests.support.certificates import Authority
+from tests.support.kafka.broker import free_ports
+from tests.support.kafka.secured import PASSWORD, Issuer, Signer
+
+BASIC = {"basic.auth.user.info": f"shop:{PASSWORD}"}
+GUID = "89791762-2336-4186-9674-299b90a802e2"
+
+
+@pytest.fixture(name="registry")
+async def _registry() -> AsyncIterator[FakeRegistry]:
+    async with FakeRegistry() as registry:
+        registry.add("t", '"string"')
+        yield registry
+
+
+@pytest.fixture(name="authority")
+def _authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "registry-ca")
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    """Gives tokens."""
+    found = Issuer(Signer())
+    yield found
+    found.close()
+
+
+async def told(config: dict[str, str], kind: str = "id") -> str:
+    """The reason why no verdict comes with this configuration."""
+    schemas = RegistrySchemas(config, timeout=10)
+    answer = await schemas.fetch(FetchSchema(SchemaRef(kind, "1" if kind == "id" else GUID)))
+    await schemas.close()
+    assert isinstance(answer, SchemaUnavailable)
+    assert "\n" not in answer.reason
+    assert PASSWORD not in answer.reason
+    return answer.reason
+
+
+async def served(tls: ssl.SSLContext, config: dict[str, str], scheme: str = "https") -> str:
+    """The reason that a registry with this TLS leads to."""
+    async with FakeRegistry(tls=tls) as registry:
+        return await told({"url": registry.url.replace("https", scheme), **config})
+
+
+# ----------------------------------------------------------------------------------------------- TLS
+
+
+async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authority) -> None:
+    """With and without a file of authorities; the right one is all that it takes."""
+    line = await served(authority.server(), {})
+    assert line == (
+        "the certificate of the registry is signed by an authority that this machine does not know: set "
+        "SCHEMA_REGISTRY_SSL_CA_LOCATION to a file with the certificate of that authority"
+    )
+    other = Authority(tmp_path, "other-ca")
+    line = await served(authority.server(), {"ssl.ca.location": str(other.file)})
+    assert f"an authority that is not in {other.file}: set SCHEMA_REGISTRY_SSL_CA_LOCATION" in line
+    async with FakeRegistry(tls=authority.server()) as registry:
+        stored = registry.add("t", '"string"')
+        schemas = RegistrySchemas({"url": registry.url, "ssl.ca.location": str(authority.file)})
+        ref = SchemaRef("id", str(stored.schema_id))
+        assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, '"string"')
+        await schemas.close()
+
+
+async def test_a_certificate_that_has_expired_or_is_for_another(authority: Authority) -> None:
+    """Each says which."""
+    trust = {"ssl.ca.location": str(authority.file)}
+    line = await served(authority.server(age=timedelta(days=3)), trust)
+    assert line.startswith("the certificate of the registry has expired: renew it there")
+    line = await served(authority.server(age=timedelta(days=-3)), trust)
+    assert line.startswith("the certificate of the registry is not valid yet")
+    line = await served(authority.server(host="other.example"), trust)
+    assert line == (
+        "the certificate of the registry is for another name: reach it by the name that it is for "
+        "(SCHEMA_REGISTRY_URL)"
+    )
+
+
+async def test_tls_and_none(authority: Authority, registry: FakeRegistry) -> None:
+    """http where the registry speaks TLS, and https where it does not."""
+    line = await served(authority.server(), {}, "http")
+    assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
+    line = await told({"url": registry.url.replace("http", "https")})
+    assert line.startswith(
+        "the registry does not speak TLS at this address: write http:// in SCHEMA_REGISTRY_URL"
+    )
+
+
+async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority) -> None:
+    """Missing, of a stranger, and right."""
+    tls = authority.server()
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_verify_locations(authority.file)
+    trust = {"ssl.ca.location": str(authority.file)}
+    both = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_SSL_KEY_LOCATION"
+    assert (await served(tls, trust)).endswith(f"if it asks for a client's certificate, set {both}")
+    strange = str(Authority(tmp_path, "other-ca").issue(host="shop"))
+    line = await served(tls, {**trust, "ssl.certificate.location": strange})
+    assert line.endswith(f"it may not accept the client's certificate; check {both}")
+    ours = str(authority.issue(host="shop"))
+    async with FakeRegistry(tls=tls) as registry:
+        stored = registry.add("t", '"string"')
+        schemas = RegistrySchemas({"url": registry.url, **trust, "ssl.certificate.location": ours})
+        ref = SchemaRef("id", str(stored.schema_id))
+        assert isinstance(await schemas.fetch(FetchSchema(ref)), SchemaFound)
+        await schemas.close()
+
+
+def test_files_that_are_no_certificates(tmp_path: Path) -> None:
+    """A file of something else, where an authority's certificate is due."""
+    (tmp_path / "ca.pem").write_text("nonsense")
+    with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM"):
+        RegistrySchemas({"url": "https://r", "ssl.ca.location": str(tmp_path / "ca.pem")})
+
+
+# ---------------------------------------------------------------------------------- address and login
+
+
+async def test_nobody_there(registry: FakeRegistry) -> None:
+    """No such host, and nothing that listens."""
+    line = await told({"url": f"http://127.0.0.1:{free_ports(1)[0]}"})
+    assert line.startswith("the registry refuses connections: check whether it runs")
+    line = await told({"url": "http://registry.invalid"})
+    assert line.startswith("the host name of the registry is unknown: correct SCHEMA_REGISTRY_URL")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (200, b"<html>hello</html>", "id", "the answer is not JSON (a web page?); correct the address"),
+        (
+            404,
+            b"<html>no</html>",
+            "id",
+            "404, code -1: SCHEMA_REGISTRY_URL lacks its path (Apicurio's ends in",
+        ),
+        (
+            404,
+            b'{"error_code": 0}',
+            "guid",
+            "it has no schemas by GUID, or SCHEMA_REGISTRY_URL lacks its path",
+        ),
+        (302, b"", "id", "it sends us to another address; set SCHEMA_REGISTRY_URL to that one"),
+        (403, b"", "id", "this user may not do that; grant it the right"),
+        (401, b"", "id", "it requires a login; set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO, or"),
+        (200, b"{}", "id", "contains no schema (ValueError): check what answers at SCHEMA_REGISTRY_URL"),
+        (200, b"[]", "id", "contains no schema"),
+    ],
+)
+async def test_what_is_there_is_no_registry(
+    registry: FakeRegistry, status: int, body: bytes, kind: str, words: str
+) -> None:
+    """A web page, a path that is not the API's, a wall."""
+    registry.faults.status, registry.faults.body = status, body
+    assert words in await told({"url": registry.url}, kind)
+
+
+async def test_a_wrong_password(registry: FakeRegistry) -> None:
+    """The setting is named, and not what is in it."""
+    registry.credentials = "shop:another"
+    line = await told({"url": registry.url, **BASIC})
+    assert line.endswith("it refused the login; check SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO")
+
+
+# ------------------------------------------------------------------------------------------- tokens
+
+
+def by_token(registry: FakeRegistry, endpoint: str, secret: str = PASSWORD) -> dict[str, str]:
+    """The client's properties for a login with a token of this endpoint."""
+    return {
+        "url": registry.url,
+        "bearer.auth.credentials.source": "OAUTHBEARER",
+        "bearer.auth.client.id": "shop",
+        "bearer.auth.client.secret": secret,
+        "bearer.auth.issuer.endpoint.url": endpoint,
+        "bearer.auth.logical.cluster": "",
+        "bearer.auth.scope": "",
+    }
+
+
+async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> None:
+    """A wrong secret; an outage; an answer without a token; nobody there."""
+    line = await told(by_token(registry, issuer.url, "not-the-secret"))
+    assert line.startswith(
+        "the token endpoint answered invalid_client: check SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID,"
+    )
+    assert "not-the-secret" not in line
+    for fails, words in (
+        (
+            (500, b"<html>"),
+            "the token endpoint answered 500: check SCHEMA_REGISTRY_BEARER_AUTH_ISSUER_ENDPOINT_URL",
+        ),
+        ((200, b"<html>"), "the token endpoint's answer contains no token"),
+        ((200, b"{}"), "the token endpoint's answer contains no token"),
+        (
+            (200, json.dumps({"pad": "x" * (5 << 20)}).encode()),
+            "the token endpoint's answer is larger than 4 MiB: check",
+        ),
+    ):
+        issuer.fails = fails
+        assert (await told(by_token(registry, issuer.url))).startswith(words)
+    line = await told(by_token(registry, f"http://127.0.0.1:{free_ports(1)[0]}/token"))
+    assert line.startswith("the token endpoint refuses connections: check whether it runs")
+
+
+async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issuer) -> None:
+    """The registry may have other keys now: the next attempt comes with another token."""
+    registry.faults.status = 401
+    schemas = RegistrySchemas(by_token(registry, issuer.url))
+    for _ in range(2):
+        answer = await schemas.fetch(FetchSchema(SchemaRef("id", "1")))
+        assert isinstance(answer, SchemaUnavailable)
+        assert (
+            "it refused the token; check what it requires of tokens (issuer, audience, scope)"
+            in answer.reason
+        )
+    assert issuer.given == 2
+    registry.faults.status = None
+    for number in ("1", "1"):
+        assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", number))), SchemaFound)
+    assert issuer.given == 3
+    await schemas.close()
+
+
+async def test_the_endpoint_s_certificate(registry: FakeRegistry, authority: Authority) -> None:
+    """It is trusted as the registry's is: by the same file of authorities."""
+    async with FakeRegistry(tls=authority.server()) as endpoint:
+        config = by_token(registry, f"{endpoint.url}/token")
+        line = await told(config)
+        assert (
+            "the certificate of the token endpoint is signed by an authority that this machine does not know"
+            in line
+        )
+        line = await told({**config, "ssl.ca.location": str(authority.file)})
+        assert line.startswith("the token endpoint's answer contains no token")
