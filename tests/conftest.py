@@ -24,6 +24,7 @@ from hypothesis import settings
 from tests.support.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
 from tests.support.kafka.front import fronted_broker
 from tests.support.kafka.harness import Kafka, create_topic
+from tests.support.kafka.old import OldBroker
 from tests.support.kafka.secured import SecuredBroker
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -39,7 +40,7 @@ _HERE = Path(__file__).parent
 settings.register_profile("pinstream", deadline=None)
 settings.load_profile("pinstream")
 
-_BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "secured_kafka", "each_kafka"})
+_BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "old_kafka", "secured_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
 _ANY_OTHER = "*"
 _TURNS = (
@@ -158,6 +159,17 @@ def own_kafka() -> Iterator[RealBroker]:
     try:
         with RealBroker() as broker:
             yield broker
+    except BrokerUnavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a Kafka broker of its own: {error}")
+
+
+@pytest.fixture(scope="module")
+def old_kafka() -> Iterator[Kafka]:
+    """Kafka 2.8 with a ZooKeeper, for this module alone. Skipped without one."""
+    try:
+        with OldBroker() as broker:
+            yield Kafka(broker.bootstrap_servers, "real")
     except BrokerUnavailable as error:
         _not_in_ci(error)
         pytest.skip(f"needs a Kafka broker of its own: {error}")

@@ -8,6 +8,7 @@ through its own consumer, which has the answers of its fetches at hand: see `end
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,11 +29,14 @@ from consumer.adapters.kafka.configuration import (
     SLACK,
     Config,
     admin_client,
+    admin_config,
     dead_letter_pattern,
+    make_client,
     result_of,
     time_left,
+    uses_consumer_protocol,
 )
-from consumer.adapters.kafka.trouble import exception_error, failure, is_hopeless, no_contact
+from consumer.adapters.kafka.trouble import PROTOCOL, exception_error, failure, is_hopeless, no_contact
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
@@ -52,6 +56,9 @@ _MOVING: Final = frozenset(
         _Code.FENCED_LEADER_EPOCH,
     }
 )
+# What a broker knows, as librdkafka logs it. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848.
+_ANY_API: Final = re.compile(r"ApiKey \w+ \(\d+\) Versions")
+_HEARTBEAT_API: Final = re.compile(r"ApiKey \w+ \(68\) Versions")
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
 
@@ -88,6 +95,8 @@ async def describe(
     Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
     """
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
+    if uses_consumer_protocol(config):
+        await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
     chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
     return ClusterView(
@@ -102,6 +111,27 @@ async def describe(
         ),
         known,
     )
+
+
+def _check_group_protocol(config: Config, timeout: float) -> None:
+    """Raise `KafkaError` if the brokers lack KIP-848. Blocks."""
+    # There, librdkafka looks for another coordinator for ever, without an error. What a broker knows is in its answer
+    # to ApiVersions, which librdkafka shows in its log alone.
+    heard: list[str] = []
+    logger = logging.Logger("consumer.kafka.features", logging.DEBUG)
+
+    def hear(line: logging.LogRecord) -> bool:
+        heard.append(line.getMessage())
+        return False
+
+    logger.addFilter(hear)
+    loud = {**admin_config(config), "debug": "feature", "logger": logger}
+    with make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
+        client.list_topics(timeout=timeout)
+        client.poll(0)  # brings the log
+    known = " ".join(heard)
+    if _ANY_API.search(known) and not _HEARTBEAT_API.search(known):
+        raise KafkaError(f"Kafka: {PROTOCOL}")
 
 
 def fetch_metadata(config: Config, timeout: float) -> Any:

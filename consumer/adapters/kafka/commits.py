@@ -165,7 +165,10 @@ def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], unti
     # A process that ends without LeaveGroup makes the whole group wait until its session times out.
     # Closing may send none for a member without partitions. Unsubscribing does, but librdkafka puts that off until the
     # rebalance under way is over and every commit is answered, and closing would forget it.
-    consumer.unsubscribe()
+    try:
+        consumer.unsubscribe()
+    except KafkaException:  # a client that has ended is no member any more
+        return
     consumer.consume(1, _LOOK)
     # In the middle of a rebalance this is mostly waiting. A broker answers a connection's requests one after the other,
     # and answers a member that joins again only once all others have joined again: one that drains takes its time, one

@@ -37,8 +37,8 @@ LOGGER.addHandler(logging.NullHandler())  # silent until the application says wh
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether to show this line of librdkafka. The debug level shows them all."""
     args = record.args if isinstance(record.args, tuple) else ()
-    # A connection that failed: librdkafka also hands it to the client's `error_cb`, which reports it.
-    known = args[:1] == ("FAIL",)
+    # A connection that failed, or a client that ended: librdkafka also hands it to `error_cb`, which reports it.
+    known = args[:1] in (("FAIL",), ("FATAL",))
     # Each client gets all of the user's properties, also those for another kind of client.
     known = known or (args[:1] == ("CONFWARN",) and "will be ignored by this" in str(args[-1]))
     return not known or logging.getLogger().isEnabledFor(logging.DEBUG)
@@ -233,7 +233,7 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
             except OSError as error:
                 raise SettingsError(f"{variable(name)}: {value} cannot be read: {error.strerror}") from error
     try:
-        return make({**config, "logger": LOGGER})
+        return make({"logger": LOGGER, **config})
     except KafkaException as error:
         text = error.args[0].str()
         if unknown := _UNKNOWN.search(text):

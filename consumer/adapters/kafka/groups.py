@@ -12,6 +12,7 @@ for any group that ever had a member.
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -31,7 +32,9 @@ from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import (
     Config,
     admin_client,
+    consumer_config,
     end_client,
+    make_client,
     result_of,
     time_left,
 )
@@ -39,6 +42,7 @@ from consumer.adapters.kafka.trouble import (
     GROUP_IN_USE,
     PASSING,
     OnTrouble,
+    as_fatal,
     describe_error,
     exception_error,
     failure,
@@ -146,6 +150,35 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
         except KafkaException:
             return False
         return any(one.member_id == member for one in group.members)
+
+
+def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
+    """Join the group of `config` (``group.id``), which has no members, and leave it. Blocks.
+
+    Raises `KafkaError` if the brokers refuse a member under this group protocol.
+    """
+    heard: list[confluent_kafka.KafkaError] = []
+    assigned = threading.Event()
+
+    def take_none(consumer: confluent_kafka.Consumer, _: object) -> None:
+        consumer.incremental_assign([])
+        assigned.set()
+
+    complete = {**consumer_config(config, offset_reset="error", ignore=None), "error_cb": heard.append}
+    consumer = make_client(confluent_kafka.Consumer, complete)
+    try:
+        consumer.subscribe(list(topics), on_assign=take_none)
+        deadline = time.monotonic() + timeout
+        # Whatever passes is not looked at: only what would end the service.
+        while not assigned.is_set() and time.monotonic() < deadline:
+            polled = consumer.poll(_ASK_AGAIN)
+            if polled is not None and (error := polled.error()) is not None:
+                heard.append(error)  # a refused member gets it in place of a record
+            for error in heard:
+                if (fatal := as_fatal(error)) is not None:
+                    raise fatal
+    finally:
+        consumer.close()
 
 
 # -------------------------------------------------------------------------------------------------- for members

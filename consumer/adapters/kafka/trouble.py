@@ -42,7 +42,10 @@ _NO_START = (
     "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
     "or set KAFKA_AUTO_OFFSET_RESET=earliest"
 )
-_PROTOCOL = "the brokers do not know this group protocol: set KAFKA_GROUP_PROTOCOL=classic or update them"
+PROTOCOL: Final = (
+    "the brokers do not take KAFKA_GROUP_PROTOCOL=consumer (Kafka 4.0 does, unless it is turned off): "
+    "remove the setting, or update the brokers"
+)
 _MIXED = "other members of the group use another protocol: use the same assignment strategy, or another group"
 _FENCED = (
     "another process uses the same KAFKA_GROUP_INSTANCE_ID, or the session of a killed one has not ended yet: give "
@@ -57,8 +60,8 @@ _FATAL: Final = {
     _Code.GROUP_AUTHORIZATION_FAILED: _GROUP_ACCESS,
     _Code.CLUSTER_AUTHORIZATION_FAILED: "this user may not use the cluster: check its permissions",
     _Code._AUTO_OFFSET_RESET: _NO_START,
-    _Code.UNSUPPORTED_VERSION: _PROTOCOL,
-    _Code._UNSUPPORTED_FEATURE: _PROTOCOL,
+    _Code.UNSUPPORTED_VERSION: PROTOCOL,
+    _Code._UNSUPPORTED_FEATURE: PROTOCOL,
     _Code.INCONSISTENT_GROUP_PROTOCOL: _MIXED,
     _Code.UNSUPPORTED_ASSIGNOR: "the brokers do not know this assignor: correct KAFKA_GROUP_REMOTE_ASSIGNOR",
     _Code.INVALID_GROUP_ID: "the brokers refuse the name of the group: correct KAFKA_GROUP_ID",

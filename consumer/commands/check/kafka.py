@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from consumer.adapters.kafka.cluster import Extent, TopicSettings, describe, topic_settings
-from consumer.adapters.kafka.configuration import dead_letter_topic
-from consumer.adapters.kafka.groups import GroupOffsets
+from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
+from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.commands.base import first_of
@@ -63,6 +63,11 @@ async def check_group(found: Found) -> Said:
         positions = await offsets.positions(partitions)
         members = await offsets.view()
         extents = await offsets.extents(partitions)
+    config = kafka.client_properties()
+    if uses_consumer_protocol(config) and members.state in ("Empty", "Dead"):
+        # A broker that has this protocol turned off says so only to somebody who joins.
+        named = {**config, "group.id": kafka.group_id}
+        await run_blocking("pinstream-kafka-join", try_to_join, named, list(view.topics), TIMEOUT)
     begin = _begin(kafka.group_id, kafka.auto_offset_reset, positions, extents)
     warnings = [*_astray(positions, extents), *_elsewhere(found, positions, extents)]
     if members.state == "Unknown":

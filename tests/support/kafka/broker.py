@@ -38,7 +38,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 HERE = Path(__file__).resolve().parent
-JARS = HERE / "target" / "lib"
+TARGET = HERE / "target"
+NEWEST, OLD = "pom.xml", "pom-2.8.xml"
+"""The brokers that there are: which jars, each lot in a folder of its own below `TARGET`."""
 
 SASL_USER = "pinstream"
 SASL_PASSWORD = "only-for-tests"  # the SASL listener's one user; the broker lives on loopback for minutes
@@ -54,29 +56,24 @@ class BrokerUnavailable(Exception):
     """No Java, no Maven, no jars, or a broker that does not start; the text says which."""
 
 
-def ensure_jars() -> Path:
-    """The folder of Kafka's jars, resolved by Maven if they are not there yet. Raises `BrokerUnavailable`."""
+def ensure_jars(pom: str = NEWEST) -> Path:
+    """The folder of a Kafka's jars, resolved by Maven if they are not there yet. Raises `BrokerUnavailable`."""
     if shutil.which("java") is None:
         raise BrokerUnavailable("no `java` on the PATH")
-    if _jars_complete():
-        return JARS
+    folder = TARGET / ("lib" if pom == NEWEST else Path(pom).stem)
+    # Written last, and named after the pom's content: jars of an older version are not taken for today's.
+    stamp = TARGET / f"resolved-{_hash_of(HERE / pom)}"
+    if stamp.is_file():
+        return folder
     maven = shutil.which("mvn")
     if maven is None:
         raise BrokerUnavailable("no `mvn` on the PATH to resolve Kafka's jars with")
-    JARS.parent.mkdir(exist_ok=True)
-    with _locked(JARS.parent / "jars.lock"):
-        if not _jars_complete():
-            _resolve_jars(maven)
-    return JARS
-
-
-def _jars_complete() -> bool:
-    # Written last, and named after the pom: jars of an older version are not taken for today's.
-    return _stamp().is_file()
-
-
-def _stamp() -> Path:
-    return JARS.parent / f"resolved-{_hash_of(HERE / 'pom.xml')}"
+    TARGET.mkdir(exist_ok=True)
+    with _locked(TARGET / "jars.lock"):
+        if not stamp.is_file():
+            _resolve_jars(maven, pom, folder)
+            stamp.touch()
+    return folder
 
 
 def _hash_of(path: Path) -> str:
@@ -84,9 +81,9 @@ def _hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _resolve_jars(maven: str) -> None:
-    shutil.rmtree(JARS, ignore_errors=True)
-    command = [maven, "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+def _resolve_jars(maven: str, pom: str, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [maven, "-q", "-B", "-f", str(HERE / pom), "dependency:copy-dependencies"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired as error:
@@ -95,14 +92,15 @@ def _resolve_jars(maven: str) -> None:
         raise BrokerUnavailable(
             f"Maven cannot resolve Kafka's jars: {(done.stdout + done.stderr).strip()[-500:]}"
         )
-    _stamp().touch()
 
 
 class RealBroker:
-    """One Kafka broker of our own. Use as a context manager, or `start` and `stop`.
+    """One Kafka broker of our own, the newest. Use as a context manager, or `start` and `stop`.
 
     `directory` keeps log segments and the broker's output; it is removed by `stop` if we made it.
     """
+
+    jars = NEWEST
 
     def __init__(self, directory: Path | None = None, **settings: str | int) -> None:
         """`settings`: properties of this broker, dots as underscores."""
@@ -119,7 +117,7 @@ class RealBroker:
 
     def start(self) -> Self:
         """Format and start; returns when the broker answers. Raises `BrokerUnavailable`."""
-        self._classpath = f"{ensure_jars()}/*"
+        self._classpath = f"{ensure_jars(self.jars)}/*"
         self._write_properties()
         self._format()
         self._launch()

@@ -1,0 +1,1 @@
+"""The commands against clusters with other habits: old brokers, racks, quotas, codecs, topics that must be there."""
