@@ -160,7 +160,8 @@ class TestCompose:
     @pytest.mark.parametrize("name", OURS)
     def test_variables_are_settings(self, name: str) -> None:
         """Every variable of a service of ours is known, valid, and enough for its command."""
-        assert all(variable.startswith(OUR_PREFIXES) for variable in OURS[name].get("environment", {}))
+        known = (*OUR_PREFIXES, "OTEL_")
+        assert all(variable.startswith(known) for variable in OURS[name].get("environment", {}))
         settings_of(OURS[name])
 
     @pytest.mark.parametrize("name", SERVICES)

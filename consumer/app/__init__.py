@@ -1,5 +1,5 @@
 """The composition root: `building` builds the parts from the settings, `run` puts a member together and runs it.
 
-`tracing` wraps the source and the API if traces are asked for. `signals` turns SIGTERM and SIGINT into a stop. Commands
+`telemetry` exports traces and metrics if they are asked for. `signals` turns SIGTERM and SIGINT into a stop. Commands
 and workers are built from these.
 """

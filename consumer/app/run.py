@@ -21,12 +21,13 @@ from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.key_store import KeyStore
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
-from consumer.app.tracing import Tracing, environment
+from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import GroupSize, TopicIdsTold
 from consumer.service import Service
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
+from consumer.web.metrics import FiguresCollector
 from consumer.web.server import Urls, WebServer
 from consumer.web.status import KeyStoreSize, Process, document_of
 
@@ -45,16 +46,17 @@ def run_service(environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    traces = environment.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
-    asyncio.run(_run(settings, traces))
+    asyncio.run(_run(settings, environment.traces(environ, settings), environment.metrics(environ, settings)))
 
 
-async def _run(settings: Settings, traces: Tracing) -> None:
+async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
     async with member(settings, traces) as one:
         on_stop_signal(one.stop)
         # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
-        await one.serve()
+        figures = FiguresCollector(Statistics, lambda: [one.service.statistics()])
+        async with metrics.exporting([figures], one.service.grace_left):
+            await one.serve()
 
 
 def log_starting(settings: Settings, urls: Urls | None) -> None:

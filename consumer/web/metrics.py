@@ -1,8 +1,9 @@
 """Prometheus metrics, made from the engine's snapshot when they are scraped; nothing is counted twice.
 
-Names and units follow Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped
-sets, plus topic and partition for an assigned partition, whose series end with the assignment. The figures themselves
-define the families (`figures.definitions`), from which the table in docs/status.md is made as well.
+`gather` returns what `FiguresCollector` shows on /metrics and `consumer.app.telemetry.metrics` exports by OTLP. Names
+and units follow Prometheus' conventions (base units, ``_total`` on counters). Labels come from closed or capped sets,
+plus topic and partition for an assigned partition, whose series end with the assignment. The figures themselves define
+the families (`figures.definitions`), from which the table in docs/status.md is made as well.
 """
 
 from __future__ import annotations
@@ -36,24 +37,33 @@ class FiguresCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all metric families with their current series. A family may have none."""
-        kinds = {
+        kinds: Mapping[str, Any] = {
             "counter": CounterMetricFamily,
             "gauge": GaugeMetricFamily,
             "histogram": HistogramMetricFamily,
         }
-        found: dict[str, Any] = {}
-        for family in families(self.owner):
-            name = family.name.removesuffix("_total")  # the client puts it back
-            found[family.name] = kinds[family.kind](name, family.help, labels=family.labels)
         # Taken once for each scrape, so that all figures of it agree with each other.
-        for snapshot in self.snapshots():
-            for metric, labels, value in _series(snapshot, ()):
+        for family, series in gather(self.owner, self.snapshots()):
+            name = family.name.removesuffix("_total")  # the client puts it back
+            made = kinds[family.kind](name, family.help, labels=family.labels)
+            for labels, value in series:
                 if isinstance(value, Histogram):
                     bounds = ["+Inf" if bound == math.inf else str(bound) for bound in value.bounds]
-                    found[metric].add_metric(labels, [*zip(bounds, value.counts, strict=True)], value.total)
+                    made.add_metric(labels, [*zip(bounds, value.counts, strict=True)], value.total)
                 else:
-                    found[metric].add_metric(labels, int(value) if isinstance(value, bool) else value)
-        return found.values()
+                    made.add_metric(labels, value)
+            yield made
+
+
+def gather(owner: type, snapshots: Iterable[Any]) -> list[tuple[Family, list[tuple[tuple[str, ...], Any]]]]:
+    """Return the metrics of a type of snapshots, each with the series of these: labels, and a number or `Histogram`."""
+    found: dict[str, tuple[Family, list[tuple[tuple[str, ...], Any]]]] = {
+        family.name: (family, []) for family in families(owner)
+    }
+    for snapshot in snapshots:
+        for metric, labels, value in _series(snapshot, ()):
+            found[metric][1].append((labels, value))
+    return list(found.values())
 
 
 def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
@@ -92,4 +102,4 @@ def _by_label(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             for _, number in _by_label(one):
                 yield (names if isinstance(names, tuple) else (names,)), number
     elif value is not None:
-        yield (), value
+        yield (), int(value) if isinstance(value, bool) else value

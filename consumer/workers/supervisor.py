@@ -17,6 +17,7 @@ import structlog
 from consumer.app import building
 from consumer.app.run import log_starting, process, run_service, web_server
 from consumer.app.signals import on_stop_signal
+from consumer.app.telemetry import MetricsExport, environment
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import Report
 from consumer.errors import (
@@ -55,8 +56,10 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
 
+    metrics = environment.metrics(environ, settings)
+
     async def supervise() -> None:
-        await Supervisor(settings, count, [*again, "run"]).run()
+        await Supervisor(settings, count, [*again, "run"], metrics).run()
 
     asyncio.run(supervise())
 
@@ -64,8 +67,11 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
 class Supervisor:
     """Runs all workers, from the first start to the last end. `command` with ``--worker I/N`` added starts one."""
 
-    def __init__(self, settings: Settings, count: int, command: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, count: int, command: Sequence[str], metrics: MetricsExport
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._count = count
         self._command = command
         self._supervision = s.Supervision(
@@ -86,20 +92,23 @@ class Supervisor:
     async def run(self) -> None:
         """Run until all workers have ended for good. Raises the reason unless a signal asked for the end."""
         on_stop_signal(lambda: self._feed(s.StopSignalled()), self._kill_all)
+        of_workers = FiguresCollector(showing.WorkerFigures, self._seen)
         server = web_server(
             self._settings,
             self.statistics,
             self._info,
             keys=lambda: self._key_store()["keys"],
             unhealthy=self._why_unhealthy,
-            more_metrics=FiguresCollector(showing.WorkerFigures, self._seen),
+            more_metrics=of_workers,
         )
+        figures = FiguresCollector(Statistics, lambda: [self.statistics()])
         try:
             # Before the first worker, so that an address in use is reported at once, and by one process.
             log_starting(self._settings, None if server is None else await server.start())
             structlog.get_logger().info("supervising", workers=self._count)
-            self._feed(s.Begun())
-            end = await self._end
+            async with self._metrics.exporting([figures, of_workers]):
+                self._feed(s.Begun())
+                end = await self._end
         finally:
             self._closing = True
             # In an orderly end there are none left.

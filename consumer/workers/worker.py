@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from consumer import logs
 from consumer.app.run import Member, member
-from consumer.app.tracing import Tracing, environment
+from consumer.app.telemetry import Tracing, environment
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
 from consumer.workers.line import ReportLine, WorkerReport
@@ -37,8 +37,8 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
             level=settings.pinstream.log_level,
             always={"worker": number},
         )
-        traces = environment.start(environ, settings.kafka.group_id, settings.pinterest.api_url)
-        asyncio.run(_run(settings, traces, line))
+        # Metrics are exported by the supervisor, for all workers.
+        asyncio.run(_run(settings, environment.traces(environ, settings), line))
         line.end()
     except PinstreamError as error:
         # The supervisor prints the message, once for all workers.

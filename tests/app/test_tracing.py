@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
-from consumer.app.tracing import Tracing, environment
-from consumer.app.tracing.spans import CLOSING, LINKS, SpanTracing, Watched
+from consumer.app.telemetry import CLOSING, Tracing, environment
+from consumer.app.telemetry.spans import LINKS, SpanTracing, Watched
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk
 from consumer.service import Service
@@ -24,6 +23,7 @@ from tests.engine.building import ACCOUNT, event
 from tests.service.driving import Trouble, serve, settled, until, values
 from tests.service.fakes import FakeDeadLetters, FakeSchemas, FakeSource, Process, World, fake_clock
 from tests.service.virtual_time import now, run
+from tests.settings.environment import with_
 
 MARK = "zq7xmark"
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
@@ -55,6 +55,7 @@ class Traced(Process):
         self.exporter = InMemorySpanExporter()
         self.tracing = SpanTracing(
             SimpleSpanProcessor(self.exporter),
+            instance="member-1",
             group="shop-group",
             api_url="https://user:pw@api.example.org/v5",
         )
@@ -100,7 +101,7 @@ def linked(span: ReadableSpan) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _unmuted() -> Iterator[None]:
-    """`environment.start` mutes OpenTelemetry's logger."""
+    """`environment.traces` mutes OpenTelemetry's logger."""
     yield
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
@@ -253,65 +254,6 @@ def test_tracing_changes_nothing() -> None:
     assert lived(Process) == lived(Traced)
 
 
-# -- who asks for it
-
-
-@pytest.mark.parametrize(
-    ("environ", "variable"),
-    [
-        ({}, None),
-        ({"OTEL_SERVICE_NAME": "shop"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, None),
-        (ENDPOINT, "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        (
-            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://a", **ENDPOINT},
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        ),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, "OTEL_TRACES_EXPORTER"),
-        ({"OTEL_TRACES_EXPORTER": "none", **ENDPOINT}, None),
-        ({"OTEL_SDK_DISABLED": "true", **ENDPOINT}, None),
-        ({"OTEL_SDK_DISABLED": "false", **ENDPOINT}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    ],
-)
-def test_the_standard_variables_ask_for_traces(environ: dict[str, str], variable: str | None) -> None:
-    """An endpoint or the exporter by name, unless they are turned off."""
-    assert environment.asked_by(environ) == variable
-
-
-@pytest.mark.parametrize(
-    ("environ", "named"),
-    [
-        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
-        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
-        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
-    ],
-)
-def test_what_we_cannot_do_is_one_warning(environ: dict[str, str], named: str) -> None:
-    """It names the variable; there are no traces, and all else goes on."""
-    with capture_logs() as lines:
-        found = environment.start(environ, "group", "https://api.example.org")
-    assert type(found) is Tracing
-    [line] = lines
-    assert (line["log_level"], line["event"]) == ("warning", "tracing_off")
-    assert named in line["text"]
-    assert "collector" not in line["text"]
-
-
-def test_without_the_extra_it_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says how to install it, or what to unset."""
-    monkeypatch.delitem(sys.modules, "consumer.app.tracing.spans")
-    for name in [one for one in sys.modules if one.partition(".")[0] == "opentelemetry"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with capture_logs() as lines:
-        found = environment.start(ENDPOINT, "group", "https://api.example.org")
-    assert type(found) is Tracing
-    [line] = lines
-    assert line["log_level"] == "warning"
-    assert "pip install 'pinstream[otel]'" in line["text"]
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["text"]
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -325,9 +267,9 @@ def test_a_value_that_cannot_be_is_one_warning(
     """Not the end of the service."""
     monkeypatch.setenv(name, value)
     with capture_logs() as lines:
-        found = environment.start(ENDPOINT, "group", "https://api.example.org")
+        found = environment.traces(ENDPOINT, with_())
     assert type(found) is Tracing
-    assert [one["event"] for one in lines] == ["tracing_off"]
+    assert [one["event"] for one in lines] == ["telemetry_off"]
 
 
 async def test_without_traces_everything_is_as_it_is() -> None:
@@ -384,7 +326,11 @@ async def test_closing_takes_no_longer_than_is_left(left: float, most: float) ->
             asyncio.run(hanging.wait())
 
     traced = SpanTracing(
-        Hanging(InMemorySpanExporter()), group="g", api_url="https://a", give_up=lambda: given_up.append(True)
+        Hanging(InMemorySpanExporter()),
+        instance="i",
+        group="g",
+        api_url="https://a",
+        give_up=lambda: given_up.append(True),
     )
     traced.within(lambda: left)
     begun = now()
@@ -398,6 +344,7 @@ async def test_closing_sends_what_is_queued() -> None:
     given_up: list[bool] = []
     traced = SpanTracing(
         SimpleSpanProcessor(InMemorySpanExporter()),
+        instance="i",
         group="g",
         api_url="https://a",
         give_up=lambda: given_up.append(True),

@@ -222,6 +222,7 @@ class TestKinds:
             ),
             ("statefulset", 'settings.PINTEREST_ACCESS_TOKEN="x"', "would stand in plain text"),
             ("statefulset", 'settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
+            ("statefulset", 'settings.OTEL_EXPORTER_OTLP_HEADERS="a=b"', "would stand in plain text"),
             ("statefulset", 'settings.KAFKA_SSL_CA_LOCATION="/ca"', "are both set"),
             ("statefulset", 'image.repository=""', "image.repository is not set"),
             ("statefulset", 'kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
@@ -366,10 +367,11 @@ class TestTogether:
             'kafka.bootstrapServers="a, b:9096"',
             'deployment.keyStore.url="redis://user@s1,s2:26380/1?sentinel=main"',
             'schemaRegistryUrl="https://registry/apis/ccompat"',
-            'settings={"PINTEREST_API_URL": "http://sandbox:8000/v5", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}',
+            'settings={"PINTEREST_API_URL": "http://sandbox:8000/v5", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", '
+            '"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:4319/v1/metrics"}',
         )
         ports = elsewhere.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
-        assert [one["port"] for one in ports] == [9092, 9096, 8000, 443, 4318, 26379, 26380, 6379]
+        assert [one["port"] for one in ports] == [9092, 9096, 8000, 443, 4318, 4319, 26379, 26380, 6379]
 
 
 def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""A token for each ad account in the chart: `accessTokens`, mounted as the folder that the setting names."""
+"""Tokens in the chart: one for each ad account (`accessTokens`), in a folder; and what a collector wants in headers."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def test_an_account_without_a_token_is_refused() -> None:
     """The account of the chart, and the further ones, each by its name."""
     more = 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176, 7"'
     assert 'accessTokens has no "7"' in template("statefulset", *BY_ACCOUNT, more).stderr
+
+
+def test_the_headers_for_a_collector_are_a_secret() -> None:
+    """Mounted as a file, which the variable names as pinstream reads it."""
+    name = "OTEL_EXPORTER_OTLP_HEADERS"
+    chart = rendered("deployment", f'secrets.{name}={{"name": "otel", "key": "headers"}}')
+    assert chart.environment()[f"{name}_FILE"] == f"/etc/pinstream/secrets/{name}"
+    [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "secrets"]
+    found = {one["secret"]["items"][0]["path"]: one["secret"] for one in volume["projected"]["sources"]}
+    assert found[name]["name"] == "otel"

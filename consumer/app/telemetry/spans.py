@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags, set_span_in_context
 
 from consumer import __version__
 from consumer.adapters.thread import run_blocking
-from consumer.app.tracing import Tracing
+from consumer.app.telemetry import CLOSING, Tracing, Wish
+from consumer.app.telemetry.otlp import Connection, resource
 from consumer.engine import messages as m
 from consumer.engine.answering.verdicts import request_id
 from consumer.engine.model import Chunk, Position, TraceParent, trace_parents
@@ -33,16 +33,20 @@ from consumer.service import Api, CommitAnswer, RecordSource
 
 # Maximum number of links of a span.
 LINKS = 32
-# Maximum time in seconds for sending the last spans; less if less is left of the grace.
-CLOSING = 3.0
 _FAILURE = 400
 Attributes = dict[str, str | int]
 
 
-def export(group: str, api_url: str) -> SpanTracing:
+def export(wish: Wish, group: str, api_url: str) -> SpanTracing:
     """Send spans to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError` for invalid ones."""
-    exporter = Watched(OTLPSpanExporter())
-    return SpanTracing(BatchSpanProcessor(exporter), group=group, api_url=api_url, give_up=exporter.shutdown)
+    exporter = Watched(OTLPSpanExporter(**Connection(wish).arguments()))
+    return SpanTracing(
+        BatchSpanProcessor(exporter),
+        instance=wish.instance,
+        group=group,
+        api_url=api_url,
+        give_up=exporter.shutdown,
+    )
 
 
 class SpanTracing(Tracing):
@@ -54,14 +58,12 @@ class SpanTracing(Tracing):
         self,
         processor: SpanProcessor,
         *,
+        instance: str,
         group: str,
         api_url: str,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        ours = {"service.name": "pinstream", "service.version": __version__}
-        # What the OTEL_… variables say of the service comes before what we say.
-        resource = Resource.create({**ours, **OTELResourceDetector().detect().attributes})
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider = TracerProvider(resource=resource(instance), shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("pinstream", __version__)
         self._give_up = give_up

@@ -1,0 +1,218 @@
+"""Metrics by OTLP: the families of /metrics under the same names, sent to a collector over HTTP.
+
+Theory of operation. Once per interval the event loop takes the snapshots that /metrics is made from. A thread of its
+own makes one request of them and sends it: a collector that hangs holds up that thread alone, and no second request
+begins meanwhile. OpenTelemetry's instruments are not used: the engine counts already, exactly, and the SDK has no
+instrument that reads a histogram.
+
+Nothing is lost while no collector answers, because the next export has the same counts, higher. That holds for delta
+temporality too: a difference is counted from the last export that was accepted. One whose answer was lost is then
+counted twice, which is OTLP's own rule for a retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from consumer import __version__
+from consumer.adapters.thread import OwnThread
+from consumer.app.telemetry import CLOSING, MetricsExport, Wish
+from consumer.app.telemetry.otlp import Connection, resource
+from consumer.engine.figures.definitions import Histogram
+from consumer.web.metrics import Family, FiguresCollector, gather
+
+_SCOPE = InstrumentationScope("pinstream", __version__)
+# Units by the end of a metric's name. Prometheus puts a unit into the name only if it is not there.
+_UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
+
+
+def export(wish: Wish) -> OtlpMetrics:
+    """Return the export to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError`."""
+    connection = Connection(wish)
+    return OtlpMetrics(OTLPMetricExporter(**connection.arguments()), connection, wish)
+
+
+class Taken(NamedTuple):
+    """The snapshots of one moment, with their types."""
+
+    at: int
+    """Nanoseconds since 1970."""
+    snapshots: Sequence[tuple[type, Sequence[Any]]]
+
+
+class OtlpMetrics(MetricsExport):
+    """A `MetricsExport` that exports."""
+
+    def __init__(self, exporter: MetricExporter, connection: Connection, wish: Wish) -> None:
+        self._exporter = exporter
+        self._connection = connection
+        self._wish = wish
+        self._resource = resource(wish.instance)
+        self._cumulative = {
+            kind: wish.temporality == "cumulative" or (wish.temporality == "lowmemory" and kind == "counter")
+            for kind in ("counter", "histogram")
+        }
+        self._started = self._accepted_at = time.time_ns()
+        # The counts of the last export that was accepted.
+        self._accepted: Mapping[tuple[object, ...], Any] = {}
+        self._missed = 0
+
+    @contextlib.asynccontextmanager
+    async def exporting(
+        self, collectors: Sequence[FiguresCollector], left: Callable[[], float] = lambda: CLOSING
+    ) -> AsyncIterator[None]:
+        """See `MetricsExport.exporting`."""
+        thread = OwnThread("metrics-export")
+        running = asyncio.create_task(self._go_on(thread, collectors))
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            try:
+                # Behind an export that hangs, the last one does not begin.
+                async with asyncio.timeout(min(CLOSING, left())):
+                    await self._export(thread, collectors)
+            except TimeoutError:
+                self._tell("no answer")
+            # Ends retries. The thread is a daemon: nothing waits for it.
+            self._exporter.shutdown()
+            thread.stop()
+
+    async def _go_on(self, thread: OwnThread, collectors: Sequence[FiguresCollector]) -> None:
+        loop = asyncio.get_running_loop()
+        # The first one at once: so a mistake is told at the start, and counters are seen at 0.
+        due = loop.time()
+        under_way: asyncio.Task[None] | None = None
+        while True:
+            if under_way is None or under_way.done():
+                under_way = asyncio.create_task(self._export(thread, collectors))
+            done, _ = await asyncio.wait({under_way}, timeout=self._wish.export_timeout)
+            if not done:
+                self._tell("no answer")
+            due = max(due + self._wish.interval, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _export(self, thread: OwnThread, collectors: Sequence[FiguresCollector]) -> None:
+        """Export once, and log how that changed. Never raises."""
+        try:
+            taken = Taken(time.time_ns(), [(one.owner, list(one.snapshots())) for one in collectors])
+            failure = await thread.run(self._send, taken)
+        except Exception as error:  # a bug: the web server logs that the figures cannot be read
+            failure = type(error).__name__
+        self._tell(failure)
+
+    def _tell(self, failure: str | None) -> None:
+        """Log one line when exports begin to fail, and one when they succeed again."""
+        log = structlog.get_logger()
+        if failure is None:
+            if self._missed:
+                log.info("metrics_exported_again", exports_missed=self._missed)
+            self._missed = 0
+            return
+        if not self._missed:
+            log.warning(
+                "metrics_not_exported",
+                reason=failure,
+                text="the collector accepts no metrics: check that the OTEL_EXPORTER_OTLP_… variables name a running "
+                "one that takes metrics over HTTP, or set OTEL_METRICS_EXPORTER=none; counts are exported later, "
+                "events are delivered",
+            )
+        self._missed += 1
+
+    # -- in the thread
+
+    def _send(self, taken: Taken) -> str | None:
+        """Send the metrics of these snapshots. Return why that failed; None: it did not."""
+        counts: dict[tuple[object, ...], Any] = {}
+        metrics = [
+            self._metric(family, series, taken.at, counts)
+            for owner, snapshots in taken.snapshots
+            for family, series in gather(owner, snapshots)
+            if series
+        ]
+        scope = ScopeMetrics(_SCOPE, metrics, "")
+        self._connection.begin()
+        result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
+        if result is not MetricExportResult.SUCCESS:
+            return self._connection.failure()
+        self._accepted, self._accepted_at = counts, taken.at
+        return None
+
+    def _metric(
+        self,
+        family: Family,
+        series: Iterable[tuple[tuple[str, ...], Any]],
+        at: int,
+        counts: dict[tuple[object, ...], Any],
+    ) -> Metric:
+        """Return a family with its series. What is counted in it is added to `counts`."""
+        cumulative = self._cumulative.get(family.kind, True)
+        since = self._started if cumulative else self._accepted_at
+        points = []
+        for labels, value in series:
+            if family.kind != "gauge" and not cumulative:
+                counts[family.name, *labels] = value
+                value = _difference(value, self._accepted.get((family.name, *labels)))
+            points.append(_point(dict(zip(family.labels, labels, strict=True)), since, at, value))
+        temporality = AggregationTemporality.CUMULATIVE if cumulative else AggregationTemporality.DELTA
+        data: Any = Gauge(points)
+        if family.kind == "counter":
+            data = Sum(points, temporality, is_monotonic=True)
+        elif family.kind == "histogram":
+            data = HistogramData(points, temporality)
+        unit = _UNITS.get(family.name.removesuffix("_total").rpartition("_")[2], "")
+        return Metric(family.name, family.help, unit, data)
+
+
+def _difference(value: Any, before: Any) -> Any:
+    """Return what was counted since `before`; None: all."""
+    if before is None:
+        return value
+    if not isinstance(value, Histogram):
+        return value - before
+    counts = [now - then for now, then in zip(value.counts, before.counts, strict=True)]
+    return Histogram(value.bounds, counts, value.total - before.total)
+
+
+def _point(attributes: Mapping[str, str], since: int, at: int, value: Any) -> Any:
+    if not isinstance(value, Histogram):
+        return NumberDataPoint(attributes, since, at, value)
+    # Ours hold what is at most their bound; OTLP's hold only what is in none below, and have no infinite bound.
+    buckets = [upper - lower for lower, upper in pairwise([0, *value.counts])]
+    # The extremes are not known. OTLP has them as optional, and the encoder leaves None out.
+    unknown = cast(float, None)
+    return HistogramDataPoint(
+        attributes,
+        since,
+        at,
+        count=value.counts[-1],
+        sum=value.total,
+        bucket_counts=buckets,
+        explicit_bounds=value.bounds[:-1],
+        min=unknown,
+        max=unknown,
+    )

@@ -1,0 +1,206 @@
+"""Traces and metrics of a process at a collector; what becomes of events where there is no collector, or no extra."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.demo.faults import Chance
+from consumer.demo.generator import GeneratedEvent
+from tests.end_to_end.api import Api
+from tests.end_to_end.group.workers import Supervisor
+from tests.end_to_end.processes import ACCOUNT, Process, run_environment
+from tests.end_to_end.records import generated, new_group, new_topic, value_of
+from tests.support.kafka.harness import Kafka, produce
+from tests.support.limits import LATE
+from tests.support.otlp import Answer, Metrics, attributes, collecting, parsed
+
+EVENTS = 300
+TRACES = 40
+BLOCK = 'import sys\nsys.modules["opentelemetry"] = None\n'
+
+
+def committed(process: Process) -> int:
+    """How many records its status says are committed."""
+    return sum(one["committed"] or 0 for one in process.status()["partitions"])
+
+
+def write_traced(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> None:
+    """The first ones are each written in a trace of its own, the next has a header that is none."""
+    for number, one in enumerate(events[:TRACES], start=1):
+        header = f"00-{number:032x}-{number:016x}-01".encode()
+        produce(kafka, topic, [value_of(one)], headers=[("traceparent", header)])
+    produce(kafka, topic, [value_of(events[TRACES])], headers=[("traceparent", b"jane@example.org")])
+    produce(kafka, topic, [value_of(one) for one in events[TRACES + 1 :]])
+
+
+def started(kafka: Kafka, api: Api, folder: Path, **settings: str) -> dict[str, str]:
+    """A topic with records, and what a process needs that reads it."""
+    topic = new_topic(kafka)
+    write_traced(kafka, topic, generated(EVENTS)[1])
+    return run_environment(folder, kafka, topic, new_group(), api.url, **settings)
+
+
+def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Fetch, convert, send and commit, with links to where records come from; the last ones before it ends."""
+    api.set_faults(server_error=Chance(first=1))
+    with collecting() as collector:
+        env = started(
+            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SERVICE_NAME="shop-events",
+            OTEL_METRICS_EXPORTER="none", PINSTREAM_BATCH_EVENTS="100",
+        )  # fmt: skip
+        with Process(tmp_path, "run", env=env) as process:
+            ledger = process.until_settled(EVENTS)
+            process.until(lambda: committed(process) == EVENTS, "a commit of all")
+            code, seconds = process.stop()
+        assert (code, process.stdout) == (0, "")
+        assert seconds < LATE
+    assert process.until_logged("telemetry")["asked_by"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert collector.paths == {"/v1/traces"}
+    [resource] = collector.requests[0].message.resource_spans
+    assert attributes(resource.resource)["service.name"] == "shop-events"
+    fetched = sum(attributes(one)["messaging.batch.message_count"] for one in collector.spans("fetch"))
+    assert fetched == EVENTS
+    parents = {one.span_id: one.trace_id for one in collector.spans("fetch")}
+    assert all(parents[one.parent_span_id] == one.trace_id for one in collector.spans("convert"))
+    assert len(collector.spans("convert")) == len(parents)
+    assert collector.spans("commit")
+    check_sends(collector.spans("send"), ledger["delivered"], api.calls)
+    assert b"jane" not in b"".join(one.message.SerializeToString() for one in collector.requests)
+
+
+def check_sends(sends: list[Any], delivered: int, calls: int) -> None:
+    """A span for each call; what was tried again says so."""
+    assert len(sends) == calls
+    accepted = [attributes(one) for one in sends if attributes(one)["http.response.status_code"] == 200]
+    assert sum(one["pinstream.events"] for one in accepted) == delivered
+    assert {one["pinstream.account"] for one in accepted} == {ACCOUNT}
+    assert all(one["pinterest.request_id"].isdigit() for one in accepted)
+    assert max(one["pinstream.attempt"] for one in accepted) == 2
+    [failed] = [attributes(one) for one in sends if attributes(one)["http.response.status_code"] != 200]
+    assert failed["error.type"] == str(failed["http.response.status_code"])
+    assert failed["pinstream.attempt"] == 1
+    links = [[int.from_bytes(link.trace_id) for link in one.links] for one in sends]
+    assert max(map(len, links)) <= 32
+    assert len({trace for one in links for trace in one}) >= 32
+    assert {trace for one in links for trace in one} <= set(range(1, TRACES + 1))
+
+
+def test_a_collector_that_is_down_costs_no_event(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """All is delivered, one line each says what is wrong, and the end is as quick as ever."""
+    with collecting() as collector:
+        url = collector.url
+    env = started(
+        kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY="50",
+        OTEL_METRIC_EXPORT_INTERVAL="50", OTEL_EXPORTER_OTLP_TIMEOUT="1000", PINSTREAM_SHUTDOWN_GRACE="40s",
+    )  # fmt: skip
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_settled(EVENTS)
+        process.until_logged("traces_not_exported")
+        process.until_logged("metrics_not_exported")
+        code, seconds = process.stop()
+    assert code == 0
+    assert seconds < LATE
+    events = [one["event"] for one in process.log]
+    assert (events.count("traces_not_exported"), events.count("metrics_not_exported")) == (1, 1)
+    assert "Traceback" not in process.stderr
+    assert url.removeprefix("http://") not in process.stderr
+
+
+@pytest.mark.parametrize("grace", ["3s", "60s"])
+def test_a_collector_that_hangs_does_not_hold_up_the_end(
+    kafka: Kafka, api: Api, tmp_path: Path, grace: str
+) -> None:
+    """It gets a few seconds, and no more than the grace has left."""
+    with collecting(Answer(status=0)) as collector:
+        env = started(
+            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/spans",
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics",
+            OTEL_BSP_SCHEDULE_DELAY="50", OTEL_EXPORTER_OTLP_TIMEOUT="60000", PINSTREAM_SHUTDOWN_GRACE=grace,
+        )  # fmt: skip
+        with Process(tmp_path, "run", env=env) as process:
+            process.until_settled(EVENTS)
+            process.until(lambda: len(collector.paths) == 2, "spans and metrics at the collector")
+            code, seconds = process.stop()
+        assert code == 0
+        # Three for metrics and three for spans; the exporters alone would take 60, as long as the grace may be.
+        assert seconds < 6 + LATE
+        assert "stopped" in [one["event"] for one in process.log]
+        assert collector.paths == {"/spans", "/metrics"}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_without_the_extra_it_runs(kafka: Kafka, api: Api, tmp_path: Path, asked: bool) -> None:
+    """With one warning each if traces and metrics are asked for, without a word if not: nothing of it is imported."""
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCK)
+    wish = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if asked else {"OTEL_SERVICE_NAME": "shop"}
+    env = started(kafka, api, tmp_path, PYTHONPATH=str(tmp_path / "blocked"), **wish)
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_settled(EVENTS)
+        assert process.stop()[0] == 0
+    warnings = [one for one in process.log if one["event"] == "telemetry_off"]
+    assert [one["level"] for one in warnings] == ["warning"] * 2 * asked
+    assert all("pip install 'pinstream[otel]'" in one["text"] for one in warnings)
+    assert not any(one["event"] == "telemetry" for one in process.log)
+
+
+OFTEN = {"OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_TRACES_EXPORTER": "none"}
+
+
+def still(series: dict[Any, float]) -> dict[Any, float]:
+    """With what the time alone changes only by name: ages, waits, round trips."""
+    return {one: 0.0 if one[0].endswith("_seconds") else value for one, value in series.items()}
+
+
+def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Every series, under the same name and labels, with the same value; the last export has the last counts."""
+    with collecting() as collector:
+        env = started(kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **OFTEN)
+        with Process(tmp_path, "run", env=env) as process:
+            ledger = process.until_settled(EVENTS)
+            process.until(lambda: committed(process) == EVENTS, "a commit of all")
+
+            def same() -> Metrics | None:
+                """What is exported after /metrics was looked at, if both have the same series."""
+                shown = parsed(process.get("/metrics")[1], text_string_to_metric_families)[1]
+                now = time.time_ns()
+                process.until(lambda: collector.metrics()[-1].at > now, "an export")
+                found = collector.metrics()[-1]
+                return found if still(found.series) == still(shown) else None
+
+            # A few figures are still being heard of when all is committed, such as the ends of the logs.
+            last: Metrics = process.until(same, "the same series at both")
+            assert {"pinstream_partition_committed_offset"} < {name for name, _ in last.series}
+            assert last.series["pinstream_records_read_total", ()] == EVENTS
+            assert process.stop()[0] == 0
+        final = collector.metrics()[-1]
+    assert final.at > last.at
+    for part in ("delivered", "duplicate", "filtered", "dead_lettered"):
+        name = ("pinstream_records_settled_total", (("disposition", part),))
+        assert final.series[name] == ledger[part]
+    assert ("pinstream_call_seconds_count", (("outcome", "verdict"),)) in final.series
+    assert collector.paths == {"/v1/metrics"}
+
+
+def test_workers_export_as_one(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """The supervisor exports the sum of its workers, and no worker exports anything."""
+    with collecting() as collector:
+        env = started(
+            kafka, api, tmp_path, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics", **OFTEN
+        )
+        with Supervisor(tmp_path, 2, env=env) as both:
+            both.until_settled(EVENTS)
+            assert both.stop()[0] == 0
+        exports = collector.metrics()
+    assert len({one.resource["service.instance.id"] for one in exports}) == 1
+    read = [one.series["pinstream_records_read_total", ()] for one in exports]
+    assert read == sorted(read)
+    assert read[-1] == EVENTS
+    ups = {labels for name, labels in exports[-1].series if name == "pinstream_worker_up"}
+    assert ups == {(("worker", "1"),), (("worker", "2"),)}
+    assert [one["event"] for one in both.log].count("telemetry") == 1
