@@ -1,28 +1,90 @@
-"""Bounded answers of the schema registry: read and decompressed in steps, up to a limit.
+"""The HTTP of the schema registry's client: the way that its requests go, and bounded answers.
 
-From a wrong or hostile server half a megabyte can become a gigabyte, and an endless answer takes all memory.
+Confluent's client has its own rules for proxies and authorities. `Way` replaces them by those of all calls
+(`consumer.adapters.network`).
+
+An answer is read and decompressed in steps, up to a limit: from a wrong or hostile server half a megabyte can become a
+gigabyte, and an endless answer takes all memory.
 """
 
 from __future__ import annotations
 
+import ssl
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
+from consumer.adapters.network import Network, Proxy
+
 # Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows.
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
+# Connections for one way: the engine asks for few schemas at once.
+_LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=4)
 _STEP: Final = 64 * 1024
 _CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 """The content codings that an answer may have, with zlib's parameter for each."""
+
+
+class Way(httpx.AsyncBaseTransport):
+    """Sends each request the way that `network` says at that moment; `context` is the TLS of the connections."""
+
+    def __init__(self, network: Network, context: ssl.SSLContext) -> None:
+        self._network = network
+        self._context = context
+        network.trust(context)
+        # One for each proxy and password; few in the life of a process.
+        self._transports: dict[Proxy | None, Any] = {}
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send one request."""
+        self._network.refresh()
+        proxy = self._network.proxy(str(request.url))
+        if proxy not in self._transports:
+            through = None
+            if proxy is not None:
+                tls = self._context if proxy.url.startswith("https:") else None
+                through = httpx.Proxy(proxy.url, headers=proxy.headers, ssl_context=tls)
+            self._transports[proxy] = httpx.AsyncHTTPTransport(
+                verify=self._context, proxy=through, trust_env=False, limits=_LIMITS
+            )
+        return await self._transports[proxy].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in self._transports.values():
+            await transport.aclose()
+
+
+def take_over(rest: Any, network: Network) -> Any:
+    """Have this client of the registry go the way that `network` says, and limit all answers. Return what gets it
+    tokens, if something does: that goes the same way, and trusts whom the client trusts."""
+    # The client makes its own sessions and has no way to give it others.
+    way = Way(network, rest.verify)
+    rest.session = httpx.AsyncClient(transport=way, auth=rest.auth, timeout=rest.timeout, trust_env=False)
+    _bound_answers(rest.session)
+    tokens = rest.bearer_field_provider
+    if not hasattr(tokens, "client"):
+        return None
+    if hasattr(tokens.client, "client_id"):  # Azure's metadata service is on this machine: no TLS, no proxy
+        plain = tokens.client
+        tokens.client = type(plain)(
+            client_id=plain.client_id,
+            client_secret=plain.client_secret,
+            scope=plain.scope,
+            transport=Way(network, rest.verify),
+            trust_env=False,
+        )
+    _bound_answers(tokens.client)
+    return tokens
 
 
 class UnboundedAnswer(Exception):
     """The answer is larger than the limit, or has a content coding whose size cannot be bounded."""
 
 
-def bound_answers(session: Any) -> None:
+def _bound_answers(session: Any) -> None:
     """Limit all answers that this session of the HTTP library will read."""
     # Of other codings the decompressed size cannot be bounded here.
     session.headers["Accept-Encoding"] = "gzip"

@@ -1,8 +1,8 @@
 """The Conversions API over HTTP: one attempt per call, in bounded time; it returns what came back and decides nothing.
 
-One aiohttp session has as many connections as requests may be in flight. The token comes from a setting or from a file,
-which is read again when it changed, so that a mounted secret takes effect without a restart. Each ad account may have a
-file of its own.
+One aiohttp session has as many connections as requests may be in flight. `network` says by which proxy a call goes and
+whom it trusts. The token comes from a setting or from a file, which is read again when it changed, so that a mounted
+secret takes effect without a restart. Each ad account may have a file of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
+from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, place_of, tls_trouble
 from consumer.adapters.thread import run_blocking
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
@@ -26,6 +27,9 @@ from consumer.errors import SettingsError
 # Bytes. An answer for 1000 events is some 100 KB, and a wrong server may send anything.
 _ANSWER_LIMIT = 16 * 1024 * 1024
 _JSON = "application/json"
+# Seconds for a connection to come about; and the share of an attempt's time that a proxy has for that, so that it is
+# known who did not answer.
+_CONNECT, _PROXY_SHARE = 10.0, 0.8
 # Seconds by which a timer is late where the process stood still, and that it then has to read what has arrived.
 _LATE, _CATCH_UP = 0.1, 1.0
 
@@ -143,6 +147,7 @@ class ConversionsApi:
         concurrency: int,
         test_mode: bool = False,
         agent: str,
+        network: Network | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
@@ -150,11 +155,13 @@ class ConversionsApi:
         self._concurrency = concurrency
         self._params = {"test": "true"} if test_mode else None
         self._agent = agent
+        self._network = network or Network()
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, command: Send) -> Answered | Unanswered:
         """POST the batch once. Raises only when it is cancelled."""
         headers: dict[str, str] = {}
+        proxy = self._network.proxy(self._url)
         loop = asyncio.get_running_loop()
         ends = loop.time() + self._timeout
 
@@ -167,9 +174,10 @@ class ConversionsApi:
         timer = loop.call_at(ends, end)
         try:
             async with asyncio.timeout(None) as limit:
-                return await self._post(command, headers)
+                return await self._post(command, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            return Unanswered(command.number, failure_kind(error), headers)
+            reason = failure_kind(error, proxied=proxy is not None)
+            return Unanswered(command.number, reason, headers, failure_text(error, self._url, proxy))
         finally:
             timer.cancel()
 
@@ -182,16 +190,54 @@ class ConversionsApi:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, command: Send, answered: dict[str, str]) -> Answered | Unanswered:
+    async def reach(self) -> str | None:
+        """Try the way to the API, without a token and without an event. Return what is wrong with it, if anything."""
+        proxy = self._network.proxy(self._url)
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                # Whatever comes back has found the way, but for a proxy that asks for a password.
+                self._open().head(self._url, allow_redirects=False, **self._way(proxy)) as response,
+            ):
+                if response.status == LOGIN_REQUIRED and proxy is not None:
+                    return proxy.refusal(response.status, place_of(self._url))
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            reason = failure_kind(error, proxied=proxy is not None)
+            said = failure_text(error, self._url, proxy) or "check PINTEREST_API_URL, the DNS and the network"
+            return f"no answer from {place_of(self._url)} ({reason}): {said}"
+        return None
+
+    def _way(self, proxy: Proxy | None) -> dict[str, Any]:
+        """The arguments of a call that say by which way it goes."""
+        if proxy is None:
+            return {"ssl": self._network.context()}
+        # Through a tunnel the proxy reads what is sent to open it; without TLS, it reads the request itself.
+        shown = "proxy_headers" if self._url.startswith("https:") else "headers"
+        within = aiohttp.ClientTimeout(total=None, connect=min(_CONNECT, _PROXY_SHARE * self._timeout))
+        return {"ssl": self._network.context(), "proxy": proxy.url, shown: proxy.headers, "timeout": within}
+
+    async def _post(
+        self, command: Send, proxy: Proxy | None, answered: dict[str, str]
+    ) -> Answered | Unanswered:
         """Put the answer's headers into `answered` as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
         token = self._token.of(command.account)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
         session = self._open()
+        way = self._way(proxy)
+        headers |= way.pop("headers", {})
         # Redirects are not followed: a token must not travel to where one points.
         async with session.post(
-            url, data=Body(command.parts), headers=headers, params=self._params, allow_redirects=False
+            url,
+            data=Body(command.parts),
+            headers=headers,
+            params=self._params,
+            allow_redirects=False,
+            **way,
         ) as response:
+            if response.status == LOGIN_REQUIRED and proxy is not None:  # never the platform's
+                said = proxy.refusal(response.status, place_of(self._url))
+                return Unanswered(command.number, "proxy", said=said)
             answered.update((name.lower(), value) for name, value in response.headers.items())
             body = await _read(response)  # decompressed, and so bounded
             if len(body) > _ANSWER_LIMIT:
@@ -212,7 +258,7 @@ class ConversionsApi:
                 connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=60, resolver=resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),  # one call must not depend on the ones before it
                 # `send` bounds the whole attempt; here only a connection that does not come about.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout)),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT, self._timeout)),
                 headers={"User-Agent": self._agent},
                 auto_decompress=True,
             )
@@ -265,6 +311,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 # Kinds of failures; of several that fit the first is meant, since these classes inherit from each other.
 _FAILURES: Final = (
+    ("proxy", aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError),
     ("timeout", TimeoutError),
     ("dns", aiohttp.ClientConnectorDNSError),
     ("tls", aiohttp.ClientSSLError | ssl.SSLError),
@@ -272,7 +319,40 @@ _FAILURES: Final = (
     ("connection", aiohttp.ClientConnectionError | OSError),
 )
 
+# What ends a call by way of a proxy before anything of it was sent to the API, but for a certificate.
+_NO_WAY: Final = (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
 
-def failure_kind(error: BaseException) -> str:
-    """Why no answer came: one of a closed set of words, never the text of `error`, which can hold addresses."""
+
+def failure_kind(error: BaseException, *, proxied: bool = False) -> str:
+    """Why no answer came: one of a closed set of words, never the text of `error`, which can hold addresses.
+
+    `proxied`: the call went by way of a proxy.
+    """
+    if (
+        proxied
+        and isinstance(error, _NO_WAY)
+        and not isinstance(error, aiohttp.ClientConnectorCertificateError)
+    ):
+        return "proxy"
     return next((word for word, kind in _FAILURES if isinstance(error, kind)), "broken_answer")
+
+
+def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | None:
+    """What is known beyond the kind of the failure, and what to do; None: nothing is."""
+    # aiohttp wraps what OpenSSL said in two ways. An error of an open connection is not about the way.
+    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+    if isinstance(inner, ssl.SSLError):
+        return tls_trouble(inner, url, proxy, "PINTEREST_API_URL")
+    if proxy is None:
+        return None
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy.refusal(error.status, place_of(url))
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name of the proxy {proxy} cannot be resolved: correct HTTPS_PROXY, or check the DNS"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return proxy.absence()
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"the proxy {proxy} did not open the way to {place_of(url)} in time: check the proxy"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
+    return f"by way of the proxy {proxy}"

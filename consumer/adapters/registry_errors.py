@@ -1,17 +1,20 @@
 """What an error of the schema registry's client means: one line that says what to change.
 
 A line has a status, a code, the class of an error and names of settings in it, and nothing of an answer's body or of
-an address: both can hold secrets. A TLS error, a refused connection and an unknown host all reach us as one class of
-the HTTP library; which of them it was is in the chain of causes.
+an address but host and port: both can hold secrets. A TLS error, a refused connection and an unknown host all reach us
+as one class of the HTTP library; which of them it was is in the chain of causes.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from consumer.adapters.network import Network, Proxy, place_of, tls_trouble
 
 _URL: Final = "SCHEMA_REGISTRY_URL"
 _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
@@ -24,9 +27,9 @@ _EXPIRED, _NOT_YET, _NAMES = 10, 9, (62, 64)
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 
-def explain(error: Exception, config: Mapping[str, Any], kind: str = "id") -> str:
-    """Return why the registry gave no verdict. `config`: the client's properties; `kind`: what was asked for, as in
-    `SchemaRef`."""
+def explain(error: Exception, config: Mapping[str, Any], network: Network, kind: str = "id") -> str:
+    """Return why the registry gave no verdict. `config`: the client's properties; `network`: the way that it went;
+    `kind`: what was asked for, as in `SchemaRef`."""
     from confluent_kafka.schema_registry.error import OAuthTokenError
 
     from consumer.adapters.bounded_answers import UnboundedAnswer
@@ -34,7 +37,7 @@ def explain(error: Exception, config: Mapping[str, Any], kind: str = "id") -> st
     if isinstance(error, UnboundedAnswer):
         return f"the registry's answer is {error}: check what answers at {_URL}"
     if isinstance(error, OAuthTokenError):
-        return _no_token(error, config)
+        return _no_token(error, config, network)
     status = getattr(error, "http_status_code", None)
     if isinstance(status, int):
         return _answered(status, getattr(error, "error_code", None), config, kind)
@@ -46,7 +49,10 @@ def explain(error: Exception, config: Mapping[str, Any], kind: str = "id") -> st
         return (
             f"the registry's answer contains no schema ({type(error).__name__}): check what answers at {_URL}"
         )
-    return _no_contact(error, "the registry", _URL, str(config.get("url")), config)
+    url = str(config.get("url")).partition(",")[0]
+    if (proxy := network.proxy(url)) is not None:
+        return f"the registry could not be asked: {_no_way(error, proxy, url, _URL)}"
+    return _no_contact(error, "the registry", _URL, url, config)
 
 
 def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
@@ -79,7 +85,7 @@ def _refused_login(config: Mapping[str, Any]) -> str:
     return f"it requires a login; set {_BASIC}, or {_BEARER}_CREDENTIALS_SOURCE and what belongs to it"
 
 
-def _no_token(error: Exception, config: Mapping[str, Any]) -> str:
+def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> str:
     """Return why the token endpoint gave no token: the client wraps the error that says it."""
     from consumer.adapters.bounded_answers import UnboundedAnswer
 
@@ -98,9 +104,25 @@ def _no_token(error: Exception, config: Mapping[str, Any]) -> str:
         return f"the token endpoint answered {status}: check {endpoint}"
     if not isinstance(cause, Exception) or isinstance(cause, _NONSENSE):
         return f"the token endpoint's answer contains no token: check {endpoint}"
-    return _no_contact(
-        cause, "the token endpoint", endpoint, str(config.get("bearer.auth.issuer.endpoint.url")), config
-    )
+    url = str(config.get("bearer.auth.issuer.endpoint.url"))
+    if (proxy := network.proxy(url)) is not None:
+        return f"the token endpoint could not be asked: {_no_way(cause, proxy, url, endpoint)}"
+    return _no_contact(cause, "the token endpoint", endpoint, url, config)
+
+
+def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
+    """Return why a proxy did not bring us to this URL, which `setting` gives."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            return tls_trouble(cause, url, proxy, setting)
+        if isinstance(cause, ConnectionResetError | EOFError):
+            return proxy.broken_promise(place_of(url), setting)
+    kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))
+    if kind == "ProxyError" and status is not None:
+        return proxy.refusal(int(status[0]), place_of(url))
+    if kind == "ConnectError":
+        return proxy.absence()
+    return f"the connection by way of the proxy {proxy} broke off: check the proxy"
 
 
 def _no_contact(error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any]) -> str:
@@ -142,8 +164,8 @@ def _certificate_fault(
         )
     known = "this machine does not know" if location is None else f"is not in {location}"
     return (
-        f"the certificate of {whose} is signed by an authority that {known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION to a "
-        "file with the certificate of that authority"
+        f"the certificate of {whose} is signed by an authority that {known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
+        "PINSTREAM_CA_FILE to a file with the certificate of that authority"
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
+from consumer.adapters.network import Network
 from consumer.adapters.registry_errors import explain
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
@@ -239,8 +240,8 @@ class RegistrySchemas:
     """A Confluent-compatible registry, asked through Confluent's own client.
 
     `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
-    one fetch. A registry does not know fingerprints: `local` answers for them. Raises `RegistryError` if the client
-    refuses `config`.
+    one fetch, `network` the way to it unless `config` has a ``proxy``. A registry does not know fingerprints: `local`
+    answers for them. Raises `RegistryError` if the client refuses `config`.
     """
 
     def __init__(
@@ -249,23 +250,30 @@ class RegistrySchemas:
         local: LocalSchemas | None = None,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        network: Network | None = None,
     ) -> None:
         # Imported here: that takes a third of a second, and most commands need no registry.
         from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
 
-        from consumer.adapters.bounded_answers import bound_answers
+        from consumer.adapters.bounded_answers import take_over
 
+        self._network = network or Network()
+        if proxy := config.get("proxy"):
+            self._network = self._network.through(str(proxy))
+        first = self._network.proxy(str(config.get("url", "")).partition(",")[0])
+        self._via = "" if first is None else f", by way of the proxy {first}"
         self._local = local
         self._timeout = timeout
         self._config = config
         try:
             # One attempt only: when to ask again is the engine's to decide.
-            self._client = AsyncSchemaRegistryClient({**config, "max.retries": 0})
-            rest = self._client._rest_client  # there is no other way to its HTTP library
-            bound_answers(rest.session)
-            self._tokens = _trusting(rest.bearer_field_provider, rest.verify)
-            if self._tokens is not None:
-                bound_answers(self._tokens.client)
+            # With a proxy, its own session, which is replaced, does not look for one in the environment.
+            ours = {"max.retries": 0, "proxy": "http://proxy.invalid"}
+            self._client = AsyncSchemaRegistryClient({**config, **ours})
+            rest: Any = self._client._rest_client  # there is no other way to its HTTP library
+            if "ssl.ca.location" not in config:
+                rest.verify.load_default_certs()  # beside those that the client brings
+            self._tokens = take_over(rest, self._network)
         except ssl.SSLError:
             raise RegistryError(
                 "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM, and a key must belong to "
@@ -293,7 +301,9 @@ class RegistrySchemas:
                     return SchemaFound(ref, "", kind)
                 return SchemaFound(ref, await self._complete(schema))
         except TimeoutError:
-            return SchemaUnavailable(ref, f"the registry did not answer within {self._timeout:g} s")
+            return SchemaUnavailable(
+                ref, f"the registry did not answer within {self._timeout:g} s{self._via}"
+            )
         except Exception as error:
             # An error of the client or of its HTTP library, or what a nonsensical answer provokes.
             # The client caches every answer for ever, also one without a schema.
@@ -307,7 +317,7 @@ class RegistrySchemas:
             # must not make dead letters of good records.
             if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
                 return SchemaMissing(ref)
-            return SchemaUnavailable(ref, explain(error, self._config, ref.kind))
+            return SchemaUnavailable(ref, explain(error, self._config, self._network, ref.kind))
 
     async def _complete(self, schema: Schema) -> Json:
         """The schema's text, or, if it refers to others, its JSON with their definitions put in."""
@@ -346,9 +356,9 @@ class RegistrySchemas:
             async with asyncio.timeout(self._timeout):
                 return int(await self._client.register_schema(subject, Schema(text, "AVRO")))
         except TimeoutError:
-            reason = f"no answer within {self._timeout:g} s"
+            reason = f"no answer within {self._timeout:g} s{self._via}"
         except Exception as error:
-            reason = explain(error, self._config)
+            reason = explain(error, self._config, self._network)
         raise RegistryError(f"the schema registry did not take the schema of {subject}: {reason}")
 
     async def close(self) -> None:
@@ -356,19 +366,6 @@ class RegistrySchemas:
         await self._client.aclose()
         if self._tokens is not None:
             await self._tokens.client.aclose()
-
-
-def _trusting(tokens: Any, context: ssl.SSLContext) -> Any:
-    """Return what gets tokens from an endpoint, if something does. From now on it trusts whom the registry's own
-    connections trust: the client gives it no `ssl.ca.location`."""
-    if not hasattr(tokens, "client"):
-        return None
-    if hasattr(tokens.client, "client_id"):  # Azure's metadata service is on this machine, without TLS
-        plain = tokens.client
-        tokens.client = type(plain)(
-            client_id=plain.client_id, client_secret=plain.client_secret, scope=plain.scope, verify=context
-        )
-    return tokens
 
 
 def _bounded(text: str) -> str:

@@ -22,6 +22,7 @@ from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, Tok
 from consumer.adapters.files import Types
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import KeyStore, open_key_store
+from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
 from consumer.adapters.transform import Function, TransformThread
 from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
@@ -146,7 +147,26 @@ def writer_schemas(settings: Settings, local: LocalSchemas) -> SchemaSource:
     """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`."""
     if not settings.registry.url:
         return local
-    return RegistrySchemas(settings.registry.client_configuration(), local)
+    return RegistrySchemas(settings.registry.client_configuration(), local, network=network(settings))
+
+
+def network(settings: Settings) -> Network:
+    """Build the way out: proxies, their login, and whom to trust. Raises `SettingsError`."""
+    shared, own = settings.network, settings.pinstream
+    login = Token()
+    if own.proxy_credentials_file is not None:
+        variable = "PINSTREAM_PROXY_CREDENTIALS_FILE"
+        login = Token(path=own.proxy_credentials_file, variable=variable, on_trouble=log_token_trouble)
+    elif own.proxy_credentials is not None:
+        login = Token(own.proxy_credentials.get_secret_value())
+    return Network(
+        https_proxy=shared.https_proxy.get_secret_value(),
+        http_proxy=shared.http_proxy.get_secret_value(),
+        no_proxy=shared.no_proxy,
+        login=login.value,
+        authorities=own.ca_file,
+        on_trouble=log_token_trouble,
+    )
 
 
 def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
@@ -390,6 +410,7 @@ def conversions_api(settings: Settings) -> ConversionsApi:
         concurrency=settings.pinstream.concurrency,
         test_mode=settings.pinterest.test_mode,
         agent=f"pinstream/{__version__}",
+        network=network(settings),
     )
 
 

@@ -38,7 +38,7 @@ from consumer.engine.model import Rejection, Stage
 from consumer.engine.sending import Batch, Dispatcher
 
 # Why no answer came when nothing was sent: without a connection the outcome is clear.
-_NEVER_LEFT = frozenset({"dns", "connect", "tls", "too_late"})
+_NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", "too_late"})
 # Bytes of an answer that is kept; one for a thousand events is some 100 KB.
 _REMEMBERED_MOST = 1024 * 1024
 # Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile.
@@ -53,6 +53,7 @@ _TROUBLES: Mapping[str, str] = {
     "dns": "the name of the API cannot be resolved",
     "connect": "nothing answers at the API's address",
     "tls": "the TLS handshake failed",
+    "proxy": "the proxy did not open the way",
     "connection": "the connection broke off",
     "too_late": "this process stood still until the lease in the shared key store had ended",
     "not_json": "HTTP 200 from somebody else",
@@ -120,7 +121,7 @@ class Answers:
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
         self._context.counters.call_ended("no_answer", self._context.now.monotonic - batch.sent_at)
-        self._no_verdict(batch, NoVerdict(answer.reason), None, request_id(answer.headers))
+        self._no_verdict(batch, NoVerdict(answer.reason), answer.said, request_id(answer.headers))
 
     def _apply(self, batch: Batch, verdict: Verdict, answer: Answered) -> None:
         rid, now = request_id(answer.headers), self._context.now.monotonic
@@ -226,7 +227,7 @@ class Answers:
     # -- no verdict on any event
 
     def _no_verdict(self, batch: Batch, verdict: NoVerdict, said: str | None, rid: str | None) -> None:
-        """`said`: what was answered in the platform's place; None: nothing was, or the platform itself answered."""
+        """`said`: what was answered in the platform's place, or why nothing was; None: the reason says it all."""
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
         # More calls at once would only meet the same trouble.

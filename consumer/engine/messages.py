@@ -236,14 +236,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Answers `Send`: no whole answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ... .
+    """Answers `Send`: no whole answer came. `reason` is ``timeout``, ``connection``, ``dns``, ``tls``, ``proxy``, ... .
 
-    `headers` are lower-cased; what came of an answer that broke off.
+    `headers` are lower-cased; what came of an answer that broke off. `said`: what is known beyond the reason, and what
+    to do; it may name the API and the proxy.
     """
 
     number: int
     reason: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    said: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

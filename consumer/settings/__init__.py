@@ -15,6 +15,7 @@ and what is allowed. It never shows a secret or a value that may contain one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
@@ -28,12 +29,20 @@ from consumer.settings.fields import (
     DEFAULT_SCHEMA,
     REGISTRY,
     KafkaSettings,
+    NetworkSettings,
     PinstreamSettings,
     PinterestSettings,
     RegistrySettings,
     SettingDoc,
     Settings,
     SettingsGroup,
+)
+from consumer.settings.network import (
+    EITHER_CASE,
+    SHARED,
+    authorities_trouble,
+    curl_environment,
+    token_authorities,
 )
 from consumer.settings.passthrough import (
     FOREIGN_KAFKA_NAME,
@@ -74,7 +83,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
 
     `needs` names what the command requires: ``kafka`` (brokers), ``topics`` (``KAFKA_TOPICS``), ``account``
     (an ad account), ``token`` (its access token). Other settings may be missing, but an invalid value is refused even
-    if the command does not need it.
+    if the command does not need it. Where librdkafka asks for tokens by way of a proxy, its variables are set for it.
     """
     _refuse_unreadable(environ)
     # Kubernetes sets these for a service named like our prefixes; they say nothing to us.
@@ -83,6 +92,10 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     environ = _with_secrets_read(environ)
     # A blank value counts as not set, except where empty has a meaning.
     texts = {name: environ[name].strip() for name in REGISTRY.keys() & environ.keys()}
+    texts |= {name: environ[name.lower()].strip() for name in EITHER_CASE if name.lower() in environ}
+    if not needs:
+        for name in SHARED:
+            texts.pop(name, None)
     raw: dict[str, Any] = {name: text for name, text in texts.items() if text or name in _EMPTY_HAS_A_MEANING}
     foreign = {name for name in environ if FOREIGN_KAFKA_NAME.fullmatch(name)}
     raw["KAFKA_…"] = kafka_properties(environ, ignored | foreign | REGISTRY.keys())
@@ -96,12 +109,22 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
         registry=_validated(RegistrySettings, raw),
         pinterest=_validated(PinterestSettings, raw),
         pinstream=_validated(PinstreamSettings, raw),
+        network=_validated(NetworkSettings, raw),
     )
     # After the validation: a missing setting is a smaller mistake than a wrong one.
     _refuse_missing(raw, needs)
-    for trouble in chain(missing_paths(settings), contradictions(settings), token_trouble(settings, needs)):
+    for trouble in chain(
+        missing_paths(settings),
+        authorities_trouble(settings),
+        contradictions(settings),
+        token_trouble(settings, needs),
+    ):
         raise SettingsError(trouble)
-    return effective(settings)
+    if needs:
+        os.environ.update(curl_environment(settings))
+    kafka = settings.kafka
+    trusted = {**kafka.properties, **token_authorities(settings)}
+    return effective(settings.model_copy(update={"kafka": kafka.model_copy(update={"properties": trusted})}))
 
 
 def all_settings() -> list[SettingDoc]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from consumer.settings.fields import PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
-from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text
+from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login
 
 # With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
 TEST_MODE_BATCH_EVENTS = 20
@@ -32,12 +32,16 @@ PUBLISHED_CALLS_PER_MINUTE = 5000
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with a token: set twice, missing, or a file without one. A file is read only if needed."""
     pinterest, own = settings.pinterest, settings.pinstream
-    if pinterest.access_token and pinterest.access_token_file:
-        yield "PINTEREST_ACCESS_TOKEN and PINTEREST_ACCESS_TOKEN_FILE are both set; keep one of them"
-    if own.http_token and own.http_token_file:
-        yield "PINSTREAM_HTTP_TOKEN and PINSTREAM_HTTP_TOKEN_FILE are both set; keep one of them"
-    if own.key_store_password and own.key_store_password_file:
-        yield "PINSTREAM_KEY_STORE_PASSWORD and PINSTREAM_KEY_STORE_PASSWORD_FILE are both set; keep one of them"
+    for name, text, file in (
+        ("PINTEREST_ACCESS_TOKEN", pinterest.access_token, pinterest.access_token_file),
+        ("PINSTREAM_HTTP_TOKEN", own.http_token, own.http_token_file),
+        ("PINSTREAM_KEY_STORE_PASSWORD", own.key_store_password, own.key_store_password_file),
+        ("PINSTREAM_PROXY_CREDENTIALS", own.proxy_credentials, own.proxy_credentials_file),
+    ):
+        if text and file:
+            yield f"{name} and {name}_FILE are both set; keep one of them"
+    if needs and own.proxy_credentials_file:
+        yield from _file_trouble("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file, parse_login)
     if "token" not in needs:
         return
     if own.key_store_password_file:
@@ -61,9 +65,11 @@ def _token_files_trouble(path: Path, accounts: Collection[str]) -> Iterator[str]
         yield from _file_trouble(name, path)
 
 
-def _file_trouble(name: str, path: Path) -> Iterator[str]:
+def _file_trouble(
+    name: str, path: Path, parse: Callable[[str], str | None] = parse_header_text
+) -> Iterator[str]:
     try:
-        parse_header_text(read_secret_file(name, path).strip())
+        parse(read_secret_file(name, path).strip())
     except ValueError as error:
         yield f"{name}: the text in the file {error}"
 
@@ -230,6 +236,9 @@ def effective(settings: Settings) -> Settings:
 def _warnings(settings: Settings) -> Iterator[str]:
     """Yield a line for each value that is allowed but may surprise."""
     kafka, pinterest, own = settings.kafka, settings.pinterest, settings.pinstream
+    proxies = (settings.network.https_proxy, settings.network.http_proxy)
+    if (own.proxy_credentials or own.proxy_credentials_file) and not any(proxies):
+        yield "PINSTREAM_PROXY_CREDENTIALS is set, but there is no proxy: HTTPS_PROXY is not"
     if kafka.auto_offset_reset == "latest":
         yield "KAFKA_AUTO_OFFSET_RESET=latest: a group without offsets skips all records that are in the topics now"
     if any(topic.startswith("^") and not topic.endswith("$") for topic in kafka.topics):

@@ -29,7 +29,9 @@ from consumer.settings.values import (
     parse_header_text,
     parse_http_address,
     parse_key_store,
+    parse_login,
     parse_path,
+    parse_proxy,
     parse_share,
     parse_topics,
     parse_url,
@@ -78,6 +80,8 @@ DEFAULT_SCHEMA: Final = "commerce.v1.CommerceEvent"
 # Parsers run before pydantic's own, because their messages say what is allowed, in the words of docs/settings.md.
 _OptionalPath = Annotated[Path | None, BeforeValidator(parse_path)]
 _OptionalSecret = Annotated[SecretStr | None, BeforeValidator(parse_header_text)]
+_OptionalLogin = Annotated[SecretStr | None, BeforeValidator(parse_login)]
+_ProxyUrl = Annotated[SecretStr, BeforeValidator(parse_proxy)]  # it may have a password in it
 _Address = Annotated[HttpAddress | None, BeforeValidator(parse_http_address)]
 _Flag = Annotated[bool, BeforeValidator(parse_flag)]
 _OffsetReset = Literal["earliest", "error", "latest"]
@@ -287,6 +291,15 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     browser."""
     http_token_file: _OptionalPath = _setting(None)
     """File with that token. It is read again when it changes."""
+    proxy_credentials: _OptionalLogin = _setting(None)
+    """User and password for the proxy of HTTPS_PROXY or HTTP_PROXY, as user:password, instead of those in
+    its URL."""
+    proxy_credentials_file: _OptionalPath = _setting(None)
+    """File with them. It is read again when it changes."""
+    ca_file: _OptionalPath = _setting(None)
+    """PEM file of authorities to trust beside those of the system, for Pinterest, the schema registry and the
+    endpoints of their tokens and Kafka's: for a private authority, or a proxy that opens TLS. What is added
+    to it is trusted without a restart (by Kafka's endpoint: after one)."""
     log_format: Annotated[_LogFormat | None, one_of(_LogFormat)] = _setting(
         None, shown="console on a terminal, else json"
     )
@@ -304,6 +317,21 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
         return self.dead_letter_topic.replace("{topic}", topic)
 
 
+class NetworkSettings(SettingsGroup, alias_generator=str.upper):
+    """What programs share: the proxy for the way out, and whom this machine trusts."""
+
+    https_proxy: _ProxyUrl = _setting("")
+    """Proxy for https:// URLs (Pinterest, the schema registry, the endpoints of tokens): http://host:port.
+    The name in small letters is preferred, also of the next two."""
+    http_proxy: _ProxyUrl = _setting("")
+    """Proxy for http:// URLs, such as that of a registry without TLS."""
+    no_proxy: str = _setting("")
+    """What is reached without a proxy, comma-separated: hosts with all below them, addresses, networks
+    (10.0.0.0/8), host:port, or * for everything."""
+    ssl_cert_file: _OptionalPath = _setting(None, shown="the system's")
+    """PEM file of the authorities to trust, in place of the system's."""
+
+
 class Settings(BaseModel):
     """All settings, validated and with effective values; frozen, and its repr shows no secret."""
 
@@ -313,6 +341,7 @@ class Settings(BaseModel):
     registry: RegistrySettings
     pinterest: PinterestSettings
     pinstream: PinstreamSettings
+    network: NetworkSettings
     warnings: tuple[str, ...] = ()
     """Lines to log at start for values that are allowed but may surprise; each names its variable."""
     workers: int = 1
@@ -332,6 +361,6 @@ def _rows(group: type[SettingsGroup]) -> Iterator[SettingDoc]:
 # Variable -> its row, in the order of the table.
 REGISTRY: Mapping[str, SettingDoc] = {
     row.name: row
-    for group in (KafkaSettings, RegistrySettings, PinterestSettings, PinstreamSettings)
+    for group in (KafkaSettings, RegistrySettings, PinterestSettings, PinstreamSettings, NetworkSettings)
     for row in _rows(group)
 }

@@ -220,6 +220,30 @@ def parse_urls(text: str) -> str:
     return ",".join(parse_url(item) for item in split_list(text))
 
 
+def parse_proxy(text: str) -> str:
+    """The URL of a proxy, ``http://[user:password@]host:port``; without a scheme, http is meant."""
+    url = text if "://" in text or not text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        # Clients differ in what port a proxy has if none is named.
+        valid = not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and bool(parts.port))
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"\s", url) or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(
+            "not a proxy; allowed: http://host:port or https://host:port, with user:password@ before the host if need"
+            " be (special characters as %XX, or all of it in PINSTREAM_PROXY_CREDENTIALS_FILE)"
+        )
+    return url.rstrip("/")
+
+
+def parse_login(text: str | None) -> str | None:
+    """``user:password``."""
+    if text is not None and (":" not in text or not text.isprintable()):
+        raise ValueError("not a user and a password; allowed: user:password, on one line")
+    return text
+
+
 def parse_http_address(text: str) -> HttpAddress | None:
     """``host:port`` or ``[v6]:port``; None if empty."""
     if not text:

@@ -71,7 +71,7 @@ async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authori
     line = await served(authority.server(), {})
     assert line == (
         "the certificate of the registry is signed by an authority that this machine does not know: set "
-        "SCHEMA_REGISTRY_SSL_CA_LOCATION to a file with the certificate of that authority"
+        "SCHEMA_REGISTRY_SSL_CA_LOCATION or PINSTREAM_CA_FILE to a file with the certificate of that authority"
     )
     other = Authority(tmp_path, "other-ca")
     line = await served(authority.server(), {"ssl.ca.location": str(other.file)})

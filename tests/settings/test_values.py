@@ -74,6 +74,21 @@ BAD_VALUES = {
     ],
     "PINSTREAM_KEY_STORE_PASSWORD": ["hush hush", "hüsh", "hush\nhush"],
     "PINSTREAM_HTTP_TOKEN": ["hush hush", "hüsh", "hush\nhush"],
+    "PINSTREAM_PROXY_CREDENTIALS": ["hush", "user:hush\nhush"],
+    "PINSTREAM_CA_FILE": ["/nowhere/at/all.pem", __file__, "/dev/null"],
+    "HTTPS_PROXY": [
+        "proxy.corp",
+        "http://proxy.corp",
+        "http://:3128",
+        "socks5://proxy.corp:1080",
+        "http://proxy.corp:3128/path",
+        "http://proxy.corp:99999",
+        "http://pro xy.corp:3128",
+        "http://user:hu#sh@proxy.corp:3128",
+        "http://user:hu/sh@proxy.corp:3128",
+    ],
+    "HTTP_PROXY": ["proxy.corp", "ftp://proxy.corp:3128"],
+    "SSL_CERT_FILE": ["/nowhere/at/all.pem", __file__],
     "PINSTREAM_LOG_FORMAT": ["xml"],
     "PINSTREAM_LOG_LEVEL": ["loud"],
 }
@@ -94,11 +109,12 @@ class TestBadValues:
 
     def test_every_setting_with_rules_is_tried(self) -> None:
         """Only free text and files, which other tests cover, have no invalid value above."""
-        free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME"}
+        free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME", "NO_PROXY"}
         files = {
             "PINTEREST_ACCESS_TOKEN_FILE",
             "PINSTREAM_HTTP_TOKEN_FILE",
             "PINSTREAM_KEY_STORE_PASSWORD_FILE",
+            "PINSTREAM_PROXY_CREDENTIALS_FILE",
         }
         names = {doc.name for doc in settings.all_settings()} - free - files
         assert names <= BAD_VALUES.keys()
@@ -197,4 +213,4 @@ def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
     except SettingsError as error:
         message = str(error)
         assert re.search(r"[\n\r]", message) is None
-        assert re.match(r"(KAFKA|PINTEREST|PINSTREAM|SCHEMA_REGISTRY)_", message)
+        assert re.match(r"(KAFKA|PINTEREST|PINSTREAM|SCHEMA_REGISTRY|HTTPS?|SSL)_", message)

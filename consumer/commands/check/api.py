@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 
-from consumer.adapters.conversions_api import ConversionsApi
+from consumer.adapters.conversions_api import ConversionsApi, Token
+from consumer.adapters.network import place_of
 from consumer.app import building
-from consumer.commands.check.rows import CheckRow, Found, Verdict
+from consumer.commands.check.rows import TIMEOUT, CheckRow, Found, Said, Verdict
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
 from consumer.engine.answering.masking import mask, who_answered
@@ -52,6 +53,23 @@ _REFUSED: Mapping[int, str] = {
 }
 
 
+async def way(found: Found) -> Said:
+    """Does the proxy let us out to the API, and is the API's certificate trusted? No event and no token is sent."""
+    url = found.settings.pinterest.api_url
+    network = building.network(found.settings)
+    api = ConversionsApi(
+        url, Token(), timeout=TIMEOUT, concurrency=1, agent="pinstream check", network=network
+    )
+    try:
+        wrong = await api.reach()
+    finally:
+        await api.close()
+    if wrong is not None:
+        raise PinstreamError(wrong)
+    proxy = network.proxy(url)
+    return Said(f"{place_of(url)} is reached" + (f" by way of the proxy {proxy}" if proxy else ""))
+
+
 async def test_events(found: Found) -> list[CheckRow]:
     """Return a row for each event of each ad account, or one row for an account whose events got no verdict."""
     pinterest = found.settings.pinterest
@@ -67,6 +85,7 @@ async def test_events(found: Found) -> list[CheckRow]:
         concurrency=1,
         test_mode=True,
         agent="pinstream check",
+        network=building.network(found.settings),
     )
     rows: list[CheckRow] = []
     try:
@@ -126,7 +145,8 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
     if isinstance(answer, Unanswered):
         yield (
             Verdict.FAILED,
-            f"no answer ({answer.reason}): {_UNREACHED.get(answer.reason, 'the connection broke off: try again')}",
+            f"no answer ({answer.reason}): "
+            f"{answer.said or _UNREACHED.get(answer.reason, 'the connection broke off: try again')}",
         )
         return
     # Pinterest's support asks for the request id.

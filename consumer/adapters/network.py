@@ -1,0 +1,250 @@
+"""The way out over HTTP: which proxy a call takes, whom it trusts, and what an error on the way means.
+
+Theory of operation. The clients of the API and of the schema registry are of two libraries, whose own rules for
+``HTTPS_PROXY`` and ``NO_PROXY`` differ. So both are given one `Network`, and ask it before each attempt. Its rules are
+those of curl, which librdkafka uses for its tokens: the proxy is chosen by the scheme of the URL; an item of
+``NO_PROXY`` is a host and all below it, an address, a network, or ``*``.
+
+User and password of the proxy, and the file of further authorities, may change while the process runs: both are looked
+at before each attempt. An authority that is new in the file is trusted at once. One that is gone is trusted until the
+process ends, because OpenSSL cannot forget one.
+
+An error names the proxy by host and port alone, and never repeats what it answered: a page may repeat what it was sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ipaddress
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+_PORTS: Final = {"http": 80, "https": 443}
+# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h).
+_NOT_YET: Final = 9
+_EXPIRED: Final = 10
+_NAMES: Final = frozenset({62, 64})
+# What OpenSSL calls bytes that are no TLS.
+_NO_TLS: Final = frozenset(
+    (
+        "WRONG_VERSION_NUMBER",
+        "RECORD_LAYER_FAILURE",
+        "HTTP_REQUEST",
+        "UNKNOWN_PROTOCOL",
+        "PACKET_LENGTH_TOO_LONG",
+    )
+)
+LOGIN_REQUIRED: Final = 407
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy, for one call. `url` has no user and password: these are in `login`, as ``user:password``."""
+
+    url: str
+    login: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return place_of(self.url)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What shows the proxy who asks."""
+        if self.login is None:
+            return {}
+        return {"Proxy-Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
+
+    def refusal(self, status: int, target: str) -> str:
+        """Say what it means that the proxy answered with this status, in place of opening the way to `target`."""
+        if status == LOGIN_REQUIRED:
+            what = (
+                "it did not accept the user and password" if self.login else "it asks for a user and password"
+            )
+            return (
+                f"the proxy {self} answered {status}: {what}; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"
+            )
+        if status >= 500:
+            return f"the proxy {self} answered {status}: it cannot reach {target} itself; check it and its network"
+        return f"the proxy {self} answered {status}: let it allow {target}, or name that in NO_PROXY"
+
+    def absence(self) -> str:
+        """Say that nothing answers there."""
+        return f"nothing answers at the proxy {self}: correct HTTPS_PROXY, or allow the connection in the network"
+
+    def broken_promise(self, target: str, variable: str) -> str:
+        """Say what it means that no TLS came by the way to `target`, of the setting `variable`, that it opened."""
+        return (
+            f"the proxy {self} said that it opens the way to {target}, and then ended it or answered itself: let it "
+            f"allow {target}, or correct {variable}"
+        )
+
+
+class Network:
+    """See the module. Proxies are ``http://[user:password@]host:port``, or empty. `login` returns the user and password
+    that are used in place of those in the URLs, or nothing. `authorities` is a PEM file of authorities that are trusted
+    beside those of the system. `on_trouble` is called once each time that it cannot be read any more."""
+
+    def __init__(
+        self,
+        *,
+        https_proxy: str = "",
+        http_proxy: str = "",
+        no_proxy: str = "",
+        login: Callable[[], str] = lambda: "",
+        authorities: Path | None = None,
+        on_trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._proxies = {"https": _split(https_proxy), "http": _split(http_proxy)}
+        self._exceptions = tuple(_exceptions(no_proxy))
+        self._login = login
+        self._authorities = authorities
+        self._on_trouble = on_trouble
+        self._seen: tuple[int, int, int] | None = None
+        self._contexts: list[ssl.SSLContext] = []
+        self._own: ssl.SSLContext | None = None
+
+    def proxy(self, url: str) -> Proxy | None:
+        """Return the proxy for calls to this URL; None: they go straight there."""
+        parts = urlsplit(url)
+        found = self._proxies.get(parts.scheme)
+        if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS[parts.scheme]):
+            return None
+        return Proxy(found.url, self._login() or found.login)
+
+    def through(self, proxy: str) -> Network:
+        """Return a network that sends everything through this one proxy; whom it trusts is the same."""
+        return Network(
+            https_proxy=proxy,
+            http_proxy=proxy,
+            authorities=self._authorities,
+            on_trouble=self._on_trouble,
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """Return the TLS context of all calls, with the authorities that are trusted now."""
+        if self._own is None:
+            self._own = ssl.create_default_context()
+            self.trust(self._own)
+        self.refresh()
+        return self._own
+
+    def trust(self, context: ssl.SSLContext) -> None:
+        """Have this context trust our authorities, also those that come later."""
+        self._contexts.append(context)
+        if self._authorities is not None:
+            with contextlib.suppress(OSError):  # an `SSLError` is one
+                context.load_verify_locations(self._authorities)
+            self._seen = self._seen or _stamp(self._authorities)
+
+    def refresh(self) -> None:
+        """Trust what is new in the file of authorities."""
+        if self._authorities is None or (stamp := _stamp(self._authorities)) == self._seen:
+            return
+        self._seen = stamp
+        try:
+            for context in self._contexts:
+                context.load_verify_locations(self._authorities)
+        except OSError:
+            self._on_trouble(
+                f"PINSTREAM_CA_FILE: {self._authorities} is missing, unreadable or has no certificate; the authorities "
+                "that were in it stay trusted"
+            )
+
+    def _is_excepted(self, host: str, port: int) -> bool:
+        name = host.rstrip(".").lower()
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            address = None
+        for one in self._exceptions:
+            if one.port not in (None, port):
+                continue
+            if one.network is not None:
+                if address is not None and address in one.network:
+                    return True
+            elif one.name == "*" or name == one.name or (address is None and name.endswith(f".{one.name}")):
+                return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Exception:
+    """An item of NO_PROXY: a name or a network, and the port if it names one."""
+
+    name: str
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None
+    port: int | None
+
+
+def _exceptions(text: str) -> Iterator[_Exception]:
+    """Yield what NO_PROXY names. What cannot be read is never met, as with curl."""
+    for item in text.replace(",", " ").lower().split():
+        name, port = item, None
+        head, _, tail = item.rpartition(":")
+        # An IPv6 address has colons of its own: its port stands after brackets.
+        if tail.isascii() and tail.isdigit() and (head.endswith("]") or ":" not in head):
+            name, port = head, int(tail)
+        name = name.strip("[]")
+        network = None
+        with contextlib.suppress(ValueError):
+            network = ipaddress.ip_network(name, strict=False)
+        yield _Exception(name if name == "*" else name.removeprefix("*").strip("."), network, port)
+
+
+@lru_cache(maxsize=8)
+def _split(url: str) -> Proxy | None:
+    """Take user and password out of a proxy's URL."""
+    if not url:
+        return None
+    parts = urlsplit(url)
+    login = None
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", login)
+
+
+def place_of(url: str) -> str:
+    """Return host and port of a URL, the host in brackets if it is an IPv6 address."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    # A mounted file is swapped by its link: size and time may be the same, the file is another one.
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: str) -> str:
+    """Say what is wrong with TLS to this URL, which the setting `variable` names, and what to do."""
+    where = place_of(url)
+    via = "" if proxy is None else f", by way of the proxy {proxy},"
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        if proxy is not None:
+            return proxy.broken_promise(where, variable)
+        if error.reason not in _NO_TLS:
+            return f"the TLS handshake with {where} failed ({str(error.reason).lower()}): check {variable}"
+        return f"{where} does not speak TLS: correct the scheme or the port in {variable}"
+    if error.verify_code == _EXPIRED:
+        return f"the certificate of {where}{via} has expired: renew it there, or correct the clock of this machine"
+    if error.verify_code == _NOT_YET:
+        return f"the certificate of {where}{via} is not valid yet: correct the clock of this machine, or wait"
+    if error.verify_code in _NAMES:
+        return (
+            f"the certificate of {where}{via} is for another name: use the name that it is for in {variable}"
+        )
+    who = "it" if proxy is None else "it, or of the proxy if that opens TLS,"
+    return (
+        f"the certificate of {where}{via} is signed by an authority that is not known here: put the certificate of the "
+        f"authority that signed {who} into PINSTREAM_CA_FILE"
+    )

@@ -1,0 +1,94 @@
+"""What the environment says about the way out, for those who do not ask pinstream: librdkafka.
+
+librdkafka asks for Kafka's tokens (OIDC) by a curl of its own. That reads the proxy from the environment, and there
+only: so a password from a file is put there. Whom it trusts is a property. Its default is a file that Debian does not
+have, so `token_authorities` gives it what everything else here trusts.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from pydantic import SecretStr
+
+from consumer.settings.fields import Settings
+from consumer.settings.passthrough import read_secret_file
+
+# Their names may be in small letters, which programs prefer: Python, and curl, which knows http_proxy in no other form.
+EITHER_CASE = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+# What other programs use too: not ours to judge where nothing leaves this machine.
+SHARED = (*EITHER_CASE, "SSL_CERT_FILE")
+_ENDPOINT = "sasl.oauthbearer.token.endpoint.url"
+_HTTPS_CA = ("https.ca.location", "https.ca.pem")
+
+
+def authorities_trouble(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with the files of authorities."""
+    for name, path in (
+        ("PINSTREAM_CA_FILE", settings.pinstream.ca_file),
+        ("SSL_CERT_FILE", settings.network.ssl_cert_file),
+    ):
+        if path is None:
+            continue
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except ssl.SSLError:
+            yield f"{name}={str(path)!r}: has no certificate; it must have those of the authorities to trust (PEM)"
+        except OSError as error:
+            why = error.strerror
+            yield f"{name}={str(path)!r}: cannot be read ({why}); name a PEM file with the authorities to trust"
+
+
+def login(settings: Settings) -> str | None:
+    """User and password of the proxy as they are now, ``user:password``. Raises `SettingsError`."""
+    own = settings.pinstream
+    if own.proxy_credentials_file is not None:
+        return read_secret_file("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file).strip()
+    return None if own.proxy_credentials is None else own.proxy_credentials.get_secret_value()
+
+
+def curl_environment(settings: Settings) -> Mapping[str, str]:
+    """Return the variables that librdkafka's curl needs and that are not in the environment like that."""
+    if _ENDPOINT not in settings.kafka.properties:
+        return {}
+    found, words = {}, login(settings)
+    for name, proxy in (
+        ("https_proxy", settings.network.https_proxy),
+        ("http_proxy", settings.network.http_proxy),
+    ):
+        parts = urlsplit(proxy.get_secret_value())
+        if parts.netloc:
+            user, _, password = (words or "").partition(":")
+            shown = f"{quote(user, safe='')}:{quote(password, safe='')}@" if words else ""
+            kept = parts.netloc.rpartition("@")[2] if words else parts.netloc
+            found[name] = f"{parts.scheme}://{shown}{kept}"
+    return found
+
+
+def token_authorities(settings: Settings) -> Mapping[str, SecretStr]:
+    """Return the property that says whom librdkafka trusts when it asks for tokens; empty: nothing has to be said."""
+    properties = settings.kafka.properties
+    endpoint = properties.get(_ENDPOINT)
+    if (
+        endpoint is None
+        or not endpoint.get_secret_value().startswith("https:")
+        or properties.keys() & {*_HTTPS_CA}
+    ):
+        return {}
+    system = ssl.get_default_verify_paths()
+    files: list[Path] = []
+    if settings.network.ssl_cert_file is not None:
+        files.append(settings.network.ssl_cert_file)
+    elif system.cafile is not None:
+        files.append(Path(system.cafile))
+    elif system.capath is not None:
+        # In a folder each certificate has a name by which OpenSSL finds it; what has other names is there twice.
+        files += sorted(Path(system.capath).glob("*.[0-9]"))
+    if settings.pinstream.ca_file is not None:
+        files.append(settings.pinstream.ca_file)
+    texts = [path.read_text("utf-8", "replace") for path in files if os.path.isfile(path)]
+    return {"https.ca.pem": SecretStr("\n".join(texts))} if texts else {}

@@ -1,0 +1,453 @@
+"""The way out, through a proxy of the tests: which calls take it, how each of its faults is told, and whom we trust.
+
+The API and the registry are servers on loopback under names that only the proxy knows.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
+
+from consumer.adapters.conversions_api import ConversionsApi, Token
+from consumer.adapters.network import Network
+from consumer.adapters.schemas import RegistrySchemas
+from consumer.engine.messages import Answered, FetchSchema, SchemaFound, SchemaUnavailable, Send, Unanswered
+from consumer.engine.model import SchemaRef
+from tests.support.certificates import Authority
+from tests.support.way_out import OutProxy, Way
+
+API, REGISTRY, ISSUER = "api.pinstream.invalid", "registry.pinstream.invalid", "idp.pinstream.invalid"
+LOGIN = "us@er:p:w%/ 1"
+SEND = Send(7, "549755885175", [b'{"data":[', b'{"event_id":"a"}' * 200, b"]}"], 1)
+ASK = FetchSchema(SchemaRef("id", "7"))
+TIMEOUT = 20.0
+"""Long for what is answered; what hangs is given `SHORT`."""
+SHORT = 1.0
+
+
+# -- the rule
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "direct"),
+    [
+        ("", "https://api.example.com/v5", False),
+        ("*", "https://api.example.com/v5", True),
+        ("example.com", "https://api.example.com", True),
+        (".example.com", "https://api.example.com", True),
+        ("*.example.com", "https://api.example.com", True),
+        (".example.com", "https://example.com", True),
+        ("example.com", "https://anexample.com", False),
+        ("EXAMPLE.com. ", "https://API.example.COM", True),
+        ("other.example, example.com", "https://api.example.com", True),
+        ("other.example example.com", "https://api.example.com", True),
+        ("example.com:443", "https://api.example.com", True),
+        ("example.com:8443", "https://api.example.com", False),
+        ("example.com:8443", "https://api.example.com:8443", True),
+        ("10.0.0.0/8", "https://10.1.2.3", True),
+        ("10.0.0.0/8", "https://11.1.2.3", False),
+        ("10.1.2.3", "https://10.1.2.3:8081", True),
+        ("10.1.2.3:80", "https://10.1.2.3:8081", False),
+        ("3", "https://10.1.2.3", False),
+        ("::1", "https://[::1]:8443", True),
+        ("[::1]", "https://[::1]:8443", True),
+        ("[::1]:8443", "https://[::1]:8443", True),
+        ("[::1]:1", "https://[::1]:8443", False),
+        ("fd00::/8", "https://[fd00::2]", True),
+        ("localhost,127.0.0.1", "https://localhost:8443", True),
+        ("https://, :, /", "https://api.example.com", False),
+    ],
+)
+def test_no_proxy(no_proxy: str, url: str, direct: bool) -> None:
+    """Names with all below them, addresses, networks, ports, a star; what cannot be read is never met."""
+    proxy = Network(https_proxy="http://proxy:3128", no_proxy=no_proxy).proxy(url)
+    assert (proxy is None) is direct
+
+
+def test_the_scheme_of_the_url_chooses_the_proxy() -> None:
+    """As with curl: HTTPS_PROXY is for https:// URLs, HTTP_PROXY for http:// ones."""
+    network = Network(https_proxy="http://one:1", http_proxy="http://[fd00::1]:2")
+    assert str(network.proxy("https://api.example.com")) == "one:1"
+    assert str(network.proxy("http://api.example.com")) == "[fd00::1]:2"
+    assert Network(https_proxy="http://one:1").proxy("http://api.example.com") is None
+
+
+def test_the_password_is_in_no_text() -> None:
+    """Neither that of the URL nor that of the file: a proxy is shown as host and port."""
+    network = Network(https_proxy="http://user:hunter2@proxy:3128", login=lambda: "")
+    proxy = network.proxy("https://api.example.com")
+    assert proxy is not None
+    assert proxy.login == "user:hunter2"
+    shown = f"{proxy} {proxy!r} {proxy.url} {proxy.refusal(407, 'there')} {proxy.refusal(403, 'there')}"
+    assert "hunter2" not in shown
+    other = Network(https_proxy="http://user:hunter2@proxy:3128", login=lambda: "a:b").proxy("https://x")
+    assert other is not None
+    assert other.login == "a:b"
+
+
+# -- a proxy, and behind it API and registry
+
+
+class Behind:
+    """The servers that only the proxy reaches."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """As API, registry and endpoint of tokens."""
+        self.calls.append(f"{request.method} {request.path}")
+        self.headers.append(request.headers)
+        if request.path == "/token":
+            return web.json_response({"access_token": "t", "token_type": "Bearer", "expires_in": 3600})
+        return web.json_response({"schema": '"string"'} if request.path.startswith("/schemas") else {})
+
+
+@asynccontextmanager
+async def behind_a_proxy(
+    server_tls: ssl.SSLContext | None, **options: Any
+) -> AsyncIterator[tuple[Behind, OutProxy]]:
+    """A server under the three names, with or without TLS, and the proxy before it."""
+    behind = Behind()
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", behind.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_tls)
+    await site.start()
+    port = runner.addresses[0][1]
+    proxy = OutProxy(dict.fromkeys((API, REGISTRY, ISSUER), ("127.0.0.1", port)), **options)
+    await proxy.start()
+    try:
+        yield behind, proxy
+    finally:
+        await proxy.stop()
+        await runner.cleanup()
+
+
+async def send(
+    network: Network, url: str = f"https://{API}/v5", timeout: float = TIMEOUT
+) -> Answered | Unanswered:
+    """What one call to the API brings."""
+    api = ConversionsApi(
+        url, Token("pina_SECRET"), timeout=timeout, concurrency=1, agent="pinstream/test", network=network
+    )
+    try:
+        return await api.send(SEND)
+    finally:
+        await api.close()
+
+
+async def ask(
+    network: Network, url: str = f"https://{REGISTRY}", timeout: float = TIMEOUT, **config: Any
+) -> SchemaFound | SchemaUnavailable:
+    """What one question to the registry brings."""
+    registry = RegistrySchemas({"url": url, **config}, timeout=timeout, network=network)
+    try:
+        answer = await registry.fetch(ASK)
+    finally:
+        await registry.close()
+    assert isinstance(answer, SchemaFound | SchemaUnavailable)
+    return answer
+
+
+def of(authority: Authority, host: str) -> ssl.SSLContext:
+    """The TLS of a server of this name."""
+    return authority.server(host=host)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """The private authority of the company."""
+    return Authority(tmp_path, "company-ca")
+
+
+async def test_a_tunnel_with_a_login(authority: Authority) -> None:
+    """Both clients go through the tunnel, with a password of any characters, which no server behind it sees."""
+    async with behind_a_proxy(of(authority, API), login=LOGIN) as (behind, proxy):
+        network = Network(https_proxy=proxy.url, login=lambda: LOGIN, authorities=authority.file)
+        assert isinstance(await send(network), Answered)
+    async with behind_a_proxy(of(authority, REGISTRY), login=LOGIN) as (asked, other):
+        network = Network(https_proxy=other.url, login=lambda: LOGIN, authorities=authority.file)
+        assert isinstance(await ask(network), SchemaFound)
+    assert proxy.asked == [f"CONNECT {API}:443"]
+    assert other.asked == [f"CONNECT {REGISTRY}:443"]
+    assert behind.calls == ["POST /v5/ad_accounts/549755885175/events"]
+    assert not any(
+        "proxy-authorization" in {name.lower() for name in one} for one in behind.headers + asked.headers
+    )
+
+
+async def test_without_tls_the_proxy_forwards(authority: Authority) -> None:
+    """HTTP_PROXY, and a login in its URL."""
+    async with behind_a_proxy(None, login="user:a@b") as (behind, proxy):
+        network = Network(http_proxy=proxy.url.replace("//", "//user:a%40b@"))
+        assert isinstance(await send(network, f"http://{API}/v5"), Answered)
+        assert isinstance(await ask(network, f"http://{REGISTRY}"), SchemaFound)
+        assert len(behind.calls) == 2
+        assert {urlsplit(one.split()[1]).hostname for one in proxy.asked} == {API, REGISTRY}
+
+
+async def test_a_proxy_that_is_reached_by_tls(authority: Authority, tmp_path: Path) -> None:
+    """TLS to the proxy, and TLS to the API inside of it."""
+    async with behind_a_proxy(of(authority, API), tls=authority.server()) as (_, proxy):
+        assert proxy.url.startswith("https:")
+        assert isinstance(await send(Network(https_proxy=proxy.url, authorities=authority.file)), Answered)
+    async with behind_a_proxy(of(authority, REGISTRY), tls=authority.server()) as (_, proxy):
+        assert isinstance(await ask(Network(https_proxy=proxy.url, authorities=authority.file)), SchemaFound)
+
+
+async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> None:
+    """The endpoint that gives tokens for the registry is asked by way of the proxy, too."""
+    async with behind_a_proxy(None) as (behind, proxy):
+        bearer: dict[str, Any] = {
+            "bearer.auth.credentials.source": "OAUTHBEARER",
+            "bearer.auth.client.id": "me",
+            "bearer.auth.client.secret": "only-for-tests",
+            "bearer.auth.scope": "all",
+            "bearer.auth.issuer.endpoint.url": f"http://{ISSUER}/token",
+            "bearer.auth.logical.cluster": "lsrc",
+            "bearer.auth.identity.pool.id": "pool",
+        }
+        answer = await ask(Network(http_proxy=proxy.url), f"http://{REGISTRY}", **bearer)
+        assert isinstance(answer, SchemaFound)
+        assert behind.calls == ["POST /token", "GET /schemas/ids/7"]
+        shown = base64.b64encode(b"me:only-for-tests").decode()
+        assert shown in behind.headers[0]["Authorization"]
+
+
+async def test_the_registrys_own_proxy(authority: Authority) -> None:
+    """SCHEMA_REGISTRY_PROXY is for the registry alone, and NO_PROXY is not asked."""
+    async with behind_a_proxy(None) as (behind, proxy):
+        network = Network(http_proxy="http://127.0.0.1:1", no_proxy="*")
+        assert isinstance(await ask(network, f"http://{REGISTRY}", proxy=proxy.url), SchemaFound)
+        assert len(behind.calls) == 1
+
+
+# -- its faults: the API
+
+
+FAULTS = {
+    Way.REFUSE: ("proxy", "the proxy {at} answered 403: let it allow {host}:443, or name that in NO_PROXY"),
+    Way.GATEWAY: (
+        "proxy",
+        "the proxy {at} answered 502: it cannot reach {host}:443 itself; check it and its network",
+    ),
+    Way.PAGE: (
+        "proxy",
+        "the proxy {at} said that it opens the way to {host}:443, and then ended it or answered itself: let it allow "
+        "{host}:443, or correct {variable}",
+    ),
+    Way.SILENT: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
+    Way.DEAF: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
+    Way.CUT: ("connection", "by way of the proxy {at}"),
+}
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+async def test_a_fault_on_the_way_to_the_api(mode: Way, authority: Authority) -> None:
+    """No answer, by one of few reasons, and a line that names the proxy and says what to do; afterwards all is well."""
+    reason, text = FAULTS[mode]
+    async with behind_a_proxy(of(authority, API)) as (behind, proxy):
+        network = Network(https_proxy=proxy.url, authorities=authority.file)
+        await proxy.set(mode)
+        answer = await send(network, timeout=SHORT if mode in (Way.SILENT, Way.DEAF) else TIMEOUT)
+        assert isinstance(answer, Unanswered)
+        assert (answer.reason, answer.said) == (
+            reason,
+            text.format(at=proxy.place, host=API, variable="PINTEREST_API_URL"),
+        )
+        assert behind.calls == []
+        await proxy.set(Way.TUNNEL)
+        assert isinstance(await send(network), Answered)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize(
+    ("login", "said"),
+    [
+        ("", "it asks for a user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"),
+        (
+            "a:wrong",
+            "it did not accept the user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE",
+        ),
+    ],
+)
+async def test_a_refused_login(tls: bool, login: str, said: str, authority: Authority) -> None:
+    """407 is the proxy's word, also without TLS; the right password, put into the file, is used at once."""
+    words = [login]
+    async with behind_a_proxy(of(authority, API) if tls else None, login=LOGIN) as (behind, proxy):
+        network = Network(
+            https_proxy=proxy.url, http_proxy=proxy.url, login=lambda: words[0], authorities=authority.file
+        )
+        url = f"{'https' if tls else 'http'}://{API}/v5"
+        answer = await send(network, url)
+        assert isinstance(answer, Unanswered)
+        assert answer.reason == "proxy"
+        assert answer.said == f"the proxy {proxy.place} answered 407: {said}"
+        assert behind.calls == []
+        words[0] = LOGIN
+        assert isinstance(await send(network, url), Answered)
+
+
+async def test_no_proxy_there(authority: Authority) -> None:
+    """Nobody listens, or its name is unknown."""
+    async with behind_a_proxy(None) as (_, proxy):
+        await proxy.stop()
+        answer = await send(Network(https_proxy=proxy.url))
+        assert isinstance(answer, Unanswered)
+        assert (answer.reason, answer.said) == (
+            "proxy",
+            f"nothing answers at the proxy {proxy.place}: correct HTTPS_PROXY, or allow the connection in the network",
+        )
+        asked = await ask(Network(https_proxy=proxy.url))
+        assert isinstance(asked, SchemaUnavailable)
+        assert f"nothing answers at the proxy {proxy.place}: correct HTTPS_PROXY" in asked.reason
+    answer = await send(Network(https_proxy="http://user:hunter2@proxy.pinstream.invalid:3128"))
+    assert isinstance(answer, Unanswered)
+    assert (answer.reason, answer.said) == (
+        "proxy",
+        "the name of the proxy proxy.pinstream.invalid:3128 cannot be resolved: correct HTTPS_PROXY, or check the DNS",
+    )
+
+
+# -- its faults: the registry
+
+
+REGISTRY_FAULTS = {
+    Way.REFUSE: FAULTS[Way.REFUSE][1],
+    Way.GATEWAY: FAULTS[Way.GATEWAY][1],
+    Way.PAGE: FAULTS[Way.PAGE][1],
+    Way.CUT: "the connection by way of the proxy {at} broke off: check the proxy",
+}
+
+
+@pytest.mark.parametrize("mode", REGISTRY_FAULTS)
+async def test_a_fault_on_the_way_to_the_registry(mode: Way, authority: Authority) -> None:
+    """Unavailable, which makes no dead letter, and the same line."""
+    async with behind_a_proxy(of(authority, REGISTRY)) as (behind, proxy):
+        network = Network(https_proxy=proxy.url, authorities=authority.file)
+        await proxy.set(mode)
+        # The request has to be long enough to be cut.
+        login: dict[str, Any] = {"basic.auth.user.info": f"user:{'x' * 3000}"}
+        answer = await ask(network, **login)
+        assert isinstance(answer, SchemaUnavailable)
+        text = REGISTRY_FAULTS[mode].format(at=proxy.place, host=REGISTRY, variable="SCHEMA_REGISTRY_URL")
+        assert answer.reason == f"the registry could not be asked: {text}"
+        assert behind.calls == []
+        await proxy.set(Way.TUNNEL, LOGIN)
+        refused = await ask(network)
+        assert isinstance(refused, SchemaUnavailable)
+        assert f"the proxy {proxy.place} answered 407: it asks for a user and password" in refused.reason
+
+
+@pytest.mark.parametrize("mode", [Way.SILENT, Way.DEAF])
+async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Authority) -> None:
+    """It is known in time, and who it was."""
+    async with behind_a_proxy(of(authority, REGISTRY)) as (_, proxy):
+        network = Network(https_proxy=proxy.url, authorities=authority.file)
+        await proxy.set(mode)
+        answer = await ask(network, timeout=SHORT)
+        assert isinstance(answer, SchemaUnavailable)
+        assert answer.reason == f"the registry did not answer within 1 s, by way of the proxy {proxy.place}"
+
+
+# -- whom we trust
+
+
+async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> None:
+    """Its authority has to be known: without it not a byte of a request, and the line says where to put it."""
+    inspector = Authority(tmp_path, "proxy-ca")
+    async with behind_a_proxy(of(authority, API), authority=inspector) as (behind, proxy):
+        await proxy.set(Way.INSPECT)
+        answer = await send(Network(https_proxy=proxy.url, authorities=authority.file))
+        assert isinstance(answer, Unanswered)
+        assert answer.reason == "tls"
+        assert answer.said == (
+            f"the certificate of {API}:443, by way of the proxy {proxy.place}, is signed by an authority that is not "
+            "known here: put the certificate of the authority that signed it, or of the proxy if that opens TLS, into "
+            "PINSTREAM_CA_FILE"
+        )
+        asked = await ask(Network(https_proxy=proxy.url))
+        assert isinstance(asked, SchemaUnavailable)
+        assert "or of the proxy if that opens TLS, into PINSTREAM_CA_FILE" in asked.reason
+        assert behind.calls == []
+        trusting = Network(https_proxy=proxy.url, authorities=inspector.file)
+        assert isinstance(await send(trusting), Answered)
+        assert isinstance(await ask(trusting), SchemaFound)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "expired": (
+        {"age": timedelta(days=3)},
+        "has expired: renew it there, or correct the clock of this machine",
+    ),
+    "not yet": ({"age": timedelta(days=-3)}, "is not valid yet: correct the clock of this machine, or wait"),
+    "another name": (
+        {"host": "elsewhere.example"},
+        "is for another name: use the name that it is for in {variable}",
+    ),
+    "another authority": (
+        {},
+        "is signed by an authority that is not known here: put the certificate of the authority that signed it into "
+        "PINSTREAM_CA_FILE",
+    ),
+}
+
+REGISTRY_WORDS = {
+    "expired": "has expired",
+    "not yet": "is not valid yet",
+    "another name": "is for another name",
+    "another authority": "is signed by an authority that this machine does not know: set "
+    "SCHEMA_REGISTRY_SSL_CA_LOCATION or PINSTREAM_CA_FILE",
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_a_certificate_that_is_wrong(case: str, authority: Authority, tmp_path: Path) -> None:
+    """One line each, for both clients."""
+    how, said = WRONG[case]
+    known = Authority(tmp_path, "other-ca") if case == "another authority" else authority
+    async with behind_a_proxy(authority.server(**{"host": "127.0.0.1", **how})) as (_, proxy):
+        port = proxy.routes[API][1]
+        network = Network(authorities=known.file)
+        answer = await send(network, f"https://127.0.0.1:{port}/v5")
+        assert isinstance(answer, Unanswered)
+        line = f"the certificate of 127.0.0.1:{port} {said}"
+        assert (answer.reason, answer.said) == ("tls", line.format(variable="PINTEREST_API_URL"))
+        asked = await ask(network, f"https://127.0.0.1:{port}")
+        assert isinstance(asked, SchemaUnavailable)
+        assert asked.reason.startswith(f"the certificate of the registry {REGISTRY_WORDS[case]}")
+
+
+async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Path) -> None:
+    """What is added to the file is trusted at the next attempt; a file that is gone changes nothing, and is told."""
+    file, told = tmp_path / "bundle.pem", list[str]()
+    file.write_bytes(Authority(tmp_path, "other-ca").file.read_bytes())
+    async with behind_a_proxy(authority.server()) as (_, proxy):
+        url = f"https://127.0.0.1:{proxy.routes[API][1]}"
+        network = Network(authorities=file, on_trouble=told.append)
+        registry = RegistrySchemas({"url": url}, timeout=TIMEOUT, network=network)
+        assert isinstance(await send(network, url), Unanswered)
+        assert isinstance(await registry.fetch(ASK), SchemaUnavailable)
+        file.write_bytes(file.read_bytes() + authority.file.read_bytes())
+        assert isinstance(await send(network, url), Answered)
+        assert isinstance(await registry.fetch(ASK), SchemaFound)
+        await registry.close()
+        file.unlink()
+        assert isinstance(await send(network, url), Answered)
+        assert isinstance(await send(network, url), Answered)
+    assert told == [
+        f"PINSTREAM_CA_FILE: {file} is missing, unreadable or has no certificate; the authorities that were in it stay "
+        "trusted"
+    ]
