@@ -66,7 +66,7 @@ $(CHART_TOOLS_READY): tests/deploy/tools.sh tests/deploy/strimzi/pom.xml | $(REA
 
 clean:
 	rm -rf $(VENV) $(RIVALS) build dist artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	rm -rf tests/support/kafka/target tests/deploy/target consumer/*/native/*.so consumer/*/*/native/*.so
+	rm -rf tests/support/kafka/target tests/support/registry/target tests/deploy/target consumer/*/native/*.so consumer/*/*/native/*.so
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that runs and is new enough. (A pyenv shim may be on the path and still not run.)

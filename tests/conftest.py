@@ -21,12 +21,17 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.support.kafka.broker import BrokerUnavailable, RealBroker, shared_broker, stop_shared_broker
+from tests.support import keeper
+from tests.support.kafka.broker import NAME as BROKER
+from tests.support.kafka.broker import RealBroker, shared_broker
 from tests.support.kafka.front import fronted_broker
 from tests.support.kafka.harness import Kafka, create_topic
 from tests.support.kafka.old import OldBroker
 from tests.support.kafka.secured import SecuredBroker
+from tests.support.keeper import Unavailable
 from tests.support.redis_server import RedisServer, redis_server
+from tests.support.registry.apicurio import NAME as REGISTRY
+from tests.support.registry.apicurio import SecuredRegistry, shared_registry
 
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
@@ -42,6 +47,8 @@ settings.load_profile("pinstream")
 
 _BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "old_kafka", "secured_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
+_REGISTRIES = frozenset({"real_registry", "secured_registry", "each_registry"})
+"""Those that start a real schema registry: their tests run in one step with those of the brokers."""
 _ANY_OTHER = "*"
 _TURNS = (
     "image",
@@ -77,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     those that wait leave the processors to each other.
     """
     for item in items:
-        asks = _BROKERS.intersection(getattr(item, "fixturenames", ()))
+        asks = (_BROKERS | _REGISTRIES).intersection(getattr(item, "fixturenames", ()))
         if asks or item.get_closest_marker("real_kafka"):
             item.add_marker(pytest.mark.kafka)
         if _folder(item.path) == "simulation":
@@ -103,10 +110,11 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The run's main process ends the broker, after all workers are done."""
+    """The run's main process ends the broker and the registry, after all workers are done."""
     if getattr(config, "workerinput", None) is None and _RUN_DIRECTORY in config.stash:
         directory = config.stash[_RUN_DIRECTORY]
-        stop_shared_broker(directory)
+        for name in (BROKER, REGISTRY):
+            keeper.stop(directory, name)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -140,7 +148,7 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[Kafka]:
         return
     try:
         found = shared_broker(pytestconfig.stash[_RUN_DIRECTORY], pytestconfig.stash[_RUN_PID])
-    except BrokerUnavailable as error:
+    except Unavailable as error:
         _not_in_ci(error)
         yield from _embedded()
     else:
@@ -159,7 +167,7 @@ def own_kafka() -> Iterator[RealBroker]:
     try:
         with RealBroker() as broker:
             yield broker
-    except BrokerUnavailable as error:
+    except Unavailable as error:
         _not_in_ci(error)
         pytest.skip(f"needs a Kafka broker of its own: {error}")
 
@@ -170,7 +178,7 @@ def old_kafka() -> Iterator[Kafka]:
     try:
         with OldBroker() as broker:
             yield Kafka(broker.bootstrap_servers, "real")
-    except BrokerUnavailable as error:
+    except Unavailable as error:
         _not_in_ci(error)
         pytest.skip(f"needs a Kafka broker of its own: {error}")
 
@@ -182,7 +190,7 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredB
         with SecuredBroker(tmp_path_factory.mktemp("secured")) as broker:
             broker.add_scram_users()
             yield broker
-    except BrokerUnavailable as error:
+    except Unavailable as error:
         _not_in_ci(error)
         pytest.skip(f"needs a Kafka broker of its own: {error}")
 
@@ -194,6 +202,27 @@ def each_kafka(request: pytest.FixtureRequest) -> Kafka:
     if request.param == "kafka" and found.kind == "embedded":
         pytest.skip("no Kafka but the embedded broker, which the other variant runs on")
     return found
+
+
+@pytest.fixture(scope="session")
+def real_registry(pytestconfig: pytest.Config) -> str:
+    """The address of the run's schema registry (Apicurio): its tests use subjects of their own. Skipped without one."""
+    try:
+        return shared_registry(pytestconfig.stash[_RUN_DIRECTORY], pytestconfig.stash[_RUN_PID])
+    except Unavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a schema registry (Java and Maven): {error}")
+
+
+@pytest.fixture(scope="module")
+def secured_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredRegistry]:
+    """A registry with TLS and logins, for this module alone: its tests may stop it and start it again."""
+    try:
+        with SecuredRegistry(tmp_path_factory.mktemp("registry")) as registry:
+            yield registry
+    except Unavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a schema registry (Java and Maven): {error}")
 
 
 @pytest.fixture
@@ -226,9 +255,11 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
         pytest.skip("needs a real Kafka broker (Java and Maven, or KAFKA_BOOTSTRAP_SERVERS)")
 
 
-def _not_in_ci(error: BrokerUnavailable) -> None:
+def _not_in_ci(error: Unavailable) -> None:
     if IN_CI:
-        pytest.fail(f"no real Kafka in CI, where no test may be skipped for that: {error}", pytrace=False)
+        pytest.fail(
+            f"a server is missing in CI, where no test may be skipped for that: {error}", pytrace=False
+        )
 
 
 def _embedded() -> Iterator[Kafka]:

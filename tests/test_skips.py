@@ -19,6 +19,7 @@ MISSING = (
     "needs a Kafka broker of its own: ",
     "needs a real Kafka broker (Java and Maven, or KAFKA_BOOTSTRAP_SERVERS)",
     "no Kafka but the embedded broker",
+    "needs a schema registry (Java and Maven): ",
     "this machine has no IPv6",
     "this broker has no SASL listener",
     "an external broker",

@@ -45,6 +45,10 @@ Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 # that is too old to know the path.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 
+# A registry's ids are signed, though the wire format has 32 bits for one. Asked for a higher one it answers that it
+# does not know the path, which is no verdict: the record, which is garbage, would wait for ever.
+_HIGHEST_ID: Final = 2**31 - 1
+
 
 class _File(NamedTuple):
     """One schema of the folder; `version` is the id or GUID in its name, as `SchemaRef` spells it."""
@@ -290,6 +294,8 @@ class RegistrySchemas:
         ref = command.ref
         if ref.kind == "fingerprint":
             return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
+        if ref.kind == "id" and int(ref.value) > _HIGHEST_ID:
+            return SchemaMissing(ref)
         try:
             async with asyncio.timeout(self._timeout):
                 if ref.kind == "id":

@@ -1,7 +1,8 @@
 """A schema registry in this process: the part of the Confluent REST API that pinstream uses, and its faults.
 
 Bodies, codes and paths are those of the Schema Registry API reference: 40401 no such subject, 40402 no such
-version, 40403 no such schema, 42201 invalid schema. Start it on a loopback port of its own::
+version, 40403 no such schema, 42201 invalid schema, 42206 referred to. `test_registry_contract` holds it against a
+real registry. Start it on a loopback port of its own::
 
     async with FakeRegistry() as registry:
         registry.add("subject", schema_text)
@@ -14,10 +15,14 @@ import asyncio
 import json
 import ssl
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from aiohttp import web
+
+from consumer.avro.references import definitions, inlined
+from consumer.avro.schema import parse
 
 
 class Stored(NamedTuple):
@@ -61,7 +66,11 @@ class FakeRegistry:
     credentials: str | None = None
     """If set, ``user:password`` that every request must bring."""
     tls: ssl.SSLContext | None = None
+    contexts: tuple[str, ...] = ()
+    """Besides the default one. Below ``/contexts/<name>`` a registry shows what belongs to it: here, nothing."""
     _stored: list[Stored] = field(default_factory=list)
+    _deleted: set[tuple[str, int]] = field(default_factory=set)
+    """Subjects and versions that were deleted softly."""
     _runner: web.AppRunner | None = None
     url: str = ""
     _port: int = 0
@@ -77,6 +86,9 @@ class FakeRegistry:
         app.router.add_get("/schemas/guids/{guid}", self._by_guid)
         app.router.add_get("/subjects/{subject}/versions/{version}", self._by_version)
         app.router.add_post("/subjects/{subject}/versions", self._register)
+        app.router.add_delete("/subjects/{subject}", self._delete)
+        app.router.add_get("/contexts", self._list_contexts)
+        app.router.add_get("/contexts/{context}/schemas/ids/{id}", self._in_context)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self.tls)
@@ -97,14 +109,16 @@ class FakeRegistry:
     def add(
         self, subject: str, text: str, *, kind: str = "AVRO", references: list[dict[str, Any]] | None = None
     ) -> Stored:
-        """Register `text`; the same text under the same subject is the same schema."""
-        for stored in self._stored:
-            if (stored.subject, stored.text) == (subject, text):
+        """Register `text`, whatever it is. The same under another subject is another version of the same schema."""
+        content = (text, kind, references or [])
+        alike = [one for one in self._stored if (one.text, one.kind, one.references) == content]
+        for stored in alike:
+            if stored.subject == subject and (subject, stored.version) not in self._deleted:
                 return stored
         version = 1 + sum(stored.subject == subject for stored in self._stored)
-        number = len(self._stored) + 1
-        guid = str(uuid.uuid5(uuid.NAMESPACE_URL, text))
-        self._stored.append(Stored(number, guid, subject, version, text, kind, references or []))
+        number = alike[0].schema_id if alike else 1 + max((one.schema_id for one in self._stored), default=0)
+        guid = str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content)))
+        self._stored.append(Stored(number, guid, subject, version, *content))
         return self._stored[-1]
 
     @web.middleware
@@ -147,6 +161,8 @@ class FakeRegistry:
 
     async def _by_id(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
+        if int(wanted) >= 2**31:  # Confluent's and Apicurio's are written in Java, and take no such path
+            raise web.HTTPNotFound
         return self._answer([stored for stored in self._stored if str(stored.schema_id) == wanted])
 
     async def _by_guid(self, request: web.Request) -> web.Response:
@@ -160,7 +176,8 @@ class FakeRegistry:
 
     async def _by_version(self, request: web.Request) -> web.Response:
         subject, version = request.match_info["subject"], request.match_info["version"]
-        of_subject = [stored for stored in self._stored if stored.subject == subject]
+        deleted = set() if request.query.get("deleted") == "true" else self._deleted
+        of_subject = [one for one in self._stored if one.subject == subject and one[2:4] not in deleted]
         if not of_subject:
             return _error(404, 40401, f"Subject '{subject}' not found.")
         found = [stored for stored in of_subject if str(stored.version) == version]
@@ -170,12 +187,41 @@ class FakeRegistry:
 
     async def _register(self, request: web.Request) -> web.Response:
         body = await request.json()
+        kind, references = body.get("schemaType", "AVRO"), body.get("references") or []
         try:
-            json.loads(body["schema"])
+            if kind == "AVRO":
+                parse(inlined(json.loads(body["schema"]), definitions(self._referred(references))))
         except ValueError:
             return _error(422, 42201, "Invalid schema")
-        stored = self.add(request.match_info["subject"], body["schema"])
-        return web.json_response({"id": stored.schema_id})
+        stored = self.add(request.match_info["subject"], body["schema"], kind=kind, references=references)
+        return web.json_response({"id": stored.schema_id, "version": stored.version, "guid": stored.guid})
+
+    def _referred(self, references: list[dict[str, Any]]) -> Iterator[Any]:
+        """All schemas that these refer to, directly or not. Raises `ValueError` if one does not exist."""
+        for reference in references:
+            at = (reference["subject"], reference["version"])
+            found = [one for one in self._stored if one[2:4] == at and at not in self._deleted]
+            if not found:
+                raise ValueError(f"no {at}")
+            yield json.loads(found[0].text)
+            yield from self._referred(found[0].references)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        subject = request.match_info["subject"]
+        there = [one for one in self._stored if one[2:4] not in self._deleted]
+        versions = [one.version for one in there if one.subject == subject]
+        if not versions:
+            return _error(404, 40401, f"Subject '{subject}' not found.")
+        if any(reference["subject"] == subject for one in there for reference in one.references):
+            return _error(422, 42206, "One or more references exist to the schema")
+        self._deleted.update((subject, version) for version in versions)
+        return web.json_response(versions)
+
+    async def _list_contexts(self, _: web.Request) -> web.Response:
+        return web.json_response([".", *self.contexts])
+
+    async def _in_context(self, _: web.Request) -> web.Response:
+        return _error(404, 40403, "Schema not found")
 
 
 def _body(stored: Stored) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from tests.end_to_end.records import (
     new_topic,
     write_generated,
 )
-from tests.support.kafka.broker import BrokerUnavailable, RealBroker
+from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
+from tests.support.keeper import Unavailable
 
 UNKNOWN = "the brokers do not take KAFKA_GROUP_PROTOCOL=consumer"
 REMEDY = "remove the setting, or update the brokers"
@@ -74,7 +75,7 @@ def classic_kafka() -> Iterator[Kafka]:
     try:
         with RealBroker(group_coordinator_rebalance_protocols="classic") as broker:
             yield Kafka(broker.bootstrap_servers, "real")
-    except BrokerUnavailable as error:
+    except Unavailable as error:
         pytest.skip(f"needs a Kafka broker of its own: {error}")
 
 

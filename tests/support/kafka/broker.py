@@ -8,24 +8,16 @@ allowed, internal topics with one partition and one replica, a small heap.
 Two ways to use it:
 
 * `RealBroker` is a broker of one's own: start, stop, kill, pause (SIGSTOP), resume, restart on the same ports.
-* `shared_broker` hands the same broker to all processes of a test run (pytest-xdist): the first one to ask
-  starts, under a file lock, a *keeper* process (``python -m tests.support.kafka.broker --parent PID``); the keeper owns
-  the broker and ends it when the run's main process is gone or `stop_shared_broker` says so.
+* `shared_broker` hands the same broker to all processes of a test run: `tests.support.keeper`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import fcntl
-import hashlib
-import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,14 +25,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+
+from tests.support import keeper
+from tests.support.keeper import Unavailable
+from tests.support.maven import fetched
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "target"
 NEWEST, OLD = "pom.xml", "pom-2.8.xml"
 """The brokers that there are: which jars, each lot in a folder of its own below `TARGET`."""
+NAME = "broker"
+"""What the run's broker is called."""
 
 SASL_USER = "pinstream"
 SASL_PASSWORD = "only-for-tests"  # the SASL listener's one user; the broker lives on loopback for minutes
@@ -52,46 +49,10 @@ _JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "
 _QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"]
 
 
-class BrokerUnavailable(Exception):
-    """No Java, no Maven, no jars, or a broker that does not start; the text says which."""
-
-
 def ensure_jars(pom: str = NEWEST) -> Path:
-    """The folder of a Kafka's jars, resolved by Maven if they are not there yet. Raises `BrokerUnavailable`."""
-    if shutil.which("java") is None:
-        raise BrokerUnavailable("no `java` on the PATH")
+    """The folder of a Kafka's jars, resolved by Maven if they are not there yet. Raises `Unavailable`."""
     folder = TARGET / ("lib" if pom == NEWEST else Path(pom).stem)
-    # Written last, and named after the pom's content: jars of an older version are not taken for today's.
-    stamp = TARGET / f"resolved-{_hash_of(HERE / pom)}"
-    if stamp.is_file():
-        return folder
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise BrokerUnavailable("no `mvn` on the PATH to resolve Kafka's jars with")
-    TARGET.mkdir(exist_ok=True)
-    with _locked(TARGET / "jars.lock"):
-        if not stamp.is_file():
-            _resolve_jars(maven, pom, folder)
-            stamp.touch()
-    return folder
-
-
-def _hash_of(path: Path) -> str:
-    """A short digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _resolve_jars(maven: str, pom: str, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [maven, "-q", "-B", "-f", str(HERE / pom), "dependency:copy-dependencies"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise BrokerUnavailable("Maven did not resolve Kafka's jars within 300 s") from error
-    if done.returncode != 0:
-        raise BrokerUnavailable(
-            f"Maven cannot resolve Kafka's jars: {(done.stdout + done.stderr).strip()[-500:]}"
-        )
+    return fetched(HERE / pom, "dependency:copy-dependencies", folder)
 
 
 class RealBroker:
@@ -116,7 +77,7 @@ class RealBroker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Format and start; returns when the broker answers. Raises `BrokerUnavailable`."""
+        """Format and start; returns when the broker answers. Raises `Unavailable`."""
         self._classpath = f"{ensure_jars(self.jars)}/*"
         self._write_properties()
         self._format()
@@ -163,7 +124,7 @@ class RealBroker:
     def pid(self) -> int:
         """The Java process."""
         if self._process is None:
-            raise BrokerUnavailable("the broker is not running")
+            raise Unavailable("the broker is not running")
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -237,9 +198,7 @@ class RealBroker:
         command = self._java(*main, str(self.directory / "server.properties"), "--ignore-formatted")
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
         if done.returncode != 0:
-            raise BrokerUnavailable(
-                f"kafka storage format failed: {(done.stdout + done.stderr).strip()[-500:]}"
-            )
+            raise Unavailable(f"kafka storage format failed: {(done.stdout + done.stderr).strip()[-500:]}")
 
     def _launch(self) -> None:
         output = self.directory / "broker.log"
@@ -253,11 +212,11 @@ class RealBroker:
             )
         if not wait_until(self._answers, START_SECONDS):
             self._end(signal.SIGKILL)
-            raise BrokerUnavailable(f"Kafka did not start: {output.read_text()[-1000:]}")
+            raise Unavailable(f"Kafka did not start: {output.read_text()[-1000:]}")
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
-            raise BrokerUnavailable(f"Kafka ended: {(self.directory / 'broker.log').read_text()[-1000:]}")
+            raise Unavailable(f"Kafka ended: {(self.directory / 'broker.log').read_text()[-1000:]}")
         return answers(self.bootstrap_servers)
 
     def _end(self, how: signal.Signals) -> None:
@@ -305,13 +264,6 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file unlocks it
-
-
 # -------------------------------------------------------------------- one broker for all processes of a run
 
 
@@ -319,103 +271,21 @@ def shared_broker(directory: Path, parent: int) -> dict[str, str]:
     """The run's broker, started by the first to ask: ``bootstrap_servers`` and ``sasl_bootstrap_servers``.
 
     `directory` is common to the run's processes; the broker ends when process `parent` does.
-    Raises `BrokerUnavailable`.
+    Raises `Unavailable`.
     """
     ensure_jars()
-    directory.mkdir(parents=True, exist_ok=True)
-    state = directory / "broker.json"
-    with _locked(directory / "broker.lock"):
-        if not state.exists():
-            _start_keeper(directory, parent, state)
-        found: dict[str, str] = json.loads(state.read_text())
-    if "error" in found:
-        raise BrokerUnavailable(found["error"])
-    return found
+    return keeper.shared(directory, NAME, "tests.support.kafka.broker", parent)
 
 
-def stop_shared_broker(directory: Path) -> None:
-    """End the run's broker, if one was started, and wait until it is gone (bounded)."""
-    state = directory / "broker.json"
-    if not state.exists():
-        return
-    with contextlib.suppress(psutil.NoSuchProcess, KeyError, psutil.TimeoutExpired):
-        keeper = psutil.Process(int(json.loads(state.read_text())["keeper"]))
-        keeper.terminate()
-        keeper.wait(STOP_SECONDS + 5)
-
-
-def _start_keeper(directory: Path, parent: int, state: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.kafka.broker",
-        "--parent",
-        str(parent),
-        "--state",
-        str(state),
-    ]
-    with (directory / "keeper.log").open("ab") as sink:
-        subprocess.Popen(
-            command,
-            cwd=HERE.parents[2],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-    if not wait_until(state.exists, START_SECONDS * 2):
-        raise BrokerUnavailable(f"Kafka's keeper said nothing; see {directory / 'keeper.log'}")
-
-
-def keep(parent: int, state: Path | None) -> None:
-    """Run a broker until SIGTERM, Ctrl-C, or the end of process `parent`; tell where it is."""
-    ended = False
-
-    def end(*_: object) -> None:
-        nonlocal ended
-        ended = True
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    try:
-        with RealBroker() as broker:
-            _tell(broker, state)
-            while not ended and psutil.pid_exists(parent):
-                time.sleep(0.2)
-    except BrokerUnavailable as error:
-        _write(state, {"error": str(error)})
-        raise SystemExit(str(error)) from error
-
-
-def _tell(broker: RealBroker, state: Path | None) -> None:
-    print(broker.bootstrap_servers, flush=True)
-    _write(
-        state,
-        {
+@contextlib.contextmanager
+def _kept() -> Iterator[dict[str, str]]:
+    with RealBroker() as broker:
+        yield {
             "bootstrap_servers": broker.bootstrap_servers,
             "sasl_bootstrap_servers": broker.sasl_bootstrap_servers,
             "broker": str(broker.pid),
-            "keeper": str(os.getpid()),
-        },
-    )
-
-
-def _write(state: Path | None, content: dict[str, str]) -> None:
-    if state is None:
-        return
-    draft = state.with_suffix(".draft")
-    draft.write_text(json.dumps(content))
-    draft.replace(state)  # whole or not at all: others wait for it to appear
-
-
-def main() -> None:
-    """``python -m tests.support.kafka.broker``: a broker by hand, until Ctrl-C."""
-    parser = argparse.ArgumentParser(description="Run a Kafka broker on loopback; prints its address.")
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="end when this process does")
-    parser.add_argument("--state", type=Path, default=None, help="file to write the addresses to")
-    arguments = parser.parse_args()
-    keep(arguments.parent, arguments.state)
+        }
 
 
 if __name__ == "__main__":
-    main()
+    keeper.keep("a Kafka broker", _kept)

@@ -1,0 +1,111 @@
+"""One server for all processes of a test run (pytest-xdist). The first one to ask starts, under a file lock, a *keeper*
+process (``python -m MODULE --parent PID --state FILE``). The keeper owns the server: it writes where it is into the
+file, and ends it when the run's main process is gone or `stop` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 120.0
+_STOP_SECONDS = 25.0
+
+
+class Unavailable(Exception):
+    """A server that does not start here; the text says what is missing."""
+
+
+def shared(directory: Path, name: str, module: str, parent: int) -> dict[str, str]:
+    """Return what the keeper of this server wrote, started by the first to ask. Raises `Unavailable`.
+
+    `directory` is common to the run's processes; the server ends when process `parent` does.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    state = directory / f"{name}.json"
+    with locked(directory / f"{name}.lock"):
+        if not state.exists():
+            _start(module, parent, state)
+        found: dict[str, str] = json.loads(state.read_text())
+    if "error" in found:
+        raise Unavailable(found["error"])
+    return found
+
+
+def stop(directory: Path, name: str) -> None:
+    """End the run's server, if one was started, and wait until it is gone (bounded)."""
+    state = directory / f"{name}.json"
+    if not state.exists():
+        return
+    with contextlib.suppress(psutil.NoSuchProcess, KeyError, psutil.TimeoutExpired):
+        keeper = psutil.Process(int(json.loads(state.read_text())["keeper"]))
+        keeper.terminate()
+        keeper.wait(_STOP_SECONDS)
+
+
+def _start(module: str, parent: int, state: Path) -> None:
+    command = [sys.executable, "-m", module, "--parent", str(parent), "--state", str(state)]
+    log = state.with_suffix(".keeper.log")
+    with log.open("ab") as sink:
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while not state.exists():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the keeper said nothing; see {log}")
+        time.sleep(0.05)
+
+
+def keep(what: str, server: Callable[[], AbstractContextManager[dict[str, str]]]) -> None:
+    """Be the keeper: run `server` until SIGTERM, Ctrl-C, or the end of the process that the command line names."""
+    parser = argparse.ArgumentParser(description=f"Run {what} on loopback; prints where it is.")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="end when this process does")
+    parser.add_argument("--state", type=Path, default=None, help="file to write the addresses to")
+    arguments = parser.parse_args()
+    ended = False
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        with server() as addresses:
+            print(*addresses.values(), flush=True)
+            _write(arguments.state, {**addresses, "keeper": str(os.getpid())})
+            while not ended and psutil.pid_exists(arguments.parent):
+                time.sleep(0.2)
+    except Unavailable as error:
+        _write(arguments.state, {"error": str(error)})
+        raise SystemExit(str(error)) from error
+
+
+def _write(state: Path | None, content: dict[str, str]) -> None:
+    if state is None:
+        return
+    draft = state.with_suffix(".draft")
+    draft.write_text(json.dumps(content))
+    draft.replace(state)  # whole or not at all: others wait for it to appear
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold this lock among processes."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file unlocks it
