@@ -31,11 +31,13 @@ from consumer.engine.answering.verdicts import (
     read_answer,
     request_id,
 )
-from consumer.engine.block import AS_UNCLEAR, RecordStage, Run, divide, each_of, move_all, pick
+from consumer.engine.block import AS_UNCLEAR, RecordStage, Run
 from consumer.engine.context import Clock, Context
 from consumer.engine.messages import Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
-from consumer.engine.sending import Batch, Dispatcher
+from consumer.engine.runs import divide, each_of, move_all, pick
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.queues import Batch
 
 # Why no answer came when nothing was sent: without a connection the outcome is clear.
 _NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", "too_late"})
@@ -139,10 +141,10 @@ class Answers:
         if isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
-            self._dispatcher.refuse(batch, verdict.status, verdict.code, rid)
+            self._dispatcher.halts.refuse(batch, verdict.status, verdict.code, rid)
             self._again(batch, now)
         else:
-            self._dispatcher.accept(batch)
+            self._dispatcher.halts.accept(batch)
             queue.gate.judged(now)
             self._judged(batch, verdict, rid)
 
@@ -275,7 +277,7 @@ class Answers:
             "warning", "throttled", account=batch.account, wait_seconds=round(wait, 3), request_id=rid
         )
         gate.close(context.now.monotonic + wait)
-        self._dispatcher.notes.throttled(batch.account, wait)
+        self._dispatcher.halts.notes.throttled(batch.account, wait)
         self._again(batch, context.now.monotonic)
 
     def _again(self, batch: Batch, at: float) -> None:

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from consumer.engine.block import RecordStage, Run, keys_of, move_all
+from consumer.engine.block import RecordStage, Run
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Backoff
 from consumer.engine.reading import KEY_BYTES, split_keys
+from consumer.engine.runs import keys_of, move_all
 from consumer.errors import bug
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice, takewhile
 from typing import NamedTuple, Protocol
 
-from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run, move_all, pick
+from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
 from consumer.engine.figures.counters import Samples
@@ -33,6 +33,7 @@ from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailab
 from consumer.engine.model import Ahead, Chunk, Early, Filtered, Record, Rejection, SchemaRef
 from consumer.engine.native import sizes_of
 from consumer.engine.reading import Columns, Keys, Reading, SchemaLearner, Verdict
+from consumer.engine.runs import move_all, pick
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming, free
 
 # Records read in one go, which become one block: many enough that what is done for a block costs an event nothing, and

@@ -26,17 +26,7 @@ from itertools import chain
 from math import inf
 from typing import Final
 
-from consumer.engine.block import (
-    RecordStage,
-    Run,
-    divide,
-    keys_of,
-    mark_taken_over,
-    marks_of,
-    move_all,
-    pick,
-    rows_of,
-)
+from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims
 from consumer.engine.context import Context
 from consumer.engine.ledger import Ledger
@@ -51,7 +41,8 @@ from consumer.engine.messages import (
 )
 from consumer.engine.model import Disposition, Instant
 from consumer.engine.reading import UNCLEAR
-from consumer.engine.sending import Dispatcher
+from consumer.engine.runs import divide, keys_of, mark_taken_over, marks_of, move_all, pick, rows_of
+from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.errors import bug
 
 # Seconds between two renewals of the lease: it is long, and a renewal also finds out that the store lost something.
@@ -226,7 +217,7 @@ class Lookups:
         # An answer that came so late that it proves nothing is asked for again at once.
         self._renew_at = now + RENEW_EVERY if self._dispatcher.lease_until > now else now
         self._renewal_failed = False
-        self._dispatcher.heed(happened.notes)
+        self._dispatcher.halts.heed(happened.notes)
         before, self._dispatcher.session = self._dispatcher.session, happened.session
         if before not in (0, happened.session):
             queued = [run for queue in self._dispatcher for run in queue.empty()]

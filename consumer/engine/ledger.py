@@ -24,12 +24,13 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, Block, Fence, Finished, Run, pick, settled_bounds
+from consumer.engine.block import MARK, Block, Fence, Finished, Run, settled_bounds
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.native import rising
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.reading import Columns
+from consumer.engine.runs import pick
 from consumer.errors import bug
 
 # Seconds between two measurements of a map that may come to overflow.

@@ -134,7 +134,7 @@ class Record(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What one member has met that all who share its key store should know (`consumer.engine.gate`)."""
+    """What one member has met that all who share its key store should know (`consumer.engine.sending.halts`)."""
 
     destination: str
     """The tag of the API (`Policy.destination`)."""

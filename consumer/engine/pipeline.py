@@ -11,7 +11,7 @@ A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `progre
 `problems` and `stopping`: nothing else.
 
 Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims`, what an answer
-means in `verdicts`, what follows from it in `answers`, when a call may go in `gate`.
+means in `verdicts`, what follows from it in `answers`, when a call may go in `sending.gate`.
 
 Revoke and stop are one path (`_drain`): begin nothing new, drop what is queued and release its claims, wait for what is
 in flight until the deadline, then say what to commit and release the partitions (rule 6).
@@ -27,20 +27,7 @@ from typing import assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.answers import Answers
-from consumer.engine.block import (
-    RecordStage,
-    Run,
-    divide,
-    each_of,
-    keys_of,
-    kinds_by_section,
-    kinds_of,
-    mark_taken_over,
-    move_all,
-    pick,
-    rows_of,
-    times_of,
-)
+from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims, Letter, Outbox, T
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
@@ -74,7 +61,19 @@ from consumer.engine.reading import (
     split_keys,
 )
 from consumer.engine.room import Room
-from consumer.engine.sending import Dispatcher
+from consumer.engine.runs import (
+    divide,
+    each_of,
+    keys_of,
+    kinds_by_section,
+    kinds_of,
+    mark_taken_over,
+    move_all,
+    pick,
+    rows_of,
+    times_of,
+)
+from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.survey import Stall, look_for_stall, survey
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
@@ -189,7 +188,7 @@ class Pipeline:
             case m.Transformed() | m.TransformIsSlow():
                 self.transforming.told(happened)
             case m.TokenRead():
-                self.dispatcher.token_read(happened.changed)
+                self.dispatcher.halts.token_read(happened.changed)
             case m.Assigned():
                 self._assigned(happened)
             case m.Revoked() | m.StopRequested():
@@ -557,8 +556,8 @@ class Pipeline:
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
         self.lookups.go_on()
-        self.dispatcher.tend_halts()
-        self.dispatcher.tend_silence()
+        self.dispatcher.halts.tend_halts()
+        self.dispatcher.halts.tend_silence()
         number, runs = self._begin_writing(self.keys)
         if runs:
             self.context.emit(m.StoreKeys(number, keys_of(runs)))

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 
 from consumer.engine.context import Context
-from consumer.engine.gate import TOKEN_REFUSED
 from consumer.engine.guard import Guard
 from consumer.engine.intake import FETCH_MOST, Admission
 from consumer.engine.ledger import Ledger
-from consumer.engine.sending import Dispatcher
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.gate import TOKEN_REFUSED
 
 # Seconds between two fetches while an offset map is full.
 _CRAWL = 1.0

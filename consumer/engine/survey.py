@@ -40,7 +40,8 @@ from consumer.engine.intake import Admission
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import GateState, Instant
-from consumer.engine.sending import AccountQueue, Dispatcher
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.queues import AccountQueue
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 

@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from consumer.engine.block import ROW_BYTES, RecordStage, Run, move_all
+from consumer.engine.block import ROW_BYTES, RecordStage, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
 from consumer.engine.messages import Transform, Transformed, TransformIsSlow
@@ -56,6 +56,7 @@ from consumer.engine.model import (
     TopicPartition,
 )
 from consumer.engine.reading import Decoded, SchemaLearner
+from consumer.engine.runs import move_all
 from consumer.errors import bug
 
 # Seconds of its rate of questions that may be made up for: a new member that needs many schemas starts quickly.

@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.block import (
-    MOVES,
-    ROW_BYTES,
-    Block,
-    Finished,
-    RecordStage,
-    Run,
-    settled_bounds,
-)
+from consumer.engine.block import MOVES, ROW_BYTES, Block, Finished, RecordStage, Run, settled_bounds
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.native import sizes_of
 from consumer.engine.native.plain import size_of_headers

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.engine.block import Run, divide, each_of
-from consumer.engine.gate import Gate
+from consumer.engine.block import Run
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Policy, TopicPartition
-from consumer.engine.sending import AccountQueue, Batch
+from consumer.engine.runs import divide, each_of
+from consumer.engine.sending.gate import Gate
+from consumer.engine.sending.queues import AccountQueue, Batch
 from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_runs
 
 MIB = 1024 * 1024

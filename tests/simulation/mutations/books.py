@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.engine import answers, commits, messages, offset_map
-from consumer.engine.block import Block, RecordStage, Run, each_of, keys_of, move_all, pick, rows_of
+from consumer.engine.block import Block, RecordStage, Run
 from consumer.engine.claims import Claims, Outbox
 from consumer.engine.commits import Commits, Lives, Removals, removed_unread
 from consumer.engine.keys import Lookups
@@ -18,6 +18,7 @@ from consumer.engine.model import Chunk, Disposition, Position, Rejection, Topic
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
+from consumer.engine.runs import each_of, keys_of, move_all, pick, rows_of
 from tests.simulation.mutations.mutating import mutation
 
 # -- deduplication

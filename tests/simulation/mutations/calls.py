@@ -10,14 +10,17 @@ import pytest
 from consumer.engine import answers, messages
 from consumer.engine.answering import verdicts
 from consumer.engine.answers import Answers
-from consumer.engine.block import AS_UNCLEAR, Run, cut, each_of, pick
+from consumer.engine.block import AS_UNCLEAR, Run
 from consumer.engine.commits import Commits
-from consumer.engine.gate import Gate
 from consumer.engine.intake import Admission
 from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import Backoff, Instant
 from consumer.engine.pipeline import Drain, Pipeline
-from consumer.engine.sending import AccountQueue, Batch, Dispatcher
+from consumer.engine.runs import cut, each_of, pick
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.gate import Gate
+from consumer.engine.sending.halts import Halts
+from consumer.engine.sending.queues import AccountQueue, Batch
 from tests.simulation.mutations.mutating import mutation
 
 # -- answers
@@ -91,7 +94,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
     """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
-    patch.setattr("consumer.engine.sending.COUNTS_AS_OFFLINE_AFTER", 1e12)
+    patch.setattr("consumer.engine.sending.dispatcher.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
@@ -209,7 +212,7 @@ def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
     """The other accounts find out for themselves."""
-    patch.setattr("consumer.engine.sending.TOKEN_REFUSED", -1)
+    patch.setattr("consumer.engine.sending.halts.TOKEN_REFUSED", -1)
 
 
 @mutation
@@ -301,7 +304,7 @@ def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
     """The token is never read again."""
-    patch.setattr(Dispatcher, "tend_halts", lambda self: None)
+    patch.setattr(Halts, "tend_halts", lambda self: None)
 
 
 @mutation

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.engine.gate import Allowance, Gate, Notes, Quota
 from consumer.engine.model import THROTTLED, Note
+from consumer.engine.sending.gate import Allowance, Gate, Quota
+from consumer.engine.sending.halts import Notes
 from tests.simulation.mutations.mutating import mutation
 
 # -- members that divide the quota

@@ -11,7 +11,8 @@ from consumer.engine import messages
 from consumer.engine.answers import Answers
 from consumer.engine.keys import Lookups
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.sending import Batch, Dispatcher
+from consumer.engine.sending.dispatcher import Dispatcher
+from consumer.engine.sending.queues import Batch
 from tests.simulation.mutations.mutating import mutation
 
 

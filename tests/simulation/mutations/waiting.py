@@ -16,7 +16,7 @@ from consumer.engine.context import Clock
 from consumer.engine.intake import SchemaAnswers
 from consumer.engine.model import Policy, Record, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.engine.pipeline import Pipeline
-from consumer.engine.sending import Batch
+from consumer.engine.sending.queues import Batch
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 from tests.simulation.mutations.mutating import mutation
 

@@ -16,36 +16,19 @@ A call that could have waited for more events goes only where the quota has call
 
 A gate also knows since when calls have brought no verdict: after `Policy.unreachable_after` the destination counts as
 unreachable. That closes nothing: calls go on with their backoff, and the first verdict ends it.
-
-*Notes.* A 429 concerns an ad account, a refused token all accounts, a refused account itself: for every
-member, not only for the one that met it. That one writes a note into the shared store. The others get it when they
-renew their lease, each second, and close their gates for as long, or halt as if they had met it themselves.
-
-A note acts once on each member, and expires. What ends a halt is the member's own probe, so a note never keeps a member
-halted whose token is accepted: and if a probe shows that a note was wrong here (the members' tokens differ, or one has
-read the corrected token later), notes of refusals do not halt that account again for `_DOUBT` seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from consumer.engine.context import Context
-from consumer.engine.messages import TellNote
-from consumer.engine.model import THROTTLED, GateState, Note, Policy
+from consumer.engine.model import GateState, Policy
 
 _MINUTE = 60.0
 TOKEN_REFUSED: Final = 401
-# Seconds for which others are told of a refusal: they renew their leases each second.
-_TELL_FOR: Final = 60.0
-# Seconds by which a throttle must last longer than the one that was told, to be told as well.
-_WORTH_TELLING: Final = 1.0
-# Seconds for which an account does not heed notes of refusals, after its own probe has shown that one was wrong.
-_DOUBT: Final = 600.0
 
 
 @dataclass(slots=True)
@@ -340,84 +323,3 @@ class Gate:
         if not self._quota.divided or not self._calls or now >= self._began + _MINUTE:
             return now
         return self._began + _MINUTE * min(1.0, len(self._calls) / self._quota.calls)
-
-
-class Notes:
-    """Tells what this member has met, and heeds what others have."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._shared = context.policy.lease > 0
-        self._told_until: dict[str, float] = {}
-        """By account, until when the throttle lasts that others were told of."""
-        self._doubts_until = 0.0
-        """Until when notes of a refused token are not heeded."""
-        self._heeded: frozenset[str] = frozenset()
-        self._latest: Sequence[tuple[float, Note]] = ()
-        """Notes for this destination, as last read, and when each expires (monotonic)."""
-
-    def refused(self, account: str, status: int, code: int | None) -> None:
-        """Tell others that this account, or the token of all, is refused."""
-        of_all = status == TOKEN_REFUSED and not self._context.policy.token_by_account
-        self._tell("" if of_all else account, status, code, _TELL_FOR)
-
-    def throttled(self, account: str, wait: float) -> None:
-        """Tell others that this account takes no calls for `wait` seconds."""
-        until = self._context.now.monotonic + wait
-        # Several calls in flight bring the same answer.
-        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
-            self._told_until[account] = until
-            self._tell(account, THROTTLED, None, wait)
-
-    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
-        if self._shared:
-            destination = self._context.policy.destination or ""
-            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
-
-    def heed(self, notes: Sequence[Note], gates: Iterable[tuple[str, Gate]]) -> None:
-        """Heed what is new in the notes that the store has now."""
-        now, destination = self._context.now.monotonic, self._context.policy.destination or ""
-        ours = [one for one in notes if one.destination == destination]
-        new = [one for one in ours if one.name not in self._heeded]
-        self._heeded = frozenset(one.name for one in ours)
-        self._latest = [(now + one.seconds, one) for one in ours]
-        for account, gate in gates if new else ():
-            for note in new:
-                self._apply(note, now + note.seconds, account, gate)
-
-    def heed_for(self, account: str, gate: Gate) -> None:
-        """Heed for a new account what was told before its first event came."""
-        for until, note in self._latest:
-            self._apply(note, until, account, gate)
-
-    def _apply(self, note: Note, until: float, account: str, gate: Gate) -> None:
-        now = self._context.now.monotonic
-        if note.account not in ("", account) or until <= now:
-            return
-        if note.status == THROTTLED:
-            until = min(until, now + self._context.policy.throttle_cap)
-            if until > gate.closed_until:
-                gate.close_as_told(until)
-                self._context.report(
-                    "warning",
-                    "throttled",
-                    account=account,
-                    wait_seconds=round(until - now, 3),
-                    request_id=None,
-                )
-            return
-        doubts_until = gate.doubts_until if note.account else self._doubts_until
-        if now >= doubts_until and gate.refuse(note.status, note.code, now) and gate.halt is not None:
-            gate.halt.told = True
-            self._context.report(
-                "error", "halted", account=account, status=note.status, code=note.code, reason=gate.halt.reason,
-                request_id=None,
-            )  # fmt: skip
-
-    def disproved(self, gate: Gate) -> None:
-        """A probe is accepted. Notes of before say nothing any more; and for a while, none if one was wrong here."""
-        if (halt := gate.halt) is not None:
-            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
-            gate.doubts_until = max(gate.doubts_until, until)
-            if halt.status == TOKEN_REFUSED and not self._context.policy.token_by_account:
-                self._doubts_until = max(self._doubts_until, until)

@@ -1,0 +1,120 @@
+"""What is done with runs of several blocks at once: take their columns together, divide them, move them.
+
+A list of runs is one batch, or the answer to one call or write; its rows are numbered through, in order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+
+from consumer.engine.block import TAKEN_OVER, RecordStage, Run
+from consumer.engine.reading import KEY_BYTES, Kind
+
+
+def times_of(runs: Iterable[Run]) -> array[int]:
+    """The times of their events."""
+    times = array("q")
+    for block, first, end in runs:
+        times += block.times[first:end]
+    return times
+
+
+def kinds_of(runs: Iterable[Run]) -> Counter[Kind]:
+    """How many events of each kind these are."""
+    counted: Counter[Kind] = Counter()
+    for run in runs:
+        counted.update(run.kinds())
+    return counted
+
+
+def kinds_by_section(runs: Iterable[Run], named: Callable[[int], str]) -> Counter[Kind]:
+    """How many events of each kind these are, with the section that `named` gives for a number behind the name.
+
+    For rows without a section, only the name.
+    """
+    counted: Counter[Kind] = Counter()
+    for block, first, end in runs:
+        sections = block.sections[first:end] or bytes(end - first)
+        for (number, section), count in Counter(
+            zip(block.kind_numbers[first:end], sections, strict=True)
+        ).items():
+            kind = block.kinds[number]
+            counted[kind._replace(name=f"{kind.name} ({named(section)})") if section else kind] += count
+    return counted
+
+
+def each_of(runs: Iterable[Run]) -> Iterator[Run]:
+    """Every row as a run of its own."""
+    return (Run(block, index, index + 1) for block, first, end in runs for index in range(first, end))
+
+
+def rows_of(runs: Iterable[Run]) -> int:
+    """How many rows these are."""
+    return sum([end - first for _, first, end in runs])
+
+
+def keys_of(runs: Iterable[Run]) -> bytes:
+    """Their keys, one after the other."""
+    return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
+
+
+def marks_of(runs: Iterable[Run]) -> bytes:
+    """Their marks, a byte each."""
+    return b"".join([block.marks[first:end] for block, first, end in runs])
+
+
+def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
+    """Move all of these to a stage; see `Block.move`."""
+    for block, first, end in runs:
+        block.move(first, end, stage)
+
+
+def mark_taken_over(runs: Iterable[Run]) -> int:
+    """Another member has claimed these although we delivered them; gives how many were not marked so before."""
+    newly = 0
+    for block, first, end in runs:
+        for index in range(first, end):
+            newly += not block.marks[index] & TAKEN_OVER
+            block.marks[index] |= TAKEN_OVER
+    return newly
+
+
+def pick(runs: Iterable[Run], chosen: Sequence[object]) -> tuple[list[Run], list[Run]]:
+    """Divide them by a flag for each row: those that are chosen, and the others."""
+    picked: list[Run] = []
+    others: list[Run] = []
+    at = 0
+    for block, first, end in runs:
+        flags = [bool(flag) for flag in chosen[at : at + end - first]]
+        at += end - first
+        begin = first
+        for index in range(first + 1, end + 1):
+            if index == end or flags[index - first] != flags[begin - first]:
+                (picked if flags[begin - first] else others).append(Run(block, begin, index))
+                begin = index
+    return picked, others
+
+
+def divide(
+    runs: Sequence[Run], test: Callable[[Run], bool] = attrgetter("accepted")
+) -> tuple[Sequence[Run], list[Run]]:
+    """Those that pass the test (by default: for which new work may begin), and the others."""
+    if all(map(test, runs)):
+        return runs, []
+    return pick(runs, [test(row) for row in each_of(runs)])
+
+
+def cut(runs: Sequence[Run], rows: int) -> tuple[list[Run], list[Run]]:
+    """The first `rows` rows of them, and the others."""
+    head: list[Run] = []
+    for at, (block, first, end) in enumerate(runs):
+        if end - first > rows:
+            middle = first + rows
+            begun = [Run(block, first, middle)] if rows else []
+            return head + begun, [Run(block, middle, end), *runs[at + 1 :]]
+        head.append(runs[at])
+        rows -= end - first
+    return head, []

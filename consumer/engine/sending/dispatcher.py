@@ -1,0 +1,236 @@
+"""Which batch goes next: the queues of all ad accounts, and the batches in flight.
+
+Theory of operation. Each account has a queue of batches (`queues`) and a gate (`gate`). `Dispatcher.send` hands out
+batches until the concurrency of the process is used or nothing may go, going round the accounts so that a busy one does
+not starve the others; a closed gate costs the others nothing (rudder-server #4953).
+
+A batch that is neither full nor has lingered goes early, if its call takes nothing from others
+(`Dispatcher._early_at`): waiting gains nothing where events are few. While calls are in flight, or the quota is scarce,
+it fills; so more events come in fewer calls. What an answer means is not known here (`verdicts`); what a refusal of a
+token or an account means for other accounts, `halts` says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from consumer.engine.block import RecordStage, Run
+from consumer.engine.context import Context
+from consumer.engine.messages import AskCalls, CallsGiven, CallsNotGiven, Send
+from consumer.engine.model import trace_parents
+from consumer.engine.reading import COUNTED, OFFLINE, UNCLEAR
+from consumer.engine.runs import each_of, move_all, rows_of
+from consumer.engine.sending.gate import Allowance, Gate, Quota
+from consumer.engine.sending.halts import Halts
+from consumer.engine.sending.queues import AccountQueue, Batch
+from consumer.errors import bug
+
+# Marks of events that were sent without a known outcome, and are not counted yet.
+_UNCLEAR = re.compile(
+    b"[%b]" % b"".join(b"\\x%02x" % mark for mark in range(256) if mark & (UNCLEAR | COUNTED) == UNCLEAR)
+)
+# Seconds after which a web or app event counts as offline when the platform receives it (DOC).
+COUNTS_AS_OFFLINE_AFTER = 3600.0
+
+
+class Dispatcher:
+    """The queues of all accounts, in a rotation, and the batches in flight by number."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._queues: dict[str, AccountQueue] = {}
+        self._rotation: list[AccountQueue] = []
+        self._in_flight: dict[int, Batch] = {}
+        self.halts = Halts(context, self._queues)
+        self.quota = Quota(context.policy)
+        self._unremembered = 0
+        # Whose claims in a shared key store the queued events have; see `consumer.engine.keys`.
+        self.session = 0
+        # Until when (monotonic) those claims are known to hold.
+        self.lease_until = math.inf
+
+    def __iter__(self) -> Iterator[AccountQueue]:
+        return iter(self._queues.values())
+
+    def queue(self, account: str) -> AccountQueue:
+        """The account's queue; made when its first event comes."""
+        queue = self._queues.get(account)
+        if queue is None:
+            queue = AccountQueue(account, self._context.policy, Gate(self._context.policy, self.quota))
+            self.halts.share(queue)
+            self._queues[account] = queue
+            self._rotation.append(queue)
+        return queue
+
+    def in_flight(self) -> Iterator[Run]:
+        """All events whose outcome is out there."""
+        for batch in self._in_flight.values():
+            yield from batch.runs
+
+    def send(self, unremembered: int) -> None:
+        """Emit `Send` for all that may go now.
+
+        `unremembered`: events delivered whose keys are not durable yet. With those in flight they are what a crash
+        makes us send again, so together they never exceed concurrency x batch.
+        """
+        self._unremembered = unremembered
+        while len(self._in_flight) < self._context.policy.concurrency:
+            sent = [self._send_one(queue) for queue in list(self._rotation)]
+            if not any(sent):
+                return
+
+    def answered(self, number: int) -> Batch:
+        """An attempt came back; its batch is no longer in flight."""
+        batch = self._in_flight.pop(number, None)
+        if batch is None:
+            raise bug(f"an answer came for call {number}, which is not in flight")
+        self._queues[batch.account].in_flight -= 1
+        return batch
+
+    def due(self) -> float | None:
+        """When something here is next to be done (monotonic); None: only an answer or a new event can tell."""
+        times = [self._due(queue) for queue in self._queues.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    # -- one account
+
+    def _send_one(self, queue: AccountQueue) -> bool:
+        context = self._context
+        if not self._may_risk():
+            return False
+        now = context.now.monotonic
+        opens = queue.gate.opens_at(now, queue.in_flight)
+        if opens is None or opens > now:
+            return False
+        if queue.gate.allowance is not None and not queue.gate.allowance.given(now):
+            self._ask_for_calls(queue, queue.gate.allowance)
+            return False
+        batch = queue.take(now, context.number(), self._early_at(queue))
+        if batch is None:
+            return False
+        self._emit(queue, batch)
+        self._rotation.remove(queue)
+        self._rotation.append(queue)
+        return True
+
+    def _early_at(self, queue: AccountQueue) -> float:
+        """When a batch may go that is neither full nor has lingered; infinite: not before an answer comes.
+
+        As in Nagle's algorithm: at once where nothing is in flight; else what is in flight gives the next one its time
+        to fill. Half of the calls that may be in flight are left to full batches of other accounts.
+        """
+        if queue.in_flight or queue.gate.halt is not None:
+            return math.inf
+        if 2 * len(self._in_flight) >= self._context.policy.concurrency:
+            return math.inf
+        return queue.gate.spares_at(self._context.now.monotonic)
+
+    def _ask_for_calls(self, queue: AccountQueue, allowance: Allowance) -> None:
+        """Ask the shared key store for the calls that could begin now: what is given and not used is lost to all."""
+        context, policy = self._context, self._context.policy
+        now = context.now.monotonic
+        free = min(policy.concurrency - len(self._in_flight), int(queue.gate.pace) - queue.in_flight)
+        calls = min(queue.takeable(now, self._early_at(queue)), free if queue.gate.halt is None else 1)
+        if not calls:
+            return
+        number = context.number()
+        allowance.ask(number, now)
+        context.emit(
+            AskCalls(
+                number,
+                policy.destination or "",
+                queue.account,
+                calls,
+                policy.calls_per_minute,
+                allowance.seconds,
+            )
+        )
+
+    def calls_given(self, happened: CallsGiven | CallsNotGiven) -> None:
+        """The shared key store has given calls, or not."""
+        context = self._context
+        now, allowance = context.now.monotonic, self._queues[happened.account].gate.allowance
+        if allowance is None or allowance.asked != happened.number:
+            raise bug(f"question {happened.number} for calls was answered but not asked")
+        if isinstance(happened, CallsGiven):
+            allowance.answered(happened.calls, happened.wait, happened.left, now)
+            return
+        allowance.failures += 1
+        context.counters.failures["key_store_quota"] += 1
+        delay = context.policy.inner_backoff.delay(allowance.failures, 0.5 + context.jitter() / 2)
+        allowance.unanswered(now + delay)
+
+    @property
+    def not_given(self) -> bool:
+        """Whether the shared key store did not answer the latest question for calls that something waits for."""
+        allowances = [queue.gate.allowance for queue in self if queue.queued]
+        return any(one is not None and one.failures for one in allowances)
+
+    def _may_risk(self) -> bool:
+        """Whether one more full batch may be out there without a durable key, and its claims hold until it is back."""
+        policy = self._context.policy
+        if self._context.now.monotonic + policy.call_timeout > self.lease_until:
+            return False
+        at_risk = self._unremembered + rows_of(self.in_flight())
+        return (
+            len(self._in_flight) < policy.concurrency
+            and at_risk + policy.batch_events <= policy.concurrency * policy.batch_events
+        )
+
+    def _emit(self, queue: AccountQueue, batch: Batch) -> None:
+        context = self._context
+        batch.attempts += 1
+        batch.probe = queue.gate.halt is not None
+        queue.in_flight += 1
+        queue.gate.called(context.now.monotonic)
+        self._in_flight[batch.number] = batch
+        move_all(batch.runs, RecordStage.IN_FLIGHT)
+        batch.sent_at, batch.session = context.now.monotonic, self.session
+        parts, events = batch.parts(), batch.events
+        context.counters.calls += 1
+        context.counters.bytes_sent += sum(map(len, parts))
+        context.counters.events_sent += events
+        self._count_unclear(batch)
+        links = context.policy.trace_links
+        records = (record for block, first, end in batch.runs for record in block.records[first:end])
+        parents = trace_parents(records, links) if links else ()
+        begin_by = self.lease_until - context.policy.call_timeout
+        context.emit(Send(batch.number, batch.account, parts, events, batch.attempts, parents, begin_by))
+
+    def _count_unclear(self, batch: Batch) -> None:
+        """Count, once, each event that goes again though it may have arrived, and is not dropped as a double then.
+
+        It drops doubles of web and app events, and an event that reaches it more than an hour after it happened is no
+        such event any more.
+        """
+        counters, since = self._context.counters, self._context.now.unix - COUNTS_AS_OFFLINE_AFTER
+        # Whatever the attempt: what was claimed again begins in another batch.
+        runs = [run for run in batch.runs if _UNCLEAR.search(run.block.marks, run.first, run.end)]
+        for block, index, _ in each_of(runs):
+            marks = block.marks[index]
+            if marks & (UNCLEAR | COUNTED) == UNCLEAR and (marks & OFFLINE or block.times[index] < since):
+                block.marks[index] |= COUNTED
+                counters.unclear_repeats += 1
+                counters.unclear_offline += marks & OFFLINE
+
+    def _due(self, queue: AccountQueue) -> float | None:
+        halt, now = queue.gate.halt, self._context.now.monotonic
+        times = []
+        if halt is not None:
+            if not halt.reading_token and not halt.may_probe and not queue.in_flight:
+                times.append(halt.probe_at)
+            if (
+                self._context.policy.halt_patience
+                and not self.halts.gave_up
+                and (queue.queued or queue.in_flight)
+            ):
+                times.append(halt.waiting_since + self._context.policy.halt_patience)
+        if halt is None and queue.gate.silent_since is not None and not queue.gate.told_silence:
+            times.append(queue.gate.unreachable_at())
+        ready = queue.due(self._early_at(queue))
+        opens = queue.gate.opens_at(now, queue.in_flight)
+        if ready is not None and opens is not None and self._may_risk():
+            times.append(max(ready, opens))
+        return min(times, default=None)

@@ -1,0 +1,235 @@
+"""Halts and silences of all accounts, and what members tell each other of them.
+
+Theory of operation. A refused token is the trouble of every account that uses it, a refused account its own. `Halts`
+closes the gates concerned, has the token read again before each probe, and ends the halt with the first probe that is
+accepted; where patience runs out, it gives up.
+
+*Notes.* A 429 concerns an ad account, a refused token all accounts, a refused account itself: for every
+member, not only for the one that met it. That one writes a note into the shared store. The others get it when they
+renew their lease, each second, and close their gates for as long, or halt as if they had met it themselves.
+
+A note acts once on each member, and expires. What ends a halt is the member's own probe, so a note never keeps a member
+halted whose token is accepted: and if a probe shows that a note was wrong here (the members' tokens differ, or one has
+read the corrected token later), notes of refusals do not halt that account again for `_DOUBT` seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from consumer.engine.context import Context
+from consumer.engine.messages import GiveUp, ReadToken, TellNote
+from consumer.engine.model import THROTTLED, Note, Policy
+from consumer.engine.sending.gate import TOKEN_REFUSED, Gate
+from consumer.engine.sending.queues import AccountQueue, Batch
+
+# Seconds for which others are told of a refusal: they renew their leases each second.
+_TELL_FOR: Final = 60.0
+# Seconds by which a throttle must last longer than the one that was told, to be told as well.
+_WORTH_TELLING: Final = 1.0
+# Seconds for which an account does not heed notes of refusals, after its own probe has shown that one was wrong.
+_DOUBT: Final = 600.0
+
+
+def is_of_all(status: int, policy: Policy) -> bool:
+    """Whether a refusal with this status is of the one token that all accounts have."""
+    return status == TOKEN_REFUSED and not policy.token_by_account
+
+
+class Halts:
+    """Refused tokens and accounts, and accounts without verdicts."""
+
+    def __init__(self, context: Context, queues: Mapping[str, AccountQueue]) -> None:
+        """`queues`: by account; more may come."""
+        self._context = context
+        self._queues = queues
+        self.notes = Notes(context)
+        # Whether the run was given up already.
+        self.gave_up = False
+
+    def refuse(self, batch: Batch, status: int, code: int | None, rid: str | None) -> None:
+        """The token or the account was refused: close the gates concerned, and say so when that is new.
+
+        Calls that were under way when a halt began bring the same refusal once more; only a probe brings a new one.
+        """
+        own, now = self._queues[batch.account], self._context.now.monotonic
+        if batch.probe:
+            own.gate.refuse_again(status, code, now, self._context.jitter())
+            self._put_off_probes(own, status)
+        elif own.gate.halt is None:
+            self.notes.refused(own.account, status, code)
+        for queue in self._queues.values() if is_of_all(status, self._context.policy) else (own,):
+            if queue.gate.halt is not None:
+                queue.gate.halt.may_probe = False
+            if queue.gate.refuse(status, code, now) and queue.gate.halt is not None:
+                self._context.report(
+                    "error",
+                    "halted",
+                    account=queue.account,
+                    status=status,
+                    code=code,
+                    reason=queue.gate.halt.reason,
+                    request_id=rid,
+                )
+
+    def _put_off_probes(self, own: AccountQueue, status: int) -> None:
+        """Where one probe found the token of all refused, the others need not ask as well."""
+        if not is_of_all(status, self._context.policy) or own.gate.halt is None:
+            return
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and halt.status == TOKEN_REFUSED:
+                halt.may_probe = False
+                halt.probe_at = own.gate.halt.probe_at
+
+    def accept(self, batch: Batch) -> None:
+        """The token and the account were accepted. Only a probe tells that a halt is over: it went under the token
+        of now. Its account's halt ends, and that of all accounts whose trouble was the token that they share."""
+        if not batch.probe:
+            return
+        own = self._queues[batch.account]
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and (queue is own or is_of_all(halt.status, self._context.policy)):
+                self.notes.disproved(queue.gate)
+                queue.gate.halt = None
+                self._context.report("info", "resumed", account=queue.account)
+
+    def heed(self, notes: Sequence[Note]) -> None:
+        """Heed what other members have met."""
+        self.notes.heed(notes, [(queue.account, queue.gate) for queue in self._queues.values()])
+
+    def token_read(self, changed: bool) -> None:
+        """The token was read again: those who waited for that may probe now."""
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is not None and halt.reading_token:
+                halt.reading_token = False
+                halt.may_probe = True
+                halt.refusals = 1 if changed else halt.refusals
+
+    def tend_halts(self) -> None:
+        """Read the token where a probe is due; give up where patience ran out."""
+        now = self._context.now.monotonic
+        reading = False
+        for queue in self._queues.values():
+            halt = queue.gate.halt
+            if halt is None:
+                continue
+            if not queue.queued and not queue.in_flight:
+                halt.waiting_since = now
+            self._mind_patience(queue, halt.waiting_since, halt.reason)
+            if halt.probe_at <= now and not halt.reading_token and not halt.may_probe and not queue.in_flight:
+                halt.reading_token = reading = True
+        if reading:
+            self._context.emit(ReadToken())
+
+    def tend_silence(self) -> None:
+        """Tell where the destination has become unreachable; where nothing is sent, nothing can be told."""
+        now = self._context.now.monotonic
+        for queue in self._queues.values():
+            gate = queue.gate
+            if not queue.queued and not queue.in_flight:
+                # Whether a call would succeed is not known any more.
+                gate.silent_since, gate.told_silence = None, False
+            elif gate.halt is None and not gate.told_silence and now >= gate.unreachable_at():
+                gate.told_silence = True
+                self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
+
+    def _mind_patience(self, queue: AccountQueue, since: float, reason: str) -> None:
+        patience = self._context.policy.halt_patience
+        if not patience or self.gave_up or self._context.now.monotonic < since + patience:
+            return
+        self.gave_up = True
+        self._context.emit(GiveUp(f"ad account {queue.account}: {reason} for {patience:.0f} s"))
+
+    def share(self, queue: AccountQueue) -> None:
+        """Apply what holds already to the queue of a new account: notes, and a halt of the token that all have."""
+        self.notes.heed_for(queue.account, queue.gate)
+        for other in self._queues.values():
+            halt = other.gate.halt
+            if halt is not None and is_of_all(halt.status, self._context.policy):
+                queue.gate.refuse(halt.status, halt.code, self._context.now.monotonic)
+                return
+
+
+class Notes:
+    """Tells what this member has met, and heeds what others have."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._shared = context.policy.lease > 0
+        self._told_until: dict[str, float] = {}
+        """By account, until when the throttle lasts that others were told of."""
+        self._doubts_until = 0.0
+        """Until when notes of a refused token are not heeded."""
+        self._heeded: frozenset[str] = frozenset()
+        self._latest: Sequence[tuple[float, Note]] = ()
+        """Notes for this destination, as last read, and when each expires (monotonic)."""
+
+    def refused(self, account: str, status: int, code: int | None) -> None:
+        """Tell others that this account, or the token of all, is refused."""
+        of_all = is_of_all(status, self._context.policy)
+        self._tell("" if of_all else account, status, code, _TELL_FOR)
+
+    def throttled(self, account: str, wait: float) -> None:
+        """Tell others that this account takes no calls for `wait` seconds."""
+        until = self._context.now.monotonic + wait
+        # Several calls in flight bring the same answer.
+        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
+            self._told_until[account] = until
+            self._tell(account, THROTTLED, None, wait)
+
+    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
+        if self._shared:
+            destination = self._context.policy.destination or ""
+            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
+
+    def heed(self, notes: Sequence[Note], gates: Iterable[tuple[str, Gate]]) -> None:
+        """Heed what is new in the notes that the store has now."""
+        now, destination = self._context.now.monotonic, self._context.policy.destination or ""
+        ours = [one for one in notes if one.destination == destination]
+        new = [one for one in ours if one.name not in self._heeded]
+        self._heeded = frozenset(one.name for one in ours)
+        self._latest = [(now + one.seconds, one) for one in ours]
+        for account, gate in gates if new else ():
+            for note in new:
+                self._apply(note, now + note.seconds, account, gate)
+
+    def heed_for(self, account: str, gate: Gate) -> None:
+        """Heed for a new account what was told before its first event came."""
+        for until, note in self._latest:
+            self._apply(note, until, account, gate)
+
+    def _apply(self, note: Note, until: float, account: str, gate: Gate) -> None:
+        now = self._context.now.monotonic
+        if note.account not in ("", account) or until <= now:
+            return
+        if note.status == THROTTLED:
+            until = min(until, now + self._context.policy.throttle_cap)
+            if until > gate.closed_until:
+                gate.close_as_told(until)
+                self._context.report(
+                    "warning",
+                    "throttled",
+                    account=account,
+                    wait_seconds=round(until - now, 3),
+                    request_id=None,
+                )
+            return
+        doubts_until = gate.doubts_until if note.account else self._doubts_until
+        if now >= doubts_until and gate.refuse(note.status, note.code, now) and gate.halt is not None:
+            gate.halt.told = True
+            self._context.report(
+                "error", "halted", account=account, status=note.status, code=note.code, reason=gate.halt.reason,
+                request_id=None,
+            )  # fmt: skip
+
+    def disproved(self, gate: Gate) -> None:
+        """A probe is accepted. Notes of before say nothing any more; and for a while, none if one was wrong here."""
+        if (halt := gate.halt) is not None:
+            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
+            gate.doubts_until = max(gate.doubts_until, until)
+            if is_of_all(halt.status, self._context.policy):
+                self._doubts_until = max(self._doubts_until, until)

@@ -1,0 +1,259 @@
+"""What waits to be sent to one ad account: the batch being filled, full batches, and those that are to be tried again.
+
+Theory of operation. Events fill one batch per account (`AccountQueue`). It is ready when it holds
+`batch_events`, when the next event would take it over `batch_bytes`, or when its oldest event has waited `linger`.
+Refused or unanswered batches come back: at once (bisected halves) or at their time (backoff). Retries go first: they
+hold the oldest records, and the oldest record holds the commit.
+
+Where a body was too large for somebody on the way, batches are cut to half of it from then on (`shrink`); what is
+larger already is cut when it is taken. Every 15 s that limit doubles, until it is gone, since what wanted smaller
+bodies may be gone, too. If a larger one is refused again, the time until the next try doubles, up to ten minutes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+from consumer.engine.block import Run
+from consumer.engine.model import Policy
+from consumer.engine.runs import cut, divide, each_of, rows_of
+from consumer.engine.sending.gate import Gate
+
+_OPENING, _CLOSING = b'{"data":[', b"]}"
+_ENVELOPE = len(_OPENING + _CLOSING)
+# A call holds at most this many times its bytes.
+_WORTH_ITS_PAGE = 4
+# Seconds after which the limit in bytes doubles: at first, and where larger bodies were tried and refused.
+_GROW_AFTER, _GROW_AFTER_MOST = 15.0, 600.0
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Runs of events that go in one call."""
+
+    number: int
+    account: str
+    runs: Sequence[Run]
+    attempts: int = 0
+    """Calls made with them."""
+    failures: int = 0
+    """Calls in a row that brought no verdict."""
+    failing_since: float = 0.0
+    """Since when it may be what is in them: since the first of these, the last 429, or the cut from another batch."""
+    session: int = 0
+    """Whose claims in a shared key store its events had when its last call went."""
+    sent_at: float = 0.0
+    """When its last call went (monotonic)."""
+    probe: bool = False
+    """Whether the call under way was sent while its gate was halted."""
+
+    @property
+    def events(self) -> int:
+        """How many events go."""
+        return rows_of(self.runs)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the request body."""
+        return _size_of(self.runs)
+
+    def parts(self) -> Sequence[bytes | memoryview]:
+        """The request body, in parts: each event was serialised once, and stays where it was written."""
+        pages = [
+            memoryview(block.page)[block.start(first) : block.ends[end - 1]]
+            for block, first, end in self.runs
+        ]
+        pages[-1] = pages[-1][:-1]  # no comma behind the last event
+        # A view keeps its whole page for as long as the call takes, though the block may have dropped most of it by
+        # then, and no budget counts that. So a small part of a page is copied.
+        parts = [
+            page if _WORTH_ITS_PAGE * len(page) >= len(run.block.page) else bytes(page)
+            for page, run in zip(pages, self.runs, strict=True)
+        ]
+        return [_OPENING, *parts, _CLOSING]
+
+    def halves(self, first: int, second: int) -> tuple[Batch, Batch]:
+        """Bisect a refused batch: two new ones, numbered, that remember how often their events were sent."""
+        one, other = cut(self.runs, self.events // 2)
+        return self.part(first, one), self.part(second, other)
+
+    def part(self, number: int, runs: Sequence[Run]) -> Batch:
+        """Return a batch of some of these events: sent as often, and claimed by the same session."""
+        return Batch(number, self.account, runs, self.attempts, session=self.session)
+
+
+class AccountQueue:
+    """What waits to be sent to one ad account."""
+
+    def __init__(self, account: str, policy: Policy, gate: Gate) -> None:
+        self.account = account
+        self.gate = gate
+        self.in_flight = 0
+        self._policy = policy
+        self._filling: list[Run] = []
+        self._filling_events = 0
+        self._filling_bytes = _ENVELOPE
+        self._filling_since = 0.0
+        self._ready: deque[Sequence[Run]] = deque()
+        self._again: list[tuple[float, int, Batch]] = []
+        # Of a batch's body; less than the policy's where that was too large for somebody.
+        self._most_bytes = policy.batch_bytes
+        self._grow_at = 0.0
+        self._grow_after = _GROW_AFTER
+        self._grown = False
+        self.queued = 0
+
+    @property
+    def filling(self) -> Sequence[Run]:
+        """The batch being filled."""
+        return self._filling
+
+    @property
+    def ready(self) -> Iterable[Sequence[Run]]:
+        """Batches that are full, or have lingered."""
+        return self._ready
+
+    def again(self) -> Iterator[tuple[float, Batch]]:
+        """Batches to be tried again, and not before when."""
+        return ((at, batch) for at, _, batch in self._again)
+
+    def add(self, run: Run, now: float) -> None:
+        """New events join the batch being filled, as many at a time as it has room for."""
+        while True:
+            count = min(run.rows, self._policy.batch_events - self._filling_events)
+            room = self._most_bytes - self._filling_bytes
+            if run.size > room:
+                ends, start = run.block.ends, run.block.start(run.first)
+                count = min(count, bisect_right(ends, start + room, run.first, run.end) - run.first)
+            if not count and self._filling:
+                self._close()
+                continue
+            if not self._filling:
+                self._filling_since = now
+            some, rest = cut([run], max(1, count))  # one alone goes, however large
+            self._filling += some
+            self._filling_events += some[0].rows
+            self._filling_bytes += some[0].size
+            self.queued += some[0].rows
+            if self._filling_events >= self._policy.batch_events:
+                self._close()
+            if not rest:
+                return
+            (run,) = rest
+
+    def put_back(self, batch: Batch, at: float) -> None:
+        """A batch to be tried again, not before `at`."""
+        heapq.heappush(self._again, (at, batch.number, batch))
+        self.queued += batch.events
+
+    def take(self, now: float, number: int, early_at: float = math.inf) -> Batch | None:
+        """The next batch that may go now: due retries first, then full ones, then one that has waited long enough.
+
+        `number` names the call. From `early_at` on one that is not full need not wait. What is no longer ours was
+        purged when it ceased to be (`purge`), so what is taken is ours.
+        """
+        self._grow(now)
+        if self._again and self._again[0][0] <= now:
+            at, _, batch = heapq.heappop(self._again)
+            self.queued -= batch.events
+            batch.runs, rest = self._fitting(batch.runs)
+            if rest:
+                later = batch.part(batch.number, rest)
+                later.failures, later.failing_since = batch.failures, batch.failing_since
+                self.put_back(later, at)
+            batch.number = number
+            return batch
+        if not self._ready and self._filling and now >= self._filled_at(early_at):
+            self._close()
+        if not self._ready:
+            return None
+        runs, rest = self._fitting(self._ready.popleft())
+        if rest:
+            self._ready.appendleft(rest)
+        self.queued -= rows_of(runs)
+        return Batch(number, self.account, runs)
+
+    def takeable(self, now: float, early_at: float) -> int:
+        """How many batches `take` would give now."""
+        filled = bool(self._filling) and now >= self._filled_at(early_at)
+        return sum(at <= now for at, _, _ in self._again) + len(self._ready) + filled
+
+    def shrink(self, size: int, now: float) -> None:
+        """A body of several events and this many bytes was too large for somebody: half of it from now on."""
+        if size // 2 < self._most_bytes:  # else it went before the limit was known
+            self._most_bytes = size // 2
+            if self._grown:
+                self._grow_after = min(2 * self._grow_after, _GROW_AFTER_MOST)
+            self._grown = False
+        self._grow_at = now + self._grow_after
+
+    def _grow(self, now: float) -> None:
+        if self._most_bytes >= self._policy.batch_bytes or now < self._grow_at:
+            return
+        self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
+        self._grow_at = now + self._grow_after
+        self._grown = True
+
+    def _fitting(self, runs: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
+        """What of these is within the limit in bytes, at least one event, and what goes beyond it."""
+        if self._most_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._most_bytes:
+            return runs, ()
+        up_to = [*accumulate((row.size for row in each_of(runs)), initial=_ENVELOPE)]
+        return cut(runs, max(1, bisect_right(up_to, self._most_bytes) - 1))
+
+    def due(self, early_at: float = math.inf) -> float | None:
+        """When something here is next ready to be taken; None while nothing waits."""
+        times = [self._again[0][0]] if self._again else []
+        if self._ready:
+            return float("-inf")
+        if self._filling:
+            times.append(self._filled_at(early_at))
+        return min(times, default=None)
+
+    def _filled_at(self, early_at: float) -> float:
+        lingered = self._filling_since + self._policy.linger
+        # While something is to be tried again, small batches would only fail one after the other, and then be many.
+        return lingered if self._again else min(lingered, early_at)
+
+    def purge(self) -> list[Run]:
+        """Take out all that is no longer ours to send, and return it."""
+        kept, gone = divide(self._filling)
+        self._filling = [*kept]
+        self._filling_events, self._filling_bytes = rows_of(kept), _size_of(kept)
+        ready, self._ready = self._ready, deque()
+        for runs in ready:
+            kept, rest = divide(runs)
+            gone += rest
+            if kept:
+                self._ready.append(kept)
+        for _, _, batch in self._again:
+            batch.runs, rest = divide(batch.runs)
+            gone += rest
+        self._again = [entry for entry in self._again if entry[2].runs]
+        heapq.heapify(self._again)
+        self.queued -= rows_of(gone)
+        return gone
+
+    def empty(self) -> list[Run]:
+        """Take out all that waits, and return it."""
+        batches = [self._filling, *self._ready, *(batch.runs for _, _, batch in self._again)]
+        self._filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
+        self._ready.clear()
+        self._again.clear()
+        self.queued = 0
+        return [*chain.from_iterable(batches)]
+
+    def _close(self) -> None:
+        self._ready.append(self._filling)
+        self._filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
+
+
+def _size_of(runs: Iterable[Run]) -> int:
+    """Bytes of a body of these."""
+    return _ENVELOPE + sum([run.size for run in runs])
