@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from consumer.settings.fields import PinstreamSettings, RegistrySettings, Settings
+from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
 from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login
 
@@ -100,6 +100,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     yield from _poll_contradictions(settings)
     yield from _topic_contradictions(settings.kafka.topics, settings.pinstream)
     yield from _address_contradictions(settings.pinstream)
+    yield from _login_contradictions(settings.kafka)
     pinterest, registry = settings.pinterest, settings.registry
     if pinterest.ad_account_id and pinterest.ad_account_id in pinterest.extra_ad_account_ids:
         yield "PINTEREST_EXTRA_AD_ACCOUNT_IDS names PINTEREST_AD_ACCOUNT_ID again; list only further accounts"
@@ -200,6 +201,23 @@ def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
             "PINSTREAM_PAGE_ADDRESS and PINSTREAM_HTTP_ADDRESS are the same port of the same address; choose another"
             " port, or remove PINSTREAM_PAGE_ADDRESS to serve everything at PINSTREAM_HTTP_ADDRESS"
         )
+
+
+def _login_contradictions(kafka: KafkaSettings) -> Iterator[str]:
+    if not kafka.uses_iam:
+        return
+    protocol = kafka.properties.get("security.protocol")
+    if protocol is not None and protocol.get_secret_value().upper() != "SASL_SSL":
+        yield (
+            "KAFKA_SECURITY_PROTOCOL is not SASL_SSL, and KAFKA_SASL_MECHANISM=AWS_MSK_IAM works with nothing else;"
+            " remove the first"
+        )
+    for name in kafka.properties:
+        if name.startswith(("sasl.oauthbearer.", "sasl.username", "sasl.password")):
+            yield (
+                f"KAFKA_{name.upper().replace('.', '_')} has no meaning with KAFKA_SASL_MECHANISM=AWS_MSK_IAM, which"
+                " logs in with AWS credentials; remove one of them"
+            )
 
 
 def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> Iterator[str]:

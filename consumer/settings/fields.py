@@ -119,6 +119,10 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     """Where to start without a valid offset. earliest loses nothing; error stops. latest starts at the
     end, with a warning, but only while the group has no offset for any topic; in any other group, a new
     topic is read from the beginning."""
+    sasl_mechanism: str | None = _setting(None)
+    """How to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, with the KAFKA_SASL_… properties of
+    librdkafka. AWS_MSK_IAM logs in to Amazon MSK with the AWS credentials of this machine or pod; it needs the
+    extra pinstream[msk]. See docs/kafka.md."""
     properties: Mapping[str, SecretStr] = _setting({}, shown="librdkafka's", name="KAFKA_…")
     """Any other librdkafka property, with underscores for dots. Properties that would weaken the delivery
     guarantee are refused. Passwords and keys can also come from a file: KAFKA_…_FILE."""
@@ -126,7 +130,13 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     def client_properties(self) -> dict[str, str]:
         """Properties for every librdkafka client. Secrets are in clear text: never log them."""
         revealed = {name: value.get_secret_value() for name, value in self.properties.items()}
-        return {"bootstrap.servers": self.bootstrap_servers, **revealed}
+        login = {} if self.sasl_mechanism is None else {"sasl.mechanism": self.sasl_mechanism}
+        return {"bootstrap.servers": self.bootstrap_servers, **login, **revealed}
+
+    @property
+    def uses_iam(self) -> bool:
+        """Whether the login is Amazon MSK's, with AWS credentials."""
+        return (self.sasl_mechanism or "").upper() == "AWS_MSK_IAM"
 
 
 class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REGISTRY_{field.upper()}"):

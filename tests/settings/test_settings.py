@@ -19,6 +19,8 @@ from tests.settings.environment import COMPLETE, refused, with_
 
 ROOT = Path(__file__).parents[2]
 
+IAM = {"KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
+
 
 class TestDefaults:
     """The defaults are those of docs/settings.md."""
@@ -177,6 +179,9 @@ class TestContradictions:
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),
             ("SCHEMA_REGISTRY_URL", {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"}),
+            ("KAFKA_SECURITY_PROTOCOL", {**IAM, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}),
+            ("KAFKA_SASL_PASSWORD", {**IAM, "KAFKA_SASL_PASSWORD": "hush"}),
+            ("KAFKA_SASL_OAUTHBEARER_METHOD", {**IAM, "KAFKA_SASL_OAUTHBEARER_METHOD": "oidc"}),
         ],
     )
     def test_named(self, named: str, variables: dict[str, str]) -> None:

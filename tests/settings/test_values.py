@@ -109,7 +109,14 @@ class TestBadValues:
 
     def test_every_setting_with_rules_is_tried(self) -> None:
         """Only free text and files, which other tests cover, have no invalid value above."""
-        free = {"KAFKA_GROUP_ID", "KAFKA_…", "SCHEMA_REGISTRY_…", "PINTEREST_PARTNER_NAME", "NO_PROXY"}
+        free = {
+            "KAFKA_GROUP_ID",
+            "KAFKA_SASL_MECHANISM",
+            "KAFKA_…",
+            "SCHEMA_REGISTRY_…",
+            "PINTEREST_PARTNER_NAME",
+            "NO_PROXY",
+        }
         files = {
             "PINTEREST_ACCESS_TOKEN_FILE",
             "PINSTREAM_HTTP_TOKEN_FILE",

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from consumer.adapters.aws import msk
 from consumer.errors import SettingsError, nearest
 
 # Seconds that a question gets beyond librdkafka's own limit, in which librdkafka says why its time ended.
@@ -224,7 +225,12 @@ def dead_letter_pattern(template: str) -> str:
 
 
 def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
-    """A client of this configuration. Raises `SettingsError` naming the variable that librdkafka refuses."""
+    """A client of this configuration.
+
+    Raises `SettingsError` naming the variable that librdkafka refuses, `msk.NoToken` if it cannot log in with IAM now.
+    """
+    if msk.asked(config):
+        config = msk.with_tokens(config)
     for name, value in config.items():
         # Of a file that cannot be read, librdkafka says only that something failed.
         if name.startswith("ssl.") and name.endswith(".location") and value != "probe":

@@ -20,6 +20,7 @@ One try, one time limit for each step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +30,7 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka import letters as form
 from consumer.adapters.kafka.cluster import ask_settings, create_topic, has_controller
 from consumer.adapters.kafka.configuration import (
@@ -158,7 +160,11 @@ class DeadLetterProducer:
         if self._spoiled:
             # An idempotent producer that has lost count never takes anything more: make a new one.
             await self.close()
-            self._together = PolledProducer(self._config, self._on_error)
+            try:
+                self._together = await self._another_producer()
+            except NoToken as away:
+                self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
+                return [False] * len(letters)
             self._spoiled = False
         verdicts = await self._try(self._together, letters, counts)
         # One record that is too large, or has no key where one is needed, gets its whole batch refused.
@@ -167,6 +173,9 @@ class DeadLetterProducer:
             for index, verdict in enumerate(verdicts)
             if isinstance(verdict, _Code) and verdict.code() in FOR_ONE_RECORD
         ]
+        if refused and self._alone is None:
+            with contextlib.suppress(NoToken):  # then they are not stored, and tried again
+                self._alone = await self._another_producer(**{"batch.num.messages": 1})
         again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
         for index, verdict in zip(refused, again, strict=True):
             verdicts[index] = verdict
@@ -184,11 +193,18 @@ class DeadLetterProducer:
             self._alone.stop()
             self._alone = None
 
+    async def _another_producer(self, **more: int) -> PolledProducer:
+        """One that is made while the service runs. Raises `msk.NoToken`."""
+        # In a thread: with IAM that takes a second, and longer where AWS does not answer.
+        return await run_blocking(
+            "pinstream-kafka-producer", PolledProducer, {**self._config, **more}, self._on_error
+        )
+
     async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
         """In a batch of its own, with as much of it as the topic takes."""
-        if self._alone is None:
-            self._alone = PolledProducer({**self._config, "batch.num.messages": 1}, self._on_error)
         verdict: Verdict = ""
+        if self._alone is None:
+            return verdict
         for left_out in reductions(letter):
             [verdict] = await self._try(self._alone, [letter], counts, left_out)
             if not isinstance(verdict, _Code) or verdict.code() not in TOO_LARGE:
@@ -272,7 +288,12 @@ class DeadLetterProducer:
         """
         metadata: Any = None
         found: dict[str, int] = {}
-        with admin_client(self._user_config) as client:
+        try:
+            client = admin_client(self._user_config)
+        except NoToken as error:
+            self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({error})")
+            return
+        with client:
             for topic, origin in origins.items():
                 try:
                     metadata = metadata or client.list_topics(timeout=self._timeout)

@@ -12,6 +12,7 @@ for any group that ever had a member.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,6 +28,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka.cluster import Extent, fetch_metadata, find_at, find_extents
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import (
@@ -144,12 +146,12 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
 
     False where the brokers cannot say.
     """
-    with admin_client(config) as client:
-        try:
+    try:
+        with admin_client(config) as client:
             group = _describe(client, str(config["group.id"]), time.monotonic() + timeout)
-        except KafkaException:
-            return False
-        return any(one.member_id == member for one in group.members)
+    except KafkaException:
+        return False
+    return any(one.member_id == member for one in group.members)
 
 
 def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
@@ -211,8 +213,10 @@ class GroupSize:
         if self._asked is None:
             if now >= self._due:
                 self._due = now + _COUNT_EVERY
-                asked = self._client().describe_consumer_groups([self._group], request_timeout=_COUNT_TIMEOUT)
-                self._asked = asked[self._group]
+                with contextlib.suppress(NoToken):  # the other clients report it; it is asked again
+                    client = self._client()
+                    asked = client.describe_consumer_groups([self._group], request_timeout=_COUNT_TIMEOUT)
+                    self._asked = asked[self._group]
             return None
         if not self._asked.done():
             return None

@@ -17,6 +17,7 @@ from typing import Final
 
 import confluent_kafka
 
+from consumer.adapters.aws import msk
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -34,6 +35,10 @@ _BEARER_REFUSED = (
 _BEARER_MISSING = (
     "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: check it, "
     "KAFKA_SASL_OAUTHBEARER_CLIENT_ID and KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET"
+)
+_IAM_REFUSED = (
+    "the broker refused the login with IAM: allow kafka-cluster:Connect on the cluster to this role "
+    "(`pinstream check --rights iam` prints the policy), and check the region and the port (9098)"
 )
 _TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
 _GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
@@ -126,7 +131,11 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     # No word of the broker about the login: librdkafka tries again, for a token every ten seconds.
     if code == _Code._AUTHENTICATION and (_TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)):
         return None
-    advice = _BEARER_REFUSED if code == _Code._AUTHENTICATION and '{"status"' in text else _FATAL.get(code)
+    advice = _FATAL.get(code)
+    if code == _Code._AUTHENTICATION and msk.MECHANISM in text:
+        advice = _IAM_REFUSED
+    elif code == _Code._AUTHENTICATION and '{"status"' in text:
+        advice = _BEARER_REFUSED
     # An error that ended a client comes out of its queue as _FATAL, without the mark.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
@@ -259,7 +268,7 @@ def no_contact(
                 return KafkaError(f"Kafka: {wrong} ({said if of_tls is None else describe_error(of_tls)})")
             ended = wrong is not None
     if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
-        return KafkaError(f"Kafka: {_BEARER_MISSING} ({said})")
+        return KafkaError(f"Kafka: {said}" if msk.asked(config) else f"Kafka: {_BEARER_MISSING} ({said})")
     if reasons[0].code() == _Code._RESOLVE:
         return KafkaError(
             f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"

@@ -27,6 +27,7 @@ _STYLES = {
     Verdict.FAILED: "bold red",
     Verdict.SKIPPED: "dim",
 }
+_FORMS = {"kafka-acls": rights.commands, "strimzi": rights.strimzi, "iam": rights.iam}
 # In this order, because later questions use what earlier ones have found.
 _QUESTIONS: Sequence[tuple[str, Question]] = (
     ("schema", local.schema),
@@ -53,16 +54,16 @@ _QUESTIONS: Sequence[tuple[str, Question]] = (
 @click.option(
     "--rights",
     "form",
-    type=click.Choice(["kafka-acls", "strimzi"]),
-    help="Check nothing: print the least rights that these settings need of Kafka, as commands of kafka-acls.sh or as "
-    "a KafkaUser of Strimzi.",
+    type=click.Choice(list(_FORMS)),
+    help="Check nothing: print the least rights that these settings need of Kafka, as commands of kafka-acls.sh, as "
+    "a KafkaUser of Strimzi, or as an IAM policy for Amazon MSK.",
 )
 def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     """Check whether this configuration is fit to run.
 
     Prints a table of the checks. Exit code 0: fit to run; 1: not fit."""
     if form is not None:
-        click.echo((rights.commands if form == "kafka-acls" else rights.strimzi)(load(os.environ)), nl=False)
+        click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
     try:
         settings = load(os.environ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from consumer.adapters.aws import msk
 from consumer.adapters.kafka.cluster import Extent, TopicSettings, describe, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
@@ -41,15 +42,22 @@ async def cluster(found: Found) -> Said:
         TIMEOUT,
     )
     if rights:
+        form = "iam" if kafka.uses_iam else "kafka-acls"
         raise KafkaError(
-            f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights kafka-acls` prints how)"
+            f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights {form}` prints how)"
         )
     topics = [f"{name} ({counted(partitions, 'partition')})" for name, partitions in view.topics.items()]
     warnings = [
         f"KAFKA_TOPICS: no topic matches {pattern} yet; a topic that is created later is read from its beginning"
         for pattern in view.unmatched
     ]
-    return Said(f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings)
+    details = []
+    if kafka.uses_iam:
+        used = await run_blocking("pinstream-msk", msk.describe, kafka.client_properties())
+        details.append(f"logs in with {used}")
+    return Said(
+        f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings, details
+    )
 
 
 async def check_group(found: Found) -> Said:

@@ -6,6 +6,7 @@ command with just these rights and without any one of them.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import time
@@ -138,6 +139,38 @@ def strimzi(settings: Settings) -> str:
                 lines.append(f"      - resource: {resource} # {right.why}")
                 lines.append(f"        operations: [{', '.join(right.operations)}]")
     return "\n".join(lines) + "\n"
+
+
+# Each right of Kafka's, as IAM calls it. Kafka's ``Read`` and ``Write`` bring ``Describe`` with them; IAM's do not.
+_ACTIONS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("topic", "Read"): ("DescribeTopic", "ReadData"),
+    ("topic", "Write"): ("DescribeTopic", "WriteData"),
+    ("topic", "Create"): ("CreateTopic",),
+    ("topic", "DescribeConfigs"): ("DescribeTopicDynamicConfiguration",),
+    ("group", "Read"): ("DescribeGroup", "AlterGroup"),
+    ("transactionalId", "Write"): ("DescribeTransactionalId", "AlterTransactionalId"),
+}
+_OF_THE_CLUSTER: Final = ("Connect", "DescribeCluster", "WriteDataIdempotently")
+
+
+def iam(settings: Settings) -> str:
+    """The rights as a policy of AWS, for MSK with IAM, where Kafka's ACLs do not count.
+
+    Region, account, cluster and its UUID, which only AWS knows, are to be put in.
+    """
+    kinds = {"topic": "topic", "group": "group", "transactionalId": "transactional-id"}
+    arn = "arn:aws:kafka:REGION:ACCOUNT:{}/CLUSTER/UUID"
+    actions: dict[str, dict[str, None]] = {arn.format("cluster"): dict.fromkeys(_OF_THE_CLUSTER)}
+    for right in needed(settings):
+        name = f"{right.name}{'*' if right.prefixed or not right.name else ''}"
+        ours = actions.setdefault(f"{arn.format(kinds[right.kind])}/{name}", {})
+        for operation in right.operations:
+            ours.update(dict.fromkeys(_ACTIONS[right.kind, operation]))
+    statements = [
+        {"Effect": "Allow", "Action": [f"kafka-cluster:{one}" for one in given], "Resource": resource}
+        for resource, given in actions.items()
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2) + "\n"
 
 
 # What the service cannot do without, of what it needs on a topic or group that is there.

@@ -1,0 +1,37 @@
+"""Amazon's services: logging in to MSK (`msk`), and how all of it asks for credentials and a region.
+
+botocore finds both by AWS's conventions: variables, web identity (EKS), profiles, containers, instances.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+# At lower levels it says each time where it found credentials, and shows what it signs, a session's token included.
+logging.getLogger("botocore").setLevel(logging.WARNING)
+
+# Seconds. botocore's own 60 would keep what waits for an answer waiting for minutes.
+_CONNECT, _READ, _ATTEMPTS = 3, 5, 2
+_MOST_CHARACTERS: Final = 300
+
+
+def new_session() -> Any:
+    """A session of botocore, whose calls are bounded. Raises `ImportError` without botocore.
+
+    It has read no file yet, so a new one sees what has changed on disk.
+    """
+    from botocore.config import Config
+    from botocore.session import Session
+
+    # botocore itself knows only the second of these variables; the other SDKs of AWS know the first.
+    session = Session(session_vars={"region": ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)})
+    limits = Config(connect_timeout=_CONNECT, read_timeout=_READ, retries={"total_max_attempts": _ATTEMPTS})
+    session.set_default_client_config(limits)
+    return session
+
+
+def one_line(error: Exception) -> str:
+    """An error of botocore on one bounded line. None of them shows a credential."""
+    words = " ".join(str(error).split()).rstrip(".")
+    return words[:_MOST_CHARACTERS] or type(error).__name__

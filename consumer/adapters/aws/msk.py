@@ -1,0 +1,177 @@
+"""Amazon MSK with IAM: ``KAFKA_SASL_MECHANISM=AWS_MSK_IAM``, the name that AWS gave to it for Java clients.
+
+librdkafka does not know this mechanism. It logs in by OAUTHBEARER instead, as AWS documents for clients other than
+Java: the token is a request for ``kafka-cluster:Connect``, signed with the AWS credentials of this machine or pod.
+
+::
+
+    make_client -> with_tokens(config) -> sasl.mechanism=OAUTHBEARER, oauth_cb=Tokens
+    librdkafka, when four fifths of a token's life are over -> oauth_cb -> AWS credentials -> signature -> token
+
+confluent-kafka calls ``oauth_cb`` in a thread in the background that each client has, whether it is polled or not: so
+an idle producer, and an AdminClient that nobody polls, get their next token as well. While there is none, librdkafka
+asks again every ten seconds. A client cannot be made without a first token: then `NoToken` is raised.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import confluent_kafka
+from confluent_kafka import KafkaException
+
+from consumer.adapters.aws import new_session, one_line
+from consumer.errors import KafkaError, SettingsError
+
+_Code = confluent_kafka.KafkaError
+
+MECHANISM: Final = "AWS_MSK_IAM"
+_MECHANISMS: Final = ("sasl.mechanism", "sasl.mechanisms")  # librdkafka knows both names
+
+# b-1.orders.abcdef.c2.kafka.eu-west-1.amazonaws.com, boot-abcdef.c3.kafka-serverless.eu-west-1.amazonaws.com
+_HOST: Final = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?(?::|$)")
+
+# Seconds. A token lasts 900, but no longer than the credentials that signed it, and botocore renews those only when
+# less than 600 are left: what is signed now is good for that long.
+_MOST_LIFE: Final = 600.0
+_SHARED_LIFE: Final = 0.5
+"""Share of its life during which one token serves all clients of the process that ask for one."""
+_CHECK: Final = (
+    "check this machine's or pod's role (or AWS_PROFILE, AWS_ACCESS_KEY_ID), and whether AWS can be reached"
+)
+_RAISED: Final = "OAuth callback raised exception"  # confluent-kafka's words, in place of the reason
+
+
+class NoToken(KafkaError, KafkaException):
+    """There is no token now. Also a `KafkaException`: who waits for the brokers waits for this as well."""
+
+
+def asked(config: Mapping[str, object]) -> bool:
+    """Whether this configuration logs in with IAM."""
+    return any(str(config.get(name, "")).upper() == MECHANISM for name in _MECHANISMS)
+
+
+def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration for librdkafka, with a source of tokens. Blocks for the first of them.
+
+    Raises `SettingsError` without the extra or a region, `NoToken` if there is no token now.
+    """
+    tokens = _tokens(str(config.get("bootstrap.servers", "")))
+    tokens("")  # a client without one would wait for ten seconds, and then not say why
+    rest = {name: value for name, value in config.items() if name not in _MECHANISMS}
+    told = rest.get("error_cb")
+    return {
+        "security.protocol": "SASL_SSL",
+        **rest,
+        "sasl.mechanism": "OAUTHBEARER",
+        "oauth_cb": tokens,
+        **({} if told is None else {"error_cb": lambda error: told(tokens.explain(error))}),
+    }
+
+
+def describe(config: Mapping[str, object]) -> str:
+    """What the login uses, for people. Blocks; raises as `with_tokens` does."""
+    tokens = _tokens(str(config.get("bootstrap.servers", "")))
+    tokens("")
+    return f"{MECHANISM}: {tokens.used}"
+
+
+@functools.cache
+def _tokens(servers: str) -> Tokens:
+    """The tokens for these brokers: one source for all clients of the process."""
+    return Tokens(servers)
+
+
+def forget_tokens() -> None:
+    """Read variables, files and the signer again for the next client: they have changed, as tests change them."""
+    _tokens.cache_clear()
+
+
+class Tokens:
+    """Signs tokens for the brokers `servers`. To be called as librdkafka's ``oauth_cb``, in any thread.
+
+    Raises `SettingsError` without the extra or a region.
+    """
+
+    def __init__(self, servers: str) -> None:
+        try:
+            from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+        except ImportError:
+            raise SettingsError(
+                f"KAFKA_SASL_MECHANISM={MECHANISM} needs an extra that is not installed: pip install 'pinstream[msk]'"
+            ) from None
+        self._sign: Any = MSKAuthTokenProvider.generate_auth_token_from_credentials_provider
+        self._region, self._region_from = self._find_region(servers)
+        self._lock = threading.Lock()
+        self._token: tuple[str, float] = ("", 0.0)
+        self._renew_at = 0.0
+        self._trouble = ""
+        self.used = ""
+        """Region and kind of credentials of the last token."""
+
+    def __call__(self, _config: str) -> tuple[str, float]:
+        """A token and the time (Unix) at which it ends. Blocks; raises `NoToken`."""
+        with self._lock:  # what one client was given a moment ago is good for the others
+            if time.time() >= self._renew_at:
+                try:
+                    self._renew()
+                except Exception as error:  # botocore has some forty kinds; none of them shows a credential
+                    self._trouble = f"{one_line(error)}: {_CHECK}"
+                    raise NoToken(f"Kafka: {self._no_token()}") from None
+                self._trouble = ""
+            return self._token
+
+    def explain(self, error: confluent_kafka.KafkaError) -> confluent_kafka.KafkaError:
+        """librdkafka's error, with what was used for the login or why there is no token."""
+        if error.code() != _Code._AUTHENTICATION:
+            return error
+        said = error.str()
+        if _RAISED in said:
+            return _Code(error.code(), said.replace(_RAISED, self._no_token()))
+        return _Code(error.code(), f"{said} ({MECHANISM}: {self.used})")
+
+    def _no_token(self) -> str:
+        # Another thread may have had a token in the meantime.
+        return f"no token for {MECHANISM} ({self._region}): {self._trouble or 'it has just ended'}"
+
+    def _renew(self) -> None:
+        from botocore.credentials import CredentialProvider, Credentials
+
+        # A new session each time: it reads files and variables again, which may hold other credentials by now.
+        found = new_session().get_credentials()
+        if found is None:
+            raise LookupError("no AWS credentials were found")
+        key, secret, token = found.get_frozen_credentials()[:3]
+
+        class Found(CredentialProvider):  # type: ignore[misc]  # botocore has no annotations
+            """Hands the signer what was found: by itself it would ask without a time limit."""
+
+            def load(self) -> Credentials:
+                return Credentials(key, secret, token)
+
+        text, ends = self._sign(self._region, Found())
+        now = time.time()
+        life = min(ends / 1000 - now, _MOST_LIFE)
+        self._token, self._renew_at = (text, now + life), now + life * _SHARED_LIFE
+        self.used = f"region {self._region} ({self._region_from}), credentials by {found.method}"
+
+    def _find_region(self, servers: str) -> tuple[str, str]:
+        """The region of the cluster, and where it is from."""
+        # The brokers' name first: AWS_REGION says where this process is, and the cluster may be somewhere else.
+        if named := _HOST.search(servers.split(",")[0].strip()):
+            return named[1], "by the brokers' name"
+        try:
+            region = new_session().get_config_variable("region")
+        except Exception as error:  # a profile that does not exist, a file that cannot be parsed
+            raise SettingsError(f"the region of {MECHANISM} cannot be read: {one_line(error)}") from None
+        if not region:
+            raise SettingsError(
+                f"KAFKA_SASL_MECHANISM={MECHANISM} needs the region of the cluster: set AWS_REGION "
+                "(the name of the brokers in KAFKA_BOOTSTRAP_SERVERS does not contain it)"
+            )
+        return str(region), "by AWS_REGION, AWS_DEFAULT_REGION or the profile"

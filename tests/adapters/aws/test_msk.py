@@ -1,0 +1,228 @@
+"""Tokens for Amazon MSK, made by AWS's own signer with made-up credentials: no network."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import confluent_kafka
+import pytest
+
+from consumer.adapters.aws import msk
+from consumer.adapters.kafka.configuration import make_client
+from consumer.errors import PinstreamError, SettingsError
+
+SECRET = "kept-out-of-every-message"
+BROKERS = "b-1.orders.abc123.c2.kafka.eu-west-1.amazonaws.com:9098"
+OTHERS = "kafka.shop.example:9098"
+CONFIG = {"bootstrap.servers": BROKERS, "sasl.mechanism": "AWS_MSK_IAM"}
+
+
+@pytest.fixture(autouse=True)
+def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing of this machine's own AWS, and no token of an earlier test."""
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    msk.forget_tokens()
+    yield
+    msk.forget_tokens()
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static credentials in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+def signed(token: str) -> dict[str, str]:
+    """What the token says: a signed URL, as base64 without padding."""
+    assert not token.endswith("=")
+    url = urlsplit(base64.urlsafe_b64decode(token + "==").decode())
+    return {"host": url.netloc, **{name: one for name, [one] in parse_qs(url.query).items()}}
+
+
+def token_of(config: dict[str, str]) -> tuple[dict[str, str], float]:
+    """What the first token for this configuration says, and for how long librdkafka may use it, in seconds."""
+    text, ends = msk.with_tokens(config)["oauth_cb"]("")
+    return signed(text), ends - time.time()
+
+
+@pytest.mark.usefixtures("keys")
+def test_what_librdkafka_gets() -> None:
+    """OAUTHBEARER over TLS, whose token is a signed request to connect. It ends well before its credentials may."""
+    found = msk.with_tokens({**CONFIG, "client.id": "mine"})
+    assert found["sasl.mechanism"] == "OAUTHBEARER"
+    assert found["security.protocol"] == "SASL_SSL"
+    assert found["client.id"] == "mine"
+    said, life = token_of(CONFIG)
+    assert said["host"] == "kafka.eu-west-1.amazonaws.com"
+    assert said["Action"] == "kafka-cluster:Connect"
+    assert said["X-Amz-Credential"].startswith("AKIDTESTS/")
+    assert said["X-Amz-Credential"].endswith("/eu-west-1/kafka-cluster/aws4_request")
+    assert said["X-Amz-Expires"] == "900"
+    assert len(said["X-Amz-Signature"]) == 64
+    assert 590 < life <= 600
+    assert msk.describe(CONFIG) == "AWS_MSK_IAM: region eu-west-1 (by the brokers' name), credentials by env"
+
+
+@pytest.mark.usefixtures("keys")
+def test_clients_share_a_token_in_the_first_half_of_its_life() -> None:
+    """Each client asks by itself, and AWS is not asked for each."""
+    source = msk.with_tokens(CONFIG)["oauth_cb"]
+    assert source("") == msk.with_tokens(CONFIG)["oauth_cb"]("")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("servers", "variables", "region", "by"),
+    [
+        (BROKERS, {"AWS_REGION": "us-east-1"}, "eu-west-1", "by the brokers' name"),
+        ("boot-x.c3.kafka-serverless.us-east-2.amazonaws.com:9098", {}, "us-east-2", "by the brokers' name"),
+        ("b-1.x.y.c1.kafka.cn-north-1.amazonaws.com.cn:9098", {}, "cn-north-1", "by the brokers' name"),
+        (OTHERS, {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-3"}, "us-east-1", "AWS_REGION"),
+        (OTHERS, {"AWS_DEFAULT_REGION": "eu-west-3"}, "eu-west-3", "AWS_REGION"),
+        (OTHERS, {"AWS_PROFILE": "shop"}, "ap-south-1", "the profile"),
+    ],
+)  # fmt: skip
+def test_where_the_region_is_from(
+    servers: str,
+    variables: dict[str, str],
+    region: str,
+    by: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The brokers' name tells the cluster's region. Otherwise AWS's own order: variables, then the profile."""
+    (tmp_path / "config").write_text("[profile shop]\nregion = ap-south-1\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = {**CONFIG, "bootstrap.servers": servers}
+    assert token_of(config)[0]["host"] == f"kafka.{region}.amazonaws.com"
+    assert by in msk.describe(config)
+
+
+@pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
+def test_both_names_of_the_property(name: str) -> None:
+    """librdkafka has two names for it; case does not matter."""
+    assert msk.asked({name: "aws_msk_iam"})
+    assert not msk.asked({name: "OAUTHBEARER"})
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to install."""
+    monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
+    with pytest.raises(
+        SettingsError, match=r"needs an extra that is not installed: pip install 'pinstream\[msk\]'$"
+    ):
+        make_client(confluent_kafka.Producer, dict(CONFIG))
+
+
+@pytest.mark.usefixtures("keys")
+def test_without_a_region() -> None:
+    """One line that says what to set."""
+    with pytest.raises(SettingsError, match="needs the region of the cluster: set AWS_REGION"):
+        msk.with_tokens({**CONFIG, "bootstrap.servers": OTHERS})
+
+
+def test_without_credentials() -> None:
+    """No client is made, and one line says what is missing. It is not a mistake in the settings: a role may come."""
+    with pytest.raises(msk.NoToken) as caught:
+        make_client(confluent_kafka.Producer, dict(CONFIG))
+    line = str(caught.value)
+    assert line.startswith(
+        "Kafka: no token for AWS_MSK_IAM (eu-west-1): no AWS credentials were found: check"
+    )
+    assert isinstance(caught.value, PinstreamError)
+    assert isinstance(caught.value, confluent_kafka.KafkaException)
+
+
+def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named."""
+    monkeypatch.setenv("AWS_PROFILE", "no-such-one")
+    with pytest.raises(msk.NoToken, match=r"The config profile \(no-such-one\) could not be found: check"):
+        msk.with_tokens(CONFIG)
+
+
+_ASSUMED = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAROLE</AccessKeyId>
+<SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken>session</SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>
+</AssumeRoleWithWebIdentityResponse>"""
+_DENIED = """<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>
+<Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>
+</ErrorResponse>"""
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A pod of EKS with a role, and a stub of AWS's token service: ``answer`` is its answer, ``asked`` what it got."""
+    seen = {"answer": _ASSUMED, "asked": ""}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen["asked"] = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            body = seen["answer"].encode()
+            self.send_response(200 if seen["answer"] is _ASSUMED else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "token").write_text("the-pod")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pinstream")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    yield seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_role_of_a_pod(sts: dict[str, str]) -> None:
+    """AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, as EKS sets them: the token is the role's."""
+    said, _ = token_of(CONFIG)
+    assert said["X-Amz-Credential"].startswith("ASIAROLE/")
+    assert said["X-Amz-Security-Token"] == "session"
+    assert "role%2Fpinstream" in sts["asked"]
+    assert "WebIdentityToken=the-pod" in sts["asked"]
+    assert msk.describe(CONFIG).endswith("credentials by assume-role-with-web-identity")
+
+
+def test_a_role_that_is_refused(sts: dict[str, str]) -> None:
+    """AWS's words, on one line, without the pod's own token."""
+    sts["answer"] = _DENIED
+    with pytest.raises(msk.NoToken) as caught:
+        msk.with_tokens(CONFIG)
+    line = str(caught.value)
+    assert "Not authorized to perform sts:AssumeRoleWithWebIdentity" in line
+    assert "\n" not in line
+    assert "the-pod" not in line
+
+
+@pytest.mark.usefixtures("keys")
+def test_errors_of_a_login_say_what_it_used() -> None:
+    """Why there is no token, in place of librdkafka's words; or region and credentials, for a broker's refusal."""
+    heard: list[confluent_kafka.KafkaError] = []
+    config = msk.with_tokens({**CONFIG, "error_cb": heard.append})
+    code = confluent_kafka.KafkaError._AUTHENTICATION
+    config["error_cb"](confluent_kafka.KafkaError(code, "SASL authentication error: Access denied"))
+    config["error_cb"](confluent_kafka.KafkaError(confluent_kafka.KafkaError._TRANSPORT, "down"))
+    refused, other = heard
+    assert refused.str() == (
+        "SASL authentication error: Access denied "
+        "(AWS_MSK_IAM: region eu-west-1 (by the brokers' name), credentials by env)"
+    )
+    assert other.str() == "down"

@@ -1,0 +1,188 @@
+"""Amazon MSK with IAM, against a broker that takes OAUTHBEARER and a stand-in for AWS's signer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+
+from consumer.adapters.aws import msk
+from consumer.adapters.kafka.configuration import (
+    admin_client,
+    consumer_config,
+    end_client,
+    make_client,
+    producer_config,
+)
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, command, last_error, run_environment, wait_for
+from tests.end_to_end.records import (
+    commerce_event,
+    committed_offsets,
+    generated,
+    new_group,
+    new_topic,
+    write_events,
+    write_generated,
+)
+from tests.support.aws import with_iam
+from tests.support.kafka.secured import Issuer, SecuredBroker, environment
+
+USER = "shop"
+LIFETIME = 6.0
+
+
+@pytest.fixture
+def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
+    """Gives the tokens that the broker takes, of a few seconds each."""
+    found = Issuer(secured_kafka.signer, LIFETIME)
+    yield found
+    found.close()
+
+
+def variables(broker: SecuredBroker, issuer: Issuer, folder: Path) -> dict[str, str]:
+    """How the service reaches the broker."""
+    by_tls = {name: value for name, value in broker.over_tls().items() if name != "security.protocol"}
+    return {
+        **environment({**by_tls, "bootstrap.servers": broker.sasl}),
+        **with_iam(folder, issuer, USER),
+    }
+
+
+def test_commands_reach_the_broker(
+    secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
+) -> None:
+    """One setting, and every command works: `check` says what it uses; `run`, `replay`, `redrive`, `offsets`."""
+    kafka = secured_kafka.plain
+    secured_kafka.grant_all(USER)
+    topic, group = new_topic(kafka), new_group()
+    _, events = generated(300, invalid=0.1)
+    write_generated(kafka, topic, events)
+    env = {
+        **run_environment(tmp_path, kafka, topic, group, api.url),
+        **variables(secured_kafka, issuer, tmp_path),
+    }
+
+    checked = command("check", env=env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    said = " ".join(checked.stdout.split())
+    assert "logs in with AWS_MSK_IAM: region eu-west-1" in said
+    assert "credentials by env" in said
+    with Process(tmp_path, "run", env=env) as service:
+        ledger = service.until_settled(len(events))
+        assert service.stop()[0] == 0
+    assert ledger["delivered"] == api.counts().distinct_event_ids > 200
+    assert ledger["dead_lettered"] > 10
+    assert sum(committed_offsets(kafka, group, topic)) == len(events)
+
+    bounds = ("--topic", topic, "--from", "beginning", "--to", "end")
+    replayed = command("replay", *bounds, env=env)
+    assert replayed.returncode == 0, replayed.stderr
+    redriven = command("dead-letters", "redrive", "--topic", topic, env=env)
+    assert redriven.returncode == 0, redriven.stderr
+    shown = command("offsets", "show", env=env)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_tokens_end_and_aws_is_away(
+    secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
+) -> None:
+    """An idle service outlives its tokens. While none is to be had it says why, stays, and loses nothing."""
+    kafka = secured_kafka.plain
+    secured_kafka.grant_all(USER)
+    topic = new_topic(kafka)
+    env = {
+        **run_environment(tmp_path, kafka, topic, new_group(), api.url),
+        **variables(secured_kafka, issuer, tmp_path),
+    }
+    with Process(tmp_path, "run", env=env) as service:
+        write_events(kafka, topic, [commerce_event(f"a-{number}") for number in range(50)])
+        service.until_settled(50)
+        given, begun = issuer.given, time.monotonic()
+        service.until(
+            lambda: issuer.given >= given + 4 and time.monotonic() - begun > 2 * LIFETIME, "other tokens"
+        )
+        # An event, and a letter for the idle producer.
+        write_events(kafka, topic, [commerce_event(f"b-{number}") for number in range(50)])
+        write_generated(kafka, topic, generated(20, invalid=1.0)[1])
+        ledger = service.until_settled(120)
+        assert ledger["dead_lettered"] == 20
+
+        issuer.fails = (503, b"{}")
+        service.until(
+            lambda: any(
+                "no token for AWS_MSK_IAM (eu-west-1): " in str(line.get("text")) for line in service.log
+            ),
+            "the trouble",
+        )
+        away = time.monotonic()
+        service.until(lambda: time.monotonic() - away > 2 * LIFETIME, "the last token to end")
+        write_events(kafka, topic, [commerce_event(f"c-{number}") for number in range(50)])
+        assert service.get("/healthz")[0] == 200
+        issuer.fails = None
+        ledger = service.until_settled(170)
+        assert ledger["delivered"] == 150
+        assert service.stop()[0] == 0
+
+
+def test_every_kind_of_client_renews_its_token(
+    secured_kafka: SecuredBroker, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that nobody polls gets its next token all the same, and answers when its first has long ended."""
+    secured_kafka.grant_all(USER)
+    given = with_iam(tmp_path, issuer, USER)
+    monkeypatch.syspath_prepend(given.pop("PYTHONPATH"))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # The stand-in in place of the real signer, which another test of this process may have imported.
+    monkeypatch.delitem(sys.modules, "aws_msk_iam_sasl_signer", raising=False)
+    msk.forget_tokens()
+    config = {
+        "bootstrap.servers": secured_kafka.sasl,
+        "ssl.ca.location": str(secured_kafka.authority.file),
+        "sasl.mechanism": "AWS_MSK_IAM",
+        "group.id": "idle",
+    }
+    admin = admin_client(config)
+    producer = make_client(confluent_kafka.Producer, producer_config(config, delivery_timeout=30))
+    consumer = make_client(
+        confluent_kafka.Consumer, consumer_config(config, offset_reset="earliest", ignore=None)
+    )
+    try:
+        made, begun = issuer.given, time.monotonic()
+        wait_for(lambda: issuer.given >= made + 2 and time.monotonic() - begun > 2 * LIFETIME, "other tokens")
+        topic = new_topic(secured_kafka.plain)
+        assert topic in admin.list_topics(timeout=30).topics
+        assert topic in consumer.list_topics(timeout=30).topics
+        producer.produce(topic, b"late")
+        assert producer.flush(30) == 0
+    finally:
+        consumer.close()
+        end_client(admin)
+        producer.close()
+        msk.forget_tokens()
+        del sys.modules["aws_msk_iam_sasl_signer"]
+
+
+def test_a_refused_role_and_no_token_are_one_line(
+    secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
+) -> None:
+    """The broker refuses the token, or there is none at the start: it ends, and one line says what to do."""
+    env = {
+        **run_environment(tmp_path, secured_kafka.plain, "orders", new_group(), api.url),
+        **variables(secured_kafka, issuer, tmp_path),
+    }
+    issuer.audience = "somebody else"
+    refused = command("run", env=env)
+    assert refused.returncode == 1
+    assert "the broker refused the login with IAM: allow kafka-cluster:Connect" in last_error(refused.stderr)
+    issuer.fails = (403, b"{}")
+    without = command("run", env=env)
+    assert without.returncode == 1
+    line = last_error(without.stderr)
+    assert line.startswith("Kafka: no token for AWS_MSK_IAM (eu-west-1): HTTP Error 403")
+    assert "check the AWS credentials" in line
