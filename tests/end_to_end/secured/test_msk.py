@@ -185,4 +185,4 @@ def test_a_refused_role_and_no_token_are_one_line(
     assert without.returncode == 1
     line = last_error(without.stderr)
     assert line.startswith("Kafka: no token for AWS_MSK_IAM (eu-west-1): HTTP Error 403")
-    assert "check the AWS credentials" in line
+    assert "check this machine's or pod's role" in line
