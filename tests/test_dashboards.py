@@ -170,7 +170,7 @@ class TestAlerts:
         assert {rule["alert"].removeprefix("Pinstream") for rule in RULES} == {
             *("Down", "ReadsNothing", "Halted", "IntakeStopped", "NoProgress", "Lagging", "LagNearsOneHour"),
             *("FreshnessBelowTarget", "DeadLetters", "LedgerMismatch", "WorkerDies", "WaitsForStart"),
-            *("Unreadable", "WaitsForSchema", "MayCountTwice"),
+            *("Unreadable", "WaitsForSchema", "SchemasFromDisk", "MayCountTwice"),
             *("RecordsRemoved", "LogCut", "KeyStoreFull", "ClockOff"),
             *("DestinationUnreachable", "Stalled"),
             *("TopicMadeAnew", "CommitMetadataRefused"),

@@ -323,7 +323,8 @@ class RegistrySchemas:
             # must not make dead letters of good records.
             if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
                 return SchemaMissing(ref)
-            return SchemaUnavailable(ref, explain(error, self._config, self._network, ref.kind))
+            reason = explain(error, self._config, self._network, ref.kind)
+            return SchemaUnavailable(ref, reason, refused=status in (401, 403))
 
     async def _complete(self, schema: Schema) -> Json:
         """The schema's text, or, if it refers to others, its JSON with their definitions put in."""

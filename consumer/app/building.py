@@ -23,7 +23,8 @@ from consumer.adapters.files import Types
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.network import Network
-from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
+from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
+from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import Function, TransformThread
 from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
 from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
@@ -44,6 +45,8 @@ from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 
 DEFAULT_MAPPING = "commerce_event.mapping.toml"
+# In the state folder: what the schema registry has answered.
+KEPT_SCHEMAS = "registry-schemas"
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -61,6 +64,11 @@ def log_report(report: Report) -> None:
 def log_kafka_trouble(code: str, text: str) -> None:
     """Log a problem that librdkafka handles by itself."""
     structlog.get_logger().warning("kafka_trouble", code=code, text=text)
+
+
+def log_schema_trouble(text: str) -> None:
+    """Log what is wrong with the schemas that are kept on disk."""
+    structlog.get_logger().warning("schemas_on_disk", text=text)
 
 
 def log_token_trouble(text: str) -> None:
@@ -100,7 +108,7 @@ def outside(
             on_trouble=log_kafka_trouble,
         )
         stack.push_async_callback(producer.close)
-    writers = writer_schemas(settings, schemas)
+    writers = writer_schemas(settings, schemas, keeps=True)
     stack.push_async_callback(writers.close)
     return Outside(api, keys, writers, letters, transform_thread(function, stack))
 
@@ -143,11 +151,20 @@ def local_schemas(settings: Settings) -> LocalSchemas:
     return LocalSchemas(settings.pinstream.schemas_dir)
 
 
-def writer_schemas(settings: Settings, local: LocalSchemas) -> SchemaSource:
-    """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`."""
+def writer_schemas(
+    settings: Settings, local: LocalSchemas, *, keeps: bool = False
+) -> LocalSchemas | KeptSchemas:
+    """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`.
+
+    What the registry answered earlier is read from the state folder while it does not answer. `keeps`: what it answers
+    is kept there.
+    """
     if not settings.registry.url:
         return local
-    return RegistrySchemas(settings.registry.client_configuration(), local, network=network(settings))
+    config = settings.registry.client_configuration()
+    files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
+    schemas = RegistrySchemas(config, local, network=network(settings))
+    return KeptSchemas(schemas, files, log_schema_trouble, writes=keeps)
 
 
 def network(settings: Settings) -> Network:

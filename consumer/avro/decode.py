@@ -117,6 +117,8 @@ class AnyDecoder(ABC):
         # From a record and its value to its framing, and to where in the value the datum starts.
         self._kinds, self.split = _WIRE_FORMATS[wire_format]
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
+        # By framing, schemas that are what the registry answered earlier, in a life before this one perhaps.
+        self._doubted: dict[bytes, SchemaRef] = {}
 
     @abstractmethod
     def find(self, record: Record, value: bytes, topic: str) -> Found:
@@ -132,9 +134,36 @@ class AnyDecoder(ABC):
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         """Know this schema from now on. Raises `Incompatible` and `InvalidSchema`."""
 
+    @abstractmethod
+    def _unlearn(self, framing: bytes) -> None:
+        """Know this schema no more, if it is known."""
+
+    def doubt(self, ref: SchemaRef) -> None:
+        """Take the schema that was added for an earlier answer of the registry: what cannot be read by it gets `ref`
+        instead of a rejection, until the schema is added again or forgotten."""
+        self._doubted[framing_of(ref)] = ref
+
+    def forget(self, ref: SchemaRef) -> None:
+        """Know this schema no more: its records are answered with `ref`."""
+        framing = framing_of(ref)
+        self._doubted.pop(framing, None)
+        self._refused.pop(framing, None)
+        self._unlearn(framing)
+
+    def unless_doubted(
+        self, framing: bytes, verdict: Rejection | Filtered
+    ) -> Rejection | Filtered | SchemaRef:
+        """Return the verdict on a record with this framing; or its schema, if that is in doubt and may be the cause."""
+        if self._doubted and isinstance(verdict, Rejection):
+            # The framing of a union ends with the number of a branch.
+            named = (ref for known, ref in self._doubted.items() if framing.startswith(known))
+            return next(named, None) or verdict
+        return verdict
+
     def _add(self, ref: SchemaRef, schema_json: Json, kind: str) -> Rejection | None:
         """See `Decoder.add_schema`."""
         framing = framing_of(ref)
+        self._doubted.pop(framing, None)
         try:
             # A registry also holds Protobuf and JSON schemas.
             if kind != "AVRO":
@@ -173,26 +202,28 @@ class AnyDecoder(ABC):
         if plan is None:
             return self._unknown(framing, start, value)
         if isinstance(plan, Rejection | Filtered):
-            return plan
+            return self.unless_doubted(framing, plan)
         read: Read = plan.read
         try:
             event, end = read(value, start)
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return _failed(framing, error)
-        return self._typed(event, number) if end == len(value) else _misaligned(framing, end > len(value))
+            return self.unless_doubted(framing, _failed(framing, error))
+        if end == len(value):
+            return self._typed(event, number)
+        return self.unless_doubted(framing, _misaligned(framing, end > len(value)))
 
     def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
         """Return the event, which was read as our schema of this number."""
         return event
 
-    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
+    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | Filtered | SchemaRef:
         if not value:
             why = "the value is empty: zero bytes are no datum (and no tombstone)"
             return rejected(DecodeCode.EMPTY, why)
         refusal = self._refused.get(framing)
         if refusal is not None:
             self._refused.move_to_end(framing)
-            return refusal
+            return self.unless_doubted(framing, refusal)
         return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
 
 
@@ -234,6 +265,9 @@ class Decoder(AnyDecoder):
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         # What is not asked for is read over: a record may hold far more than the mapping looks at.
         self.plans[framing] = trimmed(resolve(writer, self._reader), self._asked)
+
+    def _unlearn(self, framing: bytes) -> None:
+        self.plans.pop(framing, None)
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(

@@ -116,8 +116,12 @@ class TypedDecoder(AnyDecoder):
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         require_bounded(writer)
-        self._writers[framing] = writer
         # It may have been another schema before, as when the folder held another file.
+        self._unlearn(framing)
+        self._writers[framing] = writer
+
+    def _unlearn(self, framing: bytes) -> None:
+        self._writers.pop(framing, None)
         self._routes = {key: route for key, route in self._routes.items() if key[0] != framing}
         self._resolved = {key: plan for key, plan in self._resolved.items() if key[0] != framing}
 

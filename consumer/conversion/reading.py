@@ -58,7 +58,7 @@ class CompiledReading:
             framing, start, plan, number = find(record, record.value, topic)
             # No section of the mapping is for it.
             if isinstance(plan, Rejection | Filtered):
-                columns.add(plan)
+                columns.add(self._decoder.unless_doubted(framing, plan))
                 continue
             function, before = self._function(framing, plan, number), len(columns)
             if function is not None:

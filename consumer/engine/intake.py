@@ -461,6 +461,10 @@ class SchemaAnswers:
 
     def found(self, happened: SchemaFound) -> None:
         """The schema is there: whether it can be read is the decoder's to say."""
+        if happened.unanswered is not None:
+            self._stands_in(happened, happened.unanswered.reason)
+            return
+        self._end_stand_in(happened.ref, happened)
         rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
         self._context.report(
             "error" if isinstance(rejection, Rejection) else "info", "schema", ref=happened.ref.value,
@@ -468,9 +472,36 @@ class SchemaAnswers:
         )  # fmt: skip
         self._admission.unparked(self._parking.found(happened.ref))
 
+    def _stands_in(self, earlier: SchemaFound, reason: str) -> None:
+        """The registry gives no answer, but had given this one."""
+        ref, context = earlier.ref, self._context
+        context.counters.failures["registry"] += 1
+        before = self._parking.stand_in(ref)
+        rows = self._parking.stands_in(earlier, context.now.monotonic, context.jitter())
+        if self._parking.stand_in(ref) is before:  # it stands in already, or no record needs it any more
+            context.report("warning", "schema_unavailable", ref=ref.value, reason=reason)
+            return
+        self._decoder.add_schema(ref, earlier.schema, earlier.kind)
+        self._decoder.doubt(ref)
+        context.report("warning", "schema_from_disk", ref=ref.value, reason=reason)
+        self._admission.unparked(rows)
+
+    def _end_stand_in(self, ref: SchemaRef, answer: SchemaFound | None) -> None:
+        """The registry answers: report it if that is another schema than what stood in for it; None: there is none."""
+        stand_in = self._parking.stand_in(ref)
+        if stand_in is None or (answer is not None and answer.is_same(stand_in.earlier)):
+            return
+        # Records that were read by the other one are delivered, or dead letters: only a person can put that right.
+        self._context.report(
+            "error", "schema_changed", ref=ref.value, now="none" if answer is None else "another",
+            seconds=round(self._context.now.monotonic - stand_in.since),
+        )  # fmt: skip
+        self._decoder.forget(ref)
+
     def missing(self, happened: SchemaMissing) -> None:
         """There is none, or not yet."""
         ref, now = happened.ref, self._context.now.monotonic
+        self._end_stand_in(ref, None)
         final = self._parking.missing(ref, now, self._context.jitter())
         if final:
             self._context.report(

@@ -8,6 +8,7 @@ its command; they are unique in a process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -108,6 +109,21 @@ class SchemaFound:
     ref: SchemaRef
     schema: str | Mapping[str, Any]
     kind: str = "AVRO"
+    unanswered: SchemaUnavailable | None = None
+    """Why the registry gave no answer: then the schema is what it had answered earlier. None: it answered."""
+
+    def is_same(self, other: SchemaFound) -> bool:
+        """Return whether both bring the same schema: as text, or as JSON."""
+        if (self.ref, self.kind) != (other.ref, other.kind):
+            return False
+        try:
+            return self.schema == other.schema or bool(_json(self.schema) == _json(other.schema))
+        except (ValueError, RecursionError):  # it is no JSON, or nested too deeply to compare
+            return False
+
+
+def _json(schema: str | Mapping[str, Any]) -> Any:
+    return json.loads(schema) if isinstance(schema, str) else schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,8 @@ class SchemaUnavailable:
 
     ref: SchemaRef
     reason: str
+    refused: bool = False
+    """It answers, and does not let us in: that does not heal by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,13 @@ class SchemaLearner(Decoding, Protocol):
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | Filtered | None:
         """Learn a writer's schema; gives why it can never be read, if so."""
 
+    def doubt(self, ref: SchemaRef) -> None:
+        """Take the schema that was added for what the registry answered earlier: what it cannot read is answered with
+        `ref`, until the schema is added again or forgotten."""
+
+    def forget(self, ref: SchemaRef) -> None:
+        """Know this schema no more."""
+
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:
         """The verdict on a record whose schema does not exist."""
 

@@ -193,6 +193,7 @@ def survey(parts: Parts, now: Instant) -> Statistics:
         elsewhere=sum(state.elsewhere for state in parts.ledger),
         mismatch=parts.ledger.mismatch(),
         schemas=parts.parking.waits(now.monotonic),
+        schemas_from_disk=parts.parking.stand_ins,
         clock=parts.clock.statistics(local, len(parts.early)),
         slow_transform=parts.transforming.slow(now.monotonic),
     )

@@ -16,6 +16,10 @@ again. A record of it that comes meanwhile waits for the next answer to a questi
 no longer: so a flood of records of a made-up schema does not fill what may be parked for ever, and no restart is
 needed once the schema is there.
 
+Where the registry gives no answer, there may be what it answered earlier (`SchemaFound.unanswered`): the *stand-in*.
+The records go on with it, and the registry is asked again with the same backoff, records or not, until it answers: an
+id means a schema only within one life of a registry. What the stand-in cannot read waits for that answer.
+
 Questions are bounded, since the topic's producers choose the ids: some at once, some a second, and for each
 reference one per backoff, as long as a record waits for it.
 
@@ -44,7 +48,7 @@ from typing import Final, NamedTuple
 from consumer.engine.block import ROW_BYTES, RecordStage, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
-from consumer.engine.messages import Transform, Transformed, TransformIsSlow
+from consumer.engine.messages import SchemaFound, Transform, Transformed, TransformIsSlow
 from consumer.engine.model import (
     CommerceEvent,
     Filtered,
@@ -78,6 +82,13 @@ class _Record(NamedTuple):
     """How long the schema was denied when the record came; minus infinity if it was absent then."""
 
 
+class StandIn(NamedTuple):
+    """What is read by an earlier answer of the registry, and since when."""
+
+    earlier: SchemaFound
+    since: float
+
+
 @dataclass(slots=True)
 class _Wanted:
     """One reference: who waits for it, and what was answered."""
@@ -92,6 +103,7 @@ class _Wanted:
     denied_at: float | None = None
     """When it said so last; None if it gave no answer since, or was never asked."""
     absent: bool = False
+    stand_in: StandIn | None = None
 
     def denied_for(self, now: float) -> float:
         """For how long the registry has said so, if it still does."""
@@ -209,12 +221,37 @@ class Parking:
         self.size -= _size(rows)
         return rows
 
+    def stands_in(self, earlier: SchemaFound, now: float, jitter: float) -> list[Run]:
+        """The registry gives no answer, but had given this one: the records that go on with it, the first time."""
+        wanted = self._wanted.get(earlier.ref)
+        if wanted is None:
+            return []
+        rows: list[Run] = []
+        if wanted.stand_in is None:
+            wanted.stand_in = StandIn(earlier, now)
+            rows = [one.row for one in wanted.records]
+            wanted.records = []
+            self.size -= _size(rows)
+        self.unavailable(earlier.ref, now, jitter)
+        return rows
+
+    def stand_in(self, ref: SchemaRef) -> StandIn | None:
+        """What stands in for this schema; None: nothing does."""
+        wanted = self._wanted.get(ref)
+        return None if wanted is None else wanted.stand_in
+
+    @property
+    def stand_ins(self) -> int:
+        """How many schemas are earlier answers of the registry."""
+        return sum(wanted.stand_in is not None for wanted in self._wanted.values())
+
     def missing(self, ref: SchemaRef, now: float, jitter: float) -> list[Run]:
         """The registry says that there is no such schema: the records for which that is final."""
         wanted = self._wanted.get(ref)
         if wanted is None:
             return []
         self._answered(wanted)
+        wanted.stand_in = None  # the registry answered
         if wanted.absent and not self._is_absent(wanted, now):
             # No answer came for long: from here on it has to be said throughout `patience` once more.
             wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
@@ -252,10 +289,10 @@ class Parking:
         wanted.asking = False
 
     def _later(self, ref: SchemaRef, wanted: _Wanted, now: float, jitter: float) -> None:
-        """Ask again later, if anybody waits for it (by then)."""
+        """Ask again later, if anybody waits for it (by then), or something stands in for it."""
         wanted.failures += 1
         wanted.retry_at = now + self._backoff.delay(wanted.failures, 0.5 + jitter / 2)
-        if wanted.records:
+        if wanted.records or wanted.stand_in is not None:
             heapq.heappush(self._again, (wanted.retry_at, ref))
         else:
             self._put_away(ref, wanted)
@@ -276,7 +313,7 @@ class Parking:
         for ref, wanted in list(self._wanted.items()):
             free(one.row for one in wanted.records)
             wanted.records = [one for one in wanted.records if one.row.accepted]
-            if not wanted.records and not wanted.asking:
+            if not wanted.records and not wanted.asking and wanted.stand_in is None:
                 self._put_away(ref, wanted)
         # No record waits for the others any more, and questions are few.
         self._new = deque(ref for ref in self._new if self._waits(ref, -math.inf))
@@ -381,7 +418,7 @@ class Transforming:
     """
 
     def __init__(self, context: Context, decoder: SchemaLearner) -> None:
-        self.add_schema = decoder.add_schema
+        self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
         self.missing = decoder.missing
         self._context = context
         self._decoder = decoder

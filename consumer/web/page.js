@@ -1,6 +1,5 @@
 // The connection to pinstream. Figures arrive on the /events stream; if it fails, the page polls /status each second.
-// Figures that may be out of date are greyed and show their age. When the stream is silent, the page asks /status
-// whether pinstream still answers.
+// Old figures are grey and show their age. When the stream is silent, the page asks /status for an answer.
 
 const QUIET = 7;            // seconds of silence on the stream before the page asks /status; there may be nothing new
 const PATIENCE = 3000;      // milliseconds to wait for one answer
@@ -95,7 +94,7 @@ function showLive() {
   put($("live-text"), `live, ${clock(Date.now() / 1000)}`);
 }
 
-/** Show at once that the figures are out of date. They stay on the page, grey, with their age. */
+/** Show at once that the figures are old. */
 function showLost(title = "No connection to pinstream.", why = "The page keeps trying.") {
   document.body.classList.add("gone");
   $("live").className = "gone";

@@ -55,7 +55,7 @@ const SINGLES = [
 const TILES = ["Settled per second", "Lag", "Delivered within 1 h", "Dead letters", "Oldest open event"];
 /** Seconds of throttling from which the headline says so; shorter waits are the normal pacing of the quota. */
 const THROTTLE_SHOWN = 3;
-/** Shares delivered within one hour: the goal, and the bound below which it is bad. The alert and the dashboard use the same. */
+/** Shares delivered within one hour: the goal, and the bound below which it is bad, as in alert and dashboard. */
 const TARGET = .99, POOR = .95;
 const MANY_PARTITIONS = 16;
 const WEEK = 7 * 24 * HOUR;
@@ -93,6 +93,7 @@ function stateOf(s) {
   if (schema && explains("schema")) return schemaState(schema, s, stuck);
   if (s.clock && clockOff(s.clock) && explains("clock")) return clockState(s.clock);
   if (stuck) return stuckState(s, go);
+  if (s.schemas_from_disk && wait < HOUR) return ["disk", "warn", `The schema registry does not answer: ${go}.`, { "": "Only records of new schemas wait.", "What to do": SEE_REGISTRY }];
   return paceState(wait, toGo(s), go, unknownOf(s));
 }
 
@@ -134,7 +135,7 @@ function haltState(halted, accounts) {
   }];
 }
 
-/** Seconds that this machine's clock is behind, by Pinterest's clock; by the records' timestamps if Pinterest's is not known to differ. */
+/** Seconds that this machine's clock is behind: by Pinterest's clock, else by the records' timestamps. */
 const clockOff = c => Math.abs(c.behind_platform || 0) >= 60 ? c.behind_platform : c.behind_records >= 60 ? c.behind_records : 0;
 
 function clockState(c) {
@@ -149,12 +150,14 @@ function clockState(c) {
   }];
 }
 
+const SEE_REGISTRY = "check the registry; the log has the reason (schema_unavailable).";
+
 function schemaState(one, s, stuck) {
   const others = s.open.schemas.length - 1;
   return ["schema", stuck ? "bad" : "warn", `Waiting for schemas: ${many(s.open.waiting_for_schema, "record")}.`, {
     Why: (one.denied_seconds == null ? `the registry has not answered yet for schema ${one.kind} ${one.value}` : `the registry (or the folder) has said for ${age(one.denied_seconds)} that it does not know schema ${one.kind} ${one.value}`)
       + `; its records have waited ${age(one.seconds)}.` + (others ? ` The records of ${many(others, "other schema")} wait too.` : "") + (stuck ? " No other record settles either." : " All other records continue."),
-    "What to do": one.denied_seconds == null ? "check the registry; the log has the reason (schema_unavailable)." : "register the schema, or find the producer of these records. After PINSTREAM_SCHEMA_PATIENCE they become dead letters.",
+    "What to do": one.denied_seconds == null ? SEE_REGISTRY : "register the schema, or find the producer of these records. After PINSTREAM_SCHEMA_PATIENCE they become dead letters.",
   }];
 }
 
@@ -215,7 +218,7 @@ function showLedger(s) {
   put($("missing"), h("b", { class: "warn" }, lines.join(" ")), " Since the start; see the log for details.");
 }
 
-/** Records outside the ledger: those that were never read, or that another destination received. */
+/** Records outside the ledger: never read, or received by another destination. */
 function missing(s) {
   const { removed_unread: removed, positions_went_back: back } = s.counts, anew = Object.keys(s.counts.topics_made_anew || {});
   return [

@@ -61,7 +61,7 @@ function ticks(top, whole) {
 
 const TIMES = [1, 10, 60, 600, HOUR, 6 * HOUR, 24 * HOUR, 7 * 24 * HOUR];
 
-/** The points of a period: every ten seconds for the last hour, every two minutes for the last day; none if there is no history. */
+/** The points of a period: every ten seconds for the last hour, every two minutes for the last day. */
 const stepOf = period => past?.steps[period === "hour" ? 0 : 1];
 
 /** Start and end of the time axis: the chosen period, or the time since the start if that is shorter. */
@@ -179,7 +179,7 @@ function draw() {
   for (const [at, plot] of Object.entries(WITHIN)) put($(at), figure(plot, inner($(at))));
 }
 
-/** The inner width of `node` in CSS pixels: a plot is drawn in pixels, so that its text is not scaled. */
+/** The inner width of `node` in CSS pixels: plots are drawn in pixels, so that text is not scaled. */
 function inner(node) {
   const style = getComputedStyle(node);
   return Math.max(240, Math.round(node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)));

@@ -9,7 +9,7 @@ const $ = id => document.getElementById(id);
 const n = x => x == null ? NONE : x.toLocaleString("en");
 /** A count with its noun. A line may break between a long number and its noun, never inside the number. */
 const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
-/** The CSS class of a large figure: the longer it is, the smaller its font, so that it stays on one line. */
+/** The CSS class of a large figure: the longer it is, the smaller its font, to stay on one line. */
 const sized = figure => ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length];
 const sum = list => list.reduce((all, one) => all + one, 0);
 

@@ -121,6 +121,10 @@ class FakeRegistry:
         self._stored.append(Stored(number, guid, subject, version, *content))
         return self._stored[-1]
 
+    def lose_all(self) -> None:
+        """Be a registry whose database was lost."""
+        self._stored.clear()
+
     @web.middleware
     async def _misbehave(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.requests.append(request.path)

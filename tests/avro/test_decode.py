@@ -285,6 +285,43 @@ def test_a_schema_that_was_refused_can_be_learnt() -> None:
     assert made.decode(record(b"\x00\x00\x00\x00\x07" + datum(EVENT))) == EVENT
 
 
+def test_what_a_doubted_schema_cannot_read_names_it() -> None:
+    """It may be another registry's schema under the same id: no verdict, until it is added again without doubt."""
+    made = decoder(WireFormat.AUTO, SEVEN, SchemaRef("id", "8"))
+    framing = framing_of(SEVEN)
+    unreadable = [framing + tail for tail in (b"", b"\xff" * 9, datum(EVENT)[:-1], datum(EVENT) + b"\0")]
+    rejections = [made.decode(record(one)) for one in unreadable]
+    made.doubt(SEVEN)
+    assert [made.decode(record(one)) for one in unreadable] == [SEVEN] * len(unreadable)
+    assert made.decode(record(framing + datum(EVENT))) == EVENT
+    assert code(made.decode(record(framing_of(SchemaRef("id", "8")) + b"\xff" * 9))) == "undecodable"
+    assert code(made.decode(record(b""))) == "empty"
+    made.add_schema(SEVEN, SCHEMA)
+    assert [made.decode(record(one)) for one in unreadable] == rejections
+
+
+def test_a_doubted_schema_that_does_not_fit_ours_is_no_verdict() -> None:
+    """Its records wait for what the registry has now."""
+    made = decoder()
+    made.add_schema(SEVEN, '"string"')
+    made.doubt(SEVEN)
+    value = framing_of(SEVEN) + datum(EVENT)
+    assert made.decode(record(value)) == SEVEN
+    made.add_schema(SEVEN, SCHEMA)
+    assert made.decode(record(value)) == EVENT
+
+
+def test_a_schema_can_be_forgotten() -> None:
+    """Readable, refused, or never known: its records ask for it."""
+    made = decoder(WireFormat.AUTO, SEVEN)
+    refused, unknown = SchemaRef("id", "8"), SchemaRef("id", "9")
+    made.add_schema(refused, '"string"')
+    for ref in (SEVEN, refused, unknown):
+        made.doubt(ref)
+        made.forget(ref)
+        assert made.decode(record(framing_of(ref) + datum(EVENT))) == ref
+
+
 def test_messages_hold_no_data() -> None:
     """Nothing of the record's bytes is in the verdict, only schema and exception."""
     made = decoder(WireFormat.AUTO, SEVEN)

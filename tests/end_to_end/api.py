@@ -193,6 +193,14 @@ class Registry:
         """Refuse connections from now on."""
         self._loop.call(self._registry.stop())
 
+    def lose_all(self) -> None:
+        """Lose the database: what is registered from now on gets the first ids again."""
+
+        async def change() -> None:
+            self._registry.lose_all()
+
+        self._loop.call(change())
+
     def up(self) -> None:
         """Be there again, at the same address, with all that was registered."""
         self._loop.call(self._registry.start())

@@ -92,6 +92,7 @@ class FakeDecoder(SchemaLearner):
 
     def __init__(self) -> None:
         self._known: dict[SchemaRef, Rejection | None] = {}
+        self.doubted: set[SchemaRef] = set()
 
     def decode_chunk(
         self, records: list[Record], topic: str = ""
@@ -103,7 +104,15 @@ class FakeDecoder(SchemaLearner):
             Rejection(Stage.DECODE, "schema_unusable", "not Avro") if schema_json == "broken" else None
         )
         self._known[ref] = rejection
+        self.doubted.discard(ref)
         return rejection
+
+    def doubt(self, ref: SchemaRef) -> None:
+        self.doubted.add(ref)
+
+    def forget(self, ref: SchemaRef) -> None:
+        self._known.pop(ref, None)
+        self.doubted.discard(ref)
 
     def missing(self, ref: SchemaRef) -> Rejection:
         return Rejection(Stage.DECODE, "schema_missing", "no such schema")
@@ -120,7 +129,8 @@ class FakeDecoder(SchemaLearner):
             return decoded
         if ref(schema) not in self._known:
             return ref(schema)
-        return self._known[ref(schema)] or decoded
+        rejection = self._known[ref(schema)]
+        return decoded if rejection is None else ref(schema) if ref(schema) in self.doubted else rejection
 
 
 class FakeConverter:

@@ -116,6 +116,16 @@ class TwoDecoders(Decoder):
         require(self.other.add_schema(ref, schema_json, kind) == verdict, "decoders learn the same", ref)
         return verdict
 
+    def doubt(self, ref: SchemaRef) -> None:
+        """Both doubt it."""
+        super().doubt(ref)
+        self.other.doubt(ref)
+
+    def forget(self, ref: SchemaRef) -> None:
+        """Both forget it."""
+        super().forget(ref)
+        self.other.forget(ref)
+
 
 class BothReadings:
     """Reads all records on the fast path and in two steps, and requires that the same comes out."""
@@ -157,6 +167,10 @@ class AvroForm(Form):
     def schema(self, ref: SchemaRef) -> str:
         """What the registry has."""
         return json.dumps(_BROKEN_SCHEMA if ref == BROKEN else _WRITERS[ref])
+
+    def other_schema(self) -> str:
+        """See `Form`."""
+        return json.dumps(_BROKEN_SCHEMA)
 
     def headers(self, spec: Spec) -> tuple[tuple[str, bytes | None], ...]:
         """Every other record has some; where there are none its framing is compared with that of the record before."""

@@ -37,6 +37,7 @@ LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
 """Not known to a process at first; the registry has them, sooner or later."""
 BROKEN = SchemaRef("id", "9")
 """The registry has it, and nobody can read it."""
+_OTHER = "another"
 WALL = 1.7e9
 """What the platform's clock shows when a world begins, in unix seconds."""
 SKEW = 300
@@ -161,6 +162,9 @@ class Form(Protocol):
     def schema(self, ref: SchemaRef) -> str:
         """What the registry has under this reference."""
 
+    def other_schema(self) -> str:
+        """What the registry had under some reference before its database was lost: no record can be read by it."""
+
     def value(self, spec: Spec) -> bytes:
         """The record's value."""
 
@@ -184,6 +188,10 @@ class FakeForm(Form):
     def schema(self, ref: SchemaRef) -> str:
         """Nobody reads it."""
         return "{}"
+
+    def other_schema(self) -> str:
+        """See `Form`."""
+        return _OTHER
 
     def value(self, spec: Spec) -> bytes:
         """The number, and as many bytes as the event has."""
@@ -210,12 +218,24 @@ class Decoder(SchemaLearner):
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
         self._known: dict[SchemaRef, Rejection | None] = {}
+        self._doubted: set[SchemaRef] = set()
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         """`BROKEN` can never be read."""
-        verdict = Rejection(Stage.DECODE, "schema", "incompatible") if ref == BROKEN else None
+        is_unfit = ref == BROKEN or schema_json == _OTHER
+        verdict = Rejection(Stage.DECODE, "schema", "incompatible") if is_unfit else None
         self._known[ref] = verdict
+        self._doubted.discard(ref)
         return verdict
+
+    def doubt(self, ref: SchemaRef) -> None:
+        """What it cannot read waits."""
+        self._doubted.add(ref)
+
+    def forget(self, ref: SchemaRef) -> None:
+        """It is not known any more."""
+        self._known.pop(ref, None)
+        self._doubted.discard(ref)
 
     def missing(self, ref: SchemaRef) -> Rejection:
         """There is no such schema."""
@@ -230,13 +250,14 @@ class Decoder(SchemaLearner):
             return None
         spec = self._specs[int(record.value[:6])]
         if spec.kind is Kind.UNDECODABLE:
-            return Rejection(Stage.DECODE, "garbage", "not Avro")
+            garbage = Rejection(Stage.DECODE, "garbage", "not Avro")
+            return spec.ref if spec.ref in self._doubted else garbage
         if spec.ref is not None:
             if spec.ref not in self._known:
                 return spec.ref
             verdict = self._known[spec.ref]
             if verdict is not None:
-                return verdict
+                return spec.ref if spec.ref in self._doubted else verdict
         return {"number": spec.number}
 
 

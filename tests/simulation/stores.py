@@ -90,20 +90,29 @@ class KeyStore:
 
 
 class Registry:
-    """Knows all schemas but those that are made up, and some late."""
+    """Knows all schemas but those that are made up, and some late. What it answered is on disk, or another schema."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._on_disk: dict[SchemaRef, str] = {}
 
     def find(self, ref: SchemaRef) -> SchemaFound | SchemaMissing | SchemaUnavailable:
         """Its answer now."""
         world = self._world
         if world.in_spell("registry") or world.roll(world.rates.registry_fails):
-            return SchemaUnavailable(ref, "timeout")
+            stand_in = self._on_disk.get(ref)
+            return (
+                SchemaUnavailable(ref, "timeout")
+                if stand_in is None
+                else SchemaFound(ref, stand_in, unanswered=SchemaUnavailable(ref, "timeout"))
+            )
         lags = ref in LATE and world.now < world.base + world.knobs.registry_lag
         if ref == MISSING or int(ref.value) >= MADE_UP or lags:
             return SchemaMissing(ref)
-        return SchemaFound(ref, world.form.schema(ref))
+        schema = world.form.schema(ref)
+        # What a process that starts later may find there.
+        self._on_disk[ref] = world.form.other_schema() if world.random.random() < 0.3 else schema
+        return SchemaFound(ref, schema)
 
 
 class SharedStore(SharedKeys):

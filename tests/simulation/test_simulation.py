@@ -125,6 +125,8 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
         "topic_made_anew",
         "dead_letter_guard",
         "schema_missing",
+        "schema_from_disk",
+        "schema_changed",
         "clock_off",
         "clock_jumped",
         "claimed_again",

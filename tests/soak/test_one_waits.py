@@ -34,6 +34,12 @@ class _Decoder:
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         return None
 
+    def doubt(self, ref: SchemaRef) -> None:
+        """Nothing is answered from disk."""
+
+    def forget(self, ref: SchemaRef) -> None:
+        """Nothing is."""
+
     def missing(self, ref: SchemaRef) -> Filtered:
         return Filtered("nobody asks")
 

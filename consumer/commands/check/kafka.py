@@ -8,6 +8,7 @@ from consumer.adapters.aws import msk
 from consumer.adapters.kafka.cluster import Extent, TopicSettings, describe, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
+from consumer.adapters.schemas_on_disk import KeptSchemas
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
 from consumer.commands.base import first_of
@@ -15,7 +16,7 @@ from consumer.commands.check.rights import missing, needed
 from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, counted
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
-from consumer.engine.messages import FetchSchema, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Position, SchemaRef, TopicPartition, destination_tag
 from consumer.errors import KafkaError, RegistryError
 
@@ -201,15 +202,21 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
 
 
 async def registry(found: Found) -> Said:
-    """Does the registry answer?"""
+    """Does the registry answer, or can the service begin without it?"""
     if not found.settings.registry.url:
         raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
     source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
     try:
         # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns.
         answer = await source.fetch(FetchSchema(SchemaRef("id", "1")))
+        kept = await source.kept() if isinstance(source, KeptSchemas) else 0
     finally:
         await source.close()
-    if isinstance(answer, SchemaUnavailable):
-        raise RegistryError(answer.reason)
-    return Said("answers")
+    away = answer.unanswered if isinstance(answer, SchemaFound) else answer
+    if not isinstance(away, SchemaUnavailable):
+        return Said(f"answers; {counted(kept, 'schema')} of it on disk")
+    # Wrong credentials do not heal by themselves. An address that has answered before was right.
+    if not kept or away.refused:
+        raise RegistryError(away.reason)
+    warning = f"{away.reason}; until it answers, records of the schemas on disk are read, and all others wait"
+    return Said(f"{counted(kept, 'schema')} of it on disk", [warning])

@@ -222,7 +222,7 @@ class OfOrigin:
 
     def __init__(self, decoder: SchemaLearner) -> None:
         self._decoder = decoder
-        self.add_schema = decoder.add_schema
+        self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
         self.missing = decoder.missing
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:

@@ -205,7 +205,7 @@ class Judging:
 
     def __init__(self, decoder: SchemaLearner) -> None:
         self._decoder = decoder
-        self.add_schema = decoder.add_schema
+        self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         """See `consumer.engine.reading.Decoding`."""

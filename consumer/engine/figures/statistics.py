@@ -446,6 +446,13 @@ class Statistics:
         number=lambda seconds: seconds or 0,
         merge=least,
     )
+    schemas_from_disk: int = figure(
+        "Schemas read from the state folder, because the registry does not answer: it is asked again until it does.",
+        "pinstream_schemas_from_disk",
+        default=0,
+        status_note="See the [runbook](runbook.md#registry-down).",
+        merge=lambda values: max(values, default=0),
+    )
     quota_members: int = figure(
         "Members of the group by which PINSTREAM_CALLS_PER_MINUTE is divided: the most that held partitions within "
         "the last minute.",

@@ -29,6 +29,7 @@ _APART: dict[str, Any] = {
 """Members on different machines, much moving about, and records that wait in the middle of others."""
 _FAST: dict[str, Any] = {"reading": "fast"}
 _GUARDED: dict[str, Any] = {"guarded": True, "odd": 0.5}
+_FROM_DISK: dict[str, Any] = {"rates": Rates(registry_fails=0.6), "late_schemas": 0.3, "restarts": 3}
 _SELDOM_BAD: dict[str, Any] = {
     "guarded": True, "odd": 0.1, "bad": 0.1, "partitions": 2, "records": 160, "restarts": 3, "rebalances": 4,
     "late_schemas": 0.2, "incidents": Incidents(setbacks=3),
@@ -143,6 +144,8 @@ FOCUS: dict[str, dict[str, Any]] = {
         "late_schemas": 0.3,
         "policy": policy(schema_patience=1.0),
     },
+    "a_schema_from_disk_is_not_doubted": _FROM_DISK,
+    "a_schema_from_disk_ends_the_questions": _FROM_DISK,
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }
 """Worlds in which a bug that needs a coincidence shows soon."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,31 @@ def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
 def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
     """Records that wait for it wait for ever."""
     patch.setattr(Parking, "unavailable", lambda *_: None)
+
+
+@mutation
+def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
+    """What an earlier schema under the same id cannot read becomes a dead letter."""
+    init = SchemaAnswers.__init__
+
+    def trusting(self: SchemaAnswers, *arguments: Any) -> None:
+        init(self, *arguments)
+        patch.setattr(self._decoder, "doubt", lambda _: None)
+
+    patch.setattr(SchemaAnswers, "__init__", trusting)
+
+
+@mutation
+def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
+    """The registry is not asked again, so what the earlier schema cannot read waits for ever."""
+    stands_in = Parking.stands_in
+
+    def once(self: Parking, earlier: messages.SchemaFound, *arguments: Any) -> list[Run]:
+        rows = stands_in(self, earlier, *arguments)
+        self._wanted[earlier.ref].retry_at = math.inf
+        return rows
+
+    patch.setattr(Parking, "stands_in", once)
 
 
 @mutation

@@ -206,6 +206,11 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
             "waited 44 s. All other records continue. What to do: check the registry",
             "Nothing sent yet.",
         ),
+        (
+            lambda: statistics(partition(lag=7), schemas_from_disk=1),
+            "The schema registry does not answer: 7 records to go. Only records of new schemas wait. What to do: check",
+            "Nothing sent yet.",
+        ),
         (idle, "Caught up: no record is waiting.", "takes events 0 calls in flight, 0 events queued"),
         (lambda: statistics(partition(), stopping=True), "Stopping.", "Nothing sent yet."),
         (
@@ -259,6 +264,7 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         "clocks",
         "no_such_schema",
         "no_schema_yet",
+        "schemas_from_disk",
         "idle",
         "stopping",
         "stuck",

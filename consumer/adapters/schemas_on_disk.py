@@ -1,0 +1,325 @@
+"""Schemas on disk: what the registry has answered, kept in the state folder for a start while it is away.
+
+Theory of operation. The registry is always asked first, and where it answers, its answer counts. Only where it gives
+none (`SchemaUnavailable`) is the file asked. The answer then says so (`SchemaFound.unanswered`), and the engine goes on
+asking the registry until it answers. For an id means a schema only within one life of a registry: one whose database
+was lost gives the same ids to other schemas, and records that are read by a wrong schema are garbage that looks well.
+So when the registry contradicts one file (it has another schema for it, or none), all that was kept of this registry
+is removed.
+
+Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itself (references are put in)::
+
+    pinstream schema, format 1
+    {"registry": …, "kind": "id", "value": "17", "schema": …}
+    the SHA-256 of these two lines
+
+``<registry>`` is a digest of its address without user and password. A file is written beside its place, flushed and
+renamed: so it is whole, or not there. What is not whole all the same, or not ours, is as if it were not there. Any
+number of processes may use the folder: none relies on a file being there, and all write the same.
+
+The time of a file is that of its latest use. Those that were not used for longest are removed when there are too many,
+or too many bytes. The folder can be removed at any time: it is filled again as the registry answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from consumer.adapters.thread import OwnThread
+from consumer.avro.schema import Json
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
+
+MOST_SCHEMAS: Final = 1_000
+MOST_BYTES: Final = 64 * 1024 * 1024
+# A schema may be 1 MiB, and 4 MiB more of others may be put in. Escaped in JSON it may be larger; then it is not kept.
+MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
+
+_FORMAT: Final = b"pinstream schema, format 1\n"
+_CHECK_BYTES: Final = 65
+_NAME: Final = re.compile(r"(?:id|guid)-[0-9a-f-]+-([0-9a-f]{16})\.schema")
+_HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid)-.*\.schema\.new")
+# Seconds after which nobody is still writing a file: its process was killed.
+_ABANDONED: Final = 3600.0
+_READ_WITHIN: Final = 5.0
+"""Seconds for one look at the disk, which may hang."""
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+Answer = SchemaFound | SchemaMissing | SchemaUnavailable
+
+
+def registry_digest(config: Mapping[str, Any]) -> str:
+    """Return 16 hex digits for the registry that the client's properties name: not its credentials, nor their order."""
+    addresses = set()
+    for url in str(config["url"]).split(","):
+        parts = urlsplit(url.strip())
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        # The path belongs to it: a context of a registry (/contexts/.shop) has ids of its own.
+        addresses.add(f"{parts.scheme}://{parts.hostname}:{port}{parts.path.rstrip('/')}")
+    # In Confluent Cloud one address serves many registries; this names one of them.
+    cluster = str(config.get("bearer.auth.logical.cluster", ""))
+    return hashlib.sha256("\n".join([*sorted(addresses), cluster]).encode()).hexdigest()[:16]
+
+
+class Unfit(Exception):
+    """A file that is there and is not used; the text says why."""
+
+
+class SchemaFiles:
+    """The files of one registry in `folder`. All methods block; all but `read` raise `OSError`."""
+
+    def __init__(self, folder: Path, registry: str) -> None:
+        self.folder = folder
+        self._registry = registry
+
+    def read(self, ref: SchemaRef) -> Json | None:
+        """Return the schema, complete in itself; None: it is not there. Raises `Unfit` and `OSError`."""
+        path = self._path(ref)
+        try:
+            # A pipe in its place must not block, nor a link lead elsewhere.
+            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.fstat(number)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unfit(f"{path} is no file")
+            if status.st_uid != os.geteuid():
+                raise Unfit(f"{path} belongs to another user")
+            with open(number, "rb", closefd=False) as file:
+                data = file.read(MOST_SCHEMA_BYTES + 1)
+        finally:
+            os.close(number)
+        if not data.startswith(_FORMAT):
+            raise Unfit(f"{path} is of another version of pinstream, or damaged")
+        text, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
+        if check != _check(text):
+            raise Unfit(f"{path} is damaged")
+        found = json.loads(text[len(_FORMAT) :])
+        # A file that somebody renamed is whole, and yet of another schema.
+        if (found["registry"], found["kind"], found["value"]) != (self._registry, *ref):
+            raise Unfit(f"{path} is of another schema")
+        schema: Json = found["schema"]
+        return schema
+
+    def used(self, ref: SchemaRef) -> None:
+        """Note that it was used now."""
+        os.utime(self._path(ref))
+
+    def write(self, ref: SchemaRef, schema: Json) -> None:
+        """Keep this schema, durably, in place of what was kept for `ref`; remove what was not used for longest."""
+        about = {"registry": self._registry, "kind": ref.kind, "value": ref.value, "schema": schema}
+        text = _FORMAT + json.dumps(about).encode() + b"\n"
+        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:
+            return
+        # Schemas are nobody's personal data. But nobody else is to change how records are read.
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(ref)
+        # Each writer has a name of its own, so that two do not write into one file.
+        new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.schema.new")
+        try:
+            _write_durably(new, text + _check(text))
+            os.rename(new, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(new)
+            raise
+        self._prune()
+
+    def remove_all(self) -> int:
+        """Remove all that is kept of this registry; return how many there were."""
+        removed = 0
+        for path, _ in self._files():
+            if self._is_ours(path):
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    def count(self) -> int:
+        """Return how many schemas of this registry can be read."""
+        readable = 0
+        for path, _ in self._files():
+            if self._is_ours(path):
+                kind, _, rest = path.name.partition("-")
+                with suppress(OSError, Unfit, ValueError):
+                    readable += self.read(SchemaRef(kind, rest.rpartition("-")[0])) is not None
+        return readable
+
+    def _path(self, ref: SchemaRef) -> Path:
+        return self.folder / f"{ref.kind}-{ref.value}-{self._registry}.schema"
+
+    def _is_ours(self, path: Path) -> bool:
+        named = _NAME.fullmatch(path.name)
+        return named is not None and named[1] == self._registry
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Our files, of all registries, and those that were left half written. Others are none of our business."""
+        try:
+            entries = list(os.scandir(self.folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if _NAME.fullmatch(entry.name) or _HALF_WRITTEN.fullmatch(entry.name):
+                with suppress(FileNotFoundError):  # another process removed it
+                    yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+    def _prune(self) -> None:
+        kept = []
+        for path, status in self._files():
+            if not _HALF_WRITTEN.fullmatch(path.name):
+                kept.append((status.st_mtime_ns, status.st_size, path))
+            elif status.st_mtime < time.time() - _ABANDONED:
+                path.unlink(missing_ok=True)
+        excess, bytes_left = len(kept) - MOST_SCHEMAS, sum(size for _, size, _ in kept)
+        for _, size, path in sorted(kept):
+            if excess <= 0 and bytes_left <= MOST_BYTES:
+                break
+            path.unlink(missing_ok=True)
+            excess, bytes_left = excess - 1, bytes_left - size
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    # Flushed before it gets its name: a power failure, after which a registry is often away for longest, must not leave
+    # the name without the content. That it may take back the name is no harm.
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        while data:  # a write may be shorter than it is asked to be
+            data = data[os.write(number, data) :]
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _check(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode() + b"\n"
+
+
+class Registry(Protocol):
+    """What is asked first; see `consumer.adapters.schemas.RegistrySchemas`."""
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """Ask once. Never raises."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class KeptSchemas:
+    """A registry whose answers are kept in files, which answer where it does not.
+
+    `on_trouble` gets a line for each kind of trouble with the files, once. Without `writes` they are only read.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        files: SchemaFiles,
+        on_trouble: Callable[[str], None] = lambda text: None,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._registry = registry
+        self._files = files
+        self._on_trouble = on_trouble
+        self._writes = writes
+        self._told: set[str] = set()
+        # The disk may be slow: reading waits here, and nothing waits for writing.
+        self._thread = OwnThread("schemas-on-disk")
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """Ask the registry once; if it gives no answer, the files. Never raises."""
+        answer = await self._registry.fetch(command)
+        # The registry knows no fingerprints: these come from PINSTREAM_SCHEMAS_DIR.
+        if command.ref.kind == "fingerprint":
+            return answer
+        if not isinstance(answer, SchemaUnavailable):
+            if self._writes:
+                self._thread.begin(lambda: self._keep(answer))
+            return answer
+        try:
+            async with asyncio.timeout(_READ_WITHIN):
+                schema = await self._thread.run(self._read, command.ref)
+        except TimeoutError:
+            self._tell(f"the disk did not answer within {_READ_WITHIN:g} s")
+            return answer
+        return answer if schema is None else SchemaFound(answer.ref, schema, unanswered=answer)
+
+    async def kept(self) -> int:
+        """Return how many schemas of this registry can be read from disk; 0 if the disk cannot."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_READ_WITHIN):
+                return await self._thread.run(self._files.count)
+        return 0
+
+    async def close(self) -> None:
+        """Close the registry's client, and finish what is being written."""
+        await self._registry.close()
+        await self._thread.end()
+
+    # --- in the thread
+
+    def _read(self, ref: SchemaRef) -> Any:
+        try:
+            schema = self._files.read(ref)
+        except Unfit as error:
+            self._tell(f"{error}: it is not used")
+            return None
+        # Whatever is in the file or wrong with the disk: it is as if there were none.
+        except Exception as error:
+            self._tell(f"a schema in {self._files.folder} cannot be read ({_reason(error)}): it is not used")
+            return None
+        if schema is not None and self._writes:
+            with suppress(OSError):  # a folder that cannot be written can be read all the same
+                self._files.used(ref)
+        return schema
+
+    def _keep(self, answer: SchemaFound | SchemaMissing) -> None:
+        """Bring the files in line with what the registry says."""
+        ref = answer.ref
+        found = answer if isinstance(answer, SchemaFound) and answer.kind == "AVRO" else None
+        try:
+            before = None
+            with suppress(Unfit, OSError, ValueError):  # it is written anew
+                before = self._files.read(ref)
+            if before is not None and found is not None and found.is_same(SchemaFound(ref, before)):
+                self._files.used(ref)
+                return
+            if before is not None:
+                removed = self._files.remove_all()
+                has = "no" if found is None else "another"
+                self._tell(
+                    f"the registry has {has} schema {ref.kind} {ref.value}, and had one before: was it set up anew? "
+                    f"What was kept of it on disk is removed ({removed} in all)"
+                )
+            if found is not None:
+                self._files.write(ref, found.schema)
+        # The disk is full, or cannot be written.
+        except Exception as error:
+            self._tell(
+                f"{self._files.folder} cannot keep what the schema registry answers ({_reason(error)}): make it "
+                "writable, with free space; until then a start needs the registry"
+            )
+
+    def _tell(self, text: str) -> None:
+        # The same trouble comes again with every question.
+        if text not in self._told and len(self._told) < MOST_SCHEMAS:
+            self._told.add(text)
+            self._on_trouble(text)
+
+
+def _reason(error: Exception) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    return type(error).__name__ if code is None else os.strerror(code)

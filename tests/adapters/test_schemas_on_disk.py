@@ -1,0 +1,549 @@
+"""What the registry answered, kept on disk: read while the registry is away, and never a wrong schema.
+
+The files are real ones. What fails is a system call of the module, at each place where it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.adapters import schemas_on_disk
+from consumer.adapters.schemas import RegistrySchemas
+from consumer.adapters.schemas_on_disk import Answer, KeptSchemas, SchemaFiles, Unfit, registry_digest
+from consumer.avro.schema import Json, parse
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
+from tests.adapters.fake_registry import FakeRegistry
+
+PLAIN = {"type": "record", "name": "shop.Plain", "fields": [{"name": "v", "type": "int"}]}
+OLDER = {"type": "record", "name": "shop.Plain", "fields": [{"name": "u", "type": "int"}]}
+ID = SchemaRef("id", "17")
+GUID = SchemaRef("guid", "89791762-2336-4186-9674-299b90a802e2")
+HERE = registry_digest({"url": "http://registry:8081"})
+ELSEWHERE = registry_digest({"url": "http://other:8081"})
+
+
+class Answers:
+    """A registry that answers as it is told."""
+
+    def __init__(self) -> None:
+        self.known: dict[SchemaRef, Answer] = {}
+        self.away = False
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """See `schemas_on_disk.Registry`."""
+        if self.away:
+            return SchemaUnavailable(command.ref, "it is away")
+        return self.known.get(command.ref, SchemaMissing(command.ref))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Kept:
+    """The schemas of one process after the other, over one folder and one registry."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "kept"
+        self.files = SchemaFiles(self.folder, HERE)
+        self.registry = Answers()
+        self.told: list[str] = []
+
+    async def ask(self, *refs: SchemaRef, writes: bool = True) -> list[Answer]:
+        """What a new process gets."""
+        schemas = KeptSchemas(self.registry, self.files, self.told.append, writes=writes)
+        answers = [await schemas.fetch(FetchSchema(ref)) for ref in refs]
+        await schemas.close()
+        return answers
+
+    async def ask_away(self, *refs: SchemaRef) -> list[Answer]:
+        """What a new process gets while the registry is away."""
+        self.registry.away = True
+        answers = await self.ask(*refs)
+        self.registry.away = False
+        return answers
+
+    def has(self, ref: SchemaRef, schema: Any) -> None:
+        """The registry has this schema from now on."""
+        self.registry.known[ref] = SchemaFound(ref, schema)
+
+    @property
+    def names(self) -> list[str]:
+        """The files there are."""
+        return sorted(os.listdir(self.folder)) if self.folder.exists() else []
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """An empty state folder."""
+    return Kept(tmp_path)
+
+
+def away(ref: SchemaRef) -> SchemaUnavailable:
+    """The answer where neither the registry nor the disk has one."""
+    return SchemaUnavailable(ref, "it is away")
+
+
+# --- with the registry and without it
+
+
+async def test_what_was_answered_is_read_while_the_registry_is_away(kept: Kept) -> None:
+    """By id and by GUID, as text and as JSON; the answer says why it is not the registry's. What is new waits."""
+    kept.has(ID, json.dumps(PLAIN))
+    kept.has(GUID, OLDER)
+    await kept.ask(ID, GUID)
+    assert await kept.ask_away(ID, GUID, SchemaRef("id", "18")) == [
+        SchemaFound(ID, json.dumps(PLAIN), unanswered=away(ID)),
+        SchemaFound(GUID, OLDER, unanswered=away(GUID)),
+        away(SchemaRef("id", "18")),
+    ]
+    assert kept.told == []
+
+
+async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
+    """A real client's answer: complete in itself, so that no second question is needed."""
+    async with FakeRegistry() as registry:
+        registry.add("plain", json.dumps(PLAIN))
+        event = {"type": "record", "name": "shop.Event", "fields": [{"name": "p", "type": "shop.Plain"}]}
+        reference = {"name": "shop.Plain", "subject": "plain", "version": 1}
+        ref = SchemaRef("id", str(registry.add("event", json.dumps(event), references=[reference]).schema_id))
+        for reachable in (True, False):
+            if not reachable:
+                await registry.stop()
+            schemas = KeptSchemas(RegistrySchemas({"url": registry.url}, timeout=5), kept.files)
+            answer = await schemas.fetch(FetchSchema(ref))
+            await schemas.close()
+            assert isinstance(answer, SchemaFound)
+            assert (answer.unanswered is None) == reachable
+            assert answer.schema["fields"][0]["type"]["fields"] == PLAIN["fields"]  # type: ignore[index]
+
+
+async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
+    """Also where the disk has another schema: that is written anew, and the log says what it means."""
+    kept.has(ID, PLAIN)
+    kept.has(GUID, PLAIN)
+    await kept.ask(ID, GUID)
+    kept.has(ID, OLDER)
+    assert await kept.ask(ID) == [SchemaFound(ID, OLDER)]
+    assert kept.told == [
+        "the registry has another schema id 17, and had one before: was it set up anew? What was kept of it on disk is "
+        "removed (2 in all)"
+    ]
+    # Of a registry that was set up anew nothing else is what it was either.
+    assert await kept.ask_away(ID, GUID) == [SchemaFound(ID, OLDER, unanswered=away(ID)), away(GUID)]
+
+
+@pytest.mark.parametrize("answer", [SchemaMissing(ID), SchemaFound(ID, "", "PROTOBUF")])
+async def test_what_the_registry_denies_is_removed(kept: Kept, answer: Answer) -> None:
+    """It has no such schema any more, or one that is not Avro."""
+    kept.has(ID, PLAIN)
+    await kept.ask(ID)
+    kept.registry.known[ID] = answer
+    assert await kept.ask(ID) == [answer]
+    assert await kept.ask_away(ID) == [away(ID)]
+    assert kept.names == []
+    [told] = kept.told
+    assert told.startswith("the registry has no schema id 17, and had one before")
+
+
+async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
+    """A registry of another version may write it with other spaces, or its keys in another order."""
+    kept.has(ID, json.dumps(PLAIN, indent=2))
+    await kept.ask(ID)
+    kept.has(ID, json.dumps(dict(reversed(PLAIN.items()))))
+    await kept.ask(ID)
+    assert kept.told == []
+
+
+async def test_fingerprints_are_the_folders(kept: Kept) -> None:
+    """PINSTREAM_SCHEMAS_DIR answers for them, with or without a registry: nothing is kept."""
+    ref = SchemaRef("fingerprint", "0" * 16)
+    kept.has(ref, PLAIN)
+    await kept.ask(ref)
+    assert kept.names == []
+
+
+async def test_each_registry_has_its_own(kept: Kept) -> None:
+    """Another address may be another registry, where the id is another schema."""
+    kept.has(ID, PLAIN)
+    await kept.ask(ID)
+    assert SchemaFiles(kept.folder, ELSEWHERE).read(ID) is None
+    SchemaFiles(kept.folder, ELSEWHERE).write(ID, OLDER)
+    assert kept.files.read(ID) == PLAIN
+    assert (kept.files.remove_all(), kept.files.count()) == (1, 0)
+    assert SchemaFiles(kept.folder, ELSEWHERE).count() == 1
+
+
+def test_a_registry_is_told_by_its_address_without_credentials() -> None:
+    """The order of several addresses and a default port mean nothing; a context and a logical cluster do."""
+    same = [
+        "http://a:8081,http://b/sr",
+        "http://b:80/sr/, http://A:8081",
+        "http://user:secret@a:8081,http://b/sr",
+    ]
+    assert len({registry_digest({"url": url, "basic.auth.user.info": url}) for url in same}) == 1
+    others = [
+        {"url": "http://a:8081"},
+        {"url": "https://a:8081"},
+        {"url": "http://a:8082"},
+        {"url": "http://a:8081/contexts/.shop"},
+        {"url": "http://a:8081", "bearer.auth.logical.cluster": "lsrc-1"},
+    ]
+    assert len({registry_digest(config) for config in others}) == len(others)
+
+
+async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept: Kept) -> None:
+    """Whatever the umask is; the name holds a digest of the address."""
+    kept.has(ID, PLAIN)
+    before = os.umask(0)
+    try:
+        await kept.ask(ID)
+    finally:
+        os.umask(before)
+    [path] = kept.folder.iterdir()
+    assert path.name == f"id-17-{HERE}.schema"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.folder.stat().st_mode) == 0o700
+    assert "registry:8081" not in path.read_text()
+
+
+async def test_who_may_not_write_reads_only(kept: Kept) -> None:
+    """A dry run, `check` and `dead-letters show` change nothing, not even the time of a file."""
+    kept.has(ID, PLAIN)
+    await kept.ask(ID)
+    [path] = kept.folder.iterdir()
+    os.utime(path, (1, 1))
+    kept.has(ID, OLDER)
+    kept.has(GUID, OLDER)
+    await kept.ask(ID, GUID, writes=False)
+    kept.registry.away = True
+    assert await kept.ask(ID, writes=False) == [SchemaFound(ID, PLAIN, unanswered=away(ID))]
+    assert (path.stat().st_mtime, len(kept.names)) == (1, 1)
+
+
+# --- damage
+
+
+def file_of(kept: Kept) -> Path:
+    """The file of a schema that was kept."""
+    kept.files.write(ID, PLAIN)
+    [path] = kept.folder.iterdir()
+    return path
+
+
+def read(kept: Kept) -> Json | None:
+    """What is read; None for everything that is not."""
+    try:
+        return kept.files.read(ID)
+    except (Unfit, OSError):
+        return None
+
+
+def test_no_flipped_bit_is_read(kept: Kept) -> None:
+    """In every byte of the file one."""
+    path = file_of(kept)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        assert read(kept) is None, at
+    path.write_bytes(whole)
+    assert read(kept) == PLAIN
+
+
+def test_no_cut_file_is_read(kept: Kept) -> None:
+    """At every length; nor one with more behind it."""
+    path = file_of(kept)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert read(kept) is None, length
+    path.write_bytes(whole + b"\n")
+    assert read(kept) is None
+
+
+def _renamed(path: Path) -> None:
+    path.rename(path.with_name(path.name.replace("id-17", "id-18")))
+    path.with_name(path.name.replace("id-17", "id-18")).rename(path.with_name(path.name))
+    other = SchemaFiles(path.parent, HERE)
+    other.write(SchemaRef("id", "18"), OLDER)
+    path.with_name(path.name.replace("id-17", "id-18")).replace(path)
+
+
+def _of_another_registry(path: Path) -> None:
+    SchemaFiles(path.parent, ELSEWHERE).write(ID, OLDER)
+    path.with_name(f"id-17-{ELSEWHERE}.schema").replace(path)
+
+
+def _newer(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"format 1", b"format 2"))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_suffix(".aside"))
+    path.symlink_to(path.with_suffix(".aside"))
+
+
+def _large(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("spoil", [_renamed, _of_another_registry, _newer, _pipe, _folder, _link, _large])
+async def test_what_is_no_file_of_this_schema_is_as_if_it_were_not_there(
+    kept: Kept, spoil: Callable[[Path], None]
+) -> None:
+    """One line says so, however often it is asked for. Once the registry answers, it is written anew, or told of."""
+    spoil(file_of(kept))
+    assert await kept.ask_away(ID, ID) == [away(ID), away(ID)]
+    assert len(kept.told) == 1
+    assert kept.files.count() == 0
+    kept.has(ID, PLAIN)
+    await kept.ask(ID)
+    expected = away(ID) if spoil is _folder else SchemaFound(ID, PLAIN, unanswered=away(ID))
+    assert await kept.ask_away(ID) == [expected]
+
+
+async def test_another_users_file_is_not_read(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can put a file there would decide how records are read."""
+    path = file_of(kept)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert await kept.ask_away(ID) == [away(ID)]
+    assert kept.told == [f"{path} belongs to another user: it is not used"]
+
+
+# --- a disk that fails
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+CALLS = ("open", "write", "fsync", "rename")
+
+
+class Disk:
+    """Stands in for `os`: at call number `at` of those that change files it fails, is cut short, or is the last one."""
+
+    def __init__(self, fault: str, at: int) -> None:
+        self._fault, self._at = fault, at
+        self.calls = 0
+        self.hit = self._dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in (*CALLS, "unlink"):
+            return real
+
+        def call(*arguments: Any) -> Any:
+            if self._dead:
+                raise Killed
+            self.calls += name in CALLS
+            if name not in CALLS or self.calls != self._at:
+                return real(*arguments)
+            self.hit = True
+            return self._fail(name, real, arguments)
+
+        return call
+
+    def _fail(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if name == "write" and self._fault in ("short", "ENOSPC", "kill"):
+            done = real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            if self._fault == "short":
+                return done
+        if self._fault == "short":
+            return real(*arguments)
+        if self._fault == "kill":
+            self._dead = True
+            raise Killed
+        code = getattr(errno, self._fault)
+        raise OSError(code, os.strerror(code), str(arguments[0]))
+
+
+@pytest.mark.parametrize("fault", ["short", "EIO", "ENOSPC", "EROFS", "EACCES", "kill"])
+def test_a_write_leaves_the_schema_before_or_the_one_after(
+    kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever call fails, is cut short, or is the last of the process. The next write works, and tidies up."""
+    for at in range(1, 20):
+        kept.files.remove_all()
+        kept.files.write(ID, PLAIN)
+        disk = Disk(fault, at)
+        with monkeypatch.context() as patch:
+            patch.setattr(schemas_on_disk, "os", disk)
+            try:
+                kept.files.write(ID, OLDER)
+                written = True
+            except (OSError, Killed):
+                written = False
+        assert kept.files.read(ID) in ((OLDER,) if written else (PLAIN, OLDER))
+        for path in kept.folder.glob(".*"):
+            assert fault == "kill", "what failed is tidied up at once"
+            os.utime(path, (1, 1))
+        kept.files.write(ID, PLAIN)
+        assert kept.names == [f"id-17-{HERE}.schema"]
+        if not disk.hit:
+            break
+    assert at > len(CALLS), "it was tried at each call"
+
+
+@pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "EROFS", "EACCES"])
+async def test_trouble_with_the_disk_is_a_line_and_no_more(
+    kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers come as without a disk, and the same trouble is told once."""
+    kept.has(ID, PLAIN)
+    kept.has(GUID, PLAIN)
+
+    class Broken(Disk):
+        """Every call fails."""
+
+        def __getattr__(self, name: str) -> Any:
+            self.calls, self._at = 0, 1
+            return super().__getattr__(name)
+
+    monkeypatch.setattr(schemas_on_disk, "os", Broken(fault, 1))
+    assert await kept.ask(ID, ID) == [SchemaFound(ID, PLAIN)] * 2
+    assert await kept.ask_away(ID, ID) == [away(ID)] * 2
+    reason = os.strerror(getattr(errno, fault))
+    assert kept.told == [
+        f"{kept.folder} cannot keep what the schema registry answers ({reason}): make it writable, with free space; "
+        "until then a start needs the registry",
+        f"a schema in {kept.folder} cannot be read ({reason}): it is not used",
+    ]
+
+
+async def test_a_disk_that_hangs_holds_up_no_one(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing is not waited for, reading not for long; the loop runs meanwhile, and closing is bounded."""
+    monkeypatch.setattr(schemas_on_disk, "_READ_WITHIN", 0.05)
+    goes_on = threading.Event()
+
+    class Hanging(SchemaFiles):
+        """Does not come back."""
+
+        def read(self, ref: SchemaRef) -> Json | None:
+            """See `SchemaFiles.read`."""
+            goes_on.wait()
+            return None
+
+    schemas = KeptSchemas(kept.registry, Hanging(kept.folder, HERE), kept.told.append)
+    kept.has(ID, PLAIN)
+    try:
+        assert await schemas.fetch(FetchSchema(ID)) == SchemaFound(ID, PLAIN)
+        kept.registry.away = True
+        assert await schemas.fetch(FetchSchema(ID)) == away(ID)
+        await schemas.close()
+    finally:
+        goes_on.set()
+    assert kept.told == ["the disk did not answer within 0.05 s"]
+
+
+# --- bounds, and several processes
+
+
+def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all registries, by number and by bytes; reading is use. Files of others stay."""
+    monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMAS", 3)
+    elsewhere = SchemaFiles(kept.folder, ELSEWHERE)
+    refs = [SchemaRef("id", str(number)) for number in range(5)]
+    for age, ref in enumerate(refs[:3]):
+        (elsewhere if age == 1 else kept.files).write(ref, PLAIN)
+        for path in kept.folder.glob(f"id-{ref.value}-*"):
+            os.utime(path, (1000 + age, 1000 + age))
+    (kept.folder / "mine.avsc").write_text("{}")
+    kept.files.used(refs[0])
+    kept.files.write(refs[3], PLAIN)
+    assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (0, 2, 3)), "mine.avsc"]
+    size = next(kept.folder.glob("id-3-*")).stat().st_size
+    monkeypatch.setattr(schemas_on_disk, "MOST_BYTES", 2 * size)
+    kept.files.write(refs[4], PLAIN)
+    assert kept.names == [*sorted(f"id-{number}-{HERE}.schema" for number in (3, 4)), "mine.avsc"]
+
+
+def test_what_is_larger_than_a_file_may_be_is_not_kept(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is fetched each time, as before."""
+    monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMA_BYTES", 300)
+    kept.files.write(ID, {**PLAIN, "doc": "x" * 300})
+    assert kept.names == []
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from consumer.adapters import schemas_on_disk
+from consumer.adapters.schemas_on_disk import SchemaFiles
+from consumer.engine.model import SchemaRef
+
+schemas_on_disk.MOST_SCHEMAS = 5
+files = SchemaFiles(Path(sys.argv[1]), sys.argv[2])
+for turn in range(150):
+    ref = SchemaRef("id", str(turn % 8))
+    files.write(ref, {"name": ref.value, "doc": sys.argv[3] * 5_000})
+    found = files.read(ref)  # it may be removed already
+    assert found is None or (found["name"] == ref.value and len(set(found["doc"])) == 1), found
+    if turn % 50 == 49:
+        files.remove_all()
+"""
+
+
+def test_many_processes_use_one_folder(kept: Kept) -> None:
+    """Each writes, reads and removes: what is read is always one schema, whole, and the bound holds."""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(kept.folder), HERE, letter]) for letter in "abc"
+    ]
+    assert [one.wait(60) for one in writers] == [0, 0, 0]
+    assert len(kept.names) <= 7  # two of them may have written one more each after the last look
+    assert not [name for name in kept.names if name.startswith(".")]
+
+
+async def test_how_many_can_be_read_is_told(kept: Kept) -> None:
+    """For `pinstream check`: whole ones of this registry, and none where there is no folder."""
+    schemas = KeptSchemas(kept.registry, kept.files)
+    assert await schemas.kept() == 0
+    kept.files.write(ID, PLAIN)
+    kept.files.write(GUID, PLAIN)
+    SchemaFiles(kept.folder, ELSEWHERE).write(ID, PLAIN)
+    (kept.folder / f"guid-{GUID.value}-{HERE}.schema").write_bytes(b"")
+    assert await schemas.kept() == 1
+    await schemas.close()
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_is_left() -> AsyncIterator[None]:
+    yield
+    assert len(asyncio.all_tasks()) == 1
+
+
+def test_a_schema_that_was_kept_is_still_a_schema(kept: Kept) -> None:
+    """The content survives as it was: names beyond ASCII, numbers, defaults."""
+    schema = {
+        **PLAIN,
+        "doc": "größe 😀",
+        "fields": [{"name": "v", "type": "double", "default": 1e300}],
+    }
+    kept.files.write(ID, schema)
+    assert kept.files.read(ID) == schema
+    parse(kept.files.read(ID))

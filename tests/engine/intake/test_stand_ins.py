@@ -1,0 +1,174 @@
+"""The registry gives no answer, but gave one earlier: records go on with that, and it is asked until it answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from consumer.engine import messages as m
+from tests.engine.building import Core, of_schema, ref
+
+AWAY = m.SchemaUnavailable(ref("1"), "it is away")
+
+
+def earlier(schema: Any = "good") -> m.SchemaFound:
+    """What the registry answered once for schema 1."""
+    return m.SchemaFound(ref("1"), schema, unanswered=AWAY)
+
+
+def waiting_core(*event_ids: str) -> Core:
+    """A core with records of schema 1, which was asked for."""
+    core = Core()
+    core.assign()
+    core.fetch(*(of_schema(one, "1") for one in event_ids))
+    return core
+
+
+def ask_again(core: Core) -> None:
+    """Go on to the next question for schema 1."""
+    core.until(lambda: core.has(m.FetchSchema))
+    assert core.take(m.FetchSchema).ref == ref("1")
+
+
+def test_records_go_on_with_what_the_registry_answered_earlier() -> None:
+    """They are delivered and committed; figures and log say that the schema is from disk, and why."""
+    core = waiting_core("a", "b")
+    core.take(m.FetchSchema)
+    core.feed(earlier())
+    core.deliver()
+    assert (core.statistics().totals.delivered, core.committable()) == (2, 2)
+    assert (core.statistics().schemas_from_disk, core.statistics().waiting_for_schema) == (1, 0)
+    [report] = core.reports("schema_from_disk")
+    assert (report.level, report.fields) == ("warning", {"ref": "1", "reason": "it is away"})
+    assert core.statistics().counters.failures["registry"] == 1
+
+
+def test_the_registry_is_asked_until_it_answers_though_no_record_waits() -> None:
+    """With the backoff of all questions; also when the partition is gone: the process still knows the schema."""
+    core = waiting_core("a")
+    core.take(m.FetchSchema)
+    core.feed(earlier())
+    core.deliver()
+    for _ in range(3):
+        ask_again(core)
+        core.feed(earlier())
+    core.lose(0)
+    ask_again(core)
+    assert len(core.reports("schema_from_disk")) == 1
+    assert len(core.reports("schema_unavailable")) == 3
+    core.feed(m.SchemaFound(ref("1"), "good"))
+    assert core.statistics().schemas_from_disk == 0
+    assert not core.reports("schema_changed")
+    core.advance(1000.0)
+    assert not core.has(m.FetchSchema)
+
+
+def test_without_the_disk_too_the_registry_is_asked_on() -> None:
+    """The file may be gone meanwhile: what was read by it is known all the same."""
+    core = waiting_core("a")
+    core.take(m.FetchSchema)
+    core.feed(earlier())
+    core.deliver()
+    ask_again(core)
+    core.feed(AWAY)
+    core.fetch(of_schema("b", "1"))
+    core.deliver()
+    assert core.statistics().totals.delivered == 2
+    ask_again(core)
+
+
+def test_what_an_earlier_schema_cannot_read_waits_for_the_registry() -> None:
+    """It may be another registry's by now, so nothing becomes a dead letter by it. The right one reads the records."""
+    core = waiting_core("a", "b")
+    core.take(m.FetchSchema)
+    core.feed(earlier("broken"))
+    core.advance(5.0)
+    core.fetch(of_schema("c", "1"))
+    assert (core.statistics().waiting_for_schema, core.committable()) == (3, None)
+    assert not core.has(m.StoreDeadLetters)
+    core.until(lambda: core.has(m.FetchSchema))
+    core.take(m.FetchSchema)
+    core.feed(m.SchemaFound(ref("1"), "good"))
+    core.deliver()
+    assert (core.statistics().totals.delivered, core.committable()) == (3, 3)
+
+
+def test_what_the_registry_confirms_is_final() -> None:
+    """The earlier schema was right, and the record is not readable by it: a dead letter, now."""
+    core = waiting_core("a")
+    core.take(m.FetchSchema)
+    core.feed(earlier("broken"))
+    ask_again(core)
+    core.feed(m.SchemaFound(ref("1"), "broken"))
+    assert [one.rejection.code for one in core.store_letters()] == ["schema_unusable"]
+    assert not core.reports("schema_changed")
+
+
+def test_a_registry_with_another_schema_is_reported_and_counts() -> None:
+    """It was set up anew: what was read meanwhile was read by the wrong schema, and only a person can see to it."""
+    core = waiting_core("a")
+    core.take(m.FetchSchema)
+    core.feed(earlier("good"))
+    core.deliver()
+    core.until(lambda: core.has(m.FetchSchema))
+    core.take(m.FetchSchema)
+    core.feed(m.SchemaFound(ref("1"), "broken"))
+    [report] = core.reports("schema_changed")
+    assert report.level == "error"
+    assert (report.fields["ref"], report.fields["now"]) == ("1", "another")
+    assert isinstance(report.fields["seconds"], int)
+    core.fetch(of_schema("b", "1"))
+    assert [one.rejection.code for one in core.store_letters()] == ["schema_unusable"]
+
+
+def test_a_registry_without_the_schema_is_as_if_nothing_had_stood_in() -> None:
+    """It answers, so it counts: later records wait, and are dead letters once it has denied the schema for long."""
+    core = waiting_core("a")
+    core.take(m.FetchSchema)
+    core.feed(earlier())
+    core.deliver()
+    ask_again(core)
+    core.feed(m.SchemaMissing(ref("1")))
+    assert [one.fields["now"] for one in core.reports("schema_changed")] == ["none"]
+    assert core.statistics().schemas_from_disk == 0
+    core.fetch(of_schema("b", "1"))
+    assert core.statistics().waiting_for_schema == 1
+    core.deny_schema()
+    assert [one.rejection.code for one in core.store_letters()] == ["schema_missing"]
+
+
+def test_an_earlier_answer_that_nobody_needs_any_more_is_not_learned() -> None:
+    """The records went with their partition while the question was out: nothing is asked on for them."""
+    core = waiting_core("a")
+    asked = core.take(m.FetchSchema)
+    core.lose(0)
+    core.feed(m.SchemaUnavailable(asked.ref, "it is away"))
+    core.feed(earlier())
+    assert core.statistics().schemas_from_disk == 0
+    core.advance(1000.0)
+    assert not core.has(m.FetchSchema)
+
+
+SCHEMA = {"type": "record", "name": "E", "fields": [{"name": "a", "type": "int"}]}
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (m.SchemaFound(ref("1"), SCHEMA), True),
+        (m.SchemaFound(ref("1"), json.dumps(SCHEMA, indent=1)), True),
+        (m.SchemaFound(ref("1"), dict(reversed(SCHEMA.items()))), True),
+        (m.SchemaFound(ref("1"), {**SCHEMA, "name": "F"}), False),
+        (m.SchemaFound(ref("1"), {**SCHEMA, "fields": [{"name": "a", "type": "long"}]}), False),
+        (m.SchemaFound(ref("2"), SCHEMA), False),
+        (m.SchemaFound(ref("1"), "", "PROTOBUF"), False),
+        (m.SchemaFound(ref("1"), "no JSON"), False),
+        (m.SchemaFound(ref("1"), "[" * 100_000), False),
+    ],
+)
+def test_two_answers_are_the_same_if_they_are_the_same_json(other: m.SchemaFound, same: bool) -> None:
+    """Spaces and the order of keys mean nothing; what cannot be compared is another schema."""
+    assert m.SchemaFound(ref("1"), json.dumps(SCHEMA)).is_same(other) is same
+    assert other.is_same(other)
