@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -114,10 +114,17 @@ def contradictions(settings: Settings) -> Iterator[str]:
 
 _BEARER_NEEDS: Final = {
     "OAUTHBEARER": ("client.id", "client.secret", "issuer.endpoint.url"),
-    "OAUTHBEARER_AZURE_IMDS": (),
+    "OAUTHBEARER_AZURE_IMDS": ("issuer.endpoint.query",),
     "STATIC_TOKEN": ("token",),
 }
 """Where the registry's client can have a token from, and the properties ``bearer.auth.…`` that this needs."""
+_BEARER_MAY: Final = {
+    "OAUTHBEARER": ("scope",),
+    "OAUTHBEARER_AZURE_IMDS": ("issuer.endpoint.url",),
+    "STATIC_TOKEN": (),
+}
+"""What else each takes, besides what all of them take."""
+_BEARER_ALL: Final = ("credentials.source", "logical.cluster", "identity.pool.id")
 
 
 def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
@@ -128,19 +135,31 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
         yield f"{registry_variable(basic)} has no colon; write user:password"
     if basic in given and bearer:
         yield f"{registry_variable(basic)} and {registry_variable(bearer[0])} are both set; keep one of them"
-    source = given.get(source_name := "bearer.auth.credentials.source")
-    allowed = ", ".join(_BEARER_NEEDS)
-    if bearer and source is None:
-        yield f"{registry_variable(bearer[0])} needs {registry_variable(source_name)}; set that to one of {allowed}"
-    elif source is not None and source not in _BEARER_NEEDS:
-        yield f"{registry_variable(source_name)} is none of {allowed}"
-    for rest in _BEARER_NEEDS.get(source or "", ()):
-        if f"bearer.auth.{rest}" not in given:
-            yield f"{registry_variable(source_name)}={source} needs {registry_variable(f'bearer.auth.{rest}')}; set it"
+    yield from _token_contradictions(given, bearer)
     certificate = "ssl.certificate.location"
     for name in ("ssl.key.location", "ssl.key.password"):
         if name in given and certificate not in given:
             yield f"{registry_variable(name)} needs {registry_variable(certificate)}; set it"
+
+
+def _token_contradictions(given: Mapping[str, str], bearer: Sequence[str]) -> Iterator[str]:
+    """Yield what does not fit among the registry's properties `given` that are about tokens: those named `bearer`."""
+    chosen = registry_variable("bearer.auth.credentials.source")
+    source, allowed = given.get("bearer.auth.credentials.source"), ", ".join(_BEARER_NEEDS)
+    if source is None:
+        if bearer:
+            yield f"{registry_variable(bearer[0])} needs {chosen}; set that to one of {allowed}"
+        return
+    if source not in _BEARER_NEEDS:
+        yield f"{chosen} is none of {allowed}"
+        return
+    for rest in _BEARER_NEEDS[source]:
+        if f"bearer.auth.{rest}" not in given:
+            yield f"{chosen}={source} needs {registry_variable(f'bearer.auth.{rest}')}; set it"
+    used = (*_BEARER_ALL, *_BEARER_NEEDS[source], *_BEARER_MAY[source])
+    for name in bearer:
+        if name.removeprefix("bearer.auth.") not in used:
+            yield f"{registry_variable(name)} has no meaning with {chosen}={source}; remove it"
 
 
 def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:

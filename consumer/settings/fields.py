@@ -155,9 +155,11 @@ class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REG
         for name, value in self.properties.items():
             text = value.get_secret_value()
             configuration[name] = float(text) if name in REGISTRY_NUMBERS else text
-        if "bearer.auth.credentials.source" in configuration:
-            # The client insists on both. Confluent Cloud needs the first, and a registry elsewhere ignores it.
-            configuration = {"bearer.auth.logical.cluster": "", "bearer.auth.scope": "", **configuration}
+        # The client insists on these. Confluent Cloud needs the first, and a registry elsewhere ignores it.
+        if source := configuration.get("bearer.auth.credentials.source"):
+            configuration.setdefault("bearer.auth.logical.cluster", "")
+            if source == "OAUTHBEARER":
+                configuration.setdefault("bearer.auth.scope", "")
         return configuration
 
 

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer
 
 from consumer import settings
 from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES
+from consumer.adapters.schemas import RegistrySchemas
 from consumer.app.building import policy
 from consumer.engine.model import AWAY
 from consumer.errors import SettingsError
@@ -422,6 +423,15 @@ class TestRegistryLogins:
                 "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=STATIC_TOKEN needs SCHEMA_REGISTRY_BEARER_AUTH_TOKEN;",
             ),
             (
+                {
+                    "BEARER_AUTH_CREDENTIALS_SOURCE": "STATIC_TOKEN",
+                    "BEARER_AUTH_TOKEN": "hush",
+                    "BEARER_AUTH_SCOPE": "all",
+                },
+                "SCHEMA_REGISTRY_BEARER_AUTH_SCOPE has no meaning with "
+                "SCHEMA_REGISTRY_BEARER_AUTH_CREDENTIALS_SOURCE=STATIC_TOKEN; remove it",
+            ),
+            (
                 {"SSL_KEY_PASSWORD": "hush"},
                 "SCHEMA_REGISTRY_SSL_KEY_PASSWORD needs SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION; set it",
             ),
@@ -451,6 +461,13 @@ class TestRegistryLogins:
         given = {f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in OAUTH.items()}
         found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
         assert (found["bearer.auth.logical.cluster"], found["bearer.auth.scope"]) == ("", "")
+        for source, name in (("STATIC_TOKEN", "TOKEN"), ("OAUTHBEARER_AZURE_IMDS", "ISSUER_ENDPOINT_QUERY")):
+            one = {"CREDENTIALS_SOURCE": source, name: "x"}
+            config = with_(
+                SCHEMA_REGISTRY_URL="https://r",
+                **{f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in one.items()},
+            )
+            RegistrySchemas(config.registry.client_configuration())  # its client takes them
         given["SCHEMA_REGISTRY_BEARER_AUTH_LOGICAL_CLUSTER"] = "lsrc-1"
         found = with_(SCHEMA_REGISTRY_URL="https://r", **given).registry.client_configuration()
         assert found["bearer.auth.logical.cluster"] == "lsrc-1"

@@ -1,0 +1,1 @@
+"""Records of others' serialisers, whose schemas are in a real schema registry (Apicurio)."""
