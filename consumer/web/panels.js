@@ -11,7 +11,7 @@ const DISPOSITIONS = [
 const WAITS = {
   schema: "its schema, which the registry has not returned yet",
   key_store: "the key store to say whether it was delivered before",
-  member: "another member, which has the event in flight, to learn its outcome",
+  member: "another member, which has the same event in flight",
   batch: "its batch to fill",
   quota: "the call quota: calls are paced or throttled",
   retry: "the next attempt, after an error",
@@ -22,6 +22,9 @@ const WAITS = {
   guard: "the cause that stopped intake to be corrected",
   clock: "its event time, which is in the future, or Pinterest to confirm the current time",
   room: "room: the limit of open records is reached",
+};
+const WORKERS = {
+  waiting: "waits for the first worker to join", starting: "starting", running: "running", pausing: "ended; will be started again", gone: "ended",
 };
 const PARAMETERS = {
   em: "E-mail, hashed", ph: "Phone, hashed", external_id: "Customer id, hashed", click_id: "Click id",
@@ -126,11 +129,13 @@ const guardState = g => ["guarded", "bad", "Intake has stopped: too many records
 const whyOf = accounts => [...new Set(accounts.map(a => a.reason || "no reason given"))].join("; ");
 
 function haltState(halted, accounts) {
+  const away = accounts.filter(a => a.state === "unreachable").length;
   const title = halted.length < accounts.length
-    ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; the others continue.`
+    ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; ${away ? `for ${away} more it does not answer` : "the others continue"}.`
     : "Halted: Pinterest refuses the token or the ad account.";
+  const named = halted.slice(0, 3).map(a => a.account).join(", ") + (halted.length > 3 ? ` and ${halted.length - 3} more` : "");
   return ["halted", "bad", title, {
-    Why: `${whyOf(halted)}. Nothing is lost.`,
+    Why: `${accounts.length > 1 ? `ad account ${named}: ` : ""}${whyOf(halted)}. Nothing is lost.`,
     "What to do": "set a valid token in PINTEREST_ACCESS_TOKEN or its file, and make sure that it may write to this ad account. A changed file is read without a restart.",
   }];
 }
@@ -250,8 +255,8 @@ function showDestination(s) {
     const [text, cls] = word[a.state] || [a.state, ""];
     return h("div", { class: "account" },
       h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", { class: cls }, text)),
-      (a.state === "halted" || a.state === "unreachable") && h("p", { class: "break" }, `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.`),
-      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.`),
+      (a.state === "halted" || a.state === "unreachable") && h("p", { class: "break" }, `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and told this one." : ""}`),
+      a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and told this one." : ""}`),
       h("p", { class: "soft" }, `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
   }) : h("p", { class: "soft" }, "Nothing sent yet."),
   s.destination.quota_divided_by > 1 && h("p", { class: "soft" }, `The call quota is divided by ${s.destination.quota_divided_by} members.`),
@@ -264,6 +269,16 @@ function showOldest(s) {
     h("p", null, "Has waited ", h("b", null, age(one.age_seconds)), "; waits for ", h("b", null, WAITS[one.waits_for] || one.waits_for), "."),
     h("p", { class: "soft small break" }, place(one), one.account ? `, for ad account ${one.account}` : ""),
   ] : h("p", { class: "soft" }, "None: every record read is settled."));
+}
+
+/** With `run --workers`: the processes whose figures the page shows as one. */
+function showWorkers(s) {
+  const all = s.workers || [];
+  $("by-worker").hidden = !all.length;
+  put($("h-partitions"), all.length ? "Partitions of all workers" : "Partitions of this member");
+  showTable("workers", [["Worker", "left"], ["State", "left"], ["Partitions", null, "partitions"], ["Read", null, "read"], ["Open", null, "open"], ["Restarts", null, "restarts"], ["Last report", null, "last report"]],
+    all.map(w => [`Worker ${n(w.worker)}`, [h("span", { class: w.state === "running" ? "good" : "warn" }, WORKERS[w.state] || w.state), "left"], n(w.partitions), n(w.read), n(w.open),
+      [w.restarts ? h("span", { class: "warn" }, n(w.restarts)) : "0"], w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
 }
 
 function showPartitions(s) {
@@ -336,6 +351,7 @@ function showDuplicates(s) {
   const l = s.ledger, keys = s.key_store;
   put($("duplicates"),
     h("p", null, h("b", { class: `big ${sized(n(l.duplicate))}`.trim() }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`),
+    s.claimed_elsewhere > 0 && h("p", null, `${many(s.claimed_elsewhere, "open event")} ${s.claimed_elsewhere === 1 ? "is" : "are"} in flight at another member; the outcome there decides.`),
     keys && h("p", { class: "soft" }, `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
       keys.evicted_early ? h("b", { class: "warn" }, ` ${many(keys.evicted_early, "key")} forgotten early because it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
 }

@@ -59,6 +59,8 @@ _ELSEWHERE = (
     "starts\n"
 )
 
+# A line of style or script that is a comment. It is for those who read the source, and no reader's browser needs it.
+_COMMENT = re.compile(r"^ *(?://|/\*).*\n", re.MULTILINE)
 # A comment in page.html that names the files to insert, such as ``/* page.css */``.
 _PARTS = re.compile(r"/\* ((?:\w+\.(?:css|js) ?)+) \*/")
 
@@ -241,12 +243,13 @@ def _get(path: str, make: Callable[[], web.Response]) -> web.RouteDef:
 def render_page() -> str:
     """Return the page as one document: `page.html` with style and scripts inserted where it names them.
 
-    They are inserted unchanged, so there is no build step and the browser fetches no further file.
+    They are inserted as they are but for their comment lines. So there is no build step, and the browser fetches no
+    further file.
     """
     folder = files("consumer.web")
 
     def insert(named: re.Match[str]) -> str:
-        texts = [folder.joinpath(name).read_text("utf-8") for name in named[1].split()]
+        texts = [_COMMENT.sub("", folder.joinpath(name).read_text("utf-8")) for name in named[1].split()]
         return "".join(["\n", *texts])
 
     return _PARTS.sub(insert, folder.joinpath("page.html").read_text("utf-8"))

@@ -13,8 +13,8 @@ from typing import Any
 from consumer.engine.figures.coverage import PARAMETERS
 from consumer.engine.figures.statistics import Statistics
 from consumer.web.history import STEPS
-from consumer.web.status import status_document
-from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, busy
+from consumer.web.status import document_of, status_document
+from tests.web.building import ACCOUNT, INFO, TOPIC, UNIX, account, busy
 
 IDS = [one.id for one in PARAMETERS]
 _NAMES = {
@@ -46,6 +46,42 @@ def full(**changes: Any) -> dict[str, Any]:
     for number, one in enumerate(made["partitions"]):
         one["lag_seconds"] = 1.5 + number
     return made | changes
+
+
+def crowd() -> dict[str, Any]:
+    """`full` with workers, a shared key store, sections, and an ad account in each state."""
+    states = {
+        account("1"): {},
+        account("2", "halted", queued=9_120): {"told_by_member": True},
+        account("3", "throttled"): {},
+        account("4", "unreachable", in_flight=1): {},
+    }
+    made = full(oldest_open=oldest("member"), claimed_elsewhere=14, workers=workers())
+    made["destination"]["accounts"] = [{**document_of(one), **more} for one, more in states.items()]
+    made["destination"] |= {"state": "halted", "quota_divided_by": 3}
+    made["counts"]["by_section"] = {
+        "com.shop.Order": {"delivered": 31_000, "filtered": 3, "dead_lettered": 44},
+        "com.shop.account.Registration": {"delivered": 311},
+    }
+    return made
+
+
+def workers() -> list[dict[str, Any]]:
+    """Two that run, one that ended, one that starts."""
+    rows = [("running", 0, 2), ("running", 3, 2), ("pausing", 7, 0), ("starting", 0, 0)]
+    return [
+        {
+            "worker": number,
+            "state": state,
+            "pid": 4_000 + number,
+            "restarts": restarts,
+            "reported_seconds_ago": None if state == "pausing" else 0.3,
+            "partitions": partitions,
+            "read": 120_000 * number if partitions else None,
+            "open": 40 * number if partitions else None,
+        }
+        for number, (state, restarts, partitions) in enumerate(rows, start=1)
+    ]
 
 
 def lagging(seconds: float = 1_260.0) -> dict[str, Any]:

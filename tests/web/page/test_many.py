@@ -1,0 +1,58 @@
+"""The page of many: ad accounts in several states, workers, members that share a key store, sections."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.page import scenes
+from tests.web.page.browser import SIZES, Visit, fits, live, needs_browser, shoot, stand, text, visit
+
+__all__ = ["visit"]  # a fixture
+pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
+    """The refused one is named at the top, which does not call the others well if they are not."""
+    async with stand(scenes.crowd(), scenes.history()) as server, visit(server.url, size) as shown:
+        await live(shown)
+        state = await text(shown, "#state")
+        assert state.startswith(
+            "Pinterest refuses 1 of 4 ad accounts; for 1 more it does not answer. Why: ad account 2: the access token"
+        )
+        destination = await text(shown, "#destination")
+        for said in (
+            "Ad account 1 takes events",
+            "Ad account 2 is refused Why: the access token is refused (HTTP 401, code 2).",
+            "Another member met it and told this one. 0 calls in flight, 9,120 events queued",
+            "Ad account 3 is at its call limit Calls continue in 13 s.",
+            "Ad account 4 does not answer Why: no verdict on any event",
+            "The call quota is divided by 3 members.",
+        ):
+            assert said in destination
+        assert "waits for another member, which has the same event in flight" in await text(shown, "#oldest")
+        assert "14 open events are in flight at another member" in await text(shown, "#duplicates")
+        await fits(shown)
+        await shoot(shown, f"many-{size}")
+
+
+async def test_workers_are_shown(visit: Visit) -> None:
+    """Each with its state and restarts; the partitions are then those of all."""
+    async with stand(scenes.crowd()) as server, visit(server.url) as shown:
+        await live(shown)
+        lines = await shown.locator("#workers tbody tr").all_inner_texts()
+        assert [" ".join(line.split()) for line in lines] == [
+            "Worker 1 running 2 120,000 40 0 0.3 s ago",
+            "Worker 2 running 2 240,000 80 3 0.3 s ago",
+            "Worker 3 ended; will be started again 0 – – 7 –",
+            "Worker 4 starting 0 – – 0 0.3 s ago",
+        ]
+        assert await text(shown, "#h-partitions") == "Partitions of all workers"
+
+
+async def test_a_single_process_has_no_workers(visit: Visit) -> None:
+    """Nor a table for them."""
+    async with stand(scenes.full()) as server, visit(server.url) as shown:
+        await live(shown)
+        assert await shown.is_hidden("#by-worker")
+        assert await text(shown, "#h-partitions") == "Partitions of this member"
