@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # it takes a while to import, and help does without
     from rich.console import Console
 
 _Item = TypeVar("_Item")
+# Characters that no first sentence has.
+_WHOLE: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -40,10 +42,21 @@ class Command(click.Command):
         self.params.append(option)
 
 
-class Group(click.Group):
-    """The group of all commands. Each of them ends the same way: an error is one line on stderr and an exit code."""
+class Subgroup(click.Group):
+    """A group of commands. Its help has the first sentence of each as a whole; click would cut it to one line."""
 
     command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(_WHOLE)) for name, one in found if one is not None]
+            )
+
+
+class Group(Subgroup):
+    """The group of all commands. Each of them ends the same way: an error is one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -71,12 +84,6 @@ class Group(click.Group):
                 traceback.print_exception(error)
             click.echo(f"pinstream: {' '.join(message.split())}", err=True)
             ctx.exit(code)
-
-
-class Subgroup(click.Group):
-    """A group of commands within the group, which reports their errors."""
-
-    command_class = Command
 
 
 class SettingsCommand(Command):

@@ -64,7 +64,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document 
 )
 @_JSON
 def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> None:
-    """What the group has committed of each partition, what is left to read, and who is in it.
+    """Show what the group has committed of each partition, what is left to read, and who is in it.
 
     "Settled above": records after the committed offset that are done already and will not be read again. Needs only
     the KAFKA_… settings.

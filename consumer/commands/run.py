@@ -24,6 +24,7 @@ def run(workers: str | None, worker: str | None) -> None:
     """Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.
 
     A second signal ends it at once. Exit code 3: Pinterest has refused this account for PINSTREAM_HALT_PATIENCE.
+    Metrics and traces by OpenTelemetry's own variables (OTEL_…): docs/monitoring.md.
     """
     # Imported here: the supervisor has no client of Kafka or the API, a member needs no supervisor.
     if worker is not None:

@@ -51,11 +51,12 @@ def test_the_page_names_every_command(path: tuple[str, ...]) -> None:
 
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
-    """``pinstream --help``, and no command at all: what there is, each with a line on what it does."""
+    """``pinstream --help``, and no command at all: what there is, each with a whole sentence on what it does."""
     done = command("--help", env=bare_environment(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     for name in COMMANDS:
         assert re.search(rf"^  {name} +[A-Z]", done.stdout, re.MULTILINE), name
+        assert COMMANDS[name].get_short_help_str(1000) in " ".join(done.stdout.split())
     version = command("--version", env=bare_environment(tmp_path))
     assert re.fullmatch(r"pinstream, version \d+\.\d+\.\d+\n", version.stdout)
 

@@ -74,17 +74,19 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         "stages",
         multiple=True,
         type=click.Choice(["decode", "convert", "deliver"]),
-        help="Only what died here; may be repeated.",
+        help="Only letters of this stage; may be repeated.",
     )
-    @click.option("--code", "codes", multiple=True, metavar="C", help="Only this reason; may be repeated.")
-    @click.option("--since", metavar="TIME", help="Only what died at or after this time (ISO 8601).")
-    @click.option("--until", metavar="TIME", help="Only what died before this time.")
+    @click.option(
+        "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
+    )
+    @click.option("--since", metavar="TIME", help="Only letters written at or after this time (ISO 8601).")
+    @click.option("--until", metavar="TIME", help="Only letters written before this time.")
     @click.option(
         "--origin",
         "origins",
         multiple=True,
         metavar="TOPIC[:PARTITION[:OFFSET]]",
-        help="Only records from here; may be repeated.",
+        help="Only letters of records from here; may be repeated.",
     )
     @functools.wraps(command)
     def with_filters(

@@ -140,9 +140,9 @@ class Listing:
 )
 @JSON_OPTION
 def list_letters(topics: tuple[str, ...], filters: Filters, latest: int, as_json: bool) -> None:
-    """How many letters there are, by topic, stage and code; and the latest. Never a key or a value.
+    """Count letters by topic, stage and code, and show the latest; never a key or a value.
 
-    waiting: still to be looked at; done: redriven. Needs only the KAFKA_… settings.
+    waiting: not redriven yet; done: redriven. Needs only the KAFKA_… settings.
     """
     settings = load(os.environ, needs=("kafka",))
     config = settings.kafka.client_properties()

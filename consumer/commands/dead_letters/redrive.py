@@ -56,30 +56,34 @@ from consumer.web.status import document_of
 @click.command(name="redrive", cls=Command)
 @filter_options
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
-@click.option("--rate", metavar="N/s", help="How many a second at most: 100/s, 6000/m. Default: no limit.")
+@click.option(
+    "--rate",
+    metavar="N/s",
+    help="Maximum rate of events sent to the API, such as 100/s or 6000/m. Default: no limit.",
+)
 @click.option(
     "--max-trips",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Leave letters of records that were redriven so often already: they would go in circles.",
+    help="Leave letters whose record was redriven this many times already: it would fail again.",
 )
-@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Write and send nothing; show what would be done.")
 @JSON_OPTION
 def redrive_letters(rate: str | None, **others: Any) -> None:
-    """Take letters through the pipeline once more, straight to the platform.
+    """Send the records of letters through the pipeline once more, straight to the platform.
 
     Nothing is written to the topic that they are from: its other readers do not see them again. A letter is marked as
-    done on the dead-letter topic once it is settled; what dies again becomes a letter again, in one Kafka transaction
-    with that mark. So a redrive that was interrupted, or killed, is simply run again: what was delivered within
-    PINSTREAM_DEDUP_WINDOW is known, and only what was on its way to the platform when it was killed may be sent again.
-    What comes onto the dead-letter topic meanwhile is not touched. Exit code 1: interrupted, or it could not go on.
+    done on the dead-letter topic once its record is settled. A record that fails again gets a new letter, in one Kafka
+    transaction with that mark. After an interruption or a kill, run it again: what was delivered within
+    PINSTREAM_DEDUP_WINDOW is known, and only what was in flight when it was killed may be sent again. Letters that are
+    written meanwhile are not touched. Exit code 1: interrupted, or it could not go on.
 
     Needs the settings of `pinstream run`, with its key store: run it on the same machine, or with a shared one. A dry
     run needs only the KAFKA_… settings.
 
-    Events that happened more than an hour ago count as offline at the platform when they arrive. It does not
-    deduplicate those: one that goes twice is counted twice.
+    Pinterest counts a web or app event that arrives more than an hour after it happened as offline and does not
+    deduplicate it: one that is sent twice is counted twice.
 
     \b
     pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run

@@ -49,13 +49,13 @@ _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing",
 
 @click.command(name="show", cls=Command)
 @click.argument("place", metavar="TOPIC:PARTITION:OFFSET")
-@click.option("--payload", is_flag=True, help="Also the record, decoded; personal values are masked.")
+@click.option("--payload", is_flag=True, help="Also show the record, decoded; personal values are masked.")
 @JSON_OPTION
 def show_letter(place: str, payload: bool, as_json: bool) -> None:
-    """One letter: where it is from, and why it died. TOPIC is the dead-letter topic, as `list` shows it.
+    """Show one letter: where its record is from, and why it could not be delivered.
 
-    Key, value and headers are not shown, but for what --payload shows: fields that the mapping knows to say nothing
-    of a person.
+    TOPIC is the dead-letter topic, as `list` shows it. Key, value and headers are not shown. --payload shows the
+    record, with only those values in clear that the mapping knows not to be personal.
     """
     # Before the settings are read: an impossible place is wrong usage, whatever they are.
     found = parse_place(place)
