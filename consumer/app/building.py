@@ -36,7 +36,7 @@ from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, is_divided, load_sections
 from consumer.conversion.transform import SectionTransformers, Transformer, load_transform
-from consumer.engine.messages import Report
+from consumer.engine.messages import BrokersTold, Report
 from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
 from consumer.errors import MappingError, PinstreamError, SettingsError, UsageError, or_all
@@ -132,7 +132,7 @@ def service(
     ] = contextlib.nullcontext,
 ) -> Service:
     """Build the service that moves records from the source that `connect` makes through `pipeline` to `outside`."""
-    return Service(
+    made = Service(
         pipeline,
         connect=connect,
         api=outside.api,
@@ -144,6 +144,9 @@ def service(
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
     )
+    if isinstance(outside.letters, DeadLetterProducer):
+        outside.letters.watch(lambda told: made.feed(BrokersTold("producer", told)))
+    return made
 
 
 def local_schemas(settings: Settings) -> LocalSchemas:

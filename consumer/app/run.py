@@ -23,7 +23,7 @@ from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.messages import GroupSize, TopicIdsTold
+from consumer.engine.messages import BrokersTold, GroupSize, TopicIdsTold
 from consumer.service import Service
 from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
@@ -275,6 +275,7 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         on_group_size=(lambda members: listener.feed(GroupSize(members)))
         if building.quota_members(settings)
         else None,
+        on_brokers=lambda told: listener.feed(BrokersTold("consumer", told)),
         # Longer than the engine's own deadline, which then ends the drain in order.
         revoke_timeout=grace + REVOKE_MARGIN,
     )

@@ -33,7 +33,7 @@ from typing import Final
 from consumer.engine.answering.verdicts import unix_of
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.statistics import ClockStatistics
-from consumer.engine.messages import Command, Report
+from consumer.engine.messages import BrokerTimes, Command, Report
 from consumer.engine.model import Chunk, Instant, Policy
 
 
@@ -45,6 +45,8 @@ class Context:
         self.policy = policy
         self._sections = ("", *sections)
         self.counters = Counters()
+        self.brokers: dict[str, Sequence[BrokerTimes]] = {}
+        """What each client told last of its brokers."""
         self.now = Instant(0.0, 0.0)
         self.commands: list[Command] = []
         self._random = Random(seed)  # noqa: S311 - jitter, not a secret

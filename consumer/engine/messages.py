@@ -58,6 +58,20 @@ class NewLife(NamedTuple):
     topic_id: str
 
 
+class BrokerTimes(NamedTuple):
+    """What one client of ours measured of one broker, in seconds.
+
+    `broker`: its id, or ``coordinator``. `round_trip` and `round_trip_p99`: from request to answer, on average and for
+    99 of 100, since the last time it told; None: it asked nothing. `throttled`: for how long the broker has held back
+    answers because of a quota, since the start.
+    """
+
+    broker: str
+    round_trip: float | None
+    round_trip_p99: float | None
+    throttled: float
+
+
 class DeadLetter(NamedTuple):
     """A record on its way to the dead-letter topic, with its reason. `at_ms`: milliseconds since 1970."""
 
@@ -348,6 +362,14 @@ class GroupSize:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokersTold:
+    """`client` (``consumer``, ``producer``) told what it measured of its brokers."""
+
+    client: str
+    brokers: Sequence[BrokerTimes]
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """Take no more, drain all within `grace` seconds, then `Stop`."""
 
@@ -387,6 +409,7 @@ Input = (
     | KeysForgotten
     | TopicIdsTold
     | GroupSize
+    | BrokersTold
     | StopRequested
     | Tick
 )

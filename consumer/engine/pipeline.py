@@ -196,7 +196,10 @@ class Pipeline:
             case m.Lost():
                 self._lost(happened)
             case m.TopicIdsTold():
-                self._topic_ids_told(happened)
+                if self._lives.told(happened.ids):
+                    self._purge()
+            case m.BrokersTold():
+                self.context.brokers[happened.client] = happened.brokers
             case m.GroupSize():
                 self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
             case m.EndOffsets():
@@ -280,10 +283,6 @@ class Pipeline:
         self.context.report(
             "warning", "partitions_lost", partitions=len(happened.partitions), released=released
         )
-
-    def _topic_ids_told(self, happened: m.TopicIdsTold) -> None:
-        if self._lives.told(happened.ids):
-            self._purge()
 
     def _drain(self, happened: m.Revoked | m.StopRequested) -> None:
         states, number = list(self.ledger), None

@@ -30,6 +30,7 @@ from consumer.engine.figures.coverage import Coverage
 from consumer.engine.figures.freshness import Freshness
 from consumer.engine.figures.statistics import (
     AccountStatistics,
+    BrokerStatistics,
     OldestOpen,
     PartitionStatistics,
     Statistics,
@@ -196,6 +197,11 @@ def survey(parts: Parts, now: Instant) -> Statistics:
         schemas_from_disk=parts.parking.stand_ins,
         clock=parts.clock.statistics(local, len(parts.early)),
         slow_transform=parts.transforming.slow(now.monotonic),
+        brokers=tuple(
+            BrokerStatistics(client, *one)
+            for client, brokers in parts.context.brokers.items()
+            for one in brokers
+        ),
     )
 
 

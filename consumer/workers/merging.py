@@ -21,6 +21,7 @@ from consumer.engine.figures.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.engine.figures.statistics import (
     SCHEMAS_MOST,
     AccountStatistics,
+    BrokerStatistics,
     PartitionStatistics,
     SchemaWait,
     Statistics,
@@ -50,6 +51,7 @@ def remains(last: Statistics) -> Statistics:
         counters=last.counters,
         letters=last.letters,
         samples=last.samples,
+        brokers=tuple(replace(one, round_trip=None, round_trip_p99=None) for one in last.brokers),
     )
 
 
@@ -187,6 +189,22 @@ def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
     )
 
 
+def _brokers(all_of_them: Sequence[Sequence[BrokerStatistics]]) -> tuple[BrokerStatistics, ...]:
+    """The slowest round trip of any worker; what was held back is added."""
+    merged: dict[tuple[str, str], BrokerStatistics] = {}
+    for one in chain.from_iterable(all_of_them):
+        known = merged.setdefault((one.client, one.broker), one)
+        if known is not one:
+            merged[one.client, one.broker] = BrokerStatistics(
+                one.client,
+                one.broker,
+                most((known.round_trip, one.round_trip)),
+                most((known.round_trip_p99, one.round_trip_p99)),
+                known.throttled + one.throttled,
+            )
+    return tuple(merged.values())
+
+
 def _letters(all_of_them: Sequence[Sequence[StoredLetter]]) -> tuple[StoredLetter, ...]:
     joined = chain.from_iterable(all_of_them)
     return tuple(sorted(joined, key=lambda one: one.at, reverse=True)[:LETTERS_MOST])
@@ -218,6 +236,7 @@ _JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
     (Statistics, "accounts"): _accounts,
     (Statistics, "letters"): _letters,
     (Statistics, "schemas"): _schemas,
+    (Statistics, "brokers"): _brokers,
     (SamplesSnapshot, "rejections"): _messages,
     (SamplesSnapshot, "warnings"): _messages,
 }

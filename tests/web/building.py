@@ -18,6 +18,7 @@ from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Cover
 from consumer.engine.figures.freshness import Freshness
 from consumer.engine.figures.statistics import (
     AccountStatistics,
+    BrokerStatistics,
     Cause,
     ClockStatistics,
     GuardStatistics,
@@ -301,6 +302,11 @@ def busy() -> Statistics:
         ),
         clock=ClockStatistics(1.2, 0.0, 0.0, 0),
         claims=6_600,
+        brokers=(
+            BrokerStatistics("consumer", "2", 0.09, 0.12, 4.5),
+            BrokerStatistics("consumer", "coordinator", 0.002, 0.01, 0.0),
+            BrokerStatistics("producer", "2", None, None, 0.25),
+        ),
     )
 
 

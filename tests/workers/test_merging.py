@@ -19,6 +19,7 @@ from consumer.engine.figures.coverage import OTHER
 from consumer.engine.figures.definitions import figures_of
 from consumer.engine.figures.freshness import NO_AGES, Ages
 from consumer.engine.figures.statistics import (
+    BrokerStatistics,
     Cause,
     ClockStatistics,
     GuardStatistics,
@@ -144,6 +145,22 @@ def test_the_worst_state_is_taken() -> None:
     assert both.destination == "halted"
     assert both.seconds_since_progress == 90.0
     assert both.guard == other.guard
+
+
+def test_brokers_of_all_workers() -> None:
+    """The slowest round trip counts; what was held back is added, and stays when its worker ends."""
+    one = statistics(brokers=(BrokerStatistics("consumer", "1", 0.1, 0.5, 4.0),))
+    other = statistics(
+        brokers=(
+            BrokerStatistics("consumer", "1", 0.2, 0.4, 1.5),
+            BrokerStatistics("producer", "1", None, None, 0.0),
+        )
+    )
+    assert merge([one, other]).brokers == (
+        BrokerStatistics("consumer", "1", 0.2, 0.5, 5.5),
+        BrokerStatistics("producer", "1", None, None, 0.0),
+    )
+    assert remains(one).brokers == (BrokerStatistics("consumer", "1", None, None, 4.0),)
 
 
 def test_waits_and_faults_of_any_worker() -> None:

@@ -13,13 +13,16 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+import orjson
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.adapters.aws import msk
+from consumer.engine.messages import BrokerTimes
 from consumer.errors import SettingsError, nearest
 
 # Seconds that a question gets beyond librdkafka's own limit, in which librdkafka says why its time ended.
@@ -159,6 +162,49 @@ LETTERS: Final[Config] = {
     "queue.buffering.max.kbytes": 2_000_000,
 }
 """What producers of dead letters need beside `producer_config`."""
+
+
+OnBrokers = Callable[[Sequence[BrokerTimes]], None]
+
+
+class BrokerWatch:
+    """What a client measures of its brokers, every ten seconds unless ``statistics.interval.ms`` says otherwise.
+
+    `on_brokers` is called in the thread that polls the client. Clients that follow each other may have one watch.
+    """
+
+    def __init__(self, on_brokers: OnBrokers) -> None:
+        self._on_brokers = on_brokers
+        self._throttled: Counter[str] = Counter()
+        """Seconds by broker."""
+
+    def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """This configuration of a client, which is then watched."""
+        return {"statistics.interval.ms": 10_000, **config, "stats_cb": self.take}
+
+    def take(self, text: str) -> None:
+        """librdkafka's statistics, as JSON: of the time since the last ones, but for the counters."""
+        # Behind the brokers come all partitions: a megabyte for a thousand of them, and none of it is needed.
+        head, found, _ = text.partition(', "topics":')
+        # An error must not come out of the poll that this is called in, should another librdkafka say it otherwise.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            brokers = orjson.loads(head + "}" if found else text)["brokers"].values()
+            self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
+
+    def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:
+        # Those of the configuration are also there under their ids, once they are known.
+        broker = "coordinator" if one["name"] == "GroupCoordinator" else str(one["nodeid"])
+        if one["source"] == "configured" or broker.startswith("-"):
+            return None
+        trip, held = one["rtt"], one["throttle"]
+        self._throttled[broker] += held["sum"] / 1000
+        asked, throttled = trip["cnt"], self._throttled[broker]
+        if not asked and not throttled:
+            return None  # a broker that this client has no connection to
+        # The histogram grows only after something has exceeded it.
+        slow = trip["max" if trip["outofrange"] else "p99"]
+        average, p99 = (time / 1e6 if asked else None for time in (trip["avg"], slow))
+        return BrokerTimes(broker, average, p99, throttled)
 
 
 def longest_commit(config: Config) -> float:

@@ -35,7 +35,9 @@ from consumer.adapters.kafka import letters as form
 from consumer.adapters.kafka.cluster import ask_settings, create_topic, has_controller
 from consumer.adapters.kafka.configuration import (
     LETTERS,
+    BrokerWatch,
     Config,
+    OnBrokers,
     admin_client,
     dead_letter_topic,
     producer_config,
@@ -51,7 +53,7 @@ from consumer.adapters.kafka.trouble import (
     ignore_trouble,
 )
 from consumer.adapters.thread import post, run_blocking, settle
-from consumer.engine.messages import DeadLetter
+from consumer.engine.messages import BrokerTimes, DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
 
 _Code = confluent_kafka.KafkaError
@@ -144,11 +146,21 @@ class DeadLetterProducer:
         # The letters of one batch of answers come one after the other: a moment's wait puts them into one request.
         self._config = {**producer_config(config, delivery_timeout=timeout), **LETTERS, "linger.ms": 5}
         self._spoiled = False
-        self._together = PolledProducer(self._config, self._on_error)
+        self._on_brokers: OnBrokers | None = None
+        self._watch = BrokerWatch(self._measured)
+        self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
         self._alone: PolledProducer | None = None
         """For letters that are in a batch of their own."""
         self._counts: Mapping[str, int] = {}
         """The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it."""
+
+    def watch(self, on_brokers: OnBrokers) -> None:
+        """Have what is measured of the brokers told to `on_brokers`, on the event loop."""
+        self._on_brokers = partial(post, self._loop, on_brokers)
+
+    def _measured(self, told: Sequence[BrokerTimes]) -> None:
+        if self._on_brokers is not None:
+            self._on_brokers(told)
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Whether the broker has acknowledged each of them, in order.
@@ -161,7 +173,7 @@ class DeadLetterProducer:
             # An idempotent producer that has lost count never takes anything more: make a new one.
             await self.close()
             try:
-                self._together = await self._another_producer()
+                self._together = await self._another_producer(self._watch.watching(self._config))
             except NoToken as away:
                 self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
                 return [False] * len(letters)
@@ -175,7 +187,7 @@ class DeadLetterProducer:
         ]
         if refused and self._alone is None:
             with contextlib.suppress(NoToken):  # then they are not stored, and tried again
-                self._alone = await self._another_producer(**{"batch.num.messages": 1})
+                self._alone = await self._another_producer({**self._config, "batch.num.messages": 1})
         again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
         for index, verdict in zip(refused, again, strict=True):
             verdicts[index] = verdict
@@ -193,12 +205,10 @@ class DeadLetterProducer:
             self._alone.stop()
             self._alone = None
 
-    async def _another_producer(self, **more: int) -> PolledProducer:
+    async def _another_producer(self, config: dict[str, Any]) -> PolledProducer:
         """One that is made while the service runs. Raises `msk.NoToken`."""
         # In a thread: with IAM that takes a second, and longer where AWS does not answer.
-        return await run_blocking(
-            "pinstream-kafka-producer", PolledProducer, {**self._config, **more}, self._on_error
-        )
+        return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
 
     async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
         """In a batch of its own, with as much of it as the topic takes."""

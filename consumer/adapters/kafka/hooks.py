@@ -10,9 +10,10 @@ import concurrent.futures
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from consumer.adapters.kafka.configuration import OnBrokers
 from consumer.adapters.kafka.trouble import OnTrouble
 from consumer.adapters.thread import post
-from consumer.engine.messages import Assignment
+from consumer.engine.messages import Assignment, BrokerTimes
 from consumer.engine.model import Position, TopicPartition
 
 _TELL_TIMEOUT: Final = 10.0
@@ -56,6 +57,7 @@ class Hooks:
         on_trouble: OnTrouble,
         on_topic_ids: OnTopicIds,
         on_group_size: OnGroupSize | None,
+        on_brokers: OnBrokers,
         revoke_timeout: float,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop
@@ -64,6 +66,7 @@ class Hooks:
         self._on_trouble = on_trouble
         self._on_topic_ids = on_topic_ids
         self._on_group_size = on_group_size
+        self._on_brokers = on_brokers
         self._revoke_timeout = revoke_timeout
         self._given_up = False
         self._asked: concurrent.futures.Future[Any] | None = None
@@ -119,6 +122,10 @@ class Hooks:
         """How many members of the group hold partitions."""
         if self._on_group_size is not None:
             post(self.loop, self._on_group_size, members)
+
+    def brokers(self, told: Sequence[BrokerTimes]) -> None:
+        """What the consumer measured of its brokers."""
+        post(self.loop, self._on_brokers, told)
 
     def give_up(self) -> None:
         """Stop waiting for the listener, now and later. Called on the event loop."""

@@ -35,7 +35,7 @@ from consumer.adapters.kafka.commits import (
     raw_partition,
     raw_positions,
 )
-from consumer.adapters.kafka.configuration import is_cooperative, make_client
+from consumer.adapters.kafka.configuration import BrokerWatch, is_cooperative, make_client
 from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import GroupSize, is_member
 from consumer.adapters.kafka.hooks import Hooks
@@ -111,6 +111,7 @@ class GroupMember:
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
         self._tell = Teller(hooks.trouble)
+        self._watch = BrokerWatch(hooks.brokers)
         self._ready = ready
         self._commits = SentCommits()
         self._held: dict[TopicPartition, int] = {}
@@ -143,7 +144,7 @@ class GroupMember:
         self._member_id: str | None = None
         """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
         callbacks = {"error_cb": partial(self._on_error, None), "on_commit": self._commits.on_commit}
-        self._consumer = make_client(self._make_consumer, {**self._config, **callbacks})
+        self._consumer = make_client(self._make_consumer, self._watch.watching({**self._config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
         self._damaged: dict[TopicPartition, Damage] = {}

@@ -32,6 +32,7 @@ import confluent_kafka
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
     Config,
+    OnBrokers,
     consumer_config,
     dead_letter_pattern,
     uses_consumer_protocol,
@@ -70,6 +71,7 @@ class KafkaSource:
         on_trouble: OnTrouble = ignore_trouble,
         on_topic_ids: OnTopicIds = lambda ids: None,
         on_group_size: OnGroupSize | None = None,
+        on_brokers: OnBrokers = lambda told: None,
         revoke_timeout: float = 20.0,
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
@@ -85,7 +87,7 @@ class KafkaSource:
         ignore = None if pattern is None else dead_letter_pattern(dead_letter_topic)
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
-        self._hooks = Hooks(listener, on_trouble, on_topic_ids, on_group_size, revoke_timeout)
+        self._hooks = Hooks(listener, on_trouble, on_topic_ids, on_group_size, on_brokers, revoke_timeout)
         topic_ids = make_topic_ids(config)
         group_size = None
         if on_group_size is not None:

@@ -158,6 +158,37 @@ class AccountStatistics:
 
 
 @snapshot
+class BrokerStatistics:
+    """What one client of this process measures of one broker."""
+
+    client: str = figure(
+        "Who asks the broker.", status_note="`consumer`, or `producer` (of dead letters).", is_label=True
+    )
+    broker: str = figure(
+        "The broker's id.",
+        status_note="`coordinator`: the connection to the group's coordinator, whatever its id.",
+        is_label=True,
+    )
+    round_trip: float | None = figure(
+        "Average time from a request to its answer, over the last ten seconds.",
+        "pinstream_kafka_round_trip_seconds",
+        path="round_trip_seconds",
+        status_note="null: nothing was asked. See [below](#brokers).",
+        metric_note="A fetch waits for records, and the coordinator for other members.",
+    )
+    round_trip_p99: float | None = figure(
+        "The same, which 99 of 100 requests do not exceed.",
+        "pinstream_kafka_round_trip_p99_seconds",
+        path="round_trip_p99_seconds",
+    )
+    throttled: float = figure(
+        "Time for which the broker has held back answers to this client because of a quota, since the start.",
+        "pinstream_kafka_throttled_seconds_total",
+        path="throttled_seconds",
+    )
+
+
+@snapshot
 class SchemaWait:
     """One schema that records wait for."""
 
@@ -462,6 +493,7 @@ class Statistics:
         status_note="1, too, with a shared key store: there the calls of all members are counted.",
         merge=lambda values: max(values, default=1),
     )
+    brokers: Sequence[BrokerStatistics] = figure(path="brokers[]", default=())
 
     @property
     @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")

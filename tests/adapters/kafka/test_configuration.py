@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka.configuration import (
     REFUSED_PROPERTIES,
+    BrokerWatch,
     admin_client,
     admin_config,
     consumer_config,
@@ -22,6 +26,7 @@ from consumer.adapters.kafka.configuration import (
     producer_config,
     variable,
 )
+from consumer.engine.messages import BrokerTimes
 from consumer.errors import SettingsError
 
 topic_names = st.text("abcXYZ019._-", min_size=1, max_size=20)
@@ -153,3 +158,48 @@ def test_an_unknown_property_is_told_with_the_nearest(slip: str, hint: str) -> N
     with pytest.raises(SettingsError) as caught:
         make_client(confluent_kafka.Consumer, {"group.id": "shop", slip: "1"})
     assert str(caught.value) == f"{variable(slip)} is not a librdkafka property; {hint}"
+
+
+def broker(**members: Any) -> dict[str, Any]:
+    """One of librdkafka's statistics, as far as it is read."""
+    times = {"cnt": 2, "avg": 1500, "p99": 2000, "max": 2500, "outofrange": 0}
+    known = {"name": "b:9092/3", "nodeid": 3, "source": "learned", "rtt": times, "throttle": {"sum": 0}}
+    return known | members
+
+
+def told(
+    watch: BrokerWatch, heard: list[Sequence[BrokerTimes]], *brokers: dict[str, Any]
+) -> list[BrokerTimes]:
+    """What the watch makes of these, in the form that librdkafka gives it."""
+    inner = ", ".join(f'"{number}":{json.dumps(one)}' for number, one in enumerate(brokers))
+    watch.take(f'{{ "name":"x", "brokers":{{ {inner} }}, "topics":{{ "orders":{{ "not": "read' + "...")
+    return list(heard.pop())
+
+
+def test_what_is_measured_of_brokers() -> None:
+    """In seconds; the throttle is a sum since the start; who was not asked is left out."""
+    heard: list[Sequence[BrokerTimes]] = []
+    watch = BrokerWatch(heard.append)
+    bootstrap = broker(nodeid=-1, source="configured")
+    coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")
+    silent = broker(nodeid=4, rtt={"cnt": 0, "avg": 0, "p99": 0, "max": 0, "outofrange": 0})
+    found = told(watch, heard, bootstrap, broker(throttle={"sum": 300}), coordinator, silent)
+    assert found == [BrokerTimes("3", 0.0015, 0.002, 0.3), BrokerTimes("coordinator", 0.0015, 0.002, 0.0)]
+    assert told(watch, heard, broker(throttle={"sum": 200}))[0].throttled == 0.5
+    beyond = {"cnt": 1, "avg": 3e6, "p99": 6000, "max": 3e6, "outofrange": 1}
+    assert told(watch, heard, broker(rtt=beyond)) == [BrokerTimes("3", 3.0, 3.0, 0.5)]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"brokers": {"a": {}}}', '{"brokers": 3}', "not JSON"])
+def test_statistics_of_another_form_harm_nothing(text: str) -> None:
+    """An error would come out of the poll."""
+    heard: list[Sequence[BrokerTimes]] = []
+    BrokerWatch(heard.append).take(text)
+    assert not heard
+
+
+def test_how_often_is_measured_can_be_set() -> None:
+    """Every ten seconds, unless the user says otherwise; 0 turns it off."""
+    watch = BrokerWatch(lambda told: None)
+    assert watch.watching({})["statistics.interval.ms"] == 10_000
+    assert watch.watching({"statistics.interval.ms": "0"})["statistics.interval.ms"] == "0"

@@ -1,6 +1,7 @@
-"""Records that no client library would write, produced by speaking Kafka's protocol.
+"""What no client library has a call for, done by speaking Kafka's protocol: records that none would write, and quotas.
 
-The smallest thing that does it: one Produce request (version 3) with one record batch (magic 2), uncompressed.
+The smallest thing that does it: one Produce request (version 3) with one record batch (magic 2), uncompressed; one
+AlterClientQuotas request.
 """
 
 from __future__ import annotations
@@ -21,18 +22,41 @@ def produce_raw(kafka: Kafka, topic: str, records: Sequence[RawRecord], partitio
     batch = _batch(records)
     name = topic.encode()
     record_set = struct.pack(">qi", 0, len(batch)) + batch
-    request = (
+    answer = _ask(
+        kafka,
         struct.pack(">hhih", 0, 3, 1, 3) + b"raw" + struct.pack(">hhi", -1, 1, int(WITHIN * 1000))
         + struct.pack(">ih", 1, len(name)) + name
-        + struct.pack(">iii", 1, partition, len(record_set)) + record_set
+        + struct.pack(">iii", 1, partition, len(record_set)) + record_set,
     )  # fmt: skip
-    host, _, port = kafka.bootstrap_servers.partition(",")[0].rpartition(":")
-    with socket.create_connection((host, int(port)), WITHIN) as connection:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answer = _read(connection, struct.unpack(">i", _read(connection, 4))[0])
     # Correlation id, one topic with its name, one partition with its number; then the error code.
     [error] = struct.unpack_from(">h", answer, 4 + 4 + 2 + len(name) + 4 + 4)
     assert error == 0, f"the broker refused it: error {error}"
+
+
+def set_quotas(kafka: Kafka, client_id: str, **quotas: float) -> None:
+    """Give clients of this id quotas: ``consumer_byte_rate``, ``producer_byte_rate`` (bytes a second),
+    ``request_percentage`` (of one thread's time)."""
+    # AlterClientQuotas, version 0: confluent-kafka has no call for it.
+    request = struct.pack(">hhih", 49, 0, 1, 3) + b"raw" + struct.pack(">ii", 1, 1)
+    request += _text("client-id") + _text(client_id) + struct.pack(">i", len(quotas))
+    for name, value in quotas.items():
+        request += _text(name) + struct.pack(">db", value, 0)
+    answer = _ask(kafka, request + b"\0")
+    # Correlation id, throttle time, one entry; then its error code.
+    [error] = struct.unpack_from(">h", answer, 4 + 4 + 4)
+    assert error == 0, f"the broker refused it: error {error}"
+
+
+def _text(text: str) -> bytes:
+    return struct.pack(">h", len(text)) + text.encode()
+
+
+def _ask(kafka: Kafka, request: bytes) -> bytes:
+    """The answer of the first bootstrap server."""
+    host, _, port = kafka.bootstrap_servers.partition(",")[0].rpartition(":")
+    with socket.create_connection((host, int(port)), WITHIN) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        return _read(connection, struct.unpack(">i", _read(connection, 4))[0])
 
 
 def _read(connection: socket.socket, count: int) -> bytes:
