@@ -348,11 +348,11 @@ def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | N
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy.refusal(error.status, place_of(url))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name of the proxy {proxy} cannot be resolved: correct HTTPS_PROXY, or check the DNS"
+        return proxy.unknown()
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return proxy.absence()
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return f"the proxy {proxy} did not open the way to {place_of(url)} in time: check the proxy"
     if isinstance(error, aiohttp.ClientConnectorError):
         return proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
-    return f"by way of the proxy {proxy}"
+    return f"the proxy {proxy} is on the way: check it"

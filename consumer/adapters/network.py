@@ -63,12 +63,9 @@ class Proxy:
     def refusal(self, status: int, target: str) -> str:
         """Say what it means that the proxy answered with this status, in place of opening the way to `target`."""
         if status == LOGIN_REQUIRED:
-            what = (
-                "it did not accept the user and password" if self.login else "it asks for a user and password"
-            )
-            return (
-                f"the proxy {self} answered {status}: {what}; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"
-            )
+            asks = "it asks for a user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"
+            refused = "it refused the user and password; correct PINSTREAM_PROXY_CREDENTIALS_FILE, or the proxy's URL"
+            return f"the proxy {self} answered {status}: {refused if self.login else asks}"
         if status >= 500:
             return f"the proxy {self} answered {status}: it cannot reach {target} itself; check it and its network"
         return f"the proxy {self} answered {status}: let it allow {target}, or name that in NO_PROXY"
@@ -76,6 +73,10 @@ class Proxy:
     def absence(self) -> str:
         """Say that nothing answers there."""
         return f"nothing answers at the proxy {self}: correct HTTPS_PROXY, or allow the connection in the network"
+
+    def unknown(self) -> str:
+        """Say that its name is unknown."""
+        return f"the name of the proxy {self} cannot be resolved: correct HTTPS_PROXY, or check the DNS"
 
     def broken_promise(self, target: str, variable: str) -> str:
         """Say what it means that no TLS came by the way to `target`, of the setting `variable`, that it opened."""

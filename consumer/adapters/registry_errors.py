@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from consumer.adapters.network import Network, Proxy, place_of, tls_trouble
+from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, place_of, tls_trouble
 
 _URL: Final = "SCHEMA_REGISTRY_URL"
 _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
@@ -39,6 +39,10 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
     if isinstance(error, OAuthTokenError):
         return _no_token(error, config, network)
     status = getattr(error, "http_status_code", None)
+    url = str(config.get("url")).partition(",")[0]
+    proxy = network.proxy(url)
+    if status == LOGIN_REQUIRED and proxy is not None:  # without TLS, the proxy itself may answer
+        return f"the registry could not be asked: {proxy.refusal(status, place_of(url))}"
     if isinstance(status, int):
         return _answered(status, getattr(error, "error_code", None), config, kind)
     if isinstance(error, json.JSONDecodeError):
@@ -49,8 +53,7 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
         return (
             f"the registry's answer contains no schema ({type(error).__name__}): check what answers at {_URL}"
         )
-    url = str(config.get("url")).partition(",")[0]
-    if (proxy := network.proxy(url)) is not None:
+    if proxy is not None:
         return f"the registry could not be asked: {_no_way(error, proxy, url, _URL)}"
     return _no_contact(error, "the registry", _URL, url, config)
 
@@ -115,6 +118,8 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError):
             return tls_trouble(cause, url, proxy, setting)
+        if isinstance(cause, socket.gaierror):
+            return proxy.unknown()
         if isinstance(cause, ConnectionResetError | EOFError):
             return proxy.broken_promise(place_of(url), setting)
     kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))

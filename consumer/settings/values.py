@@ -231,8 +231,8 @@ def parse_proxy(text: str) -> str:
         valid = False
     if not valid or re.search(r"\s", url) or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(
-            "not a proxy; allowed: http://host:port or https://host:port, with user:password@ before the host if need"
-            " be (special characters as %XX, or all of it in PINSTREAM_PROXY_CREDENTIALS_FILE)"
+            "not the URL of an HTTP proxy; allowed: http://host:port or https://host:port, with user:password@ before"
+            " the host if need be (special characters as %XX, or all of it in PINSTREAM_PROXY_CREDENTIALS_FILE)"
         )
     return url.rstrip("/")
 

@@ -250,7 +250,7 @@ FAULTS = {
     ),
     Way.SILENT: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
     Way.DEAF: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
-    Way.CUT: ("connection", "by way of the proxy {at}"),
+    Way.CUT: ("connection", "the proxy {at} is on the way: check it"),
 }
 
 
@@ -279,7 +279,7 @@ async def test_a_fault_on_the_way_to_the_api(mode: Way, authority: Authority) ->
         ("", "it asks for a user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"),
         (
             "a:wrong",
-            "it did not accept the user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE",
+            "it refused the user and password; correct PINSTREAM_PROXY_CREDENTIALS_FILE, or the proxy's URL",
         ),
     ],
 )

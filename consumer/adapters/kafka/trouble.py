@@ -40,6 +40,19 @@ _IAM_REFUSED = (
     "the broker refused the login with IAM: allow kafka-cluster:Connect on the cluster to this role "
     "(`pinstream check --rights iam` prints the policy), and check the region and the port (9098)"
 )
+# What librdkafka's curl says of a proxy, and of a certificate.
+_TOKEN_WAYS: Final = (
+    (
+        re.compile("CONNECT tunnel failed|resolve proxy|CONNECT aborted", re.IGNORECASE),
+        "the proxy of HTTPS_PROXY did not open the way to KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL: let it allow "
+        "that, or correct HTTPS_PROXY and PINSTREAM_PROXY_CREDENTIALS_FILE",
+    ),
+    (
+        re.compile("certificate|trust anchors"),
+        "the certificate of KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL is not trusted: put that of the authority that "
+        "signed it, or of a proxy that opens TLS, into PINSTREAM_CA_FILE",
+    ),
+)
 _TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
 _GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
 _NO_START = (
@@ -268,7 +281,10 @@ def no_contact(
                 return KafkaError(f"Kafka: {wrong} ({said if of_tls is None else describe_error(of_tls)})")
             ended = wrong is not None
     if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
-        return KafkaError(f"Kafka: {said}" if msk.asked(config) else f"Kafka: {_BEARER_MISSING} ({said})")
+        if msk.asked(config):
+            return KafkaError(f"Kafka: {said}")
+        advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(said))
+        return KafkaError(f"Kafka: {next(advice, _BEARER_MISSING)} ({said})")
     if reasons[0].code() == _Code._RESOLVE:
         return KafkaError(
             f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from consumer.adapters.kafka.configuration import LOGGER
-from consumer.adapters.kafka.trouble import Teller, TlsFiles, as_fatal, describe_error, words
+from consumer.adapters.kafka.trouble import Teller, TlsFiles, as_fatal, describe_error, no_contact, words
 
 REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 0ms in state CONNECT)"
 
@@ -125,3 +125,28 @@ def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
     assert files.explain(away) is None
     for error in (alert, KafkaError(KafkaError._SSL, "SSL handshake failed")):
         assert f"{file} has changed since the start: start again" in str(files.explain(error))
+
+
+@pytest.mark.parametrize(
+    ("curl", "advice"),
+    [
+        ("CONNECT tunnel failed, response 407", "the proxy of HTTPS_PROXY did not open the way to"),
+        (
+            "Could not resolve proxy: proxy.corp",
+            "or correct HTTPS_PROXY and PINSTREAM_PROXY_CREDENTIALS_FILE",
+        ),
+        (
+            "SSL certificate OpenSSL verify result: unable to get local issuer certificate (20)",
+            "into PINSTREAM_CA_FILE",
+        ),
+        ("error adding trust anchors from file: /etc/pki/tls/certs/ca-bundle.crt", "into PINSTREAM_CA_FILE"),
+        ('{"error":"invalid_client"}', "KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET"),
+    ],
+)
+def test_why_no_token_could_be_had(curl: str, advice: str) -> None:
+    """What librdkafka's curl says of the way to the endpoint, and what to do."""
+    error = KafkaError(KafkaError._AUTHENTICATION, f"Failed to acquire SASL OAUTHBEARER token: {curl}")
+    line = str(no_contact({"bootstrap.servers": "kafka:9093", "security.protocol": "sasl_ssl"}, 1.0, [error]))
+    assert "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
+    assert advice in line
+    assert curl in line

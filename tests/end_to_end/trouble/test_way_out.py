@@ -1,0 +1,202 @@
+"""Out through a proxy that has every fault in turn: the service waits, says who is in the way, and loses nothing.
+
+API and registry have names that only the proxy knows. The API speaks TLS with a certificate of a private authority; the
+registry does not, so its answers pass the proxy in the clear.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from consumer.engine.model import CommerceEvent
+from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.processes import TOKEN, Process, command, run_environment
+from tests.end_to_end.records import (
+    SCHEMA,
+    commerce_event,
+    committed_offsets,
+    dead_letters,
+    new_group,
+    new_topic,
+    write_registered,
+)
+from tests.end_to_end.trouble.proxy import Proxy
+from tests.support.certificates import Authority
+from tests.support.kafka.harness import Kafka
+from tests.support.kafka.secured import Issuer, SecuredBroker, environment
+from tests.support.way_out import OutProxy, Way
+
+API, REGISTRY, IDP = "api.pinstream.invalid", "registry.pinstream.invalid", "idp.pinstream.invalid"
+LOGIN = "us@er:p:w%/"
+EACH = 20
+HEALING = 100.0
+"""Seconds that the longest backoff and a loaded machine may take."""
+
+FAULTS = {
+    Way.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
+    Way.GATEWAY: "answered 502: it cannot reach api.pinstream.invalid:443 itself",
+    Way.PAGE: "said that it opens the way to api.pinstream.invalid:443, and then ended it or answered itself",
+    Way.SILENT: "did not open the way to api.pinstream.invalid:443 in time",
+    Way.DEAF: "did not open the way to api.pinstream.invalid:443 in time",
+    Way.INSPECT: "is signed by an authority that is not known here",
+}
+"""What the reason says of each."""
+
+
+class Company:
+    """A network whose only way out is a proxy."""
+
+    def __init__(self, servers: Loop, api: Api, folder: Path) -> None:
+        self._servers = servers
+        self.authority, self.inspector = Authority(folder, "company-ca"), Authority(folder, "proxy-ca")
+        self.front = Proxy(servers, api.url, tls=self.authority.server(host=API))
+        self.registry = Registry(servers)
+        self.out = OutProxy({}, login=LOGIN, authority=self.inspector)
+        self.login, self.bundle = folder / "login", folder / "bundle.pem"
+        self.login.write_text(f"{LOGIN}\n")
+        self.bundle.write_bytes(self.authority.file.read_bytes())
+
+    def open(self) -> None:
+        """Listen."""
+        self.front.__enter__()
+        self.registry.__enter__()
+        self.out.routes |= {API: _place(self.front.url), REGISTRY: _place(self.registry.url)}
+        self._servers.call(self.out.start())
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._servers.call(self.out.stop())
+        self.registry.__exit__(None, None, None)
+        self.front.__exit__(None, None, None)
+
+    def set(self, mode: Way, login: str | None = LOGIN) -> None:
+        """Have the proxy behave like this."""
+        self._servers.call(self.out.set(mode, login))
+
+    def settings(self) -> dict[str, str]:
+        """What the service is told of it."""
+        return {
+            "HTTPS_PROXY": self.out.url,
+            "HTTP_PROXY": self.out.url,
+            "NO_PROXY": "other.invalid",
+            "PINSTREAM_PROXY_CREDENTIALS_FILE": str(self.login),
+            "PINSTREAM_CA_FILE": str(self.bundle),
+            "PINTEREST_API_URL": f"https://{API}/v5",
+            "SCHEMA_REGISTRY_URL": f"http://{REGISTRY}",
+            # Short for a test, and long for a call that is answered, also on a machine that has much to do.
+            "PINSTREAM_REQUEST_TIMEOUT": "2s",
+        }
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
+@pytest.fixture
+def company(servers: Loop, api: Api, tmp_path: Path) -> Iterator[Company]:
+    """Whose proxy tunnels for who knows the password."""
+    one = Company(servers, api, tmp_path)
+    one.open()
+    yield one
+    one.close()
+
+
+def orders(prefix: str) -> list[CommerceEvent]:
+    """Some events."""
+    return [commerce_event(f"{prefix}-{number}") for number in range(EACH)]
+
+
+def test_a_proxy_with_every_fault(kafka: Kafka, api: Api, company: Company, tmp_path: Path) -> None:
+    """Of each fault: nothing is committed or dead-lettered, log and /status name the proxy by host and port and say
+    what to do, neither password nor token is told to anybody; then all is delivered, once, without a restart."""
+    topic, group = new_topic(kafka, 1), new_group()
+    schema_id = company.registry.add("orders-value", SCHEMA)
+    env = run_environment(tmp_path, kafka, topic, group, "", **company.settings())
+    written: list[CommerceEvent] = []
+
+    def write(prefix: str) -> None:
+        events = orders(prefix)
+        written.extend(events)
+        write_registered(kafka, topic, schema_id, events)
+
+    write("first")
+    with Process(tmp_path, "run", env=env) as process:
+        process.until_settled(EACH)
+        for mode, words in FAULTS.items():
+            settled = len(written)
+            process.until(lambda: sum(committed_offsets(kafka, group, topic)) == len(written), "the commit")
+            company.set(mode)
+            write(mode.value)
+            reason = str(process.until(partial(_reason, process, words), f"the reason: {words}", HEALING))
+            assert f"the proxy {company.out.place}" in reason
+            if mode is Way.INSPECT:  # its authority is put where the line says
+                company.bundle.write_bytes(company.bundle.read_bytes() + company.inspector.file.read_bytes())
+            else:
+                assert sum(committed_offsets(kafka, group, topic)) == settled
+                company.set(Way.TUNNEL)
+            process.until(lambda: process.ledger()["delivered"] == len(written), "all of it", HEALING)
+        # Another password, that only the file is given.
+        company.set(Way.TUNNEL, "us@er:another")
+        write("password")
+        process.until(lambda: _reason(process, "refused the user and password"), "the refusal", HEALING)
+        company.login.write_text("us@er:another")
+        process.until_settled(len(written))
+        assert process.stop()[0] == 0
+        told = process.stderr
+    assert api.accepted() == Counter(str(event["event_id"]) for event in written), "all of them, once"
+    assert dead_letters(kafka, topic) == []
+    for secret in (LOGIN.partition(":")[2], "another", TOKEN):
+        assert secret not in told.replace("another authority", "")
+
+
+def _reason(process: Process, words: str) -> str | None:
+    """What the log says of the latest call without a verdict, if that has these words."""
+    lines = [line for line in process.log if line.get("event") == "no_verdict"]
+    return str(lines[-1]["said"]) if lines and words in str(lines[-1]["said"]) else None
+
+
+def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: Path) -> None:
+    """Pinterest and registry by way of the proxy; without the password one line for each says what is missing."""
+    topic = new_topic(kafka, 1)
+    env = {**run_environment(tmp_path, kafka, topic, new_group(), "", **company.settings()), "COLUMNS": "300"}
+    found = command("check", "--send-test-event", env=env)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert f"{API}:443 is reached by way of the proxy {company.out.place}" in found.stdout
+    del env["PINSTREAM_PROXY_CREDENTIALS_FILE"]
+    found = command("check", "--send-test-event", env=env)
+    assert found.returncode == 1
+    asks = f"the proxy {company.out.place} answered 407: it asks for a user and password"
+    assert found.stdout.count(asks) == 3
+
+
+def test_tokens_of_kafka_take_the_same_way(
+    secured_kafka: SecuredBroker, servers: Loop, api: Api, company: Company, tmp_path: Path
+) -> None:
+    """librdkafka's own curl goes by way of the proxy, with the password of the file, and trusts whom we trust."""
+    assert "https_proxy" not in os.environ
+    kafka, topic, group = secured_kafka.plain, new_topic(secured_kafka.plain, 1), new_group()
+    secured_kafka.grant_all("shop")
+    schema_id = company.registry.add("orders-value", SCHEMA)
+    write_registered(kafka, topic, schema_id, orders("token"))
+    issuer = Issuer(secured_kafka.signer)
+    try:
+        with Proxy(servers, issuer.url, tls=company.authority.server(host=IDP)) as front:
+            company.out.routes[IDP] = _place(front.url)
+            env = {
+                **run_environment(tmp_path, kafka, topic, group, "", **company.settings()),
+                **environment(secured_kafka.with_token(f"https://{IDP}/token", "shop")),
+            }
+            with Process(tmp_path, "run", env=env) as process:
+                assert process.until_settled(EACH)["delivered"] == EACH
+                assert process.stop()[0] == 0
+            assert f"CONNECT {IDP}:443" in company.out.asked
+    finally:
+        issuer.close()
