@@ -36,7 +36,7 @@ def authorities_trouble(settings: Settings) -> Iterator[str]:
             continue
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except ssl.SSLError:
+        except (ssl.SSLError, ValueError):  # no certificate, or no path at all
             yield f"{name}={str(path)!r}: has no certificate; it must have those of the authorities to trust (PEM)"
         except OSError as error:
             why = error.strerror
