@@ -12,7 +12,6 @@ for any group that ever had a member.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +27,6 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka.cluster import Extent, fetch_metadata, find_at, find_extents
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import (
@@ -51,49 +49,136 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError
+from consumer.errors import KafkaError, SettingsError
 
 _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
 
 _ASK_AGAIN: Final = 0.2
+_ASKED_AGAIN: Final = PASSING | {"_TIMED_OUT"}
+_LEAST_TRY: Final = 5.0
+"""Seconds that one of several tries gets, as far as there is time."""
 _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
 # What a broker that cannot describe groups (the embedded one) answers.
 _CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
 
 
-# ------------------------------------------------------------------------------ questions to a coordinator, blocking
+# --------------------------------------------------------------------------------------- questions to a coordinator
+
+
+Question = Callable[[Any, float], Mapping[Any, concurrent.futures.Future[Any]]]
+"""Asks an AdminClient one thing, with the given ``request_timeout``, and returns its one future."""
+
+_LONGEST: Final = 3600.0
+"""Seconds: the longest ``request_timeout`` that librdkafka accepts (`rd_kafka_AdminOptions_init`)."""
+
+
+class GroupClient:
+    """An AdminClient for questions to the coordinators of groups, replaced when one of them is not answered.
+
+    All questions to a coordinator go through here, since librdkafka (2.16) must never be the one that times them out.
+    If it does before the coordinator is found and connected, the question stays in ``rk_coord_reqs``. Once the
+    coordinator is there, however much later, `rd_kafka_admin_coord_request` frees the question's `rd_kafka_enq_once_t`
+    and `rd_kafka_coord_req_fail` uses it again, which ends the process: "Assertion `eonce->refcnt > 0' failed".
+
+    So librdkafka gets the longest time limit there is, and a shorter one is kept here. When that has passed, the
+    client is destroyed, which ends the question properly (`rd_kafka_coord_reqs_term`), and the next question gets
+    a new client. That may also get an answer which the old one would never get: librdkafka looks for a coordinator
+    three times, and after that only when the connection to a broker comes or goes.
+
+    A context manager, used in one thread. The AdminClient is made for the first question; that raises `SettingsError`
+    as `configuration.make_client` does.
+    """
+
+    def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
+        self._config = config
+        self._make_admin = make_admin
+        self._admin: Any = None
+        self._made_one = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def admin(self) -> Any:
+        """The AdminClient as it is now, for questions to other brokers: those may time out in librdkafka."""
+        if self._admin is None:
+            try:
+                self._admin = self._make_admin(self._config)
+            except SettingsError as error:
+                # What worked before fails for a moment: a certificate is being replaced, for example.
+                if self._made_one:
+                    raise KafkaException(_Code(_Code._FAIL, str(error))) from error
+                raise
+            self._made_one = True
+        return self._admin
+
+    def begin(self, question: Question) -> concurrent.futures.Future[Any]:
+        """Ask without waiting. The answer may never come: the caller has to call `give_up` in time."""
+        [answer] = question(self.admin, _LONGEST).values()
+        return answer
+
+    def ask(self, question: Question, deadline: float) -> Any:
+        """Ask, and wait for the answer until `deadline` (monotonic). Raises `KafkaException`."""
+        answer = self.begin(question)
+        try:
+            return answer.result(time_left(deadline))
+        except TimeoutError:
+            self.give_up()
+            raise KafkaException(_Code(_Code._TIMED_OUT)) from None
+
+    def give_up(self) -> None:
+        """Destroy the AdminClient. Its unanswered futures stay so for ever."""
+        admin, self._admin = self._admin, None
+        # Destroying takes a millisecond, also while no broker answers, but waits for threads that wait for a name
+        # server. The consumer's thread has to go on polling meanwhile. About 4 KB of each unanswered question leak.
+        ending = OwnThread("pinstream-kafka-ending")
+        ending.begin(partial(end_client, admin))
+        ending.stop()
+
+    def close(self) -> None:
+        """Destroy the AdminClient, if there is one, and wait for its end."""
+        admin, self._admin = self._admin, None
+        end_client(admin)
 
 
 def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
-    """Ask until the coordinator answers; `question` takes the deadline (monotonic) and raises `KafkaException`."""
+    """Ask until the coordinator answers; `question` takes its deadline (monotonic) and raises `KafkaException`."""
     deadline = time.monotonic() + timeout
     while True:
+        # Not all the time for one: its client may never get an answer, although another would (`GroupClient`).
+        now = time.monotonic()
+        until = min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2))
         try:
-            return question(deadline)
+            return question(until)
         except KafkaException as error:
             # A coordinator that starts or moves answers within seconds.
-            passing = exception_error(error).name() in PASSING
+            passing = exception_error(error).name() in _ASKED_AGAIN
             if not passing or time.monotonic() + _ASK_AGAIN > deadline:
                 raise
         time.sleep(_ASK_AGAIN)
 
 
 def ask_committed(
-    client: Any,
+    client: GroupClient,
     group: str,
     deadline: float,
     partitions: Sequence[TopicPartition] | None = None,
 ) -> list[Position]:
     """What the group has committed, of `partitions` or of all that it has offsets for. One question, no retry.
 
-    `deadline` (monotonic) is librdkafka's. Raises `KafkaException`, also where a single partition has an error.
+    Waits until `deadline` (monotonic). Raises `KafkaException`, also where a single partition has an error.
     """
     meet_coordinator(client, group, deadline)
     named = None if partitions is None else [RawPartition(*one) for one in partitions]
-    asked = ConsumerGroupTopicPartitions(group, named)
-    [answer] = client.list_consumer_group_offsets([asked], request_timeout=time_left(deadline)).values()
-    answers: list[RawPartition] = result_of(answer, deadline).topic_partitions or []
+    asked = [ConsumerGroupTopicPartitions(group, named)]
+    answer = client.ask(
+        lambda admin, limit: admin.list_consumer_group_offsets(asked, request_timeout=limit), deadline
+    )
+    answers: list[RawPartition] = answer.topic_partitions or []
     for one in answers:
         if one.error is not None:  # "unknown" must not be taken for "none"
             raise KafkaException(one.error)
@@ -101,32 +186,34 @@ def ask_committed(
     return [read_position(one) for one in answers if one.offset >= 0]
 
 
-def meet_coordinator(client: Any, group: str, deadline: float) -> None:
+def meet_coordinator(client: GroupClient, group: str, deadline: float) -> None:
     """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
     # A question for offsets that is answered "not the coordinator (yet)" ends the process with a segmentation fault:
     # librdkafka (2.16) tells its group handler, which an AdminClient does not have. (Seen on a cluster that had never
     # had a group; confluent-kafka-javascript #374 has the stack.) Who is in the group is asked of the same coordinator,
     # needs the same permission, and its errors are only errors. What is left is a coordinator that moves in between.
     try:
-        _describe(client, group, deadline)
+        client.ask(_description(group), deadline)
     except KafkaException as error:
         if exception_error(error).code() not in _CANNOT_SAY:
             raise
 
 
-def _describe(client: Any, group: str, deadline: float) -> Any:
-    [asked] = client.describe_consumer_groups([group], request_timeout=time_left(deadline)).values()
-    return result_of(asked, deadline)
+def _description(group: str) -> Question:
+    """The question for a group's state and members."""
+    return lambda admin, limit: admin.describe_consumer_groups([group], request_timeout=limit)
 
 
 def alter_offsets(
-    client: Any, group: str, raw: Sequence[RawPartition], timeout: float
+    client: GroupClient, group: str, raw: Sequence[RawPartition], timeout: float
 ) -> Sequence[RawPartition]:
     """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
-    deadline = time.monotonic() + timeout
     asked = [ConsumerGroupTopicPartitions(group, list(raw))]
-    [altered] = client.alter_consumer_group_offsets(asked, request_timeout=timeout).values()
-    answered: Sequence[RawPartition] = result_of(altered, deadline).topic_partitions
+    answer = client.ask(
+        lambda admin, limit: admin.alter_consumer_group_offsets(asked, request_timeout=limit),
+        time.monotonic() + timeout,
+    )
+    answered: Sequence[RawPartition] = answer.topic_partitions
     return answered
 
 
@@ -137,7 +224,7 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     # With a client of its own: it is only asked for a partition without an offset under ``latest``.
-    with admin_client(config) as client:
+    with GroupClient(config) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
@@ -146,12 +233,12 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
 
     False where the brokers cannot say.
     """
-    try:
-        with admin_client(config) as client:
-            group = _describe(client, str(config["group.id"]), time.monotonic() + timeout)
-    except KafkaException:
-        return False
-    return any(one.member_id == member for one in group.members)
+    with GroupClient(config) as client:
+        try:
+            group = client.ask(_description(str(config["group.id"])), time.monotonic() + timeout)
+        except KafkaException:
+            return False
+        return any(one.member_id == member for one in group.members)
 
 
 def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
@@ -189,39 +276,43 @@ _COUNT_EVERY: Final = 10.0
 """Seconds between two questions for the number of members."""
 _COUNT_AGAIN: Final = 0.5
 """The same, while the group rebalances."""
-_COUNT_TIMEOUT: Final = 10.0
+_COUNT_PATIENCE: Final = 30.0
+"""Seconds without an answer after which another client asks."""
 _MAY_NOT: Final = frozenset({_Code.GROUP_AUTHORIZATION_FAILED, _Code.CLUSTER_AUTHORIZATION_FAILED})
 
 
 class GroupSize:
     """How many members of the group hold partitions; asked now and then, never waited for. Used in one thread.
 
-    `client` gives the AdminClient, which this does not end.
+    One question at a time, so that a silent coordinator does not gather them. Ends `client` with `close`.
     """
 
-    def __init__(self, group: str, client: Callable[[], Any], on_trouble: OnTrouble) -> None:
+    def __init__(self, group: str, client: GroupClient, on_trouble: OnTrouble) -> None:
         self._group = group
         self._client = client
         self._on_trouble = on_trouble
         self._asked: concurrent.futures.Future[Any] | None = None
+        self._asked_at = 0.0
+        self._outdated = False
+        """Partitions have come or gone since it was asked."""
         self._due = 0.0
         self._told_refusal = False
 
     def look(self) -> int | None:
         """The number, if an earlier question has just been answered with one; asks again when it is time to."""
         now = time.monotonic()
-        if self._asked is None:
-            if now >= self._due:
-                self._due = now + _COUNT_EVERY
-                with contextlib.suppress(NoToken):  # the other clients report it; it is asked again
-                    client = self._client()
-                    asked = client.describe_consumer_groups([self._group], request_timeout=_COUNT_TIMEOUT)
-                    self._asked = asked[self._group]
-            return None
-        if not self._asked.done():
-            return None
+        if self._asked is not None and not self._asked.done():
+            if now < self._asked_at + _COUNT_PATIENCE:
+                return None
+            self._client.give_up()
+            self._asked = None
         asked, self._asked = self._asked, None
         try:
+            if asked is None or self._outdated:
+                if now >= self._due:
+                    self._asked_at, self._due, self._outdated = now, now + _COUNT_EVERY, False
+                    self._asked = self._client.begin(_description(self._group))
+                return None
             found = _holders(asked.result())
         except KafkaException as failed:  # the last number stands, and it is asked again
             error = exception_error(failed)
@@ -235,7 +326,11 @@ class GroupSize:
 
     def hurry(self) -> None:
         """Ask soon: partitions have come or gone. What was asked before that may be out of date."""
-        self._asked, self._due = None, 0.0
+        self._outdated, self._due = True, 0.0
+
+    def close(self) -> None:
+        """End the client."""
+        self._client.close()
 
     def _tell_refusal(self, error: confluent_kafka.KafkaError) -> None:
         if error.code() in _MAY_NOT and not self._told_refusal:
@@ -294,14 +389,14 @@ class GroupOffsets:
         self._config = config
         self._group = group
         self._timeout = timeout
-        self._client = admin_client(config)
+        self._client = GroupClient(config)
         self._thread = OwnThread("pinstream-kafka-group")
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._thread.end(partial(end_client, self._client))
+        await self._thread.end(self._client.close)
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
         """All partitions of those `topics` that exist."""
@@ -317,7 +412,7 @@ class GroupOffsets:
     def view(self) -> GroupView:
         """State and members; the state is ``Unknown`` where the brokers cannot say."""
         try:
-            found = ask_patiently(partial(_describe, self._client, self._group), self._timeout)
+            found = ask_patiently(partial(self._client.ask, _description(self._group)), self._timeout)
         except KafkaException as error:
             if exception_error(error).code() in _CANNOT_SAY:
                 return GroupView("Unknown", ())
@@ -345,7 +440,7 @@ class GroupOffsets:
     @in_own_thread
     def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
         """What these hold. The end is the last stable offset: how far they can be read now."""
-        found = find_extents(self._client, partitions, time.monotonic() + self._timeout)
+        found = find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
         return dict(zip(partitions, found, strict=True))
 
     @in_own_thread
@@ -353,7 +448,7 @@ class GroupOffsets:
         self, partitions: Sequence[TopicPartition], milliseconds: int
     ) -> dict[TopicPartition, int]:
         """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
-        found = find_at(self._client, partitions, milliseconds, time.monotonic() + self._timeout)
+        found = find_at(self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout)
         return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
 
     @in_own_thread
@@ -381,7 +476,7 @@ class GroupOffsets:
     @in_own_thread
     def known_groups(self) -> list[str]:
         """The names of all groups that this user may see; none if the brokers do not give them."""
-        ask = self._client.list_consumer_groups
+        ask = self._client.admin.list_consumer_groups
         try:
             found = ask_patiently(
                 lambda until: result_of(ask(request_timeout=time_left(until)), until), self._timeout

@@ -79,8 +79,8 @@ class GroupMember:
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
     the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `topic_ids`
-    is closed with the member. `group_size`: None if the quota is not divided. `timeout`: seconds for each question to
-    the brokers.
+    and `group_size` are closed with the member; the latter is None if the quota is not divided. `timeout`: seconds for
+    each question to the brokers.
     """
 
     def __init__(
@@ -227,6 +227,8 @@ class GroupMember:
             self._consumer.close()
         finally:
             self._topic_ids.close()
+            if self._group_size is not None:
+                self._group_size.close()
         self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 

@@ -14,14 +14,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_commit_answer
-from consumer.adapters.kafka.configuration import Config, admin_client, end_client, time_left
-from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
+from consumer.adapters.kafka.configuration import Config, time_left
+from consumer.adapters.kafka.groups import GroupClient, alter_offsets, ask_committed, ask_patiently
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, exception_error, failure
@@ -163,7 +162,7 @@ class NamedProgress:
         self._last: dict[tuple[str, int], Position] = {}
         """What was committed last, without the prefix."""
         self._refresh_due = 0.0
-        self._client = admin_client(config)
+        self._client = GroupClient(config)
         self._closed = False
         self._thread = OwnThread("pinstream-kafka-progress")
 
@@ -218,7 +217,7 @@ class NamedProgress:
         if not self._closed:
             self._closed = True
             # In the thread, not on the event loop: destroying a client waits for its own threads.
-            await self._thread.end(partial(end_client, self._client), timeout=_COMMIT_TIMEOUT)
+            await self._thread.end(self._client.close, timeout=_COMMIT_TIMEOUT)
 
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
         ours = [one for one in positions if one[:2] in self._prefixes]

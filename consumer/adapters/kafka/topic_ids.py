@@ -70,12 +70,6 @@ class TopicIds:
         self._hurried = False
         self._asked_at = float("-inf")
 
-    def client(self) -> Any:
-        """The AdminClient, for other questions as well."""
-        if self._client is None:
-            self._client = self._make_admin(self._config)
-        return self._client
-
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
         """The ids of those topics for which the brokers have one, within `timeout` seconds.
 
@@ -83,15 +77,18 @@ class TopicIds:
         """
         self._asked = {}  # after this, `look` must not return what was asked before it
         deadline = time.monotonic() + timeout
-        client = self.client()
+        if self._client is None:
+            self._client = self._make_admin(self._config)
         if not self._can_tell:
             # librdkafka asks the controller, and waits where there is none: the embedded broker has none, and a real
             # cluster may have none for a moment.
-            self._can_tell = has_controller(client.list_topics(timeout=timeout))
+            self._can_tell = has_controller(self._client.list_topics(timeout=timeout))
         if not self._can_tell:
             self._asked_at = time.monotonic()
             return {}
-        asked = client.describe_topics(TopicCollection(sorted(topics)), request_timeout=time_left(deadline))
+        asked = self._client.describe_topics(
+            TopicCollection(sorted(topics)), request_timeout=time_left(deadline)
+        )
         # Before a partition begins this is waited for: an earlier life's offset must not go with the id of the next.
         return {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, KafkaException
 
-from consumer.adapters.kafka.groups import GroupSize
+from consumer.adapters.kafka.groups import GroupClient, GroupSize
+from consumer.errors import SettingsError
 from tests.support.kafka.harness import Kafka, Member, unique
+from tests.support.limits import LATE
 
 
 def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
@@ -26,23 +29,42 @@ class FakeAdmin:
 
     def __init__(self) -> None:
         self.asked: list[concurrent.futures.Future[Any]] = []
+        self.ended = threading.Event()
 
     def describe_consumer_groups(
         self, names: list[str], request_timeout: float
     ) -> dict[str, concurrent.futures.Future[Any]]:
         """A future for the group."""
-        assert request_timeout > 0
+        assert request_timeout == 3600.0, "librdkafka must never be the one that times out"
         self.asked.append(concurrent.futures.Future())
         return {names[0]: self.asked[-1]}
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
 
 
 class Bench:
     """Who asks, on a clock that a test moves."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.admin, self.now, self.troubles = FakeAdmin(), 1000.0, list[tuple[str, str]]()
+        self.now, self.troubles = 1000.0, list[tuple[str, str]]()
+        self.admins: list[FakeAdmin] = []
+        self.refusal: SettingsError | None = None
         patch.setattr("consumer.adapters.kafka.groups.time.monotonic", lambda: self.now)
-        self.size = GroupSize("g", lambda: self.admin, lambda *told: self.troubles.append(told))
+        client = GroupClient({}, make_admin=self.make_admin)
+        self.size = GroupSize("g", client, lambda *told: self.troubles.append(told))
+
+    @property
+    def admin(self) -> FakeAdmin:
+        """The client that was made last."""
+        return self.admins[-1]
+
+    def make_admin(self, _: object) -> FakeAdmin:
+        """One more, unless that is refused."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.admins.append(FakeAdmin())
+        return self.admin
 
     def answer(self, with_: Any) -> int | None:
         """The latest question is answered; what that tells."""
@@ -98,13 +120,60 @@ def test_a_kip_848_group_counts_those_that_will_hold_partitions(bench: Bench) ->
 
 
 def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
-    """What was asked before that is not waited for."""
+    """Also if the last answer has just come."""
+    assert bench.answer(described(1)) == 1
     bench.size.hurry()
     assert bench.size.look() is None
-    assert len(bench.admin.asked) == 2
-    bench.admin.asked[0].set_result(described(1))
-    assert bench.size.look() is None
     assert bench.answer(described(1, 1)) == 2
+
+
+def test_what_was_asked_before_they_came_or_went_tells_nothing(bench: Bench) -> None:
+    """Its answer is waited for, so that a silent coordinator never has two questions, and then it is asked again."""
+    for _ in range(3):
+        bench.size.hurry()
+        assert bench.size.look() is None
+    assert len(bench.admin.asked) == 1
+    assert bench.answer(described(1)) is None
+    assert len(bench.admin.asked) == 2
+    assert bench.answer(described(1, 1)) == 2
+
+
+def test_what_is_not_answered_is_asked_by_another_client(bench: Bench) -> None:
+    """After half a minute, at once, also if partitions came or went meanwhile; the first client is destroyed."""
+    first = bench.admin
+    bench.size.hurry()
+    bench.now += 29.99
+    assert bench.size.look() is None
+    assert bench.admins == [first]
+    bench.now += 0.01
+    assert bench.size.look() is None
+    assert first.ended.wait(LATE)
+    assert bench.answer(described(1, 1)) == 2
+    assert len(bench.admins) == 2
+    bench.size.close()
+    assert bench.admin.ended.is_set()
+
+
+def test_another_client_that_cannot_be_made_is_tried_again(bench: Bench) -> None:
+    """A certificate that is being replaced does not end the run."""
+    bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
+    bench.now += 30.0
+    assert bench.size.look() is None
+    bench.refusal = None
+    assert len(bench.admins) == 1
+    bench.now += 10.0
+    assert bench.size.look() is None
+    assert bench.answer(described(1)) == 1
+
+
+def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
+    """As everywhere."""
+
+    def refuse(_: object) -> FakeAdmin:
+        raise SettingsError("KAFKA_GROUPID is not a librdkafka property")
+
+    with pytest.raises(SettingsError, match="KAFKA_GROUPID"):
+        GroupSize("g", GroupClient({}, make_admin=refuse), lambda *_: None).look()
 
 
 @pytest.mark.parametrize(

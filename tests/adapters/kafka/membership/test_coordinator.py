@@ -1,32 +1,53 @@
-"""A group's offsets are asked for only once its coordinator has answered: before that librdkafka would crash."""
+"""Two ways in which a question to a group's coordinator could end the process, and how they are avoided.
+
+A group's offsets are asked for only once its coordinator has answered (`meet_coordinator`), and no question is ever
+given up by librdkafka (`GroupClient`).
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import subprocess
+import sys
+import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from consumer.adapters.kafka.groups import GroupOffsets, meet_coordinator
+from consumer.adapters.kafka.groups import (
+    GroupClient,
+    GroupOffsets,
+    ask_committed,
+    ask_patiently,
+    meet_coordinator,
+)
+from tests.adapters.kafka.membership import asker
+from tests.support.kafka.broker import RealBroker
+from tests.support.limits import LATE
 
 
 class FakeAdmin:
     """Describes its group after this many refusals; answers with the offsets of a group without any."""
 
-    def __init__(self, *refusals: int) -> None:
+    def __init__(self, *refusals: int, silent: bool = False) -> None:
         self.refusals = list(refusals)
+        self.silent = silent
         self.calls: list[str] = []
+        self.ended = threading.Event()
 
     def describe_consumer_groups(
         self, groups: list[str], **_: Any
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Refused, or described."""
+        """Refused, or described, or never answered."""
         self.calls.append("describe")
         answer = concurrent.futures.Future[Any]()
-        if self.refusals:
+        if self.silent:
+            pass
+        elif self.refusals:
             answer.set_exception(KafkaException(KafkaError(self.refusals.pop(0))))
         else:
             answer.set_result(None)
@@ -41,14 +62,20 @@ class FakeAdmin:
 
     def __exit__(self, *_: object) -> None:
         self.calls.append("end")
+        self.ended.set()
+
+
+def client_of(*admins: Any) -> GroupClient:
+    """One that makes these, one after the other."""
+    left = iter(admins)
+    return GroupClient({}, make_admin=lambda _: next(left))
 
 
 async def test_offsets_are_asked_for_when_the_coordinator_has_answered() -> None:
     """It is asked who is in the group until it says so, on a cluster that never had a group."""
     admin = FakeAdmin(KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
     offsets = GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 5.0)
-    offsets._client.__exit__(None, None, None)  # the real one
-    offsets._client = admin  # type: ignore[assignment]
+    offsets._client = client_of(admin)
     async with offsets:
         assert await offsets.positions([]) == {}
     assert admin.calls == ["describe", "describe", "describe", "offsets", "end"]
@@ -56,10 +83,58 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered() -> None
 
 def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
     """The embedded one: there the question does no harm."""
-    meet_coordinator(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE), "shop", time.monotonic() + 1.0)
+    meet_coordinator(client_of(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
 
 
 def test_a_refusal_is_the_caller_s() -> None:
     """An error that waiting does not help against is raised."""
     with pytest.raises(KafkaException):
-        meet_coordinator(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED), "shop", time.monotonic() + 1.0)
+        meet_coordinator(
+            client_of(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
+        )
+
+
+def test_a_question_without_an_answer_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the same limit: the first client may never get an answer, although the broker is well."""
+    monkeypatch.setattr("consumer.adapters.kafka.groups._LEAST_TRY", 0.1)
+    silent, other = FakeAdmin(silent=True), FakeAdmin()
+    client = client_of(silent, other)
+    assert ask_patiently(lambda until: ask_committed(client, "shop", until), 4.0) == []
+    assert silent.ended.wait(LATE)
+    assert silent.calls == ["describe", "end"]
+    assert other.calls == ["describe", "offsets"]
+
+
+@pytest.mark.timeout(180)
+def test_questions_that_were_given_up_do_not_end_the_process(own_kafka: RealBroker) -> None:
+    """The broker is away for longer than any question waits, and comes back: the next question is answered."""
+    command = [sys.executable, "-m", asker.__name__]
+    with ExitStack() as stack:
+        children = {
+            route: stack.enter_context(
+                subprocess.Popen(
+                    [*command, route, own_kafka.bootstrap_servers],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for route in asker.ROUTES
+        }
+        for child in children.values():
+            stack.callback(child.kill)
+
+        def said() -> dict[str, str]:
+            return {
+                route: child.stdout.readline().strip() for route, child in children.items() if child.stdout
+            }
+
+        assert said() == dict.fromkeys(asker.ROUTES, "answered")
+        own_kafka.kill()
+        for child in children.values():
+            print(file=child.stdin, flush=True)
+        assert said() == dict.fromkeys(asker.ROUTES, "unanswered")
+        own_kafka.restart()
+        ended = {route: (child.communicate(), child.returncode) for route, child in children.items()}
+        assert ended == dict.fromkeys(asker.ROUTES, (("answered\n", ""), 0))

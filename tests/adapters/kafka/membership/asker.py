@@ -1,0 +1,104 @@
+"""A process that asks a group's coordinator again and again: ``python -m`` this with a route and the brokers' address.
+
+A process of its own, since the fault that it is to show ends the process. It prints ``answered`` after the first
+answer, waits for a line (the broker is away from then on), prints ``unanswered`` after `VAIN` questions in vain, and
+ends with ``answered`` after the next answer. The limits of time are short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from consumer.adapters.kafka import groups, replay_progress
+from consumer.adapters.kafka.groups import GroupOffsets
+from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import open_plan
+from consumer.engine.model import Position
+from consumer.errors import KafkaError
+from tests.support.kafka.harness import WITHIN, Kafka, Member, create_topic, unique
+
+LIMIT: Final = 0.5
+"""Seconds that each question gets."""
+VAIN: Final = 4
+Ask = Callable[[], Awaitable[bool]]
+"""Asks once; whether there was an answer."""
+
+
+@asynccontextmanager
+async def group_size(kafka: Kafka) -> AsyncIterator[Ask]:
+    """A running member counts the members of its group."""
+    groups._COUNT_EVERY = LIMIT / 4  # type: ignore[misc] # as long as a test may take
+    groups._COUNT_PATIENCE = LIMIT  # type: ignore[misc]
+    told: list[int] = []
+
+    async def ask() -> bool:
+        before = len(told)
+        await asyncio.sleep(2 * LIMIT)
+        return len(told) > before
+
+    async with Member(kafka, [create_topic(kafka)], unique("group"), on_group_size=told.append):
+        yield ask
+
+
+@asynccontextmanager
+async def offsets(kafka: Kafka) -> AsyncIterator[Ask]:
+    """`pinstream offsets` and the warnings of a replay read what a group has committed, and who is in it."""
+
+    async def ask() -> bool:
+        try:
+            await found.view()
+            await found.positions([])
+        except KafkaError:
+            return False
+        return True
+
+    async with GroupOffsets(kafka.config, unique("group"), LIMIT) as found:
+        yield ask
+
+
+@asynccontextmanager
+async def progress(kafka: Kafka) -> AsyncIterator[Ask]:
+    """A named replay commits its progress."""
+    replay_progress._COMMIT_TIMEOUT = LIMIT  # type: ignore[misc]
+    topic = create_topic(kafka)
+
+    async def resolve() -> list[Range]:
+        return [Range(topic, 0, 0, 10)]
+
+    async def ask() -> bool:
+        return (await kept.commit([Position(topic, 0, 1, None)])).failure is None
+
+    plan = await open_plan(kafka.config, unique("group"), "arguments", resolve, 0.0, WITHIN)
+    assert plan.progress is not None
+    kept = plan.progress
+    try:
+        yield ask
+    finally:
+        await kept.close()
+
+
+ROUTES: Final = {one.__name__: one for one in (group_size, offsets, progress)}
+
+
+async def main(route: str, servers: str) -> None:
+    """See above."""
+    async with ROUTES[route](Kafka(servers, "real")) as ask:
+        while not await ask():
+            pass
+        print("answered", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        vain = 0
+        while vain < VAIN:  # an answer may have come just before it went
+            vain = 0 if await ask() else vain + 1
+        print("unanswered", flush=True)
+        while not await ask():
+            pass
+        print("answered", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
