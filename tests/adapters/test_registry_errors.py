@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,6 +242,32 @@ async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issue
     for number in ("1", "1"):
         assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", number))), SchemaFound)
     assert issuer.given == 3
+    await schemas.close()
+
+
+@pytest.mark.parametrize("lives", [{}, {"expires_in": "3600"}, {"expires_in": 3600}, {"expires_in": None}])
+async def test_how_long_a_token_lives(registry: FakeRegistry, issuer: Issuer, lives: dict[str, Any]) -> None:
+    """Said as a number, as text, or not at all: one token for all questions."""
+    for size in range(3):
+        registry.add("t", f'{{"type": "fixed", "name": "F", "size": {size}}}')
+    issuer.fails = (200, json.dumps({"access_token": "t", "token_type": "Bearer", **lives}).encode())
+    schemas = RegistrySchemas(by_token(registry, issuer.url))
+    for number in ("1", "2", "3"):
+        assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", number))), SchemaFound)
+    assert issuer.given == 1
+    issuer.fails = (500, b"not asked again")
+    assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", "4"))), SchemaFound)
+    await schemas.close()
+
+
+async def test_a_token_that_is_about_to_end_is_replaced(registry: FakeRegistry, issuer: Issuer) -> None:
+    """Before the registry would refuse it."""
+    registry.add("t", '"int"')
+    issuer.lifetime = 0.5
+    schemas = RegistrySchemas(by_token(registry, issuer.url))
+    for number in ("1", "2"):
+        assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", number))), SchemaFound)
+    assert issuer.given == 2
     await schemas.close()
 
 
