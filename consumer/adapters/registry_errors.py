@@ -69,6 +69,8 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
     if status == 404:
         # A known code for "no such schema" is a verdict and not explained here: this is a path that it does not know.
         gap = f"{_URL} lacks its path (Apicurio's ends in /apis/ccompat/v7)"
+        if "/contexts/" in str(config.get("url")):
+            gap = f"it has no contexts, or {gap}"
         return f"{said}: it has no schemas by GUID, or {gap}" if kind == "guid" else f"{said}: {gap}"
     if 300 <= status < 400:
         return (

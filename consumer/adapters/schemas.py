@@ -302,10 +302,7 @@ class RegistrySchemas:
                     schema = await self._client.get_schema(int(ref.value))
                 else:
                     schema = await self._client.get_schema_by_guid(ref.value)
-                kind = str(schema.schema_type or "AVRO").upper()
-                if kind != "AVRO":
-                    return SchemaFound(ref, "", kind)
-                return SchemaFound(ref, await self._complete(schema))
+                return await self._found(ref, schema)
         except TimeoutError:
             return SchemaUnavailable(
                 ref, f"the registry did not answer within {self._timeout:g} s{self._via}"
@@ -325,6 +322,35 @@ class RegistrySchemas:
                 return SchemaMissing(ref)
             reason = explain(error, self._config, self._network, ref.kind)
             return SchemaUnavailable(ref, reason, refused=status in (401, 403))
+
+    async def newest(self, subject: str) -> SchemaFound | None:
+        """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                latest = await self._client.get_latest_version(subject)
+                return await self._found(SchemaRef("id", str(latest.schema_id)), latest.schema)
+        except TimeoutError:
+            raise RegistryError(
+                f"the registry did not answer within {self._timeout:g} s{self._via}"
+            ) from None
+        except Exception as error:
+            if getattr(error, "error_code", None) in _NOT_FOUND:
+                return None
+            raise RegistryError(explain(error, self._config, self._network)) from None
+
+    async def contexts(self) -> list[str]:
+        """Return the names of the registry's contexts; none if it does not say."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return [str(name).strip(":") for name in await self._client.get_contexts()]
+        except Exception:  # an outage, or a registry without contexts: `fetch` says what is wrong
+            return []
+
+    async def _found(self, ref: SchemaRef, schema: Schema) -> SchemaFound:
+        kind = str(schema.schema_type or "AVRO").upper()
+        return (
+            SchemaFound(ref, await self._complete(schema)) if kind == "AVRO" else SchemaFound(ref, "", kind)
+        )
 
     async def _complete(self, schema: Schema) -> Json:
         """The schema's text, or, if it refers to others, its JSON with their definitions put in."""

@@ -166,8 +166,15 @@ def writer_schemas(
         return local
     config = settings.registry.client_configuration()
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
-    schemas = RegistrySchemas(config, local, network=network(settings))
-    return KeptSchemas(schemas, files, log_schema_trouble, writes=keeps)
+    return KeptSchemas(registry(settings, local), files, log_schema_trouble, writes=keeps)
+
+
+def registry(
+    settings: Settings, local: LocalSchemas | None = None, *, url: str | None = None
+) -> RegistrySchemas:
+    """Return the registry of SCHEMA_REGISTRY_URL, or what is at `url` with the same login. Raises `RegistryError`."""
+    config = settings.registry.client_configuration()
+    return RegistrySchemas({**config, "url": url or settings.registry.url}, local, network=network(settings))
 
 
 def network(settings: Settings) -> Network:

@@ -89,6 +89,7 @@ class FakeRegistry:
         app.router.add_delete("/subjects/{subject}", self._delete)
         app.router.add_get("/contexts", self._list_contexts)
         app.router.add_get("/contexts/{context}/schemas/ids/{id}", self._in_context)
+        app.router.add_get("/contexts/{context}/subjects/{subject}/versions/{version}", self._in_context)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self.tls)
@@ -184,7 +185,7 @@ class FakeRegistry:
         of_subject = [one for one in self._stored if one.subject == subject and one[2:4] not in deleted]
         if not of_subject:
             return _error(404, 40401, f"Subject '{subject}' not found.")
-        found = [stored for stored in of_subject if str(stored.version) == version]
+        found = [one for one in of_subject if version in (str(one.version), "latest")][-1:]
         if not found:
             return _error(404, 40402, f"Version {version} not found.")
         return web.json_response({**_body(found[0]), "subject": subject, "version": found[0].version})
@@ -224,8 +225,8 @@ class FakeRegistry:
     async def _list_contexts(self, _: web.Request) -> web.Response:
         return web.json_response([".", *self.contexts])
 
-    async def _in_context(self, _: web.Request) -> web.Response:
-        return _error(404, 40403, "Schema not found")
+    async def _in_context(self, request: web.Request) -> web.Response:
+        return _error(404, 40401 if "subject" in request.match_info else 40403, "Not found")
 
 
 def _body(stored: Stored) -> dict[str, Any]:

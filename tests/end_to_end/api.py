@@ -213,6 +213,14 @@ class Registry:
 
         self._loop.call(change())
 
+    def set_contexts(self, *names: str) -> None:
+        """Have these contexts, besides the default one, with nothing in them."""
+
+        async def change() -> None:
+            self._registry.contexts = names
+
+        self._loop.call(change())
+
     def set_credentials(self, credentials: str | None) -> None:
         """The ``user:password`` that every request must bring from now on."""
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from consumer.app import building
 from consumer.commands.base import SettingsCommand
-from consumer.commands.check import api, kafka, local, rights
+from consumer.commands.check import api, kafka, local, rights, writers
 from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, counted
 from consumer.errors import PinstreamError
 from consumer.settings import Settings, load
@@ -87,6 +87,8 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
     # All of them, even if one has a bad answer: one run shows everything that needs a change.
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
+    if settings.registry.url:
+        rows += await _ask("writers' schemas", writers.writers, found)
     if building.network(settings).proxy(settings.pinterest.api_url) is not None or settings.pinstream.ca_file:
         rows += await _ask("way to Pinterest", api.way, found)
     if send_test_event:

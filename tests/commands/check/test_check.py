@@ -192,7 +192,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
     assert found.names("failed") == {
         *("mapping", "key store", "page address", "brokers and topics", "schema registry", "test events")
     }
-    assert found.names("skipped") == {"consumer group", "dead-letter topics"}
+    assert found.names("skipped") == {"consumer group", "dead-letter topics", "writers' schemas"}
     assert "customer.emails" in found.text("mapping", "failed")
     assert "create it, grant READ on it, or correct its name (KAFKA_TOPICS, or --topic)" in found.text(
         "brokers and topics", "failed"

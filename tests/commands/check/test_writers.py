@@ -1,0 +1,76 @@
+"""`check` asks the registry what is in it: the newest schema of each topic, and the context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+
+from tests.commands.check.test_check import check
+from tests.end_to_end.api import Api, Loop, Registry
+from tests.end_to_end.processes import run_environment
+from tests.end_to_end.records import SCHEMA, new_group, new_topic
+from tests.support.kafka.harness import Kafka
+
+ROW = "writers' schemas"
+
+
+@pytest.fixture
+def registry(servers: Loop) -> Iterator[Registry]:
+    """The fake."""
+    with Registry(servers) as one:
+        yield one
+
+
+def test_the_newest_schemas_of_the_topics(kafka: Kafka, real_registry: str, api: Api, tmp_path: Path) -> None:
+    """Nothing by the topic's name; then one that is read; then one of another kind, and one that does not fit."""
+    topic = new_topic(kafka, 1)
+    env = run_environment(tmp_path, kafka, topic, new_group(), api.url, SCHEMA_REGISTRY_URL=real_registry)
+    found = check(env)
+    assert found.code == 0
+    assert found.text(ROW, "ok").startswith(
+        "no subject is named <topic>-value: what the topics hold is seen when"
+    )
+    with SchemaRegistryClient({"url": real_registry}) as client:
+        client.register_schema(f"{topic}-value", Schema(json.dumps(SCHEMA), "AVRO"))
+        found = check(env)
+        assert (found.verdicts(ROW), found.code) == (["ok"], 0)
+        assert found.text(ROW, "ok") == f"1 of 1 newest schema can be read: {topic}-value"
+        proto = f'syntax = "proto3"; message M{uuid4().hex} {{ int32 i = 1; }}'
+        misfit = {**SCHEMA, "fields": [{"name": "event_id", "type": "long"}]}
+        others = {
+            new_topic(kafka, 1): Schema(proto, "PROTOBUF"),
+            new_topic(kafka, 1): Schema(json.dumps(misfit), "AVRO"),
+        }
+        ids = [client.register_schema(f"{name}-value", schema) for name, schema in others.items()]
+    found = check(env | {"KAFKA_TOPICS": ",".join((topic, *others))})
+    assert found.verdicts(ROW) == ["ok", "warning", "warning"]
+    assert found.text(ROW, "ok").startswith("1 of 3 newest schemas can be read: ")
+    warnings = " | ".join(text for verdict, text in found.rows[ROW] if verdict == "warning")
+    for name, number, what in zip(
+        others, ids, ("it is a PROTOBUF schema; pinstream reads Avro", ""), strict=True
+    ):
+        assert f"{name}-value: schema id {number}: {what}" in warnings
+    assert warnings.count("; its records become dead letters") == 2
+    assert found.code == 0, "the subject may be a rest of former times"
+
+
+def test_a_context_that_the_registry_does_not_have(
+    kafka: Kafka, registry: Registry, api: Api, tmp_path: Path
+) -> None:
+    """It would have no schema for any record. One that it has is right, with or without the colons around its name."""
+    registry.set_contexts(".shop", ".staging")
+    env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
+    for context, verdict in ((".stagign", "failed"), (".staging", "ok"), (":.shop:", "ok")):
+        found = check(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/{context}"})
+        assert found.verdicts("schema registry") == ["ok"]
+        assert found.verdicts(ROW) == [verdict]
+        if verdict == "failed":
+            assert found.text(ROW, "failed") == (
+                "SCHEMA_REGISTRY_URL: the registry has no context .stagign, only ., .shop, .staging; correct what "
+                "follows /contexts/"
+            )
