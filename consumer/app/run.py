@@ -46,7 +46,7 @@ def run_service(environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    asyncio.run(_run(settings, environment.traces(environ, settings), environment.metrics(environ, settings)))
+    asyncio.run(_run(settings, *environment.both(environ, settings)))
 
 
 async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from consumer.web.metrics import FiguresCollector
 from consumer.workers import supervision
 from consumer.workers.showing import WorkerFigures
 from tests.settings.environment import with_
+from tests.support.certificates import Authority
 from tests.support.limits import LATE
 from tests.support.otlp import Answer, Collector, Exported, collecting, parsed
 from tests.web.building import busy, empty, full_counters, guarded, halted, statistics, throttled
@@ -273,7 +277,36 @@ async def test_a_collector_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPa
     with collecting() as gone:
         pass
     lines = await failing(monkeypatch, gone.url)
-    assert [one.get("reason") for one in lines] == [None, "no answer"]
+    assert [one.get("reason") for one in lines] == [None, "no connection"]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "issued", "reason"),
+    [
+        (True, {}, None),
+        (False, {}, "certificate: unable to get local issuer certificate"),
+        (True, {"age": timedelta(days=3)}, "certificate: certificate has expired"),
+        (
+            True,
+            {"host": "collector.example"},
+            "certificate: Hostname mismatch|certificate: IP address mismatch",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: bool, issued: Any, reason: str | None
+) -> None:
+    """OTEL_EXPORTER_OTLP_CERTIFICATE is trusted, whatever REQUESTS_CA_BUNDLE is; else one line, in OpenSSL's words."""
+    authority = Authority(tmp_path, "shop")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Authority(tmp_path, "other").file))
+    trust: dict[str, Any] = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(authority.file)} if trusted else {}
+    with collecting(tls=authority.server(**issued)) as collector:
+        if reason is None:
+            async with exporting(monkeypatch, Scene(empty()), collector.url, **trust):
+                await until(lambda: collector.requests)
+        else:
+            lines = await failing(monkeypatch, collector.url, **trust)
+            assert re.match(reason, str(lines[1]["reason"]))
 
 
 async def test_the_end_of_an_outage_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

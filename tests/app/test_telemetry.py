@@ -119,7 +119,7 @@ def test_a_wrong_value_is_one_line(
     text = off(start, {**ENDPOINT, name: value}, none)
     assert f"{name}: " in text or f"{name} " in text
     assert says in text
-    assert text.endswith(f"correct it, or turn {signal.lower()} off by OTEL_{signal}_EXPORTER=none")
+    assert text.endswith(f"correct it, or set OTEL_{signal}_EXPORTER=none")
     assert f" asks for {signal.lower()}, but " in text
 
 
@@ -153,8 +153,25 @@ def test_without_the_extra_it_is_one_line(
         monkeypatch.setitem(sys.modules, name, None)
     assert off(start, ENDPOINT, none) == (
         f"OTEL_EXPORTER_OTLP_ENDPOINT asks for {signal.lower()}, but OpenTelemetry is not installed: pip install "
-        f"'pinstream[otel]', or turn {signal.lower()} off by OTEL_{signal}_EXPORTER=none"
+        f"'pinstream[otel]', or set OTEL_{signal}_EXPORTER=none"
     )
+
+
+def test_a_mistake_of_both_is_one_line() -> None:
+    """And two mistakes are two."""
+    with capture_logs() as lines:
+        found = environment.both({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, with_())
+    assert [type(one) for one in found] == [Tracing, MetricsExport]
+    assert [one["text"] for one in lines] == [
+        "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces and metrics, but OTEL_EXPORTER_OTLP_PROTOCOL is not "
+        "http/protobuf, the only protocol that pinstream has (port 4318 of a collector, not 4317): correct it, or set "
+        "OTEL_TRACES_EXPORTER=none and OTEL_METRICS_EXPORTER=none"
+    ]
+    with capture_logs() as lines:
+        environment.both(
+            {**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin", "OTEL_METRIC_EXPORT_INTERVAL": "1m"}, with_()
+        )
+    assert [one["event"] for one in lines] == ["telemetry_off"] * 2
 
 
 def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -106,10 +107,17 @@ def attributes(of: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in of.attributes}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that does not trust the certificate goes away: nothing to say."""
+
+
 class Collector:
     """Takes traces and metrics, and answers as `answer` says at that moment."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None) -> None:
         self.answer = answer
         self.requests: list[Received] = []
         self.arrived = threading.Event()
@@ -144,9 +152,13 @@ class Collector:
             def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.url = self.url.replace("http:", "https:")
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
@@ -182,9 +194,12 @@ class Collector:
 
 
 @contextmanager
-def collecting(answer: Answer = Answer()) -> Iterator[Collector]:  # noqa: B008 - it cannot be changed
-    """A collector for the time of a test."""
-    collector = Collector(answer)
+def collecting(
+    answer: Answer = Answer(),  # noqa: B008 - it cannot be changed
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Collector]:
+    """A collector for the time of a test, with `tls` by HTTPS."""
+    collector = Collector(answer, tls)
     try:
         yield collector
     finally:

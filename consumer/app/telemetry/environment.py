@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,26 +28,63 @@ _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 INSTALL = "OpenTelemetry is not installed: pip install 'pinstream[otel]'"
 
 
+class _Off(NamedTuple):
+    """Why one signal that is asked for is not exported."""
+
+    signal: str
+    asked_by: str
+    reason: str
+
+
 def traces(environ: Mapping[str, str], settings: Settings) -> Tracing:
     """Start the traces that the variables ask for. Never raises; logs why there are none."""
+    found, off = _traces(environ, settings)
+    _warn(off)
+    return found or Tracing()
 
+
+def metrics(environ: Mapping[str, str], settings: Settings) -> MetricsExport:
+    """Return the export of metrics that the variables ask for. Never raises; logs why there is none."""
+    found, off = _metrics(environ, settings)
+    _warn(off)
+    return found or MetricsExport()
+
+
+def both(environ: Mapping[str, str], settings: Settings) -> tuple[Tracing, MetricsExport]:
+    """Start `traces` and `metrics`. A mistake that turns off both is one line."""
+    (tracing, no_traces), (exported, no_metrics) = _traces(environ, settings), _metrics(environ, settings)
+    _warn(no_traces, no_metrics)
+    return tracing or Tracing(), exported or MetricsExport()
+
+
+def _traces(environ: Mapping[str, str], settings: Settings) -> tuple[Tracing | None, _Off | None]:
     def start(wish: Wish) -> Tracing:
         from consumer.app.telemetry.spans import export
 
         return export(wish, settings.kafka.group_id, settings.pinterest.api_url)
 
-    return _Variables(environ, "TRACES").start(_instance(settings), start) or Tracing()
+    return _Variables(environ, "TRACES").start(_instance(settings), start)
 
 
-def metrics(environ: Mapping[str, str], settings: Settings) -> MetricsExport:
-    """Return the export of metrics that the variables ask for. Never raises; logs why there is none."""
-
+def _metrics(environ: Mapping[str, str], settings: Settings) -> tuple[MetricsExport | None, _Off | None]:
     def start(wish: Wish) -> MetricsExport:
         from consumer.app.telemetry.metrics import export
 
         return export(wish)
 
-    return _Variables(environ, "METRICS").start(_instance(settings), start) or MetricsExport()
+    return _Variables(environ, "METRICS").start(_instance(settings), start)
+
+
+def _warn(*signals: _Off | None) -> None:
+    """Log one line for each reason."""
+    off = [one for one in signals if one is not None]
+    for variable, reason in dict.fromkeys((one.asked_by, one.reason) for one in off):
+        of_it = [one.signal for one in off if (one.asked_by, one.reason) == (variable, reason)]
+        names = " and ".join(of_it).lower()
+        switches = " and ".join(f"OTEL_{one}_EXPORTER=none" for one in of_it)
+        structlog.get_logger().warning(
+            "telemetry_off", text=f"{variable} asks for {names}, but {reason}, or set {switches}"
+        )
 
 
 def _instance(settings: Settings) -> str:
@@ -65,12 +102,11 @@ class _Variables:
         self._signal = signal
         self._exporter = f"OTEL_{signal}_EXPORTER"
 
-    def start(self, instance: str, export: Callable[[Wish], _Export]) -> _Export | None:
-        """Start what is asked for; None if nothing is, or if it cannot be had. Then the log says why."""
+    def start(self, instance: str, export: Callable[[Wish], _Export]) -> tuple[_Export | None, _Off | None]:
+        """Start what is asked for, and log that. Return None if nothing is; and why, if it cannot be had."""
         variable = self.asked_by()
         if variable is None:
-            return None
-        log = structlog.get_logger()
+            return None, None
         reason = self._misfit()
         if reason is None:
             # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
@@ -84,14 +120,9 @@ class _Variables:
             except SettingsError as error:  # of the file of the headers
                 reason = f"{error}: correct it"
             else:
-                log.info("telemetry", signal=self._signal.lower(), asked_by=variable)
-                return exported
-        signal = self._signal.lower()
-        log.warning(
-            "telemetry_off",
-            text=f"{variable} asks for {signal}, but {reason}, or turn {signal} off by {self._exporter}=none",
-        )
-        return None
+                structlog.get_logger().info("telemetry", signal=self._signal.lower(), asked_by=variable)
+                return exported, None
+        return None, _Off(self._signal, variable, reason)
 
     def asked_by(self) -> str | None:
         """Return the variable that asks for the signal: an endpoint, or the exporter by name; None if none does."""

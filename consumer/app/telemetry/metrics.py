@@ -155,7 +155,6 @@ class OtlpMetrics(MetricsExport):
             if series
         ]
         scope = ScopeMetrics(_SCOPE, metrics, "")
-        self._connection.begin()
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
             return self._connection.failure()

@@ -6,6 +6,7 @@ collector. `Connection` looks at each answer before the exporter does.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import requests
@@ -25,36 +26,57 @@ def resource(instance: str) -> Resource:
     return Resource.create({**ours, **OTELResourceDetector().detect().attributes})
 
 
-class Connection:
+class Connection(requests.Session):
     """The HTTP session of one exporter; knows why the latest request brought nothing."""
 
     def __init__(self, wish: Wish) -> None:
-        self.session = requests.Session()
-        self.session.hooks["response"].append(self._look)
+        super().__init__()
         self._wish = wish
-        self._refused = ""
+        self._failure = ""
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of an exporter, which reads all others from the environment."""
         headers = parse_env_headers(self._wish.headers, liberal=True)
-        return {"session": self.session, "timeout": self._wish.timeout, "headers": headers or None}
-
-    def begin(self) -> None:
-        """Forget what came of earlier requests."""
-        self._refused = ""
+        return {"session": self, "timeout": self._wish.timeout, "headers": headers or None}
 
     def failure(self) -> str:
-        """Return why the requests since `begin` failed, in a few words without any of the collector's."""
-        return self._refused or "no answer"
+        """Return why the latest request failed, in a few words without any of the collector's."""
+        return self._failure or "no answer"
 
-    def _look(self, answer: Any, *_: object, **__: object) -> None:
-        """Note what a failure answered. Raises `requests.RequestException` for what is no collector's answer."""
-        self._refused = ""
+    def request(self, *args: Any, **named: Any) -> requests.Response:
+        """Make a request. Raises `requests.RequestException` if there is no answer, or if it is not a collector's."""
+        self._failure = ""
+        # Named, or REQUESTS_CA_BUNDLE would come before OTEL_EXPORTER_OTLP_CERTIFICATE.
+        named["verify"] = self.verify
+        try:
+            answer = super().request(*args, **named)
+        except requests.RequestException as error:
+            self._failure = _words(error)
+            raise
         if answer.status_code >= _FAILURE:
-            self._refused = f"HTTP {answer.status_code}"
-        elif answer.status_code >= _REDIRECT:
-            self._refused = f"HTTP {answer.status_code}, a redirect"
+            self._failure = f"HTTP {answer.status_code}"  # the exporter knows which of these to try again
+            return answer
+        if answer.status_code >= _REDIRECT:
+            self._failure = f"HTTP {answer.status_code}, a redirect"
         elif answer.headers.get("Content-Type", "").lower().startswith("text/html"):
-            self._refused = "HTML"
-        if self._refused and answer.status_code < _FAILURE:
-            raise requests.RequestException(self._refused)
+            self._failure = "HTML"
+        if self._failure:
+            raise requests.RequestException(self._failure)
+        return answer
+
+
+def _words(error: Exception) -> str:
+    """Return what is wrong with a connection: no address, and nothing that the other side said."""
+    # Of a certificate OpenSSL's own words: expired, another host's, of an unknown authority.
+    certificate = re.search(
+        r"certificate verify failed: (.+?)(?: \(_ssl|[.,] certificate is not valid|$)", str(error)
+    )
+    if certificate is not None:
+        return f"certificate: {certificate[1]}"
+    kinds = {
+        requests.exceptions.SSLError: "TLS",
+        requests.exceptions.ProxyError: "the proxy does not connect",
+        requests.exceptions.Timeout: "timeout",
+        requests.exceptions.ConnectionError: "no connection",
+    }
+    return next((words for kind, words in kinds.items() if isinstance(error, kind)), "no answer")

@@ -39,7 +39,8 @@ Attributes = dict[str, str | int]
 
 def export(wish: Wish, group: str, api_url: str) -> SpanTracing:
     """Send spans to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError` for invalid ones."""
-    exporter = Watched(OTLPSpanExporter(**Connection(wish).arguments()))
+    connection = Connection(wish)
+    exporter = Watched(OTLPSpanExporter(**connection.arguments()), connection.failure)
     return SpanTracing(
         BatchSpanProcessor(exporter),
         instance=wish.instance,
@@ -215,8 +216,9 @@ def _sizes(chunks: Sequence[Chunk]) -> Attributes:
 class Watched(SpanExporter):
     """An exporter that logs one line when spans stop arriving, and one when they arrive again."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, failure: Callable[[], str] = lambda: "no answer") -> None:
         self._exporter = exporter
+        self._failure = failure
         self._lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -230,6 +232,7 @@ class Watched(SpanExporter):
             if not self._lost:
                 log.warning(
                     "traces_not_exported",
+                    reason=self._failure(),
                     text="the collector accepts no spans: check that the OTEL_EXPORTER_OTLP_… variables name a running "
                     "one; spans are dropped until then, events are delivered",
                 )
