@@ -194,6 +194,28 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
     assert isinstance(read, dict)
 
 
+@pytest.mark.parametrize(
+    ("how", "ref"), [("union", SchemaRef("id", "9")), ("header", SchemaRef("guid", str(GUID)))]
+)
+def test_what_a_doubted_union_cannot_read_names_it(how: str, ref: SchemaRef, tmp_path: Path) -> None:
+    """On the fast path and off it, whatever the branch: a wrong schema would give the wrong type. The rest goes on."""
+    both = Readings(loaded(tmp_path, f'unknown_record = "refuse"\n{MAPPING}'))
+    order, click = value("order", 0, how), value("click", 3, how)
+    cut = order._replace(value=(order.value or b"")[:-1])
+    records = [order, value("refund", 1, how), cut, click]
+    before = both.check(records, "web.orders").verdicts
+    for decoder in (both.decoder, both.whole):
+        decoder.doubt(ref)
+    columns = both.check(records, "web.orders")
+    assert (columns.verdicts, len(payloads(columns))) == ({1: ref, 2: ref}, 2)
+    for decoder in (both.decoder, both.whole):
+        decoder.add_schema(ref, UNION)
+    assert both.check(records, "web.orders").verdicts == before
+    for decoder in (both.decoder, both.whole):
+        decoder.forget(ref)
+    assert both.check(records, "web.orders").verdicts == dict.fromkeys(range(4), ref)
+
+
 def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
     """Its record is called as ours was once."""
     writer = {**ORDER, "name": "Purchase", "namespace": "com.oldshop", "aliases": []}
