@@ -276,6 +276,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     proxies = (settings.network.https_proxy, settings.network.http_proxy)
     if (own.proxy_credentials or own.proxy_credentials_file) and not any(proxies):
         yield "PINSTREAM_PROXY_CREDENTIALS is set, but there is no proxy: HTTPS_PROXY is not"
+    yield from _unused_security(kafka)
     if kafka.auto_offset_reset == "latest":
         yield "KAFKA_AUTO_OFFSET_RESET=latest: a group without offsets skips all records that are in the topics now"
     if any(topic.startswith("^") and not topic.endswith("$") for topic in kafka.topics):
@@ -292,3 +293,19 @@ def _warnings(settings: Settings) -> Iterator[str]:
         )
     if own.key_store.get_secret_value() == "memory:":
         yield "PINSTREAM_KEY_STORE=memory: forgets delivered keys at a restart; later duplicates are sent again"
+
+
+def _unused_security(kafka: KafkaSettings) -> Iterator[str]:
+    """Warn of a login or a certificate that is never used: librdkafka's default is neither, and it says nothing."""
+    if kafka.uses_iam:  # which implies the protocol
+        return
+    given = kafka.properties.get("security.protocol")
+    protocol = "PLAINTEXT" if given is None else given.get_secret_value().upper()
+    names = [*kafka.properties, *(["sasl.mechanism"] if kafka.sasl_mechanism else [])]
+    for kind, wanted in (("SASL", "SASL_SSL"), ("SSL", "SSL or SASL_SSL")):
+        unused = sorted(name for name in names if name.startswith(f"{kind.lower()}."))
+        if unused and kind not in protocol.split("_"):
+            yield (
+                f"KAFKA_{unused[0].upper().replace('.', '_')} has no effect, because KAFKA_SECURITY_PROTOCOL is "
+                f"{protocol[:60]}: set it to {wanted}"
+            )

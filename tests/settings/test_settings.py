@@ -200,6 +200,14 @@ class TestContradictions:
             ({"PINSTREAM_KEY_STORE": "memory:"}, "PINSTREAM_KEY_STORE"),
             ({"PINTEREST_API_URL": "http://sandbox/v5"}, "PINTEREST_API_URL"),
             ({"PINTEREST_TEST_MODE": "true"}, "PINTEREST_TEST_MODE"),
+            (
+                {"KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "u", "KAFKA_SASL_PASSWORD": "p"},
+                "KAFKA_SASL_MECHANISM has no effect, because KAFKA_SECURITY_PROTOCOL is PLAINTEXT: set it to SASL_SSL",
+            ),
+            (
+                {"KAFKA_SSL_CA_LOCATION": "/ca.pem", "KAFKA_SECURITY_PROTOCOL": "sasl_plaintext"},
+                "KAFKA_SSL_CA_LOCATION has no effect, because KAFKA_SECURITY_PROTOCOL is SASL_PLAINTEXT: set it to SSL",
+            ),
         ],
     )
     def test_what_may_surprise_is_a_warning(self, variables: dict[str, str], part: str) -> None:

@@ -110,6 +110,8 @@ TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LA
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
 
 _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|there is no token available")
+# What a listener without logins answers to one.
+_NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
 # was not ready for it. librdkafka makes another connection.
 _NOT_JUDGED: Final = re.compile(
@@ -285,6 +287,12 @@ def no_contact(
             return KafkaError(f"Kafka: {said}")
         advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(said))
         return KafkaError(f"Kafka: {next(advice, _BEARER_MISSING)} ({said})")
+    if any(_NO_LOGIN.search(error.str()) for error in reasons):
+        without = "SSL" if protocol.endswith("ssl") else "PLAINTEXT"
+        return KafkaError(
+            f"Kafka: {servers} takes no login: use the port of the brokers' SASL listener in KAFKA_BOOTSTRAP_SERVERS, "
+            f"or set KAFKA_SECURITY_PROTOCOL={without} ({said})"
+        )
     if reasons[0].code() == _Code._RESOLVE:
         return KafkaError(
             f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"

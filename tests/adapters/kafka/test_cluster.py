@@ -117,6 +117,23 @@ async def test_tls_against_plaintext_says_so(kafka: Kafka) -> None:
     assert "ssl://" in line
 
 
+@pytest.mark.kafka
+@pytest.mark.real_kafka
+async def test_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
+    """The broker's listener without logins: the port to change, or the setting. No password."""
+    config = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "u",
+        "sasl.password": "not-to-be-shown",
+    }
+    line = await told(config, ["orders"], 2.0)
+    assert f"{kafka.bootstrap_servers} takes no login: use the port of the brokers' SASL listener" in line
+    assert "or set KAFKA_SECURITY_PROTOCOL=PLAINTEXT" in line
+    assert "not-to-be-shown" not in line
+
+
 async def test_settings_that_cannot_be_name_the_variable() -> None:
     """A property that librdkafka does not know, and a pattern that cannot be read, are settings errors."""
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
