@@ -282,17 +282,8 @@ def no_contact(
             if wrong := _wrong_with_tls(config, words):
                 return KafkaError(f"Kafka: {wrong} ({said if of_tls is None else describe_error(of_tls)})")
             ended = wrong is not None
-    if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
-        if msk.asked(config):
-            return KafkaError(f"Kafka: {said}")
-        advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(said))
-        return KafkaError(f"Kafka: {next(advice, _BEARER_MISSING)} ({said})")
-    if any(_NO_LOGIN.search(error.str()) for error in reasons):
-        without = "SSL" if protocol.endswith("ssl") else "PLAINTEXT"
-        return KafkaError(
-            f"Kafka: {servers} takes no login: use the port of the brokers' SASL listener in KAFKA_BOOTSTRAP_SERVERS, "
-            f"or set KAFKA_SECURITY_PROTOCOL={without} ({said})"
-        )
+    if login := _wrong_with_login(config, reasons, said):
+        return KafkaError(f"Kafka: {login}")
     if reasons[0].code() == _Code._RESOLVE:
         return KafkaError(
             f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"
@@ -309,6 +300,24 @@ def no_contact(
     return KafkaError(
         f"{where}: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}KAFKA_SECURITY_PROTOCOL and the network ({said})"
     )
+
+
+def _wrong_with_login(
+    config: Mapping[str, object], reasons: Sequence[confluent_kafka.KafkaError], said: str
+) -> str | None:
+    """What is wrong with the login, and what to do; None: nothing that is known."""
+    if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
+        if msk.asked(config):
+            return said
+        advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(said))
+        return f"{next(advice, _BEARER_MISSING)} ({said})"
+    if any(_NO_LOGIN.search(error.str()) for error in reasons):
+        without = "SSL" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
+        return (
+            f"{config.get('bootstrap.servers')} takes no login: use the port of the brokers' SASL listener in "
+            f"KAFKA_BOOTSTRAP_SERVERS, or set KAFKA_SECURITY_PROTOCOL={without} ({said})"
+        )
+    return None
 
 
 def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
