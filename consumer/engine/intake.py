@@ -478,8 +478,8 @@ class SchemaAnswers:
         context.counters.failures["registry"] += 1
         before = self._parking.stand_in(ref)
         rows = self._parking.stands_in(earlier, context.now.monotonic, context.jitter())
-        if self._parking.stand_in(ref) is before:  # it stands in already, or no record needs it any more
-            context.report("warning", "schema_unavailable", ref=ref.value, reason=reason)
+        # It stands in already, which was reported: an outage may last for days. Or no record needs it any more.
+        if self._parking.stand_in(ref) is before:
             return
         self._decoder.add_schema(ref, earlier.schema, earlier.kind)
         self._decoder.doubt(ref)

@@ -155,7 +155,7 @@ function clockState(c) {
   }];
 }
 
-const SEE_REGISTRY = "check the registry; the log has the reason (schema_unavailable).";
+const SEE_REGISTRY = "check the registry; the log says why it does not answer.";
 
 function schemaState(one, s, stuck) {
   const others = s.open.schemas.length - 1;

@@ -214,9 +214,9 @@ async def registry(found: Found) -> Said:
         await source.close()
     away = answer.unanswered if isinstance(answer, SchemaFound) else answer
     if not isinstance(away, SchemaUnavailable):
-        return Said(f"answers; {counted(kept, 'schema')} of it on disk")
+        return Said(f"answers; {counted(kept, 'schema')} on disk")
     # Wrong credentials do not heal by themselves. An address that has answered before was right.
     if not kept or away.refused:
         raise RegistryError(away.reason)
     warning = f"{away.reason}; until it answers, records of the schemas on disk are read, and all others wait"
-    return Said(f"{counted(kept, 'schema')} of it on disk", [warning])
+    return Said(f"{counted(kept, 'schema')} on disk", [warning])
