@@ -75,7 +75,8 @@ class SectionEncoders:
     def encode(self, event: CommerceEvent) -> bytes:
         """See `Encoder.encode`; `event` is a `SectionEvent`."""
         assert isinstance(event, SectionEvent)  # noqa: S101 - so do files of several types give them
-        return self._encoders[event.section - 1].encode(event)
+        # A plain dict: the fitter takes the exact types of JSON.
+        return self._encoders[event.section - 1].encode(dict(event))
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:

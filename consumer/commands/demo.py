@@ -14,7 +14,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,8 +36,7 @@ from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import FileRecords, Produced, made_up, with_duplicates, with_invalid
-from consumer.engine.model import CommerceEvent
+from consumer.demo.records import FileRecords, Produced, made_up, moved_to_now, with_duplicates, with_invalid
 from consumer.errors import InvariantViolation
 from consumer.settings import load
 from consumer.web.status import status_document
@@ -244,7 +242,7 @@ class _Demo:
                 building.file_types(self._sections, topic=TOPIC),
                 encoders,
                 # A file may be old, and the sandbox refuses events that are older than a week.
-                _now,
+                moved_to_now(self._sections),
             )
         )
         records = with_duplicates(records, self.duplicates, self.seed)
@@ -290,10 +288,3 @@ def _print(document: dict[str, Any], as_json: bool) -> None:
     Console(stderr=as_json).print(table)
     if as_json:
         click.echo(orjson.dumps(document))
-
-
-def _now(event: CommerceEvent) -> CommerceEvent:
-    """Return the event as if it happened now."""
-    moved = copy(event)
-    moved["occurred_at"] = int(time.time() * 1000)
-    return moved

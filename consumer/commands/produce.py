@@ -6,11 +6,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -21,17 +19,13 @@ from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
-from consumer.avro.paths import EACH, AvroSchema
+from consumer.avro.paths import AvroSchema
 from consumer.commands.base import Command, paced, say
 from consumer.commands.parsing import RECORD_OPTION
-from consumer.conversion.computed.expressions import Value, expression_of, results_of
-from consumer.conversion.decisions import units_of, value_at
-from consumer.conversion.mapping import Mapping as EventMapping
-from consumer.conversion.rules import SECONDS_A_DAY, moment
 from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import FileRecords, Produced, made_up
-from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
+from consumer.demo.records import FileRecords, Produced, made_up, times_of
+from consumer.engine.model import CommerceEvent, Filtered, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.settings import DEFAULT_SCHEMA, Settings, load
 
@@ -184,11 +178,7 @@ class _Production:
             raise UsageError(
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
-        times = [EventTimes(section.mapping) for section in mapped.all]
-
-        def of(event: CommerceEvent) -> EventTimes:
-            return times[event.section - 1 if isinstance(event, SectionEvent) else 0]
-
+        of = times_of(mapped)
         newest: float | None = None
         for _, record in open_records(file, types):
             if not isinstance(record, Rejection | Filtered):
@@ -207,60 +197,3 @@ class _Production:
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class EventTimes:
-    """Reads and moves the times of events that one mapping converts.
-
-    A time is read as the converter reads it (`rules.moment`), and written back the way it was: a number stays a number
-    of the same unit, text stays text. What is no time stays as it is: the consumer says what is wrong with a record.
-    """
-
-    def __init__(self, mapping: EventMapping) -> None:
-        source = mapping.sources["event_time"]
-        # A time that is computed is one of these.
-        paths = [one.source for one in results_of(expression_of(source)) if isinstance(one, Value)]
-        self._ways = [[step for step in path.steps if step != EACH] for path in paths if not path.picks]
-        # How many units of `of` and `moved` make a second.
-        self.units: Final = units_of(source, mapping.time_unit)
-        self._days = "date" in source.kinds
-        self._read = moment(self.units, self._days)
-
-    def of(self, event: CommerceEvent) -> int | None:
-        """The event's time; None if it has none that can be read."""
-        times = (self._time(event, way) for way in self._ways)
-        return next((time for time in times if time is not None), None)
-
-    def moved(self, event: CommerceEvent, by: int) -> CommerceEvent:
-        """A copy of the event that happened `by` later."""
-        for way in self._ways:
-            time = self._time(event, way)
-            if time is not None:
-                event = self._moved(event, way, time, by)
-        return event
-
-    def _time(self, event: CommerceEvent, way: list[str]) -> int | None:
-        time = self._read(value_at(event, way))
-        return time if isinstance(time, int) else None
-
-    def _moved(self, event: CommerceEvent, way: list[str], time: int, by: int) -> CommerceEvent:
-        # Its section stays.
-        moved = copy(event)
-        holder: dict[str, Any] = moved
-        *names, last = way
-        for name in names:
-            holder[name] = dict(holder[name])
-            holder = holder[name]
-        holder[last] = self._written(holder[last], time, by)
-        return moved
-
-    def _written(self, value: Any, time: int, by: int) -> Any:
-        if not isinstance(value, str):
-            return value + (by // SECONDS_A_DAY if self._days else by)
-        if value.strip().isdigit():
-            return str(time + by)
-        at = _EPOCH + timedelta(microseconds=(time + by) * 1_000_000 // self.units)
-        return at.isoformat(timespec="milliseconds")

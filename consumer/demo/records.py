@@ -1,20 +1,28 @@
-"""The records of `produce` and `demo`, from a file or the generated shop, encoded for producing."""
+"""The records of `produce` and `demo`: from a file or the generated shop, encoded; and how their times are moved."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 import click
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.encode import Encoder, SectionEncoders, Unencodable
-from consumer.avro.paths import AvroSchema
+from consumer.avro.paths import EACH, AvroSchema
+from consumer.conversion.computed.expressions import Value, expression_of, results_of
+from consumer.conversion.decisions import units_of, value_at
+from consumer.conversion.mapping import Mapping
+from consumer.conversion.rules import SECONDS_A_DAY, moment
+from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
-from consumer.engine.model import CommerceEvent, Filtered, Rejection
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
 
 # A duplicate repeats one of this number of latest records.
 _RECENT = 500
@@ -101,3 +109,81 @@ def with_invalid(
         while dice.random() < share:
             yield next(broken)
         yield record
+
+
+# -- times
+
+
+def times_of(mapped: Sections) -> Callable[[CommerceEvent], EventTimes]:
+    """Return what gives the `EventTimes` of an event, by its section."""
+    times = [EventTimes(section.mapping) for section in mapped.all]
+    return lambda event: times[event.section - 1 if isinstance(event, SectionEvent) else 0]
+
+
+def moved_to_now(mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:
+    """Return a function that gives an event as if it happened now."""
+    of = times_of(mapped)
+
+    def moved(event: CommerceEvent) -> CommerceEvent:
+        times = of(event)
+        happened = times.of(event)
+        return event if happened is None else times.moved(event, int(time.time() * times.units) - happened)
+
+    return moved
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EventTimes:
+    """Reads and moves the times of events that one mapping converts.
+
+    A time is read as the converter reads it (`rules.moment`), and written back the way it was: a number stays a number
+    of the same unit, text stays text. What is no time stays as it is: the consumer says what is wrong with a record.
+    """
+
+    def __init__(self, mapping: Mapping) -> None:
+        source = mapping.sources["event_time"]
+        # A time that is computed is one of these.
+        paths = [one.source for one in results_of(expression_of(source)) if isinstance(one, Value)]
+        self._ways = [[step for step in path.steps if step != EACH] for path in paths if not path.picks]
+        # How many units of `of` and `moved` make a second.
+        self.units: Final = units_of(source, mapping.time_unit)
+        self._days = "date" in source.kinds
+        self._read = moment(self.units, self._days)
+
+    def of(self, event: CommerceEvent) -> int | None:
+        """The event's time; None if it has none that can be read."""
+        times = (self._time(event, way) for way in self._ways)
+        return next((at for at in times if at is not None), None)
+
+    def moved(self, event: CommerceEvent, by: int) -> CommerceEvent:
+        """A copy of the event that happened `by` later."""
+        for way in self._ways:
+            at = self._time(event, way)
+            if at is not None:
+                event = self._moved(event, way, at, by)
+        return event
+
+    def _time(self, event: CommerceEvent, way: list[str]) -> int | None:
+        at = self._read(value_at(event, way))
+        return at if isinstance(at, int) else None
+
+    def _moved(self, event: CommerceEvent, way: list[str], at: int, by: int) -> CommerceEvent:
+        # Its section stays.
+        moved = copy(event)
+        holder: dict[str, Any] = moved
+        *names, last = way
+        for name in names:
+            holder[name] = dict(holder[name])
+            holder = holder[name]
+        holder[last] = self._written(holder[last], at, by)
+        return moved
+
+    def _written(self, value: Any, at: int, by: int) -> Any:
+        if not isinstance(value, str):
+            return value + (by // SECONDS_A_DAY if self._days else by)
+        if value.strip().isdigit():
+            return str(at + by)
+        then = _EPOCH + timedelta(microseconds=(at + by) * 1_000_000 // self.units)
+        return then.isoformat(timespec="milliseconds")

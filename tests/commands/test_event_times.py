@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from consumer.commands.produce import EventTimes
 from consumer.conversion.decisions import Decisions
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.sections import load_mapping
+from consumer.demo.records import EventTimes
 from tests.conversion.test_compiled_typed import fields, record_of
 from tests.conversion.test_convert import DEFAULT
 

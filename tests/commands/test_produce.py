@@ -16,6 +16,18 @@ import fastavro
 import pytest
 
 from tests.adapters.fake_registry import FakeRegistry
+from tests.conversion.sections.shop import (
+    CLICK,
+    MAPPING,
+    ORDER,
+    SIGNUP,
+    UNION,
+    click,
+    order,
+    signup,
+    single_object,
+    write_schemas,
+)
 from tests.end_to_end.api import Api, Loop
 from tests.end_to_end.processes import Process, bare_environment, command, run_environment
 from tests.end_to_end.records import SCHEMA, commerce_event, ndjson, new_group, new_topic, records_on
@@ -259,3 +271,47 @@ def test_a_registry_that_is_down(kafka: Kafka, registry: FakeRegistry, tmp_path:
     assert "registry" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert records_on(kafka, topic) == 0
+
+
+def test_records_of_several_types(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Each is written with the schema of its type, registered under its name; a type without a section is left out."""
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    (tmp_path / "schemas").mkdir()
+    write_schemas(tmp_path / "schemas", UNION)
+    topic = new_topic(kafka)
+    env = env_of(
+        kafka,
+        tmp_path,
+        PINSTREAM_SCHEMAS_DIR=str(tmp_path / "schemas"),
+        PINSTREAM_MAPPING_FILE=str(tmp_path / "mapping.toml"),
+    )
+    lines: list[dict[str, Any]] = [
+        {"com.shop.Order": {"id": "o", "at": "2026-03-01T12:00:00Z", "total": "59.90"}},
+        {"com.shop.Click": {"click": "c", "seconds": 1_000}},
+        {"com.shop.Signup": {"id": "s", "at": "2026-03-01T12:00:10Z", "member": {"mail": "joe@example.com"}}},
+        {"com.shop.Refund": {"id": "r"}},
+    ]
+    (tmp_path / "shop.ndjson").write_text(ndjson(lines))
+    begun = time.time()
+    done = command("produce", str(tmp_path / "shop.ndjson"), "--topic", topic, "--now", env=env)
+    assert done.returncode == 1
+    assert (
+        "record 4 is skipped: no section of the mapping is for the record type com.shop.Refund" in done.stderr
+    )
+    values = [message.value() or b"" for message in read_all(kafka, topic, 3)]
+    by_framing = {single_object(schema, event)[:10]: schema for schema, event in (
+        (ORDER, order()), (CLICK, click()), (SIGNUP, signup()))}  # fmt: skip
+    events: list[Any] = [
+        fastavro.schemaless_reader(BytesIO(value[10:]), by_framing[value[:10]], None) for value in values
+    ]
+    by_id = {one.get("id", one.get("click")): one for one in events}
+    assert by_id["o"]["total"] == Decimal("59.90")
+    # The newest is now, and the others as much older as they were, each in its own unit.
+    assert begun - 1 <= by_id["s"]["at"].timestamp() <= time.time()
+    assert by_id["s"]["at"].timestamp() - by_id["o"]["at"].timestamp() == pytest.approx(10, abs=0.01)
+
+    registered = env | {"SCHEMA_REGISTRY_URL": registry.url}
+    done = command("produce", "-", "--topic", topic, env=registered, stdin=ndjson(lines[:3]))
+    assert done.returncode == 0, done.stderr
+    asked = "".join(registry.requests)
+    assert all(f"{topic}-com.shop.{name}/versions" in asked for name in ("Order", "Click", "Signup"))
