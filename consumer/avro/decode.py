@@ -189,6 +189,10 @@ class AnyDecoder(ABC):
         )
         return rejected(DecodeCode.NO_SUCH_SCHEMA, message)
 
+    def section_of(self, record: Record, topic: str = "") -> int:
+        """See `consumer.engine.reading.Decoding.section_of`."""
+        return 0 if record.value is None else self.find(record, record.value, topic).number
+
     def decode_chunk(self, records: list[Record], topic: str = "") -> list[Decoded]:
         """Return the event of each record of this topic, in order, or why there is none."""
         return [self.decode(record, topic) for record in records]

@@ -56,12 +56,11 @@ class CompiledReading:
                 columns.add(TOMBSTONE if record is not None else None)
                 continue
             framing, start, plan, number = find(record, record.value, topic)
-            # No section of the mapping is for it.
+            before = len(columns)
+            # No section of the mapping is for it, or its schema cannot be read as ours.
             if isinstance(plan, Rejection | Filtered):
                 columns.add(self._decoder.unless_doubted(framing, plan))
-                continue
-            function, before = self._function(framing, plan, number), len(columns)
-            if function is not None:
+            elif (function := self._function(framing, plan, number)) is not None:
                 oldest, present = self._converter.of(number).bounds(now)
                 function(records, columns, framing, start, oldest, present)
             if len(columns) == before:

@@ -116,7 +116,8 @@ class Pipeline:
         self.progress_at: float | None = None
         self.waiting_for_start = 0
         self.joined = False
-        reading = TwoSteps(self.transforming, converter) if reading is None else reading
+        if reading is None:
+            reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
         keys = Keys(policy.destination)
         self._intake = Intake(
             self.context, self.clock, self.claims, self.transforming, reading, self.samples, keys

@@ -196,6 +196,10 @@ class Decoding(Protocol):
         (`consumer.commands.replay.options`).
         """
 
+    def section_of(self, record: Record, topic: str) -> int:
+        """The number of the mapping's section that a record of this topic belongs to, event or not; 0: none."""
+        return 0
+
 
 class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.avro.decode.Decoder`."""
@@ -240,7 +244,9 @@ _SLICE: Final = 64
 class TwoSteps:
     """Decodes and converts, one after the other; each event is serialised at once."""
 
-    def __init__(self, decoder: Decoding, converter: Converting) -> None:
+    def __init__(self, decoder: Decoding, converter: Converting, *, divided: bool = False) -> None:
+        """`divided`: whether the mapping has sections, and nobody else says which one a record belongs to."""
+        self._divided = divided
         self._decoder = decoder
         self._converter = converter
         self.in_two_steps = 0
@@ -267,5 +273,11 @@ class TwoSteps:
             else:
                 verdict: Any = TOMBSTONE if one is None else one
                 columns.add(verdict)
-            if isinstance(event, SectionEvent):
-                columns.of_section(len(columns) - 1, event.section)
+            if self._divided:
+                # What is no event has a section, too: the guard and the counts name it.
+                number = (
+                    event.section
+                    if isinstance(event, SectionEvent)
+                    else self._decoder.section_of(record, topic)
+                )
+                columns.of_section(len(columns) - 1, number)

@@ -420,6 +420,7 @@ class Transforming:
     def __init__(self, context: Context, decoder: SchemaLearner) -> None:
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
         self.missing = decoder.missing
+        self.section_of = decoder.section_of
         self._context = context
         self._decoder = decoder
         self._function = context.policy.transform

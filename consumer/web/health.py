@@ -70,7 +70,7 @@ def why_not_ready(statistics: Statistics) -> str | None:
     if guard is not None:
         return (
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
-            f"mostly {guard.mostly} ({guard.cause.value}): {guard.remedy} and start again"
+            f"mostly {guard.reason} ({guard.cause.value}): {guard.remedy} and start again"
         )
     accounts = statistics.accounts
     # One account that takes events is enough. They are not named, as /readyz needs no token; /status names them.

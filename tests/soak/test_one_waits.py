@@ -31,6 +31,9 @@ class _Decoder:
     def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         return [UNKNOWN if record.offset == 0 else None for record in records]
 
+    def section_of(self, record: Record, topic: str) -> int:
+        return 0
+
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
         return None
 

@@ -136,6 +136,10 @@ def test_not_ready_while_stopping_guarded_or_without_a_key_store() -> None:
     assert why_not_ready(statistics(partition(), stopping=True)) == "stopping"
     assert "does not add up" in (why_not_ready(statistics(partition(), mismatch=1)) or "")
     assert (why_not_ready(guarded()) or "").startswith("intake stopped: ")
+    guard = guarded().guard
+    assert guard is not None
+    of_section = replace(guarded(), guard=replace(guard, section="com.shop.Order"))
+    assert "mostly convert no_identity of com.shop.Order (mapping)" in (why_not_ready(of_section) or "")
     assert (why_not_ready(stuck(key_store_fails=True)) or "").startswith("the key store does not answer")
     assert why_not_ready(statistics(partition(), accounts=[account(state="throttled")])) is None
     assert why_not_ready(stuck()) is None

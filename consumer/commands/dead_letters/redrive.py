@@ -101,7 +101,7 @@ def redrive_letters(rate: str | None, **others: Any) -> None:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
     if outcome.guard is not None:
         raise Incomplete(
-            f"stopped: too many of the letters would be dead letters again, mostly for {outcome.guard.mostly} "
+            f"stopped: too many of the letters would be dead letters again, mostly for {outcome.guard.reason} "
             f"({outcome.guard.cause.value}); {outcome.guard.remedy} and run it again (or set "
             "PINSTREAM_DEAD_LETTER_SHARE=1)"
         )
@@ -236,6 +236,10 @@ class OfOrigin:
             for record in records
             for decoded in self._decoder.decode_chunk([record], origin_topic(record, topic))
         ]
+
+    def section_of(self, record: Record, topic: str) -> int:
+        """See `consumer.engine.reading.Decoding.section_of`."""
+        return self._decoder.section_of(record, origin_topic(record, topic))
 
 
 class LettersSource:

@@ -206,6 +206,7 @@ class Judging:
     def __init__(self, decoder: SchemaLearner) -> None:
         self._decoder = decoder
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
+        self.section_of = decoder.section_of
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         """See `consumer.engine.reading.Decoding`."""

@@ -123,7 +123,7 @@ class ReplayOutcome:
         share, mostly, remedy = "too many", "", "look at the first problems"
         if guard is not None:
             share = f"{guard.rejected:,} of the latest {guard.of:,} records of {guard.topic}"
-            mostly, remedy = f", mostly for {guard.mostly} ({guard.cause.value})", guard.remedy
+            mostly, remedy = f", mostly for {guard.reason} ({guard.cause.value})", guard.remedy
         return (
             f"stopped: {share} would be dead letters{mostly}; {remedy} and replay again (or set "
             "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all go to the dead-letter topic)"

@@ -316,6 +316,11 @@ class GuardStatistics:
     )
 
     @property
+    def reason(self) -> str:
+        """The most frequent reason, and the section where the mapping has some."""
+        return f"{self.mostly} of {self.section}" if self.section else self.mostly
+
+    @property
     def remedy(self) -> str:
         """What to do before a new start."""
         return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]

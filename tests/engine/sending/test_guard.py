@@ -10,6 +10,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.guard import _Sample
+from consumer.engine.model import Rejection, Stage
 from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
@@ -83,6 +84,30 @@ def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
     core.fetch(*good(4), *bad(6))
     assert tripped(core) == (TOPIC, 6, 10)
     assert core.pipeline.room() == 0
+
+
+@pytest.mark.parametrize("transform", ["", "shop.events:clean"])
+def test_the_section_of_the_mapping_is_named(transform: str) -> None:
+    """Also of what never became an event: bytes that cannot be read, and what the user's function failed on."""
+
+    def fed(share: float) -> Core:
+        core = guarded(sections=("shop.Order", "shop.Click"), transform=transform, dead_letter_share=share)
+        # Every second record is a click, and bad.
+        core.fetch(*(value for one in good(5) for value in (one, one if transform else UNDECODABLE)))
+        if transform:
+            command = core.take(m.Transform)
+            failed = Rejection(Stage.CONVERT, "transform_failed", "raised ValueError")
+            given = [(one, failed)[number % 2] for number, one in enumerate(command.events)]
+            core.feed(m.Transformed(command.number, given))
+        return core
+
+    guard = fed(0.4).statistics().guard
+    assert guard is not None
+    assert (guard.section, guard.reason) == ("shop.Click", f"{guard.mostly} of shop.Click")
+    core = fed(1.0)
+    core.store_letters()
+    assert core.statistics().counters.by_section == {("shop.Click", "dead_lettered"): 5}
+    assert {letter.section for letter in core.statistics().letters} == {"shop.Click"}
 
 
 def test_the_share_itself_does_not_trip_it() -> None:

@@ -145,11 +145,11 @@ async def test_a_busy_page_shows_all_there_is(size: str, visit: Visit) -> None:
         ),
         (
             lambda: replace(
-                guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION)
+                guarded(), guard=GuardStatistics(TOPIC, 501, 1_000, "deliver refused", Cause.DESTINATION, "S")
             ),
-            "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records of "
-            "orders would be dead letters, mostly deliver refused. Nothing is lost. The cause: Pinterest refuses the "
-            "events. What to",
+            "Intake has stopped: too many records would be dead letters. Why: 501 of the latest 1,000 records "
+            "of orders would be dead letters, mostly deliver refused of S. Nothing is lost. The cause: Pinterest "
+            "refuses the events. What to",
             "refuses events 0 calls in flight",
         ),
         (
