@@ -53,26 +53,34 @@ class TransformThread:
         self._thread = OwnThread("pinstream-transform")
         # Since when the function works on its record (monotonic seconds).
         self._since = 0.0
+        # Of the latest call that took long: its row, and its seconds. The loop may not have seen it.
+        self._took: tuple[int, float] | None = None
 
     async def run(self, command: Transform, say: Callable[[TransformIsSlow], None]) -> Transformed:
         """Call the function for some of these records; `say` is called while one of them takes long."""
         results: list[Result] = []
+        self._took = None
         self._since = time.monotonic()
         work = asyncio.ensure_future(self._thread.run(self._work, command.events, results))
-        told, say_at = 0, 0.0
+        told, say_at, said = 0, 0.0, -1
         try:
             while True:
                 _watch_the_loop()
                 await asyncio.wait((work,), timeout=_LOOK)
                 if work.done():
                     work.result()
+                    # One that let nobody else run is known of only now.
+                    if self._took is not None and self._took[0] > said:
+                        row, seconds = self._took
+                        say(TransformIsSlow(command.number, row, seconds, results[told:row]))
+                        told = row
                     return Transformed(command.number, results[told:])
                 # In this order, the reverse of the thread's: a call is never taken for longer than it is.
                 row, since, now = len(results), self._since, time.monotonic()
                 if now - since >= SLOW and (row > told or now >= say_at):
                     # What is done goes on, however long this call takes.
                     say(TransformIsSlow(command.number, row, now - since, results[told:row]))
-                    told, say_at = row, now + _AGAIN
+                    told, say_at, said = row, now + _AGAIN, row
         finally:
             faulthandler.cancel_dump_traceback_later()
             work.cancel()
@@ -90,7 +98,10 @@ class TransformThread:
                 KeyboardInterrupt
             ) as error:  # Ctrl-C reaches the main thread only: the function has raised it
                 result = self._function.failed(error)
-            self._since = time.monotonic()
+            now = time.monotonic()
+            if now - self._since >= SLOW:
+                self._took = len(results), now - self._since
+            self._since = now
             results.append(result)
 
     async def close(self) -> None:

@@ -158,7 +158,7 @@ class Shape:
                     near = nearest(key, list(fields)) if isinstance(key, str) else None
                     hint = f" (the nearest is {near})" if near else ""
                     raise Misfit(
-                        f"has a key that is no field of {node.name}{hint}: add the field to PINSTREAM_SCHEMA"
+                        f"has a key that is no field of {node.name}{hint}: add the field to that schema"
                     )
             taken = {}
             for name, take_field in fields.items():
@@ -384,7 +384,14 @@ def _take_text(value: Any) -> str:
     if not isinstance(value, str):
         raise Misfit("expected text")
     # The exact type: what a subclass does later is not known here.
-    return str.__str__(value)
+    text = str.__str__(value)
+    # Python's text may be what no UTF-8 holds, and so neither Avro nor JSON.
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Misfit("expected text, found half of a surrogate pair") from None
+    return text
 
 
 def _take_number(value: Any) -> float:

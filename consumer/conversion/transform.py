@@ -19,7 +19,7 @@ from types import FunctionType, TracebackType
 from typing import Any, Final, TypeAlias
 
 from consumer.avro.fitting import Misfit
-from consumer.avro.schema import parse, shown
+from consumer.avro.schema import label, parse, shown
 from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape, TooMuch
 from consumer.engine.model import (
     TRANSFORM_FAILED,
@@ -32,8 +32,13 @@ from consumer.engine.model import (
 )
 from consumer.errors import SettingsError, nearest
 
-Transform: TypeAlias = Callable[[dict[str, Any]], dict[str, Any] | None]
-"""What ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it."""
+Transform: TypeAlias = (
+    Callable[[dict[str, Any]], dict[str, Any] | None] | Callable[[dict[str, Any], str], dict[str, Any] | None]
+)
+"""What ``PINSTREAM_TRANSFORM`` names: from a record to the record that is sent; None filters it.
+
+One that needs two arguments also gets the full name of the record's type.
+"""
 
 FILTERED: Final = Filtered("transform")
 
@@ -89,15 +94,23 @@ def _unfit(function: object) -> str | None:
             return "it is an async function; define it with def, and let it return the record"
         if inspect.isgeneratorfunction(called):
             return "it is a generator; one record comes in, and one goes out, or none: use return, not yield"
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions of C do not tell
-        return None
-    try:
-        signature.bind({})
-    except TypeError:
-        return "it cannot be called with one argument, the record; define it as def function(record)"
+    if not (_takes(function, 1) or _takes(function, 2)):
+        return (
+            "it cannot be called with one argument, the record; define it as def function(record), or as "
+            "def function(record, record_type)"
+        )
     return None
+
+
+def _takes(function: Callable[..., object], arguments: int) -> bool:
+    """Return whether it can be called with so many arguments."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except ValueError:  # some functions of C do not tell: they are called with the record alone
+        return arguments == 1
+    except TypeError:
+        return False
+    return True
 
 
 # -- for each record
@@ -108,15 +121,18 @@ class Transformer:
 
     def __init__(self, function: Transform, name: str, schema: dict[str, Any]) -> None:
         self.name = name
-        self._function = function
+        self._function: Callable[..., object] = function
         self._module = name.partition(":")[0]
-        shape = Shape(parse(schema))
+        node = parse(schema)
+        # A second argument that has a default is the function's own.
+        self._more = () if _takes(function, 1) else (label(node),)
+        shape = Shape(node)
         self._give, self._take = shape.give, shape.take
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
         """Return what the function makes of a decoded record. Raises only `KeyboardInterrupt`."""
         try:
-            returned = self._function(self._give(event))
+            returned = self._function(self._give(event), *self._more)
         except KeyboardInterrupt:
             raise  # Ctrl-C in `explain`; in a thread it can only be the function's own
         # SystemExit, too: a function must not end the process that reads other people's records.
@@ -178,7 +194,9 @@ def _misfit(what: str) -> Rejection:
 
 
 def _name_of(error: BaseException) -> str:
-    return shown(type(error).__name__, _LONGEST_NAME)
+    name = type(error).__name__
+    # A class made while a record is read may be called as its values are.
+    return shown(name, _LONGEST_NAME) if name.isidentifier() else "an exception"
 
 
 def _article(name: str) -> str:

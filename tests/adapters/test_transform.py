@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -146,3 +148,45 @@ def test_without_a_stderr_it_works_all_the_same(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stderr", None)
     done, _ = run(lambda record: record)
     assert len(done.results) == 3
+
+
+_IN_C = """
+import asyncio, re
+from consumer.adapters import transform
+from consumer.engine.messages import Transform
+
+transform._STANDS_STILL = 0.5
+
+
+class Function:
+    def apply(self, event):
+        re.match(r"(a+)+$", event["text"])
+        return event
+
+
+async def main():
+    thread = transform.TransformThread(Function())
+    said = []
+    # The engine works on one command after the other; each takes a while longer.
+    for length in range(22, 40):
+        done = await thread.run(Transform(7, [{"text": "a" * length + "b"}]), said.append)
+        assert len(done.results) + sum(len(one.results) for one in said) == 1
+        if said:
+            break
+    await thread.close()
+    print(said[-1].row, said[-1].seconds >= transform.SLOW)
+
+
+asyncio.run(main())
+"""
+
+
+def test_code_in_c_that_lets_nobody_run_is_found_in_stderr_and_told_when_it_returns() -> None:
+    """A regular expression that backtracks stops the loop, too: where it hangs is written without Python's help."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_C], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "0 True\n"), done.stderr
+    assert "Timeout (0:00:00.5" in done.stderr
+    assert re.search(r'File "<string>", line \d+ in apply', done.stderr)
+    assert "aaaa" not in done.stderr

@@ -244,6 +244,7 @@ def test_records_share_nothing() -> None:
         (changing(big=2**63), "field big: expected a whole number of 64 bits"),
         (changing(paid=1), "field paid: expected True or False"),
         (changing(id=b"x"), "field id: expected text"),
+        (changing(id="\ud800"), "field id: expected text, found half of a surrogate pair"),
         (changing(raw="x"), "field raw: expected bytes"),
         (changing(hash=b"x"), "field hash: expected 4 bytes"),
         (changing(state="LOST"), "field state: expected a symbol of shop.State"),
@@ -393,7 +394,7 @@ def test_an_exception_is_a_dead_letter_with_its_type_and_place(folder: Path, nam
         ("async def clean(r): yield r", "shopcode.events:clean", "it is an async function"),
         ("def clean(r): yield r", "shopcode.events:clean", "it is a generator; one record comes in"),
         ("def clean(): ...", "shopcode.events:clean", "it cannot be called with one argument, the record"),
-        ("def clean(r, other): ...", "shopcode.events:clean", "it cannot be called with one argument"),
+        ("def clean(a, b, c): ...", "shopcode.events:clean", "or as def function(record, record_type)"),
         (
             "class C:\n  async def __call__(self, r): ...\nclean = C()",
             "shopcode.events:clean",
@@ -431,3 +432,26 @@ def test_what_takes_a_record_is_a_function(folder: Path, text: str) -> None:
     write(folder, text)
     name = "shopcode.events:clean"
     assert Transformer(load_transform(name), name, SCHEMA).apply(decoded()) == EVENT
+
+
+def test_one_that_needs_two_arguments_gets_the_record_s_type(folder: Path) -> None:
+    """Sections have several types, and not all of them can be told apart by their fields; a default is its own."""
+    name = "shopcode.events:clean"
+    write(folder, 'def clean(record, kind): record["id"] = kind; return record')
+    taken = Transformer(load_transform(name), name, SCHEMA).apply(decoded())
+    assert isinstance(taken, dict)
+    assert taken["id"] == "shop.Order"
+    name = "shopcode.others:clean"
+    write(folder, 'def clean(record, kind="own"): record["id"] = kind; return record', "others")
+    taken = Transformer(load_transform(name), name, SCHEMA).apply(decoded())
+    assert isinstance(taken, dict)
+    assert taken["id"] == "own"
+
+
+def test_the_name_of_an_exception_may_hold_a_value(folder: Path) -> None:
+    """It is shown only if it is a name."""
+    write(folder, 'def clean(record): raise type(f"no {record}", (Exception,), {})()')
+    name = "shopcode.events:clean"
+    verdict = Transformer(load_transform(name), name, SCHEMA).apply(decoded())
+    assert isinstance(verdict, Rejection)
+    assert verdict.message == f"PINSTREAM_TRANSFORM {name} raised an exception at shopcode.events:1"

@@ -114,6 +114,18 @@ def test_explain_takes_it_into_account(tmp_path: Path) -> None:
     assert "example.com" not in done.stdout.replace(json.dumps(more["payload"]), "")
 
 
+def test_what_it_prints_is_no_line_of_explain(tmp_path: Path) -> None:
+    """Stdout has a line for each record, for other programs; what is printed goes to stderr."""
+    (tmp_path / "own_code.py").write_text("print('imported')\n\n\ndef clean(record):\n    print('called')\n")
+    env = bare_environment(tmp_path) | {
+        "PYTHONPATH": str(tmp_path),
+        "PINSTREAM_TRANSFORM": "own_code:clean",
+    }
+    done = command("explain", "-", env=env, stdin=json.dumps(of("more")))
+    assert [json.loads(line)["filter"] for line in done.stdout.splitlines()] == ["transform"]
+    assert (done.returncode, done.stderr) == (0, "imported\ncalled\n")
+
+
 @pytest.mark.parametrize(
     "name", ["nowhere:clean", "own_code:missing", "own_code", "own code:clean", "json:JSONEncoder"]
 )

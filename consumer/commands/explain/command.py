@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import orjson
@@ -124,7 +125,8 @@ def explanations(
     # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
     accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
     converter = building.converter(settings, mapped, accounts)
-    transformer = building.transformer(settings, mapped)
+    with _nothing_printed():
+        transformer = building.transformer(settings, mapped)
     traces = [RuleTrace(converter.of(number)) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
     def explained(record: FileRecord) -> tuple[int, dict[str, Any]]:
@@ -133,7 +135,8 @@ def explanations(
         number = read.section if isinstance(read, SectionEvent) else 1
         event = read
         if transformer is not None and not isinstance(read, Rejection | Filtered):
-            event = transformer.apply(read)
+            with _nothing_printed():
+                event = transformer.apply(read)
         line = explanation(event, converter, at)
         if traces:
             line["rules"] = []
@@ -144,6 +147,11 @@ def explanations(
         return record.ordinal, line
 
     return map(explained, open_records(file, types))
+
+
+def _nothing_printed() -> contextlib.redirect_stdout[TextIO]:
+    """While this is entered, what the user's function prints goes to stderr: stdout is for the lines of the records."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def explanation(
