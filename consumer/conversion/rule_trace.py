@@ -16,7 +16,8 @@ from hashlib import sha256
 from typing import Any, Final
 
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Computed, Value
+from consumer.conversion.computed.expressions import Computed, Phone, Value, expression_of
+from consumer.conversion.computed.functions import computation
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
 from consumer.conversion.normalise import LeftOut, text_of
@@ -44,6 +45,7 @@ _DECIDED: Final = {
     "event_time": "whole seconds since 1970",
     "event_id": "text, unchanged",
 }
+_PHONES: Final = "user_data.ph"
 _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gathered", "custom_data")
 
 
@@ -54,6 +56,7 @@ class RuleTrace:
         self._mapping = converter.mapping
         # What the rules were asked for the event in hand: field -> values with their answers.
         self._asked: dict[str, list[tuple[Any, Any]]] = {}
+        self._written: list[Any] = []
         self._converter = copy.copy(converter)
         description = self._converter.description = copy.copy(converter.description)
         self._fields: list[ProgramField] = []
@@ -61,6 +64,14 @@ class RuleTrace:
             fields: list[ProgramField] = getattr(description, group)
             setattr(description, group, [self._recorded(field) for field in fields])
             self._fields += fields
+        # Phone numbers as the record has them, before they get their country's code; None: they get none.
+        phones = self._mapping.sources.get(_PHONES)
+        self._numbers = None
+        if isinstance(phones, Computed) and isinstance(phones.expression, Phone):
+            name = self._mapping.sources.get("event_name")
+            event_type = None if name is None else expression_of(name)
+            name_of = description.decisions.name_of
+            self._numbers = computation(phones.expression.numbers, None, event_type, name_of)
 
     def rules(self, event: CommerceEvent, now: float) -> list[dict[str, Any]]:
         """Return an entry for each field that has a value in the record, or is sent; in the order of the payload.
@@ -79,6 +90,9 @@ class RuleTrace:
             for name, rule in _DECIDED.items()
             if name in payload
         ]
+        if self._numbers is not None:
+            numbers = self._numbers.value(event, None)
+            self._written = numbers if self._numbers.is_many else [numbers]
         # Of an event that is refused, these are the fields up to the one that it is refused for.
         entries = [
             self._entry(field, _sent(payload, field.name), lost.get(field.name)) for field in self._fields
@@ -111,6 +125,8 @@ class RuleTrace:
         """Return what was done with this field, of which `sent` values stand in the payload; `lost`: its warning."""
         target = self._mapping.target(field.name)
         rule = f"{_HASHED[target.key]}; SHA-256" if target.hashed else target.meant
+        if field.name == _PHONES and (self._numbers is not None or self._mapping.phone_country_code):
+            rule = f"with the country's code, {rule}"
         entry = _Entry(field.name, self._origin(field.name), rule, sent)
         for value, answer in self._asked.get(field.name, ()):
             entry.values += 1
@@ -121,6 +137,8 @@ class RuleTrace:
                 entry.left_out[why or f"not {target.meant}"] += 1
             else:
                 done = _done(value, answer, target.hashed)
+                if field.name == _PHONES and self._numbers is not None and value not in self._written:
+                    done.insert(0, "got its country's code")
                 entry.done += [word for word in done if word not in entry.done]
         usable = entry.values - entry.left_out.total()
         if usable and lost is not None and not sent:

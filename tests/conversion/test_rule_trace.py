@@ -100,3 +100,20 @@ def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
     rules = {rule["field"]: rule for rule in TRACES["computed"].rules(event, NOW)}
     assert rules["custom_data.value"]["from"] == "computed from order.items[].price, order.items[].quantity"
     assert rules["user_data.em"]["from"] == "customer.emails[0]"
+
+
+def test_phone_numbers_that_got_their_country_s_code() -> None:
+    """Only where one did: a number with its code is as the record has it."""
+    mapping = load_mapping('phone_country = "customer.country"', SCHEMA, default_toml=DEFAULT)
+    trace = RuleTrace(Converter(mapping, accounts=("11",), partner_name=None, max_event_age=7 * 86400.0))
+    customer = {"emails": ["a@b.c"], "country": "DE"}
+    event = {"event_id": "e", "event_type": "search", "occurred_at": 1759999000123, "channel": "WEB"}
+    told = {}
+    for number in ("030 123456", "+49 30 123456"):
+        rules = trace.rules(event | {"customer": customer | {"phones": [number]}}, NOW)
+        [told[number]] = [rule for rule in rules if rule["field"] == "user_data.ph"]
+    national, international = told.values()
+    assert national["rule"] == "with the country's code, digits, without leading zeros; SHA-256"
+    assert national["from"] == "computed from customer.phones, customer.country"
+    assert national["done"] == ["got its country's code", "normalised", "hashed"]
+    assert international["done"] == ["normalised", "hashed"]
