@@ -4,7 +4,7 @@ Theory of operation. What stands at the top of the file is for all records. A se
 the full name in its writer's schema (``[record."com.shop.Order"]``), for one topic (``[topic."web.orders"]``), or for
 one record type on one topic (``[record."com.shop.Order".topic."web.orders"]``): four layers above the packaged default,
 the narrower one wins key by key. For each record type and topic that the file names, its layers become one mapping,
-checked once at start (`mapping`). `choose` says which one a record takes; the decoder asks it once for each schema and
+checked once at start (`loading`). `choose` says which one a record takes; the decoder asks it once for each schema and
 topic.
 
 A file without sections is one mapping, for whatever is read.
@@ -25,7 +25,8 @@ from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
 from consumer.conversion.hints import fields_within, line_meant
-from consumer.conversion.mapping import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Mapping
+from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader
+from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, SchemaError, nearest, or_all
@@ -341,18 +342,21 @@ class _File:
     def _refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
         """Raise `MappingError` if a path that sections share is in no schema that it was looked for in."""
         by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
-        used = {line for loader in loaders for line in loader.used}
+        used: set[Line] = {line for loader in loaders for line in loader.used}
         for loader in loaders:
             for line, (path, is_all) in loader.unused.items():
-                where, table, key = line
                 # The section that has the path may have a line of its own.
                 if line in used or (is_all and any(paths.has(path) for paths in by_record.values())):
                     continue
+                if not path:
+                    raise MappingError(
+                        f"{line.layer}: {line.key} has no numbers: name the path of user_data.ph in [fields]"
+                    )
                 places = {at: record for record, paths in by_record.items() for at in paths.all_paths()}
                 near = nearest(path, places)
                 hint = f"the nearest is {near!r} ({places[near]})" if near else "see the schemas for its name"
                 raise MappingError(
-                    f"{where}: [{table}] {key!r}: {path!r} is in no schema of the sections that share this line; {hint}"
+                    f"{line}: {path!r} is in no schema of the sections that share this line; {hint}"
                 )
 
 
@@ -399,11 +403,16 @@ def _checked(
             table = f"{quoted}.fields]" if quoted else "[fields]"
             raise MappingError(f"{where}: {key!r} is a field: write {table} on a line of its own above it")
         # A name with dots in it, written without quotes.
-        if quoted and isinstance(value, dict):
+        if quoted and isinstance(value, dict) and key != "topic":
             raise MappingError(
                 f'{where}: {key!r} is not a mapping key; a name with dots is quoted: {quoted[:-1]}.{key}…"]'
             )
-        raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, allowed)}")
+        if quoted and key == "topic":
+            raise MappingError(
+                f'{where}: a section for a topic has no topics of its own: write [topic."<topic>"]'
+            )
+        known = [one for one in allowed if one not in WITHOUT_EFFECT]
+        raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
     # Dotted names without quotes are tables in TOML.
     return {**tables, **{key: _flat(tables.get(key, {})) for key in ("fields", "constants")}}
 

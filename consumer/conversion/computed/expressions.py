@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import EACH, NoSuchPath, Path, SchemaPaths, Source
 from consumer.avro.schema import Array, Field, Map, Record, Union
+from consumer.conversion.amounts import exact
 from consumer.errors import or_all
 
 Scalar = str | int | float  # of TOML; a boolean is an int
@@ -367,6 +369,9 @@ class Reading:
 
     def missing(self, said: Any) -> str | None:
         """Return the first path of what the mapping says that the schema lacks; None: it lacks none."""
+        # Each section asks for all lines of the packaged mapping, and an error's message takes a look at all paths.
+        if isinstance(said, str):
+            return None if self._paths.has(said) else said
         try:
             self.expression(said)
         except Missing as error:
@@ -535,6 +540,11 @@ def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str)
         found = kinds_of(result)
         if not found & kinds:
             raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {_listed(found)}")
+    # Text of a record may be a number; what the mapping itself says is one, or never is.
+    if kinds is _OPERANDS:
+        for constant in constants_in(part):
+            if not isinstance(exact(constant), Decimal):
+                raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,6 +185,15 @@ class _Maker:
                 while way[end : end + 1] == (EACH,):
                     end += 1
             arrays.setdefault(way[:end], value.source.path)
+        if (
+            not arrays
+            and self._item
+            and any(_marked(one.source)[: len(self._item)] == self._item for one in values_in(of))
+        ):
+            raise Unreadable(
+                f"sum: {shown(of)} is one value of the item at hand; a sum in a field of the items goes over a list "
+                "within the item"
+            )
         if not arrays:
             raise Unreadable(f"sum: {shown(of)} is of no array: write [] after the array's name")
         if len(arrays) > 1:

@@ -27,6 +27,16 @@ from tests.conversion.test_convert import DEFAULT
             f'"{VALUE}" = {{ add = ["lines[].price", "shipping"] }}',
             "add takes one value, but 'lines[].price' may give several",
         ),
+        (f'"{VALUE}" = {{ add = ["rate", {{ value = "one" }}] }}', "add takes a number, but 'one' is none"),
+        (f'"{VALUE}" = {{ add = ["rate", {{ value = "1.5" }}] }}', None),
+        (
+            f'"{VALUE}" = {{ sum = {{ of = "lines[].kind", table = {{ "1" = "a" }} }} }}',
+            "sum takes a number, but 'a' is none",
+        ),
+        (
+            '"custom_data.contents[].item_price" = { sum = "lines[].price" }',
+            "'lines[].price' is one value of the item at hand; a sum in a field of the items goes over a list within",
+        ),
         (f'"{VALUE}" = {{ add = ["tier", "shipping"] }}', "add takes a number, but 'tier' is enum"),
         (f'"{VALUE}" = {{ add = ["at", "shipping"] }}', "add takes a number, but 'at' is timestamp-millis"),
         (f'"{VALUE}" = {{ add = ["shipping"] }}', "add takes a list of two or more"),

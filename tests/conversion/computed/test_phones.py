@@ -182,6 +182,8 @@ def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
         ('phone_country = "dept"\n', "phone_country: 'dept' is int, but a country is text"),
         ('phone_country = "lines[].sku"\n', "phone_country: 'lines[].sku' may give several values"),
         ("phone_country = 49\n", "phone_country: a path must be text in quotes"),
+        ('phone_country = "de"\n', 'one country for all is written phone_country = "DE"'),
+        ('phone_country = "Germany"\n', 'one country for all is written phone_country = "DE"'),
     ],
 )
 def test_a_country_that_cannot_be(setting: str, message: str) -> None:
@@ -199,7 +201,7 @@ def test_a_country_without_numbers() -> None:
 
 def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only by a mapping that needs it."""
-    monkeypatch.setattr("consumer.conversion.mapping.is_installed", lambda: False)
+    monkeypatch.setattr("consumer.conversion.loading.is_installed", lambda: False)
     assert load("")
     with pytest.raises(
         MappingError, match=r"phone_country needs an extra: pip install 'pinstream\[phones\]'"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from consumer.avro.paths import SchemaPaths
 from consumer.avro.typed import TypedDecoder
+from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, PinstreamError, SchemaError
@@ -158,6 +160,50 @@ def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None
     )
 
 
+def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: Path) -> None:
+    """A record type without numbers, or without the country, goes without; a narrower one goes before."""
+    sections = loaded(
+        tmp_path,
+        f"""phone_country = "state"
+        {EVERY}
+        [fields]
+        event_id = "id"
+        event_time = "at"
+        [record."com.shop.Order".fields]
+        "user_data.ph" = "email"
+        [record."com.shop.Order".topic."home"]
+        phone_country = "AT"
+        [record."com.shop.Order".topic."abroad"]
+        phone_country = ""
+        [record."com.shop.Signup".fields]
+        "user_data.ph" = "member.mail"
+        [record."com.shop.Click".fields]
+        event_id = "click"
+        event_time = "seconds"
+        """,
+    )
+    assert path_of(sections, "com.shop.Order", None, "user_data.ph") == "email, state"
+    assert path_of(sections, "com.shop.Order", "home", "user_data.ph") == "email"  # with a country for all
+    number = sections.choose("com.shop.Order", "home")
+    assert isinstance(number, int)
+    assert isinstance(sections.all[number - 1].mapping.sources["user_data.ph"], Computed)
+    number = sections.choose("com.shop.Order", "abroad")
+    assert isinstance(number, int)
+    assert not isinstance(sections.all[number - 1].mapping.sources["user_data.ph"], Computed)
+    assert path_of(sections, "com.shop.Signup", None, "user_data.ph") == "member.mail"
+
+
+def test_many_sections_are_read_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proposal would be mistaken for is not looked for: it takes a look at every path of the schema."""
+
+    def looked(*_: object) -> str:
+        raise AssertionError("a message was made that nobody reads")
+
+    monkeypatch.setattr(SchemaPaths, "_nearest", looked)
+    topics = "".join(f'[record."com.shop.Order".topic."t{number}"]\n' for number in range(100))
+    assert len(loaded(tmp_path, MAPPING + topics).all) == 104
+
+
 def test_consent_is_never_a_proposal(tmp_path: Path) -> None:
     """Else events of shoppers who did not consent would be sent, wherever the path is missing."""
     toml = f'{MAPPING}\n[consent]\nrequire = "consent"\n'
@@ -214,7 +260,14 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
         ('[record."com.shop.Order"]\nfelds = 1', r"'felds' is not a mapping key; the nearest is 'fields'"),
         ('[record."com.shop.Order"]\nevent_id = "id"', r"write \[record.\"com.shop.Order\".fields\]"),
         ('[topic."a".record."com.shop.Order"]', "the record type first"),
-        ('[topic."a"]\ntopic = 1', "'topic' is not a mapping key"),
+        ('[topic."a"]\ntopic = 1', "a section for a topic has no topics of its own"),
+        ('[topic."a".topic."b"]', "a section for a topic has no topics of its own"),
+        ('[topic."a".constants]\ntime_unit = "seconds"', "or directly below the header of a section"),
+        ('[record."com.shop.Order"]\ntime_unit = "sec"', r'^my.toml \[record."com.shop.Order"\]: time_unit must be'),
+        ('time_unit = "sec"', r"^my.toml: time_unit must be one of"),
+        ('phone_country = "DE"', r"^my.toml: phone_country has no numbers"),
+        ('[topic."a"]\nphone_country = "contry"\n[topic."a".fields]\n"user_data.ph" = "email"',
+         r'^my.toml \[topic."a"\]: .phone_country.: .contry. is in no schema of the sections'),
         ("record = 1", r"record is a table: write \[record"),
         ("[record]\nfields = 1", "'fields' is a setting of no section"),
         ('[topic."a".fields]\n"user_data.ph" = "fone"', r'\[topic."a"\]: \[fields\] .user_data.ph.: .fone. is in no'),
@@ -234,6 +287,8 @@ def test_what_is_wrong_is_told_with_its_place(toml: str, said: str, tmp_path: Pa
     )
     if toml.startswith(("record =", "[record]")):
         whole = f"{toml}\n{base}"
+    if toml.startswith(("time_unit", "phone_country")):
+        whole = f"{toml}\n{base}\n{click}{other}{order}"
     with pytest.raises(PinstreamError, match=said):
         loaded(tmp_path, whole)
 

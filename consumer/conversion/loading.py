@@ -1,0 +1,585 @@
+"""From the tables of a mapping file to a checked `Mapping`.
+
+Theory of operation. `sections` reads the file and says which layers of it a section has: the packaged default, and
+the user's tables from the widest to the narrowest. Here they are laid over each other, table by table and key by key;
+``""`` takes an entry away. Then everything is checked against the closed shape of the API (`targets`) and against the
+schema (`consumer.avro.paths`), once, at start: what `Loader` returns is sound, and the converter trusts it.
+
+What a section itself writes must hold: a path that the schema lacks is an error that names the nearest. What it shares
+with others, and what the default writes, is a proposal: where the schema has no such path, the next wider layer's line
+stands; and where the section's items come from another array, item fields of the others are dropped too.
+Errors are one line, name the file and the key, and say what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from consumer.avro.paths import AvroSchema, NoSuchPath, Path, SchemaPaths
+from consumer.conversion.computed.expressions import (
+    NUMBERS,
+    WORDS,
+    Agreed,
+    AnySource,
+    Computed,
+    Condition,
+    Constant,
+    Each,
+    Expression,
+    First,
+    Phone,
+    Reading,
+    Unreadable,
+    array_of,
+    constants_in,
+    depends_on_event,
+    expression_of,
+    is_many,
+    kinds_of,
+    results_of,
+    shown,
+    source_of,
+)
+from consumer.conversion.computed.functions import computation
+from consumer.conversion.computed.phones import is_installed, is_region
+from consumer.conversion.countries import country_code
+from consumer.conversion.hints import (
+    element_of,
+    event_meant,
+    field_meant,
+    fields_within,
+    wrong_constant,
+    wrong_with_own_events,
+)
+from consumer.conversion.mapping import Consent, Mapping, item_steps_of
+from consumer.conversion.normalise import LeftOut, trim
+from consumer.conversion.targets import (
+    ACTION_SOURCES,
+    CONTENTS,
+    DERIVED,
+    EVENT_NAMES,
+    FILTER,
+    NEVER_SENT,
+    TARGETS,
+    TIME_UNITS,
+    Arity,
+    Target,
+)
+from consumer.errors import MappingError, or_all
+
+TABLES: Final = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
+CHOICES: Final = {
+    "unknown_record": ("refuse", "filter"),
+    "unknown_event_name": ("refuse", "custom", "filter"),
+    "external_id_case": ("lower", "as_written"),
+    "time_unit": tuple(TIME_UNITS),
+}
+# Keys of older versions that are accepted -> what is said of them.
+WITHOUT_EFFECT: Final = {
+    "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
+    "line away"
+}
+# Kinds that count time, each in a unit of its own.
+_COUNTED = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
+_TIMES = frozenset({"event_time", "app_info.install_time", "user_data.db"})
+_PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
+_REQUIRED = ("event_id", "event_name", "event_time", "action_source")
+
+
+class Layer(NamedTuple):
+    """Tables of a mapping file that apply together. `name` is what errors call them.
+
+    `shared`: other sections have them, too, so that a path may be missing in one schema.
+    """
+
+    name: str
+    tables: dict[str, Any]
+    shared: bool = False
+
+
+class Line(NamedTuple):
+    """A line of a layer; `table` is empty for a setting of no table."""
+
+    layer: str
+    table: str
+    key: str
+
+    def __str__(self) -> str:
+        table = f"[{self.table}] " if self.table else ""
+        return f"{self.layer}: {table}{self.key!r}"
+
+
+class Incomplete(MappingError):
+    """Fields that every event needs have no source."""
+
+
+class Loader:
+    """Checks the tables of `layers`, from the packaged default's to the narrowest, against the API and `schema`.
+
+    `name` is what errors call them all.
+    """
+
+    def __init__(self, layers: Sequence[Layer], schema: AvroSchema, name: str) -> None:
+        self._name = name
+        self._layers = layers
+        # A line of a narrower layer replaces one line of a wider.
+        self._tables = {key: self._merged(key) for key in TABLES}
+        self._settings: dict[str, Any] = {}
+        # By setting, the layers that have it, the narrowest first.
+        self._saying: dict[str, list[Layer]] = {}
+        for layer in layers:
+            for key, value in layer.tables.items():
+                if key not in TABLES:
+                    self._settings[key] = value
+                    self._saying.setdefault(key, []).insert(0, layer)
+        # By field, the layer whose line stands.
+        self._standing: dict[str, Layer] = {}
+        # Lines of shared layers of which the schema lacks this path, which may be all of the line; or lacks nothing.
+        self.unused: dict[Line, tuple[str, bool]] = {}
+        self.used: set[Line] = set()
+        self._warnings = tuple(
+            f"{layer.name}: {text}"
+            for layer in layers[1:]
+            for key, text in WITHOUT_EFFECT.items()
+            if key in layer.tables
+        )
+        try:
+            self._paths = SchemaPaths(schema)
+        except NoSuchPath as error:
+            self._fail(str(error))
+
+    def _merged(self, key: str) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for layer in self._layers:
+            table = layer.tables.get(key, {})
+            # Values that are allowed belong to the path that they stand beside: they say nothing of another one.
+            if key == "consent" and not table.keys().isdisjoint(("require", "any")):
+                merged = {}
+            merged |= table
+        return merged
+
+    def mapping(self) -> Mapping:
+        """Return the mapping. Raises `MappingError`."""
+        # The settings go first: they decide how the tables are read.
+        for key, choices in CHOICES.items():
+            if self._settings.get(key) not in choices:
+                self._refuse_setting(key, f"must be one of {', '.join(map(repr, choices))}")
+        phone_code = self._settings.get("phone_country_code")
+        if not isinstance(phone_code, str) or not _PHONE_CODE.fullmatch(phone_code):
+            self._refuse_setting(
+                "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
+            )
+        own_events = self._own_events()
+        known = EVENT_NAMES.union(own_events)
+        self._reading = Reading(self._paths, known)
+        event_names, action_sources = self._event_names(known), self._action_sources()
+        sources = self._sources()
+        written = {name for name, layer in self._standing.items() if layer is not self._layers[0]}
+        proposed = frozenset(sources.keys() - written)
+        self._add_phone_country(sources)
+        # The items' ids and their number follow from the items, unless a line maps them or takes them away.
+        derived = {name: self._derived(sources, of) for name, of in DERIVED.items() if of in sources}
+        sources = {name: source for name, source in derived.items() if name not in written} | sources
+        constants = self._constants(known, sources)
+        missing = [name for name in _REQUIRED if name not in sources and name not in constants]
+        if missing:
+            names = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no source"
+            possible = [name for name in missing if TARGETS[name].constant]
+            # Some required fields may be the same for all events.
+            hint = f", or a value for all events in [constants]: {' and '.join(possible)}" if possible else ""
+            raise Incomplete(
+                f'{self._name}: [fields] {names}: name one, {missing[0]} = "<path in the record>"{hint}'
+            )
+        self._check_computed(sources, event_names.keys() | known, action_sources)
+        return Mapping(
+            event_names=event_names,
+            own_events=own_events,
+            unknown_event_name=self._settings["unknown_event_name"],
+            action_sources=action_sources,
+            sources={name: sources[name] for name in TARGETS if name in sources},
+            proposed=proposed,
+            constants=constants,
+            consent=self._consent(),
+            dedup_key=self._dedup_key(),
+            phone_country_code=phone_code,
+            external_id_case=self._settings["external_id_case"],
+            time_unit=self._settings["time_unit"],
+            # An empty line takes the click id away, so it is not to come from the address either.
+            click_id_from_url="event_source_url" in sources
+            and self._tables["fields"].get("user_data.click_id") != "",
+            warnings=self._warnings,
+        )
+
+    def _fail(self, message: str) -> NoReturn:
+        raise MappingError(f"{self._name}: {message}")
+
+    def _refuse_setting(self, key: str, message: str) -> NoReturn:
+        """As `_fail`; names the layer that the setting stands in, and not all that it is in force for."""
+        raise MappingError(f"{self._saying[key][0].name}: {key} {message}")
+
+    def _entries(self, table: str) -> dict[str, str]:
+        """The table's entries that are not taken away; all its values are text."""
+        entries = self._tables[table]
+        for key, value in entries.items():
+            while isinstance(value, dict) and value:
+                part, value = next(iter(value.items()))
+                key = f"{key}.{part}"
+            if key not in entries:
+                self._fail(f'[{table}] a name that holds dots is written in quotes: "{key}"')
+            if not isinstance(value, str):
+                said = "is a list, but takes one text" if isinstance(value, list) else "must be text"
+                self._fail(f"[{table}] {key!r} {said} in quotes")
+        return {key: value for key, value in entries.items() if value}
+
+    def _event_names(self, known: frozenset[str]) -> dict[str, str]:
+        names = self._entries("event_names")
+        for key, name in names.items():
+            if name != FILTER and name not in known:
+                if key in CHOICES:
+                    self._misplaced("event_names", key)
+                if key in known:
+                    self._fail(f'[event_names] {key!r} is turned around: write "{name}" = "{key}"')
+                meant = event_meant(name, known)
+                hint = f"the nearest is {meant!r}" if meant else f"its names are {', '.join(sorted(known))}"
+                self._fail(
+                    f"[event_names] {key!r}: {name!r} is not an event name of the platform; {hint}; {FILTER!r} means: "
+                    "do not send; a name that you registered with Pinterest is declared in [own_events]"
+                )
+        return names
+
+    def _own_events(self) -> tuple[str, ...]:
+        """The names that the advertiser registered, in the order they are written."""
+        names = self._settings_of("own_events", "names").get("names", [])
+        if wrong := wrong_with_own_events(names):
+            self._fail(f"[own_events] {wrong}")
+        return tuple(names)
+
+    def _action_sources(self) -> dict[str, str]:
+        sources = self._entries("action_sources")
+        for key, value in sources.items():
+            if value not in ACTION_SOURCES:
+                if key in CHOICES:
+                    self._misplaced("action_sources", key)
+                self._fail(
+                    f"[action_sources] {key!r}: {value!r} is not an action source; {or_all(value, ACTION_SOURCES)}"
+                )
+        return {key.strip().lower(): value for key, value in sources.items()}
+
+    def _target(self, table: str, name: str) -> Target:
+        """The target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
+        if name.rpartition(".")[2] in NEVER_SENT:
+            self._fail(f"[{table}] {name!r} is never sent: take the line away")
+        if name not in TARGETS:
+            if name in CHOICES or name in ("phone_country_code", "phone_country"):
+                self._misplaced(table, name)
+            path = self._tables[table][name]
+            if isinstance(path, str) and path in TARGETS:
+                self._fail(f'[{table}] {name!r} is turned around: write "{path}" = "{name}"')
+            if fields := fields_within(name):
+                self._fail(
+                    f"[{table}] {name!r} is not a field but an object: name one of its fields: {fields}"
+                )
+            near = field_meant(name)
+            hint = f"the nearest is {near!r}" if near else "docs/conversion.md lists them"
+            self._fail(f"[{table}] {name!r} is not a field of a conversion event; {hint}")
+        return TARGETS[name]
+
+    def _misplaced(self, table: str, key: str) -> NoReturn:
+        """Refuse a setting that stands below the name of a table."""
+        section = any(layer.name.endswith("]") for layer in self._layers)
+        where = "of the whole file: put its line above the first [table]"
+        if section and key != "unknown_record":
+            where = "and no line of a table: put it above the first [table], or directly below the header of a section"
+        self._fail(f"[{table}] {key!r} is a setting {where}")
+
+    def _sources(self) -> dict[str, AnySource]:
+        found: dict[str, AnySource] = {}
+        for name in self._tables["fields"]:
+            target = self._target("fields", name)
+            for layer in reversed(self._layers):
+                said = layer.tables.get("fields", {}).get(name)
+                # What the section itself writes must hold; a proposal counts only where the schema has its paths.
+                if said is None or (said and not self._applies(layer, "fields", name, said)):
+                    continue
+                self._standing[name] = layer
+                if said != "":
+                    found[name] = self._proposed(layer, target, said)
+                break
+        self._unify_items(found)
+        return found
+
+    def _is_proposal(self, layer: Layer) -> bool:
+        return layer is self._layers[0] or layer.shared
+
+    def _applies(self, layer: Layer, table: str, key: str, said: Any) -> bool:
+        """Return whether the schema has the paths of a line, if it is a proposal; what shared lines lack is noted."""
+        if not self._is_proposal(layer):
+            return True
+        line = Line(layer.name, table, key)
+        missing = self._reading.missing(said)
+        if missing is None:
+            self.used.add(line)
+        elif layer.shared:
+            self.unused[line] = missing, isinstance(said, str)
+        return missing is None
+
+    def _proposed(self, layer: Layer, target: Target, said: Any) -> AnySource:
+        try:
+            return self._fitting(target, said)
+        except MappingError as error:
+            if not self._is_proposal(layer):
+                raise
+            # What the schema has there may be something else of the same name: only the user knows.
+            of = "the packaged mapping's" if layer is self._layers[0] else f"of {layer.name}"
+            raise MappingError(
+                f"{error}; this line is {of}: name another path, or take it away with "
+                f'"{target.name}" = "" in [fields]'
+            ) from None
+
+    def _fitting(self, target: Target, said: Any, table: str = "fields") -> AnySource:
+        """The source that a line of the mapping names, which fits the target."""
+        key = f"[{table}] {target.name!r}"
+        source = self._source(key, said)
+        # One fitting branch of a union is enough: the others are left out, record by record.
+        for result in results_of(expression_of(source)):
+            kinds = kinds_of(result)
+            if not kinds & target.kinds:
+                self._fail(f"{key} takes {target.meant}, but {shown(result)} is {' or '.join(sorted(kinds))}")
+        if is_many(expression_of(source)) and target.arity is Arity.ONE:
+            self._fail(f"{key} takes one value, but {source.path!r} may give several{element_of(source)}")
+        if isinstance(source, Computed) and target.name in _TIMES:
+            # A number without a logical type counts in `time_unit`.
+            units = {kind if kind in _COUNTED else "number" for kind in source.kinds & (_COUNTED | NUMBERS)}
+            if len(units) > 1:
+                self._fail(
+                    f"{key}: {source.path!r} are {' and '.join(sorted(units))}, which count time in different units"
+                )
+        return source
+
+    def _source(self, key: str, said: Any) -> AnySource:
+        try:
+            return source_of(self._reading.expression(said))
+        except Unreadable as error:
+            self._fail(f"{key}: {error}")
+
+    def _add_phone_country(self, sources: dict[str, AnySource]) -> None:
+        """Phone numbers get the code of the country that ``phone_country`` names."""
+        numbers = sources.get("user_data.ph")
+        for layer in self._saying.get("phone_country", ()):
+            said = layer.tables["phone_country"]
+            if not said:
+                return
+            if numbers is None:
+                if not layer.shared:
+                    self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
+                # Other record types have them, or none has: `sections` knows.
+                self.unused[Line(layer.name, "", "phone_country")] = "", False
+                continue
+            is_for_all = isinstance(said, str) and is_region(said)
+            # Shared, it is a proposal, as a shared line of a table.
+            if is_for_all:
+                self.used.add(Line(layer.name, "", "phone_country"))
+            elif not self._applies(layer, "", "phone_country", said):
+                continue
+            if not is_installed():
+                self._fail("phone_country needs an extra: pip install 'pinstream[phones]'")
+            country: Expression = Constant(said) if is_for_all else self._country(said)
+            sources["user_data.ph"] = source_of(Phone(expression_of(numbers), country))
+            return
+
+    def _country(self, said: Any) -> Expression:
+        """What gives the country of a record."""
+        meant = country_code(trim(said)) if isinstance(said, str) and not self._paths.has(said) else None
+        if meant is not None:
+            self._fail(
+                f"phone_country: {said!r} is no path of the record; one country for all is written "
+                f'phone_country = "{meant.upper()}"'
+            )
+        source = self._one("phone_country", said)
+        if not source.kinds & WORDS:
+            kinds = " or ".join(sorted(source.kinds))
+            self._fail(f"phone_country: {source.path!r} is {kinds}, but a country is text")
+        return expression_of(source)
+
+    @staticmethod
+    def _derived(sources: dict[str, AnySource], of: str) -> AnySource:
+        """The source of what follows from this field of the items."""
+        source, steps = sources[of], item_steps_of(sources)
+        return source_of(Each(steps, source.expression)) if isinstance(source, Computed) and steps else source
+
+    def _check_computed(
+        self, sources: dict[str, AnySource], event_types: Collection[str], channels: Collection[str]
+    ) -> None:
+        """What can be known of computed values before there is a record."""
+        steps, name = item_steps_of(sources), sources.get("event_name")
+        event_type = None if name is None else expression_of(name)
+        if event_type is not None and depends_on_event(event_type):
+            self._fail("[fields] 'event_name': when_event asks for the name that this line decides; use when")
+        for key, source in sources.items():
+            if not isinstance(source, Computed):
+                continue
+            try:
+                item_steps = steps if key.startswith(CONTENTS) else None
+                computation(source.expression, item_steps, event_type, lambda _: None)
+            except Unreadable as error:
+                self._fail(f"[fields] {key!r}: {error}")
+            for constant in constants_in(source.expression):
+                names = event_types if self._settings["unknown_event_name"] == "refuse" else None
+                if meant := wrong_constant(TARGETS[key], constant, names, channels):
+                    table = "fields" if key in self._tables["fields"] else "constants"
+                    self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
+
+    def _unify_items(self, found: dict[str, AnySource]) -> None:
+        """Item fields must come from one array. The user's array stands; the default's fields make way, and so do the
+        default's lines for what follows from the items."""
+        arrays = {
+            name: self._array(name, source)
+            for name, source in found.items()
+            if name.startswith(CONTENTS) or name in DERIVED
+        }
+        items = [name for name, array in arrays.items() if array is not None and name.startswith(CONTENTS)]
+        if not items:
+            return
+        # The section's own array leads; where it names none, that of the lines it shares, or else the default's.
+        ranks = {
+            name: 2 - self._standing[name].shared
+            for name in found
+            if self._standing[name] is not self._layers[0]
+        }
+        rank = max(ranks.get(name, 0) for name in items)
+        leading = arrays[next(name for name in items if ranks.get(name, 0) == rank)]
+        for name, array in arrays.items():
+            # What is the same for all items is of any array.
+            if array is None or array == leading:
+                continue
+            if name not in ranks or (name in items and ranks[name] < rank):
+                del found[name]
+            elif name in items:
+                self._fail(
+                    f"[fields] {name!r}: all fields of {CONTENTS} must come from one array of the record"
+                )
+
+    def _array(self, name: str, source: AnySource) -> Path | None:
+        try:
+            return array_of(source)
+        except Unreadable as error:
+            self._fail(f"[fields] {name!r}: {error}")
+
+    def _constants(self, known: frozenset[str], sources: dict[str, AnySource]) -> dict[str, Any]:
+        """The constants; one that depends on the record is added to `sources`, behind what is there."""
+        constants = {}
+        for name, value in self._tables["constants"].items():
+            target = self._target("constants", name)
+            # An empty text takes the default's line away.
+            if value == "":
+                continue
+            # Ids and times are of one event each.
+            if not target.constant:
+                self._fail(f"[constants] {name!r} cannot be a constant: every event has its own")
+            if isinstance(value, dict):
+                otherwise = expression_of(self._fitting(target, value, "constants"))
+                before = sources.get(name)
+                sources[name] = source_of(
+                    otherwise if before is None else First((expression_of(before), otherwise))
+                )
+            else:
+                constants[name] = self._constant(target, value, known)
+        return {name: constants[name] for name in TARGETS if name in constants}
+
+    def _constant(self, target: Target, value: Any, known: frozenset[str]) -> Any:
+        """The JSON value that is sent for a constant."""
+        if target.name in ("event_name", "action_source"):
+            allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
+            if not isinstance(value, str) or value not in allowed:
+                near = event_meant(str(value), allowed)
+                hint = f"the nearest is {near!r}" if near else f"known are {', '.join(sorted(allowed))}"
+                self._fail(f"[constants] {target.name}: {value!r} is not one; {hint}")
+            return value
+        # A constant goes through the rule once, now, so that each event sends what the rule would.
+        if isinstance(value, list):
+            self._fail(f"[constants] {target.name!r} is a list, but takes one value")
+        sent = target.rule(value)
+        if isinstance(sent, LeftOut) or sent is None:
+            self._fail(f"[constants] {target.name!r} must be {target.meant}")
+        return [sent] if target.hashed else sent
+
+    def _consent(self) -> Consent | None:
+        table = self._settings_of("consent", "require", "any", "allowed")
+        allowed = table.get("allowed", [])
+        if not isinstance(allowed, list) or not all(isinstance(value, str | int) for value in allowed):
+            self._fail('[consent] allowed must be a list of values: allowed = ["granted"]')
+        try:
+            found = {key: self._consent_sources(key, bool(allowed)) for key in ("require", "any")}
+        except MappingError as error:
+            # Never a proposal: without it, events of people would be sent who did not consent.
+            asking = [
+                one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()
+            ]
+            if not asking or not asking[-1].shared:
+                raise
+            raise MappingError(
+                f"{error}; this line is of {asking[-1].name} and is required of all: name the path of this record type "
+                'in its own [consent], or require = "" if it needs none'
+            ) from None
+        if not found["require"] and not found["any"]:
+            if allowed:
+                self._fail("[consent] allowed needs require: the path of the value")
+            return None
+        if len(found["require"]) == 1 and not found["any"]:
+            return Consent(found["require"][0], tuple(allowed))
+        every, some = (
+            tuple(Condition(expression_of(source), tuple(allowed) or (True,)) for source in found[key])
+            for key in ("require", "any")
+        )
+        return Consent(source_of(Agreed(every, some)), ())
+
+    def _consent_sources(self, key: str, has_allowed: bool) -> list[AnySource]:
+        """What `require` or `any` names: one path, or a list of them."""
+        said = self._tables["consent"].get(key, "")
+        paths = said if isinstance(said, list) else [said] if said else []
+        sources = [self._one(f"[consent] {key}", path) for path in paths]
+        for source in sources:
+            # Without allowed values only true will do, and text is never true.
+            if not has_allowed and "boolean" not in source.kinds:
+                self._fail(
+                    f"[consent] {key}: {source.path!r} is no boolean: say which values will do, allowed = [...]"
+                )
+        return sources
+
+    def _dedup_key(self) -> AnySource | None:
+        said = self._settings_of("dedup", "key").get("key", "")
+        if not said:
+            return None
+        layer = next(one for one in reversed(self._layers) if "key" in one.tables.get("dedup", {}))
+        # Records without such a value are known by their event_id: so are those of a schema without it.
+        if not self._applies(layer, "dedup", "key", said):
+            return None
+        source = self._one("[dedup] key", said)
+        if not source.kinds & TARGETS["event_id"].kinds:
+            kinds = " or ".join(sorted(source.kinds))
+            self._fail(f"[dedup] key: {source.path!r} is {kinds}, but must be text")
+        return source
+
+    def _one(self, key: str, said: Any) -> AnySource:
+        """The source of one value that this key names."""
+        source = self._source(key, said)
+        # Which of several would count is for the user to say.
+        if is_many(expression_of(source)):
+            self._fail(f"{key}: {source.path!r} may give several values{element_of(source) or '; name one'}")
+        if isinstance(source, Computed):
+            try:
+                computation(source.expression, None, None, lambda _: None)
+            except Unreadable as error:
+                self._fail(f"{key}: {error}")
+        return source
+
+    def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
+        """Return the table, which may have the `allowed` keys only."""
+        for key in self._tables[table]:
+            if key in CHOICES:
+                self._misplaced(table, key)
+            if key not in allowed:
+                self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")
+        return self._tables[table]
