@@ -1,0 +1,251 @@
+"""Mappings that nobody would write: computed values of any nesting in sections of every kind, over two record types.
+
+`test_values` holds each operator against what it is for. Here mapping, records and their order are drawn, and one
+thing is asked: the compiled program and the plain path say the same of each record, to the byte.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.avro.decode import framing_of
+from consumer.avro.encode import Encoder, SingleObject, Unencodable
+from consumer.avro.paths import EACH, SchemaPaths
+from consumer.avro.typed import TypedDecoder
+from consumer.conversion.computed.expressions import Reading, Unreadable, is_many, kinds_of, results_of
+from consumer.conversion.computed.functions import computation
+from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.reading import CompiledReading
+from consumer.conversion.sections import Sections, load_sections
+from consumer.conversion.targets import CONTENTS, EVENT_NAMES, TARGETS, Arity
+from consumer.engine.model import Record, SchemaRef
+from consumer.engine.reading import Columns, Keys, TwoSteps
+from consumer.errors import MappingError
+from tests.conversion.computed.test_values import BASE, CONSTANTS, SHOP
+from tests.conversion.convert_records import shaped
+from tests.conversion.sections.shop import DEFAULT
+from tests.conversion.test_convert import NOW
+
+# A type whose records have some of the shop's fields, of which some are of other types.
+_KEPT: Final = ("id", "type", "at", "country", "dept", "rate", "buyer", "lines")
+OTHER: Final[dict[str, Any]] = {
+    **SHOP,
+    "name": "Other",
+    "fields": [
+        {**field, "type": ["null", "string"]} if field["name"] == "rate" else field
+        for field in SHOP["fields"]
+        if field["name"] in _KEPT
+    ],
+}
+TYPES: Final[dict[str, dict[str, Any]]] = {"com.shop.Shop": SHOP, "com.shop.Other": OTHER}
+
+_TEXTS: Final = (
+    "type",
+    "sub",
+    "country",
+    "tier",
+    "buyer.email",
+    "buyer.login",
+    "buyer.tags.vip",
+    "rate",
+    "id",
+)
+_NUMBERS: Final = ("dept", "rate", "shipping", "lines[0].price", "lines[-1].pieces")
+_LISTS: Final = ("buyer.mails", "lines[].sku", "fees", "lines[].taxes[].amount")
+_OF_LINES: Final = tuple(f"lines[].{name}" for name in ("price", "pieces", "discount", "sku", "size", "kind"))
+FIELDS: Final = (
+    *("event_name", "event_id", "event_time", "opt_out", "language", "user_data.em", "user_data.external_id"),
+    *("user_data.country", "custom_data.value", "custom_data.content_category", "custom_data.order_id"),
+    *("custom_data.content_ids", "custom_data.num_items", "custom_data.contents[].id", "user_data.click_id"),
+    *(
+        "custom_data.contents[].item_price",
+        "custom_data.contents[].quantity",
+        "custom_data.contents[].item_name",
+    ),
+)
+
+
+def _conditions() -> st.SearchStrategy[dict[str, Any]]:
+    return st.sampled_from(
+        [
+            {"when": {"dept": [1, 2]}},
+            {"when": {"country": "DE"}},
+            {"when": {"ads": True, "dept": 0}},
+            {"when": {"lines[0].sku": ["A", "0"]}},
+            {"when_event": ["checkout"]},
+            {"when": {"lines[].kind": 1}},
+        ]
+    )
+
+
+def expressions(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What may stand in place of a path."""
+
+    def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        parts = st.lists(inner, min_size=2, max_size=3)
+        tables = st.sampled_from([{"0": "a", "1": "b"}, {"DE": "checkout", "GOLD": "2"}, {"A": 1, "é": 2}])
+        return st.one_of(
+            st.builds(lambda of: {"first": of}, parts),
+            st.builds(lambda of, glue: {"join": of, "with": glue}, parts, st.sampled_from(["", "-", "é"])),
+            st.builds(lambda of, table: {"of": of, "table": table}, inner, tables),
+            st.builds(lambda of, table: {"of": of, "table": table, "otherwise": "9"}, inner, tables),
+            st.builds(lambda key, of: {key: of}, st.sampled_from(["add", "subtract", "multiply"]), parts),
+            st.builds(lambda of: {"sum": of}, inner),
+            st.builds(
+                lambda of, when: {**({"path": of} if isinstance(of, str) else of), **when},
+                inner,
+                _conditions(),
+            ),
+        )
+
+    return st.recursive(leaves, nested, max_leaves=6)
+
+
+EXPRESSIONS: Final = expressions(
+    st.sampled_from(
+        [*_TEXTS, *_NUMBERS, *_LISTS, *_OF_LINES, *({"value": one} for one in ("x", "1.5", 2, 0.1))]
+    )
+)
+LINES: Final = ("lines", EACH)  # the steps to the items
+PLACES: Final = (
+    "",
+    *(f'record."{name}".' for name in TYPES),
+    'topic."t".',
+    *(f'record."{name}".topic."t".' for name in TYPES),
+)
+
+
+def toml(said: Any) -> str:
+    """The value as TOML, on one line."""
+    if isinstance(said, dict):
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {toml(of)}" for key, of in said.items())
+            + " }"
+        )
+    if isinstance(said, list):
+        return f"[{', '.join(map(toml, said))}]"
+    return json.dumps(said, ensure_ascii=False)
+
+
+class _Schemas:
+    """The two types, as the folder of schemas gives them."""
+
+    def reader(self, name: str) -> dict[str, Any]:
+        """See `ReaderSchemas`."""
+        return TYPES[name]
+
+    record = reader
+
+
+def mapping_of(lines: dict[str, dict[str, Any]]) -> str:
+    """A mapping with these lines in [fields], by their places."""
+    tables = [BASE, "\n".join(f'"{name}" = {toml(said)}' for name, said in lines[""].items()), CONSTANTS]
+    kept = {f'"{name}"' for name in lines[""]} | set(lines[""])
+    tables[0] = "\n".join(line for line in BASE.splitlines() if line.split(" = ")[0] not in kept)
+    for place in PLACES[1:]:
+        said = "\n".join(f'"{name}" = {toml(of)}' for name, of in lines[place].items())
+        tables.append(f"[{place}fields]\n{said}")
+    return "\n".join(tables)
+
+
+READINGS: Final = {name: Reading(SchemaPaths(schema), EVENT_NAMES) for name, schema in TYPES.items()}
+
+
+def is_possible(place: str, name: str, said: Any) -> bool:
+    """Whether a mapping may say this there: half of what is drawn is no number, or several where one is taken."""
+    target, types = TARGETS[name], [one for one in TYPES if f'"{one}"' in place] or list(TYPES)
+    for one in types:
+        try:
+            expression = READINGS[one].expression(said)
+            computation(expression, LINES if name.startswith(CONTENTS) else None, None, lambda _: None)
+        except Unreadable:
+            return False
+        if is_many(expression) and target.arity is Arity.ONE:
+            return False
+        if not all(kinds_of(result) & target.kinds for result in results_of(expression)):
+            return False
+    return True
+
+
+class Readings:
+    """Both executors of one mapping."""
+
+    def __init__(self, sections: Sections) -> None:
+        self._accounts = ("11", "22")
+        self.fast = CompiledReading(self._decoder(sections, whole=False), self._converters(sections))
+        self.slow = TwoSteps(self._decoder(sections, whole=True), self._converters(sections), divided=True)
+
+    def _decoder(self, sections: Sections, *, whole: bool) -> TypedDecoder:
+        decoder = TypedDecoder(sections, whole=whole)
+        for number, schema in enumerate(TYPES.values(), start=1):
+            assert decoder.add_schema(SchemaRef("id", str(number)), schema) is None
+        return decoder
+
+    def _converters(self, sections: Sections) -> SectionConverters:
+        return SectionConverters(
+            [
+                Converter(one.mapping, accounts=self._accounts, partner_name=None, max_event_age=7 * 86400)
+                for one in sections.all
+            ]
+        )
+
+    def check(self, records: list[Record], topic: str) -> None:
+        """Both say the same of these."""
+        fast, slow = Columns(Keys()), Columns(Keys())
+        self.fast.read(records, NOW, fast, topic)
+        self.slow.read(records, NOW, slow, topic)
+        for name in ("page", "ends", "keys", "times", "marks", "kinds", "kind_numbers", "verdicts"):
+            assert getattr(fast, name) == getattr(slow, name), name
+        # Their order is no matter, nor whether a row without any is named.
+        warnings = [
+            {row: sorted(of) for row, of in columns.warnings.items() if of} for columns in (fast, slow)
+        ]
+        assert warnings[0] == warnings[1]
+        sections = [columns.sections.ljust(len(records), b"\0") for columns in (fast, slow)]
+        assert sections[0] == sections[1]
+
+
+RECORDS: Final = {name: shaped(schema, wild=False) for name, schema in TYPES.items()}
+ENCODERS: Final = {name: Encoder(schema, SingleObject()) for name, schema in TYPES.items()}
+SPOILED: Final = st.sampled_from(["", "", "", "", "cut", "longer"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_both_executors_say_the_same(data: st.DataObject) -> None:
+    """Of any records of two types on two topics, under any sections with computed values."""
+    lines: dict[str, dict[str, Any]] = {place: {} for place in PLACES}
+    for place in PLACES:
+        for name in data.draw(st.lists(st.sampled_from(FIELDS), max_size=3, unique=True)):
+            said = data.draw(EXPRESSIONS)
+            if is_possible(place, name, said):
+                lines[place][name] = said
+    try:
+        sections = load_sections(
+            mapping_of(lines), _Schemas(), default_toml=DEFAULT, schema_name="com.shop.Shop"
+        )
+    except MappingError:
+        return  # fields of one item from two arrays, and such
+    readings = Readings(sections)
+    records = []
+    for number in range(data.draw(st.integers(1, 6))):
+        name = data.draw(st.sampled_from(list(TYPES)))
+        event = data.draw(RECORDS[name])
+        if data.draw(st.booleans()):
+            event |= {"id": f"e-{number}", "type": "checkout", "at": int(NOW * 1000) - 5}
+        try:
+            value = ENCODERS[name].encode(event)
+        except Unencodable:
+            continue
+        framing = framing_of(SchemaRef("id", str(list(TYPES).index(name) + 1)))
+        spoiled = data.draw(SPOILED)
+        value = framing + value[10:]
+        value = {"cut": value[:-1], "longer": value + b"\0"}.get(spoiled, value)
+        records.append(Record(number, -1, None, value, ()))
+    for topic in ("t", "u"):
+        readings.check(records, topic)
