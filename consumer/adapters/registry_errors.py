@@ -60,8 +60,8 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
 
 def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
     """Return what to do about an answer with this status. The code comes from the body, which may hold anything."""
-    known = isinstance(code, int) and abs(code) < 10**9
-    said = f"the registry answered {status}, code {code if known else 'unknown'}"
+    known = isinstance(code, int) and 0 < code < 10**9 and code != status
+    said = f"the registry answered {status}" + (f", code {code}" if known else "")
     if status == 401:
         return f"{said}: {_refused_login(config)}"
     if status == 403:

@@ -102,6 +102,17 @@ _REGISTRY_TEXTS = frozenset(
         "bearer.auth.issuer.endpoint.query",
     )
 )
+# What the examples for Java's serialisers have, and what it is here.
+_CA, _OWN = "ssl.ca.location", "ssl.certificate.location"
+_OF_JAVA: Mapping[str, str] = {
+    "basic.auth.credentials.source": "basic.auth.user.info",
+    "ssl.truststore.location": _CA,
+    "ssl.truststore.password": _CA,
+    "ssl.truststore.type": _CA,
+    "ssl.keystore.location": _OWN,
+    "ssl.keystore.password": _OWN,
+    "ssl.keystore.type": _OWN,
+}
 _REGISTRY_PROPERTIES = REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
 # A larger file is not a secret but the wrong file.
 _SECRET_FILE_BYTES = 64 * 1024
@@ -175,6 +186,12 @@ def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) ->
     properties: dict[str, SecretStr] = {}
     for variable, value in _given("SCHEMA_REGISTRY_", environ, ignored):
         name = registry_property(variable)
+        if name in _OF_JAVA:
+            ours = registry_variable(_OF_JAVA[name])
+            kind = ", with a file in PEM format" if name.startswith("ssl.") else " alone"
+            raise SettingsError(
+                f"{variable} is a setting of Java's clients; set {ours}{kind}, and remove this one"
+            )
         if name not in _REGISTRY_PROPERTIES:
             near = nearest(name, sorted(_REGISTRY_PROPERTIES))
             hint = f"did you mean {registry_variable(near)}?" if near else "correct or remove it"

@@ -155,7 +155,7 @@ async def test_nobody_there(registry: FakeRegistry) -> None:
             404,
             b"<html>no</html>",
             "id",
-            "404, code -1: SCHEMA_REGISTRY_URL lacks its path (Apicurio's ends in",
+            "404: SCHEMA_REGISTRY_URL lacks its path (Apicurio's ends in",
         ),
         (
             404,

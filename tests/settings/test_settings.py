@@ -464,6 +464,29 @@ class TestRegistryLogins:
         assert message.startswith(line)
         assert "hush" not in message
 
+    @pytest.mark.parametrize(
+        ("name", "line"),
+        [
+            (
+                "BASIC_AUTH_CREDENTIALS_SOURCE",
+                "set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO alone, and remove this one",
+            ),
+            (
+                "SSL_TRUSTSTORE_LOCATION",
+                "set SCHEMA_REGISTRY_SSL_CA_LOCATION, with a file in PEM format, and",
+            ),
+            (
+                "SSL_KEYSTORE_PASSWORD",
+                "set SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION, with a file in PEM format, and",
+            ),
+        ],
+    )
+    def test_what_java_s_clients_have_is_known(self, name: str, line: str) -> None:
+        """People copy it from the examples of their registry."""
+        message = refused(SCHEMA_REGISTRY_URL="https://r", **{f"SCHEMA_REGISTRY_{name}": "hush"})
+        assert message.startswith(f"SCHEMA_REGISTRY_{name} is a setting of Java's clients; {line}")
+        assert "hush" not in message
+
     def test_what_only_confluent_cloud_needs_may_be_left_out(self) -> None:
         """The client insists on a logical cluster and a scope; any other registry has neither."""
         given = {f"SCHEMA_REGISTRY_BEARER_AUTH_{name}": value for name, value in OAUTH.items()}
