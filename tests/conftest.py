@@ -14,8 +14,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -35,6 +36,8 @@ from tests.support.registry.apicurio import SecuredRegistry, shared_registry
 
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
+
+_Broker = TypeVar("_Broker", bound=RealBroker)
 
 _RUN_DIRECTORY = pytest.StashKey[Path]()
 _RUN_PID = pytest.StashKey[int]()
@@ -161,38 +164,32 @@ def embedded_kafka() -> Iterator[Kafka]:
     yield from _embedded()
 
 
+@pytest.fixture(scope="session")
+def started() -> Callable[[RealBroker], AbstractContextManager[RealBroker]]:
+    """``with started(broker):`` for modules that have brokers of another kind. Skipped where none can be started."""
+    return _started
+
+
 @pytest.fixture(scope="module")
 def own_kafka() -> Iterator[RealBroker]:
     """A real broker for this module alone: its tests may pause, kill and restart it. Skipped without one."""
-    try:
-        with RealBroker() as broker:
-            yield broker
-    except Unavailable as error:
-        _not_in_ci(error)
-        pytest.skip(f"needs a Kafka broker of its own: {error}")
+    with _started(RealBroker()) as broker:
+        yield broker
 
 
 @pytest.fixture(scope="module")
 def old_kafka() -> Iterator[Kafka]:
     """Kafka 2.8 with a ZooKeeper, for this module alone. Skipped without one."""
-    try:
-        with OldBroker() as broker:
-            yield Kafka(broker.bootstrap_servers, "real")
-    except Unavailable as error:
-        _not_in_ci(error)
-        pytest.skip(f"needs a Kafka broker of its own: {error}")
+    with _started(OldBroker()) as broker:
+        yield Kafka(broker.bootstrap_servers, "real")
 
 
 @pytest.fixture(scope="module")
 def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
     """A real broker with TLS, logins and an authorizer, for this module alone; its users have no right yet."""
-    try:
-        with SecuredBroker(tmp_path_factory.mktemp("secured")) as broker:
-            broker.add_scram_users()
-            yield broker
-    except Unavailable as error:
-        _not_in_ci(error)
-        pytest.skip(f"needs a Kafka broker of its own: {error}")
+    with _started(SecuredBroker(tmp_path_factory.mktemp("secured"))) as broker:
+        broker.add_scram_users()
+        yield broker
 
 
 @pytest.fixture(params=["kafka", "embedded_kafka"])
@@ -253,6 +250,19 @@ def _real_kafka(request: pytest.FixtureRequest) -> None:
     found: Kafka = request.getfixturevalue("kafka")
     if found.kind == "embedded":
         pytest.skip("needs a real Kafka broker (Java and Maven, or KAFKA_BOOTSTRAP_SERVERS)")
+
+
+@contextmanager
+def _started(broker: _Broker) -> Iterator[_Broker]:
+    try:
+        broker.__enter__()
+    except Unavailable as error:
+        _not_in_ci(error)
+        pytest.skip(f"needs a Kafka broker of its own: {error}")
+    try:
+        yield broker
+    finally:
+        broker.stop()
 
 
 def _not_in_ci(error: Unavailable) -> None:

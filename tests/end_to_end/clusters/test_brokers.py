@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from tests.end_to_end.records import (
 )
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
-from tests.support.keeper import Unavailable
 
+pytestmark = pytest.mark.kafka
+
+Start = Callable[[RealBroker], AbstractContextManager[RealBroker]]
 UNKNOWN = "the brokers do not take KAFKA_GROUP_PROTOCOL=consumer"
 REMEDY = "remove the setting, or update the brokers"
 
@@ -70,13 +73,10 @@ def test_the_commands_on_an_old_broker(old_kafka: Kafka, api: Api, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def classic_kafka() -> Iterator[Kafka]:
-    """The newest broker with the new group protocol turned off. Skipped without one."""
-    try:
-        with RealBroker(group_coordinator_rebalance_protocols="classic") as broker:
-            yield Kafka(broker.bootstrap_servers, "real")
-    except Unavailable as error:
-        pytest.skip(f"needs a Kafka broker of its own: {error}")
+def classic_kafka(started: Start) -> Iterator[Kafka]:
+    """The newest broker with the new group protocol turned off."""
+    with started(RealBroker(group_coordinator_rebalance_protocols="classic")) as broker:
+        yield Kafka(broker.bootstrap_servers, "real")
 
 
 @pytest.mark.parametrize("broker", ["old_kafka", "classic_kafka"])

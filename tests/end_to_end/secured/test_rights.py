@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, run_environment, wait_for
 from tests.end_to_end.records import dead_letters, generated, new_topic, records_on, write_generated
-from tests.support.kafka.harness import unique
+from tests.support.kafka.harness import create_topic, unique
 from tests.support.kafka.secured import SecuredBroker, environment
 
 USER = "shop"
@@ -219,6 +219,33 @@ def test_a_missing_dead_letter_topic_is_created_with_the_right_to(shop: Shop) ->
         ledger = service.until_settled(shop.records)
         assert service.stop()[0] == 0
     assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
+
+
+def test_letters_are_stored_once_somebody_creates_their_topic(shop: Shop) -> None:
+    """On a cluster whose topics only its owners create: `check` says that the topic is missing; `run` delivers the
+    rest, names the topic, and stores the letters when it is there."""
+    admin = shop.broker.admin()
+    admin.delete_topics([shop.letters])[shop.letters].result(30)
+    shop.only([one for one in shop.printed() if one.operation != "Create"])
+    code, said = shop.said("check")
+    assert code == 0
+    assert f"created with the first dead letter, if this user is allowed to: {shop.letters}" in said
+    with Process(shop.folder, "run", env=shop.env) as service:
+        service.until(
+            lambda: any(
+                f"grant CREATE on {shop.letters}, or create it" in str(line.get("text"))
+                for line in service.log
+            ),
+            "what is missing",
+        )
+        service.until(
+            lambda: (found := service.ledger())["delivered"] + found["open"] == shop.records, "the rest"
+        )
+        create_topic(shop.broker.plain, 1, shop.letters)
+        ledger = service.until_settled(shop.records)
+        assert service.stop()[0] == 0
+    assert ledger["dead_lettered"] == records_on(shop.broker.plain, shop.letters) > 5
+    assert ledger["delivered"] == shop.api.accepted().total()
 
 
 def test_strimzi_has_the_same(shop: Shop) -> None:

@@ -1,0 +1,66 @@
+"""Each compression codec that a topic may have: of records that are read, and of dead letters that are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from consumer.demo.generator import GeneratedEvent
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, command, run_environment
+from tests.end_to_end.records import committed_offsets, dead_letters, generated, new_group, value_of
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic
+
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+EACH = 400
+PARTITIONS = 2
+
+
+def write_compressed(kafka: Kafka, topic: str, codec: str, events: list[GeneratedEvent]) -> None:
+    """Produce them in one compressed batch for each partition, as a producer does that lingers."""
+    settings: dict[str, Any] = {
+        **kafka.config,
+        "compression.type": codec,
+        "linger.ms": 60_000,
+        "batch.size": 4 << 20,
+        "message.max.bytes": 8 << 20,
+        "log_level": 0,
+    }
+    producer = Producer(settings)
+    for number, one in enumerate(events):
+        producer.produce(topic, value_of(one), one.key, partition=number % PARTITIONS)
+    assert producer.flush(WITHIN) == 0  # it lingers no longer
+
+
+@pytest.mark.real_kafka
+def test_every_codec_is_read_and_written(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Of four topics, each of another codec, every event is delivered once. Dead letters are stored as they were, on
+    topics of each codec too, whatever codec they are sent with; a replay and a redrive read them as well."""
+    topics, bad = {}, {}
+    count = 0
+    for seed, codec in enumerate(CODECS):
+        topic = create_topic(kafka, PARTITIONS, compression_type="producer")
+        create_topic(kafka, 1, f"{topic}.dead-letters", compression_type=codec)
+        _, events = generated(EACH, seed=seed, invalid=0.05)
+        write_compressed(kafka, topic, codec, events)
+        topics[codec], count = topic, count + len(events)
+        bad[codec] = sorted(value_of(one) for one in events if one.defect)
+    group = new_group()
+    env = run_environment(
+        tmp_path, kafka, ",".join(topics.values()), group, api.url, KAFKA_COMPRESSION_TYPE="snappy"
+    )
+    with Process(tmp_path, "run", env=env) as service:
+        ledger = service.until_settled(count)
+        assert service.stop()[0] == 0
+    accepted = api.accepted()
+    assert ledger["delivered"] == accepted.total() == len(accepted) > count / 2
+    for codec, topic in topics.items():
+        assert sum(committed_offsets(kafka, group, topic, PARTITIONS)) == EACH
+        assert sorted(message.value() or b"" for message, _ in dead_letters(kafka, topic)) == bad[codec] != []
+    bounds = ("--topic", topics["zstd"], "--from", "beginning", "--to", "end")
+    assert command("replay", *bounds, env=env).returncode == 0
+    assert command("dead-letters", "redrive", "--topic", topics["zstd"], env=env).returncode == 0
+    assert api.accepted() == accepted

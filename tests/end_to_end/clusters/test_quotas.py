@@ -1,0 +1,80 @@
+"""A cluster whose quotas hold back answers: slower, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.api import Api
+from tests.end_to_end.processes import Process, run_environment
+from tests.end_to_end.records import (
+    committed_offsets,
+    dead_letters,
+    generated,
+    new_group,
+    new_topic,
+    value_of,
+    write_generated,
+)
+from tests.support.kafka.harness import Kafka, unique
+from tests.support.kafka.raw import set_quotas
+
+SECONDS = 14
+"""How long all of it takes at the rate of the quota. What fits in the broker's window (11 s) is not held back."""
+LETTER = 400
+"""Bytes of a dead letter, at least."""
+
+
+@pytest.mark.real_kafka
+def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """What is read, what is written and each request are held back by the broker: all settles, once, and is committed.
+    The figures say how long was waited; health and readiness stay good, and nothing counts as a stall."""
+    topic, group, client = new_topic(kafka), new_group(), unique("client")
+    _, events = generated(300, invalid=0.3)
+    write_generated(kafka, topic, events)
+    size = sum(len(value_of(one)) for one in events)
+    letters = sum(1 for one in events if one.defect)
+    set_quotas(
+        kafka,
+        client,
+        consumer_byte_rate=size // SECONDS,
+        producer_byte_rate=letters * LETTER // SECONDS,
+        request_percentage=1,
+    )
+    env = run_environment(
+        tmp_path, kafka, topic, group, api.url, KAFKA_CLIENT_ID=client, KAFKA_STATISTICS_INTERVAL_MS="500",
+        KAFKA_COMPRESSION_TYPE="none",
+    )  # fmt: skip
+    with Process(tmp_path, "run", env=env) as service:
+
+        def settled() -> dict[str, int] | None:
+            assert service.get("/healthz")[0] == 200
+            ledger = service.ledger()
+            return ledger if ledger["read"] == len(events) and not ledger["open"] else None
+
+        ledger = service.until(settled, "all to be settled")
+        assert service.get("/readyz")[0] == 200
+        service.until(lambda: len(throttles(service.status())) == 2, "the figures of both clients")
+        throttled = throttles(service.status())
+        metrics = service.get("/metrics")[1]
+        assert service.stop()[0] == 0
+        told = {line["event"] for line in service.log}
+    assert throttled["consumer"] > 1
+    assert throttled["producer"] > 0
+    assert 'pinstream_kafka_throttled_seconds_total{broker="' in metrics
+    assert not told & {"stalled", "kafka_trouble", "partitions_lost"}
+    accepted = api.accepted()
+    assert ledger["delivered"] == accepted.total() == len(accepted)
+    assert ledger["dead_lettered"] == len(dead_letters(kafka, topic)) >= letters
+    assert sum(committed_offsets(kafka, group, topic)) == len(events)
+
+
+def throttles(status: dict[str, Any]) -> dict[str, float]:
+    """By client, the seconds for which a broker has held back answers, if it has."""
+    return {
+        one["client"]: one["throttled_seconds"]
+        for one in status["brokers"]
+        if one["broker"] != "coordinator" and one["throttled_seconds"]
+    }
