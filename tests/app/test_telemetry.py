@@ -174,6 +174,15 @@ def test_a_mistake_of_both_is_one_line() -> None:
     assert [one["event"] for one in lines] == ["telemetry_off"] * 2
 
 
+def test_check_sees_the_same_and_starts_nothing() -> None:
+    """What would be exported, and the sentences that `run` would log."""
+    assert environment.outlook({}) == ([], [])
+    assert environment.outlook(ENDPOINT) == (["metrics", "traces"], [])
+    wrong = {**ENDPOINT, "OTEL_METRICS_EXPORTER": "console"}
+    good, texts = environment.outlook(wrong)
+    assert (good, texts) == (["traces"], [off(environment.metrics, wrong, MetricsExport)])
+
+
 def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:
     """As other secrets do; not both, and not a file that holds something else."""
     file = tmp_path / "headers"

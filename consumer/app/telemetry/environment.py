@@ -7,9 +7,10 @@ word are checked here, too. Headers are secrets: they are in no message.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -75,16 +76,34 @@ def _metrics(environ: Mapping[str, str], settings: Settings) -> tuple[MetricsExp
     return _Variables(environ, "METRICS").start(_instance(settings), start)
 
 
+def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the signals that would be exported, and why others that are asked for would not. Starts nothing."""
+    good, off = [], []
+    for signal in ("METRICS", "TRACES"):
+        variables = _Variables(environ, signal)
+        asked_by = variables.asked_by()
+        if asked_by is None:
+            continue
+        reason = variables.misfit() or (None if importlib.util.find_spec("opentelemetry") else INSTALL)
+        if reason is None:
+            good.append(signal.lower())
+        else:
+            off.append(_Off(signal, asked_by, reason))
+    return good, list(_texts(off))
+
+
 def _warn(*signals: _Off | None) -> None:
     """Log one line for each reason."""
-    off = [one for one in signals if one is not None]
+    for text in _texts([one for one in signals if one is not None]):
+        structlog.get_logger().warning("telemetry_off", text=text)
+
+
+def _texts(off: Sequence[_Off]) -> Iterator[str]:
     for variable, reason in dict.fromkeys((one.asked_by, one.reason) for one in off):
         of_it = [one.signal for one in off if (one.asked_by, one.reason) == (variable, reason)]
         names = " and ".join(of_it).lower()
         switches = " and ".join(f"OTEL_{one}_EXPORTER=none" for one in of_it)
-        structlog.get_logger().warning(
-            "telemetry_off", text=f"{variable} asks for {names}, but {reason}, or set {switches}"
-        )
+        yield f"{variable} asks for {names}, but {reason}, or set {switches}"
 
 
 def _instance(settings: Settings) -> str:
@@ -107,7 +126,7 @@ class _Variables:
         variable = self.asked_by()
         if variable is None:
             return None, None
-        reason = self._misfit()
+        reason = self.misfit()
         if reason is None:
             # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
             logs.mute("opentelemetry")
@@ -135,7 +154,7 @@ class _Variables:
         endpoints = self._names("ENDPOINT")
         return next((name for name in (*endpoints, self._exporter) if self._value(name)), None)
 
-    def _misfit(self) -> str | None:
+    def misfit(self) -> str | None:
         """Return what pinstream does not support of what is asked for; None if it supports all."""
         exporters = {"otlp", "otlp_proto_http"} | ({"prometheus"} if self._signal == "METRICS" else set())
         if not self._exporters() <= exporters:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumer.app import building
+from consumer.app.telemetry import environment
 from consumer.commands.base import SettingsCommand
 from consumer.commands.check import api, kafka, local, rights, writers
 from consumer.commands.check.rows import CheckRow, Found, Question, Skip, Verdict, counted
@@ -89,6 +90,8 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
         rows += await _ask(what, question, found)
     if settings.registry.url:
         rows += await _ask("writers' schemas", writers.writers, found)
+    if any(environment.outlook(os.environ)):
+        rows += await _ask("OpenTelemetry", local.telemetry, found)
     if building.network(settings).proxy(settings.pinterest.api_url) is not None or settings.pinstream.ca_file:
         rows += await _ask("way to Pinterest", api.way, found)
     if send_test_event:

@@ -1,8 +1,9 @@
-"""Questions to this machine: workers, schema, mapping, state folder, key store, page address, token."""
+"""Questions to this machine: workers, schema, mapping, state folder, key store, page address, token, OpenTelemetry."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from consumer.app import building
+from consumer.app.telemetry import environment
 from consumer.commands.base import first_of
 from consumer.commands.check.rows import Found, Said, Skip, counted
 from consumer.conversion.computed.expressions import Computed
@@ -270,3 +272,12 @@ async def check_token(found: Found) -> Said:
                 "PINTEREST_EXTRA_AD_ACCOUNT_IDS, so it is not read"
             ]
     return Said(f"{where}; only --send-test-event shows whether the API accepts it", warnings)
+
+
+async def telemetry(_: Found) -> Said:
+    """Can metrics and traces be exported, which the OTEL_… variables ask for?"""
+    good, wrong = environment.outlook(os.environ)
+    text = f"{' and '.join(good)} would be exported" if good else "nothing would be exported"
+    return Said(
+        f"{text}; only `pinstream run` shows whether the collector takes them" if good else text, wrong
+    )

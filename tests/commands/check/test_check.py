@@ -136,6 +136,17 @@ class TestMapping:
         assert "--send-test-event" in warning
 
 
+def test_what_opentelemetry_is_asked_for_has_a_row(tmp_path: Path) -> None:
+    """A mistake there is a warning, since events are delivered all the same; without such variables there is no row."""
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "a", "b", "http://127.0.0.1:9/v5")
+    asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_METRIC_EXPORT_INTERVAL": "1m"}
+    found = check(env | asked)
+    assert "traces would be exported" in found.text("OpenTelemetry", "ok")
+    assert "OTEL_METRIC_EXPORT_INTERVAL is not a number of milliseconds" in found.text(
+        "OpenTelemetry", "warning"
+    )
+
+
 def test_the_function_is_loaded(tmp_path: Path) -> None:
     """It says which and what it costs, or why it cannot be loaded; without one there is no such row."""
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
