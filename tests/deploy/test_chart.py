@@ -224,6 +224,7 @@ class TestKinds:
             ("statefulset", 'settings.KAFKA_SASL_PASSWORD="x"', "would stand in plain text"),
             ("statefulset", 'settings.OTEL_EXPORTER_OTLP_HEADERS="a=b"', "would stand in plain text"),
             ("statefulset", 'settings.KAFKA_SSL_CA_LOCATION="/ca"', "are both set"),
+            ("statefulset", 'settings.HTTPS_PROXY="http://u:pw@proxy:3128"', "has a password in it"),
             ("statefulset", 'image.repository=""', "image.repository is not set"),
             ("statefulset", 'kafka.bootstrapServers=""', "kafka.bootstrapServers is not set"),
             ("statefulset", "kafka.topics=[]", "kafka.topics is empty"),
@@ -263,6 +264,7 @@ class TestKinds:
             *(
                 'secrets.PINTEREST_ACCESS_TOKEN="plain"',
                 'secrets.KAFKA_SASL_USERNAME={"name": "a", "key": "b"}',
+                'secrets.KAFKA_SASL_PASSWORD={"configMap": "a", "key": "b"}',
             ),
             *('schemas={"a.json": "{}"}', "shutdownGraceSeconds=0", 'python={"my-code.py": ""}'),
         ],

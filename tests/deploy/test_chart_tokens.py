@@ -1,4 +1,5 @@
-"""Tokens in the chart: one for each ad account (`accessTokens`), in a folder; and what a collector wants in headers."""
+"""Tokens in the chart: one for each ad account (`accessTokens`), in a folder; what a collector wants in headers, and
+what a proxy on the way out wants."""
 
 from __future__ import annotations
 
@@ -37,3 +38,26 @@ def test_the_headers_for_a_collector_are_a_secret() -> None:
     [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "secrets"]
     found = {one["secret"]["items"][0]["path"]: one["secret"] for one in volume["projected"]["sources"]}
     assert found[name]["name"] == "otel"
+
+
+def test_the_way_out_through_a_proxy() -> None:
+    """Its port is open, its password and a private authority are files; the authority may be a ConfigMap's."""
+    chart = rendered(
+        "statefulset",
+        'settings={"HTTPS_PROXY": "http://proxy.corp:3128", "NO_PROXY": ".svc"}',
+        'secrets.PINSTREAM_PROXY_CREDENTIALS={"name": "proxy", "key": "login"}',
+        'secrets.PINSTREAM_CA={"configMap": "company-ca", "key": "ca.crt"}',
+    )
+    environment = chart.environment()
+    assert environment["HTTPS_PROXY"] == "http://proxy.corp:3128"
+    assert (
+        environment["PINSTREAM_PROXY_CREDENTIALS_FILE"]
+        == "/etc/pinstream/secrets/PINSTREAM_PROXY_CREDENTIALS"
+    )
+    assert environment["PINSTREAM_CA_FILE"] == "/etc/pinstream/secrets/PINSTREAM_CA"
+    [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "secrets"]
+    sources = volume["projected"]["sources"]
+    items = [{"key": "ca.crt", "path": "PINSTREAM_CA"}]
+    assert {"configMap": {"name": "company-ca", "items": items}} in sources
+    ports = chart.one("NetworkPolicy")["spec"]["egress"][1]["ports"]
+    assert {"port": 3128, "protocol": "TCP"} in ports

@@ -39,6 +39,9 @@
   {{- if regexMatch "(TOKEN|PASSWORD|SECRET|PASSPHRASE|USER_INFO|KEY_PEM|OAUTHBEARER_CONFIG|JAAS_CONFIG|HEADERS)$" $name }}
     {{- fail (printf "settings.%s is a secret and would stand in plain text: put it into a Secret, and name that in secrets" $name) }}
   {{- end }}
+  {{- if and (hasSuffix "_PROXY" $name) (regexMatch "^[^/]*//[^/?]*:[^/?@]*@" $value) }}
+    {{- fail (printf "settings.%s has a password in it, which would stand in plain text: put user:password into a Secret, and name that in secrets.PINSTREAM_PROXY_CREDENTIALS" $name) }}
+  {{- end }}
   {{- if hasKey $.Values.secrets (trimSuffix "_FILE" $name) }}
     {{- fail (printf "settings.%s and secrets.%s are both set; keep one of them" $name (trimSuffix "_FILE" $name)) }}
   {{- end }}

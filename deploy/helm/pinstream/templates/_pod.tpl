@@ -163,8 +163,8 @@ spec:
         defaultMode: 0440
         sources:
           {{- range $file, $from := include "pinstream.secretFiles" . | fromYaml }}
-          - secret:
-              name: {{ $from.name }}
+          - {{ hasKey $from "configMap" | ternary "configMap" "secret" }}:
+              name: {{ $from.configMap | default $from.name }}
               items: [{key: {{ $from.key | quote }}, path: {{ $file }}}]
           {{- end }}
     {{- if .Values.accessTokens }}
