@@ -73,6 +73,7 @@ class FakeRegistry:
     """Subjects and versions that were deleted softly."""
     _runner: web.AppRunner | None = None
     url: str = ""
+    host: str = "127.0.0.1"
     _port: int = 0
 
     async def __aenter__(self) -> Self:
@@ -92,9 +93,10 @@ class FakeRegistry:
         app.router.add_get("/contexts/{context}/subjects/{subject}/versions/{version}", self._in_context)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self.tls)
+        site = web.TCPSite(self._runner, self.host, self._port, ssl_context=self.tls)
         await site.start()
-        host, self._port = self._runner.addresses[0][:2]
+        self._port = self._runner.addresses[0][1]
+        host = f"[{self.host}]" if ":" in self.host else self.host
         scheme = "http" if self.tls is None else "https"
         self.url = f"{scheme}://{host}:{self._port}"
 
