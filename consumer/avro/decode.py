@@ -187,6 +187,12 @@ class AnyDecoder(ABC):
         message = (
             f"schema {ref.kind} {ref.value} does not exist: register it, or put it into the schemas folder"
         )
+        if ref == SchemaRef("id", "0"):
+            # Registries count from 1. Apicurio's own serialisers write ids of eight bytes: the first four are 0.
+            message = (
+                "schema id 0 does not exist: if Apicurio's own serialiser wrote the record, it needs "
+                "apicurio.registry.as-confluent=true and apicurio.registry.use-id=contentId"
+            )
         return rejected(DecodeCode.NO_SUCH_SCHEMA, message)
 
     def section_of(self, record: Record, topic: str = "") -> int:

@@ -223,6 +223,18 @@ def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireForm
     assert made.decode_chunk(chunk) == [made.decode(each) for each in chunk]
 
 
+def test_ids_of_eight_bytes_are_explained() -> None:
+    """Apicurio's own serialisers write such by default: they begin with four zeros, which is no id of any registry."""
+    wanted = decoder().decode(record(b"\x00" + (7).to_bytes(8, "big") + b"\x02"))
+    assert wanted == SchemaRef("id", "0")
+    verdict = decoder().missing(wanted)
+    assert verdict.code == "no_such_schema"
+    assert (
+        "if Apicurio's own serialiser wrote the record, it needs apicurio.registry.as-confluent=true"
+        in verdict.message
+    )
+
+
 def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
     """The verdict names the schema; it is not remembered, so that what is found later is read at once."""
     made = decoder()
