@@ -56,9 +56,10 @@ _MOVING: Final = frozenset(
         _Code.FENCED_LEADER_EPOCH,
     }
 )
-# What a broker knows, as librdkafka logs it. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848.
+# What a broker knows, as librdkafka logs it. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848. Its
+# version 0 is the preview of Kafka 3.7 to 3.9, which librdkafka does not speak.
 _ANY_API: Final = re.compile(r"ApiKey \w+ \(\d+\) Versions")
-_HEARTBEAT_API: Final = re.compile(r"ApiKey \w+ \(68\) Versions")
+_HEARTBEAT_API: Final = re.compile(r"ApiKey \w+ \(68\) Versions \d+\.\.[1-9]")
 _EARLIEST: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # it has no annotations
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # it has no annotations
 
@@ -129,9 +130,13 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
     with make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
-    known = " ".join(heard)
-    if _ANY_API.search(known) and not _HEARTBEAT_API.search(known):
+    if lacks_consumer_protocol(" ".join(heard)):
         raise KafkaError(f"Kafka: {PROTOCOL}")
+
+
+def lacks_consumer_protocol(log: str) -> bool:
+    """Whether what librdkafka logged of a broker's APIs shows that no member can join there under KIP-848."""
+    return _ANY_API.search(log) is not None and _HEARTBEAT_API.search(log) is None
 
 
 def fetch_metadata(config: Config, timeout: float) -> Any:

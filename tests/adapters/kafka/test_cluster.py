@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from consumer.adapters.kafka.cluster import describe
+from consumer.adapters.kafka.cluster import describe, lacks_consumer_protocol
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.errors import KafkaError, SettingsError
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, unique
@@ -227,3 +227,19 @@ async def test_flush_is_bounded() -> None:
     with pytest.raises(KafkaError, match="1 records not acknowledged"):
         await producer.flush(0.3)
     await producer.close()
+
+
+@pytest.mark.parametrize(
+    ("log", "lacks"),
+    [
+        ("ApiKey Produce (0) Versions 0..9 ApiKey AlterClientQuotasRequest (49) Versions 0..1", True),
+        ("ApiKey Produce (0) Versions 0..11 ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", True),
+        ("ApiKey Produce (0) Versions 0..13 ApiKey ConsumerGroupHeartbeat (68) Versions 0..1", False),
+        ("ApiKey Fetch (1) Versions 4..18 ApiKey ConsumerGroupHeartbeat (68) Versions 1..12", False),
+        ("nothing was heard of the broker", False),
+    ],
+    ids=["2.8", "3.9, a preview", "4.3", "later", "no answer"],
+)
+def test_which_brokers_lack_the_consumer_protocol(log: str, lacks: bool) -> None:
+    """By what they say of their APIs: nothing is refused that may work."""
+    assert lacks_consumer_protocol(log) is lacks
