@@ -115,6 +115,13 @@ async def run_blocking(
         thread.stop()
 
 
+def run_aside(name: str, function: Callable[[], object]) -> None:
+    """Run one blocking call in a thread of its own, called `name`; nothing waits for its end. It must not raise."""
+    thread = OwnThread(name)
+    thread.begin(function)
+    thread.stop()
+
+
 def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
     """Call `function` on the loop, from another thread. Does nothing if the loop is closed already."""
     try:

@@ -1,18 +1,21 @@
 """The cluster: is it there, which topics and partitions exist, how are topics set, what do partitions hold.
 
 Every question goes through an AdminClient, blocks, and is bounded twice: by librdkafka and, a moment later, by us,
-since librdkafka says why its time ended. Each failure is one line that says what to change. (The group member asks
-through its own consumer, which has the answers of its fetches at hand: see `ends` and `starts`.)
+since librdkafka says why its time ended. Questions to a group's coordinator are bounded by us alone: see
+`RenewedAdmin`. Each failure is one line that says what to change. (The group member asks through its own consumer,
+which has the answers of its fetches at hand: see `ends` and `starts`.)
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, Self
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
@@ -31,13 +34,14 @@ from consumer.adapters.kafka.configuration import (
     admin_client,
     admin_config,
     dead_letter_pattern,
+    end_client,
     make_client,
     result_of,
     time_left,
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.trouble import PROTOCOL, exception_error, failure, is_hopeless, no_contact
-from consumer.adapters.thread import run_blocking
+from consumer.adapters.thread import run_aside, run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
 
@@ -335,3 +339,82 @@ def _ask_offsets(
         if len(found) < len(names):
             time.sleep(_ASK_AGAIN)
     return [found[name] for name in names]
+
+
+# ------------------------------------------------------------------- a client that may have to be given up
+
+Question = Callable[[Any, float], Mapping[Any, concurrent.futures.Future[Any]]]
+"""Asks an AdminClient one thing, with the given ``request_timeout``, and returns its one future."""
+
+_LONGEST: Final = 3600.0
+"""Seconds: the longest ``request_timeout`` that librdkafka accepts (`rd_kafka_AdminOptions_init`)."""
+
+
+class RenewedAdmin:
+    """An AdminClient, replaced when it does not answer: for questions to the coordinators of groups above all.
+
+    All questions to a coordinator go through here, since librdkafka (2.16) must never be the one that times them out.
+    If it does before the coordinator is found and connected, the question stays in ``rk_coord_reqs``. Once the
+    coordinator is there, however much later, `rd_kafka_admin_coord_request` frees the question's `rd_kafka_enq_once_t`
+    and `rd_kafka_coord_req_fail` uses it again, which ends the process: "Assertion `eonce->refcnt > 0' failed".
+
+    So librdkafka gets the longest time limit there is, and a shorter one is kept here. When that has passed, the
+    client is destroyed, which ends the question properly (`rd_kafka_coord_reqs_term`), and the next question gets
+    a new client. That may also get an answer which the old one would never get: librdkafka looks for a coordinator
+    three times, and after that only when the connection to a broker comes or goes.
+
+    A context manager, used in one thread. The AdminClient is made for the first question; that raises `SettingsError`
+    as `configuration.make_client` does.
+    """
+
+    def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
+        self._config = config
+        self._make_admin = make_admin
+        self._admin: Any = None
+        self._made_one = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def admin(self) -> Any:
+        """The AdminClient as it is now, for questions to other brokers: those may time out in librdkafka."""
+        if self._admin is None:
+            try:
+                self._admin = self._make_admin(self._config)
+            except SettingsError as error:
+                # What worked before fails for a moment: a certificate is being replaced, for example.
+                if self._made_one:
+                    raise KafkaException(_Code(_Code._FAIL, str(error))) from error
+                raise
+            self._made_one = True
+        return self._admin
+
+    def begin(self, question: Question) -> concurrent.futures.Future[Any]:
+        """Ask without waiting. The answer may never come: the caller has to call `give_up` in time."""
+        [answer] = question(self.admin, _LONGEST).values()
+        return answer
+
+    def ask(self, question: Question, deadline: float) -> Any:
+        """Ask, and wait for the answer until `deadline` (monotonic). Raises `KafkaException`."""
+        answer = self.begin(question)
+        try:
+            return answer.result(time_left(deadline))
+        except TimeoutError:
+            self.give_up()
+            raise KafkaException(_Code(_Code._TIMED_OUT)) from None
+
+    def give_up(self) -> None:
+        """Destroy the AdminClient. Its unanswered futures stay so for ever."""
+        admin, self._admin = self._admin, None
+        # Destroying takes a millisecond, also while no broker answers, but waits for threads that wait for a name
+        # server. The consumer's thread has to go on polling meanwhile. About 4 KB of each unanswered question leak.
+        run_aside("pinstream-kafka-ending", partial(end_client, admin))
+
+    def close(self) -> None:
+        """Destroy the AdminClient, if there is one, and wait for its end."""
+        admin, self._admin = self._admin, None
+        end_client(admin)

@@ -167,19 +167,35 @@ LETTERS: Final[Config] = {
 OnBrokers = Callable[[Sequence[BrokerTimes]], None]
 
 
+_ALONE: Final = 2
+"""Statistics without a broker, in a row, after which there will be none any more."""
+
+
 class BrokerWatch:
     """What a client measures of its brokers, every ten seconds unless ``statistics.interval.ms`` says otherwise.
 
     `on_brokers` is called in the thread that polls the client. Clients that follow each other may have one watch.
+
+    It also sees when a client is `stranded`. librdkafka (2.16, issue #5301) takes an answer that names topics and no
+    brokers at its word, and forgets all its brokers, those of the configuration too: it will never connect to any
+    again. A broker that has just lost its controller answers so. All that helps is another client.
     """
 
     def __init__(self, on_brokers: OnBrokers) -> None:
         self._on_brokers = on_brokers
         self._throttled: Counter[str] = Counter()
         """Seconds by broker."""
+        self._alone = 0
+        """How many statistics in a row named no broker."""
+
+    @property
+    def stranded(self) -> bool:
+        """Whether the client has no broker left: it has to be replaced."""
+        return self._alone >= _ALONE
 
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """This configuration of a client, which is then watched."""
+        self._alone = 0
         return {"statistics.interval.ms": 10_000, **config, "stats_cb": self.take}
 
     def take(self, text: str) -> None:
@@ -189,6 +205,9 @@ class BrokerWatch:
         # An error must not come out of the poll that this is called in, should another librdkafka say it otherwise.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             brokers = orjson.loads(head + "}" if found else text)["brokers"].values()
+            # A coordinator is a connection of its own beside the brokers, and only they say where it is.
+            known = any(one["source"] in ("configured", "learned") for one in brokers)
+            self._alone = 0 if known else self._alone + 1
             self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
 
     def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:

@@ -169,7 +169,7 @@ class DeadLetterProducer:
         each further step of those that were refused for what they are.
         """
         counts = await self._find_topics({letter.topic for letter in letters})
-        if self._spoiled:
+        if self._spoiled or self._watch.stranded:
             # An idempotent producer that has lost count never takes anything more: make a new one.
             await self.close()
             try:

@@ -27,13 +27,18 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.cluster import Extent, fetch_metadata, find_at, find_extents
+from consumer.adapters.kafka.cluster import (
+    Extent,
+    Question,
+    RenewedAdmin,
+    fetch_metadata,
+    find_at,
+    find_extents,
+)
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import (
     Config,
-    admin_client,
     consumer_config,
-    end_client,
     make_client,
     result_of,
     time_left,
@@ -49,7 +54,7 @@ from consumer.adapters.kafka.trouble import (
 )
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError
 
 _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
@@ -66,90 +71,11 @@ _CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VE
 # --------------------------------------------------------------------------------------- questions to a coordinator
 
 
-Question = Callable[[Any, float], Mapping[Any, concurrent.futures.Future[Any]]]
-"""Asks an AdminClient one thing, with the given ``request_timeout``, and returns its one future."""
-
-_LONGEST: Final = 3600.0
-"""Seconds: the longest ``request_timeout`` that librdkafka accepts (`rd_kafka_AdminOptions_init`)."""
-
-
-class GroupClient:
-    """An AdminClient for questions to the coordinators of groups, replaced when one of them is not answered.
-
-    All questions to a coordinator go through here, since librdkafka (2.16) must never be the one that times them out.
-    If it does before the coordinator is found and connected, the question stays in ``rk_coord_reqs``. Once the
-    coordinator is there, however much later, `rd_kafka_admin_coord_request` frees the question's `rd_kafka_enq_once_t`
-    and `rd_kafka_coord_req_fail` uses it again, which ends the process: "Assertion `eonce->refcnt > 0' failed".
-
-    So librdkafka gets the longest time limit there is, and a shorter one is kept here. When that has passed, the
-    client is destroyed, which ends the question properly (`rd_kafka_coord_reqs_term`), and the next question gets
-    a new client. That may also get an answer which the old one would never get: librdkafka looks for a coordinator
-    three times, and after that only when the connection to a broker comes or goes.
-
-    A context manager, used in one thread. The AdminClient is made for the first question; that raises `SettingsError`
-    as `configuration.make_client` does.
-    """
-
-    def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
-        self._config = config
-        self._make_admin = make_admin
-        self._admin: Any = None
-        self._made_one = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def admin(self) -> Any:
-        """The AdminClient as it is now, for questions to other brokers: those may time out in librdkafka."""
-        if self._admin is None:
-            try:
-                self._admin = self._make_admin(self._config)
-            except SettingsError as error:
-                # What worked before fails for a moment: a certificate is being replaced, for example.
-                if self._made_one:
-                    raise KafkaException(_Code(_Code._FAIL, str(error))) from error
-                raise
-            self._made_one = True
-        return self._admin
-
-    def begin(self, question: Question) -> concurrent.futures.Future[Any]:
-        """Ask without waiting. The answer may never come: the caller has to call `give_up` in time."""
-        [answer] = question(self.admin, _LONGEST).values()
-        return answer
-
-    def ask(self, question: Question, deadline: float) -> Any:
-        """Ask, and wait for the answer until `deadline` (monotonic). Raises `KafkaException`."""
-        answer = self.begin(question)
-        try:
-            return answer.result(time_left(deadline))
-        except TimeoutError:
-            self.give_up()
-            raise KafkaException(_Code(_Code._TIMED_OUT)) from None
-
-    def give_up(self) -> None:
-        """Destroy the AdminClient. Its unanswered futures stay so for ever."""
-        admin, self._admin = self._admin, None
-        # Destroying takes a millisecond, also while no broker answers, but waits for threads that wait for a name
-        # server. The consumer's thread has to go on polling meanwhile. About 4 KB of each unanswered question leak.
-        ending = OwnThread("pinstream-kafka-ending")
-        ending.begin(partial(end_client, admin))
-        ending.stop()
-
-    def close(self) -> None:
-        """Destroy the AdminClient, if there is one, and wait for its end."""
-        admin, self._admin = self._admin, None
-        end_client(admin)
-
-
 def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
     """Ask until the coordinator answers; `question` takes its deadline (monotonic) and raises `KafkaException`."""
     deadline = time.monotonic() + timeout
     while True:
-        # Not all the time for one: its client may never get an answer, although another would (`GroupClient`).
+        # Not all the time for one: its client may never get an answer, although another would (`RenewedAdmin`).
         now = time.monotonic()
         until = min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2))
         try:
@@ -163,7 +89,7 @@ def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answ
 
 
 def ask_committed(
-    client: GroupClient,
+    client: RenewedAdmin,
     group: str,
     deadline: float,
     partitions: Sequence[TopicPartition] | None = None,
@@ -186,7 +112,7 @@ def ask_committed(
     return [read_position(one) for one in answers if one.offset >= 0]
 
 
-def meet_coordinator(client: GroupClient, group: str, deadline: float) -> None:
+def meet_coordinator(client: RenewedAdmin, group: str, deadline: float) -> None:
     """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
     # A question for offsets that is answered "not the coordinator (yet)" ends the process with a segmentation fault:
     # librdkafka (2.16) tells its group handler, which an AdminClient does not have. (Seen on a cluster that had never
@@ -205,7 +131,7 @@ def _description(group: str) -> Question:
 
 
 def alter_offsets(
-    client: GroupClient, group: str, raw: Sequence[RawPartition], timeout: float
+    client: RenewedAdmin, group: str, raw: Sequence[RawPartition], timeout: float
 ) -> Sequence[RawPartition]:
     """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
     asked = [ConsumerGroupTopicPartitions(group, list(raw))]
@@ -224,7 +150,7 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     # With a client of its own: it is only asked for a partition without an offset under ``latest``.
-    with GroupClient(config) as client:
+    with RenewedAdmin(config) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
@@ -233,7 +159,7 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
 
     False where the brokers cannot say.
     """
-    with GroupClient(config) as client:
+    with RenewedAdmin(config) as client:
         try:
             group = client.ask(_description(str(config["group.id"])), time.monotonic() + timeout)
         except KafkaException:
@@ -287,7 +213,7 @@ class GroupSize:
     One question at a time, so that a silent coordinator does not gather them. Ends `client` with `close`.
     """
 
-    def __init__(self, group: str, client: GroupClient, on_trouble: OnTrouble) -> None:
+    def __init__(self, group: str, client: RenewedAdmin, on_trouble: OnTrouble) -> None:
         self._group = group
         self._client = client
         self._on_trouble = on_trouble
@@ -389,7 +315,7 @@ class GroupOffsets:
         self._config = config
         self._group = group
         self._timeout = timeout
-        self._client = GroupClient(config)
+        self._client = RenewedAdmin(config)
         self._thread = OwnThread("pinstream-kafka-group")
 
     async def __aenter__(self) -> Self:

@@ -13,6 +13,7 @@ engine gets the ids every few seconds; what it wants read again goes back to the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -49,6 +50,7 @@ from consumer.adapters.kafka.trouble import (
     forgets_group,
     words,
 )
+from consumer.adapters.thread import run_aside
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
@@ -143,7 +145,13 @@ class GroupMember:
         self._joined = False
         self._member_id: str | None = None
         """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
-        callbacks = {"error_cb": partial(self._on_error, None), "on_commit": self._commits.on_commit}
+        life = self._life = object()
+
+        def hear(step: Callable[..., object], *args: object) -> None:
+            if self._life is life:  # else a client of an earlier life is still closing
+                step(*args)
+
+        callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
         self._consumer = make_client(self._make_consumer, self._watch.watching({**self._config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
@@ -161,16 +169,16 @@ class GroupMember:
         )
         self._consumer.subscribe(
             self._topics,
-            on_assign=lambda _, raw: self._safely(self._on_assign, _names(raw)),
-            on_revoke=lambda _, raw: self._safely(self._on_revoke, _names(raw)),
-            on_lost=lambda _, raw: self._safely(self._on_lost, _names(raw)),
+            on_assign=lambda _, raw: hear(self._safely, self._on_assign, _names(raw)),
+            on_revoke=lambda _, raw: hear(self._safely, self._on_revoke, _names(raw)),
+            on_lost=lambda _, raw: hear(self._safely, self._on_lost, _names(raw)),
         )
 
     def fetch(self, room: int, timeout: float) -> None:
         """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover."""
         if self._failure is not None:
             raise self._failure
-        if self._forgotten:
+        if self._forgotten or self._watch.stranded:
             self._safely(self._rejoin)
         if self._is_full_for_a_moment(room):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
@@ -507,19 +515,32 @@ class GroupMember:
             )
 
     def _rejoin(self) -> None:
-        """The brokers forgot the group (another cluster stands in place of this one): its partitions are lost."""
-        # A member of a classic group does all this by itself. The client of a KIP-848 group is of no use any more, and
-        # another one takes its place.
-        self._forgotten = False
-        self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
+        """Replace a client that is of no use any more; its partitions are lost.
+
+        The brokers forgot the group (another cluster stands in place of this one; a member of a classic group gets over
+        this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
+        """
+        stranded, self._forgotten = self._watch.stranded, False
+        if stranded:
+            self._hooks.trouble(
+                "_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one"
+            )
+        else:
+            self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         lost = list(self._held)
         self._held.clear()
         self._next.clear()
         self._restarts.clear()
         if lost:
             self._hooks.lost(lost)
-        self._consumer.close()
+        if stranded:
+            # This may never end: it waits for the answers to commits. The group ends the membership with the session.
+            self._life = object()
+            run_aside("pinstream-kafka-ending", partial(_close, self._consumer))
+        else:
+            self._consumer.close()
         self._commits.drop(ASSIGNMENT_LOST)
+        self._commits = SentCommits()
         self._left_paused.clear()
         self._open(begun=self._unstarted.begun)
 
@@ -537,6 +558,11 @@ class GroupMember:
             self._failure = self._failure or fatal
         else:
             self._tell(error)
+
+
+def _close(consumer: confluent_kafka.Consumer) -> None:
+    with contextlib.suppress(KafkaException):
+        consumer.close()
 
 
 def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:

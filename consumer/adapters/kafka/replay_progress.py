@@ -18,9 +18,10 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException
 
+from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
-from consumer.adapters.kafka.groups import GroupClient, alter_offsets, ask_committed, ask_patiently
+from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, exception_error, failure
@@ -162,7 +163,7 @@ class NamedProgress:
         self._last: dict[tuple[str, int], Position] = {}
         """What was committed last, without the prefix."""
         self._refresh_due = 0.0
-        self._client = GroupClient(config)
+        self._client = RenewedAdmin(config)
         self._closed = False
         self._thread = OwnThread("pinstream-kafka-progress")
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import confluent_kafka
 
+from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
     Config,
@@ -37,7 +38,7 @@ from consumer.adapters.kafka.configuration import (
     dead_letter_pattern,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.groups import GroupClient, GroupSize, group_has_offsets
+from consumer.adapters.kafka.groups import GroupSize, group_has_offsets
 from consumer.adapters.kafka.hooks import Hooks, OnGroupSize, OnTopicIds, SourceListener
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import TopicIds
@@ -91,7 +92,7 @@ class KafkaSource:
         topic_ids = make_topic_ids(config)
         group_size = None
         if on_group_size is not None:
-            group_size = GroupSize(str(config["group.id"]), GroupClient(config), self._hooks.trouble)
+            group_size = GroupSize(str(config["group.id"]), RenewedAdmin(config), self._hooks.trouble)
         self._make_member = functools.partial(
             GroupMember,
             complete,

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
-from consumer.adapters.kafka.cluster import has_controller
-from consumer.adapters.kafka.configuration import Config, admin_client, end_client, result_of, time_left
+from consumer.adapters.kafka.cluster import RenewedAdmin, has_controller
+from consumer.adapters.kafka.configuration import Config, admin_client, result_of, time_left
 from consumer.adapters.kafka.trouble import exception_error
 
 _EVERY: Final = 3.0
@@ -31,6 +31,8 @@ _WITHOUT_CONTROLLER: Final = 30.0
 # Least seconds between two questions for each topic: an answer takes 0.1 ms of CPU for a topic with ten partitions.
 _EACH: Final = 0.01
 _TIMEOUT: Final = 10.0
+_PATIENCE: Final = 20.0
+"""Seconds without an answer to any question after which another client asks."""
 
 # These are answers, although not an id: asking again would bring the same.
 _NO_ID: Final = frozenset(
@@ -59,16 +61,19 @@ OTHER_TOPIC: Final = MISSING_TOPIC | {
 
 
 class TopicIds:
-    """Asks for ids. Made, used and closed in one thread; the client is made with the first question."""
+    """Asks for ids. Made, used and closed in one thread; the client is made with the first question.
+
+    A client that gives no answer for a while is replaced, since it may be one that never will (`BrokerWatch`).
+    """
 
     def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
-        self._config = config
-        self._make_admin = make_admin
-        self._client: Any = None
+        self._client = RenewedAdmin(config, make_admin=make_admin)
         self._can_tell = False
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
         self._hurried = False
         self._asked_at = float("-inf")
+        self._silent_since: float | None = None
+        """Since when no question has been answered; None: the last one was."""
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
         """The ids of those topics for which the brokers have one, within `timeout` seconds.
@@ -77,20 +82,25 @@ class TopicIds:
         """
         self._asked = {}  # after this, `look` must not return what was asked before it
         deadline = time.monotonic() + timeout
-        if self._client is None:
-            self._client = self._make_admin(self._config)
-        if not self._can_tell:
-            # librdkafka asks the controller, and waits where there is none: the embedded broker has none, and a real
-            # cluster may have none for a moment.
-            self._can_tell = has_controller(self._client.list_topics(timeout=timeout))
-        if not self._can_tell:
-            self._asked_at = time.monotonic()
-            return {}
-        asked = self._client.describe_topics(
-            TopicCollection(sorted(topics)), request_timeout=time_left(deadline)
-        )
-        # Before a partition begins this is waited for: an earlier life's offset must not go with the id of the next.
-        return {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
+        try:
+            if not self._can_tell:
+                # librdkafka asks the controller, and waits where there is none: the embedded broker has none, and
+                # a real cluster may have none for a moment.
+                self._can_tell = has_controller(self._client.admin.list_topics(timeout=timeout))
+            if not self._can_tell:
+                self._asked_at = time.monotonic()
+                return {}
+            asked = self._client.admin.describe_topics(
+                TopicCollection(sorted(topics)), request_timeout=time_left(deadline)
+            )
+            # Before a partition begins this is waited for: an earlier life's offset must not go with the id of the
+            # next.
+            ids = {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
+        except KafkaException:
+            self._not_answered()
+            raise
+        self._silent_since = None
+        return ids
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
         """The answer to an earlier question, if it is there; asks again when it is time to."""
@@ -99,21 +109,37 @@ class TopicIds:
             if not all(one.done() for one in self._asked.values()):
                 return {}
             ids: dict[str, str] = {}
+            answered = False
             for name, one in self._asked.items():
                 with contextlib.suppress(KafkaException):  # it is asked again
-                    if (found := _id_of(one, now)) is not None:
+                    found = _id_of(one, now)
+                    answered = True
+                    if found is not None:
                         ids[name] = found
             self._asked = {}
             self._can_tell = self._can_tell or bool(ids)
+            if answered:
+                self._silent_since = None
+            else:
+                self._not_answered()
             return ids
         # Without a controller ask seldom: once there is one, the answer shows it.
         wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
         if topics and now >= self._asked_at + max(wait, len(topics) * _EACH):
             self._asked_at, self._hurried = now, False
-            self._asked = self._client.describe_topics(
-                TopicCollection(sorted(topics)), request_timeout=_TIMEOUT
-            )
+            with contextlib.suppress(KafkaException):  # another client cannot be made now
+                self._asked = self._client.admin.describe_topics(
+                    TopicCollection(sorted(topics)), request_timeout=_TIMEOUT
+                )
         return {}
+
+    def _not_answered(self) -> None:
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        elif now >= self._silent_since + _PATIENCE:
+            self._silent_since = None
+            self._client.give_up()
 
     def hurry(self) -> None:
         """Ask soon: there is a sign that a topic may be another one by now."""
@@ -121,8 +147,7 @@ class TopicIds:
 
     def close(self) -> None:
         """End the client."""
-        end_client(self._client)
-        self._client = None
+        self._client.close()
 
 
 def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:

@@ -203,3 +203,23 @@ def test_how_often_is_measured_can_be_set() -> None:
     watch = BrokerWatch(lambda told: None)
     assert watch.watching({})["statistics.interval.ms"] == 10_000
     assert watch.watching({"statistics.interval.ms": "0"})["statistics.interval.ms"] == "0"
+
+
+def test_a_client_without_brokers_is_seen() -> None:
+    """Twice in a row: while others take the place of all brokers there may be none for a moment."""
+    heard: list[Sequence[BrokerTimes]] = []
+    watch = BrokerWatch(heard.append)
+    coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")
+    for brokers in (
+        (),
+        (broker(),),
+        (coordinator,),
+        (broker(nodeid=-1, source="configured"),),
+        (coordinator,),
+    ):
+        told(watch, heard, *brokers)
+        assert not watch.stranded
+    told(watch, heard, coordinator)
+    assert watch.stranded
+    watch.watching({})
+    assert not watch.stranded, "another client"

@@ -106,6 +106,22 @@ async def test_letter_is_stored_with_the_original_bytes(
 
 
 @pytest.mark.kafka
+async def test_a_client_that_lost_its_brokers_is_replaced(
+    each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
+) -> None:
+    """The next letters are stored by another one; the first would never store any again."""
+    topic, producer = create_topic(each_kafka), make_producer(each_kafka)
+    first = producer._together
+    for _ in range(2):
+        producer._watch.take('{ "brokers":{ }, "topics":{ } }')
+    assert list(await producer.store([letter(topic)])) == [True]
+    assert producer._together is not first
+    second = producer._together
+    assert list(await producer.store([letter(topic)])) == [True]
+    assert producer._together is second
+
+
+@pytest.mark.kafka
 async def test_tombstones_and_keyless_records_are_stored(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:

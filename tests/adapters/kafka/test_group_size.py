@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, KafkaException
 
-from consumer.adapters.kafka.groups import GroupClient, GroupSize
+from consumer.adapters.kafka.cluster import RenewedAdmin
+from consumer.adapters.kafka.groups import GroupSize
 from consumer.errors import SettingsError
 from tests.support.kafka.harness import Kafka, Member, unique
 from tests.support.limits import LATE
@@ -51,7 +52,7 @@ class Bench:
         self.admins: list[FakeAdmin] = []
         self.refusal: SettingsError | None = None
         patch.setattr("consumer.adapters.kafka.groups.time.monotonic", lambda: self.now)
-        client = GroupClient({}, make_admin=self.make_admin)
+        client = RenewedAdmin({}, make_admin=self.make_admin)
         self.size = GroupSize("g", client, lambda *told: self.troubles.append(told))
 
     @property
@@ -173,7 +174,7 @@ def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
         raise SettingsError("KAFKA_GROUPID is not a librdkafka property")
 
     with pytest.raises(SettingsError, match="KAFKA_GROUPID"):
-        GroupSize("g", GroupClient({}, make_admin=refuse), lambda *_: None).look()
+        GroupSize("g", RenewedAdmin({}, make_admin=refuse), lambda *_: None).look()
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,34 @@ def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: 
     assert len(admin.asked) == 2
 
 
+def test_a_client_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After twenty seconds of questions in vain, asked or looked for; it may have lost its brokers for ever."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    admins: list[FakeAdmin] = []
+
+    def make(_: object) -> FakeAdmin:
+        admins.append(FakeAdmin({}))
+        admins[-1].ids = {"a": KafkaException(KafkaError(KafkaError._TIMED_OUT))}
+        return admins[-1]
+
+    ids = TopicIds({}, make_admin=make)
+    for _ in range(2):
+        with pytest.raises(KafkaException):
+            ids.ask({"a"}, 1.0)
+        clock.now += 10.0
+    for _ in range(2):
+        assert ids.look({"a"}) == {}
+        clock.now += 1.0
+    assert len(admins) == 1
+    with pytest.raises(KafkaException):
+        ids.ask({"a"}, 1.0)
+    assert len(admins) == 2
+    admins[1].ids = {"a": ONE}
+    assert ids.ask({"a"}, 1.0) == {"a": id_text(ONE)}
+    ids.close()
+
+
 def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer describes each partition of each topic: it may cost about a hundredth of the time."""
     clock = SimpleNamespace(now=1000.0)

@@ -1,7 +1,7 @@
 """Two ways in which a question to a group's coordinator could end the process, and how they are avoided.
 
 A group's offsets are asked for only once its coordinator has answered (`meet_coordinator`), and no question is ever
-given up by librdkafka (`GroupClient`).
+given up by librdkafka (`RenewedAdmin`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.groups import (
-    GroupClient,
     GroupOffsets,
     ask_committed,
     ask_patiently,
@@ -65,10 +65,10 @@ class FakeAdmin:
         self.ended.set()
 
 
-def client_of(*admins: Any) -> GroupClient:
+def client_of(*admins: Any) -> RenewedAdmin:
     """One that makes these, one after the other."""
     left = iter(admins)
-    return GroupClient({}, make_admin=lambda _: next(left))
+    return RenewedAdmin({}, make_admin=lambda _: next(left))
 
 
 async def test_offsets_are_asked_for_when_the_coordinator_has_answered() -> None:

@@ -1,7 +1,10 @@
 """What ends a client of librdkafka: another process with its instance id, which the error names; and brokers that do
-not know the group any more, since another cluster stands in place of theirs: then the group is joined again."""
+not know the group any more, since another cluster stands in place of theirs: then the group is joined again. So it is
+when the client has forgotten all brokers."""
 
 from __future__ import annotations
+
+import threading
 
 import confluent_kafka
 import pytest
@@ -13,6 +16,7 @@ from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import Bench, message, offsets
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
+from tests.support.limits import LATE
 
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 MORE: list[bytes | None] = [b"new %d" % number for number in range(20)]
@@ -40,6 +44,35 @@ def test_a_forgotten_group_is_joined_anew() -> None:
     ]
     bench.assign(0)
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
+
+
+def test_a_client_that_lost_its_brokers_is_replaced() -> None:
+    """Its partitions are lost, the end of the first client is not waited for, and what it still says is not heard."""
+    bench = Bench()
+    bench.assign(0, 1)
+    first, closing, close = bench.consumer, threading.Event(), threading.Event()
+
+    def end() -> None:
+        closing.set()
+        close.wait(LATE)
+
+    first.close = end  # type: ignore[method-assign] # the fake one never waits
+    for _ in range(2):
+        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    bench.fetch()
+    assert closing.wait(LATE)
+    assert bench.consumer is not first
+    assert bench.told.losses == [[TopicPartition("t", 0), TopicPartition("t", 1)]]
+    assert bench.told.troubles == [
+        ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
+    ]
+    bench.assign(0)
+    first.take_away(0, 1)
+    first.config["error_cb"](confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, FORGOTTEN))
+    close.set()
+    assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
+    assert len(bench.told.losses) == 1
+    assert len(bench.made) == 2
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
