@@ -239,7 +239,7 @@ async def failing(
     """What is logged while exports fail for a while, and then end."""
     with capture_logs() as lines:
         async with exporting(
-            monkeypatch, Scene(busy()), url, OTEL_EXPORTER_OTLP_TIMEOUT="300", **OFTEN, **variables
+            monkeypatch, Scene(busy()), url, left=0.0, OTEL_EXPORTER_OTLP_TIMEOUT="3000", **OFTEN, **variables
         ):
             await until(lambda: any(one["event"] == "metrics_not_exported" for one in lines))
             if collector is not None:
@@ -354,7 +354,7 @@ async def test_a_collector_that_hangs_holds_up_nothing(monkeypatch: pytest.Monke
             OTEL_EXPORTER_OTLP_TIMEOUT="60000",
             **OFTEN,
         ):
-            await until(lambda: len(lines) >= 2)
+            await until(lambda: collector.requests and len(lines) >= 2)
             await asyncio.sleep(0.3)  # ten intervals
             began = time.monotonic()
         took = time.monotonic() - began
