@@ -21,12 +21,12 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && /opt/build/bin/python -m pip install --constraint constraints.txt --group build
 COPY consumer consumer
 COPY schemas schemas
-# With the extras: a shared key store, traces and Amazon MSK are a matter of settings, not of another image.
+# With the extras: a shared key store, traces and AWS are a matter of settings, not of another image.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/build/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
  && python3 -m venv --without-pip /opt/pinstream \
  && /opt/build/bin/python -m pip --python /opt/pinstream/bin/python install --constraint constraints.txt \
-    "$(echo /wheels/*.whl)[redis,otel,phones,msk]"
+    "$(echo /wheels/*.whl)[redis,otel,phones,msk,glue]"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="pinstream" \

@@ -150,7 +150,8 @@ class LocalSchemas:
 
     def find(self, ref: SchemaRef) -> Json | None:
         """The schema that `ref` names, complete in itself, or ``None``."""
-        file = self._by_ref.get(ref)
+        # A UUID in a file's name is a GUID of Confluent's or a schema version of AWS Glue's.
+        file = self._by_ref.get(SchemaRef("guid", ref.value) if ref.kind == "glue" else ref)
         return None if file is None else file.schema
 
     async def fetch(self, command: FetchSchema) -> Answer:
@@ -244,8 +245,8 @@ class RegistrySchemas:
     """A Confluent-compatible registry, asked through Confluent's own client.
 
     `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
-    one fetch, `network` the way to it unless `config` has a ``proxy``. A registry does not know fingerprints: `local`
-    answers for them. Raises `RegistryError` if the client refuses `config`.
+    one fetch, `network` the way to it unless `config` has a ``proxy``. A registry knows neither fingerprints nor
+    schema versions of AWS Glue: `local` answers for them. Raises `RegistryError` if the client refuses `config`.
     """
 
     def __init__(
@@ -292,7 +293,7 @@ class RegistrySchemas:
     async def fetch(self, command: FetchSchema) -> Answer:
         """Ask the registry once, references included. Never raises."""
         ref = command.ref
-        if ref.kind == "fingerprint":
+        if ref.kind in ("fingerprint", "glue"):
             return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
         if ref.kind == "id" and int(ref.value) > _HIGHEST_ID:
             return SchemaMissing(ref)

@@ -31,7 +31,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -49,8 +49,8 @@ MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
 
 _FORMAT: Final = b"pinstream schema, format 1\n"
 _CHECK_BYTES: Final = 65
-_NAME: Final = re.compile(r"(?:id|guid)-[0-9a-f-]+-([0-9a-f]{16})\.schema")
-_HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid)-.*\.schema\.new")
+_NAME: Final = re.compile(r"(?:id|guid|glue)-[0-9a-f-]+-([0-9a-f]{16})\.schema")
+_HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid|glue)-.*\.schema\.new")
 # Seconds after which nobody is still writing a file: its process was killed.
 _ABANDONED: Final = 3600.0
 _READ_WITHIN: Final = 5.0
@@ -221,6 +221,7 @@ class KeptSchemas:
     """A registry whose answers are kept in files, which answer where it does not.
 
     `on_trouble` gets a line for each kind of trouble with the files, once. Without `writes` they are only read.
+    `kinds`: of `SchemaRef`, that the registry has names for.
     """
 
     def __init__(
@@ -230,11 +231,13 @@ class KeptSchemas:
         on_trouble: Callable[[str], None] = lambda text: None,
         *,
         writes: bool = True,
+        kinds: Collection[str] = ("id", "guid"),
     ) -> None:
         self._registry = registry
         self._files = files
         self._on_trouble = on_trouble
         self._writes = writes
+        self._kinds = kinds
         self._told: set[str] = set()
         # The disk may be slow: reading waits here, and nothing waits for writing.
         self._thread = OwnThread("schemas-on-disk")
@@ -242,8 +245,8 @@ class KeptSchemas:
     async def fetch(self, command: FetchSchema) -> Answer:
         """Ask the registry once; if it gives no answer, the files. Never raises."""
         answer = await self._registry.fetch(command)
-        # The registry knows no fingerprints: these come from PINSTREAM_SCHEMAS_DIR.
-        if command.ref.kind == "fingerprint":
+        # What the registry does not know comes from PINSTREAM_SCHEMAS_DIR.
+        if command.ref.kind not in self._kinds:
             return answer
         if not isinstance(answer, SchemaUnavailable):
             if self._writes:

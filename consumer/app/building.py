@@ -18,6 +18,7 @@ import structlog
 
 import consumer
 from consumer import __version__, logs
+from consumer.adapters.aws.glue import GlueSchemas
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, TokensByAccount
 from consumer.adapters.files import Types
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
@@ -157,7 +158,8 @@ def local_schemas(settings: Settings) -> LocalSchemas:
 def writer_schemas(
     settings: Settings, local: LocalSchemas, *, keeps: bool = False
 ) -> LocalSchemas | KeptSchemas:
-    """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`.
+    """Return the source of writers' schemas: the registry if there is one, else the folder. Raises `RegistryError`
+    and `SettingsError`.
 
     What the registry answered earlier is read from the state folder while it does not answer. `keeps`: what it answers
     is kept there.
@@ -166,6 +168,9 @@ def writer_schemas(
         return local
     config = settings.registry.client_configuration()
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
+    if settings.registry.is_glue:
+        glue = GlueSchemas(settings.registry.url, local.fetch)
+        return KeptSchemas(glue, files, log_schema_trouble, writes=keeps, kinds=("glue",))
     return KeptSchemas(registry(settings, local), files, log_schema_trouble, writes=keeps)
 
 

@@ -5,7 +5,9 @@ The bytes say which schema they were written with, in one of these ways (docs/ru
 * Confluent: ``00``, a schema id of four bytes (big-endian), the datum;
 * Confluent's header: ``__value_schema_id`` holds ``01`` and the schema's GUID of 16 bytes (or ``00`` and an
   id), the value is the bare datum;
-* Avro single-object encoding: ``C3 01``, the CRC-64-AVRO fingerprint (little-endian), the datum.
+* Avro single-object encoding: ``C3 01``, the CRC-64-AVRO fingerprint (little-endian), the datum;
+* AWS Glue: ``03``, a byte for the compression (``00``: none, ``05``: zlib), the UUID of the schema version (16 bytes),
+  the datum, compressed or not. A compressed one is unpacked first, and then read as if it had come without.
 
 These leading bytes (here: the *framing*) are the key under which the compiled reader of a schema is kept, so
 that a known record costs one look-up. An unknown one is answered with the `SchemaRef` that is needed; the
@@ -18,6 +20,7 @@ Schemas that can be read are kept for good: an outage of the registry must never
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -35,10 +38,20 @@ from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, Sc
 # The header in which Confluent's serialisers put the schema of the value (for the key there is another).
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
 MAX_REFUSED_SCHEMAS: Final = 1_024
+MAX_RECORD_BYTES: Final = 16 << 20
+"""Largest record that is read where its size is not known before: compressed in itself, or a line of a file."""
 # By kind of `SchemaRef`: how a framing begins, and how many bytes it has in all.
-_FRAMINGS: Final = {"id": (b"\x00", 5), "guid": (b"\x01", 17), "fingerprint": (b"\xc3\x01", 10)}
+_FRAMINGS: Final = {
+    "id": (b"\x00", 5),
+    "guid": (b"\x01", 17),
+    "fingerprint": (b"\xc3\x01", 10),
+    "glue": (b"\x03\x00", 18),
+}
 _IN_HEADER: Final = frozenset({"id", "guid"})
-_IN_VALUE: Final = frozenset({"id", "fingerprint"})
+_IN_VALUE: Final = frozenset({"id", "fingerprint", "glue"})
+_GLUE, _GLUE_BYTES = _FRAMINGS["glue"]
+_GLUE_ZLIB: Final = b"\x03\x05"
+_UUIDS: Final = frozenset({"guid", "glue"})
 
 # An event; or why there is none; or the schema that is needed first; or ``None`` for a tombstone.
 Decoded = CommerceEvent | Rejection | Filtered | SchemaRef | None
@@ -88,6 +101,7 @@ class WireFormat(Enum):
     CONFLUENT = "confluent"
     HEADER = "header"
     SINGLE_OBJECT = "single-object"
+    GLUE = "glue"
 
 
 def framing_of(ref: SchemaRef) -> bytes:
@@ -95,7 +109,7 @@ def framing_of(ref: SchemaRef) -> bytes:
     magic, length = _FRAMINGS[ref.kind]
     if ref.kind == "id":
         return magic + int(ref.value).to_bytes(length - len(magic), "big")
-    return magic + (UUID(ref.value).bytes if ref.kind == "guid" else bytes.fromhex(ref.value))
+    return magic + (UUID(ref.value).bytes if ref.kind in _UUIDS else bytes.fromhex(ref.value))
 
 
 class Found(NamedTuple):
@@ -184,9 +198,8 @@ class AnyDecoder(ABC):
 
     def missing(self, ref: SchemaRef) -> Rejection:
         """Return the verdict on a record whose schema does not exist. It is not remembered: it may come later."""
-        message = (
-            f"schema {ref.kind} {ref.value} does not exist: register it, or put it into the schemas folder"
-        )
+        how = "set SCHEMA_REGISTRY_URL=glue: and check its region" if ref.kind == "glue" else "register it"
+        message = f"schema {ref.kind} {ref.value} does not exist: {how}, or put it into the schemas folder"
         if ref == SchemaRef("id", "0"):
             # Registries count from 1. Apicurio's own serialisers write ids of eight bytes: the first four are 0.
             message = (
@@ -197,7 +210,8 @@ class AnyDecoder(ABC):
 
     def section_of(self, record: Record, topic: str = "") -> int:
         """See `consumer.engine.reading.Decoding.section_of`."""
-        return 0 if record.value is None else self.find(record, record.value, topic).number
+        value = None if record.value is None else self.unpacked(record, record.value)
+        return self.find(record, value, topic).number if isinstance(value, bytes) else 0
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> list[Decoded]:
         """Return the event of each record of this topic, in order, or why there is none."""
@@ -205,9 +219,11 @@ class AnyDecoder(ABC):
 
     def decode(self, record: Record, topic: str = "") -> Decoded:
         """Return the event of one record, or why there is none. Never raises because of what it holds."""
-        value = record.value
-        if value is None:
+        if record.value is None:
             return None
+        value = self.unpacked(record, record.value)
+        if isinstance(value, Rejection):
+            return value
         framing, start, plan, number = self.find(record, value, topic)
         if plan is None:
             return self._unknown(framing, start, value)
@@ -221,6 +237,14 @@ class AnyDecoder(ABC):
         if end == len(value):
             return self._typed(event, number)
         return self.unless_doubted(framing, _misaligned(framing, end > len(value)))
+
+    def unpacked(self, record: Record, value: bytes) -> bytes | Rejection:
+        """Return the record's `value` as if its serialiser had not compressed it (AWS Glue's can)."""
+        if not value.startswith(_GLUE_ZLIB) or "glue" not in self._kinds:
+            return value
+        if "guid" in self._kinds and record.headers and _schema_header(record) is not None:
+            return value  # a bare datum, which may begin with any bytes
+        return _unzipped(value)
 
     def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
         """Return the event, which was read as our schema of this number."""
@@ -283,7 +307,7 @@ class Decoder(AnyDecoder):
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
     DecodeCode.UNKNOWN_WIRE_FORMAT,
     "the record does not name its schema in the expected wire format (Confluent prefix, Confluent header, "
-    "Avro single-object): check its producer's serialiser",
+    "Avro single-object, AWS Glue): check its producer's serialiser",
 )
 
 
@@ -318,8 +342,26 @@ def _split_auto(record: Record, value: bytes) -> tuple[bytes, int]:
         return header, 0
     magic, length = _FRAMINGS["fingerprint"]
     if not value.startswith(magic):
-        length = _FRAMINGS["id"][1]
+        length = _GLUE_BYTES if value[:1] == _GLUE[:1] else _FRAMINGS["id"][1]
     return value[:length], length
+
+
+def _unzipped(value: bytes) -> bytes | Rejection:
+    """Return the value of a compressed record of AWS Glue's serialisers as it would be without the compression."""
+    if len(value) < _GLUE_BYTES:
+        return _GLUE + value[len(_GLUE) :]  # it ends inside its header, which is said of it as of any other
+    unpacker = zlib.decompressobj()
+    try:
+        # Bounded: a few kilobytes may unpack to gigabytes.
+        datum = unpacker.decompress(value[_GLUE_BYTES:], MAX_RECORD_BYTES + 1)
+    except zlib.error:
+        return rejected(DecodeCode.UNDECODABLE, "the bytes behind the header of AWS Glue are not zlib's")
+    if len(datum) > MAX_RECORD_BYTES:
+        return rejected(DecodeCode.TOO_LARGE, f"the record unpacks to more than {MAX_RECORD_BYTES >> 20} MiB")
+    if not unpacker.eof or unpacker.unused_data:
+        what = "go on behind their end" if unpacker.eof else "end too early"
+        return rejected(DecodeCode.UNDECODABLE, f"the zlib bytes behind the header of AWS Glue {what}")
+    return _GLUE + value[len(_GLUE) : _GLUE_BYTES] + datum
 
 
 # The kinds of `SchemaRef` that a record may name, and `Decoder.split`.
@@ -330,6 +372,7 @@ _WIRE_FORMATS: Final[
     WireFormat.CONFLUENT: (frozenset({"id"}), lambda _record, value: (value[:5], 5)),
     WireFormat.HEADER: (_IN_HEADER, lambda record, _value: (_schema_header(record) or b"", 0)),
     WireFormat.SINGLE_OBJECT: (frozenset({"fingerprint"}), lambda _record, value: (value[:10], 10)),
+    WireFormat.GLUE: (frozenset({"glue"}), lambda _record, value: (value[:_GLUE_BYTES], _GLUE_BYTES)),
 }
 
 
@@ -339,7 +382,7 @@ def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejecti
         if kind not in kinds or framing[: len(magic)] != magic:
             continue
         if len(framing) < length:
-            message = f"the record ends inside the {kind} of its schema"
+            message = f"the record ends inside the {'UUID' if kind == 'glue' else kind} of its schema"
             return rejected(DecodeCode.TRUNCATED_HEADER, message)
         # Only a header can be longer than its kind has bytes.
         if len(framing) > length:
@@ -347,7 +390,7 @@ def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejecti
         name = framing[len(magic) :]
         if kind == "id":
             return SchemaRef(kind, str(int.from_bytes(name, "big")))
-        return SchemaRef(kind, str(UUID(bytes=name)) if kind == "guid" else name.hex())
+        return SchemaRef(kind, str(UUID(bytes=name)) if kind in _UUIDS else name.hex())
     return _UNKNOWN_WIRE_FORMAT
 
 

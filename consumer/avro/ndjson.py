@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
-from consumer.avro.decode import DecodeCode, rejected
+from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, rejected
 from consumer.avro.fitting import Exhausted, Fit, Fitter, Misfit, Number, misfit, of_type
 from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, parse
 from consumer.avro.typed import Choice
@@ -37,7 +37,7 @@ from consumer.avro.values import (
 )
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
 
-MAX_LINE_BYTES: Final = 16 << 20
+MAX_LINE_BYTES: Final = MAX_RECORD_BYTES
 # Milliseconds since 1970 of the years 1 to 9999.
 _CALENDAR: Final = range(-62_135_596_800_000, 253_402_300_800_000)
 _MAX_WHOLE_DIGITS: Final = 20  # of a 64-bit number with its sign

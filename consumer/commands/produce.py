@@ -148,8 +148,8 @@ class _Production:
         return building.encoders(mapped, [by_record[section.record] for section in mapped.all])
 
     async def _framings(self, subjects: Mapping[str, AvroSchema]) -> list[ConfluentId | SingleObject]:
-        """Confluent's framing with registered schemas where there is a registry, else single-object encoding."""
-        if not self.settings.registry.url:
+        """Confluent's framing with registered schemas where there is such a registry, else single-object encoding."""
+        if not self.settings.registry.url or self.settings.registry.is_glue:
             return [SingleObject() for _ in subjects]
         registry = RegistrySchemas(self.settings.registry.client_configuration())
         try:

@@ -12,6 +12,7 @@ two steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from consumer.avro.decode import AnyDecoder
@@ -55,14 +56,21 @@ class CompiledReading:
             if record is None or record.value is None:
                 columns.add(TOMBSTONE if record is not None else None)
                 continue
-            framing, start, plan, number = find(record, record.value, topic)
-            before = len(columns)
+            value, lot, before = self._decoder.unpacked(record, record.value), records, len(columns)
+            if isinstance(value, Rejection):
+                columns.add(value)
+                continue
+            if value is not record.value:
+                # What one unpacks to may be large: it is read alone, at its place, before the next is unpacked.
+                record = record._replace(value=value)
+                lot = [*repeat(None, before), record]
+            framing, start, plan, number = find(record, value, topic)
             # No section of the mapping is for it, or its schema cannot be read as ours.
             if isinstance(plan, Rejection | Filtered):
                 columns.add(self._decoder.unless_doubted(framing, plan))
             elif (function := self._function(framing, plan, number)) is not None:
                 oldest, present = self._converter.of(number).bounds(now)
-                function(records, columns, framing, start, oldest, present)
+                function(lot, columns, framing, start, oldest, present)
             if len(columns) == before:
                 self._two_steps.read([record], now, columns, topic)
             if number:

@@ -188,8 +188,9 @@ class Chunk(NamedTuple):
 class SchemaRef(NamedTuple):
     """How a record names its writer's schema.
 
-    `kind` is ``"id"`` (Confluent schema id, decimal text), ``"guid"`` (Confluent header, 36-character UUID)
-    or ``"fingerprint"`` (single-object encoding: 16 hex digits of CRC-64-AVRO as on the wire, little-endian).
+    `kind` is ``"id"`` (Confluent schema id, decimal text), ``"guid"`` (Confluent header, 36-character UUID),
+    ``"fingerprint"`` (single-object encoding: 16 hex digits of CRC-64-AVRO as on the wire, little-endian) or ``"glue"``
+    (AWS Glue's header: the UUID of the schema version, 36 characters).
     """
 
     kind: str

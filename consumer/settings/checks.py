@@ -109,6 +109,11 @@ def contradictions(settings: Settings) -> Iterator[str]:
             f"SCHEMA_REGISTRY_URL is not set, but {registry_variable(next(iter(registry.properties)))} is;"
             " set the URL too, or remove both"
         )
+    if registry.is_glue and registry.properties:
+        yield (
+            f"{registry_variable(next(iter(registry.properties)))} has no meaning with SCHEMA_REGISTRY_URL=glue:, which"
+            " is asked with AWS credentials; remove one of them"
+        )
     yield from _registry_contradictions(registry)
 
 

@@ -32,10 +32,10 @@ from consumer.settings.values import (
     parse_login,
     parse_path,
     parse_proxy,
+    parse_registry,
     parse_share,
     parse_topics,
     parse_url,
-    parse_urls,
     size,
     whole,
 )
@@ -85,7 +85,7 @@ _ProxyUrl = Annotated[SecretStr, BeforeValidator(parse_proxy)]  # it may have a 
 _Address = Annotated[HttpAddress | None, BeforeValidator(parse_http_address)]
 _Flag = Annotated[bool, BeforeValidator(parse_flag)]
 _OffsetReset = Literal["earliest", "error", "latest"]
-_WireFormat = Literal["auto", "confluent", "header", "single-object"]
+_WireFormat = Literal["auto", "confluent", "header", "single-object", "glue"]
 _LogFormat = Literal["json", "console"]
 _LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -142,12 +142,18 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
 class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REGISTRY_{field.upper()}"):
     """The schema registry that writer schemas come from, if there is one."""
 
-    url: Annotated[str, BeforeValidator(parse_urls)] = _setting("")
-    """Confluent-compatible schema registry. Without it, schemas come from PINSTREAM_SCHEMAS_DIR."""
+    url: Annotated[str, BeforeValidator(parse_registry)] = _setting("")
+    """Confluent-compatible schema registry; or glue:REGION for AWS Glue (glue: for the region of AWS_REGION), which
+    needs the extra pinstream[glue]. Without it, schemas come from PINSTREAM_SCHEMAS_DIR."""
     properties: Mapping[str, SecretStr] = _setting({}, shown="the client's", name="SCHEMA_REGISTRY_…")
     """Any other property of Confluent's registry client, with underscores for dots, such as
     SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO or SCHEMA_REGISTRY_SSL_CA_LOCATION. Secrets can also come from a
     file: …_FILE."""
+
+    @property
+    def is_glue(self) -> bool:
+        """Whether it is AWS Glue."""
+        return self.url.startswith("glue:")
 
     def client_configuration(self) -> dict[str, str | float]:
         """Properties for Confluent's registry client. Secrets are in clear text: never log them."""
@@ -207,7 +213,7 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     """Full name (namespace.Name) of the record schema in PINSTREAM_SCHEMAS_DIR that every event is read
     as. The mapping is written for it. Not needed where the mapping file has sections for record types."""
     wire_format: Annotated[_WireFormat, one_of(_WireFormat)] = _setting("auto")
-    """How records name their schema: confluent, header or single-object. auto detects the format of each
+    """How records name their schema: confluent, header, single-object or glue. auto detects the format of each
     record."""
     fast_path: _Flag = _setting("true")
     """Decodes and converts in one step. false uses the plain implementation that it is tested against, at

@@ -215,8 +215,12 @@ def parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def parse_urls(text: str) -> str:
-    """A comma-separated list of URLs, which the registry's client tries one after the other."""
+def parse_registry(text: str) -> str:
+    """A comma-separated list of URLs, which the registry's client tries one after the other; or AWS Glue."""
+    if text.startswith("glue:"):
+        if not re.fullmatch(r"glue:(?:[a-z]{2,}(?:-[a-z]+)+-[0-9]+)?", text):
+            raise ValueError("not a region of AWS; allowed: glue:REGION, such as glue:eu-west-1, or glue:")
+        return text
     return ",".join(parse_url(item) for item in split_list(text))
 
 

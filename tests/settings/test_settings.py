@@ -180,6 +180,7 @@ class TestContradictions:
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "orders,orders.dead-letters"}),
             ("PINSTREAM_DEAD_LETTER_TOPIC", {"KAFKA_TOPICS": "x" * 245}),
             ("SCHEMA_REGISTRY_URL", {"SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO": "u:hush"}),
+            ("SCHEMA_REGISTRY_TIMEOUT", {"SCHEMA_REGISTRY_URL": "glue:", "SCHEMA_REGISTRY_TIMEOUT": "3"}),
             ("KAFKA_SECURITY_PROTOCOL", {**IAM, "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}),
             ("KAFKA_SASL_PASSWORD", {**IAM, "KAFKA_SASL_PASSWORD": "hush"}),
             ("KAFKA_SASL_OAUTHBEARER_METHOD", {**IAM, "KAFKA_SASL_OAUTHBEARER_METHOD": "oidc"}),

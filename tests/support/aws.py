@@ -1,7 +1,12 @@
-"""Amazon for tests: a stand-in for the signer of MSK's tokens, and the variables of AWS."""
+"""Amazon for tests: a stand-in for the signer of MSK's tokens, and a stub of the Glue Schema Registry."""
 
 from __future__ import annotations
 
+import json
+import threading
+import uuid
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.support.kafka.secured import PASSWORD, Issuer
@@ -37,3 +42,71 @@ def with_iam(folder: Path, issuer: Issuer, user: str) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": PASSWORD,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+class Glue:
+    """A stub of the Glue Schema Registry: ``GetSchemaVersion`` alone, as AWS documents it. `versions`: by UUID, what it
+    answers. `fails`: a status and an error's code that it answers instead; None: it answers."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, dict[str, str]] = {}
+        self.fails: tuple[int, str] | None = None
+        self.asked: list[str] = []
+        glue = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert self.headers["X-Amz-Target"] == "AWSGlue.GetSchemaVersion"
+                assert "/glue/aws4_request" in self.headers["Authorization"]
+                glue.asked.append(body["SchemaVersionId"])
+                status, answer = 200, glue.versions.get(body["SchemaVersionId"])
+                failure = glue.fails or (None if answer else (400, "EntityNotFoundException"))
+                if failure is not None:
+                    status, answer = (
+                        failure[0],
+                        {"__type": failure[1], "Message": f"{failure[1]} of the tests"},
+                    )
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.1")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def add(self, schema: object, kind: str = "AVRO", status: str = "AVAILABLE") -> str:
+        """A new schema version; its UUID."""
+        version = str(uuid.uuid4())
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        self.versions[version] = {
+            "SchemaVersionId": version, "SchemaDefinition": text, "DataFormat": kind, "Status": status,
+        }  # fmt: skip
+        return version
+
+    def variables(self) -> dict[str, str]:
+        """With which a process asks this one."""
+        return {
+            "SCHEMA_REGISTRY_URL": "glue:eu-west-1",
+            "AWS_ENDPOINT_URL_GLUE": self.url,
+            "AWS_ACCESS_KEY_ID": "AKIDTESTS",
+            "AWS_SECRET_ACCESS_KEY": PASSWORD,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def close(self) -> None:
+        """Nobody listens there any more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def glue_value(version: str, datum: bytes, *, zipped: bool = False) -> bytes:
+    """A record's value as Glue's serialisers write it."""
+    head = b"\x03" + (b"\x05" if zipped else b"\x00") + uuid.UUID(version).bytes
+    return head + (zlib.compress(datum) if zipped else datum)

@@ -88,7 +88,7 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
     # All of them, even if one has a bad answer: one run shows everything that needs a change.
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
-    if settings.registry.url:
+    if settings.registry.url and not settings.registry.is_glue:  # Glue names no schema by a topic
         rows += await _ask("writers' schemas", writers.writers, found)
     if any(environment.outlook(os.environ)):
         rows += await _ask("OpenTelemetry", local.telemetry, found)

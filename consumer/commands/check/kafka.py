@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from uuid import UUID
 
-from consumer.adapters.aws import msk
+from consumer.adapters.aws import glue, msk
 from consumer.adapters.kafka.cluster import Extent, TopicSettings, describe, topic_settings
 from consumer.adapters.kafka.configuration import dead_letter_topic, uses_consumer_protocol
 from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
@@ -201,20 +202,28 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
             )
 
 
+async def _glue(found: Found) -> list[str]:
+    """What is used to ask AWS Glue, if that is the registry."""
+    registry = found.settings.registry
+    return [await run_blocking("pinstream-glue", glue.describe, registry.url)] if registry.is_glue else []
+
+
 async def registry(found: Found) -> Said:
     """Does the registry answer, or can the service begin without it?"""
     if not found.settings.registry.url:
         raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
     source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
     try:
-        # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns.
-        answer = await source.fetch(FetchSchema(SchemaRef("id", "1")))
+        # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns; Glue assigns UUIDs.
+        is_glue = found.settings.registry.is_glue
+        some = SchemaRef("glue", str(UUID(int=0))) if is_glue else SchemaRef("id", "1")
+        answer = await source.fetch(FetchSchema(some))
         kept = await source.kept() if isinstance(source, KeptSchemas) else 0
     finally:
         await source.close()
     away = answer.unanswered if isinstance(answer, SchemaFound) else answer
     if not isinstance(away, SchemaUnavailable):
-        return Said(f"answers; {counted(kept, 'schema')} on disk")
+        return Said(f"answers; {counted(kept, 'schema')} on disk", details=await _glue(found))
     # Wrong credentials do not heal by themselves. An address that has answered before was right.
     if not kept or away.refused:
         raise RegistryError(away.reason)

@@ -161,7 +161,7 @@ async def _decoded(
     # One try: a person is waiting, and can run it again.
     answer = await writers.fetch(FetchSchema(decoded))
     if isinstance(answer, SchemaFound):
-        decoder.add_schema(decoded, answer.schema)
+        decoder.add_schema(decoded, answer.schema, answer.kind)
     elif isinstance(answer, SchemaMissing):
         return decoder.missing(decoded)
     else:

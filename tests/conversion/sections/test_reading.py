@@ -35,6 +35,7 @@ from tests.conversion.sections.shop import (
     order,
     signup,
 )
+from tests.support.aws import glue_value
 
 SCHEMAS: Final[dict[str, Any]] = {"order": ORDER, "click": CLICK, "signup": SIGNUP, "refund": REFUND}
 EVENTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
@@ -58,6 +59,8 @@ def value(kind: str, number: int, how: str) -> Record:
     if how == "header":
         header = (SCHEMA_ID_HEADER, framing_of(SchemaRef("guid", str(GUID))))
         return Record(number, -1, None, branch + whole, (header,))
+    if how in ("glue", "zlib"):  # as AWS Glue's serialisers write a union
+        return Record(number, -1, None, glue_value(str(GUID), branch + whole, zipped=how == "zlib"), ())
     if how == "long":  # a branch spelled in more bytes than it takes
         padded = bytes((BRANCHES[kind] << 1 | 0x80, 0))
         return Record(number, -1, None, framing_of(SchemaRef("id", "9")) + padded + whole, ())
@@ -77,7 +80,8 @@ class Readings:
             for name, schema in SCHEMAS.items():
                 decoder.add_schema(SchemaRef("id", str(IDS[name])), schema)
             assert decoder.add_schema(SchemaRef("id", "9"), UNION) is None
-            assert decoder.add_schema(SchemaRef("guid", str(GUID)), UNION) is None
+            for kind in ("guid", "glue"):
+                assert decoder.add_schema(SchemaRef(kind, str(GUID)), UNION) is None
         self.converter = SectionConverters(
             [
                 Converter(section.mapping, accounts=("1",), partner_name=None, max_event_age=1e9)
@@ -126,7 +130,7 @@ def payloads(columns: Columns) -> list[Any]:
     return [orjson.loads(columns.body(row)[:-1]) for row in range(len(columns)) if columns.is_event(row)]
 
 
-@pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "long"])
+@pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "long", "glue", "zlib"])
 def test_each_record_takes_the_section_of_its_type(how: str, readings: Readings) -> None:
     """By its name in the writer's schema, however that is named; a union's branch is a type."""
     records = [value(kind, n, how) for n, kind in enumerate(("order", "click", "signup", "order"))]
@@ -150,7 +154,7 @@ def test_a_topic_has_its_own_mapping(readings: Readings) -> None:
 
 
 @pytest.mark.skipif(COMPILED is None, reason="the package was built without a C compiler")
-@pytest.mark.parametrize("how", ["id", "union", "header", "single-object"])
+@pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "glue", "zlib"])
 def test_mixed_records_are_read_on_the_fast_path(how: str, readings: Readings) -> None:
     """None goes through the two steps: each type has a program of its own."""
     before = readings.fast.in_two_steps
@@ -233,7 +237,7 @@ def test_a_branch_that_there_is_not(data: bytes, readings: Readings) -> None:
     assert verdict.code == "undecodable"
 
 
-HOW: Final = st.sampled_from(["id", "union", "header", "long", "single-object"])
+HOW: Final = st.sampled_from(["id", "union", "header", "long", "single-object", "glue", "zlib"])
 SPOILED: Final = st.sampled_from(["", "", "", "cut", "longer", "empty"])
 
 

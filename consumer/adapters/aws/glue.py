@@ -1,0 +1,148 @@
+"""Writers' schemas from the AWS Glue Schema Registry: ``SCHEMA_REGISTRY_URL=glue:`` or ``glue:REGION``.
+
+A record of its serialisers names the version of its schema by a UUID, which needs neither the name of the registry nor
+that of the schema: one question, ``GetSchemaVersion``, and one right, ``glue:GetSchemaVersion``. What Glue answers:
+
+======================================  ==========================================
+a version, ``AVRO``                     found
+a version, ``JSON`` or ``PROTOBUF``     found, of that kind: its records are refused
+a version that is ``PENDING``           unavailable: it is being checked
+a version that is ``FAILURE``           missing: it was refused, and stays so
+``EntityNotFoundException``             missing
+any other error, or none of Glue's      unavailable: asked again, the records wait
+======================================  ==========================================
+
+One attempt each, as with every registry; the engine decides when to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from consumer.adapters.aws import new_session, one_line
+from consumer.adapters.thread import run_blocking
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
+from consumer.errors import SettingsError
+
+Answer = SchemaFound | SchemaMissing | SchemaUnavailable
+
+_SCHEME: Final = "glue:"
+_TIMEOUT: Final = 10.0
+# Errors of Glue that waiting does not heal.
+_REFUSALS: Final = frozenset(
+    {
+        "AccessDeniedException",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
+
+
+class GlueSchemas:
+    """The Glue Schema Registry of one region, asked with the AWS credentials of this machine or pod.
+
+    `address`: ``glue:`` or ``glue:REGION``. `local` answers for what Glue has no names for: ids, GUIDs and
+    fingerprints. `timeout`: seconds for one fetch. Raises `SettingsError` without the extra or a region.
+    """
+
+    def __init__(
+        self, address: str, local: Callable[[FetchSchema], Awaitable[Answer]], *, timeout: float = _TIMEOUT
+    ) -> None:
+        self._region = _region(address)
+        self._local = local
+        self._timeout = timeout
+        self._client: Any = None
+
+    async def fetch(self, command: FetchSchema) -> Answer:
+        """Ask Glue once. Never raises."""
+        ref = command.ref
+        if ref.kind != "glue":
+            return await self._local(command)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return _verdict(ref, await run_blocking("pinstream-glue", self._ask, ref.value))
+        except TimeoutError:
+            return SchemaUnavailable(ref, f"{self._named()} did not answer within {self._timeout:g} s")
+        except Exception as error:  # botocore has some forty kinds
+            self._client = None  # the next attempt looks for credentials anew
+            return self._explained(ref, error)
+
+    async def close(self) -> None:
+        """Close the client's connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _ask(self, version: str) -> Mapping[str, Any]:
+        from botocore.config import Config
+
+        if self._client is None:
+            once = Config(retries={"total_max_attempts": 1})
+            self._client = new_session().create_client("glue", region_name=self._region, config=once)
+        answer: Mapping[str, Any] = self._client.get_schema_version(SchemaVersionId=version)
+        return answer
+
+    def _named(self) -> str:
+        return f"AWS Glue ({self._region})"
+
+    def _explained(self, ref: SchemaRef, error: Exception) -> Answer:
+        said = getattr(error, "response", {}).get("Error", {})
+        code, words = str(said.get("Code", "")), one_line(error)
+        if code == "EntityNotFoundException":
+            return SchemaMissing(ref)
+        if code == "AccessDeniedException":
+            reason = f"{self._named()} refuses: allow glue:GetSchemaVersion to this role ({words})"
+        elif code:
+            reason = f"{self._named()} answered with an error: {words}"
+        else:
+            reason = f"{self._named()} could not be asked: {words}: check the AWS credentials and the network"
+        return SchemaUnavailable(ref, reason, refused=code in _REFUSALS or "credentials" in words)
+
+
+def describe(address: str) -> str:
+    """Region and kind of credentials, for people. Blocks. Raises `SettingsError`."""
+    region = _region(address)
+    try:
+        found = new_session().get_credentials()
+    except Exception as error:  # a role that cannot be assumed, a file that cannot be parsed
+        return f"AWS Glue: region {region}, no credentials ({one_line(error)})"
+    return f"AWS Glue: region {region}, {'no credentials' if found is None else f'credentials by {found.method}'}"
+
+
+def _region(address: str) -> str:
+    try:
+        session = new_session()
+    except ImportError:
+        raise SettingsError(
+            "SCHEMA_REGISTRY_URL=glue: needs an extra that is not installed: pip install 'pinstream[glue]'"
+        ) from None
+    try:
+        region = address.removeprefix(_SCHEME) or session.get_config_variable("region")
+    except Exception as error:  # a profile that does not exist, a file that cannot be parsed
+        raise SettingsError(
+            f"the region of SCHEMA_REGISTRY_URL=glue: cannot be read: {one_line(error)}"
+        ) from None
+    if not region:
+        raise SettingsError("SCHEMA_REGISTRY_URL=glue: needs a region: write glue:REGION, or set AWS_REGION")
+    return str(region)
+
+
+def _verdict(ref: SchemaRef, said: Mapping[str, Any]) -> Answer:
+    status, kind, text = said.get("Status"), str(said.get("DataFormat")), said.get("SchemaDefinition")
+    if status == "FAILURE":
+        return SchemaMissing(ref)
+    # A version that is being deleted is still what its records were written with.
+    if status not in ("AVAILABLE", "DELETING"):
+        return SchemaUnavailable(
+            ref, f"AWS Glue has the schema version as {str(status)[:20]}, not as AVAILABLE"
+        )
+    if kind in ("JSON", "PROTOBUF"):
+        return SchemaFound(ref, "", kind)
+    if kind != "AVRO" or not isinstance(text, str) or not text:
+        return SchemaUnavailable(ref, "the answer of AWS Glue contains no schema")
+    return SchemaFound(ref, text)

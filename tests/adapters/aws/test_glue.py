@@ -1,0 +1,198 @@
+"""Writers' schemas from AWS Glue, against a stub of its API: what each answer means, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumer.adapters.aws import glue
+from consumer.adapters.aws.glue import Answer, GlueSchemas
+from consumer.adapters.schemas import LocalSchemas
+from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.model import SchemaRef
+from consumer.errors import SettingsError
+from tests.adapters.test_schemas import PLAIN
+from tests.support.aws import Glue
+
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Glue]:
+    """The stub; this process asks it."""
+    found = Glue()
+    for name, value in found.variables().items():
+        monkeypatch.setenv(name, value)
+    yield found
+    found.close()
+
+
+async def nothing_local(command: FetchSchema) -> Answer:
+    """A folder without schemas."""
+    return SchemaMissing(command.ref)
+
+
+async def ask(version: str, *, timeout: float = 30.0) -> Answer:
+    """What one source says of one version."""
+    source = GlueSchemas("glue:eu-west-1", nothing_local, timeout=timeout)
+    try:
+        return await source.fetch(FetchSchema(SchemaRef("glue", version)))
+    finally:
+        await source.close()
+
+
+def reason(answer: Answer) -> str:
+    """Why there is no verdict: one line, without the secret."""
+    assert isinstance(answer, SchemaUnavailable)
+    assert "\n" not in answer.reason
+    assert "only-for-tests" not in answer.reason
+    return answer.reason
+
+
+@pytest.mark.parametrize("status", ["AVAILABLE", "DELETING"])
+async def test_a_version_is_found(status: str, registry: Glue) -> None:
+    """Also one that is being deleted: its records were written with it."""
+    version = registry.add('"string"', status=status)
+    assert await ask(version) == SchemaFound(SchemaRef("glue", version), '"string"')
+    assert registry.asked == [version]
+
+
+@pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
+async def test_another_kind_is_found_as_that(kind: str, registry: Glue) -> None:
+    """The decoder then says that it reads Avro."""
+    answer = await ask(registry.add("syntax = x", kind))
+    assert isinstance(answer, SchemaFound)
+    assert (answer.schema, answer.kind) == ("", kind)
+
+
+async def test_what_does_not_exist_is_missing(registry: Glue) -> None:
+    """Only Glue's own word for that, or a version that it refused, is a verdict."""
+    assert isinstance(await ask(UNKNOWN), SchemaMissing)
+    assert isinstance(await ask(registry.add('"string"', status="FAILURE")), SchemaMissing)
+
+
+async def test_a_version_that_is_being_checked_is_waited_for(registry: Glue) -> None:
+    """Its records wait."""
+    assert "as PENDING, not as AVAILABLE" in reason(await ask(registry.add('"string"', status="PENDING")))
+
+
+@pytest.mark.parametrize(
+    ("failure", "refused", "said"),
+    [
+        ((400, "AccessDeniedException"), True, "refuses: allow glue:GetSchemaVersion to this role ("),
+        ((400, "ExpiredTokenException"), True, "AWS Glue (eu-west-1) answered with an error: "),
+        ((400, "ThrottlingException"), False, "AWS Glue (eu-west-1) answered with an error: "),
+        ((500, "InternalServiceException"), False, "InternalServiceException of the tests"),
+    ],
+)
+async def test_other_errors_are_no_verdict(
+    failure: tuple[int, str], refused: bool, said: str, registry: Glue
+) -> None:
+    """They are asked again, once each time: when is the engine's to decide. What does not heal by itself is marked."""
+    version = registry.add('"string"')
+    registry.fails = failure
+    answer = await ask(version)
+    assert said in reason(answer)
+    assert isinstance(answer, SchemaUnavailable)
+    assert answer.refused == refused
+    assert registry.asked == [version]
+
+
+async def test_it_goes_on_after_an_error(registry: Glue) -> None:
+    """The same source answers once Glue does."""
+    version = registry.add('"string"')
+    source = GlueSchemas("glue:eu-west-1", nothing_local)
+    registry.fails = (400, "ThrottlingException")
+    assert isinstance(await source.fetch(FetchSchema(SchemaRef("glue", version))), SchemaUnavailable)
+    registry.fails = None
+    assert isinstance(await source.fetch(FetchSchema(SchemaRef("glue", version))), SchemaFound)
+    await source.close()
+
+
+async def test_nobody_listens(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is no verdict."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{port}")
+    assert "could not be asked: Could not connect to the endpoint" in reason(await ask(UNKNOWN))
+
+
+async def test_no_answer_in_time(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is taken and never answered is given up."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{one.getsockname()[1]}")
+        assert "did not answer within 0.5 s" in reason(await ask(UNKNOWN, timeout=0.5))
+
+
+async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That does not heal by itself, and says what to check."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    answer = await ask(UNKNOWN)
+    assert "Unable to locate credentials: check the AWS credentials" in reason(answer)
+    assert isinstance(answer, SchemaUnavailable)
+    assert answer.refused
+    assert glue.describe("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
+
+
+async def test_other_names_are_asked_of_the_folder(registry: Glue, tmp_path: Path) -> None:
+    """Glue knows no ids, GUIDs and fingerprints. A file with a version's UUID in its name is found without Glue."""
+    (tmp_path / f"plain.{UNKNOWN}.avsc").write_text(json.dumps(PLAIN))
+    local = LocalSchemas(tmp_path)
+    assert isinstance(await local.fetch(FetchSchema(SchemaRef("glue", UNKNOWN))), SchemaFound)
+    source = GlueSchemas("glue:eu-west-1", local.fetch)
+    assert isinstance(await source.fetch(FetchSchema(SchemaRef("guid", UNKNOWN))), SchemaFound)
+    assert isinstance(await source.fetch(FetchSchema(SchemaRef("id", "7"))), SchemaMissing)
+    assert registry.asked == []
+    await source.close()
+
+
+async def test_what_was_found_is_kept_on_disk(registry: Glue, tmp_path: Path) -> None:
+    """A start while Glue is away reads what it has read before."""
+    version = registry.add('"string"')
+    command = FetchSchema(SchemaRef("glue", version))
+    for away in (False, True):
+        registry.fails = (500, "InternalServiceException") if away else None
+        files = SchemaFiles(tmp_path / "kept", registry_digest({"url": "glue:eu-west-1"}))
+        source = KeptSchemas(GlueSchemas("glue:eu-west-1", nothing_local), files, kinds=("glue",))
+        answer = await source.fetch(command)
+        assert isinstance(answer, SchemaFound)
+        assert (answer.unanswered is not None) == away
+        assert await source.kept() == 1
+        await source.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "variables", "region"),
+    [
+        ("glue:eu-west-3", {"AWS_REGION": "us-east-1"}, "eu-west-3"),
+        ("glue:", {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}, "us-east-1"),
+        ("glue:", {"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+    ],
+)
+def test_where_the_region_is_from(
+    address: str, variables: dict[str, str], region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting's own, else AWS's conventions."""
+    for name, value in {**variables, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(name, value)
+    assert glue.describe(address) == f"AWS Glue: region {region}, credentials by env"
+
+
+def test_without_a_region() -> None:
+    """One line that says what to write."""
+    with pytest.raises(SettingsError, match="needs a region: write glue:REGION, or set AWS_REGION"):
+        GlueSchemas("glue:", nothing_local)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to install."""
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    with pytest.raises(SettingsError, match=r"not installed: pip install 'pinstream\[glue\]'$"):
+        GlueSchemas("glue:eu-west-1", nothing_local)

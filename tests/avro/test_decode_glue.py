@@ -1,0 +1,148 @@
+"""AWS Glue's wire format: ``03``, compression, the UUID of the schema version, Avro."""
+
+from __future__ import annotations
+
+import tracemalloc
+import uuid
+import zlib
+
+import pytest
+
+from consumer.avro.decode import MAX_RECORD_BYTES, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.encode import ConfluentId, Encoder
+from consumer.engine.model import Filtered, Rejection, SchemaRef
+from tests.avro.test_decode import EVENT, SCHEMA, SEVEN, code, datum, decoder, record
+from tests.conversion.test_compiled import Both
+from tests.conversion.test_convert import SCHEMA as COMMERCE
+from tests.conversion.test_convert import event_of
+from tests.support.aws import glue_value
+
+VERSION = "0a0f5b1e-4bb0-4c0f-9d5b-4a27f0a5b7aa"
+REF = SchemaRef("glue", VERSION)
+ZIPPED = pytest.mark.parametrize("zipped", [False, True], ids=["plain", "zlib"])
+
+
+def message(decoded: object) -> str:
+    """That of a rejection."""
+    assert isinstance(decoded, Rejection)
+    return decoded.message
+
+
+@ZIPPED
+@pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.GLUE])
+def test_a_known_version_is_read(zipped: bool, wire_format: WireFormat) -> None:
+    """Compressed or not, by the same schema; recognised from the bytes."""
+    value = glue_value(VERSION, datum(EVENT), zipped=zipped)
+    assert decoder(wire_format, REF).decode(record(value)) == EVENT
+
+
+@ZIPPED
+def test_an_unknown_version_is_asked_for(zipped: bool) -> None:
+    """By its UUID, as text."""
+    assert decoder().decode(record(glue_value(VERSION, datum(EVENT), zipped=zipped))) == REF
+    assert framing_of(REF) == glue_value(VERSION, b"")
+
+
+@ZIPPED
+def test_what_is_cut_off_is_rejected(zipped: bool) -> None:
+    """At any length: inside the header it is that, behind it the datum is not whole. None of it raises."""
+    whole = glue_value(VERSION, datum(EVENT), zipped=zipped)
+    one = decoder(WireFormat.AUTO, REF)
+    assert code(one.decode(record(whole[:1]))) == "unknown_wire_format"
+    for end in range(2, 18):
+        assert code(one.decode(record(whole[:end]))) == "truncated_header"
+        assert "inside the UUID of its schema" in message(one.decode(record(whole[:end])))
+    for end in range(18, len(whole)):
+        assert code(one.decode(record(whole[:end]))) == "undecodable"
+
+
+def test_another_compression_is_no_format_of_ours() -> None:
+    """There are two."""
+    value = bytearray(glue_value(VERSION, datum(EVENT)))
+    value[1] = 7
+    assert code(decoder(WireFormat.AUTO, REF).decode(record(bytes(value)))) == "unknown_wire_format"
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (b"\x00not zlib", "are not zlib's"),
+        (zlib.compress(datum(EVENT))[:-1], "end too early"),
+        (zlib.compress(datum(EVENT)) + b"\x00", "go on behind their end"),
+    ],
+)
+def test_broken_compression_is_undecodable(tail: bytes, expected: str) -> None:
+    """The verdict says what is wrong with it."""
+    value = b"\x03\x05" + uuid.UUID(VERSION).bytes + tail
+    decoded = decoder(WireFormat.AUTO, REF).decode(record(value))
+    assert code(decoded) == "undecodable"
+    assert expected in message(decoded)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    """What unpacks to more than a record may have is refused, and never in memory as a whole."""
+    bomb = glue_value(VERSION, bytes(40 * MAX_RECORD_BYTES), zipped=True)
+    assert len(bomb) < MAX_RECORD_BYTES
+    one = decoder(WireFormat.AUTO, REF)
+    tracemalloc.start()
+    try:
+        decoded = one.decode(record(bomb))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert code(decoded) == "too_large"
+    assert "unpacks to more than 16 MiB" in message(decoded)
+    assert peak < 3 * MAX_RECORD_BYTES
+
+
+def test_a_header_goes_before_what_the_value_begins_with() -> None:
+    """With Confluent's header the value is a bare datum, which may begin like a compressed record of Glue."""
+    schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": "int"} for name in "ab"]}
+    one, guid = Decoder(schema), SchemaRef("guid", VERSION)
+    assert one.add_schema(guid, schema) is None
+    bare = datum({"a": -2, "b": -3}, schema)
+    assert bare == b"\x03\x05"
+    assert one.decode(record(bare, (SCHEMA_ID_HEADER, framing_of(guid)))) == {"a": -2, "b": -3}
+
+
+@pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
+def test_a_schema_of_another_kind_says_so(kind: str) -> None:
+    """pinstream reads Avro."""
+    one = decoder()
+    assert one.add_schema(REF, "", kind) is not None
+    said = message(one.decode(record(glue_value(VERSION, b"{}", zipped=True))))
+    assert said == f"schema glue {VERSION}: it is a {kind} schema; pinstream reads Avro"
+
+
+def test_a_missing_version_says_what_to_set() -> None:
+    """The likeliest cause is that Glue is not asked at all."""
+    assert "set SCHEMA_REGISTRY_URL=glue:" in decoder().missing(REF).message
+
+
+def test_other_fixed_formats_do_not_read_it() -> None:
+    """What is fixed is fixed, in both directions."""
+    value = glue_value(VERSION, datum(EVENT))
+    for other in (WireFormat.CONFLUENT, WireFormat.HEADER, WireFormat.SINGLE_OBJECT):
+        assert code(decoder(other).decode(record(value))) == "unknown_wire_format"
+    confluent = Encoder(SCHEMA, ConfluentId(int(SEVEN.value))).encode(EVENT)
+    assert code(decoder(WireFormat.GLUE, SEVEN).decode(record(confluent))) == "unknown_wire_format"
+
+
+def test_the_compiled_program_reads_it_too() -> None:
+    """In one go, compressed or not, between records of other formats, and says of each what the two steps say."""
+    both = Both((COMMERCE, None, None))
+    both.learn(REF, COMMERCE)
+    confluent = both.value(event_of({}))
+    assert confluent is not None
+    body = confluent[len(both.framing) :]
+    plain, zipped = glue_value(VERSION, body), glue_value(VERSION, body, zipped=True)
+    broken, cut = zipped[:-1], zipped[:9]
+    said = both.check(confluent, zipped, zipped, plain, broken, None, zipped, cut, confluent, zipped)
+    read = [
+        at for at, one in enumerate(said) if not isinstance(one, Rejection | Filtered) and one is not None
+    ]
+    assert read[:4] == [0, 1, 2, 3]
+    assert said[1] == said[0] == said[9]
+    assert [code(said[at]) for at in (4, 7)] == ["undecodable", "truncated_header"]
+    if both.function is not None:
+        assert both.compiled.in_two_steps == 1  # that of the cut header
