@@ -88,10 +88,15 @@ class LocalSchemas:
                     f"{file.path} and {other.path} have the same {file.version.kind}; rename one of them"
                 )
         self._by_ref, self._files, self._documents, self._seen = by_ref, files, documents, seen
+        # `produce` writes each record of a union with the schema of its own type.
+        for name in {branch for file in files for branch in file.branches}:
+            schema = self._of_union(name)
+            ref = SchemaRef("fingerprint", fingerprint(parse(schema)))
+            by_ref.setdefault(ref, _File(self._folder, None, schema, name, (), ref.value))
 
     def reader(self, name: str) -> dict[str, Any]:
         """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
-        namespace, or the file's name without ``.avsc``.
+        namespace, or the file's name without ``.avsc``. It may also be a branch of the union in a file.
 
         Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
         """
@@ -103,7 +108,11 @@ class LocalSchemas:
         # A file with an id or GUID in its name is a writer's version; the one without is ours.
         found = [file for file in found if file.version is None] or found
         if not found:
-            raise SchemaError(self._lacking(name))
+            branches = {branch for file in self._files for branch in file.branches}
+            named = [branch for branch in branches if name in (branch, branch.rpartition(".")[2])]
+            if len(named) != 1:
+                raise SchemaError(self._lacking(name))
+            return self._of_union(named[0])
         if len(found) > 1:
             paths = " and ".join(file.path.name for file in found)
             raise SchemaError(
@@ -121,10 +130,7 @@ class LocalSchemas:
         if any(file.record == name for file in self._files):
             return self.reader(name)
         if any(name in file.branches for file in self._files):
-            # A version of the union, with an id in its name, comes last.
-            paths = sorted(self._documents, key=lambda path: (_version(path) is not None, path))
-            schema: dict[str, Any] = inlined(name, definitions(self._documents[path] for path in paths))
-            return schema
+            return self._of_union(name)
         there = sorted({name for file in self._files for name in (file.record, *file.branches) if name})
         if not there:
             raise SchemaError(self._lacking(name))
@@ -133,9 +139,16 @@ class LocalSchemas:
             "the full name, or put its schema there"
         )
 
+    def _of_union(self, name: str) -> dict[str, Any]:
+        """The schema of a record that is a branch of some file's union."""
+        # A version of the union, with an id in its name, comes last.
+        paths = sorted(self._documents, key=lambda path: (_version(path) is not None, path))
+        schema: dict[str, Any] = inlined(name, definitions(self._documents[path] for path in paths))
+        return schema
+
     def _lacking(self, name: str) -> str:
         """The message when no file defines the record `name`."""
-        there = sorted({file.record for file in self._files if file.record})
+        there = sorted({name for file in self._files for name in (file.record, *file.branches) if name})
         if there:
             return (
                 f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(there)}; set "

@@ -378,7 +378,7 @@ def pipeline(settings: Settings, mapped: Sections, *, trace_links: int = 0) -> P
         replace(policy(settings), trace_links=trace_links, quota_members=quota_members(settings)),
         decoding,
         converting,
-        reading=fast_reading(settings, decoding, converting),
+        reading=fast_reading(settings, mapped, decoding, converting),
         # Members must not back off in step, so each process has a seed of its own.
         seed=time.time_ns(),
         sections=mapped.names,
@@ -386,7 +386,7 @@ def pipeline(settings: Settings, mapped: Sections, *, trace_links: int = 0) -> P
 
 
 def fast_reading(
-    settings: Settings, decoding: AnyDecoder, converting: Converter | SectionConverters
+    settings: Settings, mapped: Sections, decoding: AnyDecoder, converting: Converter | SectionConverters
 ) -> CompiledReading | None:
     """Return the fast path; None if the settings turn it off or the package was built without a C compiler.
 
@@ -395,7 +395,9 @@ def fast_reading(
     Raises `PinstreamError` if what is compiled is out of date.
     """
     require_current_modules()
-    return CompiledReading(decoding, converting) if fast_path(settings) == "compiled" else None
+    if fast_path(settings) != "compiled":
+        return None
+    return CompiledReading(decoding, converting, divided=mapped.divided)
 
 
 def require_current_modules() -> None:

@@ -36,7 +36,11 @@ class Written(NamedTuple):
 class CompiledReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(self, decoder: AnyDecoder, converter: Converter | SectionConverters) -> None:
+    def __init__(
+        self, decoder: AnyDecoder, converter: Converter | SectionConverters, *, divided: bool = True
+    ) -> None:
+        """`divided`: whether the mapping has sections; record types may be told apart without."""
+        self._divided = divided
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
@@ -73,7 +77,7 @@ class CompiledReading:
                 function(lot, columns, framing, start, oldest, present)
             if len(columns) == before:
                 self._two_steps.read([record], now, columns, topic)
-            if number:
+            if number and self._divided:
                 columns.of_section(before, number)
 
     def _function(self, framing: bytes, plan: Plan | None, number: int) -> Many | None:

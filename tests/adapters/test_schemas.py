@@ -182,6 +182,23 @@ def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None
     assert schemas.reader("two") == OLDER
 
 
+def test_a_branch_of_a_union_is_a_record_too(tmp_path: Path) -> None:
+    """By its full name, or without namespace; if that may be two of them, it is none."""
+    branches = [
+        {"type": "record", "name": name, "namespace": space, "fields": [{"name": "x", "type": "string"}]}
+        for name, space in (("Order", "shop"), ("Click", "shop"), ("Click", "old"))
+    ]
+    (tmp_path / "all.avsc").write_text(json.dumps(["null", *branches]))
+    schemas = LocalSchemas(tmp_path)
+    assert schemas.reader("shop.Click")["fields"] == schemas.reader("Order")["fields"]
+    own = SchemaRef("fingerprint", fingerprint(parse(branches[0])))
+    assert schemas.find(own) == schemas.reader("Order")  # as `produce` writes it
+    with pytest.raises(
+        SchemaError, match=r"defines the record Click, only old.Click, shop.Click, shop.Order"
+    ):
+        schemas.reader("Click")
+
+
 def test_a_folder_without_schemas_is_told_what_belongs_there(tmp_path: Path) -> None:
     """Which folder, what to put there, and which setting names another."""
     with pytest.raises(

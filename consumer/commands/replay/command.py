@@ -170,7 +170,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         world = outside(options, settings, local, plan.begun, stack, function)
         decoder = building.decoder(settings, mapped, whole=transformer is not None)
         # `--where` is about decoded events, which the fast path never makes.
-        fast = None if options.where else building.fast_reading(settings, decoder, converter)
+        fast = None if options.where else building.fast_reading(settings, mapped, decoder, converter)
         pipeline = Pipeline(
             replay_policy(options, settings),
             Judging(decoder) if options.where else decoder,
