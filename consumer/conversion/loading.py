@@ -428,7 +428,9 @@ class Loader:
             for constant in constants_in(source.expression):
                 names = event_types if self._settings["unknown_event_name"] == "refuse" else None
                 if meant := wrong_constant(TARGETS[key], constant, names, channels):
-                    table = "fields" if key in self._tables["fields"] else "constants"
+                    standing = self._standing.get(key)
+                    said = None if standing is None else standing.tables["fields"].get(key)
+                    table = "fields" if isinstance(said, dict) else "constants"
                     self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
 
     def _unify_items(self, found: dict[str, AnySource]) -> None:

@@ -139,3 +139,15 @@ def test_what_is_wrong_is_said_at_start(fields: str, message: str | None) -> Non
     assert message in str(error.value)
     assert str(error.value).startswith("mapping.toml: [fields] ")
     assert "\n" not in str(error.value)
+
+
+def test_a_constant_on_a_condition_is_named_by_its_table() -> None:
+    """Where the line stands that is to be changed."""
+    rest = """[constants."custom_data.currency"]
+first = [{ value = "EURO", when = { country = "DE" } }, { value = "USD" }]
+"""
+    overlay = mapping_of("", rest).replace('"custom_data.currency" = "EUR"', "")
+    with pytest.raises(
+        MappingError, match=r"\[constants\] 'custom_data.currency': 'EURO' is not a code of ISO"
+    ):
+        load_mapping(overlay, SHOP, default_toml=DEFAULT)

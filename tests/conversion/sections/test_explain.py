@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,31 @@ def test_a_topic_has_its_own_mapping(explained: Explained) -> None:
     assert here["section"] == "com.shop.Click on web.landing"
     assert here["payload"]["event_source_url"] == "https://shop.example.com/b"
     assert there["payload"]["event_source_url"] == "https://shop.example.com/a?epik=dj0x"
+
+
+def test_a_function_gets_the_records_of_all_types(
+    shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the name of each; what it makes of a record stays in that record's section."""
+    folder = Path(shop["HOME"]) / "code"
+    folder.mkdir()
+    (folder / "own_sections.py").write_text(
+        "def clean(record, record_type):\n"
+        "    if record_type == 'com.shop.Click':\n        return None\n"
+        "    if record_type == 'com.shop.Signup':\n        return {'page': record['member']['mail']}\n"
+        "    return record | {'email': 'changed@example.com'}\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    lines = Explained(shop | {"PINSTREAM_TRANSFORM": "own_sections:clean"})(
+        *(in_json(one) for one in (order(), click(), signup()))
+    )
+    assert [line["section"] for line in lines] == ["com.shop.Order", "com.shop.Click", "com.shop.Signup"]
+    assert lines[0]["payload"]["user_data"]["em"] == [sha256(b"changed@example.com").hexdigest()]
+    assert lines[1]["filter"] == "transform"
+    assert (
+        "a key that is no field of com.shop.Signup: add the field to that schema"
+        in lines[2]["error"]["message"]
+    )
 
 
 def test_types_that_no_section_maps(explained: Explained, shop: dict[str, str]) -> None:
