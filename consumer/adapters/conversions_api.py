@@ -344,6 +344,9 @@ def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | N
     if isinstance(inner, ssl.SSLError):
         return tls_trouble(inner, url, proxy, "PINTEREST_API_URL")
     if proxy is None:
+        ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+        if ended and url.startswith("http:") and not isinstance(error, aiohttp.ClientConnectorError):
+            return f"{place_of(url)} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL"
         return None
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy.refusal(error.status, place_of(url))
@@ -352,7 +355,9 @@ def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | N
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return proxy.absence()
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"the proxy {proxy} did not open the way to {place_of(url)} in time: check the proxy"
+        return proxy.silence(place_of(url))
     if isinstance(error, aiohttp.ClientConnectorError):
         return proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
-    return f"the proxy {proxy} is on the way: check it"
+    if isinstance(error, TimeoutError):
+        return f"the call went by way of the proxy {proxy}"
+    return proxy.breach()

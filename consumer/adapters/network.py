@@ -41,12 +41,16 @@ _NO_TLS: Final = frozenset(
     )
 )
 LOGIN_REQUIRED: Final = 407
+# What servers answer that do not know CONNECT, or its target.
+_NO_PROXY_SAYS: Final = frozenset({400, 404, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, for one call. `url` has no user and password: these are in `login`, as ``user:password``."""
+    """A proxy, for one call. `variable` is the setting that names it. `url` has no user and password: these are in
+    `login`, as ``user:password``."""
 
+    variable: str
     url: str
     login: str | None = field(default=None, repr=False)
 
@@ -66,17 +70,28 @@ class Proxy:
             asks = "it asks for a user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"
             refused = "it refused the user and password; correct PINSTREAM_PROXY_CREDENTIALS_FILE, or the proxy's URL"
             return f"the proxy {self} answered {status}: {refused if self.login else asks}"
+        said = f"the proxy {self} answered {status}"
+        if status in _NO_PROXY_SAYS:
+            return f"{said}, as what is no proxy does: correct {self.variable}, or let it allow {target}"
         if status >= 500:
-            return f"the proxy {self} answered {status}: it cannot reach {target} itself; check it and its network"
-        return f"the proxy {self} answered {status}: let it allow {target}, or name that in NO_PROXY"
+            return f"{said}: it cannot reach {target} itself; check it and its network"
+        return f"{said}: let it allow {target}, or name that in NO_PROXY"
 
     def absence(self) -> str:
         """Say that nothing answers there."""
-        return f"nothing answers at the proxy {self}: correct HTTPS_PROXY, or allow the connection in the network"
+        return f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the network"
 
     def unknown(self) -> str:
         """Say that its name is unknown."""
-        return f"the name of the proxy {self} cannot be resolved: correct HTTPS_PROXY, or check the DNS"
+        return f"the name of the proxy {self} cannot be resolved: correct {self.variable}, or check the DNS"
+
+    def silence(self, target: str) -> str:
+        """Say that it took the connection and did not open the way to `target` in time."""
+        return f"the proxy {self} did not open the way to {target} in time: check it, and the scheme of {self.variable}"
+
+    def breach(self) -> str:
+        """Say that the connection broke off."""
+        return f"the connection by way of the proxy {self} broke off: check it, and the scheme of {self.variable}"
 
     def broken_promise(self, target: str, variable: str) -> str:
         """Say what it means that no TLS came by the way to `target`, of the setting `variable`, that it opened."""
@@ -101,7 +116,10 @@ class Network:
         authorities: Path | None = None,
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._proxies = {"https": _split(https_proxy), "http": _split(http_proxy)}
+        self._proxies = {
+            "https": _split("HTTPS_PROXY", https_proxy),
+            "http": _split("HTTP_PROXY", http_proxy),
+        }
         self._exceptions = tuple(_exceptions(no_proxy))
         self._login = login
         self._authorities = authorities
@@ -116,16 +134,14 @@ class Network:
         found = self._proxies.get(parts.scheme)
         if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS[parts.scheme]):
             return None
-        return Proxy(found.url, self._login() or found.login)
+        return Proxy(found.variable, found.url, self._login() or found.login)
 
-    def through(self, proxy: str) -> Network:
+    def through(self, proxy: str, variable: str) -> Network:
         """Return a network that sends everything through this one proxy; whom it trusts is the same."""
-        return Network(
-            https_proxy=proxy,
-            http_proxy=proxy,
-            authorities=self._authorities,
-            on_trouble=self._on_trouble,
-        )
+        one = Network(authorities=self._authorities, on_trouble=self._on_trouble)
+        url = proxy if "://" in proxy else f"http://{proxy}"
+        one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))
+        return one
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context of all calls, with the authorities that are trusted now."""
@@ -199,7 +215,7 @@ def _exceptions(text: str) -> Iterator[_Exception]:
 
 
 @lru_cache(maxsize=8)
-def _split(url: str) -> Proxy | None:
+def _split(variable: str, url: str) -> Proxy | None:
     """Take user and password out of a proxy's URL."""
     if not url:
         return None
@@ -207,7 +223,7 @@ def _split(url: str) -> Proxy | None:
     login = None
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", login)
+    return Proxy(variable, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", login)
 
 
 def place_of(url: str) -> str:

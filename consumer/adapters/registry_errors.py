@@ -129,7 +129,7 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
         return proxy.refusal(int(status[0]), place_of(url))
     if kind == "ConnectError":
         return proxy.absence()
-    return f"the connection by way of the proxy {proxy} broke off: check the proxy"
+    return proxy.breach()
 
 
 def _no_contact(error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any]) -> str:

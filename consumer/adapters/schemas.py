@@ -277,7 +277,7 @@ class RegistrySchemas:
 
         self._network = network or Network()
         if proxy := config.get("proxy"):
-            self._network = self._network.through(str(proxy))
+            self._network = self._network.through(str(proxy), "SCHEMA_REGISTRY_PROXY")
         first = self._network.proxy(str(config.get("url", "")).partition(",")[0])
         self._via = "" if first is None else f", by way of the proxy {first}"
         self._local = local

@@ -164,7 +164,7 @@ def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> Non
             # Without the prefix, which all have in common and which would make any two names alike.
             prefix, _, rest = name.partition("_")
             bare = {one.partition("_")[2]: one for one in known if one.startswith(prefix)}
-            near = bare.get(nearest(rest, bare))
+            near = rest if rest in SHARED else bare.get(nearest(rest, bare))
             hint = f"did you mean {near}? Correct" if near else "docs/settings.md lists them: correct"
             raise SettingsError(f"{name} is not a setting; {hint} or remove it")
 
@@ -206,7 +206,8 @@ def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
         name = str(first["loc"][0])
         # The message of our own parser, without what pydantic puts around it.
         what = str(first.get("ctx", {}).get("error") or first["msg"])
-        raise SettingsError(f"{name}{_shown(name, raw.get(name))}: {what}") from None
+        either = f" (or {name.lower()})" if name in EITHER_CASE else ""
+        raise SettingsError(f"{name}{either}{_shown(name, raw.get(name))}: {what}") from None
 
 
 def _shown(name: str, value: object) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import read_secret_file, registry_variable
-from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login
+from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login, parse_proxy
 
 # With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
 TEST_MODE_BATCH_EVENTS = 20
@@ -136,6 +136,10 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
     # The registry's client raises its errors one at a time, and some of them quote values.
     given = {name: value.get_secret_value() for name, value in registry.properties.items()}
     basic, bearer = "basic.auth.user.info", sorted(name for name in given if name.startswith("bearer."))
+    try:
+        parse_proxy(given.get("proxy", ""))
+    except ValueError as error:
+        yield f"{registry_variable('proxy')}: {error}"
     if ":" not in given.get(basic, ":"):
         yield f"{registry_variable(basic)} has no colon; write user:password"
     if basic in given and bearer:

@@ -226,25 +226,30 @@ def parse_registry(text: str) -> str:
 
 def parse_proxy(text: str) -> str:
     """The URL of a proxy, ``http://[user:password@]host:port``; without a scheme, http is meant."""
-    url = text if "://" in text or not text else f"http://{text}"
+    if not text:
+        return ""
+    url = (text if "://" in text else f"http://{text}").rstrip("/")
     try:
         parts = urlsplit(url)
-        # Clients differ in what port a proxy has if none is named.
-        valid = not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and bool(parts.port))
+        host, port = parts.hostname, parts.port
     except ValueError:
-        valid = False
-    if not valid or re.search(r"\s", url) or parts.path.strip("/") or parts.query or parts.fragment:
+        host = port = None
+    if "://" in text and not url.startswith(("http://", "https://")):
+        raise ValueError("only HTTP proxies are supported; write http://host:port")
+    if not host or re.search(r"\s", url) or parts.path or parts.query or parts.fragment:
         raise ValueError(
-            "not the URL of an HTTP proxy; allowed: http://host:port or https://host:port, with user:password@ before"
-            " the host if need be (special characters as %XX, or all of it in PINSTREAM_PROXY_CREDENTIALS_FILE)"
+            "not the URL of a proxy; write http://host:port or http://user:password@host:port, with special characters"
+            " of the password as %XX"
         )
-    return url.rstrip("/")
+    if not port:
+        raise ValueError("names no port, and clients differ in what that would mean; write http://host:port")
+    return url
 
 
 def parse_login(text: str | None) -> str | None:
     """``user:password``."""
     if text is not None and (":" not in text or not text.isprintable()):
-        raise ValueError("not a user and a password; allowed: user:password, on one line")
+        raise ValueError("has no colon, or a line break; it must be user:password, on one line")
     return text
 
 

@@ -226,6 +226,35 @@ async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> N
         assert shown in behind.headers[0]["Authorization"]
 
 
+async def test_what_is_no_proxy(authority: Authority) -> None:
+    """A web server in its place, or the way to it by the wrong scheme: the setting is named."""
+    async with behind_a_proxy(None) as (_, proxy):
+        server = f"127.0.0.1:{proxy.routes[API][1]}"
+        answer = await send(Network(https_proxy=f"http://{server}"))
+        assert isinstance(answer, Unanswered)
+        assert answer.reason == "proxy"
+        assert "as what is no proxy does: correct HTTPS_PROXY" in str(answer.said)
+        asked = await ask(Network(), proxy=f"http://{server}")
+        assert isinstance(asked, SchemaUnavailable)
+        assert "as what is no proxy does: correct SCHEMA_REGISTRY_PROXY" in asked.reason
+    async with behind_a_proxy(None, tls=authority.server()) as (_, proxy):
+        answer = await send(Network(https_proxy=f"http://{proxy.place}"))
+        assert isinstance(answer, Unanswered)
+        assert "the scheme of HTTPS_PROXY" in str(answer.said)
+
+
+async def test_tls_is_required(authority: Authority) -> None:
+    """A server that ends connections without TLS: the scheme is what is wrong."""
+    async with behind_a_proxy(authority.server()) as (_, proxy):
+        at = f"127.0.0.1:{proxy.routes[API][1]}"
+        answer = await send(Network(), f"http://{at}/v5")
+        assert isinstance(answer, Unanswered)
+        assert (
+            answer.said
+            == f"{at} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL"
+        )
+
+
 async def test_the_registrys_own_proxy(authority: Authority) -> None:
     """SCHEMA_REGISTRY_PROXY is for the registry alone, and NO_PROXY is not asked."""
     async with behind_a_proxy(None) as (behind, proxy):
@@ -248,9 +277,18 @@ FAULTS = {
         "the proxy {at} said that it opens the way to {host}:443, and then ended it or answered itself: let it allow "
         "{host}:443, or correct {variable}",
     ),
-    Way.SILENT: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
-    Way.DEAF: ("proxy", "the proxy {at} did not open the way to {host}:443 in time: check the proxy"),
-    Way.CUT: ("connection", "the proxy {at} is on the way: check it"),
+    Way.SILENT: (
+        "proxy",
+        "the proxy {at} did not open the way to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
+    ),
+    Way.DEAF: (
+        "proxy",
+        "the proxy {at} did not open the way to {host}:443 in time: check it, and the scheme of HTTPS_PROXY",
+    ),
+    Way.CUT: (
+        "connection",
+        "the connection by way of the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
+    ),
 }
 
 
@@ -328,7 +366,7 @@ REGISTRY_FAULTS = {
     Way.REFUSE: FAULTS[Way.REFUSE][1],
     Way.GATEWAY: FAULTS[Way.GATEWAY][1],
     Way.PAGE: FAULTS[Way.PAGE][1],
-    Way.CUT: "the connection by way of the proxy {at} broke off: check the proxy",
+    Way.CUT: "the connection by way of the proxy {at} broke off: check it, and the scheme of HTTPS_PROXY",
 }
 
 

@@ -28,6 +28,7 @@ BAD_VALUES = {
         "glue://eu-west-1",
     ],
     "SCHEMA_REGISTRY_TIMEOUT": ["5s"],
+    "SCHEMA_REGISTRY_PROXY": ["proxy.corp", "socks5://proxy.corp:1080"],
     "PINTEREST_AD_ACCOUNT_ID": ["abc", "1234567890123456789", "١٢", "-1", "1 2"],
     "PINTEREST_EXTRA_AD_ACCOUNT_IDS": ["1,,2", "1,x"],
     "PINTEREST_ACCESS_TOKEN": ["two words", "tökén", "a\nb"],

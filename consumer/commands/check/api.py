@@ -178,8 +178,8 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
         said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
         yield (
             Verdict.FAILED,
-            f"a proxy or firewall answered in place of Pinterest ({source}, {said}): find out what is between this "
-            f"machine and PINTEREST_API_URL, and let it pass the calls",
+            f"something else answered in place of Pinterest ({source}, {said}): correct PINTEREST_API_URL, whose path "
+            f"is /v5, or have the proxy or firewall between this machine and Pinterest pass the calls",
         )
 
 
