@@ -9,6 +9,7 @@ import pytest
 from consumer.engine import messages as m
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, StoredLetter
 from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.statistics import BrokerStatistics
 from consumer.engine.model import Stage, TopicPartition
 from tests.engine.building import (
     ACCOUNT,
@@ -171,3 +172,17 @@ def test_the_snapshot_is_frozen() -> None:
     core.fetch(filtered())
     assert before.totals.read == 0
     assert before.counters.filtered["event_name"] == 0
+
+
+def test_brokers_are_as_each_client_told_last() -> None:
+    """What a client tells replaces what it told before, and nothing of another client."""
+    core = Core()
+    core.feed(
+        m.BrokersTold("consumer", [m.BrokerTimes("1", 0.1, 0.2, 3.0), m.BrokerTimes("2", None, None, 1.0)])
+    )
+    core.feed(m.BrokersTold("producer", [m.BrokerTimes("1", 0.3, 0.4, 0.0)]))
+    core.feed(m.BrokersTold("consumer", [m.BrokerTimes("2", 0.5, 0.6, 1.5)]))
+    assert core.statistics().brokers == (
+        BrokerStatistics("consumer", "2", 0.5, 0.6, 1.5),
+        BrokerStatistics("producer", "1", 0.3, 0.4, 0.0),
+    )
