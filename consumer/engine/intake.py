@@ -491,9 +491,11 @@ class SchemaAnswers:
         stand_in = self._parking.stand_in(ref)
         if stand_in is None or (answer is not None and answer.is_same(stand_in.earlier)):
             return
-        # Records that were read by the other one are delivered, or dead letters: only a person can put that right.
+        # What was read by another schema is delivered: only a person can put that right. One that is gone was most
+        # likely the right one.
         self._context.report(
-            "error", "schema_changed", ref=ref.value, now="none" if answer is None else "another",
+            "warning" if answer is None else "error", "schema_changed", ref=ref.value,
+            now="none" if answer is None else "another",
             seconds=round(self._context.now.monotonic - stand_in.since),
         )  # fmt: skip
         self._decoder.forget(ref)

@@ -131,7 +131,7 @@ def test_a_registry_without_the_schema_is_as_if_nothing_had_stood_in() -> None:
     core.deliver()
     ask_again(core)
     core.feed(m.SchemaMissing(ref("1")))
-    assert [one.fields["now"] for one in core.reports("schema_changed")] == ["none"]
+    assert [(one.level, one.fields["now"]) for one in core.reports("schema_changed")] == [("warning", "none")]
     assert core.statistics().schemas_from_disk == 0
     core.fetch(of_schema("b", "1"))
     assert core.statistics().waiting_for_schema == 1
