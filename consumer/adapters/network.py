@@ -252,16 +252,28 @@ def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: st
         if error.reason not in _NO_TLS:
             return f"the TLS handshake with {where} failed ({str(error.reason).lower()}): check {variable}"
         return f"{where} does not speak TLS: correct the scheme or the port in {variable}"
-    if error.verify_code == _EXPIRED:
-        return f"the certificate of {where}{via} has expired: renew it there, or correct the clock of this machine"
-    if error.verify_code == _NOT_YET:
-        return f"the certificate of {where}{via} is not valid yet: correct the clock of this machine, or wait"
-    if error.verify_code in _NAMES:
-        return (
-            f"the certificate of {where}{via} is for another name: use the name that it is for in {variable}"
-        )
     who = "it" if proxy is None else "it, or of the proxy if that opens TLS,"
-    return (
-        f"the certificate of {where}{via} is signed by an authority that is not known here: put the certificate of the "
-        f"authority that signed {who} into PINSTREAM_CA_FILE"
+    return certificate_fault(
+        error,
+        f"{where}{via}",
+        other_name=f"use the name that it is for in {variable}",
+        other_authority="is not known here: put the certificate of the "
+        f"authority that signed {who} into PINSTREAM_CA_FILE",
     )
+
+
+def certificate_fault(
+    error: ssl.SSLCertVerificationError, whose: str, *, other_name: str, other_authority: str
+) -> str:
+    """Say what is wrong with the certificate of `whose`.
+
+    `other_name`: what to do if it is for another name. `other_authority`: ends a sentence about the authority that
+    signed it, with what to do.
+    """
+    if error.verify_code == _EXPIRED:
+        return f"the certificate of {whose} has expired: renew it there, or correct the clock of this machine"
+    if error.verify_code == _NOT_YET:
+        return f"the certificate of {whose} is not valid yet: correct the clock of this machine, or wait"
+    if error.verify_code in _NAMES:
+        return f"the certificate of {whose} is for another name: {other_name}"
+    return f"the certificate of {whose} is signed by an authority that {other_authority}"

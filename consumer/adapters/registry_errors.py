@@ -14,15 +14,13 @@ import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, place_of, tls_trouble
+from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, certificate_fault, place_of, tls_trouble
 
 _URL: Final = "SCHEMA_REGISTRY_URL"
 _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
 _BEARER: Final = "SCHEMA_REGISTRY_BEARER_AUTH"
 _CLIENT_CERTIFICATE: Final = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_SSL_KEY_LOCATION"
 
-# OpenSSL's codes of what is wrong with a certificate: expired, not valid yet, for another name or address.
-_EXPIRED, _NOT_YET, _NAMES = 10, 9, (62, 64)
 # What the client raises for an answer of another shape than it expects.
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -161,18 +159,13 @@ def _no_contact(error: BaseException, whose: str, setting: str, url: str, config
 def _certificate_fault(
     error: ssl.SSLCertVerificationError, whose: str, setting: str, location: object
 ) -> str:
-    if error.verify_code == _EXPIRED:
-        return f"the certificate of {whose} has expired: renew it there, or correct the clock of this machine"
-    if error.verify_code == _NOT_YET:
-        return f"the certificate of {whose} is not valid yet: correct the clock of this machine, or wait"
-    if error.verify_code in _NAMES:
-        return (
-            f"the certificate of {whose} is for another name: reach it by the name that it is for ({setting})"
-        )
     known = "this machine does not know" if location is None else f"is not in {location}"
-    return (
-        f"the certificate of {whose} is signed by an authority that {known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
-        "PINSTREAM_CA_FILE to a file with the certificate of that authority"
+    return certificate_fault(
+        error,
+        whose,
+        other_name=f"reach it by the name that it is for ({setting})",
+        other_authority=f"{known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
+        "PINSTREAM_CA_FILE to a file with the certificate of that authority",
     )
 
 

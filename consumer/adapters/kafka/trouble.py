@@ -18,6 +18,7 @@ from typing import Final
 import confluent_kafka
 
 from consumer.adapters.aws import msk
+from consumer.adapters.network import certificate_fault
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
@@ -129,8 +130,6 @@ _WANTED: Final = {
 """What a broker may require if it ends connections of this security protocol."""
 _AT: Final = re.compile(r"(?:\w+://)?(?P<host>[^/\s,]+):(?P<port>\d+)")
 _ENDPOINT: Final = "sasl.oauthbearer.token.endpoint.url"
-# OpenSSL's codes of what is wrong with a certificate: expired, not valid yet, for another name or address.
-_EXPIRED, _NOT_YET, _NAMES = 10, 9, (62, 64)
 _HANDSHAKE_SECONDS: Final = 3.0
 
 _OF_A_BROKER: Final = frozenset({_Code._TRANSPORT, _Code._RESOLVE, _Code._SSL, _Code._TIMED_OUT})
@@ -343,19 +342,14 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
         ):
             return ""
     except ssl.SSLCertVerificationError as error:
-        if error.verify_code == _EXPIRED:
-            return f"the certificate of {where} has expired: renew it there, or correct the clock of this machine"
-        if error.verify_code == _NOT_YET:
-            return f"the certificate of {where} is not valid yet: correct the clock of this machine, or wait"
-        if error.verify_code in _NAMES:
-            return (
-                f"the certificate of {where} is for another name: reach the broker by the name that it is for "
-                "(KAFKA_BOOTSTRAP_SERVERS, and the brokers' advertised.listeners)"
-            )
         known = "this machine does not know" if location is None else f"is not in {location}"
-        return (
-            f"the certificate of {where} is signed by an authority that {known}: set KAFKA_SSL_CA_LOCATION to a file "
-            "with the certificate of that authority"
+        return certificate_fault(
+            error,
+            where,
+            other_name="reach the broker by the name that it is for "
+            "(KAFKA_BOOTSTRAP_SERVERS, and the brokers' advertised.listeners)",
+            other_authority=f"{known}: set KAFKA_SSL_CA_LOCATION to a file "
+            "with the certificate of that authority",
         )
     except (ssl.SSLError, ConnectionResetError):
         # Neither a certificate nor a reason: whatever listens there does not know what a handshake is.
