@@ -22,17 +22,16 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, last_error, run_environment, wait_for
 from tests.end_to_end.records import (
     commerce_event,
-    committed_offsets,
     generated,
     new_group,
     new_topic,
     write_events,
     write_generated,
 )
+from tests.end_to_end.secured.commands import USER, all_reach
 from tests.support.aws import with_iam
 from tests.support.kafka.secured import Issuer, SecuredBroker, environment
 
-USER = "shop"
 LIFETIME = 6.0
 
 
@@ -56,36 +55,10 @@ def variables(broker: SecuredBroker, issuer: Issuer, folder: Path) -> dict[str, 
 def test_commands_reach_the_broker(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """One setting, and every command works: `check` says what it uses; `run`, `replay`, `redrive`, `offsets`."""
-    kafka = secured_kafka.plain
-    secured_kafka.grant_all(USER)
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(300, invalid=0.1)
-    write_generated(kafka, topic, events)
-    env = {
-        **run_environment(tmp_path, kafka, topic, group, api.url),
-        **variables(secured_kafka, issuer, tmp_path),
-    }
-
-    checked = command("check", env=env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    said = " ".join(checked.stdout.split())
+    """One setting, and every command works; `check` says what it uses."""
+    said = all_reach(secured_kafka, api, tmp_path, variables(secured_kafka, issuer, tmp_path))
     assert "logs in with AWS_MSK_IAM: region eu-west-1" in said
     assert "credentials by env" in said
-    with Process(tmp_path, "run", env=env) as service:
-        ledger = service.until_settled(len(events))
-        assert service.stop()[0] == 0
-    assert ledger["delivered"] == api.counts().distinct_event_ids > 200
-    assert ledger["dead_lettered"] > 10
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
-
-    bounds = ("--topic", topic, "--from", "beginning", "--to", "end")
-    replayed = command("replay", *bounds, env=env)
-    assert replayed.returncode == 0, replayed.stderr
-    redriven = command("dead-letters", "redrive", "--topic", topic, env=env)
-    assert redriven.returncode == 0, redriven.stderr
-    shown = command("offsets", "show", env=env)
-    assert shown.returncode == 0, shown.stderr
 
 
 def test_tokens_end_and_aws_is_away(

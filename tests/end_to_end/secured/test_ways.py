@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, run_environment
-from tests.end_to_end.records import committed_offsets, generated, new_group, new_topic, write_generated
+from tests.end_to_end.secured.commands import USER, all_reach
 from tests.support.kafka.secured import Issuer, Properties, SecuredBroker, environment
 
-USER = "shop"
 Way = Callable[[SecuredBroker, Issuer], Properties]
 WAYS: dict[str, Way] = {
     "TLS": lambda broker, _: broker.over_tls(),
@@ -35,36 +33,13 @@ def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
 def test_commands_reach_the_broker(
     way: str, secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """`check` finds all in order; `run` delivers, stores dead letters and commits; `replay` and `redrive` go through.
-
-    Passwords and keys come from files.
-    """
-    kafka = secured_kafka.plain
-    secured_kafka.grant_all(USER)
-    topic, group = new_topic(kafka), new_group()
-    _, events = generated(300, invalid=0.1)
-    write_generated(kafka, topic, events)
-    env = {
-        **run_environment(tmp_path, kafka, topic, group, api.url),
-        **secrets_in_files(tmp_path, environment(WAYS[way](secured_kafka, issuer))),
-    }
-
-    checked = command("check", env=env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    with Process(tmp_path, "run", env=env) as service:
-        ledger = service.until_settled(len(events))
-        assert service.stop()[0] == 0
-    assert ledger["delivered"] == api.counts().distinct_event_ids > 200
-    assert ledger["dead_lettered"] > 10
-    assert sum(committed_offsets(kafka, group, topic)) == len(events)
-
-    bounds = ("--topic", topic, "--from", "beginning", "--to", "end")
-    replayed = command("replay", *bounds, env=env)
-    assert replayed.returncode == 0, replayed.stderr
-    redriven = command("dead-letters", "redrive", "--topic", topic, env=env)
-    assert redriven.returncode == 0, redriven.stderr
-    shown = command("offsets", "show", env=env)
-    assert shown.returncode == 0, shown.stderr
+    """Passwords and keys come from files."""
+    all_reach(
+        secured_kafka,
+        api,
+        tmp_path,
+        secrets_in_files(tmp_path, environment(WAYS[way](secured_kafka, issuer))),
+    )
 
 
 def secrets_in_files(folder: Path, variables: dict[str, str]) -> dict[str, str]:
