@@ -30,6 +30,7 @@ from consumer.settings.values import (
     parse_http_address,
     parse_key_store,
     parse_login,
+    parse_mechanism,
     parse_path,
     parse_proxy,
     parse_registry,
@@ -119,7 +120,7 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     """Where to start without a valid offset. earliest loses nothing; error stops. latest starts at the
     end, with a warning, but only while the group has no offset for any topic; in any other group, a new
     topic is read from the beginning."""
-    sasl_mechanism: str | None = _setting(None)
+    sasl_mechanism: Annotated[str | None, BeforeValidator(parse_mechanism)] = _setting(None)
     """How to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, with the KAFKA_SASL_… properties of
     librdkafka. AWS_MSK_IAM logs in to Amazon MSK with the AWS credentials of this machine or pod; it needs the
     extra pinstream[msk]. See docs/kafka.md."""

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from consumer.errors import nearest
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
@@ -24,6 +26,7 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 MAX_TOPIC_LENGTH = 249
 _NOT_IN_EVERY_DIALECT = re.compile(r"\(\?|\\[A-Za-z]|[*+?}]\?")
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,/@\[\]]+)(?::([0-9]{1,5}))?")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM")
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PORTS = 65535
 
@@ -244,6 +247,15 @@ def parse_proxy(text: str) -> str:
     if not port:
         raise ValueError("names no port, and clients differ in what that would mean; write http://host:port")
     return url
+
+
+def parse_mechanism(text: str | None) -> str | None:
+    """How to log in to Kafka, as librdkafka spells it."""
+    if text is not None and text.upper() not in _MECHANISMS:
+        near = nearest(text, _MECHANISMS)
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"unknown; allowed: {', '.join(_MECHANISMS)}{hint}")
+    return text and text.upper()
 
 
 def parse_login(text: str | None) -> str | None:

@@ -48,6 +48,7 @@ BAD_VALUES = {
     ],
     "PINSTREAM_SCHEMAS_DIR": ["/nowhere/at/all"],
     "PINSTREAM_SCHEMA": ["commerce..v1", "1x", "a-b"],
+    "KAFKA_SASL_MECHANISM": ["AWS_IAM", "SCRAM"],
     "PINSTREAM_WIRE_FORMAT": ["avro"],
     "PINSTREAM_MAPPING_FILE": ["/nowhere/at/all.toml"],
     "PINSTREAM_STATE_DIR": [__file__],
@@ -120,7 +121,6 @@ class TestBadValues:
         """Only free text and files, which other tests cover, have no invalid value above."""
         free = {
             "KAFKA_GROUP_ID",
-            "KAFKA_SASL_MECHANISM",
             "KAFKA_…",
             "SCHEMA_REGISTRY_…",
             "PINTEREST_PARTNER_NAME",
@@ -157,6 +157,7 @@ GOOD_VALUES = [
         "[::1]:9092,SSL://a",
     ),
     ("SCHEMA_REGISTRY_URL", "http://r:1/ , https://q/p", lambda s: s.registry.url, "http://r:1,https://q/p"),
+    ("KAFKA_SASL_MECHANISM", "aws_msk_iam", lambda s: s.kafka.uses_iam, True),
     ("SCHEMA_REGISTRY_URL", "glue:us-gov-west-1", lambda s: s.registry.url, "glue:us-gov-west-1"),
     ("SCHEMA_REGISTRY_URL", "glue:", lambda s: s.registry.is_glue, True),
     (

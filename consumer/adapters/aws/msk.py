@@ -74,6 +74,12 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def require_token(config: Mapping[str, object]) -> None:
+    """Have a token at hand if this configuration logs in with IAM. Blocks; raises as `with_tokens` does."""
+    if asked(config):
+        _tokens(str(config.get("bootstrap.servers", "")))("")
+
+
 def describe(config: Mapping[str, object]) -> str:
     """What the login uses, for people. Blocks; raises as `with_tokens` does."""
     tokens = _tokens(str(config.get("bootstrap.servers", "")))

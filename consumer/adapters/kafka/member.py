@@ -25,6 +25,7 @@ import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.aws import msk
 from consumer.adapters.kafka.chunks import Damage, Inbox, Taken, damage_at, sort_out
 from consumer.adapters.kafka.commits import (
     ASSIGNMENT_LOST,
@@ -520,6 +521,12 @@ class GroupMember:
         The brokers forgot the group (another cluster stands in place of this one; a member of a classic group gets over
         this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
         """
+        try:
+            msk.require_token(self._config)
+        except msk.NoToken as error:
+            # Without one no client can be made: the next fetch tries again.
+            self._hooks.trouble("_AUTHENTICATION", str(error))
+            return
         stranded, self._forgotten = self._watch.stranded, False
         if stranded:
             self._hooks.trouble(

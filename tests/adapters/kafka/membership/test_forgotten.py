@@ -10,6 +10,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import Message
 
+from consumer.adapters.aws import msk
 from consumer.adapters.kafka.trouble import as_fatal
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
@@ -73,6 +74,36 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
     assert offsets(bench.fetch(lambda _: [message(0)])) == [0]
     assert len(bench.told.losses) == 1
     assert len(bench.made) == 2
+
+
+def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logging in with IAM while AWS is away: it waits, says why, and joins with another client once there is one."""
+    servers = "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098"
+    keys = {
+        "AWS_ACCESS_KEY_ID": "AKIDTESTS",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in {**keys, "AWS_SHARED_CREDENTIALS_FILE": "/none", "AWS_CONFIG_FILE": "/none"}.items():
+        monkeypatch.setenv(name, value)
+    msk.forget_tokens()
+    bench = Bench(settings={"sasl.mechanism": "AWS_MSK_IAM", "bootstrap.servers": servers})
+    bench.assign(0)
+    first = bench.consumer
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    msk.forget_tokens()
+    for _ in range(2):
+        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    bench.fetch()
+    assert bench.consumer is first
+    [(code, text)] = bench.told.troubles
+    assert (code, bench.told.losses) == ("_AUTHENTICATION", [])
+    assert "no token for AWS_MSK_IAM (eu-west-1): " in text
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
+    bench.fetch()
+    assert bench.consumer is not first
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
+    msk.forget_tokens()
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
