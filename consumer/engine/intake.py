@@ -466,10 +466,11 @@ class SchemaAnswers:
             return
         self._end_stand_in(happened.ref, happened)
         rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
-        self._context.report(
-            "error" if isinstance(rejection, Rejection) else "info", "schema", ref=happened.ref.value,
-            verdict="known" if rejection is None else rejection.code,
-        )  # fmt: skip
+        ref, report = happened.ref.value, self._context.report
+        if isinstance(rejection, Rejection):
+            report("error", "schema", ref=ref, verdict=rejection.code, reason=rejection.message)
+        else:
+            report("info", "schema", ref=ref, verdict="known" if rejection is None else rejection.code)
         self._admission.unparked(self._parking.found(happened.ref))
 
     def _stands_in(self, earlier: SchemaFound, reason: str) -> None:
@@ -506,10 +507,12 @@ class SchemaAnswers:
         self._end_stand_in(ref, None)
         final = self._parking.missing(ref, now, self._context.jitter())
         if final:
+            rejection = self._decoder.missing(ref)
             self._context.report(
-                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final)
-            )
-            self._admission.unparked(final, self._decoder.missing(ref))
+                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final),
+                reason=rejection.message if isinstance(rejection, Rejection) else "",
+            )  # fmt: skip
+            self._admission.unparked(final, rejection)
         elif self._parking.denied_for(ref) == 0:
             patience = self._context.policy.schema_patience
             self._context.report("warning", "schema_missing", ref=ref.value, patience=patience)

@@ -111,6 +111,7 @@ def test_records_of_other_kinds_are_refused_for_what_they_are(
         service.until(lambda: committed_offsets(kafka, group, topic, 1) == [6], "the commit")
         assert service.stop()[0] == 0
     assert (ledger["delivered"], ledger["dead_lettered"]) == (3, 3)
+    assert {one["reason"] for one in service.log if one.get("verdict") == "incompatible_schema"} == set(said)
     letters = sorted((one for _, one in dead_letters(kafka, topic)), key=lambda one: int(one["offset"]))
     assert [one["message"] for one in letters[:2]] == said
     assert [one["code"] for one in letters] == [
