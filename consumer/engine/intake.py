@@ -427,7 +427,9 @@ class Admission:
         for_waiting = budget // 2 - self._parking.size - self._early.size
         count = 0
         for row, cost in enumerate(costs):
-            if cost > free or (row in waits and cost > for_waiting):
+            # What is open already costs only its body. What gets none, because it waits again, fits even where a
+            # single record is larger than the budget: else it would wait here for ever.
+            if cost and (cost > free or (row in waits and cost > for_waiting)):
                 break
             free -= cost
             for_waiting -= cost if row in waits else 0

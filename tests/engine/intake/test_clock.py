@@ -259,6 +259,19 @@ def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
     assert (len(core.pipeline.early), core.pipeline.early.size, core.statistics().held) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("most", [1_000_000, 50])
+def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
+    """Its record is larger than the budget. The clock was set: it is judged again, waits on, and goes as a pilot."""
+    core = core_of(-FAR, max_open_bytes=most)
+    core.feed(m.Tick())
+    core.clock_off = -FAR - 100.0
+    fetch(core, ("large", 0.0))
+    assert core.pipeline.admission.deferred == 0
+    core.look_up()
+    assert answer(core) == 1
+    assert core.committable() == 1
+
+
 def test_a_record_that_waits_for_the_clock_says_so() -> None:
     """On the page, and in /status; the one that was sent ahead says what it waits for itself."""
     core = core_of(-FAR)
