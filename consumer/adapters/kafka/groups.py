@@ -180,6 +180,7 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
         assigned.set()
 
     complete = {**consumer_config(config, offset_reset="error", ignore=None), "error_cb": heard.append}
+    complete.pop("group.instance.id", None)  # as a static member it would keep its partitions after leaving
     consumer = make_client(confluent_kafka.Consumer, complete)
     try:
         consumer.subscribe(list(topics), on_assign=take_none)
