@@ -197,7 +197,7 @@ class ConversionsApi:
             async with (
                 asyncio.timeout(self._timeout),
                 # Whatever comes back has found the way, but for a proxy that asks for a password.
-                self._open().head(self._url, allow_redirects=False, **self._way(proxy)) as response,
+                self._open().get(self._url, allow_redirects=False, **self._way(proxy)) as response,
             ):
                 if response.status == LOGIN_REQUIRED and proxy is not None:
                     return proxy.refusal(response.status, place_of(self._url))
