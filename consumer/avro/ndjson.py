@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, rejected
 from consumer.avro.fitting import Exhausted, Fit, Fitter, Misfit, Number, misfit, of_type
-from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, parse
+from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, label, parse
 from consumer.avro.typed import Choice
 from consumer.avro.values import (
     INT_RANGE,
@@ -47,7 +47,18 @@ class LinePlan:
     """A reader schema (JSON), compiled for `parse_line`. Raises `InvalidSchema`, a `ValueError`."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self.fit: Fit = Fitter(parse(schema), _leaf).fit
+        node = parse(schema)
+        self._name = label(node)
+        self._fit: Fit = Fitter(node, _leaf).fit
+
+    def fit(self, document: dict[str, Any]) -> CommerceEvent:
+        """Return the event of a line's object, which may name its type. Raises `Misfit` and `Exhausted`."""
+        inner = document.get(self._name)
+        # A type within a namespace: no field is called so.
+        if len(document) == 1 and "." in self._name and type(inner) is dict:
+            document = inner
+        event: CommerceEvent = self._fit(document)
+        return event
 
 
 class TypedLinePlan:

@@ -83,6 +83,13 @@ def test_unknown_fields_are_ignored() -> None:
     assert parsed(line(nonsense={"a": 1})) == parsed(line())
 
 
+def test_a_line_may_name_its_type() -> None:
+    """As Avro's JSON encoding of a union does: one schema may be a branch of the union that was exported."""
+    named = b'{"commerce.v1.CommerceEvent": %s}' % line()
+    assert parsed(named) == parsed(line())
+    assert rejection(b'{"commerce.v1.Other": %s}' % line()).code == "misfit"
+
+
 def test_aliases_are_accepted() -> None:
     """The field's own name goes first."""
     plan = plan_of("int", aliases=["old"])
