@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.conversion.layout import ComputedAt, Layout
+from consumer.conversion.program import _Maker, _slotted_items
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection
 from tests.conversion.convert_records import shaped
 from tests.conversion.test_compiled import Both
@@ -516,3 +518,17 @@ def test_the_sum_of_a_thousand_orders_is_right_to_the_cent() -> None:
         value = orjson.loads(row[5])["custom_data"]["value"]
         assert Decimal(value) * 100 == cents
         assert value == f"{cents // 100}.{cents % 100:02}"
+
+
+@pytest.mark.parametrize(("fields", "computed"), [("", 0), (f'"{VALUE}" = {TOTAL}', 1)])
+def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None:
+    """The program has a call of Python for each computed field, and where nothing is computed it has none."""
+    both = both_of(fields)
+    plan: Any = both.decoder.plans[both.framing]
+    layout = Layout(plan, both.converter.mapping.asked, _slotted_items(both.converter.description))
+    program = _Maker(both.converter.description, layout).program()
+    fields_of = [*program.event, *program.app_info, *program.device_info, *program.user, *program.custom]
+    items = program.items.fields if program.items is not None else []
+    places = [one for field in (*fields_of, *items) for one in (field.at, field.gather)]
+    places += [*program.decided.values(), program.consent, program.dedup_id]
+    assert sum(isinstance(one, ComputedAt) for one in places) == computed
