@@ -44,7 +44,7 @@ class Leaf:
 
     def _read_and_convert(self, data: bytes, at: int) -> tuple[Any, int]:
         value, at = self.primitive(data, at)
-        assert self.convert is not None  # noqa: S101
+        assert self.convert is not None  # noqa: S101 - for the type checker
         return self.convert(value), at
 
 

@@ -142,7 +142,7 @@ class _Resolver:
             return ArrayPlan(self.resolve(writer.items, reader.items))
         if isinstance(writer, Map) and isinstance(reader, Map):
             return MapPlan(self.resolve(writer.values, reader.values))
-        assert isinstance(writer, Primitive | Fixed) and isinstance(reader, Primitive | Fixed)  # noqa: S101, PT018
+        assert isinstance(writer, Primitive | Fixed) and isinstance(reader, Primitive | Fixed)  # noqa: S101, PT018 (nothing else is left)
         return _leaf(writer, reader)
 
     def _union(self, writer: Union, reader: AvroType) -> Plan:
@@ -177,7 +177,7 @@ class _Resolver:
                 self._pairs[pair] = plan = RecordPlan(writer.name)
                 plan.fields = self._fields(writer, reader)
                 return plan
-            assert isinstance(writer, Enum) and isinstance(reader, Enum)  # noqa: S101, PT018
+            assert isinstance(writer, Enum) and isinstance(reader, Enum)  # noqa: S101, PT018 (as above)
             self._step(len(writer.symbols) + len(reader.symbols))
             ours = set(reader.symbols)
             # None where we lack a symbol and have no default: refused for the data that use it.

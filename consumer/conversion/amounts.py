@@ -62,7 +62,7 @@ def exact(value: Any) -> Decimal | LeftOut:
     kind = value.__class__
     if kind is Decimal:
         if value.is_finite() and abs(value.adjusted()) < MAX_DIGITS:
-            return value  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]  # mypy does not follow `kind`
     elif kind is int:
         if -MAX_COUNT <= value <= MAX_COUNT:
             return Decimal(value)

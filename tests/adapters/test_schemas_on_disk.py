@@ -127,7 +127,7 @@ async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
             await schemas.close()
             assert isinstance(answer, SchemaFound)
             assert (answer.unanswered is None) == reachable
-            assert answer.schema["fields"][0]["type"]["fields"] == PLAIN["fields"]  # type: ignore[index]
+            assert answer.schema["fields"][0]["type"]["fields"] == PLAIN["fields"]  # type: ignore[index]  # JSON
 
 
 async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:

@@ -121,16 +121,18 @@ def test_whatever_it_raises_is_the_verdict_on_its_record(error: type[BaseExcepti
 
 def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
     """Its thread is a daemon; cancelling the wait and closing come back at once."""
-    forever = threading.Event()
+    entered, forever = threading.Event(), threading.Event()
 
     def wait(record: dict[str, Any]) -> dict[str, Any]:
+        entered.set()
         forever.wait()
         return record
 
     async def session() -> None:
         thread = TransformThread(Transformer(wait, "shop.events:clean", SCHEMA))
         work = asyncio.create_task(thread.run(Transform(7, [{"id": "0"}]), lambda _: None))
-        await asyncio.sleep(0.05)
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await thread.close()

@@ -88,7 +88,7 @@ class DiskKeyStore(KeyStore):
         parts = []
         for at in range(0, len(keys), _KEYS_AT_ONCE * KEY_BYTES):
             if at:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # let the other tasks of this event loop run
             parts.append(await self._find(keys[at : at + _KEYS_AT_ONCE * KEY_BYTES], oldest))
         return b"".join(parts)
 

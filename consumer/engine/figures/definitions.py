@@ -158,12 +158,12 @@ def _shape(hint: Any) -> Shape:
 
 def most(values: Iterable[_T | None]) -> Any:
     """Return the largest known value; None: none is known."""
-    return max((value for value in values if value is not None), default=None)  # type: ignore[type-var]
+    return max((value for value in values if value is not None), default=None)  # type: ignore[type-var]  # times, numbers
 
 
 def least(values: Iterable[_T | None]) -> Any:
     """Return the smallest known value; None: none is known."""
-    return min((value for value in values if value is not None), default=None)  # type: ignore[type-var]
+    return min((value for value in values if value is not None), default=None)  # type: ignore[type-var]  # times, numbers
 
 
 def furthest(values: Iterable[float | None]) -> Any:

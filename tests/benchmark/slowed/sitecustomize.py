@@ -25,5 +25,6 @@ def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
     return _convert(self, *arguments, **named)
 
 
+# That they are replaced is what this file is for.
 Decoder.decode_chunk = _decode_twice  # type: ignore[assignment, method-assign]
 Converter.convert_chunk = _convert_twice  # type: ignore[method-assign]

@@ -127,7 +127,7 @@ def converted(both: Both, event: dict[str, Any]) -> Any:
     assert value is not None
     both.check(value)
     assert both.alone(value) is not None
-    return both.converter.convert(both.decoder.decode(_record(value)), NOW)  # type: ignore[arg-type]
+    return both.converter.convert(both.decoder.decode(_record(value)), NOW)  # type: ignore[arg-type]  # a record is decoded
 
 
 def _record(value: bytes) -> Record:

@@ -19,7 +19,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from math import inf
@@ -207,6 +207,12 @@ def leave(*members: Member) -> None:
         member.send(signal.SIGTERM)
     for member in members:
         assert member.wait() == 0, member.stderr[-3000:]
+
+
+def until_each(members: Iterable[Member], holds: Callable[[Member], Any], what: str) -> None:
+    """Wait until this holds for each of them, one after the other."""
+    for member in members:
+        member.until(partial(holds, member), what)
 
 
 def until_each_delivers(*members: Member, events: int = 10) -> None:

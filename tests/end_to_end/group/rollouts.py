@@ -20,7 +20,7 @@ from typing import Any
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
-from tests.end_to_end.group.members import CommitLog, Member, Members, Protocol, Traffic, leave
+from tests.end_to_end.group.members import CommitLog, Member, Members, Protocol, Traffic, leave, until_each
 from tests.end_to_end.group.rebalances import Scene
 from tests.end_to_end.processes import THIS, Program
 from tests.support.kafka.harness import Kafka
@@ -54,7 +54,7 @@ class Rehearsal(Scene):
     def until_ready(self, *members: Member) -> None:
         """Wait until the readiness probe of each succeeds; none may fail its liveness probe meanwhile."""
         for member in members:
-            member.until(lambda: member.get("/readyz")[0] == 200, "readiness")  # noqa: B023
+            until_each([member], lambda one: one.get("/readyz")[0] == 200, "readiness")
             assert member.get("/healthz")[0] == 200
 
     def replace(self, old: Sequence[Member], program: Program = THIS) -> list[Member]:

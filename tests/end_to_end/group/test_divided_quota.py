@@ -9,7 +9,16 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.end_to_end.api import Api
-from tests.end_to_end.group.members import COOPERATIVE, KIP_848, PARTITIONS, Member, Members, Protocol, leave
+from tests.end_to_end.group.members import (
+    COOPERATIVE,
+    KIP_848,
+    PARTITIONS,
+    Member,
+    Members,
+    Protocol,
+    leave,
+    until_each,
+)
 from tests.end_to_end.processes import WITHIN, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event
 from tests.support.kafka.harness import Kafka
@@ -51,8 +60,7 @@ def test_members_that_come_and_go_keep_the_quota(
         others = group.join(2)
         all_three = [one, *others]
         group.until_divided(*all_three)
-        for member in all_three:
-            member.until(lambda: divided_by(member) == 3, "three members")  # noqa: B023
+        until_each(all_three, lambda member: divided_by(member) == 3, "three members")
         begun, before = time.monotonic(), api.calls
         wait_for(lambda: api.calls >= before + 12, "calls of three members")
         # Each has a third of the quota, evenly over its first minute, beside the call that it begins with.

@@ -16,7 +16,15 @@ from confluent_kafka import Producer
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
-from tests.end_to_end.group.members import BATCH, CONCURRENCY, COOPERATIVE, PARTITIONS, Member, Members
+from tests.end_to_end.group.members import (
+    BATCH,
+    CONCURRENCY,
+    COOPERATIVE,
+    PARTITIONS,
+    Member,
+    Members,
+    until_each,
+)
 from tests.end_to_end.processes import WITHIN, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event
 from tests.support.kafka.harness import Kafka
@@ -120,9 +128,12 @@ def test_while_the_store_is_away_nothing_is_sent_unjudged(
         wait_for(lambda: settled(one, other)["duplicate"] >= EVENTS, "all copies to be settled")
         server.kill() if trouble == "killed" else server.freeze()
         write_copies(kafka, group.topic, "during")
-        for member in (one, other):
-            member.until(lambda: "the key store does not answer" in member.get("/readyz")[1], "the reason")  # noqa: B023
-            assert member.get("/healthz")[0] == 200
+        until_each(
+            (one, other),
+            lambda member: "the key store does not answer" in member.get("/readyz")[1],
+            "the reason",
+        )
+        assert all(member.get("/healthz")[0] == 200 for member in (one, other))
         sent = api.accepted().total()
         assert sent == EVENTS
         server.start() if trouble == "killed" else server.thaw()

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
-from tests.end_to_end.group.members import COOPERATIVE, Member, Members
+from tests.end_to_end.group.members import COOPERATIVE, Member, Members, until_each
 from tests.end_to_end.processes import TOKEN, WITHIN, wait_for
 from tests.end_to_end.records import ENCODER, commerce_event
 from tests.support.kafka.harness import Kafka
@@ -106,13 +106,12 @@ def test_a_refused_token_that_one_member_meets_halts_all_and_a_new_one_ends_it_f
         scene = Scene(kafka, api, group)
         api.set_token("pina_the_next_token")
         scene.write(scene.one)
-        for member in (scene.one, scene.other):
-            member.until(lambda: account(member)["state"] == "halted", "the halt")  # noqa: B023
+        both = (scene.one, scene.other)
+        until_each(both, lambda member: account(member)["state"] == "halted", "the halt")
         assert account(scene.other)["told_by_member"]
         assert scene.other.until_logged("halted")["reason"].endswith("as another member has told")
         assert not scene.one.until_logged("halted")["reason"].endswith("as another member has told")
         secret.write_text("pina_the_next_token")
         scene.write(scene.one, scene.other)
-        for member in (scene.one, scene.other):
-            member.until(lambda: account(member)["state"] == "open", "the end of the halt")  # noqa: B023
+        until_each(both, lambda member: account(member)["state"] == "open", "the end of the halt")
         scene.until_all_accepted()

@@ -17,7 +17,7 @@ import redis as client
 
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
-from tests.end_to_end.group.members import COOPERATIVE, IN_FLIGHT, Member, Members, Traffic, leave
+from tests.end_to_end.group.members import COOPERATIVE, IN_FLIGHT, Member, Members, Traffic, leave, until_each
 from tests.end_to_end.processes import wait_for
 from tests.end_to_end.records import dead_letters
 from tests.support.kafka.harness import Kafka
@@ -104,10 +104,9 @@ class Troubled:
         self._traffic.stop()
         self._group.until_committed(self._traffic.ends)
         lost = sum(self._count(member, "keys_lost") for member in self.members)
-        for member in self.members:
-            member.until(lambda: member.ledger()["open"] == 0, "the end of all work")  # noqa: B023
-            # One that stood still may have to join the group again.
-            member.until(lambda: member.get("/readyz")[0] == 200, "readiness")  # noqa: B023
+        until_each(self.members, lambda member: member.ledger()["open"] == 0, "the end of all work")
+        # One that stood still may have to join the group again.
+        until_each(self.members, lambda member: member.get("/readyz")[0] == 200, "readiness")
         leave(*self.members)
         accepted = self._api.accepted()
         assert set(accepted) == self._traffic.deliverable

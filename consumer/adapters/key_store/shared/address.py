@@ -201,4 +201,4 @@ def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: d
             # Those that do not ask for the password need not know it, and would refuse it.
             return await secured.discover_master(service_name)
 
-    return Sentinels(address.hosts, sentinel_kwargs=asked, **tls)  # type: ignore[no-untyped-call]
+    return Sentinels(address.hosts, sentinel_kwargs=asked, **tls)  # type: ignore[no-untyped-call]  # as above

@@ -31,7 +31,8 @@ Ask = Callable[[], Awaitable[bool]]
 @asynccontextmanager
 async def group_size(kafka: Kafka) -> AsyncIterator[Ask]:
     """A running member counts the members of its group."""
-    groups._COUNT_EVERY = LIMIT / 4  # type: ignore[misc] # as long as a test may take
+    # What is final there is as long as a test may take, here.
+    groups._COUNT_EVERY = LIMIT / 4  # type: ignore[misc]
     groups._COUNT_PATIENCE = LIMIT  # type: ignore[misc]
     told: list[int] = []
 
@@ -63,7 +64,7 @@ async def offsets(kafka: Kafka) -> AsyncIterator[Ask]:
 @asynccontextmanager
 async def progress(kafka: Kafka) -> AsyncIterator[Ask]:
     """A named replay commits its progress."""
-    replay_progress._COMMIT_TIMEOUT = LIMIT  # type: ignore[misc]
+    replay_progress._COMMIT_TIMEOUT = LIMIT  # type: ignore[misc]  # as above
     topic = create_topic(kafka)
 
     async def resolve() -> list[Range]:
