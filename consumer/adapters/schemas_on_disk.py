@@ -51,7 +51,7 @@ _FORMAT: Final = b"pinstream schema, format 1\n"
 _CHECK_BYTES: Final = 65
 _NAME: Final = re.compile(r"(?:id|guid|glue)-[0-9a-f-]+-([0-9a-f]{16})\.schema")
 _HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid|glue)-.*\.schema\.new")
-# Seconds after which nobody is still writing a file: its process was killed.
+# Seconds after which a half-written file is abandoned: its process was killed.
 _ABANDONED: Final = 3600.0
 _READ_WITHIN: Final = 5.0
 """Seconds for one look at the disk, which may hang."""
@@ -125,7 +125,7 @@ class SchemaFiles:
         text = _FORMAT + json.dumps(about).encode() + b"\n"
         if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:
             return
-        # Schemas are nobody's personal data. But nobody else is to change how records are read.
+        # Schemas hold no personal data, but another user must not change how records are read.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(ref)
         # Each writer has a name of its own, so that two do not write into one file.

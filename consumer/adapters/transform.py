@@ -69,7 +69,7 @@ class TransformThread:
                 await asyncio.wait((work,), timeout=_LOOK)
                 if work.done():
                     work.result()
-                    # One that let nobody else run is known of only now.
+                    # A call that kept the interpreter to itself is noticed only now.
                     if self._took is not None and self._took[0] > said:
                         row, seconds = self._took
                         say(TransformIsSlow(command.number, row, seconds, results[told:row]))

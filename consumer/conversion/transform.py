@@ -103,10 +103,10 @@ def _unfit(function: object) -> str | None:
 
 
 def _takes(function: Callable[..., object], arguments: int) -> bool:
-    """Return whether it can be called with so many arguments."""
+    """Return whether it can be called with this number of arguments."""
     try:
         inspect.signature(function).bind(*range(arguments))
-    except ValueError:  # some functions of C do not tell: they are called with the record alone
+    except ValueError:  # some C functions have no signature: they are called with the record alone
         return arguments == 1
     except TypeError:
         return False

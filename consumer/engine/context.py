@@ -46,7 +46,7 @@ class Context:
         self._sections = ("", *sections)
         self.counters = Counters()
         self.brokers: dict[str, Sequence[BrokerTimes]] = {}
-        """What each client told last of its brokers."""
+        """What each client last measured of its brokers."""
         self.now = Instant(0.0, 0.0)
         self.commands: list[Command] = []
         self._random = Random(seed)  # noqa: S311 - jitter, not a secret

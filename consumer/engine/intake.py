@@ -74,7 +74,7 @@ class Limit:
         return count
 
     def room(self, held: int) -> int:
-        """How many to fetch: as many as it takes, as far as can be told from what was read, to find what is left."""
+        """How many records to fetch to find what is left: an estimate from what was read."""
         if self._most is None:
             return FETCH_MOST
         left, counted = self.left(), self._counted()

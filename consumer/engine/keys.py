@@ -204,7 +204,7 @@ class Lookups:
             self._renew_at = -inf
 
     def lease_lost(self) -> None:
-        """Begin no call before the next renewal: the store has told that our claims do not hold any more."""
+        """Begin no call before the next renewal: by an answer of the store, our claims do not hold any more."""
         self._dispatcher.lease_until = self._renew_at = -inf
         if self._renewing is not None:
             # It may have been done before the loss, so its answer proves nothing.

@@ -62,7 +62,7 @@ class BrokerTimes(NamedTuple):
     """What one client of ours measured of one broker, in seconds.
 
     `broker`: its id, or ``coordinator``. `round_trip` and `round_trip_p99`: from request to answer, on average and for
-    99 of 100, since the last time it told; None: it asked nothing. `throttled`: for how long the broker has held back
+    99 of 100, since the last report; None: it asked nothing. `throttled`: for how long the broker has held back
     answers because of a quota, since the start.
     """
 
@@ -172,7 +172,7 @@ class Transformed:
 class TransformIsSlow:
     """The user's function has worked for `seconds` on record `row` of a `Transform`, and has not returned.
 
-    `results`: what it made of the records before that one, as far as it was not told yet.
+    `results`: what it made of the records before that one, as far as that was not reported yet.
     """
 
     number: int
@@ -226,7 +226,7 @@ class LeaseRenewed:
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
-    """A shared key store has told that our claims do not hold any more, whatever it was asked."""
+    """Some answer of a shared key store says that our claims do not hold any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +321,11 @@ class TokenRead:
 
 @dataclass(frozen=True, slots=True)
 class EndOffsets:
-    """What the broker last told of where partitions end (high watermarks), for lag.
+    """Where partitions end (high watermarks), as the broker last said, for lag.
 
     `reached`: up to where everything was read, markers and aborted transactions included, which are no records.
-    `waiting_for_start`: partitions that are ours and not told of as assigned yet, since the brokers have not said where
-    to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
+    `waiting_for_start`: partitions that are ours and not announced as assigned yet, since the brokers have not said
+    where to start. `unreadable`: partitions of which nothing is read from this offset on, since what comes is damaged.
     `begins`: where logs begin, as last heard.
     `joined`: whether the group has said what is ours, nothing included.
     """
@@ -349,21 +349,21 @@ class KeysForgotten:
 
 @dataclass(frozen=True, slots=True)
 class TopicIdsTold:
-    """The brokers told which ids topics have now. One of which they told none is not in it."""
+    """The ids that topics have now. A topic without an id is left out."""
 
     ids: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSize:
-    """The brokers told how many members of the group hold partitions, ourselves included."""
+    """How many members of the group hold partitions, this one included."""
 
     members: int
 
 
 @dataclass(frozen=True, slots=True)
 class BrokersTold:
-    """`client` (``consumer``, ``producer``) told what it measured of its brokers."""
+    """What `client` (``consumer``, ``producer``) has measured of its brokers."""
 
     client: str
     brokers: Sequence[BrokerTimes]

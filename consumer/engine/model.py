@@ -317,7 +317,7 @@ class Policy:
     concurrency: int = 8
     calls_per_minute: int = 5000
     quota_members: int = 0
-    """By how many members of the group these calls are divided, as long as the brokers have not told how many there
+    """By how many members of the group these calls are divided, as long as the brokers have not said how many there
     are. 0: they are not divided, since a shared key store counts those of all members, or there is no group."""
     max_open_events: int = 20_000
     max_open_bytes: int = 128 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The pipeline: told what happened, it says what to do next. The only control flow there is.
+"""The pipeline: it takes in what happened and returns what to do next. The only control flow there is.
 
 Theory of operation. `handle` takes one message and gives the commands that follow; between two messages nothing
 changes. One `match` (`_take_in`) says which part a message is for; `_go_on` then begins all that may begin now. A

@@ -245,7 +245,7 @@ class TwoSteps:
     """Decodes and converts, one after the other; each event is serialised at once."""
 
     def __init__(self, decoder: Decoding, converter: Converting, *, divided: bool = False) -> None:
-        """`divided`: whether the mapping has sections, and nobody else says which one a record belongs to."""
+        """`divided`: whether the mapping has sections, and this has to find the one that a record belongs to."""
         self._divided = divided
         self._decoder = decoder
         self._converter = converter

@@ -9,8 +9,8 @@ Java: the token is a request for ``kafka-cluster:Connect``, signed with the AWS 
     librdkafka, when four fifths of a token's life are over -> oauth_cb -> AWS credentials -> signature -> token
 
 confluent-kafka calls ``oauth_cb`` in a thread in the background that each client has, whether it is polled or not: so
-an idle producer, and an AdminClient that nobody polls, get their next token as well. While there is none, librdkafka
-asks again every ten seconds. A client cannot be made without a first token: then `NoToken` is raised.
+an idle producer, and an AdminClient, which is never polled, get their next token as well. While there is none,
+librdkafka asks again every ten seconds. A client cannot be made without a first token: then `NoToken` is raised.
 """
 
 from __future__ import annotations

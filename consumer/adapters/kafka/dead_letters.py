@@ -155,7 +155,7 @@ class DeadLetterProducer:
         """The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it."""
 
     def watch(self, on_brokers: OnBrokers) -> None:
-        """Have what is measured of the brokers told to `on_brokers`, on the event loop."""
+        """Call `on_brokers`, on the event loop, with what is measured of the brokers."""
         self._on_brokers = partial(post, self._loop, on_brokers)
 
     def _measured(self, told: Sequence[BrokerTimes]) -> None:

@@ -123,7 +123,7 @@ def sync_folder(path: str) -> None:
 
 def close_aside(number: int) -> None:
     """Close a descriptor; on a thread, if a large file ends with it."""
-    # Whoever closes a removed file last frees its pages and blocks: 60 ms of CPU for 1 GiB, a second on a busy disk.
+    # The last close of a removed file frees its pages and blocks: 60 ms of CPU for 1 GiB, a second on a busy disk.
     status = os.fstat(number)
     if status.st_nlink or status.st_size < LARGE_BYTES:
         os.close(number)

@@ -104,7 +104,7 @@ class OtlpMetrics(MetricsExport):
 
     async def _go_on(self, thread: OwnThread, collectors: Sequence[FiguresCollector]) -> None:
         loop = asyncio.get_running_loop()
-        # The first one at once: so a mistake is told at the start, and counters are seen at 0.
+        # The first export is made at once: a mistake shows at the start, and counters are seen at 0.
         due = loop.time()
         under_way: asyncio.Task[None] | None = None
         while True:

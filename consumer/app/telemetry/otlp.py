@@ -1,4 +1,4 @@
-"""What the exports of spans and metrics share: the resource, the connection, and what is told of a collector.
+"""What the exports of spans and metrics share: the resource, the connection, and what is logged about a collector.
 
 OpenTelemetry's exporters take every answer below 400 for a success, so a login page of a proxy would pass for a
 collector. `Connection` looks at each answer before the exporter does.

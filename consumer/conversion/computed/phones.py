@@ -1,10 +1,10 @@
-"""Phone numbers as people write them at home: with the country of the record, they get its code.
+"""Phone numbers without a country code get the code of the record's country.
 
-Theory of operation. The platform matches numbers with their country's code, and the digest of ``030 123456`` matches
-nobody. How a country writes its numbers (trunk prefixes, lengths, the 9 of Argentinian mobiles) is known to the library
-phonenumbers, the extra ``pinstream[phones]``. It is asked only where a mapping has ``phone_country``, and only for
-numbers that do not say their code plainly; what it answered is remembered. A number that it cannot make sense of in
-that country is left as it was written.
+Theory of operation. The platform compares digests of numbers with their country's code: the digest of ``030 123456``
+matches no customer. The library phonenumbers (the extra ``pinstream[phones]``) knows how each country writes its
+numbers: trunk prefixes, lengths, the 9 of Argentinian mobiles. It is used only where a mapping has ``phone_country``,
+and only for numbers that have no plain country code; its answers are cached. A number that is not valid in that country
+is left as it was written.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from consumer.engine.model import THROTTLED, Note, Policy
 from consumer.engine.sending.gate import TOKEN_REFUSED, Gate
 from consumer.engine.sending.queues import AccountQueue, Batch
 
-# Seconds for which others are told of a refusal: they renew their leases each second.
+# Seconds for which a refusal is announced to other members: they renew their leases each second.
 _TELL_FOR: Final = 60.0
 # Seconds by which a throttle must last longer than the one that was told, to be told as well.
 _WORTH_TELLING: Final = 1.0
@@ -84,8 +84,8 @@ class Halts:
                 halt.probe_at = own.gate.halt.probe_at
 
     def accept(self, batch: Batch) -> None:
-        """The token and the account were accepted. Only a probe tells that a halt is over: it went under the token
-        of now. Its account's halt ends, and that of all accounts whose trouble was the token that they share."""
+        """The token and the account were accepted. Only a probe shows that a halt is over: it was sent with the
+        present token. Its account's halt ends, and that of all accounts whose trouble was the token that they share."""
         if not batch.probe:
             return
         own = self._queues[batch.account]
