@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import orjson
 
 from consumer.adapters.files import open_records
-from consumer.avro.decode import DecodeCode, Decoder, WireFormat
+from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, WireFormat
 from consumer.commands.explain.command import explanation
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import REJECTION_CODES, UNCONVERTIBLE, WARNING_CODES
@@ -86,7 +86,9 @@ def schema_text(taker: Taker) -> str:
 
 def check_decoding(decoder: Decoder, record: Record) -> object:
     """Decodes `record` and holds the result to the contract."""
-    size = len(record.value or b"")
+    value = record.value or b""
+    # AWS Glue's serialisers compress: zlib packs a thousand bytes into one, and up to a limit they are unpacked.
+    size = min(len(value) * 1032, MAX_RECORD_BYTES) if value[:2] == b"\x03\x05" else len(value)
     with bounded(size):
         [decoded, again] = decoder.decode_chunk([record, record])
     assert type(decoded) is type(again)
@@ -94,7 +96,7 @@ def check_decoding(decoder: Decoder, record: Record) -> object:
         assert decoded == again
         check_rejection(decoded, Stage.DECODE, DECODE_CODES)
     elif isinstance(decoded, SchemaRef):
-        assert decoded.kind in ("id", "guid", "fingerprint")
+        assert decoded.kind in ("id", "guid", "fingerprint", "glue")
         check_line(decoded.value)
     else:
         assert isinstance(decoded, dict)
