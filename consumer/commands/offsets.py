@@ -3,7 +3,7 @@
 ``offsets set`` shows what a move means before it makes it. *Read again* counts the settled records from the new offset
 on: those below the old offset, and those above it that the offset map of the old commit says are settled, because the
 map goes with the old offset. *Skipped* counts the records between the old and the new offset that are not settled. Both
-count offsets, and some may be no records (compaction, transaction markers): hence "up to".
+count offsets, and some may be no records (compaction, transaction markers): so it says "up to".
 """
 
 from __future__ import annotations

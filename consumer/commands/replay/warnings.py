@@ -1,6 +1,6 @@
 """Warnings before a replay begins: what the platform could get twice, and what is not in the range.
 
-They count offsets, hence "up to". If the brokers do not answer, the replay goes on without the warning.
+They count offsets, so they say "up to". If the brokers do not answer, the replay goes on without the warning.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ async def _not_known(settings: Settings, plan: Plan, settled: Mapping[TopicParti
             "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
             f"({DOUBLED})"
         ]
-    # By Kafka's timestamps. When each of them was delivered is not known: hence "up to".
+    # By Kafka's timestamps. When each of them was delivered is not known, so this says "up to".
     begin = Bound("time", int((time.time() - window) * 1000))
     asked = resolve_ranges(
         settings.kafka.client_properties(),
