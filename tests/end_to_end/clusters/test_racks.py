@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -15,7 +16,7 @@ from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, run_environment
 from tests.end_to_end.records import committed_offsets, generated, new_group, write_generated
 from tests.support.kafka.broker import RealBroker, wait_until
-from tests.support.kafka.harness import WITHIN, Kafka, committed, unique
+from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, unique
 
 pytestmark = pytest.mark.kafka
 
@@ -55,7 +56,8 @@ def cluster(started: Callable[[RealBroker], AbstractContextManager[RealBroker]])
     with started(RealBroker(broker_rack="west", **racks)) as first:
         kafka = Kafka(first.bootstrap_servers, "real")
         # The groups' topic is made with the first question for an offset: before there is another broker for it.
-        committed(kafka, "first", "__consumer_offsets")
+        topic = create_topic(kafka)
+        assert wait_until(lambda: answers_for_groups(kafka, topic), WITHIN)
         second = RealBroker(broker_rack="east", **racks)
         own = f"PLAINTEXT://{second.bootstrap_servers},SASL://{second.sasl_bootstrap_servers}"
         second.settings |= {
@@ -67,6 +69,14 @@ def cluster(started: Callable[[RealBroker], AbstractContextManager[RealBroker]])
         }
         with started(second):
             yield Cluster(kafka, second)
+
+
+def answers_for_groups(kafka: Kafka, topic: str) -> bool:
+    """Whether the broker coordinates groups by now."""
+    try:
+        return committed(kafka, "first", topic) is not None
+    except KafkaException:
+        return False
 
 
 def asked(status: dict[str, Any]) -> set[str]:
