@@ -100,6 +100,11 @@ def bug(what: str) -> InvariantViolation:
     return InvariantViolation(f"{what}; this is a bug, please report it")
 
 
+def missing_extra(extra: str) -> str:
+    """What to say of an extra that is needed and not installed. No package is published, so a clone is named."""
+    return f"the extra {extra} is not installed: run pip install '.[{extra}]' in a clone of pinstream"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The one of `known` that is likely to be meant by `name`, for an error about a name that does not exist.
 

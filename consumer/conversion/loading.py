@@ -67,7 +67,7 @@ from consumer.conversion.targets import (
     Arity,
     Target,
 )
-from consumer.errors import MappingError, or_all
+from consumer.errors import MappingError, missing_extra, or_all
 
 TABLES: Final = ("event_names", "own_events", "action_sources", "fields", "constants", "consent", "dedup")
 CHOICES: Final = {
@@ -384,7 +384,7 @@ class Loader:
             elif not self._applies(layer, "", "phone_country", said):
                 continue
             if not is_installed():
-                self._fail("phone_country needs an extra: pip install 'pinstream[phones]'")
+                self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
             country: Expression = Constant(said) if is_for_all else self._country(said)
             sources["user_data.ph"] = source_of(Phone(expression_of(numbers), country))
             return

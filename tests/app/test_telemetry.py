@@ -152,8 +152,8 @@ def test_without_the_extra_it_is_one_line(
     for name in [one for one in sys.modules if one.partition(".")[0] == "opentelemetry"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert off(start, ENDPOINT, none) == (
-        f"OTEL_EXPORTER_OTLP_ENDPOINT asks for {signal.lower()}, but OpenTelemetry is not installed: pip install "
-        f"'pinstream[otel]', or set OTEL_{signal}_EXPORTER=none"
+        f"OTEL_EXPORTER_OTLP_ENDPOINT asks for {signal.lower()}, but the extra otel is not installed: run pip "
+        f"install '.[otel]' in a clone of pinstream, or set OTEL_{signal}_EXPORTER=none"
     )
 
 

@@ -145,7 +145,7 @@ def test_without_the_extra_it_runs(kafka: Kafka, api: Api, tmp_path: Path, asked
         assert process.stop()[0] == 0
     warnings = [one for one in process.log if one["event"] == "telemetry_off"]
     assert [one["level"] for one in warnings] == ["warning"] * asked
-    assert all("pip install 'pinstream[otel]'" in one["text"] for one in warnings)
+    assert all("pip install '.[otel]'" in one["text"] for one in warnings)
     assert not any(one["event"] == "telemetry" for one in process.log)
 
 

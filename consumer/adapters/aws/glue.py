@@ -25,7 +25,7 @@ from consumer.adapters.aws import new_session, one_line
 from consumer.adapters.thread import run_blocking
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, missing_extra
 
 Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
@@ -118,9 +118,7 @@ def _region(address: str) -> str:
     try:
         session = new_session()
     except ImportError:
-        raise SettingsError(
-            "SCHEMA_REGISTRY_URL=glue: needs an extra that is not installed: pip install 'pinstream[glue]'"
-        ) from None
+        raise SettingsError(f"SCHEMA_REGISTRY_URL names AWS Glue, and {missing_extra('glue')}") from None
     try:
         region = address.removeprefix(_SCHEME) or session.get_config_variable("region")
     except Exception as error:  # a profile that does not exist, a file that cannot be parsed

@@ -26,7 +26,7 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 
 from consumer.adapters.aws import new_session, one_line
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError, SettingsError, missing_extra
 
 _Code = confluent_kafka.KafkaError
 
@@ -108,9 +108,7 @@ class Tokens:
         try:
             from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
         except ImportError:
-            raise SettingsError(
-                f"KAFKA_SASL_MECHANISM={MECHANISM} needs an extra that is not installed: pip install 'pinstream[msk]'"
-            ) from None
+            raise SettingsError(f"KAFKA_SASL_MECHANISM={MECHANISM}, and {missing_extra('msk')}") from None
         self._sign: Any = MSKAuthTokenProvider.generate_auth_token_from_credentials_provider
         self._region, self._region_from = self._find_region(servers)
         self._lock = threading.Lock()

@@ -19,14 +19,14 @@ import structlog
 
 from consumer import logs
 from consumer.app.telemetry import MetricsExport, Tracing, Wish
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, missing_extra
 from consumer.settings import Settings
 from consumer.settings.passthrough import read_secret_file
 
 _Export = TypeVar("_Export")
 
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-INSTALL = "OpenTelemetry is not installed: pip install 'pinstream[otel]'"
+INSTALL = missing_extra("otel")
 
 
 class _Off(NamedTuple):

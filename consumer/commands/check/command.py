@@ -78,7 +78,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
 
 
 async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[CheckRow]:
-    found = Found(settings, workers=workers)
+    found = Found(settings, workers=workers, sends=send_test_event)
     rows = [CheckRow("settings", Verdict.OK, "every variable is known and valid")]
     rows += [CheckRow("settings", Verdict.WARNING, text) for text in settings.warnings]
     if workers is not None:

@@ -271,7 +271,9 @@ async def check_token(found: Found) -> Said:
                 f"the folder also has {first_of(others)}: no ad account of PINTEREST_AD_ACCOUNT_ID and "
                 "PINTEREST_EXTRA_AD_ACCOUNT_IDS, so it is not read"
             ]
-    return Said(f"{where}; only --send-test-event shows whether the API accepts it", warnings)
+    if not found.sends:
+        where += "; only --send-test-event shows whether the API accepts it"
+    return Said(where, warnings)
 
 
 async def telemetry(_: Found) -> Said:

@@ -55,6 +55,8 @@ class Found:
     cluster: ClusterView | None = None
     # The value of `--workers`; None without this option.
     workers: str | None = None
+    # Whether `--send-test-event` is given.
+    sends: bool = False
 
 
 # Raises `PinstreamError`, whose message says what to correct, and `Skip`.

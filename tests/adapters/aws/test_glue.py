@@ -194,5 +194,8 @@ def test_without_a_region() -> None:
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to install."""
     monkeypatch.setitem(sys.modules, "botocore.session", None)
-    with pytest.raises(SettingsError, match=r"not installed: pip install 'pinstream\[glue\]'$"):
+    with pytest.raises(
+        SettingsError,
+        match=r"the extra glue is not installed: run pip install '\.\[glue\]' in a clone of pinstream$",
+    ):
         GlueSchemas("glue:eu-west-1", nothing_local)

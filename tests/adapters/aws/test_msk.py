@@ -109,7 +109,8 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that says what to install."""
     monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
     with pytest.raises(
-        SettingsError, match=r"needs an extra that is not installed: pip install 'pinstream\[msk\]'$"
+        SettingsError,
+        match=r"the extra msk is not installed: run pip install '\.\[msk\]' in a clone of pinstream$",
     ):
         make_client(confluent_kafka.Producer, dict(CONFIG))
 

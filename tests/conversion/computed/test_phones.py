@@ -204,7 +204,8 @@ def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("consumer.conversion.loading.is_installed", lambda: False)
     assert load("")
     with pytest.raises(
-        MappingError, match=r"phone_country needs an extra: pip install 'pinstream\[phones\]'"
+        MappingError,
+        match=r"needs a library, and the extra phones is not installed: run pip install '\.\[phones\]' in a clone",
     ):
         load('phone_country = "country"\n')
 

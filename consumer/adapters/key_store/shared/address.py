@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from consumer.errors import SettingsError
+from consumer.errors import SettingsError, missing_extra
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -126,9 +126,7 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         from redis.backoff import NoBackoff
         from redis.credentials import CredentialProvider
     except ImportError:
-        raise SettingsError(
-            "PINSTREAM_KEY_STORE names Redis, and the client for it is not installed: pip install 'pinstream[redis]'"
-        ) from None
+        raise SettingsError(f"PINSTREAM_KEY_STORE names Redis, and {missing_extra('redis')}") from None
 
     class Credentials(CredentialProvider):
         def get_credentials(self) -> tuple[str] | tuple[str, str]:
