@@ -101,6 +101,8 @@ _LOGIN = "sasl_ssl://kafka:9093/1: SASL "
         (f"{_LOGIN}PLAIN mechanism handshake failed: Local: Broker transport failure: broker's supported", None),
         (f"{_LOGIN}OAUTHBEARER mechanism handshake failed: Broker: Request not valid in current SASL state", None),
         (f"{_LOGIN}authentication error: SaslAuthenticateRequest failed: Local: Broker transport failure", None),
+        (f"{_LOGIN}authentication error: [6e1b]: Access denied (AWS_MSK_IAM: region x)", "kafka-cluster:Connect"),
+        (f"{_LOGIN}authentication error: [6e1b]: Too many connects (AWS_MSK_IAM: region eu-west-1)", None),
         ("Failed to acquire SASL OAUTHBEARER token: Failed to connect to login:443", None),
         ("OAUTHBEARER cannot log in because there is no token available; last error: timed out", None),
     ],
