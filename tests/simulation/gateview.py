@@ -237,4 +237,7 @@ class NotesView:
         elif self.probed or not gate.used:
             gate.may_be_halted = True
         elif gate.halted is None and gate.halt_shown is None:
+            token_read = gate.token_read
             gate.refuse(note.status)
+            # An earlier note may have halted it, and the token was read for that.
+            gate.token_read = token_read and gate.may_be_halted

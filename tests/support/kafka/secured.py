@@ -42,6 +42,7 @@ from tests.support.kafka.harness import Kafka
 
 WITHIN = 30.0
 USERS = ("shop", "reader", "nobody")
+ISSUER = "tests"  # what tokens say of who gave them
 PASSWORD = "only-for-tests"  # of each user, by PLAIN and by SCRAM; the broker lives on loopback for minutes
 
 Properties = dict[str, str | int | float | bool]
@@ -63,7 +64,8 @@ class Signer:
     def token(self, user: str, lifetime: float, audience: str = "kafka") -> str:
         """A token for `user`, good for `lifetime` seconds from now."""
         now = time.time()
-        claims = {"sub": user, "aud": audience, "iat": int(now), "exp": int(now + lifetime), "scope": "kafka"}
+        who = {"iss": ISSUER, "sub": user, "aud": audience, "scope": "kafka"}
+        claims = {**who, "iat": int(now), "exp": int(now + lifetime)}
         head = {"alg": "RS256", "typ": "JWT", "kid": self._name}
         text = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
         signature = self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -159,6 +161,7 @@ class SecuredBroker(RealBroker):
             "listener.name.secured.oauthbearer.connections.max.reauth.ms": 60_000,
             "sasl.oauthbearer.jwks.endpoint.url": self._key_set_url,
             "sasl.oauthbearer.expected.audience": "kafka",
+            "sasl.oauthbearer.expected.issuer": ISSUER,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             **self.settings,
