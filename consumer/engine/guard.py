@@ -37,6 +37,8 @@ _REMIND_EVERY = 60.0
 _LEAST_SHARE = 0.1
 # Marks: a good record, and one that has no place any more. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
+# A sample is at most so many times as long for the sake of marks that have no place any more.
+_MOST_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
 _OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
@@ -56,12 +58,14 @@ class _Slice(NamedTuple):
 class _Sample:
     """Marks of a topic's latest records, numbered in the order in which they were read."""
 
-    __slots__ = ("_first", "_kept", "_marks", "_most", "_read_to", "_slices", "news")
+    __slots__ = ("_first", "_kept", "_left", "_marks", "_most", "_read_to", "_slices", "news")
 
     def __init__(self, most: int, kept: int) -> None:
         self._most = most
         self._kept = kept
         self._marks = bytearray()
+        # How many of these have no place any more.
+        self._left = 0
         # The number of the first mark that is kept.
         self._first = 0
         # Numbers of marks that were not weighed yet.
@@ -87,8 +91,10 @@ class _Sample:
             if numbers:
                 self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
             numbers = array("q", accumulate(taken, initial=begin))
-        gone = len(marks) - self._kept
+        # What is read again and again must not push out its neighbours, as long as that takes little memory.
+        gone = len(marks) - min(self._kept + self._left, _MOST_LEFT * self._kept)
         if gone > 0:
+            self._left -= marks.count(_LEFT, 0, gone)
             del marks[:gone]
             self._first += gone
             while self._slices[0].begin + len(self._slices[0].offsets) <= self._first:
@@ -114,12 +120,14 @@ class _Sample:
             if one.partition == partition:
                 begin = max(one.begin + bisect_left(one.offsets, offset) - self._first, 0)
                 end = max(one.begin + len(one.offsets) - self._first, 0)
+                self._left += end - begin - self._marks.count(_LEFT, begin, end)
                 self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
 
     def mark(self, number: int, mark: int) -> None:
         """There is a verdict on this record."""
         at = number - self._first
         if at >= 0 and self._marks[at] != _LEFT:
+            self._left += mark == _LEFT
             self._marks[at] = mark
             self.news.append(number)
 

@@ -322,6 +322,21 @@ def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
     assert (totals.duplicate, totals.dead_lettered, tripped(core)) == (380, 40, None)
 
 
+def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
+    """The end of a partition is read again by each of its assignments, before anything of it could be delivered."""
+    sample = _Sample(10, 30)
+    for number in sample.add(0, range(9), ())[4:]:
+        sample.mark(number, 1)
+    for _ in range(8):
+        [*_, last] = sample.add(0, range(9, 14), ())
+    assert sample.worst(6) is None
+    sample.mark(last - 4, 1)
+    assert sample.worst(6) is not None
+    for _ in range(1_000):
+        sample.add(0, range(9, 14), ())
+    assert len(sample._marks) <= 16 * 30, "within bounds"
+
+
 def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
     """Six refusals among ten neighbours trip it, with a hundred good ones read meanwhile; further back it forgets."""
     for behind, trips in ((100, True), (SAMPLE + 2 * 100 + 50, False)):
