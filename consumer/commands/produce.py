@@ -15,7 +15,6 @@ import click
 from consumer.adapters.files import Types, open_records
 from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.producer import RecordProducer
-from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
@@ -151,7 +150,7 @@ class _Production:
         """Confluent's framing with registered schemas where there is such a registry, else single-object encoding."""
         if not self.settings.registry.url or self.settings.registry.is_glue:
             return [SingleObject() for _ in subjects]
-        registry = RegistrySchemas(self.settings.registry.client_configuration())
+        registry = building.registry(self.settings)
         try:
             return [ConfluentId(await registry.register(*subject)) for subject in subjects.items()]
         finally:

@@ -261,6 +261,17 @@ def test_with_a_registry_there_and_back(
     assert api.counts().distinct_event_ids == 30
 
 
+def test_the_registry_is_asked_through_the_proxy(
+    kafka: Kafka, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """As by every other command; here it is the proxy itself that answers for a registry which is nowhere."""
+    topic = new_topic(kafka)
+    env = env_of(kafka, tmp_path, SCHEMA_REGISTRY_URL="http://registry.invalid:8081", http_proxy=registry.url)
+    done = command("produce", "--generate", "--topic", topic, "--events", "3", env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"/subjects/{topic}-value/versions" in registry.requests
+
+
 def test_a_registry_that_is_down(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
     """One clear line, exit code 1, nothing produced."""
     topic = new_topic(kafka)
