@@ -37,7 +37,7 @@ _REMIND_EVERY = 60.0
 _LEAST_SHARE = 0.1
 # Marks: a good record, and one that has no place any more. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
-# A sample is at most so many times as long for the sake of marks that have no place any more.
+# With marks that have no place any more a sample is at most this many times as long.
 _MOST_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "

@@ -56,6 +56,19 @@ def stop(directory: Path, name: str) -> None:
         keeper.wait(_STOP_SECONDS)
 
 
+def end(process: subprocess.Popen[bytes] | None, how: signal.Signals, seconds: float) -> None:
+    """End a server, if there is one, with this signal; kill it if it takes longer than `seconds`."""
+    if process is None:
+        return
+    process.send_signal(how)
+    process.send_signal(signal.SIGCONT)  # a paused process takes no other signal
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(seconds)
+
+
 def _start(module: str, parent: int, state: Path) -> None:
     command = [sys.executable, "-m", module, "--parent", str(parent), "--state", str(state)]
     log = state.with_suffix(".keeper.log")

@@ -19,20 +19,14 @@ from consumer.adapters.kafka.configuration import (
     producer_config,
 )
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import Process, command, last_error, run_environment, wait_for
+from tests.end_to_end.processes import command, last_error, run_environment, wait_for
 from tests.end_to_end.records import (
-    commerce_event,
-    generated,
     new_group,
     new_topic,
-    write_events,
-    write_generated,
 )
-from tests.end_to_end.secured.commands import USER, all_reach
+from tests.end_to_end.secured.commands import LIFETIME, USER, all_reach, outlives_its_tokens
 from tests.support.aws import with_iam
 from tests.support.kafka.secured import Issuer, SecuredBroker, environment
-
-LIFETIME = 6.0
 
 
 @pytest.fixture
@@ -65,41 +59,15 @@ def test_tokens_end_and_aws_is_away(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
     """An idle service outlives its tokens. While none is to be had it says why, stays, and loses nothing."""
-    kafka = secured_kafka.plain
-    secured_kafka.grant_all(USER)
-    topic = new_topic(kafka)
-    env = {
-        **run_environment(tmp_path, kafka, topic, new_group(), api.url),
-        **variables(secured_kafka, issuer, tmp_path),
-    }
-    with Process(tmp_path, "run", env=env) as service:
-        write_events(kafka, topic, [commerce_event(f"a-{number}") for number in range(50)])
-        service.until_settled(50)
-        given, begun = issuer.given, time.monotonic()
-        service.until(
-            lambda: issuer.given >= given + 4 and time.monotonic() - begun > 2 * LIFETIME, "other tokens"
-        )
-        # An event, and a letter for the idle producer.
-        write_events(kafka, topic, [commerce_event(f"b-{number}") for number in range(50)])
-        write_generated(kafka, topic, generated(20, invalid=1.0)[1])
-        ledger = service.until_settled(120)
-        assert ledger["dead_lettered"] == 20
-
-        issuer.fails = (503, b"{}")
-        service.until(
-            lambda: any(
-                "no token for AWS_MSK_IAM (eu-west-1): " in str(line.get("text")) for line in service.log
-            ),
-            "the trouble",
-        )
-        away = time.monotonic()
-        service.until(lambda: time.monotonic() - away > 2 * LIFETIME, "the last token to end")
-        write_events(kafka, topic, [commerce_event(f"c-{number}") for number in range(50)])
-        assert service.get("/healthz")[0] == 200
-        issuer.fails = None
-        ledger = service.until_settled(170)
-        assert ledger["delivered"] == 150
-        assert service.stop()[0] == 0
+    outlives_its_tokens(
+        secured_kafka,
+        issuer,
+        api,
+        tmp_path,
+        variables(secured_kafka, issuer, tmp_path),
+        fails=(503, b"{}"),
+        said="no token for AWS_MSK_IAM (eu-west-1): ",
+    )
 
 
 def test_every_kind_of_client_renews_its_token(

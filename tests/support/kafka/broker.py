@@ -29,7 +29,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.support import keeper
-from tests.support.keeper import Unavailable
+from tests.support.keeper import Unavailable, end
 from tests.support.maven import fetched
 
 HERE = Path(__file__).resolve().parent
@@ -221,15 +221,7 @@ class RealBroker:
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        process.send_signal(signal.SIGCONT)  # a paused process takes no other signal
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+        end(process, how, STOP_SECONDS)
 
     def _java(self, *arguments: str) -> list[str]:
         java = shutil.which("java") or "java"

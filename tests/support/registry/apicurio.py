@@ -26,7 +26,7 @@ from typing import Self
 from tests.support.certificates import Authority
 from tests.support.kafka.broker import free_ports, wait_until
 from tests.support.kafka.secured import Issuer, Signer
-from tests.support.keeper import Unavailable, keep, shared
+from tests.support.keeper import Unavailable, end, keep, shared
 from tests.support.maven import fetched
 
 HERE = Path(__file__).resolve().parent
@@ -103,14 +103,7 @@ class RealRegistry:
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+        end(process, how, STOP_SECONDS)
 
     def __enter__(self) -> Self:
         try:
