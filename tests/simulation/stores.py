@@ -143,6 +143,8 @@ class SharedStore(SharedKeys):
         world = self._world
         if key in self.delivered:
             world.truth.excuse([key])  # longer ago than the window
+            if holder is None:
+                return  # who stored it may not have heard so yet, and has no claim any more
         for member in world.alive:
             if session in member.keys.session.names or key not in member.watch.out:
                 continue
