@@ -134,7 +134,9 @@ class SharedStore(SharedKeys):
         before = [(key, self.claims.get(key)) for key in split_keys(keys)]
         found = super().claim(session, ours, oldest, keys)
         for (key, holder), flag in zip(before, found, strict=True):
-            if flag == 0 and holder not in {session, *ours}:
+            # What was set back may have a claim again that this member gave up long ago.
+            revived = self._went_back_at >= self._world.base
+            if flag == 0 and (revived or holder not in {session, *ours}):
                 self._taken(key, holder, session)
         return found
 
