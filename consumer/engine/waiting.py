@@ -101,7 +101,7 @@ class _Wanted:
     denied: float = 0.0
     """Seconds throughout which the registry said that there is none."""
     denied_at: float | None = None
-    """When it said so last; None if it gave no answer since, or was never asked."""
+    """When it was asked, the last time that it said so; None if it gave no answer since, or was never asked."""
     absent: bool = False
     stand_in: StandIn | None = None
 
@@ -251,12 +251,14 @@ class Parking:
         if wanted is None:
             return []
         self._answered(wanted)
+        # An answer says what was so when it was asked for: a process that stood still reads it long after.
+        at = wanted.asked_at
         wanted.stand_in = None  # the registry answered
         if wanted.absent and not self._is_absent(wanted, now):
             # No answer came for long: from here on it has to be said throughout `patience` once more.
             wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
             wanted.absent, wanted.denied = False, 0.0
-        wanted.denied, wanted.denied_at = wanted.denied_for(now), now
+        wanted.denied, wanted.denied_at = wanted.denied_for(at), at
         if wanted.denied >= self._patience:
             wanted.absent = True
         final = [one for one in wanted.records if self._is_final(wanted, one)]

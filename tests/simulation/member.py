@@ -61,6 +61,7 @@ class Member:
         self.in_callback = False
         self._forgotten = 0
         """Keys that its key store says to have forgotten early."""
+        self._knows_brokers = False
         self._ask_size_at = world.now
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
@@ -288,6 +289,13 @@ class Member:
             topics = {tp.topic for tp in self.watch.held}
             self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
+    def _hear_of_brokers(self) -> None:
+        """Once, it is told how long the brokers take to answer."""
+        if self._knows_brokers or not self.watch.held or self.in_callback:
+            return
+        self._knows_brokers = True
+        self.feed(m.BrokersTold("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
+
     def _hear_of_size(self) -> None:
         """It asks every now and then how many members hold partitions, and soon where some come or go."""
         world = self._world
@@ -473,9 +481,10 @@ class Member:
         if not self.alive or self.stands_still(self._poll):
             return
         world = self._world
-        self._hear_of_lives()
-        if not self.alive:
-            return
+        for hear in (self._hear_of_lives, self._hear_of_brokers):
+            hear()
+            if not self.alive:
+                return
         self._hear_of_size()
         room = 0 if self.in_callback or not self.watch.held else self.pipeline.room()
         if room > 0:

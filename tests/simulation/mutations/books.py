@@ -353,7 +353,7 @@ def maps_of_a_cut_log_are_believed(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def another_id_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     """A topic that is made anew under a running member is read on from where it was."""
-    patch.setattr(Pipeline, "_topic_ids_told", lambda self, happened: None)
+    patch.setattr(Lives, "told", lambda self, ids: False)
 
 
 @mutation
