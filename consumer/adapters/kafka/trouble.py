@@ -114,7 +114,7 @@ _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|the
 # What a listener without logins answers to one.
 _NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
-# was not ready for it. librdkafka makes another connection. (Amazon MSK takes only so many logins with IAM a second.)
+# was not ready for it. librdkafka makes another connection. (Amazon MSK limits the logins with IAM per second.)
 _NOT_JUDGED: Final = re.compile(
     "mechanism handshake failed: (?!Broker: Unsupported SASL mechanism)|SaslAuthenticateRequest failed: "
     "|Too many connects"
