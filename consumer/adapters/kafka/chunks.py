@@ -8,6 +8,10 @@ taken a slice at a time (`Inbox`), each as large as the size of the records befo
 `MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. What of a slice goes beyond
 it is kept back for the next fetch.
 
+Where records come one by one, a fetch that took only what is there would bring a few of them, and cost as much as one of
+a thousand. So a fetch that follows soon on one that took all there was gathers until `GATHER_SECONDS` have passed
+since. A record that comes alone does not wait, and where more is there than a fetch may hold nothing does.
+
 *Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
 and goes on *somewhere* behind the error: it loses its place in the answer and takes what stands there for the next
@@ -20,8 +24,10 @@ the group past it.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Container, Mapping
+import time
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message
@@ -36,6 +42,10 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 _SLICE: Final = 256
 """Records of a slice at most: this many may come unforeseen, where large records follow small ones. Each slice hands
 the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
+
+GATHER_SECONDS: Final = 0.005
+"""Between the ends of two fetches that take all there is. A fetch costs some milliseconds of CPU until its events are
+settled, most of it for one call and one write of keys: at 7,000 records a second this halves the cost of an event."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
@@ -108,12 +118,15 @@ class Inbox:
     dropping what is kept back of it.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, clock: Callable[[], float] = time.monotonic) -> None:
         self._consumer = consumer
+        self._clock = clock
         self._kept_back: list[Message] = []
+        self._emptied = -math.inf
+        """When a fetch last took all there was."""
 
     def take(self, room: int, timeout: float) -> Taken:
-        """Take up to `room` records that are there; wait only for the first one, at most `timeout` seconds.
+        """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather.
 
         Asks the client in any case, since that is the poll that the group requires. Without room it takes one message,
         which may be an error, unless some are kept back already.
@@ -129,9 +142,13 @@ class Inbox:
             left = most - len(taken.messages)
             # How many more fit, if they are as large as those so far.
             fitting = (MOST_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
+            now = self._clock()
+            if len(found) < asked:
+                self._emptied = now
             if self._kept_back or left <= 0 or fitting <= 0 or len(found) < asked:
                 return taken
-            asked, timeout = min(_SLICE, left, fitting), 0.0
+            # Returns sooner when the slice is full.
+            asked, timeout = min(_SLICE, left, fitting), max(0.0, self._emptied + GATHER_SECONDS - now)
 
     def keep(self, names: Container[Any]) -> None:
         """Keep back only what is of these partitions (pairs of topic and number), and errors."""

@@ -61,6 +61,53 @@ def test_it_ends_with_what_is_there() -> None:
     assert inbox.take(1000, 0.5).messages == []
 
 
+class Arriving:
+    """A client whose records arrive at set times, and the clock that both go by: a wait is over in no time."""
+
+    def __init__(self, *times: float) -> None:
+        self._times = deque(times)
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        until, found = self.now + timeout, list[Message]()
+        while self._times and len(found) < num_messages and self._times[0] <= until:
+            self.now = max(self.now, self._times.popleft())
+            found.append(message(len(self._times), b"v"))
+        if len(found) < num_messages:
+            self.now = until
+        return found
+
+
+def test_records_that_come_one_by_one_are_gathered() -> None:
+    """The first comes at once, and what follows within some milliseconds comes in one fetch."""
+    queue = Arriving(1.0, *(1.0 + at / 1000 for at in range(1, 10)))
+    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    taken = []
+    while len(found := inbox.take(1000, 2.0).messages):
+        taken.append((len(found), round(queue.now, 3)))
+    assert taken == [(1, 1.0), (5, 1.005), (4, 1.01)]
+
+
+def test_a_record_that_comes_alone_does_not_wait() -> None:
+    """Longer after the last one than records are gathered for."""
+    queue = Arriving(0.1, 0.2, 0.3)
+    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    assert [len(inbox.take(1000, 2.0).messages) for _ in range(3)] == [1, 1, 1]
+    assert queue.now == 0.3
+
+
+def test_what_fills_the_room_does_not_wait() -> None:
+    """Neither for the time in which others are gathered, nor behind a fetch that left some."""
+    queue = Arriving(*[0.1] * 10, 0.101, *[0.102] * 700)
+    inbox = Inbox(cast(Consumer, queue), queue.clock)
+    assert len(inbox.take(1000, 2.0).messages) == 10
+    assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
+    assert (len(inbox.take(300, 2.0).messages), queue.now) == (300, 0.102)
+
+
 def test_large_records_come_a_few_at_a_time() -> None:
     """Values and keys count; what is larger than all of it comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
