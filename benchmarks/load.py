@@ -134,9 +134,10 @@ class LiveProducer:
 
 
 def produce_live(bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
-    """See `LiveProducer`. Every tick sends what is due by now, so a late tick is made up for."""
+    """See `LiveProducer`. Every tick sends what is due by now, so a late tick is made up for. A batch waits as long as
+    clients let it wait by default: with less, most of the broker's CPU would go into requests of a few records."""
     values = encoded_checkouts(content.events, content.event_bytes, content.seed)
-    producer = Producer({**QUIET, "bootstrap.servers": bootstrap, "linger.ms": 1})
+    producer = Producer({**QUIET, "bootstrap.servers": bootstrap})
     begun, sent = time.monotonic(), 0
     while (elapsed := time.monotonic() - begun) < seconds:
         due = int(elapsed * rate)

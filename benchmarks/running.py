@@ -219,7 +219,9 @@ def run_steady(system: System, bootstrap: str, content: Content, rate: float, se
             # All of them count: the last ones to come are the ones that waited longest.
             produced = rate * seconds * _ALL
             running.wait_for(
-                lambda: sink.aged >= produced, f"keeping up with {rate:.0f} events a second", _LATE_SECONDS
+                lambda: sink.count - seen >= produced,
+                f"keeping up with {rate:.0f} events a second",
+                _LATE_SECONDS,
             )
             cpu_us = (running.cpu() - cpu_before) / (sink.count - seen) * 1e6
             ages = sink.ages

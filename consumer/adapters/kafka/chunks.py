@@ -8,9 +8,9 @@ taken a slice at a time (`Inbox`), each as large as the size of the records befo
 `MOST_BYTES`: what is fetched beyond the engine's budget, and held unread, has a bound. What of a slice goes beyond
 it is kept back for the next fetch.
 
-Where records come one by one, a fetch that took only what is there would bring a few of them, and cost as much as one of
-a thousand. So a fetch that follows soon on one that took all there was gathers until `GATHER_SECONDS` have passed
-since. A record that comes alone does not wait, and where more is there than a fetch may hold nothing does.
+Where records come one by one, a fetch that took only what is there would bring a few of them, and cost as much as
+one of a thousand. So a fetch that begins soon after one that took all there was gathers until `GATHER_SECONDS` have
+passed since. A record that comes alone does not wait, and where more is there than a fetch may hold nothing does.
 
 *Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
