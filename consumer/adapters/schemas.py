@@ -2,7 +2,8 @@
 
 Both answer `FetchSchema` with one of three values: found, missing (now), unavailable (no verdict). Each call has a time
 limit and is tried once; the engine decides when to ask again, and when "missing" is final. The folder is checked again,
-too: a file may come late.
+too: a file may come late. A registry is asked for the kinds of names that it has; all others are the folder's
+(`schemas_on_disk` makes the choice).
 
 File names are free. ``<anything>.<id>.avsc`` also answers for a Confluent id, ``<anything>.<guid>.avsc`` for a GUID,
 and every file for its fingerprint. Files may refer to types of other files.
@@ -24,7 +25,7 @@ from consumer.adapters.registry_errors import explain
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
 from consumer.avro.schema import MAX_SCHEMA_CHARACTERS, InvalidSchema, Json, Record, Union, fingerprint, parse
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import RegistryError, SchemaError, or_all
 
@@ -39,7 +40,6 @@ MAX_REFERENCES: Final = 100
 # Characters of all of them: as JSON they take up to 24 times as many bytes.
 _MOST_REFERRED: Final = 4 * MAX_SCHEMA_CHARACTERS
 
-Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
 # The registry's own codes for: no such subject, version, schema. A plain 404 can come from a proxy, or from a registry
 # that is too old to know the path.
@@ -69,6 +69,10 @@ class LocalSchemas:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[Path, tuple[int, int]] | None = None
+        self._files: list[_File] = []
+        # The records of unions by full name, each complete in itself.
+        self._branches: dict[str, dict[str, Any]] = {}
+        self._by_ref: dict[SchemaRef, Json] = {}
         self._read()
 
     def _read(self) -> None:
@@ -79,20 +83,28 @@ class LocalSchemas:
             return
         documents = {path: _document(path) for path in seen}
         files = [_file(path, documents) for path in documents]
-        by_ref: dict[SchemaRef, _File] = {}
+        # A version of a union, with an id in its file's name, comes last: of one name the first definition counts.
+        known = definitions(documents[path] for path in sorted(documents, key=_unversioned_first))
+        branches: dict[str, dict[str, Any]] = {
+            name: inlined(name, known) for file in files for name in file.branches
+        }
+        # `produce` writes each record of a union with the schema of its own type.
+        by_ref = {
+            SchemaRef("fingerprint", fingerprint(parse(schema))): schema for schema in branches.values()
+        }
+        versions: dict[SchemaRef, Path] = {}
         for file in files:
             # Two files with one fingerprint are read alike: either will do. Two with one id contradict each other.
-            by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file)
-            if file.version is not None and (other := by_ref.setdefault(file.version, file)) is not file:
-                raise SchemaError(
-                    f"{file.path} and {other.path} have the same {file.version.kind}; rename one of them"
-                )
-        self._by_ref, self._files, self._documents, self._seen = by_ref, files, documents, seen
-        # `produce` writes each record of a union with the schema of its own type.
-        for name in {branch for file in files for branch in file.branches}:
-            schema = self._of_union(name)
-            ref = SchemaRef("fingerprint", fingerprint(parse(schema)))
-            by_ref.setdefault(ref, _File(self._folder, None, schema, name, (), ref.value))
+            by_ref[SchemaRef("fingerprint", file.fingerprint)] = file.schema
+            if file.version is not None:
+                other = versions.setdefault(file.version, file.path)
+                if other != file.path:
+                    raise SchemaError(
+                        f"{file.path} and {other} have the same {file.version.kind}; rename one of them"
+                    )
+                by_ref[file.version] = file.schema
+        # All at once, and last: a folder that cannot be read leaves what was known of it.
+        self._files, self._branches, self._by_ref, self._seen = files, branches, by_ref, seen
 
     def reader(self, name: str) -> dict[str, Any]:
         """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
@@ -107,20 +119,18 @@ class LocalSchemas:
         ]
         # A file with an id or GUID in its name is a writer's version; the one without is ours.
         found = [file for file in found if file.version is None] or found
-        if not found:
-            branches = {branch for file in self._files for branch in file.branches}
-            named = [branch for branch in branches if name in (branch, branch.rpartition(".")[2])]
-            if len(named) != 1:
-                raise SchemaError(self._lacking(name))
-            return self._of_union(named[0])
         if len(found) > 1:
             paths = " and ".join(file.path.name for file in found)
             raise SchemaError(
                 f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
                 "a schema id: <anything>.<id>.avsc"
             )
-        schema: dict[str, Any] = found[0].schema
-        return schema
+        schemas: list[dict[str, Any]] = [file.schema for file in found] or [
+            schema for full, schema in self._branches.items() if name in (full, full.rpartition(".")[2])
+        ]
+        if len(schemas) != 1:
+            raise SchemaError(self._lacking(name))
+        return schemas[0]
 
     def record(self, name: str) -> dict[str, Any]:
         """The schema of the record type with this full name: a file's own, or a branch of the union in a file.
@@ -129,9 +139,9 @@ class LocalSchemas:
         """
         if any(file.record == name for file in self._files):
             return self.reader(name)
-        if any(name in file.branches for file in self._files):
-            return self._of_union(name)
-        there = sorted({name for file in self._files for name in (file.record, *file.branches) if name})
+        if name in self._branches:
+            return self._branches[name]
+        there = self._names()
         if not there:
             raise SchemaError(self._lacking(name))
         raise SchemaError(
@@ -139,16 +149,12 @@ class LocalSchemas:
             "the full name, or put its schema there"
         )
 
-    def _of_union(self, name: str) -> dict[str, Any]:
-        """The schema of a record that is a branch of some file's union."""
-        # A version of the union, with an id in its name, comes last.
-        paths = sorted(self._documents, key=lambda path: (_version(path) is not None, path))
-        schema: dict[str, Any] = inlined(name, definitions(self._documents[path] for path in paths))
-        return schema
+    def _names(self) -> list[str]:
+        return sorted({*self._branches, *(file.record for file in self._files if file.record)})
 
     def _lacking(self, name: str) -> str:
         """The message when no file defines the record `name`."""
-        there = sorted({name for file in self._files for name in (file.record, *file.branches) if name})
+        there = self._names()
         if there:
             return (
                 f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(there)}; set "
@@ -164,10 +170,9 @@ class LocalSchemas:
     def find(self, ref: SchemaRef) -> Json | None:
         """The schema that `ref` names, complete in itself, or ``None``."""
         # A UUID in a file's name is a GUID of Confluent's or a schema version of AWS Glue's.
-        file = self._by_ref.get(SchemaRef("guid", ref.value) if ref.kind == "glue" else ref)
-        return None if file is None else file.schema
+        return self._by_ref.get(SchemaRef("guid", ref.value) if ref.kind == "glue" else ref)
 
-    async def fetch(self, command: FetchSchema) -> Answer:
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Answer from the folder as it is now: what is not there is missing.
 
         If the folder cannot be read now, the answer is unavailable.
@@ -227,7 +232,7 @@ def _document(path: Path) -> Json:
 def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
     try:
         # Its own types come first, unversioned files before versions of them.
-        others = sorted(documents, key=lambda other: (other != path, _version(other) is not None, other))
+        others = sorted(documents, key=lambda other: (other != path, _unversioned_first(other)))
         schema = inlined(documents[path], definitions(documents[other] for other in others))
         node = parse(schema)
         of_bytes = fingerprint(node)
@@ -239,6 +244,10 @@ def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
     inside = node.branches if isinstance(node, Union) else []
     branches = tuple(branch.name for branch in inside if isinstance(branch, Record))
     return _File(path, _version(path), schema, name, branches, of_bytes)
+
+
+def _unversioned_first(path: Path) -> tuple[bool, Path]:
+    return _version(path) is not None, path
 
 
 def _version(path: Path) -> SchemaRef | None:
@@ -258,17 +267,15 @@ class RegistrySchemas:
     """A Confluent-compatible registry, asked through Confluent's own client.
 
     `config` are that client's properties (``url``, ``basic.auth.user.info``, …), `timeout` seconds the limit of
-    one fetch, `network` the way to it unless `config` has a ``proxy``. A registry knows neither fingerprints nor
-    schema versions of AWS Glue: `local` answers for them. Raises `RegistryError` if the client refuses `config`.
+    one fetch, `network` the way to it unless `config` has a ``proxy``. Raises `RegistryError` if the client refuses
+    `config`.
     """
 
+    kinds: frozenset[str] = frozenset({"id", "guid"})
+    """Of `SchemaRef`: it knows neither fingerprints nor schema versions of AWS Glue."""
+
     def __init__(
-        self,
-        config: Mapping[str, Any],
-        local: LocalSchemas | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        network: Network | None = None,
+        self, config: Mapping[str, Any], *, timeout: float = DEFAULT_TIMEOUT, network: Network | None = None
     ) -> None:
         # Imported here: that takes a third of a second, and most commands need no registry.
         from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
@@ -278,9 +285,6 @@ class RegistrySchemas:
         self._network = network or Network()
         if proxy := config.get("proxy"):
             self._network = self._network.through(str(proxy), "SCHEMA_REGISTRY_PROXY")
-        first = self._network.proxy(str(config.get("url", "")).partition(",")[0])
-        self._via = "" if first is None else f", by way of the proxy {first}"
-        self._local = local
         self._timeout = timeout
         self._config = config
         try:
@@ -303,11 +307,9 @@ class RegistrySchemas:
                 "SCHEMA_REGISTRY_URL and the other SCHEMA_REGISTRY_… settings"
             ) from None
 
-    async def fetch(self, command: FetchSchema) -> Answer:
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Ask the registry once, references included. Never raises."""
         ref = command.ref
-        if ref.kind in ("fingerprint", "glue"):
-            return SchemaMissing(ref) if self._local is None else await self._local.fetch(command)
         if ref.kind == "id" and int(ref.value) > _HIGHEST_ID:
             return SchemaMissing(ref)
         try:
@@ -317,25 +319,21 @@ class RegistrySchemas:
                 else:
                     schema = await self._client.get_schema_by_guid(ref.value)
                 return await self._found(ref, schema)
-        except TimeoutError:
-            return SchemaUnavailable(
-                ref, f"the registry did not answer within {self._timeout:g} s{self._via}"
-            )
         except Exception as error:
-            # An error of the client or of its HTTP library, or what a nonsensical answer provokes.
-            # The client caches every answer for ever, also one without a schema.
-            await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
+            # No answer in time, an error of the client or of its HTTP library, or what a nonsensical answer provokes.
+            if not isinstance(error, TimeoutError):
+                # The client caches every answer for ever, also one without a schema. When the time is over, the
+                # references that it has by then stay: the next attempt goes on from there.
+                await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
             status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
             if status == 401 and self._tokens is not None:
-                self._tokens.token = (
-                    ""  # the next attempt asks for another: the registry's keys may have changed
-                )
+                # The next attempt asks for another: the registry's keys may have changed.
+                self._tokens.token = ""
             # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense
             # must not make dead letters of good records.
             if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
                 return SchemaMissing(ref)
-            reason = explain(error, self._config, self._network, ref.kind)
-            return SchemaUnavailable(ref, reason, refused=status in (401, 403))
+            return SchemaUnavailable(ref, self._reason(error, ref.kind), refused=status in (401, 403))
 
     async def newest(self, subject: str) -> SchemaFound | None:
         """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""
@@ -343,14 +341,10 @@ class RegistrySchemas:
             async with asyncio.timeout(self._timeout):
                 latest = await self._client.get_latest_version(subject)
                 return await self._found(SchemaRef("id", str(latest.schema_id)), latest.schema)
-        except TimeoutError:
-            raise RegistryError(
-                f"the registry did not answer within {self._timeout:g} s{self._via}"
-            ) from None
         except Exception as error:
             if getattr(error, "error_code", None) in _NOT_FOUND:
                 return None
-            raise RegistryError(explain(error, self._config, self._network)) from None
+            raise RegistryError(self._reason(error)) from None
 
     async def contexts(self) -> list[str]:
         """Return the names of the registry's contexts; none if it does not say."""
@@ -360,18 +354,22 @@ class RegistrySchemas:
         except Exception:  # an outage, or a registry without contexts: `fetch` says what is wrong
             return []
 
-    async def _found(self, ref: SchemaRef, schema: Schema) -> SchemaFound:
-        kind = str(schema.schema_type or "AVRO").upper()
-        return (
-            SchemaFound(ref, await self._complete(schema)) if kind == "AVRO" else SchemaFound(ref, "", kind)
-        )
+    def _reason(self, error: Exception, kind: str = "id") -> str:
+        if not isinstance(error, TimeoutError):
+            return explain(error, self._config, self._network, kind)
+        proxy = self._network.proxy(str(self._config.get("url", "")).partition(",")[0])
+        via = "" if proxy is None else f", by way of the proxy {proxy}"
+        return f"the registry did not answer within {self._timeout:g} s{via}"
 
-    async def _complete(self, schema: Schema) -> Json:
-        """The schema's text, or, if it refers to others, its JSON with their definitions put in."""
+    async def _found(self, ref: SchemaRef, schema: Schema) -> SchemaFound:
+        """Return the schema: its text, or, if it refers to others, its JSON with their definitions put in."""
+        kind = str(schema.schema_type or "AVRO").upper()
+        if kind != "AVRO":
+            return SchemaFound(ref, "", kind)
         if not schema.schema_str:
             raise ValueError("an answer without a schema")
         if not schema.references:
-            return schema.schema_str
+            return SchemaFound(ref, schema.schema_str)
         texts: dict[tuple[str, int], str] = {}
         waiting = [*schema.references]
         while waiting:
@@ -389,7 +387,7 @@ class RegistrySchemas:
                 raise ValueError("more characters in references than are read")
             waiting[:0] = referred.references or ()
         documents = [json.loads(text) for text in texts.values()]
-        return inlined(json.loads(_bounded(schema.schema_str)), definitions(documents))
+        return SchemaFound(ref, inlined(json.loads(_bounded(schema.schema_str)), definitions(documents)))
 
     async def register(self, subject: str, schema: Json) -> int:
         """The id of `schema` (JSON or its text) under `subject`, registered if it is not yet.
@@ -402,11 +400,10 @@ class RegistrySchemas:
         try:
             async with asyncio.timeout(self._timeout):
                 return int(await self._client.register_schema(subject, Schema(text, "AVRO")))
-        except TimeoutError:
-            reason = f"no answer within {self._timeout:g} s{self._via}"
         except Exception as error:
-            reason = explain(error, self._config, self._network)
-        raise RegistryError(f"the schema registry did not take the schema of {subject}: {reason}")
+            raise RegistryError(
+                f"the schema registry did not take the schema of {subject}: {self._reason(error)}"
+            ) from None
 
     async def close(self) -> None:
         """Close the client's connections."""
@@ -419,7 +416,3 @@ def _bounded(text: str) -> str:
     if len(text) > MAX_SCHEMA_CHARACTERS:
         raise ValueError("a schema larger than one may be")
     return text
-
-
-SchemaSource = LocalSchemas | RegistrySchemas
-"""Where writers' schemas come from. `fetch` is one attempt, in bounded time, and never raises."""

@@ -2,10 +2,10 @@
 
 Theory of operation. The registry is always asked first, and where it answers, its answer counts. Only where it gives
 none (`SchemaUnavailable`) is the file asked. The answer then says so (`SchemaFound.unanswered`), and the engine goes on
-asking the registry until it answers. For an id means a schema only within one life of a registry: one whose database
-was lost gives the same ids to other schemas, and records that are read by a wrong schema are garbage that looks well.
-So when the registry contradicts one file (it has another schema for it, or none), all that was kept of this registry
-is removed.
+asking the registry until it answers. The reason: an id means a schema only within one life of a registry. One whose
+database was lost gives the same ids to other schemas, and records that are read by a wrong schema are garbage that
+looks well. So when the registry contradicts one file (it has another schema for it, or none), all that was kept of this
+registry is removed.
 
 Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itself (references are put in)::
 
@@ -14,8 +14,8 @@ Each schema is a file of its own, ``id-17-<registry>.schema``, complete in itsel
     the SHA-256 of these two lines
 
 ``<registry>`` is a digest of its address without user and password. A file is written beside its place, flushed and
-renamed: so it is whole, or not there. What is not whole all the same, or not ours, is as if it were not there. Any
-number of processes may use the folder: none relies on a file being there, and all write the same.
+renamed: so it is whole, or not there. A file that is damaged all the same, or not ours, counts as absent. Any number of
+processes may use the folder: none relies on a file being there, and all write the same.
 
 The time of a file is that of its latest use. Those that were not used for longest are removed when there are too many,
 or too many bytes. The folder can be removed at any time: it is filled again as the registry answers.
@@ -31,7 +31,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -39,7 +39,7 @@ from urllib.parse import urlsplit
 
 from consumer.adapters.thread import OwnThread
 from consumer.avro.schema import Json
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 
 MOST_SCHEMAS: Final = 1_000
@@ -49,7 +49,8 @@ MOST_SCHEMA_BYTES: Final = 8 * 1024 * 1024
 
 _FORMAT: Final = b"pinstream schema, format 1\n"
 _CHECK_BYTES: Final = 65
-_NAME: Final = re.compile(r"(?:id|guid|glue)-[0-9a-f-]+-([0-9a-f]{16})\.schema")
+_NAME: Final = re.compile(r"(id|guid|glue)-([0-9a-f-]+)-([0-9a-f]{16})\.schema")
+"""Kind and value of a `SchemaRef`, and the registry."""
 _HALF_WRITTEN: Final = re.compile(r"\.(?:id|guid|glue)-.*\.schema\.new")
 # Seconds after which a half-written file is abandoned: its process was killed.
 _ABANDONED: Final = 3600.0
@@ -57,8 +58,6 @@ _READ_WITHIN: Final = 5.0
 """Seconds for one look at the disk, which may hang."""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-
-Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
 
 def registry_digest(config: Mapping[str, Any]) -> str:
@@ -116,7 +115,7 @@ class SchemaFiles:
         return schema
 
     def used(self, ref: SchemaRef) -> None:
-        """Note that it was used now."""
+        """Note that it was used now: those that were not used for longest are removed first."""
         os.utime(self._path(ref))
 
     def write(self, ref: SchemaRef, schema: Json) -> None:
@@ -141,32 +140,29 @@ class SchemaFiles:
 
     def remove_all(self) -> int:
         """Remove all that is kept of this registry; return how many there were."""
-        removed = 0
-        for path, _ in self._files():
-            if self._is_ours(path):
-                path.unlink(missing_ok=True)
-                removed += 1
-        return removed
+        refs = self._refs()
+        for ref in refs:
+            self._path(ref).unlink(missing_ok=True)
+        return len(refs)
 
     def count(self) -> int:
         """Return how many schemas of this registry can be read."""
         readable = 0
-        for path, _ in self._files():
-            if self._is_ours(path):
-                kind, _, rest = path.name.partition("-")
-                with suppress(OSError, Unfit, ValueError):
-                    readable += self.read(SchemaRef(kind, rest.rpartition("-")[0])) is not None
+        for ref in self._refs():
+            with suppress(OSError, Unfit, ValueError):
+                readable += self.read(ref) is not None
         return readable
 
     def _path(self, ref: SchemaRef) -> Path:
         return self.folder / f"{ref.kind}-{ref.value}-{self._registry}.schema"
 
-    def _is_ours(self, path: Path) -> bool:
-        named = _NAME.fullmatch(path.name)
-        return named is not None and named[1] == self._registry
+    def _refs(self) -> list[SchemaRef]:
+        """What is kept of this registry, by the names of the files."""
+        named = [_NAME.fullmatch(path.name) for path, _ in self._files()]
+        return [SchemaRef(one[1], one[2]) for one in named if one is not None and one[3] == self._registry]
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Our files, of all registries, and those that were left half written. Others are none of our business."""
+        """The files of all registries, and those that were left half written; not what others put into the folder."""
         try:
             entries = list(os.scandir(self.folder))
         except FileNotFoundError:
@@ -210,8 +206,11 @@ def _check(text: bytes) -> bytes:
 class Registry(Protocol):
     """What is asked first; see `consumer.adapters.schemas.RegistrySchemas`."""
 
-    async def fetch(self, command: FetchSchema) -> Answer:
-        """Ask once. Never raises."""
+    kinds: frozenset[str]
+    """Of `SchemaRef`, that it has names for."""
+
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
+        """Ask once, about one of its `kinds`. Never raises."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -220,34 +219,33 @@ class Registry(Protocol):
 class KeptSchemas:
     """A registry whose answers are kept in files, which answer where it does not.
 
-    `on_trouble` gets a line for each kind of trouble with the files, once. Without `writes` they are only read.
-    `kinds`: of `SchemaRef`, that the registry has names for.
+    `local` answers for the names that the registry does not have. `on_trouble` gets a line for each kind of trouble
+    with the files, once. Without `writes` they are only read.
     """
 
     def __init__(
         self,
         registry: Registry,
         files: SchemaFiles,
+        local: Callable[[FetchSchema], Awaitable[SchemaAnswer]],
         on_trouble: Callable[[str], None] = lambda text: None,
         *,
         writes: bool = True,
-        kinds: Collection[str] = ("id", "guid"),
     ) -> None:
         self._registry = registry
         self._files = files
+        self._local = local
         self._on_trouble = on_trouble
         self._writes = writes
-        self._kinds = kinds
         self._told: set[str] = set()
         # The disk may be slow: reading waits here, and nothing waits for writing.
         self._thread = OwnThread("schemas-on-disk")
 
-    async def fetch(self, command: FetchSchema) -> Answer:
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Ask the registry once; if it gives no answer, the files. Never raises."""
+        if command.ref.kind not in self._registry.kinds:
+            return await self._local(command)
         answer = await self._registry.fetch(command)
-        # What the registry does not know comes from PINSTREAM_SCHEMAS_DIR.
-        if command.ref.kind not in self._kinds:
-            return answer
         if not isinstance(answer, SchemaUnavailable):
             if self._writes:
                 self._thread.begin(lambda: self._keep(answer))
@@ -280,7 +278,7 @@ class KeptSchemas:
         except Unfit as error:
             self._tell(f"{error}: it is not used")
             return None
-        # Whatever is in the file or wrong with the disk: it is as if there were none.
+        # Whatever is in the file or wrong with the disk: it counts as absent.
         except Exception as error:
             self._tell(f"a schema in {self._files.folder} cannot be read ({_reason(error)}): it is not used")
             return None
@@ -292,15 +290,16 @@ class KeptSchemas:
     def _keep(self, answer: SchemaFound | SchemaMissing) -> None:
         """Bring the files in line with what the registry says."""
         ref = answer.ref
+        # A schema of another kind than Avro is never read, so it counts as none.
         found = answer if isinstance(answer, SchemaFound) and answer.kind == "AVRO" else None
         try:
             before = None
             with suppress(Unfit, OSError, ValueError):  # it is written anew
                 before = self._files.read(ref)
-            if before is not None and found is not None and found.is_same(SchemaFound(ref, before)):
-                self._files.used(ref)
-                return
             if before is not None:
+                if found is not None and found.is_same(SchemaFound(ref, before)):
+                    self._files.used(ref)
+                    return
                 removed = self._files.remove_all()
                 has = "no" if found is None else "another"
                 self._tell(
@@ -317,7 +316,7 @@ class KeptSchemas:
             )
 
     def _tell(self, text: str) -> None:
-        # The same trouble comes again with every question.
+        # The same trouble comes again with every question. What was said is bounded: it names schemas.
         if text not in self._told and len(self._told) < MOST_SCHEMAS:
             self._told.add(text)
             self._on_trouble(text)

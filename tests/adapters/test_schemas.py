@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from consumer.adapters.schemas import LocalSchemas, RegistrySchemas, SchemaSource
+from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
+from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles
 from consumer.avro.decode import Decoder
 from consumer.avro.schema import fingerprint, parse
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
@@ -85,7 +86,7 @@ def test_the_unversioned_file_is_the_reader(tmp_path: Path) -> None:
 
 async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path) -> None:
     """What is not there is missing: no one else could be asked."""
-    schemas: SchemaSource = LocalSchemas(write(tmp_path, plain__17=PLAIN))
+    schemas = LocalSchemas(write(tmp_path, plain__17=PLAIN))
     known, unknown = SchemaRef("id", "17"), SchemaRef("id", "18")
     assert await schemas.fetch(FetchSchema(known)) == SchemaFound(known, PLAIN)
     assert await schemas.fetch(FetchSchema(unknown)) == SchemaMissing(unknown)
@@ -94,7 +95,7 @@ async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path
 
 async def test_a_file_that_comes_late_is_found(tmp_path: Path) -> None:
     """The folder is looked at again for what it lacked. While one file cannot be read, nothing is known to lack."""
-    schemas: SchemaSource = LocalSchemas(write(tmp_path, plain=PLAIN))
+    schemas = LocalSchemas(write(tmp_path, plain=PLAIN))
     late = FetchSchema(SchemaRef("id", "18"))
     assert await schemas.fetch(late) == SchemaMissing(late.ref)
     half = tmp_path / "older.18.avsc"
@@ -387,17 +388,15 @@ async def test_a_fetch_can_be_cancelled(registry: FakeRegistry, schemas: Registr
         await fetching
 
 
-async def test_fingerprints_are_looked_up_in_the_folder(
-    registry: FakeRegistry, schemas: RegistrySchemas, tmp_path: Path
-) -> None:
+async def test_fingerprints_are_looked_up_in_the_folder(registry: FakeRegistry, tmp_path: Path) -> None:
     """No registry knows them, so none is asked."""
     local = LocalSchemas(write(tmp_path, plain=PLAIN))
-    both = RegistrySchemas({"url": registry.url}, local)
+    files = SchemaFiles(tmp_path / "kept", "0" * 16)
+    both = KeptSchemas(RegistrySchemas({"url": registry.url}), files, local.fetch)
     known = SchemaRef("fingerprint", fingerprint(parse(PLAIN)))
     unknown = SchemaRef("fingerprint", "0" * 16)
     assert await both.fetch(FetchSchema(known)) == SchemaFound(known, PLAIN)
     assert await both.fetch(FetchSchema(unknown)) == SchemaMissing(unknown)
-    assert await schemas.fetch(FetchSchema(known)) == SchemaMissing(known)
     assert registry.requests == []
     await both.close()
 

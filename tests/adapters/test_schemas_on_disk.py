@@ -21,9 +21,9 @@ import pytest
 
 from consumer.adapters import schemas_on_disk
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.adapters.schemas_on_disk import Answer, KeptSchemas, SchemaFiles, Unfit, registry_digest
+from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, Unfit, registry_digest
 from consumer.avro.schema import Json, parse
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from tests.adapters.fake_registry import FakeRegistry
 
@@ -38,11 +38,13 @@ ELSEWHERE = registry_digest({"url": "http://other:8081"})
 class Answers:
     """A registry that answers as it is told."""
 
+    kinds = frozenset({"id", "guid"})
+
     def __init__(self) -> None:
-        self.known: dict[SchemaRef, Answer] = {}
+        self.known: dict[SchemaRef, SchemaAnswer] = {}
         self.away = False
 
-    async def fetch(self, command: FetchSchema) -> Answer:
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """See `schemas_on_disk.Registry`."""
         if self.away:
             return SchemaUnavailable(command.ref, "it is away")
@@ -50,6 +52,11 @@ class Answers:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+async def local(command: FetchSchema) -> SchemaAnswer:
+    """A folder that has every schema that it is asked for."""
+    return SchemaFound(command.ref, PLAIN)
 
 
 class Kept:
@@ -61,14 +68,14 @@ class Kept:
         self.registry = Answers()
         self.told: list[str] = []
 
-    async def ask(self, *refs: SchemaRef, writes: bool = True) -> list[Answer]:
+    async def ask(self, *refs: SchemaRef, writes: bool = True) -> list[SchemaAnswer]:
         """What a new process gets."""
-        schemas = KeptSchemas(self.registry, self.files, self.told.append, writes=writes)
+        schemas = KeptSchemas(self.registry, self.files, local, self.told.append, writes=writes)
         answers = [await schemas.fetch(FetchSchema(ref)) for ref in refs]
         await schemas.close()
         return answers
 
-    async def ask_away(self, *refs: SchemaRef) -> list[Answer]:
+    async def ask_away(self, *refs: SchemaRef) -> list[SchemaAnswer]:
         """What a new process gets while the registry is away."""
         self.registry.away = True
         answers = await self.ask(*refs)
@@ -122,7 +129,7 @@ async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
         for reachable in (True, False):
             if not reachable:
                 await registry.stop()
-            schemas = KeptSchemas(RegistrySchemas({"url": registry.url}, timeout=5), kept.files)
+            schemas = KeptSchemas(RegistrySchemas({"url": registry.url}, timeout=5), kept.files, local)
             answer = await schemas.fetch(FetchSchema(ref))
             await schemas.close()
             assert isinstance(answer, SchemaFound)
@@ -146,7 +153,7 @@ async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("answer", [SchemaMissing(ID), SchemaFound(ID, "", "PROTOBUF")])
-async def test_what_the_registry_denies_is_removed(kept: Kept, answer: Answer) -> None:
+async def test_what_the_registry_denies_is_removed(kept: Kept, answer: SchemaAnswer) -> None:
     """It has no such schema any more, or one that is not Avro."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
@@ -170,8 +177,7 @@ async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
 async def test_fingerprints_are_the_folders(kept: Kept) -> None:
     """PINSTREAM_SCHEMAS_DIR answers for them, with or without a registry: nothing is kept."""
     ref = SchemaRef("fingerprint", "0" * 16)
-    kept.has(ref, PLAIN)
-    await kept.ask(ref)
+    assert await kept.ask(ref) == [SchemaFound(ref, PLAIN)]
     assert kept.names == []
 
 
@@ -449,7 +455,7 @@ async def test_a_disk_that_hangs_holds_up_no_one(kept: Kept, monkeypatch: pytest
             goes_on.wait()
             return None
 
-    schemas = KeptSchemas(kept.registry, Hanging(kept.folder, HERE), kept.told.append)
+    schemas = KeptSchemas(kept.registry, Hanging(kept.folder, HERE), local, kept.told.append)
     kept.has(ID, PLAIN)
     try:
         assert await schemas.fetch(FetchSchema(ID)) == SchemaFound(ID, PLAIN)
@@ -521,7 +527,7 @@ def test_many_processes_use_one_folder(kept: Kept) -> None:
 
 async def test_how_many_can_be_read_is_told(kept: Kept) -> None:
     """For `pinstream check`: whole ones of this registry, and none where there is no folder."""
-    schemas = KeptSchemas(kept.registry, kept.files)
+    schemas = KeptSchemas(kept.registry, kept.files, local)
     assert await schemas.kept() == 0
     kept.files.write(ID, PLAIN)
     kept.files.write(GUID, PLAIN)

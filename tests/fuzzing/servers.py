@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import orjson
 
-from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
+from consumer.adapters.schemas import RegistrySchemas
 from consumer.avro.decode import WireFormat
 from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
-from tests.fuzzing.building import ROOT, SCHEMA, SchemaBuilder
+from tests.fuzzing.building import SCHEMA, SchemaBuilder
 from tests.fuzzing.contract import bounded, check_line
 from tests.fuzzing.records import DECODE_CODES, FOREIGN, NOW, decoder_of, fresh, schema_text
 from tests.fuzzing.taker import MARK, Taker
@@ -130,7 +130,7 @@ class _Registry:
         self.answers = [(200, b"")]
         self.asked = 0
         self.loop = asyncio.new_event_loop()
-        self.schemas = RegistrySchemas({"url": "http://registry.invalid"}, LocalSchemas(ROOT / "schemas"))
+        self.schemas = RegistrySchemas({"url": "http://registry.invalid"})
         self._client: Any = self.schemas._client
 
     def fetch(self, ref: SchemaRef) -> object:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from consumer.errors import SettingsError
+
 # At lower levels it says each time where it found credentials, and shows what it signs, a session's token included.
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
@@ -29,6 +31,17 @@ def new_session() -> Any:
     limits = Config(connect_timeout=_CONNECT, read_timeout=_READ, retries={"total_max_attempts": _ATTEMPTS})
     session.set_default_client_config(limits)
     return session
+
+
+def find_region(what: str) -> str:
+    """The region by AWS's conventions: variables, then the profile; empty: there is none.
+
+    Raises `SettingsError` if it cannot be read: `what` needs it.
+    """
+    try:
+        return str(new_session().get_config_variable("region") or "")
+    except Exception as error:  # a profile that does not exist, a file that cannot be parsed
+        raise SettingsError(f"the region of {what} cannot be read: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:

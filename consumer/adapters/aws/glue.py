@@ -18,16 +18,14 @@ One attempt each, as with every registry; the engine decides when to ask again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from consumer.adapters.aws import new_session, one_line
+from consumer.adapters.aws import find_region, new_session, one_line
 from consumer.adapters.thread import run_blocking
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import SettingsError, missing_extra
-
-Answer = SchemaFound | SchemaMissing | SchemaUnavailable
 
 _SCHEME: Final = "glue:"
 _TIMEOUT: Final = 10.0
@@ -46,28 +44,27 @@ _REFUSALS: Final = frozenset(
 class GlueSchemas:
     """The Glue Schema Registry of one region, asked with the AWS credentials of this machine or pod.
 
-    `address`: ``glue:`` or ``glue:REGION``. `local` answers for what Glue has no names for: ids, GUIDs and
-    fingerprints. `timeout`: seconds for one fetch. Raises `SettingsError` without the extra or a region.
+    `address`: ``glue:`` or ``glue:REGION``. `timeout`: seconds for one fetch. Raises `SettingsError` without the extra
+    or a region.
     """
 
-    def __init__(
-        self, address: str, local: Callable[[FetchSchema], Awaitable[Answer]], *, timeout: float = _TIMEOUT
-    ) -> None:
+    kinds: frozenset[str] = frozenset({"glue"})
+    """Of `SchemaRef`: Glue has no names for ids, GUIDs and fingerprints."""
+
+    def __init__(self, address: str, *, timeout: float = _TIMEOUT) -> None:
         self._region = _region(address)
-        self._local = local
+        self._name = f"AWS Glue ({self._region})"
         self._timeout = timeout
         self._client: Any = None
 
-    async def fetch(self, command: FetchSchema) -> Answer:
+    async def fetch(self, command: FetchSchema) -> SchemaAnswer:
         """Ask Glue once. Never raises."""
         ref = command.ref
-        if ref.kind != "glue":
-            return await self._local(command)
         try:
             async with asyncio.timeout(self._timeout):
                 return _verdict(ref, await run_blocking("pinstream-glue", self._ask, ref.value))
         except TimeoutError:
-            return SchemaUnavailable(ref, f"{self._named()} did not answer within {self._timeout:g} s")
+            return SchemaUnavailable(ref, f"{self._name} did not answer within {self._timeout:g} s")
         except Exception as error:  # botocore has some forty kinds
             self._client = None  # the next attempt looks for credentials anew
             return self._explained(ref, error)
@@ -87,20 +84,17 @@ class GlueSchemas:
         answer: Mapping[str, Any] = self._client.get_schema_version(SchemaVersionId=version)
         return answer
 
-    def _named(self) -> str:
-        return f"AWS Glue ({self._region})"
-
-    def _explained(self, ref: SchemaRef, error: Exception) -> Answer:
+    def _explained(self, ref: SchemaRef, error: Exception) -> SchemaAnswer:
         said = getattr(error, "response", {}).get("Error", {})
         code, words = str(said.get("Code", "")), one_line(error)
         if code == "EntityNotFoundException":
             return SchemaMissing(ref)
         if code == "AccessDeniedException":
-            reason = f"{self._named()} refuses: allow glue:GetSchemaVersion to this role ({words})"
+            reason = f"{self._name} refuses: allow glue:GetSchemaVersion to this role ({words})"
         elif code:
-            reason = f"{self._named()} answered with an error: {words}"
+            reason = f"{self._name} answered with an error: {words}"
         else:
-            reason = f"{self._named()} could not be asked: {words}: check the AWS credentials and the network"
+            reason = f"{self._name} could not be asked: {words}: check the AWS credentials and the network"
         return SchemaUnavailable(ref, reason, refused=code in _REFUSALS or "credentials" in words)
 
 
@@ -116,21 +110,16 @@ def describe(address: str) -> str:
 
 def _region(address: str) -> str:
     try:
-        session = new_session()
+        new_session()  # also where the address has the region: a missing extra must show at the start
     except ImportError:
         raise SettingsError(f"SCHEMA_REGISTRY_URL names AWS Glue, and {missing_extra('glue')}") from None
-    try:
-        region = address.removeprefix(_SCHEME) or session.get_config_variable("region")
-    except Exception as error:  # a profile that does not exist, a file that cannot be parsed
-        raise SettingsError(
-            f"the region of SCHEMA_REGISTRY_URL=glue: cannot be read: {one_line(error)}"
-        ) from None
+    region = address.removeprefix(_SCHEME) or find_region("SCHEMA_REGISTRY_URL=glue:")
     if not region:
         raise SettingsError("SCHEMA_REGISTRY_URL=glue: needs a region: write glue:REGION, or set AWS_REGION")
-    return str(region)
+    return region
 
 
-def _verdict(ref: SchemaRef, said: Mapping[str, Any]) -> Answer:
+def _verdict(ref: SchemaRef, said: Mapping[str, Any]) -> SchemaAnswer:
     status, kind, text = said.get("Status"), str(said.get("DataFormat")), said.get("SchemaDefinition")
     if status == "FAILURE":
         return SchemaMissing(ref)

@@ -25,7 +25,7 @@ from typing import Any, Final
 import confluent_kafka
 from confluent_kafka import KafkaException
 
-from consumer.adapters.aws import new_session, one_line
+from consumer.adapters.aws import find_region, new_session, one_line
 from consumer.errors import KafkaError, SettingsError, missing_extra
 
 _Code = confluent_kafka.KafkaError
@@ -61,8 +61,7 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `SettingsError` without the extra or a region, `NoToken` if there is no token now.
     """
-    tokens = _tokens(str(config.get("bootstrap.servers", "")))
-    tokens("")  # a client without one would wait for ten seconds, and then not say why
+    tokens = _with_token(config)  # a client without one would wait for ten seconds, and then not say why
     rest = {name: value for name, value in config.items() if name not in _MECHANISMS}
     told = rest.get("error_cb")
     return {
@@ -77,25 +76,19 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 def require_token(config: Mapping[str, object]) -> None:
     """Have a token at hand if this configuration logs in with IAM. Blocks; raises as `with_tokens` does."""
     if asked(config):
-        _tokens(str(config.get("bootstrap.servers", "")))("")
+        _with_token(config)
 
 
 def describe(config: Mapping[str, object]) -> str:
     """What the login uses, for people. Blocks; raises as `with_tokens` does."""
-    tokens = _tokens(str(config.get("bootstrap.servers", "")))
+    return f"{MECHANISM}: {_with_token(config).used}"
+
+
+def _with_token(config: Mapping[str, object]) -> Tokens:
+    """The tokens for these brokers, one of which is at hand."""
+    tokens = tokens_of(str(config.get("bootstrap.servers", "")))
     tokens("")
-    return f"{MECHANISM}: {tokens.used}"
-
-
-@functools.cache
-def _tokens(servers: str) -> Tokens:
-    """The tokens for these brokers: one source for all clients of the process."""
-    return Tokens(servers)
-
-
-def forget_tokens() -> None:
-    """Read variables, files and the signer again for the next client: they have changed, as tests change them."""
-    _tokens.cache_clear()
+    return tokens
 
 
 class Tokens:
@@ -169,13 +162,15 @@ class Tokens:
         # The brokers' name first: AWS_REGION says where this process is, and the cluster may be somewhere else.
         if named := _HOST.search(servers.split(",")[0].strip()):
             return named[1], "by the brokers' name"
-        try:
-            region = new_session().get_config_variable("region")
-        except Exception as error:  # a profile that does not exist, a file that cannot be parsed
-            raise SettingsError(f"the region of {MECHANISM} cannot be read: {one_line(error)}") from None
+        region = find_region(MECHANISM)
         if not region:
             raise SettingsError(
                 f"KAFKA_SASL_MECHANISM={MECHANISM} needs the region of the cluster: set AWS_REGION "
                 "(the name of the brokers in KAFKA_BOOTSTRAP_SERVERS does not contain it)"
             )
-        return str(region), "by AWS_REGION, AWS_DEFAULT_REGION or the profile"
+        return region, "by AWS_REGION, AWS_DEFAULT_REGION or the profile"
+
+
+tokens_of: Final = functools.cache(Tokens)
+"""The tokens for these brokers: one source for all clients of the process. `cache_clear` makes the next client read
+variables, files and the signer again: tests change them."""

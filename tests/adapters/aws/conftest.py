@@ -27,6 +27,6 @@ def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()
     yield
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.aws import glue
-from consumer.adapters.aws.glue import Answer, GlueSchemas
+from consumer.adapters.aws.glue import GlueSchemas
 from consumer.adapters.schemas import LocalSchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
-from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
+from consumer.engine.messages import FetchSchema, SchemaAnswer, SchemaFound, SchemaMissing, SchemaUnavailable
 from consumer.engine.model import SchemaRef
 from consumer.errors import SettingsError
 from tests.adapters.test_schemas import PLAIN
@@ -33,21 +33,21 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Glue]:
     found.close()
 
 
-async def nothing_local(command: FetchSchema) -> Answer:
+async def nothing_local(command: FetchSchema) -> SchemaAnswer:
     """A folder without schemas."""
     return SchemaMissing(command.ref)
 
 
-async def ask(version: str, *, timeout: float = 30.0) -> Answer:
+async def ask(version: str, *, timeout: float = 30.0) -> SchemaAnswer:
     """What one source says of one version."""
-    source = GlueSchemas("glue:eu-west-1", nothing_local, timeout=timeout)
+    source = GlueSchemas("glue:eu-west-1", timeout=timeout)
     try:
         return await source.fetch(FetchSchema(SchemaRef("glue", version)))
     finally:
         await source.close()
 
 
-def reason(answer: Answer) -> str:
+def reason(answer: SchemaAnswer) -> str:
     """Why there is no verdict: one line, without the secret."""
     assert isinstance(answer, SchemaUnavailable)
     assert "\n" not in answer.reason
@@ -107,7 +107,7 @@ async def test_other_errors_are_no_verdict(
 async def test_it_goes_on_after_an_error(registry: Glue) -> None:
     """The same source answers once Glue does."""
     version = registry.add('"string"')
-    source = GlueSchemas("glue:eu-west-1", nothing_local)
+    source = GlueSchemas("glue:eu-west-1")
     registry.fails = (400, "ThrottlingException")
     assert isinstance(await source.fetch(FetchSchema(SchemaRef("glue", version))), SchemaUnavailable)
     registry.fails = None
@@ -146,7 +146,8 @@ async def test_other_names_are_asked_of_the_folder(registry: Glue, tmp_path: Pat
     (tmp_path / f"plain.{UNKNOWN}.avsc").write_text(json.dumps(PLAIN))
     local = LocalSchemas(tmp_path)
     assert isinstance(await local.fetch(FetchSchema(SchemaRef("glue", UNKNOWN))), SchemaFound)
-    source = GlueSchemas("glue:eu-west-1", local.fetch)
+    files = SchemaFiles(tmp_path / "kept", registry_digest({"url": "glue:eu-west-1"}))
+    source = KeptSchemas(GlueSchemas("glue:eu-west-1"), files, local.fetch)
     assert isinstance(await source.fetch(FetchSchema(SchemaRef("guid", UNKNOWN))), SchemaFound)
     assert isinstance(await source.fetch(FetchSchema(SchemaRef("id", "7"))), SchemaMissing)
     assert registry.asked == []
@@ -160,7 +161,7 @@ async def test_what_was_found_is_kept_on_disk(registry: Glue, tmp_path: Path) ->
     for away in (False, True):
         registry.fails = (500, "InternalServiceException") if away else None
         files = SchemaFiles(tmp_path / "kept", registry_digest({"url": "glue:eu-west-1"}))
-        source = KeptSchemas(GlueSchemas("glue:eu-west-1", nothing_local), files, kinds=("glue",))
+        source = KeptSchemas(GlueSchemas("glue:eu-west-1"), files, nothing_local)
         answer = await source.fetch(command)
         assert isinstance(answer, SchemaFound)
         assert (answer.unanswered is not None) == away
@@ -188,7 +189,7 @@ def test_where_the_region_is_from(
 def test_without_a_region() -> None:
     """One line that says what to write."""
     with pytest.raises(SettingsError, match="needs a region: write glue:REGION, or set AWS_REGION"):
-        GlueSchemas("glue:", nothing_local)
+        GlueSchemas("glue:")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,4 +199,4 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         SettingsError,
         match=r"the extra glue is not installed: run pip install '\.\[glue\]' in a clone of pinstream$",
     ):
-        GlueSchemas("glue:eu-west-1", nothing_local)
+        GlueSchemas("glue:eu-west-1")

@@ -81,7 +81,7 @@ def test_every_kind_of_client_renews_its_token(
         monkeypatch.setenv(name, value)
     # The stand-in in place of the real signer, which another test of this process may have imported.
     monkeypatch.delitem(sys.modules, "aws_msk_iam_sasl_signer", raising=False)
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()
     config = {
         "bootstrap.servers": secured_kafka.sasl,
         "ssl.ca.location": str(secured_kafka.authority.file),
@@ -105,7 +105,7 @@ def test_every_kind_of_client_renews_its_token(
         consumer.close()
         end_client(admin)
         producer.close()
-        msk.forget_tokens()
+        msk.tokens_of.cache_clear()
         del sys.modules["aws_msk_iam_sasl_signer"]
 
 

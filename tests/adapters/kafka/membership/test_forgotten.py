@@ -86,12 +86,12 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     }
     for name, value in {**keys, "AWS_SHARED_CREDENTIALS_FILE": "/none", "AWS_CONFIG_FILE": "/none"}.items():
         monkeypatch.setenv(name, value)
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()
     bench = Bench(settings={"sasl.mechanism": "AWS_MSK_IAM", "bootstrap.servers": servers})
     bench.assign(0)
     first = bench.consumer
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()
     for _ in range(2):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     bench.fetch()
@@ -103,7 +103,7 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     bench.fetch()
     assert bench.consumer is not first
     assert bench.told.losses == [[TopicPartition("t", 0)]]
-    msk.forget_tokens()
+    msk.tokens_of.cache_clear()
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
