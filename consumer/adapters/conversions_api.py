@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, place_of, tls_trouble
+from consumer.adapters.network import LOGIN_REQUIRED, Network, Proxy, file_stamp, place_of, tls_trouble
 from consumer.adapters.thread import run_blocking
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import SettingsError
@@ -49,90 +49,47 @@ class Token:
         variable: str = "",
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._token = token
+        self.latest = token
+        """The token, without a look at the file."""
         self._path = path
         self._variable = variable
         self._on_trouble = on_trouble
         self._in_trouble = False
         self._seen: tuple[int, int, int] | None = None
         if path is not None and not self.reload():
-            raise SettingsError(f"{variable}: the file cannot be read or is empty; put the token in it")
+            raise SettingsError(f"{variable}: {path} cannot be read or is empty; put the token in it")
 
     def value(self) -> str:
         """The token, after a check whether the file changed."""
-        if self._stamp() != self._seen:  # one `stat` before each attempt
+        # One `stat` before each attempt: a mounted secret takes effect without a restart.
+        if self._path is not None and file_stamp(self._path) != self._seen:
             self.reload()
-        return self._token
-
-    def of(self, _account: str) -> str:
-        """The token of an ad account: all have this one."""
-        return self.value()
-
-    def known(self) -> tuple[str, ...]:
-        """All tokens, without a look at the files."""
-        return (self._token,)
+        return self.latest
 
     def reload(self) -> bool:
         """Read the file, if there is one. Return True if the token changed."""
-        stamp = self._stamp()
+        if self._path is None:
+            return False
+        # Before the file is read: a change in between is then seen at the next check.
+        stamp = file_stamp(self._path)
         try:
-            token = self._path.read_text("utf-8").strip() if self._path else self._token
+            token = self._path.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             token = ""
         if not token:  # for a moment, while the secret is replaced: the last token stays in use
-            if self._token and not self._in_trouble:
+            if self.latest and not self._in_trouble:
                 self._in_trouble = True
                 self._on_trouble(
                     f"{self._variable}: {self._path} is missing, unreadable or empty; the last token stays in force"
                 )
             return False
         self._in_trouble = False
-        changed, self._token, self._seen = token != self._token, token, stamp
+        changed, self.latest, self._seen = token != self.latest, token, stamp
         return changed
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat() if self._path else None
-        except OSError:
-            return None
-        # A mounted secret is swapped by its link: size and time may be the same, the file is another one.
-        return stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
-
-class TokensByAccount:
-    """The access tokens in a folder: each account's in the file of its name. Other files are not looked at.
-
-    Raises `SettingsError` if an account has no token at first.
-    """
-
-    def __init__(
-        self, folder: Path, accounts: Sequence[str], variable: str, on_trouble: Callable[[str], None]
-    ) -> None:
-        self._tokens: dict[str, Token] = {}
-        for account in accounts:
-            path = folder / account
-            try:
-                self._tokens[account] = Token(path=path, variable=variable, on_trouble=on_trouble)
-            except SettingsError:
-                raise SettingsError(
-                    f"{variable}: the folder has no token for ad account {account}; put it into the file {path}"
-                ) from None
-
-    def of(self, account: str) -> str:
-        """The token of an ad account, after a check whether its file changed."""
-        return self._tokens[account].value()
-
-    def known(self) -> tuple[str, ...]:
-        """All tokens, without a look at the files."""
-        return tuple(known for token in self._tokens.values() for known in token.known())
-
-    def reload(self) -> bool:
-        """Read all files. Return True if a token changed."""
-        changed = [account for account, token in self._tokens.items() if token.reload()]
-        return bool(changed)
-
-
-Tokens = Token | TokensByAccount
+Tokens = Token | Mapping[str, Token]
+"""One for all ad accounts, or one for each by its number."""
 
 
 class ConversionsApi:
@@ -151,6 +108,7 @@ class ConversionsApi:
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
+        self._tokens = [token] if isinstance(token, Token) else [*token.values()]
         self._timeout = timeout
         self._concurrency = concurrency
         self._params = {"test": "true"} if test_mode else None
@@ -182,8 +140,9 @@ class ConversionsApi:
             timer.cancel()
 
     async def read_token(self) -> bool:
-        """Read the token again; True if it is not the one last used."""
-        return self._token.reload()
+        """Read the token, or all of them, again; True if one is not as it was last used."""
+        changed = [one.reload() for one in self._tokens]  # all of them, also if the first one changed
+        return any(changed)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -221,7 +180,8 @@ class ConversionsApi:
     ) -> Answered | Unanswered:
         """Put the answer's headers into `answered` as soon as they are there: they outlast a body that breaks off."""
         url = f"{self._url}/ad_accounts/{command.account}/events"
-        token = self._token.of(command.account)
+        own = self._token if isinstance(self._token, Token) else self._token[command.account]
+        token = own.value()
         headers = {"Authorization": f"Bearer {token}", "Content-Type": _JSON, "Accept": _JSON}
         session = self._open()
         way = self._way(proxy)
@@ -245,7 +205,7 @@ class ConversionsApi:
             # What is not the platform's usual answer (its 401, a proxy's page) may repeat the token, and will be quoted
             # in logs. Here the tokens are known.
             if response.status != 200 or response.content_type != _JSON:
-                for one in (token, *self._token.known()):
+                for one in (token, *(other.latest for other in self._tokens)):
                     body = body.replace(one.encode(), b"***")
             return Answered(command.number, response.status, answered, body)
 
@@ -351,13 +311,13 @@ def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | N
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy.refusal(error.status, place_of(url))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return proxy.unknown()
+        return proxy.trouble("unknown")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return proxy.absence()
+        return proxy.trouble("absent")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return proxy.silence(place_of(url))
+        return proxy.trouble("silent", place_of(url))
     if isinstance(error, aiohttp.ClientConnectorError):
         return proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):
         return f"the call went by way of the proxy {proxy}"
-    return proxy.breach()
+    return proxy.trouble("broken off")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -77,21 +77,19 @@ class Proxy:
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}, or name that in NO_PROXY"
 
-    def absence(self) -> str:
-        """Say that nothing answers there."""
-        return f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the network"
-
-    def unknown(self) -> str:
-        """Say that its name is unknown."""
-        return f"the name of the proxy {self} cannot be resolved: correct {self.variable}, or check the DNS"
-
-    def silence(self, target: str) -> str:
-        """Say that it took the connection and did not open the way to `target` in time."""
-        return f"the proxy {self} did not open the way to {target} in time: check it, and the scheme of {self.variable}"
-
-    def breach(self) -> str:
-        """Say that the connection broke off."""
-        return f"the connection by way of the proxy {self} broke off: check it, and the scheme of {self.variable}"
+    def trouble(self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = "") -> str:
+        """Say what it means that nothing answers there, that its name is unknown, that it took the connection and did
+        not open the way to `target` in time, or that the connection broke off."""
+        said = {
+            "absent": f"nothing answers at the proxy {self}: correct {self.variable}, or allow the connection in the "
+            "network",
+            "unknown": f"the name of the proxy {self} cannot be resolved: correct {self.variable}, or check the DNS",
+            "silent": f"the proxy {self} did not open the way to {target} in time: check it, and the scheme of "
+            f"{self.variable}",
+            "broken off": f"the connection by way of the proxy {self} broke off: check it, and the scheme of "
+            f"{self.variable}",
+        }
+        return said[what]
 
     def broken_promise(self, target: str, variable: str) -> str:
         """Say what it means that no TLS came by the way to `target`, of the setting `variable`, that it opened."""
@@ -157,11 +155,11 @@ class Network:
         if self._authorities is not None:
             with contextlib.suppress(OSError):  # an `SSLError` is one
                 context.load_verify_locations(self._authorities)
-            self._seen = self._seen or _stamp(self._authorities)
+            self._seen = self._seen or file_stamp(self._authorities)
 
     def refresh(self) -> None:
         """Trust what is new in the file of authorities."""
-        if self._authorities is None or (stamp := _stamp(self._authorities)) == self._seen:
+        if self._authorities is None or (stamp := file_stamp(self._authorities)) == self._seen:
             return
         self._seen = stamp
         try:
@@ -233,7 +231,8 @@ def place_of(url: str) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when the file does; None: there is none."""
     try:
         stat = path.stat()
     except OSError:

@@ -61,7 +61,15 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
     known = isinstance(code, int) and 0 < code < 10**9 and code != status
     said = f"the registry answered {status}" + (f", code {code}" if known else "")
     if status == 401:
-        return f"{said}: {_refused_login(config)}"
+        hint = f"it requires a login; set {_BASIC}, or {_BEARER}_CREDENTIALS_SOURCE and what belongs to it"
+        if "basic.auth.user.info" in config:
+            hint = f"it refused the login; check {_BASIC}"
+        elif "bearer.auth.credentials.source" in config:
+            hint = (
+                "it refused the token; check what it requires of tokens (issuer, audience, scope) and the "
+                f"{_BEARER}_… settings"
+            )
+        return f"{said}: {hint}"
     if status == 403:
         return f"{said}: this user may not do that; grant it the right, or check the credentials"
     if status == 404:
@@ -75,17 +83,6 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
             f"{said}: it sends us to another address; set {_URL} to that one (https:// instead of http://?)"
         )
     return said
-
-
-def _refused_login(config: Mapping[str, Any]) -> str:
-    if "basic.auth.user.info" in config:
-        return f"it refused the login; check {_BASIC}"
-    if "bearer.auth.credentials.source" in config:
-        return (
-            "it refused the token; check what it requires of tokens (issuer, audience, scope) and the "
-            f"{_BEARER}_… settings"
-        )
-    return f"it requires a login; set {_BASIC}, or {_BEARER}_CREDENTIALS_SOURCE and what belongs to it"
 
 
 def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> str:
@@ -116,27 +113,41 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
 def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
     """Return why a proxy did not bring us to this URL, which `setting` gives."""
     for cause in _causes(error):
+        # Behind an open tunnel TLS is with the server; before it, with the proxy: `tls_trouble` names both.
         if isinstance(cause, ssl.SSLError):
             return tls_trouble(cause, url, proxy, setting)
         if isinstance(cause, socket.gaierror):
-            return proxy.unknown()
+            return proxy.trouble("unknown")
         if isinstance(cause, ConnectionResetError | EOFError):
             return proxy.broken_promise(place_of(url), setting)
     kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))
     if kind == "ProxyError" and status is not None:
         return proxy.refusal(int(status[0]), place_of(url))
     if kind == "ConnectError":
-        return proxy.absence()
-    return proxy.breach()
+        return proxy.trouble("absent")
+    return proxy.trouble("broken off")
 
 
 def _no_contact(error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any]) -> str:
     """Return why no answer came from `whose`, whose address `setting` gives."""
+    client_certificate = (
+        f"it may not accept the client's certificate; check {_CLIENT_CERTIFICATE}"
+        if "ssl.certificate.location" in config
+        else f"if it asks for a client's certificate, set {_CLIENT_CERTIFICATE}"
+    )
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _certificate_fault(cause, whose, setting, config.get("ssl.ca.location"))
+            location = config.get("ssl.ca.location")
+            known = "this machine does not know" if location is None else f"is not in {location}"
+            return certificate_fault(
+                cause,
+                whose,
+                other_name=f"reach it by the name that it is for ({setting})",
+                other_authority=f"{known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
+                "PINSTREAM_CA_FILE to a file with the certificate of that authority",
+            )
         if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-            return f"{whose} ended the TLS handshake: {_client_certificate(config)}"
+            return f"{whose} ended the TLS handshake: {client_certificate}"
         if isinstance(cause, ssl.SSLError):
             return (
                 f"{whose} does not speak TLS at this address: write http:// in {setting}, or correct the port"
@@ -145,40 +156,18 @@ def _no_contact(error: BaseException, whose: str, setting: str, url: str, config
             return f"the host name of {whose} is unknown: correct {setting}, or check the name server"
         if isinstance(cause, ConnectionRefusedError):
             return f"{whose} refuses connections: check whether it runs, and the host and port in {setting}"
-    if type(error).__name__ in (
-        "RemoteProtocolError",
-        "ReadError",
-    ):  # by TLS 1.3 it may end before the alert comes
-        hint = _client_certificate(config)
-        if url.startswith("http://"):
-            hint = f"if it requires TLS, write https:// in {setting}"
+    # By name: to import httpx takes a third of a second (`RegistrySchemas`). By TLS 1.3 a server that refuses a
+    # client's certificate may end the connection before its alert comes.
+    if type(error).__name__ in ("RemoteProtocolError", "ReadError"):
+        tls = f"if it requires TLS, write https:// in {setting}"
+        hint = tls if url.startswith("http://") else client_certificate
         return f"{whose} ended the connection without an answer: {hint}"
     return f"{whose} could not be asked ({type(error).__name__}): check whether it runs, and {setting}"
 
 
-def _certificate_fault(
-    error: ssl.SSLCertVerificationError, whose: str, setting: str, location: object
-) -> str:
-    known = "this machine does not know" if location is None else f"is not in {location}"
-    return certificate_fault(
-        error,
-        whose,
-        other_name=f"reach it by the name that it is for ({setting})",
-        other_authority=f"{known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
-        "PINSTREAM_CA_FILE to a file with the certificate of that authority",
-    )
-
-
-def _client_certificate(config: Mapping[str, Any]) -> str:
-    if "ssl.certificate.location" in config:
-        return f"it may not accept the client's certificate; check {_CLIENT_CERTIFICATE}"
-    return f"if it asks for a client's certificate, set {_CLIENT_CERTIFICATE}"
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the error and what it came of, from the outside in."""
-    for _ in range(10):  # a chain could have a circle
-        if error is None:
-            return
+    depth = 0
+    while error is not None and depth < 10:  # a chain could have a circle
         yield error
-        error = error.__cause__ or error.__context__
+        error, depth = error.__cause__ or error.__context__, depth + 1

@@ -36,7 +36,7 @@ Result = CommerceEvent | Filtered | Rejection
 
 
 class Function(Protocol):
-    """The function; see `consumer.conversion.transform.Transformer`."""
+    """What calls the user's function; see `consumer.conversion.transform.Transformer`."""
 
     def apply(self, event: CommerceEvent) -> Result:
         """Call it. Raises only `KeyboardInterrupt`."""
@@ -65,7 +65,10 @@ class TransformThread:
         told, say_at, said = 0, 0.0, -1
         try:
             while True:
-                _watch_the_loop()
+                # Armed anew at each turn of the loop, so it goes off only if there is none. Without a stderr that has a
+                # file, as in some embeddings, it cannot be armed.
+                with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
+                    faulthandler.dump_traceback_later(_STANDS_STILL, file=sys.stderr)
                 await asyncio.wait((work,), timeout=_LOOK)
                 if work.done():
                     work.result()
@@ -94,9 +97,8 @@ class TransformThread:
             result: Result
             try:
                 result = self._function.apply(event)
-            except (
-                KeyboardInterrupt
-            ) as error:  # Ctrl-C reaches the main thread only: the function has raised it
+            # Ctrl-C reaches the main thread only: the function itself has raised it.
+            except KeyboardInterrupt as error:
                 result = self._function.failed(error)
             now = time.monotonic()
             if now - self._since >= SLOW:
@@ -107,9 +109,3 @@ class TransformThread:
     async def close(self) -> None:
         """End the thread. Does not wait for a function that hangs."""
         self._thread.stop()
-
-
-def _watch_the_loop() -> None:
-    # Without a stderr that has a file, as in some embeddings, it cannot be written.
-    with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):
-        faulthandler.dump_traceback_later(_STANDS_STILL, file=sys.stderr)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
+from pydantic import SecretStr
 
 import consumer
 from consumer import __version__, logs
 from consumer.adapters.aws.glue import GlueSchemas
-from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, TokensByAccount
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
 from consumer.adapters.files import Types
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.key_store import KeyStore, open_key_store
@@ -168,37 +169,39 @@ def writer_schemas(
         return local
     config = settings.registry.client_configuration()
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
-    if settings.registry.is_glue:
-        glue = GlueSchemas(settings.registry.url, local.fetch)
-        return KeptSchemas(glue, files, log_schema_trouble, writes=keeps, kinds=("glue",))
-    return KeptSchemas(registry(settings, local), files, log_schema_trouble, writes=keeps)
+    asked = GlueSchemas(settings.registry.url) if settings.registry.is_glue else registry(settings)
+    return KeptSchemas(asked, files, local.fetch, log_schema_trouble, writes=keeps)
 
 
-def registry(
-    settings: Settings, local: LocalSchemas | None = None, *, url: str | None = None
-) -> RegistrySchemas:
+def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
     """Return the registry of SCHEMA_REGISTRY_URL, or what is at `url` with the same login. Raises `RegistryError`."""
     config = settings.registry.client_configuration()
-    return RegistrySchemas({**config, "url": url or settings.registry.url}, local, network=network(settings))
+    return RegistrySchemas({**config, "url": url or settings.registry.url}, network=network(settings))
 
 
 def network(settings: Settings) -> Network:
     """Build the way out: proxies, their login, and whom to trust. Raises `SettingsError`."""
     shared, own = settings.network, settings.pinstream
-    login = Token()
-    if own.proxy_credentials_file is not None:
-        variable = "PINSTREAM_PROXY_CREDENTIALS_FILE"
-        login = Token(path=own.proxy_credentials_file, variable=variable, on_trouble=log_token_trouble)
-    elif own.proxy_credentials is not None:
-        login = Token(own.proxy_credentials.get_secret_value())
+    login = secret(own.proxy_credentials, own.proxy_credentials_file, "PINSTREAM_PROXY_CREDENTIALS_FILE")
     return Network(
         https_proxy=shared.https_proxy.get_secret_value(),
         http_proxy=shared.http_proxy.get_secret_value(),
         no_proxy=shared.no_proxy,
-        login=login.value,
+        login=login or (lambda: ""),  # then that of the proxy's URL counts
         authorities=own.ca_file,
         on_trouble=log_token_trouble,
     )
+
+
+def secret(value: SecretStr | None, path: Path | None, variable: str) -> Callable[[], str] | None:
+    """Return the source of a secret that may be a setting or, named by `variable`, a file; None: it is neither.
+
+    A file is read again when it changes, so that a mounted secret takes effect without a restart. Raises
+    `SettingsError` if it cannot be read at first.
+    """
+    if path is not None:
+        return Token(path=path, variable=variable, on_trouble=log_token_trouble).value
+    return None if value is None else value.get_secret_value
 
 
 def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
@@ -348,14 +351,6 @@ def _lease(settings: Settings) -> float:
     return max(10.0, 2 * own.request_timeout) if own.shares_key_store else 0.0
 
 
-def _key_store_password(settings: Settings) -> Callable[[], str | None] | None:
-    """The source of the shared key store's password, asked for each connection; None: it is in the URL, or none is."""
-    own = settings.pinstream
-    if own.key_store_password_file is not None:
-        return Token(path=own.key_store_password_file, variable="PINSTREAM_KEY_STORE_PASSWORD_FILE").value
-    return None if own.key_store_password is None else own.key_store_password.get_secret_value
-
-
 def _absence(settings: Settings) -> float:
     """Seconds without a sign of life after which another member may own our partitions."""
     given = settings.kafka.properties.get("session.timeout.ms")
@@ -424,10 +419,10 @@ def token(settings: Settings) -> Tokens:
     """Return the source of the access token, or of each account's. Raises `SettingsError`."""
     path = settings.pinterest.access_token_file
     if path is not None:
-        variable = "PINTEREST_ACCESS_TOKEN_FILE"
+        read = partial(Token, variable="PINTEREST_ACCESS_TOKEN_FILE", on_trouble=log_token_trouble)
         if settings.pinterest.token_by_account:
-            return TokensByAccount(path, settings.pinterest.ad_account_ids, variable, log_token_trouble)
-        return Token(path=path, variable=variable, on_trouble=log_token_trouble)
+            return {account: read(path=path / account) for account in settings.pinterest.ad_account_ids}
+        return read(path=path)
     if settings.pinterest.access_token is None:
         raise SettingsError(
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"
@@ -457,7 +452,10 @@ def key_store(settings: Settings) -> KeyStore:
         window=own.dedup_window,
         max_bytes=own.key_store_max_bytes,
         lease=_lease(settings),
-        password=_key_store_password(settings),
+        # None: it is in the URL, or none is needed.
+        password=secret(
+            own.key_store_password, own.key_store_password_file, "PINSTREAM_KEY_STORE_PASSWORD_FILE"
+        ),
         progress=lambda text: structlog.get_logger().info("key_store_taken_over", text=text),
     )
 

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from consumer import __version__
-from consumer.adapters.conversions_api import Token
 from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.configuration import longest_commit
 from consumer.adapters.kafka.source import KafkaSource
@@ -25,7 +24,7 @@ from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.messages import BrokersTold, GroupSize, TopicIdsTold
 from consumer.service import Service
-from consumer.settings import REVOKE_MARGIN, PinstreamSettings, Settings, load
+from consumer.settings import REVOKE_MARGIN, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import Urls, WebServer
@@ -46,7 +45,7 @@ def run_service(environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT. Raises `PinstreamError`."""
     settings = load(environ)
     building.set_up_logs(settings)
-    asyncio.run(_run(settings, *environment.both(environ, settings)))
+    asyncio.run(_run(settings, *environment.start(environ, settings, "TRACES", "METRICS")))
 
 
 async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
@@ -189,16 +188,17 @@ def web_server(
 
     `others`: further arguments of `WebServer`.
     """
-    address = settings.pinstream.http_address
-    if address is None:
+    own = settings.pinstream
+    if own.http_address is None:
         return None
     return WebServer(
         snapshot,
         info,
-        host=address.host,
-        port=address.port,
-        page_at=settings.pinstream.page_address,
-        token=_page_token(settings.pinstream),
+        host=own.http_address.host,
+        port=own.http_address.port,
+        page_at=own.page_address,
+        # None: the page needs no token.
+        token=building.secret(own.http_token, own.http_token_file, "PINSTREAM_HTTP_TOKEN_FILE"),
         **others,
     )
 
@@ -213,26 +213,18 @@ def hangs_after(settings: Settings) -> float:
 
 def process(settings: Settings, started: float) -> dict[str, Any]:
     """Return what /status says about the process. `started` is in unix seconds."""
-    own = Process(
-        version=__version__,
-        started=int(started),
-        group=settings.kafka.group_id,
-        topics=settings.kafka.topics,
-        sends_to=settings.pinterest.api_url,
-        test_mode=settings.pinterest.test_mode,
-        fast_path=building.fast_path(settings),
-        transform=settings.pinstream.transform,
+    return document_of(
+        Process(
+            version=__version__,
+            started=int(started),
+            group=settings.kafka.group_id,
+            topics=settings.kafka.topics,
+            sends_to=settings.pinterest.api_url,
+            test_mode=settings.pinterest.test_mode,
+            fast_path=building.fast_path(settings),
+            transform=settings.pinstream.transform,
+        )
     )
-    return document_of(own)
-
-
-def _page_token(own: PinstreamSettings) -> Callable[[], str] | None:
-    """Return the source of the page's token; None if it needs none. A file is read again when it changes."""
-    if own.http_token is not None:
-        return own.http_token.get_secret_value
-    if own.http_token_file is None:
-        return None
-    return Token(path=own.http_token_file, variable="PINSTREAM_HTTP_TOKEN_FILE").value
 
 
 @contextlib.asynccontextmanager

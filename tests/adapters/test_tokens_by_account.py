@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.conversions_api import TokensByAccount
+from consumer.adapters.conversions_api import Token
 from consumer.engine.messages import Send
 from consumer.errors import SettingsError
 from consumer.settings import load
@@ -18,10 +18,10 @@ NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
 ONE, OTHER = "549755885175", "549755885176"
 
 
-def tokens(folder: Path, said: list[str] | None = None) -> TokensByAccount:
-    """Of both accounts."""
+def tokens(folder: Path, said: list[str] | None = None) -> dict[str, Token]:
+    """Of both accounts, as `building.token` makes them."""
     lines: list[str] = [] if said is None else said
-    return TokensByAccount(folder, (ONE, OTHER), NAMED, lines.append)
+    return {one: Token(path=folder / one, variable=NAMED, on_trouble=lines.append) for one in (ONE, OTHER)}
 
 
 def fill(folder: Path, one: str = "pina_one", other: str = "pina_other") -> None:
@@ -52,21 +52,24 @@ def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
     for account in (ONE, OTHER):
         (tmp_path / account).symlink_to(f"..data/{account}")
     found = tokens(tmp_path)
-    assert (found.of(ONE), found.of(OTHER)) == ("pina_..one_1", "pina_..one_2")
+    assert (found[ONE].value(), found[OTHER].value()) == ("pina_..one_1", "pina_..one_2")
     (tmp_path / "next").symlink_to("..two")
     (tmp_path / "next").replace(tmp_path / "..data")
-    assert (found.of(ONE), found.of(OTHER)) == ("pina_..two_1", "pina_..two_2")
+    assert (found[ONE].value(), found[OTHER].value()) == ("pina_..two_1", "pina_..two_2")
 
 
-def test_reload_reads_all_and_tells_whether_one_changed(tmp_path: Path) -> None:
+async def test_reading_again_reads_all_and_tells_whether_one_changed(tmp_path: Path) -> None:
     """Also where only one of them did, or both."""
     fill(tmp_path)
     found = tokens(tmp_path)
-    assert found.reload() is False
-    fill(tmp_path, "pina_1", "pina_2")
-    assert found.reload() is True
-    assert found.known() == ("pina_1", "pina_2")
-    assert found.reload() is False
+    async with client("http://127.0.0.1:1", found) as api:
+        assert await api.read_token() is False
+        fill(tmp_path, "pina_1", "pina_2")
+        assert await api.read_token() is True
+        assert [one.latest for one in found.values()] == ["pina_1", "pina_2"]
+        assert await api.read_token() is False
+        fill(tmp_path, "pina_1", "pina_3")
+        assert await api.read_token() is True
 
 
 def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) -> None:
@@ -75,14 +78,14 @@ def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) 
     said: list[str] = []
     found = tokens(tmp_path, said)
     (tmp_path / OTHER).unlink()
-    assert [found.of(OTHER) for _ in range(3)] == ["pina_other"] * 3
+    assert [found[OTHER].value() for _ in range(3)] == ["pina_other"] * 3
     assert said == [
         f"{NAMED}: {tmp_path / OTHER} is missing, unreadable or empty; the last token stays in force"
     ]
     (tmp_path / OTHER).write_text("pina_new")
-    assert found.of(OTHER) == "pina_new"
+    assert found[OTHER].value() == "pina_new"
     (tmp_path / OTHER).write_text("")
-    assert found.of(OTHER) == "pina_new"
+    assert found[OTHER].value() == "pina_new"
     assert len(said) == 2
     assert not any("pina_" in text for text in said)
 
@@ -95,9 +98,7 @@ def test_an_account_without_a_token_is_an_error_at_start(tmp_path: Path, content
     (tmp_path / ".hidden").write_text("pina_hidden")
     if content is not None:
         (tmp_path / OTHER).write_text(content)
-    with pytest.raises(
-        SettingsError, match=f"^{NAMED}: the folder has no token for ad account {OTHER}; put it"
-    ):
+    with pytest.raises(SettingsError, match=f"^{NAMED}: {tmp_path / OTHER} cannot be read or is empty; put"):
         tokens(tmp_path)
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     del env["PINTEREST_ACCESS_TOKEN"]
