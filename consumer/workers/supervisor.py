@@ -56,7 +56,7 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
 
-    metrics = environment.metrics(environ, settings)
+    _, metrics = environment.start(environ, settings, "METRICS")
 
     async def supervise() -> None:
         await Supervisor(settings, count, [*again, "run"], metrics).run()

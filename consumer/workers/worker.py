@@ -38,7 +38,8 @@ def run_worker(environ: Mapping[str, str], number: int, count: int) -> None:
             always={"worker": number},
         )
         # Metrics are exported by the supervisor, for all workers.
-        asyncio.run(_run(settings, environment.traces(environ, settings), line))
+        traces, _ = environment.start(environ, settings, "TRACES")
+        asyncio.run(_run(settings, traces, line))
         line.end()
     except PinstreamError as error:
         # The supervisor prints the message, once for all workers.

@@ -83,7 +83,7 @@ async def exporting(
     # OpenTelemetry's exporter reads the environment of the process.
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    metrics = environment.metrics(environ, with_(KAFKA_GROUP_INSTANCE_ID="shop-0"))
+    _, metrics = environment.start(environ, with_(KAFKA_GROUP_INSTANCE_ID="shop-0"), "METRICS")
     async with metrics.exporting(scene.collectors, lambda: left):
         yield
 

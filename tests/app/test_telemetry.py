@@ -18,7 +18,19 @@ from tests.settings.environment import with_
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 SECRET = "zq7xmark"
 Start = Callable[[Mapping[str, str], Settings], Any]
-BOTH = [(environment.traces, Tracing, "TRACES"), (environment.metrics, MetricsExport, "METRICS")]
+
+
+def traces(environ: Mapping[str, str], settings: Settings) -> Tracing:
+    """As a worker starts them."""
+    return environment.start(environ, settings, "TRACES")[0]
+
+
+def metrics(environ: Mapping[str, str], settings: Settings) -> MetricsExport:
+    """As a supervisor starts them."""
+    return environment.start(environ, settings, "METRICS")[1]
+
+
+BOTH = [(traces, Tracing, "TRACES"), (metrics, MetricsExport, "METRICS")]
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +97,7 @@ def test_the_standard_variables_ask(
 )
 def test_metrics_are_there_for_prometheus_anyway(exporter: str, exported: bool) -> None:
     """So nothing is exported for it, and nothing is complained of."""
-    found, lines = started(environment.metrics, {"OTEL_METRICS_EXPORTER": exporter, **ENDPOINT})
+    found, lines = started(metrics, {"OTEL_METRICS_EXPORTER": exporter, **ENDPOINT})
     assert (type(found) is not MetricsExport) == exported
     assert not [one for one in lines if one["log_level"] == "warning"]
 
@@ -137,8 +149,8 @@ def test_a_wrong_value_is_one_line(
 )
 def test_a_wrong_value_of_metrics_concerns_them_alone(name: str, value: str, says: str) -> None:
     """Traces go on."""
-    assert f"{name} {says}" in off(environment.metrics, {**ENDPOINT, name: value}, MetricsExport)
-    found, _ = started(environment.traces, {**ENDPOINT, name: value})
+    assert f"{name} {says}" in off(metrics, {**ENDPOINT, name: value}, MetricsExport)
+    found, _ = started(traces, {**ENDPOINT, name: value})
     assert type(found) is not Tracing
 
 
@@ -160,7 +172,9 @@ def test_without_the_extra_it_is_one_line(
 def test_a_mistake_of_both_is_one_line() -> None:
     """And two mistakes are two."""
     with capture_logs() as lines:
-        found = environment.both({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, with_())
+        found = environment.start(
+            {**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, with_(), "TRACES", "METRICS"
+        )
     assert [type(one) for one in found] == [Tracing, MetricsExport]
     assert [one["text"] for one in lines] == [
         "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces and metrics, but OTEL_EXPORTER_OTLP_PROTOCOL is not "
@@ -168,9 +182,8 @@ def test_a_mistake_of_both_is_one_line() -> None:
         "OTEL_TRACES_EXPORTER=none and OTEL_METRICS_EXPORTER=none"
     ]
     with capture_logs() as lines:
-        environment.both(
-            {**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin", "OTEL_METRIC_EXPORT_INTERVAL": "1m"}, with_()
-        )
+        wrong = {**ENDPOINT, "OTEL_TRACES_EXPORTER": "zipkin", "OTEL_METRIC_EXPORT_INTERVAL": "1m"}
+        environment.start(wrong, with_(), "TRACES", "METRICS")
     assert [one["event"] for one in lines] == ["telemetry_off"] * 2
 
 
@@ -180,7 +193,7 @@ def test_check_sees_the_same_and_starts_nothing() -> None:
     assert environment.outlook(ENDPOINT) == (["metrics", "traces"], [])
     wrong = {**ENDPOINT, "OTEL_METRICS_EXPORTER": "console"}
     good, texts = environment.outlook(wrong)
-    assert (good, texts) == (["traces"], [off(environment.metrics, wrong, MetricsExport)])
+    assert (good, texts) == (["traces"], [off(metrics, wrong, MetricsExport)])
 
 
 def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:
@@ -188,9 +201,9 @@ def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "headers"
     environ = {**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS_FILE": str(file)}
     file.write_text(f"api-key={SECRET}\n")
-    assert type(started(environment.metrics, environ)[0]) is not MetricsExport
-    both = off(environment.metrics, {**environ, "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a"}, MetricsExport)
+    assert type(started(metrics, environ)[0]) is not MetricsExport
+    both = off(metrics, {**environ, "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a"}, MetricsExport)
     assert "OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_HEADERS_FILE are both set" in both
     file.write_text(SECRET)
-    text = off(environment.metrics, environ, MetricsExport)
+    text = off(metrics, environ, MetricsExport)
     assert "the file of OTEL_EXPORTER_OTLP_HEADERS_FILE is not a list such as name=value" in text

@@ -101,7 +101,7 @@ def linked(span: ReadableSpan) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _unmuted() -> Iterator[None]:
-    """`environment.traces` mutes OpenTelemetry's logger."""
+    """`environment.start` mutes OpenTelemetry's logger."""
     yield
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
@@ -267,7 +267,7 @@ def test_a_value_that_cannot_be_is_one_warning(
     """Not the end of the service."""
     monkeypatch.setenv(name, value)
     with capture_logs() as lines:
-        found = environment.traces(ENDPOINT, with_())
+        found, _ = environment.start(ENDPOINT, with_(), "TRACES")
     assert type(found) is Tracing
     assert [one["event"] for one in lines] == ["telemetry_off"]
 

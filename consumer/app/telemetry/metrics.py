@@ -52,7 +52,7 @@ _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 def export(wish: Wish) -> OtlpMetrics:
     """Return the export to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError`."""
     connection = Connection(wish)
-    return OtlpMetrics(OTLPMetricExporter(**connection.arguments()), connection, wish)
+    return OtlpMetrics(OTLPMetricExporter(**connection.arguments), connection, wish)
 
 
 class Taken(NamedTuple):
@@ -157,7 +157,7 @@ class OtlpMetrics(MetricsExport):
         scope = ScopeMetrics(_SCOPE, metrics, "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
-            return self._connection.failure()
+            return self._connection.failure
         self._accepted, self._accepted_at = counts, taken.at
         return None
 

@@ -17,6 +17,7 @@ from consumer import __version__
 from consumer.app.telemetry import Wish
 
 _REDIRECT, _FAILURE = 300, 400
+_NO_ANSWER = "no answer"
 
 
 def resource(instance: str) -> Resource:
@@ -31,37 +32,35 @@ class Connection(requests.Session):
 
     def __init__(self, wish: Wish) -> None:
         super().__init__()
-        self._wish = wish
-        self._failure = ""
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of an exporter, which reads all others from the environment."""
-        headers = parse_env_headers(self._wish.headers, liberal=True)
-        return {"session": self, "timeout": self._wish.timeout, "headers": headers or None}
-
-    def failure(self) -> str:
-        """Return why the latest request failed, in a few words without any of the collector's."""
-        return self._failure or "no answer"
+        headers = parse_env_headers(wish.headers, liberal=True)
+        # The exporter reads all others from the environment.
+        self.arguments: dict[str, Any] = {
+            "session": self,
+            "timeout": wish.timeout,
+            "headers": headers or None,
+        }
+        """The arguments of an exporter."""
+        self.failure = _NO_ANSWER
+        """Why the latest request failed, if it did: a few words, and none of the collector's."""
 
     def request(self, *args: Any, **named: Any) -> requests.Response:
         """Make a request. Raises `requests.RequestException` if there is no answer, or if it is not a collector's."""
-        self._failure = ""
+        self.failure = _NO_ANSWER
         # Named, or REQUESTS_CA_BUNDLE would come before OTEL_EXPORTER_OTLP_CERTIFICATE.
         named["verify"] = self.verify
         try:
             answer = super().request(*args, **named)
         except requests.RequestException as error:
-            self._failure = _words(error)
+            self.failure = _words(error)
             raise
         if answer.status_code >= _FAILURE:
-            self._failure = f"HTTP {answer.status_code}"  # the exporter knows which of these to try again
-            return answer
-        if answer.status_code >= _REDIRECT:
-            self._failure = f"HTTP {answer.status_code}, a redirect"
+            self.failure = f"HTTP {answer.status_code}"  # the exporter knows which of these to try again
+        elif answer.status_code >= _REDIRECT:
+            self.failure = f"HTTP {answer.status_code}, a redirect"
+            raise requests.RequestException(self.failure)
         elif answer.headers.get("Content-Type", "").lower().startswith("text/html"):
-            self._failure = "HTML"
-        if self._failure:
-            raise requests.RequestException(self._failure)
+            self.failure = "HTML"
+            raise requests.RequestException(self.failure)
         return answer
 
 
@@ -79,4 +78,4 @@ def _words(error: Exception) -> str:
         requests.exceptions.Timeout: "timeout",
         requests.exceptions.ConnectionError: "no connection",
     }
-    return next((words for kind, words in kinds.items() if isinstance(error, kind)), "no answer")
+    return next((words for kind, words in kinds.items() if isinstance(error, kind)), _NO_ANSWER)

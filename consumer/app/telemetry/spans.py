@@ -40,7 +40,7 @@ Attributes = dict[str, str | int]
 def export(wish: Wish, group: str, api_url: str) -> SpanTracing:
     """Send spans to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError` for invalid ones."""
     connection = Connection(wish)
-    exporter = Watched(OTLPSpanExporter(**connection.arguments()), connection.failure)
+    exporter = Watched(OTLPSpanExporter(**connection.arguments), lambda: connection.failure)
     return SpanTracing(
         BatchSpanProcessor(exporter),
         instance=wish.instance,
