@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from consumer.adapters.thread import OwnThread
+from consumer.adapters.thread import run_aside
 from consumer.errors import KeyStoreError
 
 
@@ -127,7 +127,5 @@ def close_aside(number: int) -> None:
     status = os.fstat(number)
     if status.st_nlink or status.st_size < LARGE_BYTES:
         os.close(number)
-        return
-    thread = OwnThread("key-store-closer")
-    thread.begin(partial(os.close, number))
-    thread.stop()
+    else:
+        run_aside("key-store-closer", partial(os.close, number))

@@ -59,7 +59,6 @@ class DiskKeyStore(KeyStore):
         """Open the store in folder `path`, or create it. Raises `KeyStoreError`, which says what to do."""
         self._folder = Folder(path, window, max_bytes, progress)
         self._window = window
-        self._merge_bytes = self._folder.merge_bytes
         self._lost = 0
         self._problem: str | None = None
         self._view = View(self._folder.root)
@@ -85,23 +84,22 @@ class DiskKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         self._refresh()
         oldest = self._window.oldest(now, since)
-        parts = []
+        all_found = bytearray()
         for at in range(0, len(keys), _KEYS_AT_ONCE * KEY_BYTES):
             if at:
                 await asyncio.sleep(0)  # let the other tasks of this event loop run
-            parts.append(await self._find(keys[at : at + _KEYS_AT_ONCE * KEY_BYTES], oldest))
-        return b"".join(parts)
-
-    async def _find(self, keys: bytes, oldest: int) -> bytes:
-        found = bytearray(len(keys) // KEY_BYTES)
-        self._view.table.find(keys, oldest, found)
-        segments = self._view.segments
-        if self._bytes <= INLINE_BYTES:
-            self._search(segments, keys, oldest, found, beside=False)
-        else:
-            self._reader = self._reader or OwnThread("key-store-reader")
-            await ask_disk(self._reader, partial(self._search, segments, keys, oldest, found, beside=True))
-        return bytes(found)
+            some = keys[at : at + _KEYS_AT_ONCE * KEY_BYTES]
+            found = bytearray(len(some) // KEY_BYTES)
+            self._view.table.find(some, oldest, found)
+            # The segments of now: while a thread searches them, others may be taken in.
+            search = partial(self._search, self._view.segments, some, oldest, found)
+            if self._bytes <= INLINE_BYTES:
+                search(beside=False)
+            else:
+                self._reader = self._reader or OwnThread("key-store-reader")
+                await ask_disk(self._reader, partial(search, beside=True))
+            all_found += found
+        return bytes(all_found)
 
     def _search(
         self, segments: tuple[OpenSegment, ...], keys: bytes, oldest: int, found: bytearray, *, beside: bool
@@ -139,7 +137,7 @@ class DiskKeyStore(KeyStore):
         await ask_disk(self._writer, run)
         self._refresh()
         due = not self._closed and not self._merging.is_set() and time.monotonic() >= self._merge_not_before
-        if due and mergeable(self._view.files, self._merge_bytes):
+        if due and mergeable(self._view.files, self._folder.merge_bytes):
             self._merger = self._merger or OwnThread("key-store-merger")
             self._merging.set()
             self._merger.begin(self._merge)

@@ -43,7 +43,8 @@ _HEADER = struct.Struct(">20sQI")
 _MAGIC = b"pinstream keys 3"
 _END = struct.Struct(">QI")
 _END_AT = 32
-_FIRST_CHUNK = 64
+FIRST_CHUNK = 64
+"""Bytes before the first chunk: the size of a journal without keys."""
 _CHUNK = struct.Struct(">III")
 
 
@@ -137,8 +138,8 @@ class Journal:
     @staticmethod
     def make(root: str, number: int) -> None:
         """Make an empty one, durably."""
-        first = _header(number).ljust(_END_AT, b"\0") + _end(number, _FIRST_CHUNK)
-        write_file(os.path.join(root, f"journal-{number}"), [first.ljust(_FIRST_CHUNK, b"\0")])
+        first = _header(number).ljust(_END_AT, b"\0") + _end(number, FIRST_CHUNK)
+        write_file(os.path.join(root, f"journal-{number}"), [first.ljust(FIRST_CHUNK, b"\0")])
         sync_folder(root)
 
     def close(self) -> None:
@@ -162,7 +163,7 @@ class Journal:
 
         A `begin` of 0 is the first chunk's.
         """
-        begin = max(begin, _FIRST_CHUNK)
+        begin = max(begin, FIRST_CHUNK)
         data = os.pread(self._file_number, max(0, end - begin), begin)
         if len(data) < end - begin:
             raise Damage(f"{self.name} was cut short")
@@ -187,11 +188,6 @@ class Journal:
             os.ftruncate(self._file_number, end + whole)
             self._acknowledge(end + whole)
         return self
-
-    @staticmethod
-    def is_empty(root: str, number: int) -> bool:
-        """Whether it is as `make` leaves it."""
-        return os.stat(os.path.join(root, f"journal-{number}")).st_size <= _FIRST_CHUNK
 
     def add(self, keys: bytes, stamp: int) -> None:
         """Add a chunk to those that the next `commit` writes."""
@@ -247,15 +243,10 @@ def _end(number: int, end: int) -> bytes:
     return _END.pack(end, crc32(b"%d %d" % (number, end)))
 
 
-def segment_bytes(entries: int, bits: int) -> int:
-    """The size of a segment's file."""
-    size = entries * ENTRY + ((1 << bits) + 1) * 4
-    return size + 4 * -(-size // BLOCK)
-
-
-def new_segment_bytes(entries: int) -> int:
-    """The size of the file that `write_segment` makes for that many entries."""
-    return segment_bytes(entries, directory_bits(entries))
+def segment_bytes(entries: int, bits: int | None = None) -> int:
+    """The size of a segment's file; without `bits`, of the one that `write_segment` makes for that many entries."""
+    size = entries * ENTRY + ((1 << (directory_bits(entries) if bits is None else bits)) + 1) * 4
+    return size + 4 * -(-size // BLOCK)  # and a checksum for each block that is begun
 
 
 def directory_bits(entries: int) -> int:
@@ -279,7 +270,7 @@ def write_segment(path: str, pieces: Iterable[bytes], most: int, whose: SegmentF
         yield directory
         yield checks
 
-    write_file(path, parts(), reserve=new_segment_bytes(most))
+    write_file(path, parts(), reserve=segment_bytes(most))
     return whose._replace(entries=builder.entries, bits=directory_bits(most), check=crc32(checks))
 
 

@@ -25,6 +25,7 @@ from consumer.adapters.key_store import old_format
 from consumer.adapters.key_store.disk import Damage, translated
 from consumer.adapters.key_store.files import (
     CHUNK_KEYS,
+    FIRST_CHUNK,
     FORMAT,
     LIST,
     OLD_FORMATS,
@@ -32,8 +33,8 @@ from consumer.adapters.key_store.files import (
     Journal,
     SegmentFile,
     decode_list,
-    new_segment_bytes,
     open_segment,
+    segment_bytes,
     write_list,
     write_segment,
 )
@@ -80,16 +81,22 @@ class Folder:
         # A chunk must fit into an empty journal.
         self._chunk_bytes = min(CHUNK_KEYS, self._journal_keys) * KEY_BYTES
         # The last eighth is for what is being merged. A journal that is sealed stands beside its segment for a moment.
-        self._key_bytes = max_bytes - max_bytes // 8 - new_segment_bytes(self._journal_keys) - _SLACK
+        self._key_bytes = max_bytes - max_bytes // 8 - segment_bytes(self._journal_keys) - _SLACK
         self.open(progress)
 
     def open(self, progress: Progress | None = None) -> None:
         """Make it a key store if it is a new folder; bring in order what a killed process left."""
         with translated(self.root):
             os.makedirs(self.root, mode=0o700, exist_ok=True)
-            self._refuse_strangers()  # before anything is written
+            # Before anything is written: a folder of another format is refused, and one of something else.
+            names = set(os.listdir(self.root)) - _LOCKS
+            old = self._read_list().old
+            if LIST not in names and names - {f"{LIST}.new"}:
+                raise KeyStoreError(
+                    f"the folder {self.root} contains files that are not a key store: name an empty or a new folder"
+                )
             # Another process may be taking over the same folder: then it is waited for.
-            with self._locked(_TAKE_OVER_LIMIT if self._read_list().old else _LOCK_TIME_LIMIT):
+            with self._locked(_TAKE_OVER_LIMIT if old else _LOCK_TIME_LIMIT):
                 files = self._read_list()
                 if files.old:
                     self._take_over(files, progress or (lambda _: None))
@@ -288,16 +295,7 @@ class Folder:
         if kind == "segment":
             return int(number) > files.next
         ahead = int(number) - files.journal
-        return ahead > 1 or (ahead == 1 and not Journal.is_empty(self.root, int(number)))
-
-    def _refuse_strangers(self) -> None:
-        """Raise `KeyStoreError` for a folder of something else, or of another format."""
-        names = set(os.listdir(self.root)) - _LOCKS
-        self._read_list()
-        if LIST not in names and names - {f"{LIST}.new"}:
-            raise KeyStoreError(
-                f"the folder {self.root} contains files that are not a key store: name an empty or a new folder"
-            )
+        return ahead > 1 or (ahead == 1 and os.stat(os.path.join(self.root, name)).st_size > FIRST_CHUNK)
 
     @contextmanager
     def _locked(self, limit: float = _LOCK_TIME_LIMIT) -> Iterator[None]:
@@ -369,7 +367,7 @@ def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:
                     groups.append([])
                 groups[-1].append(one)
         for group in groups:
-            sizes = map(new_segment_bytes, accumulate(one.entries for one in group))
+            sizes = map(segment_bytes, accumulate(one.entries for one in group))
             fitting = group[: min(_MOST, sum(size <= most_bytes for size in sizes))]
             if len(fitting) > 1:
                 return [one for one in files.segments if one in fitting]

@@ -6,6 +6,8 @@ duplicates after a restart do no harm.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics, Window, check_use
 from consumer.adapters.key_store.native import Table
 from consumer.engine.reading import KEY_BYTES
@@ -15,13 +17,12 @@ from consumer.engine.reading import KEY_BYTES
 BYTES_PER_KEY = 128
 
 
-class _Bucket:
+class _Bucket(NamedTuple):
     """Keys of one slice of time (or of a part of it)."""
 
-    __slots__ = ("end", "start", "table")
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end, self.table = start, end, Table()
+    start: int
+    end: int
+    table: Table
 
 
 class MemoryKeyStore(KeyStore):
@@ -85,7 +86,7 @@ class MemoryKeyStore(KeyStore):
         start = self._window.bucket_start(stamp)
         newest = next((bucket for bucket in reversed(self._buckets) if bucket.start == start), None)
         if newest is None or len(newest.table) >= self._bucket_keys:
-            newest = _Bucket(start, start + self._window.bucket_seconds)
+            newest = _Bucket(start, start + self._window.bucket_seconds, Table())
             self._buckets.append(newest)
             self._buckets.sort(key=lambda bucket: bucket.start)
         if self._keys() >= self._max_keys:

@@ -31,6 +31,7 @@ class Server:
         """Raises `SettingsError` if the client library is not installed."""
         self.address = address
         self._time_limit = time_limit
+        # The latest password, to be kept out of messages.
         self._word: str | None = None
 
         def read_password() -> str | None:
@@ -126,88 +127,76 @@ class Server:
 
     def explain(self, error: Exception) -> KeyStoreError:
         """Say in one line what is wrong and what to do."""
-        from redis import exceptions as e
-        from redis.asyncio.sentinel import MasterNotFoundError
+        from redis.exceptions import ClusterError, ResponseError
 
         if isinstance(error, PinstreamError):  # the file of the password cannot be read
             return Unclear(str(error))
-        # Of a cluster, a node has half of the time: see `connect`.
-        text, limit = self._said(error), f"{self._time_limit / (2 if self.address.cluster else 1):g} s"
-        moving = "is a cluster that moves keys to another node: wait until it has"
-        # The first that fits: some of these classes are subclasses of others.
-        reasons: list[tuple[tuple[type[Exception], ...], str, str]] = [
-            ((), "NOLEASE", "has ended the lease of this member: it is begun again by itself"),
-            (
-                (e.OutOfMemoryError,),
-                "OOM",
-                "is full (maxmemory): give it more memory, or set a shorter PINSTREAM_DEDUP_WINDOW",
-            ),
-            (
-                (e.ReadOnlyError,),
-                "READONLY",
-                "is a read-only replica: name the primary, or its Sentinels (?sentinel=NAME)",
-            ),
-            (
-                (e.AuthenticationError, e.AuthorizationError),
-                "WRONGPASS",
-                "refuses the user or the password: correct PINSTREAM_KEY_STORE or PINSTREAM_KEY_STORE_PASSWORD",
-            ),
-            (
-                (e.NoPermissionError,),
-                "NOPERM",
-                f"denies its user a right ({text.removeprefix('NOPERM ')}): grant what docs/scaling.md lists",
-            ),
-            (
-                (),
-                "The user executing the script can't",
-                "denies its user a right that its scripts need: grant what docs/scaling.md lists",
-            ),
-            (
-                (MasterNotFoundError,),
-                "No master found",
-                "has Sentinels that refuse the user or the password: let them ask for those of the server, or for none"
-                if "AuthenticationError" in str(error)
-                else "has Sentinels that name no primary: see if they run, and know one of that name",
-            ),
-            ((), "Script attempted to access a non local key", moving),
-            ((), "TTL exhausted", moving),  # the client's word for nodes that name each other
-            ((e.BusyLoadingError,), "LOADING", "is loading its data after a start: wait until it has"),
-            (
-                (),
-                "NOREPLICAS",
-                "takes no writes, for too few replicas follow it (min-replicas-to-write): see INFO replication",
-            ),
-            ((), "MISCONF", "cannot write to its disk and refuses all writes: see its log"),
-            ((), "BUSY", "is busy with a script that does not end: see its log"),
-            (
-                (e.ClusterError,),
-                "CLUSTERDOWN",
-                f"is a cluster that is down or incomplete ({text}): see CLUSTER INFO",
-            ),
-            (
-                (TimeoutError, e.TimeoutError),
-                "Timeout",
-                f"does not answer within {limit}: see if it runs, or is overloaded",
-            ),
-            (
-                (e.ConnectionError, OSError),
-                "Error",
-                f"cannot be reached ({text}): check address, TLS and network",
-            ),
-            ((Exception,), "", f"refuses a command ({text}): it must be Redis 7 or newer, or Valkey"),
-        ]
-        reason = next(
-            words for classes, begin, words in reasons if isinstance(error, classes) or text.startswith(begin)
+        # Some servers repeat what they do not understand: user and password must not be in it.
+        text = str(error).partition(", with args beginning with")[0]
+        for secret in (self._word, self.address.password, self.address.user):
+            text = text.replace(secret, "***") if secret else text
+        text = "".join(one if one.isprintable() else " " for one in text[:_SAID_MOST])
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        words = next(
+            said for marks, said in _REASONS if text.startswith(marks) or not kinds.isdisjoint(marks)
+        )
+        reason = words.format(
+            text=text.removeprefix("NOPERM "),
+            # Of a cluster, a node has half of the time: see `connect`.
+            limit=f"{self._time_limit / (2 if self.address.cluster else 1):g} s",
+            sentinels="refuse the user or the password: let them ask for those of the server, or for none"
+            if "AuthenticationError" in str(error)
+            else "name no primary: see if they run, and know one of that name",
         )
         # What the server itself refused was not done.
-        refused = isinstance(error, e.ResponseError) and not isinstance(error, e.ClusterError)
+        refused = isinstance(error, ResponseError) and not isinstance(error, ClusterError)
         made = (KeyStoreError if refused else Unclear)(f"the shared key store {self.address} {reason}")
         made.lease_lost = text.startswith("NOLEASE")
         return made
 
-    def _said(self, error: Exception) -> str:
-        """Return the words of an error, without user and password: some servers repeat what they do not understand."""
-        text = str(error).partition(", with args beginning with")[0]
-        for secret in (self._word, self.address.password, self.address.user):
-            text = text.replace(secret, "***") if secret else text
-        return "".join(one if one.isprintable() else " " for one in text[:_SAID_MOST])
+
+# By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by how the
+# words of server or client begin. The first that fits: some of these classes are subclasses of others.
+_REASONS: Final[tuple[tuple[tuple[str, ...], str], ...]] = (
+    (("NOLEASE",), "has ended the lease of this member: it is begun again by itself"),
+    (
+        ("OutOfMemoryError", "OOM"),
+        "is full (maxmemory): give it more memory, or set a shorter PINSTREAM_DEDUP_WINDOW",
+    ),
+    (
+        ("ReadOnlyError", "READONLY"),
+        "is a read-only replica: name the primary, or its Sentinels (?sentinel=NAME)",
+    ),
+    (
+        ("AuthenticationError", "AuthorizationError", "WRONGPASS"),
+        "refuses the user or the password: correct PINSTREAM_KEY_STORE or PINSTREAM_KEY_STORE_PASSWORD",
+    ),
+    (
+        ("NoPermissionError", "NOPERM"),
+        "denies its user a right ({text}): grant what docs/scaling.md lists",
+    ),
+    (
+        ("The user executing the script can't",),
+        "denies its user a right that its scripts need: grant what docs/scaling.md lists",
+    ),
+    (("MasterNotFoundError", "No master found"), "has Sentinels that {sentinels}"),
+    (
+        # The second is the client's word for nodes that name each other.
+        ("Script attempted to access a non local key", "TTL exhausted"),
+        "is a cluster that moves keys to another node: wait until it has",
+    ),
+    (("BusyLoadingError", "LOADING"), "is loading its data after a start: wait until it has"),
+    (
+        ("NOREPLICAS",),
+        "takes no writes, for too few replicas follow it (min-replicas-to-write): see INFO replication",
+    ),
+    (("MISCONF",), "cannot write to its disk and refuses all writes: see its log"),
+    (("BUSY",), "is busy with a script that does not end: see its log"),
+    (("ClusterError", "CLUSTERDOWN"), "is a cluster that is down or incomplete ({text}): see CLUSTER INFO"),
+    (("TimeoutError", "Timeout"), "does not answer within {limit}: see if it runs, or is overloaded"),
+    (
+        ("ConnectionError", "OSError", "Error"),
+        "cannot be reached ({text}): check address, TLS and network",
+    ),
+    (("Exception",), "refuses a command ({text}): it must be Redis 7 or newer, or Valkey"),
+)

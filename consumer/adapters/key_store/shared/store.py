@@ -31,7 +31,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from consumer.adapters.key_store.interface import (
@@ -206,7 +206,7 @@ class RedisKeyStore(KeyStore):
     async def renew(self) -> Renewed:
         """See `KeyStore.renew`."""
         check_use(b"", closed=self._closed)
-        notes = [one async for one in self._notes("", "", 0)]
+        notes = await self._notes("", "", 0)
         name = self._name
         if name is not None and await self._renew(name, begin=False):
             if self._name != name:
@@ -253,10 +253,9 @@ class RedisKeyStore(KeyStore):
         # A later refusal or throttle takes the place of an earlier one.
         place = f"{note.destination} {note.account} {'throttle' if note.status == THROTTLED else 'refusal'}"
         text = f"{self._member}-{self._told} {note.status} {'' if note.code is None else note.code}"
-        async for _ in self._notes(place, text, math.ceil(note.seconds * 1000)):
-            pass
+        await self._notes(place, text, math.ceil(note.seconds * 1000))
 
-    async def _notes(self, place: str, text: str, milliseconds: int) -> AsyncIterator[Note]:
+    async def _notes(self, place: str, text: str, milliseconds: int) -> list[Note]:
         """Keep a note, if there is one, and read those of other members. All are in the first shard."""
         asked = ("", "", "", place, text, milliseconds)
         [(_, _, _, found)] = await self._server.run("notes", [(self._shards[0].prefix, asked)])
@@ -269,9 +268,7 @@ class RedisKeyStore(KeyStore):
                 notes.append(note)
         except (AttributeError, TypeError, ValueError):  # whatever stands there, it must not end the service
             raise self._server.nonsense() from None
-        for note in notes:
-            if not note.name.startswith(self._member):
-                yield note
+        return [note for note in notes if not note.name.startswith(self._member)]
 
     async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
         """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""
