@@ -13,7 +13,6 @@ or it is given up because it is no longer ours. None of them loses an event.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.answering.verdicts import (
@@ -33,8 +32,10 @@ from consumer.engine.answering.verdicts import (
 )
 from consumer.engine.block import AS_UNCLEAR, RecordStage, Run
 from consumer.engine.context import Clock, Context
+from consumer.engine.keys import Lookups
 from consumer.engine.messages import Answered, Unanswered
 from consumer.engine.model import Rejection, Stage
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.runs import divide, each_of, move_all, pick
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import Batch
@@ -64,32 +65,17 @@ _TROUBLES: Mapping[str, str] = {
 }
 
 
-class Consequences(Protocol):
-    """What the pipeline does with events whose outcome is known."""
-
-    def delivered(self, runs: Sequence[Run]) -> None:
-        """The API said processed."""
-
-    def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
-        """The API refused this event for good."""
-
-    def drop(self, runs: Sequence[Run]) -> None:
-        """Undelivered, and no longer ours to deliver."""
-
-    def claim_again(self, runs: Sequence[Run]) -> None:
-        """The session that had claimed these events in a shared key store has ended."""
-
-
 class Answers:
     """Applies verdicts to batches."""
 
     def __init__(
-        self, context: Context, clock: Clock, dispatcher: Dispatcher, pipeline: Consequences
+        self, context: Context, clock: Clock, dispatcher: Dispatcher, lookups: Lookups, outcomes: Outcomes
     ) -> None:
         self._context = context
         self._clock = clock
         self._dispatcher = dispatcher
-        self._pipeline = pipeline
+        self._lookups = lookups
+        self._outcomes = outcomes
         # The last 200 that was read: for how many events, and its body; its verdict is the next.
         self._read_last: tuple[int, bytes] | None = None
         self._verdict_last: Verdict
@@ -176,7 +162,7 @@ class Answers:
     def _per_event(self, batch: Batch, outcomes: Sequence[EventOutcome]) -> list[Rejection]:
         # Nearly always: then no event is looked at by itself.
         if outcomes.count(UNTROUBLED) == len(outcomes):
-            self._pipeline.delivered(batch.runs)
+            self._outcomes.delivered(batch.runs)
             return []
         delivered, _ = pick(batch.runs, [outcome.processed for outcome in outcomes])
         refused = []
@@ -186,7 +172,7 @@ class Answers:
                 refused.append(self._refuse(row, outcome.error or _NO_REASON, batch.attempts))
             if outcome.warning is not None or outcome.error is not None:
                 self._count_messages(outcome, body)
-        self._pipeline.delivered(delivered)
+        self._outcomes.delivered(delivered)
         return refused
 
     def _some_refused(self, batch: Batch, verdict: SomeRefused) -> list[Rejection]:
@@ -215,7 +201,7 @@ class Answers:
 
     def _refuse(self, row: Run, message: str, attempts: int, code: str = "refused") -> Rejection:
         rejection = Rejection(Stage.DELIVER, code, mask(message, row.block.body(row.first)))
-        self._pipeline.refused(row, rejection, attempts)
+        self._outcomes.refused(row, rejection, attempts)
         return rejection
 
     def _count_messages(self, outcome: EventOutcome, body: bytes) -> None:
@@ -284,7 +270,7 @@ class Answers:
         """Back into the queue, less what is no longer ours."""
         batch.runs, gone = divide(batch.runs)
         if gone:
-            self._pipeline.drop(gone)
+            self._lookups.drop(gone)
         # All may have been taken from us meanwhile.
         if batch.runs:
             self._context.counters.retried_batches += 1
@@ -292,4 +278,4 @@ class Answers:
             if batch.session == self._dispatcher.session:
                 self._dispatcher.queue(batch.account).put_back(batch, at)
             else:
-                self._pipeline.claim_again(batch.runs)
+                self._lookups.claim_again(batch.runs)

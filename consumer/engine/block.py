@@ -86,26 +86,26 @@ _AGAIN = "read again"
 # How a record comes to each stage but the first. "After a crash" is where its offset was not committed, and no offset
 # map says that it is settled. docs/architecture.md shows this table.
 MOVES: Final[Mapping[RecordStage, Move]] = {
-    _S.SCHEMA: Move({_S.READ, _S.ROOM}, "pipeline.set_aside", _AGAIN),
-    _S.CLOCK: Move({_S.READ, _S.ROOM}, "pipeline.set_aside", _AGAIN),
-    _S.ROOM: Move({_S.SCHEMA, _S.CLOCK}, "intake.unparked", _AGAIN),
+    _S.SCHEMA: Move({_S.READ, _S.ROOM}, "intake", _AGAIN),
+    _S.CLOCK: Move({_S.READ, _S.ROOM}, "intake", _AGAIN),
+    _S.ROOM: Move({_S.SCHEMA, _S.CLOCK}, "intake", _AGAIN),
     _S.FOLLOWING: Move({_S.READ, _S.ROOM}, "intake", f"{_AGAIN}: a claim is in memory only"),
     _S.LOOKED_UP: Move(
         {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED},
-        "intake, pipeline (an heir), keys (a new session)",
+        "intake, keys (an heir, a new session)",
         _AGAIN,
     ),
     _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "keys", _AGAIN),
     _S.QUEUED: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "keys, answers (a retry)", f"{_AGAIN}, sent"),
     _S.IN_FLIGHT: Move({_S.QUEUED}, "sending", "read again, sent again under the same event id"),
-    _S.STORING: Move({_S.IN_FLIGHT}, "pipeline.delivered", "sent again under the same event id"),
+    _S.STORING: Move({_S.IN_FLIGHT}, "outcomes.delivered", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
-        {_S.READ, _S.ROOM, _S.IN_FLIGHT}, "pipeline.dead_letter", "its letter may be written twice"
+        {_S.READ, _S.ROOM, _S.IN_FLIGHT}, "outcomes.dead_letter", "its letter may be written twice"
     ),
     # What is delivered already is not freed: its key is being written.
     _S.FREED: Move(
         {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING},
-        "pipeline, whatever held it",
+        "keys, whatever held it",
         f"{_AGAIN}, by the next owner or after the restart",
     ),
     _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable"),

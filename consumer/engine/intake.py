@@ -21,17 +21,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, takewhile
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
 from consumer.engine.claims import Claims
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import Samples
 from consumer.engine.guard import Guard
+from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import Ahead, Chunk, Early, Filtered, Record, Rejection, SchemaRef
+from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, Rejection, SchemaRef
 from consumer.engine.native import sizes_of
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, Reading, SchemaLearner, Verdict
 from consumer.engine.runs import move_all, pick
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming, free
@@ -40,10 +41,12 @@ from consumer.engine.waiting import EarlyRecords, Parking, Transforming, free
 # few enough that one record that waits for hours keeps little of what came with it. A kind's number is one byte, and a
 # block has as many kinds as records at most: not more than 256.
 SLICE = 256
-
-
+# Bytes read in one go, unless it is one record alone: decoded, a hostile record takes far more than it is long.
+_SLICE_BYTES = 1024 * 1024
 # Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively.
 FETCH_MOST = 2000
+# Bytes an event is taken to hold until the first were seen; and the weight of the latest slice in the mean after that.
+_FIRST_GUESS, _NEWEST_COUNTS = 16 * 1024, 0.2
 
 
 class Limit:
@@ -51,19 +54,20 @@ class Limit:
     ``--where`` left out."""
 
     def __init__(self, most: int | None, ledger: Ledger) -> None:
-        self._most = most
+        self._most = math.inf if most is None else most
         self._ledger = ledger
         # Records read and filtered.
         self.left_out = 0
 
-    def left(self) -> int:
-        """How many more may be read. What waits for its schema may turn out to be filtered: it counts till then."""
-        return FETCH_MOST if self._most is None else self._most - self._counted()
+    def left(self) -> float:
+        """How many more may be read; infinite: there is no limit. What waits for its schema may turn out to be
+        filtered: it counts till then."""
+        return self._most - (self._ledger.settlements + self._ledger.open - self.left_out)
 
     def cut(self, columns: Columns, count: int) -> int:
         """How many of the first `count` of these may be read."""
         left = self.left()
-        if self._most is None or left >= count:
+        if left >= count:
             return count
         for row in range(count):
             # Neither what is filtered counts, nor what was settled before.
@@ -75,77 +79,11 @@ class Limit:
 
     def room(self, held: int) -> int:
         """How many records to fetch to find what is left: an estimate from what was read."""
-        if self._most is None:
-            return FETCH_MOST
-        left, counted = self.left(), self._counted()
-        return left * (1 + counted + self.left_out) // (1 + counted) - held if left > 0 else 0
-
-    def reached(self, waiting: int) -> bool:
-        """Whether nothing more will be read; `waiting` records have no verdict yet."""
-        return self._most is not None and self._counted() - waiting >= self._most
-
-    def _counted(self) -> int:
-        return self._ledger.settlements + self._ledger.open - self.left_out
-
-
-@dataclass(eq=False)
-class Intake:
-    """Turns records into columns, and makes events claim their keys."""
-
-    _context: Context
-    _clock: Clock
-    _claims: Claims
-    transforming: Transforming
-    _reading: Reading
-    _samples: Samples
-    keys: Keys
-
-    def prepare(self, records: Sequence[Record | None], topic: str, now: float | None = None) -> Columns:
-        """A row for each record of this topic; None is not read, since it was settled before.
-
-        `now`: another time than ours.
-        """
-        columns = Columns(self.keys)
-        self._reading.read(records, self._context.now.unix if now is None else now, columns, topic)
-        if now is not None:
-            return columns
-        self._context.counters.in_two_steps = self._reading.in_two_steps
-        for row, verdict in columns.verdicts.items():
-            record = records[row]
-            # Whether it is refused or waits depends on whose clock is wrong.
-            if isinstance(verdict, Ahead) and record is not None:
-                waits = self._clock.may_wait(verdict.time, record.timestamp)
-                columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
-        return columns
-
-    def claim(self, run: Run) -> list[Run]:
-        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
-        followers = self._claims.claim(run)
-        if not followers:
-            move_all([run], RecordStage.LOOKED_UP)
-            return [run]
-        self._context.counters.followers += len(followers)
-        move_all(followers, RecordStage.FOLLOWING)
-        follows = {follower.first for follower in followers}
-        leaders, _ = pick([run], [index not in follows for index in range(run.first, run.end)])
-        move_all(leaders, RecordStage.LOOKED_UP)
-        return leaders
-
-    def warned(self, columns: Columns, rows: int) -> None:
-        """Count what the first `rows` of these events lack or lost on the way."""
-        counters = self._context.counters
-        for row, warnings in columns.warnings.items():
-            for warning in warnings if row < rows else ():
-                counters.convert_warnings[warning.code, warning.field] += 1
-                self._samples.warnings[warning.code, warning.field] = warning.message
-
-
-# Bytes an event is taken to hold until the first were seen.
-_FIRST_GUESS = 16 * 1024
-# Records prepared in one go, unless it is one alone: decoded, a hostile record takes far more than it is long.
-_SLICE_BYTES = 1024 * 1024
-# Weight of the latest slice in the mean size of an event.
-_NEWEST_COUNTS = 0.2
+        left = self.left()
+        if math.isinf(left) or left <= 0:
+            return FETCH_MOST if left > 0 else 0
+        counted = self._most - left
+        return int(left * (1 + counted + self.left_out) // (1 + counted)) - held
 
 
 class _Deferred(NamedTuple):
@@ -155,44 +93,27 @@ class _Deferred(NamedTuple):
     known: Columns | Verdict | None
     """A row of its own; or the verdict, on it and on others."""
 
-    @property
-    def topic(self) -> str:
-        """The topic of its record."""
-        return self.row.block.assignment.tp.topic
 
-
-class IntakeEffects(Protocol):
-    """What the pipeline does with what was read."""
-
-    def look_up(self, leaders: list[Run]) -> None:
-        """These lead their keys."""
-
-    def set_aside(self, row: Run, verdict: Verdict) -> None:
-        """This record is no event, or none yet."""
-
-
+@dataclass(eq=False)
 class Admission:
-    """Held and deferred records, and what of them fits now."""
+    """Held and deferred records: reads them, enters what fits, and has events claim their keys."""
 
-    def __init__(
-        self,
-        context: Context,
-        ledger: Ledger,
-        parking: Parking,
-        early: EarlyRecords,
-        intake: Intake,
-        pipeline: IntakeEffects,
-        guard: Guard,
-    ) -> None:
-        self._context = context
-        self._ledger = ledger
-        self._parking = parking
-        self._early = early
-        self._transforming = intake.transforming
-        self._intake = intake
-        self._pipeline = pipeline
-        self._guard = guard
-        self.limit = Limit(context.policy.most_records, ledger)
+    _context: Context
+    _clock: Clock
+    _ledger: Ledger
+    _claims: Claims
+    _parking: Parking
+    _early: EarlyRecords
+    _transforming: Transforming
+    _reading: Reading
+    _lookups: Lookups
+    _outcomes: Outcomes
+    _guard: Guard
+
+    def __post_init__(self) -> None:
+        policy = self._context.policy
+        self._keys = Keys(policy.destination)
+        self.limit = Limit(policy.most_records, self._ledger)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         # By partition, the last offset that was held since nothing was.
         self._highest: dict[AssignmentState, int] = {}
@@ -206,28 +127,40 @@ class Admission:
         """Records fetched and not read."""
         return sum(len(chunk.records) for _, chunk in self._held)
 
-    def held_to(self) -> dict[AssignmentState, int]:
-        """By partition, the offset after the last record that is held."""
-        return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
-
     @property
     def deferred(self) -> int:
         """Open records that wait to be taken in."""
         return len(self._deferred)
 
+    def held_to(self) -> dict[AssignmentState, int]:
+        """By partition, the offset after the last record that is held."""
+        return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
+
+    def waiting(self) -> int:
+        """Open records that wait: for their schema, their time, or room."""
+        return len(self._parking) + len(self._early) + len(self._deferred)
+
     def room(self) -> int:
         """How many more events the budget has room for, by their mean size; 0 while something waits for room."""
         if self._held or self._deferred:
             return 0
-        return int(self._free() // self._mean_cost)
+        return int((self._context.policy.max_open_bytes - self._ledger.open_bytes) // self._mean_cost)
+
+    # -- what comes in, and what is forgotten
 
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
         """These came in. What is held of the same partition from their offset on comes again with them."""
+        first = chunk.records[0].offset
         # Nothing is held, so nothing can come again.
         if not self._held:
             self._highest.clear()
-        if chunk.records[0].offset <= self._highest.get(state, -1):
-            self._cut(state, chunk.records[0].offset)
+        if first <= self._highest.get(state, -1):
+            before, held, self._held = self.held, self._held, deque()
+            for one, other in held:
+                records = [each for each in other.records if one is not state or each.offset < first]
+                if records:
+                    self._held.append((one, other._replace(records=records)))
+            self._ledger.released_unread += before - self.held
         self._held.append((state, chunk))
         self._highest[state] = chunk.records[-1].offset
 
@@ -238,17 +171,20 @@ class Admission:
         move_all(rows, RecordStage.ROOM)
         free(rows)
         self._deferred.extend(_Deferred(row, known) for row in rows if row.accepted)
+        # They may need less than what could not be taken in before.
         self._need = 0
 
     def purge(self) -> None:
         """Forget what is no longer ours to begin."""
-        kept = deque((state, chunk) for state, chunk in self._held if state.live and not state.draining)
-        self._ledger.released_unread += self.held - sum(len(chunk.records) for _, chunk in kept)
-        self._held = kept
+        before = self.held
+        self._held = deque(one for one in self._held if one[0].live and not one[0].draining)
+        self._ledger.released_unread += before - self.held
         free(one.row for one in self._deferred)
         self._deferred = deque(one for one in self._deferred if one.row.accepted)
         self._transforming.purge()
         self._need = 0
+
+    # -- what goes on
 
     def admit(self) -> None:
         """Read and take in all that fits."""
@@ -258,8 +194,7 @@ class Admission:
             pass
         while self._held and not self._deferred and self._may_try() and self._admit_held(leaders):
             pass
-        if leaders:
-            self._pipeline.look_up(leaders)
+        self._lookups.look_up(leaders)
 
     def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
         """Judge events that lie ahead again where their time comes, or `version` says that there is news of the time.
@@ -277,25 +212,19 @@ class Admission:
         while quiet() and (pilot := self._early.pilot(now, lambda row: self._ready([row]) > 0)) is not None:
             record = pilot.block.record(pilot.first)
             # By the time that it was stamped with, not by ours.
-            topic = pilot.block.assignment.tp.topic
-            columns = self._intake.prepare([record], topic, record.timestamp / 1000)
+            columns = Columns(self._keys)
+            self._reading.read([record], record.timestamp / 1000, columns, pilot.block.assignment.tp.topic)
             self._transforming.read([record])
             if columns.verdicts:
                 self._early.pilot_at = -math.inf
             self.unparked([pilot], columns)
             self.admit()
 
-    # -- held records
-
-    def _cut(self, state: AssignmentState, offset: int) -> None:
-        kept: deque[tuple[AssignmentState, Chunk]] = deque()
-        before = self.held
-        for one, chunk in self._held:
-            records = [each for each in chunk.records if one is not state or each.offset < offset]
-            if records:
-                kept.append((one, chunk._replace(records=records)))
-        self._held = kept
-        self._ledger.released_unread += before - self.held
+    def _may_try(self) -> bool:
+        """Whether there may be room for the next. When all that is open waits, one goes, however large it is."""
+        free_bytes = self._context.policy.max_open_bytes - self._ledger.open_bytes
+        roomy = free_bytes >= self._need or self._ledger.open == self.waiting()
+        return roomy and self._guard.tripped is None
 
     def _admit_held(self, leaders: list[Run]) -> bool:
         """Read a slice of what is held, as much of it as fits. False if not all of it does."""
@@ -317,7 +246,7 @@ class Admission:
             del records[ready:], sizes[ready:]
             piece = piece._replace(records=piece.records[:ready])
             passed = [at for at in passed if at < ready]
-        columns = self._intake.prepare(records, chunk.topic)
+        columns = self._prepare(records, chunk.topic)
         fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
             self._transforming.read(records[:fitting])
@@ -327,18 +256,15 @@ class Admission:
             block = self._ledger.track(state, read, sizes[:fitting], columns, settled)
             self._guard.read(block, columns.verdicts)
             for index, verdict in columns.verdicts.items():
-                self._pipeline.set_aside(Run(block, index, index + 1), verdict)
+                self._set_aside(Run(block, index, index + 1), verdict)
             for run in block.runs(RecordStage.READ):
-                leaders += self._intake.claim(run)
-            self._intake.warned(columns, fitting)
-            self._guard.weigh()
+                leaders += self._claim(run)
+            self._note(columns, fitting)
             self._mean_cost += _NEWEST_COUNTS * (max(1.0, block.held / fitting) - self._mean_cost)
             self._held.popleft()
             if fitting < len(chunk.records):
                 self._held.appendleft((state, chunk._replace(records=chunk.records[fitting:])))
         return fitting == len(sizes)
-
-    # -- deferred records
 
     def _admit_deferred(self, leaders: list[Run]) -> bool:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
@@ -359,53 +285,52 @@ class Admission:
                 run.block.put_section(run.first, columns.sections[row])
             verdict = columns.verdicts.get(row)
             if verdict is None:
-                leaders += self._intake.claim(run)
+                leaders += self._claim(run)
                 continue
-            self._pipeline.set_aside(run, verdict)
+            self._set_aside(run, verdict)
             if isinstance(verdict, Filtered):
                 # It took a place in the sample when it was read, which the filtered have not.
                 self._guard.filtered_late(run)
-        self._intake.warned(columns, fitting)
-        self._guard.weigh()
+        self._note(columns, fitting)
         return fitting == len(rows)
 
     def _next_deferred(self) -> tuple[Sequence[Run], Columns]:
         """The next of the deferred that are of one kind and can be read, and what they became."""
-        known, topic = self._deferred[0].known, self._deferred[0].topic
-        alike = takewhile(lambda one: one.known is known and one.topic == topic, self._deferred)
+        known, topic = self._deferred[0].known, self._deferred[0].row.block.assignment.tp.topic
+        alike = takewhile(
+            lambda one: one.known is known and one.row.block.assignment.tp.topic == topic, self._deferred
+        )
         rows = [row for row, _ in islice(alike, SLICE)]
         if isinstance(known, Columns):
             return rows, known
         if known is None:
             rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
             rows = rows[: self._ready(rows)]
-            return rows, self._intake.prepare([block.record(index) for block, index, _ in rows], topic)
-        columns = Columns(self._intake.keys)
+            return rows, self._prepare([block.record(index) for block, index, _ in rows], topic)
+        columns = Columns(self._keys)
         for _ in rows:
             columns.add(known)
         return rows, columns
 
+    # -- one step of it
+
     def _ready(self, rows: Sequence[Run]) -> int:
         """How many of these open records, from the first on, the user's function has returned for."""
-        return self._transforming.ready(
-            [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
-        )
+        records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
+        return self._transforming.ready(records)
 
-    # -- what fits
-
-    def _free(self) -> int:
-        return self._context.policy.max_open_bytes - self._ledger.open_bytes
-
-    def _may_try(self) -> bool:
-        return self._guard.tripped is None and (self._free() >= self._need or self._nothing_moves())
-
-    def _nothing_moves(self) -> bool:
-        """Whether all that is open waits, for a schema or for room: then one goes, however large it is."""
-        return self._ledger.open == self.waiting()
-
-    def waiting(self) -> int:
-        """Open records that wait: for their schema, their time, or room."""
-        return len(self._parking) + len(self._early) + len(self._deferred)
+    def _prepare(self, records: Sequence[Record | None], topic: str) -> Columns:
+        """A row for each record of this topic; None is not read, since it was settled before."""
+        columns = Columns(self._keys)
+        self._reading.read(records, self._context.now.unix, columns, topic)
+        self._context.counters.in_two_steps = self._reading.in_two_steps
+        for row, verdict in columns.verdicts.items():
+            record = records[row]
+            # Whether it is refused or waits depends on whose clock is wrong.
+            if isinstance(verdict, Ahead) and record is not None:
+                waits = self._clock.may_wait(verdict.time, record.timestamp)
+                columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
+        return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
         """How many of these, from the first on, fit now; sets what the rest needs.
@@ -413,9 +338,11 @@ class Admission:
         `sizes`: of their records, unless these are counted already; `passed`: rows that were settled before.
         """
         # Counted as `Block.held` counts it, so that the budget is kept to the byte.
-        budget, free = self._context.policy.max_open_bytes, self._free()
+        budget = self._context.policy.max_open_bytes
+        free_bytes = budget - self._ledger.open_bytes
         waits = {row for row, verdict in columns.verdicts.items() if isinstance(verdict, SchemaRef | Early)}
-        if sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page) <= free and not waits:
+        needed = sum(sizes) + ROW_BYTES * (len(sizes) - len(passed)) + len(columns.page)
+        if needed <= free_bytes and not waits:  # nearly always
             self._need = 0
             return len(columns)
         costs = columns.sizes()
@@ -429,20 +356,58 @@ class Admission:
         for row, cost in enumerate(costs):
             # What is open already costs only its body. What gets none, because it waits again, fits even where a
             # single record is larger than the budget: else it would wait here for ever.
-            if cost and (cost > free or (row in waits and cost > for_waiting)):
+            if cost and (cost > free_bytes or (row in waits and cost > for_waiting)):
                 break
-            free -= cost
+            free_bytes -= cost
             for_waiting -= cost if row in waits else 0
             count += 1
         else:
             self._need = 0
             return len(costs)
-        if count == 0 and (not self._ledger.open or (self._nothing_moves() and count not in waits)):
+        nothing_moves = self._ledger.open == self.waiting()
+        if count == 0 and (not self._ledger.open or (nothing_moves and count not in waits)):
             self._need = 0
             return 1
         # A record that would have to wait needs the others that do to be done with; that resets the need.
         self._need = budget + 1 if count in waits else min(sum(costs[count:]), max(costs[count], budget // 4))
         return count
+
+    def _claim(self, run: Run) -> list[Run]:
+        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
+        followers = self._claims.claim(run)
+        if not followers:
+            move_all([run], RecordStage.LOOKED_UP)
+            return [run]
+        self._context.counters.followers += len(followers)
+        move_all(followers, RecordStage.FOLLOWING)
+        follows = {follower.first for follower in followers}
+        leaders, _ = pick([run], [index not in follows for index in range(run.first, run.end)])
+        move_all(leaders, RecordStage.LOOKED_UP)
+        return leaders
+
+    def _set_aside(self, row: Run, verdict: Verdict) -> None:
+        """This record is no event, or none yet."""
+        if isinstance(verdict, SchemaRef):
+            move_all([row], RecordStage.SCHEMA)
+            self._parking.park(verdict, row, self._context.now.monotonic)
+        elif isinstance(verdict, Early):
+            move_all([row], RecordStage.CLOCK)
+            self._early.wait(row, verdict.time)
+        elif isinstance(verdict, Filtered):
+            self._context.counters.bump(self._context.counters.filtered, verdict.code)
+            if self._ledger.settle([row], Disposition.FILTERED):
+                self.limit.left_out += 1
+        else:
+            self._outcomes.dead_letter(row, verdict, 0)
+
+    def _note(self, columns: Columns, rows: int) -> None:
+        """Count what the first `rows` of these events lack or lost on the way, and have the guard weigh them."""
+        counters, samples = self._context.counters, self._outcomes.samples
+        for row, warnings in columns.warnings.items():
+            for warning in warnings if row < rows else ():
+                counters.convert_warnings[warning.code, warning.field] += 1
+                samples.warnings[warning.code, warning.field] = warning.message
+        self._guard.weigh()
 
 
 def _one_slice(sizes: Sequence[int]) -> int:

@@ -21,7 +21,7 @@ A claim that ends without delivery is released, so that other members need not w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import inf
 from typing import Final
@@ -41,7 +41,7 @@ from consumer.engine.messages import (
 )
 from consumer.engine.model import Disposition, Instant
 from consumer.engine.reading import UNCLEAR
-from consumer.engine.runs import divide, keys_of, mark_taken_over, marks_of, move_all, pick, rows_of
+from consumer.engine.runs import divide, each_of, keys_of, mark_taken_over, marks_of, move_all, pick, rows_of
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.errors import bug
 
@@ -64,14 +64,11 @@ class Lookups:
         claims: Claims,
         ledger: Ledger,
         dispatcher: Dispatcher,
-        drop: Callable[[Sequence[Run]], None],
     ) -> None:
-        """`drop`: takes events that will not be delivered by us now."""
         self._context = context
         self._claims = claims
         self._ledger = ledger
         self._dispatcher = dispatcher
-        self._drop = drop
         self._asked: dict[int, Sequence[Run]] = {}
         self._again: list[tuple[float, Sequence[Run]]] = []
         self._failures = 0
@@ -157,7 +154,7 @@ class Lookups:
         for run in leaders:
             for account, part in run.by_account():
                 self._dispatcher.queue(account).add(part, now)
-        self._drop(gone)
+        self.drop(gone)
 
     def failed(self, happened: LookUpFailed) -> None:
         """Try a look-up again later."""
@@ -178,7 +175,7 @@ class Lookups:
         kept, gone = divide(leaders)
         if kept:
             self._again.append((at, kept))
-        self._drop(gone)
+        self.drop(gone)
 
     def _take(self, number: int) -> Sequence[Run]:
         leaders = self._asked.pop(number, None)
@@ -235,7 +232,27 @@ class Lookups:
         kept, gone = divide(queued)
         move_all(kept, RecordStage.LOOKED_UP)
         self.look_up(kept)
-        self._drop(gone)
+        self.drop(gone)
+
+    # -- what is not delivered by us
+
+    def drop(self, runs: Sequence[Run]) -> None:
+        """These will not be delivered by us (now): nothing is begun for them any more."""
+        move_all(runs, RecordStage.FREED)
+        self.pass_on(each_of(runs))
+
+    def pass_on(self, leaders: Iterable[Run]) -> None:
+        """The claims of these pass to the first follower of each, which is tried itself."""
+        heirs, ended = [], []
+        for leader in leaders:
+            heir = self._claims.release(leader)
+            if heir is None:
+                ended.append(leader)
+            else:
+                heirs.append(heir)
+        move_all(heirs, RecordStage.LOOKED_UP)
+        self.release(ended)
+        self.look_up(heirs)
 
     def release(self, leaders: Iterable[Run]) -> None:
         """The claims of these have ended without delivery, and no event here takes them over."""

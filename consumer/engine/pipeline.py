@@ -19,66 +19,39 @@ in flight until the deadline, then say what to commit and release the partitions
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from operator import attrgetter
 from typing import assert_never
 
 from consumer.engine import messages as m
 from consumer.engine.answers import Answers
-from consumer.engine.block import RecordStage, Run
-from consumer.engine.claims import Claims, Letter, Outbox, T
+from consumer.engine.block import RecordStage
+from consumer.engine.claims import Claims
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import Samples
-from consumer.engine.figures.coverage import Coverage
-from consumer.engine.figures.freshness import Freshness
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.guard import Guard
-from consumer.engine.intake import Admission, Intake, SchemaAnswers
-from consumer.engine.keys import ASK_AGAIN, Lookups
+from consumer.engine.intake import Admission, SchemaAnswers
+from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger, LeftAt
-from consumer.engine.model import (
-    Disposition,
-    Early,
-    Filtered,
-    Instant,
-    Policy,
-    Problem,
-    Progress,
-    Rejection,
-    SchemaRef,
-    TopicPartition,
-)
-from consumer.engine.reading import (
-    Converting,
-    Keys,
-    Reading,
-    SchemaLearner,
-    TwoSteps,
-    Verdict,
-    split_keys,
-)
+from consumer.engine.model import Instant, Policy, Problem, Progress, TopicPartition
+from consumer.engine.outcomes import Outcomes
+from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
 from consumer.engine.room import Room
-from consumer.engine.runs import (
-    divide,
-    each_of,
-    keys_of,
-    kinds_by_section,
-    kinds_of,
-    mark_taken_over,
-    move_all,
-    pick,
-    rows_of,
-    times_of,
-)
+from consumer.engine.runs import keys_of, move_all
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.survey import Stall, look_for_stall, survey
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
-_LETTERS_MOST = 500
-_KEYS_MOST = 10_000
+
+@dataclass(slots=True)
+class Drain:
+    """Assignments that are being drained. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
+
+    number: int | None
+    states: list[AssignmentState]
+    deadline: float
 
 
 class Pipeline:
@@ -97,43 +70,45 @@ class Pipeline:
         """`reading`: a faster way through `decoder` and `converter`, not with a function; `sections`: the mapping's."""
         self.policy = policy
         self.context = Context(policy, seed, sections)
-        self.transforming = Transforming(self.context, decoder)
+        self.clock = Clock(self.context)
         self.ledger = Ledger(policy.map_bytes, policy.destination)
         self.claims = Claims()
-        self.freshness = Freshness()
-        self.coverage = Coverage()
-        self.samples = Samples()
-        # The first records that could not be delivered.
-        self.problems: Sequence[Problem] = self.samples.problems
         self.dispatcher = Dispatcher(self.context)
-        self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher, self.drop)
-        self.parking = Parking(policy)
-        self.clock = Clock(self.context)
-        self.early = EarlyRecords()
-        self.keys: Outbox[Run] = Outbox(policy.inner_backoff, _KEYS_MOST, lambda run: run.rows)
-        self.letters: Outbox[Letter] = Outbox(policy.inner_backoff, _LETTERS_MOST)
+        self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
+        self.parking, self.early = Parking(policy), EarlyRecords()
+        self.transforming = Transforming(self.context, decoder)
+        self.guard = Guard(self.context)
+        self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
+        # The first records that could not be delivered.
+        self.problems: Sequence[Problem] = self.outcomes.samples.problems
+        if reading is None:
+            reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
+        self.admission = Admission(
+            self.context,
+            self.clock,
+            self.ledger,
+            self.claims,
+            self.parking,
+            self.early,
+            self.transforming,
+            reading,
+            self.lookups,
+            self.outcomes,
+            self.guard,
+        )
+        self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
+        self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
+        self._answers = Answers(self.context, self.clock, self.dispatcher, self.lookups, self.outcomes)
+        self.commits = Commits(self.context, self.ledger)
+        self._lives = Lives(self.context, self.ledger)
+        self._removals = Removals(self.context)
+        self.stall = Stall(self.context)
+        # Those of revokes before that of the stop.
+        self._drains: list[Drain] = []
         self.stopping = False
         self.progress_at: float | None = None
         self.waiting_for_start = 0
         self.joined = False
-        if reading is None:
-            reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
-        keys = Keys(policy.destination)
-        self._intake = Intake(
-            self.context, self.clock, self.claims, self.transforming, reading, self.samples, keys
-        )
-        self.guard = Guard(self.context)
-        self.stall = Stall(self.context)
-        self.admission = Admission(
-            self.context, self.ledger, self.parking, self.early, self._intake, self, self.guard
-        )
-        self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
-        self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
-        self._answers = Answers(self.context, self.clock, self.dispatcher, self)
-        self.commits = Commits(self.context, self.ledger)
-        self._drains: list[Drain] = []
-        self._lives = Lives(self.context, self.ledger)
-        self._removals = Removals(self.context)
 
     # -- what a shell calls
 
@@ -163,7 +138,7 @@ class Pipeline:
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
                 # The store answers again. What is delivered is confirmed before other members claim it.
-                self.keys.try_now()
+                self.outcomes.keys.try_now()
             case m.LeaseLost():
                 self.lookups.lease_lost()
             case m.RenewFailed():
@@ -175,9 +150,9 @@ class Pipeline:
             case m.Unanswered():
                 self._answers.unanswered(happened)
             case m.KeysStored() | m.StoreFailed():
-                self._keys_stored(happened)
+                self.outcomes.keys_stored(happened)
             case m.DeadLettersStored():
-                self._dead_letters_stored(happened)
+                self.outcomes.letters_stored(happened)
             case m.CommitDone():
                 self.commits.done(happened)
             case m.SchemaFound():
@@ -219,10 +194,10 @@ class Pipeline:
         """
         # Open records may be another member's by now. Until a commit has proven that they are ours, nothing is begun
         # that the other may be doing as well.
-        begun = () if self.commits.unproven() else (self.dispatcher.due(), self.letters.due())
+        begun = () if self.commits.unproven() else (self.dispatcher.due(), self.outcomes.letters.due())
         times = [
             *begun,
-            self.keys.due(),
+            self.outcomes.keys.due(),
             None if self.guard.tripped is not None else self.parking.due(),
             None if self.guard.tripped is not None else self.early.due(self.context.now, self._quiet),
             self.lookups.due(),
@@ -286,53 +261,54 @@ class Pipeline:
         )
 
     def _drain(self, happened: m.Revoked | m.StopRequested) -> None:
-        states, number = list(self.ledger), None
         if isinstance(happened, m.Revoked):
-            states = [state for state in map(self.ledger.get, happened.partitions) if state is not None]
+            states = [state for tp in happened.partitions if (state := self.ledger.get(tp)) is not None]
             number = happened.number
         elif self.stopping:
             return
         else:
             self.stopping = True
+            states, number = list(self.ledger), None
         for state in states:
             state.draining = True
         self._purge()
         self._drains.append(Drain(number, states, self.context.now.monotonic + happened.grace))
+        # Positions of a revoke must be committed before the group takes the partitions.
+        self._drains.sort(key=lambda drain: drain.number is None)
 
     def _purge(self) -> None:
         """Take what is no longer ours to begin out of every queue, and release its claims."""
         for queue in self.dispatcher:
-            self.drop(queue.purge())
+            self.lookups.drop(queue.purge())
         self.lookups.purge()
         self.parking.purge()
         self.early.purge()
         self.admission.purge()
         self.claims.purge()
-        self.letters.discard(lambda letter: not letter.row.ours)
+        self.outcomes.letters.discard(lambda letter: not letter.row.ours)
 
     def _end_drains(self) -> None:
-        """Revokes before the stop: their positions must be committed before the group takes the partitions."""
-        for drain in sorted(self._drains, key=lambda one: one.number is None):
+        for drain in [*self._drains]:
             busy = self._busy(drain.states)
             if busy and self.context.now.monotonic < drain.deadline:
                 continue
             # The stop ends the process: revokes that still wait are answered first.
-            ending = list(self._drains) if drain.number is None else [drain]
-            for one in sorted(ending, key=lambda each: each.number is None):
+            for one in [*self._drains] if drain.number is None else [drain]:
                 self._drains.remove(one)
                 self._finish(one, busy)
 
     def _busy(self, states: list[AssignmentState]) -> bool:
         """Whether something of these is out there and may still settle."""
-        concerned = {id(state): state for state in states if state.live}
-        events = [*self.dispatcher.in_flight(), *self.keys]
+        concerned = {id(state) for state in states if state.live}
+        events = [*self.dispatcher.in_flight(), *self.outcomes.keys]
         # Also of records that were released because the position went back: without their keys they are sent again.
         if any(
-            id(run.block.assignment) in concerned for run in [*events, *(one.row for one in self.letters)]
+            id(run.block.assignment) in concerned
+            for run in (*events, *(one.row for one in self.outcomes.letters))
         ):
             return True
-        # A follower settles with the event that it waits for, which may be of another partition.
-        # Keys that a call or a write in progress may still confirm.
+        # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
+        # write of its key.
         out = set(split_keys(keys_of(events)))
         return any(
             id(follower.block.assignment) in concerned
@@ -342,24 +318,20 @@ class Pipeline:
         )
 
     def _finish(self, drain: Drain, late: bool) -> None:
+        # Before they are dropped: a dropped assignment commits nothing.
         positions = self.ledger.final_positions(drain.states)
-        released = 0
-        for state in drain.states:
-            if state.live:
-                released += state.open
-                self.ledger.drop(state.tp)
+        live = [state for state in drain.states if state.live]
+        released, in_time = sum(state.open for state in live), int(not late)
+        for state in live:
+            self.ledger.drop(state.tp)
         self._purge()
+        report = self.context.report
         if drain.number is None:
-            self.context.report("info", "drained", released=released, in_time=int(not late))
+            report("info", "drained", released=released, in_time=in_time)
             self.context.emit(m.Stop(positions, not late))
         else:
-            self.context.report(
-                "info",
-                "partitions_released",
-                partitions=len(drain.states),
-                released=released,
-                in_time=int(not late),
-            )
+            count = len(drain.states)
+            report("info", "partitions_released", partitions=count, released=released, in_time=in_time)
             self.context.emit(m.Release(drain.number, positions))
 
     # -- intake
@@ -395,123 +367,15 @@ class Pipeline:
         )  # fmt: skip
         self._purge()
 
-    def set_aside(self, row: Run, verdict: Verdict) -> None:
-        """This record is no event, or none yet."""
-        if isinstance(verdict, SchemaRef):
-            move_all([row], RecordStage.SCHEMA)
-            self.parking.park(verdict, row, self.context.now.monotonic)
-        elif isinstance(verdict, Early):
-            move_all([row], RecordStage.CLOCK)
-            self.early.wait(row, verdict.time)
-        elif isinstance(verdict, Filtered):
-            self.context.counters.bump(self.context.counters.filtered, verdict.code)
-            if self.ledger.settle([row], Disposition.FILTERED):
-                self.admission.limit.left_out += 1
-        else:
-            self.dead_letter(row, verdict, 0)
-
-    # -- keys
-
     @property
     def key_store_fails(self) -> bool:
         """Whether the latest of what is asked of the key store failed, and is to be tried again."""
-        return self.lookups.failing or self.keys.failing or self.dispatcher.not_given
-
-    def look_up(self, leaders: Sequence[Run]) -> None:
-        """These lead their keys: were they delivered before?"""
-        self.lookups.look_up(leaders)
-
-    def _keys_stored(self, happened: m.KeysStored | m.StoreFailed) -> None:
-        now = self.context.now.monotonic
-        stored = isinstance(happened, m.KeysStored)
-        if not stored:
-            self.context.counters.failures["key_store_write"] += 1
-        done = self.keys.finish(happened.number, stored, now, self.context.jitter())
-        if isinstance(happened, m.KeysStored) and happened.stored is not None and set(happened.stored) != {1}:
-            # Our lease had ended, and another member had taken these events over. Where it has them still, they are
-            # stored already, or can be, once it is known what became of them there.
-            taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
-            self.context.counters.taken_over += mark_taken_over(taken_over)
-            done, not_stored = pick(done, happened.stored)
-            self.keys.add_later(not_stored, now + ASK_AGAIN)
-        self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
-        ours, others = divide(done, attrgetter("ours"))
-        self.context.counters.delivered_after_release += rows_of(others)
-        kinds = kinds_of(ours)
-        self.freshness.add(times_of(ours), self.context.now)
-        covered = kinds_by_section(ours, self.context.section) if self.context.divided else kinds
-        self.coverage.add(covered.items(), self.context.now.monotonic)
-        for kind, count in kinds.items():
-            self.context.counters.delivered_by_name[kind.name] += count
-        # Last, for a block whose last record is settled drops what was just counted.
-        self.ledger.settle(ours, Disposition.DELIVERED)
+        return self.lookups.failing or self.outcomes.keys.failing or self.dispatcher.not_given
 
     def _quiet(self) -> bool:
         """Whether nothing is under way that would end in a call."""
         under_way = self.lookups.busy or self.admission.deferred or self.transforming.busy
         return not under_way and not any(queue.queued or queue.in_flight for queue in self.dispatcher)
-
-    # -- what `answers` decides on
-
-    def delivered(self, runs: Sequence[Run]) -> None:
-        """The API said processed: they count as delivered as soon as their keys are durable."""
-        move_all(runs, RecordStage.STORING)
-        self.keys.add(runs)
-
-    def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
-        """The API refused this event for good."""
-        if row.ours:
-            self.dead_letter(row, rejection, attempts)
-        self._pass_on([row])
-
-    def drop(self, runs: Sequence[Run]) -> None:
-        """These will not be delivered by us (now): nothing is begun for them any more."""
-        move_all(runs, RecordStage.FREED)
-        self._pass_on(each_of(runs))
-
-    def _pass_on(self, leaders: Iterable[Run]) -> None:
-        """The claims of these pass to the first follower of each, which is tried itself."""
-        heirs, ended = [], []
-        for leader in leaders:
-            heir = self.claims.release(leader)
-            if heir is None:
-                ended.append(leader)
-            else:
-                heirs.append(heir)
-        move_all(heirs, RecordStage.LOOKED_UP)
-        self.lookups.release(ended)
-        self.lookups.look_up(heirs)
-
-    def claim_again(self, runs: Sequence[Run]) -> None:
-        """A call came back without a verdict; the session that had claimed these events has ended."""
-        self.lookups.claim_again(runs)
-
-    def dead_letter(self, row: Run, rejection: Rejection, attempts: int) -> None:
-        """The record goes to the dead-letter topic; it settles when the broker has it."""
-        tp = row.block.assignment.tp
-        move_all([row], RecordStage.DEAD_LETTERING)
-        self.guard.bad(row, rejection)
-        at_ms = int(self.context.now.unix * 1000)
-        record = row.block.record(row.first)
-        self.samples.rejected(tp, record.offset, rejection)
-        letter = m.DeadLetter(tp.topic, tp.partition, record, rejection, attempts, at_ms)
-        self.letters.add([Letter(row, letter)])
-
-    def _dead_letters_stored(self, happened: m.DeadLettersStored) -> None:
-        counters = self.context.counters
-        failed = sum(1 for stored in happened.stored if not stored)
-        if failed:
-            counters.failures["dead_letter"] += failed
-            self.context.report("error", "dead_letters_not_stored", count=failed)
-        # What the broker did not acknowledge is written again: better two letters than none.
-        now, jitter = self.context.now.monotonic, self.context.jitter()
-        for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
-            # Before the block drops its columns.
-            section = self.context.section(row.block.section(row.first))
-            if self.ledger.settle([row], Disposition.DEAD_LETTERED):
-                counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
-                self.samples.stored(letter, section)
-        self.letters.discard(lambda letter: not letter.row.ours)
 
     # -- ends
 
@@ -558,12 +422,10 @@ class Pipeline:
         self.lookups.go_on()
         self.dispatcher.halts.tend_halts()
         self.dispatcher.halts.tend_silence()
-        number, runs = self._begin_writing(self.keys)
-        if runs:
-            self.context.emit(m.StoreKeys(number, keys_of(runs)))
+        self.outcomes.write_keys()
         if not self.commits.unproven():
-            self.dispatcher.send(self.keys.rows_at_risk)
-            self._write_letters()
+            self.dispatcher.send(self.outcomes.keys.rows_at_risk)
+            self.outcomes.write_letters()
         self.commits.go_on()
         self._room.go_on()
 
@@ -576,24 +438,5 @@ class Pipeline:
         if self.guard.tripped is not None:
             # A letter would settle its record, and its offset could be committed past the cause that somebody is to
             # correct.
-            move_all([row for row, _ in self.letters.discard(lambda _: True)], RecordStage.FREED)
+            move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)
             self._end_drains()
-
-    def _write_letters(self) -> None:
-        number, letters = self._begin_writing(self.letters)
-        if letters:
-            self.context.emit(m.StoreDeadLetters(number, [one.letter for one in letters]))
-
-    def _begin_writing(self, outbox: Outbox[T]) -> tuple[int, Sequence[T]]:
-        """The next write of an outbox, and its number; empty if none may begin now."""
-        number = self.context.number()
-        return number, outbox.begin(number, self.context.now.monotonic)
-
-
-@dataclass(slots=True)
-class Drain:
-    """Assignments that are being drained. `number` answers a `Revoked`; None: the stop. `deadline` is monotonic."""
-
-    number: int | None
-    states: list[AssignmentState]
-    deadline: float

@@ -75,7 +75,8 @@ class Room:
 
     def enough(self) -> bool:
         """Whether the limit is reached."""
-        return self._admission.limit.reached(self._admission.waiting())
+        # What waits may yet turn out to be filtered, and then does not count.
+        return self._admission.limit.left() + self._admission.waiting() <= 0
 
     def due(self) -> float | None:
         """When the pace leaves room for a whole burst again; None: there is, or it has not begun."""

@@ -22,12 +22,10 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from consumer.engine.block import Block, RecordStage, Run
-from consumer.engine.claims import Claims, Letter, Outbox
+from consumer.engine.claims import Claims
 from consumer.engine.commits import Commits
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import Counters, Samples, SamplesSnapshot
-from consumer.engine.figures.coverage import Coverage
-from consumer.engine.figures.freshness import Freshness
+from consumer.engine.figures.counters import Counters, SamplesSnapshot
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     BrokerStatistics,
@@ -41,6 +39,7 @@ from consumer.engine.intake import Admission
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import GateState, Instant
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import AccountQueue
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
@@ -120,15 +119,11 @@ class Parts(Protocol):
     early: EarlyRecords
     transforming: Transforming
     dispatcher: Dispatcher
-    keys: Outbox[Run]
-    letters: Outbox[Letter]
     lookups: Lookups
+    outcomes: Outcomes
     guard: Guard
     commits: Commits
     stall: Stall
-    freshness: Freshness
-    coverage: Coverage
-    samples: Samples
     stopping: bool
     joined: bool
     waiting_for_start: int
@@ -182,14 +177,16 @@ def survey(parts: Parts, now: Instant) -> Statistics:
         waiting_for_schema=len(parts.parking),
         oldest_open_ms=None if oldest is None or _timestamp(oldest) < 0 else _timestamp(oldest),
         seconds_since_progress=max(0.0, now.monotonic - (parts.progress_at or now.monotonic)),
-        freshness=parts.freshness.snapshot(now.monotonic),
+        freshness=parts.outcomes.freshness.snapshot(now.monotonic),
         counters=_counters(parts),
         stopping=parts.stopping,
         guard=parts.guard.tripped,
         oldest_open=None if oldest is None else _describe(parts, oldest, now),
-        coverage=parts.coverage.snapshot(now.monotonic),
-        letters=tuple(parts.samples.letters),
-        samples=SamplesSnapshot(dict(parts.samples.rejections), dict(parts.samples.warnings)),
+        coverage=parts.outcomes.coverage.snapshot(now.monotonic),
+        letters=tuple(parts.outcomes.samples.letters),
+        samples=SamplesSnapshot(
+            dict(parts.outcomes.samples.rejections), dict(parts.outcomes.samples.warnings)
+        ),
         commit_metadata=parts.commits.metadata(),
         elsewhere=sum(state.elsewhere for state in parts.ledger),
         mismatch=parts.ledger.mismatch(),
@@ -326,7 +323,7 @@ def _queued(parts: Parts, queue: AccountQueue, block: Block, index: int, now: fl
     # The number of events without a durable key is limited: something must come back before more is sent.
     if next(parts.dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
-    return WaitsFor.KEY_STORE if len(parts.keys) else WaitsFor.BATCH
+    return WaitsFor.KEY_STORE if len(parts.outcomes.keys) else WaitsFor.BATCH
 
 
 def _is_in(runs: Iterable[Run], block: Block, index: int) -> bool:

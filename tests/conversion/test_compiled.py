@@ -10,7 +10,6 @@ import io
 import itertools
 import shutil
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import fastavro
@@ -26,12 +25,10 @@ from consumer.conversion.fields import MARKS
 from consumer.conversion.program import COMPILED, write_program
 from consumer.conversion.reading import MOST_SCHEMAS, CompiledReading, Written
 from consumer.conversion.sections import load_mapping
-from consumer.engine.claims import Claims
-from consumer.engine.context import Clock
-from consumer.engine.figures.counters import Counters, Samples
 from consumer.engine.figures.coverage import written_in
-from consumer.engine.intake import Intake
-from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.messages import Assigned, Assignment, Fetched
+from consumer.engine.model import Chunk, Instant, Policy, Record, Rejection, SchemaRef
+from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import TOMBSTONE, Columns, Keys, TwoSteps
 from tests.avro.test_decode_properties import evolved, record
 from tests.conversion.convert_records import SETUPS, likely, shaped
@@ -325,11 +322,10 @@ def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch
     assert reading.in_two_steps == 1
     reading._written.clear()
     monkeypatch.setattr("consumer.conversion.reading.write_program", fails)
-    context: Any = SimpleNamespace(now=SimpleNamespace(unix=NOW), counters=Counters())
-    none: Any = None
-    intake = Intake(context, Clock(context), Claims(), none, reading, Samples(), Keys())
-    assert not intake.prepare([Record(0, -1, None, good, ())] * 3, "t").verdicts
-    assert context.counters.in_two_steps == 4
+    pipeline, now = Pipeline(Policy(), both.decoder, both.converter, reading=reading), Instant(0.0, NOW)
+    pipeline.handle(Assigned([Assignment("t", 0, 1, 0, False)]), now)
+    pipeline.handle(Fetched([Chunk("t", 0, 1, None, [Record(n, -1, None, good, ()) for n in range(3)])]), now)
+    assert pipeline.statistics(now).counters.in_two_steps == 4
 
 
 @pytest.mark.parametrize(("more", "in_one_go"), [(60, True), (1000, True), (1100, False)])

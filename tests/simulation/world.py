@@ -401,8 +401,8 @@ def _left_over(member: Member) -> str:
     left = {
         "open": pipeline.ledger.open,
         "claims": len(pipeline.claims),
-        "keys": len(pipeline.keys),
-        "dead letters": len(pipeline.letters),
+        "keys": len(pipeline.outcomes.keys),
+        "dead letters": len(pipeline.outcomes.letters),
         "parked": len(pipeline.parking),
         "held": pipeline.admission.held,
         "early": len(pipeline.early),

@@ -53,7 +53,8 @@ def waiting(core: Core) -> set[tuple[int, int]]:
 def open_bytes(core: Core) -> dict[tuple[int, int], int]:
     """What each open record needs, counted anew from records and events."""
     dying = {
-        (one.row.block.assignment.tp.partition, one.letter.record.offset) for one in core.pipeline.letters
+        (one.row.block.assignment.tp.partition, one.letter.record.offset)
+        for one in core.pipeline.outcomes.letters
     }
     waits, found = waiting(core) | dying, {}
     for state in core.pipeline.ledger:

@@ -64,7 +64,7 @@ def reports(core: Core, name: str) -> list[dict[str, object]]:
 
 def refused(core: Core) -> list[str]:
     """Codes of the dead letters that are to be written."""
-    return [letter.letter.rejection.code for letter in core.pipeline.letters]
+    return [letter.letter.rejection.code for letter in core.pipeline.outcomes.letters]
 
 
 @pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400])

@@ -295,7 +295,7 @@ def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
         if tripped(core):
             assert read in (None, core.statistics().totals.read)
             read = core.statistics().totals.read
-            assert not core.pipeline.letters
+            assert not core.pipeline.outcomes.letters
             assert core.pipeline.room() == 0
     if core.has(m.StoreDeadLetters):
         core.store_letters()

@@ -28,14 +28,14 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
     held: dict[RecordStage, Iterable[Run]] = {
         RecordStage.QUEUED: chain(*queued),
         RecordStage.IN_FLIGHT: pipeline.dispatcher.in_flight(),
-        RecordStage.STORING: pipeline.keys,
+        RecordStage.STORING: pipeline.outcomes.keys,
         RecordStage.LOOKED_UP: asked,
         RecordStage.ELSEWHERE: asked,
         RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
         RecordStage.SCHEMA: parked,
         RecordStage.CLOCK: (one for _, _, one in pipeline.early._waiting),
         RecordStage.ROOM: (one.row for one in pipeline.admission._deferred),
-        RecordStage.DEAD_LETTERING: (one.row for one in pipeline.letters),
+        RecordStage.DEAD_LETTERING: (one.row for one in pipeline.outcomes.letters),
     }
     return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}
 

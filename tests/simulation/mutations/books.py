@@ -16,6 +16,7 @@ from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
 from consumer.engine.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
 from consumer.engine.runs import each_of, keys_of, move_all, pick, rows_of
@@ -34,21 +35,21 @@ def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
     """A record whose key is merely claimed is a duplicate at once (apache/pulsar #5218)."""
-    look_up = Pipeline.look_up
+    look_up = Lookups.look_up
 
-    def settling(self: Pipeline, leaders: Sequence[Run]) -> None:
-        for followers in self.claims.followers.values():
-            self.ledger.settle(followers, Disposition.DUPLICATE)
-        self.claims.followers.clear()
+    def settling(self: Lookups, leaders: Sequence[Run]) -> None:
+        for followers in self._claims.followers.values():
+            self._ledger.settle(followers, Disposition.DUPLICATE)
+        self._claims.followers.clear()
         look_up(self, leaders)
 
-    patch.setattr(Pipeline, "look_up", settling)
+    patch.setattr(Lookups, "look_up", settling)
 
 
 @mutation
 def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
     """What is let go of keeps its key: its followers wait for ever."""
-    patch.setattr(Pipeline, "_pass_on", lambda self, leaders: None)
+    patch.setattr(Lookups, "pass_on", lambda self, leaders: None)
 
 
 @mutation
@@ -59,7 +60,7 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
     def taken_in(self: Pipeline, happened: messages.Input) -> None:
         if isinstance(happened, messages.KeysLookedUp):
             _, others = pick(self.lookups._asked[happened.number], happened.found)
-            self.keys.add(others)
+            self.outcomes.keys.add(others)
         take_in(self, happened)
 
     patch.setattr(Pipeline, "_take_in", taken_in)
@@ -68,13 +69,13 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
     """The followers of a refused leader are settled as duplicates, though nothing was delivered."""
-    refuse = Pipeline.refused
+    refuse = Outcomes.refused
 
-    def refused(self: Pipeline, row: Run, rejection: Rejection, attempts: int) -> None:
+    def refused(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
         self.ledger.settle(self.claims.followers.pop(keys_of([row]), []), Disposition.DUPLICATE)
         refuse(self, row, rejection, attempts)
 
-    patch.setattr(Pipeline, "refused", refused)
+    patch.setattr(Outcomes, "refused", refused)
 
 
 @mutation
@@ -86,9 +87,9 @@ def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None
 @mutation
 def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """An event counts as delivered though its key is not durable."""
-    stored = Pipeline._keys_stored
+    stored = Outcomes.keys_stored
     patch.setattr(
-        Pipeline, "_keys_stored", lambda self, happened: stored(self, messages.KeysStored(happened.number))
+        Outcomes, "keys_stored", lambda self, happened: stored(self, messages.KeysStored(happened.number))
     )
 
 
@@ -96,10 +97,10 @@ def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
 def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
     """The record settles with the answer, the key follows when it may."""
 
-    def delivered(self: Pipeline, runs: Sequence[Run]) -> None:
+    def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
         self.ledger.settle([*runs, *self.claims.confirm(runs)], Disposition.DELIVERED)
 
-    patch.setattr(Pipeline, "delivered", delivered)
+    patch.setattr(Outcomes, "delivered", delivered)
 
 
 @mutation
@@ -130,13 +131,13 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
     """The answer to their leader is enough for them."""
 
-    def delivered(self: Pipeline, runs: Sequence[Run]) -> None:
+    def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
         for key in split_keys(keys_of(runs)):
             self.ledger.settle(self.claims.followers.pop(key, []), Disposition.DUPLICATE)
         move_all(runs, RecordStage.STORING)
         self.keys.add(runs)
 
-    patch.setattr(Pipeline, "delivered", delivered)
+    patch.setattr(Outcomes, "delivered", delivered)
 
 
 # -- ledger, fences and commits
@@ -160,9 +161,9 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
     """What belongs to an ended assignment settles in the one that came after it."""
-    keys_stored = Pipeline._keys_stored
+    keys_stored = Outcomes.keys_stored
 
-    def inherited(self: Pipeline, row: Run) -> Run:
+    def inherited(self: Outcomes, row: Run) -> Run:
         heir = self.ledger.get(row.block.assignment.tp)
         if not row.block.assignment.live and heir is not None and heir.blocks:
             other = heir.blocks[0]
@@ -174,7 +175,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
                 return Run(other, row.first, row.end)
         return row
 
-    def unfenced(self: Pipeline, happened: messages.KeysStored | messages.StoreFailed) -> None:
+    def unfenced(self: Outcomes, happened: messages.KeysStored | messages.StoreFailed) -> None:
         written = self.keys.writing if isinstance(happened, messages.KeysStored) else []
         keys_stored(self, happened)
         for row in each_of(written):
@@ -183,7 +184,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
                 other.block.stages[other.first] = RecordStage.STORING
                 self.ledger.settle([other], Disposition.DELIVERED)
 
-    patch.setattr(Pipeline, "_keys_stored", unfenced)
+    patch.setattr(Outcomes, "keys_stored", unfenced)
 
 
 @mutation
@@ -433,28 +434,28 @@ def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None
 @mutation
 def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
     """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
-    write = Pipeline.dead_letter
+    write = Outcomes.dead_letter
 
-    def early(self: Pipeline, row: Run, rejection: Rejection, attempts: int) -> None:
+    def early(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
         write(self, row, rejection, attempts)
         self.ledger.settle([row], Disposition.DEAD_LETTERED)
 
-    def stored(self: Pipeline, happened: messages.DeadLettersStored) -> None:
+    def stored(self: Outcomes, happened: messages.DeadLettersStored) -> None:
         self.letters.finish(happened.number, happened.stored, self.context.now.monotonic, 0.5)
 
-    patch.setattr(Pipeline, "dead_letter", early)
-    patch.setattr(Pipeline, "_dead_letters_stored", stored)
+    patch.setattr(Outcomes, "dead_letter", early)
+    patch.setattr(Outcomes, "letters_stored", stored)
 
 
 @mutation
 def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
     """One acknowledgement stands for all."""
-    stored = Pipeline._dead_letters_stored
+    stored = Outcomes.letters_stored
 
-    def all_or_nothing(self: Pipeline, happened: messages.DeadLettersStored) -> None:
+    def all_or_nothing(self: Outcomes, happened: messages.DeadLettersStored) -> None:
         stored(self, replace(happened, stored=[any(happened.stored)] * len(happened.stored)))
 
-    patch.setattr(Pipeline, "_dead_letters_stored", all_or_nothing)
+    patch.setattr(Outcomes, "letters_stored", all_or_nothing)
 
 
 @mutation
@@ -480,19 +481,19 @@ def letters_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
     """Which of the letters was stored?"""
-    stored = Pipeline._dead_letters_stored
+    stored = Outcomes.letters_stored
 
-    def reversed_(self: Pipeline, happened: messages.DeadLettersStored) -> None:
+    def reversed_(self: Outcomes, happened: messages.DeadLettersStored) -> None:
         stored(self, replace(happened, stored=list(happened.stored)[::-1]))
 
-    patch.setattr(Pipeline, "_dead_letters_stored", reversed_)
+    patch.setattr(Outcomes, "letters_stored", reversed_)
 
 
 @mutation
 def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
     """getsentry/arroyo PR 410: a dead letter without its story."""
-    refuse = Pipeline.refused
-    patch.setattr(Pipeline, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
+    refuse = Outcomes.refused
+    patch.setattr(Outcomes, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
 
 
 @mutation
@@ -507,7 +508,7 @@ def drains_do_not_wait_for_what_was_read_again(patch: pytest.MonkeyPatch) -> Non
     busy = Pipeline._busy
 
     def forgetful(self: Pipeline, states: list[AssignmentState]) -> bool:
-        out = [*self.dispatcher.in_flight(), *self.keys, *(one.row for one in self.letters)]
+        out = [*self.dispatcher.in_flight(), *self.outcomes.keys, *(one.row for one in self.outcomes.letters)]
         return busy(self, states) and any(row.ours for row in each_of(out))
 
     patch.setattr(Pipeline, "_busy", forgetful)

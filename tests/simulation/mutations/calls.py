@@ -86,7 +86,7 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
     """A time-out is taken for a success that was slow."""
 
     def optimist(self: Answers, answer: messages.Unanswered) -> None:
-        self._pipeline.delivered(self._dispatcher.answered(answer.number).runs)
+        self._outcomes.delivered(self._dispatcher.answered(answer.number).runs)
 
     patch.setattr(Answers, "unanswered", optimist)
 
@@ -141,7 +141,7 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
 
     def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> None:
         faulty, others = pick(batch.runs, [index in verdict.errors for index in range(batch.events)])
-        self._pipeline.delivered(others)
+        self._outcomes.delivered(others)
         batch.runs = faulty
         some(self, batch, verdicts.SomeRefused(dict(enumerate(verdict.errors.values()))))
 
@@ -413,7 +413,7 @@ def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
     go_on = Pipeline._go_on
 
     def early(self: Pipeline) -> None:
-        self._write_letters()
+        self.outcomes.write_letters()
         go_on(self)
 
     patch.setattr(Pipeline, "_go_on", early)

@@ -11,6 +11,7 @@ from consumer.engine.block import Block, RecordStage, Run
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.model import Disposition, Rejection, Stage
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import TOMBSTONE, Verdict
 from consumer.engine.runs import each_of
@@ -29,7 +30,11 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
     mind = Pipeline._mind_guard
 
     def settling(self: Pipeline) -> None:
-        dropped = list(self.letters)[len(self.letters.writing) :] if self.guard.tripped is not None else []
+        dropped = (
+            list(self.outcomes.letters)[len(self.outcomes.letters.writing) :]
+            if self.guard.tripped is not None
+            else []
+        )
         mind(self)
         for letter in dropped:
             self.ledger.settle([letter.row], Disposition.DEAD_LETTERED)
@@ -42,7 +47,8 @@ def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
     """What was fetched before is read on."""
 
     def may_try(self: Admission) -> bool:
-        return self._free() >= self._need or self._nothing_moves()
+        free = self._context.policy.max_open_bytes - self._ledger.open_bytes
+        return free >= self._need or self._ledger.open == self.waiting()
 
     patch.setattr(Admission, "_may_try", may_try)
 
@@ -50,14 +56,14 @@ def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None:
     """Held back instead of dropped: the timer spins, and a stop waits for nothing."""
-    write = Pipeline._write_letters
+    write = Outcomes.write_letters
 
-    def unless_tripped(self: Pipeline) -> None:
+    def unless_tripped(self: Outcomes) -> None:
         if self.guard.tripped is None:
             write(self)
 
     patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
-    patch.setattr(Pipeline, "_write_letters", unless_tripped)
+    patch.setattr(Outcomes, "write_letters", unless_tripped)
 
 
 @mutation

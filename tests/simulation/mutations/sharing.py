@@ -10,7 +10,7 @@ import pytest
 from consumer.engine import messages
 from consumer.engine.answers import Answers
 from consumer.engine.keys import Lookups
-from consumer.engine.pipeline import Pipeline
+from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import Batch
 from tests.simulation.mutations.mutating import mutation
@@ -80,14 +80,14 @@ def what_comes_back_is_not_claimed_again(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def what_was_taken_over_counts_as_stored(patch: pytest.MonkeyPatch) -> None:
     """The record settles, though its key is not durable and another member may yet fail to deliver it."""
-    stored = Pipeline._keys_stored
+    stored = Outcomes.keys_stored
 
-    def all_stored(self: Pipeline, happened: messages.KeysStored | messages.StoreFailed) -> None:
+    def all_stored(self: Outcomes, happened: messages.KeysStored | messages.StoreFailed) -> None:
         if isinstance(happened, messages.KeysStored):
             happened = messages.KeysStored(happened.number)
         stored(self, happened)
 
-    patch.setattr(Pipeline, "_keys_stored", all_stored)
+    patch.setattr(Outcomes, "keys_stored", all_stored)
 
 
 @mutation

@@ -14,7 +14,7 @@ from consumer.engine import messages
 from consumer.engine.answers import Answers
 from consumer.engine.block import Run
 from consumer.engine.context import Clock
-from consumer.engine.intake import SchemaAnswers
+from consumer.engine.intake import Admission, SchemaAnswers
 from consumer.engine.model import Policy, Record, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.sending.queues import Batch
@@ -108,14 +108,14 @@ def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
     """A record nobody can read yet is passed over."""
-    aside = Pipeline.set_aside
+    aside = Admission._set_aside
 
-    def passed_over(self: Pipeline, row: Run, verdict: Any) -> None:
+    def passed_over(self: Admission, row: Run, verdict: Any) -> None:
         if isinstance(verdict, SchemaRef):
             verdict = Rejection(Stage.DECODE, "unknown_schema", "unknown schema")
         aside(self, row, verdict)
 
-    patch.setattr(Pipeline, "set_aside", passed_over)
+    patch.setattr(Admission, "_set_aside", passed_over)
 
 
 # -- clocks

@@ -1,0 +1,147 @@
+"""What the end of a record's way is: delivered, refused, dead-lettered. And when that may settle.
+
+Theory of operation. What the platform or we ourselves decide of an event is not its end yet. A delivered event settles
+once its key is durable (stage ``STORING``), a refused one once the broker has its letter (``DEAD_LETTERING``). Until
+then the record is open, nothing is committed past it, and a crash has it read again: the event goes once more under the
+same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which writes them until they are
+written.
+
+A leader that is refused passes its claim on (`Lookups.pass_on`): who follows it is tried itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from consumer.engine.block import RecordStage, Run
+from consumer.engine.claims import Claims, Letter, Outbox
+from consumer.engine.context import Context
+from consumer.engine.figures.counters import Samples
+from consumer.engine.figures.coverage import Coverage
+from consumer.engine.figures.freshness import Freshness
+from consumer.engine.guard import Guard
+from consumer.engine.keys import ASK_AGAIN, Lookups
+from consumer.engine.ledger import Ledger
+from consumer.engine.messages import (
+    DeadLetter,
+    DeadLettersStored,
+    KeysStored,
+    StoreDeadLetters,
+    StoreFailed,
+    StoreKeys,
+)
+from consumer.engine.model import Disposition, Rejection
+from consumer.engine.runs import (
+    divide,
+    keys_of,
+    kinds_by_section,
+    kinds_of,
+    mark_taken_over,
+    move_all,
+    pick,
+    rows_of,
+    times_of,
+)
+
+
+@dataclass(eq=False)
+class Outcomes:
+    """Moves records to the last stage but one, writes what they need, and settles them."""
+
+    context: Context
+    ledger: Ledger
+    claims: Claims
+    lookups: Lookups
+    guard: Guard
+
+    def __post_init__(self) -> None:
+        backoff = self.context.policy.inner_backoff
+        # In one write so many that all share the wait for its acknowledgement, and not so many that it holds up what
+        # comes next.
+        self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.rows)
+        self.letters: Outbox[Letter] = Outbox(backoff, 500)
+        self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()
+
+    # -- delivered
+
+    def delivered(self, runs: Sequence[Run]) -> None:
+        """The API said processed: they count as delivered as soon as their keys are durable."""
+        move_all(runs, RecordStage.STORING)
+        self.keys.add(runs)
+
+    def write_keys(self) -> None:
+        """Begin the next write of keys, if it is due."""
+        number = self.context.number()
+        if runs := self.keys.begin(number, self.context.now.monotonic):
+            self.context.emit(StoreKeys(number, keys_of(runs)))
+
+    def keys_stored(self, happened: KeysStored | StoreFailed) -> None:
+        """A write of keys came back: what is durable settles, with the duplicates that waited for it."""
+        now = self.context.now.monotonic
+        stored = isinstance(happened, KeysStored)
+        if not stored:
+            self.context.counters.failures["key_store_write"] += 1
+        done = self.keys.finish(happened.number, stored, now, self.context.jitter())
+        if isinstance(happened, KeysStored) and happened.stored is not None and set(happened.stored) != {1}:
+            # Our lease had ended, and another member had taken these events over. Where it has them still, they are
+            # stored already, or can be, once it is known what became of them there.
+            taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
+            self.context.counters.taken_over += mark_taken_over(taken_over)
+            done, not_stored = pick(done, happened.stored)
+            self.keys.add_later(not_stored, now + ASK_AGAIN)
+        self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
+        # A partition may have gone while the call was out: its next owner settles these, and finds their keys.
+        ours, others = divide(done, attrgetter("ours"))
+        self.context.counters.delivered_after_release += rows_of(others)
+        kinds = kinds_of(ours)
+        self.freshness.add(times_of(ours), self.context.now)
+        covered = kinds_by_section(ours, self.context.section) if self.context.divided else kinds
+        self.coverage.add(covered.items(), now)
+        for kind, count in kinds.items():
+            self.context.counters.delivered_by_name[kind.name] += count
+        # Last, for a block whose last record is settled drops what was just counted.
+        self.ledger.settle(ours, Disposition.DELIVERED)
+
+    # -- refused
+
+    def refused(self, row: Run, rejection: Rejection, attempts: int) -> None:
+        """The API refused this event for good."""
+        # Of a partition that is another's by now no letter is written: its owner reads the record again.
+        if row.ours:
+            self.dead_letter(row, rejection, attempts)
+        self.lookups.pass_on([row])
+
+    def dead_letter(self, row: Run, rejection: Rejection, attempts: int) -> None:
+        """The record goes to the dead-letter topic; it settles when the broker has it."""
+        tp, record = row.block.assignment.tp, row.block.record(row.first)
+        move_all([row], RecordStage.DEAD_LETTERING)
+        self.guard.bad(row, rejection)
+        self.samples.rejected(tp, record.offset, rejection)
+        at_ms = int(self.context.now.unix * 1000)
+        letter = DeadLetter(tp.topic, tp.partition, record, rejection, attempts, at_ms)
+        self.letters.add([Letter(row, letter)])
+
+    def write_letters(self) -> None:
+        """Begin the next write of letters, if it is due."""
+        number = self.context.number()
+        if letters := self.letters.begin(number, self.context.now.monotonic):
+            self.context.emit(StoreDeadLetters(number, [one.letter for one in letters]))
+
+    def letters_stored(self, happened: DeadLettersStored) -> None:
+        """A write of letters came back: those that the broker has settle their records."""
+        counters = self.context.counters
+        if failed := sum(not stored for stored in happened.stored):
+            counters.failures["dead_letter"] += failed
+            self.context.report("error", "dead_letters_not_stored", count=failed)
+        # What the broker did not acknowledge is written again: better two letters than none.
+        now, jitter = self.context.now.monotonic, self.context.jitter()
+        for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
+            # Before the block drops its columns.
+            section = self.context.section(row.block.section(row.first))
+            if self.ledger.settle([row], Disposition.DEAD_LETTERED):
+                counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
+                self.samples.stored(letter, section)
+        # What was not written goes back to the outbox, though its partition may have gone meanwhile.
+        self.letters.discard(lambda letter: not letter.row.ours)
