@@ -79,7 +79,7 @@ class RecordSource(Protocol):
 class Api(Protocol):
     """The Conversions API; see `consumer.adapters.conversions_api`."""
 
-    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
+    async def send(self, command: m.Send) -> m.ApiAnswer:
         """One attempt, in bounded time. Never raises."""
 
     async def read_token(self) -> bool:
@@ -98,51 +98,14 @@ class KeyStoreFigures(Protocol):
         """Keys that a shared store has lost since the start."""
 
 
-class Claimed(Protocol):
-    """What a key store says of keys; see `m.KeysLookedUp`."""
-
-    @property
-    def found(self) -> Sequence[int]:
-        """For each key: 0, 1 or 2."""
-
-    @property
-    def session(self) -> int:
-        """Of our claims."""
-
-
-class Renewed(Protocol):
-    """What a renewed lease is for."""
-
-    @property
-    def session(self) -> int:
-        """Whose claims hold."""
-
-    @property
-    def notes(self) -> Sequence[Note]:
-        """What other members have told."""
-
-
-class Given(Protocol):
-    """Calls of a shared quota; see `m.CallsGiven`."""
-
-    @property
-    def calls(self) -> int:
-        """How many."""
-
-    @property
-    def wait(self) -> float:
-        """Seconds until some are free."""
-
-    @property
-    def left(self) -> int:
-        """How many are free yet."""
-
-
 class KeyStore(Protocol):
     """The windowed key store; see `consumer.adapters.key_store`. Raises `KeyStoreError`."""
 
-    async def claim(self, keys: bytes, now: float) -> Claimed:
-        """Look these 16-byte keys up; a shared store claims those that were not delivered."""
+    async def claim(self, keys: bytes, now: float) -> tuple[Sequence[int], int]:
+        """Look these 16-byte keys up; a shared store claims those that were not delivered.
+
+        Gives `found` and `session` of `m.KeysLookedUp`.
+        """
 
     async def confirm(self, keys: bytes, now: float) -> Sequence[int]:
         """Store them as delivered: for each, whether it is durable (not 0)."""
@@ -150,8 +113,8 @@ class KeyStore(Protocol):
     async def release(self, keys: bytes) -> None:
         """End our claims of these."""
 
-    async def renew(self) -> Renewed:
-        """Prolong the lease on our claims."""
+    async def renew(self) -> tuple[int, Sequence[Note]]:
+        """Prolong the lease on our claims: the session whose claims hold, and what other members have told."""
 
     async def expire(self, now: float) -> None:
         """Bounded housekeeping."""
@@ -162,14 +125,16 @@ class KeyStore(Protocol):
     async def tell(self, note: Note) -> None:
         """Tell other members, with their next renewal."""
 
-    async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
-        """Ask for calls of a quota that members share."""
+    async def ask_calls(
+        self, quota: str, calls: int, per_minute: int, seconds: float
+    ) -> tuple[int, float, int]:
+        """Ask for calls of a quota that members share: how many, the seconds until some are free, how many are left."""
 
 
 class Schemas(Protocol):
     """Writers' schemas; see `consumer.adapters.schemas`."""
 
-    async def fetch(self, command: m.FetchSchema) -> m.SchemaFound | m.SchemaMissing | m.SchemaUnavailable:
+    async def fetch(self, command: m.FetchSchema) -> m.SchemaAnswer:
         """One attempt, in bounded time. Never raises."""
 
 
@@ -192,48 +157,19 @@ def system_clock() -> Instant:
     return Instant(asyncio.get_running_loop().time(), time.time())
 
 
-_OfKeyStore = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
-
-
-async def _perform_in(store: KeyStore, command: _OfKeyStore, now: float) -> m.Input | None:
-    """What the key store answers, if the command has an answer."""
-    match command:
-        case m.LookUpKeys():
-            claimed = await store.claim(command.keys, now)
-            return m.KeysLookedUp(command.number, claimed.found, claimed.session)
-        case m.StoreKeys():
-            return m.KeysStored(command.number, await store.confirm(command.keys, now))
-        case m.ReleaseKeys():
-            await store.release(command.keys)
-            return None
-        case m.RenewLease():
-            renewed = await store.renew()
-            return m.LeaseRenewed(command.number, renewed.session, renewed.notes)
-        case m.TellNote():
-            await store.tell(command.note)
-            return None
-        case m.AskCalls():
-            # An account has a quota at each address of the API.
-            quota = f"{command.destination}:{command.account}"
-            given = await store.ask_calls(quota, command.calls, command.per_minute, command.seconds)
-            return m.CallsGiven(command.number, command.account, given.calls, given.wait, given.left)
-        case _:
-            assert_never(command)
-
-
-def _not_done(command: _OfKeyStore) -> m.Input | None:
+def _not_done(command: m.KeyStoreCommand) -> m.Input | None:
     """What the engine hears when the key store fails."""
     match command:
         case m.LookUpKeys():
             return m.LookUpFailed(command.number)
         case m.StoreKeys():
             return m.StoreFailed(command.number)
-        case m.ReleaseKeys() | m.TellNote():
-            return None  # see there
         case m.RenewLease():
             return m.RenewFailed(command.number)
         case m.AskCalls():
             return m.CallsNotGiven(command.number, command.account)
+        case m.ReleaseKeys() | m.TellNote():
+            return None  # the lease ends without the one, and the others meet it themselves without the other
         case _:
             assert_never(command)
 
@@ -405,22 +341,17 @@ class Service:
                 self._tasks.add(task)
                 task.add_done_callback(self._watch)
 
-    async def _attempt(self, command: m.Attempt) -> m.Input | None:
+    async def _attempt(self, command: m.Attempt) -> m.Input | None:  # noqa: C901 - one case for each command
         """Make one attempt at what a command asks of the outside; gives its answer, the next input."""
+        if isinstance(command, m.KeyStoreCommand):
+            return await self._ask_key_store(command)
         match command:
             case m.FetchSchema():
                 return await self._schemas.fetch(command)
             case m.Transform():
-                return await self._call_function(command)
-            case (
-                m.LookUpKeys()
-                | m.StoreKeys()
-                | m.ReleaseKeys()
-                | m.RenewLease()
-                | m.AskCalls()
-                | m.TellNote()
-            ):
-                return await self._ask_key_store(command)
+                if self._transform is None:
+                    raise bug("the engine calls a function that there is not")
+                return await self._transform.run(command, self.feed)
             case m.Send():
                 if self._clock().monotonic > command.begin_by:  # we stood still since it was decided
                     return m.Unanswered(command.number, "too_late")
@@ -438,19 +369,34 @@ class Service:
             case _:
                 assert_never(command)
 
-    async def _call_function(self, command: m.Transform) -> m.Transformed:
-        if self._transform is None:
-            raise bug("the engine calls a function that there is not")
-        return await self._transform.run(command, self.feed)
-
-    async def _ask_key_store(self, command: _OfKeyStore) -> m.Input | None:
+    async def _ask_key_store(self, command: m.KeyStoreCommand) -> m.Input | None:
+        store, now = self._key_store, self._clock().unix
+        answer: m.Input | None = None
         try:
-            answer = await _perform_in(self._key_store, command, self._clock().unix)
+            match command:
+                case m.LookUpKeys():
+                    answer = m.KeysLookedUp(command.number, *await store.claim(command.keys, now))
+                case m.StoreKeys():
+                    answer = m.KeysStored(command.number, await store.confirm(command.keys, now))
+                case m.ReleaseKeys():
+                    await store.release(command.keys)
+                case m.RenewLease():
+                    answer = m.LeaseRenewed(command.number, *await store.renew())
+                case m.TellNote():
+                    await store.tell(command.note)
+                case m.AskCalls():
+                    # An account has a quota at each address of the API.
+                    quota = f"{command.destination}:{command.account}"
+                    given = await store.ask_calls(quota, command.calls, command.per_minute, command.seconds)
+                    answer = m.CallsGiven(command.number, command.account, *given)
+                case _:
+                    assert_never(command)
         except KeyStoreError as error:
             self._report(m.Report("error", "key_store_trouble", {"reason": str(error)}))
             if error.needs_restart:
                 self.key_store_broken = str(error)
             if error.lease_lost:
+                # Before the answer: what was claimed may be another member's, so no call may begin with it.
                 self.feed(m.LeaseLost())
             return _not_done(command)
         self.key_store_broken = None

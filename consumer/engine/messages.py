@@ -131,13 +131,10 @@ class SchemaFound:
         if (self.ref, self.kind) != (other.ref, other.kind):
             return False
         try:
-            return self.schema == other.schema or bool(_json(self.schema) == _json(other.schema))
+            one, two = (json.loads(x) if isinstance(x, str) else x for x in (self.schema, other.schema))
+            return bool(one == two)
         except (ValueError, RecursionError):  # it is no JSON, or nested too deeply to compare
-            return False
-
-
-def _json(schema: str | Mapping[str, Any]) -> Any:
-    return json.loads(schema) if isinstance(schema, str) else schema
+            return self.schema == other.schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,35 +382,23 @@ class Tick:
     """The time of `next_deadline()` has come."""
 
 
+GroupSaid = Assigned | Revoked | Lost | GroupSize
+SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
+KeysAnswer = KeysLookedUp | LookUpFailed | KeysStored | StoreFailed
+LeaseAnswer = LeaseRenewed | LeaseLost | RenewFailed
+QuotaAnswer = CallsGiven | CallsNotGiven
+FunctionSaid = Transformed | TransformIsSlow
+ApiAnswer = Answered | Unanswered
+KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold
+KeyStoreSaid = KeysAnswer | LeaseAnswer | QuotaAnswer | KeysForgotten
 Input = (
-    Assigned
-    | Revoked
-    | Lost
-    | Fetched
-    | SchemaFound
-    | SchemaMissing
-    | SchemaUnavailable
-    | Transformed
-    | TransformIsSlow
-    | KeysLookedUp
-    | LookUpFailed
-    | KeysStored
-    | StoreFailed
-    | LeaseRenewed
-    | LeaseLost
-    | RenewFailed
-    | CallsGiven
-    | CallsNotGiven
-    | Answered
-    | Unanswered
-    | DeadLettersStored
-    | CommitDone
+    GroupSaid
+    | KafkaSaid
+    | SchemaAnswer
+    | FunctionSaid
+    | KeyStoreSaid
+    | ApiAnswer
     | TokenRead
-    | EndOffsets
-    | KeysForgotten
-    | TopicIdsTold
-    | GroupSize
-    | BrokersTold
     | StopRequested
     | Tick
 )
@@ -576,20 +561,7 @@ class Report:
     fields: Mapping[str, str | int | float | None]
 
 
-Attempt = (
-    FetchSchema
-    | Transform
-    | LookUpKeys
-    | StoreKeys
-    | ReleaseKeys
-    | RenewLease
-    | AskCalls
-    | TellNote
-    | Send
-    | StoreDeadLetters
-    | Commit
-    | ReadAnew
-    | ReadToken
-)
+KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
+Attempt = FetchSchema | Transform | KeyStoreCommand | Send | StoreDeadLetters | Commit | ReadAnew | ReadToken
 """What asks something of the outside: tried once, and answered by one input, but for `ReleaseKeys` and `TellNote`."""
 Command = Attempt | Release | Stop | GiveUp | Report
