@@ -31,7 +31,7 @@ from typing import Final, NamedTuple
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.native import offsets_of
 from consumer.engine.reading import KEY_BYTES, UNCLEAR, Columns, Kind
-from consumer.errors import InvariantViolation, bug
+from consumer.errors import bug
 
 
 class RecordStage(IntEnum):
@@ -153,30 +153,6 @@ class Block:
     body of nothing there.
     """
 
-    __slots__ = (
-        "_cut",
-        "_dead",
-        "assignment",
-        "end",
-        "ends",
-        "first_offset",
-        "held",
-        "keys",
-        "kind_numbers",
-        "kinds",
-        "leader_epoch",
-        "marks",
-        "numbers",
-        "offsets",
-        "open",
-        "page",
-        "records",
-        "sections",
-        "sizes",
-        "stages",
-        "times",
-    )
-
     def __init__(
         self, assignment: Fence, chunk: Chunk, sizes: Sequence[int], columns: Columns, passed: Iterable[int]
     ) -> None:
@@ -236,15 +212,12 @@ class Block:
             elif stages[index] == RELEASED:
                 whole = False  # it is read again, as a row of another block
             else:
-                raise self._illegal(index, stage)
+                where, came_from = self.assignment.tp, RecordStage(stages[index])
+                # This one may mean that an offset was committed too early, so the message names it.
+                if stage in MARK.values() and came_from >= RecordStage.DELIVERED:
+                    raise bug(f"a record of {where} was settled twice")
+                raise bug(f"a record of {where} went from {came_from.name} to {stage.name}")
         return whole
-
-    def _illegal(self, index: int, stage: RecordStage) -> InvariantViolation:
-        where, before = self.assignment.tp, RecordStage(self.stages[index])
-        # This one may mean that an offset was committed too early, so the message names it.
-        if stage in MARK.values() and before >= RecordStage.DELIVERED:
-            return bug(f"a record of {where} was settled twice")
-        return bug(f"a record of {where} went from {before.name} to {stage.name}")
 
     # -- what is known of a row
 
@@ -406,16 +379,6 @@ class Run(NamedTuple):
             return [(account, self) for account in accounts]
         parts = [(account, [*rows]) for account, rows in groupby(range(first, end), block.account)]
         return [(account, Run(block, rows[0], rows[-1] + 1)) for account, rows in parts]
-
-    def sections(self) -> dict[int, int]:
-        """How many rows of each section these are; none where the mapping has no sections."""
-        numbers = self.block.sections[self.first : self.end]
-        return {number: numbers.count(number) for number in set(numbers)}
-
-    def kinds(self) -> dict[Kind, int]:
-        """How many events of each kind these are."""
-        numbers = self.block.kind_numbers[self.first : self.end]
-        return {self.block.kinds[number]: numbers.count(number) for number in set(numbers)}
 
 
 class Finished:

@@ -214,7 +214,7 @@ class Lookups:
         # An answer that came so late that it proves nothing is asked for again at once.
         self._renew_at = now + RENEW_EVERY if self._dispatcher.lease_until > now else now
         self._renewal_failed = False
-        self._dispatcher.halts.heed(happened.notes)
+        self._dispatcher.halts.notes.heed(happened.notes)
         before, self._dispatcher.session = self._dispatcher.session, happened.session
         if before not in (0, happened.session):
             queued = [run for queue in self._dispatcher for run in queue.empty()]

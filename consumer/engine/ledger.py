@@ -403,8 +403,9 @@ class Ledger:
         for block, first, end in ours:
             count, state = end - first, block.assignment
             # Before the block drops its columns.
-            for number, of_section in Run(block, first, end).sections().items() if block.sections else ():
-                self.by_section[number, disposition] += of_section
+            sections = block.sections[first:end]
+            for number in set(sections):
+                self.by_section[number, disposition] += sections.count(number)
             self._grow(state, -block.settled(first, end))
             state.counts[disposition] += count
             state.open -= count
@@ -455,17 +456,15 @@ class Ledger:
         columns = zip(self._ended.values(), *(state.counts.values() for state in self), strict=True)
         delivered, duplicate, filtered, dead_lettered = map(sum, columns)  # the order of `MARK`
         released = self._released + self.released_unread
-        return Totals(self._read(), delivered, duplicate, filtered, dead_lettered, self.open, released)
-
-    def _read(self) -> int:
-        """Records read and not released."""
-        return self._entered - self._released
+        return Totals(
+            self._entered - self._released, delivered, duplicate, filtered, dead_lettered, self.open, released
+        )
 
     def mismatch(self) -> int:
         """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
         # Both sides are counted apart: what was entered, and what became of it.
         settled = sum(self._ended.values()) + sum(sum(state.counts.values()) for state in self)
-        return self._read() - settled - self.open or sum(state.off() for state in self)
+        return self._entered - self._released - settled - self.open or sum(state.off() for state in self)
 
     def check(self) -> None:
         """Raises `InvariantViolation` unless the books add up."""

@@ -11,6 +11,7 @@ A leader that is refused passes its claim on (`Lookups.pass_on`): who follows it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -33,10 +34,10 @@ from consumer.engine.messages import (
     StoreKeys,
 )
 from consumer.engine.model import Disposition, Rejection
+from consumer.engine.reading import Kind
 from consumer.engine.runs import (
     divide,
     keys_of,
-    kinds_by_section,
     kinds_of,
     mark_taken_over,
     move_all,
@@ -95,12 +96,13 @@ class Outcomes:
         # A partition may have gone while the call was out: its next owner settles these, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))
         self.context.counters.delivered_after_release += rows_of(others)
-        kinds = kinds_of(ours)
         self.freshness.add(times_of(ours), self.context.now)
-        covered = kinds_by_section(ours, self.context.section) if self.context.divided else kinds
-        self.coverage.add(covered.items(), now)
-        for kind, count in kinds.items():
+        covered: Counter[Kind] = Counter()
+        for (kind, section), count in kinds_of(ours).items():
             self.context.counters.delivered_by_name[kind.name] += count
+            named = f"{kind.name} ({self.context.section(section)})" if section else kind.name
+            covered[kind._replace(name=named)] += count
+        self.coverage.add(covered.items(), now)
         # Last, for a block whose last record is settled drops what was just counted.
         self.ledger.settle(ours, Disposition.DELIVERED)
 

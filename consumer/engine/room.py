@@ -67,11 +67,18 @@ class Room:
         """How many records to fetch now at most; 0: pause."""
         if self._guard.tripped is not None:
             return 0
+        ledger, admission = self._ledger, self._admission
         # With nothing open there is room for one, however large: else one huge record would stop the line.
-        least = 1 if not self._ledger.open and not self._admission.held else 0
-        room = max(least, 0 if self._halted() else self._budget())
+        room = 1 if not ledger.open and not admission.held else 0
+        if not self._halted():
+            # A full offset map slows intake down and never stops it. What does not fit into a map may be sent again
+            # after a crash; a stop would strand all that has nothing to do with the records that wait.
+            now = self._context.now.monotonic
+            share = 1.0 if now - self.fed_at >= _CRAWL else ledger.map_share(now)
+            events = self._context.policy.max_open_events - ledger.open
+            room = max(room, min(events, admission.room(), int(FETCH_MOST * share)))
         pace = FETCH_MOST if math.isinf(self._rate) else math.floor(self._left + 2 * _ROUNDING)
-        return max(0, min(room, pace, self._admission.limit.room(self._admission.held)))
+        return max(0, min(room, pace, admission.limit.room(admission.held)))
 
     def enough(self) -> bool:
         """Whether the limit is reached."""
@@ -84,19 +91,6 @@ class Room:
             return None
         short = self._burst - self._left
         return None if short <= self._burst * _ROUNDING else self._paced_at + short / self._rate
-
-    def _budget(self) -> int:
-        most = int(FETCH_MOST * self._map_share())
-        return min(self._context.policy.max_open_events - self._ledger.open, self._admission.room(), most)
-
-    def _map_share(self) -> float:
-        """What the offset maps leave of a fetch. A full one slows intake down and never stops it.
-
-        What does not fit into a map may be sent again after a crash; a stop would strand all that has nothing to do
-        with the records that wait.
-        """
-        now = self._context.now.monotonic
-        return 1.0 if now - self.fed_at >= _CRAWL else self._ledger.map_share(now)
 
     def _halted(self) -> bool:
         """Whether intake stops: the token of all is refused, or every account, or refused ones hold half of the budget.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from consumer.engine.block import TAKEN_OVER, RecordStage, Run
@@ -22,27 +22,19 @@ def times_of(runs: Iterable[Run]) -> array[int]:
     return times
 
 
-def kinds_of(runs: Iterable[Run]) -> Counter[Kind]:
-    """How many events of each kind these are."""
-    counted: Counter[Kind] = Counter()
-    for run in runs:
-        counted.update(run.kinds())
-    return counted
-
-
-def kinds_by_section(runs: Iterable[Run], named: Callable[[int], str]) -> Counter[Kind]:
-    """How many events of each kind these are, with the section that `named` gives for a number behind the name.
-
-    For rows without a section, only the name.
-    """
-    counted: Counter[Kind] = Counter()
+def kinds_of(runs: Iterable[Run]) -> Counter[tuple[Kind, int]]:
+    """How many events of each kind and section these are; section 0: none."""
+    counted: Counter[tuple[Kind, int]] = Counter()
     for block, first, end in runs:
-        sections = block.sections[first:end] or bytes(end - first)
-        for (number, section), count in Counter(
-            zip(block.kind_numbers[first:end], sections, strict=True)
-        ).items():
-            kind = block.kinds[number]
-            counted[kind._replace(name=f"{kind.name} ({named(section)})") if section else kind] += count
+        numbers = block.kind_numbers[first:end]
+        if block.sections:
+            pairs: Mapping[tuple[int, int], int] = Counter(
+                zip(numbers, block.sections[first:end], strict=True)
+            )
+        else:  # nearly always: then no row is looked at by itself
+            pairs = {(number, 0): numbers.count(number) for number in set(numbers)}
+        for (number, section), count in pairs.items():
+            counted[block.kinds[number], section] += count
     return counted
 
 

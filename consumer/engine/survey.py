@@ -306,7 +306,7 @@ def _queued(parts: Parts, queue: AccountQueue, block: Block, index: int, now: fl
     """Return what a record in this queue waits for."""
     if queue.gate.halt is not None:
         return WaitsFor.HALT
-    again = next((at for at, batch in queue.again() if _is_in(batch.runs, block, index)), None)
+    again = next((at for at, _, batch in queue.again if _is_in(batch.runs, block, index)), None)
     if again is not None and again > now:
         return WaitsFor.RETRY
     opens, allowance = queue.gate.opens_at(now, queue.in_flight), queue.gate.allowance

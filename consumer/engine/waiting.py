@@ -178,22 +178,15 @@ class Parking:
         """In turns one asked for before and a new one, of which the oldest and the newest in turns: so none waits long
         behind a flood of made-up ones."""
         self._turn += 1
-        if self._turn % 2:
-            return self._next_again(now) or self._next_new()
-        return self._next_new() or self._next_again(now)
-
-    def _next_again(self, now: float) -> SchemaRef | None:
-        while self._again and self._again[0][0] <= now:
-            at, ref = heapq.heappop(self._again)
-            if self._waits(ref, at):
-                return ref
-        return None
-
-    def _next_new(self) -> SchemaRef | None:
-        while self._new:
-            ref = self._new.popleft() if self._turn % 4 < 2 else self._new.pop()
-            if self._waits(ref, -math.inf):
-                return ref
+        old_first = self._turn % 2
+        for again in (old_first, not old_first):
+            while (self._again and self._again[0][0] <= now) if again else self._new:
+                if again:
+                    at, ref = heapq.heappop(self._again)
+                else:
+                    at, ref = -math.inf, self._new.popleft() if self._turn % 4 < 2 else self._new.pop()
+                if self._waits(ref, at):
+                    return ref
         return None
 
     def _waits(self, ref: SchemaRef, at: float) -> bool:
@@ -420,8 +413,6 @@ class Transforming:
     """
 
     def __init__(self, context: Context, decoder: SchemaLearner) -> None:
-        self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
-        self.missing = decoder.missing
         self.section_of = decoder.section_of
         self._context = context
         self._decoder = decoder

@@ -91,23 +91,33 @@ class Dispatcher:
 
     def due(self) -> float | None:
         """When something here is next to be done (monotonic); None: only an answer or a new event can tell."""
-        times = [self._due(queue) for queue in self._queues.values()]
-        return min((at for at in times if at is not None), default=None)
+        now, patience = self._context.now.monotonic, self._context.policy.halt_patience
+        may_risk, times = self._may_risk(), []
+        for queue in self._queues.values():
+            gate, halt = queue.gate, queue.gate.halt
+            if halt is not None:
+                if not halt.reading_token and not halt.may_probe and not queue.in_flight:
+                    times.append(halt.probe_at)
+                if patience and not self.halts.gave_up and (queue.queued or queue.in_flight):
+                    times.append(halt.waiting_since + patience)
+            elif gate.silent_since is not None and not gate.told_silence:
+                times.append(gate.unreachable_at())
+            ready, opens = queue.due(self._early_at(queue)), gate.opens_at(now, queue.in_flight)
+            if ready is not None and opens is not None and may_risk:
+                times.append(max(ready, opens))
+        return min(times, default=None)
 
     # -- one account
 
     def _send_one(self, queue: AccountQueue) -> bool:
-        context = self._context
-        if not self._may_risk():
-            return False
-        now = context.now.monotonic
+        now = self._context.now.monotonic
         opens = queue.gate.opens_at(now, queue.in_flight)
-        if opens is None or opens > now:
+        if not self._may_risk() or opens is None or opens > now:
             return False
         if queue.gate.allowance is not None and not queue.gate.allowance.given(now):
             self._ask_for_calls(queue, queue.gate.allowance)
             return False
-        batch = queue.take(now, context.number(), self._early_at(queue))
+        batch = queue.take(now, self._context.number(), self._early_at(queue))
         if batch is None:
             return False
         self._emit(queue, batch)
@@ -136,17 +146,9 @@ class Dispatcher:
         if not calls:
             return
         number = context.number()
-        allowance.ask(number, now)
-        context.emit(
-            AskCalls(
-                number,
-                policy.destination or "",
-                queue.account,
-                calls,
-                policy.calls_per_minute,
-                allowance.seconds,
-            )
-        )
+        allowance.asked, allowance.asked_at = number, now
+        whose = policy.destination or "", queue.account
+        context.emit(AskCalls(number, *whose, calls, policy.calls_per_minute, allowance.seconds))
 
     def calls_given(self, happened: CallsGiven | CallsNotGiven) -> None:
         """The shared key store has given calls, or not."""
@@ -160,7 +162,7 @@ class Dispatcher:
         allowance.failures += 1
         context.counters.failures["key_store_quota"] += 1
         delay = context.policy.inner_backoff.delay(allowance.failures, 0.5 + context.jitter() / 2)
-        allowance.unanswered(now + delay)
+        allowance.asked, allowance.ask_at = None, now + delay
 
     @property
     def not_given(self) -> bool:
@@ -214,23 +216,3 @@ class Dispatcher:
                 block.marks[index] |= COUNTED
                 counters.unclear_repeats += 1
                 counters.unclear_offline += marks & OFFLINE
-
-    def _due(self, queue: AccountQueue) -> float | None:
-        halt, now = queue.gate.halt, self._context.now.monotonic
-        times = []
-        if halt is not None:
-            if not halt.reading_token and not halt.may_probe and not queue.in_flight:
-                times.append(halt.probe_at)
-            if (
-                self._context.policy.halt_patience
-                and not self.halts.gave_up
-                and (queue.queued or queue.in_flight)
-            ):
-                times.append(halt.waiting_since + self._context.policy.halt_patience)
-        if halt is None and queue.gate.silent_since is not None and not queue.gate.told_silence:
-            times.append(queue.gate.unreachable_at())
-        ready = queue.due(self._early_at(queue))
-        opens = queue.gate.opens_at(now, queue.in_flight)
-        if ready is not None and opens is not None and self._may_risk():
-            times.append(max(ready, opens))
-        return min(times, default=None)

@@ -87,10 +87,6 @@ class Allowance:
         """Return whether a call may be made."""
         return self.calls > 0 and now < self.until
 
-    def ask(self, number: int, now: float) -> None:
-        """Note that the store is asked."""
-        self.asked, self.asked_at = number, now
-
     def answered(self, calls: int, wait: float, left: int, now: float) -> None:
         """Take the answer: calls, or the seconds to wait for some; and how many are left for all."""
         self.asked, self.failures, self.left = None, 0, left
@@ -98,10 +94,6 @@ class Allowance:
         self.used_up_until = now + wait
         # Calls that come too late are void. So that a slow store does not stop everything, more time is asked for.
         self.seconds = min(_VALID_MOST, _VALID + now - self.asked_at)
-
-    def unanswered(self, ask_at: float) -> None:
-        """Note that the store did not answer; it is asked again, but not before `ask_at`."""
-        self.asked, self.ask_at = None, ask_at
 
 
 class Quota:
@@ -200,23 +192,18 @@ class Gate:
             self._remaining = remaining
             self._reset_at = now + min(reset, self._policy.throttle_cap)
 
-    def close(self, until: float) -> None:
-        """Let no call go before `until`, because of a 429."""
-        self._close(until)
-        self.slow_down()
-
-    def close_as_told(self, until: float) -> None:
-        """Let no call go before `until`, because of a 429 that another member met."""
-        self._close(until)
-        self._told_until = self.closed_until
-
-    def _close(self, until: float) -> None:
+    def close(self, until: float, *, told: bool = False) -> None:
+        """Let no call go before `until`, because of a 429; `told`: another member met it."""
         self.closed_until = max(self.closed_until, until)
         # Others use the account's quota as well, or it is less than we know. That may be so for a minute more.
         self._scarce_until = self.closed_until + _MINUTE
         if self.silent_since is not None:
             # No call goes while it is closed, so there can be no answer: that is no silence of the platform.
             self.silent_since = max(self.silent_since, until)
+        if told:
+            self._told_until = self.closed_until
+        else:
+            self.slow_down()
 
     def told_by_member(self, now: float) -> bool:
         """Return whether it is halted or closed because of what another member has met."""

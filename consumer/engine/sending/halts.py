@@ -15,7 +15,7 @@ read the corrected token later), notes of refusals do not halt that account agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from consumer.engine.context import Context
@@ -44,7 +44,7 @@ class Halts:
         """`queues`: by account; more may come."""
         self._context = context
         self._queues = queues
-        self.notes = Notes(context)
+        self.notes = Notes(context, queues)
         # Whether the run was given up already.
         self.gave_up = False
 
@@ -96,10 +96,6 @@ class Halts:
                 queue.gate.halt = None
                 self._context.report("info", "resumed", account=queue.account)
 
-    def heed(self, notes: Sequence[Note]) -> None:
-        """Heed what other members have met."""
-        self.notes.heed(notes, [(queue.account, queue.gate) for queue in self._queues.values()])
-
     def token_read(self, changed: bool) -> None:
         """The token was read again: those who waited for that may probe now."""
         for queue in self._queues.values():
@@ -111,15 +107,16 @@ class Halts:
 
     def tend_halts(self) -> None:
         """Read the token where a probe is due; give up where patience ran out."""
-        now = self._context.now.monotonic
-        reading = False
+        now, patience, reading = self._context.now.monotonic, self._context.policy.halt_patience, False
         for queue in self._queues.values():
             halt = queue.gate.halt
             if halt is None:
                 continue
             if not queue.queued and not queue.in_flight:
                 halt.waiting_since = now
-            self._mind_patience(queue, halt.waiting_since, halt.reason)
+            if patience and not self.gave_up and now >= halt.waiting_since + patience:
+                self.gave_up = True
+                self._context.emit(GiveUp(f"ad account {queue.account}: {halt.reason} for {patience:.0f} s"))
             if halt.probe_at <= now and not halt.reading_token and not halt.may_probe and not queue.in_flight:
                 halt.reading_token = reading = True
         if reading:
@@ -137,16 +134,11 @@ class Halts:
                 gate.told_silence = True
                 self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
 
-    def _mind_patience(self, queue: AccountQueue, since: float, reason: str) -> None:
-        patience = self._context.policy.halt_patience
-        if not patience or self.gave_up or self._context.now.monotonic < since + patience:
-            return
-        self.gave_up = True
-        self._context.emit(GiveUp(f"ad account {queue.account}: {reason} for {patience:.0f} s"))
-
     def share(self, queue: AccountQueue) -> None:
         """Apply what holds already to the queue of a new account: notes, and a halt of the token that all have."""
-        self.notes.heed_for(queue.account, queue.gate)
+        # What was told before the first event of this account came.
+        for until, note in self.notes.latest:
+            self.notes.apply(note, until, queue)
         for other in self._queues.values():
             halt = other.gate.halt
             if halt is not None and is_of_all(halt.status, self._context.policy):
@@ -157,21 +149,23 @@ class Halts:
 class Notes:
     """Tells what this member has met, and heeds what others have."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, queues: Mapping[str, AccountQueue]) -> None:
         self._context = context
-        self._shared = context.policy.lease > 0
+        self._queues = queues
+        # By account, until when the throttle lasts that others were told of.
         self._told_until: dict[str, float] = {}
-        """By account, until when the throttle lasts that others were told of."""
+        # Until when notes of a refused token are not heeded.
         self._doubts_until = 0.0
-        """Until when notes of a refused token are not heeded."""
+        # The names of those that were heeded: each acts once.
         self._heeded: frozenset[str] = frozenset()
-        self._latest: Sequence[tuple[float, Note]] = ()
-        """Notes for this destination, as last read, and when each expires (monotonic)."""
+        # Notes for this destination, as last read, and when each expires (monotonic).
+        self.latest: Sequence[tuple[float, Note]] = ()
 
     def refused(self, account: str, status: int, code: int | None) -> None:
         """Tell others that this account, or the token of all, is refused."""
-        of_all = is_of_all(status, self._context.policy)
-        self._tell("" if of_all else account, status, code, _TELL_FOR)
+        # No account: what holds for all of them.
+        whose = "" if is_of_all(status, self._context.policy) else account
+        self._tell(whose, status, code, _TELL_FOR)
 
     def throttled(self, account: str, wait: float) -> None:
         """Tell others that this account takes no calls for `wait` seconds."""
@@ -182,40 +176,34 @@ class Notes:
             self._tell(account, THROTTLED, None, wait)
 
     def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
-        if self._shared:
+        # Without a shared key store there is no place to tell it.
+        if self._context.policy.lease > 0:
             destination = self._context.policy.destination or ""
             self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
 
-    def heed(self, notes: Sequence[Note], gates: Iterable[tuple[str, Gate]]) -> None:
+    def heed(self, notes: Sequence[Note]) -> None:
         """Heed what is new in the notes that the store has now."""
         now, destination = self._context.now.monotonic, self._context.policy.destination or ""
         ours = [one for one in notes if one.destination == destination]
         new = [one for one in ours if one.name not in self._heeded]
         self._heeded = frozenset(one.name for one in ours)
-        self._latest = [(now + one.seconds, one) for one in ours]
-        for account, gate in gates if new else ():
+        self.latest = [(now + one.seconds, one) for one in ours]
+        for queue in self._queues.values() if new else ():
             for note in new:
-                self._apply(note, now + note.seconds, account, gate)
+                self.apply(note, now + note.seconds, queue)
 
-    def heed_for(self, account: str, gate: Gate) -> None:
-        """Heed for a new account what was told before its first event came."""
-        for until, note in self._latest:
-            self._apply(note, until, account, gate)
-
-    def _apply(self, note: Note, until: float, account: str, gate: Gate) -> None:
-        now = self._context.now.monotonic
+    def apply(self, note: Note, until: float, queue: AccountQueue) -> None:
+        """Close an account's gate, or halt it, as a note says that holds until then (monotonic)."""
+        now, account, gate = self._context.now.monotonic, queue.account, queue.gate
         if note.account not in ("", account) or until <= now:
             return
         if note.status == THROTTLED:
             until = min(until, now + self._context.policy.throttle_cap)
             if until > gate.closed_until:
-                gate.close_as_told(until)
+                gate.close(until, told=True)
+                wait = round(until - now, 3)
                 self._context.report(
-                    "warning",
-                    "throttled",
-                    account=account,
-                    wait_seconds=round(until - now, 3),
-                    request_id=None,
+                    "warning", "throttled", account=account, wait_seconds=wait, request_id=None
                 )
             return
         doubts_until = gate.doubts_until if note.account else self._doubts_until

@@ -16,7 +16,7 @@ import heapq
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
@@ -96,32 +96,21 @@ class AccountQueue:
         self.gate = gate
         self.in_flight = 0
         self._policy = policy
-        self._filling: list[Run] = []
+        # The batch being filled, and what it comes to: counted as it grows, for events join it one block at a time.
+        self.filling: list[Run] = []
         self._filling_events = 0
         self._filling_bytes = _ENVELOPE
         self._filling_since = 0.0
-        self._ready: deque[Sequence[Run]] = deque()
-        self._again: list[tuple[float, int, Batch]] = []
+        # Batches that are full, or have lingered.
+        self.ready: deque[Sequence[Run]] = deque()
+        # A heap: batches to be tried again, and not before when. The number keeps two of the same moment in order.
+        self.again: list[tuple[float, int, Batch]] = []
         # Of a batch's body; less than the policy's where that was too large for somebody.
         self._most_bytes = policy.batch_bytes
         self._grow_at = 0.0
         self._grow_after = _GROW_AFTER
         self._grown = False
         self.queued = 0
-
-    @property
-    def filling(self) -> Sequence[Run]:
-        """The batch being filled."""
-        return self._filling
-
-    @property
-    def ready(self) -> Iterable[Sequence[Run]]:
-        """Batches that are full, or have lingered."""
-        return self._ready
-
-    def again(self) -> Iterator[tuple[float, Batch]]:
-        """Batches to be tried again, and not before when."""
-        return ((at, batch) for at, _, batch in self._again)
 
     def add(self, run: Run, now: float) -> None:
         """New events join the batch being filled, as many at a time as it has room for."""
@@ -131,13 +120,13 @@ class AccountQueue:
             if run.size > room:
                 ends, start = run.block.ends, run.block.start(run.first)
                 count = min(count, bisect_right(ends, start + room, run.first, run.end) - run.first)
-            if not count and self._filling:
+            if not count and self.filling:
                 self._close()
                 continue
-            if not self._filling:
+            if not self.filling:
                 self._filling_since = now
             some, rest = cut([run], max(1, count))  # one alone goes, however large
-            self._filling += some
+            self.filling += some
             self._filling_events += some[0].rows
             self._filling_bytes += some[0].size
             self.queued += some[0].rows
@@ -149,7 +138,7 @@ class AccountQueue:
 
     def put_back(self, batch: Batch, at: float) -> None:
         """A batch to be tried again, not before `at`."""
-        heapq.heappush(self._again, (at, batch.number, batch))
+        heapq.heappush(self.again, (at, batch.number, batch))
         self.queued += batch.events
 
     def take(self, now: float, number: int, early_at: float = math.inf) -> Batch | None:
@@ -158,9 +147,11 @@ class AccountQueue:
         `number` names the call. From `early_at` on one that is not full need not wait. What is no longer ours was
         purged when it ceased to be (`purge`), so what is taken is ours.
         """
-        self._grow(now)
-        if self._again and self._again[0][0] <= now:
-            at, _, batch = heapq.heappop(self._again)
+        if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
+            self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
+            self._grow_at, self._grown = now + self._grow_after, True
+        if self.again and self.again[0][0] <= now:
+            at, _, batch = heapq.heappop(self.again)
             self.queued -= batch.events
             batch.runs, rest = self._fitting(batch.runs)
             if rest:
@@ -169,20 +160,20 @@ class AccountQueue:
                 self.put_back(later, at)
             batch.number = number
             return batch
-        if not self._ready and self._filling and now >= self._filled_at(early_at):
+        if not self.ready and self.filling and now >= self._filled_at(early_at):
             self._close()
-        if not self._ready:
+        if not self.ready:
             return None
-        runs, rest = self._fitting(self._ready.popleft())
+        runs, rest = self._fitting(self.ready.popleft())
         if rest:
-            self._ready.appendleft(rest)
+            self.ready.appendleft(rest)
         self.queued -= rows_of(runs)
         return Batch(number, self.account, runs)
 
     def takeable(self, now: float, early_at: float) -> int:
         """How many batches `take` would give now."""
-        filled = bool(self._filling) and now >= self._filled_at(early_at)
-        return sum(at <= now for at, _, _ in self._again) + len(self._ready) + filled
+        filled = bool(self.filling) and now >= self._filled_at(early_at)
+        return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
 
     def shrink(self, size: int, now: float) -> None:
         """A body of several events and this many bytes was too large for somebody: half of it from now on."""
@@ -193,13 +184,6 @@ class AccountQueue:
             self._grown = False
         self._grow_at = now + self._grow_after
 
-    def _grow(self, now: float) -> None:
-        if self._most_bytes >= self._policy.batch_bytes or now < self._grow_at:
-            return
-        self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
-        self._grow_at = now + self._grow_after
-        self._grown = True
-
     def _fitting(self, runs: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
         """What of these is within the limit in bytes, at least one event, and what goes beyond it."""
         if self._most_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._most_bytes:
@@ -209,49 +193,46 @@ class AccountQueue:
 
     def due(self, early_at: float = math.inf) -> float | None:
         """When something here is next ready to be taken; None while nothing waits."""
-        times = [self._again[0][0]] if self._again else []
-        if self._ready:
-            return float("-inf")
-        if self._filling:
+        if self.ready:
+            return -math.inf
+        times = [self.again[0][0]] if self.again else []
+        if self.filling:
             times.append(self._filled_at(early_at))
         return min(times, default=None)
 
     def _filled_at(self, early_at: float) -> float:
         lingered = self._filling_since + self._policy.linger
         # While something is to be tried again, small batches would only fail one after the other, and then be many.
-        return lingered if self._again else min(lingered, early_at)
+        return lingered if self.again else min(lingered, early_at)
 
     def purge(self) -> list[Run]:
         """Take out all that is no longer ours to send, and return it."""
-        kept, gone = divide(self._filling)
-        self._filling = [*kept]
+        kept, gone = divide(self.filling)
+        self.filling = [*kept]
         self._filling_events, self._filling_bytes = rows_of(kept), _size_of(kept)
-        ready, self._ready = self._ready, deque()
-        for runs in ready:
-            kept, rest = divide(runs)
-            gone += rest
-            if kept:
-                self._ready.append(kept)
-        for _, _, batch in self._again:
+        divided = [divide(runs) for runs in self.ready]
+        self.ready = deque(runs for runs, _ in divided if runs)
+        gone += chain.from_iterable(rest for _, rest in divided)
+        for _, _, batch in self.again:
             batch.runs, rest = divide(batch.runs)
             gone += rest
-        self._again = [entry for entry in self._again if entry[2].runs]
-        heapq.heapify(self._again)
+        self.again = [entry for entry in self.again if entry[2].runs]
+        heapq.heapify(self.again)
         self.queued -= rows_of(gone)
         return gone
 
     def empty(self) -> list[Run]:
         """Take out all that waits, and return it."""
-        batches = [self._filling, *self._ready, *(batch.runs for _, _, batch in self._again)]
-        self._filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
-        self._ready.clear()
-        self._again.clear()
+        batches = [self.filling, *self.ready, *(batch.runs for _, _, batch in self.again)]
+        self.filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
+        self.ready.clear()
+        self.again.clear()
         self.queued = 0
         return [*chain.from_iterable(batches)]
 
     def _close(self) -> None:
-        self._ready.append(self._filling)
-        self._filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
+        self.ready.append(self.filling)
+        self.filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
 
 
 def _size_of(runs: Iterable[Run]) -> int:

@@ -11,7 +11,7 @@ from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
 from consumer.engine.ledger import Ledger
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.reading import Columns, Keys, Kind
-from consumer.engine.runs import cut, each_of, keys_of, move_all, pick, rows_of
+from consumer.engine.runs import cut, each_of, keys_of, kinds_of, move_all, pick, rows_of
 from tests.engine.building import PROPERTY, TOPIC, UNIX
 
 TP = TopicPartition(TOPIC, 0)
@@ -94,7 +94,7 @@ def test_a_run_goes_to_its_accounts_in_parts(drawn: list[tuple[str, int] | None]
     parts = run.by_account()
     assert [row.first for row in each_of(part for _, part in parts)] == [*range(len(rows))]
     assert all(rows[row.first][0] == account for account, part in parts for row in each_of([part]))
-    assert sum(run.kinds().values()) == len(rows)
+    assert kinds_of([run]).total() == len(rows)
     assert run.size == sum(size + 1 for _, size in rows.values())
 
 

@@ -208,7 +208,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_holds_what_was_put_in(self) -> None:
-        waiting = [*self.queue.ready, self.queue.filling, *(batch.runs for _, batch in self.queue.again())]
+        waiting = [*self.queue.ready, self.queue.filling, *(batch.runs for _, _, batch in self.queue.again)]
         held = [row for runs in waiting for row in each_of(runs)]
         assert len(held) == len(self.inside) == self.queue.queued
         assert set(held) == set(self.inside)

@@ -19,7 +19,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
     """The open records that each part of the pipeline holds."""
     queues = [*pipeline.dispatcher]
     queued = [runs for queue in queues for runs in (queue.filling, *queue.ready)]
-    queued += [batch.runs for queue in queues for _, batch in queue.again()]
+    queued += [batch.runs for queue in queues for _, _, batch in queue.again]
     asked = [
         *chain(*pipeline.lookups._asked.values()),
         *chain(*(leaders for _, leaders in pipeline.lookups._again)),

@@ -200,7 +200,7 @@ def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """connect #1352."""
-    patch.setattr(Gate, "close", lambda self, until: self.slow_down())
+    patch.setattr(Gate, "close", lambda self, until, told=False: self.slow_down())
 
 
 @mutation
@@ -271,8 +271,8 @@ def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
     """The account was told that its quota is used up, and goes on as before once the time is over."""
     close = Gate.close
 
-    def closing(self: Gate, until: float) -> None:
-        close(self, until)
+    def closing(self: Gate, until: float, *, told: bool = False) -> None:
+        close(self, until, told=told)
         self._scarce_until = 0.0
 
     patch.setattr(Gate, "close", closing)
@@ -494,9 +494,9 @@ def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
     purge = AccountQueue.purge
 
     def partly(self: AccountQueue) -> list[Run]:
-        again, self._again = self._again, []
+        again, self.again = self.again, []
         gone = purge(self)
-        self._again = again
+        self.again = again
         return gone
 
     patch.setattr(AccountQueue, "purge", partly)

@@ -7,6 +7,7 @@ import pytest
 from consumer.engine.model import THROTTLED, Note
 from consumer.engine.sending.gate import Allowance, Gate, Quota
 from consumer.engine.sending.halts import Notes
+from consumer.engine.sending.queues import AccountQueue
 from tests.simulation.mutations.mutating import mutation
 
 # -- members that divide the quota
@@ -107,13 +108,13 @@ def a_refusal_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:
-    apply = Notes._apply
+    apply = Notes.apply
 
-    def some(self: Notes, note: Note, until: float, account: str, gate: Gate) -> None:
+    def some(self: Notes, note: Note, until: float, queue: AccountQueue) -> None:
         if (note.status == THROTTLED) is not throttles:
-            apply(self, note, until, account, gate)
+            apply(self, note, until, queue)
 
-    patch.setattr(Notes, "_apply", some)
+    patch.setattr(Notes, "apply", some)
 
 
 @mutation
@@ -131,11 +132,11 @@ def a_refusal_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_note_concerns_another_account(patch: pytest.MonkeyPatch) -> None:
     """A refused account halts those that are accepted, and goes on itself."""
-    apply = Notes._apply
+    apply = Notes.apply
 
-    def of_others(self: Notes, note: Note, until: float, account: str, gate: Gate) -> None:
+    def of_others(self: Notes, note: Note, until: float, queue: AccountQueue) -> None:
         if note.account:
-            note = note._replace(account=account if account != note.account else "none")
-        apply(self, note, until, account, gate)
+            note = note._replace(account=queue.account if queue.account != note.account else "none")
+        apply(self, note, until, queue)
 
-    patch.setattr(Notes, "_apply", of_others)
+    patch.setattr(Notes, "apply", of_others)
