@@ -13,6 +13,7 @@ or it is given up because it is no longer ours. None of them loses an event.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.answering.verdicts import (
@@ -132,6 +133,7 @@ class Answers:
         else:
             self._dispatcher.halts.accept(batch)
             queue.gate.judged(now)
+            batch.failures = 0
             self._judged(batch, verdict, rid)
 
     def _judged(
@@ -170,8 +172,13 @@ class Answers:
             body = row.block.body(row.first)
             if not outcome.processed:
                 refused.append(self._refuse(row, outcome.error or _NO_REASON, batch.attempts))
-            if outcome.warning is not None or outcome.error is not None:
-                self._count_messages(outcome, body)
+            counters = self._context.counters
+            # By kind, which is the message without what it echoes of the event: that may be personal.
+            if outcome.warning is not None:
+                counters.bump(counters.api_warnings, kind(outcome.warning, body))
+            if outcome.error is not None:
+                counters.bump(counters.api_errors, kind(outcome.error, body))
+                counters.processed_with_error += outcome.processed
         self._outcomes.delivered(delivered)
         return refused
 
@@ -184,7 +191,7 @@ class Answers:
             if index in verdict.errors
         ]
         if rest:
-            self._again(batch.part(self._context.number(), rest), self._context.now.monotonic)
+            self._again(replace(batch, number=self._context.number(), runs=rest), self._context.now.monotonic)
         return refused
 
     def _bisect(self, batch: Batch, code: str, message: str, rid: str | None) -> list[Rejection]:
@@ -203,14 +210,6 @@ class Answers:
         rejection = Rejection(Stage.DELIVER, code, mask(message, row.block.body(row.first)))
         self._outcomes.refused(row, rejection, attempts)
         return rejection
-
-    def _count_messages(self, outcome: EventOutcome, body: bytes) -> None:
-        counters = self._context.counters
-        if outcome.warning is not None:
-            counters.bump(counters.api_warnings, kind(outcome.warning, body))
-        if outcome.error is not None:
-            counters.bump(counters.api_errors, kind(outcome.error, body))
-            counters.processed_with_error += outcome.processed
 
     # -- no verdict on any event
 
@@ -242,10 +241,10 @@ class Answers:
             if verdict.too_large:
                 queue.shrink(batch.size, now)
             context.counters.bisected += 1
+            # Each half has to show for itself that it is at fault.
+            batch.failing_since = now
             parts = [*batch.halves(context.number(), context.number())]
         for part in parts:
-            if part is not batch:
-                part.failures, part.failing_since = batch.failures, now
             self._again(part, now + delay)
 
     def _throttled(self, batch: Batch, wait: float | None, rid: str | None) -> None:

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from consumer.engine.block import RecordStage, Run
+from consumer.engine.block import Run
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Backoff
 from consumer.engine.reading import KEY_BYTES, split_keys
-from consumer.engine.runs import keys_of, move_all
+from consumer.engine.runs import goes_on, keys_of
 from consumer.errors import bug
 
 
@@ -96,10 +96,7 @@ class Claims:
     def release(self, leader: Run) -> Run | None:
         """The leader will not be delivered by us: the first follower that may still be begun leads, and is returned."""
         key = keys_of([leader])
-        followers = self.followers.pop(key, [])
-        # Their partition is being drained: they are its next owner's.
-        move_all([one for one in followers if not one.accepted], RecordStage.FREED)
-        followers = [one for one in followers if one.accepted]
+        followers = [one for one in self.followers.pop(key, []) if goes_on(one)]
         if not followers:
             self._end(key)
             return None

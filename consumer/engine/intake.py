@@ -34,8 +34,8 @@ from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Re
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Columns, Keys, Reading, SchemaLearner, Verdict
-from consumer.engine.runs import move_all, pick
-from consumer.engine.waiting import EarlyRecords, Parking, Transforming, free
+from consumer.engine.runs import goes_on, move_all, pick
+from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 # Records read in one go, which become one block: many enough that what is done for a block costs an event nothing, and
 # few enough that one record that waits for hours keeps little of what came with it. A kind's number is one byte, and a
@@ -169,8 +169,7 @@ class Admission:
         if not rows:
             return
         move_all(rows, RecordStage.ROOM)
-        free(rows)
-        self._deferred.extend(_Deferred(row, known) for row in rows if row.accepted)
+        self._deferred.extend(_Deferred(row, known) for row in rows if goes_on(row))
         # They may need less than what could not be taken in before.
         self._need = 0
 
@@ -179,8 +178,7 @@ class Admission:
         before = self.held
         self._held = deque(one for one in self._held if one[0].live and not one[0].draining)
         self._ledger.released_unread += before - self.held
-        free(one.row for one in self._deferred)
-        self._deferred = deque(one for one in self._deferred if one.row.accepted)
+        self._deferred = deque(one for one in self._deferred if goes_on(one.row))
         self._transforming.purge()
         self._need = 0
 

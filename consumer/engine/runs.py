@@ -64,6 +64,13 @@ def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
         block.move(first, end, stage)
 
 
+def goes_on(row: Run) -> bool:
+    """Whether new work may begin for this row. If not, it is freed: it is its next owner's, who reads it again."""
+    if not row.accepted:
+        move_all([row], RecordStage.FREED)
+    return row.accepted
+
+
 def mark_taken_over(runs: Iterable[Run]) -> int:
     """Another member has claimed these although we delivered them; gives how many were not marked so before."""
     newly = 0

@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from consumer.engine.block import ROW_BYTES, RecordStage, Run
+from consumer.engine.block import ROW_BYTES, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
 from consumer.engine.messages import SchemaFound, Transform, Transformed, TransformIsSlow
@@ -60,7 +60,7 @@ from consumer.engine.model import (
     TopicPartition,
 )
 from consumer.engine.reading import Decoded, SchemaLearner
-from consumer.engine.runs import move_all
+from consumer.engine.runs import goes_on
 from consumer.errors import bug
 
 # Seconds of its rate of questions that may be made up for: a new member that needs many schemas starts quickly.
@@ -68,11 +68,6 @@ BURST: Final = 2.5
 # References remembered as absent while no record waits for them.
 ABSENT_MOST: Final = 1_024
 _ROUNDING: Final = 1e-6
-
-
-def free(rows: Iterable[Run]) -> None:
-    """Of these, nothing is begun any more for those whose partition is being drained."""
-    move_all([row for row in rows if not row.accepted], RecordStage.FREED)
 
 
 class _Record(NamedTuple):
@@ -306,8 +301,7 @@ class Parking:
     def purge(self) -> None:
         """Forget records that are no longer ours."""
         for ref, wanted in list(self._wanted.items()):
-            free(one.row for one in wanted.records)
-            wanted.records = [one for one in wanted.records if one.row.accepted]
+            wanted.records = [one for one in wanted.records if goes_on(one.row)]
             if not wanted.records and not wanted.asking and wanted.stand_in is None:
                 self._put_away(ref, wanted)
         # No record waits for the others any more, and questions are few.
@@ -395,8 +389,7 @@ class EarlyRecords:
 
     def purge(self) -> None:
         """Forget records that are no longer ours."""
-        free(parked for _, _, parked in self._waiting)
-        self._waiting = [one for one in self._waiting if one[2].accepted]
+        self._waiting = [one for one in self._waiting if goes_on(one[2])]
         heapq.heapify(self._waiting)
         self.size = _size(parked for _, _, parked in self._waiting)
 

@@ -17,7 +17,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 
 from consumer.engine.block import Run
@@ -81,11 +81,7 @@ class Batch:
     def halves(self, first: int, second: int) -> tuple[Batch, Batch]:
         """Bisect a refused batch: two new ones, numbered, that remember how often their events were sent."""
         one, other = cut(self.runs, self.events // 2)
-        return self.part(first, one), self.part(second, other)
-
-    def part(self, number: int, runs: Sequence[Run]) -> Batch:
-        """Return a batch of some of these events: sent as often, and claimed by the same session."""
-        return Batch(number, self.account, runs, self.attempts, session=self.session)
+        return replace(self, number=first, runs=one), replace(self, number=second, runs=other)
 
 
 class AccountQueue:
@@ -155,9 +151,7 @@ class AccountQueue:
             self.queued -= batch.events
             batch.runs, rest = self._fitting(batch.runs)
             if rest:
-                later = batch.part(batch.number, rest)
-                later.failures, later.failing_since = batch.failures, batch.failing_since
-                self.put_back(later, at)
+                self.put_back(replace(batch, runs=rest), at)
             batch.number = number
             return batch
         if not self.ready and self.filling and now >= self._filled_at(early_at):
