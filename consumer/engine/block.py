@@ -116,14 +116,19 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.RELEASED: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
 RELEASED: Final = int(_S.RELEASED)
-MARK: Final = {one: RecordStage[one.name] for one in Disposition}
-_OF: Final[list[Set[RecordStage]]] = [MOVES[one].of if one in MOVES else set() for one in RecordStage]
-# Stages that are not final.
+# The stage that a record with this disposition ends on.
+SETTLED_AS: Final = {one: RecordStage[one.name] for one in Disposition}
+# By stage, a list: looked up at every move.
+_MAY_COME_FROM: Final[list[Set[RecordStage]]] = [
+    MOVES[one].of if one in MOVES else set() for one in RecordStage
+]
+# Stages that are not final; an expression, for at each commit all blocks of an assignment are looked through.
 _OPEN_RUN: Final = re.compile(b"[\\0-\\x0b]+")
 # Mark of a released row that is in a call which is not answered yet.
 _IN_CALL: Final = 8
 # Mark of a delivered row whose key another member has claimed.
 TAKEN_OVER: Final = 16
+# For `bytes.translate`: the same marks, and `UNCLEAR`.
 AS_UNCLEAR: Final = bytes(marks | UNCLEAR for marks in range(256))
 
 
@@ -133,14 +138,17 @@ class Fence:
 
     tp: TopicPartition
     epoch: int
+    # False once the assignment has ended: one flag, and nothing that still refers to its blocks settles any more.
     live: bool = field(default=True, init=False)
+    # Nothing new is begun for it; what is in flight still settles.
     draining: bool = field(default=False, init=False)
     read: int = field(default=0, init=False)
     open: int = field(default=0, init=False)
     open_bytes: int = field(default=0, init=False)
-    counts: dict[Disposition, int] = field(default_factory=lambda: dict.fromkeys(MARK, 0), init=False)
+    counts: dict[Disposition, int] = field(default_factory=lambda: dict.fromkeys(SETTLED_AS, 0), init=False)
 
 
+# Bytes of a row beside its record and its body: four columns of eight bytes, a key of sixteen, and the small ones.
 ROW_BYTES: Final = 64
 
 
@@ -178,6 +186,7 @@ class Block:
         self.end: int = self.offsets[-1] + 1
         # By row, its number in the guard's sample; see `consumer.engine.guard`.
         self.numbers: Sequence[int] = ()
+        # They are in the block all the same, so that offsets need no gaps and the guard counts them.
         for index in passed:
             self.stages[index] = RecordStage.PASSED
             self.records[index] = None
@@ -199,7 +208,7 @@ class Block:
         # Its next owner reads these again: what still comes for them is void.
         if not self.assignment.live:
             return False
-        stages, of, count = self.stages, _OF[stage], end - first
+        stages, of, count = self.stages, _MAY_COME_FROM[stage], end - first
         before = stages[first:end]
         # Nearly always all come from one stage.
         if before.count(before[0]) == count and before[0] in of:
@@ -214,7 +223,7 @@ class Block:
             else:
                 where, came_from = self.assignment.tp, RecordStage(stages[index])
                 # This one may mean that an offset was committed too early, so the message names it.
-                if stage in MARK.values() and came_from >= RecordStage.DELIVERED:
+                if stage in SETTLED_AS.values() and came_from >= RecordStage.DELIVERED:
                     raise bug(f"a record of {where} was settled twice")
                 raise bug(f"a record of {where} went from {came_from.name} to {stage.name}")
         return whole
@@ -274,6 +283,7 @@ class Block:
     def insert(self, rows: Mapping[int, int], columns: Columns) -> None:
         """Records that waited are read: row `rows[index]` of `columns` is the event at `index`."""
         kinds = [*columns.kinds]
+        # The whole page is written anew: bodies stand in the order of the rows, whenever their records were read.
         page, keys, before = bytearray(), bytearray(self.keys), 0
         for index, end in enumerate(self.ends):
             row = rows.get(index)
@@ -294,6 +304,7 @@ class Block:
     def settled(self, first: int, end: int) -> int:
         """These rows are final now: drop what they held. Gives how many bytes that is."""
         before = self.held
+        # The record is needed for a dead letter only, so it goes first.
         self.records[first:end] = [None] * (end - first)
         self.held -= sum(self.sizes[first:end])
         self.open -= end - first
@@ -309,7 +320,7 @@ class Block:
         released, before = 0, self.held
         for index in range(bisect_left(self.offsets, offset), len(self.offsets)):
             stage = self.stages[index]
-            if stage not in _OF[RecordStage.RELEASED]:
+            if stage not in _MAY_COME_FROM[RecordStage.RELEASED]:
                 continue
             self.stages[index] = RELEASED
             self.records[index] = None
@@ -363,6 +374,7 @@ class Run(NamedTuple):
     @property
     def ours(self) -> bool:
         """Whether all are still ours to settle (or were, and are settled)."""
+        # What a rewind released is read again as a row of another block, under the same assignment.
         return self.block.assignment.live and self.block.stages.find(RELEASED, self.first, self.end) < 0
 
     @property
@@ -381,20 +393,15 @@ class Run(NamedTuple):
         return [(account, Run(block, rows[0], rows[-1] + 1)) for account, rows in parts]
 
 
+@dataclass(eq=False, slots=True)
 class Finished:
     """What is left of finished blocks that stand next to each other and have one leader epoch."""
 
-    __slots__ = ("end", "first_offset", "leader_epoch", "open")
-
-    def __init__(self, block: Block | Finished) -> None:
-        self.first_offset: int = block.first_offset
-        self.end: int = block.end
-        self.leader_epoch: int | None = block.leader_epoch
-        self.open = 0
-
-    def open_runs(self) -> Iterator[tuple[int, int | None]]:
-        """None are."""
-        return iter(())
+    first_offset: int
+    end: int
+    leader_epoch: int | None
+    # As of a block, always 0.
+    open: int = 0
 
 
 def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
@@ -408,7 +415,7 @@ def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
     for block in blocks:
         if settled_from is None:
             settled_from = max(base, block.first_offset)
-        for begin, after in block.open_runs():
+        for begin, after in block.open_runs() if isinstance(block, Block) else ():
             if settled_from is not None and begin > settled_from:
                 bounds += (settled_from, begin)
             settled_from = after

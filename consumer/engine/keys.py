@@ -41,7 +41,7 @@ from consumer.engine.messages import (
 )
 from consumer.engine.model import Disposition, Instant
 from consumer.engine.reading import UNCLEAR
-from consumer.engine.runs import divide, each_of, keys_of, mark_taken_over, marks_of, move_all, pick, rows_of
+from consumer.engine.runs import divide, each_of, keys_of, mark_taken_over, move_all, pick, rows_of
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.errors import bug
 
@@ -143,7 +143,8 @@ class Lookups:
             duplicates, leaders = pick(leaders, [flag == _DELIVERED for flag in found if flag != _ELSEWHERE])
             if self._shared:
                 # Sent by us, in a call that brought no answer, and delivered by another member since our lease ended.
-                sent_too, _ = pick(duplicates, [mark & UNCLEAR for mark in marks_of(duplicates)])
+                marks = [mark for block, first, end in duplicates for mark in block.marks[first:end]]
+                sent_too, _ = pick(duplicates, [mark & UNCLEAR for mark in marks])
                 self._context.counters.taken_over += mark_taken_over(sent_too)
             followers = self._claims.confirm(duplicates)
             self._ledger.settle([*duplicates, *followers], Disposition.DUPLICATE)

@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, Block, Fence, Finished, Run, settled_bounds
+from consumer.engine.block import SETTLED_AS, Block, Fence, Finished, Run, settled_bounds
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.native import rising
@@ -103,6 +103,8 @@ class AssignmentState(Fence):
         With it goes the map of what is settled above it.
         """
         self._take_off_finished()
+        # The epoch of the record before it: a broker that was cut off then knows whether the offset is of its log
+        # (KIP-320).
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
         if self.blocks:
             first = self.blocks[0]
@@ -184,7 +186,7 @@ class AssignmentState(Fence):
             elif isinstance(last, Finished) and last.leader_epoch == block.leader_epoch:
                 last.end = block.end
             else:
-                packed.append(Finished(block))
+                packed.append(Finished(block.first_offset, block.end, block.leader_epoch))
         self.blocks = packed
         self._pack_at = max(16, 2 * len(packed))
 
@@ -193,6 +195,7 @@ class AssignmentState(Fence):
         bounds = settled_bounds(self.blocks, base)
         if self.inherited is None:
             return bounds, self.blocks[-1].leader_epoch if self.blocks else None
+        # What was not read again yet: without it a second restart in a row would send it once more.
         rest = self.inherited.from_offset(max(base, self.last_seen + 1))
         if bounds and rest and bounds[-1] == rest[0]:
             return bounds[:-1] + rest[1:], self.inherited.leader_epoch
@@ -226,7 +229,7 @@ class Ledger:
     def __init__(self, map_most: int = offset_map.MOST, destination: str | None = None) -> None:
         """`map_most`: bytes that the metadata of a commit may take; `destination`: where events go, for it."""
         self._assignments: dict[TopicPartition, AssignmentState] = {}
-        self._ended = dict.fromkeys(MARK, 0)
+        self._ended = dict.fromkeys(SETTLED_AS, 0)
         self._entered = 0
         self._released = 0
         # Records fetched, and dropped without being read.
@@ -281,9 +284,11 @@ class Ledger:
         state = self._assignments.pop(tp, None)
         if state is None:
             return None
+        # Its figures join the sums of those that ended, where a mismatch could not be told apart any more.
         self._check(state)
         # While its blocks are there to read it off.
         self._ended_at[tp] = state.left_at()
+        # From here on no move of its records does anything: see `Block.move`.
         state.live = False
         self.open -= state.open
         self.open_bytes -= state.open_bytes
@@ -368,6 +373,7 @@ class Ledger:
         """
         block = Block(state, chunk, sizes, columns, passed)
         offsets = block.offsets
+        # The first record that is not final is the lowest open one only where offsets rise.
         if offsets[0] <= state.last_seen or not rising(offsets):
             raise bug(f"offsets of {state.tp} do not rise after {state.last_seen}")
         state.blocks.append(block)
@@ -395,11 +401,13 @@ class Ledger:
         ours: list[Run] = []
         for run in runs:
             block, first, end = run
-            if block.move(first, end, MARK[disposition]):
+            if block.move(first, end, SETTLED_AS[disposition]):
                 ours.append(run)
             # A rewind released some of its rows; the others are settled all the same.
             elif block.assignment.live:
-                ours += pick([run], [stage == MARK[disposition] for stage in block.stages[first:end]])[0]
+                ours += pick([run], [stage == SETTLED_AS[disposition] for stage in block.stages[first:end]])[
+                    0
+                ]
         for block, first, end in ours:
             count, state = end - first, block.assignment
             # Before the block drops its columns.
@@ -424,6 +432,7 @@ class Ledger:
         With them, for what must be proven to be ours (see `AssignmentState.proof`), even what is committed already.
         """
         for state in self._assignments.values():
+            # Its last position goes with its release: two commits under way could overtake each other.
             if state.draining:
                 continue
             position = state.committable() if state.proven else state.proof()
@@ -435,7 +444,8 @@ class Ledger:
         self.check()
         positions = []
         for state in states:
-            # A lost partition commits nothing, though its drain may still be waited for.
+            # A lost partition commits nothing, though its drain may still be waited for: its new owner may have
+            # committed more.
             position = state.committable() if state.live else None
             if position is not None and position != state.committed:
                 positions.append(position)
@@ -449,12 +459,13 @@ class Ledger:
 
     def map_share(self, now: float) -> float:
         """How much of the usual room the fullest offset map leaves, 0 to 1."""
+        # With nothing open a map cannot grow, however long it is.
         return min((state.map_share(now) for state in self._assignments.values() if state.open), default=1.0)
 
     def totals(self) -> Totals:
         """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
         columns = zip(self._ended.values(), *(state.counts.values() for state in self), strict=True)
-        delivered, duplicate, filtered, dead_lettered = map(sum, columns)  # the order of `MARK`
+        delivered, duplicate, filtered, dead_lettered = map(sum, columns)  # the order of `SETTLED_AS`
         released = self._released + self.released_unread
         return Totals(
             self._entered - self._released, delivered, duplicate, filtered, dead_lettered, self.open, released

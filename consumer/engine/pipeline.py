@@ -34,7 +34,7 @@ from consumer.engine.figures.statistics import Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission, SchemaAnswers
 from consumer.engine.keys import Lookups
-from consumer.engine.ledger import AssignmentState, Ledger, LeftAt
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Instant, Policy, Problem, Progress, TopicPartition
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
@@ -105,6 +105,8 @@ class Pipeline:
         self.stall = Stall(self.context)
         # Those of revokes before that of the stop.
         self._drains: list[Drain] = []
+        # Where each partition that was ever ours stands, or was left at.
+        self.left_at = self.ledger.left_at
         self.stopping = False
         self.progress_at: float | None = None
         self.waiting_for_start = 0
@@ -225,11 +227,7 @@ class Pipeline:
 
     def committed(self) -> bool:
         """Whether everything is committed that may be."""
-        return not any(True for _ in self.ledger.committables())
-
-    def left_at(self) -> dict[TopicPartition, LeftAt]:
-        """Where each partition that was ever ours stands, or was left at."""
-        return self.ledger.left_at()
+        return next(self.ledger.committables(), None) is None
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""

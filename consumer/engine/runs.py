@@ -53,11 +53,6 @@ def keys_of(runs: Iterable[Run]) -> bytes:
     return b"".join([block.keys[KEY_BYTES * first : KEY_BYTES * end] for block, first, end in runs])
 
 
-def marks_of(runs: Iterable[Run]) -> bytes:
-    """Their marks, a byte each."""
-    return b"".join([block.marks[first:end] for block, first, end in runs])
-
-
 def move_all(runs: Iterable[Run], stage: RecordStage) -> None:
     """Move all of these to a stage; see `Block.move`."""
     for block, first, end in runs:

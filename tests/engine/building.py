@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from consumer.engine import messages as m
 from consumer.engine import offset_map
-from consumer.engine.block import MARK, MOVES, Block, RecordStage, Run
+from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
 from consumer.engine.context import SKEW
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
@@ -175,7 +175,7 @@ class Books(Ledger):
     def settle_row(self, block: Block, index: int, disposition: Disposition) -> bool:
         """Settle a record, as if it was on the last stage before; gives whether it was ours to settle."""
         if block.stages[index] < RecordStage.DELIVERED:
-            block.stages[index] = min(MOVES[MARK[disposition]].of)
+            block.stages[index] = min(MOVES[SETTLED_AS[disposition]].of)
         return bool(self.settle([Run(block, index, index + 1)], disposition))
 
 

@@ -45,7 +45,8 @@ def tracked(
             books[offset] = settled
             if settled:
                 ledger.settle_row(block, index, Disposition.DELIVERED)
-        blocks.append(Finished(block) if pack and not block.open else block)
+        packed = Finished(block.first_offset, block.end, block.leader_epoch)
+        blocks.append(packed if pack and not block.open else block)
     return blocks, books
 
 
