@@ -154,10 +154,6 @@ class SchemaUnavailable:
     """It answers, and does not let us in: that does not heal by itself."""
 
 
-SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
-"""The answers to `FetchSchema`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Transformed:
     """Answers `Transform`: what the user's function made of the next of these records, as many as there are results.
