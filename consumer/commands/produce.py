@@ -178,16 +178,14 @@ class _Production:
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
         of = times_of(mapped)
-        newest: float | None = None
-        for _, record in open_records(file, types):
-            if not isinstance(record, Rejection | Filtered):
-                one = of(record)
-                time_of = one.of(record)
-                # Units may differ from section to section.
-                if time_of is not None and (newest is None or time_of / one.units > newest):
-                    newest = time_of / one.units
+        read = (
+            record for _, record in open_records(file, types) if not isinstance(record, Rejection | Filtered)
+        )
+        # In seconds, since units may differ from section to section.
+        times = (of(record).seconds(record) for record in read)
+        newest = max((at for at in times if at is not None), default=None)
         by = 0.0 if newest is None else time.time() - newest
-        return lambda event: of(event).moved(event, int(by * of(event).units))
+        return lambda event: of(event).moved(event, by)
 
     async def _send_all(self, producer: RecordProducer, records: Iterator[Produced]) -> None:
         begun = said = time.monotonic()

@@ -166,14 +166,14 @@ class EventGenerator:
 
     def _at_the_till(self, shopper: Shopper) -> Iterator[CommerceEvent]:
         """A purchase in a store; the till uploads between a minute and five hours later."""
-        event = self._event(shopper, "order_completed", channel="OFFLINE", url=None)
+        event = self._event(shopper, "order_completed", in_store=True)
         event["occurred_at"] -= self._random.randrange(60_000, 18_000_000)
         # A till sees no browser.
         event["customer"] |= {"ip_address": None, "user_agent": None, "click_id": None}
         event["order"] = self._order(shopper.market, self._basket(), paid=True, numbered=True)
         yield event
         if self._chance(0.03):
-            yield self._event(shopper, "order_refunded", channel="OFFLINE", url=None)
+            yield self._event(shopper, "order_refunded", in_store=True)
 
     def _online(self, shopper: Shopper, new: bool) -> Iterator[CommerceEvent]:
         """A web or app session, from the landing page down the funnel."""
@@ -188,12 +188,8 @@ class EventGenerator:
             yield self._event(shopper, "subscription_created")
         while self._chance(0.75):
             yield from self._looking(shopper)
-        if not self._chance(0.4):
-            return  # most visits end without a cart
-        basket = self._basket()
-        yield from self._carting(shopper, basket)
-        if self._chance(0.6):
-            yield from self._buying(shopper, basket)
+        if self._chance(0.4):  # most visits end without a cart
+            yield from self._buying(shopper)
 
     def _looking(self, shopper: Shopper) -> Iterator[CommerceEvent]:
         kind = self._random.choices(
@@ -207,68 +203,69 @@ class EventGenerator:
             event["order"] = self._order(shopper.market, [(self._random.choice(PRODUCTS), 1)])
         yield event
 
-    def _carting(self, shopper: Shopper, basket: list[tuple[Product, int]]) -> Iterator[CommerceEvent]:
+    def _buying(self, shopper: Shopper) -> Iterator[CommerceEvent]:
+        """From the cart to the payment, which only some of the shoppers reach."""
+        basket = self._basket()
         for line in basket:
-            event = self._event(shopper, "cart_item_added")
-            event["order"] = self._order(shopper.market, [line], paid=True)
-            yield event
+            yield self._event(
+                shopper, "cart_item_added", order=self._order(shopper.market, [line], paid=True)
+            )
         if self._chance(0.5):
             yield self._event(shopper, "cart_viewed")
         if self._chance(0.1):
             yield self._event(shopper, "cart_item_removed")
-
-    def _buying(self, shopper: Shopper, basket: list[tuple[Product, int]]) -> Iterator[CommerceEvent]:
-        event = self._event(shopper, "checkout_started")
-        event["order"] = self._order(shopper.market, basket, paid=True)
-        yield event
+        if not self._chance(0.6):
+            return
+        order = self._order(shopper.market, basket, paid=True)
+        yield self._event(shopper, "checkout_started", order=order)
         if not self._chance(0.8):
             return
         yield self._event(shopper, "payment_info_added")
-        event = self._event(
-            shopper, self._random.choice(("order_completed", "order_completed", "order_placed"))
-        )
-        event["order"] = self._order(shopper.market, basket, paid=True, numbered=True)
-        yield event
+        kind = self._random.choice(("order_completed", "order_completed", "order_placed"))
+        order = self._order(shopper.market, basket, paid=True, numbered=True)
+        yield self._event(shopper, kind, order=order)
 
     # Events
 
     def _event(
-        self, shopper: Shopper, kind: str, *, channel: str | None = None, url: str | None = ""
+        self,
+        shopper: Shopper,
+        kind: str,
+        *,
+        order: dict[str, Any] | None = None,
+        in_store: bool = False,
     ) -> CommerceEvent:
         """A new event with the fields that all kinds share."""
         handset, market = shopper.handset, shopper.market
-        online = handset is None and channel is None
+        url = device = None
+        if handset is not None:
+            device = {
+                "brand": handset.brand,
+                "model": handset.model,
+                "type": handset.kind,
+                "carrier": self._random.choice(CARRIERS) if self._chance(0.7) else None,
+                "os_version": handset.os_version,
+                "wifi": self._chance(0.6),
+            }
+        elif not in_store:
+            page = f"{market.language}/{kind.partition('_')[0]}/{self._random.randrange(1000)}"
+            url = f"https://{market.domain}/{page}{'?utm_source=pinterest&pp=1' if self._chance(0.3) else ''}"
         return {
             "event_id": self._uuid(),
             "event_type": kind,
             # It took some seconds to get here.
             "occurred_at": int(self._now() * 1000) - self._random.randrange(8_000),
-            "channel": channel or (handset.channel if handset else "WEB"),
-            "page_url": self._url(market, kind) if online else None,
+            "channel": "OFFLINE" if in_store else handset.channel if handset else "WEB",
+            "page_url": url,
             "search_query": None,
             "language": market.language if self._chance(0.9) else None,
             "customer": dict(shopper.customer),  # a copy: a defect or a till changes it
-            "order": None,
+            "order": order,
             "app": None if handset is None else {"app_id": "429047995", "name": "Shop", "version": "7.9"},
-            "device": None if handset is None else self._device(handset),
+            "device": device,
             "opt_out": shopper.opt_out,
             "opt_out_type": "LDP" if shopper.opt_out and market.country == "US" else None,
             "ad_account_id": None,
-        }
-
-    def _url(self, market: Market, kind: str) -> str:
-        path = kind.partition("_")[0]
-        tracked = "?utm_source=pinterest&pp=1" if self._chance(0.3) else ""
-        return f"https://{market.domain}/{market.language}/{path}/{self._random.randrange(1000)}{tracked}"
-
-    def _device(self, handset: Handset) -> dict[str, Any]:
-        return {
-            "brand": handset.brand,
-            "model": handset.model,
-            "type": handset.kind,
-            "carrier": self._random.choice(CARRIERS) if self._chance(0.7) else None,
-            "os_version": handset.os_version,
-            "wifi": self._chance(0.6),
         }
 
     def _basket(self) -> list[tuple[Product, int]]:
@@ -285,10 +282,21 @@ class EventGenerator:
         numbered: bool = False,
     ) -> dict[str, Any]:
         """An order or a part of one. `paid`: it has a total, sometimes with a discount."""
-        items = [_item(market, product, quantity) for product, quantity in basket]
+        unit = Decimal(1).scaleb(-market.digits)
+        items: list[dict[str, Any]] = [
+            {
+                "sku": product.sku,
+                "name": product.name,
+                "category": product.category,
+                "brand": product.brand or None,
+                "price": str((product.price * market.price_factor).quantize(unit)),
+                "quantity": quantity,
+            }
+            for product, quantity in basket
+        ]
         total = sum((Decimal(item["price"]) * item["quantity"] for item in items), Decimal(0))
         if self._chance(0.15):  # a discount: the total is not the sum of the items
-            total = _rounded(total * Decimal("0.9"), market)
+            total = (total * Decimal("0.9")).quantize(unit)
         self._orders += numbered
         return {
             "order_id": f"{self._orders:08d}" if numbered else None,
@@ -380,18 +388,3 @@ class EventGenerator:
         (event if part is None else event[part]).update(changes)
         event["occurred_at"] += _SHIFTED_MS.get(defect, 0)
         return GeneratedEvent(key, event, Disposition.DEAD_LETTERED, None, defect)
-
-
-def _item(market: Market, product: Product, quantity: int) -> dict[str, Any]:
-    return {
-        "sku": product.sku,
-        "name": product.name,
-        "category": product.category,
-        "brand": product.brand or None,
-        "price": str(_rounded(product.price * market.price_factor, market)),
-        "quantity": quantity,
-    }
-
-
-def _rounded(amount: Decimal, market: Market) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-market.digits))

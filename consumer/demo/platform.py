@@ -13,7 +13,7 @@ import hmac
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -23,6 +23,7 @@ from consumer.demo.faults import CallPlan, Faults, Lie, Quota, wait_headers
 
 # One item of ``events`` in a ``ConversionApiResponse``.
 Entry = dict[str, str | None]
+_MARKED: Final = rules.Violation("marked", "This event was refused by the sandbox.")
 
 
 class Call(NamedTuple):
@@ -143,20 +144,19 @@ class Platform:
         for index, problem in enumerate(problems):
             if problem is not None and problem.structural:
                 return self._refuse(problem.code, f"data[{index}]: {_message(problem, plan)}")
-        marker = plan.faults.marker
-        marked = [
-            number for number, one in enumerate(events) if marker is not None and marker in one["event_id"]
-        ]
-        how, unprocessed = (
-            plan.faults.marked if marked else None,
-            "Not all events were successfully processed.",
-        )
-        if how == "400":
+        marker, how = plan.faults.marker, plan.faults.marked
+        marked = [marker is not None and marker in event["event_id"] for event in events]
+        unprocessed = "Not all events were successfully processed."
+        if any(marked) and how == "400":
             return self._refuse("marked", "The request was invalid.")
-        if how == "422":
+        if any(marked) and how == "422":
             return self._refuse("marked", unprocessed, status=422)
-        entries = self._settle(call, events, problems, marked, plan)
-        if how == "422_details":
+        # Its own problem goes before the mark: it would be refused without one, too.
+        verdicts = [
+            problem or (_MARKED if mark else None) for problem, mark in zip(problems, marked, strict=True)
+        ]
+        entries = self._settle(call, events, verdicts, plan)
+        if any(marked) and how == "422_details":
             # The untyped ``details`` are the body of a 200.
             return _error(422, 4196, unprocessed, details=_response(entries))
         lie = plan.faults.lie if plan.lying else None
@@ -165,36 +165,30 @@ class Platform:
         return Answer(200, orjson.dumps(_response(entries, lie)))
 
     def _settle(
-        self,
-        call: Call,
-        events: list[Any],
-        problems: list[rules.Violation | None],
-        marked: Collection[int],
-        plan: CallPlan,
+        self, call: Call, events: list[Any], verdicts: list[rules.Violation | None], plan: CallPlan
     ) -> list[Entry]:
         """Return one entry per event, in order. Records processed events, unless in test mode."""
-        test = call.test == "true"
+        test, most = call.test == "true", rules.MAX_TEST_EVENTS
         entries: list[Entry] = []
-        for index, (event, problem) in enumerate(zip(events, problems, strict=True)):
-            if test and index >= rules.MAX_TEST_EVENTS:
-                most = rules.MAX_TEST_EVENTS
-                entries.append(_entry(f"Test mode processes at most {most} events of a request."))
-            elif problem is None and index not in marked:
-                warned = plan.faults.warned and plan.random.random() < plan.faults.warned
-                warning = (
-                    "This event was warned about by the sandbox." if warned else rules.warning_for(event)
-                )
-                entries.append(_entry(warning=warning))
-                # With ?test=true, Pinterest validates and records nothing.
-                if not test:
-                    self.books.accept(call.account, event)
+        for event, problem in zip(events, verdicts, strict=True):
+            error = warning = None
+            if test and len(entries) >= most:
+                error = f"Test mode processes at most {most} events of a request."
+            elif problem is not None:
+                error = _message(problem, plan)
+            elif plan.faults.warned and plan.random.random() < plan.faults.warned:
+                warning = "This event was warned about by the sandbox."
             else:
-                code, message = "marked", "This event was refused by the sandbox."
-                if problem is not None:
-                    code, message = problem.code, _message(problem, plan)
-                entries.append(_entry(message))
-                if not test:
-                    self.books.counts.rejected_events[code] += 1
+                warning = rules.warning_for(event)
+            status = "processed" if error is None else "failed"
+            entries.append({"status": status, "error_message": error, "warning_message": warning})
+            # With ?test=true, Pinterest validates and records nothing.
+            if test:
+                continue
+            if problem is None:
+                self.books.accept(call.account, event)
+            else:
+                self.books.counts.rejected_events[problem.code] += 1
         return entries
 
     def _refuse(self, code: str, message: str, *, status: int = 400) -> Answer:
@@ -224,11 +218,6 @@ def _message(problem: rules.Violation, plan: CallPlan) -> str:
     if plan.faults.echo and problem.value is not None:
         return f"{problem.message}: {problem.value}"
     return problem.message
-
-
-def _entry(error: str | None = None, warning: str | None = None) -> Entry:
-    status = "processed" if error is None else "failed"
-    return {"status": status, "error_message": error, "warning_message": warning}
 
 
 def _response(entries: list[Entry], lie: Lie | None = None) -> dict[str, Any]:

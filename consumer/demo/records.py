@@ -125,9 +125,8 @@ def moved_to_now(mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:
     of = times_of(mapped)
 
     def moved(event: CommerceEvent) -> CommerceEvent:
-        times = of(event)
-        happened = times.of(event)
-        return event if happened is None else times.moved(event, int(time.time() * times.units) - happened)
+        happened = of(event).seconds(event)
+        return event if happened is None else of(event).moved(event, time.time() - happened)
 
     return moved
 
@@ -147,43 +146,34 @@ class EventTimes:
         # A time that is computed is one of these.
         paths = [one.source for one in results_of(expression_of(source)) if isinstance(one, Value)]
         self._ways = [[step for step in path.steps if step != EACH] for path in paths if not path.picks]
-        # How many units of `of` and `moved` make a second.
-        self.units: Final = units_of(source, mapping.time_unit)
+        self._units = units_of(source, mapping.time_unit)
         self._days = "date" in source.kinds
-        self._read = moment(self.units, self._days)
+        self._read = moment(self._units, self._days)
 
-    def of(self, event: CommerceEvent) -> int | None:
-        """The event's time; None if it has none that can be read."""
-        times = (self._time(event, way) for way in self._ways)
-        return next((at for at in times if at is not None), None)
+    def seconds(self, event: CommerceEvent) -> float | None:
+        """The event's time in seconds since 1970; None if it has none that can be read."""
+        times = (self._read(value_at(event, way)) for way in self._ways)
+        return next((at / self._units for at in times if isinstance(at, int)), None)
 
-    def moved(self, event: CommerceEvent, by: int) -> CommerceEvent:
-        """A copy of the event that happened `by` later."""
+    def moved(self, event: CommerceEvent, seconds: float) -> CommerceEvent:
+        """A copy of the event that happened so much later."""
+        by = int(seconds * self._units)
         for way in self._ways:
-            at = self._time(event, way)
-            if at is not None:
-                event = self._moved(event, way, at, by)
+            at = self._read(value_at(event, way))
+            if not isinstance(at, int):
+                continue
+            # `copy` keeps its section. Only what is changed is copied on the way: records share nothing that changes.
+            event = copy(event)
+            holder: dict[str, Any] = event
+            for name in way[:-1]:
+                holder[name] = holder = dict(holder[name])
+            value = holder[way[-1]]
+            if not isinstance(value, str):
+                value += by // SECONDS_A_DAY if self._days else by
+            elif value.strip().isdigit():
+                value = str(at + by)
+            else:
+                then = _EPOCH + timedelta(microseconds=(at + by) * 1_000_000 // self._units)
+                value = then.isoformat(timespec="milliseconds")
+            holder[way[-1]] = value
         return event
-
-    def _time(self, event: CommerceEvent, way: list[str]) -> int | None:
-        at = self._read(value_at(event, way))
-        return at if isinstance(at, int) else None
-
-    def _moved(self, event: CommerceEvent, way: list[str], at: int, by: int) -> CommerceEvent:
-        # Its section stays.
-        moved = copy(event)
-        holder: dict[str, Any] = moved
-        *names, last = way
-        for name in names:
-            holder[name] = dict(holder[name])
-            holder = holder[name]
-        holder[last] = self._written(holder[last], at, by)
-        return moved
-
-    def _written(self, value: Any, at: int, by: int) -> Any:
-        if not isinstance(value, str):
-            return value + (by // SECONDS_A_DAY if self._days else by)
-        if value.strip().isdigit():
-            return str(at + by)
-        then = _EPOCH + timedelta(microseconds=(at + by) * 1_000_000 // self.units)
-        return then.isoformat(timespec="milliseconds")

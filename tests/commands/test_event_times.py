@@ -68,11 +68,14 @@ def test_a_time_is_moved_in_its_own_form(kind: Any, before: Any, seconds: int, a
     """And the converter reads the moved one as so many seconds later."""
     mapping, original = mapping_for(kind), event(before)
     times = EventTimes(mapping)
-    moved = times.moved(original, seconds * times.units)
+    moved = times.moved(original, seconds)
     assert moved == event(after)
     assert original == event(before)
-    time_of = Decisions(mapping, ("1",), 1e12, 0.0).time_of
-    assert (time_of(before), time_of(after)) == (times.of(original), times.of(moved))
+    decisions = Decisions(mapping, ("1",), 1e12, 0.0)
+    for at, one in ((before, original), (after, moved)):
+        units = decisions.time_of(at)
+        assert isinstance(units, int)
+        assert units / decisions.units == times.seconds(one)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_a_time_is_moved_in_its_own_form(kind: Any, before: Any, seconds: int, a
 def test_what_has_no_time_stays_as_it_is(broken: dict[str, Any]) -> None:
     """It is produced as it is: the consumer says what is wrong with it."""
     times = EventTimes(mapping_for("string"))
-    assert times.of(broken) is None
+    assert times.seconds(broken) is None
     assert times.moved(broken, 5) == broken
 
 
@@ -93,7 +96,7 @@ def test_a_time_that_is_computed_is_moved_wherever_it_may_stand() -> None:
     )
     times = EventTimes(load_mapping(overlay, schema, default_toml=DEFAULT))
     event = {"id": "e", "paid": 1_700_000_000, "made": 1_600_000_000, "dept": 1}
-    assert times.of(event) == 1_700_000_000
+    assert times.seconds(event) == 1_700_000_000
     assert times.moved(event, 90) == {**event, "paid": 1_700_000_090, "made": 1_600_000_090}
-    assert times.of({**event, "paid": None}) == 1_600_000_000
+    assert times.seconds({**event, "paid": None}) == 1_600_000_000
     assert times.moved({**event, "paid": None}, 90) == {**event, "paid": None, "made": 1_600_000_090}

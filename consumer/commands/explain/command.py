@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import orjson
@@ -22,7 +22,7 @@ from consumer.commands.explain.showing import Summary, named, print_record
 from consumer.commands.parsing import RECORD_OPTION
 from consumer.conversion.converter import Converter, SectionConverters
 from consumer.conversion.rule_trace import RuleTrace
-from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent
+from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent, Stage
 from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
 
@@ -125,7 +125,8 @@ def explanations(
     # Without PINTEREST_AD_ACCOUNT_ID a record may name any account: `explain` needs no setting.
     accounts = settings.pinterest.ad_account_ids if settings.pinterest.ad_account_id else ()
     converter = building.converter(settings, mapped, accounts)
-    with _nothing_printed():
+    # What the user's function prints goes to stderr: stdout is for the lines of the records.
+    with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
     traces = [RuleTrace(converter.of(number)) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
@@ -135,7 +136,7 @@ def explanations(
         number = read.section if isinstance(read, SectionEvent) else 1
         event = read
         if transformer is not None and not isinstance(read, Rejection | Filtered):
-            with _nothing_printed():
+            with contextlib.redirect_stdout(sys.stderr):
                 event = transformer.apply(read)
         line = explanation(event, converter, at)
         if traces:
@@ -149,29 +150,22 @@ def explanations(
     return map(explained, open_records(file, types))
 
 
-def _nothing_printed() -> contextlib.redirect_stdout[TextIO]:
-    """While this is entered, what the user's function prints goes to stderr: stdout is for the lines of the records."""
-    return contextlib.redirect_stdout(sys.stderr)
-
-
 def explanation(
     record: CommerceEvent | Rejection | Filtered, converter: Converter | SectionConverters, now: float
 ) -> dict[str, Any]:
     """Return the line of one record (docs/run.md, `pinstream explain`)."""
     result = record if isinstance(record, Rejection | Filtered) else converter.convert(record, now)
     if isinstance(result, ConversionEvent):
+        warnings = [warning._asdict() for warning in result.warnings]
         try:
             # Show what would be sent: serialised, and read back.
             payload = orjson.loads(orjson.dumps(result.payload))
         except orjson.JSONEncodeError:
-            return _rejected("convert", "unserialisable", "the event holds text that is not Unicode")
-        warnings = [warning._asdict() for warning in result.warnings]
-        return {"outcome": "deliverable", "payload": payload, "error": None, "warnings": warnings}
+            # The verdict that the service would come to (`consumer.engine.reading`).
+            result = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
+        else:
+            return {"outcome": "deliverable", "payload": payload, "error": None, "warnings": warnings}
     if isinstance(result, Filtered):
         return {"outcome": "filtered", "payload": None, "error": None, "warnings": [], "filter": result.code}
-    return _rejected(result.stage.value, result.code, result.message)
-
-
-def _rejected(stage: str, code: str, message: str) -> dict[str, Any]:
-    error = {"stage": stage, "code": code, "message": message}
+    error = {"stage": result.stage.value, "code": result.code, "message": result.message}
     return {"outcome": "rejected", "payload": None, "error": error, "warnings": []}

@@ -10,8 +10,9 @@ missing value is None. What is no number is `LeftOut.MALFORMED`, which each rule
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.paths import EACH, Path, Source
@@ -52,7 +53,6 @@ _OPERATIONS: Final[dict[str, Callable[[Decimal, Decimal], Decimal]]] = {
     "subtract": _EXACT.subtract,
     "multiply": _EXACT.multiply,
 }
-_ZERO: Final = Decimal(0)
 
 
 class Read(NamedTuple):
@@ -108,7 +108,7 @@ class _Maker:
                 return self._value(_marked(source), scopes)
             case Branch(source, fields, names):
                 function, is_many = self._value(_marked(source), scopes)
-                return _branch(function, is_many, fields, dict(names)), is_many
+                return _for_each(_branch(fields, dict(names)), function, is_many), is_many
             case Constant(value):
                 return lambda _read, _at: value, False
             case First(parts):
@@ -117,10 +117,12 @@ class _Maker:
             case Join(parts, glue):
                 return _join([self._one(part, "join", scopes) for part in parts], glue), False
             case Arithmetic(operator, parts):
-                return _arithmetic(operator, [self._one(part, operator, scopes) for part in parts]), False
+                operands = [self._one(part, operator, scopes) for part in parts]
+                operation = _OPERATIONS[operator]
+                return lambda read, at: _folded(operation, (of(read, at) for of in operands)), False
             case Table(of, entries, otherwise):
                 function, is_many = self.make(of, scopes)
-                return _table(function, is_many, entries, otherwise), is_many
+                return _for_each(_table(entries, otherwise), function, is_many), is_many
             case When(of, conditions, events):
                 function, is_many = self.make(of, scopes)
                 return self._when(function, conditions, events, scopes), is_many
@@ -155,17 +157,17 @@ class _Maker:
         depth, passed = _scope(way, scopes)
         if depth >= 0:
             on = way[passed:]
-            if EACH in on:
-                return lambda _read, at: _several(at[depth], on), True
-            return lambda _read, at: _single(at[depth], on), False
+            get = _several if EACH in on else _single
+            return lambda _read, at: get(at[depth], on), EACH in on
         of_item = self._item is not None and way[: len(self._item)] == self._item
-        names, on = _up_to_array(way[len(self._item) :] if of_item and self._item else way)
-        index = self.reads.setdefault(Read(of_item, names), len(self.reads))
-        if EACH in on:
-            return lambda read, _at: _several(read[index], on), True
-        if on:
-            return lambda read, _at: _single(read[index], on), False
-        return lambda read, _at: read[index], False
+        rest = way[len(self._item) :] if of_item and self._item else way
+        # The executors read names alone, each in its own way; from the first array on it is gone through here.
+        names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
+        index, beyond = self.reads.setdefault(Read(of_item, names), len(self.reads)), rest[len(names) :]
+        if not beyond:
+            return lambda read, _at: read[index], False
+        reach = _several if EACH in beyond else _single
+        return lambda read, _at: reach(read[index], beyond), EACH in beyond
 
     def _sum(self, of: Expression, scopes: tuple[Way, ...]) -> Function:
         """Return the sum of what `of` is for each element of the array that its paths go through."""
@@ -201,7 +203,10 @@ class _Maker:
             raise Unreadable(f"sum: {one!r} and {other!r} are of two arrays; a sum is over one")
         [array] = arrays
         elements, _ = self._value(array, scopes)
-        return _sum(elements, self._one(of, "sum", (*scopes, array)))
+        function = self._one(of, "sum", (*scopes, array))
+        return lambda read, at: _folded(
+            _EXACT.add, (function(read, (*at, element)) for element in elements(read, at))
+        )
 
     def _each(self, array: Path, of: Expression, scopes: tuple[Way, ...]) -> Function:
         elements, _ = self._value(array, scopes)
@@ -222,7 +227,11 @@ class _Maker:
     ) -> Function:
         tests = [self._condition(condition, scopes) for condition in conditions]
         if events is not None:
-            tests.append(self._is_event(events))
+            # The name is that of the whole event, whatever item is at hand: hence no scopes.
+            event_type = None if self._name is None else self._one(self._name, "event_name", ())
+            name_of = self._name_of
+            # What has no name is a `Rejection` or `Filtered`, which is none of these.
+            tests.append(lambda read, at: name_of(event_type and event_type(read, at)) in events)
 
         def when(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
             for holds in tests:
@@ -231,19 +240,6 @@ class _Maker:
             return function(read, at)
 
         return when
-
-    def _is_event(self, events: frozenset[str]) -> Function:
-        # The name is that of the whole event, whatever item is at hand.
-        event_type = (
-            (lambda _read, _at: None) if self._name is None else self._one(self._name, "event_name", ())
-        )
-        name_of = self._name_of
-
-        def is_event(read: Sequence[Any], at: tuple[Any, ...]) -> bool:
-            name = name_of(event_type(read, at))
-            return isinstance(name, str) and name in events
-
-        return is_event
 
     def _condition(self, condition: Condition, scopes: tuple[Way, ...]) -> Function:
         function, allowed = self._one(condition.of, "a condition", scopes), condition.allowed
@@ -268,15 +264,6 @@ def _scope(way: Way, scopes: tuple[Way, ...]) -> tuple[int, int]:
         if way[:size] == scopes[depth]:
             return depth, size
     return -1, 0
-
-
-def _up_to_array(way: Way) -> tuple[Path, Way]:
-    names: list[str] = []
-    for step in way:
-        if not isinstance(step, str) or step == EACH:
-            break
-        names.append(step)
-    return tuple(names), way[len(names) :]
 
 
 def _single(value: Any, way: Way) -> Any:
@@ -318,15 +305,15 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(map(_is_missing, value)))
 
 
-def _branch(
-    function: Function, is_many: bool, fields: frozenset[str], names: dict[frozenset[str], str]
-) -> Function:
-    def name(value: Any) -> str | None:
-        return names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
-
+def _for_each(make: Callable[[Any], Any], function: Function, is_many: bool) -> Function:
+    """Return what makes something of the function's value, or of each of its values."""
     if is_many:
-        return lambda read, at: [name(value) for value in function(read, at)]
-    return lambda read, at: name(function(read, at))
+        return lambda read, at: [make(value) for value in function(read, at)]
+    return lambda read, at: make(function(read, at))
+
+
+def _branch(fields: frozenset[str], names: dict[frozenset[str], str]) -> Callable[[Any], str | None]:
+    return lambda value: names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
 
 
 def _first(functions: list[Function]) -> Function:
@@ -353,9 +340,7 @@ def _join(functions: list[Function], glue: str) -> Function:
     return join
 
 
-def _table(
-    function: Function, is_many: bool, entries: dict[str, Scalar], otherwise: Scalar | None
-) -> Function:
+def _table(entries: dict[str, Scalar], otherwise: Scalar | None) -> Callable[[Any], Any]:
     def entry(value: Any) -> Any:
         if isinstance(value, bool):
             return entries.get("true" if value else "false", otherwise)
@@ -364,9 +349,7 @@ def _table(
             return None if text is LeftOut.BLANK else text
         return entries.get(text, otherwise)
 
-    if is_many:
-        return lambda read, at: [entry(value) for value in function(read, at)]
-    return lambda read, at: entry(function(read, at))
+    return entry
 
 
 def _phone(function: Function, is_many: bool, country: Function) -> Function:
@@ -388,36 +371,14 @@ def is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
     return False
 
 
-def _number(value: Any) -> Decimal | LeftOut | None:
-    """Return a value as an exact number; None if there is none."""
-    number = exact(value)
-    return None if number is LeftOut.BLANK else number
-
-
-def _arithmetic(operator: str, functions: list[Function]) -> Function:
-    operation = _OPERATIONS[operator]
-
-    def compute(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
-        result: Decimal | None = None
-        for function in functions:
-            number = _number(function(read, at))
-            if not isinstance(number, Decimal):
-                return number
-            result = number if result is None else operation(result, number)
-        return result
-
-    return compute
-
-
-def _sum(elements: Function, function: Function) -> Function:
-    def total(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
-        result: Decimal | None = None
-        for element in elements(read, at):
-            number = _number(function(read, (*at, element)))
-            # A sum without it would be a wrong one.
-            if not isinstance(number, Decimal):
-                return number
-            result = _EXACT.add(_ZERO if result is None else result, number)
-        return result
-
-    return total
+def _folded(
+    operation: Callable[[Decimal, Decimal], Decimal], values: Iterable[Any]
+) -> Decimal | LeftOut | None:
+    """Return the operation over all of these values; if one is missing or no number, that: a part would be wrong."""
+    result: Decimal | None = None
+    for value in values:
+        number = exact(value)
+        if isinstance(number, LeftOut):
+            return None if number is LeftOut.BLANK else number
+        result = number if result is None else operation(result, number)
+    return result
