@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from consumer.avro.paths import EACH, Path
-from consumer.conversion.computed.expressions import AnySource
+from consumer.conversion.computed.expressions import Expression
 from consumer.conversion.computed.functions import Computation
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut, text_of, trim
@@ -188,7 +188,7 @@ _TIMESTAMPS: Final = {
 }
 
 
-def units_of(source: AnySource, time_unit: str) -> int:
+def units_of(source: Expression, time_unit: str) -> int:
     """Return how many units of a time at `source` make a second: as the schema says, else as `time_unit` does."""
     # A logical type says it exactly; the mapping's time_unit is for plain numbers.
     for kind, units in _TIMESTAMPS.items():
@@ -197,7 +197,7 @@ def units_of(source: AnySource, time_unit: str) -> int:
     return 1 if "date" in source.kinds else TIME_UNITS[time_unit]
 
 
-def rule_for(target: Target, source: AnySource, time_unit: str) -> Rule:
+def rule_for(target: Target, source: Expression, time_unit: str) -> Rule:
     """The target's rule for values of this source: times and days depend on how the schema counts them."""
     days, units = "date" in source.kinds, units_of(source, time_unit)
     if target.name == "app_info.install_time":

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consumer.avro.paths import EACH, Path
+from consumer.avro.paths import EACH, Path, Source
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import AnySource, Computed, Each, expression_of, is_many
+from consumer.conversion.computed.expressions import Each, Expression, is_many
 from consumer.conversion.computed.functions import Computation, computation
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
@@ -106,31 +106,25 @@ class Description:
         """See `ProgramField.is_text`."""
         source = self.mapping.sources.get(name)
         # What is computed may be malformed, and then it is no text.
-        return source is not None and source.kinds <= _WORDS and not isinstance(source, Computed)
+        return isinstance(source, Source) and source.kinds <= _WORDS
 
     def _is_gathered(self, name: str) -> bool:
         """Whether this field has the same source as a field of the items."""
         source = self.mapping.sources.get(name)
         item = self.mapping.sources.get(DERIVED.get(name, ""))
-        if isinstance(source, Computed):
-            expression = source.expression
-            return (
-                isinstance(item, Computed)
-                and isinstance(expression, Each)
-                and expression.of == item.expression
-            )
-        return source is not None and source == item and EACH in source.steps
+        if isinstance(source, Each):
+            return source.of == item
+        return isinstance(source, Source) and source == item and EACH in source.steps
 
-    def _place(self, source: AnySource | None) -> Path | Computation | None:
+    def _place(self, source: Expression | None) -> Path | Computation | None:
         """Where the value of a source stands in an event, or how it is computed."""
-        if isinstance(source, Computed):
-            return self._computed(source, None)
-        return None if source is None else source.steps
+        if source is None or isinstance(source, Source):
+            return None if source is None else source.steps
+        return self._computed(source, None)
 
-    def _computed(self, source: Computed, item_steps: Path | None) -> Computation:
+    def _computed(self, source: Expression, item_steps: Path | None) -> Computation:
         name = self.mapping.sources.get("event_name")
-        event_type = None if name is None else expression_of(name)
-        return computation(source.expression, item_steps, event_type, self.decisions.name_of)
+        return computation(source, item_steps, name, self.decisions.name_of)
 
     def _of(self, parent: str) -> list[ProgramField]:
         return [
@@ -147,12 +141,12 @@ class Description:
             source, constant = None, self._partner_name
         computed: Computation | None = None
         steps: Path = ()
-        if isinstance(source, Computed):
-            computed = self._computed(source, self.item_steps if target.parent == CONTENTS else None)
-            steps = (EACH,) if computed.is_many else ()
-        elif source is not None:
+        if isinstance(source, Source):
             # The way on from the item.
             steps = source.steps[len(self.item_steps) :] if target.parent == CONTENTS else source.steps
+        elif source is not None:
+            computed = self._computed(source, self.item_steps if target.parent == CONTENTS else None)
+            steps = (EACH,) if computed.is_many else ()
         before = steps.index(EACH) if EACH in steps else len(steps)
         rule = None if source is None else decide.rule_for(target, source, mapping.time_unit)
         way = Way.VALUE if source is None else _way(target, source)
@@ -180,7 +174,7 @@ class Description:
         )
 
 
-def _way(target: Target, source: AnySource) -> Way:
+def _way(target: Target, source: Expression) -> Way:
     """Return how the target's value is made."""
     if target.hashed:
         return Way.DIGESTS
@@ -188,4 +182,4 @@ def _way(target: Target, source: AnySource) -> Way:
         return Way.ALL
     if target.arity is Arity.SUM:
         return Way.TOTAL
-    return Way.FIRST if target.arity is not Arity.ITEM and is_many(expression_of(source)) else Way.VALUE
+    return Way.FIRST if target.arity is not Arity.ITEM and is_many(source) else Way.VALUE

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from consumer.conversion.computed.expressions import AnySource, Computed
+from consumer.conversion.computed.expressions import Computed, Expression
 from consumer.conversion.normalise import LeftOut, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
@@ -154,7 +154,7 @@ def line_meant(toml: str, error: str) -> str:
     return ""
 
 
-def element_of(source: AnySource) -> str:
+def element_of(source: Expression) -> str:
     """The end of a message about a source of several values: how one of them is named; "" if they are computed."""
     if isinstance(source, Computed):
         return ""

@@ -14,15 +14,16 @@ Errors are one line, name the file and the key, and say what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, NoReturn
 
 from consumer.avro.paths import AvroSchema, NoSuchPath, Path, SchemaPaths
+from consumer.conversion import hints
 from consumer.conversion.computed.expressions import (
     NUMBERS,
     WORDS,
     Agreed,
-    AnySource,
     Computed,
     Condition,
     Constant,
@@ -35,24 +36,14 @@ from consumer.conversion.computed.expressions import (
     array_of,
     constants_in,
     depends_on_event,
-    expression_of,
     is_many,
-    kinds_of,
+    listed,
     results_of,
     shown,
-    source_of,
 )
 from consumer.conversion.computed.functions import computation
 from consumer.conversion.computed.phones import is_installed, is_region
 from consumer.conversion.countries import country_code
-from consumer.conversion.hints import (
-    element_of,
-    event_meant,
-    field_meant,
-    fields_within,
-    wrong_constant,
-    wrong_with_own_events,
-)
 from consumer.conversion.mapping import Consent, Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
 from consumer.conversion.targets import (
@@ -126,14 +117,9 @@ class Loader:
         self._layers = layers
         # A line of a narrower layer replaces one line of a wider.
         self._tables = {key: self._merged(key) for key in TABLES}
-        self._settings: dict[str, Any] = {}
-        # By setting, the layers that have it, the narrowest first.
-        self._saying: dict[str, list[Layer]] = {}
-        for layer in layers:
-            for key, value in layer.tables.items():
-                if key not in TABLES:
-                    self._settings[key] = value
-                    self._saying.setdefault(key, []).insert(0, layer)
+        self._settings = {
+            key: value for layer in layers for key, value in layer.tables.items() if key not in TABLES
+        }
         # By field, the layer whose line stands.
         self._standing: dict[str, Layer] = {}
         # Lines of shared layers of which the schema lacks this path, which may be all of the line; or lacks nothing.
@@ -171,10 +157,15 @@ class Loader:
             self._refuse_setting(
                 "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
             )
-        own_events = self._own_events()
+        own_events = self._settings_of("own_events", "names").get("names", [])
+        if wrong := hints.wrong_with_own_events(own_events):
+            self._fail(f"[own_events] {wrong}")
         known = EVENT_NAMES.union(own_events)
         self._reading = Reading(self._paths, known)
-        event_names, action_sources = self._event_names(known), self._action_sources()
+        event_names = self._entries("event_names", {*known, FILTER})
+        # Channels are compared in any case: producers do not agree on one.
+        sent_as = self._entries("action_sources", ACTION_SOURCES)
+        action_sources = {key.strip().lower(): value for key, value in sent_as.items()}
         sources = self._sources()
         written = {name for name, layer in self._standing.items() if layer is not self._layers[0]}
         proposed = frozenset(sources.keys() - written)
@@ -195,7 +186,7 @@ class Loader:
         self._check_computed(sources, event_names.keys() | known, action_sources)
         return Mapping(
             event_names=event_names,
-            own_events=own_events,
+            own_events=tuple(own_events),
             unknown_event_name=self._settings["unknown_event_name"],
             action_sources=action_sources,
             sources={name: sources[name] for name in TARGETS if name in sources},
@@ -217,10 +208,19 @@ class Loader:
 
     def _refuse_setting(self, key: str, message: str) -> NoReturn:
         """As `_fail`; names the layer that the setting stands in, and not all that it is in force for."""
-        raise MappingError(f"{self._saying[key][0].name}: {key} {message}")
+        layer = next(layer for layer in reversed(self._layers) if key in layer.tables)
+        raise MappingError(f"{layer.name}: {key} {message}")
 
-    def _entries(self, table: str) -> dict[str, str]:
-        """The table's entries that are not taken away; all its values are text."""
+    @contextmanager
+    def _about(self, key: str) -> Iterator[None]:
+        """Say of what is wrong with an expression here that it is about the line `key`."""
+        try:
+            yield
+        except Unreadable as error:
+            self._fail(f"{key}: {error}")
+
+    def _entries(self, table: str, known: Collection[str]) -> dict[str, str]:
+        """The table's entries that are not taken away. Raises `MappingError` if one's value is not `known`."""
         entries = self._tables[table]
         for key, value in entries.items():
             while isinstance(value, dict) and value:
@@ -231,41 +231,21 @@ class Loader:
             if not isinstance(value, str):
                 said = "is a list, but takes one text" if isinstance(value, list) else "must be text"
                 self._fail(f"[{table}] {key!r} {said} in quotes")
+            if not value or value in known:
+                continue
+            if key in CHOICES:
+                self._misplaced(table, key)
+            if key in known:
+                self._fail(f'[{table}] {key!r} is turned around: write "{value}" = "{key}"')
+            if table == "action_sources":
+                self._fail(f"[{table}] {key!r}: {value!r} is not an action source; {or_all(value, known)}")
+            meant = hints.event_meant(value, known)
+            hint = f"the nearest is {meant!r}" if meant else f"its names are {', '.join(sorted(known))}"
+            self._fail(
+                f"[{table}] {key!r}: {value!r} is not an event name of the platform; {hint}; {FILTER!r} means: do not "
+                "send; a name that you registered with Pinterest is declared in [own_events]"
+            )
         return {key: value for key, value in entries.items() if value}
-
-    def _event_names(self, known: frozenset[str]) -> dict[str, str]:
-        names = self._entries("event_names")
-        for key, name in names.items():
-            if name != FILTER and name not in known:
-                if key in CHOICES:
-                    self._misplaced("event_names", key)
-                if key in known:
-                    self._fail(f'[event_names] {key!r} is turned around: write "{name}" = "{key}"')
-                meant = event_meant(name, known)
-                hint = f"the nearest is {meant!r}" if meant else f"its names are {', '.join(sorted(known))}"
-                self._fail(
-                    f"[event_names] {key!r}: {name!r} is not an event name of the platform; {hint}; {FILTER!r} means: "
-                    "do not send; a name that you registered with Pinterest is declared in [own_events]"
-                )
-        return names
-
-    def _own_events(self) -> tuple[str, ...]:
-        """The names that the advertiser registered, in the order they are written."""
-        names = self._settings_of("own_events", "names").get("names", [])
-        if wrong := wrong_with_own_events(names):
-            self._fail(f"[own_events] {wrong}")
-        return tuple(names)
-
-    def _action_sources(self) -> dict[str, str]:
-        sources = self._entries("action_sources")
-        for key, value in sources.items():
-            if value not in ACTION_SOURCES:
-                if key in CHOICES:
-                    self._misplaced("action_sources", key)
-                self._fail(
-                    f"[action_sources] {key!r}: {value!r} is not an action source; {or_all(value, ACTION_SOURCES)}"
-                )
-        return {key.strip().lower(): value for key, value in sources.items()}
 
     def _target(self, table: str, name: str) -> Target:
         """The target called `name`. Raises `MappingError` if the API has none, or if we never send it."""
@@ -277,11 +257,11 @@ class Loader:
             path = self._tables[table][name]
             if isinstance(path, str) and path in TARGETS:
                 self._fail(f'[{table}] {name!r} is turned around: write "{path}" = "{name}"')
-            if fields := fields_within(name):
+            if fields := hints.fields_within(name):
                 self._fail(
                     f"[{table}] {name!r} is not a field but an object: name one of its fields: {fields}"
                 )
-            near = field_meant(name)
+            near = hints.field_meant(name)
             hint = f"the nearest is {near!r}" if near else "docs/conversion.md lists them"
             self._fail(f"[{table}] {name!r} is not a field of a conversion event; {hint}")
         return TARGETS[name]
@@ -294,8 +274,8 @@ class Loader:
             where = "and no line of a table: put it above the first [table], or directly below the header of a section"
         self._fail(f"[{table}] {key!r} is a setting {where}")
 
-    def _sources(self) -> dict[str, AnySource]:
-        found: dict[str, AnySource] = {}
+    def _sources(self) -> dict[str, Expression]:
+        found: dict[str, Expression] = {}
         for name in self._tables["fields"]:
             target = self._target("fields", name)
             for layer in reversed(self._layers):
@@ -310,12 +290,9 @@ class Loader:
         self._unify_items(found)
         return found
 
-    def _is_proposal(self, layer: Layer) -> bool:
-        return layer is self._layers[0] or layer.shared
-
     def _applies(self, layer: Layer, table: str, key: str, said: Any) -> bool:
         """Return whether the schema has the paths of a line, if it is a proposal; what shared lines lack is noted."""
-        if not self._is_proposal(layer):
+        if not (layer is self._layers[0] or layer.shared):
             return True
         line = Line(layer.name, table, key)
         missing = self._reading.missing(said)
@@ -325,11 +302,11 @@ class Loader:
             self.unused[line] = missing, isinstance(said, str)
         return missing is None
 
-    def _proposed(self, layer: Layer, target: Target, said: Any) -> AnySource:
+    def _proposed(self, layer: Layer, target: Target, said: Any) -> Expression:
         try:
             return self._fitting(target, said)
         except MappingError as error:
-            if not self._is_proposal(layer):
+            if not (layer is self._layers[0] or layer.shared):
                 raise
             # What the schema has there may be something else of the same name: only the user knows.
             of = "the packaged mapping's" if layer is self._layers[0] else f"of {layer.name}"
@@ -338,17 +315,19 @@ class Loader:
                 f'"{target.name}" = "" in [fields]'
             ) from None
 
-    def _fitting(self, target: Target, said: Any, table: str = "fields") -> AnySource:
+    def _fitting(self, target: Target, said: Any, table: str = "fields") -> Expression:
         """The source that a line of the mapping names, which fits the target."""
         key = f"[{table}] {target.name!r}"
-        source = self._source(key, said)
+        with self._about(key):
+            source = self._reading.expression(said)
         # One fitting branch of a union is enough: the others are left out, record by record.
-        for result in results_of(expression_of(source)):
-            kinds = kinds_of(result)
-            if not kinds & target.kinds:
-                self._fail(f"{key} takes {target.meant}, but {shown(result)} is {' or '.join(sorted(kinds))}")
-        if is_many(expression_of(source)) and target.arity is Arity.ONE:
-            self._fail(f"{key} takes one value, but {source.path!r} may give several{element_of(source)}")
+        for result in results_of(source):
+            if not result.kinds & target.kinds:
+                self._fail(f"{key} takes {target.meant}, but {shown(result)} is {listed(result.kinds)}")
+        if is_many(source) and target.arity is Arity.ONE:
+            self._fail(
+                f"{key} takes one value, but {source.path!r} may give several{hints.element_of(source)}"
+            )
         if isinstance(source, Computed) and target.name in _TIMES:
             # A number without a logical type counts in `time_unit`.
             units = {kind if kind in _COUNTED else "number" for kind in source.kinds & (_COUNTED | NUMBERS)}
@@ -358,17 +337,13 @@ class Loader:
                 )
         return source
 
-    def _source(self, key: str, said: Any) -> AnySource:
-        try:
-            return source_of(self._reading.expression(said))
-        except Unreadable as error:
-            self._fail(f"{key}: {error}")
-
-    def _add_phone_country(self, sources: dict[str, AnySource]) -> None:
+    def _add_phone_country(self, sources: dict[str, Expression]) -> None:
         """Phone numbers get the code of the country that ``phone_country`` names."""
         numbers = sources.get("user_data.ph")
-        for layer in self._saying.get("phone_country", ()):
-            said = layer.tables["phone_country"]
+        for layer in reversed(self._layers):
+            said = layer.tables.get("phone_country")
+            if said is None:
+                continue
             if not said:
                 return
             if numbers is None:
@@ -386,7 +361,7 @@ class Loader:
             if not is_installed():
                 self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
             country: Expression = Constant(said) if is_for_all else self._country(said)
-            sources["user_data.ph"] = source_of(Phone(expression_of(numbers), country))
+            sources["user_data.ph"] = Phone(numbers, country)
             return
 
     def _country(self, said: Any) -> Expression:
@@ -399,77 +374,65 @@ class Loader:
             )
         source = self._one("phone_country", said)
         if not source.kinds & WORDS:
-            kinds = " or ".join(sorted(source.kinds))
-            self._fail(f"phone_country: {source.path!r} is {kinds}, but a country is text")
-        return expression_of(source)
+            self._fail(f"phone_country: {source.path!r} is {listed(source.kinds)}, but a country is text")
+        return source
 
     @staticmethod
-    def _derived(sources: dict[str, AnySource], of: str) -> AnySource:
+    def _derived(sources: dict[str, Expression], of: str) -> Expression:
         """The source of what follows from this field of the items."""
         source, steps = sources[of], item_steps_of(sources)
-        return source_of(Each(steps, source.expression)) if isinstance(source, Computed) and steps else source
+        return Each(steps, source) if isinstance(source, Computed) and steps else source
 
     def _check_computed(
-        self, sources: dict[str, AnySource], event_types: Collection[str], channels: Collection[str]
+        self, sources: dict[str, Expression], event_types: Collection[str], channels: Collection[str]
     ) -> None:
         """What can be known of computed values before there is a record."""
-        steps, name = item_steps_of(sources), sources.get("event_name")
-        event_type = None if name is None else expression_of(name)
+        steps, event_type = item_steps_of(sources), sources.get("event_name")
         if event_type is not None and depends_on_event(event_type):
             self._fail("[fields] 'event_name': when_event asks for the name that this line decides; use when")
         for key, source in sources.items():
             if not isinstance(source, Computed):
                 continue
-            try:
+            with self._about(f"[fields] {key!r}"):
                 item_steps = steps if key.startswith(CONTENTS) else None
-                computation(source.expression, item_steps, event_type, lambda _: None)
-            except Unreadable as error:
-                self._fail(f"[fields] {key!r}: {error}")
-            for constant in constants_in(source.expression):
+                computation(source, item_steps, event_type, lambda _: None)
+            for constant in constants_in(source):
                 names = event_types if self._settings["unknown_event_name"] == "refuse" else None
-                if meant := wrong_constant(TARGETS[key], constant, names, channels):
+                if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
                     standing = self._standing.get(key)
                     said = None if standing is None else standing.tables["fields"].get(key)
                     table = "fields" if isinstance(said, dict) else "constants"
                     self._fail(f"[{table}] {key!r}: {constant!r} is not {meant}")
 
-    def _unify_items(self, found: dict[str, AnySource]) -> None:
+    def _unify_items(self, found: dict[str, Expression]) -> None:
         """Item fields must come from one array. The user's array stands; the default's fields make way, and so do the
         default's lines for what follows from the items."""
-        arrays = {
-            name: self._array(name, source)
-            for name, source in found.items()
-            if name.startswith(CONTENTS) or name in DERIVED
-        }
+        arrays: dict[str, Path | None] = {}
+        for name, source in found.items():
+            if name.startswith(CONTENTS) or name in DERIVED:
+                with self._about(f"[fields] {name!r}"):
+                    arrays[name] = array_of(source)
         items = [name for name, array in arrays.items() if array is not None and name.startswith(CONTENTS)]
         if not items:
             return
         # The section's own array leads; where it names none, that of the lines it shares, or else the default's.
         ranks = {
-            name: 2 - self._standing[name].shared
-            for name in found
-            if self._standing[name] is not self._layers[0]
+            name: 0 if layer is self._layers[0] else 2 - layer.shared
+            for name, layer in self._standing.items()
         }
-        rank = max(ranks.get(name, 0) for name in items)
-        leading = arrays[next(name for name in items if ranks.get(name, 0) == rank)]
+        leader = max(items, key=ranks.__getitem__)
         for name, array in arrays.items():
             # What is the same for all items is of any array.
-            if array is None or array == leading:
+            if array is None or array == arrays[leader]:
                 continue
-            if name not in ranks or (name in items and ranks[name] < rank):
+            if not ranks[name] or (name in items and ranks[name] < ranks[leader]):
                 del found[name]
             elif name in items:
                 self._fail(
                     f"[fields] {name!r}: all fields of {CONTENTS} must come from one array of the record"
                 )
 
-    def _array(self, name: str, source: AnySource) -> Path | None:
-        try:
-            return array_of(source)
-        except Unreadable as error:
-            self._fail(f"[fields] {name!r}: {error}")
-
-    def _constants(self, known: frozenset[str], sources: dict[str, AnySource]) -> dict[str, Any]:
+    def _constants(self, known: frozenset[str], sources: dict[str, Expression]) -> dict[str, Any]:
         """The constants; one that depends on the record is added to `sources`, behind what is there."""
         constants = {}
         for name, value in self._tables["constants"].items():
@@ -481,11 +444,8 @@ class Loader:
             if not target.constant:
                 self._fail(f"[constants] {name!r} cannot be a constant: every event has its own")
             if isinstance(value, dict):
-                otherwise = expression_of(self._fitting(target, value, "constants"))
-                before = sources.get(name)
-                sources[name] = source_of(
-                    otherwise if before is None else First((expression_of(before), otherwise))
-                )
+                before, otherwise = sources.get(name), self._fitting(target, value, "constants")
+                sources[name] = otherwise if before is None else First((before, otherwise))
             else:
                 constants[name] = self._constant(target, value, known)
         return {name: constants[name] for name in TARGETS if name in constants}
@@ -495,7 +455,7 @@ class Loader:
         if target.name in ("event_name", "action_source"):
             allowed = known if target.name == "event_name" else frozenset(ACTION_SOURCES)
             if not isinstance(value, str) or value not in allowed:
-                near = event_meant(str(value), allowed)
+                near = hints.event_meant(str(value), allowed)
                 hint = f"the nearest is {near!r}" if near else f"known are {', '.join(sorted(allowed))}"
                 self._fail(f"[constants] {target.name}: {value!r} is not one; {hint}")
             return value
@@ -532,12 +492,12 @@ class Loader:
         if len(found["require"]) == 1 and not found["any"]:
             return Consent(found["require"][0], tuple(allowed))
         every, some = (
-            tuple(Condition(expression_of(source), tuple(allowed) or (True,)) for source in found[key])
+            tuple(Condition(source, tuple(allowed) or (True,)) for source in found[key])
             for key in ("require", "any")
         )
-        return Consent(source_of(Agreed(every, some)), ())
+        return Consent(Agreed(every, some), ())
 
-    def _consent_sources(self, key: str, has_allowed: bool) -> list[AnySource]:
+    def _consent_sources(self, key: str, has_allowed: bool) -> list[Expression]:
         """What `require` or `any` names: one path, or a list of them."""
         said = self._tables["consent"].get(key, "")
         paths = said if isinstance(said, list) else [said] if said else []
@@ -550,7 +510,7 @@ class Loader:
                 )
         return sources
 
-    def _dedup_key(self) -> AnySource | None:
+    def _dedup_key(self) -> Expression | None:
         said = self._settings_of("dedup", "key").get("key", "")
         if not said:
             return None
@@ -560,21 +520,21 @@ class Loader:
             return None
         source = self._one("[dedup] key", said)
         if not source.kinds & TARGETS["event_id"].kinds:
-            kinds = " or ".join(sorted(source.kinds))
-            self._fail(f"[dedup] key: {source.path!r} is {kinds}, but must be text")
+            self._fail(f"[dedup] key: {source.path!r} is {listed(source.kinds)}, but must be text")
         return source
 
-    def _one(self, key: str, said: Any) -> AnySource:
+    def _one(self, key: str, said: Any) -> Expression:
         """The source of one value that this key names."""
-        source = self._source(key, said)
+        with self._about(key):
+            source = self._reading.expression(said)
         # Which of several would count is for the user to say.
-        if is_many(expression_of(source)):
-            self._fail(f"{key}: {source.path!r} may give several values{element_of(source) or '; name one'}")
+        if is_many(source):
+            self._fail(
+                f"{key}: {source.path!r} may give several values{hints.element_of(source) or '; name one'}"
+            )
         if isinstance(source, Computed):
-            try:
-                computation(source.expression, None, None, lambda _: None)
-            except Unreadable as error:
-                self._fail(f"{key}: {error}")
+            with self._about(key):
+                computation(source, None, None, lambda _: None)
         return source
 
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:

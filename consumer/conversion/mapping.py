@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.avro.paths import Asked, Path
-from consumer.conversion.computed.expressions import AnySource, array_of, asked_by
+from consumer.conversion.computed.expressions import Expression, array_of, asked_by
 from consumer.conversion.targets import (
     CONTENTS,
     EVENT_NAMES,
@@ -26,7 +26,7 @@ from consumer.conversion.targets import (
 class Consent:
     """An event goes only if the value at `source` is true, or is one of `allowed` if there are any."""
 
-    source: AnySource
+    source: Expression
     allowed: tuple[str | int, ...]
 
 
@@ -39,12 +39,12 @@ class Mapping:
     own_events: tuple[str, ...]
     unknown_event_name: str  # ``refuse``, ``custom`` or ``filter``
     action_sources: dict[str, str]  # channel, lower case -> action source
-    sources: dict[str, AnySource]  # target name -> where it comes from, in payload order
+    sources: dict[str, Expression]  # target name -> where it comes from, in payload order
     proposed: frozenset[str]  # those of the sources that only the default names
     # Target name -> the JSON value sent where the record gives none, in payload order.
     constants: dict[str, Any]
     consent: Consent | None
-    dedup_key: AnySource | None  # what identifies an event within account and name; None: its ``event_id``
+    dedup_key: Expression | None  # what identifies an event within account and name; None: its ``event_id``
     external_id_case: str  # ``lower`` or ``as_written``
     phone_country_code: str  # put before phone numbers without one; empty: never
     time_unit: str  # unit of a time whose schema type does not say, a key of `TIME_UNITS`
@@ -78,7 +78,7 @@ class Mapping:
         return item_steps_of(self.sources)
 
 
-def item_steps_of(sources: dict[str, AnySource]) -> Path:
+def item_steps_of(sources: dict[str, Expression]) -> Path:
     """Return the steps to the array that these fields of the items come from; empty: to none."""
     arrays = (array_of(source) for name, source in sources.items() if name.startswith(CONTENTS))
     return next((array for array in arrays if array is not None), ())

@@ -15,8 +15,9 @@ from dataclasses import field as dataclass_field
 from hashlib import sha256
 from typing import Any, Final
 
+from consumer.avro.paths import Source
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Computed, Phone, Value, expression_of
+from consumer.conversion.computed.expressions import Element, Phone
 from consumer.conversion.computed.functions import computation
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
@@ -67,11 +68,10 @@ class RuleTrace:
         # Phone numbers as the record has them, before they get their country's code; None: they get none.
         phones = self._mapping.sources.get(_PHONES)
         self._numbers = None
-        if isinstance(phones, Computed) and isinstance(phones.expression, Phone):
+        if isinstance(phones, Phone):
             name = self._mapping.sources.get("event_name")
-            event_type = None if name is None else expression_of(name)
             name_of = description.decisions.name_of
-            self._numbers = computation(phones.expression.numbers, None, event_type, name_of)
+            self._numbers = computation(phones.numbers, None, name, name_of)
 
     def rules(self, event: CommerceEvent, now: float) -> list[dict[str, Any]]:
         """Return an entry for each field that has a value in the record, or is sent; in the order of the payload.
@@ -118,7 +118,7 @@ class RuleTrace:
         if source is None:
             return "[constants]"
         # One element of a list is a value as it stands.
-        computed = isinstance(source, Computed) and not isinstance(source.expression, Value)
+        computed = not isinstance(source, Source | Element)
         return f"computed from {source.path}" if computed else source.path
 
     def _entry(self, field: ProgramField, sent: int, lost: str | None) -> _Entry:

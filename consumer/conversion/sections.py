@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
+from consumer.conversion.computed.expressions import flat
 from consumer.conversion.hints import fields_within, line_meant
 from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader
 from consumer.conversion.mapping import Mapping
@@ -302,7 +303,7 @@ class _File:
         found = Sections(
             all=tuple(all_of_them),
             divided=self._divided,
-            unknown_record=all_settings(self._default, self._top)["unknown_record"],
+            unknown_record={**self._default, **self._top}["unknown_record"],
             warnings=tuple(dict.fromkeys(warnings)),
             gaps=gaps,
             topics=tuple(
@@ -360,11 +361,6 @@ class _File:
                 )
 
 
-def all_settings(*tables: Map[str, Any]) -> dict[str, Any]:
-    """Return the settings of these tables that are no tables, the later ones over the earlier."""
-    return {key: value for one in tables for key, value in one.items() if key not in TABLES}
-
-
 def _parsed(toml: str, name: str) -> dict[str, Any]:
     try:
         # Editors of Windows put a byte-order mark in front.
@@ -413,18 +409,9 @@ def _checked(
             )
         known = [one for one in allowed if one not in WITHOUT_EFFECT]
         raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
-    # Dotted names without quotes are tables in TOML.
-    return {**tables, **{key: _flat(tables.get(key, {})) for key in ("fields", "constants")}}
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``user_data.em = …`` without quotes is a table in TOML; here it is the name "user_data.em"."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = prefix + key
-        # Any other table is a value that is computed (`expressions`).
-        if isinstance(value, dict) and any(target.startswith(f"{name}.") for target in TARGETS):
-            flat.update(_flat(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat
+    # ``user_data.em = …`` without quotes is a table in TOML; any other table is a value that is computed (`expressions`).
+    names = {
+        key: flat(tables.get(key, {}), lambda name: any(one.startswith(f"{name}.") for one in TARGETS))
+        for key in ("fields", "constants")
+    }
+    return {**tables, **names}

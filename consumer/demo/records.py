@@ -15,8 +15,8 @@ import click
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.encode import Encoder, SectionEncoders, Unencodable
-from consumer.avro.paths import EACH, AvroSchema
-from consumer.conversion.computed.expressions import Value, expression_of, results_of
+from consumer.avro.paths import EACH, AvroSchema, Source
+from consumer.conversion.computed.expressions import results_of
 from consumer.conversion.decisions import units_of, value_at
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.rules import SECONDS_A_DAY, moment
@@ -144,8 +144,8 @@ class EventTimes:
     def __init__(self, mapping: Mapping) -> None:
         source = mapping.sources["event_time"]
         # A time that is computed is one of these.
-        paths = [one.source for one in results_of(expression_of(source)) if isinstance(one, Value)]
-        self._ways = [[step for step in path.steps if step != EACH] for path in paths if not path.picks]
+        paths = [one for one in results_of(source) if isinstance(one, Source)]
+        self._ways = [[step for step in path.steps if step != EACH] for path in paths]
         self._units = units_of(source, mapping.time_unit)
         self._days = "date" in source.kinds
         self._read = moment(self._units, self._days)

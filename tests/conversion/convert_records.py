@@ -14,12 +14,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from consumer.avro.paths import Source
-from consumer.conversion.computed.expressions import AnySource
+from consumer.conversion.computed.expressions import Expression
 
 ROOT = Path(__file__).parents[2]
 
 
-def steps_of(source: AnySource) -> tuple[str, ...]:
+def steps_of(source: Expression) -> tuple[str, ...]:
     """The path of a source that is not computed."""
     assert isinstance(source, Source)
     return source.steps

@@ -4,16 +4,18 @@ Theory of operation. A table has one *operator* (``first``, ``join``, ``sum``, �
 again, and may have conditions. `Reading` makes an `Expression` of it and checks it against the schema; `functions`
 makes the function of it. What is wrong is said in one line that names the operand.
 
+An expression is a `Source`, which both executors read by its steps, or `Computed`, for which they call Python.
+
 Paths are written from the record, as everywhere in a mapping. Which of several items a path means follows from where it
 stands: under ``sum``, and in a field of ``contents[]``, it is the item at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, cast
 
 from consumer.avro.paths import EACH, NoSuchPath, Path, SchemaPaths, Source
 from consumer.avro.schema import Array, Field, Map, Record, Union
@@ -50,15 +52,47 @@ class Missing(Unreadable):
         self.path = path
 
 
+class Computed:
+    """A value that is made of others. As `Source`, it has a `path`, for messages, and `kinds`."""
+
+    __slots__ = ()
+
+    @property
+    def path(self) -> str:
+        """The paths that it is computed from."""
+        paths = dict.fromkeys(source.path for source in sources_in(cast("Made", self)))
+        return ", ".join(paths) or "values of the mapping"
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of value that it may be; see `Source`."""
+        made = cast("Made", self)  # its classes are those of `Made`, and no others
+        match made:
+            case Element(source) | Branch(source, _, _):
+                return source.kinds
+            case First(parts):
+                return frozenset[str]().union(*(part.kinds for part in parts))
+            case When(of, _, _) | Each(_, of):
+                return of.kinds
+            case Join() | Phone():
+                return frozenset({"string"})
+            case Sum() | Arithmetic():
+                return frozenset({"decimal"})
+            case Agreed():
+                return frozenset({"boolean"})
+            case Constant() | Table():
+                return frozenset(map(_kind, constants_in(made)))
+
+
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What stands at a path."""
+class Element(Computed):
+    """What stands at a path on which one element of an array is picked, as in ``lines[0]``."""
 
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(Computed):
     """The name of the record's type that stands at a path, of those that may.
 
     A record holds all fields of its type, so which of some `fields` it holds tells its type: `names` has it by those.
@@ -66,25 +100,25 @@ class Branch:
 
     source: Source
     fields: frozenset[str]
-    names: tuple[tuple[frozenset[str], str], ...]
+    names: dict[frozenset[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Computed):
     """The same for every event."""
 
     value: Scalar
 
 
 @dataclass(frozen=True, slots=True)
-class First:
+class First(Computed):
     """The first of these that has a value."""
 
     parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class Join(Computed):
     """The texts of these, with `glue` between them; nothing if one is missing."""
 
     parts: tuple[Expression, ...]
@@ -92,7 +126,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(Computed):
     """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
 
     of: Expression
@@ -101,14 +135,14 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(Computed):
     """The sum over all elements of an array; nothing if there are none, or one has no value."""
 
     of: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Arithmetic:
+class Arithmetic(Computed):
     """The first of these, and with it each of the others; nothing if one is missing."""
 
     operator: str
@@ -124,7 +158,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class When:
+class When(Computed):
     """`of`, if all conditions hold and the conversion's name is one of `events`; else nothing."""
 
     of: Expression
@@ -133,7 +167,7 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
-class Each:
+class Each(Computed):
     """`of` for each element of an array: several values."""
 
     array: Path
@@ -141,7 +175,7 @@ class Each:
 
 
 @dataclass(frozen=True, slots=True)
-class Phone:
+class Phone(Computed):
     """Phone numbers with their country's code; see `phones`."""
 
     numbers: Expression
@@ -149,66 +183,34 @@ class Phone:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
+class Agreed(Computed):
     """True if all conditions of `every` hold, and one of `some` if there are any; else false."""
 
     every: tuple[Condition, ...]
     some: tuple[Condition, ...]
 
 
-Expression = (
-    Value | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone | Agreed
-)
+Made = Element | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone | Agreed
+Expression = Source | Made
 
 
-class Computed(NamedTuple):
-    """Where a value comes from that is computed; what `Source` is for a path."""
-
-    path: str  # the paths that it is computed from, for messages
-    expression: Expression
-    kinds: frozenset[str]  # see `Source`
-
-    @property
-    def is_many(self) -> bool:
-        """Whether it may give several values."""
-        return is_many(self.expression)
-
-
-AnySource = Source | Computed
-
-
-def source_of(expression: Expression) -> AnySource:
-    """Return where this value comes from: a path that stands alone is a path."""
-    if isinstance(expression, Value) and not expression.source.picks:
-        return expression.source
-    paths = dict.fromkeys(value.source.path for value in values_in(expression))
-    return Computed(", ".join(paths) or "values of the mapping", expression, kinds_of(expression))
-
-
-def expression_of(source: AnySource) -> Expression:
-    """Return what gives the values of this source."""
-    return source.expression if isinstance(source, Computed) else Value(source)
-
-
-def asked_by(source: AnySource) -> tuple[Path, ...]:
-    """Return the paths of all that is read for this source."""
-    if isinstance(source, Source):
-        return (source.steps,)
-    asked: list[Path] = []
-    for value in values_in(source.expression):
-        if isinstance(value, Branch):
-            # The record itself is looked at: a name that no field has keeps its fields together.
-            asked += [(*value.source.steps, name) for name in (*sorted(value.fields), _ITSELF)]
-        else:
-            asked.append(value.source.steps)
-    return tuple(asked)
+def asked_by(expression: Expression) -> tuple[Path, ...]:
+    """Return the paths of all that is read for this expression."""
+    if isinstance(expression, Source):
+        return (expression.steps,)
+    if isinstance(expression, Branch):
+        # The record itself is looked at: a name that no field has keeps its fields together.
+        return tuple((*expression.source.steps, name) for name in (*sorted(expression.fields), _ITSELF))
+    return tuple(path for part in parts_of(expression) for path in asked_by(part))
 
 
 def parts_of(expression: Expression) -> tuple[Expression, ...]:
     """Return the expressions that stand in this one."""
     match expression:
-        case Value() | Branch() | Constant():
+        case Source() | Constant():
             return ()
+        case Element(source) | Branch(source, _, _):
+            return (source,)
         case First(parts) | Join(parts, _) | Arithmetic(_, parts):
             return parts
         case Table(of, _, _) | Sum(of) | Each(_, of):
@@ -221,13 +223,13 @@ def parts_of(expression: Expression) -> tuple[Expression, ...]:
             return tuple(condition.of for condition in (*every, *some))
 
 
-def values_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Value | Branch]:
-    """Yield the values at paths that this is computed from; without `in_sums`, only those outside of sums."""
-    if isinstance(expression, Value | Branch):
+def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
+    """Yield the paths that this is computed from; without `in_sums`, only those outside of sums."""
+    if isinstance(expression, Source):
         yield expression
     elif in_sums or not isinstance(expression, Sum):
         for part in parts_of(expression):
-            yield from values_in(part, in_sums=in_sums)
+            yield from sources_in(part, in_sums=in_sums)
 
 
 def results_of(expression: Expression) -> Iterator[Expression]:
@@ -258,70 +260,42 @@ def depends_on_event(expression: Expression) -> bool:
     return any(depends_on_event(part) for part in parts_of(expression))
 
 
-def kinds_of(expression: Expression) -> frozenset[str]:
-    """Return the kinds of value that this may be; see `Source`."""
-    match expression:
-        case Value(source) | Branch(source, _, _):
-            return source.kinds
-        case First(parts):
-            return frozenset[str]().union(*map(kinds_of, parts))
-        case When(of, _, _) | Each(_, of):
-            return kinds_of(of)
-        case Join() | Phone():
-            return frozenset({"string"})
-        case Sum() | Arithmetic():
-            return frozenset({"decimal"})
-        case Agreed():
-            return frozenset({"boolean"})
-        case Constant() | Table():
-            return frozenset(map(_kind, constants_in(expression)))
-
-
-def array_of(source: AnySource) -> Path | None:
+def array_of(expression: Expression) -> Path | None:
     """Return the steps to the array whose elements this is of; empty: it is of none, None: it is the same for all.
 
     Raises `Unreadable` if it is of several arrays.
     """
-    if isinstance(source, Source):
-        return _up_to_last_array(source)
     arrays: dict[Path, str] = {}
-    for value in values_in(source.expression, in_sums=False):
-        if value.source.steps.count(EACH) > len(value.source.picks):
-            if value.source.picks:
-                raise Unreadable(
-                    f"{value.source.path!r}: a path into the items cannot pick an element on the way"
-                )
-            arrays.setdefault(_up_to_last_array(value.source), value.source.path)
+    for source in sources_in(expression, in_sums=False):
+        steps = source.steps
+        if steps.count(EACH) > len(source.picks):
+            if source.picks:
+                raise Unreadable(f"{source.path!r}: a path into the items cannot pick an element on the way")
+            # An array of arrays is gone through to its innermost elements.
+            arrays.setdefault(steps[: len(steps) - steps[::-1].index(EACH)], source.path)
     if len(arrays) > 1:
         raise Unreadable(f"{' and '.join(map(repr, arrays.values()))} are of two arrays")
-    return next(iter(arrays), None)
-
-
-def _up_to_last_array(source: Source) -> Path:
-    # An array of arrays is gone through to its innermost elements.
-    steps = source.steps
-    return steps[: len(steps) - steps[::-1].index(EACH)] if EACH in steps else ()
+    # A path alone that goes through no array is no field of an item, but of the event.
+    return next(iter(arrays), () if isinstance(expression, Source) else None)
 
 
 def is_many(expression: Expression) -> bool:
     """Return whether this may give several values of an event."""
     match expression:
-        case Value(source) | Branch(source, _, _):
+        case (Source() as source) | Element(source) | Branch(source, _, _):
             return source.steps.count(EACH) > len(source.picks)
         case First(parts):
             return any(map(is_many, parts))
         case Table(of, _, _) | When(of, _, _) | Phone(of, _):
             return is_many(of)
-        case Each():
-            return True
         case _:
-            return False
+            return isinstance(expression, Each)
 
 
 def shown(expression: Expression) -> str:
     """Return how messages call this: its path, its value, or its operator."""
     match expression:
-        case Value(source) | Branch(source, _, _):
+        case (Source() as source) | Element(source) | Branch(source, _, _):
             return repr(source.path)
         case Constant(value):
             return repr(value)
@@ -337,7 +311,8 @@ def _kind(value: Scalar) -> str:
     return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
 
 
-def _listed(kinds: frozenset[str]) -> str:
+def listed(kinds: frozenset[str]) -> str:
+    """Return kinds as messages say them."""
     return " or ".join(sorted(kinds))
 
 
@@ -352,11 +327,12 @@ class Reading:
         """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
         if isinstance(said, str):
             try:
-                return Value(self._paths.resolve(said))
+                source = self._paths.resolve(said)
             except NoSuchPath as error:
                 if not self._paths.has(said):
                     raise Missing(str(error), said) from None
                 raise Unreadable(str(error)) from None
+            return Element(source) if source.picks else source
         if isinstance(said, list):
             raise Unreadable(
                 "a list stands where one path is expected: { first = [...] } takes the first with a value"
@@ -405,7 +381,9 @@ class Reading:
             case "first":
                 return First(self._parts(operator, operand))
             case "join":
-                return self._join(operand, said.get("with", ""))
+                if not isinstance(glue := said.get("with", ""), str):
+                    raise Unreadable("with must be text in quotes")
+                return Join(self._parts(operator, operand, _JOINED, "text or a number"), glue)
             case "table":
                 return self._table(operand, said)
             case "sum":
@@ -439,12 +417,7 @@ class Reading:
             raise Unreadable(
                 f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
             )
-        return Branch(source, told, tuple(names.items()))
-
-    def _join(self, operand: Any, glue: Any) -> Join:
-        if not isinstance(glue, str):
-            raise Unreadable("with must be text in quotes")
-        return Join(self._parts("join", operand, _JOINED, "text or a number"), glue)
+        return Branch(source, told, names)
 
     def _parts(
         self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
@@ -466,11 +439,11 @@ class Reading:
             raise Unreadable('table needs of, the path of the value: of = "…"')
         of = self.expression(said["of"])
         _require("table", of, _KEYS, "text, a whole number or a boolean")
-        kinds = kinds_of(of)
+        kinds = of.kinds
         for key in entries:
             # Text may be anything, but what is a number in every record has digits.
             if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
-                raise Unreadable(f"table: {shown(of)} is {_listed(kinds)}, so it is never {key!r}")
+                raise Unreadable(f"table: {shown(of)} is {listed(kinds)}, so it is never {key!r}")
             if kinds == {"boolean"} and key not in ("true", "false"):
                 raise Unreadable(
                     f'table: {shown(of)} is boolean, so it is never {key!r}: write "true" or "false"'
@@ -497,13 +470,16 @@ class Reading:
             return of
         if when is not None and (not isinstance(when, dict) or not when):
             raise Unreadable('when takes values by path: when = { "shop.country" = ["DE", "AT"] }')
-        conditions = [self.condition("when", path, allowed) for path, allowed in _flat(when or {}).items()]
+        conditions = [
+            self.condition("when", path, allowed)
+            for path, allowed in flat(when or {}, lambda _: True).items()
+        ]
         return When(of, tuple(conditions), None if events is None else frozenset(events))
 
     def condition(self, key: str, path: str, allowed: Any) -> Condition:
         """Return the condition that the value at `path` is `allowed`, or one of them. Raises `Unreadable`."""
         of = self.expression(path)
-        kinds = kinds_of(of)
+        kinds = of.kinds
         allowed = allowed if isinstance(allowed, list) else [allowed]
         if not allowed:
             raise Unreadable(f"{key}: {path!r} has no values to compare with")
@@ -511,7 +487,7 @@ class Reading:
             kind = _kind(_scalar(f"{key} {path!r}", value))
             fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
             if not kinds & fitting:
-                raise Unreadable(f"{key}: {path!r} is {_listed(kinds)}, so it is never {value!r}")
+                raise Unreadable(f"{key}: {path!r} is {listed(kinds)}, so it is never {value!r}")
         return Condition(of, tuple(allowed))
 
 
@@ -537,9 +513,9 @@ def _scalar(key: str, value: Any) -> Scalar:
 def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
     """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
     for result in results_of(part):
-        found = kinds_of(result)
+        found = result.kinds
         if not found & kinds:
-            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {_listed(found)}")
+            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
     # Text of a record may be a number; what the mapping itself says is one, or never is.
     if kinds is _OPERANDS:
         for constant in constants_in(part):
@@ -547,12 +523,16 @@ def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str)
                 raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``shop.country = …`` without quotes is a table in TOML; here it is a path."""
-    flat: dict[str, Any] = {}
+def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    """Return a table whose dotted names stand without quotes, which TOML takes for tables, by its dotted names.
+
+    `is_table` says of a name whether a table of that name is such a part of names.
+    """
+    found: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+        name = prefix + key
+        if isinstance(value, dict) and is_table(name):
+            found |= flat(value, is_table, f"{name}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[name] = value
+    return found

@@ -24,6 +24,7 @@ from consumer.conversion.computed.expressions import (
     Condition,
     Constant,
     Each,
+    Element,
     Expression,
     First,
     Join,
@@ -32,10 +33,9 @@ from consumer.conversion.computed.expressions import (
     Sum,
     Table,
     Unreadable,
-    Value,
     When,
     shown,
-    values_in,
+    sources_in,
 )
 from consumer.conversion.computed.phones import with_country
 from consumer.conversion.normalise import LeftOut, text_of, trim
@@ -104,11 +104,11 @@ class _Maker:
     ) -> tuple[Function, bool]:
         """Return the function, and whether it gives a list. `scopes`: to the elements of the sums around."""
         match expression:
-            case Value(source):
+            case (Source() as source) | Element(source):
                 return self._value(_marked(source), scopes)
             case Branch(source, fields, names):
                 function, is_many = self._value(_marked(source), scopes)
-                return _for_each(_branch(fields, dict(names)), function, is_many), is_many
+                return _for_each(_branch(fields, names), function, is_many), is_many
             case Constant(value):
                 return lambda _read, _at: value, False
             case First(parts):
@@ -172,25 +172,25 @@ class _Maker:
     def _sum(self, of: Expression, scopes: tuple[Way, ...]) -> Function:
         """Return the sum of what `of` is for each element of the array that its paths go through."""
         arrays: dict[Way, str] = {}
-        for value in values_in(of, in_sums=False):
-            way = _marked(value.source)
+        for source in sources_in(of, in_sums=False):
+            way = _marked(source)
             _, passed = _scope(way, scopes)
             if passed == 0 and self._item and way[: len(self._item)] == self._item:
                 passed = len(self._item)
             if EACH not in way[passed:]:
                 continue
             # A path alone is gone through to its innermost elements; several meet at the first array.
-            if isinstance(of, Value):
+            if isinstance(of, Source | Element):
                 end = len(way) - way[::-1].index(EACH)
             else:
                 end = way.index(EACH, passed) + 1
                 while way[end : end + 1] == (EACH,):
                     end += 1
-            arrays.setdefault(way[:end], value.source.path)
+            arrays.setdefault(way[:end], source.path)
         if (
             not arrays
             and self._item
-            and any(_marked(one.source)[: len(self._item)] == self._item for one in values_in(of))
+            and any(_marked(one)[: len(self._item)] == self._item for one in sources_in(of))
         ):
             raise Unreadable(
                 f"sum: {shown(of)} is one value of the item at hand; a sum in a field of the items goes over a list "

@@ -16,7 +16,7 @@ from consumer.avro.decode import framing_of
 from consumer.avro.encode import Encoder, SingleObject, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.avro.typed import TypedDecoder
-from consumer.conversion.computed.expressions import Reading, Unreadable, is_many, kinds_of, results_of
+from consumer.conversion.computed.expressions import Reading, Unreadable, is_many, results_of
 from consumer.conversion.computed.functions import computation
 from consumer.conversion.converter import Converter, SectionConverters
 from consumer.conversion.reading import CompiledReading
@@ -167,7 +167,7 @@ def is_possible(place: str, name: str, said: Any) -> bool:
             return False
         if is_many(expression) and target.arity is Arity.ONE:
             return False
-        if not all(kinds_of(result) & target.kinds for result in results_of(expression)):
+        if not all(result.kinds & target.kinds for result in results_of(expression)):
             return False
     return True
 
