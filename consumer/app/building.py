@@ -37,7 +37,7 @@ from consumer.conversion.converter import Converter, SectionConverters
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, is_divided, load_sections
-from consumer.conversion.transform import SectionTransformers, Transformer, load_transform
+from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine.messages import BrokersTold, Report
 from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
@@ -296,7 +296,7 @@ def encoders(mapped: Sections, framings: Sequence[ConfluentId | SingleObject]) -
     return SectionEncoders(made) if mapped.typed else made[0]
 
 
-def transformer(settings: Settings, mapped: Sections) -> Transformer | SectionTransformers | None:
+def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
     """Import the function of PINSTREAM_TRANSFORM, for the records that are mapped; None: there is none.
 
     Raises `SettingsError`.
@@ -304,9 +304,7 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | SectionTr
     name = settings.pinstream.transform
     if name is None:
         return None
-    function = load_transform(name)
-    made = [Transformer(function, name, section.schema) for section in mapped.all]
-    return SectionTransformers(made) if mapped.typed else made[0]
+    return Transformer(load_transform(name), name, *(section.schema for section in mapped.all))
 
 
 def policy(settings: Settings) -> Policy:

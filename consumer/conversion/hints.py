@@ -82,12 +82,9 @@ _FIELD_WORDS: Final = {
 }
 
 
-def _by_word(table: dict[str, str]) -> dict[str, str]:
-    return {word: name for name, words in table.items() for word in words.split()}
-
-
-_EVENT_OF: Final = _by_word(_EVENT_WORDS)
-_FIELD_OF: Final = _by_word(_FIELD_WORDS)
+# The same by word.
+_EVENT_OF: Final = {word: name for name, words in _EVENT_WORDS.items() for word in words.split()}
+_FIELD_OF: Final = {word: name for name, words in _FIELD_WORDS.items() for word in words.split()}
 _MOST_NAMED: Final = 8
 
 _CURLY: Final = frozenset("“”„‟‘’‚«»")
@@ -186,8 +183,16 @@ def wrong_with_own_events(names: Any) -> str:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return 'names must be a list of texts: names = ["loyalty_joined"]'
     for name in names:
-        if wrong := _wrong_with_own_event(name):
-            return f"{name[:LONGEST_OWN_EVENT]!r}{wrong}"
+        shown = repr(name[:LONGEST_OWN_EVENT])
+        # The platform would take it for its own name, and the shop would not know.
+        if name.strip().lower() in EVENT_NAMES:
+            return f"{shown} is a standard event name, in any case: take it away"
+        if len(name) > LONGEST_OWN_EVENT:
+            return f"{shown}… has {len(name)} characters; {LONGEST_OWN_EVENT} is the most there may be"
+        if name != trim(name) or not name.isprintable():
+            return f"{shown} has blanks around it, or characters that cannot be printed"
+        if name in ("", FILTER):
+            return f"{shown} is no name: write it as you registered it with Pinterest"
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         return f"{twice[0]!r} stands there twice: take one away"
@@ -197,18 +202,6 @@ def wrong_with_own_events(names: Any) -> str:
             "not registered"
         )
     return ""
-
-
-def _wrong_with_own_event(name: str) -> str:
-    """Return why this cannot be a name of the advertiser's own, as the end of a sentence; empty if it can."""
-    # The platform would take it for its own name, and the shop would not know.
-    if name.strip().lower() in EVENT_NAMES:
-        return " is a standard event name, in any case: take it away"
-    if len(name) > LONGEST_OWN_EVENT:
-        return f"… has {len(name)} characters; {LONGEST_OWN_EVENT} is the most there may be"
-    if name != trim(name) or not name.isprintable():
-        return " has blanks around it, or characters that cannot be printed"
-    return "" if name and name != FILTER else " is no name: write it as you registered it with Pinterest"
 
 
 def _plain(word: str) -> str:

@@ -171,8 +171,12 @@ class Loader:
         proposed = frozenset(sources.keys() - written)
         self._add_phone_country(sources)
         # The items' ids and their number follow from the items, unless a line maps them or takes them away.
-        derived = {name: self._derived(sources, of) for name, of in DERIVED.items() if of in sources}
-        sources = {name: source for name, source in derived.items() if name not in written} | sources
+        steps = item_steps_of(sources)
+        for name, of in DERIVED.items():
+            if of in sources and name not in written:
+                source = sources[of]
+                derived = Each(steps, source) if steps and isinstance(source, Computed) else source
+                sources.setdefault(name, derived)
         constants = self._constants(known, sources)
         missing = [name for name in _REQUIRED if name not in sources and name not in constants]
         if missing:
@@ -240,7 +244,8 @@ class Loader:
             if table == "action_sources":
                 self._fail(f"[{table}] {key!r}: {value!r} is not an action source; {or_all(value, known)}")
             meant = hints.event_meant(value, known)
-            hint = f"the nearest is {meant!r}" if meant else f"its names are {', '.join(sorted(known))}"
+            names = ", ".join(name for name in sorted(known) if name != FILTER)
+            hint = f"the nearest is {meant!r}" if meant else f"its names are {names}"
             self._fail(
                 f"[{table}] {key!r}: {value!r} is not an event name of the platform; {hint}; {FILTER!r} means: do not "
                 "send; a name that you registered with Pinterest is declared in [own_events]"
@@ -376,12 +381,6 @@ class Loader:
         if not source.kinds & WORDS:
             self._fail(f"phone_country: {source.path!r} is {listed(source.kinds)}, but a country is text")
         return source
-
-    @staticmethod
-    def _derived(sources: dict[str, Expression], of: str) -> Expression:
-        """The source of what follows from this field of the items."""
-        source, steps = sources[of], item_steps_of(sources)
-        return Each(steps, source) if isinstance(source, Computed) and steps else source
 
     def _check_computed(
         self, sources: dict[str, Expression], event_types: Collection[str], channels: Collection[str]

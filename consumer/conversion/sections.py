@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -73,11 +73,14 @@ class Sections:
     """Whether the file has sections; else `all` is one mapping for everything."""
     unknown_record: str
     warnings: tuple[str, ...]
-    gaps: Map[_Place, str]
-    """Where a record type that has sections is not mapped, and why."""
     topics: tuple[str, ...]
     """The topics that the file names."""
-    _numbers: Map[_Place, int]
+    records: tuple[str, ...]
+    """The record types that are mapped."""
+    own_events: tuple[str, ...]
+    """The advertiser's own event names in all sections."""
+    _places: Map[_Place, int | str]
+    """The number of the section for a place; or, of a record type that has sections, why there is none."""
     _records: Map[str, str]
     """Record types that are mapped, by their names and aliases."""
     _unqualified: Map[str, str]
@@ -89,11 +92,6 @@ class Sections:
         return tuple(section.name for section in self.all) if self.divided else ()
 
     @property
-    def records(self) -> tuple[str, ...]:
-        """The record types that are mapped."""
-        return tuple(dict.fromkeys(section.record for section in self.all))
-
-    @property
     def typed(self) -> bool:
         """Whether record types are told apart."""
         return self.divided or self.unknown_record == "filter"
@@ -103,35 +101,27 @@ class Sections:
         """All names that events may be sent under."""
         return frozenset().union(*(section.mapping.known_event_names for section in self.all))
 
-    @property
-    def own_events(self) -> tuple[str, ...]:
-        """The advertiser's own event names in all sections."""
-        return tuple(dict.fromkeys(name for section in self.all for name in section.mapping.own_events))
-
-    def record_of(self, name: str) -> str | None:
+    def _record_of(self, name: str) -> str | None:
         """Return the mapped record type that a writer calls `name`; None: it is not mapped."""
         return self._records.get(name) or self._unqualified.get(name.rpartition(".")[2])
 
     def knows(self, name: str) -> bool:
         """See `consumer.avro.typed.Choice`."""
-        return self.record_of(name) is not None
+        return self._record_of(name) is not None
 
     def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
         """See `consumer.avro.typed.Choice`."""
-        record = self.record_of(name)
+        record = self._record_of(name)
+        found: int | str | None = None
         if record is not None:
-            place = next(
-                at for at in ((record, topic), (record, None)) if at in self._numbers or at in self.gaps
-            )
-            number = self._numbers.get(place)
-            if number is not None:
-                return number
+            # A topic without a section of its own takes the one for all topics.
+            found = self._places.get((record, topic)) or self._places[record, None]
+        if isinstance(found, int):
+            return found
         if self.unknown_record == "filter":
             return _FILTERED
-        if record is not None:
-            return rejected(
-                DecodeCode.UNKNOWN_RECORD, f"{name} has no mapping on this topic: {self.gaps[place]}"
-            )
+        if found is not None:
+            return rejected(DecodeCode.UNKNOWN_RECORD, f"{name} has no mapping on this topic: {found}")
         if name in PRIMITIVES or name in ("array", "map"):
             why = (
                 f"the datum is {name}, a branch of its schema's union, and no record: there is no event in it"
@@ -217,115 +207,113 @@ class _File:
         self._name = name
         self._default = _checked(_parsed(default_toml, "packaged mapping"), "packaged mapping", _TOP)
         self._top = _checked(_parsed(overlay_toml or "", name), name, (*_TOP, *_SECTIONS))
-        self.records = self._named(self._top.pop("record", {}), "record", ("topic",))
-        self.topics = self._named(self._top.pop("topic", {}), "topic", ())
-        self._divided = bool(self.records or self.topics)
-        # By record type, the tables for one topic each.
-        self._narrow = {
-            record: self._named(tables.pop("topic", {}), f"record.{_quoted(record)}.topic", ())
-            for record, tables in self.records.items()
+        records, topics = (self._top.pop(key, {}) for key in _SECTIONS)
+        # A section for a topic is one of several that have its lines if there are record types.
+        self._layers: dict[tuple[str | None, str | None], Layer] = {
+            (None, topic): layer._replace(shared=bool(records))
+            for topic, layer in self._named(topics, "topic", ())
         }
+        self.records: list[str] = []
+        for record, layer in self._named(records, "record", ("topic",)):
+            self.records.append(record)
+            self._layers[record, None] = layer
+            narrow = layer.tables.pop("topic", {})
+            for topic, inner in self._named(narrow, f"record.{_quoted(record)}.topic", ()):
+                self._layers[record, topic] = inner
+        self._divided = bool(self._layers)
 
-    def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Return the tables of sections by their names, checked."""
+    def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> Iterator[tuple[str, Layer]]:
+        """Yield the sections below `key` by their names, checked."""
         kind = "topic" if key.endswith("topic") else "record type"
         if not isinstance(tables, dict):
             raise MappingError(f'{self._name}: {key} is a table: write [{key}."<{kind}>"]')
-        found = {}
         for name, table in tables.items():
-            where = f"{self._name} [{key}.{_quoted(name)}]"
             if not isinstance(table, dict):
                 raise MappingError(
                     f"{self._name} [{key}]: {name!r} is a setting of no section; it belongs above"
                 )
-            found[name] = _checked(table, where, inner, quoted=f"[{key}.{_quoted(name)}")
-        return found
+            header = f"[{key}.{_quoted(name)}"
+            where = f"{self._name} {header}]"
+            yield name, Layer(where, _checked(table, where, inner, quoted=header))
 
     def layers(self, record: str, topic: str | None) -> list[Layer]:
         """Return what applies to a record type on a topic, from the packaged default to the narrowest."""
-        layers = [Layer("packaged mapping", self._default), Layer(self._name, self._top, self._divided)]
-        if topic in self.topics:
-            layers.append(Layer(self._header(None, topic), self.topics[topic], len(self.records) > 0))
-        if record in self.records:
-            layers.append(Layer(self._header(record, None), self.records[record]))
-        if topic in self._narrow.get(record, {}):
-            layers.append(Layer(self._header(record, topic), self._narrow[record][topic]))
-        return layers
-
-    def _header(self, record: str | None, topic: str | None) -> str:
-        keys = [
-            f"{key}.{_quoted(name)}"
-            for key, name in (("record", record), ("topic", topic))
-            if name is not None
+        # On topics without a section of their own (None) two of these places are the same.
+        places = dict.fromkeys(((None, topic), (record, None), (record, topic)))
+        return [
+            Layer("packaged mapping", self._default),
+            Layer(self._name, self._top, self._divided),
+            *(self._layers[place] for place in places if place in self._layers),
         ]
-        return f"{self._name} [{'.'.join(keys)}]"
 
     def sections(self, schemas: Map[str, AvroSchema]) -> Sections:
         """Check all sections, for these record types."""
         all_of_them: list[Section] = []
-        gaps: dict[_Place, str] = {}
-        numbers: dict[_Place, int] = {}
+        places: dict[_Place, int | str] = {}
+        warnings: list[str] = []
         loaders: list[Loader] = []
         for record, schema in schemas.items():
             error: Incomplete | None = None
-            for topic in (None, *dict.fromkeys((*self.topics, *self._narrow.get(record, ())))):
-                name = record if topic is None else f"{record} on {topic}"
+            topics = [topic for of, topic in self._layers if of in (None, record) and topic is not None]
+            for topic in (None, *dict.fromkeys(topics)):
                 layers = self.layers(record, topic)
                 # What errors call it: its header, and the record type where that is not in there.
-                where = layers[-1].name if self._divided else self._name
-                where += f" ({record})" if self._divided and layers[-1].shared else ""
+                where = f"{layers[-1].name} ({record})" if layers[-1].shared else layers[-1].name
                 loaders.append(Loader(layers, schema, where))
                 try:
                     mapping = loaders[-1].mapping()
                 except Incomplete as incomplete:
                     # A topic's layer can only take a source away: that is a mistake.
-                    if topic is not None and (record, None) in numbers:
+                    if isinstance(places.get((record, None)), int):
                         raise
                     error = error or incomplete
-                    gaps[record, topic] = str(incomplete)
+                    places[record, topic] = str(incomplete)
+                    on = "topics that have no section of their own" if topic is None else f"the topic {topic}"
+                    warnings.append(
+                        f"records of {record} on {on} have no mapping, which unknown_record is for: {incomplete}"
+                    )
                 else:
+                    name = record if topic is None else f"{record} on {topic}"
                     all_of_them.append(Section(name if self._divided else "", record, schema, mapping))
-                    numbers[record, topic] = len(all_of_them)
+                    places[record, topic] = len(all_of_them)
             # It may be complete on some topics alone: perhaps it never comes on others.
-            if error is not None and not any(of == record for of, _ in numbers):
+            if error is not None and not any(section.record == record for section in all_of_them):
                 raise error
         self._refuse_unused(loaders, schemas)
         if len(all_of_them) > _MOST_SECTIONS:
             raise MappingError(
                 f"{self._name} makes {len(all_of_them)} sections; {_MOST_SECTIONS} are the most"
             )
-        warnings = [warning for section in all_of_them for warning in section.mapping.warnings]
-        for (record, topic), why in gaps.items():
-            on = "topics that have no section of their own" if topic is None else f"the topic {topic}"
-            warnings.append(
-                f"records of {record} on {on} have no mapping, which unknown_record is for: {why}"
+        own_events = dict.fromkeys(name for section in all_of_them for name in section.mapping.own_events)
+        if len(own_events) > MOST_OWN_EVENTS:
+            raise MappingError(
+                f"{self._name}: [own_events] of all sections declare {len(own_events)} names, but an advertiser "
+                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
             )
-        found = Sections(
-            all=tuple(all_of_them),
-            divided=self._divided,
-            unknown_record={**self._default, **self._top}["unknown_record"],
-            warnings=tuple(dict.fromkeys(warnings)),
-            gaps=gaps,
-            topics=tuple(
-                dict.fromkeys((*self.topics, *(topic for one in self._narrow.values() for topic in one)))
-            ),
-            _numbers=numbers,
-            _records=self._by_name(schemas),
-            # Without sections for record types, names are enough that resolution takes for the same.
-            _unqualified={}
+        # Without sections for record types, names are enough that resolution takes for the same.
+        unqualified = (
+            {}
             if self.records
             else {
                 name.rpartition(".")[2]: record
                 for record, schema in schemas.items()
                 for name in (record, *_record(schema).aliases)
-            },
+            }
         )
-        if len(found.own_events) > MOST_OWN_EVENTS:
-            raise MappingError(
-                f"{self._name}: [own_events] of all sections declare {len(found.own_events)} names, but an advertiser "
-                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
-            )
-        return found
+        # Those of the sections first: what has no mapping is the exception.
+        warned = [*(warning for section in all_of_them for warning in section.mapping.warnings), *warnings]
+        return Sections(
+            all=tuple(all_of_them),
+            divided=self._divided,
+            unknown_record={**self._default, **self._top}["unknown_record"],
+            warnings=tuple(dict.fromkeys(warned)),
+            topics=tuple(dict.fromkeys(topic for _, topic in self._layers if topic is not None)),
+            records=tuple(dict.fromkeys(section.record for section in all_of_them)),
+            own_events=tuple(own_events),
+            _places=places,
+            _records=self._by_name(schemas),
+            _unqualified=unqualified,
+        )
 
     def _by_name(self, schemas: Map[str, AvroSchema]) -> dict[str, str]:
         """Return the record types by their names and aliases; a name goes before an alias."""
@@ -409,7 +397,7 @@ def _checked(
             )
         known = [one for one in allowed if one not in WITHOUT_EFFECT]
         raise MappingError(f"{where}: {key!r} is not a mapping key; {or_all(key, known)}")
-    # ``user_data.em = …`` without quotes is a table in TOML; any other table is a value that is computed (`expressions`).
+    # ``user_data.em = …`` without quotes is a table in TOML. Any other table is a value that is computed.
     names = {
         key: flat(tables.get(key, {}), lambda name: any(one.startswith(f"{name}.") for one in TARGETS))
         for key in ("fields", "constants")

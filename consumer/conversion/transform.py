@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FunctionType, TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -117,46 +117,36 @@ def _takes(function: Callable[..., object], arguments: int) -> bool:
 
 
 class Transformer:
-    """The function for records of one schema (JSON). `name` is the text of the setting."""
+    """The function for records of one schema (JSON), or of several: one for each section of the mapping, in its order.
 
-    def __init__(self, function: Transform, name: str, schema: dict[str, Any]) -> None:
+    `name` is the text of the setting.
+    """
+
+    def __init__(self, function: Transform, name: str, *schemas: dict[str, Any]) -> None:
         self.name = name
         self._function: Callable[..., object] = function
         self._module = name.partition(":")[0]
-        node = parse(schema)
+        nodes = [parse(schema) for schema in schemas]
         # A second argument that has a default is the function's own.
-        self._more = () if _takes(function, 1) else (label(node),)
-        shape = Shape(node)
-        self._give, self._take = shape.give, shape.take
+        self._more = [() if _takes(function, 1) else (label(node),) for node in nodes]
+        self._shapes = [Shape(node) for node in nodes]
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
         """Return what the function makes of a decoded record. Raises only `KeyboardInterrupt`."""
+        # Sections count from 1; an event without one is of the only schema.
+        at = event.section - 1 if isinstance(event, SectionEvent) else 0
         try:
-            returned = self._function(self._give(event), *self._more)
+            returned = self._function(self._shapes[at].give(event), *self._more[at])
         except KeyboardInterrupt:
             raise  # Ctrl-C in `explain`; in a thread it can only be the function's own
         # SystemExit, too: a function must not end the process that reads other people's records.
         except BaseException as error:
             return self.failed(error)
-        if returned is None:
-            return FILTERED
-        if not isinstance(returned, dict):
-            close = getattr(returned, "close", None)
-            if inspect.iscoroutine(returned) and close is not None:
-                close()  # or Python writes a warning for each
-            return _misfit(f"returned {_article(type(returned).__name__)}, neither a dict nor None")
-        try:
-            taken: CommerceEvent = self._take(returned)
-        except Misfit as misfit:
-            return _misfit(f"returned what does not fit the schema: {misfit.described('the record')}")
-        except TooMuch:
-            return _misfit(
-                f"returned more than {MOST_VALUES:,} values or {MOST_CHARACTERS >> 20} MiB of text"
-            )
-        except RecursionError:
-            return _misfit("returned a record that contains itself, or is nested too deeply")
-        except Exception as error:  # the result may be an object with any behaviour
-            return _misfit(f"returned values that cannot be read ({_name_of(error)})")
+        taken = _fitted(returned, self._shapes[at])
+        if isinstance(event, SectionEvent) and isinstance(taken, dict):
+            # What the function returned is a plain dict: the converter has to know the section.
+            taken = SectionEvent(taken)
+            taken.section = event.section
         return taken
 
     def failed(self, error: BaseException) -> Rejection:
@@ -167,26 +157,28 @@ class Transformer:
         )
 
 
-class SectionTransformers:
-    """The function for records of several sections of a mapping, each fitted into the schema of its own."""
-
-    def __init__(self, transformers: Sequence[Transformer]) -> None:
-        """`transformers`: by the number of their section, which counts from 1."""
-        self._transformers = transformers
-
-    def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
-        """See `Transformer.apply`; `event` is a `SectionEvent`, and so is what comes of it."""
-        assert isinstance(event, SectionEvent)  # noqa: S101 - so does the decoder of sections make them
-        taken = self._transformers[event.section - 1].apply(event)
-        if isinstance(taken, Filtered | Rejection):
-            return taken
-        typed = SectionEvent(taken)
-        typed.section = event.section
-        return typed
-
-    def failed(self, error: BaseException) -> Rejection:
-        """See `Transformer.failed`."""
-        return self._transformers[0].failed(error)
+def _fitted(returned: object, shape: Shape) -> CommerceEvent | Filtered | Rejection:
+    """Return what the function returned as a record of the schema."""
+    if returned is None:
+        return FILTERED
+    if not isinstance(returned, dict):
+        close = getattr(returned, "close", None)
+        if inspect.iscoroutine(returned) and close is not None:
+            close()  # or Python writes a warning for each
+        kind = shown(type(returned).__name__, _LONGEST_NAME)
+        article = "an" if kind[:1].lower() in "aeiou" else "a"
+        return _misfit(f"returned {article} {kind}, neither a dict nor None")
+    try:
+        taken: CommerceEvent = shape.take(returned)
+    except Misfit as misfit:
+        return _misfit(f"returned what does not fit the schema: {misfit.described('the record')}")
+    except TooMuch:
+        return _misfit(f"returned more than {MOST_VALUES:,} values or {MOST_CHARACTERS >> 20} MiB of text")
+    except RecursionError:
+        return _misfit("returned a record that contains itself, or is nested too deeply")
+    except Exception as error:  # the result may be an object with any behaviour
+        return _misfit(f"returned values that cannot be read ({_name_of(error)})")
+    return taken
 
 
 def _misfit(what: str) -> Rejection:
@@ -197,10 +189,6 @@ def _name_of(error: BaseException) -> str:
     name = type(error).__name__
     # A class made while a record is read may be called as its values are.
     return shown(name, _LONGEST_NAME) if name.isidentifier() else "an exception"
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {shown(name, _LONGEST_NAME)}"
 
 
 def _place(traceback: TracebackType | None, module: str) -> str:

@@ -33,7 +33,7 @@ from consumer.engine.model import (
 from consumer.errors import UsageError
 
 if TYPE_CHECKING:
-    from consumer.conversion.transform import SectionTransformers, Transformer
+    from consumer.conversion.transform import Transformer
     from consumer.engine.reading import Columns, Converting, Decoded, Reading, SchemaLearner
 
 # Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`).
@@ -221,7 +221,7 @@ class Judging:
 class JudgingFunction:
     """A function of the user's whose failures are left out, because they cannot be matched with ``--where``."""
 
-    def __init__(self, transformer: Transformer | SectionTransformers) -> None:
+    def __init__(self, transformer: Transformer) -> None:
         self._transformer = transformer
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered:
