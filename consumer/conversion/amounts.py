@@ -62,13 +62,14 @@ def exact(value: Any) -> Decimal | LeftOut:
     kind = value.__class__
     if kind is Decimal:
         if value.is_finite() and abs(value.adjusted()) < MAX_DIGITS:
-            return value  # type: ignore[no-any-return]  # mypy does not follow `kind`
+            # Zero has no sign here, as in an amount.
+            return value or value.copy_abs()  # type: ignore[no-any-return]  # mypy does not follow `kind`
     elif kind is int:
         if -MAX_COUNT <= value <= MAX_COUNT:
             return Decimal(value)
     elif kind is float:
         if _LEAST_PLAIN <= abs(value) < _MOST_PLAIN or not value:
-            return Decimal(repr(value))
+            return Decimal(repr(value or 0.0))
     elif kind is str and _is_plain(value):
         return Decimal(value)
     number = _number(value)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.conversion.amounts import MAX_COUNT, MAX_DIGITS, amount, count, exact, is_zero
@@ -120,6 +120,8 @@ def test_counts(value: object, things: object) -> None:
         st.sampled_from(["", " ", "1,000", "0x1", "-0.00", True, None, b"1"]),
     )
 )
+@example(-0.0)
+@example(Decimal("-0.00"))
 def test_an_exact_number_is_what_its_amount_says(value: Any) -> None:
     """The same number as the amount, with its places, if there is an amount."""
     number, sent = exact(value), amount(value)
