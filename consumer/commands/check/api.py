@@ -5,31 +5,23 @@ Each ad account gets events of no real person, which test account, token and for
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from consumer.adapters.conversions_api import ConversionsApi, Token
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
 from consumer.adapters.network import place_of
 from consumer.app import building
 from consumer.commands.check.rows import TIMEOUT, CheckRow, Found, Said, Verdict
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
+from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import mask, who_answered
-from consumer.engine.answering.verdicts import (
-    BatchRefused,
-    EventOutcome,
-    PerEvent,
-    Refused,
-    SomeRefused,
-    Throttled,
-    read_answer,
-    request_id,
-)
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import PinstreamError
 
@@ -55,15 +47,10 @@ _REFUSED: Mapping[int, str] = {
 
 async def way(found: Found) -> Said:
     """Does the proxy let us out to the API, and is the API's certificate trusted? No event and no token is sent."""
-    url = found.settings.pinterest.api_url
-    network = building.network(found.settings)
-    api = ConversionsApi(
-        url, Token(), timeout=TIMEOUT, concurrency=1, agent="pinstream check", network=network
-    )
-    try:
+    url, network = found.settings.pinterest.api_url, building.network(found.settings)
+    # Without a token: a wrong address must not get it.
+    async with _api(found, Token(), TIMEOUT) as api:
         wrong = await api.reach()
-    finally:
-        await api.close()
     if wrong is not None:
         raise PinstreamError(wrong)
     proxy = network.proxy(url)
@@ -72,39 +59,48 @@ async def way(found: Found) -> Said:
 
 async def test_events(found: Found) -> list[CheckRow]:
     """Return a row for each event of each ad account, or one row for an account whose events got no verdict."""
-    pinterest = found.settings.pinterest
     try:
         token = building.token(found.settings)
     except PinstreamError:
+        # The question about the token has said what is wrong.
         return [CheckRow(WHAT, Verdict.SKIPPED, "needs the access token")]
-    api = ConversionsApi(
-        pinterest.api_url,
-        token,
-        timeout=found.settings.pinstream.request_timeout,
-        # One call after the other, so that the rows have the order of the calls.
-        concurrency=1,
-        test_mode=True,
-        agent="pinstream check",
-        network=building.network(found.settings),
-    )
     rows: list[CheckRow] = []
-    try:
-        for number, account in enumerate(pinterest.ad_account_ids):
+    async with _api(found, token, found.settings.pinstream.request_timeout) as api:
+        for number, account in enumerate(found.settings.pinterest.ad_account_ids):
+            # Events of now: the API refuses old ones.
             for events in _calls(int(time.time()), found.sections):
                 body = orjson.dumps({"data": events})
                 answer = await api.send(Send(number, account, [body], len(events)))
                 rows += [
                     CheckRow(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)
                 ]
+    return rows
+
+
+@contextlib.asynccontextmanager
+async def _api(found: Found, token: Tokens, timeout: float) -> AsyncIterator[ConversionsApi]:
+    """Open the API in its test mode: whatever is sent is not recorded."""
+    api = ConversionsApi(
+        found.settings.pinterest.api_url,
+        token,
+        timeout=timeout,
+        # One call after the other, so that the rows have the order of the calls.
+        concurrency=1,
+        test_mode=True,
+        agent="pinstream check",
+        network=building.network(found.settings),
+    )
+    try:
+        yield api
     finally:
         await api.close()
-    return rows
 
 
 def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
     """Yield the events of each call to one account."""
 
     def event(name: str, **members: Any) -> dict[str, Any]:
+        # An id of its own for each: of two events with one id, the API keeps the first.
         known = {"action_source": "web", "event_time": now, "user_data": {"em": [_DIGEST]}}
         return {"event_name": name, "event_id": f"pinstream-check-{uuid.uuid4()}", **known, **members}
 
@@ -133,6 +129,7 @@ def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
     sections = () if mapped is None else mapped.all
     asked = {name for section in sections for name in NEW_TARGETS.keys() & section.mapping.sources.keys()}
     if asked:
+        # A deep copy: the event of the first call has the same inner values.
         newer = event("checkout", **copy.deepcopy(full))
         if "user_data.customer_type" in asked:
             newer["user_data"]["customer_type"] = "new"
@@ -142,49 +139,50 @@ def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
 
 
 def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:
+    """Yield a verdict for each event that the answer names, or one for the whole call."""
     if isinstance(answer, Unanswered):
-        yield (
-            Verdict.FAILED,
-            f"no answer ({answer.reason}): "
-            f"{answer.said or _UNREACHED.get(answer.reason, 'the connection broke off: try again')}",
-        )
+        why = answer.said or _UNREACHED.get(answer.reason, "the connection broke off: try again")
+        yield Verdict.FAILED, f"no answer ({answer.reason}): {why}"
         return
     # Pinterest's support asks for the request id.
-    source = f"HTTP {answer.status}" + (f", request id {rid}" if (rid := request_id(answer.headers)) else "")
-    verdict = read_answer(answer.status, answer.headers, answer.body, len(events), time.time())
-    if isinstance(verdict, PerEvent):
-        for event, outcome in zip(events, verdict.outcomes, strict=True):
-            yield _outcome(event, outcome, source)
-    elif isinstance(verdict, SomeRefused):
-        for index, message in verdict.errors.items():
-            yield _outcome(events[index], EventOutcome(False, message, None), source)
-    elif isinstance(verdict, Refused):
-        code = f", code {verdict.code}" if verdict.code is not None else ""
-        yield Verdict.FAILED, f"{_REFUSED[verdict.status]} ({source}{code})"
-    elif isinstance(verdict, BatchRefused):
-        # Masked, because the API may repeat a value of the event.
-        message = mask(verdict.message, orjson.dumps(events[-1])) or "no reason given"
-        yield (
-            Verdict.FAILED,
-            f"the API refused the test events: {message} ({source}); this is a bug, please report it",
-        )
-    elif isinstance(verdict, Throttled):
-        when = f"in {verdict.wait:.0f} s" if verdict.wait is not None else "later"
-        yield Verdict.WARNING, f"the API accepts no more calls for now ({source}): try again {when}"
-    elif answer.status in (200, 500, 503):
-        yield Verdict.FAILED, f"the API gave no verdict on the test events ({source}): try again later"
-    else:
-        # Without the platform's own words there is no verdict.
-        said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
-        yield (
-            Verdict.FAILED,
-            f"something else answered in place of Pinterest ({source}, {said}): correct PINTEREST_API_URL, whose path "
-            f"is /v5, or have the proxy or firewall between this machine and Pinterest pass the calls",
-        )
+    source = f"HTTP {answer.status}" + (
+        f", request id {rid}" if (rid := verdicts.request_id(answer.headers)) else ""
+    )
+    match verdicts.read_answer(answer.status, answer.headers, answer.body, len(events), time.time()):
+        case verdicts.PerEvent(outcomes):
+            for event, outcome in zip(events, outcomes, strict=True):
+                yield _outcome(event, outcome, source)
+        # The other events of such a call have no verdict.
+        case verdicts.SomeRefused(errors):
+            for index, message in errors.items():
+                yield _outcome(events[index], verdicts.EventOutcome(False, message, None), source)
+        case verdicts.Refused(status, code):
+            by_code = f", code {code}" if code is not None else ""
+            yield Verdict.FAILED, f"{_REFUSED[status]} ({source}{by_code})"
+        case verdicts.BatchRefused(_, message):
+            # Masked, because the API may repeat a value of the event.
+            said = mask(message, orjson.dumps(events[-1])) or "no reason given"
+            text = f"the API refused the test events: {said} ({source}); this is a bug, please report it"
+            yield Verdict.FAILED, text
+        case verdicts.Throttled(wait):
+            when = f"in {wait:.0f} s" if wait is not None else "later"
+            yield Verdict.WARNING, f"the API accepts no more calls for now ({source}): try again {when}"
+        case _ if answer.status in (200, 500, 503):
+            yield Verdict.FAILED, f"the API gave no verdict on the test events ({source}): try again later"
+        case _:
+            # Without the platform's own words there is no verdict.
+            said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
+            yield (
+                Verdict.FAILED,
+                f"something else answered in place of Pinterest ({source}, {said}): correct PINTEREST_API_URL, whose "
+                "path is /v5, or have the proxy or firewall between this machine and Pinterest pass the calls",
+            )
 
 
-def _outcome(event: dict[str, Any], outcome: EventOutcome, source: str) -> tuple[Verdict, str]:
+def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str) -> tuple[Verdict, str]:
+    # Masked, because the API may repeat a value of the event.
     body = orjson.dumps(event)
+    # "Processed" may come with a warning, such as a field that was ignored.
     parts = [f"{event['event_name']} {'processed' if outcome.processed else 'failed'} ({source})"]
     parts += [f"error: {mask(outcome.error, body)}"] if outcome.error else []
     parts += [f"warning: {mask(outcome.warning, body)}"] if outcome.warning else []

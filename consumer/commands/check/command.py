@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.app import building
@@ -63,6 +63,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
     """Check whether this configuration is fit to run.
 
     Prints a table of the checks. Exit code 0: fit to run; 1: not fit."""
+    # Rights follow from the settings alone, so no broker is needed: whoever grants them may have no access.
     if form is not None:
         click.echo(_FORMS[form](load(os.environ)), nl=False)
         return
@@ -79,6 +80,7 @@ def check(send_test_event: bool, workers: str | None, form: str | None) -> None:
 
 async def _ask_all(settings: Settings, send_test_event: bool, workers: str | None) -> list[CheckRow]:
     found = Found(settings, workers=workers, sends=send_test_event)
+    # The settings were loaded, or there would be no questions.
     rows = [CheckRow("settings", Verdict.OK, "every variable is known and valid")]
     rows += [CheckRow("settings", Verdict.WARNING, text) for text in settings.warnings]
     if workers is not None:
@@ -92,6 +94,7 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
         rows += await _ask("writers' schemas", writers.writers, found)
     if any(environment.outlook(os.environ)):
         rows += await _ask("OpenTelemetry", local.telemetry, found)
+    # Only if the settings name a proxy or authorities can they be wrong about the way.
     if building.network(settings).proxy(settings.pinterest.api_url) is not None or settings.pinstream.ca_file:
         rows += await _ask("way to Pinterest", api.way, found)
     if send_test_event:
@@ -113,10 +116,10 @@ async def _ask(what: str, question: Question, found: Found) -> list[CheckRow]:
 
 
 def _print(rows: Sequence[CheckRow]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("what", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("found, and what to do", overflow="fold")
+    columns = (Column("what", no_wrap=True), Column("verdict", no_wrap=True))
+    found = Column("found, and what to do", overflow="fold")
+    # No lines between columns: people copy commands and names of settings out of a row.
+    table = Table(*columns, found, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     before = ""
     for row in rows:
         # Name a question once, however many rows answer it.

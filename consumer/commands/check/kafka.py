@@ -29,21 +29,16 @@ async def cluster(found: Found) -> Said:
         kafka.client_properties(),
         kafka.topics,
         timeout=TIMEOUT,
+        # A pattern does not mean the dead-letter topics that it matches.
         dead_letter_topic=found.settings.pinstream.dead_letter_topic,
     )
     # The service would wait for a leader; here it is an error, because the user can act on it now.
     if view.leaderless:
         without = first_of([str(one) for one in view.leaderless])
         raise KafkaError(f"partitions without a leader cannot be read now: {without}; check the brokers")
-    rights = await run_blocking(
-        "pinstream-kafka-rights",
-        missing,
-        kafka.client_properties(),
-        needed(found.settings),
-        view.known,
-        TIMEOUT,
-    )
-    if rights:
+    config, wanted = kafka.client_properties(), needed(found.settings)
+    if rights := await run_blocking("pinstream-kafka-rights", missing, config, wanted, view.known, TIMEOUT):
+        # With IAM, MSK ignores Kafka's own ACLs.
         form = "iam" if kafka.uses_iam else "kafka-acls"
         raise KafkaError(
             f"Kafka: this user lacks {first_of(rights)}: grant it (`pinstream check --rights {form}` prints how)"
@@ -55,7 +50,7 @@ async def cluster(found: Found) -> Said:
     ]
     details = []
     if kafka.uses_iam:
-        used = await run_blocking("pinstream-msk", msk.describe, kafka.client_properties())
+        used = await run_blocking("pinstream-msk", msk.describe, config)
         details.append(f"logs in with {used}")
     return Said(
         f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}", warnings, details
@@ -69,11 +64,12 @@ async def check_group(found: Found) -> Said:
     if not partitions:
         raise Skip("needs a topic")
     kafka = found.settings.kafka
-    async with GroupOffsets(kafka.client_properties(), kafka.group_id, TIMEOUT) as offsets:
+    config = kafka.client_properties()
+    async with GroupOffsets(config, kafka.group_id, TIMEOUT) as offsets:
         positions = await offsets.positions(partitions)
         members = await offsets.view()
         extents = await offsets.extents(partitions)
-    config = kafka.client_properties()
+    # Not while it has members: one more would take partitions from them for a moment.
     if uses_consumer_protocol(config) and members.state in ("Empty", "Dead"):
         # A broker that has this protocol turned off says so only to somebody who joins.
         named = {**config, "group.id": kafka.group_id}
@@ -125,8 +121,10 @@ def _begin(
 def _astray(
     positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
 ) -> Iterator[str]:
+    """Warn of committed offsets outside of what the partition holds: the service goes by KAFKA_AUTO_OFFSET_RESET."""
     for name, extent in extents.items():
         position = positions.get(name)
+        # Where nothing is committed, nothing can be wrong with it.
         if position is None:
             continue
         if position.next_offset < extent.low:
@@ -144,6 +142,7 @@ def _astray(
 def _elsewhere(
     found: Found, positions: Mapping[TopicPartition, Position], extents: Mapping[TopicPartition, Extent]
 ) -> Iterator[str]:
+    """Warn if the group has committed what another destination got."""
     destination = destination_tag(found.settings.pinterest.api_url, found.settings.pinterest.test_mode)
     other = [
         str(name)
@@ -185,6 +184,7 @@ async def check_dead_letters(found: Found) -> Said:
 
 
 def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Iterator[str]:
+    """Warn of dead-letter topics whose settings lose letters. `topics`: topic -> its dead-letter topic."""
     for letters in sorted({one for one in topics.values() if one in known}):
         if known[letters].compacted:
             yield (
@@ -202,28 +202,26 @@ def _unfit(topics: Mapping[str, str], known: Mapping[str, TopicSettings]) -> Ite
             )
 
 
-async def _glue(found: Found) -> list[str]:
-    """What is used to ask AWS Glue, if that is the registry."""
-    registry = found.settings.registry
-    return [await run_blocking("pinstream-glue", glue.describe, registry.url)] if registry.is_glue else []
-
-
 async def registry(found: Found) -> Said:
     """Does the registry answer, or can the service begin without it?"""
-    if not found.settings.registry.url:
+    settings = found.settings.registry
+    if not settings.url:
         raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
     source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
     try:
         # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns; Glue assigns UUIDs.
-        is_glue = found.settings.registry.is_glue
-        some = SchemaRef("glue", str(UUID(int=0))) if is_glue else SchemaRef("id", "1")
+        some = SchemaRef("glue", str(UUID(int=0))) if settings.is_glue else SchemaRef("id", "1")
         answer = await source.fetch(FetchSchema(some))
+        # Without a registry the source would be the folder; there is one, so this is for the type alone.
         kept = await source.kept() if isinstance(source, KeptSchemas) else 0
     finally:
         await source.close()
+    # A schema that is on disk is found although the registry does not answer; then the answer says that, too.
     away = answer.unanswered if isinstance(answer, SchemaFound) else answer
     if not isinstance(away, SchemaUnavailable):
-        return Said(f"answers; {counted(kept, 'schema')} on disk", details=await _glue(found))
+        # With which login AWS was asked: a profile or a role may be another one than the user thinks.
+        used = [await run_blocking("pinstream-glue", glue.describe, settings.url)] if settings.is_glue else []
+        return Said(f"answers; {counted(kept, 'schema')} on disk", details=used)
     # Wrong credentials do not heal by themselves. An address that has answered before was right.
     if not kept or away.refused:
         raise RegistryError(away.reason)

@@ -22,15 +22,8 @@ from consumer.conversion.transform import load_transform
 from consumer.engine.reading import NO_KEY
 from consumer.errors import MappingError, PinstreamError, SettingsError, nearest
 from consumer.settings import Settings
-from consumer.web.listening import (
-    LOCAL_HOSTS,
-    LOOPBACK,
-    ListenAddress,
-    is_taken,
-    main_address,
-    page_address,
-    try_out,
-)
+from consumer.web import listening
+from consumer.web.listening import ListenAddress, try_out
 from consumer.workers.shares import check_divisible, worker_count, worker_settings
 
 _ASK_WITHIN = 3.0
@@ -40,8 +33,10 @@ _MIB = 1024 * 1024
 
 async def workers(found: Found) -> Said:
     """Can the settings be divided among the workers, and what does each get?"""
+    # Asked only if the option is given; None is for the type.
     number = worker_count(found.workers or "1", found.settings)
     check_divisible(found.settings, number)
+    # The last worker: of what cannot be divided evenly, it has the smaller part.
     own = worker_settings(found.settings, number, number).pinstream
     calls = own.calls_per_minute
     quota = (
@@ -61,7 +56,7 @@ async def schema(found: Found) -> Said:
     try:
         found.sections = building.sections(found.settings)
     except MappingError as error:
-        # It could be read: the next question is about it.
+        # The schemas could be read. What is wrong with the mapping is the next question's row.
         found.mapping_error = error
         return Said(f"schemas are in {own.schemas_dir}")
     names = ", ".join(found.sections.records)
@@ -82,26 +77,21 @@ async def check_mapping(found: Found) -> Said:
         warnings.append(
             f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(asked)}"
         )
-    registered = ""
+    file = own.mapping_file or "the packaged mapping"
+    # Without sections, what the one mapping fills needs no row of its own.
+    if mapped.divided:
+        rest = "dead letters" if mapped.unknown_record == "refuse" else "filtered"
+        sections = counted(len(mapped.all), "section")
+        text = f"{file} has {sections} that fit their schemas; records of other types are {rest}"
+        details = [f"{section.name}: {_sources(found.settings, section)}" for section in mapped.all]
+    else:
+        text, details = f"{file} fits the schema: {_sources(found.settings, mapped.all[0])}", []
     if mapped.own_events:
-        registered = (
+        text += (
             f"; own events: {len(mapped.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
             f"{', '.join(mapped.own_events)}"
         )
-    file = own.mapping_file or "the packaged mapping"
-    if not mapped.divided:
-        [alone] = mapped.all
-        return Said(
-            f"{file} fits the schema: {_sources(found.settings, alone)}{registered}",
-            warnings,
-        )
-    rest = "dead letters" if mapped.unknown_record == "refuse" else "filtered"
-    return Said(
-        f"{file} has {counted(len(mapped.all), 'section')} that fit their schemas; records of other types are"
-        f" {rest}{registered}",
-        warnings,
-        [f"{section.name}: {_sources(found.settings, section)}" for section in mapped.all],
-    )
+    return Said(text, warnings, details)
 
 
 def _sources(settings: Settings, section: Section) -> str:
@@ -122,10 +112,8 @@ def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:
     for topic in mapped.topics:
         if topic not in topics and not any(one.startswith("^") and re.match(one, topic) for one in topics):
             near = nearest(topic, topics)
-            yield (
-                f"the mapping has a section for the topic {topic}, which KAFKA_TOPICS does not name"
-                + (f"; the nearest is {near}" if near else "")
-            )
+            hint = f"; the nearest is {near}" if near else ""
+            yield f"the mapping has a section for the topic {topic}, which KAFKA_TOPICS does not name{hint}"
 
 
 async def check_transform(found: Found) -> Said:
@@ -155,26 +143,21 @@ async def key_store(found: Found) -> Said:
         # Opening alone reads little of it.
         await store.look_up(NO_KEY, time.time())
         keys = store.statistics()
-        # Write a file beside the store: this tests the disk and leaves no key behind.
-        warnings = await store.review()
-        if url.startswith("disk:"):
-            warnings = _disk(found.settings, url, keys.bytes_used)
+        warnings = [*await store.review()]
     finally:
         await store.close()
+    if url.startswith("disk:"):
+        folder = Path(url.removeprefix("disk:")).parent
+        # Write a file beside the store: this tests the disk and leaves no key behind.
+        _write(folder, "PINSTREAM_KEY_STORE")
+        # The store may grow up to its limit, and takes from it what it uses already.
+        free, most = shutil.disk_usage(folder).free, own.key_store_max_bytes
+        if free < most - keys.bytes_used:
+            warnings.append(
+                f"it may grow to {most // _MIB:,} MiB and only {free // _MIB:,} MiB are free: make room, or lower "
+                "PINSTREAM_KEY_STORE_MAX_BYTES"
+            )
     return Said(f"opens; {keys.keys:,} keys, {keys.bytes_used:,} bytes", warnings)
-
-
-def _disk(settings: Settings, url: str, used: int) -> list[str]:
-    folder = Path(url.removeprefix("disk:")).parent
-    _write(folder, "PINSTREAM_KEY_STORE")
-    # The store may grow up to its limit, and takes from it what it uses already.
-    free, most = shutil.disk_usage(folder).free, settings.pinstream.key_store_max_bytes
-    if free >= most - used:
-        return []
-    return [
-        f"it may grow to {most // _MIB:,} MiB and only {free // _MIB:,} MiB are free: make room, or lower "
-        "PINSTREAM_KEY_STORE_MAX_BYTES"
-    ]
 
 
 def _write(folder: Path, variable: str) -> None:
@@ -193,18 +176,24 @@ def _write(folder: Path, variable: str) -> None:
 async def page(found: Found) -> Said:
     """Can page, /status, health and metrics be served at their addresses?"""
     own = found.settings.pinstream
+    # Empty turns the page off.
     if own.http_address is None:
         raise Skip("PINSTREAM_HTTP_ADDRESS is empty: no page, no health, no metrics")
-    places = [main_address(*own.http_address)]
+    places = [listening.main_address(*own.http_address)]
     if own.page_address is not None:
-        places.append(page_address(*own.page_address))
+        places.append(listening.page_address(*own.page_address))
     # One that is taken may be another pinstream's: that one runs already.
     free = [await _is_free(place) for place in places]
     # Each alone is free. Both together may not be: a name and a number may be the same address.
     if all(free):
         await try_out(*places)
-    said = [_said(place, is_free) for place, is_free in zip(places, free, strict=True)]
-    return Said("; ".join(said) + _openness(found.settings, places[-1].host))
+    said = "; ".join(_said(place, is_free) for place, is_free in zip(places, free, strict=True))
+    # Who may read the page. Health never needs the token, or no probe could ask for it.
+    if own.http_token is not None or own.http_token_file is not None:
+        said += "; everything but health requires PINSTREAM_HTTP_TOKEN"
+    elif places[-1].host not in listening.LOCAL_HOSTS:
+        said += "; everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set"
+    return Said(said)
 
 
 async def _is_free(place: ListenAddress) -> bool:
@@ -212,7 +201,7 @@ async def _is_free(place: ListenAddress) -> bool:
     try:
         await try_out(place)
     except SettingsError as error:
-        if not is_taken(error):
+        if not listening.is_taken(error):
             raise
         if not await _is_ours(place):
             raise SettingsError(
@@ -230,22 +219,14 @@ def _said(place: ListenAddress, is_free: bool) -> str:
     return f"{place} is free" if place.port else f"{place.host}, any free port"
 
 
-def _openness(settings: Settings, host: str) -> str:
-    """Say who may read the page."""
-    own = settings.pinstream
-    if own.http_token is not None or own.http_token_file is not None:
-        return "; everything but health requires PINSTREAM_HTTP_TOKEN"
-    if host in LOCAL_HOSTS:
-        return ""
-    return "; everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set"
-
-
 async def _is_ours(place: ListenAddress) -> bool:
     try:
         async with asyncio.timeout(_ASK_WITHIN):
-            reader, writer = await asyncio.open_connection(LOOPBACK.get(place.host, place.host), place.port)
+            # One cannot connect to "all addresses", but to the machine itself.
+            host = listening.LOOPBACK.get(place.host, place.host)
+            reader, writer = await asyncio.open_connection(host, place.port)
             try:
-                # Health needs no token.
+                # Health needs no token. The header names us, whatever the status is.
                 writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
                 return _OURS in (await reader.readuntil(b"\r\n\r\n")).lower()
             finally:

@@ -6,11 +6,14 @@ command with just these rights and without any one of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException, TopicCollection
@@ -35,22 +38,24 @@ _GROUP: Final = re.compile(r"\([^()]*\)")
 class Right(NamedTuple):
     """What a user has to be allowed."""
 
+    # ``topic``, ``group`` or ``transactionalId``.
     kind: str
-    """``topic``, ``group`` or ``transactionalId``."""
     name: str
+    # Whether `name` is how the names begin.
     prefixed: bool
-    """Whether `name` is how the names begin."""
+    # As Kafka's ACLs name them. ``Read`` and ``Write`` bring ``Describe`` with them.
     operations: tuple[str, ...]
-    """As Kafka's ACLs name them. ``Read`` and ``Write`` bring ``Describe`` with them."""
     why: str
-    who: str
-    """Which commands: `SERVICE` or `PEOPLE`."""
+    # Which commands: `SERVICE` or `PEOPLE`.
+    who: str = SERVICE
 
 
 def needed(settings: Settings) -> Sequence[Right]:
-    """All rights that the commands need with these settings, in the order in which people read them."""
+    """Return all rights that the commands need with these settings: first those of `SERVICE`, then of `PEOPLE`."""
     group, template = settings.kafka.group_id, settings.pinstream.dead_letter_topic
+    by_topic = "{topic}" in template
     found: list[Right] = []
+    # Names, and whether they are prefixes. A dictionary: several topics may share a dead-letter topic.
     letters: dict[tuple[str, bool], None] = {}
     for topic in settings.kafka.topics:
         name, prefixed = topic, False
@@ -58,65 +63,49 @@ def needed(settings: Settings) -> Sequence[Right]:
             # What all names have in common that the pattern matches; nothing: every topic.
             start = None if "|" in _GROUP.sub("", topic) else _PLAIN_START.match(topic)
             name, prefixed = ("" if start is None else start[1].replace("\\", "")), True
-        found.append(
-            Right(
-                "topic",
-                name,
-                prefixed,
-                ("Read", "DescribeConfigs"),
-                "the events; how large they may be",
-                SERVICE,
-            )
-        )
-        where = dead_letter_topic(template, name)
-        letters[
-            (name if prefixed and "{topic}" in template else where, prefixed and "{topic}" in template)
-        ] = None
+        why = "the events; how large they may be"
+        found.append(Right("topic", name, prefixed, ("Read", "DescribeConfigs"), why))
+        # Of a pattern, only the beginning is known. The names of its dead-letter topics begin in the same way.
+        is_start = prefixed and by_topic
+        letters[name if is_start else dead_letter_topic(template, name), is_start] = None
     for name, prefixed in letters:
-        found.append(
-            Right(
-                "topic", name, prefixed, ("Write", "Create", "DescribeConfigs"),
-                "dead letters. Create: only if the topic is not there yet", SERVICE,
-            )
-        )  # fmt: skip
-    found.append(Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`", SERVICE))
-    found.append(Right("group", f"{group}.replay.", True, ("Read",), "named replays", SERVICE))
+        why = "dead letters. Create: only if the topic is not there yet"
+        found.append(Right("topic", name, prefixed, ("Write", "Create", "DescribeConfigs"), why))
+    found.append(Right("group", group, False, ("Read",), "offsets; also for `pinstream offsets`"))
+    found.append(Right("group", f"{group}.replay.", True, ("Read",), "named replays"))
     for name, prefixed in letters:
         found.append(Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE))
-        found.append(
-            Right(
-                "transactionalId", f"pinstream.redrive.{name}", prefixed, ("Write",),
-                "a letter that dies again and the mark of the old one are one transaction", PEOPLE,
-            )
-        )  # fmt: skip
+        why = "a letter that dies again and the mark of the old one are one transaction"
+        found.append(Right("transactionalId", f"pinstream.redrive.{name}", prefixed, ("Write",), why, PEOPLE))
     return found
 
 
 def principal(settings: Settings) -> str:
-    """The user's name at the brokers, as far as the settings say it."""
+    """Return the user's name at the brokers, as far as the settings say it."""
     properties = settings.kafka.client_properties()
     return str(properties.get("sasl.username") or properties.get("sasl.oauthbearer.client.id") or "pinstream")
 
 
 def commands(settings: Settings) -> str:
-    """The rights as commands of Kafka's own tool."""
+    """Return the rights as commands of Kafka's own tool."""
     tool = ["kafka-acls.sh", "--bootstrap-server", settings.kafka.bootstrap_servers]
     options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
     lines: list[str] = []
-    for who in (SERVICE, PEOPLE):
+    for who, rights in groupby(needed(settings), key=attrgetter("who")):
         lines.append(f"# {who}")
-        for right in needed(settings):
-            if right.who == who:
-                pattern = "prefixed" if right.prefixed and right.name else "literal"
-                given = [word for one in right.operations for word in ("--operation", one)]
-                line = [*tool, "--add", "--allow-principal", f"User:{principal(settings)}", *given]
-                line += [options[right.kind], right.name or "*", "--resource-pattern-type", pattern]
-                lines += [f"# - {right.why}", shlex.join(line)]
+        for right in rights:
+            # A prefix of no letters would be no prefix at all: Kafka's name for every topic is a literal ``*``.
+            pattern = "prefixed" if right.prefixed and right.name else "literal"
+            given = [word for one in right.operations for word in ("--operation", one)]
+            line = [*tool, "--add", "--allow-principal", f"User:{principal(settings)}", *given]
+            line += [options[right.kind], right.name or "*", "--resource-pattern-type", pattern]
+            lines += [f"# - {right.why}", shlex.join(line)]
     return "\n".join(lines) + "\n"
 
 
 def strimzi(settings: Settings) -> str:
-    """The rights as a KafkaUser of Strimzi. The cluster's name and the way of the login are to be adapted."""
+    """Return the rights as a KafkaUser of Strimzi. The reader has to put in the cluster's name and the login."""
+    # Kubernetes accepts only these characters in a name.
     name = re.sub(r"[^a-z0-9.-]+", "-", principal(settings).lower()).strip("-.") or "pinstream"
     lines = [
         "apiVersion: kafka.strimzi.io/v1beta2",
@@ -130,14 +119,13 @@ def strimzi(settings: Settings) -> str:
         "    type: simple",
         "    acls:",
     ]
-    for who in (SERVICE, PEOPLE):
+    for who, rights in groupby(needed(settings), key=attrgetter("who")):
         lines.append(f"      # {who}")
-        for right in needed(settings):
-            if right.who == who:
-                pattern = "prefix" if right.prefixed and right.name else "literal"
-                resource = f'{{type: {right.kind}, name: "{right.name or "*"}", patternType: {pattern}}}'
-                lines.append(f"      - resource: {resource} # {right.why}")
-                lines.append(f"        operations: [{', '.join(right.operations)}]")
+        for right in rights:
+            pattern = "prefix" if right.prefixed and right.name else "literal"
+            resource = f'{{type: {right.kind}, name: "{right.name or "*"}", patternType: {pattern}}}'
+            lines.append(f"      - resource: {resource} # {right.why}")
+            lines.append(f"        operations: [{', '.join(right.operations)}]")
     return "\n".join(lines) + "\n"
 
 
@@ -154,9 +142,9 @@ _OF_THE_CLUSTER: Final = ("Connect", "DescribeCluster", "WriteDataIdempotently")
 
 
 def iam(settings: Settings) -> str:
-    """The rights as a policy of AWS, for MSK with IAM, where Kafka's ACLs do not count.
+    """Return the rights as a policy of AWS, for MSK with IAM, where Kafka's ACLs do not count.
 
-    Region, account, cluster and its UUID, which only AWS knows, are to be put in.
+    The reader has to put in region, account, cluster and its UUID, which only AWS knows.
     """
     kinds = {"topic": "topic", "group": "group", "transactionalId": "transactional-id"}
     arn = "arn:aws:kafka:REGION:ACCOUNT:{}/CLUSTER/UUID"
@@ -178,7 +166,7 @@ _ESSENTIAL: Final = frozenset({"Read", "Write"})
 
 
 def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], timeout: float) -> list[str]:
-    """Of the service's rights on these topics, those that this user lacks: ``WRITE on the topic orders``.
+    """Return those of the service's rights on these topics that this user lacks: ``WRITE on the topic orders``.
 
     `known`: the topics that there are. Empty too if the brokers do not say what is allowed. Blocks.
     """
@@ -189,25 +177,20 @@ def missing(config: Config, rights: Iterable[Right], known: Mapping[str, int], t
         for topic in known
         if topic == right.name or (right.prefixed and topic.startswith(right.name))
     }
-    deadline, found = time.monotonic() + timeout, []
-    with admin_client(config) as client:
-        try:
-            if not wanted or not has_controller(client.list_topics(timeout=timeout)):
-                return []
-            asked = client.describe_topics(
-                TopicCollection(list(wanted)),
-                include_authorized_operations=True,
-                request_timeout=time_left(deadline),
-            )
-            for topic, right in wanted.items():
-                allowed = result_of(asked[topic], deadline).authorized_operations
-                # None: these brokers have no authorizer, or do not tell.
-                names = {one.name for one in allowed or ()}
-                if allowed is not None:
-                    lacking = [
-                        one for one in right.operations if one in _ESSENTIAL and one.upper() not in names
-                    ]
-                    found += [f"{one.upper()} on the topic {topic}" for one in lacking]
-        except KafkaException:
-            return found
+    deadline, found = time.monotonic() + timeout, list[str]()
+    # What the brokers do not answer is not missing: the other questions say what is wrong with them.
+    with admin_client(config) as client, contextlib.suppress(KafkaException):
+        if not wanted or not has_controller(client.list_topics(timeout=timeout)):
+            return []
+        topics = TopicCollection(list(wanted))
+        asked = client.describe_topics(
+            topics, include_authorized_operations=True, request_timeout=time_left(deadline)
+        )
+        for topic, right in wanted.items():
+            allowed = result_of(asked[topic], deadline).authorized_operations
+            # These brokers have no authorizer, or do not tell.
+            if allowed is None:
+                continue
+            lacking = _ESSENTIAL.intersection(right.operations) - {one.name.capitalize() for one in allowed}
+            found += [f"{one.upper()} on the topic {topic}" for one in sorted(lacking)]
     return found

@@ -50,6 +50,7 @@ class Found:
     """What the questions learn from each other."""
 
     settings: Settings
+    # None: the mapping or a schema is wrong, or the question was not asked yet.
     sections: Sections | None = None
     mapping_error: MappingError | None = None
     cluster: ClusterView | None = None

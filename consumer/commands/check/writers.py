@@ -26,6 +26,7 @@ _MOST_TOPICS: Final = 50
 async def writers(found: Found) -> Said:
     """Can what the writers of the topics registered last be read? There is a registry."""
     settings, mapped = found.settings, found.sections
+    # First: a registry that is asked for an unknown context answers, and has no schema at all.
     await _check_context(settings)
     if mapped is None:
         raise Skip("needs the schema")
@@ -35,6 +36,7 @@ async def writers(found: Found) -> Said:
     try:
         said = {subject: await _verdict(source, decoder, subject) for subject in subjects}
     except RegistryError as error:
+        # Whether the registry answers was the question before; here it is only a question that cannot be asked.
         raise Skip(str(error)) from None
     finally:
         await source.close()
@@ -42,8 +44,10 @@ async def writers(found: Found) -> Said:
         f"{subject}: {text}; its records become dead letters" for subject, text in said.items() if text
     ]
     known = [subject for subject, text in said.items() if text is not None]
+    # No fault: subjects may be named by the record type (RecordNameStrategy), or by anything else.
     if not known:
         return Said("no subject is named <topic>-value: what the topics hold is seen when it is read")
+    # Warnings only: a subject may be left over from a writer that is gone.
     return Said(
         f"{len(known) - len(unreadable)} of {counted(len(known), 'newest schema')} can be read: {first_of(known)}",
         unreadable,
@@ -55,6 +59,7 @@ async def _verdict(source: RegistrySchemas, decoder: AnyDecoder, subject: str) -
     newest = await source.newest(subject)
     if newest is None:
         return None
+    # As the service does with the schema of a record, so that the verdict is the same.
     verdict = decoder.add_schema(newest.ref, newest.schema, newest.kind)
     return verdict.message if isinstance(verdict, Rejection) else ""
 
@@ -70,7 +75,9 @@ async def _check_context(settings: Settings) -> None:
             there = await source.contexts()
         finally:
             await source.close()
+        # Confluent also accepts the name between colons, as it writes it in the names of subjects.
         context = rest.partition("/")[0].strip(":")
+        # A registry that does not know contexts lists none.
         if there and context not in there:
             raise RegistryError(
                 f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {first_of(sorted(there))}; correct "
