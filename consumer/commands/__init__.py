@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from consumer import __version__
-from consumer.commands.base import Group
+from consumer.commands.base import Command, Group
 
 # Command -> the module that defines it, and the first sentence of its help.
 _COMMANDS = {
@@ -59,7 +59,7 @@ class _Commands(Group):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         for name, (_, sentence) in _COMMANDS.items():
-            self.add_command(click.Command(name, help=sentence))
+            self.add_command(Command(name, help=sentence))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -40,22 +41,11 @@ class Command(click.Command):
             ["--debug"], is_flag=True, expose_value=False, callback=debug, help="Show tracebacks of errors."
         )
         self.params.append(option)
+        # Where a group lists it, click would cut a first sentence to one line.
+        self.short_help = self.get_short_help_str(_WHOLE)
 
 
-class Subgroup(click.Group):
-    """A group of commands. Its help has the first sentence of each as a whole; click would cut it to one line."""
-
-    command_class = Command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, one.get_short_help_str(_WHOLE)) for name, one in found if one is not None]
-            )
-
-
-class Group(Subgroup):
+class Group(click.Group):
     """The group of all commands. Each of them ends the same way: an error is one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -94,13 +84,22 @@ class SettingsCommand(Command):
         from consumer.settings import all_settings
 
         super().format_epilog(ctx, formatter)
+        rows = [
+            (doc.name, f"[{doc.default}]{f' ({doc.unit})' if doc.unit else ''} {doc.reason}")
+            for doc in all_settings()
+        ]
         with formatter.section("Settings, from the environment only"):
-            formatter.write_dl(
-                [
-                    (doc.name, f"[{doc.default}]{f' ({doc.unit})' if doc.unit else ''} {doc.reason}")
-                    for doc in all_settings()
-                ]
-            )
+            formatter.write_dl(rows)
+
+
+def asynchronous(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a function that click can call of a coroutine function: it runs in an event loop of its own."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        asyncio.run(command(**options))
+
+    return run
 
 
 def parse_time(

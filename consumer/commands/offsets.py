@@ -8,27 +8,26 @@ count offsets, and some may be no records (compaction, transaction markers): so 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from consumer.adapters.kafka.cluster import ClusterView, Extent, describe, nearest_topic
 from consumer.adapters.kafka.configuration import dead_letter_pattern
 from consumer.adapters.kafka.groups import GroupInUse, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import Subgroup, first_of
-from consumer.commands.parsing import PARTITION_OPTION, parse_bound
+from consumer.commands.base import Command, asynchronous, first_of, prose
+from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
@@ -41,7 +40,7 @@ _MOST_NAMED = 5
 _HOUR, _DAY = 3600.0, 86400.0
 
 
-@click.group(cls=Subgroup)
+@click.group()
 def offsets() -> None:
     """Show or change the committed offsets of the consumer group.
 
@@ -50,29 +49,52 @@ def offsets() -> None:
 
 
 _GROUP = click.option("--group", metavar="G", help="The consumer group. Default: KAFKA_GROUP_ID.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
 
 
-@offsets.command()
+@offsets.command(cls=Command)
 @_GROUP
-@click.option(
-    "--topic",
-    "topics",
-    multiple=True,
-    metavar="T",
-    help="Only this topic; may be repeated. Default: KAFKA_TOPICS and whatever the group has offsets for.",
+@topics_option(
+    help="Only this topic; may be repeated. Default: KAFKA_TOPICS and whatever the group has offsets for."
 )
-@_JSON
-def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> None:
+@JSON_OPTION
+@asynchronous
+async def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> None:
     """Show what the group has committed of each partition, what is left to read, and who is in it.
 
     "Settled above": records after the committed offset that are done already and will not be read again. Needs only
     the KAFKA_… settings.
     """
-    asyncio.run(_show(group, topics, as_json, load(os.environ, needs=("kafka",))))
+    settings = load(os.environ, needs=("kafka",))
+    given, group = group, group or settings.kafka.group_id
+    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
+        found = await _look(offsets, given, topics, settings)
+        # Also topics for which the group has offsets, but which the settings no longer name or the brokers do not have.
+        meant = {*found.topics, *(() if topics else (one.topic for one in found.positions))}
+        places = {*found.partitions(meant), *(one for one in found.positions if one.topic in meant)}
+        rows = await _rows(offsets, found, sorted(places))
+    documents = [_document(row) for row in rows]
+    if as_json:
+        members = [member._asdict() for member in found.view.members]
+        document = {"group": group, "state": found.view.state, "members": members, "partitions": documents}
+        click.echo(orjson.dumps(document))
+        return
+    states = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
+    state = states.get(found.view.state, f"{found.view.state}, {_members(found.view)}")
+    # What would be skipped by a move to the end is what is left to read.
+    left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
+    console = Console()
+    prose(console, f"group {group}: {state}; {left:,} left to read")
+    _print_table(console, _FIGURES, documents)
+    # One line for all partitions that have the same trouble.
+    places_of: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if note := _note(row):
+            places_of[note].append(str(row.place))
+    for note, names in places_of.items():
+        prose(console, f"{first_of(names, _MOST_NAMED)}: {note}")
 
 
-@offsets.command(name="set")
+@offsets.command(name="set", cls=Command)
 @click.option(
     "--to",
     required=True,
@@ -81,17 +103,14 @@ def show(group: str | None, topics: tuple[str, ...], as_json: bool) -> None:
     "each partition the first record with that Kafka timestamp or a later one, else its end.",
 )
 @_GROUP
-@click.option(
-    "--topic",
-    "topics",
-    multiple=True,
-    metavar="T",
-    help="Only this topic; may be repeated. Default: KAFKA_TOPICS; without it, whatever the group has offsets for.",
+@topics_option(
+    help="Only this topic; may be repeated. Default: KAFKA_TOPICS; without it, whatever the group has offsets for."
 )
 @PARTITION_OPTION
 @click.option("--yes", is_flag=True, help="Do it. Without it, it only shows what would change.")
-@_JSON
-def set_(
+@JSON_OPTION
+@asynchronous
+async def set_(
     to: str,
     group: str | None,
     topics: tuple[str, ...],
@@ -109,9 +128,58 @@ def set_(
     pinstream offsets set --to 2026-11-24T06:00
     pinstream offsets set --to offset:1200 --partition orders:3 --yes
     """
+    # Before the settings are read: an impossible bound is wrong usage, whatever they are.
     bound = parse_bound(to, "--to", time.time())
     settings = load(os.environ, needs=("kafka",))
-    asyncio.run(_set(bound, group, topics, partitions, yes, as_json, settings))
+    given, group = group, group or settings.kafka.group_id
+    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
+        found = await _look(offsets, given, topics, settings)
+        places = _chosen(partitions, found, settings.pinstream.dead_letter_topic)
+        rows = await _rows(offsets, found, places)
+        # A member would go on from where it is, and commit over the new offset. Refused without --yes too: a plan for a
+        # group that moves is worth nothing.
+        _refuse_in_use(group, found.view)
+        if any(read_entry(one.metadata) is not None for one in found.positions.values()):
+            raise UsageError(
+                f"the group {group} stores the progress of a named replay: do not change it; start a replay with "
+                "another --name instead"
+            )
+        targets = await _targets(offsets, bound, rows)
+        plans = [_plan(row, targets[row.place]) for row in rows]
+        totals = {name: sum(plan[name] for plan in plans) for name in ("read_again", "skipped")}
+        console = Console(quiet=as_json)
+        prose(console, f"group {group}:")
+        changes = ("" if plan["change"] is None else f"{plan['change']:+d}" for plan in plans)
+        signed = [{**plan, "change": change} for plan, change in zip(plans, changes, strict=True)]
+        _print_table(console, ("before", "after", "change"), signed)
+        for line in _meaning(rows, targets, settings, **totals):
+            prose(console, line)
+        now = found.positions
+        if yes:
+            # Once more, for a message that names the members. If one joins after this, the brokers refuse.
+            _refuse_in_use(group, await offsets.view())
+            try:
+                await offsets.put(targets)
+            except GroupInUse as refusal:
+                _refuse_in_use(group, await offsets.view())
+                raise GroupInUse(f"{refusal}: stop every member first") from refusal
+            now = await offsets.positions(list(targets))
+    moved = [row._replace(position=now.get(row.place)) for row in rows]
+    if as_json:
+        documents = [{**plan, "committed": row.committed} for plan, row in zip(plans, moved, strict=True)]
+        click.echo(orjson.dumps({"group": group, "changed": yes, **totals, "partitions": documents}))
+    elif yes:
+        prose(console, "Done. Read back from the brokers:")
+        _print_table(console, _FIGURES, map(_document, moved))
+    else:
+        prose(console, "Nothing was changed. Add --yes to do it.")
+    # After the table, which shows what is committed instead.
+    others = [str(row.place) for row in moved if row.committed != targets[row.place]]
+    if yes and others:
+        raise KafkaError(
+            f"Kafka: {first_of(others, _MOST_NAMED)} have changed since they were set: another client commits for "
+            "this group; find it with `pinstream offsets show`"
+        )
 
 
 # Where the group stands in a partition, and what moving it there means.
@@ -168,7 +236,7 @@ class PartitionRow(NamedTuple):
         return max(0, after - self.next_read - self.settled(self.next_read, after))
 
 
-# What both commands ask.
+# What both commands ask the brokers.
 
 
 class _Found(NamedTuple):
@@ -179,11 +247,16 @@ class _Found(NamedTuple):
     topics: Sequence[str]
     positions: Mapping[TopicPartition, Position]
 
+    def partitions(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """Return the partitions of these topics, as far as they exist."""
+        known = self.cluster.known
+        return [TopicPartition(topic, number) for topic in topics for number in range(known.get(topic, 0))]
+
 
 async def _look(
-    offsets: GroupOffsets, named: str | None, topics: Sequence[str], settings: Settings
+    offsets: GroupOffsets, given: str | None, topics: Sequence[str], settings: Settings
 ) -> _Found:
-    """Ask the brokers about the group and the topics. `named`: the value of ``--group``."""
+    """Ask the brokers about the group and the topics. `given`: the value of ``--group``."""
     cluster = await describe(
         settings.kafka.client_properties(),
         () if topics else settings.kafka.topics,
@@ -196,23 +269,15 @@ async def _look(
             raise UsageError(f"--topic {topic}: it does not exist, or this user may not see it{hint}")
     # A topic may be named twice, or match two patterns.
     meant = list(dict.fromkeys(topics or cluster.topics))
-    positions = await offsets.positions(_partitions(meant, cluster))
-    view = await offsets.view()
+    found = _Found(cluster, await offsets.view(), meant, {})
+    found = found._replace(positions=await offsets.positions(found.partitions(meant)))
     # A group that only the settings name may be new. One that the user has typed is probably mistyped.
-    if named and not positions and not view.active:
-        others = (one for one in await offsets.known_groups() if one != named and not one.startswith("__"))
-        near = nearest(named, others)
-        raise UsageError(
-            f"--group {named}: it has no committed offsets"
-            + (f"; the nearest group is {near}" if near else "")
-        )
-    return _Found(cluster, view, meant, positions)
-
-
-def _partitions(topics: Iterable[str], cluster: ClusterView) -> list[TopicPartition]:
-    return [
-        TopicPartition(topic, number) for topic in topics for number in range(cluster.known.get(topic, 0))
-    ]
+    if given and not found.positions and not found.view.active:
+        others = (one for one in await offsets.known_groups() if one != given and not one.startswith("__"))
+        near = nearest(given, others)
+        hint = f"; the nearest group is {near}" if near else ""
+        raise UsageError(f"--group {given}: it has no committed offsets{hint}")
+    return found
 
 
 async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPartition]) -> list[PartitionRow]:
@@ -224,46 +289,16 @@ async def _rows(offsets: GroupOffsets, found: _Found, places: Sequence[TopicPart
     return [PartitionRow(one, found.positions.get(one), extent.get(one)) for one in places]
 
 
-# offsets show
+# What `show` says of each partition.
 
 
-async def _show(named: str | None, topics: Sequence[str], as_json: bool, settings: Settings) -> None:
-    group = named or settings.kafka.group_id
-    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
-        found = await _look(offsets, named, topics, settings)
-        # Also topics for which the group has offsets, but which the settings no longer name or the brokers do not have.
-        meant = {*found.topics, *(() if topics else (one.topic for one in found.positions))}
-        known = _partitions(meant, found.cluster)
-        places = {*known, *(one for one in found.positions if one.topic in meant)}
-        rows = await _rows(offsets, found, sorted(places))
-    documents = [_document(row) for row in rows]
-    if as_json:
-        members = [member._asdict() for member in found.view.members]
-        document = {"group": group, "state": found.view.state, "members": members, "partitions": documents}
-        click.echo(orjson.dumps(document))
-        return
-    states = {"Unknown": "these brokers do not list its members", "Dead": "it never had members"}
-    # What would be skipped by a move to the end is what is left to read.
-    left = sum(row.skipped(row.extent.end) for row in rows if row.extent is not None)
-    state = states.get(found.view.state, f"{found.view.state}, {_members(found.view)}")
-    _say(f"group {group}: {state}; {left:,} left to read")
-    _print_table(_FIGURES, documents)
-    places_of: defaultdict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if note := _note(row):
-            places_of[note].append(str(row.place))
-    for note, names in places_of.items():
-        _say(f"{first_of(names, _MOST_NAMED)}: {note}")
-
-
-_FIGURES = ("committed", "beginning", "end", "lag", "settled above")
+_FIGURES = ("committed", "beginning", "end", "lag", "settled_above")
 
 
 def _document(row: PartitionRow) -> dict[str, Any]:
     begin, end = row.extent or (None, None)
     figures = (row.committed, begin, end, row.lag, row.settled())
-    names = (name.replace(" ", "_") for name in _FIGURES)
-    return {**row.place._asdict(), **dict(zip(names, figures, strict=True))}
+    return {**row.place._asdict(), **dict(zip(_FIGURES, figures, strict=True))}
 
 
 def _note(row: PartitionRow) -> str | None:
@@ -282,53 +317,7 @@ def _note(row: PartitionRow) -> str | None:
     return None
 
 
-# offsets set
-
-
-async def _set(
-    bound: Bound,
-    named: str | None,
-    topics: Sequence[str],
-    partitions: Sequence[str],
-    yes: bool,
-    as_json: bool,
-    settings: Settings,
-) -> None:
-    group = named or settings.kafka.group_id
-    async with GroupOffsets(settings.kafka.client_properties(), group, _TIMEOUT) as offsets:
-        found = await _look(offsets, named, topics, settings)
-        places = _chosen(partitions, found, settings.pinstream.dead_letter_topic)
-        rows = await _rows(offsets, found, places)
-        # A member would go on from where it is, and commit over the new offset. Refused without --yes too: a plan for a
-        # group that moves is worth nothing.
-        _refuse_in_use(group, found.view)
-        if any(read_entry(one.metadata) is not None for one in found.positions.values()):
-            raise UsageError(
-                f"the group {group} stores the progress of a named replay: do not change it; start a replay with "
-                "another --name instead"
-            )
-        targets = await _targets(offsets, bound, rows)
-        if not as_json:
-            _print_plan(group, rows, targets, settings)
-        now = await _put(offsets, group, targets) if yes else found.positions
-    moved = [row._replace(position=now.get(row.place)) for row in rows]
-    if as_json:
-        plans = [_plan(row, targets[row.place]) for row in rows]
-        totals = {name: sum(one[name] for one in plans) for name in ("read_again", "skipped")}
-        documents = [{**plan, "committed": row.committed} for plan, row in zip(plans, moved, strict=True)]
-        click.echo(orjson.dumps({"group": group, "changed": yes, **totals, "partitions": documents}))
-    elif yes:
-        _say("Done. Read back from the brokers:")
-        _print_table(_FIGURES, map(_document, moved))
-    else:
-        _say("Nothing was changed. Add --yes to do it.")
-    # After the table, which shows what is committed instead.
-    others = [str(row.place) for row in moved if row.committed != targets[row.place]]
-    if yes and others:
-        raise KafkaError(
-            f"Kafka: {first_of(others, _MOST_NAMED)} have changed since they were set: another client commits for "
-            "this group; find it with `pinstream offsets show`"
-        )
+# What `set` does, and says beforehand.
 
 
 def _chosen(named: Sequence[str], found: _Found, dead_letters: str) -> list[TopicPartition]:
@@ -338,7 +327,7 @@ def _chosen(named: Sequence[str], found: _Found, dead_letters: str) -> list[Topi
         # The group may have offsets of dead-letter topics, from a time when a pattern matched them.
         pattern = dead_letter_pattern(dead_letters)
         topics = {one.topic for one in found.positions if not re.match(pattern, one.topic)}
-    places = _partitions(sorted(topics), found.cluster)
+    places = found.partitions(sorted(topics))
     if not named or not places:
         return places
     known = {topic: [one.partition for one in places if one.topic == topic] for topic in sorted(topics)}
@@ -364,7 +353,7 @@ async def _targets(
         since = await offsets.first_since([row.place for row in rows], bound.value)
     targets = {}
     for row in rows:
-        # It was there a moment ago.
+        # It was there when the topics were described.
         if row.extent is None:
             raise KafkaError(f"Kafka: {row.place} disappeared meanwhile: run it again")
         low, end = row.extent
@@ -378,43 +367,35 @@ async def _targets(
     return targets
 
 
-async def _put(
-    offsets: GroupOffsets, group: str, targets: Mapping[TopicPartition, int]
-) -> Mapping[TopicPartition, Position]:
-    """Set the offsets, and read back what is committed."""
-    # Once more, for a message that names the members. If one joins after this, the brokers refuse.
-    _refuse_in_use(group, await offsets.view())
-    try:
-        await offsets.put(targets)
-    except GroupInUse as refusal:
-        _refuse_in_use(group, await offsets.view())
-        raise GroupInUse(f"{refusal}: stop every member first") from refusal
-    return await offsets.positions(list(targets))
-
-
 def _plan(row: PartitionRow, after: int) -> dict[str, Any]:
-    change = None if row.committed is None else after - row.committed
-    figures = {"before": row.committed, "after": after, "change": change}
-    meaning = {"read_again": row.read_again(after), "skipped": row.skipped(after)}
-    return {**row.place._asdict(), **figures, **meaning}
+    return {
+        **row.place._asdict(),
+        "before": row.committed,
+        "after": after,
+        "change": None if row.committed is None else after - row.committed,
+        "read_again": row.read_again(after),
+        "skipped": row.skipped(after),
+    }
 
 
-def _print_plan(
-    group: str, rows: Sequence[PartitionRow], targets: Mapping[TopicPartition, int], settings: Settings
-) -> None:
-    _say(f"group {group}:")
-    plans = [_plan(row, targets[row.place]) for row in rows]
-    changes = (
-        "" if one is None else f"{one:+d}" if one else "0" for one in (plan["change"] for plan in plans)
-    )
-    texts = [{**plan, "change": change} for plan, change in zip(plans, changes, strict=True)]
-    _print_table(("before", "after", "change"), texts)
-    again, skipped = (sum(plan[name] for plan in plans) for name in ("read_again", "skipped"))
+def _meaning(
+    rows: Sequence[PartitionRow],
+    targets: Mapping[TopicPartition, int],
+    settings: Settings,
+    read_again: int,
+    skipped: int,
+) -> Iterator[str]:
+    """Say what the move means for the records, and how to undo it."""
     own = settings.pinstream
-    if again:
-        age = f", or is a dead letter if older than {_long(own.max_event_age)}" if own.max_event_age else ""
-        _say(
-            f"Up to {again:,} records will be READ AGAIN. Events delivered in the last {_long(own.dedup_window)} "
+    if read_again:
+        window, oldest = (
+            f"{one / _DAY:g} days" if one > 3 * _DAY else f"{one / _HOUR:g} h"
+            for one in (own.dedup_window, own.max_event_age)
+        )
+        # An age of 0 is no limit.
+        age = f", or is a dead letter if older than {oldest}" if own.max_event_age else ""
+        yield (
+            f"Up to {read_again:,} records will be READ AGAIN. Events delivered in the last {window} "
             "(PINSTREAM_DEDUP_WINDOW) are recognised by their keys and not sent again; events delivered before that "
             f"are sent again{age}."
         )
@@ -423,46 +404,34 @@ def _print_plan(
         topic, partition = first.place
         more = f" (and so for {len(others)} more)" if others else ""
         # To be copied: the command that reads what is skipped.
-        _say(
+        yield (
             f"Up to {skipped:,} records will be SKIPPED: their events are lost unless they are replayed: pinstream "
             f"replay --topic {topic} --partition {partition} --from offset:{first.next_read} "
             f"--to offset:{targets[first.place]}{more}"
         )
-    if not again and not skipped:
-        _say("No record is read again, none is skipped.")
-
-
-def _long(seconds: float) -> str:
-    return f"{seconds / _DAY:g} days" if seconds > 3 * _DAY else f"{seconds / _HOUR:g} h"
+    if not read_again and not skipped:
+        yield "No record is read again, none is skipped."
 
 
 # How things are shown.
 
 
-def _say(text: str) -> None:
-    """Print a line of prose on stdout."""
-    console = Console()
-    # Broken between words on a terminal, unbroken in a file, where people search for it.
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-
-
-def _print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    table = Table()
-    table.add_column("topic", overflow="fold")
-    for column in ("partition", *columns):
-        table.add_column(column, justify="right")
+def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    heads = (Column(one.replace("_", " "), justify="right") for one in ("partition", *columns))
+    table = Table(Column("topic", overflow="fold"), *heads)
     for row in rows:
-        cells = (row[column.replace(" ", "_")] for column in ("partition", *columns))
+        cells = (row[column] for column in ("partition", *columns))
         table.add_row(escape(row["topic"]), *("none" if one is None else str(one) for one in cells))
-    Console().print(table)
+    console.print(table)
 
 
 def _members(view: GroupView) -> str:
     """Return the number of members, and the first of them."""
+    if not view.members:
+        return "no active members"
+    # Members of one program on one host often have the same client id: name it once, with their number.
     who = [
         f"{f'{count} x ' if count > 1 else ''}{one.client_id} on {one.host}"
         for one, count in sorted(Counter(view.members).items())
     ]
-    if not who:
-        return "no active members"
     return f"{len(view.members)} active member{'s' * (len(view.members) != 1)} ({first_of(who, _MOST_NAMED)})"

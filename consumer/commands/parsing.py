@@ -6,6 +6,7 @@ that there are: see `consumer.adapters.kafka.ranges.named_partitions`.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -15,6 +16,7 @@ from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.base import parse_time
 from consumer.errors import UsageError
 
+# The last line, not all of stdout: so a script need not know what else a command prints.
 JSON_OPTION: Final = click.option(
     "--json", "as_json", is_flag=True, help="The last line on stdout is the result as JSON."
 )
@@ -24,6 +26,8 @@ RECORD_OPTION: Final = click.option(
     help="Record type of all lines of an NDJSON file, where the mapping has sections: the full name of its schema. "
     'Default: the one that a line names ({"com.shop.Order": {…}}), or that it fits best.',
 )
+# Without a help text: what is meant without the option differs from command to command.
+topics_option: Final = functools.partial(click.option, "--topic", "topics", multiple=True, metavar="T")
 PARTITION_OPTION: Final = click.option(
     "--partition",
     "partitions",
@@ -31,6 +35,7 @@ PARTITION_OPTION: Final = click.option(
     metavar="P | TOPIC:P",
     help="Only this partition; may be repeated. Default: all.",
 )
+# Without exponents, signs, nan and inf, which `float` would take.
 _RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
 _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -44,6 +49,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
         return Bound("end")
     if text.startswith("offset:"):
         digits = text.removeprefix("offset:")
+        # Other tools count negative offsets from the end, so this mistake gets a sentence of its own.
         if digits.startswith("-") and digits[1:].isdecimal():
             raise UsageError(
                 f"{option} {text}: an offset is 0 or more, counted from the beginning of the partition"
@@ -54,6 +60,7 @@ def parse_bound(text: str, option: str, now: float) -> Bound:
         return Bound("offset", int(digits))
     forms = "beginning, end, offset:N, or an ISO 8601 time, for example 2026-11-24T12:00:00Z"
     milliseconds = parse_time(text, option, forms)
+    # Kafka would take it for the end of now. Whoever names a later time expects records that are not there yet.
     if milliseconds > now * 1000:
         raise UsageError(f"{option} {text} is in the future; the end is `end`")
     return Bound("time", milliseconds)
@@ -70,12 +77,18 @@ def check_order(start: Bound, stop: Bound) -> None:
         raise UsageError(f"--from {start} is after --to {stop}: swap them")
 
 
-def parse_rate(text: str | None) -> float | None:
-    """Parse ``100``, ``100/s`` or ``6000/m`` as events per second; None is no limit. Raises `UsageError`."""
-    if text is None:
-        return None
+def parse_rate(text: str) -> float:
+    """Parse ``100``, ``100/s`` or ``6000/m`` as events per second. Raises `UsageError`."""
     found = _RATE.fullmatch(text.strip())
     rate = float(found[1]) / _SECONDS[found[2]] if found else 0.0
     if rate <= 0:
         raise UsageError(f"--rate {text!r} is no rate: write it as 100/s, 6000/m or 50000/h")
     return rate
+
+
+RATE_OPTION: Final = click.option(
+    "--rate",
+    type=parse_rate,
+    metavar="N/s",
+    help="Maximum rate of events sent to the API, such as 100/s or 6000/m. Default: no limit.",
+)

@@ -44,6 +44,7 @@ def run(workers: str | None, worker: str | None) -> None:
 def _run_worker(which: str) -> None:
     """Run worker I of N; `which` is ``I/N``."""
     number, _, count = which.partition("/")
+    # Somebody may have copied it from a list of processes.
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise UsageError("--worker is for the supervisor's use: give --workers")
     from consumer.workers.worker import run_worker

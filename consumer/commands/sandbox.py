@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from consumer.app.signals import on_stop_signal
-from consumer.commands.base import Command, say
+from consumer.commands.base import Command, asynchronous, say
 from consumer.demo.api import Sandbox
 from consumer.demo.faults import DEMO_FAULTS, Faults
 
 
 @click.command(cls=Command)
+# Loopback, because anybody who reaches it may send.
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free port."
@@ -33,21 +34,20 @@ from consumer.demo.faults import DEMO_FAULTS, Faults
 @click.option("--faults", is_flag=True, help="Misbehave: 429, 5xx, slow and dropped answers.")
 @click.option("--any-age", is_flag=True, help="Also accept events older than 7 days, to try out old orders.")
 @click.option("--seed", type=int, default=1, show_default=True)
-def sandbox(
+@asynchronous
+async def sandbox(
     host: str, port: int, accounts: Sequence[str], faults: bool, any_age: bool, **others: Any
 ) -> None:
     """Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.
 
     It refuses events that the API refuses, answers for each event, and counts the accepted ones: GET /sandbox/counts.
     """
+    # The same faults as in the demo, so that what was tried there can be looked at alone.
     misbehaving = DEMO_FAULTS if faults else Faults()
     server = Sandbox(accounts=accounts or None, faults=misbehaving, check_age=not any_age, **others)
-    asyncio.run(_serve(server, host, port))
-
-
-async def _serve(server: Sandbox, host: str, port: int) -> None:
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
+    # Before the line is printed: a script that waits for it may call at once.
     url = await server.start(host, port)
     say(
         f"sandbox of the Conversions API: PINTEREST_API_URL={url}   counts: {url.removesuffix('/v5')}/sandbox/counts"

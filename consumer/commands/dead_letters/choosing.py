@@ -17,16 +17,9 @@ import click
 from consumer.adapters.kafka.letters import LETTER_HEADERS, TRIPS, DeadRecord, Place, read_mark
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.base import parse_time
+from consumer.commands.dead_letters import reading
 from consumer.commands.dead_letters.outcome import RedriveOutcome, Tally
-from consumer.commands.dead_letters.reading import (
-    DeadLetterTopic,
-    Marks,
-    Reader,
-    ours,
-    read_marks,
-    whole_record,
-    why_gone,
-)
+from consumer.commands.parsing import topics_option
 from consumer.commands.replay.watch import watch
 from consumer.engine.model import Record, Stage
 from consumer.errors import UsageError
@@ -59,60 +52,6 @@ class Filters(NamedTuple):
         )
 
 
-def filter_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that select letters. The command is called with `topics` and `filters`."""
-
-    @click.option(
-        "--topic",
-        "topics",
-        multiple=True,
-        metavar="T",
-        help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS.",
-    )
-    @click.option(
-        "--stage",
-        "stages",
-        multiple=True,
-        type=click.Choice(["decode", "convert", "deliver"]),
-        help="Only letters of this stage; may be repeated.",
-    )
-    @click.option(
-        "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
-    )
-    @click.option("--since", metavar="TIME", help="Only letters written at or after this time (ISO 8601).")
-    @click.option("--until", metavar="TIME", help="Only letters written before this time.")
-    @click.option(
-        "--origin",
-        "origins",
-        multiple=True,
-        metavar="TOPIC[:PARTITION[:OFFSET]]",
-        help="Only letters of records from here; may be repeated.",
-    )
-    @functools.wraps(command)
-    def with_filters(
-        stages: Sequence[str],
-        codes: Sequence[str],
-        since: str | None,
-        until: str | None,
-        origins: Sequence[str],
-        **others: Any,
-    ) -> None:
-        since_ms = None if since is None else parse_time(since, "--since")
-        until_ms = None if until is None else parse_time(until, "--until")
-        if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-            raise UsageError("--since must be before --until: no letter can match")
-        found = Filters(
-            frozenset(map(Stage, stages)),
-            frozenset(codes),
-            since_ms,
-            until_ms,
-            tuple(parse_origin(text) for text in origins),
-        )
-        command(filters=found, **others)
-
-    return with_filters
-
-
 def parse_origin(text: str) -> tuple[str | int, ...]:
     """Parse ``TOPIC[:PARTITION[:OFFSET]]`` for `Filters.origins`. Raises `UsageError`."""
     found = _RECORDS.fullmatch(text)
@@ -122,6 +61,59 @@ def parse_origin(text: str) -> tuple[str | int, ...]:
         )
     topic, *numbers = found.groups()
     return topic, *(int(one) for one in numbers if one is not None)
+
+
+def filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that select letters. The command is called with `topics` and `filters`."""
+
+    @topics_option(
+        help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS."
+    )
+    @click.option(
+        "--stage",
+        "stages",
+        multiple=True,
+        type=click.Choice([stage.value for stage in Stage]),
+        help="Only letters of this stage; may be repeated.",
+    )
+    @click.option(
+        "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
+    )
+    @click.option(
+        "--since",
+        type=lambda text: parse_time(text, "--since"),
+        metavar="TIME",
+        help="Only letters written at or after this time (ISO 8601).",
+    )
+    @click.option(
+        "--until",
+        type=lambda text: parse_time(text, "--until"),
+        metavar="TIME",
+        help="Only letters written before this time.",
+    )
+    @click.option(
+        "--origin",
+        "origins",
+        multiple=True,
+        type=parse_origin,
+        metavar="TOPIC[:PARTITION[:OFFSET]]",
+        help="Only letters of records from here; may be repeated.",
+    )
+    @functools.wraps(command)
+    def with_filters(
+        stages: Sequence[str],
+        codes: Sequence[str],
+        since: int | None,
+        until: int | None,
+        origins: Sequence[tuple[str | int, ...]],
+        **others: Any,
+    ) -> None:
+        if since is not None and until is not None and since >= until:
+            raise UsageError("--since must be before --until: no letter can match")
+        filters = Filters(frozenset(map(Stage, stages)), frozenset(codes), since, until, tuple(origins))
+        command(filters=filters, **others)
+
+    return with_filters
 
 
 def parse_place(text: str) -> Place:
@@ -134,7 +126,7 @@ def parse_place(text: str) -> Place:
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """The options of the command line. `rate` is in letters per second."""
+    """The options of the command line. `rate` is in events per second."""
 
     topics: tuple[str, ...]
     filters: Filters
@@ -148,14 +140,14 @@ class RedriveOptions:
 class Chooser:
     """Chooses letters among the records of one dead-letter topic. Call `begin` first, then `choose` in offset order."""
 
-    marks: Marks
+    marks: reading.Marks
     ranges: Sequence[Range]
 
     def __init__(
         self,
         options: RedriveOptions,
-        topic: DeadLetterTopic,
-        reader: Reader,
+        topic: reading.DeadLetterTopic,
+        reader: reading.Reader,
         outcome: RedriveOutcome,
     ) -> None:
         self.topic = topic
@@ -171,7 +163,7 @@ class Chooser:
         # The second pass ends there too: a letter that dies again during the redrive must not be redriven with it.
         self.ranges = await self._reader.ranges(self.topic.name)
         with watch(f"reading {self.topic.name}", sum(one.end - one.begin for one in self.ranges)) as show:
-            self.marks = await read_marks(
+            self.marks = await reading.read_marks(
                 self._reader, self.topic, self.ranges, self._options.filters.hold, show, stopped
             )
         self.tally.matched = self.marks.matching
@@ -184,9 +176,9 @@ class Chooser:
 
     async def choose(self, partition: int, record: Record) -> Record | None:
         """Return the record that died, at the offset of its letter; None if `record` is no letter, or stays."""
-        letter = ours(self.topic, partition, record)
+        letter = reading.ours(self.topic, partition, record)
         if letter is None:
-            # Marks are ours too. Anything else may be another team's: it is counted and stays.
+            # Marks are ours, too. Anything else may be another team's: it is counted and stays.
             self.tally.foreign += read_mark(record, self.marks.homes[partition]) is None
             return None
         if record.offset in self.marks.done[partition] or not self._options.filters.hold(letter):
@@ -198,10 +190,10 @@ class Chooser:
         if letter.trips >= self._options.max_trips:
             self.tally.looped += 1
             return None
-        original = await whole_record(letter, self._reader)
+        original = await reading.whole_record(letter, self._reader)
         if original is None:
             self.tally.gone += 1
-            self.outcome.note(f"{letter.place} stays: {why_gone(letter)}")
+            self.outcome.note(f"{letter.place} stays: {reading.why_gone(letter)}")
             return None
         self.outcome.chosen += 1
         # If it dies again, its new letter needs these: where it came from, and how often it was redriven.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import click
 
-from consumer.commands.base import Subgroup
 from consumer.commands.dead_letters.listing import list_letters
 from consumer.commands.dead_letters.redrive import redrive_letters
 from consumer.commands.dead_letters.showing import show_letter
 
 
-@click.group(name="dead-letters", cls=Subgroup)
+@click.group(name="dead-letters")
 def dead_letters() -> None:
     """List, show and redrive records that could not be delivered."""
 

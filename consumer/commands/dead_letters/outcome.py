@@ -12,7 +12,7 @@ import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from consumer.commands.base import prose
 from consumer.commands.replay.engine import ReplayEnd
@@ -157,10 +157,9 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
 
 def _table(outcome: RedriveOutcome) -> Table:
     title = "what a redrive would do" if outcome.dry_run else "what became of the dead letters"
-    table = Table(title=title, title_justify="left")
-    table.add_column("letters on", overflow="fold")
-    for tally in outcome.tallies:
-        table.add_column(escape(tally.topic), justify="right", overflow="fold")
+    names = (escape(tally.topic) for tally in outcome.tallies)
+    topics = (Column(name, justify="right", overflow="fold") for name in names)
+    table = Table(Column("letters on", overflow="fold"), *topics, title=title, title_justify="left")
     for name, text in _MEANT.items():
         would = "would be " if name == "redriven" and outcome.dry_run else ""
         counts = [tally.counts()[name] for tally in outcome.tallies]

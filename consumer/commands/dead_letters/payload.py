@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumer.avro.paths import EACH, Path, Source
-from consumer.avro.schema import Array, AvroType, Enum, Map, Primitive, Union, parse
+from consumer.avro.schema import Array, AvroType, Map, Primitive, Union, parse
 from consumer.avro.schema import Record as RecordType
 from consumer.conversion.computed.expressions import asked_by
 from consumer.conversion.mapping import Mapping
@@ -120,24 +120,19 @@ class Masker:
 
 
 def _branch(kind: Union, value: Any) -> AvroType:
-    """Return the branch of a union that a decoded value belongs to."""
-    fitting = [one for one in kind.branches if one.kind != "null" and _fits(one, value)]
-    # If that is not clear, a type that masks the whole value.
+    """Return the branch of a union that a decoded value belongs to, if it is a record, a map or an array."""
+    fitting: list[AvroType] = []
+    for one in kind.branches:
+        if isinstance(one, RecordType):
+            fits = isinstance(value, dict) and {field.name for field in one.fields} == value.keys()
+        elif isinstance(one, Map):
+            fits = isinstance(value, dict)
+        else:
+            fits = isinstance(one, Array) and isinstance(value, list)
+        if fits:
+            fitting.append(one)
+    # If that is not clear, a type that masks the whole value. Of what type a single value is makes no difference.
     return fitting[0] if len(fitting) == 1 else Primitive("bytes")
-
-
-def _fits(kind: AvroType, value: Any) -> bool:
-    if isinstance(kind, RecordType):
-        return isinstance(value, dict) and {field.name for field in kind.fields} == value.keys()
-    if isinstance(kind, Map):
-        return isinstance(value, dict)
-    if isinstance(kind, Array):
-        return isinstance(value, list)
-    if isinstance(kind, Enum) or kind.kind == "string":
-        return isinstance(value, str)
-    if kind.kind == "boolean":
-        return isinstance(value, bool)
-    return not isinstance(value, dict | list | bool)
 
 
 class _Shown(NamedTuple):

@@ -12,20 +12,10 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.bounded import read_record, scan
 from consumer.adapters.kafka.cluster import cluster_id, nearest_topic
 from consumer.adapters.kafka.configuration import Config, dead_letter_pattern, dead_letter_topic
-from consumer.adapters.kafka.letters import (
-    DeadRecord,
-    Done,
-    Home,
-    Place,
-    is_original,
-    own_headers,
-    read_letter,
-    read_mark,
-    restored,
-)
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
@@ -113,14 +103,14 @@ class Reader:
         """Yield the records of the ranges, those of each partition in order."""
         return scan(self._config, ranges)
 
-    async def record(self, place: Place) -> Record | None:
+    async def record(self, place: letters.Place) -> Record | None:
         """Return the record at `place`; None if it is gone, or its topic or partition is."""
         try:
             return await read_record(self._config, *place, TIMEOUT)
         except UsageError:
             return None
 
-    async def home(self, topic: str, partition: int) -> Home:
+    async def home(self, topic: str, partition: int) -> letters.Home:
         """Return the partition in this cluster: only marks that were written for it are believed."""
         # One question is enough: all partitions are in one cluster.
         if self._cluster is None:
@@ -128,14 +118,14 @@ class Reader:
         if topic not in self._ids:
             found = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
             self._ids[topic] = found.get(topic)
-        return Home(self._cluster, topic, partition, self._ids[topic])
+        return letters.Home(self._cluster, topic, partition, self._ids[topic])
 
 
 class Marks(NamedTuple):
     """Result of the first pass. `homes` and `done` are by partition; `homes` is also where new marks are written."""
 
-    homes: Mapping[int, Home]
-    done: Mapping[int, Done]
+    homes: Mapping[int, letters.Home]
+    done: Mapping[int, letters.Done]
     # Number of letters that match, and how many of these are done.
     matching: int
     done_before: int
@@ -147,27 +137,27 @@ class Marks(NamedTuple):
 OnProgress = Callable[[int], None]
 
 
-def ours(topic: DeadLetterTopic, partition: int, record: Record) -> DeadRecord | None:
+def ours(topic: DeadLetterTopic, partition: int, record: Record) -> letters.DeadRecord | None:
     """Return the letter that `record` is, if it is one of ours."""
-    letter = read_letter(topic.name, partition, record)
+    letter = letters.read_letter(topic.name, partition, record)
     # Other origins: another team's letter on a topic for all, or one that a mirror brought from another cluster.
     if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
         return None
     return letter
 
 
-async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
+async def whole_record(letter: letters.DeadRecord, reader: Reader) -> Record | None:
     """Return the record that died, at the letter's offset. Read at the origin what the letter lacks; None if gone."""
     if not letter.omitted:
-        return restored(letter)
+        return letters.restored(letter)
     # Its topic does not take messages of that size, so the letter was written without that part.
     record = await reader.record(letter.origin)
-    if record is None or not is_original(letter, record):
+    if record is None or not letters.is_original(letter, record):
         return None
-    return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
+    return record._replace(offset=letter.place.offset, headers=letters.own_headers(record.headers))
 
 
-def facts(letter: DeadRecord, done: bool) -> dict[str, Any]:
+def facts(letter: letters.DeadRecord, done: bool) -> dict[str, Any]:
     """Return the JSON form of what the headers say about a letter: no key, no value."""
     return {
         "place": str(letter.place),
@@ -182,57 +172,60 @@ def facts(letter: DeadRecord, done: bool) -> dict[str, Any]:
     }
 
 
-def why_gone(letter: DeadRecord) -> str:
+def why_gone(letter: letters.DeadRecord) -> str:
     """Say why there is no whole record."""
     parts = " and ".join(letter.omitted)
     return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
 
 
-async def read_chunks(
-    reader: Reader, ranges: Sequence[Range], tell: OnProgress
-) -> AsyncGenerator[Chunk, None]:
-    """Yield the chunks of one pass over `ranges`."""
-    at = {(one.topic, one.partition): one.begin for one in ranges}
-    read = 0
+async def read_records(
+    reader: Reader, ranges: Sequence[Range], tell: OnProgress = lambda _: None, read_before: int = 0
+) -> AsyncGenerator[tuple[int, Record], None]:
+    """Yield each record of one pass over `ranges` of a topic, with its partition. `tell` gets the offsets read so far,
+    and `read_before` more.
+    """
+    at = {one.partition: one.begin for one in ranges}
+    read = read_before
+    # Closed explicitly, also after an error: a client of librdkafka that lives until the process ends can crash it.
     async with contextlib.aclosing(reader.scan(ranges)) as scanned:
         async for chunks in scanned:
             for chunk in chunks:
-                yield chunk
+                for record in chunk.records:
+                    yield chunk.partition, record
                 # Count offsets: how many of them are records is not known before the end.
-                key, end = (chunk.topic, chunk.partition), chunk.records[-1].offset + 1
-                read += end - at[key]
-                at[key] = end
+                end = chunk.records[-1].offset + 1
+                read += end - at[chunk.partition]
+                at[chunk.partition] = end
             tell(read)
     # The last offsets may be markers of transactions, which a consumer never gets.
-    tell(sum(one.end - one.begin for one in ranges))
+    tell(read_before + sum(one.end - one.begin for one in ranges))
 
 
 async def read_marks(
     reader: Reader,
     topic: DeadLetterTopic,
     ranges: Sequence[Range],
-    matches: Callable[[DeadRecord], bool],
+    matches: Callable[[letters.DeadRecord], bool],
     tell: OnProgress = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Marks:
     """Make the first pass over a topic. It ends early when `stopped` says so."""
     # Marks come after their letters, so a single pass would have to remember all letters. Of marks, runs are enough.
     homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
-    done: dict[int, Done] = {one.partition: Done() for one in ranges}
+    done: dict[int, letters.Done] = {one.partition: letters.Done() for one in ranges}
     # Matching letters are kept as runs, too: only at the end is it known which of them are done.
-    matching: defaultdict[int, Done] = defaultdict(Done)
+    matching: defaultdict[int, letters.Done] = defaultdict(letters.Done)
     count = elsewhere = 0
-    async with contextlib.aclosing(read_chunks(reader, ranges, tell)) as chunks:
-        async for chunk in chunks:
-            for record in chunk.records:
-                mark = read_mark(record, homes[chunk.partition])
-                if mark is not None:
-                    # Without runs if the mark is for another place.
-                    done[chunk.partition].add(mark.runs)
-                    elsewhere += not mark.at_home
-                elif (letter := ours(topic, chunk.partition, record)) is not None and matches(letter):
-                    matching[chunk.partition].add([(record.offset, record.offset + 1)])
-                    count += 1
+    async with contextlib.aclosing(read_records(reader, ranges, tell)) as records:
+        async for partition, record in records:
+            mark = letters.read_mark(record, homes[partition])
+            if mark is not None:
+                # Without runs if the mark is for another place.
+                done[partition].add(mark.runs)
+                elsewhere += not mark.at_home
+            elif (letter := ours(topic, partition, record)) is not None and matches(letter):
+                matching[partition].add([(record.offset, record.offset + 1)])
+                count += 1
             if stopped():
                 break
     done_before = sum(one.common(done[partition]) for partition, one in matching.items())

@@ -39,8 +39,8 @@ from consumer.commands.base import Command
 from consumer.commands.dead_letters.choosing import Chooser, RedriveOptions, filter_options
 from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
-from consumer.commands.dead_letters.reading import TIMEOUT, DeadLetterTopic, Reader, chosen, read_chunks
-from consumer.commands.parsing import JSON_OPTION, parse_rate
+from consumer.commands.dead_letters.reading import TIMEOUT, DeadLetterTopic, Reader, chosen, read_records
+from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
 from consumer.commands.replay.engine import FiniteSource, ReplayEnd, load_quietly, serve_to_end
 from consumer.commands.replay.watch import watch
 from consumer.engine.figures.statistics import Statistics
@@ -56,11 +56,7 @@ from consumer.web.status import document_of
 @click.command(name="redrive", cls=Command)
 @filter_options
 @click.option("--max", "most", type=click.IntRange(min=1), metavar="N", help="Redrive at most N letters.")
-@click.option(
-    "--rate",
-    metavar="N/s",
-    help="Maximum rate of events sent to the API, such as 100/s or 6000/m. Default: no limit.",
-)
+@RATE_OPTION
 @click.option(
     "--max-trips",
     type=click.IntRange(min=1),
@@ -70,7 +66,7 @@ from consumer.web.status import document_of
 )
 @click.option("--dry-run", is_flag=True, help="Write and send nothing; show what would be done.")
 @JSON_OPTION
-def redrive_letters(rate: str | None, **others: Any) -> None:
+def redrive_letters(**given: Any) -> None:
     """Send the records of letters through the pipeline once more, straight to the platform.
 
     Nothing is written to the topic that they are from: its other readers do not see them again. A letter is marked as
@@ -89,7 +85,7 @@ def redrive_letters(rate: str | None, **others: Any) -> None:
     pinstream dead-letters redrive --topic orders --code unknown_currency --dry-run
     pinstream dead-letters redrive --origin orders:3:1200
     """
-    options = RedriveOptions(rate=parse_rate(rate), **others)
+    options = RedriveOptions(**given)
     if options.dry_run:
         # It needs Kafka alone, and logs nothing: an error is the one line that it ends with.
         settings = load(os.environ, needs=("kafka",))
@@ -159,12 +155,11 @@ async def rehearse(
         await chooser.begin()
         total = sum(one.end - one.begin for one in chooser.ranges)
         with watch(f"choosing {topic.name}", total) as show:
-            async with contextlib.aclosing(read_chunks(reader, chooser.ranges, show)) as chunks:
-                async for chunk in chunks:
-                    for record in chunk.records:
-                        if await chooser.choose(chunk.partition, record) is not None:
-                            # The table of a dry run says "would be redriven".
-                            chooser.tally.redriven += 1
+            async with contextlib.aclosing(read_records(reader, chooser.ranges, show)) as records:
+                async for partition, record in records:
+                    if await chooser.choose(partition, record) is not None:
+                        # The table of a dry run says "would be redriven".
+                        chooser.tally.redriven += 1
 
 
 async def _serve(
@@ -175,7 +170,7 @@ async def _serve(
     stack: contextlib.AsyncExitStack,
 ) -> None:
     """Run the service over the letters until all of them are settled, and note how it ended."""
-    config, rate = settings.kafka.client_properties(), options.rate or math.inf
+    config = settings.kafka.client_properties()
     local = building.local_schemas(settings)
     mapped = building.sections(settings, local)
     transformer = building.transformer(settings, mapped)
@@ -185,8 +180,7 @@ async def _serve(
     world = building.outside(settings, local, keys, stack, transformer, letters=marker)
     # Without the fast path: letters are few.
     pipeline = Pipeline(
-        # Letters that waited (for a schema, for the platform) must not exceed the rate later, either.
-        dataclasses.replace(building.policy(settings), events_per_second=rate),
+        dataclasses.replace(building.policy(settings), events_per_second=options.rate or math.inf),
         OfOrigin(building.decoder(settings, mapped, whole=transformer is not None)),
         building.converter(settings, mapped, settings.pinterest.ad_account_ids),
         seed=time.time_ns(),
@@ -200,7 +194,7 @@ async def _serve(
         inner = BoundedSource(
             config, ranges, listener=listener, on_trouble=building.log_kafka_trouble, topic_ids=topic_ids
         )
-        return LettersSource(inner, marker, rate)
+        return LettersSource(inner, marker)
 
     def progress(_: LettersSource, statistics: Statistics) -> tuple[int, str]:
         done = sum(one.matched - one.left for one in outcome.tallies)
@@ -243,17 +237,11 @@ class OfOrigin:
 
 
 class LettersSource:
-    """A `FiniteSource` of the chosen letters among the records that `inner` reads.
+    """A `FiniteSource` of the chosen letters among the records that `inner` reads."""
 
-    `rate` limits how many letters a second are handed out, counted from the first and whatever their outcome.
-    """
-
-    def __init__(self, inner: FiniteSource, marker: Marker, rate: float = math.inf) -> None:
+    def __init__(self, inner: FiniteSource, marker: Marker) -> None:
         self._inner = inner
         self._marker = marker
-        self._rate = rate
-        # When more may be handed out, by the event loop's clock; None before the first.
-        self._due: float | None = None
         self._choosing = False
         self.start = inner.start
         self.end_offsets = inner.end_offsets
@@ -273,22 +261,19 @@ class LettersSource:
         # A letter that is handed out now could not be marked, so the next redrive would send it again.
         if self._marker.failure is not None:
             raise self._marker.failure
-        now = asyncio.get_running_loop().time()
-        due = now if self._due is None else self._due
-        if self._spent() or due > now + timeout:
-            # Return within the timeout: between fetches the service looks for a stop.
+        if self._spent():
+            # What is handed out is still on its way. Return within the timeout: between fetches the service looks for
+            # a stop.
             await asyncio.sleep(timeout)
             return []
-        await asyncio.sleep(max(0.0, due - now))
-        # At most one second's letters together, and no more than one transaction marks.
-        room = min(room, max(1, int(min(LOT_LETTERS, self._rate))))
+        # No more than one transaction marks.
+        fetched = await self._inner.fetch(min(room, LOT_LETTERS), timeout)
+        # From here on, not before: when all is read, each fetch only waits, and that must count as done.
         self._choosing = True
         try:
-            chunks = [await self._chosen(chunk) for chunk in await self._inner.fetch(room, timeout)]
+            chunks = [await self._chosen(chunk) for chunk in fetched]
         finally:
             self._choosing = False
-        # Counted from when it was due, not from now: this makes up for a slow fetch.
-        self._due = due + sum(len(chunk.records) for chunk in chunks) / self._rate
         return [chunk for chunk in chunks if chunk.records]
 
     async def _chosen(self, chunk: Chunk) -> Chunk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from typing import Any
@@ -11,31 +10,16 @@ import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from consumer.adapters.kafka.letters import (
-    KEY,
-    VALUE,
-    DeadRecord,
-    Place,
-    own_headers,
-    read_letter,
-    read_mark,
-)
+from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.ranges import Range
 from consumer.app import building
 from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
-from consumer.commands.base import Command, iso, prose
+from consumer.commands.base import Command, asynchronous, iso, prose
+from consumer.commands.dead_letters import reading
 from consumer.commands.dead_letters.choosing import parse_place
 from consumer.commands.dead_letters.payload import Masker
-from consumer.commands.dead_letters.reading import (
-    DeadLetterTopic,
-    Reader,
-    facts,
-    read_marks,
-    whole_record,
-    why_gone,
-)
 from consumer.commands.parsing import JSON_OPTION
 from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
@@ -51,7 +35,8 @@ _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing",
 @click.argument("place", metavar="TOPIC:PARTITION:OFFSET")
 @click.option("--payload", is_flag=True, help="Also show the record, decoded; personal values are masked.")
 @JSON_OPTION
-def show_letter(place: str, payload: bool, as_json: bool) -> None:
+@asynchronous
+async def show_letter(place: str, payload: bool, as_json: bool) -> None:
     """Show one letter: where its record is from, and why it could not be delivered.
 
     TOPIC is the dead-letter topic, as `list` shows it. Key, value and headers are not shown. --payload shows the
@@ -60,34 +45,38 @@ def show_letter(place: str, payload: bool, as_json: bool) -> None:
     # Before the settings are read: an impossible place is wrong usage, whatever they are.
     found = parse_place(place)
     settings = load(os.environ, needs=("kafka",))
-    document = asyncio.run(_show(found, payload, settings, Reader(settings.kafka.client_properties())))
+    reader = reading.Reader(settings.kafka.client_properties())
+    document = await _show(found, payload, settings, reader)
     if as_json:
         click.echo(orjson.dumps(document))
     else:
         _print(document, Console())
 
 
-async def _show(place: Place, payload: bool, settings: Settings, reader: Reader) -> dict[str, Any]:
+async def _show(
+    place: letters.Place, payload: bool, settings: Settings, reader: reading.Reader
+) -> dict[str, Any]:
     """Return the JSON form of one letter."""
     letter, where = await _find(place, reader)
     # Marks come after the letters that they are about.
     later = [where._replace(begin=place.offset + 1)]
-    marks = await read_marks(reader, DeadLetterTopic(place.topic, None, there=True), later, lambda _: True)
+    topic = reading.DeadLetterTopic(place.topic, origins=None, there=True)
+    marks = await reading.read_marks(reader, topic, later, matches=lambda _: True)
     key, value = letter.record.key, letter.record.value
     document = {
-        **facts(letter, place.offset in marks.done[place.partition]),
+        **reading.facts(letter, place.offset in marks.done[place.partition]),
         "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
         # Sizes only; for a part that was left out, the size that it had.
-        "key_bytes": letter.omitted.get(KEY, None if key is None else len(key)),
-        "value_bytes": letter.omitted.get(VALUE, None if value is None else len(value)),
+        "key_bytes": letter.omitted.get(letters.KEY, None if key is None else len(key)),
+        "value_bytes": letter.omitted.get(letters.VALUE, None if value is None else len(value)),
         # A producer may write anything into the name of a header.
-        "headers": [mask(name) or "(no name)" for name, _ in own_headers(letter.record.headers)],
+        "headers": [mask(name) or "(no name)" for name, _ in letters.own_headers(letter.record.headers)],
         "left_out": sorted(letter.omitted),
     }
     return {**document, "payload": await _payload(letter, settings, reader)} if payload else document
 
 
-async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
+async def _find(place: letters.Place, reader: reading.Reader) -> tuple[letters.DeadRecord, Range]:
     try:
         ranges = {one.partition: one for one in await reader.ranges(place.topic)}
     except UsageError as error:
@@ -101,27 +90,28 @@ async def _find(place: Place, reader: Reader) -> tuple[DeadRecord, Range]:
         held = f"{where.begin} to {where.end - 1}" if where.begin < where.end else "nothing"
         raise UsageError(f"{place}: {place.topic}[{place.partition}] holds {held} now")
     record = await reader.record(place)
-    if record is None:  # it was compacted, or is the marker of a transaction
+    # It was compacted, or is the marker of a transaction.
+    if record is None:
         raise KafkaError(
             f"{place}: there is no record at this offset (a gap of transactions or of compaction)"
         )
-    letter = read_letter(place.topic, place.partition, record)
+    letter = letters.read_letter(place.topic, place.partition, record)
     if letter is None:
-        mark = read_mark(record, await reader.home(place.topic, place.partition))
+        mark = letters.read_mark(record, await reader.home(place.topic, place.partition))
         what = "a mark of what was redriven" if mark is not None else "no dead letter of ours"
         raise UsageError(f"{place} is {what}; see pinstream dead-letters list")
     return letter, where
 
 
-async def _payload(letter: DeadRecord, settings: Settings, reader: Reader) -> dict[str, Any]:
+async def _payload(letter: letters.DeadRecord, settings: Settings, reader: reading.Reader) -> dict[str, Any]:
     """Return the masked record, or why it cannot be shown."""
     shown: dict[str, Any] = dict.fromkeys(("record", "undecodable", "schema", "value_bytes", "note"))
     record = None
     # If this user may not read the origin, show the rest.
     with contextlib.suppress(KafkaError):
-        record = await whole_record(letter, reader)
+        record = await reading.whole_record(letter, reader)
     if record is None:
-        return {**shown, "note": why_gone(letter)}
+        return {**shown, "note": reading.why_gone(letter)}
     if letter.omitted:
         parts = " and ".join(letter.omitted)
         shown["note"] = f"it holds no {parts}: read at its origin, {letter.origin}"
@@ -173,9 +163,9 @@ async def _decoded(
 
 
 def _print(document: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"dead letter {escape(document['place'])}", title_justify="left", show_header=False)
-    table.add_column("what", style="dim")
-    table.add_column("found", overflow="fold")
+    title = f"dead letter {escape(document['place'])}"
+    columns = Column(style="dim"), Column(overflow="fold")
+    table = Table(*columns, title=title, title_justify="left", show_header=False)
     rows = {
         "state": document["state"],
         "why": f"{document['stage']}: {document['code']}",
@@ -189,10 +179,8 @@ def _print(document: dict[str, Any], console: Console) -> None:
         "value": _bytes(document["value_bytes"]),
         "own headers": ", ".join(document["headers"]) or "none",
     }
-    if document["left_out"]:
-        rows["not in the letter"] = (
-            f"{', '.join(document['left_out'])}: too large for its topic; see its origin"
-        )
+    if left_out := ", ".join(document["left_out"]):
+        rows["not in the letter"] = f"{left_out}: too large for its topic; see its origin"
     for what, found in rows.items():
         table.add_row(what, escape(found))
     console.print(table)
@@ -201,8 +189,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
         return
     if payload["note"] is not None:
         prose(console, payload["note"])
-    if payload["undecodable"] is not None:
-        why = payload["undecodable"]
+    if (why := payload["undecodable"]) is not None:
         named = "" if payload["schema"] is None else f"; its schema: {payload['schema']}"
         text = f"cannot be decoded: {why['code']}: {why['message']}; {_bytes(payload['value_bytes'])}{named}"
         prose(console, text)

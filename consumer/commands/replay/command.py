@@ -24,7 +24,7 @@ from consumer.adapters.kafka.replay_progress import Plan
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
-from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION
+from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, topics_option
 from consumer.commands.replay.engine import load_quietly, serve_to_end
 from consumer.commands.replay.options import (
     Judging,
@@ -52,7 +52,7 @@ _STILL = 5.0
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--topic", "topics", multiple=True, required=True, help="Topic to replay; may be repeated.")
+@topics_option(required=True, help="Topic to replay; may be repeated.")
 @PARTITION_OPTION
 @click.option(
     "--from",
@@ -84,11 +84,7 @@ _STILL = 5.0
     help="Also send events that were delivered within PINSTREAM_DEDUP_WINDOW. Pinterest does not deduplicate events "
     "that are more than an hour old, because they count as offline: it counts them twice.",
 )
-@click.option(
-    "--rate",
-    metavar="N/s",
-    help="Maximum rate of events sent to the API, such as 100/s or 6000/m. Default: no limit.",
-)
+@RATE_OPTION
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N records that match --where."
 )
@@ -117,6 +113,7 @@ def replay(**options: Any) -> None:
     pinstream replay --topic orders --from 2026-11-23 --to 2026-11-24T06:00 --dry-run
     pinstream replay --topic orders --partition 3 --from offset:1200 --to end --name after-outage
     """
+    # Options before settings: what is wrong with the command line does not depend on them.
     asked = read_options(**options)
     settings = _settings(asked)
     with contextlib.ExitStack() as stack:
@@ -141,6 +138,7 @@ def replay(**options: Any) -> None:
 def _settings(options: ReplayOptions) -> Settings:
     """Load the settings; ``--max-age`` becomes one of them."""
     given = {} if options.max_age is None else {"PINSTREAM_MAX_EVENT_AGE": options.max_age}
+    # A dry run calls no API. It needs the account, because a record may name one that is not configured.
     needs = ("kafka", "account") if options.dry_run else ("kafka", "account", "token")
     try:
         return load_quietly({**os.environ, **given}, needs)
@@ -161,6 +159,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         # Before the brokers are asked, because it needs only the mapping.
         check_values(options.where, mapped.known_event_names, settings.pinterest.ad_account_ids)
         plan = await reading(options, settings)
+        # Closed last, after the service's last commit, which goes through it.
         if plan.progress is not None:
             stack.push_async_callback(plan.progress.close)
         if plan.resumed:
@@ -214,16 +213,13 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             progress,
         )
         return ReplayOutcome(
-            ran=ran,
-            ranges=plan.ranges,
-            begun_at={name: begin for name, (begin, _) in left.items()},
+            ran,
+            options,
+            plan,
             read_to=source.figures(),
             left_at=pipeline.left_at(),
             outside_time=source.outside_time,
             problems=pipeline.problems,
-            dry_run=options.dry_run,
-            name=options.name,
-            resumed=plan.resumed,
             sent_again=world.keys.again if isinstance(world.keys, SendingAgain) else None,
         )
 
@@ -235,6 +231,7 @@ def _note(statistics: Statistics) -> str:
         reasons = sorted({one.reason for one in statistics.accounts if one.reason})
         why = f" ({'; '.join(reasons)})" if reasons else ""
         parts.append(f"destination {statistics.destination}{why}")
+    # These are open, and are settled only when the registry answers.
     if statistics.waiting_for_schema:
         parts.append(f"{statistics.waiting_for_schema:,} wait for their schema")
     if statistics.totals.open and statistics.seconds_since_progress > _STILL:
@@ -246,6 +243,7 @@ def _going_on(options: ReplayOptions, plan: Plan) -> str:
     left = sum(end - begin for begin, end in plan.left().values())
     total = sum(one.end - one.begin for one in plan.ranges)
     begun = iso(plan.begun * 1000)
+    # The command ends at once, and did nothing: the user may have wanted to replay the same range once more.
     if not left:
         return f"the replay {options.name}, begun at {begun}, is done: nothing is left; another --name starts again"
     return f"going on with the replay {options.name}, begun at {begun}: up to {left:,} of {total:,} records are left"

@@ -13,12 +13,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from consumer.adapters.kafka.ranges import Bound
-from consumer.commands.parsing import check_order, parse_bound, parse_rate
+from consumer.adapters.transform import Function
+from consumer.commands.parsing import check_order, parse_bound
 from consumer.conversion.hints import event_meant
 from consumer.engine.model import (
     Ahead,
@@ -30,11 +31,8 @@ from consumer.engine.model import (
     Rejection,
     SchemaRef,
 )
+from consumer.engine.reading import Columns, Converting, Decoded, Reading, SchemaLearner
 from consumer.errors import UsageError
-
-if TYPE_CHECKING:
-    from consumer.conversion.transform import Transformer
-    from consumer.engine.reading import Columns, Converting, Decoded, Reading, SchemaLearner
 
 # Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`).
 EXPIRED: Final = "expired"
@@ -51,12 +49,9 @@ _UNJUDGED = Filtered(UNJUDGED)
 
 # A channel as people call it -> the platform's ``action_source`` (docs/conversion.md).
 CHANNELS: Final[Mapping[str, frozenset[str]]] = {
-    "web": frozenset({"web"}),
+    **{one: frozenset({one}) for one in ("web", "app_android", "app_ios", "offline")},
     "app": frozenset({"app_android", "app_ios"}),
-    "app_android": frozenset({"app_android"}),
-    "app_ios": frozenset({"app_ios"}),
     "store": frozenset({"offline"}),
-    "offline": frozenset({"offline"}),
 }
 
 
@@ -91,6 +86,7 @@ def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
             raise UsageError(f"--where {text!r} is no condition: write field=value or field!=value")
         if field not in FIELDS:
             raise UsageError(f"--where {field!r} cannot be asked for: use {', '.join(FIELDS)}")
+        # A value that no event can have would select nothing, and look like an empty range.
         if field == "ad_account" and not value.isdigit():
             raise UsageError("--where ad_account=… takes the digits of an ad account")
         if field == "channel" and value.lower() not in CHANNELS:
@@ -108,6 +104,7 @@ def check_values(where: Sequence[Condition], known: frozenset[str], accounts: Se
                 "events go to no other"
             )
         if field == "event_name" and value not in known:
+            # Many people type the event type of their records, which the mapping renames.
             near = event_meant(value, known)
             hint = f"; the nearest that is sent is {near}" if near else ""
             raise UsageError(
@@ -139,6 +136,7 @@ class ReplayOptions:
             # Sorted, because the order on the command line has no meaning.
             sorted(self.topics),
             sorted(self.partitions),
+            # As they were typed, not what they come to: a named replay keeps the ends that it began with.
             str(self.start),
             str(self.stop),
             sorted((one.field, one.equal, sorted(one.values)) for one in self.where),
@@ -155,7 +153,6 @@ def read_options(
     start: str,
     stop: str,
     where: Sequence[str],
-    rate: str | None,
     **others: Any,
 ) -> ReplayOptions:
     """Read the options, and check what needs no broker. Raises `UsageError`."""
@@ -166,7 +163,6 @@ def read_options(
         start=parse_bound(start, "--from", now),
         stop=parse_bound(stop, "--to", now),
         where=parse_where(where),
-        rate=parse_rate(rate),
         **others,
     )
     check_order(options.start, options.stop)
@@ -190,6 +186,7 @@ class WithoutExpired:
     @property
     def in_two_steps(self) -> int:
         """See `consumer.engine.reading.Reading`."""
+        # A property, because it counts up.
         return self._reading.in_two_steps
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
@@ -197,6 +194,7 @@ class WithoutExpired:
         self._reading.read(records, now, columns, topic)
         for row, verdict in columns.verdicts.items():
             if isinstance(verdict, Rejection) and verdict.code == EXPIRED:
+                # Only the value of a key that is there: the dictionary may be changed in this way while it is read.
                 columns.verdicts[row] = _EXPIRED
 
 
@@ -221,16 +219,16 @@ class Judging:
 class JudgingFunction:
     """A function of the user's whose failures are left out, because they cannot be matched with ``--where``."""
 
-    def __init__(self, transformer: Transformer) -> None:
-        self._transformer = transformer
+    def __init__(self, function: Function) -> None:
+        self._function = function
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered:
-        """See `Transformer.apply`."""
-        applied = self._transformer.apply(event)
+        """See `Function.apply`."""
+        applied = self._function.apply(event)
         return _UNJUDGED if isinstance(applied, Rejection) else applied
 
     def failed(self, _error: BaseException) -> Filtered:
-        """See `Transformer.failed`."""
+        """See `Function.failed`."""
         return _UNJUDGED
 
 
@@ -249,6 +247,7 @@ class Selecting:
         if isinstance(converted, ConversionEvent):
             meets = all((read(converted) in values) is equal for read, values, equal in self._tests)
             return converted if meets else _LEFT_OUT
+        # The mapping filters it whatever is asked for.
         if not isinstance(converted, Rejection):
             return converted
         # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
@@ -257,4 +256,5 @@ class Selecting:
             return converted
         if converted.code == EXPIRED:
             return _EXPIRED
+        # Its fields are not known, so no condition can be checked. Without one, it is a dead letter as in any run.
         return _UNJUDGED if self._tests else converted

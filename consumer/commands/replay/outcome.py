@@ -10,12 +10,12 @@ import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import Plan
 from consumer.commands.base import first_of
 from consumer.commands.replay.engine import Ran, ReplayEnd
-from consumer.commands.replay.options import EXPIRED, NOT_SELECTED
+from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
 from consumer.web.status import document_of
@@ -38,29 +38,26 @@ class ReplayOutcome:
     """The outcome of a replay."""
 
     ran: Ran
-    ranges: Sequence[Range]
-    # Where this run began to read: a named replay may go on.
-    begun_at: Mapping[TopicPartition, int]
+    options: ReplayOptions
+    plan: Plan
     read_to: Mapping[TopicPartition, int]
     left_at: Mapping[TopicPartition, LeftAt]
     outside_time: int
     problems: Sequence[Problem]
-    dry_run: bool
-    name: str | None
-    resumed: bool
     # Event ids that the platform sees twice; None without `--ignore-dedup`.
     sent_again: int | None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
+        # Nothing of a record's content: reasons are masked, and places are enough to find it.
         statistics = self.ran.statistics
         filtered = statistics.counters.filtered
         rejections = sorted(statistics.counters.rejections.items())
         return {
             "result": self.ran.end.value,
-            "dry_run": self.dry_run,
-            "name": self.name,
-            "resumed": self.resumed,
+            "dry_run": self.options.dry_run,
+            "name": self.options.name,
+            "resumed": self.plan.resumed,
             "ledger": document_of(statistics.totals),
             "expired": filtered[EXPIRED],
             "not_selected": sum(filtered[code] for code in NOT_SELECTED),
@@ -72,7 +69,7 @@ class ReplayOutcome:
             "outside_time": self.outside_time,
             "released": statistics.totals.released,
             "sent_again": self.sent_again,
-            "ranges": [self._range(one) for one in self.ranges],
+            "ranges": self._ranges(),
             # In the order of the log, not in the order in which they were found.
             "problems": [
                 {**one._asdict(), "stage": one.stage.value}
@@ -81,19 +78,18 @@ class ReplayOutcome:
             "seconds": round(self.ran.seconds, 3),
         }
 
-    def _range(self, one: Range) -> dict[str, Any]:
-        name = TopicPartition(one.topic, one.partition)
-        read_to, left = self.read_to.get(name, one.begin), self.left_at.get(name)
-        # Where the user would go on: the lowest offset that may not be settled. If nothing is known, where it began.
-        at = None if left is None else read_to if left.clear else left.next_offset
-        return {
-            "topic": one.topic,
-            "partition": one.partition,
-            "from": one.begin,
-            "to": one.end,
-            "read_to": min(read_to, one.end),
-            "next": min(max(self.begun_at[name], 0 if at is None else at), one.end),
-        }
+    def _ranges(self) -> list[dict[str, Any]]:
+        found, left_of = [], self.plan.left()
+        for one in sorted(self.plan.ranges):
+            name = TopicPartition(one.topic, one.partition)
+            read_to, left = self.read_to.get(name, one.begin), self.left_at.get(name)
+            # Where the user would go on: the lowest offset that may not be settled. If nothing is known, where this run
+            # began: a named replay may have gone on from the middle of its range.
+            at = None if left is None else read_to if left.clear else left.next_offset
+            after = max(left_of[name][0], 0 if at is None else at)
+            whole = {"read_to": min(read_to, one.end), "next": min(after, one.end)}
+            found.append({**name._asdict(), "from": one.begin, "to": one.end, **whole})
+        return found
 
     def adds_up(self) -> bool:
         """Return True if each record that was read is counted once and, in a complete replay, all were read."""
@@ -101,11 +97,12 @@ class ReplayOutcome:
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         # Complete means: read to the end of each range, and nothing open.
         clear = all(one.clear for one in self.left_at.values())
-        whole = clear and all(self._range(one)["read_to"] == one.end for one in self.ranges)
+        whole = clear and all(one["read_to"] == one["to"] for one in self._ranges())
         return totals.read == settled + totals.open and (whole or self.ran.end is not ReplayEnd.COMPLETE)
 
     def trouble(self) -> str | None:
         """Say why the exit code is not 0, and what to do; None if all is settled and adds up."""
+        # Before how it ended: figures that are wrong say nothing about that either.
         if not self.adds_up():
             return "the ledger does not add up; please report this bug"
         match self.ran.end:
@@ -130,18 +127,18 @@ class ReplayOutcome:
         )
 
     def _interrupted(self) -> str:
-        if self.dry_run:
+        if self.options.dry_run:
             return "the dry run was interrupted: these figures are of what was read until then"
-        if self.name is not None:
-            return f"interrupted: the same command goes on where it stopped (--name {self.name})"
+        if self.options.name is not None:
+            return f"interrupted: the same command goes on where it stopped (--name {self.options.name})"
         if self.sent_again is None:
             return (
                 "interrupted: run the same command again; what was delivered is known and not sent again "
                 "(with --name it would go on where it stopped)"
             )
         # With `--ignore-dedup` the same command would send again what this run delivered.
-        ranges = [one for one in map(self._range, sorted(self.ranges)) if one["next"] < one["to"]]
-        places = [f"{one['topic']}[{one['partition']}] at {one['next']}" for one in ranges]
+        open_ones = (one for one in self._ranges() if one["next"] < one["to"])
+        places = [f"{one['topic']}[{one['partition']}] at {one['next']}" for one in open_ones]
         return (
             f"interrupted: go on from where each partition stopped (--partition P --from offset:N): "
             f"{first_of(places, _MOST_PLACES)}; with --name it would go on by itself"
@@ -150,12 +147,12 @@ class ReplayOutcome:
 
 def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
     """Print the tables on stdout; with `as_json`, the document on stdout and the tables on stderr."""
+    # The tables are made of the document, so that the two never differ.
     console, document = Console(stderr=as_json), outcome.document()
     console.print(_ledger_table(document))
     if document["problems"]:
-        problems = Table(title="the first problems", title_justify="left")
-        for column in ("record", "stage", "code", "reason"):
-            problems.add_column(column, overflow="fold")
+        columns = (Column(one, overflow="fold") for one in ("record", "stage", "code", "reason"))
+        problems = Table(*columns, title="the first problems", title_justify="left")
         for one in document["problems"]:
             place = f"{one['topic']}:{one['partition']}:{one['offset']}"
             problems.add_row(*map(escape, (place, one["stage"], one["code"], one["message"])))
@@ -167,9 +164,7 @@ def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
 def _ledger_table(document: Mapping[str, Any]) -> Table:
     dry_run = document["dry_run"]
     title = "what would become of every record" if dry_run else "how every record ended"
-    table = Table(title=title, title_justify="left")
-    table.add_column("ledger")
-    table.add_column("records", justify="right")
+    table = Table("ledger", Column("records", justify="right"), title=title, title_justify="left")
     details = {
         "filtered": document["filtered"],
         "dead_lettered": {f"{one['stage']}: {one['code']}": one["records"] for one in document["rejections"]},
@@ -186,6 +181,7 @@ def _ledger_table(document: Mapping[str, Any]) -> Table:
     }
     if any(beside.values()):
         table.add_section()
+    # Rows of zeros would hide the others.
     for what, records in beside.items():
         if records:
             table.add_row(what, f"{records:,}")

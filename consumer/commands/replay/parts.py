@@ -15,14 +15,16 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 
 import orjson
 
-from consumer.adapters.kafka.ranges import Range, resolve_ranges
+from consumer.adapters.kafka.ranges import resolve_ranges
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
-from consumer.adapters.key_store import KeyStore, KeyStoreStatistics, open_key_store
-from consumer.adapters.key_store.interface import Claimed, Renewed
+from consumer.adapters.key_store import KeyStore
+from consumer.adapters.key_store.interface import Claimed, Window
+from consumer.adapters.key_store.memory import MemoryKeyStore
 from consumer.adapters.schemas import LocalSchemas
 from consumer.adapters.transform import Function
 from consumer.app import building
@@ -46,13 +48,8 @@ async def reading(options: ReplayOptions, settings: Settings) -> Plan:
 
     Raises `UsageError` for what does not exist, `KafkaError` if the brokers do not answer.
     """
-    config = settings.kafka.client_properties()
-
-    async def resolve() -> Sequence[Range]:
-        return await resolve_ranges(
-            config, options.topics, options.partitions, options.start, options.stop, _TIMEOUT
-        )
-
+    config, bounds = settings.kafka.client_properties(), (options.start, options.stop)
+    resolve = partial(resolve_ranges, config, options.topics, options.partitions, *bounds, _TIMEOUT)
     # The key store counts in whole seconds: what is stored from the next one on was delivered by this replay.
     begun = math.floor(time.time()) + 1
     if options.name is None:
@@ -76,7 +73,15 @@ def outside(
     function: Function | None,
 ) -> Outside:
     """Open what the service drives, or what stands in for it; `stack` closes it. Call it on the event loop."""
-    store = _dry_keys(settings) if options.dry_run else building.key_store(settings)
+    window = Window.of(settings.pinstream.dedup_window)
+    store: KeyStore
+    if not options.dry_run:
+        store = building.key_store(settings)
+    elif holds_keys(settings):
+        store = ReadOnlyKeys(building.key_store(settings), window)
+    else:
+        # To open a store makes its folder, and a dry run writes nothing.
+        store = MemoryKeyStore(window, _DRY_KEYS_BYTES)
     stack.push_async_callback(store.close)
     keys = SendingAgain(store, begun) if options.ignore_dedup else store
     if not options.dry_run:
@@ -86,36 +91,24 @@ def outside(
     return Outside(AcceptsAll(), keys, schemas, StoresNothing(), building.transform_thread(function, stack))
 
 
-def _dry_keys(settings: Settings) -> KeyStore:
-    own = settings.pinstream
-    memory = open_key_store("memory:", window=own.dedup_window, max_bytes=_DRY_KEYS_BYTES)
-    url = own.key_store.get_secret_value()
-    if url == "memory:" or not holds_keys(settings):
-        return memory  # a dry run makes no store where there is none
-    return ReadOnlyKeys(building.key_store(settings), memory)
-
-
 def holds_keys(settings: Settings) -> bool:
-    """Return False if there is no key store: its folder does not exist."""
+    """Return False if there is no key store yet: it would be on disk, and its folder does not exist."""
     url = settings.pinstream.key_store.get_secret_value()
     return not url.startswith("disk:") or Path(url.removeprefix("disk:")).is_dir()
 
 
 def replay_policy(options: ReplayOptions, settings: Settings) -> Policy:
     """Return the service's limits with those of the replay."""
-    limits = building.policy(settings)
-    return dataclasses.replace(
-        limits,
-        events_per_second=options.rate or math.inf,
-        most_records=options.limit,
+    rate, most = options.rate or math.inf, options.limit
+    limits = dataclasses.replace(building.policy(settings), events_per_second=rate, most_records=most)
+    if options.name is not None:
         # Beside the offset map, a commit holds the replay's plan.
-        map_bytes=limits.map_bytes if options.name is None else METADATA_MOST,
-        # A dry run makes no calls, so it needs no quota. It writes no dead letters, so it needs no guard, and it is to
-        # count all problems.
-        calls_per_minute=_DRY_CALLS if options.dry_run else limits.calls_per_minute,
-        dead_letter_share=1.0 if options.dry_run else limits.dead_letter_share,
-        lease=0.0 if options.dry_run else limits.lease,  # a dry run claims nothing
-    )
+        limits = dataclasses.replace(limits, map_bytes=METADATA_MOST)
+    if options.dry_run:
+        # A dry run makes no calls, so it needs no quota, and claims nothing, so it needs no lease. It writes no dead
+        # letters, so it needs no guard, and it is to count all problems.
+        limits = dataclasses.replace(limits, calls_per_minute=_DRY_CALLS, lease=0.0, dead_letter_share=1.0)
+    return limits
 
 
 @contextlib.contextmanager
@@ -172,40 +165,28 @@ class StoresNothing:
         return [True] * len(letters)
 
 
-class ReadOnlyKeys(KeyStore):
-    """A `KeyStore` that reads `store`, and remembers in `memory`."""
+class ReadOnlyKeys(MemoryKeyStore):
+    """A `KeyStore` of a dry run: it knows what `store` knows, and remembers in memory alone."""
 
     # The memory is for events that stand twice in the range: the second is a duplicate in a dry run, too.
-    def __init__(self, store: KeyStore, memory: KeyStore) -> None:
+    def __init__(self, store: KeyStore, window: Window) -> None:
+        super().__init__(window, _DRY_KEYS_BYTES)
         self._store = store
-        self._memory = memory
-
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
-        await self._memory.remember(keys, now)
-
-    async def expire(self, now: float) -> None:
-        """See `KeyStore.expire`."""
-        await self._memory.expire(now)
-
-    def statistics(self) -> KeyStoreStatistics:
-        """See `KeyStore.statistics`."""
-        return self._store.statistics()
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`."""
         stored = await self._store.look_up(keys, now, since)
-        own = await self._memory.look_up(keys, now, since)
+        own = await super().look_up(keys, now, since)
         return bytes(one | other for one, other in zip(stored, own, strict=True))
 
     async def close(self) -> None:
         """See `KeyStore.close`."""
-        await self._memory.close()
+        await super().close()
         await self._store.close()
 
 
-class SendingAgain(KeyStore):
-    """A `KeyStore` over `store` that knows only what was delivered since `begun` (unix seconds).
+class SendingAgain:
+    """A `consumer.service.KeyStore` over `store` that knows only what was delivered since `begun` (unix seconds).
 
     `again`: how many keys were delivered that the window of `store` knew from before.
     """
@@ -216,49 +197,25 @@ class SendingAgain(KeyStore):
         # Keys on their way to the platform for a second time, and those that it then refused.
         self._known_before: set[bytes] = set()
         self.again = 0
+        # All else is the store's own. A shared store's lease and quota hold for a replay as for any member.
+        self.release, self.renew, self.expire = store.release, store.renew, store.expire
+        self.tell, self.ask_calls, self.statistics = store.tell, store.ask_calls, store.statistics
 
-    async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
-        """See `KeyStore.look_up`; only keys that were delivered since the replay began are known."""
-        return (await self.claim(keys, now, since)).found
-
-    async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
+    async def claim(self, keys: bytes, now: float) -> Claimed:
         """See `KeyStore.claim`; only what was delivered since the replay began counts."""
         ever = await self._store.look_up(keys, now)
-        claimed = await self._store.claim(keys, now, max(self._begun, since or 0))
+        claimed = await self._store.claim(keys, now, self._begun)
         # What was delivered before the replay began, and not since, the platform will see a second time.
         for key, lately, before in zip(split_keys(keys), claimed.found, ever, strict=True):
             if before and not lately:
                 self._known_before.add(key)
         return claimed
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
-        await self.confirm(keys, now)
-
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         stored = await self._store.confirm(keys, now)
+        # Counted here and not when they are claimed: a key that the platform refuses was not sent twice.
         again = self._known_before.intersection(split_keys(keys))
         self.again += len(again)
         self._known_before -= again
         return stored
-
-    async def release(self, keys: bytes) -> None:
-        """See `KeyStore.release`."""
-        await self._store.release(keys)
-
-    async def renew(self) -> Renewed:
-        """See `KeyStore.renew`."""
-        return await self._store.renew()
-
-    async def expire(self, now: float) -> None:
-        """See `KeyStore.expire`."""
-        await self._store.expire(now)
-
-    def statistics(self) -> KeyStoreStatistics:
-        """See `KeyStore.statistics`."""
-        return self._store.statistics()
-
-    async def close(self) -> None:
-        """See `KeyStore.close`."""
-        await self._store.close()

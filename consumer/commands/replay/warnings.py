@@ -5,9 +5,9 @@ They count offsets, so they say "up to". If the brokers do not answer, the repla
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Awaitable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 from consumer.adapters.kafka.cluster import behind_transactions
 from consumer.adapters.kafka.groups import GroupOffsets
@@ -27,16 +27,6 @@ DOUBLED = (
     "that: each is a second conversion"
 )
 
-_A = TypeVar("_A")
-
-
-async def _answer(question: Awaitable[_A], otherwise: _A) -> _A:
-    """Return the answer of the brokers; `otherwise` if they do not give one."""
-    try:
-        return await question
-    except PinstreamError:
-        return otherwise
-
 
 async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> list[str]:
     """Return the warnings, one line each."""
@@ -47,8 +37,8 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
         settled = await _settled(settings, plan)
         if options.ignore_dedup:
             found.append(f"--ignore-dedup: what was delivered of these records is sent again; {DOUBLED}")
-        else:
-            found += await _not_known(settings, plan, settled)
+        elif (warning := await _not_known(settings, plan, settled)) is not None:
+            found.append(warning)
         # What the live group has not read yet it may send at the same time as this replay.
         unread = sum(max(0, end - max(begin, settled.get(name, end))) for name, (begin, end) in left.items())
         if unread:
@@ -59,12 +49,14 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
             )
     # The user knows what lies at an offset, and a named replay keeps the end that it began with.
     if options.stop.kind != "offset" and not plan.resumed:
-        behind = await _answer(behind_transactions(config, list(left), _TIMEOUT), {})
-        if behind:
-            found.append(
-                f"up to {sum(behind.values()):,} records at the end ({first_of([str(one) for one in sorted(behind)])}) "
-                "lie behind an open transaction and are not in this range: they can be read once it has ended"
-            )
+        # An answer that does not come costs a warning, not the replay.
+        with contextlib.suppress(PinstreamError):
+            if behind := await behind_transactions(config, list(left), _TIMEOUT):
+                places = first_of([str(one) for one in sorted(behind)])
+                found.append(
+                    f"up to {sum(behind.values()):,} records at the end ({places}) lie behind an open transaction and "
+                    "are not in this range: they can be read once it has ended"
+                )
     return found
 
 
@@ -72,6 +64,7 @@ async def _settled(settings: Settings, plan: Plan) -> Mapping[TopicPartition, in
     """Return the next offset of the live group in each partition; a partition without one starts here if it runs."""
     config, group = settings.kafka.client_properties(), settings.kafka.group_id
     topics = sorted({one.topic for one in plan.ranges})
+    # The group may not exist, or this user may not describe it.
     try:
         async with GroupOffsets(config, group, _TIMEOUT) as offsets:
             positions = await offsets.positions(await offsets.partitions(topics))
@@ -82,39 +75,36 @@ async def _settled(settings: Settings, plan: Plan) -> Mapping[TopicPartition, in
     return {**({name: begin for name, (begin, _) in plan.left().items()} if running else {}), **found}
 
 
-async def _not_known(settings: Settings, plan: Plan, settled: Mapping[TopicPartition, int]) -> list[str]:
-    """Warn if the key store cannot know, or no longer knows, what was delivered."""
+async def _not_known(settings: Settings, plan: Plan, settled: Mapping[TopicPartition, int]) -> str | None:
+    """Return a warning if the key store cannot know, or no longer knows, what was delivered."""
     window = settings.pinstream.dedup_window
+    # A memory of this process begins empty.
     if settings.pinstream.key_store.get_secret_value() == "memory:":
-        return [
+        return (
             "PINSTREAM_KEY_STORE=memory: knows nothing of what was delivered: all of it is sent again; name the "
             f"store of the service ({DOUBLED})"
-        ]
+        )
     done = _below(plan, settled)
     if done and not holds_keys(settings):
-        return [
+        return (
             f"there is no key store here, but the group {settings.kafka.group_id} has settled up to {done:,} of these "
             "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
             f"({DOUBLED})"
-        ]
+        )
     # By Kafka's timestamps. When each of them was delivered is not known, so this says "up to".
-    begin = Bound("time", int((time.time() - window) * 1000))
-    asked = resolve_ranges(
-        settings.kafka.client_properties(),
-        sorted({one.topic for one in plan.ranges}),
-        (),
-        begin,
-        Bound("end"),
-        _TIMEOUT,
-    )
-    known = await _answer(asked, [])
+    begin, end = Bound("time", int((time.time() - window) * 1000)), Bound("end")
+    config, topics = settings.kafka.client_properties(), sorted({one.topic for one in plan.ranges})
+    try:
+        known = await resolve_ranges(config, topics, (), begin, end, _TIMEOUT)
+    except PinstreamError:
+        return None
     older = _below(plan, {TopicPartition(one.topic, one.partition): one.begin for one in known})
     if not older:
-        return []
-    return [
+        return None
+    return (
         f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({window / 86400:g} d): what was "
         f"delivered of them is no longer known, and is sent again: {DOUBLED}"
-    ]
+    )
 
 
 def _below(plan: Plan, ends: Mapping[TopicPartition, int]) -> int:

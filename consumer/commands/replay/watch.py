@@ -21,6 +21,7 @@ from rich.progress import (
 
 from consumer.commands.base import on_terminal, say
 
+# Seconds between two lines in a log: often enough to see that it goes on.
 LINE_EVERY = 5.0
 _WIDE = 100
 
@@ -36,6 +37,7 @@ class Show(Protocol):
 def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
     """Show progress over `total` records; the bar is gone when it is over."""
     begun = said = clock()
+    # Escape sequences of a bar would fill the log of a job.
     if not on_terminal():
 
         def line(done: int, note: str = "") -> None:
@@ -64,6 +66,7 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
         task = progress.add_task(what, total=total, note="", rate="")
 
         def bar(done: int, note: str = "") -> None:
+            # Since the beginning: a rate of the last second would jump with each batch.
             rate = f"{done / max(0.001, clock() - begun):,.0f}/s" if done else ""
             progress.update(task, completed=min(done, total), note=note, rate=rate)
 
@@ -72,6 +75,7 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
 
 def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:
     """``replay: 1,200 of 69,659 (2%), 240 a second, about 5 min left, 1,100 delivered``."""
+    # Offsets and events are counted at different moments, so the difference of the two can be out of bounds.
     done = max(0, min(done, total))
     rate = done / seconds if seconds > 0 else 0.0
     left = _time_left((total - done) / rate) if rate > 0 else "unknown"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, Top
 from consumer.errors import KafkaError
 from tests.commands.dead_letters.fakes import AT, Killed, Topics, Transactions, home, runs_in
 from tests.engine.building import PROPERTY
-from tests.service.virtual_time import now, run
+from tests.service.virtual_time import run
 
 DEAD = "orders.dead-letters"
 ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
@@ -106,7 +105,6 @@ def redrive(
     writer: Transactions,
     done: Mapping[int, Done] | None = None,
     *,
-    rate: float = math.inf,
     lot: int = 4,
     **changes: Any,
 ) -> tuple[LettersSource, Marker, RedriveOutcome]:
@@ -117,7 +115,7 @@ def redrive(
     known = {at: (done or {}).get(at, Done()) for at in partitions}
     chooser.marks = Marks({at: home(DEAD, at) for at in partitions}, known, 0, 0, 0)
     marker = Marker({DEAD: Redriven(chooser, writer.write)})
-    return LettersSource(Inner(topics, lot), marker, rate), marker, outcome
+    return LettersSource(Inner(topics, lot), marker), marker, outcome
 
 
 def topics(letters: int, **more: Any) -> Topics:
@@ -188,6 +186,18 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
     assert (record.offset, record.key, record.value) == (0, b"k0", b"v0")
     assert record.headers[0] == ("h", b"1")
     assert [value for name, value in record.headers if name == "pinstream.trips"] == [b"1"]
+
+
+async def test_it_is_done_while_it_waits_for_more() -> None:
+    """The service goes on fetching until it is told to stop: that there is nothing left is seen meanwhile."""
+    where = topics(1)
+    found, _ = source(where, Transactions(where))
+    await read_all(found)
+    waiting = asyncio.create_task(found.fetch(1000, 0.0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert found.done
+    assert await waiting == []
 
 
 async def test_it_is_not_done_while_letters_are_chosen() -> None:
@@ -403,27 +413,6 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
     assert marked(where) == set()
     with pytest.raises(KafkaError, match=r"max\.message\.bytes"):
         await found.fetch(4, 0.0)
-
-
-@pytest.mark.parametrize("rate", [0.5, 3.0, 50.0])
-def test_no_more_a_second_are_handed_out_than_asked_for(rate: float) -> None:
-    """However they end: in any period at most the rate and one second's letters more; and hardly fewer."""
-
-    async def main() -> None:
-        where = topics(60)
-        found, _, _ = redrive(where, Transactions(where), rate=rate, lot=1000)
-        begun, handed = now(), 0
-        while not found.done:
-            chunks = await found.fetch(1000, 0.1)
-            if chunks:
-                assert now() - begun >= handed / rate - 1e-6
-                lot = sum(len(chunk.records) for chunk in chunks)
-                assert lot <= max(1, rate)
-                handed += lot
-        assert handed == 60
-        assert now() - begun <= 60 / rate + 1
-
-    run(main())
 
 
 @pytest.mark.parametrize("most", [None, 1, 3, 100])

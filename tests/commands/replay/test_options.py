@@ -89,7 +89,7 @@ def test_the_fingerprint_is_of_what_is_replayed() -> None:
     same = options(
         topics=("b", "a"),
         where=("channel=web", "event_name=checkout"),
-        rate="5/s",
+        rate=5.0,
         limit=9,
         as_json=True,
     )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import orjson
 import pytest
 
 from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import Plan
 from consumer.commands.replay.engine import Ran, ReplayEnd
+from consumer.commands.replay.options import read_options
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.figures.statistics import Cause, GuardStatistics
 from consumer.engine.ledger import LeftAt
-from consumer.engine.model import Problem, Stage, TopicPartition
+from consumer.engine.model import Position, Problem, Stage, TopicPartition
 from consumer.errors import KafkaError
 from tests.engine.building import Core, event, filtered, unconvertible
 
 
-def outcome(end: ReplayEnd = ReplayEnd.COMPLETE, **changes: object) -> ReplayOutcome:
+def outcome(
+    end: ReplayEnd = ReplayEnd.COMPLETE, *, name: str | None = None, dry_run: bool = False, **changes: Any
+) -> ReplayOutcome:
     """Of a run that read six records: a delivery, its duplicate, two filtered ones, a dead letter."""
     core = Core()
     core.assign(0)
@@ -25,19 +30,19 @@ def outcome(end: ReplayEnd = ReplayEnd.COMPLETE, **changes: object) -> ReplayOut
     core.deliver()
     core.store_letters()
     plain = ReplayOutcome(
-        ran=Ran(end, core.statistics(), 1.5),
-        ranges=[Range("orders", 0, 10, 20)],
-        begun_at={TopicPartition("orders", 0): 10},
+        Ran(end, core.statistics(), 1.5),
+        read_options(
+            topics=("orders",), partitions=(), start="beginning", stop="end", where=(), rate=None, name=name,
+            dry_run=dry_run, ignore_dedup=False, limit=None, max_age=None, as_json=False,
+        ),
+        Plan([Range("orders", 0, 10, 20)], {}, 0, resumed=False, progress=None),
         read_to={TopicPartition("orders", 0): 25},
         left_at={TopicPartition("orders", 0): LeftAt(15, clear=end is ReplayEnd.COMPLETE)},
         outside_time=3,
         problems=[Problem("orders", 0, 14, Stage.CONVERT, "no_identity", "nobody [red]here[/red]")],
-        dry_run=False,
-        name=None,
-        resumed=False,
         sent_again=None,
-    )
-    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]  # named fields of the dataclass
+    )  # fmt: skip
+    return dataclasses.replace(plain, **changes)
 
 
 def test_the_document_adds_up_and_names_the_range() -> None:
@@ -64,7 +69,7 @@ def test_the_document_adds_up_and_names_the_range() -> None:
         (ReplayEnd.GUARDED, {}, "would be dead letters"),
     ],
 )
-def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, object], said: str) -> None:
+def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, Any], said: str) -> None:
     """One line for each way to end early."""
     trouble = outcome(end, **changes).trouble()
     assert trouble is not None
@@ -126,8 +131,13 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
     one = outcome(
         ReplayEnd.INTERRUPTED,
         sent_again=0,
-        ranges=[Range("orders", number, 0, 20) for number in range(4)],
-        begun_at=dict.fromkeys(names, 5),
+        plan=Plan(
+            [Range("orders", number, 0, 20) for number in range(4)],
+            {name: Position(*name, 5, None) for name in names},
+            0,
+            resumed=True,
+            progress=None,
+        ),
         read_to=dict.fromkeys(names, 20),
         left_at={
             names[0]: LeftAt(9, clear=True),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from consumer.adapters.key_store import KeyStore, open_key_store
+from consumer.adapters.key_store.interface import Window
 from consumer.commands.replay.parts import AcceptsAll, ReadOnlyKeys, SendingAgain
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
@@ -26,15 +27,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
     return open_key_store(url, window=WINDOW, max_bytes=32 * MIB)
 
 
-def memory() -> KeyStore:
-    """What a dry run remembers in."""
-    return open_key_store("memory:", window=WINDOW, max_bytes=32 * MIB)
-
-
 async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStore) -> None:
     """What was delivered before is known; what would have been is known too, and only to the dry run."""
     await store.remember(key(1), NOON)
-    dry = ReadOnlyKeys(store, memory())
+    dry = ReadOnlyKeys(store, Window.of(WINDOW))
     assert await dry.look_up(keys([1, 2]), NOON) == bytes([True, False])
     await dry.remember(key(2), NOON)
     assert await dry.look_up(keys([1, 2, 3]), NOON) == bytes([True, True, False])
@@ -48,20 +44,20 @@ async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeySto
     """Only once, however often it is in the range. What was not delivered before is sent and not counted."""
     await store.remember(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON))
-    assert await again.look_up(keys([1, 3]), NOON) == bytes([False, False])
+    assert (await again.claim(keys([1, 3]), NOON)).found == bytes([False, False])
     assert again.again == 0
-    await again.remember(keys([1, 3]), NOON)
+    await again.confirm(keys([1, 3]), NOON)
     assert again.again == 1
-    assert await again.look_up(keys([1, 2, 3]), NOON + 1) == bytes([True, False, True])
+    assert (await again.claim(keys([1, 2, 3]), NOON + 1)).found == bytes([True, False, True])
     await store.close()
 
 
 async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -> None:
     """A second run that began at the same moment knows what the first delivered: nothing goes a third time."""
     await store.remember(keys([1, 2]), NOON - 10)
-    await SendingAgain(store, int(NOON)).remember(key(1), NOON + 5)
+    await SendingAgain(store, int(NOON)).confirm(key(1), NOON + 5)
     resumed = SendingAgain(store, int(NOON))
-    assert await resumed.look_up(keys([1, 2]), NOON + 60) == bytes([True, False])
+    assert (await resumed.claim(keys([1, 2]), NOON + 60)).found == bytes([True, False])
     await store.close()
 
 
@@ -69,11 +65,11 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
     """Looked up again and never delivered: not seen twice. Out of the window: the platform does not know it either."""
     await store.remember(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON + WINDOW))
-    assert await again.look_up(keys([1, 2]), NOON + 5) == bytes([False, False])
-    assert await again.look_up(key(2), NOON + WINDOW + 5) == bytes([False])
-    await again.remember(key(3), NOON + WINDOW)
+    assert (await again.claim(keys([1, 2]), NOON + 5)).found == bytes([False, False])
+    assert (await again.claim(key(2), NOON + WINDOW + 5)).found == bytes([False])
+    await again.confirm(key(3), NOON + WINDOW)
     assert again.again == 0
-    await again.remember(key(2), NOON + WINDOW)
+    await again.confirm(key(2), NOON + WINDOW)
     assert again.again == 1
     await store.close()
 
@@ -81,9 +77,9 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
 async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store: KeyStore) -> None:
     """The two together: nothing is written, and the number is the same."""
     await store.remember(key(1), NOON - 10)
-    dry = SendingAgain(ReadOnlyKeys(store, memory()), int(NOON))
-    assert await dry.look_up(keys([1, 2]), NOON) == bytes([False, False])
-    await dry.remember(keys([1, 2]), NOON)
+    dry = SendingAgain(ReadOnlyKeys(store, Window.of(WINDOW)), int(NOON))
+    assert (await dry.claim(keys([1, 2]), NOON)).found == bytes([False, False])
+    await dry.confirm(keys([1, 2]), NOON)
     assert dry.again == 1
     assert await store.look_up(keys([1, 2]), NOON) == bytes([True, False])
     await store.close()

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,19 +211,23 @@ def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_beside_a_running_member(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``run`` goes on with the same key store, and makes new dead letters meanwhile: those are for the next time."""
+    """``run`` goes on with the same key store, and makes new dead letters meanwhile: those are for the next time.
+    The rate that was asked for leaves quota to it."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(200)])
     env = run_environment(tmp_path, kafka, topic, group, api.url)
     with Process(tmp_path, "run", env=env) as member:
         write_events(kafka, topic, [commerce_event(f"live-{number}") for number in range(50)])
         member.until_settled(50)
+        begun = time.monotonic()
         with Process(tmp_path, "dead-letters", "redrive", "--rate", "50/s", "--json", env=env) as redrive:
             redrive.until(lambda: len(api.accepted()) > 60, "a letter")
             write_events(kafka, topic, [commerce_event(f"old{one}", occurred_at=10**12) for one in range(20)])
             write_events(kafka, topic, [commerce_event(f"later-{number}") for number in range(50)])
             ledger = member.until_settled(120)
             assert redrive.wait() == 0, redrive.stderr
+            # 200 at 50 a second, of which those of one second may go at once.
+            assert time.monotonic() - begun >= 3
             counts = json.loads(redrive.stdout.splitlines()[-1])
         assert member.stop()[0] == 0
     assert (ledger["delivered"], ledger["dead_lettered"]) == (100, 20)
