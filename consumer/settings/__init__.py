@@ -16,42 +16,18 @@ and what is allowed. It never shows a secret or a value that may contain one.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from consumer.errors import SettingsError, nearest
-from consumer.settings.checks import REVOKE_MARGIN, contradictions, effective, missing_paths, token_trouble
-from consumer.settings.fields import (
-    DEFAULT_SCHEMA,
-    REGISTRY,
-    KafkaSettings,
-    NetworkSettings,
-    PinstreamSettings,
-    PinterestSettings,
-    RegistrySettings,
-    SettingDoc,
-    Settings,
-    SettingsGroup,
-)
-from consumer.settings.network import (
-    EITHER_CASE,
-    SHARED,
-    authorities_trouble,
-    curl_environment,
-    token_authorities,
-)
-from consumer.settings.passthrough import (
-    FOREIGN_KAFKA_NAME,
-    is_secret,
-    kafka_properties,
-    read_secret_file,
-    registry_properties,
-    service_link_names,
-)
+from consumer.settings import checks, network, passthrough
+from consumer.settings.checks import REVOKE_MARGIN
+from consumer.settings.fields import DEFAULT_SCHEMA, REGISTRY, PinstreamSettings, SettingDoc, Settings
 
 __all__ = [
     "DEFAULT_NEEDS",
@@ -73,9 +49,9 @@ _CLOSED_PREFIXES = ("PINSTREAM_", "PINTEREST_")
 # The build reads it (hatch_build.py), no command does. An environment may keep it all the same.
 _BUILD_NAMES = ("PINSTREAM_NO_COMPILE",)
 _OUR_PREFIXES = (*_CLOSED_PREFIXES, "KAFKA_", "SCHEMA_REGISTRY_")
+# Settings that can also come from the file that ``X_FILE`` names.
+_SECRETS = frozenset(row.name for row in REGISTRY.values() if row.secret)
 _SHOWN_CHARACTERS = 60
-
-_AnyGroup = TypeVar("_AnyGroup", bound=SettingsGroup)
 
 
 def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) -> Settings:
@@ -87,44 +63,45 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     """
     _refuse_unreadable(environ)
     # Kubernetes sets these for a service named like our prefixes; they say nothing to us.
-    ignored = service_link_names(environ)
+    ignored = passthrough.service_link_names(environ)
     _refuse_unknown(environ, ignored)
     environ = _with_secrets_read(environ)
     # A blank value counts as not set, except where empty has a meaning.
     texts = {name: environ[name].strip() for name in REGISTRY.keys() & environ.keys()}
-    texts |= {name: environ[name.lower()].strip() for name in EITHER_CASE if name.lower() in environ}
+    texts |= {name: environ[name.lower()].strip() for name in network.EITHER_CASE if name.lower() in environ}
     if not needs:
-        for name in SHARED:
+        for name in network.SHARED:
             texts.pop(name, None)
     raw: dict[str, Any] = {name: text for name, text in texts.items() if text or name in _EMPTY_HAS_A_MEANING}
-    foreign = {name for name in environ if FOREIGN_KAFKA_NAME.fullmatch(name)}
-    raw["KAFKA_…"] = kafka_properties(environ, ignored | foreign | REGISTRY.keys())
-    raw["SCHEMA_REGISTRY_…"] = registry_properties(environ, ignored | REGISTRY.keys())
+    foreign = {name for name in environ if passthrough.FOREIGN_KAFKA_NAME.fullmatch(name)}
+    raw["KAFKA_…"] = passthrough.kafka_properties(environ, ignored | foreign | REGISTRY.keys())
+    raw["SCHEMA_REGISTRY_…"] = passthrough.registry_properties(environ, ignored | REGISTRY.keys())
     # These defaults depend on the environment or on another setting, so their fields have none.
     raw.setdefault("PINSTREAM_SCHEMAS_DIR", str(packaged_schemas_dir()))
     raw.setdefault("PINSTREAM_STATE_DIR", _default_state_dir(environ))
     raw.setdefault("PINSTREAM_KEY_STORE", f"disk:{raw['PINSTREAM_STATE_DIR']}/keys")
-    settings = Settings(
-        kafka=_validated(KafkaSettings, raw),
-        registry=_validated(RegistrySettings, raw),
-        pinterest=_validated(PinterestSettings, raw),
-        pinstream=_validated(PinstreamSettings, raw),
-        network=_validated(NetworkSettings, raw),
-    )
+    try:
+        # Each group picks its own variables, by their aliases.
+        groups = ("kafka", "registry", "pinterest", "pinstream", "network")
+        settings = Settings.model_validate(dict.fromkeys(groups, raw))
+    except ValidationError as error:
+        raise _invalid(error, raw) from None
     # After the validation: a missing setting is a smaller mistake than a wrong one.
     _refuse_missing(raw, needs)
     for trouble in chain(
-        missing_paths(settings),
-        authorities_trouble(settings),
-        contradictions(settings),
-        token_trouble(settings, needs),
+        checks.missing_paths(settings),
+        network.authorities_trouble(settings),
+        checks.contradictions(settings),
+        checks.token_trouble(settings, needs),
     ):
         raise SettingsError(trouble)
     if needs:
-        os.environ.update(curl_environment(settings))
+        os.environ.update(network.curl_environment(settings))
     kafka = settings.kafka
-    trusted = {**kafka.properties, **token_authorities(settings)}
-    return effective(settings.model_copy(update={"kafka": kafka.model_copy(update={"properties": trusted})}))
+    trusted = {**kafka.properties, **network.token_authorities(settings)}
+    return checks.effective(
+        settings.model_copy(update={"kafka": kafka.model_copy(update={"properties": trusted})})
+    )
 
 
 def all_settings() -> list[SettingDoc]:
@@ -150,21 +127,14 @@ def _refuse_unreadable(environ: Mapping[str, str]) -> None:
 
 
 def _refuse_unknown(environ: Mapping[str, str], ignored: Collection[str]) -> None:
-    known = [
-        name
-        for name in (
-            *REGISTRY,
-            *(f"{one.name}_FILE" for one in REGISTRY.values() if one.secret),
-            *_BUILD_NAMES,
-        )
-        if name.startswith(_CLOSED_PREFIXES)
-    ]
+    names = (*REGISTRY, *(f"{name}_FILE" for name in _SECRETS), *_BUILD_NAMES)
+    known = sorted(name for name in names if name.startswith(_CLOSED_PREFIXES))
     for name in sorted(environ):
         if name.startswith(_CLOSED_PREFIXES) and name not in known and name not in ignored:
             # Without the prefix, which all have in common and which would make any two names alike.
             prefix, _, rest = name.partition("_")
             bare = {one.partition("_")[2]: one for one in known if one.startswith(prefix)}
-            near = rest if rest in SHARED else bare.get(nearest(rest, bare))
+            near = rest if rest in network.SHARED else bare.get(nearest(rest, bare))
             hint = f"did you mean {near}? Correct" if near else "docs/settings.md lists them: correct"
             raise SettingsError(f"{name} is not a setting; {hint} or remove it")
 
@@ -174,18 +144,15 @@ def _with_secrets_read(environ: Mapping[str, str]) -> Mapping[str, str]:
     read = dict(environ)
     for file_name in sorted(environ):
         name, path = file_name.removesuffix("_FILE"), environ[file_name].strip()
-        # A token's file is a setting of its own: it is read again when it changes.
-        if name == file_name or file_name in REGISTRY or not path or not _is_secret(name):
+        if name == file_name or not path or not (name in _SECRETS or passthrough.is_secret(name)):
             continue
         if environ.get(name, "").strip():
             raise SettingsError(f"{name} and {file_name} are both set; keep one of them")
-        read[name] = read_secret_file(file_name, Path(path))
-        del read[file_name]
+        # A token's file is a setting of its own, because it is read again when it changes.
+        if file_name not in REGISTRY:
+            read[name] = passthrough.read_secret_file(file_name, Path(path))
+            del read[file_name]
     return read
-
-
-def _is_secret(variable: str) -> bool:
-    return REGISTRY[variable].secret if variable in REGISTRY else is_secret(variable)
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> str:
@@ -196,40 +163,39 @@ def _default_state_dir(environ: Mapping[str, str]) -> str:
     return f"{environ.get('HOME') or '~'}/.local/state/pinstream"
 
 
-def _validated(group: type[_AnyGroup], raw: Mapping[str, Any]) -> _AnyGroup:
-    """Build a group from its variables; the first invalid one becomes a `SettingsError`."""
-    names = [field.alias or "" for field in group.model_fields.values()]
-    try:
-        return group.model_validate({name: raw[name] for name in names if name in raw})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
+def _invalid(error: ValidationError, raw: Mapping[str, Any]) -> SettingsError:
+    """Return the error for the first invalid setting. Its value is shown, unless that is or may contain a secret."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][1])  # after the group
+    text, shown = str(raw[name]), ""
+    if first["type"] == "literal_error":
+        # pydantic names them as 'a', 'b' or 'c'.
+        choices = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        near = nearest(text, choices)
+        what = f"unknown; allowed: {', '.join(choices)}" + (f"; did you mean {near}?" if near else "")
+    else:
         # The message of our own parser, without what pydantic puts around it.
-        what = str(first.get("ctx", {}).get("error") or first["msg"])
-        either = f" (or {name.lower()})" if name in EITHER_CASE else ""
-        raise SettingsError(f"{name}{either}{_shown(name, raw.get(name))}: {what}") from None
-
-
-def _shown(name: str, value: object) -> str:
-    """Return the value for a message; empty if it is, or may contain, a secret."""
-    text = str(value)
+        what = str(first["ctx"]["error"])
     # An @ may stand after a user and a password.
-    if value is None or REGISTRY[name].secret or "@" in text:
-        return ""
-    return f"={text[:_SHOWN_CHARACTERS]!r}" + ("…" if len(text) > _SHOWN_CHARACTERS else "")
+    if name not in _SECRETS and "@" not in text:
+        shown = f"={text[:_SHOWN_CHARACTERS]!r}" + ("…" if len(text) > _SHOWN_CHARACTERS else "")
+    either = f" (or {name.lower()})" if name in network.EITHER_CASE else ""
+    return SettingsError(f"{name}{either}{shown}: {what}")
 
 
 def _refuse_missing(raw: Mapping[str, Any], needs: Collection[str]) -> None:
-    # All in one line, so that a new user does not find one after the other.
-    missing = [doc for doc in all_settings() if doc.needed_for in needs and doc.name not in raw]
-    names = [doc.name for doc in missing]
-    if "token" in needs and not raw.keys() & {"PINTEREST_ACCESS_TOKEN", "PINTEREST_ACCESS_TOKEN_FILE"}:
-        names.append("PINTEREST_ACCESS_TOKEN (or PINTEREST_ACCESS_TOKEN_FILE)")
+    missing = [
+        row
+        for row in REGISTRY.values()
+        if row.needed_for in needs and raw.keys().isdisjoint((row.name, f"{row.name}_FILE"))
+    ]
     if not missing:
-        return  # `token_trouble` reports a token that is the only thing missing
-    if len(names) == 1:
+        return
+    if len(missing) == 1:
         reason = missing[0].reason
-        raise SettingsError(f"{names[0]} is not set; it is required: {reason[0].lower()}{reason[1:]}")
+        raise SettingsError(f"{missing[0].name} is not set; it is required: {reason[0].lower()}{reason[1:]}")
+    # All in one line, so that a new user does not find one after the other.
+    names = [f"{row.name} (or {row.name}_FILE)" if row.secret else row.name for row in missing]
     listed = ", ".join(names[:-1])
     raise SettingsError(
         f"{listed} and {names[-1]} are not set; they are required: see pinstream run --help for each"

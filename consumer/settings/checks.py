@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
-from consumer.settings.passthrough import read_secret_file, registry_variable
+from consumer.settings.passthrough import kafka_variable, read_secret_file, registry_variable
 from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login, parse_proxy
 
 # With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
@@ -21,7 +21,7 @@ TEST_MODE_BATCH_EVENTS = 20
 # Test mode accepts 10 requests per second.
 TEST_MODE_CALLS_PER_MINUTE = 600
 # librdkafka's own default.
-DEFAULT_MAX_POLL_INTERVAL_MS = 300_000
+DEFAULT_MAX_POLL_INTERVAL_MS = "300000"
 # Seconds by which the consumer's thread waits longer for a revoke than the engine's own deadline.
 REVOKE_MARGIN = 5.0
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - read, not bound
@@ -30,48 +30,30 @@ PUBLISHED_CALLS_PER_MINUTE = 5000
 
 
 def token_trouble(settings: Settings, needs: Collection[str]) -> Iterator[str]:
-    """Yield what is wrong with a token: set twice, missing, or a file without one. A file is read only if needed."""
+    """Yield what is wrong with the files of tokens and passwords. A file is read only if the command needs it."""
     pinterest, own = settings.pinterest, settings.pinstream
-    for name, text, file in (
-        ("PINTEREST_ACCESS_TOKEN", pinterest.access_token, pinterest.access_token_file),
-        ("PINSTREAM_HTTP_TOKEN", own.http_token, own.http_token_file),
-        ("PINSTREAM_KEY_STORE_PASSWORD", own.key_store_password, own.key_store_password_file),
-        ("PINSTREAM_PROXY_CREDENTIALS", own.proxy_credentials, own.proxy_credentials_file),
-    ):
-        if text and file:
-            yield f"{name} and {name}_FILE are both set; keep one of them"
-    if needs and own.proxy_credentials_file:
-        yield from _file_trouble("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file, parse_login)
-    if "token" not in needs:
-        return
-    if own.key_store_password_file:
-        yield from _file_trouble("PINSTREAM_KEY_STORE_PASSWORD_FILE", own.key_store_password_file)
-    if pinterest.access_token_file:
-        yield from _token_files_trouble(pinterest.access_token_file, pinterest.ad_account_ids)
-    elif not pinterest.access_token:
-        yield "PINTEREST_ACCESS_TOKEN is not set; set it, or PINTEREST_ACCESS_TOKEN_FILE to the file with the token"
-    # Only commands that read the topics serve the page; a replay does not.
-    if "topics" in needs and own.http_token_file and own.http_address:
-        yield from _file_trouble("PINSTREAM_HTTP_TOKEN_FILE", own.http_token_file)
-
-
-def _token_files_trouble(path: Path, accounts: Collection[str]) -> Iterator[str]:
-    name = "PINTEREST_ACCESS_TOKEN_FILE"
-    for account in accounts if os.path.isdir(path) else ():
-        if not os.path.isfile(path / account):
-            yield f"{name}: the folder has no token for ad account {account}; put it into the file {path / account}"
-        yield from _file_trouble(name, path / account)
-    if not os.path.isdir(path):
-        yield from _file_trouble(name, path)
-
-
-def _file_trouble(
-    name: str, path: Path, parse: Callable[[str], str | None] = parse_header_text
-) -> Iterator[str]:
-    try:
-        parse(read_secret_file(name, path).strip())
-    except ValueError as error:
-        yield f"{name}: the text in the file {error}"
+    files: list[tuple[str, Path | None, Callable[[str], str]]] = []
+    if needs:
+        files.append(("PINSTREAM_PROXY_CREDENTIALS_FILE", own.proxy_credentials_file, parse_login))
+    if "token" in needs:
+        files.append(("PINSTREAM_KEY_STORE_PASSWORD_FILE", own.key_store_password_file, parse_header_text))
+        token, name = pinterest.access_token_file, "PINTEREST_ACCESS_TOKEN_FILE"
+        if token is not None and pinterest.token_by_account:
+            for path in (token / account for account in pinterest.ad_account_ids):
+                if not os.path.isfile(path):
+                    yield f"{name}: the folder has no token for ad account {path.name}; put it into the file {path}"
+                files.append((name, path, parse_header_text))
+        else:
+            files.append((name, token, parse_header_text))
+        # Only commands that read the topics serve the page; a replay does not.
+        if "topics" in needs and own.http_address:
+            files.append(("PINSTREAM_HTTP_TOKEN_FILE", own.http_token_file, parse_header_text))
+    for name, file, parse in files:
+        try:
+            if file is not None:
+                parse(read_secret_file(name, file).strip())
+        except ValueError as error:
+            yield f"{name}: the text in the file {error}"
 
 
 def missing_paths(settings: Settings) -> Iterator[str]:
@@ -95,46 +77,37 @@ def missing_paths(settings: Settings) -> Iterator[str]:
 
 def contradictions(settings: Settings) -> Iterator[str]:
     """Yield settings that are valid each but contradict each other."""
-    yield from _budget_contradictions(settings.pinstream)
-    yield from _time_contradictions(settings.pinstream)
-    yield from _poll_contradictions(settings)
+    yield from _limit_contradictions(settings)
     yield from _topic_contradictions(settings.kafka.topics, settings.pinstream)
     yield from _address_contradictions(settings.pinstream)
     yield from _login_contradictions(settings.kafka)
     pinterest, registry = settings.pinterest, settings.registry
     if pinterest.ad_account_id and pinterest.ad_account_id in pinterest.extra_ad_account_ids:
         yield "PINTEREST_EXTRA_AD_ACCOUNT_IDS names PINTEREST_AD_ACCOUNT_ID again; list only further accounts"
-    if registry.properties and not registry.url:
-        yield (
-            f"SCHEMA_REGISTRY_URL is not set, but {registry_variable(next(iter(registry.properties)))} is;"
-            " set the URL too, or remove both"
-        )
-    if registry.is_glue and registry.properties:
-        yield (
-            f"{registry_variable(next(iter(registry.properties)))} has no meaning with SCHEMA_REGISTRY_URL=glue:, which"
-            " is asked with AWS credentials; remove one of them"
-        )
     yield from _registry_contradictions(registry)
 
 
-_BEARER_NEEDS: Final = {
-    "OAUTHBEARER": ("client.id", "client.secret", "issuer.endpoint.url"),
-    "OAUTHBEARER_AZURE_IMDS": ("issuer.endpoint.query",),
-    "STATIC_TOKEN": ("token",),
+# Where the registry's client can have a token from: the properties ``bearer.auth.…`` that this needs, and those that it
+# takes besides `_BEARER_ALL`.
+_BEARER: Final[Mapping[str, tuple[Sequence[str], Sequence[str]]]] = {
+    "OAUTHBEARER": (("client.id", "client.secret", "issuer.endpoint.url"), ("scope",)),
+    "OAUTHBEARER_AZURE_IMDS": (("issuer.endpoint.query",), ("issuer.endpoint.url",)),
+    "STATIC_TOKEN": (("token",), ()),
 }
-"""Where the registry's client can have a token from, and the properties ``bearer.auth.…`` that this needs."""
-_BEARER_MAY: Final = {
-    "OAUTHBEARER": ("scope",),
-    "OAUTHBEARER_AZURE_IMDS": ("issuer.endpoint.url",),
-    "STATIC_TOKEN": (),
-}
-"""What else each takes, besides what all of them take."""
 _BEARER_ALL: Final = ("credentials.source", "logical.cluster", "identity.pool.id")
 
 
 def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
     # The registry's client raises its errors one at a time, and some of them quote values.
     given = {name: value.get_secret_value() for name, value in registry.properties.items()}
+    one = registry_variable(next(iter(given), ""))
+    if given and not registry.url:
+        yield f"SCHEMA_REGISTRY_URL is not set, but {one} is; set the URL too, or remove both"
+    if given and registry.is_glue:
+        yield (
+            f"{one} has no meaning with SCHEMA_REGISTRY_URL=glue:, which is asked with AWS credentials; remove one of"
+            " them"
+        )
     basic, bearer = "basic.auth.user.info", sorted(name for name in given if name.startswith("bearer."))
     try:
         parse_proxy(given.get("proxy", ""))
@@ -154,24 +127,25 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
 def _token_contradictions(given: Mapping[str, str], bearer: Sequence[str]) -> Iterator[str]:
     """Yield what does not fit among the registry's properties `given` that are about tokens: those named `bearer`."""
     chosen = registry_variable("bearer.auth.credentials.source")
-    source, allowed = given.get("bearer.auth.credentials.source"), ", ".join(_BEARER_NEEDS)
+    source, allowed = given.get("bearer.auth.credentials.source"), ", ".join(_BEARER)
     if source is None:
         if bearer:
             yield f"{registry_variable(bearer[0])} needs {chosen}; set that to one of {allowed}"
         return
-    if source not in _BEARER_NEEDS:
+    if source not in _BEARER:
         yield f"{chosen} is none of {allowed}"
         return
-    for rest in _BEARER_NEEDS[source]:
+    needed, taken = _BEARER[source]
+    for rest in needed:
         if f"bearer.auth.{rest}" not in given:
             yield f"{chosen}={source} needs {registry_variable(f'bearer.auth.{rest}')}; set it"
-    used = (*_BEARER_ALL, *_BEARER_NEEDS[source], *_BEARER_MAY[source])
     for name in bearer:
-        if name.removeprefix("bearer.auth.") not in used:
+        if name.removeprefix("bearer.auth.") not in (*_BEARER_ALL, *needed, *taken):
             yield f"{registry_variable(name)} has no meaning with {chosen}={source}; remove it"
 
 
-def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:
+def _limit_contradictions(settings: Settings) -> Iterator[str]:
+    own = settings.pinstream
     for what, most, batch in (
         ("EVENTS", own.max_open_events, own.batch_events),
         ("BYTES", own.max_open_bytes, own.batch_bytes),
@@ -181,9 +155,6 @@ def _budget_contradictions(own: PinstreamSettings) -> Iterator[str]:
                 f"PINSTREAM_MAX_OPEN_{what}={most} is below PINSTREAM_BATCH_{what}={batch}: no batch could ever fill;"
                 " raise the first or lower the second"
             )
-
-
-def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
     # What was settled after the last commit is read again after a crash; its keys must still be remembered then.
     reread = own.commit_interval + own.request_timeout
     if own.dedup_window <= reread:
@@ -191,19 +162,16 @@ def _time_contradictions(own: PinstreamSettings) -> Iterator[str]:
             f"PINSTREAM_DEDUP_WINDOW ({own.dedup_window:g} s) is not above PINSTREAM_COMMIT_INTERVAL +"
             f" PINSTREAM_REQUEST_TIMEOUT ({reread:g} s): records that are read again after a crash would be sent again"
         )
-    longest = own.linger + own.request_timeout
-    if own.stall_after <= longest:
+    slow = own.linger + own.request_timeout
+    if own.stall_after <= slow:
         yield (
             f"PINSTREAM_STALL_AFTER ({own.stall_after:g} s) is not above PINSTREAM_LINGER +"
-            f" PINSTREAM_REQUEST_TIMEOUT ({longest:g} s): one slow call would look like a stall"
+            f" PINSTREAM_REQUEST_TIMEOUT ({slow:g} s): one slow call would look like a stall"
         )
-
-
-def _poll_contradictions(settings: Settings) -> Iterator[str]:
     # A revoke may take the whole shutdown grace, and the group must not remove the member in the meantime.
-    given = settings.kafka.properties.get("max.poll.interval.ms")
-    text = given.get_secret_value() if given is not None else str(DEFAULT_MAX_POLL_INTERVAL_MS)
-    longest = settings.pinstream.shutdown_grace + REVOKE_MARGIN
+    text = settings.kafka.client_properties().get("max.poll.interval.ms", DEFAULT_MAX_POLL_INTERVAL_MS)
+    longest = own.shutdown_grace + REVOKE_MARGIN
+    # Any other text is librdkafka's to judge.
     if re.fullmatch(r"[0-9]{1,18}", text) and int(text) / 1000 <= longest:
         yield (
             f"KAFKA_MAX_POLL_INTERVAL_MS={text} is not above PINSTREAM_SHUTDOWN_GRACE + {REVOKE_MARGIN:g} s"
@@ -234,16 +202,16 @@ def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
 def _login_contradictions(kafka: KafkaSettings) -> Iterator[str]:
     if not kafka.uses_iam:
         return
-    protocol = kafka.properties.get("security.protocol")
-    if protocol is not None and protocol.get_secret_value().upper() != "SASL_SSL":
+    given = kafka.client_properties()
+    if given.get("security.protocol", "SASL_SSL").upper() != "SASL_SSL":
         yield (
             "KAFKA_SECURITY_PROTOCOL is not SASL_SSL, and KAFKA_SASL_MECHANISM=AWS_MSK_IAM works with nothing else;"
             " remove the first"
         )
-    for name in kafka.properties:
+    for name in given:
         if name.startswith(("sasl.oauthbearer.", "sasl.username", "sasl.password")):
             yield (
-                f"KAFKA_{name.upper().replace('.', '_')} has no meaning with KAFKA_SASL_MECHANISM=AWS_MSK_IAM, which"
+                f"{kafka_variable(name)} has no meaning with KAFKA_SASL_MECHANISM=AWS_MSK_IAM, which"
                 " logs in with AWS credentials; remove one of them"
             )
 
@@ -308,13 +276,12 @@ def _unused_security(kafka: KafkaSettings) -> Iterator[str]:
     """Warn of a login or a certificate that is never used: librdkafka's default is neither, and it says nothing."""
     if kafka.uses_iam:  # which implies the protocol
         return
-    given = kafka.properties.get("security.protocol")
-    protocol = "PLAINTEXT" if given is None else given.get_secret_value().upper()
-    names = [*kafka.properties, *(["sasl.mechanism"] if kafka.sasl_mechanism else [])]
+    given = kafka.client_properties()
+    protocol = given.get("security.protocol", "PLAINTEXT").upper()
     for kind, wanted in (("SASL", "SASL_SSL"), ("SSL", "SSL or SASL_SSL")):
-        unused = sorted(name for name in names if name.startswith(f"{kind.lower()}."))
+        unused = sorted(name for name in given if name.startswith(f"{kind.lower()}."))
         if unused and kind not in protocol.split("_"):
             yield (
-                f"KAFKA_{unused[0].upper().replace('.', '_')} has no effect, because KAFKA_SECURITY_PROTOCOL is "
+                f"{kafka_variable(unused[0])} has no effect, because KAFKA_SECURITY_PROTOCOL is "
                 f"{protocol[:60]}: set it to {wanted}"
             )

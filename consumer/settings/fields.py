@@ -14,34 +14,9 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from consumer.settings.passthrough import REGISTRY_NUMBERS
-from consumer.settings.values import (
-    HttpAddress,
-    duration,
-    one_of,
-    parse_account,
-    parse_accounts,
-    parse_brokers,
-    parse_dead_letter_topic,
-    parse_flag,
-    parse_full_name,
-    parse_function,
-    parse_header_text,
-    parse_http_address,
-    parse_key_store,
-    parse_login,
-    parse_mechanism,
-    parse_path,
-    parse_proxy,
-    parse_registry,
-    parse_share,
-    parse_topics,
-    parse_url,
-    size,
-    whole,
-)
-
-REQUIRED = "required"
+from consumer.settings import values
+from consumer.settings.passthrough import REGISTRY_PROPERTIES
+from consumer.settings.values import HttpAddress, duration, size, whole
 
 
 class SettingDoc(NamedTuple):
@@ -69,26 +44,31 @@ def _setting(
     `name`: its variable, if that is not the group's prefix with the name of the field.
     """
     if shown is None:
-        shown = REQUIRED if needed_for else "none" if default in (None, "") else default
+        shown = "required" if needed_for else "none" if default in (None, "") else default
     # pydantic keeps these with the field and makes nothing of them; `_rows` reads them back.
     columns: Any = {"default": shown, "unit": unit, "needed_for": needed_for}
-    return Field(default, alias=name, json_schema_extra=columns)
+    # Defaults are text too, and go through the parser. None is the value of what is not set: parsers never see it.
+    return Field(default, alias=name, validate_default=default is not None, json_schema_extra=columns)
 
 
 # The record type of the packaged mapping.
 DEFAULT_SCHEMA: Final = "commerce.v1.CommerceEvent"
 
 # Parsers run before pydantic's own, because their messages say what is allowed, in the words of docs/settings.md.
-_OptionalPath = Annotated[Path | None, BeforeValidator(parse_path)]
-_OptionalSecret = Annotated[SecretStr | None, BeforeValidator(parse_header_text)]
-_OptionalLogin = Annotated[SecretStr | None, BeforeValidator(parse_login)]
-_ProxyUrl = Annotated[SecretStr, BeforeValidator(parse_proxy)]  # it may have a password in it
-_Address = Annotated[HttpAddress | None, BeforeValidator(parse_http_address)]
-_Flag = Annotated[bool, BeforeValidator(parse_flag)]
-_OffsetReset = Literal["earliest", "error", "latest"]
-_WireFormat = Literal["auto", "confluent", "header", "single-object", "glue"]
-_LogFormat = Literal["json", "console"]
-_LogLevel = Literal["debug", "info", "warning", "error"]
+_OptionalPath = Annotated[Path | None, BeforeValidator(values.parse_path)]
+_OptionalSecret = Annotated[SecretStr | None, BeforeValidator(values.parse_header_text)]
+_OptionalLogin = Annotated[SecretStr | None, BeforeValidator(values.parse_login)]
+_ProxyUrl = Annotated[SecretStr, BeforeValidator(values.parse_proxy)]  # it may have a password in it
+_Address = Annotated[HttpAddress | None, BeforeValidator(values.parse_http_address)]
+_Flag = Annotated[bool, BeforeValidator(values.parse_flag)]
+_LOWER, _UPPER = BeforeValidator(str.lower), BeforeValidator(str.upper)
+_OffsetReset = Annotated[Literal["earliest", "error", "latest"], _LOWER]
+_Mechanism = Annotated[
+    Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"], _UPPER
+]
+_WireFormat = Annotated[Literal["auto", "confluent", "header", "single-object", "glue"], _LOWER]
+_LogFormat = Annotated[Literal["json", "console"], _LOWER]
+_LogLevel = Annotated[Literal["debug", "info", "warning", "error"], _LOWER]
 
 
 class SettingsGroup(BaseModel):
@@ -99,8 +79,6 @@ class SettingsGroup(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
-        extra="forbid",
-        validate_default=True,  # defaults are text too, as a person would write it
         hide_input_in_errors=True,  # it may be a secret
         use_attribute_docstrings=True,  # they are the reasons of the table
     )
@@ -109,18 +87,22 @@ class SettingsGroup(BaseModel):
 class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.upper()}"):
     """Where the records come from."""
 
-    bootstrap_servers: Annotated[str, BeforeValidator(parse_brokers)] = _setting("", needed_for="kafka")
+    bootstrap_servers: Annotated[str, BeforeValidator(values.parse_brokers)] = _setting(
+        "", needed_for="kafka"
+    )
     """Brokers to connect to first: host:port, comma-separated."""
-    topics: Annotated[tuple[str, ...], BeforeValidator(parse_topics)] = _setting("", needed_for="topics")
+    topics: Annotated[tuple[str, ...], BeforeValidator(values.parse_topics)] = _setting(
+        "", needed_for="topics"
+    )
     """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended). Topics
     that newly match a pattern, and added partitions, are found within 30 s."""
     group_id: str = _setting("pinstream")
     """Consumer group. Its committed offsets mark what is settled."""
-    auto_offset_reset: Annotated[_OffsetReset, one_of(_OffsetReset)] = _setting("earliest")
+    auto_offset_reset: _OffsetReset = _setting("earliest")
     """Where to start without a valid offset. earliest loses nothing; error stops. latest starts at the
     end, with a warning, but only while the group has no offset for any topic; in any other group, a new
     topic is read from the beginning."""
-    sasl_mechanism: Annotated[str | None, BeforeValidator(parse_mechanism)] = _setting(None)
+    sasl_mechanism: _Mechanism | None = _setting(None)
     """How to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, with the KAFKA_SASL_… properties of
     librdkafka. AWS_MSK_IAM logs in to Amazon MSK with the AWS credentials of this machine or pod; it needs the
     extra pinstream[msk]. See docs/kafka.md."""
@@ -137,13 +119,13 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     @property
     def uses_iam(self) -> bool:
         """Whether the login is Amazon MSK's, with AWS credentials."""
-        return (self.sasl_mechanism or "").upper() == "AWS_MSK_IAM"
+        return self.sasl_mechanism == "AWS_MSK_IAM"
 
 
 class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REGISTRY_{field.upper()}"):
     """The schema registry that writer schemas come from, if there is one."""
 
-    url: Annotated[str, BeforeValidator(parse_registry)] = _setting("")
+    url: Annotated[str, BeforeValidator(values.parse_registry)] = _setting("")
     """Confluent-compatible schema registry; or glue:REGION for AWS Glue (glue: for the region of AWS_REGION), which
     needs the extra pinstream[glue]. Without it, schemas come from PINSTREAM_SCHEMAS_DIR."""
     properties: Mapping[str, SecretStr] = _setting({}, shown="the client's", name="SCHEMA_REGISTRY_…")
@@ -160,8 +142,7 @@ class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REG
         """Properties for Confluent's registry client. Secrets are in clear text: never log them."""
         configuration: dict[str, str | float] = {"url": self.url}
         for name, value in self.properties.items():
-            text = value.get_secret_value()
-            configuration[name] = float(text) if name in REGISTRY_NUMBERS else text
+            configuration[name] = REGISTRY_PROPERTIES[name](value.get_secret_value())
         # The client insists on these. Confluent Cloud needs the first, and a registry elsewhere ignores it.
         if source := configuration.get("bearer.auth.credentials.source"):
             configuration.setdefault("bearer.auth.logical.cluster", "")
@@ -173,17 +154,17 @@ class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REG
 class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST_{field.upper()}"):
     """Where the conversion events go."""
 
-    ad_account_id: Annotated[str, BeforeValidator(parse_account)] = _setting("", needed_for="account")
+    ad_account_id: Annotated[str, BeforeValidator(values.parse_account)] = _setting("", needed_for="account")
     """Ad account that receives the events; digits."""
-    extra_ad_account_ids: Annotated[tuple[str, ...], BeforeValidator(parse_accounts)] = _setting("")
+    extra_ad_account_ids: Annotated[tuple[str, ...], BeforeValidator(values.parse_accounts)] = _setting("")
     """Further ad accounts that a record may name in ad_account_id, comma-separated. Each has its own
     batches, quota and gate. A record that names any other account becomes a dead letter."""
-    access_token: _OptionalSecret = _setting(None, shown=REQUIRED)
-    """Conversions API token. Set it here or in PINTEREST_ACCESS_TOKEN_FILE."""
+    access_token: _OptionalSecret = _setting(None, needed_for="token")
+    """Token of the Conversions API. Set it here or in PINTEREST_ACCESS_TOKEN_FILE."""
     access_token_file: _OptionalPath = _setting(None)
     """File with the token; or a folder with a file for each ad account, named by the account, with its
     token. A file is read again when it changes, so a new token needs no restart."""
-    api_url: Annotated[str, BeforeValidator(parse_url)] = _setting("https://api.pinterest.com/v5")
+    api_url: Annotated[str, BeforeValidator(values.parse_url)] = _setting("https://api.pinterest.com/v5")
     """URL of the API. Point it at a sandbox for tests."""
     test_mode: _Flag = _setting("false")
     """Sends ?test=true: Pinterest validates the events and does not record them. Limits: 20 events per
@@ -205,15 +186,17 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
 class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM_{field.upper()}"):
     """How pinstream itself works. Times in seconds, sizes in bytes."""
 
-    schemas_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(..., shown="the packaged schemas/")
+    schemas_dir: Annotated[Path, BeforeValidator(values.parse_path)] = _setting(
+        ..., shown="the packaged schemas/"
+    )
     """Folder of .avsc files; subfolders are not searched. It holds the schema that PINSTREAM_SCHEMA names
     and, without a registry, the schemas that records were written with."""
-    schema_name: Annotated[str | None, BeforeValidator(parse_full_name)] = _setting(
+    schema_name: Annotated[str | None, BeforeValidator(values.parse_full_name)] = _setting(
         None, shown=DEFAULT_SCHEMA, name="PINSTREAM_SCHEMA"
     )
     """Full name (namespace.Name) of the record schema in PINSTREAM_SCHEMAS_DIR that every event is read
     as. The mapping is written for it. Not needed where the mapping file has sections for record types."""
-    wire_format: Annotated[_WireFormat, one_of(_WireFormat)] = _setting("auto")
+    wire_format: _WireFormat = _setting("auto")
     """How records name their schema: confluent, header, single-object or glue. auto detects the format of each
     record."""
     fast_path: _Flag = _setting("true")
@@ -222,15 +205,15 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     mapping_file: _OptionalPath = _setting(None, shown="the packaged mapping")
     """TOML file that overrides entries of the packaged mapping: which field of a record becomes which
     field of a conversion event."""
-    transform: Annotated[str | None, BeforeValidator(parse_function)] = _setting(None)
+    transform: Annotated[str | None, BeforeValidator(values.parse_function)] = _setting(None)
     """Python function that each decoded record goes through before the mapping, as
     package.module:function. It returns the record, changed or not, or None to filter it. Python looks for
     the module in the folders of PYTHONPATH. With it, the fast path is not used. See docs/transform.md."""
-    state_dir: Annotated[Path, BeforeValidator(parse_path)] = _setting(
+    state_dir: Annotated[Path, BeforeValidator(values.parse_path)] = _setting(
         ..., shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream"
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
-    key_store: Annotated[SecretStr, BeforeValidator(parse_key_store)] = _setting(
+    key_store: Annotated[SecretStr, BeforeValidator(values.parse_key_store)] = _setting(
         ..., shown="disk: under the state folder"
     )
     """Where the keys of delivered events are remembered: disk:/path on a local disk, redis://host or
@@ -278,12 +261,12 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     all its workers. It bounds memory."""
     max_open_bytes: Annotated[int, size("64KiB", "64GiB")] = _setting("128MiB", unit="size")
     """The same budget in bytes."""
-    dead_letter_topic: Annotated[str, BeforeValidator(parse_dead_letter_topic)] = _setting(
+    dead_letter_topic: Annotated[str, BeforeValidator(values.parse_dead_letter_topic)] = _setting(
         "{topic}.dead-letters"
     )
     """Topic for records that cannot be delivered; {topic} stands for the record's topic. It is created
     with the first dead letter if it is missing and the cluster allows it."""
-    dead_letter_share: Annotated[float, BeforeValidator(parse_share)] = _setting("0.5", unit="share")
+    dead_letter_share: Annotated[float, BeforeValidator(values.parse_share)] = _setting("0.5", unit="share")
     """Intake stops when more than this share of a topic's latest records would be dead letters, so that a
     wrong mapping cannot turn a whole topic into dead letters. 1: never."""
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting("1000", unit="records")
@@ -319,11 +302,9 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     """PEM file of authorities to trust beside those of the system, for Pinterest, the schema registry and the
     endpoints of their tokens and Kafka's: for a private authority, or a proxy that opens TLS. What is added
     to it is trusted without a restart (by Kafka's endpoint: after one)."""
-    log_format: Annotated[_LogFormat | None, one_of(_LogFormat)] = _setting(
-        None, shown="console on a terminal, else json"
-    )
+    log_format: _LogFormat | None = _setting(None, shown="console on a terminal, else json")
     """json: one object per line. console: lines for people."""
-    log_level: Annotated[_LogLevel, one_of(_LogLevel)] = _setting("info")
+    log_level: _LogLevel = _setting("info")
     """debug, info, warning or error."""
 
     @property

@@ -71,23 +71,16 @@ def curl_environment(settings: Settings) -> Mapping[str, str]:
 
 def token_authorities(settings: Settings) -> Mapping[str, SecretStr]:
     """Return the property that says whom librdkafka trusts when it asks for tokens; empty: nothing has to be said."""
-    properties = settings.kafka.properties
-    endpoint = properties.get(_ENDPOINT)
-    if (
-        endpoint is None
-        or not endpoint.get_secret_value().startswith("https:")
-        or properties.keys() & {*_HTTPS_CA}
-    ):
+    given = settings.kafka.client_properties()
+    if not given.get(_ENDPOINT, "").startswith("https:") or given.keys() & {*_HTTPS_CA}:
         return {}
     system = ssl.get_default_verify_paths()
-    files: list[Path] = []
-    if settings.network.ssl_cert_file is not None:
-        files.append(settings.network.ssl_cert_file)
-    elif system.cafile is not None:
-        files.append(Path(system.cafile))
-    elif system.capath is not None:
+    bundle = settings.network.ssl_cert_file or system.cafile
+    if bundle is not None:
+        files = [Path(bundle)]
+    else:
         # In a folder each certificate has a name by which OpenSSL finds it; what has other names is there twice.
-        files += sorted(Path(system.capath).glob("*.[0-9]"))
+        files = sorted(Path(system.capath).glob("*.[0-9]")) if system.capath is not None else []
     if settings.pinstream.ca_file is not None:
         files.append(settings.pinstream.ca_file)
     texts = [path.read_text("utf-8", "replace") for path in files if os.path.isfile(path)]

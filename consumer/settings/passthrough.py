@@ -73,35 +73,37 @@ _SECRET_PROPERTY = re.compile(
     r"(?:.+\.)?(?:password|secret|passphrase)|.+\.key\.pem|sasl\.oauthbearer\.config|sasl\.jaas\.config"
 )
 
-# The registry's client has few properties and gives no useful message for a wrong one, so they are listed here.
-REGISTRY_NUMBERS = frozenset(
-    (
-        "timeout",
-        "cache.capacity",
-        "cache.latest.ttl.sec",
-        "max.retries",
-        "retries.wait.ms",
-        "retries.max.wait.ms",
-    )
-)
-_REGISTRY_SECRETS = frozenset(
-    ("basic.auth.user.info", "ssl.key.password", "bearer.auth.token", "bearer.auth.client.secret")
-)
-_REGISTRY_TEXTS = frozenset(
-    (
-        "proxy",
-        "ssl.ca.location",
-        "ssl.key.location",
-        "ssl.certificate.location",
-        "bearer.auth.credentials.source",
-        "bearer.auth.logical.cluster",
-        "bearer.auth.identity.pool.id",
-        "bearer.auth.client.id",
-        "bearer.auth.scope",
-        "bearer.auth.issuer.endpoint.url",
-        "bearer.auth.issuer.endpoint.query",
-    )
-)
+# The registry's client has few properties and gives no useful message for a wrong one, so they are listed here, each
+# with the type that the client insists on.
+REGISTRY_PROPERTIES: Mapping[str, type[float] | type[str]] = {
+    "timeout": float,
+    "cache.capacity": float,
+    "cache.latest.ttl.sec": float,
+    "max.retries": float,
+    "retries.wait.ms": float,
+    "retries.max.wait.ms": float,
+    "proxy": str,
+    "basic.auth.user.info": str,
+    "ssl.ca.location": str,
+    "ssl.key.location": str,
+    "ssl.key.password": str,
+    "ssl.certificate.location": str,
+    "bearer.auth.credentials.source": str,
+    "bearer.auth.logical.cluster": str,
+    "bearer.auth.identity.pool.id": str,
+    "bearer.auth.token": str,
+    "bearer.auth.client.id": str,
+    "bearer.auth.client.secret": str,
+    "bearer.auth.scope": str,
+    "bearer.auth.issuer.endpoint.url": str,
+    "bearer.auth.issuer.endpoint.query": str,
+}
+_REGISTRY_SECRETS = {
+    "basic.auth.user.info",
+    "ssl.key.password",
+    "bearer.auth.token",
+    "bearer.auth.client.secret",
+}
 # What the examples for Java's serialisers have, and what it is here.
 _CA, _OWN = "ssl.ca.location", "ssl.certificate.location"
 _OF_JAVA: Mapping[str, str] = {
@@ -113,7 +115,6 @@ _OF_JAVA: Mapping[str, str] = {
     "ssl.keystore.password": _OWN,
     "ssl.keystore.type": _OWN,
 }
-_REGISTRY_PROPERTIES = REGISTRY_NUMBERS | _REGISTRY_SECRETS | _REGISTRY_TEXTS
 # A larger file is not a secret but the wrong file.
 _SECRET_FILE_BYTES = 64 * 1024
 
@@ -122,6 +123,11 @@ def kafka_property(variable: str) -> str:
     """``KAFKA_SASL_USERNAME`` -> ``sasl.username``."""
     rest = variable.removeprefix("KAFKA_")
     return _UNDERSCORED.get(rest) or rest.lower().replace("_", ".")
+
+
+def kafka_variable(name: str) -> str:
+    """``sasl.username`` -> ``KAFKA_SASL_USERNAME``."""
+    return "KAFKA_" + name.upper().replace(".", "_")
 
 
 def registry_property(variable: str) -> str:
@@ -192,11 +198,11 @@ def registry_properties(environ: Mapping[str, str], ignored: Collection[str]) ->
             raise SettingsError(
                 f"{variable} is a setting of Java's clients; set {ours}{kind}, and remove this one"
             )
-        if name not in _REGISTRY_PROPERTIES:
-            near = nearest(name, sorted(_REGISTRY_PROPERTIES))
+        if name not in REGISTRY_PROPERTIES:
+            near = nearest(name, REGISTRY_PROPERTIES)
             hint = f"did you mean {registry_variable(near)}?" if near else "correct or remove it"
             raise SettingsError(f"{variable} is not a setting of the registry's client; {hint}")
-        if name in REGISTRY_NUMBERS and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        if REGISTRY_PROPERTIES[name] is float and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             raise SettingsError(f"{variable} is not a number; write digits")
         properties[name] = SecretStr(value)
     return properties

@@ -2,7 +2,7 @@
 
 Each parser takes text and returns a value, or raises `ValueError` with a message that says what is wrong and what is
 allowed. The message does not repeat the text, which may be a secret; the caller decides whether to show it.
-`duration`, `size`, `whole`, `one_of` return a validator with the bounds of one field, for use as
+`duration`, `size`, `whole` return a validator with the bounds of one field, for use as
 ``Annotated[float, duration("1s", "1h")]`` in a pydantic model. Durations are seconds (float), sizes are bytes.
 """
 
@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
-
-from consumer.errors import nearest
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -26,7 +24,6 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 MAX_TOPIC_LENGTH = 249
 _NOT_IN_EVERY_DIALECT = re.compile(r"\(\?|\\[A-Za-z]|[*+?}]\?")
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,/@\[\]]+)(?::([0-9]{1,5}))?")
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM")
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PORTS = 65535
 
@@ -101,18 +98,6 @@ def parse_share(text: str) -> float:
     if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
         raise ValueError("not a share; allowed: above 0 up to 1, such as 0.5")
     return float(text)
-
-
-def one_of(words: object) -> BeforeValidator:
-    """Validate one of the words of this `Literal`, in upper or lower case."""
-    choices = get_args(words)
-
-    def validate(text: str | None) -> str | None:
-        if text is None or text.lower() in choices:
-            return text and text.lower()
-        raise ValueError(f"unknown; allowed: {', '.join(choices)}")
-
-    return BeforeValidator(validate)
 
 
 def parse_flag(text: str) -> bool:
@@ -249,18 +234,9 @@ def parse_proxy(text: str) -> str:
     return url
 
 
-def parse_mechanism(text: str | None) -> str | None:
-    """How to log in to Kafka, as librdkafka spells it."""
-    if text is not None and text.upper() not in _MECHANISMS:
-        near = nearest(text, _MECHANISMS)
-        hint = f"; did you mean {near}?" if near else ""
-        raise ValueError(f"unknown; allowed: {', '.join(_MECHANISMS)}{hint}")
-    return text and text.upper()
-
-
-def parse_login(text: str | None) -> str | None:
+def parse_login(text: str) -> str:
     """``user:password``."""
-    if text is not None and (":" not in text or not text.isprintable()):
+    if ":" not in text or not text.isprintable():
         raise ValueError("has no colon, or a line break; it must be user:password, on one line")
     return text
 
@@ -290,31 +266,31 @@ def parse_key_store(text: str) -> str:
     return text
 
 
-def parse_full_name(text: str | None) -> str | None:
+def parse_full_name(text: str) -> str:
     """An Avro full name: ``namespace.Name``."""
-    if text is not None and not _FULL_NAME.fullmatch(text):
+    if not _FULL_NAME.fullmatch(text):
         raise ValueError("not an Avro name; allowed: namespace.Name")
     return text
 
 
-def parse_function(text: str | None) -> str | None:
+def parse_function(text: str) -> str:
     """A function of a Python module: ``package.module:function``."""
-    module, colon, function = (text or "").partition(":")
-    if text is not None and not (colon and _FULL_NAME.fullmatch(module) and function.isidentifier()):
+    module, _, function = text.partition(":")
+    if not (_FULL_NAME.fullmatch(module) and function.isidentifier()):
         raise ValueError("not a function; allowed: package.module:function, such as shop.events:clean")
     return text
 
 
-def parse_path(text: str | None) -> Path | None:
+def parse_path(text: str) -> Path:
     """A path; a leading ``~`` stands for the home folder."""
     try:
-        return None if text is None else Path(text).expanduser()
+        return Path(text).expanduser()
     except RuntimeError:
         raise ValueError("there is no home folder for '~'; write the whole path") from None
 
 
-def parse_header_text(text: str | None) -> str | None:
+def parse_header_text(text: str) -> str:
     """Text for an HTTP header, such as a token: visible ASCII without blanks."""
-    if text is not None and not re.fullmatch(r"[\x21-\x7e]+", text):
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError("has blanks, line breaks or characters that no token has; it must be the token only")
     return text
