@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from heapq import nlargest
 from itertools import chain
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.figures.coverage import OTHER
@@ -31,6 +33,8 @@ from consumer.engine.figures.statistics import (
 
 # Maximum number of names in a family of counts; further ones are counted as ``other``, as in the engine.
 MOST_NAMES = 64
+
+_T = TypeVar("_T")
 
 
 def merge(snapshots: Sequence[Statistics]) -> Statistics:
@@ -87,10 +91,6 @@ class Merged:
         if last is not None:
             self._past = self._named(merge([self._past, remains(last)]))
 
-    def of(self, worker: int) -> Statistics | None:
-        """The latest snapshot of a worker; None: it has sent none yet, or it is dead."""
-        return self._live.get(worker)
-
     def statistics(self, *, stopping: bool = False) -> Statistics:
         """The merged snapshot. `stopping`: whether the supervisor is stopping."""
         one = self._named(merge([self._past, *self._live.values()]))
@@ -120,19 +120,20 @@ def _added(owner: type, all_of_them: Sequence[Any]) -> Any:
     for attribute in figures_of(owner):
         if attribute.is_field:
             values = [getattr(one, attribute.name) for one in all_of_them]
-            rule = _JOINED.get((owner, attribute.name)) or attribute.figure.merge
+            # A label names the thing itself, and is the same in all of them.
+            rule = first if attribute.figure.is_label else attribute.figure.merge
+            rule = _JOINED.get((owner, attribute.name), rule)
             merged[attribute.name] = _sum(attribute.shape, values) if rule is None else rule(values)
     return owner(**merged)
 
 
 def _sum(shape: Shape, values: Sequence[Any]) -> Any:
     """Numbers are added, in a row or by name too; of snapshots, by name too, one is made."""
+    if figures_of(shape.item) and shape.many:
+        names = sorted({name for window in values for name in window})
+        return {name: _added(shape.item, [one[name] for one in values if name in one]) for name in names}
     if figures_of(shape.item):
-        return (
-            _by_name(shape.item, values)
-            if shape.many
-            else _added(shape.item, [*_NONE.get(shape.item, ()), *values])
-        )
+        return _added(shape.item, [*_NONE.get(shape.item, ()), *values])
     if not shape.many:
         return sum(values)
     if values and isinstance(values[0], tuple):
@@ -143,11 +144,6 @@ def _sum(shape: Shape, values: Sequence[Any]) -> Any:
     return total
 
 
-def _by_name(item: type, windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = sorted({name for window in windows for name in window})
-    return {name: _added(item, [window[name] for window in windows if name in window]) for name in names}
-
-
 # What is added to nothing gives a histogram of the right width.
 _NONE: Final[Mapping[type, Sequence[Any]]] = {FreshnessSnapshot: (NO_FRESHNESS,)}
 
@@ -155,88 +151,71 @@ _NONE: Final[Mapping[type, Sequence[Any]]] = {FreshnessSnapshot: (NO_FRESHNESS,)
 # -- what is not added, but joined
 
 
-def _partitions(all_of_them: Sequence[Sequence[PartitionStatistics]]) -> tuple[PartitionStatistics, ...]:
+def _grouped(lists: Sequence[Sequence[_T]], *names: str) -> list[list[_T]]:
+    """What the workers say of one thing, which these attributes name; the oldest snapshot's first."""
+    groups: dict[Any, list[_T]] = {}
+    key = attrgetter(*names)
+    for one in chain.from_iterable(lists):
+        groups.setdefault(key(one), []).append(one)
+    return list(groups.values())
+
+
+def _partitions(lists: Sequence[Sequence[PartitionStatistics]]) -> tuple[PartitionStatistics, ...]:
     # A partition that was handed over may be in two snapshots. The newer one, which comes later, replaces the other.
-    latest = {(one.topic, one.partition): one for partitions in all_of_them for one in partitions}
-    return tuple(one for _, one in sorted(latest.items()))
+    latest = [group[-1] for group in _grouped(lists, "topic", "partition")]
+    return tuple(sorted(latest, key=attrgetter("topic", "partition")))
 
 
-def _accounts(all_of_them: Sequence[Sequence[AccountStatistics]]) -> tuple[AccountStatistics, ...]:
-    """All workers list the accounts in the order of the settings."""
-    by_name: dict[str, list[AccountStatistics]] = {}
-    for accounts in all_of_them:
-        for one in accounts:
-            by_name.setdefault(one.account, []).append(one)
-    return tuple(map(_account, by_name.values()))
+def _accounts(lists: Sequence[Sequence[AccountStatistics]]) -> tuple[AccountStatistics, ...]:
+    """The worst state of any worker's gate, and the sum of the queues; in the order of the settings."""
+    merged = []
+    for gates in _grouped(lists, "account"):
+        state = worst_state(one.state for one in gates)
+        # Reason and times belong to a state: those of other states would contradict it.
+        worst: AccountStatistics = _added(AccountStatistics, [one for one in gates if one.state == state])
+        queued, in_flight = (sum(map(attrgetter(name), gates)) for name in ("queued", "in_flight"))
+        merged.append(replace(worst, queued=queued, in_flight=in_flight))
+    return tuple(merged)
 
 
-def _account(gates: Sequence[AccountStatistics]) -> AccountStatistics:
-    """The worst state of any worker's gate, and the sum of the queues."""
-    state = worst_state(one.state for one in gates)
-    # Reason and times belong to a state: those of other states would contradict it.
-    worst = [one for one in gates if one.state == state]
-    return AccountStatistics(
-        account=gates[0].account,
-        state=state,
-        reason=first(one.reason for one in worst),
-        queued=sum(one.queued for one in gates),
-        in_flight=sum(one.in_flight for one in gates),
-        throttled_for=most(one.throttled_for for one in worst),
-        halted_for=most(one.halted_for for one in worst),
-        next_probe_in=least(one.next_probe_in for one in worst),
-        unreachable_for=most(one.unreachable_for for one in worst),
-        told=any(one.told for one in worst),
-    )
+def _schemas(lists: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
+    # Several workers may wait for the same schema.
+    merged: list[SchemaWait] = [_added(SchemaWait, group) for group in _grouped(lists, "kind", "value")]
+    return tuple(nlargest(SCHEMAS_MOST, merged, key=attrgetter("seconds")))
 
 
-def _brokers(all_of_them: Sequence[Sequence[BrokerStatistics]]) -> tuple[BrokerStatistics, ...]:
-    """The slowest round trip of any worker; what was held back is added."""
-    merged: dict[tuple[str, str], BrokerStatistics] = {}
-    for one in chain.from_iterable(all_of_them):
-        known = merged.setdefault((one.client, one.broker), one)
-        if known is not one:
-            merged[one.client, one.broker] = BrokerStatistics(
-                one.client,
-                one.broker,
-                most((known.round_trip, one.round_trip)),
-                most((known.round_trip_p99, one.round_trip_p99)),
-                known.throttled + one.throttled,
-            )
-    return tuple(merged.values())
+def _letters(lists: Sequence[Sequence[StoredLetter]]) -> tuple[StoredLetter, ...]:
+    return tuple(nlargest(LETTERS_MOST, chain.from_iterable(lists), key=attrgetter("at")))
 
 
-def _letters(all_of_them: Sequence[Sequence[StoredLetter]]) -> tuple[StoredLetter, ...]:
-    joined = chain.from_iterable(all_of_them)
-    return tuple(sorted(joined, key=lambda one: one.at, reverse=True)[:LETTERS_MOST])
-
-
-def _messages(all_of_them: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[tuple[str, str], str]:
+def _messages(by_worker: Sequence[Mapping[_T, str]]) -> Mapping[_T, str]:
     """The latest of each kind."""
-    return {kind: message for messages in all_of_them for kind, message in messages.items()}
+    return {kind: message for messages in by_worker for kind, message in messages.items()}
 
 
-def _schemas(all_of_them: Sequence[Sequence[SchemaWait]]) -> tuple[SchemaWait, ...]:
-    """Several workers may wait for the same schema."""
-    merged: dict[tuple[str, str], SchemaWait] = {}
-    for one in chain.from_iterable(all_of_them):
-        known = merged.setdefault((one.kind, one.value), one)
-        if known is not one:
-            merged[one.kind, one.value] = replace(
-                known,
-                records=known.records + one.records,
-                seconds=max(known.seconds, one.seconds),
-                denied_seconds=most((known.denied_seconds, one.denied_seconds)),
-            )
-    return tuple(sorted(merged.values(), key=lambda one: -one.seconds)[:SCHEMAS_MOST])
-
-
-# By type and field.
+# By type and field: the lists, and the figures of what is one thing to all workers.
 _JOINED: Final[Mapping[tuple[type, str], Callable[[Sequence[Any]], Any]]] = {
     (Statistics, "partitions"): _partitions,
     (Statistics, "accounts"): _accounts,
     (Statistics, "letters"): _letters,
     (Statistics, "schemas"): _schemas,
-    (Statistics, "brokers"): _brokers,
+    (Statistics, "brokers"): lambda lists: tuple(
+        _added(BrokerStatistics, group) for group in _grouped(lists, "client", "broker")
+    ),
     (SamplesSnapshot, "rejections"): _messages,
     (SamplesSnapshot, "warnings"): _messages,
+    (AccountStatistics, "state"): first,
+    (AccountStatistics, "reason"): first,
+    (AccountStatistics, "throttled_for"): most,
+    (AccountStatistics, "halted_for"): most,
+    (AccountStatistics, "next_probe_in"): least,
+    (AccountStatistics, "unreachable_for"): most,
+    (AccountStatistics, "told"): any,
+    # The slowest of any worker; what was held back is added.
+    (BrokerStatistics, "round_trip"): most,
+    (BrokerStatistics, "round_trip_p99"): most,
+    (SchemaWait, "kind"): first,
+    (SchemaWait, "value"): first,
+    (SchemaWait, "seconds"): most,
+    (SchemaWait, "denied_seconds"): most,
 }

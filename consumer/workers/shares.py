@@ -8,6 +8,7 @@ does the quota: workers divide it as all members of the group do (`consumer.engi
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -25,7 +26,7 @@ def worker_count(text: str, settings: Settings, cpu_max: Path = _CPU_MAX) -> int
     """Return the number of workers that ``--workers TEXT`` asks for. Raises `UsageError`."""
     if text == AUTO:
         # Never a number that `check_divisible` would refuse: ``auto`` must work on a machine with many cores.
-        return min(cores(cpu_max), _divisible_by(settings.pinstream), MOST_WORKERS)
+        return min(cores(cpu_max), MOST_WORKERS, *(most for most, _ in _limits(settings.pinstream, 1)))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WORKERS:
         raise UsageError(
             f"--workers {text!r}: give a number from 1 to {MOST_WORKERS}, or auto: one for each core"
@@ -43,16 +44,6 @@ def cores(cpu_max: Path = _CPU_MAX) -> int:
     except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
         return available
     return max(1, min(available, limit))
-
-
-def _divisible_by(own: PinstreamSettings) -> int:
-    """The largest number of workers for which `check_divisible` accepts this quota and these budgets."""
-    return min(
-        own.concurrency,
-        MOST_WORKERS if own.shares_key_store else own.calls_per_minute,
-        own.max_open_events // own.batch_events,
-        own.max_open_bytes // own.batch_bytes,
-    )
 
 
 def part(whole: int, number: int, count: int) -> int:
@@ -87,22 +78,29 @@ def check_divisible(settings: Settings, count: int) -> None:
             f"PINSTREAM_KEY_STORE=memory: is not shared by --workers {count}: events that one worker has delivered, the"
             " others would send again; use disk:/path (on a tmpfs, if it must not touch a disk), or run one worker"
         )
-    for name, whole in (
-        ("PINSTREAM_CONCURRENCY", own.concurrency),
-        ("PINSTREAM_CALLS_PER_MINUTE", own.calls_per_minute),
+    for most, why in _limits(own, count):
+        if count > most:
+            raise SettingsError(why)
+
+
+def _limits(own: PinstreamSettings, count: int) -> Iterator[tuple[int, str]]:
+    """Yield the largest number of workers that a setting allows, and why `count` is refused if it is larger."""
+    needs_one = {"CONCURRENCY": own.concurrency, "CALLS_PER_MINUTE": own.calls_per_minute}
+    if own.shares_key_store:
+        # It counts the calls of all, so that each may have what the others leave.
+        del needs_one["CALLS_PER_MINUTE"]
+    for name, whole in needs_one.items():
+        yield (
+            whole,
+            f"PINSTREAM_{name}={whole} is below --workers {count}: it is shared by all of them, and each needs at"
+            " least 1; raise the first or lower the second",
+        )
+    for unit, whole, batch in (
+        ("EVENTS", own.max_open_events, own.batch_events),
+        ("BYTES", own.max_open_bytes, own.batch_bytes),
     ):
-        # A shared key store counts the calls of all, so that each may have what the others leave.
-        if whole < count and not (name == "PINSTREAM_CALLS_PER_MINUTE" and own.shares_key_store):
-            raise SettingsError(
-                f"{name}={whole} is below --workers {count}: it is shared by all of them, and each needs at least 1;"
-                " raise the first or lower the second"
-            )
-    for name, whole, batch_name, batch in (
-        ("PINSTREAM_MAX_OPEN_EVENTS", own.max_open_events, "PINSTREAM_BATCH_EVENTS", own.batch_events),
-        ("PINSTREAM_MAX_OPEN_BYTES", own.max_open_bytes, "PINSTREAM_BATCH_BYTES", own.batch_bytes),
-    ):
-        if whole // count < batch:
-            raise SettingsError(
-                f"{name}={whole} is {whole // count} for each of --workers {count}, below {batch_name}={batch}: no"
-                " batch could ever fill; raise the first, or lower one of the others"
-            )
+        yield (
+            whole // batch,
+            f"PINSTREAM_MAX_OPEN_{unit}={whole} is {whole // count} for each of --workers {count}, below"
+            f" PINSTREAM_BATCH_{unit}={batch}: no batch could ever fill; raise the first, or lower one of the others",
+        )

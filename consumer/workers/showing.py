@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from consumer.engine.figures.definitions import figure, snapshot
-from consumer.engine.figures.statistics import Statistics
+from consumer.workers.line import WorkerReport
 from consumer.workers.supervision import ALIVE, WorkerRecord, WorkerState
 
 
@@ -40,24 +40,23 @@ class WorkerFigures:
 
 
 def figures(
-    books: WorkerRecord,
-    pid: int | None,
-    heard: float | None,
-    unhealthy: str | None,
-    statistics: Statistics | None,
+    record: WorkerRecord,
+    pid: int | None = None,
+    heard: float | None = None,
+    said: WorkerReport | None = None,
 ) -> WorkerFigures:
-    """Return the figures of a worker."""
-    totals = statistics.totals if statistics is not None else None
+    """Return the figures of a worker: of its process, if it has one, and of its latest report."""
+    statistics = said and said.statistics
     return WorkerFigures(
-        worker=books.number,
-        state=books.state,
+        worker=record.number,
+        state=record.state,
         pid=pid,
-        restarts=books.restarts,
+        restarts=record.restarts,
         heard=heard,
         partitions=0 if statistics is None else len(statistics.partitions),
-        read=None if totals is None else totals.read,
-        open=None if totals is None else totals.open,
-        unhealthy=unhealthy,
+        read=None if statistics is None else statistics.totals.read,
+        open=None if statistics is None else statistics.totals.open,
+        unhealthy=said and said.unhealthy,
     )
 
 

@@ -1,7 +1,7 @@
 """Decide what to do when a worker joins, settles records or ends, and when a signal arrives.
 
-Like the engine, this module is synchronous and has no clock: `Supervision.handle(input, now)` returns commands, and
-`next_deadline()` says when to feed a `TimePassed` at the latest. The caller performs the commands.
+Like the engine, this module is synchronous and has no clock. Each event is a method of `Supervision`; after it, the
+caller asks for `commands(now)` and performs them, and asks for them again at `next_deadline()` at the latest.
 
 The first worker starts alone. After it has joined, the others start. From then on, a worker that ends is started again
 after a pause. `_exit_of` says after which ends the supervisor ends too. To stop, it asks all workers at once. Those
@@ -10,6 +10,7 @@ that are not gone by one common deadline are killed.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,50 +26,8 @@ LIVED = 60.0
 MOST_ENDS = 6
 # Seconds that a worker may take beyond the grace, for closing down after its own deadline.
 MARGIN = 1.5
+# Exit codes after which a restart cannot help: each worker reads the same settings and has the same token.
 SETTINGS, REFUSED = 2, 3
-_KILLED = -signal.SIGKILL
-_TERMINATED = -signal.SIGTERM
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The supervisor is ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A worker has found the cluster and its topics and joins the group."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """A worker has settled records."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A worker is gone. `code` is as in `subprocess` (negative: a signal); `reason` is its last report's, if any."""
-
-    worker: int
-    code: int
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StopSignalled:
-    """A signal to stop arrived. A second one changes nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """Time has passed."""
-
-
-Input = Begun | Joined | Progressed | Ended | StopSignalled | TimePassed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +38,11 @@ class StartWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class StopWorker:
-    """Ask this worker to stop (SIGTERM)."""
+class SignalWorker:
+    """Send this worker a signal: SIGTERM asks it to stop, SIGKILL ends it at once."""
 
     worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class KillWorker:
-    """End this worker at once (SIGKILL)."""
-
-    worker: int
+    number: signal.Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +53,7 @@ class Finish:
     reason: str | None
 
 
-Command = StartWorker | StopWorker | KillWorker | Finish | Report
+Command = StartWorker | SignalWorker | Finish | Report
 
 
 class WorkerState(Enum):
@@ -127,8 +80,8 @@ class WorkerRecord:
     state: WorkerState = WorkerState.WAITING
     restarts: int = 0
     started_at: float = 0.0
-    start_at: float = 0.0
-    """The end of its pause, while it pauses."""
+    start_at: float = math.inf
+    """When to start it, while it waits or pauses."""
     in_a_row: int = 0
     """Ends in a row, each before it had lived for `LIVED` seconds."""
     in_vain: int = 0
@@ -143,167 +96,125 @@ class Supervision:
 
     def __init__(self, count: int, *, grace: float, jitter: Callable[[], float]) -> None:
         self.workers: Sequence[WorkerRecord] = [WorkerRecord(number) for number in range(1, count + 1)]
+        # Alone: if it cannot join (brokers away, no such topic, a bad mapping), none of the others can.
+        self.workers[0].start_at = -math.inf
+        self.stopping = False
+        """True if no worker is started any more."""
         self._grace = grace
         self._jitter = jitter
         # True once any worker has joined.
         self._joined = False
-        self._ending: _Ending | None = None
+        # What to end with once all workers are gone, and when those that are left are killed.
+        self._finish = Finish(0, None)
+        self._kill_at = math.inf
+        self._finished = False
         self._commands: list[Command] = []
 
-    @property
-    def stopping(self) -> bool:
-        """True if no worker is started any more."""
-        return self._ending is not None
-
-    def handle(self, happened: Input, now: float) -> Sequence[Command]:
-        """Return the commands that follow from this input."""
-        match happened:
-            case Begun() if self._ending is None:
-                # Alone: if it cannot join (brokers away, no such topic, a bad mapping), none of the others can.
-                self._start(self.workers[0], now)
-            case Joined(number):
-                self._join(self.workers[number - 1], now)
-            case Progressed():
-                # Any progress shows that restarts are not in vain.
-                for one in self.workers:
-                    one.in_vain = 0
-            case Ended():
-                self._end(self.workers[happened.worker - 1], happened, now)
-            case StopSignalled():
-                self._stop_all(0, None, now)
-            case _:  # time has passed, or the stop came before the begin
-                pass
-        # After every input, because an end may be the last one that the supervisor waits for.
-        self._keep_time(now)
-        commands, self._commands = self._commands, []
-        return commands
-
-    def next_deadline(self) -> float | None:
-        """When to feed a `TimePassed` at the latest; None: only when something happens."""
-        if self._ending is not None:
-            return None if self._ending.killed or self._ending.finished else self._ending.kill_at
-        return min((one.start_at for one in self.workers if one.state is WorkerState.PAUSING), default=None)
-
-    # -- starting
-
-    def _start(self, one: WorkerRecord, now: float) -> None:
-        one.state, one.started_at = WorkerState.STARTING, now
-        self._commands.append(StartWorker(one.number))
-
-    def _join(self, one: WorkerRecord, now: float) -> None:
+    def joined(self, worker: int, now: float) -> None:
+        """A worker has found the cluster and its topics and joins the group."""
+        one = self.workers[worker - 1]
         if one.state is WorkerState.STARTING:
             one.state = WorkerState.RUNNING
-        if self._joined or self._ending is not None:
-            return
-        self._joined = True
-        for other in self.workers:
-            if other.state is WorkerState.WAITING:
-                self._start(other, now)
+        if not self._joined:
+            self._joined = True
+            for other in self.workers:
+                if other.state is WorkerState.WAITING:
+                    other.start_at = now
 
-    def _keep_time(self, now: float) -> None:
-        ending = self._ending
-        if ending is None:
-            for one in self.workers:
-                if one.state is WorkerState.PAUSING and one.start_at <= now:
-                    one.restarts += 1
-                    self._start(one, now)
-            return
-        # One deadline for all, so that the supervisor itself ends before it is killed.
-        if now >= ending.kill_at and not ending.killed:
-            ending.killed = True
-            for one in self.workers:
-                if one.state in ALIVE:
-                    seconds = self._grace + MARGIN
-                    self._commands += [
-                        Report("error", "worker_killed", {"worker": one.number, "seconds": seconds}),
-                        KillWorker(one.number),
-                    ]
-        if not ending.finished and all(one.state is WorkerState.GONE for one in self.workers):
-            ending.finished = True
-            self._commands.append(Finish(ending.code, ending.reason))
+    def progressed(self) -> None:
+        """A worker has settled records."""
+        # Any progress shows that restarts are not in vain.
+        for one in self.workers:
+            one.in_vain = 0
 
-    # -- an end
-
-    def _end(self, one: WorkerRecord, end: Ended, now: float) -> None:
-        if self._ending is not None:
+    def ended(self, worker: int, code: int, reason: str | None, now: float) -> None:
+        """A worker is gone. `code`: as in `subprocess` (negative: a signal); `reason`: of its last report, if any."""
+        one, reason = self.workers[worker - 1], reason or _how_it_ended(worker, code)
+        if self.stopping:
             one.state = WorkerState.GONE
-            self._ending.take(end)
+            # The first failure while stopping counts, if there is no other reason yet. A worker that has not installed
+            # its handler is ended by our own SIGTERM: that is no failure.
+            if self._finish.code == 0 and code not in (0, -signal.SIGTERM):
+                self._finish = Finish(code if code in (SETTINGS, REFUSED) else 1, reason)
             return
         # A worker that lived for long was healthy: this is a new problem.
         one.in_a_row = 1 if now - one.started_at >= LIVED else one.in_a_row + 1
         one.in_vain += 1
-        verdict, again = self._exit_of(one, end), None
-        if verdict is None:
+        finish, pause = self._exit_of(one, code, reason), None
+        if finish is None:
             # Full jitter, so that workers that failed for one reason do not all come back at one moment.
             pause = RESTARTS.delay(one.in_a_row, self._jitter())
-            one.state, one.start_at, again = WorkerState.PAUSING, now + pause, round(pause, 3)
-        self._commands.append(
-            Report(
-                "error",
-                "worker_ended",
-                {"worker": one.number, "code": end.code, "reason": end_reason(end), "restart_seconds": again},
-            )
-        )
-        if verdict is not None:
-            one.state = WorkerState.GONE
-            self._stop_all(*verdict, now)
+            one.state, one.start_at = WorkerState.PAUSING, now + pause
+        again = None if pause is None else round(pause, 3)
+        self._log("worker_ended", worker=worker, code=code, reason=reason, restart_seconds=again)
+        if finish is not None:
+            one.state, self._finish = WorkerState.GONE, finish
+            self.stop(now)
 
-    def _exit_of(self, one: WorkerRecord, end: Ended) -> tuple[int, str] | None:
-        """Return exit code and reason if the supervisor must end; None: the worker is started again."""
-        reason = end_reason(end)
-        if end.code in (SETTINGS, REFUSED):
-            return end.code, reason  # a restart cannot help
-        if not self._joined and end.code != 0:
-            return 1, reason  # as a single process would: the first worker cannot join, so no other can
-        # While any worker settles records, `in_vain` is reset, and restarting the others is worth it.
-        if one.in_vain >= MOST_ENDS:
-            return 1, (
-                f"worker {one.number} ended {one.in_vain} times and no record was settled in between; the last reason: "
-                f"{reason}"
-            )
-        return None
-
-    # -- stopping
-
-    def _stop_all(self, code: int, reason: str | None, now: float) -> None:
-        if self._ending is not None:
+    def stop(self, now: float) -> None:
+        """Stop all workers: a signal arrived, or one ended for good. A second call changes nothing."""
+        if self.stopping:
             return
-        self._ending = _Ending(code, reason, now + self._grace + MARGIN)
+        self.stopping = True
+        # One deadline for all, so that the supervisor itself ends before it is killed.
+        self._kill_at = now + self._grace + MARGIN
         for one in self.workers:
             if one.state in ALIVE:
-                self._commands.append(StopWorker(one.number))
+                self._commands.append(SignalWorker(one.number, signal.SIGTERM))
             else:
                 one.state = WorkerState.GONE
 
+    def commands(self, now: float) -> Sequence[Command]:
+        """Return what to do now, after an event or at the deadline."""
+        for one in self.workers:
+            if one.state in ALIVE and now >= self._kill_at:
+                self._log("worker_killed", worker=one.number, seconds=self._grace + MARGIN)
+                self._commands.append(SignalWorker(one.number, signal.SIGKILL))
+            elif one.state in (WorkerState.WAITING, WorkerState.PAUSING) and now >= one.start_at:
+                if one.state is WorkerState.PAUSING:
+                    one.restarts += 1
+                one.state, one.started_at = WorkerState.STARTING, now
+                self._commands.append(StartWorker(one.number))
+        if now >= self._kill_at:
+            self._kill_at = math.inf  # once is enough
+        # Only when all are gone, so that no process outlives its supervisor.
+        if not self._finished and all(one.state is WorkerState.GONE for one in self.workers):
+            self._finished, self._kill_at = True, math.inf
+            self._commands.append(self._finish)
+        commands, self._commands = self._commands, []
+        return commands
 
-@dataclass(slots=True)
-class _Ending:
-    """All workers are being stopped: exit code and reason of the supervisor."""
+    def next_deadline(self) -> float:
+        """When to ask for commands at the latest; infinity: only when something happens."""
+        # While stopping, no worker waits or pauses.
+        pauses = [one.start_at for one in self.workers if one.state is WorkerState.PAUSING]
+        return min([self._kill_at, *pauses])
 
-    code: int
-    reason: str | None
-    kill_at: float
-    killed: bool = False
-    finished: bool = False
+    def _exit_of(self, one: WorkerRecord, code: int, reason: str) -> Finish | None:
+        """Return exit code and reason if the supervisor must end; None: the worker is started again."""
+        if code in (SETTINGS, REFUSED):
+            return Finish(code, reason)
+        if not self._joined and code != 0:
+            return Finish(
+                1, reason
+            )  # as a single process would: the first worker cannot join, so no other can
+        # While any worker settles records, `in_vain` is reset, and restarting the others is worth it.
+        if one.in_vain >= MOST_ENDS:
+            ends = f"worker {one.number} ended {one.in_vain} times and no record was settled in between"
+            return Finish(1, f"{ends}; the last reason: {reason}")
+        return None
 
-    def take(self, end: Ended) -> None:
-        """Take over the exit code of a worker that failed while stopping, if there is no other yet."""
-        # A worker that has not installed its handler yet is ended by our own SIGTERM: that is no failure.
-        if self.code == 0 and end.code not in (0, _TERMINATED):
-            self.code = end.code if end.code in (SETTINGS, REFUSED) else 1
-            self.reason = end_reason(end)
+    def _log(self, event: str, **fields: str | float | None) -> None:
+        self._commands.append(Report("error", event, fields))
 
 
-def end_reason(end: Ended) -> str:
-    """Return why a worker ended, for a message."""
-    if end.reason is not None:
-        return end.reason
-    if end.code >= 0:
-        return f"worker {end.worker} ended with exit code {end.code}"
-    if end.code == _KILLED:
-        return f"worker {end.worker} was killed (SIGKILL: by someone, or because memory ran out)"
+def _how_it_ended(worker: int, code: int) -> str:
+    if code >= 0:
+        return f"worker {worker} ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        return f"worker {worker} was killed (SIGKILL: by someone, or because memory ran out)"
     try:
-        name = signal.Signals(-end.code).name
+        name = signal.Signals(-code).name
     except ValueError:
-        name = f"signal {-end.code}"
-    return f"worker {end.worker} was ended by {name}"
+        name = f"signal {-code}"  # a real-time signal, which has no name
+    return f"worker {worker} was ended by {name}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, assert_never
 
 import structlog
@@ -55,13 +58,8 @@ def run_workers(environ: Mapping[str, str], workers: str, again: Sequence[str]) 
     building.set_up_logs(settings)
     # Find mistakes in schema and mapping files before any worker starts.
     building.sections(settings)
-
     _, metrics = environment.start(environ, settings, "METRICS")
-
-    async def supervise() -> None:
-        await Supervisor(settings, count, [*again, "run"], metrics).run()
-
-    asyncio.run(supervise())
+    asyncio.run(Supervisor(settings, count, [*again, "run"], metrics).run())
 
 
 class Supervisor:
@@ -87,11 +85,12 @@ class Supervisor:
         self._keys = showing.SharedKeyStore()
         self._started = time.time()
         self._closing = False
-        self._end: asyncio.Future[s.Finish] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[s.Finish]
 
     async def run(self) -> None:
         """Run until all workers have ended for good. Raises the reason unless a signal asked for the end."""
-        on_stop_signal(lambda: self._feed(s.StopSignalled()), self._kill_all)
+        self._end = asyncio.get_running_loop().create_future()
+        on_stop_signal(partial(self._feed, self._supervision.stop), self._kill_all)
         of_workers = FiguresCollector(showing.WorkerFigures, self._seen)
         server = web_server(
             self._settings,
@@ -107,7 +106,7 @@ class Supervisor:
             log_starting(self._settings, None if server is None else await server.start())
             structlog.get_logger().info("supervising", workers=self._count)
             async with self._metrics.exporting([figures, of_workers]):
-                self._feed(s.Begun())
+                self._feed()
                 end = await self._end
         finally:
             self._closing = True
@@ -131,13 +130,15 @@ class Supervisor:
 
     # -- feed, perform, re-arm
 
-    def _feed(self, happened: s.Input) -> None:
+    def _feed(self, happened: Callable[[float], None] = lambda _: None) -> None:
+        """Tell the supervision what `happened`, or that time has passed, and perform its commands."""
         # While the supervisor closes, ends of workers still arrive, and must start no new ones.
         if self._closing:
             return
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         try:
-            for command in self._supervision.handle(happened, now):
+            happened(loop.time())
+            for command in self._supervision.commands(loop.time()):
                 self._perform(command)
         except Exception as error:  # a bug: end rather than leave workers unsupervised
             if not self._end.done():
@@ -145,21 +146,18 @@ class Supervisor:
         if self._timer is not None:
             self._timer.cancel()
         deadline = self._supervision.next_deadline()
-        if deadline is not None:
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._feed, s.TimePassed())
+        if deadline < math.inf:
+            self._timer = loop.call_at(deadline, self._feed)
 
     def _perform(self, command: s.Command) -> None:
         match command:
             case s.StartWorker(number):
                 life = self._lives[number] = _Life()
-                arguments = [*self._command, "--worker", f"{number}/{self._count}"]
-                task = asyncio.create_task(self._watch(number, life, arguments))
+                task = asyncio.create_task(self._watch(number, life))
                 self._tasks.add(task)  # the loop itself keeps only a weak reference
                 task.add_done_callback(self._tasks.discard)
-            case s.StopWorker(number):
-                self._lives[number].send(signal.SIGTERM)
-            case s.KillWorker(number):
-                self._lives[number].send(signal.SIGKILL)
+            case s.SignalWorker(number, signal_number):
+                self._lives[number].send(signal_number)
             case s.Finish():
                 if not self._end.done():
                     self._end.set_result(command)
@@ -168,29 +166,30 @@ class Supervisor:
             case _:
                 assert_never(command)
 
-    async def _watch(self, number: int, life: _Life, arguments: Sequence[str]) -> None:
+    async def _watch(self, number: int, life: _Life) -> None:
         """Run one process of a worker and report its end, however it ends."""
+        arguments = [*self._command, "--worker", f"{number}/{self._count}"]
         try:
-            code, reason = await life.live(arguments, lambda said: self._hear(number, life, said))
+            code = await life.live(arguments, partial(self._hear, number, life))
         except Exception as error:  # the process could not be started, or sent an invalid report
-            code, reason = 1, f"worker {number} cannot be run ({error})"
+            code, life.error = 1, f"worker {number} cannot be run ({error})"
         del self._lives[number]
         # What it counted stays counted.
         self._merged.gone(number)
         if life.said is not None and life.said.key_store is not None:
             self._keys.gone(life.said.key_store)
-        self._feed(s.Ended(number, code, reason))
+        self._feed(partial(self._supervision.ended, number, code, life.error))
 
     def _hear(self, number: int, life: _Life, said: WorkerReport) -> None:
         if said.error is not None:
             life.error = said.error
             return
-        if said.joined and not (life.said is not None and life.said.joined):
+        before, life.said, life.heard_at = life.said, said, time.monotonic()
+        if said.joined and not (before is not None and before.joined):
             structlog.get_logger().info("worker_joined", worker=number, pid=life.pid)
-            self._feed(s.Joined(number))
-        life.said, life.heard_at = said, time.monotonic()
+            self._feed(partial(self._supervision.joined, number))
         if said.statistics is not None and self._merged.take(number, said.statistics):
-            self._feed(s.Progressed(number))
+            self._supervision.progressed()
 
     def _kill_all(self) -> None:
         for life in self._lives.values():
@@ -199,15 +198,14 @@ class Supervisor:
     # -- what is shown
 
     def _seen(self) -> Sequence[showing.WorkerFigures]:
-        now, seen = time.monotonic(), []
-        for books in self._supervision.workers:
-            life = self._lives.get(books.number)
+        seen = []
+        for record in self._supervision.workers:
+            life = self._lives.get(record.number)
             if life is None:
-                seen.append(showing.figures(books, None, None, None, None))
-                continue
-            unhealthy = None if life.said is None else life.said.unhealthy
-            statistics = self._merged.of(books.number)
-            seen.append(showing.figures(books, life.pid, now - life.heard_at, unhealthy, statistics))
+                seen.append(showing.figures(record))
+            else:
+                heard = time.monotonic() - life.heard_at
+                seen.append(showing.figures(record, life.pid, heard, life.said))
         return seen
 
     def _why_unhealthy(self, statistics: Statistics) -> str | None:
@@ -226,26 +224,24 @@ class Supervisor:
         }
 
 
+@dataclass(eq=False)
 class _Life:
     """One process of a worker, from its start to its end."""
 
-    def __init__(self) -> None:
-        # The latest report.
-        self.said: WorkerReport | None = None
-        # Of the latest report, or else of the start: a new worker has as long for its first report.
-        self.heard_at = time.monotonic()
-        # None: there is no process yet.
-        self.pid: int | None = None
-        # The error in its last report.
-        self.error: str | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        # The signal that was sent before the process existed.
-        self._wanted: signal.Signals | None = None
+    said: WorkerReport | None = None
+    """Its latest report."""
+    heard_at: float = field(default_factory=time.monotonic)
+    """When that came; before the first one, the start: a new worker has as long for it."""
+    error: str | None = None
+    """Why it ended, if it was not asked to."""
+    pid: int | None = None
+    """None: there is no process yet."""
+    _process: asyncio.subprocess.Process | None = None
+    # A signal that was sent before the process existed.
+    _wanted: signal.Signals | None = None
 
-    async def live(
-        self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]
-    ) -> tuple[int, str | None]:
-        """Run the process to its end. Return its exit code, and the error that it reported."""
+    async def live(self, arguments: Sequence[str], hears: Callable[[WorkerReport], None]) -> int:
+        """Run the process to its end. Return its exit code."""
         # In a session of its own, so that Ctrl-C in the terminal reaches only the supervisor.
         process = self._process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -264,7 +260,7 @@ class _Life:
             self.send(signal.SIGKILL)
             await process.wait()
             raise
-        return await process.wait(), self.error
+        return await process.wait()
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, as soon as there is a process."""

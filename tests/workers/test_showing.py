@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import WebServer
 from consumer.web.status import document_of
+from consumer.workers.line import WorkerReport
 from consumer.workers.showing import (
     SharedKeyStore,
     WorkerFigures,
@@ -29,8 +30,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 
 def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerFigures:
     """A healthy worker."""
-    known = {"pid": 40 + number, "heard": 0.25, "unhealthy": None, "statistics": None}
-    return figures(WorkerRecord(number, state, restarts=number - 1), **{**known, **others})
+    known: dict[str, Any] = {"pid": 40 + number, "heard": 0.25} | others
+    record = WorkerRecord(number, state, restarts=number - 1)
+    return figures(record, known.pop("pid"), known.pop("heard"), WorkerReport(**known))
 
 
 def test_the_figures_of_each_worker() -> None:

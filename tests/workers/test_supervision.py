@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,19 +18,11 @@ from consumer.workers.supervision import (
     MARGIN,
     MOST_ENDS,
     RESTARTS,
-    Begun,
     Command,
-    Ended,
     Finish,
-    Input,
-    Joined,
-    KillWorker,
-    Progressed,
+    SignalWorker,
     StartWorker,
-    StopSignalled,
-    StopWorker,
     Supervision,
-    TimePassed,
     WorkerState,
 )
 
@@ -46,23 +39,37 @@ class World:
         self.reports: list[Report] = []
         self.finished: Finish | None = None
 
-    def feed(self, happened: Input) -> list[Command]:
-        """Its commands, without log lines."""
-        if isinstance(happened, Ended):
-            self.alive.remove(happened.worker)
-        commands = self.supervision.handle(happened, self.now)
+    def feed(self) -> list[Command]:
+        """What it commands now, without log lines."""
+        commands = self.supervision.commands(self.now)
         self.reports += [one for one in commands if isinstance(one, Report)]
         done: list[Command] = [one for one in commands if not isinstance(one, Report)]
         for one in done:
             self._perform(one)
         return done
 
+    def joined(self, worker: int) -> list[Command]:
+        """A worker joins the group."""
+        self.supervision.joined(worker, self.now)
+        return self.feed()
+
+    def ended(self, worker: int, code: int, reason: str | None = None) -> list[Command]:
+        """A worker ends."""
+        self.alive.remove(worker)
+        self.supervision.ended(worker, code, reason, self.now)
+        return self.feed()
+
+    def stop(self) -> list[Command]:
+        """A signal arrives."""
+        self.supervision.stop(self.now)
+        return self.feed()
+
     def _perform(self, command: Command) -> None:
         assert self.finished is None, "nothing after the end"
         if isinstance(command, StartWorker):
             assert command.worker not in self.alive, "two processes of one worker"
             self.alive.add(command.worker)
-        elif isinstance(command, StopWorker | KillWorker):
+        elif isinstance(command, SignalWorker):
             assert command.worker in self.alive
         elif isinstance(command, Finish):
             assert not self.alive
@@ -70,16 +77,16 @@ class World:
 
     def begin(self) -> None:
         """All workers are members of the group."""
-        self.feed(Begun())
+        self.feed()
         for number in range(1, len(self.supervision.workers) + 1):
-            self.feed(Joined(number))
+            self.joined(number)
 
     def wait(self) -> list[Command]:
         """Let the time pass until the deadline that it asked for."""
         deadline = self.supervision.next_deadline()
-        assert deadline is not None
+        assert deadline < math.inf
         self.now = max(self.now, deadline)
-        return self.feed(TimePassed())
+        return self.feed()
 
 
 class TestStarting:
@@ -88,30 +95,30 @@ class TestStarting:
     def test_the_others_wait_for_the_first(self) -> None:
         """Once it has joined, all others start at once."""
         world = World()
-        assert world.feed(Begun()) == [StartWorker(1)]
-        assert world.supervision.next_deadline() is None
-        assert world.feed(Joined(1)) == [StartWorker(2), StartWorker(3)]
-        assert world.feed(Joined(2)) == []
+        assert world.feed() == [StartWorker(1)]
+        assert world.supervision.next_deadline() == math.inf
+        assert world.joined(1) == [StartWorker(2), StartWorker(3)]
+        assert world.joined(2) == []
 
     @pytest.mark.parametrize("code", [1, 2, 3])
     def test_an_end_of_the_first_worker_before_it_joined(self, code: int) -> None:
         """It ends before it has joined: the supervisor ends at once, with its code and message."""
         world = World()
-        world.feed(Begun())
-        assert world.feed(Ended(1, code, "no such topic")) == [Finish(code, "no such topic")]
+        world.feed()
+        assert world.ended(1, code, "no such topic") == [Finish(code, "no such topic")]
 
     def test_killed_before_it_joined(self) -> None:
         """A killed worker leaves no message; the supervisor's names the signal."""
         world = World()
-        world.feed(Begun())
-        [finish] = world.feed(Ended(1, -signal.SIGSEGV))
+        world.feed()
+        [finish] = world.ended(1, -signal.SIGSEGV)
         assert finish == Finish(1, "worker 1 was ended by SIGSEGV")
 
     def test_a_stop_before_the_begin(self) -> None:
         """Nothing is started."""
         world = World()
-        assert world.feed(StopSignalled()) == [Finish(0, None)]
-        assert world.feed(Begun()) == []
+        assert world.stop() == [Finish(0, None)]
+        assert world.feed() == []
 
 
 class TestRestarting:
@@ -122,7 +129,7 @@ class TestRestarting:
         """Also after exit code 0, because no one had asked for the end. The others go on; the log says why it ended."""
         world = World()
         world.begin()
-        assert world.feed(Ended(2, code)) == []
+        assert world.ended(2, code) == []
         assert world.alive == {1, 3}
         report = world.reports[-1]
         assert (report.level, report.event, report.fields["code"]) == ("error", "worker_ended", code)
@@ -135,23 +142,23 @@ class TestRestarting:
         world.begin()
         pauses = []
         for _ in range(10):
-            world.feed(Progressed(1))
-            world.feed(Ended(2, 1))
+            world.supervision.progressed()
+            world.ended(2, 1)
             before = world.now
             world.wait()
             pauses.append(world.now - before)
         assert pauses == [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
-        assert World(jitter=lambda: 0.0).supervision.next_deadline() is None
+        assert World(jitter=lambda: 0.0).supervision.next_deadline() == math.inf
 
     def test_a_worker_that_lived_starts_over(self) -> None:
         """After a minute of life, an end counts as the first one again."""
         world = World()
         world.begin()
         for _ in range(3):
-            world.feed(Ended(2, 1))
+            world.ended(2, 1)
             world.wait()
         world.now += LIVED
-        world.feed(Ended(2, 1))
+        world.ended(2, 1)
         before = world.now
         world.wait()
         assert world.now - before == RESTARTS.ceiling(1)
@@ -160,10 +167,10 @@ class TestRestarting:
         """Each worker has its own pause; the deadline is that of the nearer one."""
         world = World()
         world.begin()
-        world.feed(Ended(2, 1))
+        world.ended(2, 1)
         world.wait()
-        world.feed(Ended(2, 1))
-        world.feed(Ended(3, 1))
+        world.ended(2, 1)
+        world.ended(3, 1)
         assert world.wait() == [StartWorker(3)]
         assert world.wait() == [StartWorker(2)]
 
@@ -176,19 +183,22 @@ class TestGivingUp:
         """All workers are stopped in order, then the supervisor ends with that code and reason."""
         world = World()
         world.begin()
-        assert world.feed(Ended(2, code, "because")) == [StopWorker(1), StopWorker(3)]
-        assert world.feed(Ended(1, 0)) == []
-        assert world.feed(Ended(3, 0)) == [Finish(code, "because")]
+        assert world.ended(2, code, "because") == [
+            SignalWorker(1, signal.SIGTERM),
+            SignalWorker(3, signal.SIGTERM),
+        ]
+        assert world.ended(1, 0) == []
+        assert world.ended(3, 0) == [Finish(code, "because")]
 
     def test_restarts_without_progress_end(self) -> None:
         """No record is settled in between: the supervisor ends with code 1 and the last reason."""
         world = World(2)
         world.begin()
         for _ in range(MOST_ENDS - 1):
-            assert world.feed(Ended(2, 1, "the key store is full")) == []
+            assert world.ended(2, 1, "the key store is full") == []
             world.wait()
-        assert world.feed(Ended(2, 1, "the key store is full")) == [StopWorker(1)]
-        [finish] = world.feed(Ended(1, 0))
+        assert world.ended(2, 1, "the key store is full") == [SignalWorker(1, signal.SIGTERM)]
+        [finish] = world.ended(1, 0)
         assert isinstance(finish, Finish)
         assert (finish.code, finish.reason is not None and "the key store is full" in finish.reason) == (
             1,
@@ -200,8 +210,8 @@ class TestGivingUp:
         world = World(2)
         world.begin()
         for _ in range(5 * MOST_ENDS):
-            world.feed(Progressed(1))
-            assert world.feed(Ended(2, 1)) == []
+            world.supervision.progressed()
+            assert world.ended(2, 1) == []
             assert world.wait() == [StartWorker(2)]
 
     def test_one_end_of_each_worker(self) -> None:
@@ -209,7 +219,7 @@ class TestGivingUp:
         world = World(2 * MOST_ENDS)
         world.begin()
         for number in sorted(world.alive):
-            assert world.feed(Ended(number, -signal.SIGKILL)) == []
+            assert world.ended(number, -signal.SIGKILL) == []
 
 
 class TestStopping:
@@ -220,39 +230,39 @@ class TestStopping:
         ends with 0."""
         world = World()
         world.begin()
-        world.feed(Ended(2, 1))
-        assert world.feed(StopSignalled()) == [StopWorker(1), StopWorker(3)]
-        assert world.feed(StopSignalled()) == []
+        world.ended(2, 1)
+        assert world.stop() == [SignalWorker(1, signal.SIGTERM), SignalWorker(3, signal.SIGTERM)]
+        assert world.stop() == []
         assert world.supervision.stopping
-        assert world.feed(Ended(1, 0)) == []
-        assert world.feed(Ended(3, 0)) == [Finish(0, None)]
+        assert world.ended(1, 0) == []
+        assert world.ended(3, 0) == [Finish(0, None)]
 
     def test_while_the_first_one_starts(self) -> None:
         """SIGTERM kills it, because it has no handler yet: that is an orderly end."""
         world = World()
-        world.feed(Begun())
-        assert world.feed(StopSignalled()) == [StopWorker(1)]
-        assert world.feed(Ended(1, -signal.SIGTERM)) == [Finish(0, None)]
+        world.feed()
+        assert world.stop() == [SignalWorker(1, signal.SIGTERM)]
+        assert world.ended(1, -signal.SIGTERM) == [Finish(0, None)]
 
     def test_joined_meanwhile(self) -> None:
         """No other worker is started."""
         world = World()
-        world.feed(Begun())
-        world.feed(StopSignalled())
-        assert world.feed(Joined(1)) == []
+        world.feed()
+        world.stop()
+        assert world.joined(1) == []
 
     def test_a_worker_that_does_not_end_is_killed(self) -> None:
         """After the grace and a margin it is killed; the exit code is 1, because it did not end in order."""
         world = World(2)
         world.begin()
         asked = world.now
-        world.feed(StopSignalled())
-        world.feed(Ended(1, 0))
-        assert world.wait() == [KillWorker(2)]
+        world.stop()
+        world.ended(1, 0)
+        assert world.wait() == [SignalWorker(2, signal.SIGKILL)]
         assert world.now == asked + GRACE + MARGIN
         assert world.reports[-1].event == "worker_killed"
-        assert world.supervision.next_deadline() is None
-        [finish] = world.feed(Ended(2, -signal.SIGKILL))
+        assert world.supervision.next_deadline() == math.inf
+        [finish] = world.ended(2, -signal.SIGKILL)
         assert isinstance(finish, Finish)
         assert finish.code == 1
 
@@ -261,10 +271,10 @@ class TestStopping:
         """The first failure gives the supervisor's exit code and reason."""
         world = World(3)
         world.begin()
-        world.feed(StopSignalled())
-        world.feed(Ended(1, code, "first"))
-        world.feed(Ended(2, 1, "second"))
-        assert world.feed(Ended(3, 0)) == [Finish(ours, "first")]
+        world.stop()
+        world.ended(1, code, "first")
+        world.ended(2, 1, "second")
+        assert world.ended(3, 0) == [Finish(ours, "first")]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -274,7 +284,7 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, count: int, jitter: float) -> None:
         self.world = World(count, lambda: jitter)
         self.stopped_at: float | None = None
-        self.world.feed(Begun())
+        self.world.feed()
 
     def _one(self, data: Any) -> int:
         number: int = data.draw(st.sampled_from(sorted(self.world.alive)))
@@ -283,29 +293,29 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.world.alive)
     @rule(data=st.data())
     def joins(self, data: Any) -> None:
-        self.world.feed(Joined(self._one(data)))
+        self.world.joined(self._one(data))
 
     @precondition(lambda self: self.world.alive)
     @rule(data=st.data())
     def progresses(self, data: Any) -> None:
-        self.world.feed(Progressed(self._one(data)))
+        self.world.supervision.progressed()
 
     @precondition(lambda self: self.world.alive)
     @rule(data=st.data(), code=st.sampled_from([0, 1, 2, 3, -9, -15]))
     def ends(self, data: Any, code: int) -> None:
-        self.world.feed(Ended(self._one(data), code))
+        self.world.ended(self._one(data), code)
 
     @rule()
     def is_stopped(self) -> None:
         if self.world.finished is None:
-            self.world.feed(StopSignalled())
+            self.world.stop()
 
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:
         deadline = self.world.supervision.next_deadline()
         self.world.now += seconds
-        if deadline is not None and deadline <= self.world.now:
-            self.world.feed(TimePassed())
+        if deadline <= self.world.now:
+            self.world.feed()
 
     @invariant()
     def states_match_processes(self) -> None:
@@ -316,7 +326,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert alive == self.world.alive
         if self.world.finished is None:
             # Somebody lives, or is waited for: it never just stands there.
-            assert alive or self.world.supervision.next_deadline() is not None
+            assert alive or self.world.supervision.next_deadline() < math.inf
             longest = max(
                 (one.start_at - self.world.now for one in workers if one.state is WorkerState.PAUSING),
                 default=0,
@@ -326,9 +336,9 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         """After a stop, and with all workers gone, it ends."""
         if hasattr(self, "world") and self.world.finished is None:
-            self.world.feed(StopSignalled())
+            self.world.stop()
             for number in sorted(self.world.alive):
-                self.world.feed(Ended(number, 0))
+                self.world.ended(number, 0)
             assert self.world.finished is not None
 
 
@@ -340,9 +350,9 @@ def test_reports_have_the_reason_of_an_end() -> None:
     """The reason of an end is what the worker reported, or how it ended."""
     world = World(2)
     world.begin()
-    ends: Sequence[Ended] = [Ended(2, 7), Ended(2, -signal.SIGKILL), Ended(2, -99), Ended(2, 1, "said")]
-    for end in ends:
-        world.feed(end)
+    ends = [(7, None), (-signal.SIGKILL, None), (-99, None), (1, "said")]
+    for code, reason in ends:
+        world.ended(2, code, reason)
         world.wait()
     reasons = [str(one.fields["reason"]) for one in world.reports]
     assert reasons[0] == "worker 2 ended with exit code 7"
