@@ -69,27 +69,27 @@ const toGo = s => Math.max(lagOf(s), s.ledger.open);
 const behind = s => most(s.partitions.map(p => p.lag_seconds));
 /** The number of partitions whose lag is not known yet. */
 const unknownOf = s => s.partitions.filter(p => p.lag == null).length;
-const place = x => [h("span", { class: "break" }, x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
+const place = x => [h("span", "break", x.topic), ` [${x.partition}] at offset ${n(x.offset)}`];
 const sumsUp = l => l.delivered + l.duplicate + l.filtered + l.dead_lettered + l.open === l.read;
 /** Whether the ledger adds up: in total, in each partition, and by the engine's own check. */
 const addsUp = s => sumsUp(s.ledger) && s.partitions.every(p => sumsUp(p.ledger)) && !s.ledger_mismatch;
 
 /** The state as [kind, tone, headline, { label: sentence }]. The most severe one that applies is returned. */
 function stateOf(s) {
-  const halted = s.destination.accounts.filter(a => a.state === "halted"), wait = behind(s);
+  const accounts = s.destination.accounts, wait = behind(s);
+  const halted = accounts.filter(a => a.state === "halted"), away = accounts.filter(a => a.state === "unreachable");
   const go = lagOf(s) < s.ledger.open ? many(s.ledger.open, "record") + " open" : many(lagOf(s), "record") + " to go";
   if (!addsUp(s)) return ["mismatch", "bad", "The ledger does not add up.", { "": "Nothing is read or committed any more; a restart reads again what is not committed.", "What to do": "save /status and the log, restart pinstream, and please report this bug. The figures below contradict each other." }];
   if (s.guard) return guardState(s.guard);
-  if (halted.length) return haltState(halted, s.destination.accounts);
-  const away = s.destination.accounts.filter(a => a.state === "unreachable");
-  if (away.length && !s.stopping) return awayState(away, s.destination.accounts, go);
+  if (halted.length) return haltState(halted, away, accounts);
+  if (away.length && !s.stopping) return awayState(away, accounts, go);
   if (s.stopping) return ["stopping", "warn", "Stopping.", { "": `Open records are being finished: ${many(s.ledger.open, "record")}.` }];
   const damaged = s.partitions.filter(p => p.unreadable_at != null);
   if (damaged.length) return ["unreadable", "bad", `${many(damaged.length, "partition")} cannot be read further: Kafka sends damaged data.`, { "": `${damaged.slice(0, 3).map(p => `${p.topic} [${p.partition}] from offset ${n(p.unreadable_at)}`).join(", ")}${damaged.length > 3 ? ", …" : ""}. pinstream keeps asking for it and reads nothing after it.`, "What to do": "if it lasts, check the brokers' disks; the runbook says how to skip the damaged batch." }];
   if (s.waiting_for_start) return ["unstarted", "warn", "Waiting for Kafka to say where to start.", { "": `${many(s.waiting_for_start, "assigned partition")} cannot be read until then, ${many(s.partitions.length, "partition")} can. pinstream keeps asking the brokers. Nothing is lost.`, "What to do": "if it lasts, check the group's coordinator and the partitions' leaders; the log has the reason (kafka_trouble)." }];
   if (!s.partitions.length) return unassignedState(s.joined);
   if (s.slow_transform) return functionState(s.slow_transform);
-  if (most(s.destination.accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
+  if (most(accounts.map(a => a.throttled_for)) >= THROTTLE_SHOWN) return ["throttled", "warn", "Throttled: waiting until Pinterest takes calls again.", { "": `Nothing is lost, and pinstream continues by itself: ${go}.${wait >= 60 ? ` The oldest has waited ${age(wait)}.` : ""}` }];
   const stuck = s.stalled_for != null || (toGo(s) && s.seconds_since_progress >= 30);
   const explains = reason => !stuck || (s.oldest_open && s.oldest_open.waits_for === reason);
   const schema = (s.open.schemas || []).find(one => one.seconds >= 30);
@@ -128,10 +128,9 @@ const guardState = g => ["guarded", "bad", "Intake has stopped: too many records
 
 const whyOf = accounts => [...new Set(accounts.map(a => a.reason || "no reason given"))].join("; ");
 
-function haltState(halted, accounts) {
-  const away = accounts.filter(a => a.state === "unreachable").length;
+function haltState(halted, away, accounts) {
   const title = halted.length < accounts.length
-    ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; ${away ? `for ${away} more it does not answer` : "the others continue"}.`
+    ? `Pinterest refuses ${halted.length} of ${accounts.length} ad accounts; ${away.length ? `for ${away.length} more it does not answer` : "the others continue"}.`
     : "Halted: Pinterest refuses the token or the ad account.";
   const named = halted.slice(0, 3).map(a => a.account).join(", ") + (halted.length > 3 ? ` and ${halted.length - 3} more` : "");
   return ["halted", "bad", title, {
@@ -190,16 +189,16 @@ function showState(s) {
 function showTiles(s, pace, trend) {
   const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = unknownOf(s);
   const oldest = s.oldest_open;
-  if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", { class: "big" }, NONE))));
+  if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", "big", NONE))));
   const tiles = [
-    [[rate(pace), h("span", { class: "unit" }, " records/s")], "", `${n(l.read - l.open)} since the start`],
+    [[rate(pace), h("span", "unit", " records/s")], "", `${n(l.read - l.open)} since the start`],
     [n(lag), wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
     [percent(f.within_one_hour), tone(f), f.delivered ? `of ${many(f.delivered, "event")} delivered ${periodOf(s, "hour")}` : `nothing delivered ${periodOf(s, "hour")}`],
     [n(l.dead_lettered), l.dead_lettered ? "bad" : "", l.dead_lettered ? `${share(l.dead_lettered, l.read)} of the records read` : "none"],
     [oldest ? age(oldest.age_seconds) : "none", "", oldest ? `waits for ${WAITS[oldest.waits_for] || oldest.waits_for}` : "every record read is settled"],
   ];
   put($("tiles"), tiles.map(([value, cls, note], i) =>
-    h("div", null, h("dt", null, TILES[i]), h("dd", { class: ["big", cls, sized(wanted([value])[0])].filter(Boolean).join(" ") }, value), h("dd", null, note))));
+    h("div", null, h("dt", null, TILES[i]), h("dd", big(wanted([value])[0], cls), value), h("dd", null, note))));
 }
 
 const lagNote = (lag, unknown, wait) => unknown ? `records; ${many(unknown, "partition")} not known yet`
@@ -209,18 +208,18 @@ const percent = x => x == null ? NONE : share(x, 1);
 
 function showLedger(s) {
   const l = s.ledger, adds = addsUp(s);
-  put($("read"), h("span", { class: "soft" }, "Read"), h("b", { class: `big ${sized(n(l.read))}`.trim() }, n(l.read)), h("span", { class: "soft small" }, "records"));
+  put($("read"), h("span", "soft", "Read"), h("b", big(n(l.read)), n(l.read)), h("span", "soft small", "records"));
   put($("ledger"), h("tbody", { role: "rowgroup" }, DISPOSITIONS.map(([id, name, hint, cls]) => h("tr", { role: "row" },
     h("th", { scope: "row", role: "rowheader", class: cls }, name, h("small", null, hint)),
     h("td", { role: "cell", class: "count" }, n(l[id])), h("td", { role: "cell", class: "share" }, share(l[id], l.read))))));
   put($("bands"), bands(l));
   const parts = DISPOSITIONS.map(([id]) => n(l[id])).join(" + ");
-  put($("sum"), h("b", { class: adds ? "good" : "bad" }, adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
+  put($("sum"), h("b", adds ? "good" : "bad", adds ? "It adds up: " : "It does not add up: "), `${parts} ${sumsUp(l) ? "=" : "≠"} ${n(l.read)} read.`,
     s.released ? ` ${many(s.released, "record")} more were released unsettled when their partitions were revoked; the next owner reads them again.` : "",
     s.passed_over ? ` ${many(s.passed_over, "record")} had been settled before and were skipped.` : "");
   const lines = missing(s);
   $("missing").hidden = !lines.length;
-  put($("missing"), h("b", { class: "warn" }, lines.join(" ")), " Since the start; see the log for details.");
+  put($("missing"), h("b", "warn", lines.join(" ")), " Since the start; see the log for details.");
 }
 
 /** Records outside the ledger: never read, or received by another destination. */
@@ -243,7 +242,7 @@ function bands(l) {
     const part = l[id] / l.read, left = Math.max(part * 100, .5), right = Math.max(part * step * .84, .5);
     const top = Math.min(from, 100 - left), mid = step * (i + .5);
     from += part * 100;
-    const y = [top, mid - right / 2, mid + right / 2, top + left].map(v => v.toFixed(2));
+    const y = [top, mid - right / 2, mid + right / 2, top + left].map(px);
     return h("path", { class: `band ${cls}`, d: `M0 ${y[0]}C50 ${y[0]} 50 ${y[1]} 100 ${y[1]}V${y[2]}C50 ${y[2]} 50 ${y[3]} 0 ${y[3]}Z` });
   });
 }
@@ -253,22 +252,22 @@ function showDestination(s) {
   if (s.guard && s.guard.cause === "destination") word.open = ["refuses events", "bad"];
   put($("destination"), s.destination.accounts.length ? s.destination.accounts.map(a => {
     const [text, cls] = word[a.state] || [a.state, ""];
-    return h("div", { class: "account" },
-      h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", { class: cls }, text)),
-      (a.state === "halted" || a.state === "unreachable") && h("p", { class: "break" }, `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and told this one." : ""}`),
+    return h("div", "account",
+      h("p", null, "Ad account ", h("b", null, a.account), " ", h("b", cls, text)),
+      (a.state === "halted" || a.state === "unreachable") && h("p", "break", `Why: ${whyOf([a])}. For ${age(a.halted_for ?? a.unreachable_for)}; ${a.next_probe_in == null ? "pinstream keeps trying" : "next attempt in " + age(a.next_probe_in)}.${a.told_by_member ? " Another member met it and told this one." : ""}`),
       a.state === "throttled" && h("p", null, `Calls continue in ${age(a.throttled_for)}.${a.told_by_member ? " Another member met the limit and told this one." : ""}`),
-      h("p", { class: "soft" }, `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
-  }) : h("p", { class: "soft" }, "Nothing sent yet."),
-  s.destination.quota_divided_by > 1 && h("p", { class: "soft" }, `The call quota is divided by ${s.destination.quota_divided_by} members.`),
-  s.process && h("p", { class: "soft small break" }, `${many(s.counts.calls, "call")}, ${many(s.counts.events_sent, "event")}, ${bytes(s.counts.bytes_sent)} sent to ${s.process.sends_to}`));
+      h("p", "soft", `${many(a.in_flight, "call")} in flight, ${many(a.queued, "event")} queued`));
+  }) : h("p", "soft", "Nothing sent yet."),
+  s.destination.quota_divided_by > 1 && h("p", "soft", `The call quota is divided by ${s.destination.quota_divided_by} members.`),
+  s.process && h("p", "soft small break", `${many(s.counts.calls, "call")}, ${many(s.counts.events_sent, "event")}, ${bytes(s.counts.bytes_sent)} sent to ${s.process.sends_to}`));
 }
 
 function showOldest(s) {
   const one = s.oldest_open;
   put($("oldest"), one ? [
     h("p", null, "Has waited ", h("b", null, age(one.age_seconds)), "; waits for ", h("b", null, WAITS[one.waits_for] || one.waits_for), "."),
-    h("p", { class: "soft small break" }, place(one), one.account ? `, for ad account ${one.account}` : ""),
-  ] : h("p", { class: "soft" }, "None: every record read is settled."));
+    h("p", "soft small break", place(one), one.account ? `, for ad account ${one.account}` : ""),
+  ] : h("p", "soft", "None: every record read is settled."));
 }
 
 /** With `run --workers`: the processes whose figures the page shows as one. */
@@ -276,19 +275,19 @@ function showWorkers(s) {
   const all = s.workers || [];
   $("by-worker").hidden = !all.length;
   put($("h-partitions"), all.length ? "Partitions of all workers" : "Partitions of this member");
-  showTable("workers", [["Worker", "left"], ["State", "left"], ["Partitions", null, "partitions"], ["Read", null, "read"], ["Open", null, "open"], ["Restarts", null, "restarts"], ["Last report", null, "last report"]],
-    all.map(w => [`Worker ${n(w.worker)}`, [h("span", { class: w.state === "running" ? "good" : "warn" }, WORKERS[w.state] || w.state), "left"], n(w.partitions), n(w.read), n(w.open),
-      [w.restarts ? h("span", { class: "warn" }, n(w.restarts)) : "0"], w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
+  showTable("workers", [["Worker", "left"], ["State", "left"], ["Partitions"], ["Read"], ["Open"], ["Restarts"], ["Last report"]],
+    all.map(w => [`Worker ${n(w.worker)}`, [h("span", w.state === "running" ? "good" : "warn", WORKERS[w.state] || w.state), "left"], n(w.partitions), n(w.read), n(w.open),
+      [w.restarts ? h("span", "warn", n(w.restarts)) : "0"], w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
 }
 
 function showPartitions(s) {
   const all = [...s.partitions].sort((a, b) => a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : a.partition - b.partition), some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
-  const heads = [["Partition", "left"], ["Lag, records", null, "lag"], ["Oldest record", null, "oldest record"], ["Open", null, "open"], ["Settled", "places", "settled"],
+  const heads = [["Partition", "left"], ["Lag, records", null, "lag"], ["Oldest record"], ["Open"], ["Settled", "places"],
     ["Committed offset", "places"], ["Position", "places"], ["End offset", "places"]];
   put($("partitions"), all.length ? rows(heads, some.map(p => [
     [`${p.topic} [${p.partition}]`, "left break"], n(p.lag), age(p.lag_seconds), n(p.ledger.open), [n(p.ledger.read - p.ledger.open), "places"],
     [n(p.committed), "places"], [n(p.position), "places"], [n(p.end), "places"],
-  ])) : h("tbody", null, h("tr", null, h("td", { class: "left soft" }, "None assigned."))));
+  ])) : h("tbody", null, h("tr", null, h("td", "left soft", "None assigned."))));
   $("partitions").className = "stack";
   $("more").hidden = all.length <= MANY_PARTITIONS;
   say("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
@@ -308,29 +307,29 @@ const periodOf = (s, window) => s.freshness[window] ? `in the last ${window}` : 
 function showFreshness(s) {
   const f = freshnessOver(s, span), all = s.freshness, when = periodOf(s, span);
   const sinceStart = `Since the start: ${percent(all.within_one_hour)} of ${many(all.delivered, "event")} within one hour.`;
-  if (!all.delivered) return put($("freshness"), h("p", { class: "soft" }, "Nothing delivered yet."));
-  if (!f.delivered) return put($("freshness"), h("p", { class: "soft" }, `Nothing delivered ${when}. ${sinceStart}`));
+  if (!all.delivered) return put($("freshness"), h("p", "soft", "Nothing delivered yet."));
+  if (!f.delivered) return put($("freshness"), h("p", "soft", `Nothing delivered ${when}. ${sinceStart}`));
   const within = x => x == null ? "more than 7 days" : age(x);
   put($("freshness"),
-    h("p", null, h("b", { class: `big ${tone(f)}` }, percent(f.within_one_hour)), ` of ${many(f.delivered, "event")} delivered ${when} arrived within one hour`),
+    h("p", null, h("b", big("", tone(f)), percent(f.within_one_hour)), ` of ${many(f.delivered, "event")} delivered ${when} arrived within one hour`),
     h("p", null, "Half within ", h("b", null, within(f.age_p50)), ", 95 % within ", h("b", null, within(f.age_p95)),
       ", 99 % within ", h("b", null, within(f.age_p99)), "."),
     ageScale(f),
-    h("p", { class: "soft small" }, "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
+    h("p", "soft small", "Ages run from the event's time to Pinterest's answer and are at most 25 % too high.", f === all ? "" : ` ${sinceStart}`));
 }
 
 /** The three ages on one logarithmic line from a second to a week, with the one-hour rule. */
 function ageScale(f) {
-  const width = Math.max(240, $("freshness").clientWidth), x = s => Math.log(Math.max(Math.min(s ?? Infinity, WEEK), 1)) / Math.log(WEEK) * (width - 20) + 10;
+  const width = Math.max(240, $("freshness").clientWidth), x = s => px(Math.log(Math.max(Math.min(s ?? Infinity, WEEK), 1)) / Math.log(WEEK) * (width - 20) + 10);
   const marks = [1, 10, 60, 600, HOUR, ...(width > 440 ? [24 * HOUR] : []), WEEK];
   const pins = [["half", f.age_p50], ["95 %", f.age_p95], ["99 %", f.age_p99]].map(([name, s]) => [name, x(s)]);
   return h("svg", { class: "scale", viewBox: `0 0 ${width} 76`, "aria-hidden": "true" },
-    h("path", { class: "within", d: `M10 30H${x(HOUR).toFixed(1)}V42H10Z` }),
-    h("path", { class: "track", d: `M${x(HOUR).toFixed(1)} 30H${width - 10}V42H${x(HOUR).toFixed(1)}Z` }),
-    h("path", { class: "rule", d: `M${x(HOUR).toFixed(1)} 24V48` }),
-    marks.map(s => h("text", { x: x(s).toFixed(1), y: 62, "text-anchor": s === 1 ? "start" : s === WEEK ? "end" : "middle" }, age(s))),
-    pins.map(([, at]) => h("path", { class: "pin", d: `M${at.toFixed(1)} 22V48` })),
-    pinLabels(pins, width).map(([text, at]) => h("text", { class: "pin-text", x: at.toFixed(1), y: 16, "text-anchor": "middle" }, text)));
+    h("path", { class: "within", d: `M10 30H${x(HOUR)}V42H10Z` }),
+    h("path", { class: "track", d: `M${x(HOUR)} 30H${width - 10}V42H${x(HOUR)}Z` }),
+    h("path", { class: "rule", d: `M${x(HOUR)} 24V48` }),
+    marks.map(s => h("text", { x: x(s), y: 62, "text-anchor": s === 1 ? "start" : s === WEEK ? "end" : "middle" }, age(s))),
+    pins.map(([, at]) => h("path", { class: "pin", d: `M${at} 22V48` })),
+    pinLabels(pins, width).map(([text, at]) => h("text", { class: "pin-text", x: px(at), y: 16, "text-anchor": "middle" }, text)));
 }
 
 /** Labels for the pins, from the left; pins too close for separate labels share one. */
@@ -350,10 +349,10 @@ function pinLabels(pins, width) {
 function showDuplicates(s) {
   const l = s.ledger, keys = s.key_store;
   put($("duplicates"),
-    h("p", null, h("b", { class: `big ${sized(n(l.duplicate))}`.trim() }, n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`),
+    h("p", null, h("b", big(n(l.duplicate)), n(l.duplicate)), ` suppressed, ${share(l.duplicate, l.read)} of the records read`),
     s.claimed_elsewhere > 0 && h("p", null, `${many(s.claimed_elsewhere, "open event")} ${s.claimed_elsewhere === 1 ? "is" : "are"} in flight at another member; the outcome there decides.`),
-    keys && h("p", { class: "soft" }, `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
-      keys.evicted_early ? h("b", { class: "warn" }, ` ${many(keys.evicted_early, "key")} forgotten early because it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
+    keys && h("p", "soft", `The key store holds ${many(keys.keys, "key")} in ${bytes(keys.bytes)}.`,
+      keys.evicted_early ? h("b", "warn", ` ${many(keys.evicted_early, "key")} forgotten early because it is full. Raise PINSTREAM_KEY_STORE_MAX_BYTES.`) : ""));
 }
 
 function showCoverage(s) {
@@ -388,7 +387,7 @@ function showReasons(s) {
     for (const [code, count] of Object.entries(codes)) lines.push([stage, code, count, (samples[stage] || {})[code]]);
   }
   lines.sort((a, b) => b[2] - a[2]);
-  showTable("reasons", [["Reason", "left"], ["Stage", "left"], ["Records", null, "records"], ["Latest message", "left message"]],
+  showTable("reasons", [["Reason", "left"], ["Stage", "left"], ["Records"], ["Latest message", "left message"]],
     lines.map(([stage, code, count, sample]) => [[h("code", null, breakable(code)), "left word"], [[stage, ": ", STAGES[stage] || ""], "left"], n(count), [sample || NONE, "left message break"]]));
 }
 
@@ -396,7 +395,7 @@ function showReasons(s) {
 function showSections(s) {
   const sections = Object.entries(s.counts.by_section || {}), settled = DISPOSITIONS.filter(([name]) => name !== "open");
   $("by-section").hidden = !sections.length;
-  showTable("sections", [["Section of the mapping", "left"], ...settled.map(([, title]) => [title, null, title.toLowerCase()])],
+  showTable("sections", [["Section of the mapping", "left"], ...settled.map(([, title]) => [title])],
     sections.map(([name, counts]) => [[h("code", null, breakable(name)), "left word"], ...settled.map(([outcome]) => n(counts[outcome] || 0))]));
 }
 

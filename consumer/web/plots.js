@@ -74,10 +74,10 @@ function axis(plot, values) {
   const high = most(values.flat()) || 0, room = HEIGHT - EDGE.top - EDGE.bottom;
   if (!plot.scale.log) {
     const marks = plot.scale.marks || ticks(high, plot.scale === COUNT), top = marks[marks.length - 1];
-    return { marks, y: v => EDGE.top + room * (1 - v / top) };
+    return { marks, y: v => px(EDGE.top + room * (1 - v / top)) };
   }
   const top = Math.max(high, 2 * HOUR) * 1.3, marks = TIMES.filter(x => x <= top);
-  return { marks, y: v => EDGE.top + room * (1 - Math.log(Math.max(v, 1)) / Math.log(top)) };
+  return { marks, y: v => px(EDGE.top + room * (1 - Math.log(Math.max(v, 1)) / Math.log(top))) };
 }
 
 /** Marks of the time axis, at round minutes or hours of local time. */
@@ -99,10 +99,10 @@ function curve(at, values, x, y, apart, style) {
     pieces[pieces.length - 1].push([x(at[i]), y(value)]);
     last = at[i];
   });
-  const points = one => one.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L");
+  const points = one => one.map(point => point.join(" ")).join("L");
   return [
     h("path", { class: style, d: pieces.filter(one => one.length > 1).map(one => "M" + points(one)).join("") }),
-    pieces.filter(one => one.length === 1).map(([[a, b]]) => h("circle", { class: "mark", cx: a.toFixed(1), cy: b.toFixed(1), r: 2 })),
+    pieces.filter(one => one.length === 1).map(([[a, b]]) => h("circle", { class: "mark", cx: a, cy: b, r: 2 })),
   ];
 }
 
@@ -114,24 +114,24 @@ function nothing(plot, step) {
 }
 
 function figure(plot, width) {
-  const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", { class: "soft" }, plot.of));
+  const head = h("figcaption", null, h(plot.level || "h3", { id: `title-${plot.id}` }, plot.title), h("span", "soft", plot.of));
   const step = stepOf(span), at = step ? step.series.at : [];
   const values = plot.curves.map(([name]) => step && step.series[name] || []);
   if (!at.length || !values.some(list => list.some(v => v != null))) {
-    return [head, h("p", { class: "none" }, nothing(plot, step))];
+    return [head, h("p", "none", nothing(plot, step))];
   }
   const [from, to] = reach(at);
-  const x = t => EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from);
+  const x = t => px(EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from));
   const { marks, y } = axis(plot, values), bottom = HEIGHT - EDGE.bottom;
   const chosen = cursors[plot.id] == null ? null : nearest(at, cursors[plot.id]);
   const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? latest(values[c])]]);
   const told = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
   return [
     head,
-    h("ul", { class: "keys" }, plot.curves.map(([, name, tone], c) => h("li", { class: tone },
+    h("ul", "keys", plot.curves.map(([, name, tone], c) => h("li", tone,
       h("svg", { "aria-hidden": "true", viewBox: "0 0 22 10" }, h("path", { class: STYLE[c], d: "M1 5H21" })),
       name + " ", h("b", null, read[c][2] == null ? NONE : plot.scale.show(read[c][2])))),
-      h("li", { class: "soft" }, chosen == null ? "latest" : "at " + clock(at[chosen]))),
+      h("li", "soft", chosen == null ? "latest" : "at " + clock(at[chosen]))),
     h("svg", {
       class: "canvas", viewBox: `0 0 ${width} ${HEIGHT}`, "data-plot": plot.id, tabindex: 0, role: "slider",
       "aria-label": `${plot.title}, ${plot.of}, over the last ${span}; arrow keys move through time`,
@@ -139,20 +139,20 @@ function figure(plot, width) {
       "aria-valuetext": `${clock(at[chosen ?? at.length - 1])}: ${told}`,
     },
     marks.map(v => [
-      h("path", { class: v ? "grid" : "axis", d: `M${EDGE.left} ${y(v).toFixed(1)}H${width - EDGE.right}` }),
-      h("text", { x: EDGE.left - 6, y: (y(v) + 4).toFixed(1), "text-anchor": "end" }, plot.scale.tick(v)),
+      h("path", { class: v ? "grid" : "axis", d: `M${EDGE.left} ${y(v)}H${width - EDGE.right}` }),
+      h("text", { x: EDGE.left - 6, y: y(v) + 4, "text-anchor": "end" }, plot.scale.tick(v)),
     ]),
-    times(from, to, width).map(t => h("text", { x: x(t).toFixed(1), y: HEIGHT - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
+    times(from, to, width).map(t => h("text", { x: x(t), y: HEIGHT - 6, "text-anchor": x(t) > width - 30 ? "end" : "middle" }, clock(t, false))),
     h("path", { class: "axis", d: `M${EDGE.left} ${bottom}H${width - EDGE.right}` }),
     plot.rule && [
-      h("path", { class: "rule", d: `M${EDGE.left} ${y(plot.rule).toFixed(1)}H${width - EDGE.right}` }),
-      h("text", { class: "rule-text", x: EDGE.left + 4, y: (y(plot.rule) - 4).toFixed(1) }, "one-hour rule"),
+      h("path", { class: "rule", d: `M${EDGE.left} ${y(plot.rule)}H${width - EDGE.right}` }),
+      h("text", { class: "rule-text", x: EDGE.left + 4, y: y(plot.rule) - 4 }, "one-hour rule"),
     ],
-    plot.curves.map(([, , tone], c) => h("g", { class: tone }, curve(at, values[c], x, y, step.seconds * 1.6, STYLE[c]))),
+    plot.curves.map(([, , tone], c) => h("g", tone, curve(at, values[c], x, y, step.seconds * 1.6, STYLE[c]))),
     chosen != null && [
-      h("path", { class: "cursor", d: `M${x(at[chosen]).toFixed(1)} ${EDGE.top}V${bottom}` }),
+      h("path", { class: "cursor", d: `M${x(at[chosen])} ${EDGE.top}V${bottom}` }),
       plot.curves.map(([, , tone], c) => values[c][chosen] == null ? null
-        : h("g", { class: tone }, h("circle", { class: "mark", cx: x(at[chosen]).toFixed(1), cy: y(values[c][chosen]).toFixed(1), r: 3.5 }))),
+        : h("g", tone, h("circle", { class: "mark", cx: x(at[chosen]), cy: y(values[c][chosen]), r: 3.5 }))),
     ]),
     h("details", { "data-plot": plot.id }, h("summary", null, "as a table"),
       h("div", { class: "wide", role: "region", tabindex: 0, "aria-label": `${plot.title}, as a table` }, h("table", { role: "table" }, numbers(plot, at, values)))),

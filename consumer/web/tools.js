@@ -9,8 +9,9 @@ const $ = id => document.getElementById(id);
 const n = x => x == null ? NONE : x.toLocaleString("en");
 /** A count with its noun. A line may break between a long number and its noun, never inside the number. */
 const many = (count, what) => n(count) + (n(count).length > 9 ? " " : NBSP) + what + (count === 1 ? "" : "s");
-/** The CSS class of a large figure: the longer it is, the smaller its font, to stay on one line. */
-const sized = figure => ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length];
+/** The CSS classes of a large figure: the longer it is, the smaller its font, to stay on one line. */
+const big = (figure, cls) => ["big", cls, ["", "long", "longer", "longest"][[9, 13, 17].filter(most => String(figure).length > most).length]]
+  .filter(Boolean).join(" ");
 const sum = list => list.reduce((all, one) => all + one, 0);
 
 /** The largest value that is not null; null if there is none. */
@@ -53,8 +54,11 @@ const clock = (unix, seconds = true) => new Date(unix * 1000).toLocaleTimeString
 const moment = unix => new Date(unix * 1000).toDateString() === new Date().toDateString() ? clock(unix)
   : new Date(unix * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) + ", " + clock(unix, false);
 
-/** Describe an element for `put`: h("p", { class: "soft" }, "text", …). */
-const h = (tag, attributes, ...children) => ({ tag, attributes: attributes || {}, children });
+/** A coordinate in pixels, rounded: an SVG path has thousands of them. */
+const px = x => Math.round(x * 10) / 10;
+
+/** Describe an element for `put`: h("p", "soft", "text", …), with its class, or an object with all its attributes. */
+const h = (tag, attributes, ...children) => ({ tag, attributes: typeof attributes === "string" ? { class: attributes } : attributes || {}, children });
 const wanted = list => [list].flat(4).filter(one => one != null && one !== false && one !== "");
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -103,15 +107,17 @@ function say(id, text, cls) {
   if (cls != null && $(id).className !== cls) $(id).className = cls;
 }
 
-/** The content of a table: each head is [text, class, name for narrow screens], each cell is text or [content, class]. */
+// The content of a table: each head is [text, class, name for narrow screens], each cell is text or [content, class].
+// A figure, which has no class, has the name of its head.
 function rows(heads, lines) {
   // The roles are said, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
+  const names = heads.map(([text, cls, name = cls ? null : text.toLowerCase()]) => name);
   return [
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(([text, cls]) =>
       h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
     h("tbody", { role: "rowgroup" }, lines.map(cells => h("tr", { role: "row" }, cells.map((cell, index) => {
       const [content, cls] = Array.isArray(cell) ? cell : [cell];
-      return index ? h("td", { role: "cell", class: cls, "data-name": heads[index][2] }, content)
+      return index ? h("td", { role: "cell", class: cls, "data-name": names[index] }, content)
         : h("th", { scope: "row", role: "rowheader", class: cls || "left" }, content);
     })))),
   ];
@@ -120,5 +126,5 @@ function rows(heads, lines) {
 /** Fill the element `id` with a table, named by the heading above it; with a sentence if there are no lines. */
 function showTable(id, heads, lines) {
   put($(id), lines.length ? h("table", { class: "stack", role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines))
-    : h("p", { class: "soft" }, "None since the start."));
+    : h("p", "soft", "None since the start."));
 }

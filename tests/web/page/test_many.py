@@ -36,6 +36,30 @@ async def test_each_account_says_how_it_is(visit: Visit, size: str) -> None:
         await shoot(shown, f"many-{size}")
 
 
+async def test_many_accounts_leave_no_empty_card(visit: Visit) -> None:
+    """A long list of accounts stands in columns, over the whole width; a short one stands beside a plot."""
+    many, few = scenes.crowd(), scenes.full()
+    listed = many["destination"]["accounts"]
+    many["destination"]["accounts"] = [{**listed[i % 4], "account": str(i)} for i in range(14)]
+    for scene, beside in ((many, False), (few, True)):
+        async with stand(scene, scenes.history()) as server, visit(server.url) as shown:
+            await live(shown)
+            await shown.wait_for_selector("#plot-behind .canvas")
+            cards = [
+                shown.locator("#plot-behind"),
+                shown.locator("#pace .card", has=shown.locator("#destination")),
+            ]
+            plot, destination = [await one.bounding_box() for one in cards]
+            assert plot is not None
+            assert destination is not None
+            assert (plot["y"] == destination["y"]) is beside
+            # The height of a plot and its caption, and of its table's handle.
+            assert plot["height"] < 350
+            # 14 accounts one below the other would take more than 1,000.
+            assert destination["height"] < 800
+            await shoot(shown, f"accounts-{len(scene['destination']['accounts'])}")
+
+
 async def test_workers_are_shown(visit: Visit) -> None:
     """Each with its state and restarts; the partitions are then those of all."""
     async with stand(scenes.crowd()) as server, visit(server.url) as shown:
