@@ -23,7 +23,6 @@ from consumer.conversion import hints
 from consumer.conversion.computed.expressions import (
     NUMBERS,
     WORDS,
-    Agreed,
     Computed,
     Condition,
     Constant,
@@ -33,6 +32,7 @@ from consumer.conversion.computed.expressions import (
     Phone,
     Reading,
     Unreadable,
+    When,
     array_of,
     constants_in,
     depends_on_event,
@@ -494,7 +494,11 @@ class Loader:
             tuple(Condition(source, tuple(allowed) or (True,)) for source in found[key])
             for key in ("require", "any")
         )
-        return Consent(Agreed(every, some), ())
+        agreed: Expression = Constant(True)
+        if some:
+            agreed = First(tuple(When(agreed, (condition,), None) for condition in some))
+        # True if all of `require` hold, and one of `any`; else nothing, which is no consent.
+        return Consent(When(agreed, every, None), ())
 
     def _consent_sources(self, key: str, has_allowed: bool) -> list[Expression]:
         """What `require` or `any` names: one path, or a list of them."""

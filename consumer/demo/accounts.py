@@ -20,12 +20,6 @@ from typing import Any, Final, NamedTuple
 # Additions are exact for any size. An operation that would round raises.
 _EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
 _ZERO: Final = Decimal(0)
-_SOURCES: Final[Mapping[str, str]] = {
-    "web": "web",
-    "app_ios": "app",
-    "app_android": "app",
-    "offline": "offline",
-}
 
 
 class EventKey(NamedTuple):
@@ -90,7 +84,8 @@ class Books:
         before = self.deliveries.get(key, 0)
         self.deliveries[key] = before + 1
         if before:
-            counts.doubles[_SOURCES[event["action_source"]]] += 1
+            # Pinterest takes both apps for one source.
+            counts.doubles[event["action_source"].partition("_")[0]] += 1
             return
         counts.distinct_event_ids += 1
         counts.value_sum = _EXACT.add(counts.value_sum, value)

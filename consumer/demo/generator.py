@@ -320,10 +320,16 @@ class EventGenerator:
         market = self._random.choices(MARKETS, (40, 8, 12, 15, 10, 10, 5))[0]
         handset = pick(HANDSETS) if self._chance(0.35) else None
         key = f"{self._random.getrandbits(40):010x}"
+        # These networks are reserved for documentation (RFC 3849, RFC 5737): they lead to no real person.
+        if self._chance(0.2):
+            address = f"2001:db8::{self._random.getrandbits(16):x}:{self._random.randrange(1, 65_536):x}"
+        else:
+            network = pick(("192.0.2", "198.51.100", "203.0.113"))
+            address = f"{network}.{self._random.randrange(1, 255)}"
         customer: dict[str, Any] = {
             **{name: [] for name in _LISTS},
             **dict.fromkeys(_TEXTS),
-            "ip_address": self._address(),
+            "ip_address": address,
             "user_agent": pick(BROWSERS) if handset is None else handset.user_agent,
             "click_id": f"dj0y{self._random.getrandbits(96):024x}" if self._chance(0.35) else None,
             "country": market.country if self._chance(0.9) else None,
@@ -355,13 +361,6 @@ class EventGenerator:
             "postal_code": home.postal_code,
             "partner_id": f"ramp-{key}" if self._chance(0.05) else None,
         }
-
-    def _address(self) -> str:
-        # These networks are reserved for documentation (RFC 3849, RFC 5737): they lead to no real person.
-        if self._chance(0.2):
-            return f"2001:db8::{self._random.getrandbits(16):x}:{self._random.randrange(1, 65_536):x}"
-        network = self._random.choice(("192.0.2", "198.51.100", "203.0.113"))
-        return f"{network}.{self._random.randrange(1, 255)}"
 
     # Chance and spoiling
 

@@ -201,17 +201,15 @@ def _middleman(call: Call, faults: Faults) -> Answer:
     status, server = faults.middleman_status, {"Server": "middleman/1.0"}
     match faults.middleman_says:
         case "html":
-            page = f"<html><head><title>{status} Not By Pinterest</title></head><body></body></html>"
-            return Answer(status, page.encode(), server, "text/html")
+            said = f"<html><head><title>{status} Not By Pinterest</title></head><body></body></html>".encode()
         case "empty":
-            return Answer(status, b"", server, "text/html")
+            said = b""
         case "json":
-            return Answer(
-                status, orjson.dumps({"message": "Not by Pinterest", "error": {"code": "E1"}}), server
-            )
+            said = orjson.dumps({"message": "Not by Pinterest", "error": {"code": "E1"}})
+            return Answer(status, said, server)
         case "echo":
-            echo = f"<html><body>Denied: {call.authorization} ".encode() + call.body + b"</body></html>"
-            return Answer(status, echo, server, "text/html")
+            said = f"<html><body>Denied: {call.authorization} ".encode() + call.body + b"</body></html>"
+    return Answer(status, said, server, "text/html")
 
 
 def _message(problem: rules.Violation, plan: CallPlan) -> str:

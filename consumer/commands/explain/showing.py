@@ -74,8 +74,8 @@ class Summary:
     def __init__(self) -> None:
         self.records = 0
         self.outcomes: Counter[str] = Counter(dict.fromkeys(_STYLES, 0))
-        self._rejected: Counter[str] = Counter()
-        self._filtered: Counter[str] = Counter()
+        self._codes: dict[str, Counter[str]] = {"rejected": Counter(), "filtered": Counter()}
+        # By code, how often each field was warned of.
         self._warnings: dict[str, Counter[str]] = {}
         self._coverage = Coverage()
 
@@ -83,11 +83,10 @@ class Summary:
         """Yield the lines as they are, and count them."""
         for number, line in lines:
             self.records += 1
-            self.outcomes[line["outcome"]] += 1
-            if line["error"] is not None:
-                self._rejected[line["error"]["code"]] += 1
-            if "filter" in line:
-                self._filtered[line["filter"]] += 1
+            outcome, error = line["outcome"], line["error"]
+            self.outcomes[outcome] += 1
+            if outcome in self._codes:
+                self._codes[outcome][line["filter"] if error is None else error["code"]] += 1
             for warning in line["warnings"]:
                 self._warnings.setdefault(warning["code"], Counter())[warning["field"]] += 1
             if line["payload"] is not None:
@@ -99,7 +98,7 @@ class Summary:
     def document(self) -> dict[str, Any]:
         """The counts as JSON."""
         covered = self._coverage.snapshot(0.0).hour
-        codes = {"rejected": self._rejected, "filtered": self._filtered, "warnings": self._warnings}
+        codes = {**self._codes, "warnings": self._warnings}
         coverage = {
             name: {"events": one.events, "carried": by_id(one.carried)} for name, one in covered.items()
         }
@@ -114,8 +113,7 @@ class Summary:
         counts = Table("what", "code", "field", Column("records", justify="right"), box=box.SIMPLE_HEAD)
         for outcome, number in self.outcomes.items():
             counts.add_row(Text(outcome, _STYLES[outcome]), "", "", f"{number:,}")
-            codes = {"rejected": self._rejected, "filtered": self._filtered}.get(outcome, Counter())
-            for code, number in codes.most_common():
+            for code, number in self._codes.get(outcome, Counter()).most_common():
                 counts.add_row("", code, "", f"{number:,}")
         for code, fields in self._warnings.items():
             for field, number in fields.most_common():

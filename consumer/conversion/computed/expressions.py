@@ -78,8 +78,6 @@ class Computed:
                 return frozenset({"string"})
             case Sum() | Arithmetic():
                 return frozenset({"decimal"})
-            case Agreed():
-                return frozenset({"boolean"})
             case Constant() | Table():
                 return frozenset(map(_kind, constants_in(made)))
 
@@ -182,15 +180,7 @@ class Phone(Computed):
     country: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Agreed(Computed):
-    """True if all conditions of `every` hold, and one of `some` if there are any; else false."""
-
-    every: tuple[Condition, ...]
-    some: tuple[Condition, ...]
-
-
-Made = Element | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone | Agreed
+Made = Element | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone
 Expression = Source | Made
 
 
@@ -219,8 +209,6 @@ def parts_of(expression: Expression) -> tuple[Expression, ...]:
             return (numbers, country)
         case When(of, conditions, _):
             return (of, *(condition.of for condition in conditions))
-        case Agreed(every, some):
-            return tuple(condition.of for condition in (*every, *some))
 
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:

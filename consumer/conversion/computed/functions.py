@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 from consumer.avro.paths import EACH, Path, Source
 from consumer.conversion.amounts import exact
 from consumer.conversion.computed.expressions import (
-    Agreed,
     Arithmetic,
     Branch,
     Condition,
@@ -133,16 +132,6 @@ class _Maker:
                 return _phone(function, is_many, self._one(country, "phone_country", scopes)), is_many
             case Each(array, of):
                 return self._each(array, of, scopes), True
-            case Agreed(every, some):
-                all_of = [self._condition(condition, scopes) for condition in every]
-                any_of = [self._condition(condition, scopes) for condition in some]
-                return (
-                    lambda read, at: (
-                        all(holds(read, at) for holds in all_of)
-                        and (not any_of or any(holds(read, at) for holds in any_of))
-                    ),
-                    False,
-                )
 
     def _one(self, expression: Expression, operator: str, scopes: tuple[Way, ...]) -> Function:
         function, is_many = self.make(expression, scopes)
