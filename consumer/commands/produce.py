@@ -104,6 +104,7 @@ class _Production:
         # A missing topic or broker is one clear error before any record is read.
         await describe(self.settings.kafka.client_properties(), [self.topic], timeout=_DESCRIBE_TIMEOUT)
         records = self._records(await self._encoder())
+        # Made after the encoder: what is wrong with a schema or the registry needs no connection for records.
         producer = RecordProducer(self.settings.kafka.client_properties())
         try:
             await self._send_all(producer, records)
@@ -112,6 +113,7 @@ class _Production:
         finally:
             await producer.close()
         say(f"produced {producer.delivered:,} records to {self.topic}")
+        # At the end, so that the good records of the file are written whatever the bad ones are.
         if self._source is not None and self._source.skipped:
             raise InputError(
                 f"{self._source.skipped} records of {self.file} do not fit the schema; correct them"
@@ -148,6 +150,7 @@ class _Production:
 
     async def _framings(self, subjects: Mapping[str, AvroSchema]) -> list[ConfluentId | SingleObject]:
         """Confluent's framing with registered schemas where there is such a registry, else single-object encoding."""
+        # Glue has an id of its own form, which Confluent's framing cannot hold.
         if not self.settings.registry.url or self.settings.registry.is_glue:
             return [SingleObject() for _ in subjects]
         registry = building.registry(self.settings)
@@ -161,6 +164,7 @@ class _Production:
             generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
             return islice(made_up(generator, encoder), self.events)
         mapped = self._sections
+        # Without a mapping that fits, the records are of the one schema that the settings name.
         types = self._schema if mapped is None else building.file_types(mapped, self.record, self.topic)
         change = None
         if self.restamp and mapped is not None:
@@ -191,6 +195,7 @@ class _Production:
         begun = said = time.monotonic()
         async for number, record in paced(records, self.rate, self._stopped):
             await producer.produce(self.topic, record.key, record.value)
+            # So that a long file, or a slow rate, is seen to go on.
             if time.monotonic() - said >= _LINE_EVERY:
                 said = time.monotonic()
                 say(f"{number + 1:,} records, {(number + 1) / (said - begun):,.0f} a second")

@@ -157,6 +157,7 @@ class Loader:
             self._refuse_setting(
                 "phone_country_code", 'must be one to three digits in quotes, like "49", or "" for none'
             )
+        # Names of the advertiser's own come before all that may name them.
         own_events = self._settings_of("own_events", "names").get("names", [])
         if wrong := hints.wrong_with_own_events(own_events):
             self._fail(f"[own_events] {wrong}")
@@ -178,6 +179,7 @@ class Loader:
                 derived = Each(steps, source) if steps and isinstance(source, Computed) else source
                 sources.setdefault(name, derived)
         constants = self._constants(known, sources)
+        # An error of its own, since a record type may be complete on another topic (`sections`).
         missing = [name for name in _REQUIRED if name not in sources and name not in constants]
         if missing:
             names = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no source"
@@ -227,6 +229,7 @@ class Loader:
         """The table's entries that are not taken away. Raises `MappingError` if one's value is not `known`."""
         entries = self._tables[table]
         for key, value in entries.items():
+            # Of a name with dots and without quotes, TOML makes tables: show the name that was meant.
             while isinstance(value, dict) and value:
                 part, value = next(iter(value.items()))
                 key = f"{key}.{part}"
@@ -237,6 +240,7 @@ class Loader:
                 self._fail(f"[{table}] {key!r} {said} in quotes")
             if not value or value in known:
                 continue
+            # A setting below a table's header belongs to that table: the usual mistake with TOML.
             if key in CHOICES:
                 self._misplaced(table, key)
             if key in known:
@@ -301,6 +305,7 @@ class Loader:
             return True
         line = Line(layer.name, table, key)
         missing = self._reading.missing(said)
+        # `sections` refuses a line whose path no section has: it is misspelled.
         if missing is None:
             self.used.add(line)
         elif layer.shared:
@@ -363,6 +368,7 @@ class Loader:
                 self.used.add(Line(layer.name, "", "phone_country"))
             elif not self._applies(layer, "", "phone_country", said):
                 continue
+            # Now, and not with the first record that has a number.
             if not is_installed():
                 self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
             country: Expression = Constant(said) if is_for_all else self._country(said)
@@ -395,6 +401,7 @@ class Loader:
             with self._about(f"[fields] {key!r}"):
                 item_steps = steps if key.startswith(CONTENTS) else None
                 computation(source, item_steps, event_type, lambda _: None)
+            # What may be sent only some day is checked now: its first event would be a dead letter.
             for constant in constants_in(source):
                 names = event_types if self._settings["unknown_event_name"] == "refuse" else None
                 if meant := hints.wrong_constant(TARGETS[key], constant, names, channels):
@@ -447,6 +454,7 @@ class Loader:
                 sources[name] = otherwise if before is None else First((before, otherwise))
             else:
                 constants[name] = self._constant(target, value, known)
+        # In the order of a payload, whatever the order in the file.
         return {name: constants[name] for name in TARGETS if name in constants}
 
     def _constant(self, target: Target, value: Any, known: frozenset[str]) -> Any:

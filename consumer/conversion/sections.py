@@ -67,24 +67,17 @@ _Place = tuple[str, str | None]  # a record type, and a topic; None: every topic
 class Sections:
     """A checked mapping file. Make it with `load_sections`."""
 
-    all: tuple[Section, ...]
-    """A section's number is its place here, counted from 1."""
-    divided: bool
-    """Whether the file has sections; else `all` is one mapping for everything."""
+    all: tuple[Section, ...]  # a section's number is its place here, counted from 1
+    divided: bool  # whether the file has sections; else `all` is one mapping for everything
     unknown_record: str
     warnings: tuple[str, ...]
-    topics: tuple[str, ...]
-    """The topics that the file names."""
-    records: tuple[str, ...]
-    """The record types that are mapped."""
-    own_events: tuple[str, ...]
-    """The advertiser's own event names in all sections."""
+    topics: tuple[str, ...]  # the topics that the file names
+    records: tuple[str, ...]  # the record types that are mapped
+    own_events: tuple[str, ...]  # the advertiser's own event names in all sections
+    # The number of the section for a place; or, of a record type that has sections, why there is none.
     _places: Map[_Place, int | str]
-    """The number of the section for a place; or, of a record type that has sections, why there is none."""
-    _records: Map[str, str]
-    """Record types that are mapped, by their names and aliases."""
-    _unqualified: Map[str, str]
-    """The same by names without namespace, as far as these are enough."""
+    _records: Map[str, str]  # record types that are mapped, by their names and aliases
+    _unqualified: Map[str, str]  # the same by names without namespace, as far as these are enough
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,6 +111,7 @@ class Sections:
             found = self._places.get((record, topic)) or self._places[record, None]
         if isinstance(found, int):
             return found
+        # Also a type that is mapped on other topics only.
         if self.unknown_record == "filter":
             return _FILTERED
         if found is not None:
@@ -172,6 +166,7 @@ def load_sections(
     """
     file = _File(overlay_toml, default_toml, overlay_name)
     found: dict[str, AvroSchema] = {}
+    # The file's own sections say which types there are; the setting's default would add one that never comes.
     if is_named or not file.records:
         schema = schemas.reader(schema_name)
         found[_record(schema).name] = schema
@@ -279,6 +274,7 @@ class _File:
             # It may be complete on some topics alone: perhaps it never comes on others.
             if error is not None and not any(section.record == record for section in all_of_them):
                 raise error
+        # Only now is known whether any section has the paths of the lines that they share.
         self._refuse_unused(loaders, schemas)
         if len(all_of_them) > _MOST_SECTIONS:
             raise MappingError(

@@ -34,24 +34,20 @@ class EventKey(NamedTuple):
 class SandboxCounts:
     """Counts of the sandbox since its start or last reset. In test mode only calls are counted."""
 
-    accepted_events: int = 0
-    """Events answered as processed, including doubles."""
-    distinct_event_ids: int = 0
-    """Distinct account + event name + event id."""
+    accepted_events: int = 0  # events answered as processed, including doubles
+    distinct_event_ids: int = 0  # distinct account + event name + event id
+    # How many of them are forgotten. If 0, the counts of distinct events are exact.
     forgotten_event_ids: int = 0
-    """How many of them are forgotten. If 0, the counts of distinct events are exact."""
-    value_sum: Decimal = _ZERO
-    """Sum of ``custom_data.value`` over distinct events, the first of each."""
-    accepted_value_sum: Decimal = _ZERO
-    """The same sum, including doubles."""
+    value_sum: Decimal = _ZERO  # sum of ``custom_data.value`` over distinct events, the first of each
+    accepted_value_sum: Decimal = _ZERO  # the same sum, including doubles
+    # By source (web, app, offline): how often an event was accepted again.
     doubles: Counter[str] = field(default_factory=lambda: Counter(web=0, app=0, offline=0))
-    """By source (web, app, offline): how often an event was accepted again."""
+    # Events answered as failed, by the rule's code.
     rejected_events: Counter[str] = field(default_factory=Counter)
-    """Events answered as failed, by the rule's code."""
+    # Calls refused as a whole because of their content, by the rule's code.
     refused_calls: Counter[str] = field(default_factory=Counter)
-    """Calls refused as a whole because of their content, by the rule's code."""
+    # By HTTP status as text; ``dropped`` if the connection was cut instead.
     calls: Counter[str] = field(default_factory=Counter)
-    """By HTTP status as text; ``dropped`` if the connection was cut instead."""
     test_calls: int = 0
     accepted_by_account: Counter[str] = field(default_factory=Counter)
 

@@ -39,12 +39,9 @@ _SHUTDOWN_SECONDS: Final = 1.0
 class Sandbox(Platform):
     """A strict stand-in for Pinterest on its own port; `start` it, use the base URL, `stop` it."""
 
-    faults: Faults = field(default_factory=Faults)
-    """The faults in force; see `set_faults`."""
-    clock: Callable[[], float] = time.time
-    """Seconds since 1970, for event ages, quotas and waiting times."""
-    seed: int = 0
-    """Seed of the random faults."""
+    faults: Faults = field(default_factory=Faults)  # the faults in force; see `set_faults`
+    clock: Callable[[], float] = time.time  # seconds since 1970, for event ages, quotas and waiting times
+    seed: int = 0  # seed of the random faults
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,8 +96,9 @@ class Sandbox(Platform):
         now = self.clock()
         plan = self._source.next_plan(now)
         test = request.query.get("test")
+        self.books.counts.test_calls += test == "true"
         if plan.dropped_before:  # the body is not even read
-            return self._drop(request, test)
+            return self._drop(request)
         call = Call(
             account=request.match_info["account"],
             authorization=request.headers.get("Authorization"),
@@ -113,22 +111,18 @@ class Sandbox(Platform):
             # Recorded already: a caller that gives up does not know that its events were accepted.
             await asyncio.sleep(plan.faults.slow_seconds)
         if plan.dropped_after:
-            return self._drop(request, test)
-        self._answered(str(answer.status), test)
+            return self._drop(request)
+        self.books.counts.calls[str(answer.status)] += 1
         headers = {**answer.headers, "x-pinterest-rid": str(plan.random.getrandbits(53))}
         return web.Response(
             status=answer.status, body=answer.body, headers=headers, content_type=answer.content_type
         )
 
-    def _drop(self, request: web.Request, test: str | None) -> web.StreamResponse:
-        self._answered("dropped", test)
+    def _drop(self, request: web.Request) -> web.StreamResponse:
+        self.books.counts.calls["dropped"] += 1
         if request.transport is not None:
             request.transport.abort()  # no FIN after a complete answer: the caller must see a broken connection
         return web.Response()  # not sent: the connection is closed
-
-    def _answered(self, status: str, test: str | None) -> None:
-        self.books.counts.calls[status] += 1
-        self.books.counts.test_calls += test == "true"
 
     async def _counts(self, request: web.Request) -> web.Response:
         if request.method == "POST":

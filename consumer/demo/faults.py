@@ -28,10 +28,8 @@ class Chance:
     """When a fault occurs: on the first calls or in the first seconds after it was set, then on a share of calls."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    first: Annotated[int, Field(ge=0)] = 0
-    """Number of first calls."""
-    seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Number of first seconds."""
+    first: Annotated[int, Field(ge=0)] = 0  # number of first calls
+    seconds: Annotated[float, Field(ge=0)] = 0.0  # number of first seconds
 
     def strikes(self, call: int, elapsed: float, draw: float) -> bool:
         """Return True if it occurs for call number `call` (from 0), `elapsed` seconds after it was set.
@@ -74,45 +72,37 @@ class Faults:
     Raises ``pydantic.ValidationError`` (a ``ValueError``) for invalid values.
     """
 
-    throttled: _Chance = NEVER
-    """429, code 8."""
+    throttled: _Chance = NEVER  # 429, code 8
     wait: Wait = "reset"
+    # Seconds that a 429 asks to wait, rounded up to whole seconds in the answer.
     wait_seconds: Annotated[float, Field(ge=0)] = 1.0
-    """Seconds that a 429 asks to wait, rounded up to whole seconds in the answer."""
-    server_error: _Chance = NEVER
-    """500."""
-    unavailable: _Chance = NEVER
-    """503, code 4197."""
+    server_error: _Chance = NEVER  # 500
+    unavailable: _Chance = NEVER  # 503, code 4197
+    # Processed at once, answered late: a caller that gives up does not know that it was accepted.
     slow: _Chance = NEVER
-    """Processed at once, answered late: a caller that gives up does not know that it was accepted."""
     slow_seconds: Annotated[float, Field(ge=0)] = 1.0
-    dropped_before: _Chance = NEVER
-    """The connection is cut and nothing is processed."""
+    dropped_before: _Chance = NEVER  # the connection is cut and nothing is processed
+    # The connection is cut instead of an answer: the events are recorded, but the caller cannot know.
     dropped_after: _Chance = NEVER
-    """The connection is cut instead of an answer: the events are recorded, but the caller cannot know."""
-    unauthorised: _Chance = NEVER
-    """401, code 2, although the token is valid."""
-    forbidden_accounts: frozenset[str] = frozenset()
-    """403, code 29."""
-    unknown_accounts: frozenset[str] = frozenset()
-    """404."""
+    unauthorised: _Chance = NEVER  # 401, code 2, although the token is valid
+    forbidden_accounts: frozenset[str] = frozenset()  # 403, code 29
+    unknown_accounts: frozenset[str] = frozenset()  # 404
+    # A proxy, a firewall or a login page answers in place of Pinterest, which the call does not reach.
     middleman: _Chance = NEVER
-    """A proxy, a firewall or a login page answers in place of Pinterest, which the call does not reach."""
     middleman_status: Annotated[int, Field(ge=200, le=599)] = 403
     middleman_says: Speech = "html"
+    # An event whose ``event_id`` contains this is refused as `marked` says.
     marker: Annotated[str, Field(min_length=1)] | None = None
-    """An event whose ``event_id`` contains this is refused as `marked` says."""
     marked: Marked = "400"
+    # Larger bodies get a 413 from a proxy, which is not JSON.
     max_body_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Larger bodies get a 413 from a proxy, which is not JSON."""
     lying: _Chance = NEVER
     lie: Lie = "not_json"
-    warned: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of events processed with a ``warning_message``."""
+    warned: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of events processed with a ``warning_message``
+    # The quota of each ad account, enforced and shown in the headers; None: neither.
     calls_per_minute: Annotated[int, Field(ge=1)] | None = 5000
-    """The quota of each ad account, enforced and shown in the headers; None: neither."""
+    # Like Pinterest, a 401 may repeat the token, and error messages may repeat the invalid value.
     echo: bool = False
-    """Like Pinterest, a 401 may repeat the token, and error messages may repeat the invalid value."""
 
 
 # For ``pinstream demo --faults``: every kind of fault that loses and refuses no event.
@@ -136,8 +126,7 @@ class CallPlan(NamedTuple):
     """The faults of one call, decided when it arrives."""
 
     faults: Faults
-    random: random.Random
-    """Source of the random numbers for single events."""
+    random: random.Random  # source of the random numbers for single events
     # Each of these draws one random number, in this order: another order would change what a seed gives.
     unauthorised: bool
     throttled: bool

@@ -56,8 +56,7 @@ _TEXTS: Final = (
 class Defect(Enum):
     """What is wrong with an invalid record."""
 
-    UNDECODABLE = "undecodable"
-    """Bytes in none of the wire formats."""
+    UNDECODABLE = "undecodable"  # bytes in none of the wire formats
     NO_IDENTITY = "no_identity"
     BAD_CURRENCY = "bad_currency"
     NEGATIVE_VALUE = "negative_value"
@@ -86,15 +85,13 @@ _SHIFTED_MS: Final = {Defect.TOO_OLD: -10 * _DAY_MS, Defect.FUTURE: _DAY_MS}
 class GeneratedEvent(NamedTuple):
     """One record to produce: `event` is encoded with the schema; `raw` bytes are sent unchanged."""
 
-    key: bytes
-    """Identifies the shopper, so that a shopper's events stay in order."""
+    key: bytes  # identifies the shopper, so that a shopper's events stay in order
     event: CommerceEvent | None
+    # The disposition that the record must get, if records are read in the order of generation.
     expected: Disposition
-    """The disposition that the record must get, if records are read in the order of generation."""
     raw: bytes | None = None
     defect: Defect | None = None
-    value: Decimal | None = None
-    """What a delivery of the event adds to the sum of values of distinct events."""
+    value: Decimal | None = None  # what a delivery of the event adds to the sum of values of distinct events
 
 
 class Shopper(NamedTuple):

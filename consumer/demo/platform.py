@@ -32,8 +32,7 @@ class Call(NamedTuple):
     account: str
     authorization: str | None
     content_type: str
-    test: str | None
-    """The query parameter as text."""
+    test: str | None  # the query parameter as text
     body: bytes
 
 
@@ -50,16 +49,12 @@ class Answer(NamedTuple):
 class Platform:
     """The server side of the Conversions API."""
 
-    token: str
-    """The valid access token; it may be changed at any time."""
-    accounts: Collection[str] | None = None
-    """The existing ad accounts (others get 404); None: any."""
+    token: str  # the valid access token; it may be changed at any time
+    accounts: Collection[str] | None = None  # the existing ad accounts (others get 404); None: any
+    # Registered event names in addition to the standard ones; see `register`.
     own_events: Collection[str] = ()
-    """Registered event names in addition to the standard ones; see `register`."""
-    check_age: bool = True
-    """Whether events older than 7 days fail. Those in the future always do."""
-    most_ids: int | None = None
-    """Number of latest event keys to remember, for distinct counts; None: all."""
+    check_age: bool = True  # whether events older than 7 days fail; those in the future always do
+    most_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
 
     def __post_init__(self) -> None:
         self._event_names = rules.KNOWN_EVENT_NAMES

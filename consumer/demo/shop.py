@@ -25,13 +25,10 @@ class Market(NamedTuple):
     country: str
     language: str
     currency: str
-    digits: int
-    """Decimal places of the currency (ISO 4217)."""
-    price_factor: Decimal
-    """Factor for a product's base price."""
+    digits: int  # decimal places of the currency (ISO 4217)
+    price_factor: Decimal  # factor for a product's base price
     domain: str
-    phone: str
-    """Prefix of phone numbers; six digits follow."""
+    phone: str  # prefix of phone numbers; six digits follow
     women: tuple[str, ...]
     men: tuple[str, ...]
     last_names: tuple[str, ...]

@@ -66,6 +66,7 @@ def explain(
     given = [option for option, is_given in options.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} print different things: give one of them")
+    # Both would be read from the same stream.
     if expected == "-":
         raise UsageError("--expect takes the path of a file; only FILE may be standard input")
     at = None if now is None else parse_time(now, "--now") / 1000
@@ -78,7 +79,7 @@ def explain(
     if expected is not None:
         agree = compare(lines, expected, clock_given=now is not None)
     elif summary:
-        for _ in lines:
+        for _ in lines:  # counted on the way
             pass
         total.print()
     else:
@@ -128,11 +129,13 @@ def explanations(
     # What the user's function prints goes to stderr: stdout is for the lines of the records.
     with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
+    # Only on request: a trace calls each rule through Python.
     traces = [RuleTrace(converter.of(number)) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
     def explained(record: FileRecord) -> tuple[int, dict[str, Any]]:
         at = time.time() if now is None else now
         read = record.event
+        # A record that is rejected or filtered has no section.
         number = read.section if isinstance(read, SectionEvent) else 1
         event = read
         if transformer is not None and not isinstance(read, Rejection | Filtered):
@@ -143,6 +146,7 @@ def explanations(
             line["rules"] = []
             if not isinstance(event, Rejection | Filtered):
                 line["rules"] = traces[number - 1].rules(event, at)
+        # Files without sections keep the lines that they had: people compare them (`--expect`).
         if mapped.divided:
             line["section"] = mapped.all[number - 1].name if isinstance(read, SectionEvent) else None
         return record.ordinal, line

@@ -38,6 +38,7 @@ def compare(lines: Iterable[tuple[int, dict[str, Any]]], path: str, *, clock_giv
     # An empty file is what a failed explain leaves behind its `>`.
     if first is None:
         raise InputError(f"{path} expects nothing: make it with `pinstream explain FILE > {path}`")
+    # The longer one counts: a record too many is a difference, as one too few is.
     for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
         ordinal, line = record or (number, None)
         found = list(_of_record(line, expected))
@@ -64,6 +65,7 @@ def _codes(*lines: dict[str, Any] | None) -> set[str]:
 def _expectations(path: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of EXPECTED, checked: a misspelled key would be compared with nothing, and always agree."""
     try:
+        # Editors of Windows put a byte-order mark in front.
         with open(path, encoding="utf-8-sig") as file:
             for number, text in enumerate(file, start=1):
                 if text.strip():
@@ -84,6 +86,7 @@ def _expectation(text: str, where: str) -> dict[str, Any]:
     for key in line:
         if key not in KEYS:
             raise InputError(f"{where}: {key[:40]!r} is not a key of a line of explain; {or_all(key, KEYS)}")
+    # It would agree with any record.
     if not line.keys() - {"rules"}:
         raise InputError(f"{where} expects nothing of its record: write at least its outcome")
     if line.get("outcome", OUTCOMES[0]) not in OUTCOMES:
@@ -129,6 +132,7 @@ def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:
         for key in [*expected, *(key for key in got if whole and key not in expected)]:
             yield from _differences(expected.get(key, _NOTHING), got.get(key, _NOTHING), f"{path}.{key}")
     elif isinstance(expected, list) and isinstance(got, list):
+        # In order: what is sent first, as the first e-mail address, may count for more.
         for index, (one, other) in enumerate(zip_longest(expected, got, fillvalue=_NOTHING)):
             yield from _differences(one, other, f"{path}[{index}]")
     # In Python true is 1; in JSON it is not.

@@ -45,11 +45,13 @@ def print_record(name: str, line: dict[str, Any]) -> None:
     if error is not None:
         why = f": {error['code']} ({error['stage']}): {error['message']}"
     console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why))
+    # Printed as text, so that nothing in a record can be taken for rich's markup.
     if line["payload"] is not None:
         console.print(JSONHighlighter()(readable(line["payload"], indent=2)))
     for warning in line["warnings"]:
         console.print(Text.assemble(("warning", "yellow"), f" {warning['code']}: {warning['message']}"))
     rules = line.get("rules", [])
+    # Columns that fit the longest name, so that the eye finds the rule.
     widths = [max((len(rule[key]) for rule in rules), default=0) for key in ("field", "from")]
     for rule in rules:
         left_out = [f"{count} left out: {why}" for why, count in rule["left_out"].items()]
@@ -89,6 +91,7 @@ class Summary:
                 self._codes[outcome][line["filter"] if error is None else error["code"]] += 1
             for warning in line["warnings"]:
                 self._warnings.setdefault(warning["code"], Counter())[warning["field"]] += 1
+            # Coverage is of what would be sent.
             if line["payload"] is not None:
                 kind = _Kind(line["payload"]["event_name"], written_in(line["payload"]))
                 # All of them in one minute of the coverage's windows.
@@ -106,6 +109,7 @@ class Summary:
 
     def print(self) -> None:
         """Print the counts: one line of JSON, on a terminal tables."""
+        # For a program one line, as the records are.
         if not sys.stdout.isatty():
             click.echo(json.dumps(self.document(), separators=(",", ":")))
             return

@@ -128,7 +128,9 @@ class Table(Computed):
     """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
 
     of: Expression
-    entries: dict[str, Scalar]
+    entries: dict[
+        str, Scalar
+    ]  # by text, since keys of TOML are text: a number or a boolean is looked up as it is written
     otherwise: Scalar | None
 
 
@@ -161,14 +163,16 @@ class When(Computed):
 
     of: Expression
     conditions: tuple[Condition, ...]
-    events: frozenset[str] | None
+    events: frozenset[str] | None  # None: whatever the conversion's name is
 
 
 @dataclass(frozen=True, slots=True)
 class Each(Computed):
     """`of` for each element of an array: several values."""
 
-    array: Path
+    array: (
+        Path  # the items' array: what follows from a computed field of the items is computed for each of them
+    )
     of: Expression
 
 
@@ -186,6 +190,7 @@ Expression = Source | Made
 
 def asked_by(expression: Expression) -> tuple[Path, ...]:
     """Return the paths of all that is read for this expression."""
+    # Decoders read only what is asked for, so what is forgotten here would always be missing.
     if isinstance(expression, Source):
         return (expression.steps,)
     if isinstance(expression, Branch):
@@ -213,6 +218,7 @@ def parts_of(expression: Expression) -> tuple[Expression, ...]:
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
     """Yield the paths that this is computed from; without `in_sums`, only those outside of sums."""
+    # A sum goes through an array of its own, whatever array the value around it is an element of.
     if isinstance(expression, Source):
         yield expression
     elif in_sums or not isinstance(expression, Sum):
@@ -234,6 +240,7 @@ def results_of(expression: Expression) -> Iterator[Expression]:
 def constants_in(expression: Expression) -> Iterator[Scalar]:
     """Yield the constants that this may be, as they are written."""
     for result in results_of(expression):
+        # Of a join or a sum the constants are parts only: none of them is the value.
         if isinstance(result, Constant):
             yield result.value
         elif isinstance(result, Table):
@@ -243,6 +250,7 @@ def constants_in(expression: Expression) -> Iterator[Scalar]:
 
 def depends_on_event(expression: Expression) -> bool:
     """Return whether a condition in this asks for the conversion's name."""
+    # The event's name itself must not: it would wait for itself.
     if isinstance(expression, When) and expression.events is not None:
         return True
     return any(depends_on_event(part) for part in parts_of(expression))
@@ -294,7 +302,7 @@ def shown(expression: Expression) -> str:
 
 
 def _kind(value: Scalar) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, which it is to Python
         return "boolean"
     return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
 
@@ -317,6 +325,7 @@ class Reading:
             try:
                 source = self._paths.resolve(said)
             except NoSuchPath as error:
+                # A path that ends at a record exists, and is a mistake in every schema that has it.
                 if not self._paths.has(said):
                     raise Missing(str(error), said) from None
                 raise Unreadable(str(error)) from None
@@ -346,6 +355,7 @@ class Reading:
         return None
 
     def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
+        # Unknown keys are told first: a misspelled operator would else be said to be missing.
         operators = [key for key in said if key in _OPERATORS]
         beside = _BESIDE.get(operators[0], ()) if operators else ()
         for key in said:
@@ -375,6 +385,7 @@ class Reading:
             case "table":
                 return self._table(operand, said)
             case "sum":
+                # Which array it goes over is checked later (`functions`), since that depends on the items' array.
                 of = self.expression(operand)
                 _require(operator, of, _OPERANDS, "a number")
                 return Sum(of)
@@ -385,6 +396,7 @@ class Reading:
             source, records = self._paths.records(path)
         except NoSuchPath as error:
             raise Unreadable(str(error)) from None
+        # Names without namespace are what people write, if they are enough to tell the types apart.
         short = [record.name.rpartition(".")[2] for record in records]
         names_are_short = len(set(short)) == len(records)
         holding = {
@@ -410,6 +422,7 @@ class Reading:
     def _parts(
         self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
     ) -> tuple[Expression, ...]:
+        # One operand alone is probably a list that was cut, or the wrong operator.
         if not isinstance(said, list) or len(said) < 2:
             raise Unreadable(
                 f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
@@ -450,6 +463,7 @@ class Reading:
             if not isinstance(events, list) or not events:
                 raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
             for name in events:
+                # It would never be met, and the field never sent.
                 if name not in self._event_names:
                     known = or_all(str(name), sorted(self._event_names))
                     raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
@@ -472,6 +486,7 @@ class Reading:
         if not allowed:
             raise Unreadable(f"{key}: {path!r} has no values to compare with")
         for value in allowed:
+            # A value that the path never has is a mistake of the mapping: 1 is not "1".
             kind = _kind(_scalar(f"{key} {path!r}", value))
             fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
             if not kinds & fitting:
@@ -493,6 +508,7 @@ def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[fr
 
 
 def _scalar(key: str, value: Any) -> Scalar:
+    # TOML's dates and times are no values here: a record has none of their type. Blank text counts as missing.
     if not isinstance(value, str | int | float) or value == "":
         raise Unreadable(f"{key} must be one value: text in quotes, a number, true or false")
     return value
@@ -500,6 +516,7 @@ def _scalar(key: str, value: Any) -> Scalar:
 
 def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
     """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
+    # One fitting branch of a union is enough: of the others comes nothing, record by record.
     for result in results_of(part):
         found = result.kinds
         if not found & kinds:

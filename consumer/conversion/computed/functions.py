@@ -70,6 +70,7 @@ class Computation(NamedTuple):
 
     def value(self, event: Any, item: Any) -> Any:
         """Return the value for this event, and this item of it; None where there is none."""
+        # The compiled program fills the same list from its own reading.
         read = [_single(item if of_item else event, names) for of_item, names in self.reads]
         return self.function(read, ())
 
@@ -84,6 +85,7 @@ def computation(
     """
     maker = _Maker(item_steps, name, name_of)
     function, is_many = maker.make(expression, ())
+    # Several values of an event are sent as a list, or the first of them; a field of an item takes one.
     if is_many and item_steps is not None:
         raise Unreadable(f"{shown(expression)} may give several values of one item")
     return Computation(tuple(maker.reads), function, is_many)
@@ -93,7 +95,7 @@ class _Maker:
     """Makes the function of one expression, and gathers what is read for it."""
 
     def __init__(self, item_steps: Path | None, name: Expression | None, name_of: NameOf) -> None:
-        self.reads: dict[Read, int] = {}
+        self.reads: dict[Read, int] = {}  # each once, with its place in the list that the function gets
         self._item = item_steps
         self._name = name
         self._name_of = name_of
@@ -143,6 +145,7 @@ class _Maker:
         return function
 
     def _value(self, way: Way, scopes: tuple[Way, ...]) -> tuple[Function, bool]:
+        # Below the element of a sum that is at hand, nothing more is read of the record.
         depth, passed = _scope(way, scopes)
         if depth >= 0:
             on = way[passed:]
@@ -166,6 +169,7 @@ class _Maker:
             _, passed = _scope(way, scopes)
             if passed == 0 and self._item and way[: len(self._item)] == self._item:
                 passed = len(self._item)
+            # One value for all elements, as a rate, may stand in a sum.
             if EACH not in way[passed:]:
                 continue
             # A path alone is gone through to its innermost elements; several meet at the first array.
@@ -203,6 +207,7 @@ class _Maker:
 
         def each(read: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
             values = [function(read, (*at, element)) for element in elements(read, at)]
+            # As `decisions.walk` does it for a path.
             return [value for value in values if value is not None]
 
         return each
@@ -248,6 +253,7 @@ def _marked(source: Source) -> Way:
 
 def _scope(way: Way, scopes: tuple[Way, ...]) -> tuple[int, int]:
     """Return which of the scopes this way begins in, and how many of its steps lead there; -1 and 0: in none."""
+    # The innermost first: its elements lie in those of the others.
     for depth in range(len(scopes) - 1, -1, -1):
         size = len(scopes[depth])
         if way[:size] == scopes[depth]:
@@ -321,6 +327,7 @@ def _join(functions: list[Function], glue: str) -> Function:
         texts: list[str] = []
         for function in functions:
             text = text_of(function(read, at))
+            # Half of a key is another key: nothing is better.
             if isinstance(text, LeftOut):
                 return None if text is LeftOut.BLANK else text
             texts.append(text)
@@ -331,7 +338,7 @@ def _join(functions: list[Function], glue: str) -> Function:
 
 def _table(entries: dict[str, Scalar], otherwise: Scalar | None) -> Callable[[Any], Any]:
     def entry(value: Any) -> Any:
-        if isinstance(value, bool):
+        if isinstance(value, bool):  # as TOML writes it
             return entries.get("true" if value else "false", otherwise)
         text = text_of(trim(value) if isinstance(value, str) else value)
         if isinstance(text, LeftOut):
@@ -352,6 +359,7 @@ def _phone(function: Function, is_many: bool, country: Function) -> Function:
 def is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
     """Return whether a value of a record is one of those that a mapping names. Numbers are compared as numbers."""
     for one in allowed:
+        # To Python true is 1; to the author of a mapping it is not.
         if isinstance(one, bool) or isinstance(value, bool) or isinstance(one, str):
             if type(value) is type(one) and value == one:
                 return True
