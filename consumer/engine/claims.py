@@ -13,11 +13,10 @@ failures in a row. An item leaves an outbox when it is written, or when it is no
 
 from __future__ import annotations
 
-import importlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from consumer.engine.block import Run
 from consumer.engine.messages import DeadLetter
@@ -28,7 +27,7 @@ from consumer.errors import bug
 
 
 class PlainKeySet:
-    """A set of keys that takes and gives many at a time, as bytes that stand one after the other."""
+    """A set of keys; many are added or removed at a time, as bytes that stand one after the other."""
 
     def __init__(self) -> None:
         self._keys: set[bytes] = set()
@@ -37,7 +36,7 @@ class PlainKeySet:
         return len(self._keys)
 
     def add(self, keys: bytes) -> list[int]:
-        """Add keys; gives the places of those that were there already, or came before among these."""
+        """Add keys. Return the places of those that were in the set already, or came before among these."""
         known = []
         for place, key in enumerate(split_keys(keys)):
             if key in self._keys:
@@ -46,21 +45,19 @@ class PlainKeySet:
         return known
 
     def remove(self, keys: bytes) -> bool:
-        """Remove keys; whether each of them was there."""
+        """Remove keys. Return True if each of them was in the set."""
         before, gone = len(self._keys), split_keys(keys)
         self._keys.difference_update(gone)
         return before - len(self._keys) == len(gone)
 
 
-def _key_set() -> type[PlainKeySet]:
+if TYPE_CHECKING:
+    KeySet = PlainKeySet
+else:
     try:
-        compiled: type[PlainKeySet] = importlib.import_module("consumer.engine.native._keyset").KeySet
+        from consumer.engine.native._keyset import KeySet
     except ImportError:  # built without a compiler
-        return PlainKeySet
-    return compiled
-
-
-KeySet: Final = _key_set()
+        KeySet = PlainKeySet
 
 
 class Claims:
@@ -75,7 +72,7 @@ class Claims:
         return len(self._claimed)
 
     def claim(self, run: Run) -> Sequence[Run]:
-        """These events are read: each leads its key, but for those that are given, which follow who does."""
+        """Claim the keys of new events. Return the events that do not lead: another open event has their key."""
         keys = keys_of([run])
         known = self._claimed.add(keys)
         followers = [Run(run.block, run.first + place, run.first + place + 1) for place in known]
@@ -85,7 +82,7 @@ class Claims:
         return followers
 
     def confirm(self, leaders: Iterable[Run]) -> list[Run]:
-        """These are delivered and their keys durable: ends the claims, gives the followers (duplicates now)."""
+        """End the claims of delivered events whose keys are durable. Return their followers: duplicates."""
         keys = keys_of(leaders)
         self._end(keys)
         # Nearly always, and then no key is looked at by itself.
@@ -94,7 +91,7 @@ class Claims:
         return [follower for key in split_keys(keys) for follower in self.followers.pop(key, ())]
 
     def release(self, leader: Run) -> Run | None:
-        """The leader will not be delivered by us: the first follower that may still be begun leads, and is returned."""
+        """Release the claim of a leader that we will not deliver. Return the follower that leads now; None: no one."""
         key = keys_of([leader])
         followers = [one for one in self.followers.pop(key, []) if goes_on(one)]
         if not followers:
@@ -106,9 +103,10 @@ class Claims:
         return heir
 
     def purge(self) -> None:
-        """Forget followers that are no longer ours: their leader may wait for hours, and they hold their blocks."""
+        """Forget followers that are no longer ours."""
+        # Their leader may wait for hours in an outage, and each of them keeps its block in memory.
         for key, followers in [*self.followers.items()]:
-            # Those that are drained stay: should their leader be delivered in time, they settle.
+            # Followers of a draining partition stay: if their leader is delivered before the deadline, they settle.
             kept = [one for one in followers if one.ours]
             if kept:
                 self.followers[key] = kept
@@ -145,7 +143,7 @@ class Outbox(Generic[T]):
         self._later: list[tuple[float, Sequence[T]]] = []
 
     def __iter__(self) -> Iterator[T]:
-        """All that is not yet known to be written."""
+        """Yield all items that are not known to be written."""
         yield from self.writing
         yield from self._waiting
         yield from chain.from_iterable(items for _, items in self._later)
@@ -155,7 +153,7 @@ class Outbox(Generic[T]):
 
     @property
     def failing(self) -> bool:
-        """Whether the latest write failed, and what it held still waits."""
+        """Whether the latest write failed and is to be tried again."""
         return self._failures > 0 and len(self) > 0
 
     @property
@@ -168,16 +166,16 @@ class Outbox(Generic[T]):
         return sum(map(self._rows_in, chain(self.writing, self._waiting)))
 
     def add(self, items: Sequence[T]) -> None:
-        """These are to be written."""
+        """Queue items for the next write."""
         self._waiting.extend(items)
 
     def add_later(self, items: Sequence[T], at: float) -> None:
-        """These are to be written, and not before `at`."""
+        """Queue items for a write that begins at `at` (monotonic) or later."""
         if items:
             self._later.append((at, items))
 
     def try_now(self) -> None:
-        """Wait no longer after a failure: what is written to answers again."""
+        """End the wait after a failed write, because the store answers again."""
         self._not_before = float("-inf")
 
     def due(self) -> float | None:
@@ -188,7 +186,7 @@ class Outbox(Generic[T]):
         return max(self._not_before, min(begins)) if begins else None
 
     def begin(self, number: int, now: float) -> Sequence[T]:
-        """The next write, named `number`; empty if none may begin now."""
+        """Begin the next write under this number, and return its items; none: no write may begin now."""
         due = self.due()
         if due is None or due > now:
             return ()
@@ -197,13 +195,13 @@ class Outbox(Generic[T]):
             self._waiting.extend(entry[1])
         self._number = number
         up_to = [*accumulate(map(self._rows_in, self._waiting))]
-        # One item alone goes, however many records it stands for.
+        # At least one item, however many records it stands for: a run of more than `most` must not wait for ever.
         count = max(1, bisect_right(up_to, self._most))
         self.writing, self._waiting = self._waiting[:count], self._waiting[count:]
         return self.writing
 
     def finish(self, number: int, written: Sequence[bool] | bool, now: float, jitter: float) -> list[T]:
-        """The write `number` came back: whether all were written, or each. Gives those that were."""
+        """Take the answer to the write `number`: whether all items were written, or each. Return those that were."""
         if number != self._number:
             raise bug(f"write {number} was answered, {self._number} is under way")
         items, self.writing, self._number = self.writing, [], None
@@ -213,6 +211,7 @@ class Outbox(Generic[T]):
         if all(flags):
             self._failures, self._not_before = 0, float("-inf")
             return items
+        # What was not written goes first, so that the order of the items stays.
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
         self._failures += 1
@@ -221,7 +220,8 @@ class Outbox(Generic[T]):
         return done
 
     def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
-        """Forget waiting items, and give them. What is being written stays until it comes back."""
+        """Forget waiting items that are unwanted, and return them."""
+        # What is being written stays until its answer comes: it may be written.
         gone = [item for item in self._waiting if unwanted(item)]
         self._waiting = [item for item in self._waiting if not unwanted(item)]
         return gone

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import count
 from random import Random
 from statistics import median_low
 from typing import Final
@@ -38,19 +39,24 @@ from consumer.engine.model import Chunk, Instant, Policy
 
 
 class Context:
-    """`Pipeline.handle` sets the time for each input, and takes the commands. All random numbers have one seed."""
+    """`Pipeline.handle` sets the time for each input, and takes the commands."""
 
     def __init__(self, policy: Policy, seed: int, sections: Sequence[str] = ()) -> None:
         """`sections`: the names of the mapping's sections, whose numbers count from 1."""
         self.policy = policy
-        self._sections = ("", *sections)
+        # The name of each section by its number. 0 is no section, so its name is empty.
+        self.sections = ("", *sections)
+        # Whether the mapping has sections: most have none, and then no section is looked for.
+        self.divided = len(sections) > 0
         self.counters = Counters()
+        # What each client last measured of its brokers.
         self.brokers: dict[str, Sequence[BrokerTimes]] = {}
-        """What each client last measured of its brokers."""
         self.now = Instant(0.0, 0.0)
         self.commands: list[Command] = []
-        self._random = Random(seed)  # noqa: S311 - jitter, not a secret
-        self._numbers = 0
+        # The only source of random numbers, from 0 to 1: same seed, same commands (docs/architecture.md, rule 10).
+        self.jitter = Random(seed).random  # noqa: S311 - jitter, not a secret
+        # Gives a number that no other command or batch has, so that an answer finds what asked.
+        self.number = count(1).__next__
 
     def emit(self, command: Command) -> None:
         """Add a command."""
@@ -59,24 +65,6 @@ class Context:
     def report(self, level: str, event: str, **fields: str | int | float | None) -> None:
         """Add a command that writes a log line."""
         self.emit(Report(level, event, fields))
-
-    def number(self) -> int:
-        """Return a number that no other command or batch has."""
-        self._numbers += 1
-        return self._numbers
-
-    @property
-    def divided(self) -> bool:
-        """Whether the mapping has sections."""
-        return len(self._sections) > 1
-
-    def section(self, number: int) -> str:
-        """Return the name of a section of the mapping; empty for 0: none."""
-        return self._sections[number]
-
-    def jitter(self) -> float:
-        """Return a random number from 0 to 1."""
-        return self._random.random()
 
 
 # Seconds of difference from which on our clock counts as wrong and is reported.

@@ -28,8 +28,8 @@ from typing import Final, NamedTuple
 
 from consumer.engine.block import Block, Run
 from consumer.engine.context import Context
-from consumer.engine.figures.statistics import Cause, GuardStatistics, cause_of
-from consumer.engine.model import Filtered, Rejection, Stage
+from consumer.engine.figures.statistics import Cause, GuardStatistics
+from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT, Filtered, Rejection, Stage
 from consumer.engine.reading import Verdict
 
 _REMIND_EVERY = 60.0
@@ -42,6 +42,18 @@ _MOST_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
 _OR_ELSE = " and start again; PINSTREAM_DEAD_LETTER_SHARE=1 lets them all become dead letters"
+# Why records are rejected at a stage, unless the code says more.
+_CAUSES: Final = {
+    Stage.DECODE: Cause.SCHEMA,
+    Stage.CONVERT: Cause.MAPPING,
+    Stage.DELIVER: Cause.DESTINATION,
+}
+_CAUSES_BY_CODE: Final = {
+    (Stage.CONVERT, "future_event_time"): Cause.CLOCK,
+    (Stage.CONVERT, "expired"): Cause.CLOCK,
+    (Stage.CONVERT, TRANSFORM_FAILED): Cause.TRANSFORM,
+    (Stage.CONVERT, TRANSFORM_MISFIT): Cause.TRANSFORM,
+}
 
 # Stage and code, and the number of the mapping's section.
 _Reason = tuple[Stage, str, int]
@@ -75,7 +87,8 @@ class _Sample:
         self._read_to: dict[int, int] = {}
 
     def add(self, partition: int, offsets: Sequence[int], filtered: Collection[int]) -> Sequence[int]:
-        """These are read; those at the indexes `filtered` have no place. Gives their numbers."""
+        """Give new records their places, except those at the indexes `filtered`. Return their numbers."""
+        # The position went back, or the partition was assigned again.
         if offsets[0] <= self._read_to.get(partition, -1):
             self._forget(partition, offsets[0])
         self._read_to[partition] = offsets[-1]
@@ -102,7 +115,9 @@ class _Sample:
         return numbers
 
     def _keep(self, partition: int, offsets: Sequence[int], begin: int) -> None:
-        """Remember where these stand, long after their records: without gaps, together with those before them."""
+        """Remember which numbers these records have, in case their partition is read again from an earlier offset."""
+        # The slice outlives the records. Offsets without gaps are a range, which takes next to no memory; a range that
+        # continues the one before is joined to it.
         first, after = offsets[0], offsets[-1] + 1
         if after - first != len(offsets):
             self._slices.append(_Slice(partition, offsets, begin))
@@ -115,7 +130,9 @@ class _Sample:
         self._slices.append(_Slice(partition, range(first, after), begin))
 
     def _forget(self, partition: int, offset: int) -> None:
-        """A partition is read again from here on: each record has one place, that of its latest reading."""
+        """Take their places from records that are read again: those of a partition from `offset` on."""
+        # A record has one place, that of its latest reading: else one bad record that is read again and again would
+        # count many times.
         for one in self._slices:
             if one.partition == partition:
                 begin = max(one.begin + bisect_left(one.offsets, offset) - self._first, 0)
@@ -124,25 +141,26 @@ class _Sample:
                 self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
 
     def mark(self, number: int, mark: int) -> None:
-        """There is a verdict on this record."""
+        """Mark the record with this number, for which there is a verdict."""
         at = number - self._first
+        # A verdict that comes after its place was pushed out, or taken by a later reading, counts no more.
         if at >= 0 and self._marks[at] != _LEFT:
             self._left += mark == _LEFT
             self._marks[at] = mark
             self.news.append(number)
 
     def worst(self, least: int) -> bytes | None:
-        """Of all windows with news, the marks of the one with the most bad ones; None: none has `least` of them."""
+        """Return the marks of the window with the most bad records; None: no window with news has `least` of them."""
         most, marks, news = self._most, self._marks, self.news
         if not news or len(marks) < most:
             return None
         begin, end = min(news) - self._first - most + 1, max(news) - self._first + most
         around = marks[max(0, begin) : max(0, end)]
         if _LEFT in around:
-            # To find neighbours that stand further off than that takes a look at all of them.
+            # Places without a record are no neighbours, so the window may reach further: look at all marks.
             around = marks.translate(None, bytes((_LEFT,)))
         if len(around) < most:
-            # Too few say nothing; they are weighed when more are read.
+            # Too few records for a share: they are weighed when more are read.
             return None
         news.clear()
         bad = around.translate(_IS_BAD)
@@ -175,7 +193,7 @@ class Guard:
         self.tripped: GuardStatistics | None = None
 
     def read(self, block: Block, verdicts: Mapping[int, Verdict]) -> None:
-        """The records of a block are read; by row, why some of them are no events."""
+        """Give the records of a new block their places; `verdicts`: by row, why some of them are no events."""
         if not self._on:
             return
         topic = block.assignment.tp.topic
@@ -186,7 +204,7 @@ class Guard:
         block.numbers = sample.add(block.assignment.tp.partition, block.offsets, filtered)
 
     def bad(self, row: Run, rejection: Rejection) -> None:
-        """This record would be a dead letter."""
+        """Note that this record would be a dead letter."""
         if self._on:
             reason = rejection.stage, rejection.code, row.block.section(row.first)
             # Codes and sections are closed sets. Should all reasons together be more than marks, the rest share one.
@@ -194,12 +212,12 @@ class Guard:
             self._mark(row, mark)
 
     def filtered_late(self, row: Run) -> None:
-        """This record waited for its schema, and is filtered."""
+        """Take the place from a record that waited for its schema and is filtered now."""
         if self._on:
             self._mark(row, _LEFT)
 
     def weigh(self) -> None:
-        """Trip if there are too many bad ones now."""
+        """Trip if too many neighbours are bad now."""
         for topic, sample in [*self._unweighed.items()]:
             window = sample.worst(self._least)
             if window is not None and self.tripped is None:
@@ -208,7 +226,7 @@ class Guard:
                 del self._unweighed[topic]
 
     def mind(self) -> None:
-        """All of an input's verdicts are told: weigh them, and say what there is to say."""
+        """Weigh the verdicts of one input, all together; report a guard that has tripped, once a minute."""
         self.weigh()
         tripped = self.tripped
         if tripped is None or self._context.now.monotonic < self._remind_at:
@@ -221,7 +239,7 @@ class Guard:
         )  # fmt: skip
 
     def due(self) -> float | None:
-        """When to say once more that intake is stopped."""
+        """When to report again that intake is stopped (monotonic); None: it is not."""
         return self._remind_at if self.tripped is not None else None
 
     def _mark(self, row: Run, mark: int) -> None:
@@ -232,20 +250,23 @@ class Guard:
 
     def _trip(self, topic: str, window: bytes) -> None:
         reasons = {mark: reason for reason, mark in self._marks.items()}
-        by_cause: dict[Cause, Counter[_Reason]] = {}
-        for mark in sorted({*window} - {_GOOD}):
-            stage, code, section = reasons[mark]
-            by_cause.setdefault(cause_of(stage, code), Counter())[stage, code, section] += window.count(mark)
-        rejected = sum(map(Counter.total, by_cause.values()))
-        cause, counts = max(by_cause.items(), key=lambda item: item[1].total())
-        codes, sections = Counter[tuple[Stage, str]](), Counter[int]()
-        for (stage, code, _), count in counts.items():
-            codes[stage, code] += count
-        [((stage, code), _)] = codes.most_common(1)
-        for reason, count in counts.items():
-            sections[reason[2]] += count if reason[:2] == (stage, code) else 0
-        [(section, _)] = sections.most_common(1)
+        bad = {reasons[mark]: window.count(mark) for mark in sorted({*window} - {_GOOD})}
+        causes, codes = Counter[Cause](), dict[Cause, Counter[tuple[Stage, str]]]()
+        for (stage, code, _), count in bad.items():
+            cause = _CAUSES_BY_CODE.get((stage, code), _CAUSES[stage])
+            causes[cause] += count
+            codes.setdefault(cause, Counter())[stage, code] += count
+        # The cause that has most records is named, its most frequent code, and the section with most of that code:
+        # a single code may be more frequent without being what to correct first.
+        [(cause, _)] = causes.most_common(1)
+        [((stage, code), _)] = codes[cause].most_common(1)
+        *_, section = max((one for one in bad if one[:2] == (stage, code)), key=bad.__getitem__)
         self.tripped = GuardStatistics(
-            topic, rejected, self._most, f"{stage.value} {code}", cause, self._context.section(section)
+            topic,
+            causes.total(),
+            self._most,
+            f"{stage.value} {code}",
+            cause,
+            self._context.sections[section],
         )
         self._remind_at = self._context.now.monotonic

@@ -123,14 +123,14 @@ class Lookups:
     # -- look-ups
 
     def look_up(self, leaders: Sequence[Run]) -> None:
-        """These lead their keys: were they delivered before?"""
+        """Ask the key store whether these leaders were delivered before."""
         if leaders:
             number = self._context.number()
             self._asked[number] = leaders
             self._context.emit(LookUpKeys(number, keys_of(leaders)))
 
     def looked_up(self, happened: KeysLookedUp) -> None:
-        """Settle what was delivered before, queue what was not."""
+        """Take the answer: settle what was delivered before, queue what was not."""
         self._failures = 0
         leaders, found, now = self._take(happened.number), happened.found, self._context.now.monotonic
         if rows_of(leaders) != len(found):
@@ -166,13 +166,13 @@ class Lookups:
         self._renew_at = -inf  # our session may have ended
 
     def purge(self) -> None:
-        """Drop what waits to be looked up and is no longer ours to begin."""
+        """Drop events that wait to be looked up and are no longer ours to begin."""
         again, self._again = self._again, []
         for at, leaders in again:
             self._later(at, leaders)
 
     def _later(self, at: float, leaders: Sequence[Run]) -> None:
-        """Look these up not before `at`, less what is no longer ours to begin."""
+        """Look these up at `at` or later, except those that are no longer ours to begin."""
         kept, gone = divide(leaders)
         if kept:
             self._again.append((at, kept))
@@ -209,7 +209,7 @@ class Lookups:
             self._renewing = (self._renewing[0], -inf)
 
     def renewed(self, happened: LeaseRenewed) -> None:
-        """Our claims hold again for as long as a lease is."""
+        """Take the answer to a renewal: our claims hold for another lease from when it was asked for."""
         now = self._context.now.monotonic
         self._dispatcher.lease_until = self._answered(happened.number) + self._context.policy.lease - _MARGIN
         # An answer that came so late that it proves nothing is asked for again at once.
@@ -217,19 +217,20 @@ class Lookups:
         self._renewal_failed = False
         self._dispatcher.halts.notes.heed(happened.notes)
         before, self._dispatcher.session = self._dispatcher.session, happened.session
+        # 0: the first session of this process, so no claim was made under another one.
         if before not in (0, happened.session):
             queued = [run for queue in self._dispatcher for run in queue.empty()]
             self._context.report("warning", "claimed_again", events=rows_of(queued))
             self.claim_again(queued)
 
     def renewal_failed(self, happened: RenewFailed) -> None:
-        """Try again soon; meanwhile the lease that is known to hold becomes shorter."""
+        """Take a renewal that failed: try again soon. Meanwhile the lease that is known to hold runs out."""
         self._answered(happened.number)
         self._renewal_failed = True
         self._renew_at = self._context.now.monotonic + RENEW_EVERY
 
     def claim_again(self, queued: Sequence[Run]) -> None:
-        """These were claimed by a session that has ended."""
+        """Look up again what a session that has ended had claimed: another member may have it by now."""
         kept, gone = divide(queued)
         move_all(kept, RecordStage.LOOKED_UP)
         self.look_up(kept)
@@ -256,7 +257,7 @@ class Lookups:
         self.look_up(heirs)
 
     def release(self, leaders: Iterable[Run]) -> None:
-        """The claims of these have ended without delivery, and no event here takes them over."""
+        """Release the claims of events that we will not deliver and that have no follower here."""
         if self._shared and (keys := keys_of(leaders)):
             self._context.emit(ReleaseKeys(keys))
 

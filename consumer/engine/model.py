@@ -78,10 +78,10 @@ class Progress(NamedTuple):
     open: int
     held: int
     released: int
+    # The guard has stopped intake.
     guarded: bool
-    """The guard has stopped intake."""
+    # `Policy.most_records` are read: nothing more will be.
     enough: bool
-    """`Policy.most_records` are read: nothing more will be."""
 
 
 class Stage(Enum):
@@ -126,8 +126,8 @@ class Record(NamedTuple):
     """One Kafka record as it was fetched: the original bytes."""
 
     offset: int
+    # Milliseconds since 1970 as Kafka has it; -1 when it has none.
     timestamp: int
-    """Milliseconds since 1970 as Kafka has it; -1 when it has none."""
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
@@ -136,17 +136,17 @@ class Record(NamedTuple):
 class Note(NamedTuple):
     """What one member has met that all who share its key store should know (`consumer.engine.sending.halts`)."""
 
+    # The tag of the API (`Policy.destination`).
     destination: str
-    """The tag of the API (`Policy.destination`)."""
+    # Empty: all accounts.
     account: str
-    """Empty: all accounts."""
+    # HTTP status: 429, or that of a refusal.
     status: int
-    """HTTP status: 429, or that of a refusal."""
     code: int | None
+    # How long it holds yet.
     seconds: float
-    """How long it holds yet."""
+    # What tells it from others; given by the store.
     name: str = ""
-    """What tells it from others; given by the store."""
 
 
 THROTTLED: Final = 429
@@ -212,8 +212,8 @@ class Ahead(Rejection):
     """
 
     time: float
+    # What becomes of it if it is refused.
     verdict: Rejection | Filtered
-    """What becomes of it if it is refused."""
 
     @classmethod
     def of(cls, rejection: Rejection, time: float) -> Ahead:
@@ -256,13 +256,13 @@ class ConversionEvent:
     account: str
     name: str
     event_id: str
+    # What identifies the event within account and name: ``event_id`` unless the mapping says otherwise.
     dedup_id: str
-    """What identifies the event within account and name: ``event_id`` unless the mapping says otherwise."""
+    # ``event_time``, in whole seconds.
     time: int
-    """``event_time``, in whole seconds."""
     action_source: str
+    # The JSON object to send.
     payload: dict[str, Any]
-    """The JSON object to send."""
     warnings: tuple[Warned, ...]
 
 
@@ -307,60 +307,60 @@ class Backoff:
 class Policy:
     """All that can be set about the pipeline."""
 
+    # How many ad accounts are configured.
     accounts: int = 1
-    """How many ad accounts are configured."""
+    # Each account has an access token of its own: a refused one halts its account alone.
     token_by_account: bool = False
-    """Each account has an access token of its own: a refused one halts its account alone."""
     batch_events: int = 1000
     batch_bytes: int = 4 * 1024 * 1024
     linger: float = 0.5
     concurrency: int = 8
     calls_per_minute: int = 5000
+    # By how many members of the group these calls are divided, as long as the brokers have not said how many there are.
+    # 0: they are not divided, since a shared key store counts those of all members, or there is no group.
     quota_members: int = 0
-    """By how many members of the group these calls are divided, as long as the brokers have not said how many there
-    are. 0: they are not divided, since a shared key store counts those of all members, or there is no group."""
     max_open_events: int = 20_000
     max_open_bytes: int = 128 * 1024 * 1024
     commit_interval: float = 1.0
+    # How long the destination may refuse this account before giving up; 0 is for ever.
     halt_patience: float = 900.0
-    """How long the destination may refuse this account before giving up; 0 is for ever."""
+    # After so long without a verdict on any call the destination counts as unreachable.
     unreachable_after: float = 30.0
-    """After so long without a verdict on any call the destination counts as unreachable."""
+    # How long the registry must say "no such schema" before that is final for a record that waits; 0: for ever.
     schema_patience: float = 300.0
-    """How long the registry must say "no such schema" before that is final for a record that waits; 0: for ever."""
+    # Questions to the schema registry at once.
     registry_concurrency: int = 8
-    """Questions to the schema registry at once."""
     registry_calls_per_second: float = 20.0
+    # With work to do, and nothing settled for this long, a stall is reported.
     stall_after: float = 120.0
-    """With work to do, and nothing settled for this long, a stall is reported."""
+    # The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day.
     throttle_cap: float = 300.0
-    """The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day."""
+    # The most that a commit's metadata may take: what brokers accept by default.
     map_bytes: int = MOST
-    """The most that a commit's metadata may take: what brokers accept by default."""
+    # The tag of where events go (`consumer.engine.model`), for keys and commits; None: not said.
     destination: str | None = None
-    """The tag of where events go (`consumer.engine.model`), for keys and commits; None: not said."""
+    # After so long without an input a process first proves that its partitions are still its own. Shorter than any
+    # session time-out; while there is nothing else to do it looks at the clock twice as often.
     away: float = AWAY
-    """After so long without an input a process first proves that its partitions are still its own. Shorter than
-    any session time-out; while there is nothing else to do it looks at the clock twice as often."""
+    # Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does.
     dead_letter_share: float = 1.0
-    """Intake stops when more than this share of a topic's latest records would be dead letters; 1: it never does."""
+    # How many of the latest records, in the order of their offsets, the share is taken of; never of fewer.
     dead_letter_sample: int = 1000
-    """How many of the latest records, in the order of their offsets, the share is taken of; never of fewer."""
+    # A replay's pace: of the events that go on, filtered ones and duplicates aside.
     events_per_second: float = math.inf
-    """A replay's pace: of the events that go on, filtered ones and duplicates aside."""
+    # A replay's limit: at most this many records are read, not counting those that its ``--where`` left out.
     most_records: int | None = None
-    """A replay's limit: at most this many records are read, not counting those that its ``--where`` left out."""
+    # Seconds for which claims in a shared key store hold without a renewal; 0: the key store is not shared.
     lease: float = 0.0
-    """Seconds for which claims in a shared key store hold without a renewal; 0: the key store is not shared."""
+    # The longest that a call may take.
     call_timeout: float = 30.0
-    """The longest that a call may take."""
+    # The user's function through which decoded records go (``PINSTREAM_TRANSFORM``); empty: there is none.
     transform: str = ""
-    """The user's function through which decoded records go (``PINSTREAM_TRANSFORM``); empty: there is none."""
+    # For this many of its records a `Send` says in which trace they were written; 0: for none.
     trace_links: int = 0
-    """For this many of its records a `Send` says in which trace they were written; 0: for none."""
     delivery_backoff: Backoff = Backoff()
+    # For the key store, the dead-letter topic, the registry: near, and needed by all.
     inner_backoff: Backoff = Backoff(base=0.1, cap=10.0)
-    """For the key store, the dead-letter topic, the registry: near, and needed by all."""
     probe_backoff: Backoff = Backoff(base=2.0, cap=30.0)
 
 
@@ -400,13 +400,18 @@ def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TracePar
     kept: dict[TraceParent, None] = {}
     others: dict[TraceParent, None] = {}
     for record in records:
-        text = _header(record) if record is not None and record.headers else None
+        text = None
+        for name, value in record.headers if record is not None else ():
+            # Of several headers the last one counts, as with Kafka's own clients.
+            text = value if name == HEADER else text
         if text is None or (len(others) >= most and text[_FLAG] not in _ODD):
             # Most producers keep one trace in a hundred: those they do not keep must cost next to nothing.
             continue
-        parent = read_trace_parent(text)
-        if parent is None:
+        found = _FORM.fullmatch(text)
+        # Version 00 ends with the flags; later ones may have more behind them.
+        if found is None or (found[1] == b"00" and found[5] is not None):
             continue
+        parent = TraceParent(int(found[2], 16), int(found[3], 16), int(found[4], 16))
         if parent.flags & _SAMPLED:
             kept[parent] = None
             if len(kept) >= most:
@@ -414,20 +419,3 @@ def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TracePar
         else:
             others[parent] = None
     return (*kept, *others)[:most]
-
-
-def read_trace_parent(text: bytes) -> TraceParent | None:
-    """What a header's value says; None if it is no traceparent."""
-    found = _FORM.fullmatch(text)
-    if found is None or (found[1] == b"00" and found[5] is not None):
-        return None
-    return TraceParent(int(found[2], 16), int(found[3], 16), int(found[4], 16))
-
-
-def _header(record: Record) -> bytes | None:
-    """Of several headers the last one counts, as with Kafka's own clients."""
-    text = None
-    for name, value in record.headers:
-        if name == HEADER:
-            text = value
-    return text

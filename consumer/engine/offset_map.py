@@ -26,7 +26,6 @@ repetitions but loses nothing.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import zlib
 from bisect import bisect_right
@@ -41,14 +40,13 @@ _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"
 # Bytes before the ids: how the runs are written, and the checksum.
 _HEAD = 5
-_TOPIC_ID_BYTES: Final = 16
-_DESTINATION_BYTES: Final = 6
-# Bits of the first byte: which ids follow, and how the runs are written.
-_HAS_TOPIC_ID: Final = 0x80
-_HAS_DESTINATION: Final = 0x40
+# Bits of the first byte: for each id whether it follows, topic id and destination, in this order; how runs are written.
+_HAS_ID: Final = (0x80, 0x40)
 _HOW: Final = 0x3F
+# Bytes of each id.
+_ID_BYTES: Final = (16, 6)
 # Bytes of metadata with all ids and no map. With no more room than that, no map is written.
-IDS_MOST: Final = len(_PREFIX) + (_HEAD + _TOPIC_ID_BYTES + _DESTINATION_BYTES + 1 + 2) // 3 * 4
+IDS_MOST: Final = len(_PREFIX) + (_HEAD + sum(_ID_BYTES) + 1 + 2) // 3 * 4
 # Bounds that a map may have: more than open events can make.
 _MOST_BOUNDS = 1 << 17
 # Bytes that each form may inflate to.
@@ -60,17 +58,17 @@ _SAME = re.compile("0+|1+")
 
 def safe_window(most: int) -> int:
     """Return how many offsets fit into `most` bytes, whatever their pattern: one bit each."""
-    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - _TOPIC_ID_BYTES - _DESTINATION_BYTES - 10) * 8
+    return max(0, (most - len(_PREFIX)) * 3 // 4 - _HEAD - sum(_ID_BYTES) - 10) * 8
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetMap:
     """Settled offsets above a base."""
 
+    # Where settled runs begin and end, in turns and in order.
     bounds: Sequence[int]
-    """Where settled runs begin and end, in turns and in order."""
+    # The highest leader epoch of its records; None if the broker does not say it.
     leader_epoch: int | None
-    """The highest leader epoch of its records; None if the broker does not say it."""
 
     @property
     def end(self) -> int:
@@ -125,10 +123,7 @@ def write(
     if not most or not (bounds or topic_id or destination):
         return ""
     which, ids = 0, b""
-    for flag, text, size in (
-        (_HAS_TOPIC_ID, topic_id, _TOPIC_ID_BYTES),
-        (_HAS_DESTINATION, destination, _DESTINATION_BYTES),
-    ):
+    for flag, text, size in zip(_HAS_ID, (topic_id, destination), _ID_BYTES, strict=True):
         if text:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             if len(raw) != size:
@@ -176,10 +171,17 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
         if prefix == _PREFIX_WITHOUT_IDS:
             settled = _read_map(raw[0], raw, _HEAD, base)
             return None if settled is None else CommitMetadata(None, None, settled)
-        topic_id, at = _id(raw, _HEAD, _TOPIC_ID_BYTES if raw[0] & _HAS_TOPIC_ID else 0)
-        destination, at = _id(raw, at, _DESTINATION_BYTES if raw[0] & _HAS_DESTINATION else 0)
-    except (ValueError, binascii.Error):
+    except ValueError:  # not base64
         return None
+    ids: list[str | None] = []
+    at = _HEAD
+    for flag, size in zip(_HAS_ID, _ID_BYTES, strict=True):
+        end = at + size if raw[0] & flag else at
+        ids.append(base64.urlsafe_b64encode(raw[at:end]).decode().rstrip("=") or None)
+        at = end
+    if at > len(raw):
+        return None  # an id ends in its middle
+    topic_id, destination = ids
     return CommitMetadata(topic_id, destination, _read_map(raw[0] & _HOW, raw, at, base))
 
 
@@ -195,14 +197,6 @@ def is_void(metadata: str, base: int, *, where: str, topic_id: str | None) -> bo
 def are_different_lives(one: str | None, other: str | None) -> bool:
     """Return True if both ids are known and differ: they belong to two topics, perhaps of one name."""
     return one is not None and other is not None and one != other
-
-
-def _id(raw: bytes, at: int, size: int) -> tuple[str | None, int]:
-    """Return the id that begins at `at`, and where it ends. Raises `ValueError`."""
-    if at + size > len(raw):
-        raise ValueError("an id ends in its middle")
-    text = base64.urlsafe_b64encode(raw[at : at + size]).decode().rstrip("=")
-    return text or None, at + size
 
 
 def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:

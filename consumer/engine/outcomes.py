@@ -100,7 +100,7 @@ class Outcomes:
         covered: Counter[Kind] = Counter()
         for (kind, section), count in kinds_of(ours).items():
             self.context.counters.delivered_by_name[kind.name] += count
-            named = f"{kind.name} ({self.context.section(section)})" if section else kind.name
+            named = f"{kind.name} ({self.context.sections[section]})" if section else kind.name
             covered[kind._replace(name=named)] += count
         self.coverage.add(covered.items(), now)
         # Last, for a block whose last record is settled drops what was just counted.
@@ -141,7 +141,7 @@ class Outcomes:
         now, jitter = self.context.now.monotonic, self.context.jitter()
         for row, letter in self.letters.finish(happened.number, happened.stored, now, jitter):
             # Before the block drops its columns.
-            section = self.context.section(row.block.section(row.first))
+            section = self.context.sections[row.block.section(row.first)]
             if self.ledger.settle([row], Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
                 self.samples.stored(letter, section)

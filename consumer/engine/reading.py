@@ -63,13 +63,14 @@ class Keys:
         self.prefix = b"" if destination in (None, REAL_API) else f"{destination}\0".encode()
 
     def of(self, account: str, event_name: str, dedup_id: str) -> bytes:
-        """The key of an event."""
+        """Return the key of an event."""
+        # surrogatepass: an id may hold half of a surrogate pair, as JSON can, and must still have a key of its own.
         text = f"{account}\0{event_name}\0{dedup_id}".encode("utf-8", "surrogatepass")
         return blake2b(self.prefix + text, digest_size=KEY_BYTES).digest()
 
 
 def split_keys(keys: bytes) -> list[bytes]:
-    """Keys that stand one after the other, each by itself."""
+    """Split keys that stand one after the other."""
     return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
 
@@ -92,14 +93,14 @@ class Columns:
     times: array[int] = field(default_factory=lambda: array("q"))
     marks: bytearray = field(default_factory=bytearray)
     kind_numbers: bytearray = field(default_factory=bytearray)
+    # Their numbers, in this order.
     kinds: dict[Kind, int] = field(default_factory=dict)
-    """Their numbers, in this order."""
+    # By row, why there is no event.
     verdicts: dict[int, Verdict] = field(default_factory=dict)
-    """By row, why there is no event."""
+    # By row, what the event lacks.
     warnings: dict[int, tuple[Warned, ...]] = field(default_factory=dict)
-    """By row, what the event lacks."""
+    # By row, the number of its section of the mapping. 0, or beyond the end: it has none.
     sections: bytearray = field(default_factory=bytearray)
-    """By row, the number of its section of the mapping. 0, or beyond the end: it has none."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -113,16 +114,17 @@ class Columns:
         body: bytes,
         warnings: tuple[Warned, ...],
     ) -> None:
-        """The next record is this event; `body` is its JSON."""
+        """Add the row of a record that became this event; `body` is its JSON."""
         if warnings:
             self.warnings[len(self)] = warnings
         self.page += body
+        # The comma that a batch needs between two events, so that a run of bodies is joined as it stands.
         self.page += b","
         self.keys += self.make_key.of(kind.account, kind.name, dedup_id)
         self._add(time, OFFLINE if offline else 0, self.kinds.setdefault(kind, len(self.kinds)))
 
     def add_converted(self, event: ConversionEvent) -> None:
-        """The next record is this event, which is serialised here."""
+        """Add the row of a record that became this event, which is serialised here."""
         try:
             body = orjson.dumps(event.payload)
         except orjson.JSONEncodeError:
@@ -134,7 +136,7 @@ class Columns:
         )
 
     def add(self, verdict: Verdict | None) -> None:
-        """The next record is no event; None: it is not read at all, since it was settled before."""
+        """Add the row of a record that is no event; None: it is not read at all, because it was settled before."""
         if verdict is not None:
             self.verdicts[len(self)] = verdict
         self.keys += NO_KEY
@@ -147,36 +149,36 @@ class Columns:
         self.kind_numbers.append(kind_number)
 
     def of_section(self, row: int, number: int) -> None:
-        """The rows from `row` on are of this section."""
+        """Give the rows from `row` on this section; rows before it that have none yet get 0."""
         self.sections += bytes(row - len(self.sections))
         self.sections += bytes((number,)) * (len(self) - len(self.sections))
 
     def start(self, row: int) -> int:
-        """Where its body begins in the page."""
+        """Return where the body of this row begins in the page."""
         return self.ends[row - 1] if row else 0
 
     def body(self, row: int) -> bytes:
-        """Its JSON, and the comma behind it."""
+        """Return the JSON of this row, and the comma behind it."""
         return bytes(self.page[self.start(row) : self.ends[row]])
 
     def key(self, row: int) -> bytes:
-        """Its key."""
+        """Return the key of this row."""
         return bytes(self.keys[KEY_BYTES * row : KEY_BYTES * (row + 1)])
 
     def whole_page(self) -> bytes | bytearray:
-        """The page, which does not change any more: as it is, unless it has much room that was not needed."""
+        """Return the page, which does not change any more: a copy if much of its memory is not used."""
         return self.page if getsizeof(self.page) <= len(self.page) * _LOOSE else bytes(self.page)
 
     def sizes(self) -> list[int]:
-        """Bytes of each body."""
+        """Return the bytes of each body."""
         return [end - start for start, end in zip((0, *self.ends), self.ends, strict=False)]
 
     def is_event(self, row: int) -> bool:
-        """Whether this record became an event."""
+        """Return True if this record became an event."""
         return self.ends[row] > self.start(row)
 
     def cut(self, rows: int) -> None:
-        """Only the first `rows` of them."""
+        """Keep only the first `rows` rows."""
         if rows < len(self):
             del self.page[self.start(rows) :], self.keys[KEY_BYTES * rows :]
             for column in (self.ends, self.times, self.marks, self.kind_numbers):
@@ -190,14 +192,14 @@ class Decoding(Protocol):
     """What the engine needs of a decoder; see `consumer.avro.decode.Decoder`."""
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
-        """One result per record of this topic: the event, or why there is none, or the schema that is needed first.
+        """Return one result per record of this topic: the event, why there is none, or the schema that is needed first.
 
         None stands for a tombstone; `Filtered` where the mapping or somebody in between does not want it
         (`consumer.commands.replay.options`).
         """
 
     def section_of(self, record: Record, topic: str) -> int:
-        """The number of the mapping's section that a record of this topic belongs to, event or not; 0: none."""
+        """Return the number of the mapping's section that a record of this topic belongs to; 0: none."""
         return 0
 
 
@@ -205,24 +207,26 @@ class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.avro.decode.Decoder`."""
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | Filtered | None:
-        """Learn a writer's schema; gives why it can never be read, if so."""
+        """Learn a writer's schema. Return why it can never be read, if so."""
 
     def doubt(self, ref: SchemaRef) -> None:
-        """Take the schema that was added for what the registry answered earlier: what it cannot read is answered with
-        `ref`, until the schema is added again or forgotten."""
+        """Doubt a schema that was added, because it is what the registry answered earlier.
+
+        A record that it cannot read is answered with `ref`, until the schema is added again or forgotten.
+        """
 
     def forget(self, ref: SchemaRef) -> None:
-        """Know this schema no more."""
+        """Forget this schema."""
 
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:
-        """The verdict on a record whose schema does not exist."""
+        """Return the verdict on a record whose schema does not exist."""
 
 
 class Converting(Protocol):
     """What the engine needs of a converter; see `consumer.conversion.converter.Converter`."""
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """One result per event, at `now` (unix seconds)."""
+        """Return one result per event, at `now` (unix seconds)."""
 
 
 class Reading(Protocol):
@@ -230,7 +234,7 @@ class Reading(Protocol):
 
     @property
     def in_two_steps(self) -> int:
-        """How many records were decoded and converted one after the other, so far."""
+        """How many records were decoded and converted in two steps so far."""
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
         """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds)."""
@@ -242,10 +246,10 @@ _SLICE: Final = 64
 
 
 class TwoSteps:
-    """Decodes and converts, one after the other; each event is serialised at once."""
+    """Decodes records, then converts them; each event is serialised at once."""
 
     def __init__(self, decoder: Decoding, converter: Converting, *, divided: bool = False) -> None:
-        """`divided`: whether the mapping has sections, and this has to find the one that a record belongs to."""
+        """`divided`: the mapping has sections, so the section of each record is looked for."""
         self._divided = divided
         self._decoder = decoder
         self._converter = converter

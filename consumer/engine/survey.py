@@ -25,7 +25,7 @@ from consumer.engine.block import Block, RecordStage, Run
 from consumer.engine.claims import Claims
 from consumer.engine.commits import Commits
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import Counters, SamplesSnapshot
+from consumer.engine.figures.counters import SamplesSnapshot
 from consumer.engine.figures.statistics import (
     AccountStatistics,
     BrokerStatistics,
@@ -46,13 +46,14 @@ from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 
 def end_and_lag(state: AssignmentState, held_to: int) -> tuple[int | None, int | None]:
-    """The offset after the last record of the log, and the offsets from the committed position to there.
+    """Return the offset after the last record of the log, and the number of offsets from the committed one to there.
 
     None: not known. `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
     """
     if state.end is None:
         return None, None
     position = state.position()
+    # What was read or fetched is in the log, even if its end was last heard of before that.
     end = max(state.end, state.reached, held_to, position or 0)
     # Where nothing is committed yet, from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
@@ -69,10 +70,11 @@ def end_and_lag(state: AssignmentState, held_to: int) -> tuple[int | None, int |
 
 
 def age(timestamp: int, unix_now: float) -> float | None:
-    """Seconds since Kafka's timestamp of a record, in milliseconds; 0 if it lies ahead; None: it has none."""
+    """Return the seconds since a record's Kafka timestamp (milliseconds); 0: it lies ahead; None: it has none."""
     return None if timestamp < 0 else max(0.0, unix_now - timestamp / 1000)
 
 
+# Seconds between two log lines about the same stall: it is also on the page, in /status and in a metric.
 _REMIND_EVERY = 300.0
 
 
@@ -88,6 +90,7 @@ class Stall:
     def look(self, settled: int, work: int, excused: bool) -> None:
         """Compare the records `settled` so far with those of the last look. `work`: open records, and lag."""
         now = self._context.now.monotonic
+        # Without work, or where another name explains it, the time does not count: it begins anew after that.
         if not work or excused or settled != self._settled or self._moved_at is None:
             if self._remind_at is not None:
                 still = round(now - (self._moved_at or now), 3)
@@ -138,7 +141,7 @@ class Parts(Protocol):
 
 
 def look_for_stall(parts: Parts) -> None:
-    """Look for a stall. Work that waits for something that is reported by its own name is none."""
+    """Look for a stall. It is none if what the work waits for is reported under its own name."""
     held_to, now = parts.admission.held_to(), parts.context.now.monotonic
     lag = sum(end_and_lag(state, held_to.get(state, 0))[1] or 0 for state in parts.ledger)
     gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in parts.dispatcher]
@@ -153,11 +156,17 @@ def look_for_stall(parts: Parts) -> None:
 
 def survey(parts: Parts, now: Instant) -> Statistics:
     """Take the snapshot of `now`, by this machine's clocks."""
+    # Ages are by the corrected time, as the engine itself counts; the figures of the clock need the uncorrected one.
     local, now = now, parts.clock.correct(now)
     lowest = [place for place in (state.lowest_open() for state in parts.ledger) if place is not None]
     # A record without a timestamp only if none has one.
     oldest = min(lowest, key=lambda place: (_timestamp(place) < 0, _timestamp(place)), default=None)
     held_to = parts.admission.held_to()
+    counters = parts.context.counters.copy()
+    # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
+    for (number, disposition), count in parts.ledger.by_section.items():
+        if number:
+            counters.by_section[parts.context.sections[number], disposition.value] = count
     return Statistics(
         totals=parts.ledger.totals(),
         partitions=tuple(_partition(state, now.unix, held_to.get(state, 0)) for state in parts.ledger),
@@ -166,6 +175,7 @@ def survey(parts: Parts, now: Instant) -> Statistics:
         held=parts.admission.held,
         passed=parts.ledger.passed,
         waiting_for_start=parts.waiting_for_start,
+        # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
         joined=parts.joined or any(True for _ in parts.ledger),
         stalled_for=parts.stall.seconds(),
         key_store_fails=parts.key_store_fails,
@@ -178,7 +188,7 @@ def survey(parts: Parts, now: Instant) -> Statistics:
         oldest_open_ms=None if oldest is None or _timestamp(oldest) < 0 else _timestamp(oldest),
         seconds_since_progress=max(0.0, now.monotonic - (parts.progress_at or now.monotonic)),
         freshness=parts.outcomes.freshness.snapshot(now.monotonic),
-        counters=_counters(parts),
+        counters=counters,
         stopping=parts.stopping,
         guard=parts.guard.tripped,
         oldest_open=None if oldest is None else _describe(parts, oldest, now),
@@ -200,14 +210,6 @@ def survey(parts: Parts, now: Instant) -> Statistics:
             for one in brokers
         ),
     )
-
-
-def _counters(parts: Parts) -> Counters:
-    counters = parts.context.counters.copy()
-    for (number, disposition), count in parts.ledger.by_section.items():
-        if number:
-            counters.by_section[parts.context.section(number), disposition.value] = count
-    return counters
 
 
 def _timestamp(place: tuple[Block, int]) -> int:
@@ -247,6 +249,7 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
     return AccountStatistics(
         account=queue.account,
         state=state.value,
+        # The gate's words are about these two states only.
         reason=gate.reason if state in (GateState.HALTED, GateState.UNREACHABLE) else None,
         queued=queue.queued,
         in_flight=queue.in_flight,

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from consumer.engine.figures.definitions import most, rounded_share
+from consumer.engine.figures.definitions import most
 from consumer.engine.figures.freshness import ages
 from consumer.engine.figures.statistics import Statistics
 
@@ -50,11 +50,8 @@ class History:
         """Take the snapshot of `now` (monotonic seconds). `keys`, the key store's size, is called for a point only."""
         if self._begun is None:
             self._begun = now
-        known = [one.lag for one in statistics.partitions if one.lag is not None]
-        lag = sum(known) if known else None
-        lag_seconds = most(one.lag_seconds for one in statistics.partitions)
         for step in self._steps:
-            step.look(statistics, now, now - self._begun, lag, lag_seconds, keys)
+            step.look(statistics, now, now - self._begun, keys)
 
     def document(self, now: float, unix: float) -> dict[str, Any]:
         """Return the points as JSON, oldest first; `unix` is the wall-clock time at the monotonic `now`."""
@@ -82,15 +79,7 @@ class _Step:
         self._lag: int | None = None
         self._lag_seconds: float | None = None
 
-    def look(
-        self,
-        statistics: Statistics,
-        now: float,
-        age: float,
-        lag: int | None,
-        lag_seconds: float | None,
-        keys: Callable[[], int | None],
-    ) -> None:
+    def look(self, statistics: Statistics, now: float, age: float, keys: Callable[[], int | None]) -> None:
         """Take a snapshot; make a point if one is due. `age`: seconds since the first snapshot."""
         totals, buckets = statistics.totals, statistics.freshness.buckets
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
@@ -98,7 +87,9 @@ class _Step:
         if self._before is None:
             self._before = (now, counts, buckets)
             return
-        self._lag, self._lag_seconds = most((self._lag, lag)), most((self._lag_seconds, lag_seconds))
+        known = [one.lag for one in statistics.partitions if one.lag is not None]
+        self._lag = most((self._lag, sum(known) if known else None))
+        self._lag_seconds = most((self._lag_seconds, *(one.lag_seconds for one in statistics.partitions)))
         # By the number of the interval: a late look must not shift all later points.
         tick = int(age // self.seconds)
         if tick == self._tick:
@@ -115,8 +106,8 @@ class _Step:
             None if age is None or math.isinf(age) else age  # beyond the last bucket, as in /status
             for age in (delivered.p50, delivered.p95, delivered.p99)
         )
-        within = rounded_share(delivered.within_hour)
-        values = (now, *rates, self._lag, self._lag_seconds, p50, p95, keys(), within, p99)
+        lags = self._lag, self._lag_seconds
+        values = (now, *rates, *lags, p50, p95, keys(), delivered.within_hour, p99)
         self.points.append(Point._make(values))
         self._tick, self._before = tick, (now, counts, buckets)
         self._lag = self._lag_seconds = None

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 from rich import box
@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.engine.figures.coverage import PARAMETERS, Coverage, by_id, written_in
+from consumer.engine.reading import Kind
 
 _STYLES: Final = {"deliverable": "bold green", "filtered": "bold yellow", "rejected": "bold red"}
 _LONGEST: Final = 160  # characters of a value in a line about it
@@ -63,13 +64,6 @@ def print_record(name: str, line: dict[str, Any]) -> None:
     console.print()
 
 
-class _Kind(NamedTuple):
-    """What coverage counts of an event (`consumer.engine.figures.coverage.Written`)."""
-
-    name: str
-    written: int
-
-
 class Summary:
     """Counts the lines of a file: outcomes, codes, and the coverage of what is deliverable."""
 
@@ -93,7 +87,7 @@ class Summary:
                 self._warnings.setdefault(warning["code"], Counter())[warning["field"]] += 1
             # Coverage is of what would be sent.
             if line["payload"] is not None:
-                kind = _Kind(line["payload"]["event_name"], written_in(line["payload"]))
+                kind = Kind("", line["payload"]["event_name"], written_in(line["payload"]))
                 # All of them in one minute of the coverage's windows.
                 self._coverage.add([(kind, 1)], 0.0)
             yield number, line

@@ -18,13 +18,13 @@ from consumer.engine.figures.definitions import Histogram, count, counts, derive
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Problem, Rejection, Stage, TopicPartition
 
-# Names of a family that is not a closed set; further ones count as ``other``.
+# Names of a family that is not a closed set; further ones count as ``other``, because each is a series of Prometheus.
 _MOST_NAMES = 64
 PROBLEMS_MOST = 10
 LETTERS_MOST = 20
 
 
-# Seconds.
+# Upper bounds of the histogram of calls, in seconds.
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 # How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
 OUTCOMES = ("verdict", "refused", "throttled", "no_verdict", "no_answer")
@@ -53,6 +53,7 @@ class Counters:
     filtered: Counter[str] = counts(
         "Records filtered, by rule.", "pinstream_filtered_records_total", keys=("rule",)
     )
+    # Names from the mapping file, which has 250 sections at most.
     by_section: Counter[tuple[str, str]] = counts(
         "Records settled, by section of the mapping and disposition.",
         "pinstream_section_records_total",
@@ -60,20 +61,19 @@ class Counters:
         keys=("section", "disposition"),
         status_note="Empty where the mapping has no [sections](sections.md). Records without one are not counted.",
     )
-    """Names from the mapping file, which has 250 sections at most."""
     delivered_by_name: Counter[str] = counts(
         "Events delivered, by event name.",
         "pinstream_delivered_events_total",
         path="delivered_by_event_name",
         keys=("event name",),
     )
+    # Both names from closed sets, as each warning is a constant of the converter.
     convert_warnings: Counter[tuple[str, str]] = counts(
         "Fields left out or malformed, by code and conversion field.",
         "pinstream_convert_warnings_total",
         keys=("code", "field"),
         status_note="See [conversion](conversion.md).",
     )
-    """Both names from closed sets, as each warning is a constant of the converter."""
     api_warnings: Counter[str] = counts(
         "Warnings of the platform, without the values in them.",
         "pinstream_api_warnings_total",
@@ -123,20 +123,20 @@ class Counters:
         "pinstream_offline_events_unclear_total",
         path="offline_events_unclear",
     )
+    # Delivered, and worth an alert.
     processed_with_error: int = count(
         "Events processed, yet with an error message.", "pinstream_processed_with_error_total"
     )
-    """Delivered, and worth an alert."""
     followers: int = count(
         "Events that waited for an open one with the same key.", "pinstream_followers_total"
     )
+    # Read the slow way (`consumer.engine.reading.Reading`).
     in_two_steps: int = count(
         "Records that were not read on the fast path: of a schema that it cannot take, or undecodable, or unusual.",
         "pinstream_in_two_steps_records_total",
         status_note="Counted each time they were read. Nearly as many as `ledger.read`: the fast path does not "
         "take the writer's schema, and an event costs about fourteen times as much; or `process.fast_path` is `off`.",
     )
-    """Read the slow way (`consumer.engine.reading.Reading`)."""
     slow_transforms: int = count(
         "Records for which the user's function took more than a second.",
         "pinstream_slow_transforms_total",
@@ -168,10 +168,10 @@ class Counters:
         "Events delivered for a partition released meanwhile; its next owner finds them delivered, or sends again.",
         "pinstream_delivered_after_release_total",
     )
+    # Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`).
     call_buckets: Counter[tuple[str, float]] = counts(path="")
-    """Calls that ended, by outcome and by the bound of seconds that theirs are within (`CALL_BOUNDS`)."""
+    # Total time of these calls, by outcome.
     call_milliseconds: Counter[str] = counts(path="")
-    """Total time of these calls, by outcome."""
 
     @property
     @derived("calls_ended", keys=("outcome",))
@@ -201,7 +201,9 @@ class Counters:
 
     def call_ended(self, outcome: str, seconds: float) -> None:
         """Count a call that ended."""
+        # In plain counts, because these are what copies and merges of workers know to add.
         self.call_buckets[outcome, CALL_BOUNDS[bisect_left(CALL_BOUNDS, seconds)]] += 1
+        # Whole milliseconds, because a `Counter` counts in whole numbers.
         self.call_milliseconds[outcome] += round(seconds * 1000)
 
     @staticmethod
@@ -252,12 +254,12 @@ class Samples:
         self.warnings: dict[tuple[str, str], str] = {}
 
     def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
-        """A record cannot be delivered."""
+        """Take a record that cannot be delivered."""
         self.rejections[rejection.stage.value, rejection.code] = rejection.message
         if len(self.problems) < PROBLEMS_MOST:
             self.problems.append(Problem(tp.topic, tp.partition, offset, *rejection))
 
     def stored(self, letter: DeadLetter, section: str = "") -> None:
-        """A dead letter is stored, of a record of this section of the mapping."""
+        """Take a dead letter that is stored, of a record of this section of the mapping."""
         place = (letter.topic, letter.partition, letter.record.offset)
         self.letters.appendleft(StoredLetter(letter.at_ms / 1000, *place, *letter.rejection, section))

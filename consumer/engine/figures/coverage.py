@@ -14,28 +14,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from consumer.engine.figures.definitions import derived, figure, snapshot
 from consumer.engine.figures.windows import Windows
 
 _MOST_NAMES = 64
-# Masks of all names together, before they are split.
+# Masks of all names together, before they are split. Usually there are a few dozen: records of one producer are alike.
 _MOST_MASKS = 4096
 OTHER = "other"
 _NOTHING: Final[Mapping[str, Any]] = {}
-
-
-class Written(Protocol):
-    """Events of one kind: they have one name, and the same was written of each."""
-
-    @property
-    def name(self) -> str:
-        """The conversion's."""
-
-    @property
-    def written(self) -> int:
-        """The bits of `BITS` whose paths were written."""
 
 
 @snapshot
@@ -123,7 +111,8 @@ _PLACES: Final = tuple((*path.rpartition(".")[::2], bit) for path, bit in BITS.i
 
 
 def written_in(payload: Mapping[str, Any]) -> int:
-    """Return the mask of a written payload. An empty value is never written."""
+    """Return the mask of a written payload."""
+    # A name is enough: the converter never writes an empty value.
     mask = 0
     for parent, key, bit in _PLACES:
         if key in (payload.get(parent, _NOTHING) if parent else payload):
@@ -133,7 +122,7 @@ def written_in(payload: Mapping[str, Any]) -> int:
 
 
 def by_id(row: Sequence[Any]) -> Mapping[str, Any]:
-    """Return these values, which are in the order of `PARAMETERS`, by their ids."""
+    """Return values that are in the order of `PARAMETERS` by the parameters' ids."""
     return {parameter.id: value for parameter, value in zip(PARAMETERS, row, strict=True)}
 
 
@@ -192,12 +181,12 @@ class Coverage:
         # By name: events, and how many of them carried each of `PARAMETERS`.
         self._windows = Windows()
 
-    def add(self, kinds: Iterable[tuple[Written, int]], now: float) -> None:
-        """This many events of each kind were delivered at `now` (monotonic seconds)."""
+    def add(self, kinds: Iterable[tuple[tuple[str, str, int], int]], now: float) -> None:
+        """These many events of each kind (`reading.Kind`) were delivered at `now` (monotonic seconds)."""
         if self._windows.is_over(now) or len(self._masks) > _MOST_MASKS:
             self._split_masks(now)
-        for kind, count in kinds:
-            self._masks[kind.name, kind.written] += count
+        for (_account, name, written), count in kinds:
+            self._masks[name, written] += count
 
     def snapshot(self, now: float) -> CoverageSnapshot:
         """The windows that end at `now` (monotonic seconds)."""
@@ -211,10 +200,12 @@ class Coverage:
     def _split_masks(self, now: float) -> None:
         """Enter the masks into the minute in which they were counted, then roll the windows to `now`."""
         for (name, mask), count in self._masks.items():
+            # A shop may make up names without end; each known one costs a row in 156 buckets.
             known = name if name in self._names or len(self._names) < _MOST_NAMES else OTHER
             self._names.add(known)
             row = self._windows.running.setdefault(known, [0] * (1 + len(PARAMETERS)))
             row[0] += count
+            # A parameter may need several paths, so it is carried only if all of its bits are set.
             for column, needs in enumerate(_NEEDS, start=1):
                 if mask & needs == needs:
                     row[column] += count

@@ -16,7 +16,6 @@ Prometheus wants them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -124,6 +123,7 @@ def figures_of(owner: type) -> tuple[Attribute, ...]:
     """Return the figures of a snapshot's type, fields first; any other type has none."""
     if not is_dataclass(owner):
         return ()
+    # Found once for each type, because resolving type hints is slow, and /metrics asks for every item of a list.
     if owner not in _KNOWN:
         hints = get_type_hints(owner)
         found = [(one.name, hints[one.name], one.metadata.get(_FIGURE), True) for one in fields(owner)]
@@ -143,9 +143,10 @@ def figures_of(owner: type) -> tuple[Attribute, ...]:
 def _shape(hint: Any) -> Shape:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
+        # A figure is of one type, and None where it is unknown.
         [some] = [one for one in args if one is not NoneType]
         return _shape(some)._replace(optional=True)
-    if origin is Counter:
+    if origin is Counter:  # its argument is the type of the names
         return Shape(int, optional=False, many=True)
     if origin is tuple or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
         inner = _shape(args[-1] if issubclass(origin, Mapping) else args[0])
@@ -156,26 +157,13 @@ def _shape(hint: Any) -> Shape:
 # -- rules for merging workers' figures that are not added
 
 
-def most(values: Iterable[_T | None]) -> Any:
-    """Return the largest known value; None: none is known."""
-    return max((value for value in values if value is not None), default=None)  # type: ignore[type-var]  # times, numbers
+def _among_known(choose: Callable[..., Any], **how: Any) -> Callable[[Iterable[Any]], Any]:
+    """Make a rule that chooses one of the known values; None: none is known."""
+    return lambda values: choose((value for value in values if value is not None), default=None, **how)
 
 
-def least(values: Iterable[_T | None]) -> Any:
-    """Return the smallest known value; None: none is known."""
-    return min((value for value in values if value is not None), default=None)  # type: ignore[type-var]  # times, numbers
-
-
-def furthest(values: Iterable[float | None]) -> Any:
-    """Return the known value that is furthest from 0: two wrong values must not cancel each other out."""
-    return max((value for value in values if value is not None), key=abs, default=None)
-
-
-def first(values: Iterable[_T | None]) -> _T | None:
-    """Return the first known value; None: none is known."""
-    return next((value for value in values if value is not None), None)
-
-
-def rounded_share(share: float | None) -> float | None:
-    """Round a share down, so that 1 means all."""
-    return None if share is None else math.floor(share * 1_000_000) / 1_000_000
+most = _among_known(max)
+least = _among_known(min)
+# From 0: two wrong values, as of clocks, must not cancel each other out.
+furthest = _among_known(max, key=abs)
+first = _among_known(lambda known, default: next(known, default))

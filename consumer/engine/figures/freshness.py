@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import add
 
-from consumer.engine.figures.definitions import Histogram, derived, figure, rounded_share, snapshot
+from consumer.engine.figures.definitions import Histogram, derived, figure, snapshot
 from consumer.engine.figures.windows import Windows
 from consumer.engine.model import Instant
 from consumer.engine.native import count_ages
@@ -54,7 +54,8 @@ class Ages:
         "Share of them that were at most an hour old then, 0 to 1.",
         path="within_one_hour",
         status_note="null before the first.",
-        show=rounded_share,
+        # `ages` has rounded it; as seconds are, to three digits, it would be 1 with one in two thousand too late.
+        show=lambda share: share,
     )
     p50: float | None = figure(
         "Age in seconds that half of them had at most; at most a quarter too high.",
@@ -72,10 +73,10 @@ NO_AGES = Ages(0, None, None, None, None)
 class FreshnessSnapshot:
     """Event age at delivery since the start, and over the last hour and day: histograms by `AGE_BOUNDS`."""
 
+    # Seconds, since the start.
     age_sum: float = figure(path="")
-    """Seconds, since the start."""
+    # Since the start.
     buckets: tuple[int, ...] = figure(path="")
-    """Since the start."""
     hour_buckets: tuple[int, ...] = figure(path="")
     day_buckets: tuple[int, ...] = figure(path="")
 
@@ -127,7 +128,7 @@ class Freshness:
         self._windows = Windows()
 
     def add(self, event_times: Iterable[int], now: Instant) -> None:
-        """Events that happened at these times (unix seconds) were delivered at `now`."""
+        """Count events that happened at these times (unix seconds) and were delivered at `now`."""
         if self._windows.is_over(now.monotonic):
             self._enter(now.monotonic)
         unix, whole = now.unix, int(now.unix)
@@ -139,12 +140,13 @@ class Freshness:
         """Enter what is counted into the minute in which it was, then roll the windows to `now`."""
         running = self._windows.running
         running[_ALL] = [*map(add, running.get(_ALL, NO_FRESHNESS.buckets), self._counted)]
+        # Since the start, it is kept apart: the windows forget.
         self._ever = [*map(add, self._ever, self._counted)]
         self._counted = array("q", [0]) * _BUCKETS
         self._windows.roll(now)
 
     def snapshot(self, now: float) -> FreshnessSnapshot:
-        """The figures of `now` (monotonic seconds)."""
+        """Return the figures of `now` (monotonic seconds)."""
         self._enter(now)
         hour, day = (tuple(rows.get(_ALL, NO_FRESHNESS.buckets)) for rows in self._windows.sums())
         return FreshnessSnapshot(self._age_sum, tuple(self._ever), hour, day)
@@ -158,4 +160,6 @@ def ages(buckets: Sequence[int]) -> Ages:
     seen = [*accumulate(buckets)]
     # A quantile is the upper bound of the bucket that has it; the last bucket has none.
     quantiles = (_BOUNDS[bisect_left(seen, share * count)] for share in (0.50, 0.95, 0.99))
-    return Ages(count, seen[_LAST_WITHIN_HOUR] / count, *quantiles)
+    # Rounded down, so that 1 means all.
+    within_hour = seen[_LAST_WITHIN_HOUR] * 1_000_000 // count / 1_000_000
+    return Ages(count, within_hour, *quantiles)

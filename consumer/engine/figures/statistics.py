@@ -14,14 +14,7 @@ from consumer.engine.figures.counters import Counters, SamplesSnapshot, StoredLe
 from consumer.engine.figures.coverage import CoverageSnapshot
 from consumer.engine.figures.definitions import derived, figure, first, furthest, least, most, snapshot
 from consumer.engine.figures.freshness import FreshnessSnapshot
-from consumer.engine.model import (
-    TRANSFORM_FAILED,
-    TRANSFORM_MISFIT,
-    Disposition,
-    GateState,
-    MetadataLeft,
-    Stage,
-)
+from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
 SCHEMAS_MOST = 20
@@ -37,8 +30,8 @@ class Totals:
     filtered: int = figure("Not to be sent, on purpose: the mapping says so, or it is a tombstone.")
     dead_lettered: int = figure("Undeliverable, and stored on the dead-letter topic.")
     open: int = figure("None of these yet. No offset is committed past an open record.")
+    # Fetched and released unsettled: the next owner of the partition reads them again.
     released: int = figure(path="", default=0)
-    """Fetched and released unsettled: the next owner of the partition reads them again."""
 
 
 class WaitsFor(Enum):
@@ -52,9 +45,9 @@ class WaitsFor(Enum):
     ROOM = "room"
     # The key store, which says whether it was delivered before, or stores that it is.
     KEY_STORE = "key_store"
-    """The key store, which says whether it was delivered before, or stores that it is."""
+    # Another member, which has the event in flight: its outcome.
     MEMBER = "member"
-    """Another member, which has the event in flight: its outcome."""
+    # More events for its batch, or the end of the time that a batch waits for them.
     BATCH = "batch"
     # Its account's gate, which is throttled or paced.
     QUOTA = "quota"
@@ -93,6 +86,7 @@ class PartitionStatistics:
     topic: str = figure(is_label=True)
     partition: int = figure(is_label=True)
     epoch: int
+    # What the group knows, not what may be committed: Kafka's own tools must show the same.
     committed: int | None = figure(
         "The committed offset.",
         "pinstream_partition_committed_offset",
@@ -266,17 +260,7 @@ class Cause(Enum):
 
 
 _EXPIRED = "convert expired"
-_BY_STAGE: Final = {
-    Stage.DECODE: Cause.SCHEMA,
-    Stage.CONVERT: Cause.MAPPING,
-    Stage.DELIVER: Cause.DESTINATION,
-}
-_BY_CODE: Final = {
-    "future_event_time": Cause.CLOCK,
-    "expired": Cause.CLOCK,
-    TRANSFORM_FAILED: Cause.TRANSFORM,
-    TRANSFORM_MISFIT: Cause.TRANSFORM,
-}
+# The words of the log, of /status, of /readyz and of replay and redrive, each of which adds how to go on.
 _REMEDIES: Final = {
     Cause.SCHEMA: "correct the schema (at the producer, in the registry or in PINSTREAM_SCHEMAS_DIR)",
     Cause.MAPPING: "correct the mapping or the producer",
@@ -291,12 +275,6 @@ _TOO_OLD = (
     "see whether time_unit is right; if so, raise PINSTREAM_MAX_EVENT_AGE, or move the group past them (pinstream "
     "offsets set)"
 )
-
-
-def cause_of(stage: Stage, code: str) -> Cause:
-    """Return the cause of a rejection."""
-    cause = _BY_CODE.get(code) if stage is Stage.CONVERT else None
-    return cause or _BY_STAGE[stage]
 
 
 @snapshot
@@ -403,8 +381,10 @@ class Statistics:
         number=lambda guard: guard is not None,
         merge=first,
     )
+    # Delivered events only, as of coverage: the platform has no others.
     freshness: FreshnessSnapshot = figure()
     open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
+    # The age of the same record is in `oldest_open`; this is to find it by.
     oldest_open_ms: int | None = figure(
         "Kafka timestamp of the oldest open record, milliseconds since 1970.",
         path="open.oldest_record_ms",
@@ -443,8 +423,8 @@ class Statistics:
         ),
     )
     coverage: CoverageSnapshot = figure()
+    # Newest first.
     letters: Sequence[StoredLetter] = figure(path="latest_dead_letters[]")
-    """Newest first."""
     samples: SamplesSnapshot = figure()
     room: int = figure(
         "Records that intake would take now; 0: it has stopped, or all room is used.",

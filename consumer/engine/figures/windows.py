@@ -11,19 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from operator import add, sub
-from typing import NamedTuple
 
 _MINUTE = 60
 
 # Counts by name, in columns; all rows of one window have the same columns.
 Rows = dict[str, list[int]]
-
-
-class Sums(NamedTuple):
-    """The rows of the last hour and of the last day."""
-
-    hour: Rows
-    day: Rows
 
 
 class Windows:
@@ -37,7 +29,7 @@ class Windows:
         self._day = _Window(24 * 4, 15)
 
     def is_over(self, now: float) -> bool:
-        """Whether the running minute has ended at `now` (monotonic seconds)."""
+        """Return True if the running minute has ended at `now` (monotonic seconds)."""
         return int(now // _MINUTE) != self._minute
 
     def roll(self, now: float) -> None:
@@ -51,9 +43,12 @@ class Windows:
             window.roll(ended, counted, self._minute)
         self.running = {}
 
-    def sums(self) -> Sums:
-        """The sums of both windows, with the running minute. The caller may keep the rows, but must not change them."""
-        both = Sums(dict(self._hour.sum), dict(self._day.sum))
+    def sums(self) -> tuple[Rows, Rows]:
+        """Return the sums of the last hour and of the last day, with the running minute.
+
+        The caller may keep the rows, but must not change them.
+        """
+        both = dict(self._hour.sum), dict(self._day.sum)
         for sums in both:
             _enter(self.running, sums)
         return both
@@ -78,6 +73,7 @@ class _Window:
         while self._buckets and self._buckets[0][0] <= begun // self._width - self._most:
             for name, row in self._buckets.popleft()[1].items():
                 left = [*map(sub, self.sum[name], row)]
+                # A name that did not occur in the whole window leaves it, or names would be kept for ever.
                 if any(left):
                     self.sum[name] = left
                 else:
