@@ -71,6 +71,7 @@ class Commits:
     def go_on(self) -> None:
         """Commit what changed, if it is time. Raises `InvariantViolation` if a mismatch was shown for long enough."""
         now = self._context.now.monotonic
+        # One commit at a time, so that none can overtake a later one of the same partition.
         if self._under_way is not None or now < self._due_at:
             return
         self._due_at = now + self._context.policy.commit_interval

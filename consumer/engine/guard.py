@@ -1,19 +1,21 @@
 """The guard: intake stops before a wrong mapping empties a topic into dead letters.
 
-Theory of operation. Per topic there is a sample: one byte for each of its latest records, in the order in which they
-were read, which within a partition is the order of their offsets. A record takes its place when it is read, as a good
-one; when it is rejected or refused for good, the byte at its place says why. So it does not matter when a verdict
-comes: an outage leaves no rejections alone, and refusals that arrive late and together stand among the thousands that
-were duplicates at once. What the offset map passes over is good, too. Only what the mapping filters has no place: nine
-unwanted page views must not hide that each checkout is refused. A record that is filtered only once its schema has come
-loses its place again. A record that is read again keeps its new place only.
+Theory of operation. Each topic has a sample: one byte, a *mark*, for each of its latest records, in the order in which
+they were read. Within a partition that is the order of their offsets. A record gets its place when it is read, and
+counts as good. When it is rejected or refused for good, its mark says why. So the time of a verdict does not matter: in
+an outage, rejections do not stand alone, and refusals that arrive late and together stand among the thousands of
+records that were found to be duplicates at once. A record that the offset map passes over is good, too.
 
-It trips when of any `dead_letter_sample` neighbours in that order more than the share are bad. A verdict may come late:
-`max_open_events` divided by the share more places are kept, so that it finds its own even if all open events are bad
-and stand as far apart as they can and still be more than the share.
+Records that the mapping filters have no place: nine unwanted page views must not hide that each checkout is refused. A
+record that is filtered only after its schema has come loses its place again. A record that is read again has only its
+new place.
 
-Once tripped, it stays so. The records that it held back are read again only after a restart, and only who corrects
-the cause knows when to restart.
+The guard trips when among `dead_letter_sample` neighbours more than the share are bad. A verdict may come late, so
+``max_open_events / share`` more places are kept. That is as far apart as open events can stand if all of them are bad
+and just more than the share.
+
+A guard that has tripped stays so. The records that it held back are read again after a restart, and only the person who
+corrects the cause knows when to restart.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT, Filtered, 
 from consumer.engine.reading import Verdict
 
 _REMIND_EVERY = 60.0
-# Below it the sample is not kept any longer: it is bounded, however small a share is set.
+# With a smaller share the sample is no longer than with this one: its memory has a bound.
 _LEAST_SHARE = 0.1
-# Marks: a good record, and one that has no place any more. Those between are bad, each for one reason.
+# Marks: of a good record, and of a place that its record has lost. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
-# With marks that have no place any more a sample is at most this many times as long.
+# With lost places, a sample is at most this many times as long.
 _MOST_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
@@ -76,7 +78,7 @@ class _Sample:
         self._most = most
         self._kept = kept
         self._marks = bytearray()
-        # How many of these have no place any more.
+        # How many of these are lost places.
         self._left = 0
         # The number of the first mark that is kept.
         self._first = 0
@@ -104,7 +106,7 @@ class _Sample:
             if numbers:
                 self._slices.append(_Slice(partition, array("q", compress(offsets, taken)), begin))
             numbers = array("q", accumulate(taken, initial=begin))
-        # What is read again and again must not push out its neighbours, as long as that takes little memory.
+        # Lost places do not count here: records that are read again and again must not push out their neighbours.
         gone = len(marks) - min(self._kept + self._left, _MOST_LEFT * self._kept)
         if gone > 0:
             self._left -= marks.count(_LEFT, 0, gone)

@@ -77,7 +77,7 @@ class Lookups:
         self._renewing: tuple[int, float] | None = None
         self._renew_at = -inf
         self._renewal_failed = False
-        # How far the wall clock is ahead of the monotonic one.
+        # How far the wall clock is ahead of the monotonic one. It grows by the time that the machine is suspended for.
         self._ahead: float | None = None
         if self._shared:
             dispatcher.lease_until = -inf
@@ -136,7 +136,8 @@ class Lookups:
         if rows_of(leaders) != len(found):
             raise bug("a look-up was answered for more or fewer keys than asked")
         if happened.session != self._dispatcher.session:
-            self._later(now, leaders)  # claimed by a session that has ended, or is not known yet
+            # Claimed by a session that has ended, or is not known yet: the claims prove nothing.
+            self._later(now, leaders)
             return
         if any(found):
             elsewhere, leaders = pick(leaders, [flag == _ELSEWHERE for flag in found])

@@ -37,7 +37,7 @@ from typing import Final, NamedTuple
 # Bytes of metadata that a broker takes by default, less the NUL that librdkafka adds; the text is ASCII.
 MOST = 4095
 _PREFIX = "pinstream:2:"
-_PREFIX_WITHOUT_IDS = "pinstream:1:"
+_PREFIX_WITHOUT_IDS = "pinstream:1:"  # as long
 # Bytes before the ids: how the runs are written, and the checksum.
 _HEAD = 5
 # Bits of the first byte: for each id whether it follows, topic id and destination, in this order; how runs are written.
@@ -161,16 +161,13 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
 
     None for what is not ours, broken, or of another place.
     """
-    prefix = next((one for one in (_PREFIX, _PREFIX_WITHOUT_IDS) if text.startswith(one)), None)
-    if prefix is None or len(text) > MOST:
+    # The earlier form is as this one without ids.
+    if not text.startswith((_PREFIX, _PREFIX_WITHOUT_IDS)) or len(text) > MOST:
         return None
     try:
-        raw = base64.b64decode(text[len(prefix) :], altchars=b"-_", validate=True)
+        raw = base64.b64decode(text[len(_PREFIX) :], altchars=b"-_", validate=True)
         if len(raw) < _HEAD or _checksum(base, where, raw[0], raw[_HEAD:]) != raw[1:_HEAD]:
             return None
-        if prefix == _PREFIX_WITHOUT_IDS:
-            settled = _read_map(raw[0], raw, _HEAD, base)
-            return None if settled is None else CommitMetadata(None, None, settled)
     except ValueError:  # not base64
         return None
     ids: list[str | None] = []

@@ -62,8 +62,9 @@ class Events:
     def hang_up(self) -> None:
         """End all streams, because there are no valid figures. Listeners may reconnect."""
         self._told = None
-        for one in tuple(self._listeners):
-            one.hang_up()
+        # First out of the set: a message would take the place of the end.
+        while self._listeners:
+            self._listeners.pop().hang_up()
 
     def end(self) -> None:
         """End all streams and accept no more listeners."""
@@ -102,41 +103,36 @@ class Events:
 class _Listener:
     """One open stream."""
 
-    __slots__ = ("_message", "_missed", "_over", "_transport", "_wake")
-
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._message: bytes | None = None
+        # There is room for one message: a newer document replaces one that is still waiting. None ends the stream.
+        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
         self._missed = 0
-        self._over = False
-        self._wake = asyncio.Event()
 
     def tell(self, message: bytes) -> None:
         """Queue `message`; if the one before is still waiting, count a missed message."""
-        # There is room for one message: a newer document replaces one that is still waiting.
-        if self._message is not None:
+        if self._messages.full():
             self._missed += 1
             if self._missed >= MOST_MISSED:
                 self._transport.abort()
             if message == _HEARTBEAT:
-                return
-        self._message = message
-        self._wake.set()
+                return  # the document that waits does the same, and says more
+            self._messages.get_nowait()
+        self._messages.put_nowait(message)
 
     def hang_up(self) -> None:
         """End the stream; abort the connection if the listener does not read."""
-        self._over = True
-        self._wake.set()
+        if self._messages.full():
+            self._messages.get_nowait()
+        self._messages.put_nowait(None)
+        # A write to a client that does not read waits for it, and the stream would not end before.
         if self._transport.get_write_buffer_size():
             self._transport.abort()
 
     async def next(self) -> bytes | None:
         """Wait for the next message; None: the stream is over."""
-        await self._wake.wait()
-        self._wake.clear()
-        if self._over:
-            return None
-        message, self._message, self._missed = self._message, None, 0
+        message = await self._messages.get()
+        self._missed = 0
         return message
 
 

@@ -60,6 +60,7 @@ def why_not_ready(statistics: Statistics) -> str | None:
         return "stopping"
     if statistics.mismatch:
         return _MISMATCH.format(statistics.mismatch)
+    # Before `joined`, because it says why: an assigned partition counts only once it is known where to start.
     if not statistics.partitions and statistics.waiting_for_start:
         return (
             f"the brokers do not say where to start: {statistics.waiting_for_start} assigned partitions wait"
@@ -72,6 +73,7 @@ def why_not_ready(statistics: Statistics) -> str | None:
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
             f"mostly {guard.reason} ({guard.cause.value}): {guard.remedy} and start again"
         )
+    # An account that is throttled takes events again in a known time.
     accounts = statistics.accounts
     # One account that takes events is enough. They are not named, as /readyz needs no token; /status names them.
     if accounts and all(one.state in _CANNOT for one in accounts):

@@ -50,6 +50,7 @@ class History:
         """Take the snapshot of `now` (monotonic seconds). `keys`, the key store's size, is called for a point only."""
         if self._begun is None:
             self._begun = now
+        # Both intervals count from the first snapshot, so that points of the day stand at points of the hour.
         for step in self._steps:
             step.look(statistics, now, now - self._begun, keys)
 
@@ -87,6 +88,7 @@ class _Step:
         if self._before is None:
             self._before = (now, counts, buckets)
             return
+        # A partition whose lag is unknown adds nothing; if none is known, there is no sum.
         known = [one.lag for one in statistics.partitions if one.lag is not None]
         self._lag = most((self._lag, sum(known) if known else None))
         self._lag_seconds = most((self._lag_seconds, *(one.lag_seconds for one in statistics.partitions)))

@@ -45,6 +45,7 @@ class FiguresCollector(Collector):
         # Taken once for each scrape, so that all figures of it agree with each other.
         for family, series in gather(self.owner, self.snapshots()):
             name = family.name.removesuffix("_total")  # the client puts it back
+            # A family without series is shown too: a dashboard finds its name before there is anything to count.
             made = kinds[family.kind](name, family.help, labels=family.labels)
             for labels, value in series:
                 if isinstance(value, Histogram):
@@ -69,11 +70,13 @@ def gather(owner: type, snapshots: Iterable[Any]) -> list[tuple[Family, list[tup
 def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
     """Yield the metrics of a type of snapshots, and of its parts."""
     attributes = figures_of(owner)
+    # Labels name the item that a figure stands in, from the outermost to the innermost.
     mine = (*labels, *(one.name for one in attributes if one.figure.is_label))
     for attribute in attributes:
         figure = attribute.figure
         if figure.metric:
             words = f"{figure.sentence} {figure.metric_note}".strip()
+            # By Prometheus' convention the name of a counter ends so, and no other name does.
             kind = "counter" if figure.metric.endswith("_total") else "gauge"
             kind = "histogram" if attribute.shape.item is Histogram else kind
             own = figure.labels or [key.replace(" ", "_") for key in figure.keys]
@@ -91,6 +94,7 @@ def _series(owner: object, labels: tuple[str, ...]) -> Iterator[tuple[str, tuple
             number = value if figure.number is None else figure.number(value)
             for names, one in _by_label(number):
                 yield figure.metric, (*mine, *names), one
+        # Of a mapping the values are numbers; the items of a list may have figures of their own.
         for part in value if attribute.shape.many and not isinstance(value, Mapping) else (value,):
             yield from _series(part, mine)
 

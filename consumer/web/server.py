@@ -124,7 +124,7 @@ class WebServer:
                 # The page links to health and metrics, so its address serves them too.
                 page = await self._listen(page_address(*self.page_at), people + machines)
         except BaseException:  # also if the start is cancelled: no socket may stay open
-            await self._close()
+            await self.stop()
             raise
         self._watching = asyncio.create_task(self._watch())
         return Urls(page, health + "healthz")
@@ -137,9 +137,6 @@ class WebServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
         self._events.end()
-        await self._close()
-
-    async def _close(self) -> None:
         # First no new connection, then the end of those that are there.
         while self._listening:
             self._listening.pop().close()

@@ -16,11 +16,13 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from urllib.parse import unquote_plus
 
 import orjson
 
-# Bytes of a body that are looked at.
+# Bytes of a body that are looked at: enough for a title, and a proxy may answer with megabytes.
 _READ_MOST = 4096
 _SHOWN_MOST = 120
 _SERVER_MOST = 40
@@ -34,8 +36,11 @@ _ECHOES = ("event_name", "user_data", "action_source", "custom_data", "authoriza
 _SAYING = re.compile(
     r"msg|message|errors?|error_?message|(?:error_)?description|title|details?|reason|fault(?:string)?"
 )
+# Levels of such an answer that are looked at, and items of a list.
 _DEEP = 3
+# A word of letters, with what may stand around it, or a number of up to three digits.
 _WORD = re.compile(r"[(\[\"']*(?:[^\W\d_]{1,20}(?:['’-][^\W\d_]{1,20})?|\d{1,3})[)\]\"'.,:;!?]*|[|–—-]")
+# The form of a product in the ``Server`` header (RFC 9110, 10.2.4), with a short version or none.
 _PRODUCT = re.compile(r"[A-Za-z][A-Za-z-]{0,19}(?:/\d{1,3}(?:\.\d{1,3}){0,2})?")
 
 
@@ -82,13 +87,14 @@ def _messages(value: object, depth: int) -> Iterator[str]:
                     yield inner
                 else:
                     yield from _messages(inner, depth + 1)
-    elif isinstance(value, str) and depth > 1:
+    elif isinstance(value, str) and depth > 1:  # an item of a list under such a name
         yield value
 
 
 def _plain(text: str) -> str:
     """Return the first words, masked unless they are plain; empty if none is."""
     words = [word if _WORD.fullmatch(word) else MASK for word in text.split()[:_WORDS_MOST]]
+    # Nothing but masks says nothing.
     if set(words) <= {MASK}:
         return ""
     shown = [
@@ -122,7 +128,7 @@ _PATTERNS = re.compile(
 
 
 def mask(message: str, body: bytes = b"") -> str:
-    """`message` on one line, at most 300 characters, without any value of the event serialised in `body`.
+    """Return `message` on one line, at most 300 characters, without any value of the event serialised in `body`.
 
     A message that is too long is not shown at all: if it were cut, it could end in the middle of a value.
     """
@@ -132,7 +138,7 @@ def mask(message: str, body: bytes = b"") -> str:
     try:
         event = orjson.loads(body)
     except orjson.JSONDecodeError:
-        event = None
+        event = None  # there is no event: then only the patterns mask
     # An event may have a megabyte of values. They are searched one by one, because a pattern of all of them would take
     # seconds to compile, and `re` would keep it.
     folded = _folded(text)
@@ -140,13 +146,13 @@ def mask(message: str, body: bytes = b"") -> str:
     for value in {_folded(one) for one in _texts(event) if len(one) <= len(text)}:
         at = folded.find(value)
         while at >= 0:
-            covered[at : at + len(value)] = b"x" * len(value)
+            covered[at : at + len(value)] = b"\1" * len(value)
             at = folded.find(value, at + len(value))
-    parts, end = [], 0
-    for stretch in _STRETCHES.finditer(covered):
-        parts += [text[end : stretch.start()], MASK]
-        end = stretch.end()
-    text = "".join([*parts, text[end:]])
+    # One mask for each stretch: where two values overlap or touch, it must not show where one ends.
+    text = "".join(
+        MASK if hidden else "".join(char for char, _ in stretch)
+        for hidden, stretch in groupby(zip(text, covered, strict=True), key=itemgetter(1))
+    )
     return _PATTERNS.sub(MASK, _EMAIL.sub(MASK, text))[:_LONGEST]
 
 
@@ -156,21 +162,19 @@ def kind(message: str, body: bytes) -> str:
 
 
 def _one_line(text: str) -> str:
+    # A control character could end the line of a log, or change a terminal.
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(text.split())
 
 
-# What folds to the same capital, letter by letter.
+# Letters that have the same capital as another one. `casefold` is no help: it makes two letters of some.
 _ALIKE = str.maketrans("ıſςµ", "isσμ")
 
 
 def _folded(text: str) -> str:
-    """`text` without case, each letter in its place."""
+    """Return `text` without case, each letter in its place."""
     return text.replace("İ", "i").lower().translate(_ALIKE)
-
-
-_STRETCHES = re.compile(b"x+")
 
 
 def _texts(value: object) -> Iterator[str]:

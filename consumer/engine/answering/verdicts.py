@@ -94,6 +94,7 @@ class NoVerdict:
 
 Verdict = PerEvent | SomeRefused | BatchRefused | TooLarge | Refused | Throttled | NoVerdict
 
+# Of us, not of events: the token, its rights, or the account.
 _REFUSALS = frozenset({401, 403, 404})
 _TOO_LARGE = 413
 # Statuses that count only in the platform's own words.
@@ -134,6 +135,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _read_ok(body: bytes, events: int) -> Verdict:
+    # A cut or changed answer must not confirm an event, so each of these doubts makes it no verdict.
     answer = _parse(body)
     if not isinstance(answer, dict):
         return NoVerdict("not_json")
@@ -184,6 +186,7 @@ def _read_refusal(status: int, body: bytes, events: int) -> Verdict:
         failed = {
             index: outcome.error or message for index, outcome in enumerate(outcomes) if not outcome.processed
         }
+        # A refusal in which no event failed does not say what is wrong: bisect.
         if failed:
             return SomeRefused(failed)
     return BatchRefused(status, message)
@@ -204,7 +207,10 @@ def _own_words(body: bytes, events: int) -> dict[str, Any] | None:
 
 
 def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:
-    """Seconds a 429 asks us to wait: the longer of ``x-ratelimit-reset`` and ``Retry-After``; None: it says neither."""
+    """Return the seconds that a 429 asks us to wait; None: it does not say.
+
+    Of ``x-ratelimit-reset`` and ``Retry-After`` the longer counts.
+    """
     retry_after = headers.get("retry-after", "")
     seconds, moment = _number(_SECONDS, retry_after), unix_of(retry_after)
     if seconds is None and moment is not None:
@@ -214,7 +220,7 @@ def wait_time(headers: Mapping[str, str], unix_now: float) -> float | None:
 
 
 def limit_headers(headers: Mapping[str, str]) -> tuple[int | None, float | None]:
-    """``x-ratelimit-remaining`` (calls) and ``x-ratelimit-reset`` (seconds) of an answer, where readable."""
+    """Return ``x-ratelimit-remaining`` (calls) and ``x-ratelimit-reset`` (seconds) of an answer, where readable."""
     remaining, reset = (
         _number(_FIGURE, headers.get(f"x-ratelimit-{name}", "")) for name in ("remaining", "reset")
     )
@@ -233,8 +239,8 @@ def request_id(headers: Mapping[str, str]) -> str | None:
 
 
 def unix_of(date: str) -> float | None:
-    """Unix seconds of a date in a header (RFC 9110); None: it cannot be read."""
-    if len(date) > 64:
+    """Return the unix seconds of a date in a header (RFC 9110); None: it cannot be read."""
+    if len(date) > 64:  # no date is so long, and the parser is not made for what is
         return None
     try:
         moment = parsedate_to_datetime(date)

@@ -173,13 +173,11 @@ class Counters:
     # Total time of these calls, by outcome.
     call_milliseconds: Counter[str] = counts(path="")
 
-    @property
     @derived("calls_ended", keys=("outcome",))
     def calls_ended(self) -> Mapping[str, CallsEnded]:
         """How many calls ended in each way, and their total time."""
         return {outcome: CallsEnded(one.counts[-1], one.total) for outcome, one in self.call_seconds.items()}
 
-    @property
     @derived(metric="pinstream_call_seconds", labels=("outcome",))
     def call_seconds(self) -> Mapping[str, Histogram]:
         """Time from a call to its end, by outcome."""

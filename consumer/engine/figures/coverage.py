@@ -133,14 +133,12 @@ class Covered:
     events: int = figure("Events delivered in the last hour: the same that `freshness` speaks of.")
     carried: tuple[int, ...] = figure("How many of them carried the parameter.", keys=("id",), show=by_id)
 
-    @property
     @derived("sampled")
     def sampled(self) -> int:
         """As `events`: each is counted, none is left out."""
         # Until version 0.2 only some were counted. A field of /status is never removed.
         return self.events
 
-    @property
     @derived("share", keys=("id",), show=by_id)
     def shares(self) -> tuple[float, ...]:
         """The share of them that carried it, 0 to 1: `carried / events`."""
@@ -154,13 +152,11 @@ class CoverageSnapshot:
     hour: Mapping[str, Covered] = figure(keys=("event name",))
     day: Mapping[str, Covered] = figure("The same of the last day:", keys=("event name",))
 
-    @property
     @derived("parameters[]")
     def parameters(self) -> Sequence[Parameter]:
         """What is counted."""
         return PARAMETERS
 
-    @property
     @derived(metric="pinstream_parameter_coverage_ratio", labels=("event_name", "parameter"))
     def ratios(self) -> Mapping[tuple[str, str], float]:
         """Share of the events delivered in the last hour that carried a recommended parameter."""

@@ -1,10 +1,9 @@
 """What a figure is, said once: its sentence, its path in /status, its metric, and how workers' figures are merged.
 
-A figure is a field of a snapshot, or a property that is worked out from fields; then its docstring is its sentence::
+A figure is a field of a snapshot, or is worked out from fields; then the docstring of its method is its sentence::
 
     claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
 
-    @property
     @derived(metric="pinstream_records_open")
     def open(self) -> int:
         '''Records read and not yet settled.'''
@@ -21,10 +20,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 _T = TypeVar("_T")
-_M = TypeVar("_M", bound=Callable[..., Any])
 
 
 class Figure(NamedTuple):
@@ -79,14 +87,20 @@ def snapshot(cls: type[_T]) -> type[_T]:
     return dataclass(frozen=True, slots=True)(cls)
 
 
-def derived(path: str = "", **more: Any) -> Callable[[_M], _M]:
-    """Make a property a figure; `more` is what `Figure` takes. Its docstring is the sentence."""
+class Derived(Generic[_T]):
+    """A property of a snapshot that is a figure."""
 
-    def make(method: _M) -> _M:
-        setattr(method, _FIGURE, Figure(method.__doc__ or "", path=path, **more))
-        return method
+    def __init__(self, of: Callable[[Any], _T], about: Figure) -> None:
+        self.of = of
+        self.figure = about
 
-    return make
+    def __get__(self, owner: object, _: type) -> _T:
+        return self.of(owner)
+
+
+def derived(path: str = "", **more: Any) -> Callable[[Callable[[Any], _T]], Derived[_T]]:
+    """Make a method a property that is a figure; `more` is what `Figure` takes. Its docstring is the sentence."""
+    return lambda of: Derived(of, Figure(of.__doc__ or "", path=path, **more))
 
 
 class Histogram(NamedTuple):
@@ -128,9 +142,8 @@ def figures_of(owner: type) -> tuple[Attribute, ...]:
         hints = get_type_hints(owner)
         found = [(one.name, hints[one.name], one.metadata.get(_FIGURE), True) for one in fields(owner)]
         for name, value in vars(owner).items():
-            about = getattr(value.fget, _FIGURE, None) if isinstance(value, property) else None
-            if about is not None:
-                found.append((name, get_type_hints(value.fget)["return"], about, False))
+            if isinstance(value, Derived):
+                found.append((name, get_type_hints(value.of)["return"], value.figure, False))
         known = []
         for name, hint, about, is_field in found:
             if about is not None:

@@ -80,31 +80,26 @@ class FreshnessSnapshot:
     hour_buckets: tuple[int, ...] = figure(path="")
     day_buckets: tuple[int, ...] = figure(path="")
 
-    @property
     @derived(".")
     def total(self) -> Ages:
         """Since the start."""
         return ages(self.buckets)
 
-    @property
     @derived("hour")
     def hour(self) -> Ages:
         """The same five of what was delivered in the last hour:"""
         return ages(self.hour_buckets)
 
-    @property
     @derived("day")
     def day(self) -> Ages:
         """The same five of what was delivered in the last day:"""
         return ages(self.day_buckets)
 
-    @property
     @derived(metric="pinstream_delivered_within_hour_ratio", labels=("window",))
     def within_hour(self) -> Mapping[str, float | None]:
         """Share of the events delivered in the last hour or day that were at most an hour old then."""
         return {"hour": self.hour.within_hour, "day": self.day.within_hour}
 
-    @property
     @derived(metric="pinstream_event_age_seconds")
     def age(self) -> Histogram:
         """Age of events when they were delivered."""

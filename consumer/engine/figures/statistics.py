@@ -226,7 +226,6 @@ class ClockStatistics:
         "Open events that wait, because their time is ahead of our clock.", "pinstream_early_records"
     )
 
-    @property
     @derived(metric="pinstream_clock_behind_seconds", labels=("by",))
     def behind(self) -> Mapping[str, float | None]:
         """Time that our clock is behind the platform's, or the timestamps of records; ahead, if negative."""
@@ -303,7 +302,6 @@ class GuardStatistics:
         """What to do before a new start."""
         return _TOO_OLD if self.mostly == _EXPIRED else _REMEDIES[self.cause]
 
-    @property
     @derived("advice")
     def advice(self) -> str:
         """What to do about that."""
@@ -480,13 +478,11 @@ class Statistics:
     )
     brokers: Sequence[BrokerStatistics] = figure(path="brokers[]", default=())
 
-    @property
     @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")
     def destination(self) -> str:
         """The worst state of the ad accounts."""
         return worst_state(account.state for account in self.accounts)
 
-    @property
     @derived(
         "released", metric="pinstream_records_released_total", status_note="They are not in `ledger.read`."
     )
@@ -494,26 +490,22 @@ class Statistics:
         """Records released unsettled: the next owner of the partition reads them again."""
         return self.totals.released
 
-    @property
     @derived(metric="pinstream_records_read_total")
     def read_ever(self) -> int:
         """Records read, those released again included."""
         # A counter must not fall, and `read` of the ledger falls when open records are released.
         return self.totals.read + self.totals.released
 
-    @property
     @derived(metric="pinstream_records_settled_total", labels=("disposition",))
     def settled(self) -> Mapping[str, int]:
         """Records settled, by disposition."""
         return {one.value: getattr(self.totals, one.value) for one in Disposition}
 
-    @property
     @derived(metric="pinstream_records_open")
     def open(self) -> int:
         """Records read and not yet settled."""
         return self.totals.open
 
-    @property
     @derived(metric="pinstream_unreadable_partitions")
     def unreadable(self) -> int:
         """Partitions that cannot be read on, because the broker sends damaged data."""
