@@ -263,20 +263,20 @@ class TwoSteps:
     def _read_slice(self, some: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
         records = [record for record in some if record is not None]
         self.in_two_steps += len(records)
-        decoded = list(self._decoder.decode_chunk(records, topic))
+        decoded = self._decoder.decode_chunk(records, topic)
         events = [one for one in decoded if isinstance(one, dict)]
         converted = iter(self._converter.convert_chunk(events, now))
-        read = iter([(one, next(converted) if isinstance(one, dict) else one) for one in decoded])
+        read = iter(decoded)
         for record in some:
             if record is None:
                 columns.add(None)
                 continue
-            event, one = next(read)
+            event = next(read)
+            one = next(converted) if isinstance(event, dict) else event
             if isinstance(one, ConversionEvent):
                 columns.add_converted(one)
             else:
-                verdict: Any = TOMBSTONE if one is None else one
-                columns.add(verdict)
+                columns.add(TOMBSTONE if one is None else one)
             if self._divided:
                 # What is no event has a section, too: the guard and the counts name it.
                 number = (
