@@ -44,7 +44,7 @@ class SectionEvent(CommerceEvent):
 
 
 class MetadataLeft(Enum):
-    """What of their metadata the broker takes with commits."""
+    """What the broker takes of the metadata of commits."""
 
     # All of it: offset maps, topic ids, the destination.
     MAPS = "maps"
@@ -72,7 +72,7 @@ class Disposition(Enum):
 
 
 class Progress(NamedTuple):
-    """Where the work stands. `held`: fetched, not read yet; `released`: fetched, and given up unsettled."""
+    """Where the work stands, in records. `held`: fetched, not read yet; `released`: given up unsettled."""
 
     settled: int
     open: int
@@ -217,7 +217,7 @@ class Ahead(Rejection):
 
     @classmethod
     def of(cls, rejection: Rejection, time: float) -> Ahead:
-        """`rejection`, of an event of this time."""
+        """Make one of a rejection and the time of its event."""
         ahead = cls(*rejection)
         ahead.time, ahead.verdict = time, rejection
         return ahead
@@ -295,11 +295,12 @@ class Backoff:
     cap: float = 30.0
 
     def ceiling(self, failures: int) -> float:
-        """The longest delay after this many failures in a row (1 is the first)."""
+        """Return the longest delay after this many failures in a row (1 is the first)."""
+        # Beyond 32 doublings every cap is reached; without a limit the power would become too large for a float.
         return float(min(self.cap, self.base * 2 ** min(failures - 1, 32)))
 
     def delay(self, failures: int, jitter: float) -> float:
-        """The delay for `jitter`, a uniform random number from 0 to 1."""
+        """Return the delay for `jitter`, a uniform random number from 0 to 1."""
         return self.ceiling(failures) * jitter
 
 
@@ -369,7 +370,7 @@ _DIGEST_BYTES: Final = 6
 
 
 def destination_tag(url: str, test_mode: bool) -> str:
-    """The tag of the API at `url`, in test mode or not: eight characters of A-Z, a-z, 0-9, ``-`` and ``_``.
+    """Return the tag of the API at `url`, in test mode or not: eight characters of A-Z, a-z, 0-9, ``-`` and ``_``.
 
     Raises `ValueError` for a URL that cannot be read.
     """
@@ -396,7 +397,10 @@ _ODD = b"13579bdf"
 
 
 def trace_parents(records: Iterable[Record | None], most: int) -> tuple[TraceParent, ...]:
-    """At most `most` different ones, those that are kept first; None is a record that is gone."""
+    """Return at most `most` different trace parents of records, first those whose span is kept.
+
+    A record of None is one that is settled and dropped.
+    """
     kept: dict[TraceParent, None] = {}
     others: dict[TraceParent, None] = {}
     for record in records:

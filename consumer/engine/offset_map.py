@@ -114,9 +114,9 @@ def write(
     topic_id: str | None = None,
     destination: str | None = None,
 ) -> str:
-    """The metadata of a commit of `base`, with as much of the map as fits into `most` bytes.
+    """Return the metadata of a commit of `base`, with as much of the map as fits into `most` bytes.
 
-    Empty where there is nothing to say, or no room for the ids. `where`: the partition's name, which it is bound to.
+    Empty if there is nothing to say, or no room for the ids. `where`: the name of the partition that it is bound to.
     `topic_id`: as Kafka writes it, base64url of 16 bytes; `destination`: a tag.
     """
     bounds = bounds[:_MOST_BOUNDS] if most > IDS_MOST else ()
@@ -132,7 +132,7 @@ def write(
     epoch = _varints([0 if leader_epoch is None else leader_epoch + 1])
 
     def sealed(runs: int) -> str:
-        """The metadata with the lowest `runs` settled runs of the map."""
+        """Return the metadata with the lowest `runs` settled runs of the map."""
         how, written = _shortest(base, bounds[: 2 * runs]) if runs else (_RUNS, b"")
         how |= which
         body = ids + (epoch + written if runs else b"\0")
@@ -148,7 +148,7 @@ def write(
 
 
 def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
-    """The map that came with the committed offset `base` of the partition `where`.
+    """Return the map that came with the committed offset `base` of the partition `where`.
 
     None for what is not ours, broken, or of another place, and where nothing is settled above `base`.
     """
@@ -157,7 +157,7 @@ def read(text: str, base: int, *, where: str = "") -> OffsetMap | None:
 
 
 def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
-    """What came with the committed offset `base` of the partition `where`.
+    """Return what came with the committed offset `base` of the partition `where`.
 
     None for what is not ours, broken, or of another place.
     """
@@ -226,6 +226,7 @@ def _shortest(base: int, bounds: Sequence[int]) -> tuple[int, bytes]:
         text = "".join(("1" if turn % 2 else "0") * length for turn, length in enumerate(lengths))
         raw = int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
         plain, deflated = _BITS, _BITS_DEFLATED
+    # A short map seldom becomes shorter, so both forms exist.
     packed = zlib.compress(raw)
     return (deflated, packed) if len(packed) < len(raw) else (plain, raw)
 
