@@ -112,6 +112,7 @@ class KeyStore(Protocol):
         another member had claimed and delivered it, too.
         """
         await self.remember(keys, now)
+        # A store that is not shared has no other members: no one else can have claimed them.
         return b"\1" * (len(keys) // KEY_BYTES)
 
     async def release(self, keys: bytes) -> None:

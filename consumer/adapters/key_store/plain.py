@@ -73,9 +73,12 @@ class Segment:
     def find(self, keys: bytes, oldest: int, found: bytearray, beside: bool) -> None:
         """Mark the keys that are here. Raises `Damage`. `beside`: let other threads run meanwhile."""
         for number, key in enumerate(split_keys(keys)):
+            # Two neighbours in the directory: the first entry with these bits, and the first with the next ones.
             at = self.entries * ENTRY + 4 * _first_bits(key, self._bits)
             low, high = struct.unpack("<2I", self._whole(at, at + 8))
-            if not low <= high <= self.entries:
+            if (
+                not low <= high <= self.entries
+            ):  # a checksum of 32 bits may fit by chance: stay within the file
                 raise Damage("is not as it was written")
             for start in range(low * ENTRY, high * ENTRY, ENTRY):
                 entry = self._whole(start, start + ENTRY)
@@ -130,6 +133,7 @@ class Merger:
     """The entries of several segments in order, each key once, with its latest stamp."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
+        # `heapq.merge` holds one entry of each: a merge of gigabytes needs no memory.
         self._entries = merge(*(map(one.entry, range(one.entries)) for one in segments))
         self._next = next(self._entries, None)
 

@@ -69,6 +69,7 @@ def parse_address(url: str) -> Address:
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise _bad(f"unknown option {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
+    # A mistake in the URL must not open another store than was meant, so none is passed over.
     cluster = options.get("cluster", "false")
     if cluster not in ("true", "false"):
         raise _bad("cluster is true or false")
@@ -77,14 +78,15 @@ def parse_address(url: str) -> Address:
     if len(hosts) > 1 and cluster == "false" and "sentinel" not in options:
         raise _bad("several hosts are Sentinels (?sentinel=NAME) or nodes of a cluster (?cluster=true)")
     prefix = options.get("prefix", "pinstream")
+    # Braces are the hash tags of a cluster, a star is for patterns of ACLs (docs/scaling.md).
     if not prefix or any(one in prefix for one in "{}* "):
         raise _bad("prefix is a word without braces, stars or spaces")
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
     return Address(
         hosts=hosts,
         tls=parts.scheme == "rediss",
-        user=unquote(user) or None,
-        password=unquote(password) or None,
+        # In a URL they are percent-encoded: a password may have an @ or a colon in it.
+        user=unquote(parts.username or "") or None,
+        password=unquote(parts.password or "") or None,
         database=database,
         prefix=prefix,
         sentinel=options.get("sentinel"),
@@ -136,11 +138,13 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
         async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
             return self.get_credentials()  # the library's own warns in the log
 
+    # None where neither is set: a server without a password refuses an AUTH.
     credentials = Credentials() if address.user or password() else None
     ssl: dict[str, Any] = {}
     if address.tls:
         ssl = {"ssl_ca_certs": address.ca, "ssl_certfile": address.cert, "ssl_keyfile": address.key}
     common: dict[str, Any] = {
+        # A socket that hangs is dropped when the call's time is over: no later call reads the answer of an earlier one.
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "client_name": "pinstream",

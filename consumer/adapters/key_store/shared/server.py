@@ -56,6 +56,7 @@ class Server:
             answers = await self._run(name, calls)
         except Exception as error:
             raise self.explain(error) from error
+        # What listens there may be something else, and its answer must not be taken for "delivered".
         for answer in answers:
             if not isinstance(answer, list) or [*map(type, answer[:3])] != [bytes, int, int]:
                 raise self.nonsense()

@@ -32,7 +32,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from consumer.adapters.key_store.interface import (
     Claimed,
@@ -156,6 +156,7 @@ class RedisKeyStore(KeyStore):
             raise KeyStoreError("the lease in the shared key store has ended: it is begun again by itself")
         session = self._session
         oldest = self._window.oldest(now, since)
+        # With the session of before the call: if another one has begun meanwhile, these claims are not its own.
         return Claimed(await self._ask_for("claim", keys, self._name, 2, oldest, self._step), session)
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
@@ -163,7 +164,7 @@ class RedisKeyStore(KeyStore):
         columns = split_keys(keys)
         try:
             flags = await self._ask_for("confirm", keys, self._name or "none", 2, *self._when(now))
-        except BaseException:
+        except BaseException:  # also where it is cancelled: the server may have done it
             self._unsure.update(columns)
             raise
         if not self._unsure:
@@ -215,6 +216,7 @@ class RedisKeyStore(KeyStore):
                 )
             return Renewed(self._session, notes)
         self._end_session(name)
+        # A new name for each session: one whose lease has ended never comes back, so its late calls do nothing.
         name = secrets.token_hex(8)
         await self._renew(name, begin=True)
         self._name = name
@@ -222,6 +224,7 @@ class RedisKeyStore(KeyStore):
         return Renewed(self._session, notes)
 
     async def _renew(self, name: str, *, begin: bool) -> bool:
+        # Members whose slices differ would look for a key in the wrong one, and send its event again.
         layout = f"2 {self._window.bucket_seconds}".encode()
         keep = self._window.seconds + self._window.bucket_seconds + _MARGIN
         arguments = (math.ceil(self._lease * 1000), "begin" if begin else "", layout, keep)
@@ -242,7 +245,7 @@ class RedisKeyStore(KeyStore):
 
     def _ours(self) -> str:
         """The names of our earlier sessions whose leases may last yet."""
-        until = time.monotonic() - 2 * self._lease
+        until = time.monotonic() - 2 * self._lease  # twice: a renewal may have been on its way when it ended
         self._former = [one for one in self._former if one[1] > until]
         return " ".join(name for name, _ in self._former)
 
@@ -292,7 +295,9 @@ class RedisKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         rows = range(len(keys) // KEY_BYTES)
         parts: list[tuple[_Shard, Sequence[int], bytes]] = []
-        if len(self._shards) == 1:
+        if (
+            len(self._shards) == 1
+        ):  # pieces of the column itself: to take it apart costs a quarter of a µs a key
             for at in rows[::_MOST_KEYS]:
                 some = rows[at : at + _MOST_KEYS]
                 parts.append((self._shards[0], some, keys[KEY_BYTES * some.start : KEY_BYTES * some.stop]))
@@ -322,9 +327,12 @@ class RedisKeyStore(KeyStore):
     async def _run(
         self, script: str, session: str | None, calls: Sequence[tuple[_Shard, Sequence[object]]]
     ) -> list[tuple[bytes, int, int]]:
-        """Run a script once for each of `calls`, under this session of ours. Return their answers."""
+        """Run a script once for each of `calls`, under this session of ours. Return their answers.
+
+        Raises `KeyStoreError`, also if the answers say that a shard has lost something.
+        """
         whose = ("", "", "") if session is None else (self._member, session, self._ours())
-        since = {id(shard): (shard.highest, shard.times_lost) for shard, _ in calls}
+        since = [(shard.highest, shard.times_lost) for shard, _ in calls]
         try:
             answers = await self._server.run(
                 script, [(shard.prefix, (*whose, *given)) for shard, given in calls]
@@ -333,37 +341,28 @@ class RedisKeyStore(KeyStore):
             if isinstance(error, Unclear) or error.lease_lost:
                 self._end_session(session)
             raise
-        except BaseException:  # cancelled
+        except BaseException:  # cancelled: it may be done all the same
             self._end_session(session)
             raise
-        if session is not None:
-            self._compare(session, [shard for shard, _ in calls], answers, since)
-        return [(found, number, before) for found, number, before in answers]
-
-    def _compare(
-        self,
-        session: str,
-        shards: Sequence[_Shard],
-        answers: Sequence[Sequence[Any]],
-        since: dict[int, tuple[int, int]],
-    ) -> None:
-        """Raise `KeyStoreError` if these answers say that a shard has lost something since it was asked."""
-        keys = 0
-        for shard, (_, number, before) in zip(shards, answers, strict=True):
-            highest, times_lost = since[id(shard)]
+        found = [(flags, number, before) for flags, number, before in answers]
+        if session is None:
+            return found
+        # Has a shard lost something since it was asked? What one answer says of it, the others need not say again.
+        lost = 0
+        for (shard, _), (_, number, before), (highest, times_lost) in zip(calls, found, since, strict=True):
             if shard.times_lost == times_lost:
-                keys += shard.lost(number, before, highest) or 0
-        if all(shard.times_lost == since[id(shard)][1] for shard in shards):
-            return
-        self._lost += keys
+                lost += shard.lost(number, before, highest) or 0
+        if all(shard.times_lost == times for (shard, _), (_, times) in zip(calls, since, strict=True)):
+            return found
+        self._lost += lost
         self._end_session(session)
-        error = KeyStoreError(
-            f"the shared key store {self._address} has lost {keys} keys of events that this member had delivered (a "
+        failure = KeyStoreError(
+            f"the shared key store {self._address} has lost {lost} keys of events that this member had delivered (a "
             "replica took over, or it was flushed or restored): such an event, read again, is sent again; what is "
             "queued is claimed again"
         )
-        error.lease_lost = True
-        raise error
+        failure.lease_lost = True
+        raise failure
 
     # -- housekeeping
 
@@ -415,6 +414,7 @@ class RedisKeyStore(KeyStore):
     def statistics(self) -> KeyStoreStatistics:
         """See `KeyStore.statistics`: as of the last `expire`. Memory is that of the whole server."""
         evicted = self._memory.get("evicted_keys", 0)
+        # The server counts since its start, and for all who use it: what was before us is not ours.
         if self._evicted_before is None and self._memory:
             self._evicted_before = evicted
         return KeyStoreStatistics(
