@@ -40,11 +40,13 @@ class Way(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request."""
+        # At each attempt: login and authorities may have changed since the last one.
         self._network.refresh()
         proxy = self._network.proxy(str(request.url))
         if proxy not in self._transports:
             through = None
             if proxy is not None:
+                # The context of a proxy that is asked by TLS; without it httpx would make one that trusts others.
                 tls = self._context if proxy.url.startswith("https:") else None
                 through = httpx.Proxy(proxy.url, headers=proxy.headers, ssl_context=tls)
             self._transports[proxy] = httpx.AsyncHTTPTransport(

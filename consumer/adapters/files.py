@@ -66,6 +66,7 @@ def open_records(path: str, schema: dict[str, Any] | Types) -> Iterator[FileReco
             raise _unreadable(name, error) from None
         except ValueError as error:  # a path with a NUL in it
             raise _unreadable(repr(path), error) from None
+        # From here on the iterator closes the file: until now an error did.
         return _until_the_end(records, name, closing.pop_all())
 
 
@@ -86,6 +87,7 @@ def _unreadable(name: str, error: Exception) -> InputError:
 
 def _lines(head: bytes, file: BinaryIO, plan: LinePlan | TypedLinePlan) -> Iterator[FileRecord]:
     number = 0
+    # One byte more than a line may have: so it shows that a line is too long, and no more of it is in memory.
     line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
     while line:
         number += 1
@@ -100,7 +102,7 @@ def _container(
     head: bytes, file: BinaryIO, schema: dict[str, Any] | Types, name: str
 ) -> Iterator[FileRecord]:
     """Open the container at once; the iterator then reads it block by block."""
-    heads = [head]
+    heads = [head]  # has been read already, and a pipe cannot be gone back in
     try:
         container = Container(lambda size: heads.pop() if heads else file.read(size))
     except BrokenContainer as error:
@@ -110,10 +112,11 @@ def _container(
         ours = (
             _typed_reader(node, schema) if isinstance(schema, Types) else compile_reader(node, parse(schema))
         )
-        reads = _Reads(ours, compile_reader(node, node))
+        # The writer's own shape finds where a datum ends that does not fit ours.
+        theirs = compile_reader(node, node)
     except (Incompatible, InvalidSchema) as error:
         raise InputError(f"{name}: its schema cannot be read as ours: {error}") from None
-    return _blocks(container.blocks(), reads, name)
+    return _data(container.blocks(), ours, theirs, name)
 
 
 def _typed_reader(writer: AvroType, types: Types) -> Read:
@@ -124,6 +127,7 @@ def _typed_reader(writer: AvroType, types: Types) -> Read:
         return reads[0]
 
     def read(data: bytes, at: int) -> tuple[Any, int]:
+        # A union is the number of the branch, then the datum. A number that is none raises, as all damage does.
         branch, at = read_length(data, at)
         return reads[branch](data, at)
 
@@ -137,6 +141,7 @@ def _branch_reader(writer: AvroType, types: Types) -> Read:
     number = chosen
     try:
         ours = compile_reader(writer, parse(types.choice.all[number - 1].schema))
+    # A verdict on the records of this type alone: those of the other types are read all the same.
     except Incompatible as error:
         return _skipping(writer, rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}"))
 
@@ -155,42 +160,30 @@ def _skipping(writer: AvroType, verdict: Rejection | Filtered) -> Read:
     return lambda data, at: (verdict, theirs(data, at)[1])
 
 
-class _Reads(NamedTuple):
-    """How a datum is read in our shape, and in the writer's own, which finds where it ends."""
-
-    ours: Read
-    theirs: Read
-
-
-def _blocks(blocks: Iterator[Block], reads: _Reads, name: str) -> Iterator[FileRecord]:
+def _data(blocks: Iterator[Block], ours: Read, theirs: Read, name: str) -> Iterator[FileRecord]:
     ordinal = 0
     try:
         for block in blocks:
             at = 0
             for _ in range(block.records):
                 ordinal += 1
-                event, at = _datum(reads, block.data, at, f"{name} is damaged at record {ordinal}")
+                event: CommerceEvent | Rejection | Filtered
+                try:
+                    try:
+                        event, at = ours(block.data, at)
+                    # Whole, but not to be read as ours, such as an enum's symbol that we do not know: a verdict.
+                    except Unresolvable as error:
+                        event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
+                        _, at = theirs(block.data, at)
+                except Exception as error:
+                    # The next one starts where this one ends, so the rest is hidden.
+                    raise InputError(
+                        f"{name} is damaged at record {ordinal} ({type(error).__name__})"
+                    ) from None
+                if at > len(block.data):
+                    raise InputError(f"{name} is damaged at record {ordinal}: its block ends inside it")
                 yield FileRecord(ordinal, event)
             if at != len(block.data):
                 raise BrokenContainer("its block goes on")
     except BrokenContainer as error:
         raise InputError(f"{name} is broken after record {ordinal}: {error}") from None
-
-
-def _datum(
-    reads: _Reads, data: bytes, at: int, broken: str
-) -> tuple[CommerceEvent | Rejection | Filtered, int]:
-    """One datum, and where it ends."""
-    event: CommerceEvent | Rejection | Filtered
-    try:
-        try:
-            event, end = reads.ours(data, at)
-        except Unresolvable as error:
-            event = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
-            _, end = reads.theirs(data, at)
-    except Exception as error:
-        # The next one starts where this one ends, so the rest is hidden.
-        raise InputError(f"{broken} ({type(error).__name__})") from None
-    if end > len(data):
-        raise InputError(f"{broken}: its block ends inside it")
-    return event, end

@@ -20,25 +20,22 @@ import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 _PORTS: Final = {"http": 80, "https": 443}
-# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h).
-_NOT_YET: Final = 9
-_EXPIRED: Final = 10
-_NAMES: Final = frozenset({62, 64})
-# What OpenSSL calls bytes that are no TLS.
+# OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h); the last: it names another host, or address.
+_NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
+# What OpenSSL calls bytes that are no TLS; which of them it is depends on the first bytes and on its version.
 _NO_TLS: Final = frozenset(
-    (
+    [
         "WRONG_VERSION_NUMBER",
         "RECORD_LAYER_FAILURE",
         "HTTP_REQUEST",
         "UNKNOWN_PROTOCOL",
         "PACKET_LENGTH_TOO_LONG",
-    )
+    ]
 )
 LOGIN_REQUIRED: Final = 407
 # What servers answer that do not know CONNECT, or its target.
@@ -62,6 +59,8 @@ class Proxy:
         """What shows the proxy who asks."""
         if self.login is None:
             return {}
+        # Our own header, since the login may change while the process runs, and a URL with a password in it may show
+        # in an error of the HTTP library.
         return {"Proxy-Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
 
     def refusal(self, status: int, target: str) -> str:
@@ -73,7 +72,7 @@ class Proxy:
         said = f"the proxy {self} answered {status}"
         if status in _NO_PROXY_SAYS:
             return f"{said}, as what is no proxy does: correct {self.variable}, or let it allow {target}"
-        if status >= 500:
+        if status >= 500:  # 502 and 504, mostly: it has looked for the target and found nothing
             return f"{said}: it cannot reach {target} itself; check it and its network"
         return f"{said}: let it allow {target}, or name that in NO_PROXY"
 
@@ -136,6 +135,7 @@ class Network:
 
     def through(self, proxy: str, variable: str) -> Network:
         """Return a network that sends everything through this one proxy; whom it trusts is the same."""
+        # Without our login and NO_PROXY: who names a proxy for one service means it for all calls to that.
         one = Network(authorities=self._authorities, on_trouble=self._on_trouble)
         url = proxy if "://" in proxy else f"http://{proxy}"
         one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))
@@ -143,7 +143,7 @@ class Network:
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context of all calls, with the authorities that are trusted now."""
-        if self._own is None:
+        if self._own is None:  # made once: to read the system's authorities takes tens of milliseconds
             self._own = ssl.create_default_context()
             self.trust(self._own)
         self.refresh()
@@ -153,7 +153,9 @@ class Network:
         """Have this context trust our authorities, also those that come later."""
         self._contexts.append(context)
         if self._authorities is not None:
-            with contextlib.suppress(OSError):  # an `SSLError` is one
+            # The settings have checked the file. One that is being replaced just now is read later (`refresh`).
+            # An `SSLError` is an `OSError`.
+            with contextlib.suppress(OSError):
                 context.load_verify_locations(self._authorities)
             self._seen = self._seen or file_stamp(self._authorities)
 
@@ -161,7 +163,7 @@ class Network:
         """Trust what is new in the file of authorities."""
         if self._authorities is None or (stamp := file_stamp(self._authorities)) == self._seen:
             return
-        self._seen = stamp
+        self._seen = stamp  # also if it cannot be read: so that this is said once, and not at each attempt
         try:
             for context in self._contexts:
                 context.load_verify_locations(self._authorities)
@@ -172,7 +174,7 @@ class Network:
             )
 
     def _is_excepted(self, host: str, port: int) -> bool:
-        name = host.rstrip(".").lower()
+        name = host.rstrip(".").lower()  # a name with the final dot is the same host
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
@@ -180,6 +182,7 @@ class Network:
         for one in self._exceptions:
             if one.port not in (None, port):
                 continue
+            # A name is not resolved to see whether it is in a network: curl does not either, and it would block.
             if one.network is not None:
                 if address is not None and address in one.network:
                     return True
@@ -212,7 +215,6 @@ def _exceptions(text: str) -> Iterator[_Exception]:
         yield _Exception(name if name == "*" else name.removeprefix("*").strip("."), network, port)
 
 
-@lru_cache(maxsize=8)
 def _split(variable: str, url: str) -> Proxy | None:
     """Take user and password out of a proxy's URL."""
     if not url:
@@ -220,6 +222,7 @@ def _split(variable: str, url: str) -> Proxy | None:
     parts = urlsplit(url)
     login = None
     if parts.username is not None:
+        # In a URL they are percent-encoded: a password may have an @ or a colon in it.
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return Proxy(variable, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", login)
 
@@ -246,6 +249,7 @@ def tls_trouble(error: ssl.SSLError, url: str, proxy: Proxy | None, variable: st
     where = place_of(url)
     via = "" if proxy is None else f", by way of the proxy {proxy},"
     if not isinstance(error, ssl.SSLCertVerificationError):
+        # Behind a proxy no one can tell whether the server or the proxy itself answered with no TLS.
         if proxy is not None:
             return proxy.broken_promise(where, variable)
         if error.reason not in _NO_TLS:
@@ -273,6 +277,6 @@ def certificate_fault(
         return f"the certificate of {whose} has expired: renew it there, or correct the clock of this machine"
     if error.verify_code == _NOT_YET:
         return f"the certificate of {whose} is not valid yet: correct the clock of this machine, or wait"
-    if error.verify_code in _NAMES:
+    if error.verify_code in _OTHER_NAME:
         return f"the certificate of {whose} is for another name: {other_name}"
     return f"the certificate of {whose} is signed by an authority that {other_authority}"

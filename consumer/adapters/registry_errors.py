@@ -32,11 +32,13 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
 
     from consumer.adapters.bounded_answers import UnboundedAnswer
 
+    # The most particular first: what an answer shows, then what the way there shows.
     if isinstance(error, UnboundedAnswer):
         return f"the registry's answer is {error}: check what answers at {_URL}"
     if isinstance(error, OAuthTokenError):
         return _no_token(error, config, network)
     status = getattr(error, "http_status_code", None)
+    # Of several addresses the first stands for all: the error does not say which one it is of.
     url = str(config.get("url")).partition(",")[0]
     proxy = network.proxy(url)
     if status == LOGIN_REQUIRED and proxy is not None:  # without TLS, the proxy itself may answer
@@ -58,6 +60,7 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
 
 def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
     """Return what to do about an answer with this status. The code comes from the body, which may hold anything."""
+    # A number of this size cannot be a secret; many servers repeat the status there, which says nothing more.
     known = isinstance(code, int) and 0 < code < 10**9 and code != status
     said = f"the registry answered {status}" + (f", code {code}" if known else "")
     if status == 401:
@@ -74,6 +77,7 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
         return f"{said}: this user may not do that; grant it the right, or check the credentials"
     if status == 404:
         # A known code for "no such schema" is a verdict and not explained here: this is a path that it does not know.
+        # A registry that knows no GUIDs, as Apicurio's, has no path for them, and answers the same.
         gap = f"{_URL} lacks its path (Apicurio's ends in /apis/ccompat/v7)"
         if "/contexts/" in str(config.get("url")):
             gap = f"it has no contexts, or {gap}"
@@ -94,6 +98,7 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
     if isinstance(cause, UnboundedAnswer):
         return f"the token endpoint's answer is {cause}: check {endpoint}"
     refused = getattr(cause, "error", None)  # OAuth's own code, as in RFC 6749, 5.2
+    # Only such words are repeated: the code comes from the body, which may hold a secret.
     if isinstance(refused, str) and refused.isascii() and refused.replace("_", "").isalpha():
         return (
             f"the token endpoint answered {refused[:40]}: check {_BEARER}_CLIENT_ID, {_BEARER}_CLIENT_SECRET and "
@@ -120,6 +125,7 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
             return proxy.trouble("unknown")
         if isinstance(cause, ConnectionResetError | EOFError):
             return proxy.broken_promise(place_of(url), setting)
+    # The library gives a proxy's refusal as text alone: "407 Proxy Authentication Required".
     kind, status = type(error).__name__, re.match(r"\d{3}\b", str(error))
     if kind == "ProxyError" and status is not None:
         return proxy.refusal(int(status[0]), place_of(url))

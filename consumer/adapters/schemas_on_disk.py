@@ -99,6 +99,7 @@ class SchemaFiles:
             if status.st_uid != os.geteuid():
                 raise Unfit(f"{path} belongs to another user")
             with open(number, "rb", closefd=False) as file:
+                # One byte more than may be: a longer file fails its checksum, and is not read whole.
                 data = file.read(MOST_SCHEMA_BYTES + 1)
         finally:
             os.close(number)
@@ -122,7 +123,7 @@ class SchemaFiles:
         """Keep this schema, durably, in place of what was kept for `ref`; remove what was not used for longest."""
         about = {"registry": self._registry, "kind": ref.kind, "value": ref.value, "schema": schema}
         text = _FORMAT + json.dumps(about).encode() + b"\n"
-        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:
+        if len(text) + _CHECK_BYTES > MOST_SCHEMA_BYTES:  # it would not be read either
             return
         # Schemas hold no personal data, but another user must not change how records are read.
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ class SchemaFiles:
         new = path.with_name(f".{path.name}.{uuid.uuid4().hex}.schema.new")
         try:
             _write_durably(new, text + _check(text))
-            os.rename(new, path)
+            os.rename(new, path)  # in one step: a reader sees the file before or the file after
         except OSError:
             with suppress(OSError):
                 os.unlink(new)
@@ -180,7 +181,7 @@ class SchemaFiles:
             elif status.st_mtime < time.time() - _ABANDONED:
                 path.unlink(missing_ok=True)
         excess, bytes_left = len(kept) - MOST_SCHEMAS, sum(size for _, size, _ in kept)
-        for _, size, path in sorted(kept):
+        for _, size, path in sorted(kept):  # by the time of the latest use
             if excess <= 0 and bytes_left <= MOST_BYTES:
                 break
             path.unlink(missing_ok=True)
@@ -280,7 +281,8 @@ class KeptSchemas:
             return None
         # Whatever is in the file or wrong with the disk: it counts as absent.
         except Exception as error:
-            self._tell(f"a schema in {self._files.folder} cannot be read ({_reason(error)}): it is not used")
+            why = getattr(error, "strerror", None) or type(error).__name__
+            self._tell(f"a schema in {self._files.folder} cannot be read ({why}): it is not used")
             return None
         if schema is not None and self._writes:
             with suppress(OSError):  # a folder that cannot be written can be read all the same
@@ -310,8 +312,9 @@ class KeptSchemas:
                 self._files.write(ref, found.schema)
         # The disk is full, or cannot be written.
         except Exception as error:
+            why = getattr(error, "strerror", None) or type(error).__name__
             self._tell(
-                f"{self._files.folder} cannot keep what the schema registry answers ({_reason(error)}): make it "
+                f"{self._files.folder} cannot keep what the schema registry answers ({why}): make it "
                 "writable, with free space; until then a start needs the registry"
             )
 
@@ -320,8 +323,3 @@ class KeptSchemas:
         if text not in self._told and len(self._told) < MOST_SCHEMAS:
             self._told.add(text)
             self._on_trouble(text)
-
-
-def _reason(error: Exception) -> str:
-    code = error.errno if isinstance(error, OSError) else None
-    return type(error).__name__ if code is None else os.strerror(code)

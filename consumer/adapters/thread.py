@@ -73,6 +73,7 @@ class OwnThread:
 
     def stop(self) -> None:
         """End the thread after what is queued. Does not wait."""
+        # A job that hangs is never followed by this one: then the thread stays, as a daemon.
         self._jobs.put(None)
         _ending.add(self._thread)
 
@@ -108,6 +109,7 @@ async def run_blocking(
     name: str, function: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
 ) -> _Result:
     """Run one blocking call in a thread of its own, called `name`."""
+    # Not one thread for all such calls: one that hangs would hold up the others.
     thread = OwnThread(name)
     try:
         return await thread.run(function, *args, **kwargs)

@@ -54,12 +54,14 @@ KEPT_SCHEMAS = "registry-schemas"
 def set_up_logs(settings: Settings) -> None:
     """Set up the log as the settings say, and log their warnings."""
     logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
+    # Not while the settings are read: how to log is one of them.
     for warning in settings.warnings:
         structlog.get_logger().warning("setting", text=warning)
 
 
 def log_report(report: Report) -> None:
     """Log what the engine reports."""
+    # The engine does no I/O: it says what to log as it says what to send.
     getattr(structlog.get_logger(), report.level)(report.event, **report.fields)
 
 
@@ -146,6 +148,7 @@ def service(
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
     )
+    # Only now: what the producer hears of its brokers goes to the engine, which `made` has.
     if isinstance(outside.letters, DeadLetterProducer):
         outside.letters.watch(lambda told: made.feed(BrokersTold("producer", told)))
     return made
@@ -168,6 +171,7 @@ def writer_schemas(
     if not settings.registry.url:
         return local
     config = settings.registry.client_configuration()
+    # A start must not depend on the registry: what it answered once is kept on disk.
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
     asked = GlueSchemas(settings.registry.url) if settings.registry.is_glue else registry(settings)
     return KeptSchemas(asked, files, local.fetch, log_schema_trouble, writes=keeps)
@@ -210,23 +214,22 @@ def sections(settings: Settings, local: LocalSchemas | None = None) -> Sections:
     Raises `MappingError` and `SchemaError`.
     """
     own = settings.pinstream
-    schemas = local or local_schemas(settings)
-    load = partial(
-        load_sections,
-        schemas=schemas,
+    overlay = _mapping_file(settings)
+    # Messages begin with it: without a file, what does not fit is the packaged mapping.
+    name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
+    return load_sections(
+        overlay,
+        local or local_schemas(settings),
+        default_toml=(packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8"),
+        overlay_name=name if overlay is None else str(own.mapping_file),
         schema_name=own.schema_name or DEFAULT_SCHEMA,
         is_named=own.schema_name is not None,
     )
-    default = (packaged_schemas_dir() / DEFAULT_MAPPING).read_text("utf-8")
-    overlay = _mapping_file(settings)
-    if overlay is None:
-        name = "PINSTREAM_MAPPING_FILE is not set, and the packaged mapping does not fit PINSTREAM_SCHEMA"
-        return load(None, default_toml=default, overlay_name=name)
-    return load(overlay, default_toml=default, overlay_name=str(own.mapping_file))
 
 
 def has_sections(settings: Settings) -> bool:
     """Return whether the mapping file has sections, as far as it can be read."""
+    # What is wrong with it, the caller has said already.
     with contextlib.suppress(MappingError):
         overlay = _mapping_file(settings)
         return overlay is not None and is_divided(overlay)
@@ -236,6 +239,7 @@ def has_sections(settings: Settings) -> bool:
 def _mapping_file(settings: Settings) -> str | None:
     path = settings.pinstream.mapping_file
     try:
+        # Read once: a change of the file takes effect at the next start.
         return None if path is None else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         # Only an `OSError` has a `strerror`.
@@ -252,6 +256,7 @@ def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Any
     """
     wire_format = WireFormat(settings.pinstream.wire_format)
     try:
+        # With several record types the writer's schema says which one it is; with one, every record is of it.
         if mapped.typed:
             return TypedDecoder(mapped, wire_format=wire_format, whole=whole)
         [alone] = mapped.all
@@ -304,6 +309,7 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
     name = settings.pinstream.transform
     if name is None:
         return None
+    # What the function returns is checked against the schema of its record's type.
     return Transformer(load_transform(name), name, *(section.schema for section in mapped.all))
 
 
@@ -312,6 +318,7 @@ def policy(settings: Settings) -> Policy:
     own = settings.pinstream
     return Policy(
         accounts=len(settings.pinterest.ad_account_ids),
+        # Then a refused token halts its own account alone.
         token_by_account=settings.pinterest.token_by_account,
         batch_events=own.batch_events,
         batch_bytes=own.batch_bytes,
@@ -324,12 +331,14 @@ def policy(settings: Settings) -> Policy:
         halt_patience=own.halt_patience,
         stall_after=own.stall_after,
         lease=_lease(settings),
+        # The engine never begins a call that could outlast its lease.
         call_timeout=own.request_timeout,
         schema_patience=own.schema_patience,
         dead_letter_share=own.dead_letter_share,
         dead_letter_sample=own.dead_letter_sample,
         away=_absence(settings),
         transform=own.transform or "",
+        # What test mode accepted was not recorded: the same events are new to the real API.
         destination=destination_tag(settings.pinterest.api_url, settings.pinterest.test_mode),
     )
 
@@ -351,6 +360,7 @@ def _lease(settings: Settings) -> float:
 
 def _absence(settings: Settings) -> float:
     """Seconds without a sign of life after which another member may own our partitions."""
+    # By the consumer protocol (KIP-848) the broker sets the time-out, and the property is not there.
     given = settings.kafka.properties.get("session.timeout.ms")
     text = given.get_secret_value() if given is not None else ""
     # librdkafka itself refuses a value that is not a number, with a better message.
@@ -436,7 +446,7 @@ def conversions_api(settings: Settings) -> ConversionsApi:
         timeout=settings.pinstream.request_timeout,
         concurrency=settings.pinstream.concurrency,
         test_mode=settings.pinterest.test_mode,
-        agent=f"pinstream/{__version__}",
+        agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
         network=network(settings),
     )
 

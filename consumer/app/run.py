@@ -50,6 +50,7 @@ def run_service(environ: Mapping[str, str]) -> None:
 
 async def _run(settings: Settings, traces: Tracing, metrics: MetricsExport) -> None:
     async with member(settings, traces) as one:
+        # Before anything waits: a stop must end the wait for absent brokers, too.
         on_stop_signal(one.stop)
         # First, so that a user who waits for absent brokers sees which ones, and probes get an answer.
         log_starting(settings, await one.serve_page())
@@ -132,9 +133,9 @@ class Member:
         if not looking.done():
             looking.cancel()
             return
-        await looking
+        await looking  # raises what is wrong with brokers or topics
         joins()
-        tune_memory()
+        tune_memory()  # as late as this: by now all is loaded that stays
         # Nothing is joined yet, so there is nothing to leave.
         if self.service.pipeline.stopping:
             return
@@ -234,6 +235,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         # Opened first and closed last, so that the spans of closing are sent too.
         stack.push_async_callback(traces.close)
+        # What can be wrong with the configuration is built first: a mistake opens no store and no connection.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
         transformer = building.transformer(settings, mapped)
@@ -248,6 +250,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
             outside._replace(api=traces.api(outside.api)),
             traces.convert,
         )
+        # What closing may take is known only now: there is one deadline for all of the stop.
         traces.within(service.grace_left)
         one = Member(settings, service, key_store)
         stack.push_async_callback(one.close)
@@ -257,6 +260,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
 def _source(settings: Settings, listener: Service) -> KafkaSource:
     grace = settings.pinstream.shutdown_grace
     return KafkaSource(
+        # Producers and admin clients get the same properties, without the group: librdkafka warns of it there.
         {**settings.kafka.client_properties(), "group.id": settings.kafka.group_id},
         settings.kafka.topics,
         listener=listener,
@@ -264,6 +268,7 @@ def _source(settings: Settings, listener: Service) -> KafkaSource:
         offset_reset=settings.kafka.auto_offset_reset,
         on_trouble=building.log_kafka_trouble,
         on_topic_ids=lambda ids: listener.feed(TopicIdsTold(ids)),
+        # Members divide the quota by how many they are, unless a shared key store counts their calls.
         on_group_size=(lambda members: listener.feed(GroupSize(members)))
         if building.quota_members(settings)
         else None,

@@ -88,6 +88,7 @@ def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
         asked_by = variables.asked_by()
         if asked_by is None:
             continue
+        # Looked for and not imported: `check` starts nothing.
         reason = variables.misfit() or (None if importlib.util.find_spec("opentelemetry") else INSTALL)
         if reason is None:
             good.append(signal.lower())
@@ -97,6 +98,7 @@ def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _texts(off: Sequence[_Off]) -> Iterator[str]:
+    # By variable and reason, in order: what turns off both is one line.
     for variable, reason in dict.fromkeys((one.asked_by, one.reason) for one in off):
         of_it = [one.signal for one in off if (one.asked_by, one.reason) == (variable, reason)]
         names = " and ".join(of_it).lower()
@@ -157,6 +159,7 @@ class _Variables:
         name = self._find("HEADERS_FILE")
         if name is None:
             return ""
+        # As with our own secrets: if both are set, no one can say which one is meant.
         if name.removesuffix("_FILE") in self._values:
             raise SettingsError(f"{name.removesuffix('_FILE')} and {name} are both set; keep one of them")
         text = read_secret_file(name, Path(self._values[name]))

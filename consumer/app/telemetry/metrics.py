@@ -17,7 +17,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -55,14 +55,6 @@ def export(wish: Wish) -> OtlpMetrics:
     return OtlpMetrics(OTLPMetricExporter(**connection.arguments), connection, wish)
 
 
-class Taken(NamedTuple):
-    """The snapshots of one moment, with their types."""
-
-    at: int
-    """Nanoseconds since 1970."""
-    snapshots: Sequence[tuple[type, Sequence[Any]]]
-
-
 class OtlpMetrics(MetricsExport):
     """A `MetricsExport` that exports."""
 
@@ -75,6 +67,7 @@ class OtlpMetrics(MetricsExport):
             kind: wish.temporality == "cumulative" or (wish.temporality == "lowmemory" and kind == "counter")
             for kind in ("counter", "histogram")
         }
+        # A counter's series begins with the process: by this a collector sees that a restart set it to 0.
         self._started = self._accepted_at = time.time_ns()
         # The counts of the last export that was accepted.
         self._accepted: Mapping[tuple[object, ...], Any] = {}
@@ -91,7 +84,7 @@ class OtlpMetrics(MetricsExport):
             yield
         finally:
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await asyncio.gather(running, return_exceptions=True)  # its cancellation is no error
             try:
                 # Behind an export that hangs, the last one does not begin.
                 async with asyncio.timeout(min(CLOSING, left())):
@@ -108,19 +101,22 @@ class OtlpMetrics(MetricsExport):
         due = loop.time()
         under_way: asyncio.Task[None] | None = None
         while True:
+            # One at a time: behind an export that hangs, the next ones would only queue.
             if under_way is None or under_way.done():
                 under_way = asyncio.create_task(self._export(thread, collectors))
             done, _ = await asyncio.wait({under_way}, timeout=self._wish.export_timeout)
             if not done:
                 self._tell("no answer")
+            # Due at fixed times, whatever an export takes; those that were missed are not made up for.
             due = max(due + self._wish.interval, loop.time())
             await asyncio.sleep(due - loop.time())
 
     async def _export(self, thread: OwnThread, collectors: Sequence[FiguresCollector]) -> None:
         """Export once, and log how that changed. Never raises."""
         try:
-            taken = Taken(time.time_ns(), [(one.owner, list(one.snapshots())) for one in collectors])
-            failure = await thread.run(self._send, taken)
+            # On the event loop: the engine counts there.
+            snapshots = [(one.owner, list(one.snapshots())) for one in collectors]
+            failure = await thread.run(self._send, time.time_ns(), snapshots)
         except Exception as error:  # a bug: the web server logs that the figures cannot be read
             failure = type(error).__name__
         self._tell(failure)
@@ -145,20 +141,24 @@ class OtlpMetrics(MetricsExport):
 
     # -- in the thread
 
-    def _send(self, taken: Taken) -> str | None:
-        """Send the metrics of these snapshots. Return why that failed; None: it did not."""
+    def _send(self, at: int, snapshots: Sequence[tuple[type, Sequence[Any]]]) -> str | None:
+        """Send the metrics of these snapshots, with their types, of `at` (nanoseconds since 1970).
+
+        Return why that failed; None: it did not.
+        """
         counts: dict[tuple[object, ...], Any] = {}
         metrics = [
-            self._metric(family, series, taken.at, counts)
-            for owner, snapshots in taken.snapshots
-            for family, series in gather(owner, snapshots)
+            self._metric(family, series, at, counts)
+            for owner, of_owner in snapshots
+            for family, series in gather(owner, of_owner)
             if series
         ]
         scope = ScopeMetrics(_SCOPE, metrics, "")
         result = self._exporter.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
         if result is not MetricExportResult.SUCCESS:
             return self._connection.failure
-        self._accepted, self._accepted_at = counts, taken.at
+        # Only now: what a failed export had counts again in the next one.
+        self._accepted, self._accepted_at = counts, at
         return None
 
     def _metric(
@@ -173,9 +173,15 @@ class OtlpMetrics(MetricsExport):
         since = self._started if cumulative else self._accepted_at
         points = []
         for labels, value in series:
-            if family.kind != "gauge" and not cumulative:
+            if not cumulative:
+                # A counter or a histogram: what was counted since the last export that was accepted.
                 counts[family.name, *labels] = value
-                value = _difference(value, self._accepted.get((family.name, *labels)))
+                before = self._accepted.get((family.name, *labels))
+                if before is not None and isinstance(value, Histogram):
+                    added = [now - then for now, then in zip(value.counts, before.counts, strict=True)]
+                    value = Histogram(value.bounds, added, value.total - before.total)
+                elif before is not None:
+                    value -= before
             points.append(_point(dict(zip(family.labels, labels, strict=True)), since, at, value))
         temporality = AggregationTemporality.CUMULATIVE if cumulative else AggregationTemporality.DELTA
         data: Any = Gauge(points)
@@ -185,16 +191,6 @@ class OtlpMetrics(MetricsExport):
             data = HistogramData(points, temporality)
         unit = _UNITS.get(family.name.removesuffix("_total").rpartition("_")[2], "")
         return Metric(family.name, family.help, unit, data)
-
-
-def _difference(value: Any, before: Any) -> Any:
-    """Return what was counted since `before`; None: all."""
-    if before is None:
-        return value
-    if not isinstance(value, Histogram):
-        return value - before
-    counts = [now - then for now, then in zip(value.counts, before.counts, strict=True)]
-    return Histogram(value.bounds, counts, value.total - before.total)
 
 
 def _point(attributes: Mapping[str, str], since: int, at: int, value: Any) -> Any:

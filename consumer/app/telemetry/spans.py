@@ -64,6 +64,7 @@ class SpanTracing(Tracing):
         api_url: str,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
+        # `close` ends it in bounded time. At exit, OpenTelemetry itself would wait as long as its collector hangs.
         self._provider = TracerProvider(resource=resource(instance), shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("pinstream", __version__)
@@ -133,6 +134,7 @@ class SpanTracing(Tracing):
 
     def fetched(self, begun: int, chunks: Sequence[Chunk]) -> None:
         """Make the span of a fetch that began at `begun` (nanoseconds since 1970) and returned these chunks."""
+        # Begun in the past: most fetches are empty, which is known only at their end.
         attributes = {**self.kafka, "messaging.operation.type": "receive", **_sizes(chunks)}
         self._fetch = self._tracer.start_span("fetch", None, SpanKind.CLIENT, attributes, start_time=begun)
         self._fetch.end()
@@ -144,6 +146,7 @@ class _TracedSource:
     def __init__(self, source: RecordSource, tracing: SpanTracing) -> None:
         self._source = source
         self._tracing = tracing
+        # What is not traced is the source's own.
         self.start = source.start
         self.end_offsets = source.end_offsets
         self.read_anew = source.read_anew
@@ -188,6 +191,7 @@ class _TracedApi:
         }
         with self._tracing.span("send", SpanKind.CLIENT, attributes, command.parents) as span:
             answer = await self._api.send(command)
+            # The platform's support asks for it. Not checked for secrets: it is of a known form, or None.
             name = request_id(answer.headers)
             if name is not None:
                 span.set_attribute("pinterest.request_id", name)
@@ -225,6 +229,7 @@ class Watched(SpanExporter):
         """Pass them on. Never raises: spans that cannot be exported are lost, and counted."""
         try:
             result = self._exporter.export(spans)
+        # Whatever the exporter does not catch itself: a lost span must not end its thread.
         except Exception:
             result = SpanExportResult.FAILURE
         log = structlog.get_logger()
