@@ -79,7 +79,7 @@ class RecordSource(Protocol):
 class Api(Protocol):
     """The Conversions API; see `consumer.adapters.conversions_api`."""
 
-    async def send(self, command: m.Send) -> m.ApiAnswer:
+    async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
         """One attempt, in bounded time. Never raises."""
 
     async def read_token(self) -> bool:

@@ -85,6 +85,8 @@ class DeadLetter(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------- inputs
 
+# -- from the consumer group. Partitions come and go at any time, also while calls with their events are out.
+
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
@@ -110,10 +112,15 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """Records came in."""
+class GroupSize:
+    """How many members of the group hold partitions, this one included."""
 
-    chunks: Sequence[Chunk]
+    members: int
+
+
+GroupSaid = Assigned | Revoked | Lost | GroupSize
+
+# -- from where schemas and the user's function are. "Not now" and "no" are two answers: only the second is final.
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +183,12 @@ class TransformIsSlow:
     row: int
     seconds: float
     results: Sequence[CommerceEvent | Filtered | Rejection] = ()
+
+
+SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
+FunctionSaid = Transformed | TransformIsSlow
+
+# -- from the key store. Each question has an answer for when it fails, so that nothing waits for one that never comes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +267,23 @@ class CallsNotGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysForgotten:
+    """How many keys the key store has forgotten since the start before their window was over: being full, or because a
+    shared one was set back (`lost`)."""
+
+    early: int
+    lost: int = 0
+
+
+KeysAnswer = KeysLookedUp | LookUpFailed | KeysStored | StoreFailed
+LeaseAnswer = LeaseRenewed | LeaseLost | RenewFailed
+QuotaAnswer = CallsGiven | CallsNotGiven
+KeyStoreSaid = KeysAnswer | LeaseAnswer | QuotaAnswer | KeysForgotten
+
+# -- from the API, or whoever answers in its place. Bodies echo events: they are in no repr, for a repr may be logged.
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """Answers `Send`: the API answered. `headers` are lower-cased."""
 
@@ -275,6 +305,25 @@ class Unanswered:
     reason: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     said: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRead:
+    """Answers `ReadToken`. `changed`: it differs from the one used before."""
+
+    changed: bool
+
+
+ApiAnswer = Answered | Unanswered | TokenRead
+
+# -- from Kafka
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records came in."""
+
+    chunks: Sequence[Chunk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +359,6 @@ class CommitDone:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRead:
-    """Answers `ReadToken`. `changed`: it differs from the one used before."""
-
-    changed: bool
-
-
-@dataclass(frozen=True, slots=True)
 class EndOffsets:
     """Where partitions end (high watermarks), as the broker last said, for lag.
 
@@ -336,26 +378,10 @@ class EndOffsets:
 
 
 @dataclass(frozen=True, slots=True)
-class KeysForgotten:
-    """How many keys the key store has forgotten since the start before their window was over: being full, or because a
-    shared one was set back (`lost`)."""
-
-    early: int
-    lost: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class TopicIdsTold:
     """The ids that topics have now. A topic without an id is left out."""
 
     ids: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSize:
-    """How many members of the group hold partitions, this one included."""
-
-    members: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +390,9 @@ class BrokersTold:
 
     client: str
     brokers: Sequence[BrokerTimes]
+
+
+KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,26 +407,7 @@ class Tick:
     """The time of `next_deadline()` has come."""
 
 
-GroupSaid = Assigned | Revoked | Lost | GroupSize
-SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
-KeysAnswer = KeysLookedUp | LookUpFailed | KeysStored | StoreFailed
-LeaseAnswer = LeaseRenewed | LeaseLost | RenewFailed
-QuotaAnswer = CallsGiven | CallsNotGiven
-FunctionSaid = Transformed | TransformIsSlow
-ApiAnswer = Answered | Unanswered
-KafkaSaid = Fetched | DeadLettersStored | CommitDone | EndOffsets | TopicIdsTold | BrokersTold
-KeyStoreSaid = KeysAnswer | LeaseAnswer | QuotaAnswer | KeysForgotten
-Input = (
-    GroupSaid
-    | KafkaSaid
-    | SchemaAnswer
-    | FunctionSaid
-    | KeyStoreSaid
-    | ApiAnswer
-    | TokenRead
-    | StopRequested
-    | Tick
-)
+Input = GroupSaid | SchemaAnswer | FunctionSaid | KeyStoreSaid | ApiAnswer | KafkaSaid | StopRequested | Tick
 
 # -------------------------------------------------------------------------------------------- commands
 
@@ -557,7 +567,7 @@ class Report:
     fields: Mapping[str, str | int | float | None]
 
 
+# Tried once, and answered by one input, but for `ReleaseKeys`, `TellNote` and `ReadAnew`, which `Assigned` follows.
 KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
 Attempt = FetchSchema | Transform | KeyStoreCommand | Send | StoreDeadLetters | Commit | ReadAnew | ReadToken
-"""What asks something of the outside: tried once, and answered by one input, but for `ReleaseKeys` and `TellNote`."""
 Command = Attempt | Release | Stop | GiveUp | Report

@@ -189,6 +189,41 @@ class Pipeline:
             case _:
                 assert_never(happened)
 
+    def _go_on(self) -> None:
+        """Begin all that may begin now."""
+        now = self.context.now.monotonic
+        # First what ends: that makes room for what waits.
+        self._end_drains()
+        self.clock.mind()
+        self.admission.admit()
+        if len(self.early):
+            self.admission.judge_early(self.clock.version, self._quiet)
+        self._mind_guard()
+        if self.guard.tripped is None:
+            for ref in self.parking.ask(now):
+                self.context.emit(m.FetchSchema(ref))
+        self.lookups.go_on()
+        self.dispatcher.halts.tend_halts()
+        self.dispatcher.halts.tend_silence()
+        self.outcomes.write_keys()
+        if not self.commits.unproven():
+            self.dispatcher.send(self.outcomes.keys.rows_at_risk)
+            self.outcomes.write_letters()
+        self.commits.go_on()
+        self._room.go_on()
+
+    def _mind_guard(self) -> None:
+        """Once it has tripped no dead letter is written: those that wait are dropped, and their records stay open.
+
+        So nothing is committed past them, and no drain waits for what will not be written.
+        """
+        self.guard.mind()
+        if self.guard.tripped is not None:
+            # A letter would settle its record, and its offset could be committed past the cause that somebody is to
+            # correct.
+            move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)
+            self._end_drains()
+
     def next_deadline(self) -> float | None:
         """When to feed a `Tick` at the latest, in monotonic seconds; in the past: at once.
 
@@ -401,40 +436,3 @@ class Pipeline:
             self.context.report(
                 "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
             )
-
-    # -- after every input
-
-    def _go_on(self) -> None:
-        """Begin all that may begin now."""
-        now = self.context.now.monotonic
-        # First what ends: that makes room for what waits.
-        self._end_drains()
-        self.clock.mind()
-        self.admission.admit()
-        if len(self.early):
-            self.admission.judge_early(self.clock.version, self._quiet)
-        self._mind_guard()
-        if self.guard.tripped is None:
-            for ref in self.parking.ask(now):
-                self.context.emit(m.FetchSchema(ref))
-        self.lookups.go_on()
-        self.dispatcher.halts.tend_halts()
-        self.dispatcher.halts.tend_silence()
-        self.outcomes.write_keys()
-        if not self.commits.unproven():
-            self.dispatcher.send(self.outcomes.keys.rows_at_risk)
-            self.outcomes.write_letters()
-        self.commits.go_on()
-        self._room.go_on()
-
-    def _mind_guard(self) -> None:
-        """Once it has tripped no dead letter is written: those that wait are dropped, and their records stay open.
-
-        So nothing is committed past them, and no drain waits for what will not be written.
-        """
-        self.guard.mind()
-        if self.guard.tripped is not None:
-            # A letter would settle its record, and its offset could be committed past the cause that somebody is to
-            # correct.
-            move_all([row for row, _ in self.outcomes.letters.discard(lambda _: True)], RecordStage.FREED)
-            self._end_drains()
