@@ -87,6 +87,7 @@ class Answers:
         now = self._context.now
         self._context.counters.bump(self._context.counters.answers, str(answer.status))
         gate = self._dispatcher.queue(batch.account).gate
+        # Also of an answer without a verdict: its headers say how many calls are left all the same.
         gate.told(*limit_headers(answer.headers), now.monotonic)
         verdict = self._read(answer, batch.events)
         if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
@@ -128,6 +129,7 @@ class Answers:
         if isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
+            # An outage, not the events' fault: they wait until a probe is accepted (docs/architecture.md, rule 7).
             self._dispatcher.halts.refuse(batch, verdict.status, verdict.code, rid)
             self._again(batch, now)
         else:
@@ -190,11 +192,13 @@ class Answers:
             for index, row in enumerate(rows)
             if index in verdict.errors
         ]
+        # None of the others was processed: the platform refused the call, and named who is at fault.
         if rest:
             self._again(replace(batch, number=self._context.number(), runs=rest), self._context.now.monotonic)
         return refused
 
     def _bisect(self, batch: Batch, code: str, message: str, rid: str | None) -> list[Rejection]:
+        # It is at fault alone. Of several it is not known which one is: the halves will tell.
         if batch.events == 1:
             return [self._refuse(batch.runs[0], message or _NO_REASON, batch.attempts, code)]
         self._context.counters.bisected += 1
@@ -274,6 +278,7 @@ class Answers:
         if batch.runs:
             self._context.counters.retried_batches += 1
             move_all(batch.runs, RecordStage.QUEUED)
+            # Claims of an ended session may be another member's by now (`consumer.engine.keys`).
             if batch.session == self._dispatcher.session:
                 self._dispatcher.queue(batch.account).put_back(batch, at)
             else:

@@ -1,12 +1,12 @@
-"""What the end of a record's way is: delivered, refused, dead-lettered. And when that may settle.
+"""The end of a record's way: delivered, or dead-lettered. And what has to be written before it settles.
 
-Theory of operation. What the platform or we ourselves decide of an event is not its end yet. A delivered event settles
-once its key is durable (stage ``STORING``), a refused one once the broker has its letter (``DEAD_LETTERING``). Until
-then the record is open, nothing is committed past it, and a crash has it read again: the event goes once more under the
-same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which writes them until they are
+Theory of operation. A decision is not the end yet. A delivered event settles once its key is durable (stage
+``STORING``); a refused or unreadable record settles once the broker has its letter (``DEAD_LETTERING``). Until then the
+record is open, so nothing is committed past it, and after a crash it is read again: the event goes once more under the
+same event id, or its letter is written twice. Keys and letters each have an `Outbox`, which tries until they are
 written.
 
-A leader that is refused passes its claim on (`Lookups.pass_on`): who follows it is tried itself.
+When a leader is refused, its claim passes on (`Lookups.pass_on`): the first event that followed it is tried itself.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ is fixed here.
 A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `progress`, `committed`, `left_at`,
 `problems` and `stopping`: nothing else.
 
-Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims`, what an answer
-means in `verdicts`, what follows from it in `answers`, when a call may go in `sending.gate`.
+Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims` and `keys`, what an
+answer means in `verdicts`, what follows from it in `answers`, when it may settle in `outcomes`, when a call may go in
+`sending.gate`.
 
 Revoke and stop are one path (`_drain`): begin nothing new, drop what is queued and release its claims, wait for what is
 in flight until the deadline, then say what to commit and release the partitions (rule 6).
@@ -117,11 +118,13 @@ class Pipeline:
     def handle(self, happened: m.Input, now: Instant) -> list[m.Command]:
         """Take in what happened; gives what to do, in order. Raises `InvariantViolation` on a bug, never else."""
         self.context.now = self.clock.begin(now)
+        # Before anything is begun: the process may have been away, and its partitions or claims another's by now.
         self.commits.mind_absence(now)
         self.lookups.mind_clocks(now)
         settled_before = self.ledger.settlements
         self._take_in(happened)
         self._go_on()
+        # With nothing open there is nothing that could be stuck.
         if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
             self.progress_at = now.monotonic
         commands, self.context.commands = self.context.commands, []
@@ -129,14 +132,34 @@ class Pipeline:
 
     def _take_in(self, happened: m.Input) -> None:  # noqa: C901 - one case for each message
         match happened:
-            case m.Fetched():
-                self._fetched(happened)
+            # -- the group
+            case m.Assigned():
+                self._assigned(happened)
+            case m.Revoked() | m.StopRequested():
+                self._drain(happened)
+            case m.Lost():
+                self._lost(happened)
+            case m.GroupSize():
+                self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
+            # -- schemas, and the user's function
+            case m.SchemaFound():
+                self._schemas.found(happened)
+            case m.SchemaMissing():
+                self._schemas.missing(happened)
+            case m.SchemaUnavailable():
+                self._schemas.unavailable(happened)
+            case m.Transformed() | m.TransformIsSlow():
+                self.transforming.told(happened)
+            # -- the key store
             case m.KeysLookedUp():
+                # A pilot that was delivered before asks nobody what time it is: another may go at once.
                 if any(happened.found):
                     self.early.pilot_at = -inf
                 self.lookups.looked_up(happened)
             case m.LookUpFailed():
                 self.lookups.failed(happened)
+            case m.KeysStored() | m.StoreFailed():
+                self.outcomes.keys_stored(happened)
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
                 # The store answers again. What is delivered is confirmed before other members claim it.
@@ -147,45 +170,31 @@ class Pipeline:
                 self.lookups.renewal_failed(happened)
             case m.CallsGiven() | m.CallsNotGiven():
                 self.dispatcher.calls_given(happened)
+            case m.KeysForgotten():
+                self._keys_forgotten(happened)
+            # -- the API
             case m.Answered():
                 self._answers.answered(happened)
             case m.Unanswered():
                 self._answers.unanswered(happened)
-            case m.KeysStored() | m.StoreFailed():
-                self.outcomes.keys_stored(happened)
+            case m.TokenRead():
+                self.dispatcher.halts.token_read(happened.changed)
+            # -- Kafka
+            case m.Fetched():
+                self._fetched(happened)
             case m.DeadLettersStored():
                 self.outcomes.letters_stored(happened)
             case m.CommitDone():
                 self.commits.done(happened)
-            case m.SchemaFound():
-                self._schemas.found(happened)
-            case m.SchemaMissing():
-                self._schemas.missing(happened)
-            case m.SchemaUnavailable():
-                self._schemas.unavailable(happened)
-            case m.Transformed() | m.TransformIsSlow():
-                self.transforming.told(happened)
-            case m.TokenRead():
-                self.dispatcher.halts.token_read(happened.changed)
-            case m.Assigned():
-                self._assigned(happened)
-            case m.Revoked() | m.StopRequested():
-                self._drain(happened)
-            case m.Lost():
-                self._lost(happened)
+            case m.EndOffsets():
+                self._end_offsets(happened)
             case m.TopicIdsTold():
                 if self._lives.told(happened.ids):
                     self._purge()
             case m.BrokersTold():
                 self.context.brokers[happened.client] = happened.brokers
-            case m.GroupSize():
-                self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
-            case m.EndOffsets():
-                self._end_offsets(happened)
-            case m.KeysForgotten():
-                self._keys_forgotten(happened)
             case m.Tick():
-                pass
+                pass  # what is due begins in `_go_on`
             case _:
                 assert_never(happened)
 
@@ -280,6 +289,7 @@ class Pipeline:
         elsewhere = sum(state.elsewhere for state in states)
         if elsewhere:
             self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
+        # A partition that was ours already: its older assignment has ended.
         self._purge()
 
     def _lost(self, happened: m.Lost) -> None:
@@ -311,6 +321,8 @@ class Pipeline:
 
     def _purge(self) -> None:
         """Take what is no longer ours to begin out of every queue, and release its claims."""
+        # Each queue frees its own records. What is in a call or a write stays there: its outcome still settles it,
+        # unless its assignment has ended.
         for queue in self.dispatcher:
             self.lookups.drop(queue.purge())
         self.lookups.purge()

@@ -173,6 +173,7 @@ class Parking:
         """In turns one asked for before and a new one, of which the oldest and the newest in turns: so none waits long
         behind a flood of made-up ones."""
         self._turn += 1
+        # An entry that is not wanted any more, or was entered anew for another time, is passed over.
         old_first = self._turn % 2
         for again in (old_first, not old_first):
             while (self._again and self._again[0][0] <= now) if again else self._new:
@@ -201,10 +202,10 @@ class Parking:
     def found(self, ref: SchemaRef) -> list[Run]:
         """The schema is there, readable or not: the records that waited for it, in the order they came."""
         self._absent.pop(ref, None)
-        wanted = self._wanted.pop(ref, None)
+        wanted = self._answered(ref)
         if wanted is None:
             return []
-        self._answered(wanted)
+        del self._wanted[ref]
         rows = [one.row for one in wanted.records]
         self.size -= _size(rows)
         return rows
@@ -235,10 +236,9 @@ class Parking:
 
     def missing(self, ref: SchemaRef, now: float, jitter: float) -> list[Run]:
         """The registry says that there is no such schema: the records for which that is final."""
-        wanted = self._wanted.get(ref)
+        wanted = self._answered(ref)
         if wanted is None:
             return []
-        self._answered(wanted)
         # An answer says what was so when it was asked for: a process that stood still reads it long after.
         at = wanted.asked_at
         wanted.stand_in = None  # the registry answered
@@ -259,9 +259,9 @@ class Parking:
 
     def unavailable(self, ref: SchemaRef, now: float, jitter: float) -> None:
         """No verdict: ask again later."""
-        wanted = self._wanted.get(ref)
+        wanted = self._answered(ref)
         if wanted is not None:
-            self._answered(wanted)
+            # How long it was denied before says nothing of now: only time that answers cover counts.
             wanted.denied_at = None
             self._later(ref, wanted, now, jitter)
 
@@ -272,11 +272,16 @@ class Parking:
 
     def _is_final(self, wanted: _Wanted, one: _Record) -> bool:
         waited = wanted.denied - one.denied >= self._patience
+        # A question that was asked before the record came may have been answered before its schema was registered.
         return waited and one.since <= wanted.asked_at
 
-    def _answered(self, wanted: _Wanted) -> None:
-        self._asking -= wanted.asking
-        wanted.asking = False
+    def _answered(self, ref: SchemaRef) -> _Wanted | None:
+        """The question about this schema came back; None: no record waits for it any more."""
+        wanted = self._wanted.get(ref)
+        if wanted is not None:
+            self._asking -= wanted.asking
+            wanted.asking = False
+        return wanted
 
     def _later(self, ref: SchemaRef, wanted: _Wanted, now: float, jitter: float) -> None:
         """Ask again later, if anybody waits for it (by then), or something stands in for it."""
@@ -293,6 +298,7 @@ class Parking:
         if not wanted.absent:
             return
         self._absent[ref] = wanted
+        # Producers choose the ids: made-up ones must not fill the memory.
         if len(self._absent) > ABSENT_MOST:
             self._absent.popitem(last=False)
 
@@ -505,6 +511,7 @@ class Transforming:
 
     def purge(self) -> None:
         """Some records are no longer ours. For those that are the function is asked again."""
+        # Which records these are is not looked at: purges are rare, and the function may be called twice for one.
         self._done.clear()
         self._asked = ()
 

@@ -41,10 +41,12 @@ class Dispatcher:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._queues: dict[str, AccountQueue] = {}
+        # Whoever has just sent goes to the end. (`_queues` keeps its order: that is how accounts are shown.)
         self._rotation: list[AccountQueue] = []
         self._in_flight: dict[int, Batch] = {}
         self.halts = Halts(context, self._queues)
         self.quota = Quota(context.policy)
+        # Events delivered whose keys are not durable, as `send` was last called with.
         self._unremembered = 0
         # Whose claims in a shared key store the queued events have; see `consumer.engine.keys`.
         self.session = 0
@@ -76,6 +78,7 @@ class Dispatcher:
         makes us send again, so together they never exceed concurrency x batch.
         """
         self._unremembered = unremembered
+        # A round gives each account one batch at most.
         while len(self._in_flight) < self._context.policy.concurrency:
             sent = [self._send_one(queue) for queue in list(self._rotation)]
             if not any(sent):
@@ -102,6 +105,7 @@ class Dispatcher:
                     times.append(halt.waiting_since + patience)
             elif gate.silent_since is not None and not gate.told_silence:
                 times.append(gate.unreachable_at())
+            # While too much is at risk only an answer or a stored key opens the way, and both are inputs.
             ready, opens = queue.due(self._early_at(queue)), gate.opens_at(now, queue.in_flight)
             if ready is not None and opens is not None and may_risk:
                 times.append(max(ready, opens))
@@ -159,6 +163,7 @@ class Dispatcher:
         if isinstance(happened, CallsGiven):
             allowance.answered(happened.calls, happened.wait, happened.left, now)
             return
+        # Without an answer no call goes: the members' calls together must stay within the quota.
         allowance.failures += 1
         context.counters.failures["key_store_quota"] += 1
         delay = context.policy.inner_backoff.delay(allowance.failures, 0.5 + context.jitter() / 2)
@@ -184,6 +189,7 @@ class Dispatcher:
     def _emit(self, queue: AccountQueue, batch: Batch) -> None:
         context = self._context
         batch.attempts += 1
+        # Only its answer tells of the present token: other calls under way left with the one before.
         batch.probe = queue.gate.halt is not None
         queue.in_flight += 1
         queue.gate.called(context.now.monotonic)
@@ -198,6 +204,7 @@ class Dispatcher:
         links = context.policy.trace_links
         records = (record for block, first, end in batch.runs for record in block.records[first:end])
         parents = trace_parents(records, links) if links else ()
+        # Its answer must be back while its claims hold (`consumer.engine.keys`): the shell looks once more.
         begin_by = self.lease_until - context.policy.call_timeout
         context.emit(Send(batch.number, batch.account, parts, events, batch.attempts, parents, begin_by))
 

@@ -122,6 +122,7 @@ class Quota:
         if members >= self.members:
             self.members, self._fewer = members, None
             return
+        # The most that it had: a member that came and went in this minute has made calls, too.
         since, most = self._fewer or (now, members)
         self._fewer = since, max(most, members)
         if now >= since + _MINUTE:
@@ -179,8 +180,10 @@ class Gate:
         self._calls.append(now)
         if self.allowance is not None:
             self.allowance.calls -= 1
+        # The oldest call without an answer counts; later ones do not start the time anew.
         if self.silent_since is None:
             self.silent_since = now
+        # The header was written before this call.
         if self._remaining is not None:
             self._remaining = max(0, self._remaining - 1)
         if self.halt is not None:
@@ -190,6 +193,7 @@ class Gate:
         """Take an answer's rate-limit headers: the calls that remain, and the seconds until the limit is reset."""
         if remaining is not None and reset is not None:
             self._remaining = remaining
+            # A header must not stop us for a day.
             self._reset_at = now + min(reset, self._policy.throttle_cap)
 
     def close(self, until: float, *, told: bool = False) -> None:
@@ -220,6 +224,7 @@ class Gate:
 
     def heard(self, now: float, in_flight: int) -> bool:
         """Take note of an answer; `in_flight` more calls have none yet. Return True if it ends a logged silence."""
+        # Those that are still out have been silent for no longer than since this answer.
         self.silent_since = now if in_flight else None
         told, self.told_silence = self.told_silence, False
         return told

@@ -103,6 +103,7 @@ class Halts:
             if halt is not None and halt.reading_token:
                 halt.reading_token = False
                 halt.may_probe = True
+                # A new token is a new chance: the delay between probes begins anew.
                 halt.refusals = 1 if changed else halt.refusals
 
     def tend_halts(self) -> None:
@@ -112,6 +113,7 @@ class Halts:
             halt = queue.gate.halt
             if halt is None:
                 continue
+            # Patience runs while events wait: an account without any may be refused for days.
             if not queue.queued and not queue.in_flight:
                 halt.waiting_since = now
             if patience and not self.gave_up and now >= halt.waiting_since + patience:

@@ -146,6 +146,7 @@ class AccountQueue:
         if self._most_bytes < self._policy.batch_bytes and now >= self._grow_at:
             self._most_bytes = min(2 * self._most_bytes, self._policy.batch_bytes)
             self._grow_at, self._grown = now + self._grow_after, True
+        # First what was sent before: it holds the oldest records, and the oldest record holds the commit.
         if self.again and self.again[0][0] <= now:
             at, _, batch = heapq.heappop(self.again)
             self.queued -= batch.events
@@ -173,6 +174,7 @@ class AccountQueue:
         """A body of several events and this many bytes was too large for somebody: half of it from now on."""
         if size // 2 < self._most_bytes:  # else it went before the limit was known
             self._most_bytes = size // 2
+            # A larger one was tried, and refused again: try less often.
             if self._grown:
                 self._grow_after = min(2 * self._grow_after, _GROW_AFTER_MOST)
             self._grown = False
