@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from consumer.engine import messages
 from consumer.engine.model import THROTTLED, Note
+from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.gate import Allowance, Gate, Quota
 from consumer.engine.sending.halts import Notes
 from consumer.engine.sending.queues import AccountQueue
@@ -89,7 +91,15 @@ def a_used_up_quota_is_asked_for_at_once(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> None:
     """A store in trouble is asked for calls without a pause."""
-    patch.setattr(Allowance, "unanswered", lambda self, _: setattr(self, "asked", None))
+    calls_given = Dispatcher.calls_given
+
+    def at_once(self: Dispatcher, happened: messages.CallsGiven | messages.CallsNotGiven) -> None:
+        calls_given(self, happened)
+        allowance = self.queue(happened.account).gate.allowance
+        if isinstance(happened, messages.CallsNotGiven) and allowance is not None:
+            allowance.ask_at = 0.0
+
+    patch.setattr(Dispatcher, "calls_given", at_once)
 
 
 # -- what members that share a key store tell each other
