@@ -15,7 +15,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from consumer.avro.schema import shown
 
@@ -121,18 +121,7 @@ class Container:
         return b"".join(pieces)
 
 
-class _Decompressor(Protocol):
-    """What the standard library's unpackers have in common."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether all that was packed has been unpacked."""
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """Unpack `data`, and return at most `max_length` bytes."""
-
-
-def _unpacked(unpacker: _Decompressor, data: bytes) -> bytes:
+def _unpacked(unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecompressor, data: bytes) -> bytes:
     try:
         # A byte more than there may be, or a block that is too large would look whole.
         unpacked = unpacker.decompress(data, MAX_BLOCK_BYTES + 1)

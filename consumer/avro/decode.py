@@ -139,18 +139,39 @@ class AnyDecoder(ABC):
         """Return how a record of this topic is read, whose value is `value`."""
 
     @abstractmethod
-    def add_schema(
-        self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
-    ) -> Rejection | Filtered | None:
-        """Learn the schema that `ref` names; see `Decoder.add_schema`."""
-
-    @abstractmethod
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         """Know this schema from now on. Raises `Incompatible` and `InvalidSchema`."""
 
     @abstractmethod
     def _unlearn(self, framing: bytes) -> None:
         """Know this schema no more, if it is known."""
+
+    def add_schema(
+        self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
+    ) -> Rejection | Filtered | None:
+        """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
+
+        Returns why its records can never be read, if so: each of them then gets this verdict.
+        """
+        framing = framing_of(ref)
+        self._doubted.pop(framing, None)
+        try:
+            # A registry also holds Protobuf and JSON schemas.
+            if kind != "AVRO":
+                raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
+            self._learn(framing, parse(schema_json))
+        except (Incompatible, InvalidSchema) as error:
+            verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
+            # If it could be read before, it still can: what is known goes first.
+            self._refused[framing] = verdict
+            # The one not asked for longest is dropped, and asked for again if it comes.
+            self._refused.move_to_end(framing)
+            if len(self._refused) > MAX_REFUSED_SCHEMAS:
+                self._refused.popitem(last=False)
+            return verdict
+        # It may have been refused before, as when the folder held another file.
+        self._refused.pop(framing, None)
+        return None
 
     def doubt(self, ref: SchemaRef) -> None:
         """Take the schema that was added for an earlier answer of the registry: what cannot be read by it gets `ref`
@@ -173,28 +194,6 @@ class AnyDecoder(ABC):
             named = (ref for known, ref in self._doubted.items() if framing.startswith(known))
             return next(named, None) or verdict
         return verdict
-
-    def _add(self, ref: SchemaRef, schema_json: Json, kind: str) -> Rejection | None:
-        """See `Decoder.add_schema`."""
-        framing = framing_of(ref)
-        self._doubted.pop(framing, None)
-        try:
-            # A registry also holds Protobuf and JSON schemas.
-            if kind != "AVRO":
-                raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
-            self._learn(framing, parse(schema_json))
-        except (Incompatible, InvalidSchema) as error:
-            verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
-            # If it could be read before, it still can: what is known goes first.
-            self._refused[framing] = verdict
-            # The one not asked for longest is dropped, and asked for again if it comes.
-            self._refused.move_to_end(framing)
-            if len(self._refused) > MAX_REFUSED_SCHEMAS:
-                self._refused.popitem(last=False)
-            return verdict
-        # It may have been refused before, as when the folder held another file.
-        self._refused.pop(framing, None)
-        return None
 
     def missing(self, ref: SchemaRef) -> Rejection:
         """Return the verdict on a record whose schema does not exist. It is not remembered: it may come later."""
@@ -236,7 +235,12 @@ class AnyDecoder(ABC):
             return self.unless_doubted(framing, _failed(framing, error))
         if end == len(value):
             return self._typed(event, number)
-        return self.unless_doubted(framing, _misaligned(framing, end > len(value)))
+        code, what = DecodeCode.TRAILING_BYTES, "are left over after"
+        if end > len(value):
+            code, what = DecodeCode.UNDECODABLE, "end inside"
+        return self.unless_doubted(
+            framing, rejected(code, f"the bytes {what} the datum of {describe(framing)}")
+        )
 
     def unpacked(self, record: Record, value: bytes) -> bytes | Rejection:
         """Return the record's `value` as if its serialiser had not compressed it (AWS Glue's can)."""
@@ -252,8 +256,9 @@ class AnyDecoder(ABC):
 
     def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | Filtered | SchemaRef:
         if not value:
-            why = "the value is empty: zero bytes are no datum (and no tombstone)"
-            return rejected(DecodeCode.EMPTY, why)
+            return rejected(
+                DecodeCode.EMPTY, "the value is empty: zero bytes are no datum (and no tombstone)"
+            )
         refusal = self._refused.get(framing)
         if refusal is not None:
             self._refused.move_to_end(framing)
@@ -288,13 +293,6 @@ class Decoder(AnyDecoder):
         """See `AnyDecoder.find`."""
         framing, start = self.split(record, value)
         return Found(framing, start, self.plans.get(framing), 0)
-
-    def add_schema(self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO") -> Rejection | None:
-        """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
-
-        Returns why its records can never be read, if so: each of them then gets this verdict.
-        """
-        return self._add(ref, schema_json, kind)
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         # What is not asked for is read over: a record may hold far more than the mapping looks at.
@@ -409,9 +407,3 @@ def _failed(framing: bytes, error: Exception) -> Rejection:
         return rejected(DecodeCode.TOO_LARGE, message)
     message = f"the bytes are not a datum of {describe(framing)} ({type(error).__name__})"
     return rejected(DecodeCode.UNDECODABLE, message)
-
-
-def _misaligned(framing: bytes, short: bool) -> Rejection:
-    if short:
-        return rejected(DecodeCode.UNDECODABLE, f"the bytes end inside the datum of {describe(framing)}")
-    return rejected(DecodeCode.TRAILING_BYTES, f"bytes are left over after the datum of {describe(framing)}")

@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import fastavro
 
 from consumer.avro.decode import framing_of
-from consumer.avro.fitting import Fit, Fitter, Misfit, of_type
+from consumer.avro.fitting import Fit, Fitter, Misfit, python_leaf
 from consumer.avro.schema import Fixed, Logical, Primitive, fingerprint, label, outline, parse
-from consumer.avro.values import INT_RANGE, LONG_RANGE, decimal_to_bytes
+from consumer.avro.values import decimal_to_bytes
 from consumer.engine.model import CommerceEvent, SchemaRef, SectionEvent
 
 
@@ -47,7 +47,7 @@ class Encoder:
             ref = SchemaRef("fingerprint", fingerprint(node))
         self._framing = framing_of(ref)
         self._name = label(node)
-        self._fitter = Fitter(node, _leaf, for_fastavro=True)
+        self._fitter = Fitter(node, _leaf, "paired")
         # Without logical types: fastavro would convert what is converted already.
         self._schema = fastavro.parse_schema(outline(node))
 
@@ -75,8 +75,7 @@ class SectionEncoders:
     def encode(self, event: CommerceEvent) -> bytes:
         """See `Encoder.encode`; `event` is a `SectionEvent`."""
         assert isinstance(event, SectionEvent)  # noqa: S101 - so do files of several types give them
-        # A plain dict: the fitter takes the exact types of JSON.
-        return self._encoders[event.section - 1].encode(dict(event))
+        return self._encoders[event.section - 1].encode(event)
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:
@@ -85,40 +84,8 @@ def _leaf(node: Primitive | Fixed) -> Fit:
     family = "" if node.logical is None else node.logical.family
     if node.logical is not None and family == "decimal":
         return _decimal(node.logical, size)
-    if size is None:
-        return _PLAIN[node.kind]
-    return _uuid if family == "uuid" else _fixed(size)
-
-
-def _fixed(size: int) -> Fit:
-    def fit(value: Any) -> bytes:
-        if not isinstance(value, bytes) or len(value) != size:
-            raise Misfit(f"expected {size} bytes")
-        return value
-
-    return fit
-
-
-def _whole(bounds: range) -> Fit:
-    def fit(value: Any) -> int:
-        # fastavro writes an int of any size, and no reader could read it.
-        if type(value) is not int or value not in bounds:
-            raise Misfit(f"expected a whole number of {bounds.stop.bit_length()} bits")
-        return value
-
-    return fit
-
-
-_PLAIN: Final[dict[str, Fit]] = {
-    "null": of_type("null", type(None)),
-    "boolean": of_type("a boolean", bool),
-    "int": _whole(INT_RANGE),
-    "long": _whole(LONG_RANGE),
-    "float": of_type("a number", int, float),
-    "double": of_type("a number", int, float),
-    "bytes": of_type("bytes", bytes),
-    "string": of_type("text", str),
-}
+    # A UUID that is text is written as it is.
+    return python_leaf(node) if family != "uuid" or size is None else _uuid
 
 
 def _decimal(logical: Logical, size: int | None) -> Fit:

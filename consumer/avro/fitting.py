@@ -1,8 +1,10 @@
-"""Loosely typed values fitted into an Avro schema: lines of JSON (`ndjson`), and events to be written (`encode`).
+"""Loosely typed values fitted into an Avro schema: lines of JSON (`ndjson`), events to be written (`encode`), and what
+a function of the user's returns (`shape`).
 
 Theory of operation. A schema is compiled once into closures, one for each type, that turn a value into one of that
-type or raise `Misfit`. What both users share is here: records with defaults and aliases, arrays, maps, enums, and
-the choice among the branches of a union. What a number, a text or a time may look like is the caller's (`leaf`).
+type or raise `Misfit`. What the users share is here: records with defaults and aliases, arrays, maps, enums, and
+the choice among the branches of a union. What a number, a text or a time may look like is the caller's (`leaf`);
+`python_leaf` is that of values that are Python's own already.
 
 A value of a union goes to the branch that it fits best, the first of equals.
 
@@ -15,10 +17,10 @@ record, since events are mutable.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from consumer.avro.schema import (
     NO_DEFAULT,
@@ -69,15 +71,19 @@ class Exhausted(Exception):
 class Fitter:
     """One schema, compiled. `leaf` gives what fits values into a type that has no parts.
 
-    With `for_fastavro` a value of several possible branches comes out as fastavro takes it: a pair, branch and value.
-    Without it, values may name their branch as Avro's JSON encoding does. Raises `InvalidSchema` for a wrong default.
+    `branches`: how a value of several possible branches names its own. ``tagged``: it may, as in Avro's JSON encoding.
+    ``paired``: it does not, and comes out as fastavro takes it, a pair of branch and value. ``bare``: it does not.
+    Raises `InvalidSchema` for a wrong default.
     """
 
     def __init__(
-        self, node: AvroType, leaf: Callable[[Primitive | Fixed], Fit], *, for_fastavro: bool = False
+        self,
+        node: AvroType,
+        leaf: Callable[[Primitive | Fixed], Fit],
+        branches: Literal["tagged", "paired", "bare"] = "tagged",
     ) -> None:
         self._leaf = leaf
-        self._for_fastavro = for_fastavro
+        self._branches = branches
         # Keys are text like any other: no half of a surrogate pair.
         self._fit_key = leaf(Primitive("string"))
         self._records: dict[str, Fit] = {}
@@ -104,8 +110,7 @@ class Fitter:
         fields: list[tuple[str, tuple[str, ...], Fit, Callable[[], Any] | None]] = []
 
         def fit(value: Any) -> dict[str, Any]:
-            # The exact type: text of JSON is never taken for something else.
-            if type(value) is not dict:
+            if not isinstance(value, dict):
                 raise Misfit(f"expected an object ({node.name})")
             fitted = {}
             for name, aliases, fit_field, default in fields:
@@ -116,7 +121,7 @@ class Fitter:
                         fitted[name] = fit_field(value[key])
                     elif default is not None:
                         # Times and decimals of a default are values already; only fastavro takes other ones.
-                        fitted[name] = fit_field(default()) if self._for_fastavro else default()
+                        fitted[name] = fit_field(default()) if self._branches == "paired" else default()
                     else:
                         raise Misfit("is missing, and has no default")
                 except Misfit as error:
@@ -126,13 +131,17 @@ class Fitter:
 
         self._records[node.name] = fit  # before its fields, which may refer to it
         fields += [
-            (each.name, each.aliases, self._compile(each.type), default_factory(each)) for each in node.fields
+            (each.name, each.aliases, self._compile(each.type), self._default(each)) for each in node.fields
         ]
         return fit
 
+    def _default(self, owner: Field) -> Callable[[], Any] | None:
+        """Return what gives the value of a field that is missing; None: nothing does."""
+        return default_factory(owner)
+
     def _map(self, fit_value: Fit) -> Fit:
         def fit(value: Any) -> dict[str, Any]:
-            if type(value) is not dict:
+            if not isinstance(value, dict):
                 raise Misfit("expected an object")
             try:
                 return {self._fit_key(key): fit_value(item) for key, item in value.items()}
@@ -153,27 +162,32 @@ class Fitter:
             # Nearly every union: nothing to choose, and the misfit of the one branch says most.
             if len(branches) == 1:
                 return branches[0][1](value)
-            rated = [(misfit(each, value), each, fit_branch) for each, fit_branch in branches]
-            for rating, each, fit_branch in sorted(rated, key=itemgetter(0)):
-                if rating == _NOT_AT_ALL:
-                    break
-                # For the whole event, so that unions within unions do not multiply.
-                self._attempts_left -= 1
-                if self._attempts_left < 0:
-                    raise Exhausted
+            for each, fit_branch in self._candidates(branches, value):
                 try:
                     fitted = fit_branch(value)
                 except Misfit:
                     continue
-                return (label(each), fitted) if self._for_fastavro else fitted
+                return (label(each), fitted) if self._branches == "paired" else fitted
             raise Misfit(expected)
 
-        return fit if self._for_fastavro else _with_tags(fit, branches)
+        return _with_tags(fit, branches) if self._branches == "tagged" else fit
+
+    def _candidates(self, branches: list[tuple[AvroType, Fit]], value: Any) -> Iterable[tuple[AvroType, Fit]]:
+        """Yield the branches that may take this value, those that fit best first. Raises `Exhausted`."""
+        rated = [(misfit(each, value), each, fit) for each, fit in branches]
+        for rating, each, fit in sorted(rated, key=itemgetter(0)):
+            if rating == _NOT_AT_ALL:
+                return
+            # For the whole event, so that unions within unions do not multiply.
+            self._attempts_left -= 1
+            if self._attempts_left < 0:
+                raise Exhausted
+            yield each, fit
 
 
 def _array(fit_item: Fit) -> Fit:
     def fit(value: Any) -> list[Any]:
-        if type(value) is not list:
+        if not isinstance(value, list | tuple):
             raise Misfit("expected an array")
         items: list[Any] = []
         try:
@@ -202,15 +216,81 @@ def _enum(node: Enum) -> Fit:
     return fit
 
 
-def of_type(expected: str, *types: type) -> Fit:
-    """Return what takes values of these types as they are."""
+# -- values of Python that have no parts
 
-    def fit(value: Any) -> Any:
-        if not isinstance(value, types):
-            raise Misfit(f"expected {expected}")
-        return value
+
+def python_leaf(node: Primitive | Fixed) -> Fit:
+    """Return what fits a value of Python's own into a type, whatever its logical type is."""
+    return _bytes_of(node.size) if isinstance(node, Fixed) else _PYTHON[node.kind]
+
+
+def fit_text(value: Any) -> str:
+    """Return text that UTF-8 can hold. Raises `Misfit`."""
+    if not isinstance(value, str):
+        raise Misfit("expected text")
+    # The exact type: what a subclass does later is not known here.
+    text = str.__str__(value)
+    # JSON and Python can spell half of a surrogate pair, which no UTF-8 holds, and so no Avro.
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Misfit("expected text, found half of a surrogate pair") from None
+    return text
+
+
+def fit_null(value: Any) -> None:
+    """Return None. Raises `Misfit` for anything else."""
+    if value is not None:
+        raise Misfit("expected null")
+
+
+def fit_boolean(value: Any) -> bool:
+    """Return True or False. Raises `Misfit` for anything else."""
+    if not isinstance(value, bool):
+        raise Misfit("expected true or false")
+    return value
+
+
+def _fit_number(value: Any) -> float:
+    # For Python True is a number, and for the platform no amount.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Misfit("expected a number")
+    try:
+        return float(value)
+    except OverflowError:  # an int has any number of digits
+        raise Misfit("expected a number that a double holds") from None
+
+
+def _whole(bounds: range) -> Fit:
+    def fit(value: Any) -> int:
+        # fastavro would write an int of any size, and no reader could read it.
+        if isinstance(value, bool) or not isinstance(value, int) or value not in bounds:
+            raise Misfit(f"expected a whole number of {bounds.stop.bit_length()} bits")
+        return int(value)
 
     return fit
+
+
+def _bytes_of(size: int | None) -> Fit:
+    def fit(value: Any) -> bytes:
+        if not isinstance(value, bytes | bytearray) or (size is not None and len(value) != size):
+            raise Misfit("expected bytes" if size is None else f"expected {size} bytes")
+        return bytes(value)
+
+    return fit
+
+
+_PYTHON: Final[dict[str, Fit]] = {
+    "null": fit_null,
+    "boolean": fit_boolean,
+    "int": _whole(INT_RANGE),
+    "long": _whole(LONG_RANGE),
+    "float": _fit_number,
+    "double": _fit_number,
+    "bytes": _bytes_of(None),
+    "string": fit_text,
+}
 
 
 # -- which branch of a union a value goes to
@@ -258,7 +338,7 @@ _NOT_AT_ALL: Final = 1_000_000
 def misfit(node: AvroType, value: Any) -> int:
     """Rate how badly `value` fits a branch: 0 is an exact fit. Values inside it are not looked at."""
     if isinstance(node, Record):
-        if type(value) is not dict:
+        if not isinstance(value, dict):
             return _NOT_AT_ALL
         known: set[str] = set()
         for each in node.fields:
@@ -352,20 +432,10 @@ def _value(node: AvroType, json: Json) -> Any:
 
 
 def _value_of_leaf(node: Fixed | Primitive, json: Json) -> Any:
-    kind = node.kind
-    if kind in ("bytes", "fixed") and isinstance(json, str):
-        # Code points 0 to 255 are the bytes; others raise a ValueError.
-        data = json.encode("latin-1")
-        if isinstance(node, Fixed) and len(data) != node.size:
-            raise ValueError(node.name)
-        convert = from_bytes(node)
-        return convert(data) if convert else data
-    if kind in ("float", "double") and type(json) in (int, float):
-        return float(json)
-    bounds = {"int": INT_RANGE, "long": LONG_RANGE}.get(kind)
-    if type(json) is not _PYTHON_TYPES.get(kind) or (bounds is not None and json not in bounds):
-        raise ValueError(kind)
-    return json
-
-
-_PYTHON_TYPES: Final = {"null": type(None), "boolean": bool, "int": int, "long": int, "string": str}
+    fit = python_leaf(node)
+    if node.kind not in ("bytes", "fixed") or not isinstance(json, str):
+        return fit(json)
+    # Code points 0 to 255 are the bytes; others raise a `UnicodeEncodeError`, which is a ValueError.
+    data = fit(json.encode("latin-1"))
+    convert = from_bytes(node)
+    return convert(data) if convert else data

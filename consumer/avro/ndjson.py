@@ -23,7 +23,18 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, rejected
-from consumer.avro.fitting import Exhausted, Fit, Fitter, Misfit, Number, misfit, of_type
+from consumer.avro.fitting import (
+    Exhausted,
+    Fit,
+    Fitter,
+    Misfit,
+    Number,
+    fit_boolean,
+    fit_null,
+    fit_text,
+    misfit,
+    python_leaf,
+)
 from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, label, parse
 from consumer.avro.typed import Choice
 from consumer.avro.values import (
@@ -216,30 +227,13 @@ def _decimal(logical: Logical) -> Fit:
 
 
 def _fixed(node: Fixed) -> Fit:
-    of_logical = from_bytes(node)
+    of_size, of_logical = python_leaf(node), from_bytes(node)
 
     def fit(value: Any) -> Any:
-        data = _bytes(value)
-        if len(data) != node.size:
-            raise Misfit(f"expected {node.size} bytes ({node.name})")
+        data = of_size(_bytes(value))
         return of_logical(data) if of_logical else data
 
     return fit
-
-
-def _text(value: Any) -> str:
-    # As it is written: 27.50 keeps its zero, and an id of 20 digits every one.
-    if type(value) is Number:
-        return str(value)
-    if type(value) is not str:
-        raise Misfit("expected text")
-    # JSON can spell half of a surrogate pair, which no UTF-8 holds.
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Misfit("expected text, found half of a surrogate pair") from None
-    return value
 
 
 def _bytes(value: Any) -> bytes:
@@ -281,12 +275,13 @@ def _float(value: Any) -> float:
 
 
 _PLAIN: Final[dict[str, Callable[[Any], Any]]] = {
-    "null": of_type("null", type(None)),
-    "boolean": of_type("true or false", bool),
+    "null": fit_null,
+    "boolean": fit_boolean,
     "int": lambda value: _bounded(_whole(value), INT_RANGE),
     "long": lambda value: _bounded(_whole(value), LONG_RANGE),
     "float": _float,
     "double": _float,
     "bytes": _bytes,
-    "string": _text,
+    # A number keeps its literal: 27.50 its zero, and an id of 20 digits every one.
+    "string": fit_text,
 }

@@ -13,7 +13,7 @@ paths (to name the nearest one in an error) is bounded in depth and in number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +74,7 @@ class SchemaPaths:
 
     def resolve(self, path: str) -> Source:
         """Return the source that `path` names. Raises `NoSuchPath`, which says what may be meant."""
-        steps, places = self._walk(path)
+        steps, picks, places = self._walk(path)
         kinds = {_kind(place) for place in places}
         while "array" in kinds:
             # An array of scalars: the path means its elements.
@@ -89,39 +89,49 @@ class SchemaPaths:
             raise NoSuchPath(f"{path!r} is no value but null: name another path")
         if kinds & _STRUCTURES:
             raise NoSuchPath(_no_value(path, steps, places))
-        return Source(path, tuple(steps), frozenset(kinds), _picks(path))
+        return Source(path, tuple(steps), frozenset(kinds), picks)
 
     def records(self, path: str) -> tuple[Source, list[Record]]:
         """Return where the records stand that `path` ends at, and their types. Raises `NoSuchPath`."""
-        steps, places = self._walk(path)
+        steps, picks, places = self._walk(path)
         records = [place for place in places if isinstance(place, Record)]
         if not records:
             kinds = " or ".join(sorted({_kind(place) for place in places} - {"null"})) or "null"
             raise NoSuchPath(f"{path!r} is no record but {kinds}")
-        return Source(path, tuple(steps), frozenset({"enum"}), _picks(path)), records
+        return Source(path, tuple(steps), frozenset({"enum"}), picks), records
 
     def has(self, path: str) -> bool:
         """Return whether the schema has this path, to a value or to a structure."""
         try:
-            return self._leads_on(_parsed(path))
+            return bool(self._at(_parsed(path)[0]))
         except NoSuchPath:
             return False
 
     def all_paths(self) -> Iterator[str]:
         """Yield the paths to values, in the schema's order; bounded in number and depth."""
-        bounded = islice(_paths_below(list(self._root), "", _DEEPEST), _MOST_PATHS)
-        return iter(dict.fromkeys(bounded))
+        ends = (
+            written(steps)
+            for steps, places in _below_all(self._root, (), _DEEPEST)
+            if steps and any(place.kind not in _NO_VALUES for place in places)
+        )
+        return iter(dict.fromkeys(islice(ends, _MOST_PATHS)))
 
-    def _walk(self, path: str) -> tuple[list[str], list[AvroType]]:
-        """Return the steps of `path`, and the types at its end."""
-        steps = _parsed(path)
+    def _at(self, steps: Iterable[str]) -> list[AvroType]:
+        """Return the types at the end of these steps; none if the schema does not have them."""
         places: list[AvroType] = list(self._root)
-        for number, step in enumerate(steps):
-            below = [branch for place in places for branch in _below(place, step)]
-            if not below:
-                raise NoSuchPath(self._missing(path, steps, number, places))
-            places = below
-        return steps, places
+        for step in steps:
+            places = [branch for place in places for branch in _below(place, step)]
+        return places
+
+    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], list[AvroType]]:
+        """Return the steps of `path`, its picks, and the types at its end. Raises `NoSuchPath`."""
+        steps, picks = _parsed(path)
+        places = self._at(steps)
+        if not places:
+            # The first step that leads nowhere is what the message is about.
+            number = next(at for at in range(len(steps)) if not self._at(steps[: at + 1]))
+            raise NoSuchPath(self._missing(path, steps, number, self._at(steps[:number])))
+        return steps, picks, places
 
     def _missing(self, path: str, steps: list[str], number: int, places: list[AvroType]) -> str:
         """Return the message that `steps[number]` of `path` does not exist below `places`."""
@@ -136,7 +146,7 @@ class SchemaPaths:
             why = f": {written(here)!r} is {kinds} and has no fields"
         elif by_type := self._by_type_name(steps):
             why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
-        near = written(meant) if why and self._leads_on(meant) else self._nearest(path, written(here))
+        near = written(meant) if why and self._at(meant) else self._nearest(path, written(here))
         if near:
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
         # Nothing is spelled alike: say what there is.
@@ -155,29 +165,26 @@ class SchemaPaths:
         elsewhere = (one for one in every if one.rpartition(".")[2] == name)
         return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(elsewhere, "")
 
-    def _leads_on(self, steps: Iterable[str]) -> bool:
-        """Return whether these steps lead anywhere."""
-        places: list[AvroType] = list(self._root)
-        for step in steps:
-            places = [branch for place in places for branch in _below(place, step)]
-        return bool(places)
-
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
         """Where the steps hold the name of a record's type in place of its field: the name, and the steps meant."""
-        bounded = islice(_records_below(list(self._root), (), _DEEPEST), _MOST_PATHS)
-        for name, place in bounded:
+        everywhere = islice(_below_all(self._root, (), _DEEPEST), _MOST_PATHS)
+        records = [
+            (place.name, here) for here, places in everywhere for place in places if isinstance(place, Record)
+        ]
+        for name, here in records:
             # With its namespace a name is several steps.
             for words in (name.split("."), [name.rpartition(".")[2]]):
                 for at in range(len(steps) - len(words) + 1):
-                    meant = [*place, *steps[at + len(words) :]]
-                    if meant and steps[at : at + len(words)] == words and self._leads_on(meant):
+                    meant = [*here, *steps[at + len(words) :]]
+                    if meant and steps[at : at + len(words)] == words and self._at(meant):
                         return ".".join(words), meant
         return None
 
 
-def _parsed(path: str) -> list[str]:
-    """Return the steps of a path as it is written."""
+def _parsed(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
+    """Return the steps of a path as it is written, and of which arrays only one element is meant (`Source.picks`)."""
     steps: list[str] = []
+    picks = []
     for segment in path.split("."):
         match = _SEGMENT.fullmatch(segment)
         if match is None:
@@ -185,14 +192,12 @@ def _parsed(path: str) -> list[str]:
                 f"{path!r} is not a path: write names separated by dots, [] after an array: order.items[].sku, or [0] "
                 "for one element"
             )
-        steps += [match["name"], *(EACH for _ in _ELEMENT.findall(match["elements"]))]
-    return steps
-
-
-def _picks(path: str) -> tuple[tuple[int, int], ...]:
-    """Return where among the steps of this path one element is meant, and which."""
-    marks = [mark for segment in path.split(".") for mark in ("", *_ELEMENT.findall(segment))]
-    return tuple((position, int(mark)) for position, mark in enumerate(marks) if mark)
+        steps.append(match["name"])
+        for index in _ELEMENT.findall(match["elements"]):
+            if index:
+                picks.append((len(steps), int(index)))
+            steps.append(EACH)
+    return steps, tuple(picks)
 
 
 def written(steps: Iterable[str]) -> str:
@@ -229,15 +234,25 @@ def _first(paths: list[str]) -> str:
     return (", ".join(paths[:_MOST_NAMED]) or "no fields") + more
 
 
-def _records_below(places: list[AvroType], steps: Path, depth: int) -> Iterator[tuple[str, Path]]:
-    """Yield the type names of the records at and below these types, with the steps to each."""
-    for node in places if depth >= 0 else ():
+def _below_all(
+    places: Sequence[AvroType], steps: Path, depth: int
+) -> Iterator[tuple[Path, Sequence[AvroType]]]:
+    """Yield all places at and below these types: the steps to each, and its types. What is inside goes first.
+
+    The key of a map is ``<key>``. An array of scalars has no step of its own: a path to it means its elements.
+    """
+    if depth < 0:
+        return
+    for node in places:
         if isinstance(node, Record):
-            yield node.name, steps
             for field in node.fields:
-                yield from _records_below(_branches(field.type), (*steps, field.name), depth - 1)
+                yield from _below_all(_branches(field.type), (*steps, field.name), depth - 1)
+        elif isinstance(node, Map):
+            yield from _below_all(_branches(node.values), (*steps, "<key>"), depth - 1)
         elif isinstance(node, Array):
-            yield from _records_below(_branches(node.items), (*steps, EACH), depth - 1)
+            items = _branches(node.items)
+            yield from _below_all(items, steps if _are_scalars(items) else (*steps, EACH), depth - 1)
+    yield steps, places
 
 
 def _branches(node: AvroType) -> list[AvroType]:
@@ -266,24 +281,6 @@ def _kind(node: AvroType) -> str:
 def _are_scalars(items: list[AvroType]) -> bool:
     """Return whether a path to these items of an array ends at them: none is a record or a map."""
     return bool(items) and not any(isinstance(item, Record | Map) for item in items)
-
-
-def _paths_below(places: list[AvroType], prefix: str, depth: int) -> Iterator[str]:
-    """Yield the paths to values at and below these types. `prefix` is the path to them."""
-    if depth < 0:
-        return
-    for node in places:
-        if isinstance(node, Record):
-            for field in node.fields:
-                path = f"{prefix}.{field.name}" if prefix else field.name
-                yield from _paths_below(_branches(field.type), path, depth - 1)
-        elif isinstance(node, Map):
-            yield from _paths_below(_branches(node.values), f"{prefix}.<key>", depth - 1)
-        elif isinstance(node, Array):
-            items = _branches(node.items)
-            yield from _paths_below(items, prefix if _are_scalars(items) else f"{prefix}[]", depth - 1)
-    if prefix and any(node.kind not in _NO_VALUES for node in places):
-        yield prefix
 
 
 # -- what is asked for of a value

@@ -7,12 +7,9 @@ JSON, so that the result keeps everything its author wrote; what is no schema pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
 
-from consumer.avro.schema import NAMED_KINDS, PRIMITIVES, InvalidSchema, Json, full_name, possible_names
-
-_CHILDREN: Final = ("items", "values", "type")
+from consumer.avro.schema import NAMED_KINDS, PRIMITIVES, InvalidSchema, Json, full_name
 
 
 def definitions(documents: Iterable[Json]) -> dict[str, Json]:
@@ -21,11 +18,18 @@ def definitions(documents: Iterable[Json]) -> dict[str, Json]:
     Raises `InvalidSchema` for a document nested too deeply.
     """
     found: dict[str, Json] = {}
+
+    def visit(schema: Json, namespace: str) -> None:
+        full, inner = _name_of(schema, namespace)
+        if full:
+            # It may be put into another namespace, so it brings its own along. The first of equal names stands: the
+            # caller says by the order of the documents which one counts.
+            found.setdefault(full, {**schema, "name": full.rpartition(".")[2], "namespace": inner})
+        _with_parts(schema, lambda part: visit(part, inner))
+
     try:
         for document in documents:
-            # The first of equal names stands, so the caller says by the order which file counts.
-            for name, definition in _named_types(document, ""):
-                found.setdefault(name, definition)
+            visit(document, "")
     except RecursionError:
         raise InvalidSchema("the schema is nested too deeply") from None
     return found
@@ -36,14 +40,36 @@ def inlined(document: Json, known: Mapping[str, Json]) -> Json:
 
     `known` are definitions by full name (see `definitions`). Raises `InvalidSchema` if nested too deeply.
     """
+    defined: set[str] = set()  # the names that the document has by now
+
+    def walk(schema: Json, namespace: str, is_known: bool) -> Json:
+        """`is_known`: this is part of a definition that came from `known`."""
+        if isinstance(schema, str) and schema not in PRIMITIVES:
+            # The two names that a reference may mean, as `schema.parse` takes it.
+            for full in (full_name(schema, namespace), schema):
+                if full in defined:
+                    return schema
+                if full in known:
+                    return walk(known[full], "", True)
+            return schema  # unknown: `schema.parse` says so
+        full, inner = _name_of(schema, namespace)
+        if full in defined and is_known:
+            # It came in before, by itself or inside another definition, and must not be defined twice.
+            return full
+        if full:
+            defined.add(full)
+        return _with_parts(schema, lambda part: walk(part, inner, is_known))
+
     try:
-        return _Inlining(known).walk(document, "")
+        return walk(document, "", False)
     except RecursionError:
         raise InvalidSchema("the schema is nested too deeply") from None
 
 
-def _name_of(schema: dict[str, Json], namespace: str) -> tuple[str, str]:
+def _name_of(schema: Json, namespace: str) -> tuple[str, str]:
     """Return the full name of a named type, else "", and the namespace for what is inside."""
+    if not isinstance(schema, dict):
+        return "", namespace
     kind, name, own = schema.get("type"), schema.get("name"), schema.get("namespace", namespace)
     if not (isinstance(kind, str) and kind in NAMED_KINDS and isinstance(name, str) and isinstance(own, str)):
         return "", namespace
@@ -51,67 +77,19 @@ def _name_of(schema: dict[str, Json], namespace: str) -> tuple[str, str]:
     return full, full.rpartition(".")[0]
 
 
-def _named_types(schema: Json, namespace: str) -> Iterator[tuple[str, Json]]:
+def _with_parts(schema: Json, change: Callable[[Json], Json]) -> Json:
+    """Return the schema with each type that is written in it changed: branches, items, values and fields."""
     if isinstance(schema, list):
-        for branch in schema:
-            yield from _named_types(branch, namespace)
+        return [change(branch) for branch in schema]
     if not isinstance(schema, dict):
-        return
-    full, namespace = _name_of(schema, namespace)
-    if full:
-        # It may be put into another namespace, so it brings its own along.
-        yield full, {**schema, "name": full.rpartition(".")[2], "namespace": namespace}
-    fields = schema.get("fields")
-    below = (
-        [field.get("type") for field in fields if isinstance(field, dict)] if isinstance(fields, list) else []
-    )
-    for child in (*(schema.get(key) for key in _CHILDREN), *below):
-        yield from _named_types(child, namespace)
-
-
-class _Inlining:
-    """One document being completed."""
-
-    def __init__(self, known: Mapping[str, Json]) -> None:
-        self._known = known
-        self._defined: set[str] = set()  # the names it has by now
-        self._inside_known = 0
-
-    def walk(self, schema: Json, namespace: str) -> Json:
-        if isinstance(schema, str):
-            return schema if schema in PRIMITIVES else self._reference(schema, namespace)
-        if isinstance(schema, list):
-            return [self.walk(branch, namespace) for branch in schema]
-        return self._object(schema, namespace) if isinstance(schema, dict) else schema
-
-    def _reference(self, name: str, namespace: str) -> Json:
-        for full in possible_names(name, namespace):
-            if full in self._defined:
-                return name
-            if full in self._known:
-                # Within a definition from outside, a type that the document has already must not come twice.
-                self._inside_known += 1
-                definition = self.walk(self._known[full], "")
-                self._inside_known -= 1
-                return definition
-        return name
-
-    def _object(self, schema: dict[str, Json], namespace: str) -> Json:
-        full, namespace = _name_of(schema, namespace)
-        if full in self._defined and self._inside_known:
-            return full  # it came in before, by itself or inside another definition
-        if full:
-            self._defined.add(full)
-        whole = dict(schema)
-        for key in _CHILDREN:
-            # The text of "type" is a kind, or a reference that `parse` follows by itself.
-            if isinstance(schema.get(key), list | dict) or (key != "type" and key in schema):
-                whole[key] = self.walk(schema[key], namespace)
-        if isinstance(schema.get("fields"), list):
-            whole["fields"] = [
-                {**field, "type": self.walk(field["type"], namespace)}
-                if isinstance(field, dict) and "type" in field
-                else field
-                for field in schema["fields"]
-            ]
-        return whole
+        return schema
+    whole = {**schema, **{key: change(schema[key]) for key in ("items", "values") if key in schema}}
+    # The text of "type" is a kind, or a reference that `schema.parse` follows by itself.
+    if isinstance(schema.get("type"), list | dict):
+        whole["type"] = change(schema["type"])
+    if isinstance(schema.get("fields"), list):
+        whole["fields"] = [
+            {**field, "type": change(field["type"])} if isinstance(field, dict) and "type" in field else field
+            for field in schema["fields"]
+        ]
+    return whole

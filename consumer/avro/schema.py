@@ -147,16 +147,18 @@ class Record:
 Named = Enum | Fixed | Record
 AvroType = Primitive | Array | Map | Union | Enum | Fixed | Record
 
+# How many units make a second, by the end of a logical type's name.
+_UNITS: Final = {"millis": 10**3, "micros": 10**6, "nanos": 10**9}
+# The type that a time must have, and what it means. A time of day has no nanoseconds.
 _TIMES: Final = {
     "date": ("int", Logical("date", "date")),
-    "time-millis": ("int", Logical("time-millis", "time", 10**3)),
-    "time-micros": ("long", Logical("time-micros", "time", 10**6)),
-    "timestamp-millis": ("long", Logical("timestamp-millis", "timestamp", 10**3)),
-    "timestamp-micros": ("long", Logical("timestamp-micros", "timestamp", 10**6)),
-    "timestamp-nanos": ("long", Logical("timestamp-nanos", "timestamp", 10**9)),
-    "local-timestamp-millis": ("long", Logical("local-timestamp-millis", "local-timestamp", 10**3)),
-    "local-timestamp-micros": ("long", Logical("local-timestamp-micros", "local-timestamp", 10**6)),
-    "local-timestamp-nanos": ("long", Logical("local-timestamp-nanos", "local-timestamp", 10**9)),
+    "time-millis": ("int", Logical("time-millis", "time", _UNITS["millis"])),
+    "time-micros": ("long", Logical("time-micros", "time", _UNITS["micros"])),
+    **{
+        f"{family}-{unit}": ("long", Logical(f"{family}-{unit}", family, per_second))
+        for family in ("timestamp", "local-timestamp")
+        for unit, per_second in _UNITS.items()
+    },
 }
 
 
@@ -215,8 +217,9 @@ class _Parser:
     def _reference(self, name: str, namespace: str, where: str) -> AvroType:
         if name in PRIMITIVES:
             return Primitive(name)
-        for full in possible_names(name, namespace):
-            # A reference is the type itself, so that what compiles the graph looks nothing up.
+        # Its full name, then the name as it stands, as Java reads it. A reference is the type itself, so that what
+        # compiles the graph looks nothing up.
+        for full in (full_name(name, namespace), name):
             if full in self._named:
                 return self._named[full]
         raise InvalidSchema(f"{where}: there is no type {name!r}")
@@ -241,12 +244,10 @@ class _Parser:
         )
         if full in self._named:
             raise InvalidSchema(f"{full}: is defined twice")
-        if schema["type"] == "enum":
-            self._named[full] = enum = _enum(schema, full, aliases)
-            return enum
-        if schema["type"] == "fixed":
-            self._named[full] = fixed = _fixed(schema, full, aliases)
-            return fixed
+        if schema["type"] != "record" and schema["type"] != "error":
+            named = (_enum if schema["type"] == "enum" else _fixed)(schema, full, aliases)
+            self._named[full] = named
+            return named
         self._named[full] = record = Record(full, aliases)  # known before its fields: they may refer to it
         fields = schema.get("fields")
         if not isinstance(fields, list):
@@ -296,11 +297,6 @@ def _fixed(schema: dict[str, Json], name: str, aliases: tuple[str, ...]) -> Fixe
 def full_name(name: str, namespace: str) -> str:
     """Return the name with its namespace; a name with a dot has one already ("Names" of the specification)."""
     return name if "." in name or not namespace else f"{namespace}.{name}"
-
-
-def possible_names(name: str, namespace: str) -> tuple[str, ...]:
-    """Return the names that a reference can mean: its full name, then the name as it stands (as Java reads it)."""
-    return full_name(name, namespace), name
 
 
 def _bounded_name(name: str) -> str:

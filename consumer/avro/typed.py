@@ -102,7 +102,9 @@ class TypedDecoder(AnyDecoder):
             writer = self._writers.get(framing)
             if writer is None:
                 return Found(framing, start, None, 0)
-            route = self._routes[framing, topic] = self._route(framing, writer, topic)
+            routes = [self._branch(framing, at, node, topic) for at, node in enumerate(_types(writer))]
+            route = tuple(routes) if isinstance(writer, Union) else routes[0]
+            self._routes[framing, topic] = route
         if isinstance(route, Route):
             return Found(framing, start, *route)
         try:
@@ -128,37 +130,35 @@ class TypedDecoder(AnyDecoder):
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
-        """See `Decoder.add_schema`. Returns a verdict also if no record of it is read on any topic."""
-        verdict: Rejection | Filtered | None = self._add(ref, schema_json, kind)
+        """See `AnyDecoder.add_schema`. Returns a verdict also if no record of it is read on any topic."""
+        verdict = super().add_schema(ref, schema_json, kind)
         if verdict is not None:
             return verdict
         framing = framing_of(ref)
         for at, node in enumerate(_types(self._writers[framing])):
             plan, number = self._branch(framing, at, node, None)
+            # One that is read on some topic is enough, now or once the mapping of that topic is asked.
             if not isinstance(plan, Rejection | Filtered) or (not number and self._choice.knows(label(node))):
                 return None
             verdict = plan
         return verdict
 
-    def _route(self, framing: bytes, writer: AvroType, topic: str) -> Route | tuple[Route, ...]:
-        routes = [self._branch(framing, at, node, topic) for at, node in enumerate(_types(writer))]
-        return tuple(routes) if isinstance(writer, Union) else routes[0]
-
     def _branch(self, framing: bytes, at: int, writer: AvroType, topic: str | None) -> Route:
-        chosen = self._choice.choose(label(writer), topic)
-        if not isinstance(chosen, int):
-            return Route(chosen, 0)
-        key = (framing, at, chosen)
+        number = self._choice.choose(label(writer), topic)
+        if not isinstance(number, int):
+            return Route(number, 0)
+        key = (framing, at, number)
         if key not in self._resolved:
-            self._resolved[key] = self._resolve(framing, writer, chosen)
-        return Route(self._resolved[key], chosen)
-
-    def _resolve(self, framing: bytes, writer: AvroType, number: int) -> Plan | Rejection:
-        try:
-            plan = resolve(writer, self._ours[number - 1])
-        except (Incompatible, InvalidSchema) as error:
-            return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}")
-        return trimmed(plan, ALL if self._whole else self._choice.all[number - 1].asked)
+            try:
+                plan = resolve(writer, self._ours[number - 1])
+                asked = ALL if self._whole else self._choice.all[number - 1].asked
+                self._resolved[key] = trimmed(plan, asked)
+            except (Incompatible, InvalidSchema) as error:
+                # Of this branch only: records of the others are read.
+                self._resolved[key] = rejected(
+                    DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}"
+                )
+        return Route(self._resolved[key], number)
 
     def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
         typed = SectionEvent(event)
