@@ -33,7 +33,7 @@ from consumer.avro.plan import Plan, trimmed
 from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import AvroType, InvalidSchema, Json, fingerprint, parse, shown
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, Stage
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
 
 # The header in which Confluent's serialisers put the schema of the value (for the key there is another).
 SCHEMA_ID_HEADER: Final = "__value_schema_id"
@@ -113,7 +113,9 @@ def framing_of(ref: SchemaRef) -> bytes:
 
 
 class Found(NamedTuple):
-    """How a record is read: its framing, where its datum starts, and the plan; or why it is not; None: not known yet.
+    """How a record is read: its framing, where its datum starts, and its plan, or why it has none.
+
+    `plan` is None if its schema is not known yet.
 
     `number`: which of several schemas of ours it is read as (`consumer.avro.typed`); 0: there is only one, or none.
     """
@@ -146,6 +148,7 @@ class AnyDecoder(ABC):
     def _unlearn(self, framing: bytes) -> None:
         """Know this schema no more, if it is known."""
 
+    @abstractmethod
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
@@ -153,6 +156,9 @@ class AnyDecoder(ABC):
 
         Returns why its records can never be read, if so: each of them then gets this verdict.
         """
+
+    def _add(self, ref: SchemaRef, schema_json: Json, kind: str) -> Rejection | None:
+        """Learn the schema that `ref` names, whatever is read of it; see `add_schema`."""
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
         try:
@@ -228,13 +234,18 @@ class AnyDecoder(ABC):
             return self._unknown(framing, start, value)
         if isinstance(plan, Rejection | Filtered):
             return self.unless_doubted(framing, plan)
+        event: CommerceEvent
         read: Read = plan.read
         try:
             event, end = read(value, start)
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
             return self.unless_doubted(framing, _failed(framing, error))
         if end == len(value):
-            return self._typed(event, number)
+            if number:  # one of several schemas of ours: the converter has to know which
+                typed = SectionEvent(event)
+                typed.section = number
+                return typed
+            return event
         code, what = DecodeCode.TRAILING_BYTES, "are left over after"
         if end > len(value):
             code, what = DecodeCode.UNDECODABLE, "end inside"
@@ -249,10 +260,6 @@ class AnyDecoder(ABC):
         if "guid" in self._kinds and record.headers and _schema_header(record) is not None:
             return value  # a bare datum, which may begin with any bytes
         return _unzipped(value)
-
-    def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
-        """Return the event, which was read as our schema of this number."""
-        return event
 
     def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | Filtered | SchemaRef:
         if not value:
@@ -293,6 +300,10 @@ class Decoder(AnyDecoder):
         """See `AnyDecoder.find`."""
         framing, start = self.split(record, value)
         return Found(framing, start, self.plans.get(framing), 0)
+
+    def add_schema(self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO") -> Rejection | None:
+        """See `AnyDecoder.add_schema`."""
+        return self._add(ref, schema_json, kind)
 
     def _learn(self, framing: bytes, writer: AvroType) -> None:
         # What is not asked for is read over: a record may hold far more than the mapping looks at.

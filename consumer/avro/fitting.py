@@ -114,10 +114,11 @@ class Fitter:
                 raise Misfit(f"expected an object ({node.name})")
             fitted = {}
             for name, aliases, fit_field, default in fields:
-                # The name goes before an alias, should both be there.
-                key = name if name in value else next((alias for alias in aliases if alias in value), None)
                 try:
-                    if key is not None:
+                    # The name goes before an alias, should both be there.
+                    if name in value:
+                        fitted[name] = fit_field(value[name])
+                    elif (key := next((alias for alias in aliases if alias in value), None)) is not None:
                         fitted[name] = fit_field(value[key])
                     elif default is not None:
                         # Times and decimals of a default are values already; only fastavro takes other ones.

@@ -17,7 +17,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from consumer.avro.schema import Array, AvroType, Fixed, InvalidSchema, Map, Primitive, Record, Union, parse
+from consumer.avro.schema import (
+    Array,
+    AvroType,
+    Fixed,
+    InvalidSchema,
+    Map,
+    Primitive,
+    Record,
+    branches_of,
+    parse,
+)
 from consumer.errors import nearest
 
 AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
@@ -68,7 +78,7 @@ class SchemaPaths:
         except InvalidSchema as error:
             raise NoSuchPath(str(error)) from None
         # A union at the root is gone through for its records, as unions everywhere.
-        self._root = [branch for branch in _branches(root) if isinstance(branch, Record)]
+        self._root = [branch for branch in branches_of(root) if isinstance(branch, Record)]
         if not self._root:
             raise NoSuchPath("the schema is not a record")
 
@@ -166,7 +176,7 @@ class SchemaPaths:
         return below.get(nearest(path.removeprefix(here).lstrip("."), below)) or next(elsewhere, "")
 
     def _by_type_name(self, steps: list[str]) -> tuple[str, list[str]] | None:
-        """Where the steps hold the name of a record's type in place of its field: the name, and the steps meant."""
+        """Return the name of a record's type that the steps hold in place of its field, and the steps meant."""
         everywhere = islice(_below_all(self._root, (), _DEEPEST), _MOST_PATHS)
         records = [
             (place.name, here) for here, places in everywhere for place in places if isinstance(place, Record)
@@ -216,7 +226,7 @@ def _no_value(path: str, steps: list[str], places: list[AvroType]) -> str:
     return f"{path!r} is {kinds}: name {ask}: {_first(_ends_below(places, written(steps)))}"
 
 
-def _ends_below(places: list[AvroType], here: str) -> list[str]:
+def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
     """Return the paths to what lies directly below these types, in the schema's order: fields, elements or keys."""
     found: list[str] = []
     for place in places:
@@ -225,7 +235,7 @@ def _ends_below(places: list[AvroType], here: str) -> list[str]:
         elif isinstance(place, Map):
             found.append(f"{here}.<key>")
         elif isinstance(place, Array):
-            found += _ends_below(_branches(place.items), f"{here}[]")
+            found += _ends_below(branches_of(place.items), f"{here}[]")
     return list(dict.fromkeys(found))
 
 
@@ -246,27 +256,23 @@ def _below_all(
     for node in places:
         if isinstance(node, Record):
             for field in node.fields:
-                yield from _below_all(_branches(field.type), (*steps, field.name), depth - 1)
+                yield from _below_all(branches_of(field.type), (*steps, field.name), depth - 1)
         elif isinstance(node, Map):
-            yield from _below_all(_branches(node.values), (*steps, "<key>"), depth - 1)
+            yield from _below_all(branches_of(node.values), (*steps, "<key>"), depth - 1)
         elif isinstance(node, Array):
-            items = _branches(node.items)
+            items = branches_of(node.items)
             yield from _below_all(items, steps if _are_scalars(items) else (*steps, EACH), depth - 1)
     yield steps, places
 
 
-def _branches(node: AvroType) -> list[AvroType]:
-    return node.branches if isinstance(node, Union) else [node]
-
-
-def _below(node: AvroType, step: str) -> list[AvroType]:
+def _below(node: AvroType, step: str) -> Sequence[AvroType]:
     """Return the types one step below `node`; none if the step does not fit it."""
     if isinstance(node, Array):
-        return _branches(node.items) if step == EACH else []
+        return branches_of(node.items) if step == EACH else []
     if isinstance(node, Map):
-        return _branches(node.values) if step != EACH else []
+        return branches_of(node.values) if step != EACH else []
     fields = node.fields if isinstance(node, Record) and step != EACH else []
-    return [branch for field in fields if field.name == step for branch in _branches(field.type)]
+    return [branch for field in fields if field.name == step for branch in branches_of(field.type)]
 
 
 def _kind(node: AvroType) -> str:
@@ -278,7 +284,7 @@ def _kind(node: AvroType) -> str:
     return "string" if logical.family == "uuid" else logical.name.removeprefix("local-")
 
 
-def _are_scalars(items: list[AvroType]) -> bool:
+def _are_scalars(items: Sequence[AvroType]) -> bool:
     """Return whether a path to these items of an array ends at them: none is a record or a map."""
     return bool(items) and not any(isinstance(item, Record | Map) for item in items)
 
@@ -287,8 +293,10 @@ def _are_scalars(items: list[AvroType]) -> bool:
 
 
 def _below_each(asked: Asked) -> Asked:
-    """The paths without the arrays that they begin with: where there is no array, `decisions.walk` takes its place
-    for the one element."""
+    """Return the paths without the `EACH` that they begin with.
+
+    Where a value is no array, `decisions.walk` takes it for the one element.
+    """
     found = []
     for steps in asked:
         while steps and steps[0] == EACH:
@@ -306,12 +314,10 @@ def within(asked: Asked, name: str) -> Asked:
     return tuple(steps[1:] for steps in asked if steps and steps[0] == name)
 
 
-def names_in(asked: Asked) -> frozenset[str] | None:
-    """Return the names of the parts that are asked for; None if all are, or if none is."""
+def keys_in(asked: Asked) -> tuple[frozenset[str] | None, Asked]:
+    """Return the keys of a map that are asked for (None: all), and the paths that are asked for below their values."""
     below = _below_each(asked)
-    return None if () in below or not below else frozenset(steps[0] for steps in below)
-
-
-def below_any(asked: Asked) -> Asked:
-    """Return the paths that are asked for below any part."""
-    return tuple(steps[1:] for steps in _below_each(asked))
+    if () in below:
+        return None, ALL
+    # All values of a map have one type, so what is asked for below one key is kept below every key.
+    return frozenset(steps[0] for steps in below), tuple(steps[1:] for steps in below)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.avro.paths import ALL, EACH, NOTHING, Asked, below_any, names_in, within
+from consumer.avro.paths import EACH, NOTHING, Asked, keys_in, within
 from consumer.avro.reading import (
     MOST_ITEMS,
     Read,
@@ -39,18 +39,21 @@ class Leaf:
     read: Read = field(init=False)
 
     def __post_init__(self) -> None:
+        primitive, convert = self.primitive, self.convert
         # Most values are not converted: then nothing stands between the caller and the primitive.
-        self.read = self.primitive if self.convert is None else self._read_and_convert
+        self.read = primitive
+        if convert is not None:
 
-    def _read_and_convert(self, data: bytes, at: int) -> tuple[Any, int]:
-        value, at = self.primitive(data, at)
-        assert self.convert is not None  # noqa: S101 - for the type checker
-        return self.convert(value), at
+            def read(data: bytes, at: int) -> tuple[Any, int]:
+                value, at = primitive(data, at)
+                return convert(value), at
+
+            self.read = read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnumPlan:
-    """An index into the writer's symbols, each already mapped to ours; ``None`` for one without a place.
+    """An index into the writer's symbols, each already mapped to ours; None for one that ours lacks.
 
     One is made for each pair of enums, however often it stands in a schema: to compare a hundred thousand symbols in
     each of a thousand places would take minutes.
@@ -71,17 +74,20 @@ class EnumPlan:
 
 @dataclass(frozen=True, slots=True)
 class OptionalPlan:
-    """The union of ``null`` (branch `null`, 0 or 1) and one other type: nearly every field is one."""
+    """The union of ``null`` and one other type: nearly every field is one.
 
-    null: int
+    `null_byte` stands for the branch of null: 0 if it is the first one, else 2. The other one is 2 minus that.
+    """
+
+    null_byte: int
     value: Plan
 
     def read(self, data: bytes, at: int) -> tuple[Any, int]:
         """See `Read`."""
         branch = data[at]
-        if branch == self.null << 1:
+        if branch == self.null_byte:
             return None, at + 1
-        if branch != (1 - self.null) << 1:  # a longer spelling of 0 or 1 as well
+        if branch != 2 - self.null_byte:  # also a longer spelling of 0 or 1
             raise ValueError("a union's branch that it does not have")
         return self.value.read(data, at + 1)
 
@@ -183,17 +189,14 @@ class RecordPlan:
 Plan = Leaf | EnumPlan | OptionalPlan | UnionPlan | ArrayPlan | MapPlan | DefaultPlan | RecordPlan
 
 
-def branch_bytes(plan: OptionalPlan) -> tuple[int, int]:
-    """Return the bytes that stand for the branch of null and for the other one."""
-    return plan.null << 1, (1 - plan.null) << 1
+def trimmed(
+    plan: Plan, asked: Asked, records: dict[tuple[RecordPlan, Asked], RecordPlan] | None = None
+) -> Plan:
+    """Return `plan` without what `asked` does not name: that is read over, and not kept.
 
-
-def trimmed(plan: Plan, asked: Asked = ALL) -> Plan:
-    """Return `plan` without what `asked` does not name: that is read over, and not kept."""
-    return _trimmed(plan, asked, {})
-
-
-def _trimmed(plan: Plan, asked: Asked, records: dict[tuple[RecordPlan, Asked], RecordPlan]) -> Plan:
+    `records`: the records that were trimmed on the way to this plan.
+    """
+    records = {} if records is None else records
     if isinstance(plan, RecordPlan):
         key = (plan, asked)
         # A record may stand in many places, and in itself: it is trimmed once for each asking.
@@ -203,19 +206,19 @@ def _trimmed(plan: Plan, asked: Asked, records: dict[tuple[RecordPlan, Asked], R
                 (name, value, NOTHING if name is None else within(asked, name)) for name, value in plan.fields
             ]
             made.fields = [
-                (name if below else None, _trimmed(value, below, records))
+                (name if below else None, trimmed(value, below, records))
                 for name, value, below in fields
                 if below or not isinstance(value, DefaultPlan)
             ]
         return records.get(key, plan)
     if isinstance(plan, OptionalPlan):
-        return OptionalPlan(plan.null, _trimmed(plan.value, asked, records))
+        return OptionalPlan(plan.null_byte, trimmed(plan.value, asked, records))
     if isinstance(plan, UnionPlan):
-        return UnionPlan(tuple(_trimmed(branch, asked, records) for branch in plan.branches))
+        return UnionPlan(tuple(trimmed(branch, asked, records) for branch in plan.branches))
     if isinstance(plan, ArrayPlan):
         # Where the paths name no array, its one element is meant.
-        return ArrayPlan(_trimmed(plan.item, within(asked, EACH) or asked, records), bool(asked))
+        return ArrayPlan(trimmed(plan.item, within(asked, EACH) or asked, records), bool(asked))
     if isinstance(plan, MapPlan):
-        keys = names_in(asked) if asked else frozenset[str]()
-        return MapPlan(_trimmed(plan.value, ALL if keys is None else below_any(asked), records), keys)
+        keys, below = keys_in(asked)
+        return MapPlan(trimmed(plan.value, below, records), keys)
     return plan

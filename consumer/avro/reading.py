@@ -31,7 +31,7 @@ _LONG_BITS: Final = 63  # the shift of a long's tenth and last byte
 
 
 class Unresolvable(Exception):
-    """This datum uses a branch or symbol of its schema that ours has no place for. Names types only."""
+    """This datum uses a branch or symbol of its schema that ours lacks. Names types only."""
 
 
 # Of an array that is kept. An item of one byte may become a record of many defaults, some hundred bytes each.
@@ -43,12 +43,12 @@ class TooManyItems(Exception):
 
 
 def read_null(_data: bytes, at: int) -> tuple[None, int]:
-    """Nothing, in no bytes."""
+    """Read null, which takes no bytes."""
     return None, at
 
 
 def read_boolean(data: bytes, at: int) -> tuple[bool, int]:
-    """One byte, 0 or 1."""
+    """Read a boolean: one byte, 0 or 1."""
     # An index beyond the end raises: nothing here asks for the length.
     byte = data[at]
     if byte > 1:
@@ -57,7 +57,7 @@ def read_boolean(data: bytes, at: int) -> tuple[bool, int]:
 
 
 def read_long(data: bytes, at: int) -> tuple[int, int]:
-    """A zig-zag number of at most 64 bits."""
+    """Read a zig-zag number of at most 64 bits."""
     byte = data[at]
     at += 1
     if byte < 128:
@@ -76,7 +76,7 @@ def read_long(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_int(data: bytes, at: int) -> tuple[int, int]:
-    """A zig-zag number of at most 32 bits."""
+    """Read a zig-zag number of at most 32 bits."""
     byte = data[at]
     if byte < 128:
         return (byte >> 1) ^ -(byte & 1), at + 1
@@ -87,23 +87,23 @@ def read_int(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_long_as_float(data: bytes, at: int) -> tuple[float, int]:
-    """Promotion of int or long to float or double."""
+    """Read an int or a long that is promoted to float or double."""
     number, at = read_long(data, at)
     return float(number), at
 
 
 def read_float(data: bytes, at: int) -> tuple[float, int]:
-    """Four bytes, little-endian."""
+    """Read four bytes, little-endian."""
     return _FLOAT(data, at)[0], at + 4
 
 
 def read_double(data: bytes, at: int) -> tuple[float, int]:
-    """Eight bytes, little-endian."""
+    """Read eight bytes, little-endian."""
     return _DOUBLE(data, at)[0], at + 8
 
 
 def read_length(data: bytes, at: int) -> tuple[int, int]:
-    """A number that is not negative."""
+    """Read a number that must not be negative."""
     length, at = read_long(data, at)
     if length < 0:
         raise ValueError("a negative length")
@@ -111,7 +111,7 @@ def read_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_string(data: bytes, at: int) -> tuple[str, int]:
-    """A length, and as many bytes of UTF-8. May leave the position beyond the end (see above)."""
+    """Read a length, and that many bytes of UTF-8. May leave the position beyond the end (see above)."""
     byte = data[at]
     # One byte, and not negative: text of up to 63 bytes, which is most of it.
     if not byte & 0x81:
@@ -127,7 +127,7 @@ def read_string(data: bytes, at: int) -> tuple[str, int]:
 
 
 def read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    """A length, and as many bytes. May leave the position beyond the end (see above)."""
+    """Read a length, and that many bytes. May leave the position beyond the end (see above)."""
     length, at = read_length(data, at)
     end = at + length
     return data[at:end], end
@@ -155,7 +155,7 @@ PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
 
 
 def fixed_reader(size: int) -> Read:
-    """A fixed number of bytes."""
+    """Return a reader of this many bytes."""
 
     def read_fixed(data: bytes, at: int) -> tuple[bytes, int]:
         end = at + size
@@ -168,7 +168,7 @@ def fixed_reader(size: int) -> Read:
 
 
 def read_count(data: bytes, at: int) -> tuple[int, int]:
-    """The count of a block; a negative one is followed by the block's size, which only skipping needs."""
+    """Read the count of a block. After a negative one comes the block's size, which only skipping would need."""
     count, at = read_long(data, at)
     if count < 0:
         _, at = read_length(data, at)

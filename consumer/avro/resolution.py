@@ -161,7 +161,8 @@ class _Resolver:
         # The union of null and one type has a plan of its own, since nearly every field is one.
         if reasons or writer.null < 0 or len(branches) != 2:
             return UnionPlan(tuple(branches))
-        return OptionalPlan(writer.null, branches[1 - writer.null])
+        # A branch is a zig-zag number: 0 is the byte 0, and 1 is 2.
+        return OptionalPlan(writer.null << 1, branches[1 - writer.null])
 
     def _pair(self, writer: Record | Enum, reader: AvroType) -> Plan:
         """Resolve two records or enums once, in however many places they are referred to."""

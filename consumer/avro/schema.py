@@ -12,6 +12,7 @@ defaults are never used, so a wrong one there is no reason to refuse the schema.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -136,7 +137,7 @@ class Field:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """Named fields, in order. Made before its fields are known, since they may refer to it."""
+    """Named fields, in order. A record is made before its fields are known, since they may refer to it."""
 
     name: str
     aliases: tuple[str, ...]
@@ -314,14 +315,14 @@ def _texts(value: Json, where: str) -> tuple[str, ...]:
 
 
 def _logical(schema: dict[str, Json], kind: str, size: int | None) -> Logical | None:
-    """The logical type; ``None`` if it is unknown or does not fit its type: the specification says to ignore it."""
+    """Return the logical type; None if it is unknown or does not fit its type: the specification says to ignore it."""
     name = schema.get("logicalType")
     if name == "uuid":
         return Logical("uuid", "uuid") if kind == "string" or size == 16 else None
     if name != "decimal":
         base, logical = _TIMES.get(name, ("", None)) if isinstance(name, str) else ("", None)
         return logical if base == kind else None
-    # Of a decimal; all that the specification says is no decimal is its bytes.
+    # The specification: an invalid decimal is read as its bytes.
     precision, scale = schema.get("precision"), schema.get("scale", 0)
     if kind not in ("bytes", "fixed") or type(precision) is not int or type(scale) is not int:
         return None
@@ -331,6 +332,11 @@ def _logical(schema: dict[str, Json], kind: str, size: int | None) -> Logical | 
     if precision > MAX_DECIMAL_PRECISION:
         raise InvalidSchema(f"a decimal of {precision} digits: {MAX_DECIMAL_PRECISION} are read")
     return Logical("decimal", "decimal", 0, precision, scale)
+
+
+def branches_of(node: AvroType) -> Sequence[AvroType]:
+    """Return the types that a value may be of: the branches of a union, else the type itself."""
+    return node.branches if isinstance(node, Union) else (node,)
 
 
 def label(node: AvroType) -> str:
@@ -362,12 +368,12 @@ def outline(node: AvroType, seen: set[str] | None = None) -> Json:
 
 
 def canonical_form(node: AvroType) -> str:
-    """The Parsing Canonical Form ("Transforming into Parsing Canonical Form")."""
+    """Return the Parsing Canonical Form ("Transforming into Parsing Canonical Form" of the specification)."""
     return json.dumps(outline(node), separators=(",", ":"), ensure_ascii=False)
 
 
 def fingerprint(node: AvroType) -> str:
-    """CRC-64-AVRO of the canonical form: 16 hex digits in the order of single-object encoding (little-endian)."""
+    """Return CRC-64-AVRO of the canonical form: 16 hex digits, little-endian as in single-object encoding."""
     return str(_fastavro_fingerprint(canonical_form(node), "CRC-64-AVRO"))
 
 

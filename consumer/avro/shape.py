@@ -8,7 +8,7 @@ that is not there. What does not fit raises `Misfit`, which names fields and typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -26,6 +26,8 @@ from consumer.avro.schema import (
     Primitive,
     Record,
     Union,
+    branches_of,
+    label,
 )
 from consumer.avro.values import INT_RANGE, LONG_RANGE, decimal_to_scale
 from consumer.errors import nearest
@@ -129,28 +131,29 @@ class _Taker(Fitter):
             raise TooMuch
 
     def _compile(self, node: AvroType) -> Fit:
+        others = [each for each in branches_of(node) if each.kind != "null"]
+        # Nearly every union: None stands for a missing value of any type.
+        if isinstance(node, Union) and len(others) == 1:
+            return self._compile(others[0])
         # No default as in reading: a function knows our symbols.
         fit = _symbol_taker(node) if isinstance(node, Enum) else super()._compile(node)
-        names: Collection[str] = (
-            dict.fromkeys(each.name for each in node.fields) if isinstance(node, Record) else ()
-        )
+        if isinstance(node, Union):
+
+            def take_union(value: Any) -> Any:
+                # Any other value is counted by the branches, also by those that are tried in vain: unions within unions
+                # must not multiply.
+                return self._count() if value is None else fit(value)
+
+            return take_union
+        require = _requirement(node)
 
         def take(value: Any) -> Any:
-            # Counted before anything is made of it: it may be far too much, or hold itself. Values of a union are
-            # counted by their branches, also by those that are tried in vain: unions within unions must not multiply.
-            if value is None or not isinstance(node, Union):
-                self._count(len(value) if isinstance(value, str | bytes) else 0)
+            # Counted before anything is made of it: it may be far too much, or hold itself.
+            self._count(len(value) if isinstance(value, str | bytes) else 0)
             if value is None:
                 return None
-            if isinstance(node, Record):
-                _require_fields(node.name, names, value)
-            elif isinstance(node, Array):
-                if not isinstance(value, list | tuple):
-                    raise Misfit("expected a list")
-                if len(value) > MOST_ITEMS:
-                    raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
-            elif isinstance(node, Map) and not isinstance(value, dict):
-                raise Misfit("expected a dict")
+            if require is not None:
+                require(value)
             return fit(value)
 
         return take
@@ -170,15 +173,33 @@ class _Taker(Fitter):
         return sorted(branches, key=lambda one: not _may_be(one[0], value))
 
 
-def _require_fields(record: str, names: Collection[str], value: Any) -> None:
-    if not isinstance(value, dict):
-        raise Misfit(f"expected a dict ({record})")
-    for key in value:
+def _requirement(node: AvroType) -> Callable[[Any], None] | None:
+    """Return what raises `Misfit` if a value cannot be of this type; None if `Fitter` sees to it."""
+    # As a table: a record is asked for each of its names.
+    names = dict.fromkeys(each.name for each in node.fields) if isinstance(node, Record) else {}
+
+    def require_record(value: Any) -> None:
+        if not isinstance(value, dict):
+            raise Misfit(f"expected a dict ({label(node)})")
+        if value.keys() <= names.keys():
+            return
         # A key may be made of the record's values: only names of the schema are shown.
-        if key not in names:
-            near = nearest(key, names) if isinstance(key, str) else None
-            hint = f" (the nearest is {near})" if near else ""
-            raise Misfit(f"has a key that is no field of {record}{hint}: add the field to that schema")
+        key = next(key for key in value if key not in names)
+        near = nearest(key, names) if isinstance(key, str) else None
+        hint = f" (the nearest is {near})" if near else ""
+        raise Misfit(f"has a key that is no field of {label(node)}{hint}: add the field to that schema")
+
+    def require_list(value: Any) -> None:
+        if not isinstance(value, list | tuple):
+            raise Misfit("expected a list")
+        if len(value) > MOST_ITEMS:
+            raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
+
+    def require_dict(value: Any) -> None:
+        if not isinstance(value, dict):
+            raise Misfit("expected a dict")
+
+    return {"record": require_record, "array": require_list, "map": require_dict}.get(node.kind)
 
 
 def _symbol_taker(node: Enum) -> Fit:

@@ -22,12 +22,13 @@ from consumer.avro.schema import (
     InvalidSchema,
     Json,
     Union,
+    branches_of,
     fingerprint,
     label,
     parse,
     require_bounded,
 )
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent
+from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 
 
 class Ours(Protocol):
@@ -102,7 +103,7 @@ class TypedDecoder(AnyDecoder):
             writer = self._writers.get(framing)
             if writer is None:
                 return Found(framing, start, None, 0)
-            routes = [self._branch(framing, at, node, topic) for at, node in enumerate(_types(writer))]
+            routes = [self._branch(framing, at, node, topic) for at, node in enumerate(branches_of(writer))]
             route = tuple(routes) if isinstance(writer, Union) else routes[0]
             self._routes[framing, topic] = route
         if isinstance(route, Route):
@@ -131,11 +132,11 @@ class TypedDecoder(AnyDecoder):
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
         """See `AnyDecoder.add_schema`. Returns a verdict also if no record of it is read on any topic."""
-        verdict = super().add_schema(ref, schema_json, kind)
+        verdict: Rejection | Filtered | None = self._add(ref, schema_json, kind)
         if verdict is not None:
             return verdict
         framing = framing_of(ref)
-        for at, node in enumerate(_types(self._writers[framing])):
+        for at, node in enumerate(branches_of(self._writers[framing])):
             plan, number = self._branch(framing, at, node, None)
             # One that is read on some topic is enough, now or once the mapping of that topic is asked.
             if not isinstance(plan, Rejection | Filtered) or (not number and self._choice.knows(label(node))):
@@ -159,12 +160,3 @@ class TypedDecoder(AnyDecoder):
                     DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}"
                 )
         return Route(self._resolved[key], number)
-
-    def _typed(self, event: CommerceEvent, number: int) -> CommerceEvent:
-        typed = SectionEvent(event)
-        typed.section = number
-        return typed
-
-
-def _types(writer: AvroType) -> Sequence[AvroType]:
-    return writer.branches if isinstance(writer, Union) else (writer,)

@@ -32,7 +32,7 @@ _EXACT: Final = Context(prec=MAX_DECIMAL_PRECISION * 2, traps=[InvalidOperation,
 
 
 class DecimalReader:
-    """Gives the decimal of big-endian two's-complement bytes; raises `ValueError` beyond the precision."""
+    """Converts big-endian two's-complement bytes to a decimal; raises `ValueError` beyond the precision."""
 
     __slots__ = ("_bound", "precision", "scale")
 
@@ -41,7 +41,7 @@ class DecimalReader:
         self._bound = 10**logical.precision
 
     def __call__(self, data: bytes) -> Decimal:
-        """`data` has any length; none at all is zero."""
+        """Return the decimal of `data`, which has any length; no bytes are zero."""
         # The bytes may be any number, also longer ones than the precision allows.
         unscaled = int.from_bytes(data, "big", signed=True)
         if not -self._bound < unscaled < self._bound:
@@ -64,7 +64,7 @@ def decimal_to_scale(value: Decimal, logical: Logical) -> Decimal:
 
 
 def decimal_to_bytes(value: Decimal, logical: Logical, size: int | None) -> bytes:
-    """The bytes of a decimal: as few as it needs, or exactly `size` of a fixed. Raises `ValueError`."""
+    """Return the bytes of a decimal: as few as it needs, or exactly `size` of a fixed. Raises `ValueError`."""
     unscaled = int(decimal_to_scale(value, logical).scaleb(logical.scale, _EXACT))
     # Two's complement: one bit of the sign, and a negative number has one value more.
     needed = (unscaled if unscaled >= 0 else ~unscaled).bit_length() // 8 + 1
@@ -83,12 +83,12 @@ def from_bytes(node: Fixed | Primitive) -> Callable[[bytes], Any] | None:
 
 
 def rescaled(count: int, per_second: int, new_per_second: int) -> int:
-    """`count` units of `per_second` as units of `new_per_second`, rounded down."""
+    """Return `count` units, of which `per_second` make a second, in the new units, rounded down."""
     return count * new_per_second // per_second
 
 
 def from_text(text: str, logical: Logical) -> int:
-    """ISO 8601 text as a count of the logical type's unit; without an offset it is UTC.
+    """Return ISO 8601 text as a count of the logical type's unit; without an offset it is UTC.
 
     Raises `ValueError` for anything else.
     """

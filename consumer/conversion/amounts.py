@@ -57,7 +57,7 @@ def _number(value: Any) -> tuple[bool, str] | LeftOut:
 
 
 def exact(value: Any) -> Decimal | LeftOut:
-    """The number, of either sign, with all its places; or `LeftOut.BLANK` or `LeftOut.MALFORMED`."""
+    """Return the number, of either sign, with all its places; or `LeftOut.BLANK` or `LeftOut.MALFORMED`."""
     # The usual ones are not taken apart: a sum asks for each of its operands.
     kind = value.__class__
     if kind is Decimal:
@@ -80,9 +80,9 @@ def exact(value: Any) -> Decimal | LeftOut:
 
 
 def amount(value: Any) -> str | LeftOut:
-    """The amount as decimal text: digits and at most one point; or `LeftOut.BLANK` or `LeftOut.MALFORMED`.
+    """Return the amount as decimal text, digits and at most one point; or `LeftOut.BLANK` or `LeftOut.MALFORMED`.
 
-    Malformed is all that is not a finite, ungrouped decimal number of zero or more.
+    Everything but a finite decimal number of zero or more, without grouping, is malformed.
     """
     # Sent as it is written, without taking it apart.
     if value.__class__ is str and _is_plain(value):
@@ -100,7 +100,7 @@ def is_zero(text: str) -> bool:
 
 
 def count(value: Any) -> int | LeftOut | None:
-    """A whole number of things, 0 to `MAX_COUNT`; None if it is negative, which refuses the event.
+    """Return a whole number of things, 0 to `MAX_COUNT`; None if it is negative, which refuses the event.
 
     ``2``, ``"2"``, ``2.0`` and ``Decimal("2.00")`` are all two; one and a half is `LeftOut.MALFORMED`.
     """

@@ -36,7 +36,7 @@ class Code(IntEnum):
 
 
 class Way(IntEnum):
-    """How the value of a field is made."""
+    """How the value of a field is made from the values in the record."""
 
     VALUE = 0  # what the rule makes of the one value
     FIRST = 1  # what the rule makes of the first usable value
@@ -44,8 +44,8 @@ class Way(IntEnum):
     DIGESTS = 3  # the different digests of all values
     TOTAL = 4  # the sum of all values
 
-    # Shorter ways to the same, which only the compiled program takes.
-    FLAG = 5  # `VALUE` of what is mostly true or false
+    # Shorter ways to the same result, which only the compiled program takes.
+    FLAG = 5  # `VALUE` of a boolean, which needs no call of its rule
     DIGEST = 6  # `DIGESTS` of a path that gives one value
     ONE_DIGEST = 7  # `DIGESTS` of an array, which nearly always holds one
 

@@ -1,12 +1,12 @@
 """The plain executor of a conversion: commerce event -> conversion event, filtered, or unconvertible.
 
 Theory of operation. A `Converter` goes through the `Description` of its mapping for each event, and trusts no value to
-be what the schema says. It is the reference that the compiled program is tested against, what takes a record that the
-program leaves, and what ``pinstream explain`` shows.
+be what the schema says. The compiled program is tested against it, leaves unusual records to it, and
+``pinstream explain`` shows what it does.
 
-The order is that of decisions: name, consent, account, source, id, time, the rest of the event, user data, identity,
-custom data. The first refusal ends it. What breaks under every hand is refused as ``unconvertible`` under the name of
-the failure's type: one event never stops the rest.
+The order of decisions is: name, consent, account, source, id, time, the rest of the event, user data, identity, custom
+data. The first refusal ends it. An event whose conversion raises an unforeseen exception is refused as
+``unconvertible``, with the exception's type: one event never stops the rest.
 
 What comes out is safe to serialise: text is Unicode, numbers fit the API's int64, amounts are text.
 """
@@ -54,7 +54,7 @@ class Converter:
     ) -> None:
         self.mapping = mapping
         self._decisions = Decisions(mapping, accounts, max_event_age, max_clock_skew)
-        # What is done; for `consumer.conversion.program` too.
+        # `consumer.conversion.program` follows the same description.
         self.description = Description(mapping, self._decisions, partner_name)
 
     def of(self, number: int) -> Converter:
@@ -123,7 +123,7 @@ class Converter:
 
 
 class SectionConverters:
-    """Converts events of several sections of a mapping, each by the converter of its own."""
+    """Converts events of several sections of a mapping, each by the converter of its section."""
 
     def __init__(self, converters: Sequence[Converter]) -> None:
         """`converters`: by the number of their section, which counts from 1."""

@@ -58,7 +58,7 @@ _OTHER_STATE_NAMES = {
 
 
 def fold(name: str) -> str:
-    """`name` in the form names are compared in: lower-case letters and digits only, no accents."""
+    """Return the form of a name that is compared: lower-case letters and digits only, no accents."""
     decomposed = unicodedata.normalize("NFKD", name.lower().replace("&", " and "))
     kept = "".join(char for char in decomposed if char.isalnum())
     words = decomposed.split(None, 1)
@@ -66,7 +66,7 @@ def fold(name: str) -> str:
 
 
 def _by_name(names: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Folded name -> code in lower case; the first of equals."""
+    """Return a table from folded names to codes in lower case; of equal names the first one counts."""
     found: dict[str, str] = {}
     for name, code in names:
         found.setdefault(fold(name), code.lower())
@@ -116,11 +116,11 @@ _LONGEST_NAME = 256
 
 
 def country_code(text: str) -> str | None:
-    """The assigned ISO 3166-1 alpha-2 code that `text` (trimmed) means, lower case; None if none."""
+    """Return the ISO 3166-1 alpha-2 code, in lower case, that trimmed `text` means; None if it means none."""
     code = COUNTRY_CODES.get(text.lower())
     return code if code is not None or len(text) > _LONGEST_NAME else COUNTRY_NAMES.get(fold(text))
 
 
 def state_code(name: str) -> str | None:
-    """The two letters, lower case, of the US or Canadian state with this full name; None if none."""
+    """Return the two letters, in lower case, of the US or Canadian state with this full name; None if there is none."""
     return None if len(name) > _LONGEST_NAME else STATE_NAMES.get(fold(name))

@@ -95,7 +95,7 @@ LeftOutWarnings = dict[LeftOut, Warned]
 
 
 def warnings_of(target: Target) -> LeftOutWarnings:
-    """The warning for each reason to leave this field out; what was blank is not worth one."""
+    """Return the warning for each reason to leave this field out. A blank value gets none."""
     name = target.name
     return {
         # What was blank gets no warning: most records leave some fields blank.
@@ -105,19 +105,19 @@ def warnings_of(target: Target) -> LeftOutWarnings:
 
 
 def zero_warning(target: Target) -> Warned:
-    """The warning that an amount of zero is sent."""
+    """Return the warning that an amount of zero is sent."""
     return Warned("zero_value", f"{target.name} is zero", target.name)
 
 
 def note(warned: list[Warned], left_out: LeftOut, warnings: LeftOutWarnings) -> None:
-    """Adds the warning for `left_out`, once."""
+    """Add the warning for `left_out`, if there is one, unless it is in the list."""
     warning = warnings.get(left_out)
     if warning is not None:
         note_once(warned, warning)
 
 
 def note_once(warned: list[Warned], warning: Warned) -> None:
-    """Adds `warning` unless it is there."""
+    """Add `warning`, unless it is in the list."""
     if warning not in warned:  # a short list: it holds each warning of a mapping once
         warned.append(warning)
 
@@ -166,7 +166,7 @@ def sent_values(
 
 
 def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> list[Any]:
-    """As `sent_values`, without duplicates."""
+    """Return what `sent_values` gives, without duplicates."""
     sent = sent_values(rule, values, warned, warnings)
     return list(dict.fromkeys(sent)) if len(sent) > 1 else sent
 
@@ -198,7 +198,7 @@ def units_of(source: Expression, time_unit: str) -> int:
 
 
 def rule_for(target: Target, source: Expression, time_unit: str) -> Rule:
-    """The target's rule for values of this source: times and days depend on how the schema counts them."""
+    """Return the target's rule for values of this source: the schema says how times and days are counted."""
     days, units = "date" in source.kinds, units_of(source, time_unit)
     if target.name == "app_info.install_time":
         return event_seconds(units, days)
@@ -244,7 +244,7 @@ class Decisions:
         self._skew = max_clock_skew * self.units
 
     def name_of(self, value: Any) -> str | Filtered | Rejection:
-        """The conversion name of an event type; exact in the table, or a standard name in any case."""
+        """Return the conversion name of an event type: by the table, exactly; or a standard name, in any case."""
         text = text_of(value)
         if isinstance(text, LeftOut):
             return self._mapping.constants.get("event_name") or REFUSALS["missing_event_name"]
@@ -256,14 +256,14 @@ class Decisions:
         return lowered if lowered in EVENT_NAMES else self._unknown_name
 
     def source_of(self, value: Any) -> str | Rejection:
-        """The action source of a channel, in any case."""
+        """Return the action source of a channel, which may be in any case."""
         text = trimmed_text(value)
         if isinstance(text, LeftOut):
             return self._mapping.constants.get("action_source") or REFUSALS["unknown_action_source"]
         return self.action_sources.get(text.lower(), REFUSALS["unknown_action_source"])
 
     def account_of(self, value: Any) -> str | Rejection:
-        """The account that a record names, if it is one of ours; where it names none, the default."""
+        """Return the account that a record names, if it is one of ours; the default if the record names none."""
         text = trimmed_text(value)
         # A record that names no account is the first one's; one that is malformed is refused, not guessed.
         if text is LeftOut.BLANK:
@@ -273,7 +273,7 @@ class Decisions:
         return REFUSALS["unknown_ad_account"]
 
     def time_of(self, value: Any) -> int | Rejection:
-        """An event's time in units of the record's time."""
+        """Return an event's time, in the units that the record counts."""
         time: int | LeftOut = self._moment(value)
         if isinstance(time, LeftOut):
             return REFUSALS["missing_event_time" if time is LeftOut.BLANK else "malformed_event_time"]
@@ -305,7 +305,7 @@ class Decisions:
 
 
 def id_of(value: Any) -> str | Rejection:
-    """The event's id as it is: it is never made up, for two records of one event would get two."""
+    """Return the event's id as it is. An id is never made up: two records of one event would get different ones."""
     text = text_of(value)
     return REFUSALS["missing_event_id"] if isinstance(text, LeftOut) else text
 

@@ -30,17 +30,16 @@ from consumer.avro.plan import (
     Plan,
     RecordPlan,
     UnionPlan,
-    branch_bytes,
     trimmed,
 )
 from consumer.avro.reading import Read
 from consumer.avro.values import DecimalReader, rescaled
 from consumer.conversion.codes import Code
 
-MOST_SPREAD: Final = 1024  # fields of a record that is spread: each takes a slot
+MOST_SPREAD: Final = 1024  # fields of a spread record: each takes a slot
 # Of a program, but for the calls that then stand in for the rest. Honest schemas have some hundred fields.
 MOST_OPERATIONS: Final = 16_384
-MOST_BRANCHES: Final = 64  # of a union: to find one costs a step for each before it. Python has a table.
+MOST_BRANCHES: Final = 64  # of a union: finding one costs a step for each before it. Python has a table.
 MOST_KEYS: Final = 16  # of a map that get slots: each key of the record is compared with them, one by one
 MOST_NESTED: Final = 32  # values within values that are read in C, which recurses on the machine's stack
 _MOST_STEPS: Final = 8  # to a record that is spread
@@ -59,23 +58,26 @@ _CODES: Final[dict[Read, Code]] = {
     reading.read_null: Code.NULL_VALUE,
 }
 
-# Code, slot, slots, operations behind it, the bytes of null and of the other branch, and what it needs.
+# Code, slot, slots, operations that belong to it, the bytes of null and of the other branch, and an object that it
+# needs (see `Reader` in native/_slots.pyx).
 Operation = tuple[int, int, int, int, int, int, Any]
 
 
 class At(NamedTuple):
-    """Where a value stands, or all of several: in a slot, or below what stands there."""
+    """Where a value, or each of several, is found: in a slot, or below the object in that slot."""
 
     slot: int
     below: Path
-    item: int = -1  # in which slot of each item, if the items are what stands in `slot`; else -1
+    item: int = -1  # if `slot` holds the items: the slot in each item; else -1
 
 
 class ComputedAt(NamedTuple):
-    """How a value is computed, and where it, or all of several, stands below that."""
+    """How a value is computed, and where it, or each of several, is found below the result."""
 
     function: Callable[[Sequence[Any], tuple[Any, ...]], Any]
-    reads: tuple[tuple[bool, At], ...]  # whether it is of the item at hand, and where it stands
+    reads: tuple[
+        tuple[bool, At], ...
+    ]  # the arguments: whether each is part of the item at hand, and where it is
     below: Path
 
 
@@ -111,7 +113,7 @@ class Layout:
     # -- which fields get slots
 
     def _is_spread(self, plan: Plan, path: Path) -> bool:
-        """Whether this is a record of few enough fields, and all that is asked for below `path` are among them."""
+        """Return whether this is a record with few enough fields, and has all that is asked for below `path`."""
         if not isinstance(plan, RecordPlan) or plan.fields is None or self._is_too_much(plan):
             return False
         if len(plan.fields) > MOST_SPREAD or len(path) > _MOST_STEPS:
@@ -132,7 +134,7 @@ class Layout:
         return self._is_spread(item, steps)
 
     def _keys(self, plan: Plan, path: Path) -> list[str]:
-        """The keys that are asked for, if this is a map whose keys get slots; else none."""
+        """Return the keys that are asked for if this is a map whose keys get slots; else none."""
         if not isinstance(plan, MapPlan) or self._is_too_much(plan):
             return []
         below = {steps[len(path) :][:1] for steps in self._asked if steps[: len(path)] == path}
@@ -161,7 +163,7 @@ class Layout:
             elif isinstance(value, MapPlan):
                 self._map(value, path)
             if isinstance(plan, OptionalPlan):
-                self._end(at, Code.OPTIONAL, slot, self.width - slot, *branch_bytes(plan))
+                self._end(at, Code.OPTIONAL, slot, self.width - slot, plan.null_byte, 2 - plan.null_byte)
         elif any(steps[: len(path)] == path for steps in self._asked):
             self._operation(plan, self._new_slot(path))
         else:
@@ -177,7 +179,7 @@ class Layout:
         at = self._add(Code.ITEMS, slot)
         item, branches = plan.item, (0, 0)
         if isinstance(item, OptionalPlan):
-            branches = branch_bytes(item)
+            branches = (item.null_byte, 2 - item.null_byte)
             item = item.value
         assert isinstance(item, RecordPlan)  # noqa: S101
         around, self.width = self.width, 0  # an item has slots of its own
@@ -228,7 +230,7 @@ class Layout:
         if isinstance(plan, OptionalPlan):
             # Its value goes into the same slot: the operations that follow put it there.
             self._operation(plan.value, slot)
-            self._end(at, Code.OPTIONAL, slot, 1, *branch_bytes(plan))
+            self._end(at, Code.OPTIONAL, slot, 1, plan.null_byte, 2 - plan.null_byte)
         elif isinstance(plan, ArrayPlan):
             self._operation(plan.item, part)
             self._end(at, Code.ARRAY, slot, 1)
@@ -271,5 +273,5 @@ class Layout:
     def _end(
         self, at: int, code: Code, slot: int, slots: int, null: int = 0, value: int = 0, extra: Any = None
     ) -> None:
-        """Put the operation at `at`, now that all that belong to it follow."""
+        """Write the operation at `at`, after all operations that belong to it were added."""
         self.operations[at] = (code, slot, slots, len(self.operations) - at - 1, null, value, extra)

@@ -59,12 +59,12 @@ _LONGEST_NAME = 256  # see above: normalising may take time that is the square o
 
 
 def trim(text: str) -> str:
-    """`text` without white space at its ends."""
+    """Return `text` without white space at its ends."""
     return text.strip() if text.isascii() else text.strip(_WHITE)
 
 
 def _number_text(value: Any) -> str | LeftOut:
-    """The decimal text of a number that stands where text is meant: an id kept as a long, say."""
+    """Return the decimal text of a number in a field that is meant for text, such as an id kept as a long."""
     # True is an int for Python, and no id for anyone.
     if isinstance(value, bool):
         return LeftOut.MALFORMED
@@ -80,7 +80,7 @@ def _number_text(value: Any) -> str | LeftOut:
 
 
 def text_of(value: Any) -> str | LeftOut:
-    """`value` as text, as it is: the case and the blanks around it are kept. A number gives its digits."""
+    """Return `value` as text, with its case and the blanks around it. A number gives its digits."""
     if not isinstance(value, str):
         return LeftOut.BLANK if value is None else _number_text(value)
     if value >= "!" and value.isascii():  # "!" follows the blank: neither empty nor blank
@@ -95,7 +95,7 @@ def text_of(value: Any) -> str | LeftOut:
 
 
 def trimmed_text(value: Any) -> str | LeftOut:
-    """As `text_of`, without the blanks around it."""
+    """Return what `text_of` gives, without the blanks around it."""
     return text_of(trim(value) if isinstance(value, str) else value)
 
 
@@ -103,7 +103,7 @@ def trimmed_text(value: Any) -> str | LeftOut:
 
 
 def email(text: str) -> str | LeftOut:
-    """All white space out, lower case; dots and +tag stay; something on both sides of the @."""
+    """Remove all white space, make it lower case; dots and +tag stay. Needs something on both sides of the @."""
     # Blanks within an address are copied line breaks and the like.
     address = ("".join(text.split()) if text.isascii() else text.translate(_WITHOUT_WHITE)).lower()
     if "@" not in address or address[0] == "@" or address[-1] == "@":
@@ -119,7 +119,7 @@ _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
 
 def phone(text: str) -> str | LeftOut:
-    """NFKC (full-width digits become plain ones), the digits 0-9 only, no leading zeros."""
+    """Keep the digits 0-9 after NFKC (full-width digits become plain ones); remove leading zeros."""
     digits = text.removeprefix("+")
     if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
         if _WHOLE_FLOAT.fullmatch(text):
@@ -138,7 +138,7 @@ _HAS_CODE = 11
 
 
 def phone_with_code(code: str) -> Normaliser:
-    """As `phone`, with the country's `code` before a number that has none.
+    """Return a normaliser like `phone` that puts the country's `code` before a number without one.
 
     It has one if it begins with ``+`` or ``00``, or with `code` and is as long as it would be with it.
     """
@@ -174,7 +174,7 @@ _GENDERS = {
 
 
 def gender(text: str) -> str | LeftOut:
-    """``f``, ``m`` or ``n``."""
+    """Return ``f``, ``m`` or ``n``."""
     return _GENDERS.get(" ".join(text.lower().split()), LeftOut.MALFORMED)
 
 
@@ -187,7 +187,7 @@ _BIRTHDAY = re.compile(
 
 
 def birthday(text: str) -> str | LeftOut:
-    """``YYYYMMDD`` of a real date written year first; a time part is cut."""
+    """Return ``YYYYMMDD`` of a real date that is written year first; a time after it is cut."""
     # Year first only: 03/04/1990 means two days.
     match = _BIRTHDAY.fullmatch(text)
     if match is None:
@@ -203,7 +203,7 @@ def birthday(text: str) -> str | LeftOut:
 
 
 def person_name(text: str) -> str | LeftOut:
-    """NFC, trimmed, lower case; inner blanks, hyphens, apostrophes and accents stay."""
+    """Return NFC, trimmed, in lower case; inner blanks, hyphens, apostrophes and accents stay."""
     if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
     return text.lower() if text.isascii() else trim(unicodedata.normalize("NFC", text)).lower()
@@ -215,7 +215,7 @@ _IN_CITY = {code: chr(code) for code in range(128)} | dict.fromkeys(map(ord, (*_
 
 
 def city(text: str) -> str | LeftOut:
-    """NFC, lower case, no white space, no punctuation (Unicode P*); accents stay."""
+    """Return NFC, in lower case, without white space and punctuation (Unicode P*); accents stay."""
     if len(text) > _LONGEST_NAME:
         return LeftOut.MALFORMED
     composed = text if text.isascii() else unicodedata.normalize("NFC", text)
@@ -227,7 +227,7 @@ _STATE = re.compile(r"(?:[A-Za-z]{2}-)?([A-Za-z]{2})")
 
 
 def state(text: str) -> str | LeftOut:
-    """Two letters, lower case: as they are, after the country of an ISO 3166-2 code, or of a full name."""
+    """Return two letters, in lower case, of two letters, of an ISO 3166-2 code, or of a full name."""
     # Two letters are taken as they are: states of all countries have such codes.
     match = _STATE.fullmatch(text)
     return match[1].lower() if match else state_code(text) or LeftOut.MALFORMED
@@ -238,7 +238,7 @@ _BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
 
 
 def postal_code(text: str) -> str | LeftOut:
-    """The digits of a code made of digits, blanks and dashes; leading zeros stay."""
+    """Return the digits of a code made of digits, blanks and dashes; leading zeros stay."""
     if text.isdigit() and text.isascii():
         return text
     if _WHOLE_FLOAT.fullmatch(text):
@@ -249,7 +249,7 @@ def postal_code(text: str) -> str | LeftOut:
 
 
 def advertising_id(text: str) -> str | LeftOut:
-    """Lower case; a device that limits tracking has the all-zero id."""
+    """Return it in lower case. A device that limits tracking has the all-zero id, which stands for nothing."""
     lowered = text.lower()
     return lowered if lowered.strip("0-") else LeftOut.PLACEHOLDER
 
@@ -305,7 +305,7 @@ _LONGEST_ADDRESS = 45  # ``ffff:…:255.255.255.255``: nothing longer is an addr
 
 
 def client_ip_address(value: Any) -> str | LeftOut:
-    """A valid IPv4 or IPv6 address as it is written: the first of a forwarded chain, never hashed."""
+    """Return a valid IPv4 or IPv6 address as it is written, never hashed; of a forwarded chain the first one."""
     usual = _usual_address(value) if value.__class__ is str and value.isascii() else None
     if usual is not None:
         address = usual[0]

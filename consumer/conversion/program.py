@@ -106,44 +106,45 @@ class Program(NamedTuple):
     operations: list[Operation]
     width: int
     description: Description
-    # By name (`targets.DECIDED`), where the values stand that are decided by; None if the mapping has no source.
+    # By name (`targets.DECIDED`), where the values stand that are decided by; None if the mapping has no source for it.
     decided: dict[str, At | ComputedAt | None]
     consent: At | ComputedAt | None
     dedup_id: At | ComputedAt | None
-    event: list[CompiledField]
-    app_info: list[CompiledField]
-    device_info: list[CompiledField]
-    user: list[CompiledField]
-    custom: list[CompiledField]
+    fields: dict[str, list[CompiledField]]  # by the object that holds them (`_OBJECTS`)
     items: Items | None
 
 
+# The lists of a `Description` whose fields stand in the event, or in an object of it.
+_OBJECTS: Final = ("event", "app_info", "device_info", "user_data", "custom_data")
+
+
+def make_program(what: Description, plan: RecordPlan) -> Program | None:
+    """Return the program of this description for records of this plan; None if no program can read them."""
+    layout = Layout(plan, what.mapping.asked, _slotted_items(what))
+    if not layout.is_possible:
+        return None
+    maker = _Maker(what, layout)
+    return Program(
+        layout.operations,
+        layout.width,
+        what,
+        {name: maker.place(steps) for name, steps in what.decided.items()},
+        maker.place(what.consent),
+        maker.place(what.dedup_key),
+        {name: [maker.compiled(field) for field in getattr(what, name)] for name in _OBJECTS},
+        maker.items() if what.items else None,
+    )
+
+
 class _Maker:
-    """Makes the program for records of one layout."""
+    """Says where in a layout the values of fields stand."""
 
     def __init__(self, description: Description, layout: Layout) -> None:
         self._description = description
         self._layout = layout
 
-    def program(self) -> Program:
-        """Return the whole program."""
-        what = self._description
-        return Program(
-            self._layout.operations,
-            self._layout.width,
-            what,
-            {name: self._place(steps) for name, steps in what.decided.items()},
-            self._place(what.consent),
-            self._place(what.dedup_key),
-            [self._compiled(field) for field in what.event],
-            [self._compiled(field) for field in what.app_info],
-            [self._compiled(field) for field in what.device_info],
-            [self._compiled(field) for field in what.user_data],
-            [self._compiled(field) for field in what.custom_data],
-            self._items() if what.items else None,
-        )
-
-    def _place(self, place: Path | Computation | None) -> At | ComputedAt | None:
+    def place(self, place: Path | Computation | None) -> At | ComputedAt | None:
+        """Return where a value stands that is decided by; None: there is none."""
         if isinstance(place, Computation):
             return self._computed(place, ())
         return None if place is None else self._layout.place(place)
@@ -161,7 +162,8 @@ class _Maker:
         is_slot = self._layout.item_width is not None or not of_items
         return self._layout.place((*of_items, *steps)) if is_slot else At(0, steps)
 
-    def _compiled(self, field: ProgramField) -> CompiledField:
+    def compiled(self, field: ProgramField) -> CompiledField:
+        """Return a field of the event, or of an object of it."""
         way = _compiled_way(field)
         at: At | ComputedAt | None = None
         gather: At | ComputedAt | None = None
@@ -175,40 +177,23 @@ class _Maker:
             # One digest is mostly taken from the slot of its array.
             if way is Way.ONE_DIGEST or gather is None:
                 at = self._layout.place(field.steps[:-1] if way is Way.ONE_DIGEST else field.steps)
-        return self._with(field, at, gather, (field.warnings,))
+        return _field(field, at, gather, (field.warnings,))
 
-    def _with(
-        self,
-        field: ProgramField,
-        at: At | ComputedAt | None,
-        gather: At | ComputedAt | None,
-        warnings: tuple[LeftOutWarnings, ...],
-    ) -> CompiledField:
-        return CompiledField(
-            field,
-            b'"%s":' % field.key.encode(),
-            _compiled_way(field),
-            at,
-            gather,
-            warnings,
-            None if field.constant is None else orjson.dumps(field.constant),
-            MARKS.get(field.name, 0),
-            usual_of(field.rule),
-        )
-
-    def _items(self) -> Items:
-        what, place = self._description, self._layout.place
-        steps, slotted = what.item_steps, self._layout.item_width is not None
+    def items(self) -> Items:
+        """Return the fields of each item, and what is gathered from them."""
+        what, steps = self._description, self._description.item_steps
+        slotted = self._layout.item_width is not None
         gathered = {field.name: field for field in what.gathered}
         ids, total = gathered.get("custom_data.content_ids"), gathered.get("custom_data.num_items")
         fields = []
         for field in what.items:
             at = self._in_item(field.steps) if field.computed is None else self._computed(field.computed, ())
+            # An id that is left out is missing from the list of ids, too.
             listed = (ids.warnings,) if ids is not None and field.key == "id" else ()
-            fields.append(self._with(field, at, None, (field.warnings, *listed)))
+            fields.append(_field(field, at, None, (field.warnings, *listed)))
         at_items = None
         if steps:
-            at_items = place(steps[:-1]) if slotted else self._at_all(steps)
+            at_items = self._layout.place(steps[:-1]) if slotted else self._at_all(steps)
         keys = [field.key for field in what.items]
         return Items(
             at_items,
@@ -226,9 +211,23 @@ class _Maker:
         return At(self._layout.place(of_items[:-1]).slot, at.below, at.slot)
 
 
+def _field(
+    field: ProgramField,
+    at: At | ComputedAt | None,
+    gather: At | ComputedAt | None,
+    warnings: tuple[LeftOutWarnings, ...],
+) -> CompiledField:
+    key = b'"%s":' % field.key.encode()
+    constant = None if field.constant is None else orjson.dumps(field.constant)
+    mark = MARKS.get(field.name, 0)
+    return CompiledField(
+        field, key, _compiled_way(field), at, gather, warnings, constant, mark, usual_of(field.rule)
+    )
+
+
 def _slotted_items(what: Description) -> Path:
     """Return the steps to the items, if each of them may have slots of its own; else none."""
-    fields = (*what.event, *what.app_info, *what.device_info, *what.user_data, *what.custom_data, *what.items)
+    fields = (field for name in (*_OBJECTS, "items") for field in getattr(what, name))
     places = (*what.decided.values(), what.consent, what.dedup_key, *(field.computed for field in fields))
     # What is computed from all items of an event takes them as they stand in the array.
     first = what.item_steps.index(EACH) if what.item_steps else 0
@@ -252,11 +251,6 @@ def _compiled_way(field: ProgramField) -> Way:
 
 def write_program(description: Description, plan: RecordPlan) -> Many | None:
     """Return what reads and converts records of this plan; None if no program can, or the modules are not compiled."""
-    # Then every record goes the plain way.
-    if COMPILED is None:
-        return None
-    layout = Layout(plan, description.mapping.asked, _slotted_items(description))
-    if not layout.is_possible:
-        return None
-    many: Many = COMPILED.Events(_Maker(description, layout).program()).read
-    return many
+    program = None if COMPILED is None else make_program(description, plan)
+    # Without a program every record goes the plain way.
+    return None if COMPILED is None or program is None else COMPILED.Events(program).read

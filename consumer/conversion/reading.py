@@ -27,7 +27,7 @@ MOST_SCHEMAS: Final = 64
 
 
 class Written(NamedTuple):
-    """What was written for a schema: the plan it was written from, and what reads its records; None: in two steps."""
+    """The program for a schema: the plan that it was made from, and its function; None: records take two steps."""
 
     plan: Plan
     function: Many | None
@@ -39,17 +39,17 @@ class CompiledReading:
     def __init__(
         self, decoder: AnyDecoder, converter: Converter | SectionConverters, *, divided: bool = True
     ) -> None:
-        """`divided`: whether the mapping has sections; record types may be told apart without."""
+        """`divided`: whether the mapping has sections. Record types may be distinguished without them."""
         self._divided = divided
         self._decoder = decoder
         self._converter = converter
         self._two_steps = TwoSteps(decoder, converter)
+        # By framing, and number of the section.
         self._written: dict[tuple[bytes, int], Written] = {}
-        """By framing, and number of the section."""
 
     @property
     def in_two_steps(self) -> int:
-        """See `consumer.engine.reading.Reading`: those that were not read in one go."""
+        """See `consumer.engine.reading.Reading`: the records that the program did not take."""
         return self._two_steps.in_two_steps
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
@@ -65,7 +65,7 @@ class CompiledReading:
                 columns.add(value)
                 continue
             if value is not record.value:
-                # What one unpacks to may be large: it is read alone, at its place, before the next is unpacked.
+                # An unpacked record may be large: it is read alone, at its place, before the next one is unpacked.
                 record = record._replace(value=value)
                 lot = [*repeat(None, before), record]
             framing, start, plan, number = find(record, value, topic)
@@ -95,5 +95,7 @@ class CompiledReading:
             return None
         try:
             return write_program(self._converter.of(number).description, plan)
-        except Exception:  # a schema that the program is not up to costs its speed: `in_two_steps` tells
+        except (
+            Exception
+        ):  # a schema that no program can be made for costs speed only: `in_two_steps` shows it
             return None

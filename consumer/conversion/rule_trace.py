@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from hashlib import sha256
@@ -100,18 +99,18 @@ class RuleTrace:
         return [entry.shown() for entry in (*decided, *entries) if entry.values or entry.sent]
 
     def _recorded(self, field: ProgramField) -> ProgramField:
-        if field.rule is None:
+        """Return the field with a rule that writes down what it is asked and what it answers."""
+        rule = field.rule
+        if rule is None:
             return field
-        rule = self._recording(field.name, field.rule)
-        return replace(field, rule=rule, ask=rule)
 
-    def _recording(self, name: str, rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def recorded(value: Any) -> Any:
             answer = rule(value)
-            self._asked.setdefault(name, []).append((value, answer))
+            self._asked.setdefault(field.name, []).append((value, answer))
             return answer
 
-        return recorded
+        # No `Memory` around it: a value that comes again is asked again.
+        return replace(field, rule=recorded, ask=recorded)
 
     def _origin(self, name: str) -> str:
         source = self._mapping.sources.get(name)
@@ -155,10 +154,9 @@ class RuleTrace:
             entry.done.append("summed")
         elif field.takes_click_id and field.constant is None:
             entry.source, entry.done = "epik in event_source_url", ["the record's own is missing"]
-        elif field.name in self._mapping.constants:
-            entry.source = "[constants]"
         elif field.constant is not None:
-            entry.source = "PINTEREST_PARTNER_NAME"
+            of_mapping = field.name in self._mapping.constants
+            entry.source = "[constants]" if of_mapping else "PINTEREST_PARTNER_NAME"
 
 
 @dataclass(slots=True)
@@ -172,10 +170,17 @@ class _Entry:
     left_out: Counter[str] = dataclass_field(default_factory=Counter)
 
     def shown(self) -> dict[str, Any]:
-        """The entry as JSON."""
+        """Return the entry as JSON. What is sent without a value of the record counts as one."""
         values = max(self.values, self.sent)
-        return {"field": self.field, "from": self.source, "rule": self.rule, "values": values, "sent": self.sent,
-                "done": self.done, "left_out": dict(self.left_out)}  # fmt: skip
+        return {
+            "field": self.field,
+            "from": self.source,
+            "rule": self.rule,
+            "values": values,
+            "sent": self.sent,
+            "done": self.done,
+            "left_out": dict(self.left_out),
+        }
 
 
 def _done(value: Any, answer: Any, hashed: bool) -> list[str]:

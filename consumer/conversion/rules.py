@@ -29,9 +29,9 @@ LONGEST_REMEMBERED: Final = 256  # characters
 class Memory(dict[Any, Any]):
     """A pure rule that remembers what it answered: a `Rule` itself.
 
-    Countries, currencies and the like come again and again. Only short text is remembered, so that a number which
-    equals another one's key never finds it, and when there is too much of it all is forgotten: hostile input costs
-    what a miss costs, no more.
+    Countries, currencies and the like come again and again. Only short text is remembered: numbers of different types
+    can be equal, and would find each other's answers. When the memory is full, all of it is forgotten: hostile input
+    costs what a miss costs, no more.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -78,7 +78,7 @@ _LATEST_SECOND = 2**40
 
 
 def text_up_to(longest: int) -> Rule:
-    """A rule for text of at most `longest` characters; longer text is left out, never cut."""
+    """Return a rule for text of at most `longest` characters; longer text is left out, never cut."""
 
     def rule(value: Any) -> str | LeftOut:
         text = text_of(value)
@@ -88,7 +88,7 @@ def text_up_to(longest: int) -> Rule:
 
 
 def web_url(value: Any) -> str | LeftOut:
-    """An absolute http or https URL, as it is, query and all."""
+    """Return an absolute http or https URL as it is, with its query."""
     # Nearly all are plain; the class keeps out what only behaves like text.
     if value.__class__ is str and _is_plain_url(value):
         return value
@@ -107,7 +107,7 @@ _CLICK_ID = re.compile(r"[!-~]{1,1024}")
 
 
 def click_id_of(url: str) -> str | None:
-    """The click id that an ad gave to the address of the page it leads to; None if there is none.
+    """Return the click id that an ad added to the address of its landing page; None if there is none.
 
     It is the value of the first query parameter called ``epik`` (so spelled) that is not empty, with its ``%XX``
     decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
@@ -162,7 +162,7 @@ def is_crawler(agent: str) -> bool:
 
 
 def flag(value: Any) -> bool | LeftOut:
-    """True or false; also as the words, and as 1 and 0."""
+    """Return True or False, which may be given as words, or as 1 and 0."""
     # An int of 1 equals True and is not it: it goes the long way.
     if value is True or value is False:
         return bool(value)
@@ -171,7 +171,7 @@ def flag(value: Any) -> bool | LeftOut:
 
 
 def language(value: Any) -> str | LeftOut:
-    """Two letters, lower case, cut from a locale: ``en`` of ``en-US``, ``en_US.UTF-8``."""
+    """Return the two letters, in lower case, that a locale begins with: ``en`` of ``en-US``, ``en_US.UTF-8``."""
     text = trimmed_text(value)
     if not isinstance(text, str):
         return text
@@ -181,7 +181,7 @@ def language(value: Any) -> str | LeftOut:
 
 
 def currency(value: Any) -> str | LeftOut:
-    """An ISO 4217 code, upper case."""
+    """Return an ISO 4217 code in upper case."""
     text = trimmed_text(value)
     if not isinstance(text, str):
         return text
@@ -191,14 +191,14 @@ def currency(value: Any) -> str | LeftOut:
 
 
 def order_id(value: Any) -> str | LeftOut:
-    """Text as it is; 0 is what shops write where there is no order."""
+    """Return text as it is; 0, which shops write where there is no order, stands for nothing."""
     # Orders are numbered from 1, so 0 is a default of the shop's software.
     text = text_of(value)
     return LeftOut.PLACEHOLDER if isinstance(text, str) and trim(text) == "0" else text
 
 
 def integer(high: int) -> Rule:
-    """A rule for whole numbers from 0 to `high`."""
+    """Return a rule for whole numbers from 0 to `high`."""
 
     def rule(value: Any) -> int | LeftOut:
         number = count(value)
@@ -210,7 +210,7 @@ def integer(high: int) -> Rule:
 
 
 def choice(words: Iterable[str]) -> Rule:
-    """A rule for one of `words`, in any case."""
+    """Return a rule for one of `words`, in any case."""
     allowed = frozenset(words)
 
     def rule(value: Any) -> str | LeftOut:
@@ -240,7 +240,7 @@ def total(values: Iterable[Any]) -> int | LeftOut | None:
 
 
 def moment(units: int, days: bool) -> Rule:
-    """A rule for times: a number of units (`units` of them make a second) or ISO 8601 text; gives units, whole.
+    """Return a rule for times: a number of units (`units` make a second) or ISO 8601 text. It answers whole units.
 
     With `days`, an ``int`` counts days. Text without a zone is UTC. Nine digits or more are a number written as text;
     fewer are a date. Whether the time is a likely one is not asked here.
@@ -267,7 +267,7 @@ def moment(units: int, days: bool) -> Rule:
 
 
 def event_seconds(units: int, days: bool) -> Rule:
-    """A rule for times sent as whole seconds since 1970; see `moment`."""
+    """Return a rule for times that are sent as whole seconds since 1970; see `moment`."""
     in_units = moment(units, days)
 
     def rule(value: Any) -> int | LeftOut:

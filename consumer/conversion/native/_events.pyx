@@ -5,11 +5,11 @@ Theory of operation. A record's values are read into slots (`_slots`). Then, in 
 (`consumer.conversion.converter`): name, consent, account, source, id, time, the rest of the event, user data, identity,
 custom data; the first refusal ends it. Each field that has a value is written at once (`_fields`).
 
-This file includes the others of the folder: they are compiled as one unit, so that the C compiler can put small
-functions where they are called.
+This file includes the others of the folder. They are compiled as one unit, so that the C compiler can inline small
+functions.
 
-Nothing is decided here that is decided elsewhere: rules, tables and refusals are Python's, and what is not the usual
-case is asked of them. Whatever raises leaves the record to the two steps, whose verdict counts.
+This file makes no decisions of its own: rules, tables and refusals are Python's, and every unusual case calls them. If
+anything raises, the two steps read the record again, and their verdict counts.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -74,14 +74,14 @@ cdef object MISSING_CURRENCY = decide.REFUSALS["missing_currency"]
 
 
 cdef inline int64_t bound(double number) noexcept:
-    """A whole number, or the end of its range."""
+    """Return the number as an integer, limited to the range of 64 bits."""
     if -9e18 < number < 9e18:
         return <int64_t> number
     return INT64_MAX if number > 0 else INT64_MIN
 
 
 cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
-    """As `decode.is_framed_alike`, which is asked where there are headers."""
+    """The same as `decode.is_framed_alike`, without the call where the record has no headers."""
     value = (<tuple> record)[3]
     if start == 0 or (<tuple> record)[4]:
         return is_framed_alike(record, framing, start)
@@ -94,14 +94,17 @@ cdef inline bint goes_on(object record, bytes framing, Py_ssize_t start):
 
 
 cdef struct Known:
-    # What a text of the record means.
+    # What a text in a record means.
     uint64_t text[4]
     int size  # 0: nothing
     PyObject* means
 
 
 cdef inline Known* known(Known* table, const Slot* slot, uint64_t* words) noexcept:
-    """Where it is written what this text means; NULL: nowhere. `words`: of the text."""
+    """Return the table entry for this text, which may hold another text; NULL if such a text has none.
+
+    `words` becomes the text as four words.
+    """
     if slot.kind != ASCII_TEXT or slot.size == 0 or slot.size > LONGEST_KNOWN:
         return NULL
     words_of(slot.text, slot.size, words)
@@ -118,19 +121,19 @@ cdef inline bint is_usual_id(const Slot* slot) noexcept:
 
 @cython.final
 cdef class Events(Items):
-    """Reads records of one plan. Not to be entered twice at once: what is being written is kept here."""
+    """Reads records of one plan. It keeps what it is writing, so `read` must not be entered again meanwhile."""
 
     cdef Page text
-    cdef Page ends, times, row_marks, kind_numbers, keys  # as `reading.Columns` has them
-    cdef Py_ssize_t likely  # bytes that an event takes: as many as those of the last read
-    cdef Waiting waiting  # keys that are due in `keys`
-    cdef bytes prefix  # of what is hashed to a key
-    cdef object key_account, key_name  # for which `text` begins
-    cdef Py_ssize_t key_begun  # where the id stands in it
-    cdef object head_name, head_source  # for which `head` begins an event
+    cdef Page ends, times, row_marks, kind_numbers, keys  # the columns of the same names in `reading.Columns`
+    cdef Py_ssize_t likely  # expected bytes of an event: the average of the last read
+    cdef Waiting waiting  # keys that are not hashed into `keys` yet
+    cdef bytes prefix  # the first bytes of what a key is the hash of
+    cdef object key_account, key_name  # the account and the name that `text` begins with
+    cdef Py_ssize_t key_begun  # where the id begins in `text`
+    cdef object head_name, head_source  # the name and the source that `head` was written for
     cdef Page head
     cdef dict kinds
-    cdef int few  # kinds that are found without asking `kinds`
+    cdef int few  # how many kinds are found without a look-up in `kinds`
     cdef int few_written[FEW_KINDS]
     cdef int few_numbers[FEW_KINDS]
     cdef PyObject* few_names[FEW_KINDS]
@@ -143,9 +146,9 @@ cdef class Events(Items):
     cdef Known known_names[KNOWN]
     cdef Known known_sources[KNOWN]
     cdef Known known_accounts[KNOWN]
-    cdef list accounts  # what those mean
-    cdef bint is_true_consent  # true is consent, and nothing else
-    cdef object last_channel, last_source  # the symbol of an enum, and what it means
+    cdef list accounts  # holds the accounts that `known_accounts` points to
+    cdef bint is_true_consent  # only true is consent
+    cdef object last_channel, last_source  # the last symbol of an enum, and its action source
     cdef bint trusts_id, days
     cdef int64_t units
     # Fields.
@@ -166,15 +169,15 @@ cdef class Events(Items):
         self.decisions, self.default_account = decisions, decisions.default_account
         self.accounts = [None] * KNOWN
         self.is_true_consent = what.mapping.consent is not None and not what.mapping.consent.allowed
-        self.event, self.app_info = Fields(program.event), Fields(program.app_info)
-        self.device_info, self.user = Fields(program.device_info), Fields(program.user)
-        self.custom = Fields(program.custom)
+        self.event, self.app_info = Fields(program.fields["event"]), Fields(program.fields["app_info"])
+        self.device_info, self.user = Fields(program.fields["device_info"]), Fields(program.fields["user_data"])
+        self.custom = Fields(program.fields["custom_data"])
         self.keep_items(program.items)
 
     def read(self, records, columns, bytes framing, Py_ssize_t start, double oldest, double present):
         """See `program.Many`."""
         cdef Py_ssize_t rows, place, first = len(columns), begun = len(columns.page), before = begun
-        # An event's time is whole: it is not before `oldest` if it is not before the next whole one.
+        # An event's time is an integer, so `oldest` can be rounded up to the next integer, and `present` down.
         cdef int64_t earliest = bound(ceil(oldest)), latest = bound(floor(present))
         if self.busy:
             return
@@ -187,7 +190,7 @@ cdef class Events(Items):
                 if record is None or (place > first and not goes_on(record, framing, start)):
                     break
                 value = (<tuple> record)[3]
-                if value is None:  # which passes for bytes
+                if value is None:  # Cython would take None for bytes
                     break
                 verdict = self.one(value, start, earliest, latest, present)
                 if verdict is not None:
@@ -195,17 +198,18 @@ cdef class Events(Items):
                     columns.verdicts[place] = verdict
                     self.keys.raw(NO_KEY, KEY_SIZE)
                     self.add_row(0, 0, 0)
-                before = self.page.size  # the row is added: it is not taken back
+                before = self.page.size  # the row is complete: `go_back` must keep it
                 if verdict is None and self.warned is not None:
                     columns.warnings[place] = tuple(self.warned)
-        except Exception:  # whatever it is, the two steps find out and say
+        except Exception:  # the two steps read the record again, and report whatever is wrong with it
             self.go_back(before)
         finally:
             if self.waiting.count:
                 hash_keys(&self.waiting, self.keys.data)
             if self.digests.count:
                 hash_waiting(&self.digests, self.page.data)
-            # Memory may have run out in the middle of a row. Its kind is written last, so what is beyond is cut off.
+            # Memory may have run out in the middle of a row. A row's kind is written last, so the number of kinds is the
+            # number of complete rows; the rest is cut off.
             rows = self.kind_numbers.size
             if rows > 0:
                 self.likely = (self.page.size - begun) // rows
@@ -224,7 +228,7 @@ cdef class Events(Items):
             self.kinds, self.few, self.busy = None, 0, False
 
     cdef int add_row(self, int64_t time, char mark, unsigned char kind) except -1:
-        """Another row of the columns; what is in the page belongs to it."""
+        """Add a row to the columns. The page up to here belongs to it."""
         cdef int64_t end = self.page.size
         self.ends.raw(<char*> &end, sizeof(end))
         self.times.raw(<char*> &time, sizeof(time))
@@ -232,7 +236,7 @@ cdef class Events(Items):
         return self.kind_numbers.raw(<char*> &kind, 1)
 
     cdef int kind_of(self, str name, str account) except -1:
-        """The number of the event's kind."""
+        """Return the number of the event's kind."""
         cdef int at, written = self.marks & COUNTED
         for at in range(self.few):
             if self.few_written[at] == written and <str> self.few_names[at] == name and <str> self.few_accounts[at] == account:
@@ -241,7 +245,7 @@ cdef class Events(Items):
         number = self.kinds.setdefault(kind, len(self.kinds))
         if number > 255:
             raise OverflowError("there are more kinds than a byte can count")
-        if self.few < FEW_KINDS:  # what they point to lives in `kinds`
+        if self.few < FEW_KINDS:  # `kinds` keeps alive what they point to
             for kept in self.kinds:
                 if kept == kind:
                     account, name, _ = kept
@@ -252,7 +256,7 @@ cdef class Events(Items):
         return number
 
     cdef int put_key(self, str account, str name, const char* dedup_id, Py_ssize_t size) except -1:
-        """As `reading.Keys.of`. What stands before the id is mostly that of the event before."""
+        """Add the key that `reading.Keys.of` gives. The part before the id is mostly the same as for the last event."""
         cdef Page text = self.text
         cdef Waiting* waiting = &self.waiting
         cdef char key[KEY_SIZE]
@@ -260,7 +264,7 @@ cdef class Events(Items):
         cdef const char* data
         cdef Py_ssize_t part_size = 0
         if account is not self.key_account or name is not self.key_name:
-            self.key_account = None  # until it is written
+            self.key_account = None  # not valid until all of it is written
             text.size = 0
             text.put(self.prefix)
             for part in (account, name):
@@ -275,7 +279,7 @@ cdef class Events(Items):
             memcpy(waiting.block[at] + self.key_begun, dedup_id, size)
             waiting.size[at], waiting.place[at] = self.key_begun + size, self.keys.size
             self.keys.raw(NO_KEY, KEY_SIZE)
-            waiting.count += 1  # last: what waits has its place in `keys`
+            waiting.count += 1  # last: a key that waits must have its place in `keys`
             if waiting.count == 4:
                 hash_keys(waiting, self.keys.data)
             return 0
@@ -285,7 +289,7 @@ cdef class Events(Items):
         return self.keys.raw(key, KEY_SIZE)
 
     cdef object one(self, bytes value, Py_ssize_t start, int64_t earliest, int64_t latest, object present):
-        """Add the row of one record; else gives why it is no event."""
+        """Add the row of one record and return None; or return why it is no event."""
         cdef const Slot* slots = self.reader.slots
         cdef const Slot* when = slots + self.time_at.slot
         cdef const Slot* id_slot = slots + self.id_at.slot
@@ -335,7 +339,7 @@ cdef class Events(Items):
                 return moment
             time = PyLong_AsLongLong(moment)
         if time < INT64_MIN // 2:
-            raise OverflowError("no time that is reckoned with here")
+            raise OverflowError("too far back to calculate with")
         if earliest <= time <= latest:
             seconds = time // self.units if time >= 0 else -((self.units - 1 - time) // self.units)
         else:
@@ -376,7 +380,7 @@ cdef class Events(Items):
         name = self.names.get(value)
         if name is None:
             return self.decisions.name_of(value)
-        if entry != NULL:  # what it means lives in the table of names
+        if entry != NULL:  # `names` keeps the name alive
             memcpy(entry.text, words, sizeof(words))
             entry.size, entry.means = <int> slot.size, <PyObject*> name
         return name
@@ -400,7 +404,7 @@ cdef class Events(Items):
         value = self.account_at.value(slots)
         account = self.default_account if value is None else self.decisions.account_of(value)
         if entry != NULL and type(account) is str:
-            self.accounts[entry - self.known_accounts] = account  # which keeps it as long as the entry
+            self.accounts[entry - self.known_accounts] = account  # keeps it alive as long as the entry
             memcpy(entry.text, words, sizeof(words))
             entry.size, entry.means = <int> slot.size, <PyObject*> account
         return account
@@ -431,10 +435,10 @@ cdef class Events(Items):
     # -- the event
 
     cdef int write_head(self, str name) except -1:
-        """Up to its time. It is mostly that of the event before."""
+        """Write the event up to its time. This part is mostly the same as for the last event."""
         cdef Page head = self.head
         if name is not self.head_name or self.source is not self.head_source:
-            self.head_name = None  # until it is written
+            self.head_name = None  # not valid until all of it is written
             head.size = 0
             head.raw(b'{"event_name":', 14)
             head.text(name)
@@ -445,7 +449,7 @@ cdef class Events(Items):
         return self.page.raw(head.data, head.size)
 
     cdef object write(self, const Slot* slots):
-        """Write the event from behind its id on; gives with what it is refused, else None."""
+        """Write the rest of the event, after its id; return its refusal, or None."""
         cdef Page page = self.page
         refusal = write_fields(self, self.event, slots)
         if refusal is None:

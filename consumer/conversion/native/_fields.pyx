@@ -1,8 +1,8 @@
 """Writes the fields of an event, of objects in it, and of items, from a record's slots.
 
 Theory of operation. Each field that has a value is written as JSON at once (`_json`), so no payload is made. Rules,
-refusals and warnings are the plain path's (`consumer.conversion.fields`); a value in its usual spelling is answered at a
-glance (`_usual`), and what came before is remembered (`rules.Memory`).
+refusals and warnings are those of the plain path (`consumer.conversion.fields`). A value in its usual spelling needs no
+call of its rule (`_usual`), and neither does one that the rule remembers (`rules.Memory`).
 """
 
 from cpython.object cimport PyObject
@@ -20,7 +20,7 @@ cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef enum:
-    FEW = 32  # values whose digests are compared each with each
+    FEW = 32  # digests: up to so many are compared each with each to find equal ones
     ANY_NUMBER = 0x7FFFFFFF
 
 # Looked up once.
@@ -33,11 +33,11 @@ cdef object NEGATIVE_QUANTITY = decide.REFUSALS["negative_quantity"]
 
 @cython.final
 cdef class At:
-    """Where a value stands, or all values (`layout.At`), or how it is computed (`layout.ComputedAt`)."""
+    """Where a value, or several, are found (`layout.At`), or how it is computed (`layout.ComputedAt`)."""
 
     cdef int slot, item
     cdef tuple below
-    cdef bint in_slot  # it is what stands in the slot
+    cdef bint in_slot  # the slot itself holds the value
     cdef object function  # None: it is not computed
     cdef tuple reads  # of what it is computed
 
@@ -51,11 +51,11 @@ cdef class At:
         self.in_slot = not self.below and self.function is None
 
     cdef object value(self, const Slot* slots):
-        """The value; None where there is none."""
+        """Return the value; None if there is none."""
         return self.value_in(slots, slots)
 
     cdef object base(self, const Slot* slots, const Slot* of_event):
-        """What stands in the slot, or is computed: of an item (`slots`), and of its event."""
+        """Return what the slot holds, or what is computed from an item (`slots`) and its event."""
         cdef list read
         if self.function is None:
             return thing(slots + self.slot)
@@ -63,14 +63,14 @@ cdef class At:
         return self.function(read, ())
 
     cdef object value_in(self, const Slot* slots, const Slot* of_event):
-        """As `value`, in an item of the event."""
+        """The same as `value`, for an item of the event."""
         value = self.base(slots, of_event)
         for name in self.below:
             value = (<dict> value).get(name) if type(value) is dict else None
         return value
 
     cdef list values(self, const Slot* slots, Reader reader):
-        """All values, as `decisions.walk` gives them."""
+        """Return all values, in the order of `decisions.walk`."""
         cdef list found = []
         cdef const Slot* slot = slots + self.slot
         cdef Py_ssize_t at
@@ -83,7 +83,7 @@ cdef class At:
 
 
 cdef int gather(object value, tuple below, Py_ssize_t step, list found) except -1:
-    """Add what stands below `value` at the end of the steps from `step` on; a step without a name is each element."""
+    """Add the values at the end of the steps from `step` on, below `value`; an empty step means each element."""
     if value is None:
         return 0
     if step == len(below):
@@ -108,7 +108,7 @@ cdef class Field:
     cdef At at
     cdef At gather
     cdef object rule
-    cdef bint is_remembered  # what the rule answers
+    cdef bint is_remembered  # the rule is a `Memory`
     cdef int most
     cdef tuple warnings
     cdef object refusal
@@ -142,7 +142,7 @@ cdef inline bint begins_with_zero(object text):
 
 
 cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noexcept:
-    """Whether these digits are among the entries, all of which are written like it."""
+    """Return whether these digits are among the entries, which are all of the same length."""
     cdef Py_ssize_t at = 0
     while at < size:
         if memcmp(entries + at, digest, 67) == 0:
@@ -152,7 +152,7 @@ cdef bint is_among(const char* entries, Py_ssize_t size, const char* digest) noe
 
 
 cdef class Writing:
-    """What is written of one event, and what is known of it so far."""
+    """One event while it is written."""
 
     cdef Reader reader
     cdef Page page
@@ -167,17 +167,17 @@ cdef class Writing:
     cdef Digests digests  # that are due in the page
 
     cdef void begin(self):
-        """Another event: its JSON begins where the page ends."""
+        """Begin an event. Its JSON begins where the page ends."""
         self.warned, self.marks, self.address, self.clicked_size = None, 0, None, 0
 
     cdef void go_back(self, Py_ssize_t size) noexcept:
-        """What was written from there on does not count."""
+        """Discard what was written from there on."""
         self.page.size = size
         while self.digests.count and self.digests.place[self.digests.count - 1] >= size:
             self.digests.count -= 1
 
     cdef object write_field(self, Field field, const Slot* slots):
-        """Write it and what stands for it where it has no value; gives with what it refuses the event, else None."""
+        """Write a field, or its constant if it has no value; return its refusal of the event, or None."""
         cdef Py_ssize_t before = self.page.size
         refusal = self.write_value(field, slots) if field.at is not None or field.gather is not None else None
         if self.page.size == before and refusal is None:
@@ -203,15 +203,15 @@ cdef class Writing:
         return self.put(field, self.answer(field, value))
 
     cdef object answer(self, Field field, object value):
-        """What the rule says of a value; it need not be asked of a usual one."""
+        """Return the rule's answer for a value, without calling the rule if the value is usual."""
         usual = usual_text(field.usual, value) if field.usual else None
         if usual is not None:
             return usual
-        # As `Memory.__call__`, without a call where the text came before.
+        # The same as `Memory.__call__`, without the call if the text is remembered.
         return field.rule[value] if field.is_remembered and type(value) is str else field.rule(value)
 
     cdef int follow_ascii(self, Field field, const Slot* slot) except -1:
-        """As `follow`, of a text that is sent as it is; nearly always it is told at a glance what does."""
+        """The same as `follow`, for text that is sent as it is: nearly always a quick look is enough."""
         cdef Py_ssize_t begun = 0, size
         if not field.gives_click_id:
             return self.follow(field, thing(slot)) if is_padded_crawler(slot.text, slot.size) else 0
@@ -223,7 +223,7 @@ cdef class Writing:
         return 0
 
     cdef int follow(self, Field field, object value) except -1:
-        """What follows from a value that is sent: where a click id may stand, or a warning."""
+        """Note what follows from a value that is sent: an address may hold a click id, an agent may be a crawler's."""
         if field.gives_click_id:
             self.address = value
         elif is_crawler(value):
@@ -231,7 +231,7 @@ cdef class Writing:
         return 0
 
     cdef int put_click_id(self, Field field) except -1:
-        """The click id in the address of the event's page, if there is one."""
+        """Return the click id in the address of the event's page, if there is one."""
         if self.clicked_size:
             self.page.put(field.key)
             self.page.ascii(<const char*> self.clicked, self.clicked_size)
@@ -243,7 +243,7 @@ cdef class Writing:
         return 0
 
     cdef bint is_out_of_place(self, Field field) except -1:
-        """Whether it belongs to web events only and this is none, which is warned of."""
+        """Return whether the field belongs to web events only and this is another event; then add the warning."""
         if not field.web_only or self.source == "web":
             return False
         self.warn(NOT_WEB)
@@ -263,7 +263,7 @@ cdef class Writing:
         return None
 
     cdef object sent(self, Field field, object value):
-        """What is sent of a value; None, and a warning, if nothing is."""
+        """Return what is sent for a value; None, with a warning, if nothing is."""
         result = self.answer(field, value)
         if type(result) is LeftOut:
             note(self.warnings(), result, field.warnings[0])
@@ -271,7 +271,7 @@ cdef class Writing:
         return result
 
     cdef object put_first(self, Field field, list values):
-        """The first that can be sent."""
+        """Return the first value that can be sent."""
         for value in values:
             result = self.sent(field, value)
             if result is not None:
@@ -279,7 +279,7 @@ cdef class Writing:
         return None
 
     cdef int put_digests(self, Field field, list values) except -1:
-        """The different digests of these values."""
+        """Write the different digests of these values."""
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         cdef char digest[67]  # "64 digits",
@@ -298,7 +298,7 @@ cdef class Writing:
         return 0
 
     cdef bint has_digest(self, Field field, object value, char* into) except -1:
-        """Write a value's 64 digits; a warning if it has none."""
+        """Write the 64 digits of a value; add a warning if it has no digest."""
         if field.usual and put_usual_digest(field.usual, value, into):
             return True
         result = self.answer(field, value)
@@ -311,7 +311,7 @@ cdef class Writing:
         return True
 
     cdef object put(self, Field field, object value):
-        """`value` is written, or left out with a warning, or refuses the event."""
+        """Write `value`, or leave it out with a warning; return its refusal of the event, or None."""
         if type(value) is LeftOut:
             return self.leave_out(field, value)
         if self.is_out_of_place(field):
@@ -338,7 +338,7 @@ cdef class Writing:
         return 0
 
     cdef object put_count(self, Field field, object value):
-        """As `put` for a count: a negative one refuses the event."""
+        """The same as `put`, for a quantity: a negative one refuses the event."""
         if value is None:
             return NEGATIVE_QUANTITY
         if type(value) is int:
@@ -349,7 +349,7 @@ cdef class Writing:
         return None
 
     cdef list warnings(self):
-        """What is warned of, to add to."""
+        """Return the list of warnings, to add to it."""
         if self.warned is None:
             self.warned = []
         return self.warned

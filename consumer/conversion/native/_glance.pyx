@@ -1,9 +1,9 @@
-"""Fields whose value is in its usual spelling: written at a glance, without an object of Python.
+"""Fields whose value is in its usual spelling: written without making a Python object.
 
-Theory of operation. What is needed of a field lies in a `Glance`, and those of an object or an item one behind the other
-(`Fields`). `write_one` writes a value that stands in its slot as usual text, and asks `Writing.write_field` of every
-other one: so what is written here is what that would write. A field that only remembers what its rule answered has a
-table (`Seen`) of what was written for a text; a text that takes another one's place costs what a miss costs.
+Theory of operation. A `Glance` holds what is needed to write one field; the glances of one object or item form an array
+(`Fields`). `write_one` writes a value whose slot holds usual text, and calls `Writing.write_field` for every other
+value. Both write the same bytes. A field whose rule remembers its answers has a table (`Seen`) from a text to the JSON
+that was written for it. Two texts may share an entry: the later one replaces the other, which then costs a miss.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -13,18 +13,18 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy
 
 cdef enum:
-    KEY_ROOM = 32         # a longer key is for `write_field`
-    SEEN = 128            # texts that are remembered for a field, of `SEEN_TEXT` bytes at most
+    KEY_ROOM = 32         # a field with a longer key is written by `write_field`
+    SEEN = 128            # how many texts are remembered for a field, each of `SEEN_TEXT` bytes at most
     SEEN_TEXT = 32
     SEEN_ROOM = 96        # bytes of JSON: a digest and its key
 
 cdef enum Way:
-    # How a field is taken. Where there is nothing in its slot, all are the same.
-    ASKED       # of `write_field`
-    TEXT        # as it is
-    HASHED      # an array of its one digest
-    ONE_HASHED  # the same, of an array of one text
-    KNOWN_TEXT  # what was written for it before
+    # How a field is written. If its slot holds nothing, all ways do the same.
+    ASKED       # by `write_field`
+    TEXT        # text as it is
+    HASHED      # an array of one digest
+    ONE_HASHED  # the same, for an array of one text
+    KNOWN_TEXT  # the JSON that was written for the same text before
     TRUE_FALSE
 
 
@@ -37,8 +37,8 @@ cdef struct Seen:
 
 cdef struct Glance:
     Way way
-    int slot  # below 0: the value does not stand in one
-    char key[KEY_ROOM]  # up to where the value begins, which may be within quotes
+    int slot  # below 0: the value is not in a slot
+    char key[KEY_ROOM]  # all that is written before the value, perhaps with an opening quote or bracket
     int key_size
     int usual
     int mark
@@ -98,7 +98,7 @@ cdef class Fields:
 
 
 cdef Way way_of(Field field):
-    """How this field is taken."""
+    """Return how this field is written."""
     if field.way == WAY_FLAG:
         return TRUE_FALSE
     if field.usual and field.way == WAY_DIGEST:
@@ -107,7 +107,7 @@ cdef Way way_of(Field field):
         return ONE_HASHED
     if field.usual and field.way == WAY_VALUE:
         return TEXT
-    # What was written has to follow from the text alone.
+    # Only if what is written depends on the text alone can it be remembered by the text.
     if field.is_remembered and field.zero is None and not field.web_only and not field.followed:
         if (field.way == WAY_DIGEST or field.way == WAY_VALUE) and not field.takes_click_id:
             return KNOWN_TEXT
@@ -115,13 +115,13 @@ cdef Way way_of(Field field):
 
 
 cdef inline uint64_t mixed(const uint64_t* words) noexcept:
-    """A number of 64 bits, the first of which depend on all of the text."""
+    """Return a hash of 64 bits, whose highest bits depend on all of the text."""
     cdef uint64_t both = words[0] ^ words[2] * <uint64_t> 0x9E3779B97F4A7C15
     return (both ^ words[1] ^ words[3] ^ both >> 29) * <uint64_t> 0xBF58476D1CE4E5B9
 
 
 cdef inline object write_one(Writing writing, Page page, Glance* glance, const Slot* slots):
-    """Write one field; gives with what it refuses the event, else None."""
+    """Write one field; return its refusal of the event, or None."""
     cdef const Slot* slot = slots + glance.slot
     if glance.slot < 0:
         return writing.write_field(<Field> glance.field, slots)
@@ -157,7 +157,7 @@ cdef inline object write_one(Writing writing, Page page, Glance* glance, const S
 
 
 cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """Text that is sent as it is; False if it is not usual."""
+    """Write text as it is; return False, and write nothing, if it is not usual."""
     cdef char* into
     if not slot.plain or not is_usual(glance.usual, slot.text, slot.size):
         return False
@@ -177,7 +177,7 @@ cdef inline bint put_text_at_a_glance(Writing writing, Page page, Glance* glance
 
 
 cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """A number where text or an amount is meant; False if it is not usual, as `number_text` tells."""
+    """Write a number where text or an amount is meant; return False if it is not usual (see `number_text`)."""
     cdef char* into
     cdef int size, scale = 0
     if slot.number <= 0 or slot.number > POWERS[MOST_DIGITS] or glance.followed or glance.web_only and not writing.is_web:
@@ -197,7 +197,7 @@ cdef bint put_number_at_a_glance(Writing writing, Page page, Glance* glance, con
 
 
 cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glance, const Slot* slot) except -1:
-    """The digest of a text, or of a number that means a day, as an array of one; False if it is not usual."""
+    """Write the digest of a text, or of a number that means a day, as an array of one; return False if not usual."""
     cdef Digests* digests = &writing.digests
     cdef unsigned char* block = digests.block[digests.count]
     cdef char* into
@@ -228,7 +228,7 @@ cdef inline bint put_digest_at_a_glance(Writing writing, Page page, Glance* glan
 
 
 cdef inline object put_known_text(Writing writing, Page page, Glance* glance, const Slot* slots):
-    """What was written for this text before; or else it is asked, and remembered."""
+    """Write what was written for this text before; if nothing was, call `write_field` and remember what it writes."""
     cdef const Slot* slot = slots + glance.slot
     cdef uint64_t words[4]
     cdef Seen* seen
@@ -243,7 +243,7 @@ cdef inline object put_known_text(Writing writing, Page page, Glance* glance, co
         return None
     refusal = writing.write_field(<Field> glance.field, slots)
     written = page.size - before
-    # A text that is warned of is asked every time.
+    # A text with a warning is not remembered, so that each event gets its warning.
     if refusal is None and not writing.warned and 0 < written <= SEEN_ROOM:
         memcpy(seen.text, words, sizeof(words))
         memcpy(seen.json, page.data + before, written)
@@ -252,7 +252,7 @@ cdef inline object put_known_text(Writing writing, Page page, Glance* glance, co
 
 
 cdef inline object write_fields(Writing writing, Fields fields, const Slot* slots):
-    """Write these fields; gives with what one refuses the event, else None."""
+    """Write these fields; return the first refusal of the event, or None."""
     cdef Page page = writing.page
     cdef int at
     for at in range(fields.count):
@@ -263,7 +263,7 @@ cdef inline object write_fields(Writing writing, Fields fields, const Slot* slot
 
 
 cdef object write_object(Writing writing, bytes begins, Fields fields, const Slot* slots):
-    """An object, if there is anything in it."""
+    """Write an object, unless it would be empty; return a refusal, or None."""
     cdef Page page = writing.page
     cdef Py_ssize_t before = page.size, begun
     if fields.count == 0:

@@ -11,14 +11,14 @@ cdef class Items(Writing):
     cdef Fields item_fields
     cdef int quantity, listed  # which of them; below 0: none
     cdef object sum_warnings  # None: quantities are not added up
-    # What is gathered from the items of an event.
+    # Collected while the items of one event are written.
     cdef Page ids
     cdef int64_t things
     cdef bint counted, whole
 
     @cython.final
     cdef int keep_items(self, items) except -1:
-        """`items`: how they are written; None: the mapping has none."""
+        """Keep how items are written (`program.Items`); None: the mapping has none."""
         self.ids, self.has_items = Page(), items is not None
         if items is not None:
             self.items_at, self.slotted = at(items.at), items.slotted
@@ -28,7 +28,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef object write_items(self, const Slot* slots):
-        """``contents``, and what is gathered from the same values."""
+        """Write ``contents`` and what is gathered from the same values; return a refusal, or None."""
         cdef Page page = self.page
         cdef Py_ssize_t before = page.size, begun
         self.ids.size, self.things, self.counted, self.whole = 0, 0, False, True
@@ -48,7 +48,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef object write_all_items(self, const Slot* slots):
-        """They stand in an array, or else the two steps are asked."""
+        """Write each item; return a refusal, or None. Raises if the items are no array: then the two steps decide."""
         cdef const Slot* items
         cdef Slot one
         cdef Py_ssize_t at
@@ -131,7 +131,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef inline void add_things(self, int64_t number) noexcept:
-        """Add to the sum, which is too large if it is no number of 64 bits."""
+        """Add to the sum of quantities; a sum beyond 64 bits is not sent."""
         self.counted = True
         if number > INT64_MAX - self.things:
             self.whole = False
@@ -140,7 +140,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef int write_ids(self) except -1:
-        """``content_ids``: the ids of the items, as they stand there."""
+        """Write ``content_ids``: the ids of the items, as they are written in ``contents``."""
         cdef Page page = self.page
         if self.ids.size:
             page.raw(b'"content_ids":[', 15)
@@ -150,7 +150,7 @@ cdef class Items(Writing):
 
     @cython.final
     cdef int write_sum(self) except -1:
-        """A wrong sum is worse than none: it is sent only if every quantity could be read."""
+        """Write the sum of quantities if all of them could be read; else warn, for a wrong sum is worse than none."""
         if self.whole:
             self.page.raw(b'"num_items":', 12)
             self.page.number(self.things)

@@ -1,8 +1,8 @@
 """Writes JSON into a buffer, the same bytes as orjson: text and numbers here, the rest by orjson.
 
-Theory of operation. Every member and element is followed by a comma; `close` puts the bracket in place of the last one.
-Text is copied as UTF-8 if nothing in it needs escaping, which a loop over its bytes tells that compilers make wide
-instructions of. A lone surrogate raises UnicodeEncodeError, as there is no UTF-8 of it.
+Theory of operation. A comma follows every member and element; `close` replaces the last comma by the bracket.
+Text in which nothing needs escaping is copied as UTF-8. A loop over its bytes finds that out; compilers vectorise it.
+A lone surrogate has no UTF-8 and raises UnicodeEncodeError.
 """
 
 cimport cython
@@ -21,7 +21,7 @@ cdef object dumps = orjson.dumps
 
 cdef enum:
     NUMBER_ROOM = 24
-    MOST_KEPT = 1 << 20  # of room; an event has 1 KB, seldom 10, and a block has 128 events
+    MOST_KEPT = 1 << 20  # bytes that `clear` keeps; an event has 1 KB, seldom 10, and a block has 128 events
 
 
 cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noexcept:
@@ -34,7 +34,7 @@ cdef inline bint needs_escaping(const unsigned char* data, Py_ssize_t size) noex
 
 @cython.final
 cdef class Page:
-    """A buffer that grows, used again for every event; `clear` frees what only a giant one needs."""
+    """A buffer that grows and is used again for every event; `clear` frees the room that only a giant event needed."""
 
     cdef char* data
     cdef Py_ssize_t size
@@ -50,13 +50,13 @@ cdef class Page:
             PyMem_Free(self.data)
 
     cdef int begin(self, bytearray column, Py_ssize_t likely) except -1:
-        """Write behind what is in `column`; `likely`: how many bytes. The page has no bytes of its own."""
+        """From now on write at the end of `column`; `likely`: about how many bytes. The page must be empty."""
         self.within, self.size, self.room = column, PyByteArray_GET_SIZE(column), 0
-        # A little more is enough, mostly. What is not needed stays with the column (`reading.Columns.whole_page`).
+        # A little more is mostly enough. Room that is not used stays in the column (`reading.Columns.whole_page`).
         return self.resize(self.size + likely + likely // 32)
 
     cdef int end(self) except -1:
-        """The column holds what was written, and no more."""
+        """Cut the column to what was written, and stop writing into it."""
         column, size = self.within, self.size
         self.within, self.data, self.size, self.room = None, NULL, 0, 0
         if column is not None:
@@ -64,7 +64,7 @@ cdef class Page:
         return 0
 
     cdef inline int reserve(self, Py_ssize_t more) except -1:
-        """Make room for this many more bytes, and padding behind them (`_text`)."""
+        """Make room for this many more bytes and the padding after them (`_text`)."""
         return self.grow(more) if self.size + more > self.room else 0
 
     cdef int grow(self, Py_ssize_t more) except -1:
@@ -95,17 +95,17 @@ cdef class Page:
         return self.raw(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     cdef int value(self, object value) except -1:
-        """A value and a comma. Raises what orjson raises."""
+        """Write a value and a comma. Raises what orjson raises."""
         if type(value) is str:
             return self.text(value)
         self.put(dumps(value))
         return self.raw(",", 1)
 
     cdef inline int number(self, long long number) except -1:
-        """A number and a comma."""
+        """Write a number and a comma."""
         cdef char digits[NUMBER_ROOM]
         cdef int at = NUMBER_ROOM - 1
-        # Of the least number there is no positive one: as unsigned it is right.
+        # The lowest number has no positive counterpart among signed ones; as unsigned the result is right.
         cdef unsigned long long left = -<unsigned long long> number if number < 0 else <unsigned long long> number
         digits[at] = c","
         while True:
@@ -120,7 +120,7 @@ cdef class Page:
         return self.raw(digits + at, NUMBER_ROOM - at)
 
     cdef int text(self, str value) except -1:
-        """Text and a comma. Raises `UnicodeEncodeError`."""
+        """Write text and a comma. Raises `UnicodeEncodeError`."""
         cdef const char* data
         cdef Py_ssize_t size = 0
         if PyUnicode_IS_COMPACT_ASCII(value):
@@ -133,14 +133,14 @@ cdef class Page:
         return self.raw(",", 1)
 
     cdef inline int ascii(self, const char* data, Py_ssize_t size) except -1:
-        """As `text`, of text that is these ASCII characters."""
+        """Write these ASCII characters as text, and a comma."""
         if not needs_escaping(<const unsigned char*> data, size):
             return self.quoted(data, size)
         self.put(dumps(PyUnicode_DecodeASCII(data, size, NULL)))
         return self.raw(",", 1)
 
     cdef inline int quoted(self, const char* data, Py_ssize_t size) except -1:
-        """These bytes between quotes, and a comma."""
+        """Write these bytes between quotes, and a comma."""
         cdef char* into
         self.reserve(size + 3)
         into = self.data + self.size
@@ -152,7 +152,7 @@ cdef class Page:
         return 0
 
     cdef inline int quoted_padded(self, const char* data, Py_ssize_t size) except -1:
-        """As `quoted`, of padded text."""
+        """The same as `quoted`, for padded text."""
         cdef char* into
         self.reserve(size + 3)
         into = self.data + self.size
@@ -163,7 +163,7 @@ cdef class Page:
         return 0
 
     cdef inline int close(self, Py_ssize_t begun, char bracket) except -1:
-        """The end of what began before `begun`, and a comma."""
+        """End the object or array whose content began at `begun`, and write a comma."""
         if self.size > begun:
             self.data[self.size - 1] = bracket
         else:
@@ -171,7 +171,7 @@ cdef class Page:
         return self.raw(",", 1)
 
     cdef bytes taken(self):
-        """All that was written; the page is empty then."""
+        """Return all that was written, and empty the page."""
         written = PyBytes_FromStringAndSize(self.data, self.size)
         self.size = 0
         return written

@@ -1,8 +1,8 @@
 """Hashes the key of an event: BLAKE2b with a digest of 16 bytes (RFC 7693), as hashlib does.
 
-Theory of operation. Through hashlib a key costs an object, its digest and two calls, several times what the hash itself
-takes: nearly every key is made of less than one block of 128 bytes. Where the processor has AVX2, four of those are hashed
-at once, each in a lane of its own, and take little more time than one: so keys wait for each other (`Waiting`).
+Theory of operation. hashlib takes an object, its digest and two calls for a key: several times what the hash itself
+costs, for nearly every key is made of less than one block of 128 bytes. With AVX2 four such keys are hashed at once,
+each in its own lane, in little more time than one. So keys wait until there are four (`Waiting`).
 """
 
 from libc.stdint cimport uint64_t
@@ -148,7 +148,7 @@ cdef bint HASHES_FOUR = can_hash_four()
 
 
 cdef struct Waiting:
-    # Texts of keys to hash, and where their keys stand.
+    # Texts that are to be hashed, and where in the column their keys belong.
     int count
     unsigned char block[4][KEY_BLOCK]
     uint64_t size[4]
@@ -156,7 +156,7 @@ cdef struct Waiting:
 
 
 cdef void hash_keys(Waiting* waiting, char* keys) noexcept:
-    """Write the keys that wait."""
+    """Hash the texts that wait, and write their keys."""
     cdef char found[4][KEY_SIZE]
     cdef int at
     hash_four(waiting.block, waiting.size, found)
@@ -166,7 +166,7 @@ cdef void hash_keys(Waiting* waiting, char* keys) noexcept:
 
 
 def _try_four():
-    """Four are hashed at once only if they get the keys that they get one by one."""
+    """Return whether hashing four at once works here: it must give the same keys as hashing them one by one."""
     global HASHES_FOUR
     cdef Waiting waiting
     cdef char keys[4 * KEY_SIZE]

@@ -1,9 +1,9 @@
-"""SHA-256 by the instructions that a processor has for it, of two texts at once.
+"""SHA-256 with the processor's own instructions, two texts at once.
 
-Theory of operation. A round of SHA-256 waits for the one before; a second text fills the gap and costs little. So a
-digest that is due may wait for another one: `Digests` keeps its text and where in the page its digits are to stand.
-Nearly all texts fit into one block of 64 bytes: 55 bytes at most, a mark, and the length. `_usual` hashes the longer
-ones, and all on a processor that does not have the instructions (`HAS_SHA`).
+Theory of operation. Each round of SHA-256 waits for the one before; a second text uses that time and costs little. So a
+text may wait for a second one: `Digests` keeps it, and where in the page its digits belong. Nearly all texts fit into
+one block of 64 bytes: at most 55 bytes, a mark, and the length. `_usual` hashes longer ones, and all texts on a
+processor without the instructions (`HAS_SHA`).
 """
 
 import hashlib
@@ -102,20 +102,20 @@ cdef bint HAS_SHA = has_sha_instructions()
 
 
 cdef struct Digests:
-    # Up to two texts to hash, each in its block, and where in the page their digits stand.
+    # Up to two texts that are to be hashed, each in its block, and where in the page their digits belong.
     int count
     unsigned char block[2][64]
     Py_ssize_t place[2]
 
 
 cdef inline void close_block(unsigned char* block, int size) noexcept:
-    """The end of a block's text: a mark, and how many bits it has; the rest is zero."""
+    """Write the end of a block after its text: a mark, zeros, and the number of bits."""
     block[size] = 0x80
     block[62], block[63] = <unsigned char> (size >> 5), <unsigned char> (size << 3)
 
 
 cdef void hash_waiting(Digests* digests, char* page) noexcept:
-    """Write the digits of those that wait."""
+    """Hash the texts that wait, and write their digits."""
     cdef unsigned char found[2][32]
     cdef int at
     hash_two(digests.block, found)
@@ -125,7 +125,7 @@ cdef void hash_waiting(Digests* digests, char* page) noexcept:
 
 
 def _try_instructions():
-    """They are used only if they answer as `hashlib` does."""
+    """Return whether the instructions work here: they must give the digests that `hashlib` gives."""
     global HAS_SHA
     cdef Digests digests
     cdef char page[128]

@@ -1,19 +1,20 @@
-"""Reads the values of one record, each into a slot: the part of `consumer.conversion.reading` that pays in C.
+"""Reads the values of one record, each into a slot: the compiled reading of Avro.
 
-Theory of operation. A `Reader` has a list of operations made from a plan (`consumer.conversion.layout`), in the order of the
-bytes. `Reader.read` runs it over a record and fills its slots, from which `_events` converts. There are two ways to
-take a value: `run` puts it into its slot, and `build` makes the object that `consumer.avro.plan` would make. What the
-mapping does not ask for is not kept: `build` only looks whether it is a value, and refuses what it would refuse.
+Theory of operation. A `Reader` holds the operations of a plan (`consumer.conversion.layout`), in the order of the
+bytes. `Reader.read` runs them over a record and fills the slots, which `_events` converts. A value is read in one of
+two ways: `run` puts it into its slot, and `build` makes the object that `consumer.avro.plan` would make. A value that
+the mapping does not ask for is not kept: `build` only checks that it is valid, and refuses what the plan would refuse.
 
-Most values never become objects: a record is copied to where padding stands behind it (`_text`; a large one is read where
-it is), ASCII text stays there, and a slot says where; a number is a number. `thing` makes the object of a slot that is
-asked for. So slots are valid while the record's bytes are there and until the next `read`; what had to be made an object is held by the program until then, or `forget`.
+Most values never become objects. The record is copied to a place with padding after it (`_text`; a large one is read
+where it is). ASCII text stays there, and its slot points to it; a number is kept as a number. `thing` makes the object
+of a slot when it is needed. So slots are valid as long as the record's bytes exist and until the next `read`. The
+reader holds the objects that it had to make until then, or until `forget`.
 
-The promises are those of `consumer.avro.reading`: no byte beyond the end is looked at, nothing is allocated because
-a length was claimed, a loop over a claimed count consumes at least one byte a round (`schema.require_bounded` sees to that), and
-only what that module takes is taken. Whatever is wrong raises, and the record is read again by the two steps, whose
-verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; what nests deeper, or
-holds itself, is a call of the Python function that reads it.
+It keeps the promises of `consumer.avro.reading`: it looks at no byte beyond the end, allocates nothing because a length
+was claimed, consumes at least one byte in each round of a loop over a claimed count (`schema.require_bounded` refuses
+other schemas), and accepts only what that module accepts. Anything wrong raises; then the two steps read the record
+again, and their verdict counts. Recursion is as deep as the program is nested, which `layout.MOST_NESTED` bounds; a
+value that nests deeper, or holds itself, is read by a call of the Python function.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -29,9 +30,9 @@ cdef extern from "Python.h":
     object PyUnicode_FromFormat(const char* format, ...)
 
 cdef enum:
-    MOST_DIGITS = 18  # of a decimal that is looked at here: any number of so many digits is a long
+    MOST_DIGITS = 18  # of a decimal that is read here: every number of that many digits fits into 64 bits
     MOST_ITEMS = 10_000  # as in consumer.avro.reading, which says why
-    USUAL_ITEM_SLOTS = 1024  # whose room is kept from record to record
+    USUAL_ITEM_SLOTS = 1024  # the room for these is kept from record to record
     MOST_COPIED = 1 << 16  # bytes: a larger record is read where it is, without padding
 
 cdef int64_t POWERS[MOST_DIGITS + 1]
@@ -47,7 +48,7 @@ cdef struct Operation:
     int behind
     int null_byte
     int value_byte
-    bint is_optional_text  # `run` takes it and the text behind it in one step
+    bint is_optional_text  # `run` reads it and the text after it in one step
     void* extra
 
 
@@ -55,11 +56,11 @@ cdef enum Kind:
     NOTHING     # null
     ASCII_TEXT  # `text`, `size` bytes of the record, padded (`_text`)
     NUMBER      # `number`
-    DECIMAL     # `number`, of which the last `size` digits stand behind the point
+    DECIMAL     # `number`, whose last `size` digits are behind the point
     TRUTH       # `number`, 0 or 1
     OBJECT      # `object`
-    ONE_TEXT    # an array of one ASCII text, as ASCII_TEXT
-    NO_VALUES   # an array of nothing
+    ONE_TEXT    # an array of one ASCII text; the rest as for ASCII_TEXT
+    NO_VALUES   # an empty array
     ITEM_SLOTS  # `size` items; the slots of the first begin at `number` of the program's `item_slots`
 
 
@@ -82,14 +83,18 @@ cdef struct Datum:
 
 @cython.final
 cdef class Reader:
-    """The operations; `width`: how many slots they fill.
+    """Reads records by these operations, which fill `width` slots.
 
-    Of an operation: `slot`, where its value goes, below 0 where nobody asks for it; `behind`, how many operations
-    belong to it; `slots`, of OPTIONAL those that null fills, of ITEMS how many an item has, of FIXED its bytes, of
-    DECIMAL its precision, of UNION its branches, of KEYS how many there are; `null_byte` and `value_byte`, of OPTIONAL, and of ITEMS that may be
-    null, how the branches are spelled; `null_byte`, of DECIMAL the scale; `extra`, of ENUM the symbols, None for one
-    without a place, of RECORD the names of the fields that are asked for, of MAP the keys, None for all, of KEYS the same as bytes, of CALL, MAKE,
-    CONVERT and DECIMAL the function.
+    An operation has these fields:
+
+    - `slot`: where its value goes; below 0 if the mapping does not ask for it.
+    - `behind`: how many of the following operations belong to it.
+    - `slots`: OPTIONAL: how many slots null fills. ITEMS: how many slots an item has. FIXED: its bytes. DECIMAL: its
+      precision. UNION: its branches. KEYS: how many keys.
+    - `null_byte`, `value_byte`: OPTIONAL, and ITEMS whose items may be null: the bytes of the two branches. DECIMAL:
+      `null_byte` is the scale.
+    - `extra`: ENUM: the symbols, None for one that our enum lacks. RECORD: the names of the fields that are kept. MAP:
+      the keys that are kept, None for all. KEYS: the keys as bytes. CALL, MAKE, CONVERT and DECIMAL: the function.
     """
 
     cdef Operation* operations
@@ -106,7 +111,7 @@ cdef class Reader:
     cdef const uint8_t* safe  # how far the padding of a text may reach
 
     def __cinit__(self, list operations, int width):
-        self.kept = operations  # what `extra` points to lives as long
+        self.kept = operations  # keeps alive what `extra` points to
         self.held = []
         self.count = <int> len(operations)
         self.width = width
@@ -134,8 +139,8 @@ cdef class Reader:
         PyMem_Free(self.copy)
 
     cdef int read(self, bytes data, Py_ssize_t at) except -1:
-        """Fill the slots from the record whose datum begins at `at` and ends where `data` ends; raises what
-        `consumer.avro.reading` raises."""
+        """Fill the slots from the datum that begins at `at` and ends with `data`; raises what `consumer.avro.reading`
+        raises."""
         cdef Datum datum
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         datum.data, datum.end, datum.at, datum.whole = <const uint8_t*> PyBytes_AS_STRING(data), size, at, <void*> data
@@ -155,7 +160,7 @@ cdef class Reader:
         return 0
 
     cdef Slot* new_item(self) except NULL:
-        """The slots of one more item. Those of other items may move."""
+        """Return the slots of one more item. The slots of other items may move in memory."""
         cdef Py_ssize_t room
         cdef Slot* slots
         if self.used + self.item_width > self.room or self.item_slots == NULL:
@@ -168,7 +173,7 @@ cdef class Reader:
         return self.item_slots + self.used - self.item_width
 
     cdef void forget(self) noexcept:
-        """Free what the last record was made into, and the room that only a giant one needs."""
+        """Free the objects of the last record, and the room that only a giant record needs."""
         self.held.clear()
         if self.room > USUAL_ITEM_SLOTS:
             PyMem_Free(self.item_slots)
@@ -177,7 +182,7 @@ cdef class Reader:
 
 
 cdef object thing(const Slot* slot):
-    """The object that a slot stands for."""
+    """Return the value of a slot as a Python object."""
     if slot.kind == ASCII_TEXT:
         return PyUnicode_DecodeUTF8(<const char*> slot.text, slot.size, NULL)
     if slot.kind == OBJECT:
@@ -201,7 +206,7 @@ cdef object thing(const Slot* slot):
 
 
 cdef inline int put(Reader program, Slot* slot, object value) except -1:
-    """An object into a slot."""
+    """Read a value as an object into a slot."""
     if value is None:
         slot.kind = NOTHING
         return 0
@@ -224,14 +229,14 @@ cdef inline int put_text(Reader program, Slot* slot, const uint8_t* start, Py_ss
 
 
 cdef inline int put_symbol(Slot* slot, tuple symbols, Datum* datum) except -1:
-    """A symbol lives as long as the program: nothing has to hold it."""
+    """Read a symbol. It lives as long as the program, so nothing else has to hold it."""
     found = symbol(symbols, datum)
     slot.kind, slot.object = OBJECT, <PyObject*> found
     return 0
 
 
 cdef int put_decimal(Reader program, const Operation* decimal, Slot* slot, Datum* datum) except -1:
-    """A decimal that fits a number stays one until a rule asks for its value."""
+    """Read a decimal. One that fits into 64 bits stays a number until a rule needs it as an object."""
     cdef Py_ssize_t begun = datum.at, size = raw_size(decimal + 1, datum)
     cdef const uint8_t* start = taken(datum, size)
     if size > 8 or decimal.null_byte > MOST_DIGITS:
@@ -242,7 +247,7 @@ cdef int put_decimal(Reader program, const Operation* decimal, Slot* slot, Datum
 
 
 cdef int put_array(Reader program, int where, Slot* slot, Datum* datum) except -1:
-    """An array, which is often empty, or one of a single text."""
+    """Read an array. Two frequent forms make no object: an empty one, and one of a single text."""
     cdef Py_ssize_t begun = datum.at, size
     cdef const uint8_t* start
     cdef int64_t count = block(datum)
@@ -260,7 +265,7 @@ cdef int put_array(Reader program, int where, Slot* slot, Datum* datum) except -
 
 
 cdef int put_keys(Reader program, int where, Slot* slots, Datum* datum) except -1:
-    """Of a map, the values of the keys that are asked for, each into its slot; of a key that comes twice, the last."""
+    """Read the values of a map's keys that are asked for, each into its slot. If a key comes twice, the last counts."""
     cdef const Operation* each = &program.operations[where]
     cdef tuple keys = <tuple> each.extra
     cdef const uint8_t* start
@@ -288,7 +293,7 @@ cdef int put_keys(Reader program, int where, Slot* slots, Datum* datum) except -
 
 
 cdef int put_items(Reader program, int where, Slot* slot, Datum* datum) except -1:
-    """Of each item its slots, one item after the other."""
+    """Read the items one after the other, each into slots of its own."""
     cdef const Operation* each = &program.operations[where]
     cdef Py_ssize_t first = program.used, count = 0, seen = 0
     cdef int64_t left = block(datum)
@@ -299,7 +304,7 @@ cdef int put_items(Reader program, int where, Slot* slot, Datum* datum) except -
             if seen > MOST_ITEMS:
                 raise ValueError("an array of more items than are kept")
             if each.null_byte != each.value_byte and not is_there(each, datum):
-                continue  # null, which is as if it were not there
+                continue  # an item that is null is no item
             run(program, where + 1, where + 1 + each.behind, datum, program.new_item())
             count += 1
         left = block(datum)
@@ -308,7 +313,7 @@ cdef int put_items(Reader program, int where, Slot* slot, Datum* datum) except -
 
 
 cdef inline bint is_one_text(Reader program, const Operation* array, const uint8_t* at, const uint8_t* limit) noexcept:
-    """Whether this is an array of one short text that is plain: a count of 1, its length, its bytes, a count of 0."""
+    """Return whether this is an array of one short plain text: a count of 1, its length, its bytes, a count of 0."""
     if limit - at < 3 or at[0] != 2 or at[1] & 0x81 or array[1].code != CODE_TEXT:
         return False
     if at[1] >> 1 > limit - at - 3 or at[2 + (at[1] >> 1)] or program.safe - at < 2 + (at[1] >> 1) + PADDING:
@@ -319,7 +324,7 @@ cdef inline bint is_one_text(Reader program, const Operation* array, const uint8
 cdef int run(Reader program, int first, int stop, Datum* datum, Slot* slots) except -1:
     """Run the operations from `first` to before `stop`.
 
-    Short texts and numbers are taken here, with the place in a variable of its own: this is where a record's time goes.
+    Short texts and numbers are read here, with the position in a local variable: most of a record's time is spent here.
     """
     cdef const Operation* each = program.operations + first
     cdef const Operation* end = program.operations + stop

@@ -1,10 +1,10 @@
-"""Text that is looked at and copied sixteen bytes at a time, and so beyond its end.
+"""Text that is read and copied sixteen bytes at a time, beyond its end.
 
-Theory of operation. A call of `memcpy` costs more than the ten bytes that most values have. So the reader keeps a
-record with `PADDING` bytes behind it, and a page has as many to spare: then a text can be read and written in whole
-steps, of which the bytes beyond its end do not count. `padded` says of which texts this is true.
+Theory of operation. Most values have about ten bytes, and a call of `memcpy` costs more than copying these. So the
+reader keeps a record with `PADDING` bytes after it, and a page has as many to spare: then a text can be read and written
+in steps of sixteen bytes, and the bytes beyond its end are ignored. Such text is called *padded*.
 
-A comparison of vectors gives a vector: -1 where it holds, else 0. The compiler makes of it what the processor has.
+Comparing two vectors gives a vector: -1 where the comparison holds, else 0. The compiler chooses the instructions.
 """
 
 cdef extern from *:

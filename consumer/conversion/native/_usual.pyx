@@ -1,14 +1,14 @@
-"""Values in their usual spelling, told at a glance: shortcuts in front of rules, whose answers they are.
+"""Values in their usual spelling: shortcuts that give the answers of rules without calling them.
 
-Theory of operation. Most e-mail addresses, telephone numbers, prices are written in a way that leaves a rule nothing to
-decide. Such a value is answered here; of everything else it is said that it is not usual, and the rule is asked. The
-rule decides what is right, and a property test holds each shortcut against it.
+Theory of operation. Most e-mail addresses, telephone numbers and prices are spelled so that a rule has nothing to
+decide. These functions answer for such values, and say of every other value that it is not usual; then the rule is
+called. The rule defines what is right, and a property test compares each shortcut with it.
 
-Text is looked at with padding behind it (`_text`), as it stands in a record; what is an object is copied to such a place.
+Text is read with padding after it (`_text`), as in a record; the text of an object is copied to such a place first.
 
-SHA-256 is the processor's where it has instructions for it (`_sha256`). Else it is OpenSSL's, through the library that
-Python itself has loaded: its functions take a tenth of the time that an object of `hashlib` costs to make. Where that
-library cannot be reached, or answers otherwise than `hashlib`, it is `hashlib`.
+SHA-256 uses the processor's instructions where there are some (`_sha256`), else OpenSSL through the library that Python
+has loaded: calling its functions takes a tenth of the time of making a `hashlib` object. If that library cannot be
+reached, or its digests differ from those of `hashlib`, then `hashlib` is used.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -27,13 +27,13 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
 cdef enum:
-    LONGEST = 1000       # bytes of an object that are looked at
-    LONGEST_HASHED = 200  # bytes of a value that is hashed
+    LONGEST = 1000       # bytes: a longer text of an object is not usual
+    LONGEST_HASHED = 200  # bytes: a longer value that is to be hashed is not usual
     BLOCK_SIZE = 64      # of SHA-256
     LONGEST_CLICK_ID = 1024
     DIGEST = 64          # hex digits
     CONTEXT_WORDS = 64   # of 8 bytes; a SHA256_CTX has 112 bytes
-    FIRST_DAY = 719162   # 0001-01-01 is so many days before 1970
+    FIRST_DAY = 719162   # days from 0001-01-01 to 1970-01-01
     LAST_DAY = 2932896   # 9999-12-31
 
 ctypedef int (*Init)(void* context) noexcept
@@ -48,11 +48,11 @@ cdef object LARGEST = 10**18
 cdef const char* HEX = "0123456789abcdef"
 
 
-# -- what is sent as it is
+# -- values that are sent as they are
 
 
 cdef object usual_text(int kind, object value):
-    """What is sent of a value that surely passes the rule of this kind; None if it is not usual."""
+    """Return what is sent for a value that certainly passes the rule of this kind; None if it is not usual."""
     cdef unsigned char padded[LONGEST + PADDING]
     cdef Py_ssize_t size
     if not PyUnicode_CheckExact(value):
@@ -62,7 +62,7 @@ cdef object usual_text(int kind, object value):
 
 
 cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) except -1:
-    """Copy ASCII text, with padding behind it; gives its size, 0 if it is no such text or longer than that."""
+    """Copy ASCII text, with padding after it; return its size, or 0 if it is no ASCII text or too long."""
     if not PyUnicode_CheckExact(value) or not PyUnicode_IS_COMPACT_ASCII(value):
         return 0
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(value)
@@ -74,7 +74,7 @@ cdef Py_ssize_t pad(object value, Py_ssize_t longest, unsigned char* padded) exc
 
 
 cdef object number_text(int kind, object value):
-    """The text of a whole number above 0 that stands where text is meant, and of any number that is an amount."""
+    """Return the text of a number: of a whole one above 0 where text is meant, of any one that is an amount."""
     if kind == USUAL_AMOUNT and (type(value) is Decimal or type(value) is float):
         return str(value)
     if not PyLong_CheckExact(value) or not (kind == USUAL_TEXT or kind == USUAL_ORDER or kind == USUAL_AMOUNT):
@@ -83,7 +83,7 @@ cdef object number_text(int kind, object value):
 
 
 cdef inline bint is_usual(int kind, const unsigned char* padded, Py_ssize_t size) noexcept:
-    """Whether this text surely passes the rule of this kind: plain text, padded."""
+    """Return whether this padded, plain text certainly passes the rule of this kind."""
     if kind == USUAL_TEXT:  # the blank is followed by "!": neither empty nor blank
         return size > 0 and padded[0] >= c"!"
     if kind == USUAL_ORDER:  # nor is it 0
@@ -96,10 +96,10 @@ cdef inline bint is_usual(int kind, const unsigned char* padded, Py_ssize_t size
 
 
 cdef int put_digits(int64_t number, int scale, char* into) noexcept:
-    """Write a number of 0 to 10**18, with a point before the last `scale` digits; gives how many bytes. As `amount`."""
+    """Write a number from 0 to 10**18 as `amount` does, with a point before its last `scale` digits; return its size."""
     cdef char digits[NUMBER_ROOM]
     cdef int at = NUMBER_ROOM, behind = 0
-    while number or behind <= scale:  # one digit stands before the point
+    while number or behind <= scale:  # there is at least one digit before the point
         if behind == scale and scale:
             at -= 1
             digits[at] = c"."
@@ -159,13 +159,13 @@ cdef bint is_full_ipv6(const unsigned char* text, Py_ssize_t size) noexcept:
     return groups == 8 and digits > 0
 
 
-# -- what follows from what is sent
+# -- click ids
 
 
 cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ssize_t* begun) noexcept:
-    """How long the click id in this address is, and where it begins; 0: there is none; -1: ask `click_id_of`.
+    """Return the length of the click id in this address, and where it begins; 0: it has none; -1: call `click_id_of`.
 
-    Of an address that `is_padded_web` lets pass: all of it is visible ASCII.
+    The address must have passed `is_padded_web`, so all of it is visible ASCII.
     """
     cdef const void* found = memchr(text, c"#", size)
     cdef Py_ssize_t at, end
@@ -184,11 +184,11 @@ cdef Py_ssize_t usual_click_id(const unsigned char* text, Py_ssize_t size, Py_ss
     return 0
 
 
-# -- what is hashed
+# -- values that are hashed
 
 
 cdef int put_usual_digest(int kind, object value, char* into) except -1:
-    """Write the digest's 64 hex digits of `value` normalised; 0 if it is not usual, 1 if it is."""
+    """Normalise `value` and write the 64 hex digits of its digest; return 1, or 0 if it is not usual."""
     cdef unsigned char padded[LONGEST_HASHED + PADDING]
     cdef unsigned char day[8]
     if kind == USUAL_DAY:
@@ -199,7 +199,7 @@ cdef int put_usual_digest(int kind, object value, char* into) except -1:
 
 
 cdef int put_digest_of(int kind, const unsigned char* padded, Py_ssize_t size, char* into) except -1:
-    """As `put_usual_digest`, of padded text. Text that has a digest's length may be one already: the rule is asked."""
+    """The same for padded text. Text as long as a digest may be one already: it is not usual, and the rule decides."""
     cdef unsigned char block[LONGEST_HASHED + PADDING]
     if size == 0 or size > LONGEST_HASHED or size == DIGEST:
         return 0
@@ -208,9 +208,10 @@ cdef int put_digest_of(int kind, const unsigned char* padded, Py_ssize_t size, c
 
 
 cdef inline int block_of(int kind, const unsigned char* padded, int size, unsigned char* block, int room) noexcept:
-    """Put padded text, 1 to `room` bytes of it, into a block as it is hashed; zeros stand behind it up to `room`.
+    """Normalise padded text of 1 to `room` bytes into a block, followed by zeros up to `room`.
 
-    Gives how many bytes it has then; 0 if it is not usual. The block has 15 bytes beyond `room`, which do not count.
+    Returns how many bytes it has then; 0 if it is not usual. The block needs 15 more bytes after `room`, which may be
+    overwritten.
     """
     cdef int has_at = 0
     if kind == USUAL_EMAIL or kind == USUAL_LOWERED or kind == USUAL_AS_WRITTEN:
@@ -224,7 +225,7 @@ cdef inline int block_of(int kind, const unsigned char* padded, int size, unsign
 
 
 cdef int normalised(int kind, const unsigned char* text, int size, unsigned char* into) noexcept:
-    """As `block_of`, of the kinds that are taken byte by byte. A function of its own: `block_of` is made inline."""
+    """The part of `block_of` for kinds that are normalised byte by byte. Apart, so that `block_of` can be inlined."""
     if kind == USUAL_PHONE:
         return phone(text, size, into)
     if kind == USUAL_DIGITS:
@@ -237,7 +238,7 @@ cdef int normalised(int kind, const unsigned char* text, int size, unsigned char
 
 
 cdef int person_name(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Text without blanks around it, in lower case; blanks in it stay."""
+    """Normalise text without blanks around it: lower case; blanks inside stay."""
     cdef int at
     if text[0] <= 32 or text[size - 1] <= 32:
         return 0
@@ -249,7 +250,7 @@ cdef int person_name(const unsigned char* text, int size, unsigned char* into) n
 
 
 cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Letters and digits, in lower case; blanks and the usual marks in it go."""
+    """Keep letters and digits, in lower case; remove blanks and the usual punctuation."""
     cdef int at, kept = 0
     if text[0] <= 32 or text[size - 1] <= 32:
         return 0
@@ -263,9 +264,9 @@ cdef int city(const unsigned char* text, int size, unsigned char* into) noexcept
 
 
 cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """The digits from the first that is not 0; a point may be that of a number written with decimals.
+    """Keep the digits from the first that is not 0. A text with a point is not usual: it may be a number like 94107.0.
 
-    Blanks are skipped here, so longer text may be a digest with blanks around it.
+    Blanks are skipped here, so a long text may be a digest with blanks around it: it is not usual either.
     """
     cdef int at, digits = 0
     if size > MOST_HASHED:
@@ -280,7 +281,7 @@ cdef int phone(const unsigned char* text, int size, unsigned char* into) noexcep
 
 
 cdef int digits_only(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """Nothing but digits."""
+    """Take text that has only digits, as it is."""
     cdef int at
     for at in range(size):
         if not is_digit(text[at]):
@@ -290,7 +291,7 @@ cdef int digits_only(const unsigned char* text, int size, unsigned char* into) n
 
 
 cdef int birthday(const unsigned char* text, int size, unsigned char* into) noexcept:
-    """``YYYYMMDD`` of a real day, written so or as ``YYYY-MM-DD``."""
+    """Normalise a real day, written as ``YYYYMMDD`` or ``YYYY-MM-DD``, to ``YYYYMMDD``."""
     cdef int at, kept = 0
     cdef bint marked = size == 10 and text[4] == c"-" and text[7] == c"-"
     if not marked and size != 8:
@@ -310,7 +311,7 @@ cdef inline int two(const unsigned char* digits) noexcept:
 
 
 cdef bint is_day(int year, int month, int day) noexcept:
-    """Whether the calendar has this day."""
+    """Return whether the calendar has this day."""
     if year == 0 or month == 0 or month > 12 or day == 0:
         return False
     if month == 2:
@@ -319,7 +320,7 @@ cdef bint is_day(int year, int month, int day) noexcept:
 
 
 cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
-    """``YYYYMMDD`` of the day so many days after 1970-01-01."""
+    """Write ``YYYYMMDD`` of the day that is this many days after 1970-01-01."""
     cdef int overflow = 0
     cdef long long count
     if not PyLong_CheckExact(value):
@@ -329,11 +330,11 @@ cdef Py_ssize_t day_digits(object value, unsigned char* into) except -1:
 
 
 cdef int digits_of_day(long long count, unsigned char* into) noexcept:
-    """As `day_digits`; 0 if it is beyond the calendar."""
+    """The same as `day_digits`; return 0 if the day is beyond the calendar."""
     cdef int days, era, of_era, year, of_year, month, day
     if count < -FIRST_DAY or count > LAST_DAY:
         return 0
-    # Years that begin in March, in eras of 400 of them: days from 0000-03-01, which is 306 days before 0001-01-01.
+    # Years are counted from March, in eras of 400 years: days since 0000-03-01, which is 306 days before 0001-01-01.
     days = <int> count + FIRST_DAY + 306
     era = days // 146097
     of_era = days - era * 146097
@@ -391,7 +392,7 @@ def digits_with_point(number, scale):
 
 
 def click_id_in(text):
-    """What `usual_click_id` says of these bytes: the click id, b"" if there is none, None if it asks; for the test."""
+    """For the tests: return the click id that `usual_click_id` finds, b"" if there is none, None if it does not know."""
     cdef Py_ssize_t begun = 0
     cdef Py_ssize_t size = usual_click_id(<const unsigned char*> PyBytes_AS_STRING(text), len(text), &begun)
     return None if size < 0 else text[begun : begun + size] if size else b""
@@ -404,18 +405,18 @@ def may_be_a_crawler(text):
 
 
 def _reach_openssl():
-    """Take OpenSSL's functions, if they can be had and answer as they should."""
+    """Use OpenSSL's functions if they can be found and give the right digests."""
     global init, update, final
     cdef uintptr_t begin, more, end
     try:
         import _hashlib
 
-        library = ctypes.CDLL(_hashlib.__file__)  # a look-up in it finds what it is linked with
+        library = ctypes.CDLL(_hashlib.__file__)  # finds the symbols of the OpenSSL that it is linked with
         begin, more, end = [
             ctypes.cast(getattr(library, f"SHA256_{name}"), ctypes.c_void_p).value
             for name in ("Init", "Update", "Final")
         ]
-    except Exception:  # another Python, another OpenSSL: it costs speed only
+    except Exception:  # with another Python or OpenSSL only speed is lost
         return
     init, update, final = <Init> begin, <Update> more, <Final> end
     for size in range(1, LONGEST_HASHED + 1):
@@ -426,7 +427,7 @@ def _reach_openssl():
 
 
 def hashes_with_openssl():
-    """Whether OpenSSL's own functions are used."""
+    """Return whether OpenSSL's own functions are used."""
     return init != NULL
 
 

@@ -1,10 +1,10 @@
-"""The values of a record's bytes: made objects, or looked at only, by one function (`build`).
+"""Reads the values of a record as Python objects, or only checks them: one function does both (`build`).
 
-Theory of operation. Each function takes a value from a `Datum` and leaves it behind that value. `_slots` says what is
-promised; the functions of `consumer.avro.reading` are the twins of these.
+Theory of operation. Each function reads one value from a `Datum` and moves its position behind that value. `_slots`
+says what they promise; `consumer.avro.reading` and `plan` have the same functions in Python.
 """
 
-# -- what values are made of
+# -- numbers, lengths and text
 
 
 cdef inline int64_t number(Datum* datum) except? -77:
@@ -34,7 +34,7 @@ cdef inline int64_t short_number(Datum* datum) except? -77:
 
 
 cdef inline const uint8_t* taken(Datum* datum, Py_ssize_t size) except NULL:
-    """This many bytes, which have to be there."""
+    """Move past this many bytes and return where they begin. Raises if the data end before."""
     if size > datum.end - datum.at:
         raise IndexError("the data end inside a value")
     datum.at += size
@@ -42,7 +42,7 @@ cdef inline const uint8_t* taken(Datum* datum, Py_ssize_t size) except NULL:
 
 
 cdef inline Py_ssize_t length(Datum* datum) except -1:
-    """How many bytes follow; they are there."""
+    """Read how many bytes follow. Raises if the data end before."""
     cdef int64_t count = number(datum)
     if count < 0 or count > datum.end - datum.at:
         raise ValueError("a length beyond the end")
@@ -50,7 +50,7 @@ cdef inline Py_ssize_t length(Datum* datum) except -1:
 
 
 cdef inline int64_t block(Datum* datum) except -1:
-    """How many items follow; a negative count is followed by the block's size."""
+    """Read how many items follow; after a negative count comes the block's size."""
     cdef int64_t count = number(datum)
     if count >= 0:
         return count
@@ -67,7 +67,7 @@ cdef inline bint truth(Datum* datum) except? -1:
 
 
 cdef inline bint is_there(const Operation* optional, Datum* datum) except? -1:
-    """Which branch of an optional it is: that of a value, or that of null."""
+    """Read the branch of an optional; return whether it is the one with a value."""
     cdef const uint8_t* byte = taken(datum, 1)
     if byte[0] == optional.value_byte:
         return True
@@ -87,7 +87,7 @@ cdef inline bint is_ascii(const uint8_t* start, Py_ssize_t size) noexcept:
 cdef inline object text(Datum* datum, bint kept):
     cdef Py_ssize_t size = length(datum)
     cdef const uint8_t* start = taken(datum, size)
-    # It has to be UTF-8 even where the mapping does not ask for it; ASCII is.
+    # Text must be UTF-8 even if the mapping does not ask for it. ASCII always is.
     if kept or not is_ascii(start, size):
         return PyUnicode_DecodeUTF8(<const char*> start, size, NULL)
     return None
@@ -113,7 +113,7 @@ cdef object call(object function, Datum* datum):
 
 
 cdef int branch(Reader program, int where, Datum* datum) except -1:
-    """The operation of the branch that a union has here."""
+    """Read the branch of a union, and return the index of its operation."""
     cdef int64_t index = number(datum)
     cdef int chosen = where + 1
     if index < 0 or index >= program.operations[where].slots:
@@ -127,7 +127,7 @@ cdef int branch(Reader program, int where, Datum* datum) except -1:
 
 
 cdef int64_t unscaled(const uint8_t* start, Py_ssize_t size) noexcept:
-    """Big-endian two's complement of at most eight bytes."""
+    """Return the number in at most eight bytes of big-endian two's complement."""
     cdef uint64_t bits = <uint64_t> -1 if size > 0 and start[0] > 127 else 0
     cdef Py_ssize_t at
     for at in range(size):
@@ -136,7 +136,7 @@ cdef int64_t unscaled(const uint8_t* start, Py_ssize_t size) noexcept:
 
 
 cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t size) except? -77:
-    """The digits of a decimal of at most eight bytes."""
+    """Return the digits of a decimal of at most eight bytes."""
     cdef int64_t value = unscaled(start, size), bound
     if decimal.slots <= MOST_DIGITS:
         bound = POWERS[decimal.slots]
@@ -146,7 +146,7 @@ cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t si
 
 
 cdef inline Py_ssize_t raw_size(const Operation* raw, Datum* datum) except -1:
-    """Of bytes, or of a fixed."""
+    """Read a decimal from bytes or from a fixed."""
     return raw.slots if raw.code == CODE_FIXED else length(datum)
 
 
@@ -154,7 +154,7 @@ cdef object decimal_number(const Operation* decimal, Datum* datum, bint kept):
     cdef Py_ssize_t size = raw_size(decimal + 1, datum)
     cdef const uint8_t* start = taken(datum, size)
     cdef int64_t digits
-    # More bytes than a number of C has: Python's reader says what they are.
+    # Too large for a number of C: Python's reader converts it.
     if size > 8:
         return (<object> decimal.extra)(PyBytes_FromStringAndSize(<const char*> start, size))
     digits = small(decimal, start, size)
@@ -167,7 +167,7 @@ cdef object decimal_of(int64_t digits, int scale):
     return Decimal(PyUnicode_FromFormat("%lldE-%d", <long long> digits, scale))
 
 
-# -- values with parts, and all others: what is not `kept` is judged alike, and not made
+# -- values with parts, and `build` for all; with `kept` False a value is checked in the same way, and not made
 
 
 cdef list array(Reader program, int item, Datum* datum, bint kept):
@@ -217,7 +217,7 @@ cdef dict record(Reader program, int where, Datum* datum, bint kept):
 
 
 cdef object build(Reader program, int where, Datum* datum, bint kept):
-    """The value of the operation at `where` and of those that belong to it; what is not `kept` need not be made."""
+    """Read the value of the operation at `where` and of those that belong to it; make it only if it is `kept`."""
     cdef const Operation* each = &program.operations[where]
     while each.code == CODE_OPTIONAL:
         if not is_there(each, datum):

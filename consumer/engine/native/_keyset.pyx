@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""A set of keys that takes and gives many at a time, as bytes that stand one after the other.
+"""A set of keys. Its methods take and return many keys at a time, as one run of bytes.
 
 Theory of operation. It is a table of 16-byte keys with open addressing: a key stands in the first free slot from
 its own on. Keys are hashes, so their first bytes choose the slot. At most half of the slots are taken. When a key is
@@ -47,7 +47,7 @@ cdef class KeySet:
         return self.count + self.has_zeros
 
     def add(self, bytes keys):
-        """Add keys that stand one after the other; gives the places of those that were there, or came before."""
+        """Add a run of keys; return the positions of those that were in the set, or came earlier in the run."""
         cdef Py_ssize_t place, rows = PyBytes_GET_SIZE(keys) // KEY_BYTES
         cdef Key key
         cdef Key* slot
@@ -70,7 +70,7 @@ cdef class KeySet:
         return known
 
     def remove(self, bytes keys):
-        """Remove keys that stand one after the other; whether each of them was there."""
+        """Remove a run of keys; return whether all of them were in the set."""
         cdef Py_ssize_t place, rows = PyBytes_GET_SIZE(keys) // KEY_BYTES
         cdef bint all_there = True
         cdef Key key
@@ -91,7 +91,7 @@ cdef class KeySet:
         return all_there
 
     cdef Key* slot_of(self, const Key* key) noexcept:
-        """Where this key stands, or else the free slot where it would."""
+        """Return the slot that holds this key, or the free slot where it would go."""
         cdef Py_ssize_t at = <Py_ssize_t> (key.first & <uint64_t> self.mask)
         while not is_zeros(self.slots + at) and (
             self.slots[at].first != key.first or self.slots[at].second != key.second
@@ -100,7 +100,7 @@ cdef class KeySet:
         return self.slots + at
 
     cdef void free(self, Py_ssize_t hole) noexcept:
-        """Free a slot; what stands behind it and belongs before it moves up."""
+        """Free a slot; keys after it that belong at or before it move up."""
         cdef Py_ssize_t at = hole, wanted
         self.count -= 1
         while True:
@@ -114,7 +114,7 @@ cdef class KeySet:
         self.slots[hole].first = self.slots[hole].second = 0
 
     cdef int resize(self, Py_ssize_t keys) except -1:
-        """Room for this many keys."""
+        """Make room for this many keys."""
         cdef Key* before = self.slots
         cdef Py_ssize_t slots = FEWEST_SLOTS, at, many = self.mask + 1
         while slots < 4 * keys:

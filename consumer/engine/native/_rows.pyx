@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""What is read off many records at once: `consumer.engine.native.plain`, compiled."""
+"""Facts about many records at once: `consumer.engine.native.plain`, compiled."""
 
 from cpython cimport array
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
@@ -91,7 +91,7 @@ def count_ages(array.array times, double now, array.array bounds, array.array co
 
 cdef inline object record_at(list records, Py_ssize_t place):
     record = <object> PyList_GET_ITEM(records, place)
-    if type(record) is not Record:  # its fields are read where those of a record stand
+    if type(record) is not Record:  # the fields are read by position, so it must be a record
         raise TypeError("not a record")
     return record
 

@@ -1,4 +1,4 @@
-"""What is read off many records at once, in plain Python; `consumer.engine.native` has the same compiled."""
+"""Facts about many records at once, in plain Python; `consumer.engine.native` has the same compiled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDEST = 4
 
 
 def sizes_of(records: list[Record]) -> array[int]:
-    """Bytes that each of these fetched records holds in memory.
+    """Return the bytes that each of these fetched records holds in memory.
 
     The objects around key and value are left aside: some hundred bytes a record, which the budget of open events
     bounds. Headers are counted with theirs, for a record may have a hundred thousand of two bytes each.
@@ -31,19 +31,19 @@ def sizes_of(records: list[Record]) -> array[int]:
 
 
 def size_of_headers(headers: Sequence[tuple[str, bytes | None]]) -> int:
-    """Bytes that a record's headers hold in memory, objects included: never less than they do."""
+    """Return the bytes that a record's headers hold in memory, objects included; it may be more, but never less."""
     return _HEADER * len(headers) + sum(
         (len(name) if name.isascii() else _WIDEST * len(name)) + len(value or b"") for name, value in headers
     )
 
 
 def offsets_of(records: list[Record]) -> array[int]:
-    """The offset of each."""
+    """Return the offset of each record."""
     return array("q", map(itemgetter(0), records))
 
 
 def rising(offsets: array[int]) -> bool:
-    """Whether each is higher than the one before it."""
+    """Return whether each offset is higher than the one before it."""
     return all(map(lt, offsets, offsets[1:]))
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.conversion.layout import ComputedAt, Layout
-from consumer.conversion.program import _Maker, _slotted_items
+from consumer.conversion.layout import ComputedAt
+from consumer.conversion.program import make_program
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection
 from tests.conversion.convert_records import shaped
 from tests.conversion.test_compiled import Both
@@ -525,9 +525,9 @@ def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None
     """The program has a call of Python for each computed field, and where nothing is computed it has none."""
     both = both_of(fields)
     plan: Any = both.decoder.plans[both.framing]
-    layout = Layout(plan, both.converter.mapping.asked, _slotted_items(both.converter.description))
-    program = _Maker(both.converter.description, layout).program()
-    fields_of = [*program.event, *program.app_info, *program.device_info, *program.user, *program.custom]
+    program = make_program(both.converter.description, plan)
+    assert program is not None
+    fields_of = [field for fields in program.fields.values() for field in fields]
     items = program.items.fields if program.items is not None else []
     places = [one for field in (*fields_of, *items) for one in (field.at, field.gather)]
     places += [*program.decided.values(), program.consent, program.dedup_id]

@@ -57,7 +57,7 @@ cdef extern from *:
         int32_t leader_epoch
         int64_t timestamp
         int timestamp_kind
-    # What `tuple.__new__(type, …)` does in the end, without a tuple to take the fields from.
+    # What `tuple.__new__(type, …)` does in the end, without making a tuple of the fields first.
     object new_tuple(object type, Py_ssize_t size)
 
 SOURCES = PINSTREAM_SOURCES.decode()
@@ -85,7 +85,7 @@ def gather(list messages, Py_ssize_t at, list records, Py_ssize_t most):
             break
         before = one.offset
         stamp = -1 if one.timestamp_kind == TIMESTAMP_NOT_AVAILABLE else one.timestamp
-        if stamp != last_stamp:  # those of a batch of records are often the same
+        if stamp != last_stamp:  # the records of a batch often have the same timestamp
             timestamp, last_stamp = stamp, stamp
         headers = NO_HEADERS
         if one.headers != NULL or one.c_headers != NULL:
@@ -137,7 +137,7 @@ cdef inline Py_ssize_t length(object text) except -1:
 
 
 cdef inline void put(object record, Py_ssize_t place, object value):
-    Py_INCREF(value)  # which the next takes over
+    Py_INCREF(value)  # PyTuple_SET_ITEM takes over a reference
     PyTuple_SET_ITEM(record, place, value)
 
 
@@ -145,7 +145,7 @@ cdef bint is_as_expected(
     object topic, object key, object value, object headers, object error, int32_t partition, int64_t offset,
     int kind, int64_t timestamp, int32_t leader_epoch,
 ):
-    """Whether a message that is made of these has each of them where the structure has it."""
+    """Return whether a message made of these values has each of them where the structure says."""
     made = Message(topic, partition, offset, key, value, headers, error, (kind, timestamp), 0.5, leader_epoch)
     cdef ClientMessage *one = <ClientMessage *> made
     return (

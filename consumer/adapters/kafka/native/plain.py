@@ -42,7 +42,7 @@ def gather(messages: list[Message], at: int, records: list[Record], most: int) -
 
 
 def headers_of(message: Message) -> tuple[Any, ...]:
-    """The headers of a message, which become objects here."""
+    """Return the headers of a message. The client makes their objects in this call."""
     try:
         return tuple(message.headers() or ())
     except SystemError:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""What is done to many keys at once: find, insert, sort, merge, check. The twin of `plain`, which says what each does.
+"""Operations on many keys at once: find, insert, sort, merge, check. `plain` has the same, and says what each does.
 
 Theory of operation. Keys are hashes: spread evenly, so their first bits say where they belong. The table is a hash table
 with linear probing. A segment has a directory: for each value of a key's first bits, the number of its first entry; a
@@ -68,7 +68,7 @@ _make_crc()
 
 
 cdef uint32_t crc32(uint32_t crc, const uint8_t* at, Py_ssize_t size) noexcept nogil:
-    """As `zlib.crc32`, eight bytes at a time."""
+    """The same as `zlib.crc32`, eight bytes at a time."""
     cdef uint32_t one, two
     crc = ~crc
     while size >= 8:
@@ -117,7 +117,7 @@ cdef class Table:
         return self.count
 
     cdef inline Slot* place(self, const uint8_t* key) noexcept nogil:
-        """Where the key is, or where it would be."""
+        """Return where the key is, or where it would be inserted."""
         cdef Py_ssize_t mask = self.room - 1, at = <Py_ssize_t> word(key) & mask
         while self.slots[at].used and memcmp(self.slots[at].key, key, KEY):
             at = (at + 1) & mask
@@ -196,7 +196,7 @@ cdef class Table:
             slot = self.slots + at
             if slot.used:
                 entry = to + ends[first_bits(slot.key, bits)] * ENTRY
-                ends[first_bits(slot.key, bits)] += 1  # from the begin of the part to its end
+                ends[first_bits(slot.key, bits)] += 1  # moves from the beginning of the part to its end
                 memcpy(entry, slot.key, KEY)
                 entry[16], entry[17] = slot.stamp >> 24, slot.stamp >> 16 & 0xFF
                 entry[18], entry[19] = slot.stamp >> 8 & 0xFF, slot.stamp & 0xFF
@@ -209,7 +209,7 @@ cdef class Table:
 cdef struct Body:
     const uint8_t* data
     const uint8_t* checks
-    uint8_t* checked  # of each block whether it was
+    uint8_t* checked  # for each block, whether it was checked
     Py_ssize_t entries, size, blocks
     int bits
     bint all_checked
@@ -218,7 +218,7 @@ cdef struct Body:
 cdef bint is_whole(Body* body, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Check the blocks that hold the bytes from `first` to `last`, if that was not done before."""
     cdef Py_ssize_t block, begin
-    if body.all_checked:  # else each search would wait for memory once more: `checked` is too large for the caches
+    if body.all_checked:  # saves a wait for memory in each search: `checked` does not fit into the caches
         return True
     for block in range(first // BLOCK, last // BLOCK + 1):
         if not body.checked[block]:
@@ -306,7 +306,7 @@ cdef class Segment:
         cdef uint64_t one = word(key), two = word(key + 8)
         cdef const uint8_t* entry
         cdef Py_ssize_t middle
-        while high - low > FEW:  # only where keys are no hashes
+        while high - low > FEW:  # happens only if keys are not hashes
             middle = (low + high) // 2
             if not is_whole(body, middle * ENTRY, middle * ENTRY + ENTRY - 1):
                 return False
@@ -428,7 +428,7 @@ cdef class Merger:
         return made[:count * ENTRY]
 
     cdef Py_ssize_t _take(self, uint8_t* to, Py_ssize_t most) noexcept nogil:
-        """Entries up to `most`, the later one where a key is in several. -1: a block is damaged."""
+        """Merge up to `most` entries; of a key that several bodies have, the latest counts. Return -1 if a block is damaged."""
         cdef Py_ssize_t made = 0
         cdef const uint8_t* least
         cdef const uint8_t* entry
@@ -439,7 +439,7 @@ cdef class Merger:
                 if self.heads[number].at == self.heads[number].body.entries:
                     continue
                 entry = self.heads[number].body.data + self.heads[number].at * ENTRY
-                # Of one key the latest stamp comes first: it is kept, and the others are passed over.
+                # The latest stamp of a key comes first: it is kept, and the others are skipped.
                 if chosen < 0 or self._before(entry, least):
                     chosen, least = number, entry
             if chosen < 0:
