@@ -383,10 +383,7 @@ class Loader:
                 f"phone_country: {said!r} is no path of the record; one country for all is written "
                 f'phone_country = "{meant.upper()}"'
             )
-        source = self._one("phone_country", said)
-        if not source.kinds & WORDS:
-            self._fail(f"phone_country: {source.path!r} is {listed(source.kinds)}, but a country is text")
-        return source
+        return self._one("phone_country", said, WORDS, "a country is text")
 
     def _check_computed(
         self, sources: dict[str, Expression], event_types: Collection[str], channels: Collection[str]
@@ -479,8 +476,15 @@ class Loader:
         allowed = table.get("allowed", [])
         if not isinstance(allowed, list) or not all(isinstance(value, str | int) for value in allowed):
             self._fail('[consent] allowed must be a list of values: allowed = ["granted"]')
+        # Without allowed values only true will do, and text is never true.
+        kinds = None if allowed else frozenset({"boolean"})
+        found: dict[str, list[Expression]] = {"require": [], "any": []}
         try:
-            found = {key: self._consent_sources(key, bool(allowed)) for key in ("require", "any")}
+            for key, sources in found.items():
+                said = table.get(key, "")
+                for path in said if isinstance(said, list) else [said] if said else []:
+                    meant = "must be a boolean; or say which values will do, allowed = [...]"
+                    sources.append(self._one(f"[consent] {key}", path, kinds, meant))
         except MappingError as error:
             # Never a proposal: without it, events of people would be sent who did not consent.
             asking = [
@@ -508,19 +512,6 @@ class Loader:
         # True if all of `require` hold, and one of `any`; else nothing, which is no consent.
         return Consent(When(agreed, every, None), ())
 
-    def _consent_sources(self, key: str, has_allowed: bool) -> list[Expression]:
-        """What `require` or `any` names: one path, or a list of them."""
-        said = self._tables["consent"].get(key, "")
-        paths = said if isinstance(said, list) else [said] if said else []
-        sources = [self._one(f"[consent] {key}", path) for path in paths]
-        for source in sources:
-            # Without allowed values only true will do, and text is never true.
-            if not has_allowed and "boolean" not in source.kinds:
-                self._fail(
-                    f"[consent] {key}: {source.path!r} is no boolean: say which values will do, allowed = [...]"
-                )
-        return sources
-
     def _dedup_key(self) -> Expression | None:
         said = self._settings_of("dedup", "key").get("key", "")
         if not said:
@@ -529,13 +520,10 @@ class Loader:
         # Records without such a value are known by their event_id: so are those of a schema without it.
         if not self._applies(layer, "dedup", "key", said):
             return None
-        source = self._one("[dedup] key", said)
-        if not source.kinds & TARGETS["event_id"].kinds:
-            self._fail(f"[dedup] key: {source.path!r} is {listed(source.kinds)}, but must be text")
-        return source
+        return self._one("[dedup] key", said, TARGETS["event_id"].kinds, "must be text")
 
-    def _one(self, key: str, said: Any) -> Expression:
-        """The source of one value that this key names."""
+    def _one(self, key: str, said: Any, kinds: frozenset[str] | None, meant: str) -> Expression:
+        """The source of one value that this key names, of one of these `kinds`; None: of any."""
         with self._about(key):
             source = self._reading.expression(said)
         # Which of several would count is for the user to say.
@@ -546,6 +534,8 @@ class Loader:
         if isinstance(source, Computed):
             with self._about(key):
                 computation(source, None, None, lambda _: None)
+        if kinds is not None and not source.kinds & kinds:
+            self._fail(f"{key}: {source.path!r} is {listed(source.kinds)}, but {meant}")
         return source
 
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
