@@ -243,10 +243,11 @@ class Loader:
             # A setting below a table's header belongs to that table: the usual mistake with TOML.
             if key in CHOICES:
                 self._misplaced(table, key)
-            if key in known:
-                self._fail(f'[{table}] {key!r} is turned around: write "{value}" = "{key}"')
+            # A channel may well be called as an action source is, so that nothing follows from its name.
             if table == "action_sources":
                 self._fail(f"[{table}] {key!r}: {value!r} is not an action source; {or_all(value, known)}")
+            if key in known:
+                self._fail(f'[{table}] {key!r} is turned around: write "{value}" = "{key}"')
             meant = hints.event_meant(value, known)
             names = ", ".join(name for name in sorted(known) if name != FILTER)
             hint = f"the nearest is {meant!r}" if meant else f"its names are {names}"

@@ -28,12 +28,13 @@ from consumer.conversion.computed.expressions import flat
 from consumer.conversion.hints import fields_within, line_meant
 from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
+from consumer.conversion.targets import EVENT_NAMES, MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, SchemaError, nearest, or_all
 
 # A record's section is one byte in a block.
 _MOST_SECTIONS: Final = 250
+_MOST_NAMED: Final = 5  # record types in one message
 
 
 class Section(NamedTuple):
@@ -68,31 +69,19 @@ class Sections:
     """A checked mapping file. Make it with `load_sections`."""
 
     all: tuple[Section, ...]  # a section's number is its place here, counted from 1
+    names: tuple[str, ...]  # of all sections; none if the file has none
     divided: bool  # whether the file has sections; else `all` is one mapping for everything
+    typed: bool  # whether record types are told apart, which also a file without sections may ask for
     unknown_record: str
     warnings: tuple[str, ...]
     topics: tuple[str, ...]  # the topics that the file names
     records: tuple[str, ...]  # the record types that are mapped
     own_events: tuple[str, ...]  # the advertiser's own event names in all sections
+    known_event_names: frozenset[str]  # all names that events may be sent under
     # The number of the section for a place; or, of a record type that has sections, why there is none.
     _places: Map[_Place, int | str]
     _records: Map[str, str]  # record types that are mapped, by their names and aliases
     _unqualified: Map[str, str]  # the same by names without namespace, as far as these are enough
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all sections; none if the file has none."""
-        return tuple(section.name for section in self.all) if self.divided else ()
-
-    @property
-    def typed(self) -> bool:
-        """Whether record types are told apart."""
-        return self.divided or self.unknown_record == "filter"
-
-    @property
-    def known_event_names(self) -> frozenset[str]:
-        """All names that events may be sent under."""
-        return frozenset().union(*(section.mapping.known_event_names for section in self.all))
 
     def _record_of(self, name: str) -> str | None:
         """Return the mapped record type that a writer calls `name`; None: it is not mapped."""
@@ -121,20 +110,16 @@ class Sections:
                 f"the datum is {name}, a branch of its schema's union, and no record: there is no event in it"
             )
             return rejected(DecodeCode.UNKNOWN_RECORD, why)
+        more = len(self.records) - _MOST_NAMED
+        mapped = ", ".join(self.records[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         return rejected(
             DecodeCode.UNKNOWN_RECORD,
             f"no section of the mapping is for the record type {name}: add [record.{_quoted(name)}], or filter what is "
-            f'not mapped with unknown_record = "filter"; mapped are {first_names(self.records)}',
+            f'not mapped with unknown_record = "filter"; mapped are {mapped}',
         )
 
 
 _FILTERED: Final = Filtered(DecodeCode.UNKNOWN_RECORD.value)
-
-
-def first_names(names: Sequence[str], most: int = 5) -> str:
-    """Return the first of these names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def load_mapping(
@@ -298,14 +283,18 @@ class _File:
         )
         # Those of the sections first: what has no mapping is the exception.
         warned = [*(warning for section in all_of_them for warning in section.mapping.warnings), *warnings]
+        unknown_record = {**self._default, **self._top}["unknown_record"]
         return Sections(
             all=tuple(all_of_them),
+            names=tuple(section.name for section in all_of_them) if self._divided else (),
             divided=self._divided,
-            unknown_record={**self._default, **self._top}["unknown_record"],
+            typed=self._divided or unknown_record == "filter",
+            unknown_record=unknown_record,
             warnings=tuple(dict.fromkeys(warned)),
             topics=tuple(dict.fromkeys(topic for _, topic in self._layers if topic is not None)),
             records=tuple(dict.fromkeys(section.record for section in all_of_them)),
             own_events=tuple(own_events),
+            known_event_names=EVENT_NAMES.union(own_events),
             _places=places,
             _records=self._by_name(schemas),
             _unqualified=unqualified,

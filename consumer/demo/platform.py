@@ -105,11 +105,10 @@ class Platform:
         return None
 
     def _refuse_load(self, plan: CallPlan, within_quota: bool, now: float) -> Answer | None:
-        if not within_quota:
-            return _error(429, 8, "This request exceeded a rate limit.")
-        if plan.throttled:
+        if not within_quota or plan.throttled:
             answer = _error(429, 8, "This request exceeded a rate limit.")
-            return answer._replace(headers=wait_headers(plan.faults, now))
+            # Of a quota that is used up, the headers are already there.
+            return answer._replace(headers=wait_headers(plan.faults, now)) if within_quota else answer
         if plan.unavailable:
             return _error(503, 4197, "The endpoint has been ramped down and is not accepting any traffic.")
         if plan.server_error:
