@@ -150,7 +150,7 @@ def service(
     )
     # Only now: what the producer hears of its brokers goes to the engine, which `made` has.
     if isinstance(outside.letters, DeadLetterProducer):
-        outside.letters.watch(lambda told: made.feed(BrokersTold("producer", told)))
+        outside.letters.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
     return made
 
 

@@ -16,6 +16,7 @@ import structlog
 from consumer import __version__
 from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.configuration import longest_commit
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.adapters.key_store import KeyStore
 from consumer.app import building
@@ -258,21 +259,22 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:
-    grace = settings.pinstream.shutdown_grace
+    divided = building.quota_members(settings)
+    hooks = Hooks(
+        listener,
+        on_trouble=building.log_kafka_trouble,
+        on_topic_ids=lambda ids: listener.feed(TopicIdsTold(ids)),
+        # Members divide the quota by how many they are, unless a shared key store counts their calls.
+        on_group_size=(lambda members: listener.feed(GroupSize(members))) if divided else None,
+        on_brokers=lambda told: listener.feed(BrokersTold("consumer", told)),
+        # Longer than the engine's own deadline, which then ends the drain in order.
+        revoke_timeout=settings.pinstream.shutdown_grace + REVOKE_MARGIN,
+    )
     return KafkaSource(
         # Producers and admin clients get the same properties, without the group: librdkafka warns of it there.
         {**settings.kafka.client_properties(), "group.id": settings.kafka.group_id},
         settings.kafka.topics,
-        listener=listener,
+        hooks,
         dead_letter_topic=settings.pinstream.dead_letter_topic,
         offset_reset=settings.kafka.auto_offset_reset,
-        on_trouble=building.log_kafka_trouble,
-        on_topic_ids=lambda ids: listener.feed(TopicIdsTold(ids)),
-        # Members divide the quota by how many they are, unless a shared key store counts their calls.
-        on_group_size=(lambda members: listener.feed(GroupSize(members)))
-        if building.quota_members(settings)
-        else None,
-        on_brokers=lambda told: listener.feed(BrokersTold("consumer", told)),
-        # Longer than the engine's own deadline, which then ends the drain in order.
-        revoke_timeout=grace + REVOKE_MARGIN,
     )

@@ -12,7 +12,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from consumer.adapters.kafka.commits import ASSIGNMENT_LOST, CommitResult
+from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.trouble import ASSIGNMENT_LOST
 from consumer.adapters.key_store.interface import KeyStore, KeyStoreStatistics
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Instant, Policy, Position, TopicPartition

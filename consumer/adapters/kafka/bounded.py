@@ -1,7 +1,7 @@
 """Reads ranges of partitions to their ends, outside of any group: for a replay, and for commands that only look.
 
-The consumer lives in a thread of its own. What one consume brings becomes one `_Lot`: the chunks, and how far each
-range was read with them. The event loop takes both at once, so that an offset never counts as read before its records
+The consumer lives in a thread of its own. What one consume brings becomes one `_Lot`: the chunks, and how far the
+ranges are read with them. The event loop takes both at once, so that an offset never counts as read before its records
 are handed out.
 
 A range is done when a record at or beyond its end comes, or when the broker says that the partition ends there or
@@ -14,8 +14,8 @@ import asyncio
 import itertools
 import time
 from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -24,14 +24,16 @@ import confluent_kafka
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.chunks import DAMAGED, MOST_RECORDS, Inbox, Taken, sort_out
+from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, sort_out
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.hooks import AssignmentListener
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import NamedProgress
-from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, TopicIds
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.trouble import (
+    DAMAGED,
+    MISSING_TOPIC,
     OnTrouble,
     Teller,
     as_fatal,
@@ -64,24 +66,24 @@ _MISSING: Final = MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
 _epochs = itertools.count(1)
 
 
+@dataclass(slots=True)
 class _Part:
-    """One range, as far as it was read."""
+    """One range, as far as it was read. Changed in the thread alone."""
 
-    def __init__(self, what: Range, start: Position | None) -> None:
-        self.range = what
-        self.name = TopicPartition(what.topic, what.partition)
-        self.epoch = next(_epochs)
-        self.start = start or Position(*self.name, what.begin, None)
-        # A named replay may have settled its range to the end: then nothing of it is read.
-        self.at = min(self.start.next_offset, what.end)
-        """Up to where it was read. Used in the thread."""
-        self.topic_id: str | None = None
-        """The topic's id when this began."""
-        self.short_until: float | None = None
-        """Until when the partition may end before its range does; None: it does not."""
+    name: TopicPartition
+    range: Range
+    start: Position
+    at: int
+    """Up to where it was read."""
+    topic_id: str | None = None
+    """The topic's id when this began."""
+    short_until: float | None = None
+    """Until when the partition may end before its range does; None: it does not."""
+    epoch: int = field(default_factory=_epochs.__next__)
 
     @property
     def done(self) -> bool:
+        """Whether it was read to its end."""
         return self.at >= self.range.end
 
 
@@ -117,17 +119,24 @@ class BoundedSource:
         self.outside_time = 0
         """Records skipped because of their timestamp."""
         self._config = config
-        parts = [_Part(one, starts.get(TopicPartition(one.topic, one.partition))) for one in ranges]
-        self._parts: dict[tuple[str | None, int | None], _Part] = {one.name: one for one in parts}
+        self._parts: dict[tuple[str | None, int | None], _Part] = {}
+        for one in ranges:
+            name = TopicPartition(one.topic, one.partition)
+            start = starts.get(name) or Position(*name, one.begin, None)
+            # A named replay may have settled its range to the end: then nothing of it is read.
+            self._parts[name] = _Part(name, one, start, min(start.next_offset, one.end))
+        parts = self._parts.values()
+        self.figures: Mapping[TopicPartition, int] = {one.name: one.at for one in parts}
+        """Up to which offset each range was read, including what is no record and what was skipped."""
+        self._ends = {one.name: one.range.end for one in parts}
         self._listener = listener
         self._progress = progress
         self._on_trouble = on_trouble
         self._patience = patience
         self._topic_ids = topic_ids
         self._make_consumer = make_consumer
-        self._ends = {one.name: one.range.end for one in parts}
-        self._figures = {one.name: one.at for one in parts}
-        self._ready: deque[_Lot] = deque()
+        self._lot: _Lot | None = None
+        """What the last consume brought, until it is handed out."""
         self._thread = OwnThread("pinstream-kafka-bounded")
         self._is_open = False
         # Used in the thread:
@@ -138,11 +147,7 @@ class BoundedSource:
     @property
     def done(self) -> bool:
         """Whether all ranges are read to their ends, and their records handed out."""
-        return all(at >= self._ends[name] for name, at in self._figures.items())
-
-    def figures(self) -> Mapping[TopicPartition, int]:
-        """Up to which offset each range was read, including what is no record and what was skipped."""
-        return dict(self._figures)
+        return all(at >= self._ends[name] for name, at in self.figures.items())
 
     async def start(self) -> None:
         """Begin to read, and call the listener.
@@ -153,15 +158,12 @@ class BoundedSource:
         self._trouble = partial(post, asyncio.get_running_loop(), self._on_trouble)
         await self._thread.run(self._open)
         self._is_open = True
+        given = [
+            Assignment(*one.name, one.epoch, one.start.next_offset, False, *one.start[3:], one.topic_id)
+            for one in self._parts.values()
+        ]
         if self._listener is not None:
-            await self._listener.assigned(
-                [
-                    Assignment(
-                        *one.name, one.epoch, one.start.next_offset, False, *one.start[3:], one.topic_id
-                    )
-                    for one in self._parts.values()
-                ]
-            )
+            await self._listener.assigned(given)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """At most `room` (and `chunks.MOST_RECORDS`) records, as soon as there are any; none after `timeout` seconds.
@@ -179,13 +181,12 @@ class BoundedSource:
             return []
         # Cancelling this loses nothing: the next fetch hands out what the thread has consumed.
         await self._thread.run(self._fetch, room, timeout)
-        chunks: list[Chunk] = []
-        while self._ready:
-            lot = self._ready.popleft()
-            chunks += lot.chunks
-            self.outside_time += lot.outside_time
-            self._figures.update(lot.figures)
-        return chunks
+        lot, self._lot = self._lot, None
+        if lot is None:
+            return []
+        self.outside_time += lot.outside_time
+        self.figures = lot.figures
+        return lot.chunks
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """Commit for the named replay: one bounded try. Without a name all count as committed; no broker is asked."""
@@ -199,30 +200,30 @@ class BoundedSource:
 
     async def end_offsets(self) -> EndOffsets:
         """Where the ranges end: their lag is what is left of the replay. There is no group to join."""
-        return EndOffsets(self._ends, self.figures(), joined=True)
+        return EndOffsets(self._ends, self.figures, joined=True)
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""
         progress, self._progress = self._progress, None
-        ending: list[Coroutine[Any, Any, None]] = []
-        if self._is_open:
-            self._is_open = False
-            ending.append(self._thread.run(self._end))
-        if progress is not None:
-            ending.append(self._finish(progress, positions))
+        is_open, self._is_open = self._is_open, False
+
+        async def finish(progress: NamedProgress) -> None:
+            failure = (await progress.commit(positions)).failure if positions else None
+            if failure is not None:
+                self._on_trouble(failure, "the last commit failed: some records will be read again")
+            await progress.close()
+
         try:
-            async with asyncio.timeout(timeout):
-                await asyncio.gather(*ending)
+            # At once: a consumer that takes its time must not use up that of the last commit.
+            async with asyncio.timeout(timeout), asyncio.TaskGroup() as ending:
+                if is_open:
+                    ending.create_task(self._thread.run(self._end))
+                if progress is not None:
+                    ending.create_task(finish(progress))
         except TimeoutError:
             self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
         finally:
             self._thread.stop()
-
-    async def _finish(self, progress: NamedProgress, positions: Sequence[Position]) -> None:
-        failure = (await progress.commit(positions)).failure if positions else None
-        if failure is not None:
-            self._on_trouble(failure, "the last commit failed: some records will be read again")
-        await progress.close()
 
     # ------------------------------------------------------------------------- what follows runs in the thread
 
@@ -243,13 +244,11 @@ class BoundedSource:
             complete |= {"enable.partition.eof": True, "error_cb": self._on_client_error}
             self._consumer = make_client(self._make_consumer, complete)
             self._inbox = Inbox(self._consumer)
-            if self._reading:
-                self._consumer.incremental_assign(
-                    [
-                        raw_partition(*one.name, one.at, one.start.leader_epoch)
-                        for one in self._reading.values()
-                    ]
-                )
+            places = [
+                raw_partition(*one.name, one.at, one.start.leader_epoch) for one in self._reading.values()
+            ]
+            if places:
+                self._consumer.incremental_assign(places)
         except BaseException:
             if self._topic_ids is not None:  # `close` ends only what was opened
                 self._topic_ids.close()
@@ -263,10 +262,10 @@ class BoundedSource:
                 self._topic_ids.close()
 
     def _fetch(self, room: int, timeout: float) -> None:
-        """Poll, put a lot into `_ready`. Raises `KafkaError` for what does not recover by itself."""
+        """Poll, leave a lot in `_lot`. Raises `KafkaError` for what does not recover by itself."""
         if self._failure is not None:
             raise self._failure
-        if self._ready:  # a fetch was cancelled: what it consumed comes first
+        if self._lot is not None:  # a fetch was cancelled: what it consumed comes first
             return
         taken = self._inbox.take(room, timeout)
         if taken.messages:
@@ -279,7 +278,13 @@ class BoundedSource:
                     f"{part.name} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
                     "the brokers lost records; check them, then start again"
                 )
-        self._look_for_ids()
+        if self._topic_ids is not None:
+            known = {one.name.topic: one.topic_id for one in self._parts.values() if one.topic_id}
+            # Once all is read, the answer is waited for: it decides whether what was read is what was asked for.
+            ids = self._topic_ids.look(known) if self._reading else self._ask_ids()
+            for topic, found in ids.items():
+                if are_different_lives(known.get(topic), found):
+                    self._failure = self._failure or _created_again(topic, "while it was read")
         if self._failure is not None:
             raise self._failure
 
@@ -287,21 +292,28 @@ class BoundedSource:
         # What librdkafka had fetched of a partition that is unassigned by now is left out.
         epochs = {name: part.epoch for name, part in self._reading.items()}
         chunks, errors, damaged = sort_out(taken, epochs)
-        touched: dict[TopicPartition, _Part] = {}
-        kept: list[Chunk] = []
         outside = 0
         for chunk in chunks:
-            part = self._parts[chunk.topic, chunk.partition]
-            touched[part.name] = part
-            outside += self._cut(part, chunk.records, taken.messages)
-            if chunk.records:
-                kept.append(chunk)
-        self._on_errors(errors, touched)
+            outside += self._cut(self._parts[chunk.topic, chunk.partition], chunk.records, taken.messages)
+        for message in errors:
+            error, part = message.error(), self._parts.get((message.topic(), message.partition()))
+            if error is not None and part is not None and error.code() == _Code._PARTITION_EOF:
+                # The partition ends there now.
+                part.at = max(part.at, min(int(message.offset() or 0), part.range.end))
+                if not part.done:
+                    part.short_until = part.short_until or time.monotonic() + self._patience
+            elif error is not None:
+                self._on_error(error, part)
         for name, error in damaged.items():
             self._on_error(error, self._parts.get(name))
-        # One step: an offset must not count as read before its records can be handed out.
-        self._ready.append(_Lot(kept, {name: part.at for name, part in touched.items()}, outside))
-        self._unassign([name for name, part in touched.items() if part.done])
+        figures = {part.name: part.at for part in self._parts.values()}
+        self._lot = _Lot([one for one in chunks if one.records], figures, outside)
+        done = [self._reading.pop(name) for name, part in list(self._reading.items()) if part.done]
+        try:
+            if done:
+                self._consumer.incremental_unassign([RawPartition(*one.name) for one in done])
+        except KafkaException as failure:  # more of it comes then, and is dropped
+            self._trouble(exception_error(failure).name(), "a single partition could not be unassigned")
 
     def _cut(self, part: _Part, records: list[Record], messages: Sequence[Message]) -> int:
         """Drop from `records` what is not in the range; return how many were dropped because of their time."""
@@ -330,16 +342,6 @@ class BoundedSource:
             part.at = what.end
         return before - len(records)
 
-    def _unassign(self, names: Sequence[TopicPartition]) -> None:
-        if not names:
-            return
-        for name in names:
-            self._reading.pop(name, None)
-        try:
-            self._consumer.incremental_unassign([RawPartition(*name) for name in names])
-        except KafkaException as failure:  # more of it comes then, and is dropped
-            self._trouble(exception_error(failure).name(), "a single partition could not be unassigned")
-
     def _ask_ids(self) -> Mapping[str, str]:
         if self._topic_ids is None:
             return {}
@@ -350,38 +352,13 @@ class BoundedSource:
             self._trouble(cause.name(), f"the brokers do not give topic ids: {words(cause)}")
             return {}
 
-    def _look_for_ids(self) -> None:
-        """Check that the topics are still those of the beginning: now and then, and once all is read."""
-        if self._topic_ids is None:
-            return
-        known = {one.name.topic: one.topic_id for one in self._parts.values() if one.topic_id}
-        # Once all is read, the answer is waited for: it decides whether what was read is what was asked for.
-        for topic, found in (self._topic_ids.look(known) if self._reading else self._ask_ids()).items():
-            if are_different_lives(known.get(topic), found):
-                self._failure = self._failure or _created_again(topic, "while it was read")
-
     # -------------------------------------------------------------------------------------------- errors
-
-    def _on_errors(self, errors: Iterable[Message], touched: dict[TopicPartition, _Part]) -> None:
-        for message in errors:
-            error, part = message.error(), self._parts.get((message.topic(), message.partition()))
-            if error is None:
-                continue
-            if part is None or error.code() != _Code._PARTITION_EOF:
-                self._on_error(error, part)
-            elif not part.done:  # the partition ends there now
-                touched[part.name] = part
-                part.at = max(part.at, min(int(message.offset() or 0), part.range.end))
-                if not part.done:
-                    part.short_until = part.short_until or time.monotonic() + self._patience
 
     def _on_client_error(self, error: confluent_kafka.KafkaError) -> None:
         """librdkafka's `error_cb`. That an error is about a partition shows only in its text."""
         text = error.str()
         about = (
-            one
-            for one in self._reading.values()
-            if text.startswith(f"{one.name.topic} [{one.name.partition}]:")
+            one for name, one in self._reading.items() if text.startswith(f"{name.topic} [{name.partition}]:")
         )
         self._on_error(error, next(about, None))
 
@@ -390,7 +367,7 @@ class BoundedSource:
         if part is not None and part.done:  # what came behind its end does not matter
             return
         # The client asks for the coordinator of its group all the same, which this reading has no use for.
-        if code == confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED:
+        if code == _Code.GROUP_AUTHORIZATION_FAILED:
             return
         # Retention may overtake a reader, and a partition may be truncated behind it. Going on elsewhere would skip
         # records silently, so both end the reading, as does a damaged batch.
@@ -435,11 +412,11 @@ async def scan(
         await source.start()
         deadline = time.monotonic() + still
         while not source.done:
-            before = source.figures()
+            before = source.figures
             chunks = await source.fetch(MOST_RECORDS, _WAIT)
             if chunks:
                 yield chunks
-            if chunks or source.figures() != before:
+            if chunks or source.figures != before:
                 deadline = time.monotonic() + still
             elif time.monotonic() > deadline:
                 raise KafkaError(f"Kafka: no record came for {still:g} s: check the brokers, then try again")

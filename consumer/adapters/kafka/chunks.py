@@ -33,6 +33,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, Message
 
 from consumer.adapters.kafka.native import gather
+from consumer.adapters.kafka.trouble import DAMAGED
 from consumer.engine.model import Chunk, Record, TopicPartition
 
 MOST_RECORDS: Final = 2000
@@ -49,13 +50,6 @@ settled, most of it for one call and one write of keys: at 7,000 records a secon
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
-
-
-DAMAGED: Final = frozenset(
-    {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG}
-)
-"""What librdkafka reports for a batch with a wrong checksum, that cannot be decompressed or has an unknown format; and
-what a broker reports when it cannot read its disk."""
 
 _FIRST_DELAY: Final = 0.5
 _MOST_DELAY: Final = 30.0

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException
@@ -23,7 +23,6 @@ from confluent_kafka import TopicPartition as RawPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
     AdminClient,
     ConfigResource,
-    NewTopic,
     OffsetSpec,
     ResourceType,
 )
@@ -34,13 +33,19 @@ from consumer.adapters.kafka.configuration import (
     admin_client,
     admin_config,
     dead_letter_pattern,
-    end_client,
     make_client,
     result_of,
     time_left,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.trouble import PROTOCOL, exception_error, failure, is_hopeless, no_contact
+from consumer.adapters.kafka.trouble import (
+    MOVING_LEADER,
+    PROTOCOL,
+    as_fatal,
+    exception_error,
+    failure,
+    no_contact,
+)
 from consumer.adapters.thread import run_aside, run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
@@ -51,15 +56,6 @@ _ONE_TRY: Final = 1.0
 # Seconds that a question about partitions gets even when the limit is nearly used up: leaders have to be found.
 _LEAST: Final = 1.0
 _ASK_AGAIN: Final = 0.2
-# The partition has another leader than the client knows, as one that was just created often has.
-_MOVING: Final = frozenset(
-    {
-        _Code.NOT_LEADER_FOR_PARTITION,
-        _Code.LEADER_NOT_AVAILABLE,
-        _Code.UNKNOWN_LEADER_EPOCH,
-        _Code.FENCED_LEADER_EPOCH,
-    }
-)
 # What a broker knows, as librdkafka logs it. 68: ConsumerGroupHeartbeat, with which a member joins under KIP-848. Its
 # version 0 is the preview of Kafka 3.7 to 3.9, which librdkafka does not speak.
 _ANY_API: Final = re.compile(r"ApiKey \w+ \(\d+\) Versions")
@@ -164,7 +160,9 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
                 break
             except KafkaException as error:
                 client.poll(0)  # collect what librdkafka says about the connections meanwhile
-                if left <= _ONE_TRY or any(map(is_hopeless, heard)):
+                # Against these waiting does not help, if a first contact brings nothing else.
+                hopeless = any(as_fatal(one) or one.code() in (_Code._SSL, _Code._RESOLVE) for one in heard)
+                if left <= _ONE_TRY or hopeless:
                     raise no_contact(config, timeout, [*heard, exception_error(error)]) from error
         yield client, metadata
 
@@ -249,20 +247,6 @@ def has_controller(metadata: Any) -> bool:
     return metadata.controller_id in metadata.brokers
 
 
-def create_topic(
-    client: AdminClient, topic: str, partitions: int, settings: dict[str, str], timeout: float
-) -> bool:
-    """Create `topic`. False if another client was faster. Blocks; raises `KafkaException`."""
-    new = NewTopic(topic, num_partitions=partitions, config=settings)
-    try:
-        client.create_topics([new], request_timeout=timeout)[topic].result(timeout)
-    except KafkaException as error:
-        if exception_error(error).code() == _Code.TOPIC_ALREADY_EXISTS:
-            return False
-        raise
-    return True
-
-
 # --------------------------------------------------------------------------------------- what partitions hold
 
 
@@ -329,7 +313,7 @@ def _ask_offsets(
             try:
                 found[name] = int(result_of(answers[name], until).offset)
             except KafkaException as error:
-                moving = exception_error(error).code() in _MOVING
+                moving = exception_error(error).code() in MOVING_LEADER
                 if not moving or time_left(deadline, _LEAST) <= _LEAST:
                     text = (
                         f"the brokers do not say what {name} holds: check that they are "
@@ -363,8 +347,8 @@ class RenewedAdmin:
     a new client. That may also get an answer which the old one would never get: librdkafka looks for a coordinator
     three times, and after that only when the connection to a broker comes or goes.
 
-    A context manager, used in one thread. The AdminClient is made for the first question; that raises `SettingsError`
-    as `configuration.make_client` does.
+    Used in one thread. The AdminClient is made for the first question; that raises `SettingsError` as
+    `configuration.make_client` does.
     """
 
     def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
@@ -372,12 +356,6 @@ class RenewedAdmin:
         self._make_admin = make_admin
         self._admin: Any = None
         self._made_one = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def admin(self) -> Any:
@@ -412,9 +390,11 @@ class RenewedAdmin:
         admin, self._admin = self._admin, None
         # Destroying takes a millisecond, also while no broker answers, but waits for threads that wait for a name
         # server. The consumer's thread has to go on polling meanwhile. About 4 KB of each unanswered question leak.
-        run_aside("pinstream-kafka-ending", partial(end_client, admin))
+        if admin is not None:
+            run_aside("pinstream-kafka-ending", partial(admin.__exit__, None, None, None))
 
     def close(self) -> None:
         """Destroy the AdminClient, if there is one, and wait for its end."""
         admin, self._admin = self._admin, None
-        end_client(admin)
+        if admin is not None:
+            admin.__exit__(None, None, None)  # the only way to say so: it has no `close`

@@ -11,24 +11,18 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
-from consumer.adapters.kafka.trouble import MOVING_COORDINATOR, exception_error
+from consumer.adapters.kafka.trouble import (
+    ASSIGNMENT_LOST,
+    BETWEEN_GENERATIONS,
+    METADATA_TOO_LARGE,
+    exception_error,
+)
 from consumer.engine.messages import CommitTrouble
 from consumer.engine.model import Position
 
 _AGAIN_AFTER: Final = 0.05
 # Seconds between two checks whether LeaveGroup was sent. The answer to a first joining may take as long, too.
 _LOOK: Final = 0.1
-
-
-# Kafka's names for a refused commit that the same member may repeat: it just joined again (the client has not heard of
-# its new generation, or the group waits for its leader's plan), or the coordinator moves.
-BETWEEN_GENERATIONS: Final = frozenset(
-    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
-)
-# Kafka's names for it: this broker takes less than the default 4,096 bytes, or less of all commits' together.
-METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
-ASSIGNMENT_LOST: Final = "_ASSIGNMENT_LOST"
-"""librdkafka's name for it: the partition is another member's by now."""
 
 
 class CommitResult(NamedTuple):

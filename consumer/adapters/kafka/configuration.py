@@ -187,15 +187,12 @@ class BrokerWatch:
         """Seconds by broker."""
         self._alone = 0
         """How many statistics in a row named no broker."""
-
-    @property
-    def stranded(self) -> bool:
+        self.stranded = False
         """Whether the client has no broker left: it has to be replaced."""
-        return self._alone >= _ALONE
 
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """This configuration of a client, which is then watched."""
-        self._alone = 0
+        self._alone, self.stranded = 0, False
         return {"statistics.interval.ms": 10_000, **config, "stats_cb": self.take}
 
     def take(self, text: str) -> None:
@@ -208,6 +205,7 @@ class BrokerWatch:
             # A coordinator is a connection of its own beside the brokers, and only they say where it is.
             known = any(one["source"] in ("configured", "learned") for one in brokers)
             self._alone = 0 if known else self._alone + 1
+            self.stranded = self._alone >= _ALONE
             self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
 
     def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:
@@ -325,12 +323,6 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
 def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:
     """A client for questions, also a context manager. Raises `SettingsError` as `make_client` does."""
     return make_client(AdminClient, {**admin_config(config), **callbacks})
-
-
-def end_client(client: Any) -> None:
-    """Destroy an AdminClient, if there is one, at once, as the end of its ``with`` block does."""
-    if client is not None:
-        client.__exit__(None, None, None)
 
 
 def time_left(deadline: float, least: float = LEAST) -> float:

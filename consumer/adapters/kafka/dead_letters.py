@@ -28,11 +28,11 @@ from typing import Any, Final, Literal
 
 import confluent_kafka
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public, not re-exported
 
 from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka import letters as form
-from consumer.adapters.kafka.cluster import ask_settings, create_topic, has_controller
+from consumer.adapters.kafka.cluster import ask_settings, has_controller
 from consumer.adapters.kafka.configuration import (
     LETTERS,
     BrokerWatch,
@@ -45,6 +45,7 @@ from consumer.adapters.kafka.configuration import (
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.kafka.trouble import (
     FOR_ONE_RECORD,
+    NOT_ALLOWED,
     TOO_LARGE,
     OnTrouble,
     Teller,
@@ -53,13 +54,12 @@ from consumer.adapters.kafka.trouble import (
     ignore_trouble,
 )
 from consumer.adapters.thread import post, run_blocking, settle
-from consumer.engine.messages import BrokerTimes, DeadLetter
+from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
 
 _Code = confluent_kafka.KafkaError
 
 # Our own batches hold up to 1,000,000 bytes, and the limit is about batches.
-_NOT_ALLOWED: Final = frozenset({_Code.CLUSTER_AUTHORIZATION_FAILED, _Code.TOPIC_AUTHORIZATION_FAILED})
 _LEAST_LIMIT: Final = 1024 * 1024
 _MOST_LIMIT: Final = 2**31 - 1
 """The largest value that a broker takes for this limit."""
@@ -100,9 +100,11 @@ def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, 
     if letter.record.headers == UNREADABLE_HEADERS and "headers" not in left_out:
         added += UNREADABLE_HEADERS
     ours = {name for name, _ in added} | {form.HEADER_PREFIX + part for part in form.PARTS}
-    headers = letter.record.headers
-    # The count of its trips stays in any case: nothing else ends a circle of redrives.
-    own = form.without_own(headers) if "headers" in left_out else headers
+    own = letter.record.headers
+    if "headers" in left_out:
+        own = tuple(
+            one for one in own if one[0] in form.TRAVELS and len(one[1] or b"") <= form.LONGEST_TRAVEL
+        )
     return [header for header in own if header[0] not in ours] + added
 
 
@@ -146,21 +148,14 @@ class DeadLetterProducer:
         # The letters of one batch of answers come one after the other: a moment's wait puts them into one request.
         self._config = {**producer_config(config, delivery_timeout=timeout), **LETTERS, "linger.ms": 5}
         self._spoiled = False
-        self._on_brokers: OnBrokers | None = None
-        self._watch = BrokerWatch(self._measured)
+        self.on_brokers: OnBrokers = lambda told: None
+        """Called on the event loop with what is measured of the brokers. May be set later."""
+        self._watch = BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
         self._alone: PolledProducer | None = None
         """For letters that are in a batch of their own."""
         self._counts: Mapping[str, int] = {}
         """The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it."""
-
-    def watch(self, on_brokers: OnBrokers) -> None:
-        """Call `on_brokers`, on the event loop, with what is measured of the brokers."""
-        self._on_brokers = partial(post, self._loop, on_brokers)
-
-    def _measured(self, told: Sequence[BrokerTimes]) -> None:
-        if self._on_brokers is not None:
-            self._on_brokers(told)
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Whether the broker has acknowledged each of them, in order.
@@ -194,7 +189,7 @@ class DeadLetterProducer:
         if error := next((one for one in verdicts if isinstance(one, _Code)), None):
             self._spoiled = self._spoiled or error.fatal()
             self._counts = {}  # a deleted topic shows only as a time-out: look again, create it again
-            what = ": grant WRITE on its topic" if error.code() in _NOT_ALLOWED else ""
+            what = ": grant WRITE on its topic" if error.code() in NOT_ALLOWED else ""
             self._trouble(error.name(), f"a dead letter was not stored{what} ({describe_error(error)})")
         return tuple(verdict is None for verdict in verdicts)
 
@@ -271,7 +266,7 @@ class DeadLetterProducer:
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
         spoiled, self._spoiled = self._spoiled, self._spoiled or error.fatal()
-        if error.code() not in _NOT_ALLOWED:
+        if error.code() not in NOT_ALLOWED:
             self._tell(error)
         elif not spoiled:
             # An idempotent producer needs WRITE on some topic before it begins.
@@ -310,7 +305,7 @@ class DeadLetterProducer:
                     found[topic] = self._find_or_create(client, topic, origin, metadata)
                 except KafkaException as error:
                     cause = exception_error(error)
-                    what = f": grant CREATE on {topic}, or create it" if cause.code() in _NOT_ALLOWED else ""
+                    what = f": grant CREATE on {topic}, or create it" if cause.code() in NOT_ALLOWED else ""
                     text = f"a dead-letter topic cannot be found or created{what} ({describe_error(cause)})"
                     self._trouble(cause.name(), text)
                     if metadata is None:  # no broker answers
@@ -330,8 +325,13 @@ class DeadLetterProducer:
                 largest = min(2 * max(of_origin.largest, _LEAST_LIMIT), _MOST_LIMIT)
                 settings["max.message.bytes"] = str(largest)
             partitions = len(there[origin].partitions) if origin in there else 1
-            if create_topic(client, topic, partitions, settings, self._timeout):
+            new = NewTopic(topic, num_partitions=partitions, config=settings)
+            try:
+                client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
                 return partitions
+            except KafkaException as error:
+                if exception_error(error).code() != _Code.TOPIC_ALREADY_EXISTS:
+                    raise
         # Another client was faster. Or it is the embedded broker, which has no controller to create topics: asking for
         # a topic by name creates it.
         return len(client.list_topics(topic, timeout=self._timeout).topics[topic].partitions)

@@ -12,6 +12,7 @@ for any group that ever had a member.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -44,7 +45,9 @@ from consumer.adapters.kafka.configuration import (
     time_left,
 )
 from consumer.adapters.kafka.trouble import (
+    CANNOT_SAY,
     GROUP_IN_USE,
+    NOT_ALLOWED,
     PASSING,
     OnTrouble,
     as_fatal,
@@ -64,8 +67,6 @@ _ASKED_AGAIN: Final = PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
 """Seconds that one of several tries gets, as far as there is time."""
 _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
-# What a broker that cannot describe groups (the embedded one) answers.
-_CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
 
 
 # --------------------------------------------------------------------------------------- questions to a coordinator
@@ -121,7 +122,7 @@ def meet_coordinator(client: RenewedAdmin, group: str, deadline: float) -> None:
     try:
         client.ask(_description(group), deadline)
     except KafkaException as error:
-        if exception_error(error).code() not in _CANNOT_SAY:
+        if exception_error(error).code() not in CANNOT_SAY:
             raise
 
 
@@ -150,7 +151,7 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     # With a client of its own: it is only asked for a partition without an offset under ``latest``.
-    with RenewedAdmin(config) as client:
+    with contextlib.closing(RenewedAdmin(config)) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
@@ -159,7 +160,7 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
 
     False where the brokers cannot say.
     """
-    with RenewedAdmin(config) as client:
+    with contextlib.closing(RenewedAdmin(config)) as client:
         try:
             group = client.ask(_description(str(config["group.id"])), time.monotonic() + timeout)
         except KafkaException:
@@ -205,16 +206,19 @@ _COUNT_AGAIN: Final = 0.5
 """The same, while the group rebalances."""
 _COUNT_PATIENCE: Final = 30.0
 """Seconds without an answer after which another client asks."""
-_MAY_NOT: Final = frozenset({_Code.GROUP_AUTHORIZATION_FAILED, _Code.CLUSTER_AUTHORIZATION_FAILED})
 
 
 class GroupSize:
     """How many members of the group hold partitions; asked now and then, never waited for. Used in one thread.
 
-    One question at a time, so that a silent coordinator does not gather them. Ends `client` with `close`.
+    One question at a time, so that a silent coordinator does not gather them. Ends `client` with `close`. `wanted`:
+    whether to ask at all.
     """
 
-    def __init__(self, group: str, client: RenewedAdmin, on_trouble: OnTrouble) -> None:
+    def __init__(
+        self, group: str, client: RenewedAdmin, on_trouble: OnTrouble, *, wanted: bool = True
+    ) -> None:
+        self._wanted = wanted
         self._group = group
         self._client = client
         self._on_trouble = on_trouble
@@ -228,6 +232,8 @@ class GroupSize:
     def look(self) -> int | None:
         """The number, if an earlier question has just been answered with one; asks again when it is time to."""
         now = time.monotonic()
+        if not self._wanted:
+            return None
         if self._asked is not None and not self._asked.done():
             if now < self._asked_at + _COUNT_PATIENCE:
                 return None
@@ -245,7 +251,13 @@ class GroupSize:
             error = exception_error(failed)
             if error.name() in PASSING:
                 self._due = now + _COUNT_AGAIN
-            self._tell_refusal(error)
+            if error.code() in NOT_ALLOWED and not self._told_refusal:
+                self._told_refusal = True
+                self._on_trouble(
+                    error.name(),
+                    f"the brokers do not let this user see how many members the group {self._group} has: grant "
+                    "DESCRIBE on it; until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes",
+                )
             return None
         if found is None:
             self._due = min(self._due, now + _COUNT_AGAIN)
@@ -258,15 +270,6 @@ class GroupSize:
     def close(self) -> None:
         """End the client."""
         self._client.close()
-
-    def _tell_refusal(self, error: confluent_kafka.KafkaError) -> None:
-        if error.code() in _MAY_NOT and not self._told_refusal:
-            self._told_refusal = True
-            self._on_trouble(
-                error.name(),
-                f"the brokers do not let this user see how many members the group {self._group} has: grant DESCRIBE on "
-                "it; until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes",
-            )
 
 
 def _holders(group: Any) -> int | None:
@@ -341,7 +344,7 @@ class GroupOffsets:
         try:
             found = ask_patiently(partial(self._client.ask, _description(self._group)), self._timeout)
         except KafkaException as error:
-            if exception_error(error).code() in _CANNOT_SAY:
+            if exception_error(error).code() in CANNOT_SAY:
                 return GroupView("Unknown", ())
             raise failure(error, _UNANSWERED.format("members", self._group)) from error
         # Brokers write a host as ``/10.0.0.1``.

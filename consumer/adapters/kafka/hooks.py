@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from consumer.adapters.kafka.configuration import OnBrokers
-from consumer.adapters.kafka.trouble import OnTrouble
+from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import post
-from consumer.engine.messages import Assignment, BrokerTimes
+from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
 
 _TELL_TIMEOUT: Final = 10.0
@@ -45,28 +46,36 @@ class SourceListener(AssignmentListener, Protocol):
 
 
 class Hooks:
-    """What the thread calls. `assigned`, `revoked` and `lost` block it until the listener has answered, bounded.
+    """What the thread calls; made on the event loop. `on_group_size`: None if the quota is not divided, and nothing is
+    asked for it. `revoke_timeout`: seconds for the listener to drain.
 
-    They raise `TimeoutError`, and whatever the listener raises; the others return at once. `revoke_timeout`: seconds
-    for the listener to drain.
+    `assigned`, `revoked` and `lost` block the thread until the listener has answered, bounded. They raise
+    `TimeoutError`, and whatever the listener raises. The others return at once.
     """
 
     def __init__(
         self,
         listener: SourceListener,
-        on_trouble: OnTrouble,
-        on_topic_ids: OnTopicIds,
-        on_group_size: OnGroupSize | None,
-        on_brokers: OnBrokers,
-        revoke_timeout: float,
+        *,
+        on_trouble: OnTrouble = ignore_trouble,
+        on_topic_ids: OnTopicIds = lambda ids: None,
+        on_group_size: OnGroupSize | None = None,
+        on_brokers: OnBrokers = lambda told: None,
+        revoke_timeout: float = 20.0,
     ) -> None:
-        self.loop: asyncio.AbstractEventLoop
-        """Set before the thread begins."""
-        self.listener = listener
-        self._on_trouble = on_trouble
-        self._on_topic_ids = on_topic_ids
-        self._on_group_size = on_group_size
-        self._on_brokers = on_brokers
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self.on_trouble = on_trouble
+        """The same as `trouble`, from the event loop."""
+        self.trouble: OnTrouble = partial(post, self._loop, on_trouble)
+        """Something went wrong that recovers by itself."""
+        self.topic_ids: OnTopicIds = partial(post, self._loop, on_topic_ids)
+        """The ids that topics have now."""
+        self.counts_members = on_group_size is not None
+        self.group_size: OnGroupSize = partial(post, self._loop, on_group_size or (lambda members: None))
+        """How many members of the group hold partitions."""
+        self.brokers: OnBrokers = partial(post, self._loop, on_brokers)
+        """What the consumer measured of its brokers."""
         self._revoke_timeout = revoke_timeout
         self._given_up = False
         self._asked: concurrent.futures.Future[Any] | None = None
@@ -81,7 +90,7 @@ class Hooks:
 
         async def tell() -> None:
             self.epochs.update({(one.topic, one.partition): one.epoch for one in assignments})
-            await self.listener.assigned(assignments)
+            await self._listener.assigned(assignments)
 
         self._ask(tell(), _TELL_TIMEOUT)
 
@@ -91,7 +100,7 @@ class Hooks:
         async def ask() -> Sequence[Position]:
             self.draining = True
             try:
-                return await self.listener.revoked(partitions)
+                return await self._listener.revoked(partitions)
             finally:
                 # Whatever the listener did: the partitions go, and nothing of them commits any more.
                 self.draining = False
@@ -106,26 +115,9 @@ class Hooks:
         async def tell() -> None:
             for one in partitions:
                 self.epochs.pop(one, None)
-            await self.listener.lost(partitions)
+            await self._listener.lost(partitions)
 
         self._ask(tell(), _TELL_TIMEOUT)
-
-    def trouble(self, code: str, text: str) -> None:
-        """Something went wrong that recovers by itself."""
-        post(self.loop, self._on_trouble, code, text)
-
-    def topic_ids(self, ids: Mapping[str, str]) -> None:
-        """The ids that topics have now."""
-        post(self.loop, self._on_topic_ids, ids)
-
-    def group_size(self, members: int) -> None:
-        """How many members of the group hold partitions."""
-        if self._on_group_size is not None:
-            post(self.loop, self._on_group_size, members)
-
-    def brokers(self, told: Sequence[BrokerTimes]) -> None:
-        """What the consumer measured of its brokers."""
-        post(self.loop, self._on_brokers, told)
 
     def give_up(self) -> None:
         """Stop waiting for the listener, now and later. Called on the event loop."""
@@ -134,12 +126,12 @@ class Hooks:
             self._asked.cancel()
 
     def _ask(self, question: Coroutine[Any, Any, _Answer], timeout: float) -> _Answer:
-        if self._given_up or self.loop.is_closed():
+        if self._given_up or self._loop.is_closed():
             question.close()  # else Python warns that it was never awaited
             raise TimeoutError
         # This thread is inside a poll, in a rebalance callback: until it returns, neither the poll nor the group's
         # rebalance goes on. Kept, so that `give_up` can end the wait.
-        self._asked = asked = asyncio.run_coroutine_threadsafe(question, self.loop)
+        self._asked = asked = asyncio.run_coroutine_threadsafe(question, self._loop)
         try:
             return asked.result(timeout)
         except (TimeoutError, concurrent.futures.CancelledError):  # too late, or given up

@@ -12,6 +12,7 @@ import contextlib
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -48,9 +49,9 @@ MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
 """On a mark: the id of that topic. A topic that is created again under its name has another id."""
 
 _OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PARTS), TRIPS, REDRIVEN})
-_TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
-_LONGEST_TRAVEL: Final = 300
-"""``TOPIC:PARTITION:OFFSET`` at its longest."""
+TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
+"""These stay where a letter's other headers are left out: nothing but the count of its trips ends a circle."""
+LONGEST_TRAVEL: Final = 300
 # Any producer may write any header. What does not fit these patterns and limits is not ours.
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,7 +64,6 @@ _MOST_OFFSET: Final = 2**63 - 1
 _LONGEST_MARK: Final = 1 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_STAGES: Final[Mapping[str, Stage]] = {stage.value: stage for stage in Stage}
 
 Headers = tuple[tuple[str, bytes | None], ...]
 Run = tuple[int, int]
@@ -114,35 +114,33 @@ class DeadRecord(NamedTuple):
 def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | None:
     """The letter that `record` of the dead-letter topic `lies_on` is; None if it is not one of ours."""
     texts = _texts(record.headers)
-    topic, code, reason = texts.get(TOPIC, ""), texts.get(CODE, ""), texts.get(MESSAGE)
-    if reason is None or not _TOPIC_NAME.fullmatch(topic) or not _CODE.fullmatch(code):
-        return None
-    # A record without a timestamp of its own has -1, which no other number can be.
-    timestamp = -1 if texts.get(TIMESTAMP) == "-1" else _number(texts.get(TIMESTAMP))
-    number, offset = _number(texts.get(PARTITION), _MOST_PARTITION), _number(texts.get(OFFSET))
-    attempts, at_ms = _number(texts.get(ATTEMPTS)), _moment(texts.get(AT, ""))
-    stage = _STAGES.get(texts.get(STAGE, ""))
-    if stage is None or number is None or offset is None:
-        return None
-    if timestamp is None or attempts is None or at_ms is None:
-        return None
-    trips = _number(texts.get(TRIPS)) if TRIPS in dict(record.headers) else 0
-    if trips is None:  # it cannot be read, and counts as too often: nothing else ends a circle
-        trips = _MOST_OFFSET
+    trips = 0
+    if TRIPS in dict(record.headers):
+        text = texts.get(TRIPS, "")
+        # What cannot be read counts as too often: nothing else ends a circle of redrives.
+        trips = min(int(text), _MOST_OFFSET) if _DIGITS.fullmatch(text) else _MOST_OFFSET
     sizes = {part: _OMITTED.match(texts.get(HEADER_PREFIX + part, "")) for part in PARTS}
-    return DeadRecord(
-        place=Place(lies_on, partition, record.offset),
-        origin=Place(topic, number, offset),
-        stage=stage,
-        code=code,
-        reason=reason,
-        timestamp=timestamp,
-        attempts=attempts,
-        at_ms=at_ms,
-        trips=trips,
-        omitted={part: int(match[1]) for part, match in sizes.items() if match is not None},
-        record=record,
-    )
+    try:
+        topic, code, at = texts[TOPIC], texts[CODE], datetime.fromisoformat(texts[AT])
+        # Without a zone it is a time that we never write.
+        if not _TOPIC_NAME.fullmatch(topic) or not _CODE.fullmatch(code) or at.tzinfo is None:
+            return None
+        return DeadRecord(
+            place=Place(lies_on, partition, record.offset),
+            origin=Place(topic, _number(texts[PARTITION], _MOST_PARTITION), _number(texts[OFFSET])),
+            stage=Stage(texts[STAGE]),
+            code=code,
+            reason=texts[MESSAGE],
+            # A record without a timestamp of its own has -1, which no other number can be.
+            timestamp=-1 if texts[TIMESTAMP] == "-1" else _number(texts[TIMESTAMP]),
+            attempts=_number(texts[ATTEMPTS]),
+            at_ms=(at - _EPOCH) // _MILLISECOND,
+            trips=trips,
+            omitted={part: int(match[1]) for part, match in sizes.items() if match is not None},
+            record=record,
+        )
+    except (KeyError, ValueError, OverflowError):  # a header is missing, or holds what we never write
+        return None
 
 
 def restored(letter: DeadRecord) -> Record:
@@ -162,11 +160,6 @@ def own_headers(headers: Headers) -> Headers:
     """Those that we did not add."""
     # All of one name: a producer's header of that name was hidden by ours.
     return tuple(header for header in headers if header[0] not in _OURS)
-
-
-def without_own(headers: Headers) -> Headers:
-    """What stays of a letter's headers if its own are left out: the count of its record's trips."""
-    return tuple(one for one in headers if one[0] in _TRAVELS and len(one[1] or b"") <= _LONGEST_TRAVEL)
 
 
 def next_trip(own: Headers, letter: DeadRecord) -> Headers:
@@ -197,21 +190,11 @@ def _texts(headers: Headers) -> dict[str, str]:
     return texts
 
 
-def _number(text: str | None, most: int = _MOST_OFFSET) -> int | None:
-    if text is None or not _DIGITS.fullmatch(text):
-        return None
-    number = int(text)
-    return number if number <= most else None
-
-
-def _moment(text: str) -> int | None:
-    """Milliseconds since 1970 of an ISO 8601 time with its zone."""
-    try:
-        moment = datetime.fromisoformat(text)
-        # Without a zone it is a time that we never write.
-        return (moment - _EPOCH) // _MILLISECOND if moment.tzinfo else None
-    except (ValueError, OverflowError):
-        return None
+def _number(text: str, most: int = _MOST_OFFSET) -> int:
+    """Raises `ValueError` for what is no such number, as `int` does not: it takes signs, spaces and underscores."""
+    if not _DIGITS.fullmatch(text) or int(text) > most:
+        raise ValueError(text)
+    return int(text)
 
 
 # ---------------------------------------------------------------------------------------------------- marks
@@ -234,17 +217,14 @@ class Home(NamedTuple):
 
 def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
     """The headers of a mark: the offsets of its own partition that are done, and which partition that is."""
-    headers = (DONE, done_text(runs).encode()), (MARKED_AT, str(home).encode())
+    # ``17-30,45``: both ends are included.
+    done = ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
+    headers = (DONE, done.encode()), (MARKED_AT, str(home).encode())
     return headers if home.topic_id is None else (*headers, (MARKED_TOPIC_ID, home.topic_id.encode()))
 
 
-def done_text(runs: Iterable[Run]) -> str:
-    """``17-30,45``: both ends are included."""
-    return ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
-
-
 def read_done(text: str) -> list[Run] | None:
-    """What `done_text` wrote; None for anything else."""
+    """What `mark_headers` wrote; None for anything else."""
     if len(text) > _LONGEST_MARK:
         return None
     runs: list[Run] = []
@@ -285,14 +265,12 @@ def read_mark(record: Record, home: Home) -> Mark | None:
     return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
 
 
+@dataclass(slots=True)
 class Done:
     """Which offsets of one partition are done. Memory grows with runs, not with letters."""
 
-    __slots__ = ("_bounds",)
-
-    def __init__(self) -> None:
-        self._bounds: list[int] = []
-        """Rising: begin and end of each run, alternating."""
+    _bounds: list[int] = field(default_factory=list)
+    """Rising: begin and end of each run, alternating."""
 
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1

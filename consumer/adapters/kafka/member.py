@@ -18,6 +18,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -26,9 +27,8 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.aws import msk
-from consumer.adapters.kafka.chunks import Damage, Inbox, Taken, damage_at, sort_out
+from consumer.adapters.kafka.chunks import Damage, Inbox, damage_at, sort_out
 from consumer.adapters.kafka.commits import (
-    ASSIGNMENT_LOST,
     Answer,
     CommitResult,
     SentCommits,
@@ -42,19 +42,24 @@ from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import GroupSize, is_member
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import HasOffsets, Unstarted
-from consumer.adapters.kafka.topic_ids import MISSING_TOPIC, OTHER_TOPIC, TopicIds
+from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.trouble import (
+    ASSIGNMENT_LOST,
+    MISSING_TOPIC,
+    OTHER_TOPIC,
     Teller,
     TlsFiles,
     as_fatal,
+    cause_code,
     exception_error,
-    forgets_group,
     words,
 )
 from consumer.adapters.thread import run_aside
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
+
+_Code: Final = confluent_kafka.KafkaError
 
 _MOST_IDLE_MS: Final = 300_000
 """librdkafka's default of max.poll.interval.ms."""
@@ -77,13 +82,30 @@ _LOOK_FOR_ROOM: Final = 0.005
 _epochs = itertools.count(1)
 
 
+@dataclass(slots=True)
+class _Reading:
+    """A partition that is read."""
+
+    epoch: int
+    next: RawPartition
+    """Where reading goes on, behind what was handed out."""
+    damage: Damage | None = None
+    """It cannot be read on, since its next batch is damaged."""
+    restart: NewLife | None = None
+    """It is to be read again from the beginning."""
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether to drop what comes of it: its damaged batch has not been asked for again yet."""
+        return self.damage is not None and self.damage.due is not None
+
+
 class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
     the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `topic_ids`
-    and `group_size` are closed with the member; the latter is None if the quota is not divided. `timeout`: seconds for
-    each question to the brokers.
+    and `group_size` are closed with the member. `timeout`: seconds for each question to the brokers.
     """
 
     def __init__(
@@ -96,7 +118,7 @@ class GroupMember:
         offset_reset: str,
         has_offsets: HasOffsets,
         topic_ids: TopicIds,
-        group_size: GroupSize | None = None,
+        group_size: GroupSize,
         timeout: float,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer],
     ) -> None:
@@ -105,8 +127,6 @@ class GroupMember:
         self._has_offsets = has_offsets
         self._topic_ids = topic_ids
         self._group_size = group_size
-        self._restarts: dict[TopicPartition, NewLife] = {}
-        """Partitions to read again from the beginning."""
         self._restarts_due = 0.0
         self._timeout = timeout
         self._make_consumer = make_consumer
@@ -117,10 +137,7 @@ class GroupMember:
         self._watch = BrokerWatch(hooks.brokers)
         self._ready = ready
         self._commits = SentCommits()
-        self._held: dict[TopicPartition, int] = {}
-        """The partitions that are read, with their epochs."""
-        self._next: dict[TopicPartition, RawPartition] = {}
-        """Where reading goes on in each partition, behind what was handed out."""
+        self._held: dict[TopicPartition, _Reading] = {}
         self._paused = False
         self._full_since: float | None = None
         """Since when there has been no room; None: there is room, or the partitions are paused already."""
@@ -152,12 +169,15 @@ class GroupMember:
             if self._life is life:  # else a client of an earlier life is still closing
                 step(*args)
 
+        def rebalance(step: Callable[[list[TopicPartition]], None]) -> Callable[..., None]:
+            return lambda _, raw: hear(
+                self._safely, step, [TopicPartition(one.topic, one.partition) for one in raw]
+            )
+
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
         self._consumer = make_client(self._make_consumer, self._watch.watching({**self._config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
-        self._damaged: dict[TopicPartition, Damage] = {}
-        """The partitions that cannot be read on, since a batch is damaged."""
         self._unstarted = Unstarted(
             self._consumer,
             self._offset_reset,
@@ -170,9 +190,9 @@ class GroupMember:
         )
         self._consumer.subscribe(
             self._topics,
-            on_assign=lambda _, raw: hear(self._safely, self._on_assign, _names(raw)),
-            on_revoke=lambda _, raw: hear(self._safely, self._on_revoke, _names(raw)),
-            on_lost=lambda _, raw: hear(self._safely, self._on_lost, _names(raw)),
+            on_assign=rebalance(self._on_assign),
+            on_revoke=rebalance(self._on_revoke),
+            on_lost=rebalance(self._on_lost),
         )
 
     def fetch(self, room: int, timeout: float) -> None:
@@ -187,7 +207,7 @@ class GroupMember:
         if self._paused != (room <= 0):
             self._paused = room <= 0
             self._set_pause(self._held)
-        if self._damaged and not self._paused:
+        if not self._paused:
             self._ask_again()
         if not self._ready:  # else a fetch was cancelled: what it consumed comes first
             # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
@@ -198,8 +218,7 @@ class GroupMember:
             # What can start must not wait for records of other partitions.
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
-            if self._restarts and time.monotonic() >= self._restarts_due:
-                self._safely(self._restart_reading)
+            self._safely(self._restart_reading)
         self._look_at_ends()
         if self._failure is not None:
             raise self._failure
@@ -236,17 +255,16 @@ class GroupMember:
             self._consumer.close()
         finally:
             self._topic_ids.close()
-            if self._group_size is not None:
-                self._group_size.close()
+            self._group_size.close()
         self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Read these from the beginning with the next fetch, as far as they are held in the epoch that is named."""
         for one in partitions:
-            name = TopicPartition(one.topic, one.partition)
-            if self._held.get(name) == one.epoch:
-                self._restarts[name] = one
+            reading = self._held.get(TopicPartition(one.topic, one.partition))
+            if reading is not None and reading.epoch == one.epoch:
+                reading.restart = one
 
     def end_offsets(self) -> EndOffsets:
         """What is known of the held partitions; may be called by other threads.
@@ -258,7 +276,7 @@ class GroupMember:
             self._ends.reached,
             len(self._unstarted),
             # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile.
-            {name: one.offset for name, one in self._damaged.copy().items()},
+            {name: one.damage.offset for name, one in self._held.copy().items() if one.damage is not None},
             self._ends.begins,
             self._joined,
         )
@@ -294,7 +312,7 @@ class GroupMember:
         else:
             # Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
             # began, also when records from there were handed out meanwhile (librdkafka #4637).
-            names = [name for name in names if name in self._left_paused and not self._is_passed_over(name)]
+            names = [name for name in names if name in self._left_paused and not self._held[name].passed_over]
             self._left_paused.difference_update(names)
         if names:
             change = self._consumer.pause if self._paused else self._consumer.resume
@@ -307,40 +325,37 @@ class GroupMember:
         taken = self._inbox.take(room, timeout)
         self._inbox.keep(self._held)
         self._polled = time.monotonic()
-        if taken.messages:
-            self._hand_over(taken)
-
-    def _hand_over(self, taken: Taken) -> None:
+        if not taken.messages:
+            return
         # What is held now: a rebalance while records were taken may have ended some.
-        readable = self._held
-        if self._damaged:
-            readable = {name: one for name, one in self._held.items() if not self._is_passed_over(name)}
-        chunks, errors, damaged = sort_out(taken, readable)
+        epochs = {name: one.epoch for name, one in self._held.items() if not one.passed_over}
+        chunks, errors, damaged = sort_out(taken, epochs)
         for chunk in chunks:
             name = TopicPartition(chunk.topic, chunk.partition)
-            first, last = chunk.records[0].offset, chunk.records[-1].offset
+            reading = self._held[name]
+            first, last, expected = chunk.records[0].offset, chunk.records[-1].offset, reading.next.offset
             # Behind a hole the engine wants to know whether retention made it.
-            if self._next[name].offset not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
+            if expected not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._ends.known(name)[0])
-            if first < self._next[name].offset:  # the log was cut, or the topic created again
+            if first < expected:  # the log was cut, or the topic created again
                 self._topic_ids.hurry()
             self._ready.append(chunk)
-            self._next[name] = raw_partition(*name, last + 1, chunk.leader_epoch)
-            self._damaged.pop(name, None)
+            reading.next, reading.damage = raw_partition(*name, last + 1, chunk.leader_epoch), None
         for name, why in damaged.items():
-            if name in self._held and not self._is_passed_over(name):
-                self._stop_reading(name, why)
+            if name in epochs:
+                self._stop_reading(name, self._held[name], why)
         for message in errors:
             if (error := message.error()) is not None:
                 self._on_error(message.topic(), error)
 
     # ------------------------------------------------------------------- what came damaged (see `chunks`)
 
-    def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError) -> None:
+    def _stop_reading(
+        self, name: TopicPartition, reading: _Reading, error: confluent_kafka.KafkaError
+    ) -> None:
         """The next batch of this partition is damaged: drop what comes behind it, until it is asked for again."""
-        offset = self._next[name].offset
-        damage = damage_at(max(offset, 0), self._damaged.get(name), time.monotonic())
-        self._damaged[name] = damage
+        offset = reading.next.offset
+        damage = reading.damage = damage_at(max(offset, 0), reading.damage, time.monotonic())
         self._left_paused.add(name)
         self._consumer.pause([RawPartition(*name)])
         at = "its beginning" if offset == OFFSET_BEGINNING else f"offset {offset}"
@@ -350,25 +365,21 @@ class GroupMember:
             f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({words(error)})",
         )
 
-    def _is_passed_over(self, name: TopicPartition) -> bool:
-        """Whether to drop what comes of this partition: its damaged batch has not been asked for again yet."""
-        damage = self._damaged.get(name)
-        return damage is not None and damage.due is not None
-
     def _ask_again(self) -> None:
         """Go on where reading stopped. The seek discards all that librdkafka has of the partition, so it comes last."""
         now = time.monotonic()
-        for name, damage in list(self._damaged.items()):
-            if damage.due is None or damage.due > now:
+        for name, reading in self._held.items():
+            damage = reading.damage
+            if damage is None or damage.due is None or damage.due > now:
                 continue
-            self._damaged[name] = damage._replace(due=None)
+            reading.damage = damage._replace(due=None)
             self._left_paused.discard(name)
             self._inbox.keep(self._held.keys() - {name})
             try:
                 self._consumer.resume([RawPartition(*name)])
-                self._consumer.seek(self._next[name])
+                self._consumer.seek(reading.next)
             except KafkaException as failure:
-                self._stop_reading(name, exception_error(failure))
+                self._stop_reading(name, reading, exception_error(failure))
 
     def _look_at_ends(self) -> None:
         if time.monotonic() < self._ends.due:
@@ -376,18 +387,14 @@ class GroupMember:
         if not self._joined:
             self._member_id = self._consumer.memberid()
         # What is kept back was given out by the consumer, and what came behind a damaged batch was dropped.
-        damaged = {name: one.offset for name, one in self._damaged.items()}
+        damaged = {name: one.damage.offset for name, one in self._held.items() if one.damage is not None}
         unread = {**self._inbox.first_offsets(), **damaged}
         if self._ends.look(self._held, unread, paused=self._paused):
             self._topic_ids.hurry()
         if ids := self._topic_ids.look({name.topic for name in self._held}):
             self._hooks.topic_ids(ids)
-        if self._group_size is not None and (size := self._group_size.look()) is not None:
+        if (size := self._group_size.look()) is not None:
             self._hooks.group_size(size)
-
-    def _group_has_changed(self) -> None:
-        if self._group_size is not None:
-            self._group_size.hurry()
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -406,7 +413,7 @@ class GroupMember:
         # consumes: so what one consume brings belongs to one assignment, also where a partition went and came back
         # within it.
         self._assign([])
-        self._group_has_changed()
+        self._group_size.hurry()
         if self._closing:  # the assignment was under way when we began to leave: it will not be read
             return
         self._joined = True
@@ -418,20 +425,24 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        places = {name: raw_partition(*name, start.offset, start.leader_epoch) for name, start in found}
-        self._next.update(places)
-        self._assign(list(places.values()))
+        places = [raw_partition(*name, start.offset, start.leader_epoch) for name, start in found]
+        self._assign(places)
+        given = [Assignment._make((*name, next(_epochs), *start)) for name, start in found]
+        for (name, _), place, one in zip(found, places, given, strict=True):
+            self._held[name] = _Reading(one.epoch, place)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
         self._set_pause([name for name, _ in found])
-        given = [Assignment._make((*name, next(_epochs), *start)) for name, start in found]
-        self._held.update({TopicPartition(one.topic, one.partition): one.epoch for one in given})
         self._hooks.assigned(given)
 
     def _restart_reading(self) -> None:
         """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
+        if time.monotonic() < self._restarts_due:
+            return
         begun = []
-        for name, one in list(self._restarts.items()):
+        for name, reading in self._held.items():
+            if reading.restart is None:
+                continue
             beginning = raw_partition(*name, None, None)
             try:
                 self._consumer.seek(beginning)
@@ -440,13 +451,10 @@ class GroupMember:
                 text = f"{name} cannot be read from its beginning yet: trying again"
                 self._hooks.trouble(exception_error(error).name(), text)
                 continue
-            del self._restarts[name]
             self._inbox.keep(self._held.keys() - {name})
-            self._next[name] = beginning
-            self._damaged.pop(name, None)
             # A new epoch: what belongs to the earlier life never settles and never commits.
-            begun.append(Assignment(*name, next(_epochs), None, False, topic_id=one.topic_id))
-            self._held[name] = begun[-1].epoch
+            begun.append(Assignment(*name, next(_epochs), None, False, topic_id=reading.restart.topic_id))
+            self._held[name] = _Reading(begun[-1].epoch, beginning)
         if begun:
             self._set_pause([TopicPartition(one.topic, one.partition) for one in begun])
             self._hooks.assigned(begun)
@@ -488,14 +496,11 @@ class GroupMember:
             self._drop(names)
 
     def _drop(self, names: list[TopicPartition]) -> None:
-        self._group_has_changed()
+        self._group_size.hurry()
         begun = [name for name in names if name in self._held]
         for name in names:
             self._unstarted.discard(name)
-            self._damaged.pop(name, None)
-            self._restarts.pop(name, None)
             self._held.pop(name, None)
-            self._next.pop(name, None)
         try:
             if self._cooperative:
                 self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
@@ -505,8 +510,9 @@ class GroupMember:
             self._hooks.trouble(exception_error(error).name(), "a single partition could not be unassigned")
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
+        held = {name: one.epoch for name, one in self._held.items()}
         both = zip(positions, epochs, strict=True)
-        return [one for one, epoch in both if self._held.get(TopicPartition(*one[:2])) == epoch]
+        return [one for one, epoch in both if held.get(TopicPartition(*one[:2])) == epoch]
 
     def _commit_last(self, positions: Sequence[Position], until: float) -> None:
         failure = commit_last(self._consumer, positions, until)
@@ -536,8 +542,6 @@ class GroupMember:
             self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         lost = list(self._held)
         self._held.clear()
-        self._next.clear()
-        self._restarts.clear()
         if lost:
             self._hooks.lost(lost)
         if stranded:
@@ -559,7 +563,7 @@ class GroupMember:
         if topic is not None and error.code() in MISSING_TOPIC and not self._was_assigned:
             text = f"Kafka: the topic {topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._failure = self._failure or KafkaError(text)
-        elif forgets_group(error):
+        elif error.code() == _Code._FATAL and cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
             self._forgotten = True
         elif (fatal := as_fatal(error) or self._tls_files.explain(error)) is not None:
             self._failure = self._failure or fatal
@@ -570,7 +574,3 @@ class GroupMember:
 def _close(consumer: confluent_kafka.Consumer) -> None:
     with contextlib.suppress(KafkaException):
         consumer.close()
-
-
-def _names(partitions: Iterable[RawPartition]) -> list[TopicPartition]:
-    return [TopicPartition(one.topic, one.partition) for one in partitions]

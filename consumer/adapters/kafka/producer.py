@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import confluent_kafka
@@ -103,7 +104,7 @@ class RecordProducer:
             self._raise_failure()
             self._moved.clear()
             try:
-                self._producer.produce(topic, key, value, (), self._on_delivery)
+                self._producer.produce(topic, key, value, (), partial(post, self._loop, self._count))
                 break
             except BufferError:
                 # Bounded: each queued record is delivered, or fails at its time limit.
@@ -130,15 +131,12 @@ class RecordProducer:
         """Drop what is queued and end. Call `flush` first."""
         self._producer.stop()
 
-    def _on_delivery(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
-        failure = None if error is None else f"{message.topic()}: {describe_error(error)}"
-        post(self._loop, self._count, failure)
-
-    def _count(self, failure: str | None) -> None:
-        if failure is None:
+    def _count(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
+        """A delivery report."""
+        if error is None:
             self.delivered += 1
         else:
-            self._failure = self._failure or failure
+            self._failure = self._failure or f"{message.topic()}: {describe_error(error)}"
         self._moved.set()
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:

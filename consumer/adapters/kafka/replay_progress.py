@@ -106,11 +106,11 @@ class Plan(NamedTuple):
 
     def left(self) -> dict[TopicPartition, tuple[int, int]]:
         """From where to where each partition is still to be read."""
-        names = {TopicPartition(one.topic, one.partition): one for one in self.ranges}
-        return {
-            name: (self.starts[name].next_offset if name in self.starts else one.begin, one.end)
-            for name, one in names.items()
-        }
+        found = {}
+        for one in self.ranges:
+            name = TopicPartition(one.topic, one.partition)
+            found[name] = self.starts[name].next_offset if name in self.starts else one.begin, one.end
+        return found
 
 
 async def open_plan(
@@ -131,7 +131,7 @@ async def open_plan(
         found = _find_plan(await progress.read(timeout), group, _digest(fingerprint))
         if found:
             ranges, begun = [one.range for one in found], found[0].entry.begun
-            starts = {one.name: one.position for one in found}
+            starts = {TopicPartition(*one.range[:2]): one.position for one in found}
         else:
             ranges, begun, starts = list(await resolve()), int(now), {}
             topics = {one.topic for one in ranges}
@@ -240,72 +240,67 @@ class NamedProgress:
 
 
 class _Held(NamedTuple):
-    """What one partition's commit says."""
+    """What one partition's commit says. `position`: without the plan in its metadata."""
 
-    name: TopicPartition
+    range: Range
     entry: Entry
     position: Position
-    range: Range
-
-    @property
-    def settled(self) -> bool:
-        position = self.position
-        if position.next_offset > self.entry.begin:
-            return True
-        known = offset_map.read_metadata(position.metadata, position.next_offset, where=map_place(self.name))
-        return known.settled is not None if known is not None else bool(position.metadata)
 
 
 def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[_Held]:
     """The complete plan that is committed; empty if there is none, or only the beginning of one."""
     plans: dict[str, list[_Held]] = {}
     for one in committed:
-        held = _read_held(one)
-        if held is None:  # what another client committed is never overwritten
+        found = read_entry(one.metadata)
+        # What another client committed is never overwritten.
+        if found is None or not found[0].begin <= one.next_offset <= found[0].end:
             raise UsageError(
                 f"the group {group} holds offsets that no replay wrote ({one.topic}[{one.partition}]): "
                 "give another --name, or delete the group"
             )
-        plans.setdefault(held.entry.plan, []).append(held)
-    whole = [sorted(held, key=lambda one: one.name) for held in plans.values() if _is_whole(held)]
-    rests = [one for held in plans.values() if not _is_whole(held) for one in held]
+        entry, rest = found
+        held = _Held(Range(one.topic, one.partition, *entry[4:]), entry, one._replace(metadata=rest))
+        plans.setdefault(entry.plan, []).append(held)
+    whole: list[list[_Held]] = []
+    rests: list[_Held] = []
+    for parts in plans.values():
+        first = parts[0].entry
+        if (
+            # Else the digest would speak for the first alone.
+            all(one.entry[:4] == first[:4] for one in parts)
+            and len(parts) == first.partitions
+            and first.plan == _plan_digest([one.range for one in parts], first.fingerprint, first.begun)
+        ):
+            whole.append(sorted(parts))
+        else:
+            rests += parts
     # Of a plan whose first commit was cut short nothing is settled: the replay starts again. Brokers forget a group's
     # offsets one by one, `offsets.retention.minutes` after the commit: then guessing would make a shorter replay look
     # like the whole.
-    if len(whole) > 1 or any(one.settled for one in rests):
+    if len(whole) > 1 or any(map(_has_settled, rests)):
         raise UsageError(
             f"the progress of the replay in the group {group} is incomplete (brokers delete it after "
             f"offsets.retention.minutes): give another --name"
         )
     if not whole:
         return []
-    [found] = whole
-    if found[0].entry.fingerprint != fingerprint:
-        begun = datetime.fromtimestamp(found[0].entry.begun, UTC)
+    entry = whole[0][0].entry
+    if entry.fingerprint != fingerprint:
+        begun = datetime.fromtimestamp(entry.begun, UTC)
         raise UsageError(
             f"the replay in the group {group} was begun at {begun:%Y-%m-%dT%H:%M:%SZ} with other arguments: "
             "give the same, or another --name"
         )
-    return found
+    return whole[0]
 
 
-def _read_held(position: Position) -> _Held | None:
-    found = read_entry(position.metadata)
-    if found is None or not found[0].begin <= position.next_offset <= found[0].end:
-        return None
-    entry, rest = found
-    name = TopicPartition(position.topic, position.partition)
-    return _Held(name, entry, position._replace(metadata=rest), Range(name.topic, name.partition, *entry[4:]))
-
-
-def _is_whole(held: Sequence[_Held]) -> bool:
-    first = held[0].entry
-    return (
-        # Else the digest would speak for the first alone.
-        all(one.entry[:4] == first[:4] for one in held)
-        and len(held) == first.partitions
-        and first.plan == _plan_digest([one.range for one in held], first.fingerprint, first.begun)
-    )
+def _has_settled(held: _Held) -> bool:
+    """Whether anything of this partition is settled."""
+    topic, partition, offset, _, metadata = held.position
+    if offset > held.entry.begin:
+        return True
+    known = offset_map.read_metadata(metadata, offset, where=map_place(TopicPartition(topic, partition)))
+    return known.settled is not None if known is not None else bool(metadata)
 
 
 def _entries(ranges: Sequence[Range], fingerprint: str, begun: int) -> dict[TopicPartition, Entry]:

@@ -33,16 +33,14 @@ from consumer.adapters.kafka.cluster import RenewedAdmin
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.configuration import (
     Config,
-    OnBrokers,
     consumer_config,
     dead_letter_pattern,
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.groups import GroupSize, group_has_offsets
-from consumer.adapters.kafka.hooks import Hooks, OnGroupSize, OnTopicIds, SourceListener
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import OwnThread, post, run_blocking, settle
 from consumer.engine.messages import EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position
@@ -54,9 +52,8 @@ class KafkaSource:
 
     `topics`: names, or patterns that start with ``^``; a pattern never matches a topic that `dead_letter_topic`
     (a template with ``{topic}``) can name. `offset_reset`: ``earliest``, ``latest`` or ``error``, see
-    `consumer.adapters.kafka.starts`. `on_group_size`: None if the quota is not divided. In seconds: `revoke_timeout`
-    for the listener to drain, `commit_timeout` for the answer to a commit, `request_timeout` for other questions to the
-    brokers.
+    `consumer.adapters.kafka.starts`. In seconds: `commit_timeout` for the answer to a commit, `request_timeout` for
+    other questions to the brokers.
 
     Raises `SettingsError` for a pattern under KIP-848: there the broker matches it, and cannot exclude topics.
     """
@@ -65,15 +62,10 @@ class KafkaSource:
         self,
         config: Config,
         topics: Sequence[str],
+        hooks: Hooks,
         *,
-        listener: SourceListener,
         dead_letter_topic: str = "{topic}.dead-letters",
         offset_reset: str = "earliest",
-        on_trouble: OnTrouble = ignore_trouble,
-        on_topic_ids: OnTopicIds = lambda ids: None,
-        on_group_size: OnGroupSize | None = None,
-        on_brokers: OnBrokers = lambda told: None,
-        revoke_timeout: float = 20.0,
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
@@ -88,34 +80,29 @@ class KafkaSource:
         ignore = None if pattern is None else dead_letter_pattern(dead_letter_topic)
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
-        self._hooks = Hooks(listener, on_trouble, on_topic_ids, on_group_size, on_brokers, revoke_timeout)
-        topic_ids = make_topic_ids(config)
-        group_size = None
-        if on_group_size is not None:
-            group_size = GroupSize(str(config["group.id"]), RenewedAdmin(config), self._hooks.trouble)
+        self._hooks = hooks
+        client = RenewedAdmin(config)  # costs nothing until it is asked
         self._make_member = functools.partial(
             GroupMember,
             complete,
             list(topics),
-            self._hooks,
+            hooks,
             self._ready,
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
-            topic_ids=topic_ids,
-            group_size=group_size,
+            topic_ids=make_topic_ids(config),
+            group_size=GroupSize(complete["group.id"], client, hooks.trouble, wanted=hooks.counts_members),
             timeout=request_timeout,
             make_consumer=make_consumer,
         )
         self._empty_is_silent = uses_consumer_protocol(config)
         """Whether an assignment of no partition brings no callback."""
-        self._on_trouble = on_trouble
         self._commit_timeout = commit_timeout
         self._thread = OwnThread("pinstream-kafka-consumer")
         self._member: GroupMember | None = None
 
     async def start(self) -> None:
         """Join the group. Raises `SettingsError` naming the property that librdkafka refuses."""
-        self._hooks.loop = asyncio.get_running_loop()
         self._member = await self._thread.run(self._make_member)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
@@ -187,7 +174,7 @@ class KafkaSource:
             leaving.result()
         else:
             leaving.cancel()
-            self._on_trouble(
+            self._hooks.on_trouble(
                 "_TIMED_OUT", f"leaving the group took more than {timeout:g} s: closed without leaving it"
             )
 

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
 from consumer.adapters.kafka.cluster import RenewedAdmin, has_controller
 from consumer.adapters.kafka.configuration import Config, admin_client, result_of, time_left
-from consumer.adapters.kafka.trouble import exception_error
+from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, exception_error
 
 _EVERY: Final = 3.0
 """Seconds between two questions."""
@@ -35,29 +35,9 @@ _PATIENCE: Final = 20.0
 """Seconds without an answer to any question after which another client asks."""
 
 # These are answers, although not an id: asking again would bring the same.
-_NO_ID: Final = frozenset(
-    {
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.TOPIC_EXCEPTION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.UNSUPPORTED_VERSION,
-        KafkaError._UNSUPPORTED_FEATURE,
-    }
-)
+_NO_ID: Final = NOT_ALLOWED | CANNOT_SAY | {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION}
 _UNKNOWN_ID: Final = 22 * "A"
 _URL_SAFE: Final = str.maketrans("+/", "-_")
-
-
-MISSING_TOPIC: Final = frozenset(
-    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID}
-)
-# Errors that also come with a topic that was deleted and created again.
-OTHER_TOPIC: Final = MISSING_TOPIC | {
-    KafkaError.INCONSISTENT_TOPIC_ID,
-    KafkaError.OFFSET_OUT_OF_RANGE,
-    KafkaError._UNKNOWN_PARTITION,
-}
 
 
 class TopicIds:

@@ -112,7 +112,15 @@ class TransactionalWriter:
 
     async def close(self) -> None:
         """End the client and its thread. What is not committed is not written."""
-        await self._thread.end(self._drop)
+
+        def end() -> None:
+            with contextlib.suppress(KafkaException):
+                self._producer.purge(blocking=False)
+            # Not `close`, which would abort an open transaction: it blocks and raises where the broker hangs or has
+            # fenced us. The end of the last reference destroys the client, and the broker aborts.
+            self._producer = None
+
+        await self._thread.end(end)
 
     @in_own_thread
     def write(self, records: Sequence[NewRecord]) -> int | None:
@@ -151,11 +159,6 @@ class TransactionalWriter:
             known = cause if cause.code() in _REFUSED else exception_error(error)
             raise self._dead_end(known) from error
 
-    def _drop(self) -> None:
-        with contextlib.suppress(KafkaException):
-            self._producer.purge(blocking=False)
-        self._producer = None
-
     def _dead_end(self, cause: confluent_kafka.KafkaError, *, committing: bool = False) -> KafkaError:
         if cause.code() in _FENCING:
             return KafkaError(
@@ -191,22 +194,26 @@ class _Lot:
 
     def write(self) -> confluent_kafka.KafkaError | None:
         """Why it failed; None: all is written."""
+        whole = list(enumerate(self._records))
         try:
             self.producer.begin_transaction()
-            for index, record in enumerate(self._records):
-                self._send(index, record)
-                if self._one_by_one:
-                    self._flush()
+            for together in [[one] for one in whole] if self._one_by_one else [whole]:
+                for index, record in together:
+                    self._send(index, record)
+                # Delivery reports come in here; each record has one within the delivery time-out.
+                if self.producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
+                    self._causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
                 if self._causes:
                     break
-            self._flush()
         except KafkaException as error:
             self._causes.append(exception_error(error))
         except SystemError:
             # A fatal error that the client raises in the middle of a delivery report; the abort says which.
             self._causes.append(_Code(_Code._FATAL))
-        if not self._causes:
-            return self._commit()
+        return self._cause() if self._causes else self._commit()
+
+    def _cause(self) -> confluent_kafka.KafkaError:
+        """Of what was reported the error that says most."""
         if all(cause.code() in _UNCLEAR for cause in self._causes):
             # A failed transaction answers any call with its cause. (To begin again is always an error.)
             try:
@@ -233,11 +240,6 @@ class _Lot:
         if error is not None:
             self.refused = index if self.refused is None else self.refused
             self._causes.append(error)
-
-    def _flush(self) -> None:
-        # Delivery reports come in here; each record has one within the delivery time-out.
-        if self.producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
-            self._causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
 
     def _commit(self) -> confluent_kafka.KafkaError | None:
         cause = _Code(_Code._FAIL)

@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import confluent_kafka
@@ -54,18 +55,10 @@ _TOKEN_WAYS: Final = (
         "signed it, or of a proxy that opens TLS, into PINSTREAM_CA_FILE",
     ),
 )
-_TOPIC_ACCESS = "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS"
-_GROUP_ACCESS = "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID"
-_NO_START = (
-    "a partition has no offset to start from (none is committed, or the committed one no longer exists) and "
-    "KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
-    "or set KAFKA_AUTO_OFFSET_RESET=earliest"
-)
 PROTOCOL: Final = (
     "the brokers do not take KAFKA_GROUP_PROTOCOL=consumer (Kafka 4.0 does, unless it is turned off): "
     "remove the setting, or update the brokers"
 )
-_MIXED = "other members of the group use another protocol: use the same assignment strategy, or another group"
 _FENCED = (
     "another process uses the same KAFKA_GROUP_INSTANCE_ID, or the session of a killed one has not ended yet: give "
     "each process its own"
@@ -75,13 +68,16 @@ _FATAL: Final = {
     _Code._AUTHENTICATION: _LOGIN,
     _Code.SASL_AUTHENTICATION_FAILED: _LOGIN,
     _Code.UNSUPPORTED_SASL_MECHANISM: _LOGIN,
-    _Code.TOPIC_AUTHORIZATION_FAILED: _TOPIC_ACCESS,
-    _Code.GROUP_AUTHORIZATION_FAILED: _GROUP_ACCESS,
+    _Code.TOPIC_AUTHORIZATION_FAILED: "this user may not use the topic: grant READ on it, or correct KAFKA_TOPICS",
+    _Code.GROUP_AUTHORIZATION_FAILED: "this user may not join the group: grant READ on it, or correct KAFKA_GROUP_ID",
     _Code.CLUSTER_AUTHORIZATION_FAILED: "this user may not use the cluster: check its permissions",
-    _Code._AUTO_OFFSET_RESET: _NO_START,
+    _Code._AUTO_OFFSET_RESET: "a partition has no offset to start from (none is committed, or the committed one no "
+    "longer exists) and KAFKA_AUTO_OFFSET_RESET is error: set the group's offsets with `pinstream offsets set`, "
+    "or set KAFKA_AUTO_OFFSET_RESET=earliest",
     _Code.UNSUPPORTED_VERSION: PROTOCOL,
     _Code._UNSUPPORTED_FEATURE: PROTOCOL,
-    _Code.INCONSISTENT_GROUP_PROTOCOL: _MIXED,
+    _Code.INCONSISTENT_GROUP_PROTOCOL: "other members of the group use another protocol: use the same assignment "
+    "strategy, or another group",
     _Code.UNSUPPORTED_ASSIGNOR: "the brokers do not know this assignor: correct KAFKA_GROUP_REMOTE_ASSIGNOR",
     _Code.INVALID_GROUP_ID: "the brokers refuse the name of the group: correct KAFKA_GROUP_ID",
     _Code.INVALID_SESSION_TIMEOUT: "the brokers do not allow this KAFKA_SESSION_TIMEOUT_MS: keep to their limits",
@@ -90,21 +86,52 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
-# What ends the client of a KIP-848 group, and of no other: the brokers do not know the group (any more).
-_FORGOTTEN: Final = frozenset({_Code.GROUP_ID_NOT_FOUND})
-_ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, *_FORGOTTEN)}
-"""The codes, by the words that librdkafka has for them."""
+# The codes, by the words that librdkafka has for them. GROUP_ID_NOT_FOUND ends the client of a KIP-848 group, and of
+# no other: the brokers do not know the group (any more). A new client may join it.
+_ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, _Code.GROUP_ID_NOT_FOUND)}
 
-# Names of the errors while a group's coordinator starts or moves: what was asked may be asked again.
+# What errors have in common. By their names, as `consumer.adapters.kafka.commits.CommitResult` has them.
+# While a group's coordinator starts or moves: what was asked may be asked again.
 MOVING_COORDINATOR: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )
 # The same for a question in the beginning, when also a broken connection to the coordinator passes.
 PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT"}
-# Names of the errors with which brokers refuse offsets from outside while a group has members.
+# With these brokers refuse offsets from outside while a group has members.
 GROUP_IN_USE: Final = frozenset(
     {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS"}
     | {"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "NON_EMPTY_GROUP"}
+)
+# A refused commit that the same member may repeat: it just joined again (the client has not heard of its new
+# generation, or the group waits for its leader's plan), or the coordinator moves.
+BETWEEN_GENERATIONS: Final = frozenset(
+    {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
+)
+# Of a commit: this broker takes less than the default 4,096 bytes, or less of all commits' together.
+METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
+# The partition is another member's by now.
+ASSIGNMENT_LOST: Final = "_ASSIGNMENT_LOST"
+# By their codes from here on. The partition has another leader than the client knows, as one that was just created
+# often has.
+MOVING_LEADER: Final = frozenset(
+    {_Code.NOT_LEADER_FOR_PARTITION, _Code.LEADER_NOT_AVAILABLE}
+    | {_Code.UNKNOWN_LEADER_EPOCH, _Code.FENCED_LEADER_EPOCH}
+)
+MISSING_TOPIC: Final = frozenset({_Code.UNKNOWN_TOPIC_OR_PART, _Code._UNKNOWN_TOPIC, _Code.UNKNOWN_TOPIC_ID})
+# These also come with a topic that was deleted and created again.
+OTHER_TOPIC: Final = MISSING_TOPIC | {
+    _Code.INCONSISTENT_TOPIC_ID,
+    _Code.OFFSET_OUT_OF_RANGE,
+    _Code._UNKNOWN_PARTITION,
+}
+NOT_ALLOWED: Final = frozenset(
+    {_Code.CLUSTER_AUTHORIZATION_FAILED, _Code.GROUP_AUTHORIZATION_FAILED, _Code.TOPIC_AUTHORIZATION_FAILED}
+)
+# What a broker answers that is too old for the question, as the embedded one does to many.
+CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
+# A batch has a wrong checksum, cannot be decompressed or has an unknown format; or the broker cannot read its disk.
+DAMAGED: Final = frozenset(
+    {_Code._BAD_MSG, _Code._BAD_COMPRESSION, _Code._NOT_IMPLEMENTED, _Code.INVALID_MSG}
 )
 TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE})
 # Errors that one record deserves, and its whole batch or transaction gets.
@@ -142,7 +169,7 @@ _NO_CONNECTION: Final = re.compile(
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka recovers from this one by itself."""
-    code, text = _cause(error), error.str()
+    code, text = cause_code(error), error.str()
     # No word of the broker about the login: librdkafka tries again, for a token every ten seconds.
     if code == _Code._AUTHENTICATION and (_TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)):
         return None
@@ -165,12 +192,7 @@ def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, 
     return as_fatal(cause) or KafkaError(f"Kafka: {text} ({describe_error(cause)})")
 
 
-def forgets_group(error: confluent_kafka.KafkaError) -> bool:
-    """Whether the client ended because the brokers do not know its group any more. A new client may join it."""
-    return error.code() == _Code._FATAL and _cause(error) in _FORGOTTEN
-
-
-def _cause(error: confluent_kafka.KafkaError) -> int:
+def cause_code(error: confluent_kafka.KafkaError) -> int:
     """The code; for an error that ended a client, the code behind it if its words are known."""
     if error.code() != _Code._FATAL:
         return error.code()
@@ -193,12 +215,13 @@ def words(error: confluent_kafka.KafkaError) -> str:
     return f"no connection to {failed['broker']}{at}: {failed['why']}"
 
 
+@dataclass
 class Teller:
     """Reports a client's trouble, in librdkafka's words."""
 
-    def __init__(self, on_trouble: OnTrouble) -> None:
-        self._on_trouble = on_trouble
-        self._told = False
+    _on_trouble: OnTrouble
+    _told: bool = False
+    """Whether a broker's own error was reported."""
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
         """librdkafka reported this by itself."""
@@ -217,33 +240,28 @@ class TlsFiles:
     client, and never again."""
 
     def __init__(self, config: Mapping[str, object]) -> None:
-        named = (name for name in config if name.startswith("ssl.") and name.endswith(".location"))
-        self._files = {name: str(config[name]) for name in named}
-        self._read = self._look()
+        names = (name for name in config if name.startswith("ssl.") and name.endswith(".location"))
+        self._seen = {file: self._look(file) for file in (str(config[name]) for name in names)}
 
     def explain(self, error: confluent_kafka.KafkaError) -> KafkaError | None:
         """The error that ends the run if this one is about TLS and a file is another by now: a new client reads it."""
         if error.code() != _Code._SSL and not _CERTIFICATE_ALERT.search(error.str()):
             return None
-        now = self._look()
-        for name, file in self._files.items():
-            if now[name] != self._read[name]:
+        for file, before in self._seen.items():
+            if self._look(file) != before:
                 return KafkaError(
                     f"Kafka: TLS fails, and {file} has changed since the start: start again, so that it is read "
                     f"({describe_error(error)})"
                 )
         return None
 
-    def _look(self) -> dict[str, tuple[int, int, int] | None]:
-        """What tells each file from another one."""
-        found: dict[str, tuple[int, int, int] | None] = {}
-        for name, file in self._files.items():
-            try:
-                one = os.stat(file)
-                found[name] = (one.st_ino, one.st_mtime_ns, one.st_size)
-            except OSError:
-                found[name] = None
-        return found
+    def _look(self, file: str) -> tuple[int, int, int] | None:
+        """What tells this file from another one. None: it is not there."""
+        try:
+            one = os.stat(file)
+        except OSError:
+            return None
+        return one.st_ino, one.st_mtime_ns, one.st_size
 
 
 def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
@@ -254,11 +272,6 @@ def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.Ka
 
 def ignore_trouble(code: str, text: str) -> None:
     """An `OnTrouble` that does nothing."""
-
-
-def is_hopeless(error: confluent_kafka.KafkaError) -> bool:
-    """Whether waiting does not help against this, if a first contact brings nothing else."""
-    return as_fatal(error) is not None or error.code() in (_Code._SSL, _Code._RESOLVE)
 
 
 def no_contact(

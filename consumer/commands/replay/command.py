@@ -199,7 +199,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             if options.limit is not None:
                 return totals.delivered + totals.duplicate + totals.dead_lettered, _note(statistics)
             # Else the bar counts offsets that are read, less those that are open or not taken in yet.
-            read = sum(max(0, at - left[name][0]) for name, at in source.figures().items())
+            read = sum(max(0, at - left[name][0]) for name, at in source.figures.items())
             return read - totals.open - statistics.held, _note(statistics)
 
         ran, source = await serve_to_end(
@@ -216,7 +216,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             ran,
             options,
             plan,
-            read_to=source.figures(),
+            read_to=source.figures,
             left_at=pipeline.left_at(),
             outside_time=source.outside_time,
             problems=pipeline.problems,

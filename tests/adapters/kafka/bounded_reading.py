@@ -49,7 +49,7 @@ async def read(kafka: Kafka, *ranges: Range, **options: Any) -> list[int]:
     try:
         found = await read_on(source)
         known = await source.end_offsets()
-        assert source.figures() == known.ends == known.reached
+        assert source.figures == known.ends == known.reached
     finally:
         await source.close(WITHIN)
     return offsets(found)

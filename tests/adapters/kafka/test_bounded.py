@@ -90,7 +90,7 @@ class TestRanges:
             listener=listener,
             starts=starts,
         )
-        assert source.figures() == {TopicPartition(topic, 0): 6, TopicPartition(topic, 1): 9}
+        assert source.figures == {TopicPartition(topic, 0): 6, TopicPartition(topic, 1): 9}
         await source.start()
         assert offsets(await read_on(source)) == [6, 7, 8]
         await source.close(WITHIN)
@@ -121,7 +121,7 @@ class TestRanges:
         async with asyncio.timeout(WITHIN):
             while not source.done:
                 seen += len(offsets(await source.fetch(3, 0.05)))
-                assert source.figures() == (await source.end_offsets()).reached == {name: seen}
+                assert source.figures == (await source.end_offsets()).reached == {name: seen}
         assert (await source.end_offsets()).ends == {name: 10}
         await source.close(WITHIN)
 
@@ -259,5 +259,5 @@ class TestTimes:
         source = BoundedSource(kafka.config, [Range(name, 0, 0, 1000, first.timestamp, until)])
         await source.start()
         assert offsets(await read_on(source)) == list(range(10))
-        assert source.figures() == {TopicPartition(name, 0): 1000}
+        assert source.figures == {TopicPartition(name, 0): 1000}
         await source.close(WITHIN)

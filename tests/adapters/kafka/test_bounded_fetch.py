@@ -66,7 +66,7 @@ class TestFetch:
                         found += await source.fetch(10, 0.1)
                 except TimeoutError:
                     continue
-                assert list(source.figures().values()) == [len(offsets(found))]
+                assert list(source.figures.values()) == [len(offsets(found))]
         assert offsets(found) == list(range(300))
         await source.close(WITHIN)
 

@@ -132,7 +132,7 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
         del left[:size]
     source, found, told = await play(FakeConsumer(*lots), Range("t", 0, begin, end, *times))
     assert (offsets(found), source.done, told) == (wanted, True, [])
-    assert list(source.figures().values()) == [end]
+    assert list(source.figures.values()) == [end]
     await source.close(1.0)
 
 
@@ -172,10 +172,10 @@ async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() ->
     name = TopicPartition("t", 0)
     fake = FakeConsumer([record(0), failing(_Code._PARTITION_EOF, 0, 4)])
     source, _, _ = await play(fake, Range("t", 0, 0, 6))
-    assert (source.done, source.figures()) == (False, {name: 4})
+    assert (source.done, source.figures) == (False, {name: 4})
     fake.lots.append([failing(_Code._PARTITION_EOF, 0, 9)])
     assert await source.fetch(1000, 0.0) == []
-    assert (source.done, source.figures()) == (True, {name: 6})
+    assert (source.done, source.figures) == (True, {name: 6})
 
 
 async def test_only_times_of_the_broker_end_a_range() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.dead_letters import letter_headers
 from consumer.adapters.kafka.letters import (
+    DONE,
     Done,
     Home,
     Mark,
     Place,
-    done_text,
     is_original,
     mark_headers,
     next_trip,
@@ -254,14 +254,14 @@ RUNS = st.lists(
 @given(RUNS)
 def test_what_a_mark_says_is_read_again(runs: list[tuple[int, int]]) -> None:
     """As text, and in a record that lies behind all it speaks of."""
-    assert read_done(done_text(runs)) == (runs or None)
+    assert read_done((dict(mark_headers(runs, HOME))[DONE] or b"").decode()) == (runs or None)
     record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
     assert read_mark(record, HOME) == (Mark(runs, at_home=True) if runs else None)
 
 
 def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
     """Both ends are meant."""
-    assert done_text([(17, 31), (45, 46)]) == "17-30,45"
+    assert dict(mark_headers([(17, 31), (45, 46)], HOME))[DONE] == b"17-30,45"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from consumer.adapters.aws import msk
 from consumer.adapters.kafka.configuration import (
     admin_client,
     consumer_config,
-    end_client,
     make_client,
     producer_config,
 )
@@ -103,7 +102,7 @@ def test_every_kind_of_client_renews_its_token(
         assert producer.flush(30) == 0
     finally:
         consumer.close()
-        end_client(admin)
+        admin.__exit__(None, None, None)
         producer.close()
         msk.tokens_of.cache_clear()
         del sys.modules["aws_msk_iam_sasl_signer"]

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from consumer.adapters.kafka.commits import CommitResult
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
@@ -148,9 +149,9 @@ class Member:
         self.fetches = 0
         self.failure: BaseException | None = None
         self.on_revoked: Callable[[], Any] | None = None
-        self.source = KafkaSource(
-            config, topics, listener=self, on_trouble=lambda *told: self.troubles.append(told), **options
-        )
+        hooks = {name: options.pop(name) for name in ("revoke_timeout", "on_group_size") if name in options}
+        listening = Hooks(self, on_trouble=lambda *told: self.troubles.append(told), **hooks)
+        self.source = KafkaSource(config, topics, listening, **options)
         self._task: asyncio.Task[None] | None = None
 
     # As the listener.

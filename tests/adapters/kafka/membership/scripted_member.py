@@ -12,6 +12,8 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.cluster import RenewedAdmin
+from consumer.adapters.kafka.groups import GroupSize
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.topic_ids import TopicIds
@@ -161,6 +163,7 @@ class Told(Hooks):
         self.ids: list[dict[str, str]] = []
         self.positions: Sequence[Position] = ()
         self.too_late = False
+        self.brokers = lambda told: None
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
         """Noted."""
@@ -245,6 +248,7 @@ class Bench:
             offset_reset=reset,
             has_offsets=lambda _: bool(self.consumer.stored),
             topic_ids=self.ids,
+            group_size=GroupSize("g", RenewedAdmin({}), self.told.trouble, wanted=False),
             timeout=timeout,
             make_consumer=make,
         )

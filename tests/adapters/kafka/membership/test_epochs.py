@@ -10,6 +10,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Position, TopicPartition
@@ -47,7 +48,8 @@ async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost
 
     listener = Listener()
     config = {"bootstrap.servers": "nowhere:9092", "group.id": "g", "group.protocol": "consumer"}
-    source = KafkaSource(config, ["t"], listener=listener, make_consumer=make, make_topic_ids=lambda _: Ids())
+    hooks = Hooks(listener)
+    source = KafkaSource(config, ["t"], hooks, make_consumer=make, make_topic_ids=lambda _: Ids())
     await source.start()
     made[-1].script = [given(0)]
     for _ in range(2):

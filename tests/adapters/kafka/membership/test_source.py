@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
+from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError, SettingsError
@@ -244,7 +245,7 @@ async def test_explicit_topic_is_read_though_it_looks_like_dead_letters(kafka: K
         await member.until(lambda: member.values == [b"letter"])
 
 
-def test_pattern_with_the_new_group_protocol_is_refused() -> None:
+async def test_pattern_with_the_new_group_protocol_is_refused() -> None:
     """With KIP-848 the broker matches patterns and knows no exceptions: dead letters would be read again."""
 
     class Nobody:
@@ -253,7 +254,7 @@ def test_pattern_with_the_new_group_protocol_is_refused() -> None:
         assigned = revoked = lost = None
 
     with pytest.raises(SettingsError, match="KAFKA_GROUP_PROTOCOL"):
-        KafkaSource({"group.protocol": "consumer"}, ["^a.*"], listener=Nobody())  # type: ignore[arg-type]
+        KafkaSource({"group.protocol": "consumer"}, ["^a.*"], Hooks(Nobody()))  # type: ignore[arg-type]
 
 
 @pytest.mark.real_kafka
