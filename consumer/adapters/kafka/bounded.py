@@ -11,6 +11,7 @@ later. Then its partition is unassigned, and what was fetched ahead of it is dro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from bisect import bisect_left
@@ -24,6 +25,7 @@ import confluent_kafka
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, sort_out
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
@@ -31,17 +33,6 @@ from consumer.adapters.kafka.hooks import AssignmentListener
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.trouble import (
-    DAMAGED,
-    MISSING_TOPIC,
-    OnTrouble,
-    Teller,
-    as_fatal,
-    describe_error,
-    exception_error,
-    ignore_trouble,
-    words,
-)
 from consumer.adapters.thread import OwnThread, post
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
@@ -61,7 +52,7 @@ _OF_A_GROUP: Final = ("group.instance.id", "group.protocol", "group.remote.assig
 
 _Code = confluent_kafka.KafkaError
 _GONE: Final = frozenset({_Code._AUTO_OFFSET_RESET, _Code._LOG_TRUNCATION, _Code.OFFSET_OUT_OF_RANGE})
-_MISSING: Final = MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
+_MISSING: Final = trouble.MISSING_TOPIC | {_Code._UNKNOWN_PARTITION}
 
 _epochs = itertools.count(1)
 
@@ -111,7 +102,7 @@ class BoundedSource:
         listener: AssignmentListener | None = None,
         progress: NamedProgress | None = None,
         starts: Mapping[TopicPartition, Position] = MappingProxyType({}),
-        on_trouble: OnTrouble = ignore_trouble,
+        on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
         patience: float = _PATIENCE,
         topic_ids: TopicIds | None = None,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
@@ -213,13 +204,13 @@ class BoundedSource:
                 self._on_trouble(failure, "the last commit failed: some records will be read again")
             await progress.close()
 
+        ending = [self._thread.run(self._end)] if is_open else []
+        if progress is not None:
+            ending.append(finish(progress))
         try:
-            # At once: a consumer that takes its time must not use up that of the last commit.
-            async with asyncio.timeout(timeout), asyncio.TaskGroup() as ending:
-                if is_open:
-                    ending.create_task(self._thread.run(self._end))
-                if progress is not None:
-                    ending.create_task(finish(progress))
+            # Both at once: a consumer that takes its time must not use up that of the last commit.
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*ending)
         except TimeoutError:
             self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
         finally:
@@ -228,14 +219,16 @@ class BoundedSource:
     # ------------------------------------------------------------------------- what follows runs in the thread
 
     def _open(self) -> None:
-        try:
+        with contextlib.ExitStack() as stack:
+            if self._topic_ids is not None:
+                stack.callback(self._topic_ids.close)
             ids = self._ask_ids()
             for part in self._parts.values():
                 part.topic_id, start = ids.get(part.name.topic), part.start
                 where = map_place(part.name)
                 if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
                     raise _created_again(part.name.topic, "since this replay began")
-            self._tell = Teller(self._trouble)
+            self._tell = trouble.Teller(self._trouble)
             # It assigns and never subscribes: no group can take a partition away, and none is disturbed.
             user = {name: value for name, value in self._config.items() if name not in _OF_A_GROUP}
             complete = consumer_config(user, offset_reset="error", ignore=None)
@@ -243,23 +236,14 @@ class BoundedSource:
             # left.
             complete |= {"enable.partition.eof": True, "error_cb": self._on_client_error}
             self._consumer = make_client(self._make_consumer, complete)
+            stack.callback(self._consumer.close)
             self._inbox = Inbox(self._consumer)
             places = [
                 raw_partition(*one.name, one.at, one.start.leader_epoch) for one in self._reading.values()
             ]
             if places:
                 self._consumer.incremental_assign(places)
-        except BaseException:
-            if self._topic_ids is not None:  # `close` ends only what was opened
-                self._topic_ids.close()
-            raise
-
-    def _end(self) -> None:
-        try:
-            self._consumer.close()
-        finally:
-            if self._topic_ids is not None:
-                self._topic_ids.close()
+            self._end = stack.pop_all().close  # what cannot begin is ended at once
 
     def _fetch(self, room: int, timeout: float) -> None:
         """Poll, leave a lot in `_lot`. Raises `KafkaError` for what does not recover by itself."""
@@ -274,8 +258,8 @@ class BoundedSource:
         for part in self._reading.values():
             # A replica may be behind the others for a moment. For longer, records are missing.
             if part.short_until is not None and now >= part.short_until:
-                self._fail(
-                    f"{part.name} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
+                self._failure = self._failure or KafkaError(
+                    f"Kafka: {part.name} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
                     "the brokers lost records; check them, then start again"
                 )
         if self._topic_ids is not None:
@@ -313,7 +297,7 @@ class BoundedSource:
             if done:
                 self._consumer.incremental_unassign([RawPartition(*one.name) for one in done])
         except KafkaException as failure:  # more of it comes then, and is dropped
-            self._trouble(exception_error(failure).name(), "a single partition could not be unassigned")
+            self._trouble(trouble.cause_of(failure).name(), "a single partition could not be unassigned")
 
     def _cut(self, part: _Part, records: list[Record], messages: Sequence[Message]) -> int:
         """Drop from `records` what is not in the range; return how many were dropped because of their time."""
@@ -348,8 +332,8 @@ class BoundedSource:
         try:
             return self._topic_ids.ask({one.name.topic for one in self._parts.values()}, _ID_TIMEOUT)
         except KafkaException as error:  # records can be read without them
-            cause = exception_error(error)
-            self._trouble(cause.name(), f"the brokers do not give topic ids: {words(cause)}")
+            cause = trouble.cause_of(error)
+            self._trouble(cause.name(), f"the brokers do not give topic ids: {trouble.words(cause)}")
             return {}
 
     # -------------------------------------------------------------------------------------------- errors
@@ -363,7 +347,7 @@ class BoundedSource:
         self._on_error(error, next(about, None))
 
     def _on_error(self, error: confluent_kafka.KafkaError, part: _Part | None) -> None:
-        said, code = describe_error(error), error.code()
+        said, code = trouble.describe_error(error), error.code()
         if part is not None and part.done:  # what came behind its end does not matter
             return
         # The client asks for the coordinator of its group all the same, which this reading has no use for.
@@ -371,26 +355,25 @@ class BoundedSource:
             return
         # Retention may overtake a reader, and a partition may be truncated behind it. Going on elsewhere would skip
         # records silently, so both end the reading, as does a damaged batch.
+        failure = trouble.as_fatal(error)
         if part is not None and code in _GONE:
-            self._fail(
-                f"{part.name} cannot be read further than offset {part.at}, which was deleted meanwhile (retention, "
-                f"delete-records) or truncated: start again, from `beginning` for what is left, "
+            failure = KafkaError(
+                f"Kafka: {part.name} cannot be read further than offset {part.at}, which was deleted meanwhile "
+                "(retention, delete-records) or truncated: start again, from `beginning` for what is left, "
                 f"and under another --name if it has one ({said})"
             )
-        elif part is not None and code in DAMAGED:
-            self._fail(
-                f"{part.name} cannot be read further than offset {part.at}: the broker sent damaged data; run "
+        elif part is not None and code in trouble.DAMAGED:
+            failure = KafkaError(
+                f"Kafka: {part.name} cannot be read further than offset {part.at}: the broker sent damaged data; run "
                 f"it again; if it fails again, check the broker's disk, or begin after the damaged batch ({said})"
             )
         elif part is not None and code in _MISSING:
-            self._fail(f"{part.name} does not exist any more: it was deleted while it was read ({said})")
-        elif (fatal := as_fatal(error)) is not None:
-            self._failure = self._failure or fatal
-        else:
+            failure = KafkaError(
+                f"Kafka: {part.name} does not exist any more: it was deleted while it was read ({said})"
+            )
+        if failure is None:
             self._tell(error)
-
-    def _fail(self, text: str) -> None:
-        self._failure = self._failure or KafkaError(f"Kafka: {text}")
+        self._failure = self._failure or failure
 
 
 def _created_again(topic: str, when: str) -> KafkaError:
@@ -401,7 +384,11 @@ def _created_again(topic: str, when: str) -> KafkaError:
 
 
 async def scan(
-    config: Config, ranges: Sequence[Range], *, on_trouble: OnTrouble = ignore_trouble, still: float = _STILL
+    config: Config,
+    ranges: Sequence[Range],
+    *,
+    on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
+    still: float = _STILL,
 ) -> AsyncGenerator[list[Chunk], None]:
     """The records of `ranges`, to their ends, at most 1000 at a time: memory holds no more than librdkafka's queue.
 

@@ -27,25 +27,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from consumer.adapters.kafka.configuration import (
-    SLACK,
-    Config,
-    admin_client,
-    admin_config,
-    dead_letter_pattern,
-    make_client,
-    result_of,
-    time_left,
-    uses_consumer_protocol,
-)
-from consumer.adapters.kafka.trouble import (
-    MOVING_LEADER,
-    PROTOCOL,
-    as_fatal,
-    exception_error,
-    failure,
-    no_contact,
-)
+from consumer.adapters.kafka import configuration, trouble
+from consumer.adapters.kafka.configuration import Config, result_of, time_left
 from consumer.adapters.thread import run_aside, run_blocking
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError, SettingsError, nearest
@@ -96,10 +79,10 @@ async def describe(
     Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
     """
     metadata = await run_blocking("pinstream-kafka-cluster", fetch_metadata, config, timeout)
-    if uses_consumer_protocol(config):
+    if configuration.uses_consumer_protocol(config):
         await run_blocking("pinstream-kafka-protocol", _check_group_protocol, config, timeout)
     known = {name: len(topic.partitions) for name, topic in sorted(metadata.topics.items())}
-    chosen, unmatched = _choose(topics, known, dead_letter_pattern(dead_letter_topic))
+    chosen, unmatched = _choose(topics, known, configuration.dead_letter_pattern(dead_letter_topic))
     return ClusterView(
         tuple(f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()),
         {name: known[name] for name in chosen},
@@ -126,12 +109,12 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
         return False
 
     logger.addFilter(hear)
-    loud = {**admin_config(config), "debug": "feature", "logger": logger}
-    with make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
+    loud = {**configuration.admin_config(config), "debug": "feature", "logger": logger}
+    with configuration.make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
     if lacks_consumer_protocol(" ".join(heard)):
-        raise KafkaError(f"Kafka: {PROTOCOL}")
+        raise KafkaError(f"Kafka: {trouble.PROTOCOL}")
 
 
 def lacks_consumer_protocol(log: str) -> bool:
@@ -150,7 +133,7 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
     """A client for questions, and the cluster's metadata. Blocks; raises `KafkaError`, `SettingsError`."""
     heard: list[confluent_kafka.KafkaError] = []
     deadline = time.monotonic() + timeout
-    with admin_client(config, error_cb=heard.append) as client:
+    with configuration.admin_client(config, error_cb=heard.append) as client:
         while True:
             left = deadline - time.monotonic()
             try:
@@ -161,9 +144,11 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
             except KafkaException as error:
                 client.poll(0)  # collect what librdkafka says about the connections meanwhile
                 # Against these waiting does not help, if a first contact brings nothing else.
-                hopeless = any(as_fatal(one) or one.code() in (_Code._SSL, _Code._RESOLVE) for one in heard)
+                hopeless = any(
+                    trouble.as_fatal(one) or one.code() in (_Code._SSL, _Code._RESOLVE) for one in heard
+                )
                 if left <= _ONE_TRY or hopeless:
-                    raise no_contact(config, timeout, [*heard, exception_error(error)]) from error
+                    raise trouble.no_contact(config, timeout, [*heard, trouble.cause_of(error)]) from error
         yield client, metadata
 
 
@@ -216,7 +201,7 @@ async def topic_settings(
 
     def ask() -> Mapping[str, TopicSettings]:
         deadline = time.monotonic() + timeout
-        with admin_client(config) as client:
+        with configuration.admin_client(config) as client:
             try:
                 if not has_controller(client.list_topics(timeout=timeout)):
                     return {}
@@ -234,7 +219,7 @@ def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettin
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         asked = client.describe_configs([resource], request_timeout=timeout)[resource]
-        answer: Any = asked.result(timeout + SLACK)
+        answer: Any = asked.result(timeout + configuration.SLACK)
         compacted = "compact" in answer["cleanup.policy"].value  # it may be "compact,delete"
         return TopicSettings(compacted, int(answer["max.message.bytes"].value))
     except (KafkaException, TimeoutError, KeyError, TypeError, ValueError, AttributeError):
@@ -313,13 +298,13 @@ def _ask_offsets(
             try:
                 found[name] = int(result_of(answers[name], until).offset)
             except KafkaException as error:
-                moving = exception_error(error).code() in MOVING_LEADER
+                moving = trouble.cause_of(error).code() in trouble.MOVING_LEADER
                 if not moving or time_left(deadline, _LEAST) <= _LEAST:
                     text = (
                         f"the brokers do not say what {name} holds: check that they are "
                         "healthy, then start again"
                     )
-                    raise failure(error, text) from error
+                    raise trouble.failure(error, text) from error
         if len(found) < len(names):
             time.sleep(_ASK_AGAIN)
     return [found[name] for name in names]
@@ -351,7 +336,9 @@ class RenewedAdmin:
     `configuration.make_client` does.
     """
 
-    def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
+    def __init__(
+        self, config: Config, *, make_admin: Callable[[Config], Any] = configuration.admin_client
+    ) -> None:
         self._config = config
         self._make_admin = make_admin
         self._admin: Any = None

@@ -10,13 +10,8 @@ import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.configuration import uses_consumer_protocol
-from consumer.adapters.kafka.trouble import (
-    ASSIGNMENT_LOST,
-    BETWEEN_GENERATIONS,
-    METADATA_TOO_LARGE,
-    exception_error,
-)
 from consumer.engine.messages import CommitTrouble
 from consumer.engine.model import Position
 
@@ -34,17 +29,19 @@ class CommitResult(NamedTuple):
     @property
     def trouble(self) -> CommitTrouble:
         """What kind of failure it is."""
-        if self.failure in METADATA_TOO_LARGE:
+        if self.failure in trouble.METADATA_TOO_LARGE:
             return CommitTrouble.METADATA
-        passing = self.failure in BETWEEN_GENERATIONS or self.failure == ASSIGNMENT_LOST
+        passing = self.failure in trouble.BETWEEN_GENERATIONS or self.failure == trouble.ASSIGNMENT_LOST
         return CommitTrouble.PASSING if passing else CommitTrouble.OTHER
 
 
 Answer = Callable[[CommitResult], None]
 
 
-class _Sent(NamedTuple):
-    positions: tuple[Position, ...]
+class Sent(NamedTuple):
+    """A commit that was sent. `left_out`: why other positions that were asked for were not."""
+
+    positions: Sequence[Position]
     left_out: str | None
     answer: Answer
 
@@ -56,11 +53,7 @@ class SentCommits:
     """
 
     def __init__(self) -> None:
-        self._sent: list[_Sent] = []
-
-    def add(self, positions: Sequence[Position], left_out: str | None, answer: Answer) -> None:
-        """These were sent. `left_out`: why others that were asked for were not."""
-        self._sent.append(_Sent(tuple(positions), left_out, answer))
+        self.sent: list[Sent] = []
 
     def on_commit(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
         """librdkafka's `on_commit`."""
@@ -68,17 +61,17 @@ class SentCommits:
         # The answer names the offsets and not the call: it is for the oldest commit of exactly these. Its caller may
         # wait no longer, which is harmless.
         offsets = {(one.topic, one.partition, one.offset) for one in partitions}
-        for index, sent in enumerate(self._sent):
+        for index, sent in enumerate(self.sent):
             if offsets == {one[:3] for one in sent.positions}:
-                del self._sent[index]
+                del self.sent[index]
                 sent.answer(read_commit_answer(error, partitions, sent.positions, sent.left_out))
                 return
 
     def drop(self, failure: str) -> None:
         """No answer will come any more."""
-        for sent in self._sent:
+        for sent in self.sent:
             sent.answer(CommitResult((), failure))
-        self._sent.clear()
+        self.sent.clear()
 
 
 def read_commit_answer(
@@ -131,12 +124,12 @@ def commit_last(consumer: Consumer, positions: Sequence[Position], until: float)
     Returns why not all were taken, if so. Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
     """
     left, failure = _commit_now(consumer, positions)
-    if failure in METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
+    if failure in trouble.METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
         left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
     # A commit that was held up is refused, since it names the previous generation; and so is one for which the group
     # waits for its leader's plan. Both pass, and no later commit makes up for this one. To try again is safe: the
     # broker takes a commit only from a member, and no other one has the partition before we give it back.
-    while failure in BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
+    while failure in trouble.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
         time.sleep(_AGAIN_AFTER)
         left, failure = _commit_now(consumer, left)
     return failure
@@ -149,7 +142,7 @@ def _commit_now(consumer: Consumer, positions: Sequence[Position]) -> tuple[Sequ
     try:
         answered = consumer.commit(offsets=raw_positions(positions), asynchronous=False)
     except KafkaException as error:
-        return positions, exception_error(error).name()
+        return positions, trouble.cause_of(error).name()
     taken, failure = read_commit_answer(None, answered, positions)
     return [one for one in positions if one not in taken], failure
 

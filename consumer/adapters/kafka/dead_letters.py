@@ -31,28 +31,11 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public, not re-exported
 
 from consumer.adapters.aws.msk import NoToken
+from consumer.adapters.kafka import configuration, trouble
 from consumer.adapters.kafka import letters as form
 from consumer.adapters.kafka.cluster import ask_settings, has_controller
-from consumer.adapters.kafka.configuration import (
-    LETTERS,
-    BrokerWatch,
-    Config,
-    OnBrokers,
-    admin_client,
-    dead_letter_topic,
-    producer_config,
-)
+from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic
 from consumer.adapters.kafka.producer import PolledProducer
-from consumer.adapters.kafka.trouble import (
-    FOR_ONE_RECORD,
-    NOT_ALLOWED,
-    TOO_LARGE,
-    OnTrouble,
-    Teller,
-    describe_error,
-    exception_error,
-    ignore_trouble,
-)
 from consumer.adapters.thread import post, run_blocking, settle
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import UNREADABLE_HEADERS
@@ -63,6 +46,7 @@ _Code = confluent_kafka.KafkaError
 _LEAST_LIMIT: Final = 1024 * 1024
 _MOST_LIMIT: Final = 2**31 - 1
 """The largest value that a broker takes for this limit."""
+_THREAD: Final = "pinstream-kafka-producer"
 
 Parts = tuple[str, ...]
 """Which of ``value``, ``headers`` and ``key`` are left out of a letter."""
@@ -137,20 +121,24 @@ class DeadLetterProducer:
         *,
         topic: str = "{topic}.dead-letters",
         timeout: float = 10.0,
-        on_trouble: OnTrouble = ignore_trouble,
+        on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
     ) -> None:
         self._template = topic
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._trouble = partial(post, self._loop, on_trouble)
-        self._tell = Teller(self._trouble)
+        self._tell = trouble.Teller(self._trouble)
         self._user_config = config
         # The letters of one batch of answers come one after the other: a moment's wait puts them into one request.
-        self._config = {**producer_config(config, delivery_timeout=timeout), **LETTERS, "linger.ms": 5}
+        self._config = {
+            **configuration.producer_config(config, delivery_timeout=timeout),
+            **configuration.LETTERS,
+            "linger.ms": 5,
+        }
         self._spoiled = False
         self.on_brokers: OnBrokers = lambda told: None
         """Called on the event loop with what is measured of the brokers. May be set later."""
-        self._watch = BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
+        self._watch = configuration.BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
         self._alone: PolledProducer | None = None
         """For letters that are in a batch of their own."""
@@ -168,7 +156,9 @@ class DeadLetterProducer:
             # An idempotent producer that has lost count never takes anything more: make a new one.
             await self.close()
             try:
-                self._together = await self._another_producer(self._watch.watching(self._config))
+                # In a thread: with IAM making one takes a second, and longer where AWS does not answer.
+                config = self._watch.watching(self._config)
+                self._together = await run_blocking(_THREAD, PolledProducer, config, self._on_error)
             except NoToken as away:
                 self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
                 return [False] * len(letters)
@@ -178,19 +168,22 @@ class DeadLetterProducer:
         refused = [
             index
             for index, verdict in enumerate(verdicts)
-            if isinstance(verdict, _Code) and verdict.code() in FOR_ONE_RECORD
+            if isinstance(verdict, _Code) and verdict.code() in trouble.FOR_ONE_RECORD
         ]
         if refused and self._alone is None:
+            alone = {**self._config, "batch.num.messages": 1}
             with contextlib.suppress(NoToken):  # then they are not stored, and tried again
-                self._alone = await self._another_producer({**self._config, "batch.num.messages": 1})
+                self._alone = await run_blocking(_THREAD, PolledProducer, alone, self._on_error)
         again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
         for index, verdict in zip(refused, again, strict=True):
             verdicts[index] = verdict
         if error := next((one for one in verdicts if isinstance(one, _Code)), None):
             self._spoiled = self._spoiled or error.fatal()
             self._counts = {}  # a deleted topic shows only as a time-out: look again, create it again
-            what = ": grant WRITE on its topic" if error.code() in NOT_ALLOWED else ""
-            self._trouble(error.name(), f"a dead letter was not stored{what} ({describe_error(error)})")
+            what = ": grant WRITE on its topic" if error.code() in trouble.NOT_ALLOWED else ""
+            self._trouble(
+                error.name(), f"a dead letter was not stored{what} ({trouble.describe_error(error)})"
+            )
         return tuple(verdict is None for verdict in verdicts)
 
     async def close(self) -> None:
@@ -200,11 +193,6 @@ class DeadLetterProducer:
             self._alone.stop()
             self._alone = None
 
-    async def _another_producer(self, config: dict[str, Any]) -> PolledProducer:
-        """One that is made while the service runs. Raises `msk.NoToken`."""
-        # In a thread: with IAM that takes a second, and longer where AWS does not answer.
-        return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
-
     async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
         """In a batch of its own, with as much of it as the topic takes."""
         verdict: Verdict = ""
@@ -212,7 +200,7 @@ class DeadLetterProducer:
             return verdict
         for left_out in reductions(letter):
             [verdict] = await self._try(self._alone, [letter], counts, left_out)
-            if not isinstance(verdict, _Code) or verdict.code() not in TOO_LARGE:
+            if not isinstance(verdict, _Code) or verdict.code() not in trouble.TOO_LARGE:
                 break
         if verdict is None and left_out:
             topic = dead_letter_topic(self._template, letter.topic)
@@ -259,18 +247,18 @@ class DeadLetterProducer:
                 # Its timestamp is the current time: with the record's own, retention could delete it at once.
             )
         except KafkaException as error:
-            answer.set_result(exception_error(error))
+            answer.set_result(trouble.cause_of(error))
         except BufferError:
             answer.set_result(_Code(_Code._QUEUE_FULL))
         return answer
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
         spoiled, self._spoiled = self._spoiled, self._spoiled or error.fatal()
-        if error.code() not in NOT_ALLOWED:
+        if error.code() not in trouble.NOT_ALLOWED:
             self._tell(error)
         elif not spoiled:
             # An idempotent producer needs WRITE on some topic before it begins.
-            text = f"dead letters cannot be stored: grant WRITE on their topics ({describe_error(error)})"
+            text = f"dead letters cannot be stored: grant WRITE on their topics ({trouble.describe_error(error)})"
             self._trouble(error.name(), text)
 
     # ----------------------------------------------------------------------------------------------- topics
@@ -294,7 +282,7 @@ class DeadLetterProducer:
         metadata: Any = None
         found: dict[str, int] = {}
         try:
-            client = admin_client(self._user_config)
+            client = configuration.admin_client(self._user_config)
         except NoToken as error:
             self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({error})")
             return
@@ -304,9 +292,13 @@ class DeadLetterProducer:
                     metadata = metadata or client.list_topics(timeout=self._timeout)
                     found[topic] = self._find_or_create(client, topic, origin, metadata)
                 except KafkaException as error:
-                    cause = exception_error(error)
-                    what = f": grant CREATE on {topic}, or create it" if cause.code() in NOT_ALLOWED else ""
-                    text = f"a dead-letter topic cannot be found or created{what} ({describe_error(cause)})"
+                    cause = trouble.cause_of(error)
+                    what = (
+                        f": grant CREATE on {topic}, or create it"
+                        if cause.code() in trouble.NOT_ALLOWED
+                        else ""
+                    )
+                    text = f"a dead-letter topic cannot be found or created{what} ({trouble.describe_error(cause)})"
                     self._trouble(cause.name(), text)
                     if metadata is None:  # no broker answers
                         break
@@ -330,7 +322,7 @@ class DeadLetterProducer:
                 client.create_topics([new], request_timeout=self._timeout)[topic].result(self._timeout)
                 return partitions
             except KafkaException as error:
-                if exception_error(error).code() != _Code.TOPIC_ALREADY_EXISTS:
+                if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
                     raise
         # Another client was faster. Or it is the embedded broker, which has no controller to create topics: asking for
         # a topic by name creates it.

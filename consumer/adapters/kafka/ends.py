@@ -12,7 +12,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.trouble import OnTrouble, exception_error
+from consumer.adapters.kafka.trouble import OnTrouble, cause_of
 from consumer.engine.model import TopicPartition
 
 _EVERY: Final = 0.25
@@ -87,5 +87,5 @@ class Ends:
         try:
             _, known[name] = self._consumer.get_watermark_offsets(RawPartition(*name), timeout=_ASK_TIMEOUT)
         except KafkaException as error:
-            code = exception_error(error).name()
+            code = cause_of(error).name()
             self._on_trouble(code, "the broker did not say where a partition ends")

@@ -28,33 +28,9 @@ from confluent_kafka import (
 )
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.cluster import (
-    Extent,
-    Question,
-    RenewedAdmin,
-    fetch_metadata,
-    find_at,
-    find_extents,
-)
+from consumer.adapters.kafka import cluster, trouble
 from consumer.adapters.kafka.commits import read_position
-from consumer.adapters.kafka.configuration import (
-    Config,
-    consumer_config,
-    make_client,
-    result_of,
-    time_left,
-)
-from consumer.adapters.kafka.trouble import (
-    CANNOT_SAY,
-    GROUP_IN_USE,
-    NOT_ALLOWED,
-    PASSING,
-    OnTrouble,
-    as_fatal,
-    describe_error,
-    exception_error,
-    failure,
-)
+from consumer.adapters.kafka.configuration import Config, consumer_config, make_client, result_of, time_left
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
@@ -63,7 +39,7 @@ _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
 
 _ASK_AGAIN: Final = 0.2
-_ASKED_AGAIN: Final = PASSING | {"_TIMED_OUT"}
+_ASKED_AGAIN: Final = trouble.PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
 """Seconds that one of several tries gets, as far as there is time."""
 _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
@@ -83,14 +59,14 @@ def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answ
             return question(until)
         except KafkaException as error:
             # A coordinator that starts or moves answers within seconds.
-            passing = exception_error(error).name() in _ASKED_AGAIN
+            passing = trouble.cause_of(error).name() in _ASKED_AGAIN
             if not passing or time.monotonic() + _ASK_AGAIN > deadline:
                 raise
         time.sleep(_ASK_AGAIN)
 
 
 def ask_committed(
-    client: RenewedAdmin,
+    client: cluster.RenewedAdmin,
     group: str,
     deadline: float,
     partitions: Sequence[TopicPartition] | None = None,
@@ -113,7 +89,7 @@ def ask_committed(
     return [read_position(one) for one in answers if one.offset >= 0]
 
 
-def meet_coordinator(client: RenewedAdmin, group: str, deadline: float) -> None:
+def meet_coordinator(client: cluster.RenewedAdmin, group: str, deadline: float) -> None:
     """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
     # A question for offsets that is answered "not the coordinator (yet)" ends the process with a segmentation fault:
     # librdkafka (2.16) tells its group handler, which an AdminClient does not have. (Seen on a cluster that had never
@@ -122,17 +98,17 @@ def meet_coordinator(client: RenewedAdmin, group: str, deadline: float) -> None:
     try:
         client.ask(_description(group), deadline)
     except KafkaException as error:
-        if exception_error(error).code() not in CANNOT_SAY:
+        if trouble.cause_of(error).code() not in trouble.CANNOT_SAY:
             raise
 
 
-def _description(group: str) -> Question:
+def _description(group: str) -> cluster.Question:
     """The question for a group's state and members."""
     return lambda admin, limit: admin.describe_consumer_groups([group], request_timeout=limit)
 
 
 def alter_offsets(
-    client: RenewedAdmin, group: str, raw: Sequence[RawPartition], timeout: float
+    client: cluster.RenewedAdmin, group: str, raw: Sequence[RawPartition], timeout: float
 ) -> Sequence[RawPartition]:
     """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
     asked = [ConsumerGroupTopicPartitions(group, list(raw))]
@@ -151,7 +127,7 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     # With a client of its own: it is only asked for a partition without an offset under ``latest``.
-    with contextlib.closing(RenewedAdmin(config)) as client:
+    with contextlib.closing(cluster.RenewedAdmin(config)) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
@@ -160,7 +136,7 @@ def is_member(config: Config, member: str, timeout: float) -> bool:
 
     False where the brokers cannot say.
     """
-    with contextlib.closing(RenewedAdmin(config)) as client:
+    with contextlib.closing(cluster.RenewedAdmin(config)) as client:
         try:
             group = client.ask(_description(str(config["group.id"])), time.monotonic() + timeout)
         except KafkaException:
@@ -192,7 +168,7 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
             if polled is not None and (error := polled.error()) is not None:
                 heard.append(error)  # a refused member gets it in place of a record
             for error in heard:
-                if (fatal := as_fatal(error)) is not None:
+                if (fatal := trouble.as_fatal(error)) is not None:
                     raise fatal
     finally:
         consumer.close()
@@ -216,7 +192,7 @@ class GroupSize:
     """
 
     def __init__(
-        self, group: str, client: RenewedAdmin, on_trouble: OnTrouble, *, wanted: bool = True
+        self, group: str, client: cluster.RenewedAdmin, on_trouble: trouble.OnTrouble, *, wanted: bool = True
     ) -> None:
         self._wanted = wanted
         self._group = group
@@ -248,10 +224,10 @@ class GroupSize:
                 return None
             found = _holders(asked.result())
         except KafkaException as failed:  # the last number stands, and it is asked again
-            error = exception_error(failed)
-            if error.name() in PASSING:
+            error = trouble.cause_of(failed)
+            if error.name() in trouble.PASSING:
                 self._due = now + _COUNT_AGAIN
-            if error.code() in NOT_ALLOWED and not self._told_refusal:
+            if error.code() in trouble.NOT_ALLOWED and not self._told_refusal:
                 self._told_refusal = True
                 self._on_trouble(
                     error.name(),
@@ -319,7 +295,7 @@ class GroupOffsets:
         self._config = config
         self._group = group
         self._timeout = timeout
-        self._client = RenewedAdmin(config)
+        self._client = cluster.RenewedAdmin(config)
         self._thread = OwnThread("pinstream-kafka-group")
 
     async def __aenter__(self) -> Self:
@@ -330,7 +306,7 @@ class GroupOffsets:
 
     async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
         """All partitions of those `topics` that exist."""
-        metadata = await self._thread.run(fetch_metadata, self._config, self._timeout)
+        metadata = await self._thread.run(cluster.fetch_metadata, self._config, self._timeout)
         return [
             TopicPartition(topic, number)
             for topic in topics
@@ -344,9 +320,9 @@ class GroupOffsets:
         try:
             found = ask_patiently(partial(self._client.ask, _description(self._group)), self._timeout)
         except KafkaException as error:
-            if exception_error(error).code() in CANNOT_SAY:
+            if trouble.cause_of(error).code() in trouble.CANNOT_SAY:
                 return GroupView("Unknown", ())
-            raise failure(error, _UNANSWERED.format("members", self._group)) from error
+            raise trouble.failure(error, _UNANSWERED.format("members", self._group)) from error
         # Brokers write a host as ``/10.0.0.1``.
         members = (ActiveMember(one.client_id, one.host.removeprefix("/")) for one in found.members)
         # ``PREPARING_REBALANCING``, as librdkafka has it, in Kafka's own words: ``PreparingRebalance``.
@@ -364,13 +340,13 @@ class GroupOffsets:
                 one for names in asked for one in ask_patiently(partial(ask, partitions=names), self._timeout)
             ]
         except KafkaException as error:
-            raise failure(error, _UNANSWERED.format("offsets", self._group)) from error
+            raise trouble.failure(error, _UNANSWERED.format("offsets", self._group)) from error
         return {TopicPartition(one.topic, one.partition): one for one in found}
 
     @in_own_thread
-    def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Extent]:
+    def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, cluster.Extent]:
         """What these hold. The end is the last stable offset: how far they can be read now."""
-        found = find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
+        found = cluster.find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
         return dict(zip(partitions, found, strict=True))
 
     @in_own_thread
@@ -378,7 +354,9 @@ class GroupOffsets:
         self, partitions: Sequence[TopicPartition], milliseconds: int
     ) -> dict[TopicPartition, int]:
         """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
-        found = find_at(self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout)
+        found = cluster.find_at(
+            self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout
+        )
         return {one: offset for one, offset in zip(partitions, found, strict=True) if offset >= 0}
 
     @in_own_thread
@@ -391,13 +369,13 @@ class GroupOffsets:
             if refused := next((one.error for one in answered if one.error is not None), None):
                 raise KafkaException(refused)
         except KafkaException as error:
-            cause = exception_error(error)
+            cause = trouble.cause_of(error)
             # Under both protocols, whatever was seen a moment before: this refusal is what protects a running group. A
             # look at the members beforehand only makes a clearer message.
-            if cause.name() in GROUP_IN_USE:
-                text = f"the group {self._group} has active members ({describe_error(cause)})"
+            if cause.name() in trouble.GROUP_IN_USE:
+                text = f"the group {self._group} has active members ({trouble.describe_error(cause)})"
                 raise GroupInUse(text) from error
-            raise failure(
+            raise trouble.failure(
                 cause,
                 f"the brokers did not accept all offsets of the group {self._group}: look at them with "
                 "`pinstream offsets show`, and set them again",

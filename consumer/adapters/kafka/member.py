@@ -27,33 +27,14 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaException
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.aws import msk
+from consumer.adapters.kafka import commits, trouble
 from consumer.adapters.kafka.chunks import Damage, Inbox, damage_at, sort_out
-from consumer.adapters.kafka.commits import (
-    Answer,
-    CommitResult,
-    SentCommits,
-    commit_last,
-    leave_without_partitions,
-    raw_partition,
-    raw_positions,
-)
 from consumer.adapters.kafka.configuration import BrokerWatch, is_cooperative, make_client
 from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import GroupSize, is_member
 from consumer.adapters.kafka.hooks import Hooks
-from consumer.adapters.kafka.starts import HasOffsets, Unstarted
+from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.trouble import (
-    ASSIGNMENT_LOST,
-    MISSING_TOPIC,
-    OTHER_TOPIC,
-    Teller,
-    TlsFiles,
-    as_fatal,
-    cause_code,
-    exception_error,
-    words,
-)
 from consumer.adapters.thread import run_aside
 from consumer.engine.messages import Assignment, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, TopicPartition
@@ -104,8 +85,8 @@ class GroupMember:
     """Owns the Consumer; made, used and closed in one thread.
 
     `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
-    the event loop takes them out at the other end. `has_offsets`: whether the group has any (see `starts`). `topic_ids`
-    and `group_size` are closed with the member. `timeout`: seconds for each question to the brokers.
+    the event loop takes them out at the other end. `make_unstarted`: an `Unstarted`, but for the consumer and whether a
+    client before it has begun. `topic_ids` and `group_size` are closed with the member.
     """
 
     def __init__(
@@ -115,28 +96,24 @@ class GroupMember:
         hooks: Hooks,
         ready: deque[Chunk],
         *,
-        offset_reset: str,
-        has_offsets: HasOffsets,
+        make_unstarted: Callable[..., Unstarted],
         topic_ids: TopicIds,
         group_size: GroupSize,
-        timeout: float,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer],
     ) -> None:
         self._config = config
-        self._offset_reset = offset_reset
-        self._has_offsets = has_offsets
+        self._make_unstarted = make_unstarted
         self._topic_ids = topic_ids
         self._group_size = group_size
         self._restarts_due = 0.0
-        self._timeout = timeout
         self._make_consumer = make_consumer
         self._topics = topics
         self._cooperative = is_cooperative(config)
         self._hooks = hooks
-        self._tell = Teller(hooks.trouble)
+        self._tell = trouble.Teller(hooks.trouble)
         self._watch = BrokerWatch(hooks.brokers)
         self._ready = ready
-        self._commits = SentCommits()
+        self._commits = commits.SentCommits()
         self._held: dict[TopicPartition, _Reading] = {}
         self._paused = False
         self._full_since: float | None = None
@@ -149,7 +126,7 @@ class GroupMember:
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
         self._failure: Exception | None = None
-        self._tls_files = TlsFiles(config)
+        self._tls_files = trouble.TlsFiles(config)
         self._was_assigned = False
         self._forgotten = False
         """The brokers do not know the group any more, and this client is of no use any more."""
@@ -178,16 +155,7 @@ class GroupMember:
         self._consumer = make_client(self._make_consumer, self._watch.watching({**self._config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self._hooks.trouble)
-        self._unstarted = Unstarted(
-            self._consumer,
-            self._offset_reset,
-            has_offsets=self._has_offsets,
-            topic_ids=self._topic_ids.ask,
-            whole=not self._cooperative,
-            timeout=self._timeout,
-            on_trouble=self._hooks.trouble,
-            begun=begun,
-        )
+        self._unstarted = self._make_unstarted(self._consumer, begun=begun)
         self._consumer.subscribe(
             self._topics,
             on_assign=rebalance(self._on_assign),
@@ -223,20 +191,22 @@ class GroupMember:
         if self._failure is not None:
             raise self._failure
 
-    def send_commit(self, positions: Sequence[Position], epochs: Sequence[int], answer: Answer) -> None:
+    def send_commit(
+        self, positions: Sequence[Position], epochs: Sequence[int], answer: commits.Answer
+    ) -> None:
         """Send a commit of those positions whose partition is still held in the epoch beside it."""
         # What belongs to an earlier assignment never commits, even if the partition came back to us.
         ours = self._still_ours(positions, epochs)
-        left_out = None if len(ours) == len(positions) else ASSIGNMENT_LOST
+        left_out = None if len(ours) == len(positions) else trouble.ASSIGNMENT_LOST
         if not ours:
-            answer(CommitResult((), left_out))
+            answer(commits.CommitResult((), left_out))
             return
         try:
-            self._consumer.commit(offsets=raw_positions(ours), asynchronous=True)
+            self._consumer.commit(offsets=commits.raw_positions(ours), asynchronous=True)
         except KafkaException as error:
-            answer(CommitResult((), exception_error(error).name()))
+            answer(commits.CommitResult((), trouble.cause_of(error).name()))
         else:
-            self._commits.add(ours, left_out, answer)  # answered in a later poll
+            self._commits.sent.append(commits.Sent(ours, left_out, answer))  # answered in a later poll
 
     def close(self, positions: Sequence[Position], epochs: Sequence[int], deadline: float) -> None:
         """Commit, leave the group. Revocations on the way out do not call the hooks any more.
@@ -250,7 +220,7 @@ class GroupMember:
         # With partitions, closing leaves the group by revoking them. A static member does not leave, by intent: it will
         # be back.
         if not self._held and not self._config.get("group.instance.id"):
-            leave_without_partitions(self._consumer, self._config, until)
+            commits.leave_without_partitions(self._consumer, self._config, until)
         try:
             self._consumer.close()
         finally:
@@ -340,7 +310,7 @@ class GroupMember:
             if first < expected:  # the log was cut, or the topic created again
                 self._topic_ids.hurry()
             self._ready.append(chunk)
-            reading.next, reading.damage = raw_partition(*name, last + 1, chunk.leader_epoch), None
+            reading.next, reading.damage = commits.raw_partition(*name, last + 1, chunk.leader_epoch), None
         for name, why in damaged.items():
             if name in epochs:
                 self._stop_reading(name, self._held[name], why)
@@ -362,7 +332,7 @@ class GroupMember:
         self._hooks.trouble(
             error.name(),
             f"{name} cannot be read further than {at}: the broker sent damaged data, and "
-            f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({words(error)})",
+            f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({trouble.words(error)})",
         )
 
     def _ask_again(self) -> None:
@@ -379,7 +349,7 @@ class GroupMember:
                 self._consumer.resume([RawPartition(*name)])
                 self._consumer.seek(reading.next)
             except KafkaException as failure:
-                self._stop_reading(name, reading, exception_error(failure))
+                self._stop_reading(name, reading, trouble.cause_of(failure))
 
     def _look_at_ends(self) -> None:
         if time.monotonic() < self._ends.due:
@@ -425,7 +395,7 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        places = [raw_partition(*name, start.offset, start.leader_epoch) for name, start in found]
+        places = [commits.raw_partition(*name, start.offset, start.leader_epoch) for name, start in found]
         self._assign(places)
         given = [Assignment._make((*name, next(_epochs), *start)) for name, start in found]
         for (name, _), place, one in zip(found, places, given, strict=True):
@@ -443,13 +413,13 @@ class GroupMember:
         for name, reading in self._held.items():
             if reading.restart is None:
                 continue
-            beginning = raw_partition(*name, None, None)
+            beginning = commits.raw_partition(*name, None, None)
             try:
                 self._consumer.seek(beginning)
             except KafkaException as error:  # perhaps its leader is not known yet
                 self._restarts_due = time.monotonic() + _SEEK_AGAIN
                 text = f"{name} cannot be read from its beginning yet: trying again"
-                self._hooks.trouble(exception_error(error).name(), text)
+                self._hooks.trouble(trouble.cause_of(error).name(), text)
                 continue
             self._inbox.keep(self._held.keys() - {name})
             # A new epoch: what belongs to the earlier life never settles and never commits.
@@ -507,7 +477,7 @@ class GroupMember:
             else:
                 self._consumer.unassign()
         except KafkaException as error:
-            self._hooks.trouble(exception_error(error).name(), "a single partition could not be unassigned")
+            self._hooks.trouble(trouble.cause_of(error).name(), "a single partition could not be unassigned")
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
         held = {name: one.epoch for name, one in self._held.items()}
@@ -515,7 +485,7 @@ class GroupMember:
         return [one for one, epoch in both if held.get(TopicPartition(*one[:2])) == epoch]
 
     def _commit_last(self, positions: Sequence[Position], until: float) -> None:
-        failure = commit_last(self._consumer, positions, until)
+        failure = commits.commit_last(self._consumer, positions, until)
         if failure is not None:
             self._hooks.trouble(
                 failure, "the last commit of a partition failed: some records will be read again"
@@ -550,22 +520,22 @@ class GroupMember:
             run_aside("pinstream-kafka-ending", partial(_close, self._consumer))
         else:
             self._consumer.close()
-        self._commits.drop(ASSIGNMENT_LOST)
-        self._commits = SentCommits()
+        self._commits.drop(trouble.ASSIGNMENT_LOST)
+        self._commits = commits.SentCommits()
         self._left_paused.clear()
         self._open(begun=self._unstarted.begun)
 
     # ------------------------------------------------------------------------------------------- errors
 
     def _on_error(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
-        if error.code() in OTHER_TOPIC:
+        if error.code() in trouble.OTHER_TOPIC:
             self._topic_ids.hurry()
-        if topic is not None and error.code() in MISSING_TOPIC and not self._was_assigned:
+        if topic is not None and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
             text = f"Kafka: the topic {topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._failure = self._failure or KafkaError(text)
-        elif error.code() == _Code._FATAL and cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
+        elif error.code() == _Code._FATAL and trouble.cause_code(error) == _Code.GROUP_ID_NOT_FOUND:
             self._forgotten = True
-        elif (fatal := as_fatal(error) or self._tls_files.explain(error)) is not None:
+        elif (fatal := trouble.as_fatal(error) or self._tls_files.explain(error)) is not None:
             self._failure = self._failure or fatal
         else:
             self._tell(error)

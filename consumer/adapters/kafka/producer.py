@@ -12,12 +12,9 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
-from consumer.adapters.kafka.trouble import describe_error, exception_error
+from consumer.adapters.kafka.trouble import cause_of, describe_error
 from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
-
-OnDelivery = Callable[[confluent_kafka.KafkaError | None, Message], None]
-Headers = Sequence[tuple[str, bytes | None]]
 
 _POLL_SECONDS: Final = 0.1
 _PARTITIONER: Final = -1
@@ -42,8 +39,8 @@ class PolledProducer:
         topic: str,
         key: bytes | None,
         value: bytes | None,
-        headers: Headers,
-        on_delivery: OnDelivery,
+        headers: Sequence[tuple[str, bytes | None]],
+        on_delivery: Callable[[confluent_kafka.KafkaError | None, Message], None],
         partition: int = _PARTITIONER,
     ) -> None:
         """Queue one record; `on_delivery` is called in the polling thread, once.
@@ -65,7 +62,7 @@ class PolledProducer:
                 self._producer.poll(_POLL_SECONDS)
             except KafkaException as error:
                 # It can produce nothing any more, and says so at each poll, at once.
-                self._on_error(exception_error(error))
+                self._on_error(cause_of(error))
                 self._stopped.wait()
             except Exception:
                 # Raised by a callback. Without this thread no record would be acknowledged any more.
@@ -110,7 +107,7 @@ class RecordProducer:
                 # Bounded: each queued record is delivered, or fails at its time limit.
                 await self._moved.wait()
             except KafkaException as error:
-                self._failure = describe_error(exception_error(error))
+                self._failure = describe_error(cause_of(error))
         self.produced += 1
         if self.produced % 256 == 0:
             await asyncio.sleep(0)  # let others run, also when the queue is never full

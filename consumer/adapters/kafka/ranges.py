@@ -13,13 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
-from consumer.adapters.kafka.cluster import (
-    Extent,
-    find_at,
-    find_extents,
-    meet_cluster,
-    nearest_topic,
-)
+from consumer.adapters.kafka import cluster
 from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.thread import run_blocking
 from consumer.engine.model import TopicPartition
@@ -77,12 +71,12 @@ async def resolve_ranges(
 
     def resolve() -> list[Range]:
         deadline = time.monotonic() + timeout
-        with meet_cluster(config, timeout) as (client, metadata):
+        with cluster.meet_cluster(config, timeout) as (client, metadata):
             known = {name: list(one.partitions) for name, one in metadata.topics.items()}
             names = _chosen(topics, partitions, known)
             # The end is the last stable offset, not the high watermark. A reader of committed records never gets beyond
             # it while a transaction is open, and would wait for another producer's commit.
-            extents = find_extents(client, names, deadline)
+            extents = cluster.find_extents(client, names, deadline)
             match start.kind:
                 case "beginning":
                     begins = [one.low for one in extents]
@@ -91,7 +85,7 @@ async def resolve_ranges(
                 case "offset":
                     begins = [start.value] * len(names)
                 case "time":
-                    found = zip(find_at(client, names, start.value, deadline), extents, strict=True)
+                    found = zip(cluster.find_at(client, names, start.value, deadline), extents, strict=True)
                     # -1: no record is late enough. Records written after the end was asked for do not count.
                     begins = [one.end if at < 0 else min(at, one.end) for at, one in found]
         return [
@@ -110,7 +104,7 @@ def _chosen(
 ) -> list[TopicPartition]:
     for topic in topics:
         if topic not in known:
-            hint = nearest_topic(topic, known)
+            hint = cluster.nearest_topic(topic, known)
             raise UsageError(
                 f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic"
             )
@@ -157,7 +151,7 @@ def _spoken(numbers: Collection[int]) -> str:
 # ---------------------------------------------------------------------------------------- which offsets
 
 
-def _range(name: TopicPartition, extent: Extent, begin: int, start: Bound, stop: Bound) -> Range:
+def _range(name: TopicPartition, extent: cluster.Extent, begin: int, start: Bound, stop: Bound) -> Range:
     for option, bound in (("--from", start), ("--to", stop)):
         if bound.kind == "offset" and not extent.low <= bound.value <= extent.end:
             held = f"holds {extent.low} to {extent.end - 1}"

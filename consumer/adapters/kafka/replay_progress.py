@@ -24,7 +24,7 @@ from consumer.adapters.kafka.configuration import Config, time_left
 from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.topic_ids import ask_once
-from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, exception_error, failure
+from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of, failure
 from consumer.adapters.thread import OwnThread, in_own_thread, run_blocking
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -233,7 +233,7 @@ class NamedProgress:
         try:
             answered = alter_offsets(self._client, self._group, raw_positions(whole), timeout)
         except KafkaException as error:
-            return CommitResult((), exception_error(error).name())
+            return CommitResult((), cause_of(error).name())
         if refresh:
             self._refresh_due = time.monotonic() + self._refresh
         return read_commit_answer(None, answered, ours, left_out)

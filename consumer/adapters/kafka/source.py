@@ -35,11 +35,13 @@ from consumer.adapters.kafka.configuration import (
     Config,
     consumer_config,
     dead_letter_pattern,
+    is_cooperative,
     uses_consumer_protocol,
 )
 from consumer.adapters.kafka.groups import GroupSize, group_has_offsets
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
+from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import OwnThread, post, run_blocking, settle
 from consumer.engine.messages import EndOffsets, NewLife
@@ -81,6 +83,7 @@ class KafkaSource:
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks
+        topic_ids = make_topic_ids(config)
         client = RenewedAdmin(config)  # costs nothing until it is asked
         self._make_member = functools.partial(
             GroupMember,
@@ -88,11 +91,17 @@ class KafkaSource:
             list(topics),
             hooks,
             self._ready,
-            offset_reset=offset_reset,
-            has_offsets=functools.partial(group_has_offsets, complete),
-            topic_ids=make_topic_ids(config),
+            make_unstarted=functools.partial(
+                Unstarted,
+                offset_reset=offset_reset,
+                has_offsets=functools.partial(group_has_offsets, complete),
+                topic_ids=topic_ids.ask,
+                whole=not is_cooperative(complete),
+                timeout=request_timeout,
+                on_trouble=hooks.trouble,
+            ),
+            topic_ids=topic_ids,
             group_size=GroupSize(complete["group.id"], client, hooks.trouble, wanted=hooks.counts_members),
-            timeout=request_timeout,
             make_consumer=make_consumer,
         )
         self._empty_is_silent = uses_consumer_protocol(config)

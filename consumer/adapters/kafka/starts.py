@@ -34,7 +34,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import time_left
-from consumer.adapters.kafka.trouble import as_fatal, describe_error, exception_error
+from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
 from consumer.engine.ledger import map_place
 from consumer.engine.model import TopicPartition
 from consumer.engine.offset_map import is_void
@@ -50,8 +50,6 @@ _ASK_EVERY: Final = 0.5
 HasOffsets = Callable[[float], bool]
 """Whether the group has committed an offset of any partition at all. Blocks for at most the seconds given; raises
 `KafkaException`."""
-AskIds = Callable[[Collection[str], float], Mapping[str, str]]
-"""The ids of those topics that have one. Blocks for at most the seconds given; raises `KafkaException`."""
 
 
 class Start(NamedTuple):
@@ -78,10 +76,10 @@ class FoundStarts(NamedTuple):
 class Unstarted:
     """The partitions that wait for their start. Lives in the consumer's thread.
 
-    `has_offsets` is asked only where that decides. `whole`: they can begin only together (an eager group assigns all at
-    once). `timeout`: seconds that an answer may take. `on_trouble` is called for each question that is not answered in
-    full. `begun`: this member began with partitions before, so the group is not new, whatever the brokers still know
-    of it.
+    `has_offsets` is asked only where that decides. `topic_ids`: `TopicIds.ask`. `whole`: they can begin only together
+    (an eager group assigns all at once). `timeout`: seconds that an answer may take. `on_trouble` is called for each
+    question that is not answered in full. `begun`: this member began with partitions before, so the group is not new,
+    whatever the brokers still know of it.
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class Unstarted:
         offset_reset: str,
         *,
         has_offsets: HasOffsets,
-        topic_ids: AskIds,
+        topic_ids: Callable[[Collection[str], float], Mapping[str, str]],
         whole: bool,
         timeout: float,
         on_trouble: Callable[[str, str], None],
@@ -144,7 +142,7 @@ class Unstarted:
             # lose the offset map that was committed with the start.
             self._waiting.update(starts)
             if failure is not None:
-                self._not_yet(exception_error(failure), time.monotonic() - begun, timeout)
+                self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
 
     def take(self) -> list[tuple[TopicPartition, Start]]:

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 
 from consumer.adapters.kafka.cluster import RenewedAdmin, has_controller
 from consumer.adapters.kafka.configuration import Config, admin_client, result_of, time_left
-from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, exception_error
+from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, cause_of
 
 _EVERY: Final = 3.0
 """Seconds between two questions."""
@@ -146,7 +146,7 @@ def _id_of(answer: concurrent.futures.Future[Any], deadline: float) -> str | Non
     try:
         return id_text(result_of(answer, deadline).topic_id)
     except KafkaException as error:
-        if exception_error(error).code() in _NO_ID:
+        if cause_of(error).code() in _NO_ID:
             return None
         raise
 

@@ -22,16 +22,8 @@ from typing import Any, Final, NamedTuple
 import confluent_kafka
 from confluent_kafka import KafkaException
 
+from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.configuration import LETTERS, Config, make_client, producer_config, time_left
-from consumer.adapters.kafka.trouble import (
-    FOR_ONE_RECORD,
-    OnTrouble,
-    Teller,
-    as_fatal,
-    describe_error,
-    exception_error,
-    ignore_trouble,
-)
 from consumer.adapters.thread import OwnThread, in_own_thread, post
 from consumer.errors import KafkaError
 
@@ -53,7 +45,7 @@ _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
 # Errors of a record where the transaction knows the cause: a partition that was not added to it just waits.
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
 # Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)
-_TOGETHER_ONLY: Final = FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
+_TOGETHER_ONLY: Final = trouble.FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
 _REFUSED: Final = {
@@ -83,7 +75,7 @@ class TransactionalWriter:
     """
 
     def __init__(
-        self, config: Config, transactional_id: str, *, on_trouble: OnTrouble = ignore_trouble
+        self, config: Config, transactional_id: str, *, on_trouble: trouble.OnTrouble = trouble.ignore_trouble
     ) -> None:
         loop = asyncio.get_running_loop()
         complete = {
@@ -92,7 +84,7 @@ class TransactionalWriter:
             "transactional.id": transactional_id,
             "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
             "socket.timeout.ms": 10_000,  # librdkafka wants it below the transaction's
-            "error_cb": Teller(partial(post, loop, on_trouble)),
+            "error_cb": trouble.Teller(partial(post, loop, on_trouble)),
         }
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
         self._thread = OwnThread("pinstream-kafka-transactions")
@@ -106,7 +98,7 @@ class TransactionalWriter:
                 self._producer.init_transactions(time_left(deadline, 1.0))
                 return
             except KafkaException as error:
-                cause = exception_error(error)
+                cause = trouble.cause_of(error)
                 if not cause.retriable() or time.monotonic() > deadline:
                     raise self._dead_end(cause) from error
 
@@ -156,7 +148,7 @@ class TransactionalWriter:
             self._producer.abort_transaction(_TRANSACTION_SECONDS)
         except KafkaException as error:
             # The broker cannot abort a transaction that it knows nothing of: its topic was forbidden.
-            known = cause if cause.code() in _REFUSED else exception_error(error)
+            known = cause if cause.code() in _REFUSED else trouble.cause_of(error)
             raise self._dead_end(known) from error
 
     def _dead_end(self, cause: confluent_kafka.KafkaError, *, committing: bool = False) -> KafkaError:
@@ -166,15 +158,15 @@ class TransactionalWriter:
                 f"{_TRANSACTION_SECONDS} s: it stops here; what it delivered is known ({cause.name()})"
             )
         if cause.code() in _REFUSED:
-            return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({describe_error(cause)})")
+            return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({trouble.describe_error(cause)})")
         if committing:
             return KafkaError(
                 "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
-                f"redrive has taken over): run the redrive again, it will know ({describe_error(cause)})"
+                f"redrive has taken over): run the redrive again, it will know ({trouble.describe_error(cause)})"
             )
-        return as_fatal(cause) or KafkaError(
+        return trouble.as_fatal(cause) or KafkaError(
             "Kafka: what is done could not be marked: check the broker and the dead-letter topic, then run the redrive "
-            f"again ({describe_error(cause)})"
+            f"again ({trouble.describe_error(cause)})"
         )
 
 
@@ -206,7 +198,7 @@ class _Lot:
                 if self._causes:
                     break
         except KafkaException as error:
-            self._causes.append(exception_error(error))
+            self._causes.append(trouble.cause_of(error))
         except SystemError:
             # A fatal error that the client raises in the middle of a delivery report; the abort says which.
             self._causes.append(_Code(_Code._FATAL))
@@ -219,7 +211,7 @@ class _Lot:
             try:
                 self.producer.begin_transaction()
             except KafkaException as error:
-                if (cause := exception_error(error)).code() not in _UNCLEAR:
+                if (cause := trouble.cause_of(error)).code() not in _UNCLEAR:
                     return cause
         return min(self._causes, key=lambda cause: cause.code() in _UNCLEAR)
 
@@ -234,7 +226,7 @@ class _Lot:
                 on_delivery=partial(self._reported, index),
             )
         except KafkaException as error:
-            self._reported(index, exception_error(error))
+            self._reported(index, trouble.cause_of(error))
 
     def _reported(self, index: int, error: confluent_kafka.KafkaError | None, _: object = None) -> None:
         if error is not None:
@@ -247,7 +239,7 @@ class _Lot:
             try:
                 self.producer.commit_transaction(_TRANSACTION_SECONDS)
             except KafkaException as error:
-                cause = exception_error(error)
+                cause = trouble.cause_of(error)
                 if not cause.retriable():
                     break
             except SystemError:  # see above; the next call says which error it was

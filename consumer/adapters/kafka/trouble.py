@@ -188,7 +188,7 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
 
 def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, text: str) -> KafkaError:
     """The error to raise: what `error` means wherever it comes, or else `text` with librdkafka's words behind it."""
-    cause = error if isinstance(error, _Code) else exception_error(error)
+    cause = error if isinstance(error, _Code) else cause_of(error)
     return as_fatal(cause) or KafkaError(f"Kafka: {text} ({describe_error(cause)})")
 
 
@@ -264,7 +264,7 @@ class TlsFiles:
         return one.st_ino, one.st_mtime_ns, one.st_size
 
 
-def exception_error(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
+def cause_of(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
     """The KafkaError inside a KafkaException."""
     inner = error.args[0]
     return inner if isinstance(inner, _Code) else _Code(_Code._FAIL, str(inner))

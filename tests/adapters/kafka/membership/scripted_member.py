@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
+from consumer.adapters.kafka.configuration import is_cooperative
 from consumer.adapters.kafka.groups import GroupSize
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
+from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine.messages import Assignment
 from consumer.engine.model import Chunk, Position, TopicPartition
@@ -245,11 +248,17 @@ class Bench:
             ["t"],
             self.told,
             self.ready,
-            offset_reset=reset,
-            has_offsets=lambda _: bool(self.consumer.stored),
+            make_unstarted=partial(
+                Unstarted,
+                offset_reset=reset,
+                has_offsets=lambda _: bool(self.consumer.stored),
+                topic_ids=self.ids.ask,
+                whole=not is_cooperative(config),
+                timeout=timeout,
+                on_trouble=self.told.trouble,
+            ),
             topic_ids=self.ids,
             group_size=GroupSize("g", RenewedAdmin({}), self.told.trouble, wanted=False),
-            timeout=timeout,
             make_consumer=make,
         )
 
