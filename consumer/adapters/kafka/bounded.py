@@ -16,9 +16,8 @@ import itertools
 import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
@@ -40,8 +39,6 @@ from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.offset_map import are_different_lives, is_void
 from consumer.errors import KafkaError, bug
 
-# Seconds for which a partition may end before its range does: a replica may be behind the others for a moment.
-_PATIENCE: Final = 30.0
 _STILL: Final = 60.0
 """Seconds without any progress after which `scan` gives up."""
 _WAIT: Final = 0.25
@@ -86,46 +83,40 @@ class _Lot(NamedTuple):
     outside_time: int
 
 
+@dataclass(eq=False, repr=False)  # the configuration holds passwords
 class BoundedSource:
     """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.RecordSource`.
 
-    `progress` and `starts` are those of a named replay (`replay_progress.Plan`); the source closes `progress`.
-    `patience`: seconds, see above. `topic_ids`: notices that a topic is created again, which ends the reading; it
-    is closed with the source.
+    `progress` and `starts` are those of a named replay (`replay_progress.Plan`).
     """
 
-    def __init__(
-        self,
-        config: Config,
-        ranges: Sequence[Range],
-        *,
-        listener: AssignmentListener | None = None,
-        progress: NamedProgress | None = None,
-        starts: Mapping[TopicPartition, Position] = MappingProxyType({}),
-        on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
-        patience: float = _PATIENCE,
-        topic_ids: TopicIds | None = None,
-        make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
-    ) -> None:
+    config: Config
+    ranges: Sequence[Range]
+    _: KW_ONLY
+    listener: AssignmentListener | None = None
+    progress: NamedProgress | None = None
+    """Closed with the source."""
+    starts: Mapping[TopicPartition, Position] = field(default_factory=dict)
+    on_trouble: trouble.OnTrouble = trouble.ignore_trouble
+    patience: float = 30.0
+    """Seconds for which a partition may end before its range does: a replica may be behind the others for a moment."""
+    topic_ids: TopicIds | None = None
+    """Notices that a topic is created again, which ends the reading. Closed with the source."""
+    make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer
+
+    def __post_init__(self) -> None:
         self.outside_time = 0
         """Records skipped because of their timestamp."""
-        self._config = config
         self._parts: dict[tuple[str | None, int | None], _Part] = {}
-        for one in ranges:
+        for one in self.ranges:
             name = TopicPartition(one.topic, one.partition)
-            start = starts.get(name) or Position(*name, one.begin, None)
+            start = self.starts.get(name) or Position(*name, one.begin, None)
             # A named replay may have settled its range to the end: then nothing of it is read.
             self._parts[name] = _Part(name, one, start, min(start.next_offset, one.end))
         parts = self._parts.values()
         self.figures: Mapping[TopicPartition, int] = {one.name: one.at for one in parts}
         """Up to which offset each range was read, including what is no record and what was skipped."""
         self._ends = {one.name: one.range.end for one in parts}
-        self._listener = listener
-        self._progress = progress
-        self._on_trouble = on_trouble
-        self._patience = patience
-        self._topic_ids = topic_ids
-        self._make_consumer = make_consumer
         self._lot: _Lot | None = None
         """What the last consume brought, until it is handed out."""
         self._thread = OwnThread("pinstream-kafka-bounded")
@@ -146,15 +137,15 @@ class BoundedSource:
         Raises `SettingsError` for a property that librdkafka refuses, and `KafkaError` if a topic was created again
         since its start was committed.
         """
-        self._trouble = partial(post, asyncio.get_running_loop(), self._on_trouble)
+        self._trouble = partial(post, asyncio.get_running_loop(), self.on_trouble)
         await self._thread.run(self._open)
         self._is_open = True
         given = [
             Assignment(*one.name, one.epoch, one.start.next_offset, False, *one.start[3:], one.topic_id)
             for one in self._parts.values()
         ]
-        if self._listener is not None:
-            await self._listener.assigned(given)
+        if self.listener is not None:
+            await self.listener.assigned(given)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """At most `room` (and `chunks.MOST_RECORDS`) records, as soon as there are any; none after `timeout` seconds.
@@ -181,9 +172,9 @@ class BoundedSource:
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """Commit for the named replay: one bounded try. Without a name all count as committed; no broker is asked."""
-        if self._progress is None:
+        if self.progress is None:
             return CommitResult(tuple(positions), None)
-        return await self._progress.commit(positions)
+        return await self.progress.commit(positions)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Never called, since this source reports no topic ids: a topic that is created again ends the reading."""
@@ -195,13 +186,13 @@ class BoundedSource:
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""
-        progress, self._progress = self._progress, None
+        progress, self.progress = self.progress, None
         is_open, self._is_open = self._is_open, False
 
         async def finish(progress: NamedProgress) -> None:
             failure = (await progress.commit(positions)).failure if positions else None
             if failure is not None:
-                self._on_trouble(failure, "the last commit failed: some records will be read again")
+                self.on_trouble(failure, "the last commit failed: some records will be read again")
             await progress.close()
 
         ending = [self._thread.run(self._end)] if is_open else []
@@ -212,7 +203,7 @@ class BoundedSource:
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*ending)
         except TimeoutError:
-            self._on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
+            self.on_trouble("_TIMED_OUT", f"closing took more than {timeout:g} s: abandoned")
         finally:
             self._thread.stop()
 
@@ -220,8 +211,8 @@ class BoundedSource:
 
     def _open(self) -> None:
         with contextlib.ExitStack() as stack:
-            if self._topic_ids is not None:
-                stack.callback(self._topic_ids.close)
+            if self.topic_ids is not None:
+                stack.callback(self.topic_ids.close)
             ids = self._ask_ids()
             for part in self._parts.values():
                 part.topic_id, start = ids.get(part.name.topic), part.start
@@ -230,12 +221,12 @@ class BoundedSource:
                     raise _created_again(part.name.topic, "since this replay began")
             self._tell = trouble.Teller(self._trouble)
             # It assigns and never subscribes: no group can take a partition away, and none is disturbed.
-            user = {name: value for name, value in self._config.items() if name not in _OF_A_GROUP}
+            user = {name: value for name, value in self.config.items() if name not in _OF_A_GROUP}
             complete = consumer_config(user, offset_reset="error", ignore=None)
             # The end of a range may be no record: a transaction's marker, something aborted, a hole that compaction
             # left.
             complete |= {"enable.partition.eof": True, "error_cb": self._on_client_error}
-            self._consumer = make_client(self._make_consumer, complete)
+            self._consumer = make_client(self.make_consumer, complete)
             stack.callback(self._consumer.close)
             self._inbox = Inbox(self._consumer)
             places = [
@@ -262,10 +253,10 @@ class BoundedSource:
                     f"Kafka: {part.name} ends at offset {part.at} now, and ended at {part.range.end} when this began: "
                     "the brokers lost records; check them, then start again"
                 )
-        if self._topic_ids is not None:
+        if self.topic_ids is not None:
             known = {one.name.topic: one.topic_id for one in self._parts.values() if one.topic_id}
             # Once all is read, the answer is waited for: it decides whether what was read is what was asked for.
-            ids = self._topic_ids.look(known) if self._reading else self._ask_ids()
+            ids = self.topic_ids.look(known) if self._reading else self._ask_ids()
             for topic, found in ids.items():
                 if are_different_lives(known.get(topic), found):
                     self._failure = self._failure or _created_again(topic, "while it was read")
@@ -285,7 +276,7 @@ class BoundedSource:
                 # The partition ends there now.
                 part.at = max(part.at, min(int(message.offset() or 0), part.range.end))
                 if not part.done:
-                    part.short_until = part.short_until or time.monotonic() + self._patience
+                    part.short_until = part.short_until or time.monotonic() + self.patience
             elif error is not None:
                 self._on_error(error, part)
         for name, error in damaged.items():
@@ -327,10 +318,10 @@ class BoundedSource:
         return before - len(records)
 
     def _ask_ids(self) -> Mapping[str, str]:
-        if self._topic_ids is None:
+        if self.topic_ids is None:
             return {}
         try:
-            return self._topic_ids.ask({one.name.topic for one in self._parts.values()}, _ID_TIMEOUT)
+            return self.topic_ids.ask({one.name.topic for one in self._parts.values()}, _ID_TIMEOUT)
         except KafkaException as error:  # records can be read without them
             cause = trouble.cause_of(error)
             self._trouble(cause.name(), f"the brokers do not give topic ids: {trouble.words(cause)}")

@@ -16,6 +16,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -184,20 +185,22 @@ _COUNT_PATIENCE: Final = 30.0
 """Seconds without an answer after which another client asks."""
 
 
+@dataclass(eq=False, repr=False)
 class GroupSize:
     """How many members of the group hold partitions; asked now and then, never waited for. Used in one thread.
 
-    One question at a time, so that a silent coordinator does not gather them. Ends `client` with `close`. `wanted`:
-    whether to ask at all.
+    One question at a time, so that a silent coordinator does not gather them.
     """
 
-    def __init__(
-        self, group: str, client: cluster.RenewedAdmin, on_trouble: trouble.OnTrouble, *, wanted: bool = True
-    ) -> None:
-        self._wanted = wanted
-        self._group = group
-        self._client = client
-        self._on_trouble = on_trouble
+    group: str
+    client: cluster.RenewedAdmin
+    """Ended with `close`."""
+    on_trouble: trouble.OnTrouble
+    _: KW_ONLY
+    wanted: bool = True
+    """Whether to ask at all."""
+
+    def __post_init__(self) -> None:
         self._asked: concurrent.futures.Future[Any] | None = None
         self._asked_at = 0.0
         self._outdated = False
@@ -208,19 +211,19 @@ class GroupSize:
     def look(self) -> int | None:
         """The number, if an earlier question has just been answered with one; asks again when it is time to."""
         now = time.monotonic()
-        if not self._wanted:
+        if not self.wanted:
             return None
         if self._asked is not None and not self._asked.done():
             if now < self._asked_at + _COUNT_PATIENCE:
                 return None
-            self._client.give_up()
+            self.client.give_up()
             self._asked = None
         asked, self._asked = self._asked, None
         try:
             if asked is None or self._outdated:
                 if now >= self._due:
                     self._asked_at, self._due, self._outdated = now, now + _COUNT_EVERY, False
-                    self._asked = self._client.begin(_description(self._group))
+                    self._asked = self.client.begin(_description(self.group))
                 return None
             found = _holders(asked.result())
         except KafkaException as failed:  # the last number stands, and it is asked again
@@ -229,9 +232,9 @@ class GroupSize:
                 self._due = now + _COUNT_AGAIN
             if error.code() in trouble.NOT_ALLOWED and not self._told_refusal:
                 self._told_refusal = True
-                self._on_trouble(
+                self.on_trouble(
                     error.name(),
-                    f"the brokers do not let this user see how many members the group {self._group} has: grant "
+                    f"the brokers do not let this user see how many members the group {self.group} has: grant "
                     "DESCRIBE on it; until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes",
                 )
             return None
@@ -245,7 +248,7 @@ class GroupSize:
 
     def close(self) -> None:
         """End the client."""
-        self._client.close()
+        self.client.close()
 
 
 def _holders(group: Any) -> int | None:

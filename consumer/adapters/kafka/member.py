@@ -18,7 +18,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -81,38 +81,30 @@ class _Reading:
         return self.damage is not None and self.damage.due is not None
 
 
+@dataclass(eq=False, repr=False)  # the configuration holds passwords
 class GroupMember:
-    """Owns the Consumer; made, used and closed in one thread.
+    """Owns the Consumer; made, used and closed in one thread."""
 
-    `config` is complete (see `configuration.consumer_config`). `ready` is where fetched chunks go: a deque, since
-    the event loop takes them out at the other end. `make_unstarted`: an `Unstarted`, but for the consumer and whether a
-    client before it has begun. `topic_ids` and `group_size` are closed with the member.
-    """
+    config: dict[str, Any]
+    """It is complete, see `configuration.consumer_config`."""
+    topics: list[str]
+    hooks: Hooks
+    ready: deque[Chunk]
+    """Where fetched chunks go: a deque, since the event loop takes them out at the other end."""
+    _: KW_ONLY
+    make_unstarted: Callable[..., Unstarted]
+    """All is given but the consumer, and whether a client before it has begun."""
+    topic_ids: TopicIds
+    """Closed with the member."""
+    group_size: GroupSize
+    """Closed with the member."""
+    make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer]
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        topics: list[str],
-        hooks: Hooks,
-        ready: deque[Chunk],
-        *,
-        make_unstarted: Callable[..., Unstarted],
-        topic_ids: TopicIds,
-        group_size: GroupSize,
-        make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer],
-    ) -> None:
-        self._config = config
-        self._make_unstarted = make_unstarted
-        self._topic_ids = topic_ids
-        self._group_size = group_size
+    def __post_init__(self) -> None:
         self._restarts_due = 0.0
-        self._make_consumer = make_consumer
-        self._topics = topics
-        self._cooperative = is_cooperative(config)
-        self._hooks = hooks
-        self._tell = trouble.Teller(hooks.trouble)
-        self._watch = BrokerWatch(hooks.brokers)
-        self._ready = ready
+        self._cooperative = is_cooperative(self.config)
+        self._tell = trouble.Teller(self.hooks.trouble)
+        self._watch = BrokerWatch(self.hooks.brokers)
         self._commits = commits.SentCommits()
         self._held: dict[TopicPartition, _Reading] = {}
         self._paused = False
@@ -121,12 +113,12 @@ class GroupMember:
         self._left_paused: set[TopicPartition] = set()
         """The partitions that librdkafka has paused, held or not."""
         self._closing = False
-        self._most_idle = float(config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
+        self._most_idle = float(self.config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
         self._polled = time.monotonic()
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
         self._failure: Exception | None = None
-        self._tls_files = trouble.TlsFiles(config)
+        self._tls_files = trouble.TlsFiles(self.config)
         self._was_assigned = False
         self._forgotten = False
         """The brokers do not know the group any more, and this client is of no use any more."""
@@ -152,12 +144,12 @@ class GroupMember:
             )
 
         callbacks = {"error_cb": partial(hear, self._on_error, None), "on_commit": self._commits.on_commit}
-        self._consumer = make_client(self._make_consumer, self._watch.watching({**self._config, **callbacks}))
+        self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
         self._inbox = Inbox(self._consumer)
-        self._ends = Ends(self._consumer, self._hooks.trouble)
-        self._unstarted = self._make_unstarted(self._consumer, begun=begun)
+        self._ends = Ends(self._consumer, self.hooks.trouble)
+        self._unstarted = self.make_unstarted(self._consumer, begun=begun)
         self._consumer.subscribe(
-            self._topics,
+            self.topics,
             on_assign=rebalance(self._on_assign),
             on_revoke=rebalance(self._on_revoke),
             on_lost=rebalance(self._on_lost),
@@ -177,7 +169,7 @@ class GroupMember:
             self._set_pause(self._held)
         if not self._paused:
             self._ask_again()
-        if not self._ready:  # else a fetch was cancelled: what it consumed comes first
+        if not self.ready:  # else a fetch was cancelled: what it consumed comes first
             # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
             # librdkafka takes an assignment as news that the partition is ours, and would call one that was lost
             # revoked. (Behind a thousand records that were fetched ahead the poll may not hear of it. Then the broker
@@ -219,13 +211,13 @@ class GroupMember:
         self._commit_last(self._still_ours(positions, epochs), until)
         # With partitions, closing leaves the group by revoking them. A static member does not leave, by intent: it will
         # be back.
-        if not self._held and not self._config.get("group.instance.id"):
-            commits.leave_without_partitions(self._consumer, self._config, until)
+        if not self._held and not self.config.get("group.instance.id"):
+            commits.leave_without_partitions(self._consumer, self.config, until)
         try:
             self._consumer.close()
         finally:
-            self._topic_ids.close()
-            self._group_size.close()
+            self.topic_ids.close()
+            self.group_size.close()
         self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
@@ -255,7 +247,7 @@ class GroupMember:
         """Ask the coordinator whether this is a member of the group. Not for the consumer's own thread."""
         # Under KIP-848 an assignment of no partition brings no callback: a member without any hears nothing more.
         member = self._member_id
-        if member and not self._joined and is_member(self._config, member, _ASK_GROUP_TIMEOUT):
+        if member and not self._joined and is_member(self.config, member, _ASK_GROUP_TIMEOUT):
             self._joined = self._member_id == member  # else another client has taken the place of that one
         return self._joined
 
@@ -266,7 +258,7 @@ class GroupMember:
         # A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
         # before its broker threads look again, once a second: a destination that answers within that time would be
         # served in bursts. Only polls bring rebalances and the answers to commits, so this lasts a second at most.
-        if room > 0 or self._paused or self._ready:
+        if room > 0 or self._paused or self.ready:
             self._full_since = None
             return False
         now = time.monotonic()
@@ -308,8 +300,8 @@ class GroupMember:
             if expected not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._ends.known(name)[0])
             if first < expected:  # the log was cut, or the topic created again
-                self._topic_ids.hurry()
-            self._ready.append(chunk)
+                self.topic_ids.hurry()
+            self.ready.append(chunk)
             reading.next, reading.damage = commits.raw_partition(*name, last + 1, chunk.leader_epoch), None
         for name, why in damaged.items():
             if name in epochs:
@@ -329,7 +321,7 @@ class GroupMember:
         self._left_paused.add(name)
         self._consumer.pause([RawPartition(*name)])
         at = "its beginning" if offset == OFFSET_BEGINNING else f"offset {offset}"
-        self._hooks.trouble(
+        self.hooks.trouble(
             error.name(),
             f"{name} cannot be read further than {at}: the broker sent damaged data, and "
             f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({trouble.words(error)})",
@@ -360,11 +352,11 @@ class GroupMember:
         damaged = {name: one.damage.offset for name, one in self._held.items() if one.damage is not None}
         unread = {**self._inbox.first_offsets(), **damaged}
         if self._ends.look(self._held, unread, paused=self._paused):
-            self._topic_ids.hurry()
-        if ids := self._topic_ids.look({name.topic for name in self._held}):
-            self._hooks.topic_ids(ids)
-        if (size := self._group_size.look()) is not None:
-            self._hooks.group_size(size)
+            self.topic_ids.hurry()
+        if ids := self.topic_ids.look({name.topic for name in self._held}):
+            self.hooks.topic_ids(ids)
+        if (size := self.group_size.look()) is not None:
+            self.hooks.group_size(size)
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -383,7 +375,7 @@ class GroupMember:
         # consumes: so what one consume brings belongs to one assignment, also where a partition went and came back
         # within it.
         self._assign([])
-        self._group_size.hurry()
+        self.group_size.hurry()
         if self._closing:  # the assignment was under way when we began to leave: it will not be read
             return
         self._joined = True
@@ -403,7 +395,7 @@ class GroupMember:
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
         self._set_pause([name for name, _ in found])
-        self._hooks.assigned(given)
+        self.hooks.assigned(given)
 
     def _restart_reading(self) -> None:
         """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
@@ -419,7 +411,7 @@ class GroupMember:
             except KafkaException as error:  # perhaps its leader is not known yet
                 self._restarts_due = time.monotonic() + _SEEK_AGAIN
                 text = f"{name} cannot be read from its beginning yet: trying again"
-                self._hooks.trouble(trouble.cause_of(error).name(), text)
+                self.hooks.trouble(trouble.cause_of(error).name(), text)
                 continue
             self._inbox.keep(self._held.keys() - {name})
             # A new epoch: what belongs to the earlier life never settles and never commits.
@@ -427,7 +419,7 @@ class GroupMember:
             self._held[name] = _Reading(begun[-1].epoch, beginning)
         if begun:
             self._set_pause([TopicPartition(one.topic, one.partition) for one in begun])
-            self._hooks.assigned(begun)
+            self.hooks.assigned(begun)
 
     def _assign(self, partitions: list[RawPartition]) -> None:
         # Eager: these are all partitions. What was held was taken away before, and all begin together.
@@ -444,11 +436,11 @@ class GroupMember:
         try:
             if begun and not self._closing:
                 try:
-                    positions = self._hooks.revoked(begun)
+                    positions = self.hooks.revoked(begun)
                 except TimeoutError:
                     text = "partitions were not drained in time and are given back undrained"
-                    self._hooks.trouble("_TIMED_OUT", text)
-                    self._hooks.lost(begun)
+                    self.hooks.trouble("_TIMED_OUT", text)
+                    self.hooks.lost(begun)
                 # The listener may answer for more than what goes: only that may be committed now.
                 ours = [one for one in positions if one[:2] in begun]
                 self._commit_last(ours, time.monotonic() + _REVOKED_WITHIN)
@@ -461,12 +453,12 @@ class GroupMember:
         begun = [name for name in names if name in self._held]
         try:
             if begun and not self._closing:
-                self._hooks.lost(begun)
+                self.hooks.lost(begun)
         finally:
             self._drop(names)
 
     def _drop(self, names: list[TopicPartition]) -> None:
-        self._group_size.hurry()
+        self.group_size.hurry()
         begun = [name for name in names if name in self._held]
         for name in names:
             self._unstarted.discard(name)
@@ -477,7 +469,7 @@ class GroupMember:
             else:
                 self._consumer.unassign()
         except KafkaException as error:
-            self._hooks.trouble(trouble.cause_of(error).name(), "a single partition could not be unassigned")
+            self.hooks.trouble(trouble.cause_of(error).name(), "a single partition could not be unassigned")
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
         held = {name: one.epoch for name, one in self._held.items()}
@@ -487,7 +479,7 @@ class GroupMember:
     def _commit_last(self, positions: Sequence[Position], until: float) -> None:
         failure = commits.commit_last(self._consumer, positions, until)
         if failure is not None:
-            self._hooks.trouble(
+            self.hooks.trouble(
                 failure, "the last commit of a partition failed: some records will be read again"
             )
 
@@ -498,22 +490,22 @@ class GroupMember:
         this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
         """
         try:
-            msk.require_token(self._config)
+            msk.require_token(self.config)
         except msk.NoToken as error:
             # Without one no client can be made: the next fetch tries again.
-            self._hooks.trouble("_AUTHENTICATION", str(error))
+            self.hooks.trouble("_AUTHENTICATION", str(error))
             return
         stranded, self._forgotten = self._watch.stranded, False
         if stranded:
-            self._hooks.trouble(
+            self.hooks.trouble(
                 "_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one"
             )
         else:
-            self._hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
+            self.hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
         lost = list(self._held)
         self._held.clear()
         if lost:
-            self._hooks.lost(lost)
+            self.hooks.lost(lost)
         if stranded:
             # This may never end: it waits for the answers to commits. The group ends the membership with the session.
             self._life = object()
@@ -529,7 +521,7 @@ class GroupMember:
 
     def _on_error(self, topic: str | None, error: confluent_kafka.KafkaError) -> None:
         if error.code() in trouble.OTHER_TOPIC:
-            self._topic_ids.hurry()
+            self.topic_ids.hurry()
         if topic is not None and error.code() in trouble.MISSING_TOPIC and not self._was_assigned:
             text = f"Kafka: the topic {topic} does not exist: create it, or correct KAFKA_TOPICS"
             self._failure = self._failure or KafkaError(text)

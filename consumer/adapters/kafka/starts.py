@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -73,41 +74,34 @@ class FoundStarts(NamedTuple):
     failure: KafkaException | None
 
 
+@dataclass(eq=False, repr=False)
 class Unstarted:
-    """The partitions that wait for their start. Lives in the consumer's thread.
+    """The partitions that wait for their start. Lives in the consumer's thread."""
 
-    `has_offsets` is asked only where that decides. `topic_ids`: `TopicIds.ask`. `whole`: they can begin only together
-    (an eager group assigns all at once). `timeout`: seconds that an answer may take. `on_trouble` is called for each
-    question that is not answered in full. `begun`: this member began with partitions before, so the group is not new,
-    whatever the brokers still know of it.
-    """
+    source: Consumer
+    offset_reset: str
+    _: KW_ONLY
+    has_offsets: HasOffsets
+    """Asked only where that decides."""
+    topic_ids: Callable[[Collection[str], float], Mapping[str, str]]
+    """`TopicIds.ask`."""
+    whole: bool
+    """They can begin only together: an eager group assigns all at once."""
+    timeout: float
+    """Seconds that an answer may take."""
+    on_trouble: Callable[[str, str], None]
+    """Called for each question that is not answered in full."""
+    begun: bool = False
+    """Whether any partition has begun, under this client or one before it. Then the group is not new, whatever the
+    brokers still know of it."""
+    new: set[TopicPartition] = field(default_factory=set)
+    """Those that were found to belong to a group without offsets. That is remembered, since it stays true: while they
+    are ours and wait, the commits of others, which began already, say nothing about them."""
 
-    def __init__(
-        self,
-        source: Consumer,
-        offset_reset: str,
-        *,
-        has_offsets: HasOffsets,
-        topic_ids: Callable[[Collection[str], float], Mapping[str, str]],
-        whole: bool,
-        timeout: float,
-        on_trouble: Callable[[str, str], None],
-        begun: bool = False,
-    ) -> None:
-        self._source = source
-        self._offset_reset = offset_reset
-        self._has_offsets = has_offsets
-        self._topic_ids = topic_ids
-        self._whole = whole
-        self._on_trouble = on_trouble
-        self._most_patience = timeout * _PATIENCE_SHARE
+    def __post_init__(self) -> None:
+        self._most_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self._waiting: dict[TopicPartition, Start | None] = {}
-        self.new: set[TopicPartition] = set()
-        """Those that were found to belong to a group without offsets. That is remembered, since it stays true: while
-        they are ours and wait, the commits of others, which began already, say nothing about them."""
-        self.begun = begun
-        """Whether any partition has begun yet."""
         self._ask_due = 0.0
 
     def __len__(self) -> int:
@@ -163,8 +157,8 @@ class Unstarted:
             # Asked here, since librdkafka's own question gives up after three tries while a coordinator moves: the
             # member then holds its partitions and reads nothing.
             # The ids first: an offset must not belong to an earlier life than the id that goes with it.
-            ids = self._topic_ids({one.topic for one in names}, time_left(until, 0.0))
-            answers = self._source.committed(
+            ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
+            answers = self.source.committed(
                 [RawPartition(*one) for one in names], timeout=time_left(until, 0.0)
             )
         except KafkaException as error:
@@ -184,12 +178,12 @@ class Unstarted:
                 starts[name] = _BEGINNING._replace(metadata=position.metadata, void=one.offset)
             else:
                 starts[name] = Start(one.offset, False, position.leader_epoch, position.metadata)
-        if self._offset_reset == "error" and missing:
+        if self.offset_reset == "error" and missing:
             topic, number = missing[0]
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             text = f"no committed offset of {topic}[{number}]{more}"
             return FoundStarts({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
-        if self._offset_reset == "latest":
+        if self.offset_reset == "latest":
             failure = self._find_latest(missing, starts, until) or failure
         else:
             starts.update(dict.fromkeys(missing, _BEGINNING))
@@ -211,7 +205,7 @@ class Unstarted:
                 # forget offsets with a topic that is deleted: we remember that our group was not new. (Two members of
                 # a new group that ask at the same moment may find each other's first commits; the later one then reads
                 # its partitions from the beginning. That repeats old records and loses none.)
-                if starts or self.begun or self._has_offsets(time_left(until, 0.0)):
+                if starts or self.begun or self.has_offsets(time_left(until, 0.0)):
                     starts.update(dict.fromkeys(undecided, _BEGINNING))
                 else:
                     self.new.update(undecided)
@@ -222,7 +216,7 @@ class Unstarted:
                 left = time_left(until, 0.0)
                 # An explicit offset, committed at once: a crash before the first settlement must not skip what came in
                 # between.
-                _, end = self._source.get_watermark_offsets(RawPartition(*name), timeout=left)
+                _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=left)
                 starts[name] = Start(end, True, None)
             except KafkaException as error:
                 failures.append(error)
@@ -233,7 +227,7 @@ class Unstarted:
     def _startable(self) -> list[tuple[TopicPartition, Start]]:
         # What is known of one does not wait for another, except where all have to begin together.
         found = sorted((name, start) for name, start in self._waiting.items() if start is not None)
-        return [] if self._whole and len(found) < len(self._waiting) else found
+        return [] if self.whole and len(found) < len(self._waiting) else found
 
     def _not_yet(self, why: KafkaError, took: float, timeout: float) -> None:
         if (fatal := as_fatal(why)) is not None:
@@ -247,6 +241,6 @@ class Unstarted:
             self._waiting[first] = self._waiting.pop(first)
         waiting = sum(start is None for start in self._waiting.values())
         waits = f"{waiting} partitions wait" if waiting > 1 else "a partition waits"
-        self._on_trouble(
+        self.on_trouble(
             why.name(), f"{waits} for the brokers to say where to start: asking again ({describe_error(why)})"
         )

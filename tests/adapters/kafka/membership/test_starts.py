@@ -102,8 +102,8 @@ def find_all_starts(
         whole=False,
         timeout=timeout,
         on_trouble=lambda *_: None,
+        new=new,
     )
-    unstarted.new = new
     return unstarted.find(partitions, timeout)
 
 
