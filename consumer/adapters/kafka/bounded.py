@@ -25,7 +25,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka import trouble
-from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken, sort_out
+from consumer.adapters.kafka.chunks import MOST_RECORDS, Inbox, Taken
 from consumer.adapters.kafka.commits import CommitResult, raw_partition
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client
 from consumer.adapters.kafka.hooks import AssignmentListener
@@ -266,11 +266,11 @@ class BoundedSource:
     def _hand_over(self, taken: Taken) -> None:
         # What librdkafka had fetched of a partition that is unassigned by now is left out.
         epochs = {name: part.epoch for name, part in self._reading.items()}
-        chunks, errors, damaged = sort_out(taken, epochs)
+        chunks = taken.chunks(epochs)
         outside = 0
         for chunk in chunks:
             outside += self._cut(self._parts[chunk.topic, chunk.partition], chunk.records, taken.messages)
-        for message in errors:
+        for message in taken.errors:
             error, part = message.error(), self._parts.get((message.topic(), message.partition()))
             if error is not None and part is not None and error.code() == _Code._PARTITION_EOF:
                 # The partition ends there now.
@@ -279,7 +279,7 @@ class BoundedSource:
                     part.short_until = part.short_until or time.monotonic() + self.patience
             elif error is not None:
                 self._on_error(error, part)
-        for name, error in damaged.items():
+        for name, error in taken.damaged.items():
             self._on_error(error, self._parts.get(name))
         figures = {part.name: part.at for part in self._parts.values()}
         self._lot = _Lot([one for one in chunks if one.records], figures, outside)

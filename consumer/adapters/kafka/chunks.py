@@ -25,7 +25,6 @@ the group past it.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final, NamedTuple
@@ -56,7 +55,7 @@ _MOST_DELAY: Final = 30.0
 
 
 class Taken:
-    """Messages, and what they hold: records and errors."""
+    """Messages, and what they hold: records, errors, and damaged batches without what follows them."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -64,7 +63,9 @@ class Taken:
         self.size = 0
         """Bytes that their records hold."""
         self.errors: list[Message] = []
-        """Those of the messages that are errors."""
+        """Those of the messages that are errors, but for damaged batches."""
+        self.damaged: dict[tuple[str | None, int | None], KafkaError] = {}
+        """The first damaged batch of each partition that has one."""
         self._records: dict[_Key, list[Record]] = {}
         self._before: list[tuple[_Key, list[Record]]] = []
         """Records after which offsets went back."""
@@ -77,20 +78,24 @@ class Taken:
             if (topic, partition) in epochs
         ]
 
-    def add(self, messages: list[Message], most: int = sys.maxsize) -> None:
+    def add(self, messages: list[Message], most: int) -> None:
         """Move messages here, their records into chunks, until there are `most` or they hold `MOST_BYTES`."""
         taken = messages[: most - len(self.messages)]
         at = 0
         while at < len(taken) and (at == 0 or self.size < MOST_BYTES):
             message = taken[at]
-            if message.error() is not None:
-                self.errors.append(message)
-                at += 1
+            error, name = message.error(), (message.topic(), message.partition())
+            if name not in self.damaged and error is None:
+                records = self._run((*name, message.leader_epoch()), message.offset() or 0)
+                at, size = gather(taken, at, records, MOST_BYTES - self.size)
+                self.size += size
                 continue
-            key = message.topic(), message.partition(), message.leader_epoch()
-            records = self._run(key, message.offset() or 0)
-            at, size = gather(taken, at, records, MOST_BYTES - self.size)
-            self.size += size
+            at += 1
+            # What follows a damaged batch is not what stands there: see above.
+            if error is not None and error.code() in DAMAGED and None not in name:
+                self.damaged.setdefault(name, error)
+            elif error is not None and name not in self.damaged:
+                self.errors.append(message)
         self.messages += taken[:at]
         del messages[:at]
 
@@ -159,27 +164,6 @@ class Inbox:
             for one in reversed(self._kept_back)
             if one.error() is None
         }
-
-
-def sort_out(
-    taken: Taken, epochs: Mapping[Any, int]
-) -> tuple[list[Chunk], list[Message], dict[TopicPartition, KafkaError]]:
-    """The chunks of the partitions in `epochs`; the errors; and of these the first of each damaged partition."""
-    if not taken.errors:
-        return taken.chunks(epochs), [], {}
-    damaged: dict[TopicPartition, KafkaError] = {}
-    kept: list[Message] = []
-    for message in taken.messages:
-        topic, partition, error = message.topic(), message.partition(), message.error()
-        name = None if topic is None or partition is None else TopicPartition(topic, partition)
-        if name is not None and error is not None and error.code() in DAMAGED:
-            damaged.setdefault(name, error)
-        elif name not in damaged:  # what follows a damaged batch is not what stands there
-            kept.append(message)
-    whole = Taken()
-    while kept:  # `add` stops at its bound in bytes
-        whole.add(kept)
-    return whole.chunks(epochs), whole.errors, damaged
 
 
 class Damage(NamedTuple):

@@ -28,7 +28,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import commits, trouble
-from consumer.adapters.kafka.chunks import Damage, Inbox, damage_at, sort_out
+from consumer.adapters.kafka.chunks import Damage, Inbox, damage_at
 from consumer.adapters.kafka.configuration import BrokerWatch, is_cooperative, make_client
 from consumer.adapters.kafka.ends import Ends
 from consumer.adapters.kafka.groups import GroupSize, is_member
@@ -291,8 +291,7 @@ class GroupMember:
             return
         # What is held now: a rebalance while records were taken may have ended some.
         epochs = {name: one.epoch for name, one in self._held.items() if not one.passed_over}
-        chunks, errors, damaged = sort_out(taken, epochs)
-        for chunk in chunks:
+        for chunk in taken.chunks(epochs):
             name = TopicPartition(chunk.topic, chunk.partition)
             reading = self._held[name]
             first, last, expected = chunk.records[0].offset, chunk.records[-1].offset, reading.next.offset
@@ -303,10 +302,10 @@ class GroupMember:
                 self.topic_ids.hurry()
             self.ready.append(chunk)
             reading.next, reading.damage = commits.raw_partition(*name, last + 1, chunk.leader_epoch), None
-        for name, why in damaged.items():
-            if name in epochs:
+        for name in epochs:
+            if (why := taken.damaged.get(name)) is not None:
                 self._stop_reading(name, self._held[name], why)
-        for message in errors:
+        for message in taken.errors:
             if (error := message.error()) is not None:
                 self._on_error(message.topic(), error)
 
