@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -319,6 +320,7 @@ _LONGEST: Final = 3600.0
 """Seconds: the longest ``request_timeout`` that librdkafka accepts (`rd_kafka_AdminOptions_init`)."""
 
 
+@dataclass(eq=False, repr=False)  # the configuration holds passwords
 class RenewedAdmin:
     """An AdminClient, replaced when it does not answer: for questions to the coordinators of groups above all.
 
@@ -336,20 +338,18 @@ class RenewedAdmin:
     `configuration.make_client` does.
     """
 
-    def __init__(
-        self, config: Config, *, make_admin: Callable[[Config], Any] = configuration.admin_client
-    ) -> None:
-        self._config = config
-        self._make_admin = make_admin
-        self._admin: Any = None
-        self._made_one = False
+    config: Config
+    _: KW_ONLY
+    make_admin: Callable[[Config], Any] = configuration.admin_client
+    _admin: Any = None
+    _made_one: bool = False
 
     @property
     def admin(self) -> Any:
         """The AdminClient as it is now, for questions to other brokers: those may time out in librdkafka."""
         if self._admin is None:
             try:
-                self._admin = self._make_admin(self._config)
+                self._admin = self.make_admin(self.config)
             except SettingsError as error:
                 # What worked before fails for a moment: a certificate is being replaced, for example.
                 if self._made_one:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
@@ -46,14 +47,14 @@ class Sent(NamedTuple):
     answer: Answer
 
 
+@dataclass(eq=False)
 class SentCommits:
     """The commits that were sent and not answered, oldest first. Used in the consumer's thread.
 
     A commit is sent without waiting, and librdkafka answers it in a later poll.
     """
 
-    def __init__(self) -> None:
-        self.sent: list[Sent] = []
+    sent: list[Sent] = field(default_factory=list)
 
     def on_commit(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
         """librdkafka's `on_commit`."""

@@ -219,38 +219,39 @@ class DeadLetterProducer:
         counts: Mapping[str, int],
         left_out: Parts = (),
     ) -> list[Verdict]:
-        answers = [self._send(producer, letter, counts, left_out) for letter in letters]
+        answers: list[asyncio.Future[Verdict]] = []
+
+        def reported(answer: asyncio.Future[Verdict], error: Verdict, _: object) -> None:
+            post(self._loop, settle, answer, error)
+
+        for letter in letters:
+            answer: asyncio.Future[Verdict] = self._loop.create_future()
+            answers.append(answer)
+            topic = dead_letter_topic(self._template, letter.topic)
+            count = counts.get(topic)
+            if not count:
+                answer.set_result("")  # the reason was reported when the topic could not be found or created
+                continue
+            try:
+                producer.produce(
+                    topic,
+                    None if "key" in left_out else letter.record.key,
+                    None if "value" in left_out else letter.record.value,
+                    letter_headers(letter, left_out),
+                    partial(reported, answer),
+                    partition=letter.partition % count,  # that of its origin, if the topic has as many
+                    # Its timestamp is the current time: with the record's own, retention could delete it at once.
+                )
+            except KafkaException as error:
+                answer.set_result(trouble.cause_of(error))
+            except BufferError:
+                answer.set_result(_Code(_Code._QUEUE_FULL))
         if answers:
             # librdkafka gives up by itself at the time limit; one second more lets it say why.
             await asyncio.wait(answers, timeout=self._timeout + 1)
         # As of now: what is acknowledged later is stored twice in the end, which is allowed (docs/guarantees.md), and
         # never lost.
         return [one.result() if one.done() else "" for one in answers]
-
-    def _send(
-        self, producer: PolledProducer, letter: DeadLetter, counts: Mapping[str, int], left_out: Parts
-    ) -> asyncio.Future[Verdict]:
-        answer: asyncio.Future[Verdict] = self._loop.create_future()
-        topic = dead_letter_topic(self._template, letter.topic)
-        count = counts.get(topic)
-        if not count:
-            answer.set_result("")  # the reason was reported when the topic could not be found or created
-            return answer
-        try:
-            producer.produce(
-                topic,
-                None if "key" in left_out else letter.record.key,
-                None if "value" in left_out else letter.record.value,
-                letter_headers(letter, left_out),
-                lambda error, _: post(self._loop, settle, answer, error),
-                partition=letter.partition % count,  # that of its origin, if the topic has as many
-                # Its timestamp is the current time: with the record's own, retention could delete it at once.
-            )
-        except KafkaException as error:
-            answer.set_result(trouble.cause_of(error))
-        except BufferError:
-            answer.set_result(_Code(_Code._QUEUE_FULL))
-        return answer
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
         spoiled, self._spoiled = self._spoiled, self._spoiled or error.fatal()

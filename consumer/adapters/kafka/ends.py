@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException
@@ -22,30 +23,30 @@ _ASK_EVERY: Final = 1.0
 _ASK_TIMEOUT: Final = 1.0
 
 
+@dataclass(eq=False)
 class Ends:
     """What is known of the held partitions. Updated in the consumer's thread.
 
     `begins`, `ends` and `reached` may be read by other threads: each look replaces the mappings and changes none.
     """
 
-    def __init__(self, consumer: Consumer, on_trouble: OnTrouble) -> None:
-        self._consumer = consumer
-        self._on_trouble = on_trouble
-        self.begins: Mapping[TopicPartition, int] = {}
-        """Where logs begin."""
-        self.ends: Mapping[TopicPartition, int] = {}
-        """High watermarks."""
-        self.reached: Mapping[TopicPartition, int] = {}
-        """Up to where was read, including what is no record (transaction markers)."""
-        self.due = 0.0
-        """When to look again (monotonic)."""
-        self._of_fetches: dict[TopicPartition, int] = {}
-        self._ask_due = 0.0
-        self._asked = 0
+    consumer: Consumer
+    on_trouble: OnTrouble
+    begins: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Where logs begin."""
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """High watermarks."""
+    reached: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Up to where was read, including what is no record (transaction markers)."""
+    due: float = 0.0
+    """When to look again (monotonic)."""
+    _of_fetches: dict[TopicPartition, int] = field(default_factory=dict)
+    _ask_due: float = 0.0
+    _asked: int = 0
 
     def known(self, name: TopicPartition) -> tuple[int, int]:
         """Where this log begins and ends, by its last fetch; a number below 0 is not known."""
-        return self._consumer.get_watermark_offsets(RawPartition(*name), cached=True)
+        return self.consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
     def look(
         self, held: Collection[TopicPartition], unread: Mapping[TopicPartition, int], *, paused: bool
@@ -65,11 +66,19 @@ class Ends:
             for name, end in self._of_fetches.items()
         }
         # While it is paused, the consumer fetches nothing and hears of no end.
-        if paused and now >= self._ask_due:
-            self._ask_one(known)
+        if known and paused and now >= self._ask_due:
+            # One partition, another one each time: the question blocks the polls.
+            self._asked += 1
+            name = sorted(known)[self._asked % len(known)]
+            try:
+                _, known[name] = self.consumer.get_watermark_offsets(
+                    RawPartition(*name), timeout=_ASK_TIMEOUT
+                )
+            except KafkaException as error:
+                self.on_trouble(cause_of(error).name(), "the broker did not say where a partition ends")
             self._ask_due = time.monotonic() + _ASK_EVERY
         went_back = any(0 <= end < self.ends.get(name, 0) for name, end in known.items())
-        positions = self._consumer.position([RawPartition(*name) for name in held])
+        positions = self.consumer.position([RawPartition(*name) for name in held])
         reached = {
             TopicPartition(one.topic, one.partition): one.offset for one in positions if one.offset >= 0
         }
@@ -77,15 +86,3 @@ class Ends:
         self.ends = {name: end for name, end in known.items() if end >= 0}
         self.reached = {**reached, **unread}  # new mappings, never changed: other threads read them
         return went_back
-
-    def _ask_one(self, known: dict[TopicPartition, int]) -> None:
-        """Ask the broker for the end of one partition, of another one each time."""
-        if not known:
-            return
-        self._asked += 1
-        name = sorted(known)[self._asked % len(known)]
-        try:
-            _, known[name] = self._consumer.get_watermark_offsets(RawPartition(*name), timeout=_ASK_TIMEOUT)
-        except KafkaException as error:
-            code = cause_of(error).name()
-            self._on_trouble(code, "the broker did not say where a partition ends")

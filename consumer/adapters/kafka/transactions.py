@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -170,50 +171,49 @@ class TransactionalWriter:
         )
 
 
+@dataclass(eq=False)
 class _Lot:
-    """One transaction, tried once. `refused`: the index of the first record that failed; one by one, it is to blame.
+    """One transaction, tried once."""
 
-    `committing`: the commit is under way, and only the broker knows whether it was done.
-    """
-
-    def __init__(self, producer: Any, records: Sequence[NewRecord], one_by_one: bool) -> None:
-        self.producer = producer
-        self._records = records
-        self._one_by_one = one_by_one
-        self._causes: list[confluent_kafka.KafkaError] = []
-        self.refused: int | None = None
-        self.committing = False
+    producer: Any
+    records: Sequence[NewRecord]
+    one_by_one: bool
+    causes: list[confluent_kafka.KafkaError] = field(default_factory=list)
+    refused: int | None = None
+    """The index of the first record that failed; one by one, it is to blame."""
+    committing: bool = False
+    """The commit is under way, and only the broker knows whether it was done."""
 
     def write(self) -> confluent_kafka.KafkaError | None:
         """Why it failed; None: all is written."""
-        whole = list(enumerate(self._records))
+        whole = list(enumerate(self.records))
         try:
             self.producer.begin_transaction()
-            for together in [[one] for one in whole] if self._one_by_one else [whole]:
+            for together in [[one] for one in whole] if self.one_by_one else [whole]:
                 for index, record in together:
                     self._send(index, record)
                 # Delivery reports come in here; each record has one within the delivery time-out.
-                if self.producer.flush(_DELIVERY_SECONDS + 1) and not self._causes:
-                    self._causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
-                if self._causes:
+                if self.producer.flush(_DELIVERY_SECONDS + 1) and not self.causes:
+                    self.causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
+                if self.causes:
                     break
         except KafkaException as error:
-            self._causes.append(trouble.cause_of(error))
+            self.causes.append(trouble.cause_of(error))
         except SystemError:
             # A fatal error that the client raises in the middle of a delivery report; the abort says which.
-            self._causes.append(_Code(_Code._FATAL))
-        return self._cause() if self._causes else self._commit()
+            self.causes.append(_Code(_Code._FATAL))
+        return self._cause() if self.causes else self._commit()
 
     def _cause(self) -> confluent_kafka.KafkaError:
         """Of what was reported the error that says most."""
-        if all(cause.code() in _UNCLEAR for cause in self._causes):
+        if all(cause.code() in _UNCLEAR for cause in self.causes):
             # A failed transaction answers any call with its cause. (To begin again is always an error.)
             try:
                 self.producer.begin_transaction()
             except KafkaException as error:
                 if (cause := trouble.cause_of(error)).code() not in _UNCLEAR:
                     return cause
-        return min(self._causes, key=lambda cause: cause.code() in _UNCLEAR)
+        return min(self.causes, key=lambda cause: cause.code() in _UNCLEAR)
 
     def _send(self, index: int, record: NewRecord) -> None:
         try:
@@ -231,7 +231,7 @@ class _Lot:
     def _reported(self, index: int, error: confluent_kafka.KafkaError | None, _: object = None) -> None:
         if error is not None:
             self.refused = index if self.refused is None else self.refused
-            self._causes.append(error)
+            self.causes.append(error)
 
     def _commit(self) -> confluent_kafka.KafkaError | None:
         cause = _Code(_Code._FAIL)

@@ -26,7 +26,7 @@ LOT = 10
 
 def marks_in(lot: Any) -> list[tuple[int, str]]:
     """Of a lot's marks the partition, and what it says is done."""
-    headers = [(one.partition, dict(one.headers)) for one in lot._records]
+    headers = [(one.partition, dict(one.headers)) for one in lot.records]
     return [(at, named["pinstream.done"].decode()) for at, named in headers if "pinstream.done" in named]
 
 
@@ -61,7 +61,7 @@ def half_written(crash: Crash) -> None:
 
     def make(real: Any) -> Any:
         def send(self: Any, index: int, record: Any) -> None:
-            if index == len(self._records) // 2:
+            if index == len(self.records) // 2:
                 self.producer.flush(10)
                 crash.now(marks=marks_in(self), written=index)
             real(self, index, record)
