@@ -194,7 +194,7 @@ class GroupSize:
 
     group: str
     client: cluster.RenewedAdmin
-    """Ended with `close`."""
+    """Ended by the owner."""
     on_trouble: trouble.OnTrouble
     _: KW_ONLY
     wanted: bool = True
@@ -245,10 +245,6 @@ class GroupSize:
     def hurry(self) -> None:
         """Ask soon: partitions have come or gone. What was asked before that may be out of date."""
         self._outdated, self._due = True, 0.0
-
-    def close(self) -> None:
-        """End the client."""
-        self.client.close()
 
 
 def _holders(group: Any) -> int | None:

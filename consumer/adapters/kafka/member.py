@@ -217,7 +217,7 @@ class GroupMember:
             self._consumer.close()
         finally:
             self.topic_ids.close()
-            self.group_size.close()
+            self.group_size.client.close()
         self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
@@ -236,7 +236,7 @@ class GroupMember:
         return EndOffsets(
             self._ends.ends,
             self._ends.reached,
-            len(self._unstarted),
+            len(self._unstarted.waiting),
             # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile.
             {name: one.damage.offset for name, one in self._held.copy().items() if one.damage is not None},
             self._ends.begins,

@@ -101,24 +101,21 @@ class Unstarted:
     def __post_init__(self) -> None:
         self._most_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
-        self._waiting: dict[TopicPartition, Start | None] = {}
+        self.waiting: dict[TopicPartition, Start | None] = {}
+        """Those that wait, with their starts if these are known. Other threads may ask how many there are."""
         self._ask_due = 0.0
-
-    def __len__(self) -> int:
-        """How many wait; may be called by other threads."""
-        return len(self._waiting)
 
     def add(self, names: Sequence[TopicPartition]) -> None:
         """These were assigned. The next `ask` asks without delay."""
         if names:
-            self._waiting.update(dict.fromkeys(names))
+            self.waiting.update(dict.fromkeys(names))
             self._ask_due = 0.0
 
     def discard(self, name: TopicPartition) -> None:
         """This one is not ours any more."""
-        self._waiting.pop(name, None)
+        self.waiting.pop(name, None)
         self.new.discard(name)
-        if not self._waiting:
+        if not self.waiting:
             self._patience = _PATIENCE
 
     def ask(self) -> bool:
@@ -126,7 +123,7 @@ class Unstarted:
 
         Raises `consumer.errors.KafkaError` for a refusal that is final.
         """
-        unknown = [name for name, start in self._waiting.items() if start is None]
+        unknown = [name for name, start in self.waiting.items() if start is None]
         begun = time.monotonic()
         if unknown and begun >= self._ask_due:
             # While a question hangs, nothing polls: it has little time at first, and more each time.
@@ -134,7 +131,7 @@ class Unstarted:
             starts, failure = self.find(unknown, timeout)
             # For the others no guess: the beginning would repeat a topic, the end would skip records, and either would
             # lose the offset map that was committed with the start.
-            self._waiting.update(starts)
+            self.waiting.update(starts)
             if failure is not None:
                 self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
@@ -226,8 +223,8 @@ class Unstarted:
 
     def _startable(self) -> list[tuple[TopicPartition, Start]]:
         # What is known of one does not wait for another, except where all have to begin together.
-        found = sorted((name, start) for name, start in self._waiting.items() if start is not None)
-        return [] if self.whole and len(found) < len(self._waiting) else found
+        found = sorted((name, start) for name, start in self.waiting.items() if start is not None)
+        return [] if self.whole and len(found) < len(self.waiting) else found
 
     def _not_yet(self, why: KafkaError, took: float, timeout: float) -> None:
         if (fatal := as_fatal(why)) is not None:
@@ -236,10 +233,10 @@ class Unstarted:
             self._patience = min(2 * self._patience, self._most_patience)
         self._ask_due = time.monotonic() + max(_ASK_EVERY, took)  # polls get as much time as questions
         # Put the first one last: a question that hangs must not keep others from being asked.
-        first = next((name for name, start in self._waiting.items() if start is None), None)
+        first = next((name for name, start in self.waiting.items() if start is None), None)
         if first is not None:
-            self._waiting[first] = self._waiting.pop(first)
-        waiting = sum(start is None for start in self._waiting.values())
+            self.waiting[first] = self.waiting.pop(first)
+        waiting = sum(start is None for start in self.waiting.values())
         waits = f"{waiting} partitions wait" if waiting > 1 else "a partition waits"
         self.on_trouble(
             why.name(), f"{waits} for the brokers to say where to start: asking again ({describe_error(why)})"

@@ -151,7 +151,7 @@ def test_what_is_not_answered_is_asked_by_another_client(bench: Bench) -> None:
     assert first.ended.wait(LATE)
     assert bench.answer(described(1, 1)) == 2
     assert len(bench.admins) == 2
-    bench.size.close()
+    bench.size.client.close()
     assert bench.admin.ended.is_set()
 
 

@@ -290,7 +290,7 @@ def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole:
         clock.now += 0.1
         cluster.has_commits = bool(begun)
     assert sorted(begun) == ([] if whole else [(1, 100), (3, 100)])
-    assert len(unstarted) == (3 if whole else 1)
+    assert len(unstarted.waiting) == (3 if whole else 1)
     cluster.leaderless.clear()
     clock.now += 5.0
     assert unstarted.ask()
@@ -298,7 +298,7 @@ def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole:
     assert sorted(begun) == [(0, 100), (1, 100), (3, 100)], (
         "as one of a new topic, though others have committed"
     )
-    assert len(unstarted) == 0
+    assert len(unstarted.waiting) == 0
 
 
 class Moving(confluent_kafka.Consumer):
