@@ -19,6 +19,7 @@ store that does not answer, a dead-letter topic that cannot be written, another 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final, Protocol
 
 from consumer.engine.block import Block, RecordStage, Run
@@ -83,18 +84,18 @@ class Stall:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        # No ledger has settled so many, so that the first look begins the time.
         self._settled = -1
-        self._moved_at: float | None = None
+        self._moved_at = inf
         self._remind_at: float | None = None
 
     def look(self, settled: int, work: int, excused: bool) -> None:
         """Compare the records `settled` so far with those of the last look. `work`: open records, and lag."""
         now = self._context.now.monotonic
         # Without work, or where another name explains it, the time does not count: it begins anew after that.
-        if not work or excused or settled != self._settled or self._moved_at is None:
+        if not work or excused or settled != self._settled:
             if self._remind_at is not None:
-                still = round(now - (self._moved_at or now), 3)
-                self._context.report("info", "moves_again", seconds=still)
+                self._context.report("info", "moves_again", seconds=round(now - self._moved_at, 3))
             self._settled, self._moved_at, self._remind_at = settled, now, None
             return
         seconds = self.seconds()
@@ -104,8 +105,6 @@ class Stall:
 
     def seconds(self) -> float | None:
         """Return for how long nothing has settled; None: not for too long."""
-        if self._moved_at is None:
-            return None
         still = self._context.now.monotonic - self._moved_at
         return still if still >= self._context.policy.stall_after else None
 

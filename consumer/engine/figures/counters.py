@@ -57,7 +57,6 @@ class Counters:
     by_section: Counter[tuple[str, str]] = counts(
         "Records settled, by section of the mapping and disposition.",
         "pinstream_section_records_total",
-        path="by_section",
         keys=("section", "disposition"),
         status_note="Empty where the mapping has no [sections](sections.md). Records without one are not counted.",
     )

@@ -87,12 +87,12 @@ def snapshot(cls: type[_T]) -> type[_T]:
     return dataclass(frozen=True, slots=True)(cls)
 
 
+@dataclass(frozen=True)
 class Derived(Generic[_T]):
-    """A property of a snapshot that is a figure."""
+    """A property of a snapshot that is a figure; `of` works it out."""
 
-    def __init__(self, of: Callable[[Any], _T], about: Figure) -> None:
-        self.of = of
-        self.figure = about
+    of: Callable[[Any], _T]
+    figure: Figure
 
     def __get__(self, owner: object, _: type) -> _T:
         return self.of(owner)
