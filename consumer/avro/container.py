@@ -25,6 +25,7 @@ MAX_METADATA_ENTRIES: Final = 1_000
 MAX_BLOCK_BYTES: Final = 64 << 20  # packed and unpacked; writers end a block after some 16 KB to 2 MB
 _SYNC_BYTES: Final = 16
 _PIECE: Final = 1 << 20
+# The header of xz says how much memory unpacking takes: up to 4 GiB, if nothing bounds it.
 _XZ_MEMORY: Final = 128 << 20
 _LONGEST_SHOWN: Final = 40
 
@@ -134,6 +135,7 @@ def _unpacked(unpacker: zlib._Decompress | bz2.BZ2Decompressor | lzma.LZMADecomp
     return unpacked
 
 
+# zstandard and snappy are not in the standard library of Python 3.11.
 _CODECS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "null": lambda data: data,
     "deflate": lambda data: _unpacked(zlib.decompressobj(-zlib.MAX_WBITS), data),

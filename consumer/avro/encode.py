@@ -54,6 +54,7 @@ class Encoder:
     def encode(self, event: CommerceEvent) -> bytes:
         """Return the value of a record that holds `event`. Raises `Unencodable`."""
         out = io.BytesIO()
+        # In one buffer with the datum: fastavro writes behind what is there.
         out.write(self._framing)
         try:
             fastavro.schemaless_writer(out, self._schema, self._fitter.fit(event))

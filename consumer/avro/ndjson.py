@@ -81,13 +81,13 @@ class TypedLinePlan:
 
     def __init__(self, choice: Choice, topic: str | None, named: str | None) -> None:
         self._choice, self._topic, self._named = choice, topic, named
-        self._fits: dict[int, Fit] = {}
-        self._nodes: dict[int, AvroType] = {}
+        # By the number of our schema.
+        self._types: dict[int, tuple[AvroType, Fit]] = {}
         for record in choice.records:
             chosen = choice.choose(record, topic)
             if isinstance(chosen, int):
-                self._nodes[chosen] = node = parse(choice.all[chosen - 1].schema)
-                self._fits[chosen] = Fitter(node, _leaf).fit
+                node = parse(choice.all[chosen - 1].schema)
+                self._types[chosen] = node, Fitter(node, _leaf).fit
 
     def fit(self, document: dict[str, Any]) -> CommerceEvent | Rejection | Filtered:
         """Return the event of a line's object, or why there is none. Raises `Misfit` and `Exhausted`."""
@@ -105,25 +105,29 @@ class TypedLinePlan:
     ) -> CommerceEvent | Rejection | Filtered:
         if not isinstance(chosen, int):
             return chosen
-        event = SectionEvent(self._fits[chosen](document))
+        _, fit = self._types[chosen]
+        event = SectionEvent(fit(document))
         event.section = chosen
         return event
 
     def _bare(self, document: dict[str, Any]) -> CommerceEvent | Rejection | Filtered:
-        if len(self._nodes) == 1:
-            return self._fitted(next(iter(self._nodes)), document)
-        rated = sorted((misfit(node, document), number) for number, node in self._nodes.items())
-        fitting: list[tuple[int, CommerceEvent | Rejection | Filtered]] = []
+        if len(self._types) == 1:
+            return self._fitted(next(iter(self._types)), document)
+        rated = sorted((misfit(node, document), number) for number, (node, _) in self._types.items())
+        fitting: list[CommerceEvent | Rejection | Filtered] = []
+        best = math.inf
         for rating, number in rated:
-            if fitting and rating > fitting[0][0]:
+            # One that fits worse than another is not meant; of equals none is preferred.
+            if rating > best:
                 break
             try:
-                fitting.append((rating, self._fitted(number, document)))
+                fitting.append(self._fitted(number, document))
+                best = rating
             except Misfit:
                 continue
         if len(fitting) == 1:
-            return fitting[0][1]
-        names = self._choice.records
+            return fitting[0]
+        names = self._choice.records  # there may be hundreds: the first ones show what a name is like
         fits = "more than one of the record types" if fitting else "none of the record types"
         raise Misfit(
             f'it fits {fits} {", ".join(names[:5])}: write {{"{names[0]}": {{…}}}}, or name the type of all lines with '
@@ -151,6 +155,7 @@ def parse_line(line: bytes, plan: LinePlan | TypedLinePlan) -> CommerceEvent | R
         return rejected(DecodeCode.MISFIT, error.described("the line"))
     except (RecursionError, Exhausted):
         return rejected(DecodeCode.TOO_LARGE, "the line is nested too deeply")
+    # These two are ValueErrors, so they go before it.
     except json.JSONDecodeError as error:
         # The parser's own words hold no data; the text of its exception does.
         why = f"the line is not JSON ({error.msg}, column {error.colno}): write each record on one line"
@@ -217,6 +222,7 @@ def _year(count: int, per_second: int) -> int:
 def _decimal(logical: Logical) -> Fit:
     def fit(value: Any) -> Decimal:
         try:
+            # Text, too: exports quote amounts, lest a reader makes floats of them.
             if type(value) is Number or type(value) is str:
                 return decimal_to_scale(Decimal(value), logical)
         except (ValueError, InvalidOperation):

@@ -42,6 +42,7 @@ ALL: Final[Asked] = ((),)
 
 _STRUCTURES: Final = frozenset({"record", "array", "map"})  # a path must not end at one
 _NO_VALUES: Final = _STRUCTURES | {"null"}
+# A schema may refer to itself, and have thousands of fields: a list of its paths, for a message, has to end.
 _DEEPEST: Final = 8
 _MOST_PATHS: Final = 2000
 _MOST_NAMED: Final = 8  # paths in one message
@@ -129,6 +130,7 @@ class SchemaPaths:
     def _at(self, steps: Iterable[str]) -> list[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
         places: list[AvroType] = list(self._root)
+        # All branches at once: a path is right if one branch of a union has it.
         for step in steps:
             places = [branch for place in places for branch in _below(place, step)]
         return places

@@ -233,6 +233,7 @@ def _matched_fields(writer: Record, reader: Record) -> dict[str, Field]:
     return matched
 
 
+# From the best to the worst: the lowest rating among the branches of a union wins.
 _EXACT, _BY_ALIAS, _BY_UNQUALIFIED_NAME, _BY_PROMOTION, _NONE = range(5)
 
 
@@ -276,6 +277,7 @@ def _leaf(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
 def _rescaled_decimal(read: Callable[[bytes], Decimal], ours: Logical, data: bytes) -> Decimal:
     value = read(data)
     try:
+        # Exact or not at all: an amount is never rounded.
         return decimal_to_scale(value, ours)
     except ValueError:
         raise Unresolvable(f"a decimal that our scale of {ours.scale} does not hold exactly") from None

@@ -125,6 +125,7 @@ class TypedDecoder(AnyDecoder):
 
     def _unlearn(self, framing: bytes) -> None:
         self._writers.pop(framing, None)
+        # The routes of all topics, and the plans of all branches, were made of that schema.
         self._routes = {key: route for key, route in self._routes.items() if key[0] != framing}
         self._resolved = {key: plan for key, plan in self._resolved.items() if key[0] != framing}
 

@@ -95,7 +95,7 @@ def from_text(text: str, logical: Logical) -> int:
     if logical.family == "time":
         if not _TIME_OF_DAY.fullmatch(text):
             raise ValueError("not a time of day")
-        # On any day, the micros since its midnight.
+        # Counted from the midnight of the first day, which is 0.
         moment = datetime.combine(_EPOCH, time.fromisoformat(text), tzinfo=UTC)
     elif _DATE_AND_TIME.fullmatch(text):
         moment = datetime.fromisoformat(text.upper())

@@ -31,8 +31,8 @@ _NUMBER = re.compile(
 _LONGEST = 256
 
 
-def _number(value: Any) -> tuple[bool, str] | LeftOut:
-    """Return whether the number is below zero, and its size as decimal text."""
+def _number(value: Any) -> str | LeftOut:
+    """Return the number as decimal text without an exponent; only one below zero begins with a minus."""
     if isinstance(value, str) and len(value) > _LONGEST:
         return LeftOut.MALFORMED
     # The shortest decimal that means a float is its `repr`, and keeps the zero of 2.0.
@@ -49,11 +49,12 @@ def _number(value: Any) -> tuple[bool, str] | LeftOut:
     # Bounded before anything is expanded: 1e999999 is short.
     if not digits or abs(point) > MAX_DIGITS or abs(places) > MAX_DIGITS:
         return LeftOut.MALFORMED
-    negative = match["sign"] == "-" and bool(digits.strip("0"))
+    # Minus zero is zero: it refuses nothing.
+    sign = "-" if match["sign"] == "-" and digits.strip("0") else ""
     if point <= 0:
-        return negative, f"0.{'0' * -point}{digits}"
+        return f"{sign}0.{'0' * -point}{digits}"
     size, part = digits[:point].ljust(point, "0").lstrip("0") or "0", digits[point:]
-    return negative, f"{size}.{part}" if part else size
+    return f"{sign}{size}.{part}" if part else sign + size
 
 
 def exact(value: Any) -> Decimal | LeftOut:
@@ -73,10 +74,7 @@ def exact(value: Any) -> Decimal | LeftOut:
     elif kind is str and _is_plain(value):
         return Decimal(value)
     number = _number(value)
-    if isinstance(number, LeftOut):
-        return number
-    negative, size = number
-    return Decimal(f"-{size}" if negative else size)
+    return number if isinstance(number, LeftOut) else Decimal(number)
 
 
 def amount(value: Any) -> str | LeftOut:
@@ -88,10 +86,7 @@ def amount(value: Any) -> str | LeftOut:
     if value.__class__ is str and _is_plain(value):
         return value
     number = _number(value)
-    if isinstance(number, LeftOut):
-        return number
-    negative, size = number
-    return LeftOut.MALFORMED if negative else size
+    return number if isinstance(number, LeftOut) or number[0] != "-" else LeftOut.MALFORMED
 
 
 def is_zero(text: str) -> bool:
@@ -109,11 +104,10 @@ def count(value: Any) -> int | LeftOut | None:
     number = _number(value)
     if isinstance(number, LeftOut):
         return number
-    negative, size = number
     # A return must not become a purchase: the caller refuses the event.
-    if negative:
+    if number[0] == "-":
         return None
-    whole, _, part = size.partition(".")
+    whole, _, part = number.partition(".")
     things = int(whole)
     # Half a thing is malformed; 2.0 is two.
     return things if not part.strip("0") and things <= MAX_COUNT else LeftOut.MALFORMED
