@@ -72,7 +72,7 @@ class Container:
             if self._exactly(_SYNC_BYTES) != self._sync:
                 raise BrokenContainer("a block does not end where it says")
             data = unpack(packed)
-            # Records of no bytes exist in theory; to read them could take for ever.
+            # A block of no bytes may claim any number of records of type null: reading them would not end.
             if not 0 <= count <= len(data):
                 raise BrokenContainer("a block claims more records than it has bytes")
             yield Block(count, data)

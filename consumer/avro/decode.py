@@ -14,7 +14,7 @@ that a known record costs one look-up. An unknown one is answered with the `Sche
 shell fetches it, tells `add_schema`, and decodes again; `missing` is the verdict where there is none. Nothing here
 does I/O.
 
-Schemas that can be read are kept for good: an outage of the registry must never cost one that was known
+Schemas that can be read are kept for ever: an outage of the registry must never cost one that was known
 (docs/why.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
 """
 

@@ -371,7 +371,7 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
         "bytes": 3,
         "fixed": 3,
     },
-    # A fraction is tried as a whole number first, in vain.
+    # A fraction is tried as a whole number first, which fails, and then as what else the union has.
     Number: {
         "int": 0,
         "long": 0,

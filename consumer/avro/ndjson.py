@@ -222,7 +222,7 @@ def _year(count: int, per_second: int) -> int:
 def _decimal(logical: Logical) -> Fit:
     def fit(value: Any) -> Decimal:
         try:
-            # Text, too: exports quote amounts, lest a reader makes floats of them.
+            # Text, too: exports quote amounts, so that no reader makes floats of them.
             if type(value) is Number or type(value) is str:
                 return decimal_to_scale(Decimal(value), logical)
         except (ValueError, InvalidOperation):

@@ -106,10 +106,10 @@ class _TooIntricate(Exception):
 class _Resolver:
     """One resolution of at most `steps` steps.
 
-    `_pairs` holds what became of each pair of records or enums met so far: its plan, or why it has none. A record's
-    plan is there before its fields are, since they may refer to it. Should it fail after all, then it was taken for
-    good meanwhile, and what refers to it is refused only for the data that use it. So a failure is never premature:
-    it stands also for what was taken for good, and may be remembered.
+    `_pairs` holds the result for each pair of records or enums met so far: its plan, or why it has none. A record's
+    plan is there before its fields are resolved, since they may refer to it: it is assumed to succeed. If it then
+    fails, the types that referred to it have a plan without fields, which refuses only the data that use it. A failure
+    in spite of that assumption is final, so it may be remembered.
     """
 
     def __init__(self, steps: int) -> None:

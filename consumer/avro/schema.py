@@ -228,7 +228,7 @@ class _Parser:
     def _union(self, schema: list[Json], namespace: str, depth: int, where: str) -> Union:
         branches = [self.parse(branch, namespace, depth + 1, where) for branch in schema]
         labels = [label(branch) for branch in branches]
-        # Two branches of one type could not be told apart by their values.
+        # Two branches of one type could not be distinguished by their values.
         if not branches or len(set(labels)) < len(labels) or "union" in labels:
             raise InvalidSchema(f"{where}: a union is of different types, at least one, none itself a union")
         return Union(branches, labels.index("null") if "null" in labels else -1)
