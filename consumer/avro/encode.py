@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -66,17 +67,17 @@ class Encoder:
         return out.getvalue()
 
 
+@dataclass(frozen=True, slots=True)
 class SectionEncoders:
-    """Writes events of several sections of a mapping, each by the encoder of its own."""
+    """Writes events of several sections of a mapping, each by the encoder of its section."""
 
-    def __init__(self, encoders: Sequence[Encoder]) -> None:
-        """`encoders`: by the number of their section, which counts from 1."""
-        self._encoders = encoders
+    encoders: Sequence[Encoder]
+    """By the number of their section, which counts from 1."""
 
     def encode(self, event: CommerceEvent) -> bytes:
         """See `Encoder.encode`; `event` is a `SectionEvent`."""
         assert isinstance(event, SectionEvent)  # noqa: S101 - so do files of several types give them
-        return self._encoders[event.section - 1].encode(event)
+        return self.encoders[event.section - 1].encode(event)
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:

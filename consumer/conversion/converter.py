@@ -14,6 +14,7 @@ What comes out is safe to serialise: text is Unicode, numbers fit the API's int6
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from consumer.conversion import decisions as decide
@@ -122,16 +123,16 @@ class Converter:
         return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
 
 
+@dataclass(frozen=True, slots=True)
 class SectionConverters:
     """Converts events of several sections of a mapping, each by the converter of its section."""
 
-    def __init__(self, converters: Sequence[Converter]) -> None:
-        """`converters`: by the number of their section, which counts from 1."""
-        self._converters = converters
+    converters: Sequence[Converter]
+    """By the number of their section, which counts from 1."""
 
     def of(self, number: int) -> Converter:
         """Return the converter of the section with this number."""
-        return self._converters[number - 1]
+        return self.converters[number - 1]
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
         """Return the conversion of each event, in order, at `now` (unix seconds)."""
@@ -170,6 +171,7 @@ class _Writing:
             self._fill(written, fields, event)
             if written:
                 payload[key] = written
+        # Always there, as the platform requires it; without an identity in it the event is refused below.
         user = payload["user_data"] = {}
         self._fill(user, what.user_data, event)
         # The platform takes an event only with one of these: alone, neither address nor agent says who it was.
@@ -180,6 +182,7 @@ class _Writing:
         # An amount means nothing without its currency.
         if "value" in custom and "currency" not in custom:
             raise _Refused(REFUSALS["missing_currency"])
+        # It is sent all the same, and does no harm.
         if "opt_out_type" in custom and not ("st" in user and "country" in user):
             self.warned.append(decide.OPT_OUT_TYPE_IGNORED)
         if custom:

@@ -127,6 +127,7 @@ def value_at(value: Any, names: Iterable[str] | None) -> Any:
     if names is None:
         return None
     for name in names:
+        # In a union another branch may stand here, which has no such field.
         if not isinstance(value, dict):
             return None
         value = value.get(name)
@@ -168,6 +169,7 @@ def sent_values(
 def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> list[Any]:
     """Return what `sent_values` gives, without duplicates."""
     sent = sent_values(rule, values, warned, warnings)
+    # The first of equal digests stays, so the order is that of the record.
     return list(dict.fromkeys(sent)) if len(sent) > 1 else sent
 
 
@@ -296,6 +298,7 @@ class Decisions:
     def is_consent(self, value: Any) -> bool:
         """Return whether the value at the consent's path allows the event to be sent."""
         consent = self._mapping.consent
+        # The mapping asks for no consent: then the producer is responsible for it.
         if consent is None:
             return True
         if consent.allowed:
@@ -313,4 +316,5 @@ def id_of(value: Any) -> str | Rejection:
 def dedup_id_of(value: Any, event_id: str) -> str:
     """Return what identifies the event within account and name: `value`, else `event_id`."""
     text = text_of(value)
+    # Without a usable key the id identifies the event: at worst a copy is delivered, and no event is lost.
     return event_id if isinstance(text, LeftOut) else text

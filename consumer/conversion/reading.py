@@ -81,6 +81,7 @@ class CompiledReading:
                 columns.of_section(before, number)
 
     def _function(self, framing: bytes, plan: Plan | None, number: int) -> Many | None:
+        # The decoder does not know the schema yet: the two steps ask for it.
         if plan is None:
             return None
         written = self._written.get((framing, number))
@@ -90,6 +91,7 @@ class CompiledReading:
         return written.function
 
     def _write(self, plan: Plan, number: int) -> Many | None:
+        # Bounded, since whoever writes to the topic decides how many schemas there are.
         functions = sum(one.function is not None for one in self._written.values())
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None

@@ -57,6 +57,7 @@ class RuleTrace:
         # What the rules were asked for the event in hand: field -> values with their answers.
         self._asked: dict[str, list[tuple[Any, Any]]] = {}
         self._written: list[Any] = []
+        # Copies: the converter of the service must go on without writing anything down.
         self._converter = copy.copy(converter)
         description = self._converter.description = copy.copy(converter.description)
         self._fields: list[ProgramField] = []
@@ -116,7 +117,7 @@ class RuleTrace:
         source = self._mapping.sources.get(name)
         if source is None:
             return "[constants]"
-        # One element of a list is a value as it stands.
+        # A value at a path, or one element of a list there, is not computed.
         computed = not isinstance(source, Source | Element)
         return f"computed from {source.path}" if computed else source.path
 
@@ -140,6 +141,7 @@ class RuleTrace:
                     done.insert(0, "got its country's code")
                 entry.done += [word for word in done if word not in entry.done]
         usable = entry.values - entry.left_out.total()
+        # The rule had an answer, and the converter left it out all the same: its warning says why.
         if usable and lost is not None and not sent:
             entry.left_out[lost] += usable
             entry.done.clear()
@@ -188,6 +190,7 @@ def _done(value: Any, answer: Any, hashed: bool) -> list[str]:
     text = text_of(value)
     if not hashed:
         return ["unchanged" if answer in (value, text) else "normalised"]
+    # Digests in the record are passed on, in lower case.
     if not isinstance(text, str) or text.strip().lower() == answer:
         return ["a digest already"]
     return ["hashed"] if sha256(text.encode()).hexdigest() == answer else ["normalised", "hashed"]
@@ -198,6 +201,7 @@ def _sent(payload: dict[str, Any], name: str) -> int:
     holders: list[Any] = [payload]
     *parents, key = name.split(".")
     for parent in parents:
+        # Objects without values, and whole arrays, are left out of a payload.
         holders = [
             holder[parent.removesuffix("[]")] for holder in holders if parent.removesuffix("[]") in holder
         ]
