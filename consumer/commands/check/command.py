@@ -91,7 +91,12 @@ async def _ask_all(settings: Settings, send_test_event: bool, workers: str | Non
     for what, question in _QUESTIONS:
         rows += await _ask(what, question, found)
     if settings.registry.url and not settings.registry.is_glue:  # Glue names no schema by a topic
-        rows += await _ask("writers' schemas", writers.writers, found)
+        about = "writers' schemas"
+        told = "".join(row.text for row in rows if row.what == "schema registry")
+        # A registry that does not answer is the row of the registry, once.
+        for row in await _ask(about, writers.writers, found):
+            again = row.verdict is Verdict.SKIPPED and row.text in told
+            rows.append(CheckRow(about, Verdict.SKIPPED, "needs the schema registry") if again else row)
     if any(environment.outlook(os.environ)):
         rows += await _ask("OpenTelemetry", local.telemetry, found)
     # Only if the settings name a proxy or authorities can they be wrong about the way.

@@ -74,3 +74,11 @@ def test_a_context_that_the_registry_does_not_have(
                 "SCHEMA_REGISTRY_URL: the registry has no context .stagign, only ., .shop, .staging; correct what "
                 "follows /contexts/"
             )
+
+
+def test_a_registry_that_is_down_is_said_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    """Its own row has the error; the row of what is in it says only what it needs."""
+    env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
+    found = check(env | {"SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"})
+    assert found.verdicts("schema registry") == ["failed"]
+    assert found.text(ROW, "skipped") == "needs the schema registry"
