@@ -37,6 +37,8 @@ from tests.support.registry.apicurio import SecuredRegistry, shared_registry
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
+_EXTERNAL_NOTE = f"kafka: the external broker {EXTERNAL}, because KAFKA_BOOTSTRAP_SERVERS is set (unset it to start one here)"
+
 _Broker = TypeVar("_Broker", bound=RealBroker)
 
 _RUN_DIRECTORY = pytest.StashKey[Path]()
@@ -80,6 +82,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_report_header() -> str | None:
+    """Say that the tests use a broker that is not theirs: the variable may be exported for something else."""
+    return _EXTERNAL_NOTE if EXTERNAL else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses a broker, and order: what waits for processes and brokers comes first, what only computes last.
 
@@ -123,6 +130,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the figures that tests have measured and recorded (`record_property("figure", …)`)."""
+    if EXTERNAL:
+        terminalreporter.write_line(_EXTERNAL_NOTE)  # again: with -q there is no header
     recorded = [
         value
         for report in terminalreporter.getreports("passed")

@@ -1,6 +1,8 @@
 """One server for all processes of a test run (pytest-xdist). The first one to ask starts, under a file lock, a *keeper*
 process (``python -m MODULE --parent PID --state FILE``). The keeper owns the server: it writes where it is into the
 file, and ends it when the run's main process is gone or `stop` says so.
+
+`OwnServer` is what such servers have in common: a process with a folder.
 """
 
 from __future__ import annotations
@@ -10,23 +12,98 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 120.0
 _STOP_SECONDS = 25.0
+ANSWER_SECONDS = 60.0
+END_SECONDS = 20.0
 
 
 class Unavailable(Exception):
     """A server that does not start here; the text says what is missing."""
+
+
+class OwnServer:
+    """A server of our own. Use as a context manager, or `start` and `stop`.
+
+    `directory` keeps its data and its output; `stop` removes it if we made it. A subclass says how it starts, by
+    `_launch`, and whether it answers.
+    """
+
+    what = "a server"
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._made = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-server-"))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start; returns when it answers. Raises `Unavailable`."""
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _launch(self, command: Sequence[str]) -> None:
+        """Run this command, and wait until the server answers."""
+        output = self.directory / "output.log"
+        with output.open("ab") as sink:
+            process = self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,  # Ctrl-C at pytest must not kill it before the tests are done
+            )
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._answers():
+            if process.poll() is not None:
+                raise Unavailable(f"{self.what} ended: {output.read_text()[-1000:]}")
+            if time.monotonic() > deadline:
+                self._end(signal.SIGKILL)
+                raise Unavailable(f"{self.what} did not start: {output.read_text()[-1000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Shut down within `END_SECONDS`, else kill; remove what we made."""
+        self._end(signal.SIGTERM)
+        if self._made:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def shut_down(self) -> None:
+        """A clean stop that keeps the data."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        end(process, how, END_SECONDS)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def shared(directory: Path, name: str, module: str, parent: int) -> dict[str, str]:

@@ -18,18 +18,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.support import keeper
-from tests.support.keeper import Unavailable, end
+from tests.support.keeper import ANSWER_SECONDS, OwnServer, Unavailable
 from tests.support.maven import fetched
 
 HERE = Path(__file__).resolve().parent
@@ -42,9 +40,6 @@ NAME = "broker"
 SASL_USER = "pinstream"
 SASL_PASSWORD = "only-for-tests"  # the SASL listener's one user; the broker lives on loopback for minutes
 
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
-
 _JVM = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
 _QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"]
 
@@ -55,60 +50,45 @@ def ensure_jars(pom: str = NEWEST) -> Path:
     return fetched(HERE / pom, "dependency:copy-dependencies", folder)
 
 
-class RealBroker:
-    """One Kafka broker of our own, the newest. Use as a context manager, or `start` and `stop`.
+class RealBroker(OwnServer):
+    """One Kafka broker of our own, the newest."""
 
-    `directory` keeps log segments and the broker's output; it is removed by `stop` if we made it.
-    """
-
+    what = "Kafka"
     jars = NEWEST
 
     def __init__(self, directory: Path | None = None, **settings: str | int) -> None:
         """`settings`: properties of this broker, dots as underscores."""
+        super().__init__(directory)
         self.settings = {name.replace("_", "."): value for name, value in settings.items()}
-        self._made = directory is None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-kafka-"))
-        self.directory.mkdir(parents=True, exist_ok=True)
         plain, sasl, controller = free_ports(3)
         self._controller = f"127.0.0.1:{controller}"
         self.bootstrap_servers = f"127.0.0.1:{plain}"
         self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
         """SASL_PLAINTEXT, PLAIN, `SASL_USER` and `SASL_PASSWORD`."""
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Format and start; returns when the broker answers. Raises `Unavailable`."""
         self._classpath = f"{ensure_jars(self.jars)}/*"
         self._write_properties()
         self._format()
-        self._launch()
+        self._run()
         return self
-
-    def stop(self) -> None:
-        """Shut down cleanly, within `STOP_SECONDS`, else kill; remove what we made."""
-        self._end(signal.SIGTERM)
-        if self._made:
-            shutil.rmtree(self.directory, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL: a broker that is simply gone. `restart` brings it back."""
         self._end(signal.SIGKILL)
 
-    def shut_down(self) -> None:
-        """A clean stop that keeps the data. `restart` brings it back."""
-        self._end(signal.SIGTERM)
-
     def restart(self) -> None:
         """Start again, on the same ports with the same data."""
         self._end(signal.SIGTERM)
-        self._launch()
+        self._run()
 
     def replace(self) -> None:
         """Another cluster in place of this one: killed, and begun anew on the same ports, with nothing on its disk."""
         self._end(signal.SIGKILL)
         shutil.rmtree(self.directory / "logs")
         self._format("pinstreamTestClusterB")
-        self._launch()
+        self._run()
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, nothing answers."""
@@ -126,18 +106,6 @@ class RealBroker:
         if self._process is None:
             raise Unavailable("the broker is not running")
         return self._process.pid
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def properties(self) -> dict[str, str | int]:
         """What all brokers of the tests have; `settings` go before."""
@@ -196,32 +164,15 @@ class RealBroker:
     def _format(self, cluster: str = "pinstreamTestClusterA") -> None:
         main = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c"]
         command = self._java(*main, str(self.directory / "server.properties"), "--ignore-formatted")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
         if done.returncode != 0:
             raise Unavailable(f"kafka storage format failed: {(done.stdout + done.stderr).strip()[-500:]}")
 
-    def _launch(self) -> None:
-        output = self.directory / "broker.log"
-        with output.open("ab") as sink:
-            self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self.directory / "server.properties")),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,  # Ctrl-C at pytest must not kill it before the tests are done
-            )
-        if not wait_until(self._answers, START_SECONDS):
-            self._end(signal.SIGKILL)
-            raise Unavailable(f"Kafka did not start: {output.read_text()[-1000:]}")
+    def _run(self) -> None:
+        self._launch(self._java("kafka.Kafka", str(self.directory / "server.properties")))
 
     def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise Unavailable(f"Kafka ended: {(self.directory / 'broker.log').read_text()[-1000:]}")
         return answers(self.bootstrap_servers)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        end(process, how, STOP_SECONDS)
 
     def _java(self, *arguments: str) -> list[str]:
         java = shutil.which("java") or "java"

@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 
-from tests.support.kafka.broker import OLD, STOP_SECONDS, RealBroker, free_ports
+from tests.support.kafka.broker import OLD, RealBroker, free_ports
+from tests.support.keeper import END_SECONDS
 
 # What only brokers without a ZooKeeper have; with it this one would be started as such a broker.
 _KRAFT = (
@@ -39,7 +40,7 @@ class OldBroker(RealBroker):
         self._end(signal.SIGTERM)
         if self._zookeeper is not None:
             self._zookeeper.kill()  # its data goes with the broker's
-            self._zookeeper.wait(STOP_SECONDS)
+            self._zookeeper.wait(END_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def properties(self) -> dict[str, str | int]:

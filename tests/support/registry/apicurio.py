@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import ssl
-import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.support.certificates import Authority
-from tests.support.kafka.broker import free_ports, wait_until
+from tests.support.kafka.broker import free_ports
 from tests.support.kafka.secured import Issuer, Signer
-from tests.support.keeper import Unavailable, end, keep, shared
+from tests.support.keeper import OwnServer, keep, shared
 from tests.support.maven import fetched
 
 HERE = Path(__file__).resolve().parent
@@ -34,22 +30,19 @@ NAME = "registry"
 API = "/apis/ccompat/v7"
 """Below this path it is as Confluent's."""
 
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
 _JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 
-class RealRegistry:
-    """One registry of our own; a context manager."""
+class RealRegistry(OwnServer):
+    """One registry of our own."""
+
+    what = "Apicurio"
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._made = directory is None
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="pinstream-registry-"))
-        self.directory.mkdir(parents=True, exist_ok=True)
+        super().__init__(directory)
         self._port, self._tls_port = free_ports(2)
         self.base = f"http://127.0.0.1:{self._port}"
         self.url = self.base + API
-        self._process: subprocess.Popen[bytes] | None = None
 
     def properties(self) -> dict[str, str | int]:
         """What is set of its many properties."""
@@ -68,54 +61,15 @@ class RealRegistry:
         """Start, on the same ports with the same schemas each time; returns when it is ready. Raises `Unavailable`."""
         jar = _ensure_jar()
         options = [f"-D{name}={value}" for name, value in self.properties().items()]
-        output = self.directory / "registry.log"
-        with output.open("ab") as sink:
-            self._process = subprocess.Popen(
-                [shutil.which("java") or "java", *_JVM, *options, "-jar", str(jar)],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,  # Ctrl-C at pytest must not kill it before the tests are done
-            )
-        if not wait_until(self._is_ready, START_SECONDS):
-            self._end(signal.SIGKILL)
-            raise Unavailable(f"Apicurio did not start: {output.read_text()[-1000:]}")
+        self._launch([shutil.which("java") or "java", *_JVM, *options, "-jar", str(jar)])
         return self
 
-    def _is_ready(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise Unavailable(f"Apicurio ended: {(self.directory / 'registry.log').read_text()[-1000:]}")
+    def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.base}/health/ready", timeout=2) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
-
-    def stop(self) -> None:
-        """Shut down, within `STOP_SECONDS`, else kill; remove what we made."""
-        self._end(signal.SIGTERM)
-        if self._made:
-            shutil.rmtree(self.directory, ignore_errors=True)
-
-    def shut_down(self) -> None:
-        """A clean stop that keeps the schemas. `start` brings them back."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        end(process, how, STOP_SECONDS)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.stop()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 class SecuredRegistry(RealRegistry):
