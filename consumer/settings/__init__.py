@@ -88,6 +88,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
         raise _invalid(error, raw) from None
     # After the validation: a missing setting is a smaller mistake than a wrong one.
     _refuse_missing(raw, needs)
+    # The first one only: one mistake is often the cause of others.
     for trouble in chain(
         checks.missing_paths(settings),
         network.authorities_trouble(settings),
@@ -96,6 +97,7 @@ def load(environ: Mapping[str, str], *, needs: Collection[str] = DEFAULT_NEEDS) 
     ):
         raise SettingsError(trouble)
     if needs:
+        # curl, as part of librdkafka, reads the environment of the process and nothing else.
         os.environ.update(network.curl_environment(settings))
     kafka = settings.kafka
     trusted = {**kafka.properties, **network.token_authorities(settings)}
@@ -160,6 +162,7 @@ def _default_state_dir(environ: Mapping[str, str]) -> str:
     # The XDG base directory specification says to ignore a relative path.
     if Path(base).is_absolute():
         return f"{base}/pinstream"
+    # Without HOME, the parser of paths asks the system for the home folder, or says what to do.
     return f"{environ.get('HOME') or '~'}/.local/state/pinstream"
 
 

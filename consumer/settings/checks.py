@@ -119,6 +119,7 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
         yield f"{registry_variable(basic)} and {registry_variable(bearer[0])} are both set; keep one of them"
     yield from _token_contradictions(given, bearer)
     certificate = "ssl.certificate.location"
+    # The key may be in the certificate's file, but not the other way round.
     for name in ("ssl.key.location", "ssl.key.password"):
         if name in given and certificate not in given:
             yield f"{registry_variable(name)} needs {registry_variable(certificate)}; set it"
@@ -189,7 +190,7 @@ def _address_contradictions(own: PinstreamSettings) -> Iterator[str]:
             " off; set PINSTREAM_HTTP_ADDRESS too, or remove PINSTREAM_PAGE_ADDRESS"
         )
         return
-    # Both cannot be listened on, as far as their text shows. Port 0 is a free port each time.
+    # Both cannot be listened on, as far as their text shows; names are not looked up. Port 0 is a free port each time.
     hosts = {own.page_address.host.lower(), own.http_address.host.lower()}
     same_host = len(hosts) == 1 or not hosts.isdisjoint(_ALL_ADDRESSES)
     if same_host and own.page_address.port == own.http_address.port != 0:
@@ -230,6 +231,7 @@ def _topic_contradictions(topics: tuple[str, ...], own: PinstreamSettings) -> It
                 f"PINSTREAM_DEAD_LETTER_TOPIC={own.dead_letter_topic!r} makes a name longer than"
                 f" {MAX_TOPIC_LENGTH} characters for {topic[:60]!r}…; shorten it"
             )
+    # Also without KAFKA_TOPICS, or with patterns alone.
     if own.dead_letter_topic == "{topic}":
         yield "PINSTREAM_DEAD_LETTER_TOPIC='{topic}' is the topic itself; write {topic}.dead-letters"
 

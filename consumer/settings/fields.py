@@ -78,7 +78,7 @@ class SettingsGroup(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True,
+        frozen=True,  # parts that are built from it keep what they have read
         hide_input_in_errors=True,  # it may be a secret
         use_attribute_docstrings=True,  # they are the reasons of the table
     )
@@ -106,6 +106,7 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
     """How to log in: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, with the KAFKA_SASL_… properties of
     librdkafka. AWS_MSK_IAM logs in to Amazon MSK with the AWS credentials of this machine or pod; it needs the
     extra pinstream[msk]. See docs/kafka.md."""
+    # All are wrapped, because no list of the properties that may be secret is complete.
     properties: Mapping[str, SecretStr] = _setting({}, shown="librdkafka's", name="KAFKA_…")
     """Any other librdkafka property, with underscores for dots. Properties that would weaken the delivery
     guarantee are refused. Passwords and keys can also come from a file: KAFKA_…_FILE."""
@@ -114,6 +115,7 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
         """Properties for every librdkafka client. Secrets are in clear text: never log them."""
         revealed = {name: value.get_secret_value() for name, value in self.properties.items()}
         login = {} if self.sasl_mechanism is None else {"sasl.mechanism": self.sasl_mechanism}
+        # No name is there twice: what has a setting of its own is not passed through.
         return {"bootstrap.servers": self.bootstrap_servers, **login, **revealed}
 
     @property

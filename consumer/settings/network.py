@@ -35,6 +35,7 @@ def authorities_trouble(settings: Settings) -> Iterator[str]:
         if path is None:
             continue
         try:
+            # Only OpenSSL knows what it accepts as a certificate.
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (ssl.SSLError, ValueError):  # no certificate, or no path at all
             yield f"{name}={str(path)!r}: has no certificate; it must have those of the authorities to trust (PEM)"
@@ -63,6 +64,7 @@ def curl_environment(settings: Settings) -> Mapping[str, str]:
         parts = urlsplit(proxy.get_secret_value())
         if parts.netloc:
             user, _, password = (words or "").partition(":")
+            # curl decodes user and password of the URL. They stand in place of those that it may have.
             shown = f"{quote(user, safe='')}:{quote(password, safe='')}@" if words else ""
             kept = parts.netloc.rpartition("@")[2] if words else parts.netloc
             found[name] = f"{parts.scheme}://{shown}{kept}"
@@ -74,6 +76,7 @@ def token_authorities(settings: Settings) -> Mapping[str, SecretStr]:
     given = settings.kafka.client_properties()
     if not given.get(_ENDPOINT, "").startswith("https:") or given.keys() & {*_HTTPS_CA}:
         return {}
+    # What Python's clients trust by default, so that all clients of this process trust the same.
     system = ssl.get_default_verify_paths()
     bundle = settings.network.ssl_cert_file or system.cafile
     if bundle is not None:

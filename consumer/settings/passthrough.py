@@ -69,6 +69,7 @@ _UNDERSCORED = {
     for name in ("log_level", "enabled_events", "default_topic_conf", "on_commit", "on_delivery")
 }
 
+# sasl.password, ssl.keystore.password, sasl.oauthbearer.client.secret, ssl.key.pem, … of librdkafka.
 _SECRET_PROPERTY = re.compile(
     r"(?:.+\.)?(?:password|secret|passphrase)|.+\.key\.pem|sasl\.oauthbearer\.config|sasl\.jaas\.config"
 )
@@ -121,6 +122,7 @@ _SECRET_FILE_BYTES = 64 * 1024
 
 def kafka_property(variable: str) -> str:
     """``KAFKA_SASL_USERNAME`` -> ``sasl.username``."""
+    # Variables cannot have dots in most shells.
     rest = variable.removeprefix("KAFKA_")
     return _UNDERSCORED.get(rest) or rest.lower().replace("_", ".")
 
@@ -162,6 +164,7 @@ def refusal(name: str, value: str) -> str | None:
 
 def service_link_names(environ: Mapping[str, str]) -> frozenset[str]:
     """The variables that Kubernetes made for its services (and Docker for its links)."""
+    # A service has both variables (Kubernetes, "Environment variables" of services): one alone is somebody's mistake.
     bases = [
         name.removesuffix("_SERVICE_HOST")
         for name in environ
@@ -182,7 +185,6 @@ def kafka_properties(environ: Mapping[str, str], ignored: Collection[str]) -> di
         reason = refusal(name, value)
         if reason is not None:
             raise SettingsError(f"{variable} is refused: {reason}; remove it")
-        # All are wrapped, because no list of the properties that may be secret is complete.
         properties[name] = SecretStr(value)
     return properties
 

@@ -18,11 +18,13 @@ from pydantic import BeforeValidator
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+# 15 digits at most: a float has room for them all. ASCII digits, because `\d` takes those of every script.
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 # Kafka's own limit (org.apache.kafka.common.internals.Topic).
 MAX_TOPIC_LENGTH = 249
 _NOT_IN_EVERY_DIALECT = re.compile(r"\(\?|\\[A-Za-z]|[*+?}]\?")
+# librdkafka also takes a protocol before the host: SSL://kafka:9093.
 _BROKER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:,/@\[\]]+)(?::([0-9]{1,5}))?")
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _PORTS = 65535
@@ -95,6 +97,7 @@ def _bounded(
 
 def parse_share(text: str) -> float:
     """A share: above 0, at most 1."""
+    # `float` alone takes nan, 1e-1 and the digits of every script.
     if not re.fullmatch(r"0?\.[0-9]{1,9}|[01](?:\.0{1,9})?", text) or not float(text):
         raise ValueError("not a share; allowed: above 0 up to 1, such as 0.5")
     return float(text)
@@ -216,6 +219,7 @@ def parse_proxy(text: str) -> str:
     """The URL of a proxy, ``http://[user:password@]host:port``; without a scheme, http is meant."""
     if not text:
         return ""
+    # Written out, because the clients that get it do not agree on what a URL without a scheme is.
     url = (text if "://" in text else f"http://{text}").rstrip("/")
     try:
         parts = urlsplit(url)
@@ -236,6 +240,7 @@ def parse_proxy(text: str) -> str:
 
 def parse_login(text: str) -> str:
     """``user:password``."""
+    # RFC 7617: a user has no colon, a password may have some, and neither has control characters.
     if ":" not in text or not text.isprintable():
         raise ValueError("has no colon, or a line break; it must be user:password, on one line")
     return text
@@ -246,7 +251,7 @@ def parse_http_address(text: str) -> HttpAddress | None:
     if not text:
         return None
     host, _, port = text.rpartition(":")
-    # In brackets, because an IPv6 address has colons too.
+    # In brackets, because an IPv6 address has colons too (RFC 3986).
     v6 = host.startswith("[") and host.endswith("]")
     if v6:
         host = host[1:-1]
@@ -291,6 +296,7 @@ def parse_path(text: str) -> Path:
 
 def parse_header_text(text: str) -> str:
     """Text for an HTTP header, such as a token: visible ASCII without blanks."""
+    # A line break would end the header and begin another one (RFC 9110, field values).
     if not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError("has blanks, line breaks or characters that no token has; it must be the token only")
     return text
