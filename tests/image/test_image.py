@@ -23,8 +23,9 @@ from tests.end_to_end.processes import ACCOUNT, TOKEN, wait_for
 from tests.end_to_end.records import generated, new_group, new_topic, write_generated
 from tests.image.building import ROOT, Image, missing_programs
 from tests.image.running import Container
+from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import Kafka
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 
 # All in one step of CI, so that the image is built once; and with time for the build on a busy machine.
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
@@ -137,7 +138,7 @@ def settings_for(container: Container, kafka: Kafka, api: Api, topic: str) -> di
         "PINTEREST_AD_ACCOUNT_ID": ACCOUNT,
         "PINTEREST_ACCESS_TOKEN_FILE": container.secret("pinterest_access_token", TOKEN),
         "PINTEREST_API_URL": api.url,
-        "PINSTREAM_HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
+        "PINSTREAM_HTTP_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}",
         "PINSTREAM_SHUTDOWN_GRACE": f"{GRACE:g}s",
         "PINSTREAM_LOG_FORMAT": "json",
     }

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +27,7 @@ from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event, committed_offsets, new_group, new_topic, write
 from tests.end_to_end.trouble.clocks import WrongClock
+from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
 Hooks = Mapping[str, Callable[[], None]]
@@ -57,7 +57,7 @@ class World:
         self.started_at = time.time() - _HOUR
         self.expected: set[str] = set()
         """Ids of the events that the platform must have in the end."""
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         self.env = {
             **run_environment(folder, kafka, self.topic, self.group, api.url),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -208,13 +208,6 @@ class World:
 
 def _is_ready(process: Process) -> bool:
     return process.get("/readyz") == (200, "ok\n")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 class TokenExpired(World):

@@ -17,16 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kafka.broker import free_ports
+
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 _START = 30.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 class RedisServer:
@@ -37,7 +31,7 @@ class RedisServer:
     ) -> None:
         """`configuration`: the lines of its file; a Sentinel has them there."""
         self.directory = directory
-        self.port = port or free_port()
+        self.port = port or free_ports(1)[0]
         self._arguments = arguments
         self._file: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,7 +112,7 @@ def redis_cluster(directory: Path, primaries: int, replicas: int = 0) -> Iterato
         )
         nodes = [
             stack.enter_context(
-                redis_server(directory / f"node-{n}", *arguments, "--cluster-port", str(free_port()))
+                redis_server(directory / f"node-{n}", *arguments, "--cluster-port", str(free_ports(1)[0]))
             )
             for n in range(primaries * (1 + replicas))
         ]

@@ -19,12 +19,13 @@ from consumer.adapters.key_store.shared.store import RedisKeyStore
 from consumer.errors import KeyStoreError, SettingsError
 from tests.adapters.key_store.helpers import NOON, RIGHTS, WINDOW, key, keys, member, until_answered, works
 from tests.support.certificates import Authority
-from tests.support.redis_server import RedisServer, free_port, redis_server
+from tests.support.kafka.broker import free_ports
+from tests.support.redis_server import RedisServer, redis_server
 
 
 async def test_a_server_that_is_not_there_is_one_line() -> None:
     """The address is named, the password is not; housekeeping keeps the reason for the page."""
-    async with member(f"redis://user:hush@127.0.0.1:{free_port()}") as store:
+    async with member(f"redis://user:hush@127.0.0.1:{free_ports(1)[0]}") as store:
         with pytest.raises(KeyStoreError, match=r"redis://127\.0\.0\.1:\d+ cannot be reached") as refused:
             await store.renew()
         assert "hush" not in str(refused.value)
@@ -149,7 +150,7 @@ async def test_a_password_that_changes_is_read_again(tmp_path: Path) -> None:
 async def test_over_tls(tmp_path: Path) -> None:
     """With an authority of our own; without it the reason is named."""
     authority = Authority(tmp_path, "ca")
-    pair, port = str(authority.issue()), free_port()
+    pair, port = str(authority.issue()), free_ports(1)[0]
     tls = ("--tls-port", str(port), "--tls-cert-file", pair, "--tls-key-file", pair)
     trust = ("--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no")
     with redis_server(tmp_path / "redis", "--port", "0", *tls, *trust, port=port) as server:
