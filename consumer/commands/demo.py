@@ -54,6 +54,7 @@ _FLUSH_TIMEOUT = 60.0
 _LAST_SECONDS = 5.0
 # Seconds between two looks at the consumer's progress.
 _LOOK = 0.02
+_SHARE = click.FloatRange(0, 0.9)
 
 
 @click.command(cls=Command)
@@ -66,14 +67,9 @@ _LOOK = 0.02
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
 @click.option(
-    "--duplicates",
-    type=click.FloatRange(0, 0.9),
-    default=0.0,
-    help="Share of events that are produced twice, such as 0.05.",
+    "--duplicates", type=_SHARE, default=0.0, help="Share of events that are produced twice, such as 0.05."
 )
-@click.option(
-    "--invalid", type=click.FloatRange(0, 0.9), default=0.0, help="Share of invalid records, such as 0.01."
-)
+@click.option("--invalid", type=_SHARE, default=0.0, help="Share of invalid records, such as 0.01.")
 @click.option(
     "--faults", is_flag=True, help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers."
 )
@@ -151,7 +147,8 @@ class _Demo:
         # Whether the demo ends by itself.
         self.bounded = self.events is not None or self.path is not None
         self._stopped = asyncio.Event()
-        self._stopped_at = math.inf
+        # Ctrl-C sets the event, and this time after which no record is waited for any more.
+        self._give_up_at = math.inf
 
     async def run(self, environ: Mapping[str, str], folder: str) -> None:
         """Open all parts, produce and deliver, print how every record ended."""
@@ -213,7 +210,7 @@ class _Demo:
 
     def _stop(self) -> None:
         self._stopped.set()
-        self._stopped_at = time.monotonic()
+        self._give_up_at = time.monotonic() + _LAST_SECONDS
 
     # -- producing
 
@@ -230,23 +227,18 @@ class _Demo:
         await self._producer.flush(_FLUSH_TIMEOUT)
 
     def _records(self) -> Iterator[Produced]:
+        records: Iterator[Produced]
         if self.path is None:
             # The generated shop has one type of records: that of the mapping's, or of its first section.
             encoder = Encoder(self._sections.all[0].schema, SingleObject())
-            generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
-            return islice(made_up(generator, encoder), self.events)
-        encoders = building.encoders(self._sections, [SingleObject()] * len(self._sections.all))
-        records: Iterator[Produced] = iter(
-            FileRecords(
-                str(self.path),
-                building.file_types(self._sections, topic=TOPIC),
-                encoders,
-                # A file may be old, and the sandbox refuses events that are older than a week.
-                moved_to_now(self._sections),
-            )
-        )
-        records = with_duplicates(records, self.duplicates, self.seed)
-        records = with_invalid(records, self.invalid, self.seed, time.time, encoders)
+            records = made_up(EventGenerator(self.seed, time.time, self.duplicates, self.invalid), encoder)
+        else:
+            encoders = building.encoders(self._sections, [SingleObject()] * len(self._sections.all))
+            types = building.file_types(self._sections, topic=TOPIC)
+            # A file may be old, and the sandbox refuses events that are older than a week.
+            records = iter(FileRecords(str(self.path), types, encoders, moved_to_now(self._sections)))
+            records = with_duplicates(records, self.duplicates, self.seed)
+            records = with_invalid(records, self.invalid, self.seed, time.time, encoders)
         return islice(records, self.events)
 
     def _settled(self) -> int:
@@ -269,7 +261,7 @@ class _Demo:
                     if settled >= self.produced and pipeline.committed():
                         return
                     # A guard that stops the intake would wait for a person.
-                    if pipeline.progress().guarded or time.monotonic() > self._stopped_at + _LAST_SECONDS:
+                    if pipeline.progress().guarded or time.monotonic() > self._give_up_at:
                         return
                 await asyncio.wait((serving,), timeout=_LOOK)
 
@@ -281,9 +273,8 @@ def _print(document: dict[str, Any], as_json: bool) -> None:
     for name, count in document["ledger"].items():
         table.add_row(name, f"{count:,}")
     table.add_section()
-    counts = document["sandbox"]
     for name in ("accepted_events", "distinct_event_ids", "value_sum"):
-        value = counts[name]
+        value = document["sandbox"][name]
         table.add_row(f"sandbox: {name}", f"{value:,}" if isinstance(value, int) else str(value))
     Console(stderr=as_json).print(table)
     if as_json:

@@ -194,10 +194,9 @@ class Supervision:
         """Return exit code and reason if the supervisor must end; None: the worker is started again."""
         if code in (SETTINGS, REFUSED):
             return Finish(code, reason)
+        # As a single process would: the first worker cannot join, so no other can.
         if not self._joined and code != 0:
-            return Finish(
-                1, reason
-            )  # as a single process would: the first worker cannot join, so no other can
+            return Finish(1, reason)
         # While any worker settles records, `in_vain` is reset, and restarting the others is worth it.
         if one.in_vain >= MOST_ENDS:
             ends = f"worker {one.number} ended {one.in_vain} times and no record was settled in between"
