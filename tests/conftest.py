@@ -37,8 +37,9 @@ from tests.support.registry.apicurio import SecuredRegistry, shared_registry
 EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 IN_CI = os.environ.get("CI", "").lower() == "true"
 
-_EXTERNAL_NOTE = f"kafka: the external broker {EXTERNAL}, because KAFKA_BOOTSTRAP_SERVERS is set (unset it to start one here)"
-
+_EXTERNAL_NOTE = (
+    f"kafka: the external broker {EXTERNAL}: KAFKA_BOOTSTRAP_SERVERS is set; unset it to start one here"
+)
 _Broker = TypeVar("_Broker", bound=RealBroker)
 
 _RUN_DIRECTORY = pytest.StashKey[Path]()
