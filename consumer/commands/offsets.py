@@ -164,6 +164,7 @@ async def set_(
                 _refuse_in_use(group, await offsets.view())
                 raise GroupInUse(f"{refusal}: stop every member first") from refusal
             now = await offsets.positions(list(targets))
+    # What is committed now, read from the brokers, in place of what was.
     moved = [row._replace(position=now.get(row.place)) for row in rows]
     if as_json:
         documents = [{**plan, "committed": row.committed} for plan, row in zip(plans, moved, strict=True)]
@@ -296,6 +297,7 @@ _FIGURES = ("committed", "beginning", "end", "lag", "settled_above")
 
 
 def _document(row: PartitionRow) -> dict[str, Any]:
+    # JSON null, and "none" in the table, where the topic is gone or nothing is committed.
     begin, end = row.extent or (None, None)
     figures = (row.committed, begin, end, row.lag, row.settled())
     return {**row.place._asdict(), **dict(zip(_FIGURES, figures, strict=True))}
@@ -307,6 +309,7 @@ def _note(row: PartitionRow) -> str | None:
         return "no longer exists; the offsets stay until the brokers delete them"
     if row.committed is None:
         return "nothing committed; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` starts"
+    # The beginning has moved past it: retention was shorter than the outage.
     if row.committed < row.next_read:
         return "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says where `pinstream run` continues"
     if row.committed > row.extent.end:
@@ -330,6 +333,7 @@ def _chosen(named: Sequence[str], found: _Found, dead_letters: str) -> list[Topi
     places = found.partitions(sorted(topics))
     if not named or not places:
         return places
+    # `--partition 3` means that partition of every topic; `orders:3` that of one.
     known = {topic: [one.partition for one in places if one.topic == topic] for topic in sorted(topics)}
     return sorted({place for text in named for place in named_partitions(text, list(known), known)})
 
@@ -340,6 +344,7 @@ def _refuse_in_use(group: str, view: GroupView) -> None:
             f"the group {group} has {_members(view)}: stop every member first; one that was killed counts until its "
             "session times out"
         )
+    # Members are just joining.
     if view.active:
         raise GroupInUse(f"the group {group} is in use ({view.state}): stop every member first")
 
@@ -362,6 +367,7 @@ async def _targets(
                 f"--to {bound}: offset {bound.value} is not in {row.place}, which goes from {low} to its end, {end}; "
                 "name another, or choose partitions with --partition"
             )
+        # No record since then: the end, so that the next one that comes is the first.
         after = {"beginning": low, "offset": bound.value, "time": since.get(row.place, end), "end": end}
         targets[row.place] = after[bound.kind]
     return targets
@@ -393,7 +399,7 @@ def _meaning(
             for one in (own.dedup_window, own.max_event_age)
         )
         # An age of 0 is no limit.
-        age = f", or is a dead letter if older than {oldest}" if own.max_event_age else ""
+        age = f", or become dead letters if older than {oldest}" if own.max_event_age else ""
         yield (
             f"Up to {read_again:,} records will be READ AGAIN. Events delivered in the last {window} "
             "(PINSTREAM_DEDUP_WINDOW) are recognised by their keys and not sent again; events delivered before that "

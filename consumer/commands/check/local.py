@@ -183,11 +183,11 @@ async def page(found: Found) -> Said:
     if own.page_address is not None:
         places.append(listening.page_address(*own.page_address))
     # One that is taken may be another pinstream's: that one runs already.
-    free = [await _is_free(place) for place in places]
+    taken = [place for place in places if not await _is_free(place)]
     # Each alone is free. Both together may not be: a name and a number may be the same address.
-    if all(free):
+    if not taken:
         await try_out(*places)
-    said = "; ".join(_said(place, is_free) for place, is_free in zip(places, free, strict=True))
+    said = "; ".join(_said(place, place not in taken) for place in places)
     # Who may read the page. Health never needs the token, or no probe could ask for it.
     if own.http_token is not None or own.http_token_file is not None:
         said += "; everything but health requires PINSTREAM_HTTP_TOKEN"

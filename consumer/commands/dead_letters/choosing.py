@@ -59,6 +59,7 @@ def parse_origin(text: str) -> tuple[str | int, ...]:
         raise UsageError(
             f"--origin {text[:300]!r} is no origin: write TOPIC, TOPIC:PARTITION or TOPIC:PARTITION:OFFSET"
         )
+    # A `Place` is a tuple too, so what it begins with can be compared.
     topic, *numbers = found.groups()
     return topic, *(int(one) for one in numbers if one is not None)
 
@@ -108,6 +109,7 @@ def filter_options(command: Callable[..., None]) -> Callable[..., None]:
         origins: Sequence[tuple[str | int, ...]],
         **others: Any,
     ) -> None:
+        # It would match nothing, and look as if there were no letters.
         if since is not None and until is not None and since >= until:
             raise UsageError("--since must be before --until: no letter can match")
         filters = Filters(frozenset(map(Stage, stages)), frozenset(codes), since, until, tuple(origins))
@@ -181,6 +183,7 @@ class Chooser:
             # Marks are ours, too. Anything else may be another team's: it is counted and stays.
             self.tally.foreign += read_mark(record, self.marks.homes[partition]) is None
             return None
+        # The first pass has counted what is done already.
         if record.offset in self.marks.done[partition] or not self._options.filters.hold(letter):
             return None
         # It counts as left: as many letters as were asked for are chosen already.

@@ -92,6 +92,7 @@ def redrive_letters(**given: Any) -> None:
     else:
         settings = load_quietly(os.environ, ("kafka", "account", "token"))
     outcome = asyncio.run(_run(options, settings))
+    # Before the error, whatever it is: what was redriven until then is redriven.
     print_redrive(outcome, as_json=options.as_json)
     if outcome.end is ReplayEnd.INTERRUPTED:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
@@ -120,6 +121,7 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
             return outcome
         async with contextlib.AsyncExitStack() as stack:
             redriven: dict[str, Redriven] = {}
+            # The marks of all topics before the service begins: the bar shows how many letters there are.
             for topic in there:
                 chooser = Chooser(options, topic, reader, outcome)
                 writer = TransactionalWriter(
@@ -176,6 +178,7 @@ async def _serve(
     transformer = building.transformer(settings, mapped)
     keys = building.key_store(settings)
     stack.push_async_callback(keys.close)
+    # It stands in for the producer of dead letters, whose letters would not be in one transaction with the marks.
     marker = Marker(redriven)
     world = building.outside(settings, local, keys, stack, transformer, letters=marker)
     # Without the fast path: letters are few.
@@ -190,6 +193,7 @@ async def _serve(
     def connect(listener: Service) -> LettersSource:
         # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
         ranges = [one for topic in redriven.values() for one in topic.chooser.ranges]
+        # If the topic is created again meanwhile, the marks would be for letters that are gone.
         topic_ids = TopicIds(config)
         inner = BoundedSource(
             config, ranges, listener=listener, on_trouble=building.log_kafka_trouble, topic_ids=topic_ids
@@ -225,6 +229,7 @@ class OfOrigin:
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
         """See `consumer.engine.reading.Decoding`."""
+        # One by one: a topic for all may hold letters of several origins, whose records have different types.
         return [
             decoded
             for record in records

@@ -84,6 +84,7 @@ async def _find(place: letters.Place, reader: reading.Reader) -> tuple[letters.D
         missing = str(error).removesuffix(": correct --topic")
         raise UsageError(f"{place}: {missing}; see pinstream dead-letters list") from None
     where = ranges.get(place.partition)
+    # Say what there is: the place may come from an old list, or be mistyped.
     if where is None:
         raise UsageError(f"{place}: {place.topic} has the partitions 0 to {len(ranges) - 1}")
     if not where.begin <= place.offset < where.end:
@@ -115,6 +116,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: readi
     if letter.omitted:
         parts = " and ".join(letter.omitted)
         shown["note"] = f"it holds no {parts}: read at its origin, {letter.origin}"
+    # As `run` reads it, but whole: also the fields that the mapping does not ask for.
     local = building.local_schemas(settings)
     mapped = building.sections(settings, local)
     writers = building.writer_schemas(settings, local)
@@ -145,27 +147,28 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: readi
 async def _decoded(
     decoder: AnyDecoder, record: Record, topic: str, writers: Any
 ) -> CommerceEvent | Rejection | Filtered | None:
+    """Return the decoded record, or why it cannot be decoded; None for a tombstone. Raises `KafkaError`."""
     decoded = decoder.decode(record, topic)
-    if not isinstance(decoded, SchemaRef):
-        return decoded
-    # One try: a person is waiting, and can run it again.
-    answer = await writers.fetch(FetchSchema(decoded))
-    if isinstance(answer, SchemaFound):
+    if isinstance(decoded, SchemaRef):
+        # One try: a person is waiting, and can run it again.
+        answer = await writers.fetch(FetchSchema(decoded))
+        if isinstance(answer, SchemaMissing):
+            return decoder.missing(decoded)
+        if not isinstance(answer, SchemaFound):
+            raise KafkaError(
+                f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
+            )
         decoder.add_schema(decoded, answer.schema, answer.kind)
-    elif isinstance(answer, SchemaMissing):
-        return decoder.missing(decoded)
-    else:
-        raise KafkaError(
-            f"the schema {decoded.kind} {decoded.value} cannot be fetched now ({answer.reason}); try again"
-        )
-    again = decoder.decode(record, topic)
-    return None if isinstance(again, SchemaRef) else again
+        decoded = decoder.decode(record, topic)
+    # A schema that was just added is known: this is for the type alone.
+    return None if isinstance(decoded, SchemaRef) else decoded
 
 
 def _print(document: dict[str, Any], console: Console) -> None:
     title = f"dead letter {escape(document['place'])}"
     columns = Column(style="dim"), Column(overflow="fold")
     table = Table(*columns, title=title, title_justify="left", show_header=False)
+    # Facts of the headers; sizes instead of contents.
     rows = {
         "state": document["state"],
         "why": f"{document['stage']}: {document['code']}",

@@ -10,12 +10,12 @@ from consumer.commands.replay.watch import progress_line, watch
 @pytest.mark.parametrize(
     ("done", "total", "seconds", "line"),
     [
-        (0, 100, 5.0, "replay: 0 of 100 (0%), 0 a second, unknown left"),
+        (0, 100, 5.0, "replay: 0 of 100 (0%), 0 a second"),
         (50, 100, 5.0, "replay: 50 of 100 (50%), 10 a second, about 5 s left"),
         (1000, 61_000, 10.0, "replay: 1,000 of 61,000 (2%), 100 a second, about 10 min left"),
         (1000, 3_601_000, 10.0, "replay: 1,000 of 3,601,000 (0%), 100 a second, about 10.0 h left"),
-        (0, 0, 1.0, "replay: 0 of 0 (100%), 0 a second, unknown left"),
-        (5, 5, 0.0, "replay: 5 of 5 (100%), 0 a second, unknown left"),
+        (0, 0, 1.0, "replay: 0 of 0 (100%), 0 a second"),
+        (5, 5, 0.0, "replay: 5 of 5 (100%), 0 a second"),
     ],
 )
 def test_a_line_has_rate_and_time_left(done: int, total: int, seconds: float, line: str) -> None:
