@@ -61,8 +61,8 @@ class Way(httpx.AsyncBaseTransport):
 
 
 def take_over(rest: Any, network: Network) -> Any:
-    """Have this client of the registry go the way that `network` says, and limit all answers. Return what gets it
-    tokens, if something does: that goes the same way, and trusts whom the client trusts."""
+    """Have this client of the registry go the way that `network` says, and limit all answers. Return the source of
+    its tokens, if it has one: that goes the same way, and trusts the same authorities."""
     # The client makes its own sessions and has no way to give it others.
     way = Way(network, rest.verify)
     rest.session = httpx.AsyncClient(transport=way, auth=rest.auth, timeout=rest.timeout, trust_env=False)

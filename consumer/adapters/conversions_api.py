@@ -1,8 +1,8 @@
 """The Conversions API over HTTP: one attempt per call, in bounded time; it returns what came back and decides nothing.
 
 One aiohttp session has as many connections as requests may be in flight. `network` says by which proxy a call goes and
-whom it trusts. The token comes from a setting or from a file, which is read again when it changed, so that a mounted
-secret takes effect without a restart. Each ad account may have a file of its own.
+which authorities it trusts. The token comes from a setting or from a file, which is read again when it changed, so that
+a mounted secret takes effect without a restart. Each ad account may have a file of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way out over HTTP: which proxy a call takes, whom it trusts, and what an error on the way means.
+"""The way out over HTTP: which proxy a call takes, which authorities it trusts, and what an error on the way means.
 
 Theory of operation. The clients of the API and of the schema registry are of two libraries, whose own rules for
 ``HTTPS_PROXY`` and ``NO_PROXY`` differ. So both are given one `Network`, and ask it before each attempt. Its rules are
@@ -52,11 +52,12 @@ class Proxy:
     login: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
+        # For messages: host and port alone, as a path or a query could hold a secret.
         return place_of(self.url)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What shows the proxy who asks."""
+        """The headers that log in to the proxy."""
         if self.login is None:
             return {}
         # Our own header, since the login may change while the process runs, and a URL with a password in it may show
@@ -134,8 +135,8 @@ class Network:
         return Proxy(found.variable, found.url, self._login() or found.login)
 
     def through(self, proxy: str, variable: str) -> Network:
-        """Return a network that sends everything through this one proxy; whom it trusts is the same."""
-        # Without our login and NO_PROXY: who names a proxy for one service means it for all calls to that.
+        """Return a network that sends everything through this one proxy, and trusts the same authorities."""
+        # Without our login and NO_PROXY: a proxy that is named for one service is meant for all calls to it.
         one = Network(authorities=self._authorities, on_trouble=self._on_trouble)
         url = proxy if "://" in proxy else f"http://{proxy}"
         one._proxies = dict.fromkeys(("https", "http"), _split(variable, url))

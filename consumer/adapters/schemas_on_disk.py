@@ -109,14 +109,15 @@ class SchemaFiles:
         if check != _check(text):
             raise Unfit(f"{path} is damaged")
         found = json.loads(text[len(_FORMAT) :])
-        # A file that somebody renamed is whole, and yet of another schema.
+        # A file that was renamed by hand is whole, and of another schema all the same.
         if (found["registry"], found["kind"], found["value"]) != (self._registry, *ref):
             raise Unfit(f"{path} is of another schema")
         schema: Json = found["schema"]
         return schema
 
     def used(self, ref: SchemaRef) -> None:
-        """Note that it was used now: those that were not used for longest are removed first."""
+        """Note that it was used now."""
+        # The time of the file says it: what was not used for longest is removed first.
         os.utime(self._path(ref))
 
     def write(self, ref: SchemaRef, schema: Json) -> None:

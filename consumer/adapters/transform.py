@@ -26,7 +26,7 @@ from consumer.engine.model import CommerceEvent, Filtered, Rejection
 _AT_A_TIME: Final = 0.1
 # Seconds between two looks at the thread.
 _LOOK: Final = 0.2
-# Seconds that one record may take before it is said; and until it is said again.
+# Seconds that one record may take before `say` is called; and until it is called again.
 SLOW: Final = 1.0
 _AGAIN: Final = 60.0
 # Seconds without a turn of the event loop after which it is written to stderr where all threads are.

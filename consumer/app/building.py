@@ -184,7 +184,7 @@ def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
 
 
 def network(settings: Settings) -> Network:
-    """Build the way out: proxies, their login, and whom to trust. Raises `SettingsError`."""
+    """Build the way out: proxies, their login, and the authorities that are trusted. Raises `SettingsError`."""
     shared, own = settings.network, settings.pinstream
     login = secret(own.proxy_credentials, own.proxy_credentials_file, "PINSTREAM_PROXY_CREDENTIALS_FILE")
     return Network(

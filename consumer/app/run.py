@@ -8,7 +8,7 @@ import ctypes
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -102,11 +102,9 @@ class Member:
     settings: Settings
     service: Service
     key_store: KeyStore
-
-    def __post_init__(self) -> None:
-        self._started = time.time()
-        self._web: WebServer | None = None
-        self._asked = asyncio.Event()
+    _started: float = field(default_factory=time.time, init=False)
+    _web: WebServer | None = field(default=None, init=False)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def stop(self) -> None:
         """Ask `serve` to end in order."""
@@ -252,7 +250,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
             traces.convert,
         )
         # What closing may take is known only now: there is one deadline for all of the stop.
-        traces.within(service.grace_left)
+        traces.left = service.grace_left
         one = Member(settings, service, key_store)
         stack.push_async_callback(one.close)
         yield one

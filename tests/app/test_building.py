@@ -81,3 +81,21 @@ def test_half_a_character_in_a_schema_is_one_line(tmp_path: Path) -> None:
     """JSON can write what no text can hold."""
     with pytest.raises(SchemaError, match=r"e\.avsc: a name in it contains a lone surrogate"):
         decoder_of({"name": "\ud800", "type": "int"}, tmp_path)
+
+
+def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path) -> None:
+    """By one rule for the proxy's login, the page's token and the key store's password: the last one stays in force."""
+    file = tmp_path / "secret"
+    file.write_text("s3cret-one\n")
+    read = building.secret(None, file, "PINSTREAM_HTTP_TOKEN_FILE")
+    assert read is not None
+    file.write_text("s3cret-the-second")
+    assert read() == "s3cret-the-second"
+    file.unlink()
+    with capture_logs() as lines:
+        assert [read(), read()] == ["s3cret-the-second"] * 2
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("token_trouble", "warning")
+    assert "PINSTREAM_HTTP_TOKEN_FILE" in line["text"]
+    assert "s3cret" not in line["text"]
+    assert building.secret(None, None, "PINSTREAM_HTTP_TOKEN_FILE") is None

@@ -332,7 +332,7 @@ async def test_closing_takes_no_longer_than_is_left(left: float, most: float) ->
         api_url="https://a",
         give_up=lambda: given_up.append(True),
     )
-    traced.within(lambda: left)
+    traced.left = lambda: left
     begun = now()
     await traced.close()
     assert now() - begun < most

@@ -37,7 +37,7 @@ _MECHANISMS: Final = ("sasl.mechanism", "sasl.mechanisms")  # librdkafka knows b
 _HOST: Final = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?(?::|$)")
 
 # Seconds. A token lasts 900, but no longer than the credentials that signed it, and botocore renews those only when
-# less than 600 are left: what is signed now is good for that long.
+# less than 600 are left: what is signed now is valid for that long.
 _MOST_LIFE: Final = 600.0
 _SHARED_LIFE: Final = 0.5
 """Share of its life during which one token serves all clients of the process that ask for one."""
@@ -48,7 +48,7 @@ _RAISED: Final = "OAuth callback raised exception"  # confluent-kafka's words, i
 
 
 class NoToken(KafkaError, KafkaException):
-    """There is no token now. Also a `KafkaException`: who waits for the brokers waits for this as well."""
+    """There is no token now. Also a `KafkaException`: code that waits for the brokers waits for a token, too."""
 
 
 def asked(config: Mapping[str, object]) -> bool:
@@ -75,6 +75,7 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_token(config: Mapping[str, object]) -> None:
     """Have a token at hand if this configuration logs in with IAM. Blocks; raises as `with_tokens` does."""
+    # With any other login there is nothing to do: librdkafka has all that it needs.
     if asked(config):
         _with_token(config)
 
@@ -113,7 +114,7 @@ class Tokens:
 
     def __call__(self, _config: str) -> tuple[str, float]:
         """A token and the time (Unix) at which it ends. Blocks; raises `NoToken`."""
-        with self._lock:  # what one client was given a moment ago is good for the others
+        with self._lock:  # the others take the token that one client got a moment ago
             if time.time() >= self._renew_at:
                 try:
                     self._renew()

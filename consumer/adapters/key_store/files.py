@@ -79,6 +79,7 @@ class SegmentFile(NamedTuple):
 
     def forgotten_at(self, window: int) -> int:
         """The second from which none of its keys is needed, neither with this window nor with its writer's."""
+        # Processes that share the folder may have other windows: the longest one counts for what it wrote.
         return self.end + max(window, self.window)
 
 
@@ -99,11 +100,12 @@ class FileList(NamedTuple):
     @property
     def journal_slice(self) -> SegmentFile:
         """The slice of time of the journal's keys."""
+        # As a segment that is still to be written: sealing fills in the rest.
         return SegmentFile(-1, 0, 0, self.start, self.window, 0)
 
     def names(self) -> set[str]:
         """All files that belong to the store."""
-        journals = [f"journal-{self.journal}"] if self.window else []
+        journals = [f"journal-{self.journal}"] if self.window else []  # none in a new store
         return {LIST, *journals, *self.old, *(one.name for one in self.segments)}
 
 
@@ -147,7 +149,8 @@ class Journal:
         self._file.close()
 
     def is_deleted(self) -> bool:
-        """Whether somebody deleted the file."""
+        """Whether another process or a person deleted the file."""
+        # It stays open and can be written, but all of it is gone when it is closed.
         return not os.fstat(self._file_number).st_nlink
 
     def acknowledged(self) -> int:

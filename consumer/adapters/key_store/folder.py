@@ -362,7 +362,7 @@ def mergeable(files: FileList, most_bytes: int) -> list[SegmentFile]:
             # The slice is complete: all together, so that a look-up searches one segment.
             groups = [[]]
             for one in segments:
-                # A large one would be written again for the sake of a few small ones: these are a group without it.
+                # To add a few small ones, a large one would be written again: the small ones are a group without it.
                 if one.bytes > 8 * sum(other.bytes for other in groups[-1]):
                     groups.append([])
                 groups[-1].append(one)

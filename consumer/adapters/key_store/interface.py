@@ -74,7 +74,7 @@ class Given(NamedTuple):
     wait: float
     """Seconds until some are free, if there are none now."""
     left: int
-    """How many are free yet, for all members."""
+    """How many are still free, for all members."""
 
 
 class KeyStore(Protocol):

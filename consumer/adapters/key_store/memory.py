@@ -75,10 +75,12 @@ class MemoryKeyStore(KeyStore):
 
     async def close(self) -> None:
         """See `KeyStore.close`."""
+        # Whatever is asked of it from now on is an error (`check_use`), as with the other stores.
         self._closed = True
         self._buckets = []
 
     def _keys(self) -> int:
+        # Counted, not kept: three or four buckets, and no count that could go wrong.
         return sum(len(bucket.table) for bucket in self._buckets)
 
     def _active(self, stamp: int) -> _Bucket:

@@ -108,7 +108,7 @@ class _Tree:
         metas.append(_META.unpack_from(self._read(1, 1)))
         if any(meta[:2] != (_MAGIC, self._page_bytes) for meta in metas):
             raise Damage("data.mdb is not as it was written")
-        # LMDB writes its two meta pages by turns: that of the later transaction is in force.
+        # LMDB writes its two meta pages in turn: that of the later transaction is in force.
         _, _, self._count, self._root, _ = max(metas, key=lambda meta: int(meta[4]))
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:

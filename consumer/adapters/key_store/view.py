@@ -85,6 +85,7 @@ class View:
 
     def close(self) -> None:
         """Close the files and forget everything."""
+        # As if the list named nothing: the next `refresh` reads it anew.
         self._replace(-1, FileList(), (), None)
         self._seen = None
 

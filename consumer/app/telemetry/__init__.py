@@ -43,6 +43,10 @@ class Tracing:
     # Maximum number of records per batch whose own traces it links to.
     links = 0
 
+    def __init__(self) -> None:
+        self.left: Callable[[], float] = lambda: CLOSING
+        """The seconds that closing may take; called when it begins."""
+
     def source(self, source: RecordSource) -> RecordSource:
         """The source that the service drives: this one, or one around it."""
         return source
@@ -54,9 +58,6 @@ class Tracing:
     def convert(self, chunks: Sequence[Chunk]) -> AbstractContextManager[object]:
         """Around the handling of what was fetched. Never raises, never waits."""
         return nullcontext()
-
-    def within(self, left: Callable[[], float]) -> None:
-        """`left` gives the seconds that closing may take; it is called when closing begins."""
 
     async def close(self) -> None:
         """Send what is still queued, in bounded time."""

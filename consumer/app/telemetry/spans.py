@@ -64,12 +64,12 @@ class SpanTracing(Tracing):
         api_url: str,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__()
         # `close` ends it in bounded time. At exit, OpenTelemetry itself would wait as long as its collector hangs.
         self._provider = TracerProvider(resource=resource(instance), shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("pinstream", __version__)
         self._give_up = give_up
-        self._left: Callable[[], float] = lambda: CLOSING
         self._fetch: Span | None = None
         self.kafka: Attributes = {"messaging.system": "kafka", "messaging.consumer.group.name": group}
         self.server: Attributes = {
@@ -95,15 +95,11 @@ class SpanTracing(Tracing):
         with self.span("convert", SpanKind.INTERNAL, _sizes(chunks), parents, under=self._fetch):
             yield
 
-    def within(self, left: Callable[[], float]) -> None:
-        """See `Tracing.within`."""
-        self._left = left
-
     async def close(self) -> None:
         """Send the queued spans, in bounded time."""
         try:
             # The thread is a daemon: when the time is over, nothing waits for it.
-            async with asyncio.timeout(min(CLOSING, self._left())):
+            async with asyncio.timeout(min(CLOSING, self.left())):
                 await run_blocking("tracing-close", self._provider.shutdown)
         except TimeoutError:
             self._give_up()

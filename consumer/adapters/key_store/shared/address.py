@@ -53,7 +53,7 @@ class Address(NamedTuple):
         return f"{'rediss' if self.tls else 'redis'}://{hosts}"
 
     def __repr__(self) -> str:
-        """Without user and password, too: it may stand in a traceback."""
+        # Without user and password, too: it may stand in a traceback.
         return str(self)
 
 
