@@ -265,8 +265,7 @@ class BoundedSource:
 
     def _hand_over(self, taken: Taken) -> None:
         # What librdkafka had fetched of a partition that is unassigned by now is left out.
-        epochs = {name: part.epoch for name, part in self._reading.items()}
-        chunks = taken.chunks(epochs)
+        chunks = taken.chunks({name: part.epoch for name, part in self._reading.items()}.get)
         outside = 0
         for chunk in chunks:
             outside += self._cut(self._parts[chunk.topic, chunk.partition], chunk.records, taken.messages)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message
@@ -64,18 +64,18 @@ class Taken:
         """Bytes that their records hold."""
         self.errors: list[Message] = []
         """Those of the messages that are errors, but for damaged batches."""
-        self.damaged: dict[tuple[str | None, int | None], KafkaError] = {}
+        self.damaged: dict[TopicPartition, KafkaError] = {}
         """The first damaged batch of each partition that has one."""
         self._records: dict[_Key, list[Record]] = {}
         self._before: list[tuple[_Key, list[Record]]] = []
         """Records after which offsets went back."""
 
-    def chunks(self, epochs: Mapping[Any, int]) -> list[Chunk]:
-        """The chunks of the partitions in `epochs`."""
+    def chunks(self, epoch_of: Callable[[Any], int | None]) -> list[Chunk]:
+        """The chunks of the partitions that have an epoch. (Asked for: one may hold far more than a fetch brings.)"""
         return [
-            Chunk(topic, partition, epochs[topic, partition], leader, records)
+            Chunk(topic, partition, epoch, leader, records)
             for (topic, partition, leader), records in (*self._before, *self._records.items())
-            if (topic, partition) in epochs
+            if (epoch := epoch_of((topic, partition))) is not None
         ]
 
     def add(self, messages: list[Message], most: int) -> None:
@@ -84,17 +84,19 @@ class Taken:
         at = 0
         while at < len(taken) and (at == 0 or self.size < MOST_BYTES):
             message = taken[at]
-            error, name = message.error(), (message.topic(), message.partition())
-            if name not in self.damaged and error is None:
-                records = self._run((*name, message.leader_epoch()), message.offset() or 0)
+            error, topic, partition = message.error(), message.topic(), message.partition()
+            if error is None and (topic, partition) not in self.damaged:
+                records = self._run((topic, partition, message.leader_epoch()), message.offset() or 0)
                 at, size = gather(taken, at, records, MOST_BYTES - self.size)
                 self.size += size
                 continue
             at += 1
             # What follows a damaged batch is not what stands there: see above.
-            if error is not None and error.code() in DAMAGED and None not in name:
-                self.damaged.setdefault(name, error)
-            elif error is not None and name not in self.damaged:
+            if error is None or (topic, partition) in self.damaged:
+                continue
+            if error.code() in DAMAGED and topic is not None and partition is not None:
+                self.damaged[TopicPartition(topic, partition)] = error
+            else:
                 self.errors.append(message)
         self.messages += taken[:at]
         del messages[:at]

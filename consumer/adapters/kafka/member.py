@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -101,7 +102,9 @@ class GroupMember:
     make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer]
 
     def __post_init__(self) -> None:
-        self._restarts_due = 0.0
+        # When to look for partitions to read again, or to ask for again. Infinite while there are none: one may hold
+        # thousands, and a fetch may bring a single record.
+        self._restarts_due = self._damage_due = math.inf
         self._cooperative = is_cooperative(self.config)
         self._tell = trouble.Teller(self.hooks.trouble)
         self._watch = BrokerWatch(self.hooks.brokers)
@@ -226,7 +229,7 @@ class GroupMember:
         for one in partitions:
             reading = self._held.get(TopicPartition(one.topic, one.partition))
             if reading is not None and reading.epoch == one.epoch:
-                reading.restart = one
+                reading.restart, self._restarts_due = one, 0.0
 
     def end_offsets(self) -> EndOffsets:
         """What is known of the held partitions; may be called by other threads.
@@ -289,9 +292,13 @@ class GroupMember:
         self._polled = time.monotonic()
         if not taken.messages:
             return
-        # What is held now: a rebalance while records were taken may have ended some.
-        epochs = {name: one.epoch for name, one in self._held.items() if not one.passed_over}
-        for chunk in taken.chunks(epochs):
+
+        def epoch_of(name: TopicPartition) -> int | None:
+            # Of what is held now: a rebalance while records were taken may have ended some.
+            reading = self._held.get(name)
+            return None if reading is None or reading.passed_over else reading.epoch
+
+        for chunk in taken.chunks(epoch_of):
             name = TopicPartition(chunk.topic, chunk.partition)
             reading = self._held[name]
             first, last, expected = chunk.records[0].offset, chunk.records[-1].offset, reading.next.offset
@@ -302,8 +309,8 @@ class GroupMember:
                 self.topic_ids.hurry()
             self.ready.append(chunk)
             reading.next, reading.damage = commits.raw_partition(*name, last + 1, chunk.leader_epoch), None
-        for name in epochs:
-            if (why := taken.damaged.get(name)) is not None:
+        for name, why in taken.damaged.items():
+            if epoch_of(name) is not None:
                 self._stop_reading(name, self._held[name], why)
         for message in taken.errors:
             if (error := message.error()) is not None:
@@ -316,7 +323,9 @@ class GroupMember:
     ) -> None:
         """The next batch of this partition is damaged: drop what comes behind it, until it is asked for again."""
         offset = reading.next.offset
-        damage = reading.damage = damage_at(max(offset, 0), reading.damage, time.monotonic())
+        now = time.monotonic()
+        damage = reading.damage = damage_at(max(offset, 0), reading.damage, now)
+        self._damage_due = min(self._damage_due, now + damage.delay)
         self._left_paused.add(name)
         self._consumer.pause([RawPartition(*name)])
         at = "its beginning" if offset == OFFSET_BEGINNING else f"offset {offset}"
@@ -329,9 +338,15 @@ class GroupMember:
     def _ask_again(self) -> None:
         """Go on where reading stopped. The seek discards all that librdkafka has of the partition, so it comes last."""
         now = time.monotonic()
+        if now < self._damage_due:
+            return
+        self._damage_due = math.inf
         for name, reading in self._held.items():
             damage = reading.damage
-            if damage is None or damage.due is None or damage.due > now:
+            if damage is None or damage.due is None:
+                continue
+            if damage.due > now:
+                self._damage_due = min(self._damage_due, damage.due)
                 continue
             reading.damage = damage._replace(due=None)
             self._left_paused.discard(name)
@@ -400,6 +415,7 @@ class GroupMember:
         """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
         if time.monotonic() < self._restarts_due:
             return
+        self._restarts_due = math.inf
         begun = []
         for name, reading in self._held.items():
             if reading.restart is None:

@@ -62,7 +62,7 @@ def test_chunks_are_parted_where_offsets_go_back() -> None:
     """The tail of one log, then the head of the next: two chunks, each with offsets that rise. So with an equal one."""
     taken = Taken()
     taken.add([message(one) for one in (8, 9, 0, 1, 1, 5)], 100)
-    chunks = taken.chunks({("t", 0): 3})
+    chunks = taken.chunks({("t", 0): 3}.get)
     assert [[record.offset for record in chunk.records] for chunk in chunks] == [[8, 9], [0, 1], [1, 5]]
     assert {chunk.epoch for chunk in chunks} == {3}
 
@@ -71,7 +71,7 @@ def test_chunks_are_parted_between_runs_as_well() -> None:
     """Another partition's records stand between; those of one partition that rise stay together."""
     taken = Taken()
     taken.add([message(8), message(3, 1), message(0), message(4, 1)], 100)
-    chunks = taken.chunks({("t", 0): 3, ("t", 1): 4})
+    chunks = taken.chunks({("t", 0): 3, ("t", 1): 4}.get)
     parted = [(chunk.partition, [record.offset for record in chunk.records]) for chunk in chunks]
     assert sorted(parted) == [(0, [0]), (0, [8]), (1, [3, 4])]
     assert parted.index((0, [8])) < parted.index((0, [0]))

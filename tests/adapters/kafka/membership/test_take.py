@@ -46,7 +46,7 @@ def test_small_records_come_as_many_as_there_is_room_for() -> None:
     queue = Queue(*(message(offset, b"v" * 500) for offset in range(MOST_RECORDS + 100)))
     inbox = inbox_of(queue)
     taken = inbox.take(5_000, 0.5)
-    [chunk] = taken.chunks({("t", 0): 1})
+    [chunk] = taken.chunks({("t", 0): 1}.get)
     assert [record.offset for record in chunk.records] == list(range(MOST_RECORDS))
     assert (queue.timeouts[0], set(queue.timeouts[1:])) == (0.5, {0})
     assert len(inbox.take(70, 0.5).messages) == 70
@@ -176,5 +176,5 @@ def test_one_slice_is_all_that_comes_unforeseen() -> None:
 def test_errors_are_among_them_and_no_records() -> None:
     """What is no record of what is held is dropped."""
     taken = inbox_of(Queue(message(0, b"a"))).take(1000, 0.5)
-    assert taken.chunks({}) == []
+    assert taken.chunks({}.get) == []
     assert taken.errors == []
