@@ -24,7 +24,7 @@ rejection of a single record (undecodable, unconvertible, refused) is not an err
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 # Share of letters that two names have in common, in order, below which one is not a misspelling of the other:
@@ -122,3 +122,9 @@ def or_all(name: str, known: Iterable[str]) -> str:
     few = list(known)
     near = nearest(name, few)
     return f"the nearest is {near!r}" if near else f"known: {', '.join(map(repr, few))}"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Join the first names, and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

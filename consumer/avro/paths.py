@@ -28,7 +28,7 @@ from consumer.avro.schema import (
     branches_of,
     parse,
 )
-from consumer.errors import nearest
+from consumer.errors import first_of, nearest
 
 AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
 
@@ -163,9 +163,8 @@ class SchemaPaths:
             return f"{path!r} is not in the schema{why}; the nearest that is: {near!r}"
         # Nothing is spelled alike: say what there is.
         holder = repr(written(here)) if here else "the record"
-        return (
-            f"{path!r} is not in the schema{why}; {holder} has {_first(_ends_below(places, written(here)))}"
-        )
+        has = first_of(_ends_below(places, written(here)), _MOST_NAMED) or "no fields"
+        return f"{path!r} is not in the schema{why}; {holder} has {has}"
 
     def _nearest(self, path: str, here: str) -> str:
         """Return the path to a value that `path` probably means, which exists as far as `here`; "" if there is none."""
@@ -225,7 +224,8 @@ def _no_value(path: str, steps: list[str], places: list[AvroType]) -> str:
     )
     first = next(place.kind for place in places if place.kind in _STRUCTURES)
     ask = {"record": "one of its fields", "array": "a field of its elements", "map": "one of its keys"}[first]
-    return f"{path!r} is {kinds}: name {ask}: {_first(_ends_below(places, written(steps)))}"
+    below = first_of(_ends_below(places, written(steps)), _MOST_NAMED) or "no fields"
+    return f"{path!r} is {kinds}: name {ask}: {below}"
 
 
 def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
@@ -239,11 +239,6 @@ def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
         elif isinstance(place, Array):
             found += _ends_below(branches_of(place.items), f"{here}[]")
     return list(dict.fromkeys(found))
-
-
-def _first(paths: list[str]) -> str:
-    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
-    return (", ".join(paths[:_MOST_NAMED]) or "no fields") + more
 
 
 def _below_all(

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -160,9 +160,3 @@ def iso(milliseconds: int) -> str | None:
 def on_terminal() -> bool:
     """Return True if stderr is a terminal (it may also be closed)."""
     return sys.stderr is not None and sys.stderr.isatty()
-
-
-def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Join the first names, and say how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -26,12 +26,12 @@ from consumer.adapters.kafka.configuration import dead_letter_pattern
 from consumer.adapters.kafka.groups import GroupInUse, GroupOffsets, GroupView
 from consumer.adapters.kafka.ranges import Bound, named_partitions
 from consumer.adapters.kafka.replay_progress import read_entry
-from consumer.commands.base import Command, asynchronous, first_of, prose
+from consumer.commands.base import Command, asynchronous, prose
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, parse_bound, topics_option
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError, UsageError, nearest
+from consumer.errors import KafkaError, UsageError, first_of, nearest
 from consumer.settings import Settings, load
 
 _TIMEOUT = 15.0

@@ -30,7 +30,7 @@ from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incompl
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import EVENT_NAMES, MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
-from consumer.errors import MappingError, SchemaError, nearest, or_all
+from consumer.errors import MappingError, SchemaError, first_of, nearest, or_all
 
 # A record's section is one byte in a block.
 _MOST_SECTIONS: Final = 250
@@ -110,12 +110,10 @@ class Sections:
                 f"the datum is {name}, a branch of its schema's union, and no record: there is no event in it"
             )
             return rejected(DecodeCode.UNKNOWN_RECORD, why)
-        more = len(self.records) - _MOST_NAMED
-        mapped = ", ".join(self.records[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
         return rejected(
             DecodeCode.UNKNOWN_RECORD,
             f"no section of the mapping is for the record type {name}: add [record.{_quoted(name)}], or filter what is "
-            f'not mapped with unknown_record = "filter"; mapped are {mapped}',
+            f'not mapped with unknown_record = "filter"; mapped are {first_of(self.records, _MOST_NAMED)}',
         )
 
 

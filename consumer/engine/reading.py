@@ -36,7 +36,7 @@ from consumer.engine.model import (
 )
 
 TOMBSTONE = Filtered("tombstone")
-_NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
+NOT_UNICODE = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
 Decoded = CommerceEvent | Rejection | SchemaRef | Filtered | None
 Verdict = Filtered | Rejection | SchemaRef | Early
 """Why a record is no event, or none yet."""
@@ -128,7 +128,7 @@ class Columns:
         try:
             body = orjson.dumps(event.payload)
         except orjson.JSONEncodeError:
-            self.add(_NOT_UNICODE)
+            self.add(NOT_UNICODE)
             return
         kind = Kind(event.account, event.name, written_in(event.payload))
         self.add_event(

@@ -146,7 +146,13 @@ class Supervision:
             pause = RESTARTS.delay(one.in_a_row, self._jitter())
             one.state, one.start_at = WorkerState.PAUSING, now + pause
         again = None if pause is None else round(pause, 3)
-        self._log("worker_ended", worker=worker, code=code, reason=reason, restart_seconds=again)
+        self._commands.append(
+            Report(
+                "error",
+                "worker_ended",
+                {"worker": worker, "code": code, "reason": reason, "restart_seconds": again},
+            )
+        )
         if finish is not None:
             one.state, self._finish = WorkerState.GONE, finish
             self.stop(now)
@@ -168,7 +174,9 @@ class Supervision:
         """Return what to do now, after an event or at the deadline."""
         for one in self.workers:
             if one.state in ALIVE and now >= self._kill_at:
-                self._log("worker_killed", worker=one.number, seconds=self._grace + MARGIN)
+                self._commands.append(
+                    Report("error", "worker_killed", {"worker": one.number, "seconds": self._grace + MARGIN})
+                )
                 self._commands.append(SignalWorker(one.number, signal.SIGKILL))
             elif one.state in (WorkerState.WAITING, WorkerState.PAUSING) and now >= one.start_at:
                 if one.state is WorkerState.PAUSING:
@@ -202,9 +210,6 @@ class Supervision:
             ends = f"worker {one.number} ended {one.in_vain} times and no record was settled in between"
             return Finish(1, f"{ends}; the last reason: {reason}")
         return None
-
-    def _log(self, event: str, **fields: str | float | None) -> None:
-        self._commands.append(Report("error", event, fields))
 
 
 def _how_it_ended(worker: int, code: int) -> str:

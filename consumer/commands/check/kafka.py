@@ -12,14 +12,13 @@ from consumer.adapters.kafka.groups import GroupOffsets, try_to_join
 from consumer.adapters.schemas_on_disk import KeptSchemas
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
-from consumer.commands.base import first_of
 from consumer.commands.check.rights import missing, needed
 from consumer.commands.check.rows import TIMEOUT, Found, Said, Skip, cluster_of, counted
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Position, SchemaRef, TopicPartition, destination_tag
-from consumer.errors import KafkaError, RegistryError
+from consumer.errors import KafkaError, RegistryError, first_of
 
 
 async def cluster(found: Found) -> Said:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.base import first_of
 from consumer.commands.check.rows import Found, Said, Skip, counted
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
 from consumer.conversion.transform import load_transform
 from consumer.engine.reading import NO_KEY
-from consumer.errors import MappingError, PinstreamError, SettingsError, nearest
+from consumer.errors import MappingError, PinstreamError, SettingsError, first_of, nearest
 from consumer.settings import Settings
 from consumer.web import listening
 from consumer.web.listening import ListenAddress, try_out

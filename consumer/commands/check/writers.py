@@ -12,10 +12,9 @@ from typing import Final
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
 from consumer.avro.decode import AnyDecoder
-from consumer.commands.base import first_of
 from consumer.commands.check.rows import Found, Said, Skip, cluster_of, counted
 from consumer.engine.model import Rejection
-from consumer.errors import RegistryError
+from consumer.errors import RegistryError, first_of
 from consumer.settings import Settings
 
 _CONTEXTS: Final = "/contexts/"

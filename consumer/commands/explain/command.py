@@ -22,7 +22,8 @@ from consumer.commands.explain.showing import Summary, named, print_record
 from consumer.commands.parsing import RECORD_OPTION
 from consumer.conversion.converter import Converter, SectionConverters
 from consumer.conversion.rule_trace import RuleTrace
-from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent, Stage
+from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent
+from consumer.engine.reading import NOT_UNICODE
 from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
 
@@ -165,8 +166,7 @@ def explanation(
             # Show what would be sent: serialised, and read back.
             payload = orjson.loads(orjson.dumps(result.payload))
         except orjson.JSONEncodeError:
-            # The verdict that the service would come to (`consumer.engine.reading`).
-            result = Rejection(Stage.CONVERT, "unserialisable", "the event holds text that is not Unicode")
+            result = NOT_UNICODE
         else:
             return {"outcome": "deliverable", "payload": payload, "error": None, "warnings": warnings}
     if isinstance(result, Filtered):

@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.base import first_of
 from consumer.commands.replay.engine import Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
+from consumer.errors import first_of
 from consumer.web.status import document_of
 
 _WOULD_BE = {"delivered": "would be delivered", "dead_lettered": "would be dead-lettered"}

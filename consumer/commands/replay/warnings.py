@@ -13,11 +13,10 @@ from consumer.adapters.kafka.cluster import behind_transactions
 from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.base import first_of
 from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.parts import holds_keys
 from consumer.engine.model import TopicPartition
-from consumer.errors import PinstreamError
+from consumer.errors import PinstreamError, first_of
 from consumer.settings import Settings
 
 _TIMEOUT = 15.0
