@@ -189,6 +189,8 @@ class Guard:
         self._least = next(n for n in range(max(0, about - 1), self._most + 2) if n / self._most > share)
         self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
         self._samples: dict[str, _Sample] = {}
+        # Those with news. Kept apart, because there may be thousands of topics, and `weigh` is called at each input.
+        self._unweighed: dict[str, _Sample] = {}
         self._marks: dict[_Reason, int] = {}
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
@@ -219,10 +221,12 @@ class Guard:
 
     def weigh(self) -> None:
         """Trip if too many neighbours are bad now."""
-        for topic, sample in self._samples.items():
+        for topic, sample in [*self._unweighed.items()]:
             window = sample.worst(self._least)
             if window is not None and self.tripped is None:
                 self._trip(topic, window)
+            if not sample.news:
+                del self._unweighed[topic]
 
     def mind(self) -> None:
         """Weigh the verdicts of one input, all together; report a guard that has tripped, once a minute."""
@@ -242,8 +246,9 @@ class Guard:
         return self._remind_at if self.tripped is not None else None
 
     def _mark(self, row: Run, mark: int) -> None:
-        block, index = row.block, row.first
-        self._samples[block.assignment.tp.topic].mark(block.numbers[index], mark)
+        topic = row.block.assignment.tp.topic
+        sample = self._unweighed[topic] = self._samples[topic]
+        sample.mark(row.block.numbers[row.first], mark)
 
     def _trip(self, topic: str, window: bytes) -> None:
         reasons = {mark: reason for reason, mark in self._marks.items()}

@@ -376,6 +376,23 @@ def test_a_second_reading_costs_no_more_than_the_first() -> None:
         assert len(sample._slices) <= 2
 
 
+def test_a_topic_without_news_is_not_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern may match thousands of topics, and the guard weighs at each input: those without news cost nothing."""
+    core, worst, weighed = guarded(), _Sample.worst, list[_Sample]()
+
+    def seen(sample: _Sample, least: int) -> bytes | None:
+        weighed.append(sample)
+        return worst(sample, least)
+
+    monkeypatch.setattr(_Sample, "worst", seen)
+    core.fetch(*good(SAMPLE))
+    judge(core)
+    assert weighed == []
+    core.fetch(*bad(1))
+    core.fetch(*good(1, "h"))
+    assert len(weighed) == 1, "the news of an input is weighed once"
+
+
 def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
     """A share of 1, as in a core that is not told of any."""
     core = Core(dead_letter_sample=SAMPLE)
