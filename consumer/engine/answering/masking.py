@@ -148,11 +148,13 @@ def mask(message: str, body: bytes = b"") -> str:
         while at >= 0:
             covered[at : at + len(value)] = b"\1" * len(value)
             at = folded.find(value, at + len(value))
-    # One mask for each stretch: where two values overlap or touch, it must not show where one ends.
-    text = "".join(
-        MASK if hidden else "".join(char for char, _ in stretch)
-        for hidden, stretch in groupby(zip(text, covered, strict=True), key=itemgetter(1))
-    )
+    # Mostly a message echoes nothing. A warning may come with every event, and is then not taken apart.
+    if any(covered):
+        # One mask for each stretch: where two values overlap or touch, it must not show where one ends.
+        text = "".join(
+            MASK if hidden else "".join(char for char, _ in stretch)
+            for hidden, stretch in groupby(zip(text, covered, strict=True), key=itemgetter(1))
+        )
     return _PATTERNS.sub(MASK, _EMAIL.sub(MASK, text))[:_LONGEST]
 
 
