@@ -61,7 +61,7 @@ class Taken:
         self.messages: list[Message] = []
         """All messages that were added."""
         self.size = 0
-        """Bytes that their records hold."""
+        """Bytes that their records hold, those that are dropped included."""
         self.errors: list[Message] = []
         """Those of the messages that are errors, but for damaged batches."""
         self.damaged: dict[TopicPartition, KafkaError] = {}
@@ -91,8 +91,10 @@ class Taken:
                 self.size += size
                 continue
             at += 1
-            # What follows a damaged batch is not what stands there: see above.
+            # What follows a damaged batch is not what stands there: see above. It is held all the same until the fetch
+            # ends, so it counts.
             if error is None or (topic, partition) in self.damaged:
+                self.size += len(message.value() or b"")
                 continue
             if error.code() in DAMAGED and topic is not None and partition is not None:
                 self.damaged[TopicPartition(topic, partition)] = error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer, KafkaError, Message
 
 from consumer.adapters.kafka.chunks import MOST_BYTES, MOST_RECORDS, Inbox
 
@@ -178,3 +178,14 @@ def test_errors_are_among_them_and_no_records() -> None:
     taken = inbox_of(Queue(message(0, b"a"))).take(1000, 0.5)
     assert taken.chunks({}.get) == []
     assert taken.errors == []
+
+
+def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
+    """It is dropped, and held all the same until the fetch ends: the rest of it is not taken in the same one."""
+    error = KafkaError(KafkaError._BAD_MSG, "failed CRC32C check")
+    damaged = Message("t", 0, 0, None, None, None, error, (0, -1), 0.0, -1)
+    queue = Queue(damaged, *(message(offset, b"v" * 1_000_000) for offset in range(1000)))
+    inbox = inbox_of(queue)
+    taken = inbox.take(5_000, 0.5)
+    assert (taken.chunks({("t", 0): 1}.get), taken.errors, [*taken.damaged]) == ([], [], [("t", 0)])
+    assert MOST_BYTES <= taken.size < MOST_BYTES + 1_000_000
