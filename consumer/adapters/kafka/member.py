@@ -240,8 +240,9 @@ class GroupMember:
             self._ends.ends,
             self._ends.reached,
             len(self._unstarted.waiting),
-            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile.
-            {name: one.damage.offset for name, one in self._held.copy().items() if one.damage is not None},
+            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may end a
+            # damage, though, so each is read once.
+            {name: bad.offset for name, one in self._held.copy().items() if (bad := one.damage) is not None},
             self._ends.begins,
             self._joined,
         )
