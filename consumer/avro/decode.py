@@ -246,12 +246,10 @@ class AnyDecoder(ABC):
                 typed.section = number
                 return typed
             return event
-        code, what = DecodeCode.TRAILING_BYTES, "are left over after"
+        code, what = DecodeCode.TRAILING_BYTES, "bytes are left over after"
         if end > len(value):
-            code, what = DecodeCode.UNDECODABLE, "end inside"
-        return self.unless_doubted(
-            framing, rejected(code, f"the bytes {what} the datum of {describe(framing)}")
-        )
+            code, what = DecodeCode.UNDECODABLE, "the bytes end inside"
+        return self.unless_doubted(framing, rejected(code, f"{what} the datum of {describe(framing)}"))
 
     def unpacked(self, record: Record, value: bytes) -> bytes | Rejection:
         """Return the record's `value` as if its serialiser had not compressed it (AWS Glue's can)."""

@@ -149,6 +149,13 @@ def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> N
     assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value))) == expected
 
 
+def test_what_is_left_over_is_said_in_a_sentence() -> None:
+    """With the schema that the record was read by."""
+    rejection = decoder(WireFormat.AUTO, SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
+    assert isinstance(rejection, Rejection)
+    assert rejection.message == "bytes are left over after the datum of schema id 7"
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
