@@ -57,7 +57,9 @@ class Token:
         self._in_trouble = False
         self._seen: tuple[int, int, int] | None = None
         if path is not None and not self.reload():
-            raise SettingsError(f"{variable}: {path} cannot be read or is empty; put the token in it")
+            # Without a folder in it, the path may be the secret itself, given instead of a path: do not show it.
+            named = path if len(path.parts) > 1 and path.parent.is_dir() else "the file"
+            raise SettingsError(f"{variable}: {named} cannot be read or is empty; put the secret in it")
 
     def value(self) -> str:
         """The token, after a check whether the file changed."""

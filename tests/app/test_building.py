@@ -99,3 +99,16 @@ def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path)
     assert "PINSTREAM_HTTP_TOKEN_FILE" in line["text"]
     assert "s3cret" not in line["text"]
     assert building.secret(None, None, "PINSTREAM_HTTP_TOKEN_FILE") is None
+
+
+def test_a_secret_in_place_of_its_file_is_in_no_error(tmp_path: Path) -> None:
+    """A secret that is given as its own path is not shown; a path that leads nowhere is."""
+    with pytest.raises(
+        SettingsError, match=r"^PINSTREAM_KEY_STORE_PASSWORD_FILE: the file cannot be read"
+    ) as wrong:
+        building.secret(None, Path("s3cret-one"), "PINSTREAM_KEY_STORE_PASSWORD_FILE")
+    assert "s3cret" not in str(wrong.value)
+    with pytest.raises(
+        SettingsError, match=f"^PINSTREAM_HTTP_TOKEN_FILE: {tmp_path / 'gone'} cannot be read"
+    ):
+        building.secret(None, tmp_path / "gone", "PINSTREAM_HTTP_TOKEN_FILE")
