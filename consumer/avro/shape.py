@@ -149,7 +149,7 @@ class _Taker(Fitter):
 
         def take(value: Any) -> Any:
             # Counted before anything is made of it: it may be far too much, or hold itself.
-            self._count(len(value) if isinstance(value, str | bytes) else 0)
+            self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
             if value is None:
                 return None
             if require is not None:
