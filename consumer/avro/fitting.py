@@ -131,9 +131,11 @@ class Fitter:
             return fitted
 
         self._records[node.name] = fit  # before its fields, which may refer to it
-        fields += [
-            (each.name, each.aliases, self._compile(each.type), self._default(each)) for each in node.fields
-        ]
+        names = {each.name for each in node.fields}
+        for each in node.fields:
+            # What has the name of another field is that field's, and not what this one was called once.
+            aliases = tuple(alias for alias in each.aliases if alias not in names)
+            fields.append((each.name, aliases, self._compile(each.type), self._default(each)))
         return fit
 
     def _default(self, owner: Field) -> Callable[[], Any] | None:

@@ -264,6 +264,7 @@ def test_records_share_nothing() -> None:
         ),
         (changing(items={}), "field items: expected a list"),
         (changing(id="x" * (17 << 20)), "more than 200,000 values or 16 MiB of text"),
+        (changing(raw=bytearray(17 << 20)), "more than 200,000 values or 16 MiB of text"),
         (changing(items=[{"sku": "7", "parts": [{"sku": "8"}] * 9_000}] * 9_000), "more than 200,000 values"),
     ],
 )
@@ -457,3 +458,14 @@ def test_the_name_of_an_exception_may_hold_a_value(folder: Path) -> None:
     verdict = Transformer(load_transform(name), name, SCHEMA).apply(decoded())
     assert isinstance(verdict, Rejection)
     assert verdict.message == f"PINSTREAM_TRANSFORM {name} raised an exception at shopcode.events:1"
+
+
+def test_a_field_that_is_left_out_takes_no_value_of_another_one() -> None:
+    """Its alias may be the name that another field has by now: that value belongs to the other field."""
+    fields = [
+        {"name": "order_id", "type": ["null", "string"], "aliases": ["id"], "default": None},
+        {"name": "id", "type": "string"},
+    ]
+    schema = {"type": "record", "name": "Order", "fields": fields}
+    transformer = Transformer(lambda record: {"id": record["id"]}, "shop.events:clean", schema)
+    assert transformer.apply({"order_id": "o-1", "id": "e-1"}) == {"order_id": None, "id": "e-1"}
