@@ -88,7 +88,7 @@ def _structure(schema: Mapping[str, Any], bounded: bool = False) -> core_schema.
         most = schema.get("maxItems") if bounded else None
         made = core_schema.list_schema(_structure(schema["items"], bounded), max_length=most, strict=True)
     elif "integer" in types:
-        least, most = (0, schema.get("maximum")) if bounded else (None, None)
+        least, most = (0, schema.get("maximum", _INT64_MAX)) if bounded else (None, None)
         made = core_schema.int_schema(ge=least, le=most, strict=True)
     elif "boolean" in types:
         made = core_schema.bool_schema(strict=True)
@@ -188,7 +188,9 @@ def _check_structure(event: object) -> Violation | None:
         code, what = _MISSHAPEN.get(first["type"], ("wrong_type", "has the wrong type"))
         # An index among the items tells nothing more: `contents[]` is any of them.
         path = "".join("[]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-        return Violation(code, f"{path.removeprefix('.') or 'an event'} {what}", first["input"])
+        # The input of these two is not an invalid value, but all of the object, or what stands at the key.
+        invalid = None if code in ("missing_key", "unknown_key") else first["input"]
+        return Violation(code, f"{path.removeprefix('.') or 'an event'} {what}", invalid)
     return None
 
 
