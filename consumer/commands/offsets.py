@@ -149,7 +149,10 @@ async def set_(
         totals = {name: sum(plan[name] for plan in plans) for name in ("read_again", "skipped")}
         console = Console(quiet=as_json)
         prose(console, f"group {group}:")
-        changes = ("" if plan["change"] is None else f"{plan['change']:+d}" for plan in plans)
+        # With a sign, but for none: "+0" would look like a change.
+        changes = (
+            "" if one is None else f"{one:+d}" if one else "0" for one in (plan["change"] for plan in plans)
+        )
         signed = [{**plan, "change": change} for plan, change in zip(plans, changes, strict=True)]
         _print_table(console, ("before", "after", "change"), signed)
         for line in _meaning(rows, targets, settings, **totals):
