@@ -75,9 +75,8 @@ class ComputedAt(NamedTuple):
     """How a value is computed, and where it, or each of several, is found below the result."""
 
     function: Callable[[Sequence[Any], tuple[Any, ...]], Any]
-    reads: tuple[
-        tuple[bool, At], ...
-    ]  # the arguments: whether each is part of the item at hand, and where it is
+    # The arguments: whether each is part of the item at hand, and where it is.
+    reads: tuple[tuple[bool, At], ...]
     below: Path
 
 

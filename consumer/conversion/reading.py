@@ -97,7 +97,6 @@ class CompiledReading:
             return None
         try:
             return write_program(self._converter.of(number).description, plan)
-        except (
-            Exception
-        ):  # a schema that no program can be made for costs speed only: `in_two_steps` shows it
+        # A schema that no program can be made for costs speed only: `in_two_steps` shows it.
+        except Exception:
             return None

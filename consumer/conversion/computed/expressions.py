@@ -128,9 +128,8 @@ class Table(Computed):
     """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
 
     of: Expression
-    entries: dict[
-        str, Scalar
-    ]  # by text, since keys of TOML are text: a number or a boolean is looked up as it is written
+    # By text, since keys of TOML are text: a number or a boolean is looked up as it is written.
+    entries: dict[str, Scalar]
     otherwise: Scalar | None
 
 
@@ -170,9 +169,8 @@ class When(Computed):
 class Each(Computed):
     """`of` for each element of an array: several values."""
 
-    array: (
-        Path  # the items' array: what follows from a computed field of the items is computed for each of them
-    )
+    # The items' array: what follows from a computed field of the items is computed for each of them.
+    array: Path
     of: Expression
 
 

@@ -231,7 +231,7 @@ cdef class Writing:
         return 0
 
     cdef int put_click_id(self, Field field) except -1:
-        """Return the click id in the address of the event's page, if there is one."""
+        """Write the click id in the address of the event's page, if there is one."""
         if self.clicked_size:
             self.page.put(field.key)
             self.page.ascii(<const char*> self.clicked, self.clicked_size)
@@ -271,7 +271,7 @@ cdef class Writing:
         return result
 
     cdef object put_first(self, Field field, list values):
-        """Return the first value that can be sent."""
+        """Write the first value that can be sent; return its refusal of the event, or None."""
         for value in values:
             result = self.sent(field, value)
             if result is not None:

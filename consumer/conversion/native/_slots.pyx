@@ -206,7 +206,7 @@ cdef object thing(const Slot* slot):
 
 
 cdef inline int put(Reader program, Slot* slot, object value) except -1:
-    """Read a value as an object into a slot."""
+    """Put an object into a slot, and hold it."""
     if value is None:
         slot.kind = NOTHING
         return 0

@@ -146,7 +146,7 @@ cdef int64_t small(const Operation* decimal, const uint8_t* start, Py_ssize_t si
 
 
 cdef inline Py_ssize_t raw_size(const Operation* raw, Datum* datum) except -1:
-    """Read a decimal from bytes or from a fixed."""
+    """Return how many bytes a decimal has: those of a fixed, or the length that is read of bytes."""
     return raw.slots if raw.code == CODE_FIXED else length(datum)
 
 
