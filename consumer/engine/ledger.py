@@ -405,9 +405,8 @@ class Ledger:
                 ours.append(run)
             # A rewind released some of its rows; the others are settled all the same.
             elif block.assignment.live:
-                ours += pick([run], [stage == SETTLED_AS[disposition] for stage in block.stages[first:end]])[
-                    0
-                ]
+                settled, _ = pick([run], [one == SETTLED_AS[disposition] for one in block.stages[first:end]])
+                ours += settled
         for block, first, end in ours:
             count, state = end - first, block.assignment
             # Before the block drops its columns.

@@ -76,9 +76,8 @@ class Segment:
             # Two neighbours in the directory: the first entry with these bits, and the first with the next ones.
             at = self.entries * ENTRY + 4 * _first_bits(key, self._bits)
             low, high = struct.unpack("<2I", self._whole(at, at + 8))
-            if (
-                not low <= high <= self.entries
-            ):  # a checksum of 32 bits may fit by chance: stay within the file
+            # A checksum of 32 bits may fit by chance: stay within the file.
+            if not low <= high <= self.entries:
                 raise Damage("is not as it was written")
             for start in range(low * ENTRY, high * ENTRY, ENTRY):
                 entry = self._whole(start, start + ENTRY)

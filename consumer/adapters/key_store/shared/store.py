@@ -295,9 +295,8 @@ class RedisKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         rows = range(len(keys) // KEY_BYTES)
         parts: list[tuple[_Shard, Sequence[int], bytes]] = []
-        if (
-            len(self._shards) == 1
-        ):  # pieces of the column itself: to take it apart costs a quarter of a µs a key
+        if len(self._shards) == 1:
+            # Pieces of the column itself: to take it apart costs a quarter of a µs a key.
             for at in rows[::_MOST_KEYS]:
                 some = rows[at : at + _MOST_KEYS]
                 parts.append((self._shards[0], some, keys[KEY_BYTES * some.start : KEY_BYTES * some.stop]))
