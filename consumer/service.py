@@ -169,7 +169,9 @@ def _not_done(command: m.KeyStoreCommand) -> m.Input | None:
         case m.AskCalls():
             return m.CallsNotGiven(command.number, command.account)
         case m.ReleaseKeys() | m.TellNote():
-            return None  # the lease ends without the one, and the others meet it themselves without the other
+            return (
+                None  # claims end with the lease, and what a note tells other members find out by themselves
+            )
         case _:
             assert_never(command)
 
