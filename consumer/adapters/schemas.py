@@ -88,14 +88,12 @@ class LocalSchemas:
         branches: dict[str, dict[str, Any]] = {
             name: inlined(name, known) for file in files for name in file.branches
         }
-        # `produce` writes each record of a union with the schema of its own type.
-        by_ref = {
-            SchemaRef("fingerprint", fingerprint(parse(schema))): schema for schema in branches.values()
-        }
+        by_ref: dict[SchemaRef, Json] = {}
         versions: dict[SchemaRef, Path] = {}
         for file in files:
-            # Two files with one fingerprint are read alike: either will do. Two with one id contradict each other.
-            by_ref[SchemaRef("fingerprint", file.fingerprint)] = file.schema
+            # Two files with one fingerprint may differ in logical types: the first by name counts. Two with one id
+            # contradict each other.
+            by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file.schema)
             if file.version is not None:
                 other = versions.setdefault(file.version, file.path)
                 if other != file.path:
@@ -103,6 +101,9 @@ class LocalSchemas:
                         f"{file.path} and {other} have the same {file.version.kind}; rename one of them"
                     )
                 by_ref[file.version] = file.schema
+        # `produce` writes each record of a union with the schema of its own type.
+        for schema in branches.values():
+            by_ref.setdefault(SchemaRef("fingerprint", fingerprint(parse(schema))), schema)
         # All at once, and last: a folder that cannot be read leaves what was known of it.
         self._files, self._branches, self._by_ref, self._seen = files, branches, by_ref, seen
 

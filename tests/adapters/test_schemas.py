@@ -77,6 +77,13 @@ def test_fingerprints_ids_and_guids_are_found(tmp_path: Path) -> None:
     assert schemas.find(SchemaRef("fingerprint", "0" * 16)) is None
 
 
+def test_of_two_files_with_one_fingerprint_the_first_counts(tmp_path: Path) -> None:
+    """A fingerprint says nothing of logical types, so the files may differ in how a value is read."""
+    day = {**PLAIN, "fields": [{"name": "v", "type": {"type": "int", "logicalType": "date"}}]}
+    schemas = LocalSchemas(write(tmp_path, a=PLAIN, b=day))
+    assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(day)))) == PLAIN
+
+
 def test_the_unversioned_file_is_the_reader(tmp_path: Path) -> None:
     """Older versions beside it, with an id in their name, are writers'."""
     schemas = LocalSchemas(write(tmp_path, plain=PLAIN, plain__17=OLDER))
