@@ -34,6 +34,8 @@ MOST_KINDS = 10_000
 _OTHER = "(others)"
 # Columns of a terminal from which on there is a table, and one in which a time has one line.
 _LEAST_TABLE, _WIDE = 80, 100
+# Codes of ours are no longer than this, and the column of topics should not be narrower than that.
+_LONGEST_CODE, _LEAST_TOPIC = 24, 12
 
 
 class Kind(NamedTuple):
@@ -205,18 +207,24 @@ def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None
         return
     # With less room, a time is broken between day and second, and gets two lines.
     time = len("2026-11-24 12:00:00" if console.width >= _WIDE else "2026-11-24")
+    heads = ("stage", "code", reading.WAITING, reading.DONE)
+    stage, code, *numbers = (
+        max(map(len, texts)) for texts in zip(heads, *(row[1:5] for row in rows), strict=True)
+    )
+    # With a space between any two columns, and at each edge.
+    room = console.width - (stage + code + sum(numbers) + 2 * time + len(heads) + 4)
     table = Table(
-        # Topics and codes take the room that is left, and are broken over lines.
+        # Topics take the room that is left, and are broken over lines; codes only if they are not ours or too little
+        # room would be left: people copy them into --code. For the same reason there are no lines between columns.
         Column("topic", overflow="fold"),
         Column("stage", no_wrap=True),
-        Column("code", overflow="fold"),
+        Column("code", overflow="fold", no_wrap=code <= _LONGEST_CODE and room >= _LEAST_TOPIC),
         Column(reading.WAITING, no_wrap=True, justify="right"),
         Column(reading.DONE, no_wrap=True, justify="right"),
         Column("oldest", width=time),
         Column("latest", width=time),
         title="dead letters",
         title_justify="left",
-        # No lines between columns: codes are long, and people copy them into --code.
         box=box.SIMPLE_HEAD,
         padding=0,
     )

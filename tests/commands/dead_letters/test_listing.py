@@ -145,6 +145,16 @@ def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> 
         assert "oldest" in text
 
 
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_code_of_ours_stands_whole(topic: str) -> None:
+    """It is what people copy into ``--code``, also on a terminal of the usual width."""
+    found = Listing(0)
+    found.counts[Kind(topic, "convert", "unknown_action_source")] = Count(7, 4321, 0, 0)
+    console = Console(file=io.StringIO(), width=80)
+    print_listing(found, console)
+    assert "unknown_action_source" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def buried(each_kafka: Kafka, tmp_path: Path) -> tuple[str, dict[str, str]]:
     """A topic with letters of events that are marked all over; the topic, and the environment of the command."""
