@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -89,6 +90,20 @@ def test_required_keys(key: str) -> None:
     assert key in problem.message
     # What the sandbox may repeat is an invalid value, and not the rest of the event.
     assert problem.value is None
+
+
+def test_any_number_of_mistakes_takes_little_memory() -> None:
+    """A body has room for millions: they are not all told, nor kept."""
+    many = dict.fromkeys(map(str, range(20_000)))
+    tracemalloc.start()
+    problems = [
+        rules.check_event(broken("user_data.em", [1] * 20_000), NOW),
+        rules.check_event({**full_event(), **many}, NOW),
+    ]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [problem and problem.code for problem in problems] == ["wrong_type", "unknown_key"]
+    assert peak < 4 << 20
 
 
 @pytest.mark.parametrize("value", [None, [], "event", 1])
