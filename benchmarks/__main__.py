@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ from benchmarks.tables import Table, notes, own_note, own_tables, tables
 from consumer.errors import PinstreamError
 from tests.support.kafka.broker import RealBroker
 
+_MEMORY = Path("/dev/shm")
+"""Linux has a file system in memory here."""
+_LOG_BYTES = 8 << 30
+"""More than the broker writes in a run of all."""
 _WIDTH = 160
 """Of what is printed into a file."""
 _LEGEND = """\
@@ -48,7 +54,7 @@ def main() -> None:
     if arguments.file:
         _measure_own(arguments, machine, console)
         return
-    with RealBroker() as broker, _progress(console) as progress:
+    with _broker() as broker, _progress(console) as progress:
         if arguments.growth:
             parts = {"growth": _growth(broker.bootstrap_servers, arguments, machine, progress)}
         else:
@@ -76,7 +82,7 @@ def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console
         own = read_own(arguments.file, os.environ)
     except (NothingToMeasure, PinstreamError) as error:
         raise SystemExit(f"make bench: {error}") from error
-    with RealBroker() as broker, _progress(console) as progress, tempfile.TemporaryDirectory() as scratch:
+    with _broker() as broker, _progress(console) as progress, tempfile.TemporaryDirectory() as scratch:
         tell = _teller(progress, own_steps(plan))
         try:
             part = own_part(measure_own(broker.bootstrap_servers, own, plan, Path(scratch), tell), machine)
@@ -87,6 +93,21 @@ def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console
         console.print(_shown(table))
     console.print(own_note(part).strip(), highlight=False)
     console.print(f"written to {arguments.json}")
+
+
+@contextlib.contextmanager
+def _broker() -> Iterator[RealBroker]:
+    """A broker with segments as large as Kafka's default, and its log in memory where there is room for it.
+
+    In production it has a disk of its own. On one disk, each sync of keys would wait for all that the broker writes,
+    and half load would measure that.
+    """
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _LOG_BYTES
+    with (
+        tempfile.TemporaryDirectory(prefix="pinstream-bench-", dir=_MEMORY if has_room else None) as folder,
+        RealBroker(Path(folder), log_segment_bytes=1 << 30) as broker,
+    ):
+        yield broker
 
 
 def _figures(
