@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
-    """``--file``: a document of its own, which is nobody else's business."""
+    """``--file``: measures the user's own events, and writes a document of its own."""
     usual = _QUICK_OWN if arguments.quick else OwnPlan()
     plan = OwnPlan(
         arguments.events or usual.events, arguments.warm_up or usual.warm_up, arguments.runs or usual.runs

@@ -59,8 +59,8 @@ class Outcomes:
 
     def __post_init__(self) -> None:
         backoff = self.context.policy.inner_backoff
-        # In one write so many that all share the wait for its acknowledgement, and not so many that it holds up what
-        # comes next.
+        # The most that one write takes: a larger write shares one wait for the acknowledgement among more events, but
+        # what comes next waits longer for it.
         self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.rows)
         self.letters: Outbox[Letter] = Outbox(backoff, 500)
         self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()

@@ -152,7 +152,7 @@ class Pipeline:
                 self.transforming.told(happened)
             # -- the key store
             case m.KeysLookedUp():
-                # A pilot that was delivered before asks nobody what time it is: another may go at once.
+                # A pilot that was delivered before is not sent, so its answer brings no time: another may go at once.
                 if any(happened.found):
                     self.early.pilot_at = -inf
                 self.lookups.looked_up(happened)

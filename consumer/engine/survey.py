@@ -84,7 +84,7 @@ class Stall:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        # No ledger has settled so many, so that the first look begins the time.
+        # No ledger has settled -1 records, so the first look starts the clock.
         self._settled = -1
         self._moved_at = inf
         self._remind_at: float | None = None

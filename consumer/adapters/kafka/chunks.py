@@ -9,8 +9,8 @@ taken a slice at a time (`Inbox`), each as large as the size of the records befo
 it is kept back for the next fetch.
 
 Where records come one by one, a fetch that took only what is there would bring a few of them, and cost as much as
-one of a thousand. So a fetch that begins soon after one that took all there was gathers until `GATHER_SECONDS` have
-passed since. A record that comes alone does not wait, and where more is there than a fetch may hold nothing does.
+one of a thousand. So, after a fetch that took all there was, the next one gathers until `GATHER_SECONDS` have passed.
+A record that comes alone does not wait, nor does a fetch that is full.
 
 *Damaged batches.* Each batch of records has a checksum. Where it does not fit (a byte was changed on the wire, in a
 broker's memory or on its disk), where the batch cannot be decompressed, or has an unknown format, librdkafka reports it
@@ -44,8 +44,8 @@ _SLICE: Final = 256
 the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 GATHER_SECONDS: Final = 0.005
-"""Between the ends of two fetches that take all there is. A fetch costs some milliseconds of CPU until its events are
-settled, most of it for one call and one write of keys: at 7,000 records a second this halves the cost of an event."""
+"""Between the ends of two fetches that take all there is. A fetch costs one or two milliseconds of CPU until its events
+are settled, most of it for a call and a write of keys. At 7,000 records a second this halves the cost of an event."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""

@@ -78,7 +78,7 @@ def progress_line(what: str, done: int, total: int, seconds: float, note: str) -
     # Offsets and events are counted at different moments, so the difference of the two can be out of bounds.
     done = max(0, min(done, total))
     rate = done / seconds if seconds > 0 else 0.0
-    # While nothing moves, nobody can say how long it takes.
+    # While nothing moves, the time left cannot be estimated.
     left = f", {_time_left((total - done) / rate)} left" if rate > 0 else ""
     share = f"{done / total:.0%}" if total else "100%"
     text = f"{what}: {done:,} of {total:,} ({share}), {rate:,.0f} a second{left}"

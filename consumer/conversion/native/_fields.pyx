@@ -20,7 +20,7 @@ cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef enum:
-    FEW = 32  # digests: up to so many are compared each with each to find equal ones
+    FEW = 32  # up to this number of digests, each is compared with each to find equal ones
     ANY_NUMBER = 0x7FFFFFFF
 
 # Looked up once.
