@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.figures.coverage import OTHER
-from consumer.engine.figures.definitions import figures_of
+from consumer.engine.figures.definitions import figures_of, merged
 from consumer.engine.figures.freshness import NO_AGES, Ages
 from consumer.engine.figures.statistics import (
     BrokerStatistics,
@@ -31,7 +31,7 @@ from consumer.engine.figures.statistics import (
 from consumer.engine.model import MetadataLeft, Stage
 from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
-from consumer.workers.merging import _JOINED, MOST_NAMES, Merged, merge, remains
+from consumer.workers.merging import MOST_NAMES, NO_WORKER, Merged, remains
 from tests.web.building import (
     ACCOUNT,
     INFO,
@@ -64,17 +64,16 @@ def series(snapshot: Statistics) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 
 
 def test_every_figure_has_its_rule() -> None:
-    """A new list in the snapshot needs a rule here; every other figure is added, or defines its own rule."""
+    """A new list in the snapshot needs a rule; every other figure is added, or defines its own rule."""
     assert {place.name for place in figures_of(Statistics) if place.is_field} == {
         field.name for field in fields(Statistics)
     }
-    lists = {place.name for place in figures_of(Statistics) if place.is_field and place.shape.many}
-    assert lists == {name for owner, name in _JOINED if owner is Statistics}
+    assert all(place.figure.merge for place in figures_of(Statistics) if place.is_field and place.shape.many)
 
 
 def test_merging_no_worker() -> None:
     """An empty snapshot, which page, /status and /metrics can show."""
-    nothing = merge([])
+    nothing = NO_WORKER
     assert nothing.totals == totals()
     assert nothing.destination == "open"
     assert status_document(nothing, INFO)["freshness"]["within_one_hour"] is None
@@ -85,7 +84,7 @@ def test_merging_no_worker() -> None:
 def test_merging_one_worker_changes_nothing(scene: Any) -> None:
     """Its document does not change."""
     one = scene()
-    assert status_document(merge([one]), INFO) == status_document(one, INFO)
+    assert status_document(merged(Statistics, [one]), INFO) == status_document(one, INFO)
 
 
 def test_counts_and_levels_are_added() -> None:
@@ -94,7 +93,7 @@ def test_counts_and_levels_are_added() -> None:
     other = statistics(
         partition(1, delivered=7, filtered=1), counters=full_counters(), open_bytes=5, claims=3
     )
-    both = merge([one, other])
+    both = merged(Statistics, [one, other])
     assert both.totals == totals(delivered=12, filtered=1, open=2)
     assert (both.open_bytes, both.held, both.claims, both.room) == (15, 1, 3, 2000)
     assert both.counters.delivered_by_name["checkout"] == 62_000
@@ -105,7 +104,7 @@ def test_counts_and_levels_are_added() -> None:
 def test_shares_and_quantiles_are_of_all_events() -> None:
     """They are not the mean of the workers' shares: a worker that delivered little has little weight."""
     young, old = statistics(ages=[1] * 99), statistics(ages=[7200])
-    both = merge([young, old]).freshness
+    both = merged(Statistics, [young, old]).freshness
     assert both.total == Ages(100, 0.99, 1, 1, 1)
     assert both.hour == both.day == both.total
     assert both.age_sum == 99 + 7200
@@ -116,11 +115,11 @@ def test_coverage_is_of_all_events() -> None:
     """By event name: events, and what they carried."""
 
     def window(**names: Any) -> Any:
-        return statistics(coverage=type(merge([]).coverage)(hour=names, day={}))
+        return statistics(coverage=type(merged(Statistics, []).coverage)(hour=names, day={}))
 
     one = window(checkout=covered(100, em=1.0))
     other = window(checkout=covered(300, em=0.5), search=covered(5))
-    hour = merge([one, other]).coverage.hour
+    hour = merged(Statistics, [one, other]).coverage.hour
     assert list(hour) == ["checkout", "search"]
     checkout = hour["checkout"]
     assert (checkout.events, checkout.carried[0], checkout.shares[0]) == (400, 250, 0.625)
@@ -137,7 +136,7 @@ def test_the_worst_state_is_taken() -> None:
         seconds_since_progress=90.0,
         guard=GuardStatistics(TOPIC, 9, 10, "convert no_identity", Cause.MAPPING),
     )
-    both = merge([one, other])
+    both = merged(Statistics, [one, other])
     first, second = both.accounts
     assert (first.account, first.state, first.queued, first.in_flight) == (ACCOUNT, "halted", 5, 1)
     assert first.reason == other.accounts[0].reason
@@ -156,7 +155,7 @@ def test_brokers_of_all_workers() -> None:
             BrokerStatistics("producer", "1", None, None, 0.0),
         )
     )
-    assert merge([one, other]).brokers == (
+    assert merged(Statistics, [one, other]).brokers == (
         BrokerStatistics("consumer", "1", 0.2, 0.5, 5.5),
         BrokerStatistics("producer", "1", None, None, 0.0),
     )
@@ -183,7 +182,7 @@ def test_waits_and_faults_of_any_worker() -> None:
         elsewhere=1,
         joined=False,
     )
-    both = merge([one, other])
+    both = merged(Statistics, [one, other])
     assert both.schemas == (SchemaWait("id", "17", 7, 50.0, 35.0), SchemaWait("id", "18", 1, 9.0, None))
     assert both.clock == ClockStatistics(70.0, 90.0, 70.0, 4)
     assert (both.stalled_for, both.elsewhere, both.key_store_fails, both.joined) == (130.0, 3, True, True)
@@ -197,7 +196,9 @@ def test_the_oldest_open_record_of_all() -> None:
         oldest = OldestOpen(TOPIC, 0, 1, age, WaitsFor.BATCH, ACCOUNT)
         return statistics(oldest_open=oldest, oldest_open_ms=milliseconds)
 
-    both = merge([with_age(None, None), with_age(3.0, 97_000), with_age(9.0, 91_000), statistics()])
+    both = merged(
+        Statistics, [with_age(None, None), with_age(3.0, 97_000), with_age(9.0, 91_000), statistics()]
+    )
     assert both.oldest_open is not None
     assert (both.oldest_open.age, both.oldest_open_ms) == (9.0, 91_000)
 
@@ -223,7 +224,7 @@ def test_the_latest_dead_letters_of_all() -> None:
             ]
         )
 
-    both = merge([died(*range(40, 0, -2)), died(*range(39, 0, -2))])
+    both = merged(Statistics, [died(*range(40, 0, -2)), died(*range(39, 0, -2))])
     assert [one.at for one in both.letters] == [float(at) for at in range(40, 40 - LETTERS_MOST, -1)]
 
 
@@ -231,7 +232,7 @@ def test_samples_of_all() -> None:
     """A message of each kind that any worker has."""
     one = statistics(samples=SamplesSnapshot({("decode", "malformed"): "a"}, {}))
     other = statistics(samples=SamplesSnapshot({("convert", "expired"): "b"}, {}))
-    assert len(merge([one, other]).samples.rejections) == 2
+    assert len(merged(Statistics, [one, other]).samples.rejections) == 2
 
 
 def test_the_remains_of_a_dead_worker() -> None:
@@ -258,7 +259,7 @@ def test_a_ledger_that_does_not_add_up() -> None:
     """Two mismatches must not cancel each other out; the mismatch of a worker ends with its process, as after any
     restart."""
     off = [statistics(partition(0, delivered=3), mismatch=by) for by in (2, -2, 1)]
-    assert abs(merge(off).mismatch) == 2
+    assert abs(merged(Statistics, off).mismatch) == 2
     wrong = replace(off[0], totals=replace(off[0].totals, read=5))
     left = remains(wrong)
     assert (left.mismatch, left.totals) == (0, totals(delivered=3, released=2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -226,15 +226,22 @@ class StoredLetter:
     section: str = figure("The section of the mapping that the record belongs to; empty: none.", default="")
 
 
+def _latest(by_worker: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[tuple[str, str], str]:
+    """The latest message of each kind."""
+    return {kind: message for messages in by_worker for kind, message in messages.items()}
+
+
 @snapshot
 class SamplesSnapshot:
     """The latest message of each kind."""
 
     rejections: Mapping[tuple[str, str], str] = figure(
-        "The latest message of this kind, its dead letter stored or not.", keys=("stage", "code")
+        "The latest message of this kind, its dead letter stored or not.",
+        keys=("stage", "code"),
+        merge=_latest,
     )
     warnings: Mapping[tuple[str, str], str] = figure(
-        "What this warning says.", path="convert_warnings", keys=("code", "field")
+        "What this warning says.", path="convert_warnings", keys=("code", "field"), merge=_latest
     )
 
 

@@ -9,7 +9,7 @@ A figure is a field of a snapshot, or is worked out from fields; then the docstr
         '''Records read and not yet settled.'''
 
 All users go over `figures_of`: `consumer.web.status` makes the document, `consumer.web.metrics` the families, both make
-the tables of docs/status.md, and `consumer.workers.merging` merges the workers' snapshots. Units are in the names, as
+the tables of docs/status.md, and `merged` merges the snapshots of workers. Units are in the names, as
 Prometheus wants them.
 """
 
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
+from itertools import chain
 from types import NoneType, UnionType
 from typing import (
     Any,
@@ -167,7 +168,50 @@ def _shape(hint: Any) -> Shape:
     return Shape(hint, optional=False, many=False)
 
 
-# -- rules for merging workers' figures that are not added
+# -- merging workers' figures
+
+
+def merged(owner: type[_T], snapshots: Sequence[_T]) -> _T:
+    """Make one snapshot of this type from several, the oldest first, or from none: each figure by its rule."""
+    values = {}
+    for attribute in figures_of(owner):
+        if attribute.is_field:
+            of_all = [getattr(one, attribute.name) for one in snapshots]
+            # A label names the thing itself, and is the same in all of them.
+            rule = first if attribute.figure.is_label else attribute.figure.merge
+            values[attribute.name] = _sum(attribute.shape, of_all) if rule is None else rule(of_all)
+    return owner(**values)
+
+
+def by_label(item: type[_T], lists: Iterable[Iterable[_T]]) -> Sequence[list[_T]]:
+    """Group the items of workers' lists by their labels: what the workers say of one thing, the oldest first."""
+    labels = [one.name for one in figures_of(item) if one.figure.is_label]
+    groups: dict[tuple[object, ...], list[_T]] = {}
+    for one in chain.from_iterable(lists):
+        groups.setdefault(tuple(getattr(one, label) for label in labels), []).append(one)
+    return [*groups.values()]
+
+
+def joined_lists(item: type[_T], lists: Iterable[Iterable[_T]]) -> Sequence[_T]:
+    """Make one list of workers' lists: one item for each of its labels."""
+    return tuple(merged(item, seen) for seen in by_label(item, lists))
+
+
+def _sum(shape: Shape, values: Sequence[Any]) -> Any:
+    """Numbers are added, in a row or by name too; of snapshots, by name too, one is made."""
+    if figures_of(shape.item) and shape.many:
+        names = sorted({name for named in values for name in named})
+        return {name: merged(shape.item, [one[name] for one in values if name in one]) for name in names}
+    if figures_of(shape.item):
+        return merged(shape.item, values)
+    if not shape.many:
+        return sum(values)
+    if values and isinstance(values[0], tuple):
+        return tuple(map(sum, zip(*values, strict=True)))
+    total: Counter[Any] = Counter()
+    for one in values:
+        total.update(one)
+    return total
 
 
 def _among_known(choose: Callable[..., Any], **how: Any) -> Callable[[Iterable[Any]], Any]:
@@ -175,6 +219,7 @@ def _among_known(choose: Callable[..., Any], **how: Any) -> Callable[[Iterable[A
     return lambda values: choose((value for value in values if value is not None), default=None, **how)
 
 
+# Rules for figures that are not added.
 most = _among_known(max)
 least = _among_known(min)
 # From 0: two wrong values, as of clocks, must not cancel each other out.

@@ -7,13 +7,29 @@ field says what it is on the page, in /status and on /metrics (`figures.definiti
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
+from functools import partial
+from heapq import nlargest
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
-from consumer.engine.figures.counters import Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
 from consumer.engine.figures.coverage import CoverageSnapshot
-from consumer.engine.figures.definitions import derived, figure, first, furthest, least, most, snapshot
-from consumer.engine.figures.freshness import FreshnessSnapshot
+from consumer.engine.figures.definitions import (
+    by_label,
+    derived,
+    figure,
+    first,
+    furthest,
+    joined_lists,
+    least,
+    merged,
+    most,
+    snapshot,
+)
+from consumer.engine.figures.freshness import NO_FRESHNESS, FreshnessSnapshot
 from consumer.engine.model import Disposition, GateState, MetadataLeft
 
 # Schemas that a snapshot names.
@@ -118,6 +134,13 @@ class PartitionStatistics:
         default=None,
     )
 
+    @staticmethod
+    def of_workers(lists: Sequence[Sequence[PartitionStatistics]]) -> Sequence[PartitionStatistics]:
+        """The partitions of all workers, in order."""
+        # One that was handed over may be in two snapshots. The newer one, which comes later, replaces the other.
+        latest = [seen[-1] for seen in by_label(PartitionStatistics, lists)]
+        return tuple(sorted(latest, key=attrgetter("topic", "partition")))
+
 
 @snapshot
 class AccountStatistics:
@@ -132,23 +155,40 @@ class AccountStatistics:
         labels=("state",),
         metric_note="1: it is in this one.",
         number=lambda state: {one.value: one.value == state for one in GateState},
+        merge=first,
     )
     reason: str | None = figure(
-        "Why it is halted or unreachable: what is refused, or what the latest call met and who answered it."
+        "Why it is halted or unreachable: what is refused, or what the latest call met and who answered it.",
+        merge=first,
     )
     queued: int = figure("Events that wait to be sent, by ad account.", "pinstream_queued_events")
     in_flight: int = figure("Calls under way, by ad account.", "pinstream_calls_in_flight")
-    throttled_for: float | None = figure("Seconds until the throttle ends.")
-    halted_for: float | None = figure("Seconds since the halt began.")
-    next_probe_in: float | None = figure("Seconds until the refused token or account is tried again.")
+    throttled_for: float | None = figure("Seconds until the throttle ends.", merge=most)
+    halted_for: float | None = figure("Seconds since the halt began.", merge=most)
+    next_probe_in: float | None = figure(
+        "Seconds until the refused token or account is tried again.", merge=least
+    )
     unreachable_for: float | None = figure(
-        "Seconds since the first of the calls that have brought no verdict.", default=None
+        "Seconds since the first of the calls that have brought no verdict.", default=None, merge=most
     )
     told: bool = figure(
         "Whether another member met the throttle or the refusal, and told through the shared key store.",
         path="told_by_member",
         default=False,
+        merge=any,
     )
+
+    @staticmethod
+    def of_workers(lists: Sequence[Sequence[AccountStatistics]]) -> Sequence[AccountStatistics]:
+        """The worst state of any worker's gate, and the sum of the queues; in the order of the settings."""
+        accounts = []
+        for gates in by_label(AccountStatistics, lists):
+            state = worst_state(one.state for one in gates)
+            # Reason and times belong to a state: those of other states would contradict it.
+            worst = merged(AccountStatistics, [one for one in gates if one.state == state])
+            queued, in_flight = (sum(map(attrgetter(name), gates)) for name in ("queued", "in_flight"))
+            accounts.append(replace(worst, queued=queued, in_flight=in_flight))
+        return tuple(accounts)
 
 
 @snapshot
@@ -169,11 +209,13 @@ class BrokerStatistics:
         path="round_trip_seconds",
         status_note="null: nothing was asked. See [below](#brokers).",
         metric_note="A fetch waits for records, and the coordinator for other members.",
+        merge=most,
     )
     round_trip_p99: float | None = figure(
         "The same, which 99 of 100 requests do not exceed.",
         "pinstream_kafka_round_trip_p99_seconds",
         path="round_trip_p99_seconds",
+        merge=most,
     )
     throttled: float = figure(
         "Time for which the broker has held back answers to this client because of a quota, since the start.",
@@ -189,13 +231,15 @@ class SchemaWait:
     kind: str = figure(
         "How records name a schema that they wait for.",
         status_note="`id`, `guid` or `fingerprint`. The longest wait is first; there are at most 20.",
+        is_label=True,
     )
-    value: str = figure("That id, GUID or fingerprint.")
+    value: str = figure("That id, GUID or fingerprint.", is_label=True)
     records: int = figure("How many records wait for it.")
-    seconds: float = figure("How long the first of them has waited.")
+    seconds: float = figure("How long the first of them has waited.", merge=most)
     denied_seconds: float | None = figure(
         "For how long the registry has been saying that there is no such schema.",
         status_note="null: it does not say so.",
+        merge=most,
     )
 
 
@@ -369,8 +413,11 @@ class Statistics:
         "pinstream_assigned_partitions",
         path="partitions[]",
         number=len,
+        merge=PartitionStatistics.of_workers,
     )
-    accounts: Sequence[AccountStatistics] = figure(path="destination.accounts[]")
+    accounts: Sequence[AccountStatistics] = figure(
+        path="destination.accounts[]", merge=AccountStatistics.of_workers
+    )
     guard: GuardStatistics | None = figure(
         "The dead-letter guard has stopped intake, because too many records would be dead letters.",
         "pinstream_dead_letter_guard",
@@ -380,7 +427,10 @@ class Statistics:
         merge=first,
     )
     # Delivered events only, as of coverage: the platform has no others.
-    freshness: FreshnessSnapshot = figure()
+    freshness: FreshnessSnapshot = figure(
+        # What is added to nothing gives histograms of the right width.
+        merge=lambda snapshots: merged(FreshnessSnapshot, [NO_FRESHNESS, *snapshots])
+    )
     open_bytes: int = figure("Bytes held by open records.", "pinstream_open_bytes", path="open.bytes")
     # The age of the same record is in `oldest_open`; this is to find it by.
     oldest_open_ms: int | None = figure(
@@ -404,6 +454,9 @@ class Statistics:
         path="open.schemas[]",
         metric_note="0: none waits.",
         number=lambda waits: max((one.seconds for one in waits), default=0),
+        merge=lambda lists: tuple(
+            nlargest(SCHEMAS_MOST, joined_lists(SchemaWait, lists), key=attrgetter("seconds"))
+        ),
     )
     claims: int = figure("Event keys that open events hold.", "pinstream_claims", path="open.claims")
     clock: ClockStatistics = figure()
@@ -422,7 +475,10 @@ class Statistics:
     )
     coverage: CoverageSnapshot = figure()
     # Newest first.
-    letters: Sequence[StoredLetter] = figure(path="latest_dead_letters[]")
+    letters: Sequence[StoredLetter] = figure(
+        path="latest_dead_letters[]",
+        merge=lambda lists: tuple(nlargest(LETTERS_MOST, chain.from_iterable(lists), key=attrgetter("at"))),
+    )
     samples: SamplesSnapshot = figure()
     room: int = figure(
         "Records that intake would take now; 0: it has stopped, or all room is used.",
@@ -476,7 +532,9 @@ class Statistics:
         status_note="1, too, with a shared key store: there the calls of all members are counted.",
         merge=lambda values: max(values, default=1),
     )
-    brokers: Sequence[BrokerStatistics] = figure(path="brokers[]", default=())
+    brokers: Sequence[BrokerStatistics] = figure(
+        path="brokers[]", default=(), merge=partial(joined_lists, BrokerStatistics)
+    )
 
     @derived("destination.state", status_note="In this order: `open`, `throttled`, `unreachable`, `halted`.")
     def destination(self) -> str:
