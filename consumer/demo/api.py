@@ -26,7 +26,7 @@ import orjson
 from aiohttp import web
 
 from consumer.demo.accounts import SandboxCounts
-from consumer.demo.faults import FAULTS, Faults, FaultSource
+from consumer.demo.faults import FAULTS, Faults, draw_plan
 from consumer.demo.platform import Call, Platform
 from consumer.errors import UsageError
 
@@ -51,7 +51,7 @@ class Sandbox(Platform):
     def set_faults(self, faults: Faults) -> None:
         """Set other faults. Their call numbers and seconds start at zero."""
         self.faults = faults
-        self._source = FaultSource(faults, seed=self.seed, now=self.clock())
+        self._set_at, self._calls = self.clock(), 0
 
     def counts(self) -> SandboxCounts:
         """A copy of the current counts."""
@@ -94,7 +94,8 @@ class Sandbox(Platform):
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         now = self.clock()
-        plan = self._source.next_plan(now)
+        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
+        self._calls += 1
         test = request.query.get("test")
         self.books.counts.test_calls += test == "true"
         if plan.dropped_before:  # the body is not even read

@@ -1,4 +1,4 @@
-"""The faults of the sandbox: a frozen `Faults` declares them, a `FaultSource` draws them for each call.
+"""The faults of the sandbox: a frozen `Faults` declares them, `draw_plan` draws those of each call.
 
 The faults of a call depend only on the seed, the number of the call since the faults were set, and (for faults with
 seconds or rates) the given clock, so a run can be repeated.
@@ -139,26 +139,14 @@ class CallPlan(NamedTuple):
     middleman: bool
 
 
-class FaultSource:
-    """Draws a `CallPlan` for each call since the faults were set."""
-
-    def __init__(self, faults: Faults, *, seed: int, now: float) -> None:
-        self.faults = faults
-        self._seed = seed
-        self._since = now
-        self._calls = 0
-
-    def next_plan(self, now: float) -> CallPlan:
-        """Return the plan of the call that arrives at `now` (seconds of the sandbox's clock)."""
-        call, self._calls = self._calls, self._calls + 1
-        draws = random.Random(f"{self._seed}:{call}")  # noqa: S311  faults are not secrets
-        elapsed = now - self._since
-        # Every kind draws its own number for every call, so that changing one kind does not change the others.
-        struck = {
-            name: getattr(self.faults, name).strikes(call, elapsed, draws.random())
-            for name in CallPlan._fields[2:]
-        }
-        return CallPlan(self.faults, draws, **struck)
+def draw_plan(faults: Faults, *, seed: int, call: int, elapsed: float) -> CallPlan:
+    """Draw the faults of call number `call` (from 0), `elapsed` seconds after they were set."""
+    draws = random.Random(f"{seed}:{call}")  # noqa: S311  faults are not secrets
+    # Every kind draws its own number for every call, so that changing one kind does not change the others.
+    struck = {
+        name: getattr(faults, name).strikes(call, elapsed, draws.random()) for name in CallPlan._fields[2:]
+    }
+    return CallPlan(faults, draws, **struck)
 
 
 class Quota:

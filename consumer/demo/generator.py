@@ -42,6 +42,11 @@ OPEN_SESSIONS: Final = 300
 KNOWN_SHOPPERS: Final = 5_000
 # A duplicate repeats one of this number of latest deliverable events.
 RECENT: Final = 500
+# What visitors do before they buy, and how often.
+_LOOKING: Final = (
+    ("product_viewed", "category_viewed", "product_searched", "wishlist_item_added", "video_watched"),
+    (60, 20, 14, 4, 2),
+)
 _FILTERED: Final = frozenset(("cart_viewed", "cart_item_removed", "order_refunded"))
 _DAY_MS: Final = 86_400_000
 
@@ -153,7 +158,12 @@ class EventGenerator:
     # Sessions
 
     def _session(self) -> Iterator[tuple[Shopper, CommerceEvent]]:
-        shopper, new = self._shopper()
+        new = not (self._shoppers and self._chance(0.5))
+        if new:
+            shopper = self._new_shopper()
+            self._shoppers.append(shopper)
+        else:
+            shopper = self._random.choice(self._shoppers)
         if shopper.customer["emails"] and shopper.handset is None and self._chance(0.06):
             steps = self._at_the_till(shopper)
         else:
@@ -184,21 +194,15 @@ class EventGenerator:
         if self._chance(0.02):
             yield self._event(shopper, "subscription_created")
         while self._chance(0.75):
-            yield from self._looking(shopper)
+            kind = self._random.choices(*_LOOKING)[0]
+            event = self._event(shopper, kind)
+            if kind == "product_searched":
+                event["search_query"] = self._random.choice(QUERIES)
+            if kind in ("product_viewed", "wishlist_item_added"):
+                event["order"] = self._order(shopper.market, [(self._random.choice(PRODUCTS), 1)])
+            yield event
         if self._chance(0.4):  # most visits end without a cart
             yield from self._buying(shopper)
-
-    def _looking(self, shopper: Shopper) -> Iterator[CommerceEvent]:
-        kind = self._random.choices(
-            ("product_viewed", "category_viewed", "product_searched", "wishlist_item_added", "video_watched"),
-            (60, 20, 14, 4, 2),
-        )[0]
-        event = self._event(shopper, kind)
-        if kind == "product_searched":
-            event["search_query"] = self._random.choice(QUERIES)
-        if kind in ("product_viewed", "wishlist_item_added"):
-            event["order"] = self._order(shopper.market, [(self._random.choice(PRODUCTS), 1)])
-        yield event
 
     def _buying(self, shopper: Shopper) -> Iterator[CommerceEvent]:
         """From the cart to the payment, which only some of the shoppers reach."""
@@ -303,14 +307,6 @@ class EventGenerator:
         }
 
     # Shoppers
-
-    def _shopper(self) -> tuple[Shopper, bool]:
-        """Return a known or a new shopper, and whether the shopper is new."""
-        if self._shoppers and self._chance(0.5):
-            return self._shoppers[self._random.randrange(len(self._shoppers))], False
-        shopper = self._new_shopper()
-        self._shoppers.append(shopper)
-        return shopper, True
 
     def _new_shopper(self) -> Shopper:
         pick = self._random.choice

@@ -22,9 +22,10 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
 import pycountry
@@ -124,6 +125,8 @@ KNOWN_EVENT_NAMES: Final[frozenset[str]] = frozenset(_DEFINITIONS["standard_even
 CUSTOMER_TYPES: Final[frozenset[str]] = frozenset(_USER_MEMBERS["customer_type"]["enum"])
 
 _PLAIN: Final = ("client_user_agent", "click_id", "partner_id")
+# What identifies a person only together.
+_IP_AND_AGENT: Final = {"client_ip_address", "client_user_agent"}
 _is_digest: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 _is_digest_of_any_case: Final = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 _is_decimal: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?").fullmatch
@@ -141,15 +144,7 @@ def check_event(
 
     `now` is in seconds since 1970; `max_age` in seconds, None for any age.
     """
-    misshapen = _check_structure(event)
-    if misshapen is not None or not isinstance(event, dict):
-        return misshapen
-    return (
-        _check_names(event, event_names)
-        or _check_time(event["event_time"], now, max_age)
-        or _check_user_data(event["user_data"])
-        or _check_custom_data(event.get("custom_data", {}))
-    )
+    return _check_structure(event) or next(_violations(event, now, max_age, event_names), None)
 
 
 def check_envelope(body: object) -> Violation | None:
@@ -201,70 +196,75 @@ def _check_structure(event: object) -> Violation | None:
     return None
 
 
-# Meaning
+# What is wrong with an event of the right structure. Only the first violation is asked for, so nothing after it is
+# looked at.
 
 
-def _check_names(event: dict[str, Any], event_names: frozenset[str]) -> Violation | None:
-    if event["event_name"] not in event_names:
-        return Violation(
-            "event_name", "event_name is neither a standard one nor registered", event["event_name"]
-        )
-    if event["action_source"] not in ACTION_SOURCES:
-        return Violation("action_source", "action_source is not known", event["action_source"])
-    if not event["event_id"].strip():
-        return Violation("event_id", "event_id is blank", event["event_id"])
-    return None
+def _violations(
+    event: Any, now: float, max_age: float | None, event_names: frozenset[str]
+) -> Iterator[Violation]:
+    name, source, event_id, at = (
+        event[key] for key in ("event_name", "action_source", "event_id", "event_time")
+    )
+    if name not in event_names:
+        yield Violation("event_name", "event_name is neither a standard one nor registered", name)
+    if source not in ACTION_SOURCES:
+        yield Violation("action_source", "action_source is not known", source)
+    if not event_id.strip():
+        yield Violation("event_id", "event_id is blank", event_id)
+    if at > now + MAX_AHEAD:  # often milliseconds by mistake
+        yield Violation("future", "event_time is in the future (is it in seconds?)", at)
+    if max_age is not None and at < now - max_age:
+        yield Violation("expired", f"event_time is more than {max_age / 86_400:g} days ago", at)
+    yield from _in_user_data(event["user_data"])
+    yield from _in_custom_data(event.get("custom_data", {}))
 
 
-def _check_time(event_time: int, now: float, max_age: float | None) -> Violation | None:
-    if event_time > now + MAX_AHEAD:  # often milliseconds by mistake
-        return Violation("future", "event_time is in the future (is it in seconds?)", event_time)
-    if max_age is not None and event_time < now - max_age:
-        return Violation("expired", f"event_time is more than {max_age / 86_400:g} days ago", event_time)
-    return None
-
-
-def _check_user_data(user_data: dict[str, Any]) -> Violation | None:
+def _in_user_data(user_data: dict[str, Any]) -> Iterator[Violation]:
     for key, member in user_data.items():
-        if type(member) is list:  # of the hashed values of a field
-            problem = _check_digests(key, member)
+        if type(member) is list:
+            yield from _in_digests(f"user_data.{key}", member)
         elif key in _PLAIN and member is not None:
-            problem = _check_plain(key, member)
-        else:
-            continue
-        if problem is not None:
-            return problem
+            if not member or member.isspace():
+                yield Violation("empty", f"user_data.{key} is blank: leave it out", member)
+            # The commonest mistake: everything hashed.
+            if len(member) == 64 and _is_digest_of_any_case(member):
+                yield Violation("hashed", f"user_data.{key} must not be hashed", member)
     if user_data.get("customer_type", "new") not in CUSTOMER_TYPES:
-        return Violation("customer_type", "user_data.customer_type must be new or returning")
+        yield Violation("customer_type", "user_data.customer_type must be new or returning")
     address = user_data.get("client_ip_address")
     if address is not None and not _is_address(address):
-        return Violation("ip_address", "user_data.client_ip_address must be a plain IP address", address)
-    if "em" in user_data or "hashed_maids" in user_data:
-        return None
-    if "client_ip_address" in user_data and "client_user_agent" in user_data:
-        return None
-    return Violation(
-        "identity", "user_data needs em, or hashed_maids, or client_ip_address with client_user_agent"
-    )
+        yield Violation("ip_address", "user_data.client_ip_address must be a plain IP address", address)
+    if not ("em" in user_data or "hashed_maids" in user_data or user_data.keys() >= _IP_AND_AGENT):
+        yield Violation(
+            "identity", "user_data needs em, or hashed_maids, or client_ip_address with client_user_agent"
+        )
 
 
-def _check_digests(key: str, values: list[str]) -> Violation | None:
+def _in_digests(path: str, values: list[str]) -> Iterator[Violation]:
     if not values:
-        return Violation("empty", f"user_data.{key} is empty: leave it out", values)
+        yield Violation("empty", f"{path} is empty: leave it out", values)
     for text in values:
         if _is_digest(text) is None:
-            return Violation("digest", f"user_data.{key} must hold SHA-256 digests in lower-case hex", text)
+            yield Violation("digest", f"{path} must hold SHA-256 digests in lower-case hex", text)
         if text == EMPTY_DIGEST:
-            return Violation("empty_digest", f"user_data.{key} holds the hash of the empty string", text)
-    return None
+            yield Violation("empty_digest", f"{path} holds the hash of the empty string", text)
 
 
-def _check_plain(key: str, text: str) -> Violation | None:
-    if not text or text.isspace():
-        return Violation("empty", f"user_data.{key} is blank: leave it out", text)
-    if len(text) == 64 and _is_digest_of_any_case(text):  # the commonest mistake: everything hashed
-        return Violation("hashed", f"user_data.{key} must not be hashed", text)
-    return None
+def _in_custom_data(custom_data: dict[str, Any]) -> Iterator[Violation]:
+    currency = custom_data.get("currency")
+    if currency is not None and currency not in _currencies():
+        yield Violation("currency", "custom_data.currency must be an ISO 4217 code in upper case", currency)
+    items = zip(repeat("custom_data.contents[]"), custom_data.get("contents", ()))
+    # An order and its items have amounts and quantities under different names.
+    for path, holder in chain([("custom_data", custom_data)], items):
+        for key in ("value", "predicted_ltv", "item_price"):
+            amount = holder.get(key)
+            if amount is not None and _is_decimal(amount) is None:
+                yield Violation("amount", f"{path}.{key} must be plain decimal text", amount)
+        for key in ("num_items", "quantity"):
+            if not 0 <= holder.get(key, 0) <= _INT64_MAX:
+                yield Violation("quantity", f"{path}.{key} must not be negative", holder[key])
 
 
 def _is_address(text: str) -> bool:
@@ -275,25 +275,6 @@ def _is_address(text: str) -> bool:
         return any(socket.inet_pton(family, text))
     except (OSError, ValueError):
         return False
-
-
-def _check_custom_data(custom_data: dict[str, Any]) -> Violation | None:
-    currency = custom_data.get("currency")
-    if currency is not None and currency not in _currencies():
-        return Violation("currency", "custom_data.currency must be an ISO 4217 code in upper case", currency)
-    # An order and its items have amounts and quantities under different names.
-    for path, holder in (
-        ("custom_data", custom_data),
-        *(("custom_data.contents[]", item) for item in custom_data.get("contents", ())),
-    ):
-        for key in ("value", "predicted_ltv", "item_price"):
-            amount = holder.get(key)
-            if amount is not None and _is_decimal(amount) is None:
-                return Violation("amount", f"{path}.{key} must be plain decimal text", amount)
-        for key in ("num_items", "quantity"):
-            if not 0 <= holder.get(key, 0) <= _INT64_MAX:
-                return Violation("quantity", f"{path}.{key} must not be negative", holder[key])
-    return None
 
 
 @lru_cache(maxsize=1)

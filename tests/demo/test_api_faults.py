@@ -18,11 +18,11 @@ from consumer.demo.faults import (
     FAULTS,
     Chance,
     Faults,
-    FaultSource,
     Lie,
     Marked,
     Speech,
     Wait,
+    draw_plan,
 )
 from consumer.engine.answering.verdicts import NoVerdict, read_answer
 from tests.demo.examples import ACCOUNT, NOW, TOKEN, Client, Clock, event, running
@@ -339,8 +339,8 @@ def test_faults_survive_json(
 def test_one_kind_does_not_move_the_others() -> None:
     """Turning one fault off does not change which calls another one affects."""
     throttled = Chance(share=0.3)
-    both = FaultSource(Faults(throttled=throttled, unauthorised=Chance(share=0.5)), seed=4, now=0)
-    alone = FaultSource(Faults(throttled=throttled), seed=4, now=0)
-    assert [both.next_plan(0).throttled for _ in range(200)] == [
-        alone.next_plan(0).throttled for _ in range(200)
-    ]
+    alone = Faults(throttled=throttled)
+    both = Faults(throttled=throttled, unauthorised=Chance(share=0.5))
+    for call in range(200):
+        plans = [draw_plan(faults, seed=4, call=call, elapsed=0) for faults in (alone, both)]
+        assert plans[0].throttled == plans[1].throttled
