@@ -9,7 +9,7 @@ the families (`figures.definitions`), from which the table in docs/status.md is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from consumer.engine.figures.definitions import Histogram, figures_of
+
+Series = tuple[tuple[str, ...], Any]
+"""Values of the labels, and a number or `Histogram`."""
 
 
 class Family(NamedTuple):
@@ -56,47 +59,41 @@ class FiguresCollector(Collector):
             yield made
 
 
-def gather(owner: type, snapshots: Iterable[Any]) -> list[tuple[Family, list[tuple[tuple[str, ...], Any]]]]:
-    """Return the metrics of a type of snapshots, each with the series of these: labels, and a number or `Histogram`."""
-    found: dict[str, tuple[Family, list[tuple[tuple[str, ...], Any]]]] = {
-        family.name: (family, []) for family in families(owner)
-    }
-    for snapshot in snapshots:
-        for metric, labels, value in _series(snapshot, ()):
-            found[metric][1].append((labels, value))
-    return list(found.values())
+def gather(owner: type, snapshots: Iterable[Any]) -> Iterator[tuple[Family, list[Series]]]:
+    """Yield the metrics of a type of snapshots and of its parts, each with the series of these snapshots."""
+    return _of_items(owner, (), [((), snapshot) for snapshot in snapshots])
 
 
-def families(owner: type, labels: tuple[str, ...] = ()) -> Iterator[Family]:
-    """Yield the metrics of a type of snapshots, and of its parts."""
+def _of_items(
+    owner: type, names: tuple[str, ...], items: Sequence[tuple[tuple[str, ...], Any]]
+) -> Iterator[tuple[Family, list[Series]]]:
+    """`items`: snapshots of this type, or of a part of one, with their labels, which have these `names`."""
     attributes = figures_of(owner)
     # Labels name the item that a figure stands in, from the outermost to the innermost.
-    mine = (*labels, *(one.name for one in attributes if one.figure.is_label))
+    own = [one.name for one in attributes if one.figure.is_label]
+    names = (*names, *own)
+    items = [((*labels, *(str(getattr(item, name)) for name in own)), item) for labels, item in items]
     for attribute in attributes:
-        figure = attribute.figure
+        figure, part = attribute.figure, attribute.shape.item
+        if not figure.metric and not figures_of(part):
+            continue
+        values = [(labels, getattr(item, attribute.name)) for labels, item in items]
         if figure.metric:
             words = f"{figure.sentence} {figure.metric_note}".strip()
             # By Prometheus' convention the name of a counter ends so, and no other name does.
             kind = "counter" if figure.metric.endswith("_total") else "gauge"
-            kind = "histogram" if attribute.shape.item is Histogram else kind
-            own = figure.labels or [key.replace(" ", "_") for key in figure.keys]
-            yield Family(figure.metric, kind, (*mine, *own), words)
-        yield from families(attribute.shape.item, mine)
-
-
-def _series(owner: object, labels: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Yield metric, labels and value of each series of a snapshot, or of a part of it with these labels."""
-    attributes = figures_of(type(owner))
-    mine = (*labels, *(str(getattr(owner, one.name)) for one in attributes if one.figure.is_label))
-    for attribute in attributes:
-        figure, value = attribute.figure, getattr(owner, attribute.name)
-        if figure.metric:
-            number = value if figure.number is None else figure.number(value)
-            for names, one in _by_label(number):
-                yield figure.metric, (*mine, *names), one
-        # Of a mapping the values are numbers; the items of a list may have figures of their own.
-        for part in value if attribute.shape.many and not isinstance(value, Mapping) else (value,):
-            yield from _series(part, mine)
+            kind = "histogram" if part is Histogram else kind
+            more = figure.labels or [key.replace(" ", "_") for key in figure.keys]
+            series: list[Series] = []
+            for labels, value in values:
+                number = value if figure.number is None else figure.number(value)
+                series += [((*labels, *further), one) for further, one in _by_label(number)]
+            yield Family(figure.metric, kind, (*names, *more), words), series
+        if attribute.shape.many:
+            # Of a mapping the values are numbers; the items of a list may have figures of their own.
+            lists = [(labels, value) for labels, value in values if not isinstance(value, Mapping)]
+            values = [(labels, one) for labels, value in lists for one in value]
+        yield from _of_items(part, names, [one for one in values if one[1] is not None])
 
 
 def _by_label(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
