@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -23,16 +24,13 @@ from consumer.errors import SettingsError, missing_extra
 from consumer.settings import Settings
 from consumer.settings.passthrough import read_secret_file
 
+_INTERVAL, _EXPORT_TIMEOUT = "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT"
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 INSTALL = missing_extra("otel")
 
 
-class _Off(NamedTuple):
-    """Why one signal that is asked for is not exported."""
-
-    signal: str
-    asked_by: str
-    reason: str
+# The signals that are asked for and not exported, by the variable that asks and the reason.
+_Off = dict[tuple[str, str], list[str]]
 
 
 def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tuple[Tracing, MetricsExport]:
@@ -41,16 +39,12 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
     Never raises. Logs why a signal is not exported; a mistake that turns off both is one line.
     """
     tracing, exported = Tracing(), MetricsExport()
-    off: list[_Off] = []
+    off: _Off = {}
     # A static member keeps its name when it starts again, so its series go on. Otherwise, a name that no other process
     # has at the same time.
     given = settings.kafka.properties.get("group.instance.id")
     instance = f"{socket.gethostname()}-{os.getpid()}" if given is None else given.get_secret_value()
-    for signal in signals:
-        variables = _Variables(environ, signal)
-        asked_by = variables.asked_by()
-        if asked_by is None:
-            continue
+    for variables, asked_by in _asked(environ, signals):
         reason = variables.misfit()
         if reason is None:
             # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
@@ -58,7 +52,7 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
             try:
                 wish = variables.wish(instance)
                 # Imported here: OpenTelemetry is an extra, and takes half a second.
-                if signal == "TRACES":
+                if variables.signal == "TRACES":
                     from consumer.app.telemetry.spans import export as export_spans
 
                     tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
@@ -66,7 +60,7 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
                     from consumer.app.telemetry.metrics import export as export_metrics
 
                     exported = export_metrics(wish)
-                structlog.get_logger().info("telemetry", signal=signal.lower(), asked_by=asked_by)
+                structlog.get_logger().info("telemetry", signal=variables.signal.lower(), asked_by=asked_by)
                 continue
             except ImportError:
                 reason = INSTALL
@@ -74,7 +68,7 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
                 reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
             except SettingsError as error:  # of the file of the headers
                 reason = f"{error}: correct it"
-        off.append(_Off(signal, asked_by, reason))
+        off.setdefault((asked_by, reason), []).append(variables.signal)
     for text in _texts(off):
         structlog.get_logger().warning("telemetry_off", text=text)
     return tracing, exported
@@ -82,36 +76,39 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
 
 def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the signals that would be exported, and why others that are asked for would not. Starts nothing."""
-    good, off = [], []
-    for signal in ("METRICS", "TRACES"):
-        variables = _Variables(environ, signal)
-        asked_by = variables.asked_by()
-        if asked_by is None:
-            continue
+    good: list[str] = []
+    off: _Off = {}
+    for variables, asked_by in _asked(environ, ("METRICS", "TRACES")):
         # Looked for and not imported: `check` starts nothing.
         reason = variables.misfit() or (None if importlib.util.find_spec("opentelemetry") else INSTALL)
         if reason is None:
-            good.append(signal.lower())
+            good.append(variables.signal.lower())
         else:
-            off.append(_Off(signal, asked_by, reason))
+            off.setdefault((asked_by, reason), []).append(variables.signal)
     return good, list(_texts(off))
 
 
-def _texts(off: Sequence[_Off]) -> Iterator[str]:
-    # By variable and reason, in order: what turns off both is one line.
-    for variable, reason in dict.fromkeys((one.asked_by, one.reason) for one in off):
-        of_it = [one.signal for one in off if (one.asked_by, one.reason) == (variable, reason)]
-        names = " and ".join(of_it).lower()
-        switches = " and ".join(f"OTEL_{one}_EXPORTER=none" for one in of_it)
-        yield f"{variable} asks for {names}, but {reason}, or set {switches}"
+def _texts(off: _Off) -> Iterator[str]:
+    for (variable, reason), signals in off.items():
+        switches = " and ".join(f"OTEL_{one}_EXPORTER=none" for one in signals)
+        yield f"{variable} asks for {' and '.join(signals).lower()}, but {reason}, or set {switches}"
+
+
+def _asked(environ: Mapping[str, str], signals: Iterable[str]) -> Iterator[tuple[_Variables, str]]:
+    """Yield the variables of each signal that is asked for, and the one of them that asks."""
+    for signal in signals:
+        variables = _Variables(environ, signal)
+        asked_by = variables.asked_by()
+        if asked_by is not None:
+            yield variables, asked_by
 
 
 class _Variables:
     """The variables of one signal, ``TRACES`` or ``METRICS``. An empty one counts as not set (OpenTelemetry's rule)."""
 
     def __init__(self, environ: Mapping[str, str], signal: str) -> None:
+        self.signal = signal
         self._values = {name: value.strip() for name, value in environ.items() if value.strip()}
-        self._signal = signal
         self._exporter = f"OTEL_{signal}_EXPORTER"
         named = self._values.get(self._exporter, "").lower().split(",")
         self._exporters = {one.strip() for one in named if one.strip()}
@@ -121,38 +118,38 @@ class _Variables:
         if self._values.get("OTEL_SDK_DISABLED", "").lower() == "true" or "none" in self._exporters:
             return None
         # /metrics is for Prometheus already.
-        if self._exporters == {"prometheus"} and self._signal == "METRICS":
+        if self._exporters == {"prometheus"} and self.signal == "METRICS":
             return None
         return self._find("ENDPOINT") or (self._exporter if self._exporter in self._values else None)
 
     def misfit(self) -> str | None:
         """Return what pinstream does not support of what is asked for; None if it supports all."""
-        exporters = {"otlp", "otlp_proto_http"} | ({"prometheus"} if self._signal == "METRICS" else set())
+        exporters = {"otlp", "otlp_proto_http"} | ({"prometheus"} if self.signal == "METRICS" else set())
         if not self._exporters <= exporters:
             return f"{self._exporter} is not otlp, the only exporter that pinstream has: correct it"
-        checks = [(self._find(what), check) for what, check in _OTLP.items()]
-        checks += [(name, check) for name, check in _OTHERS.items()]
-        if self._signal == "METRICS":
-            checks += [(name, check) for name, check in _OF_METRICS.items()]
-        for name, check in checks:
-            wrong = check(self._values[name]) if name in self._values else None
-            if wrong is not None:
-                return f"{name} {wrong}: correct it"
+        rules = {self._find(what): rule for what, rule in _OTLP.items()}
+        rules.update(_OTHERS | _OF_METRICS if self.signal == "METRICS" else _OTHERS)
+        for name, (fits, words) in rules.items():
+            if name in self._values and not fits(self._values[name]):
+                return f"{name} {words}: correct it"
         return None
 
     def wish(self, instance: str) -> Wish:
         """Return what is asked for. Raises `SettingsError` if the file of the headers cannot be read."""
+        variables, temporality = {"timeout": self._find("TIMEOUT")}, None
+        if self.signal == "METRICS":
+            variables |= {"interval": _INTERVAL, "export_timeout": _EXPORT_TIMEOUT}
+            temporality = self._values.get(_TEMPORALITY)
         # Milliseconds, as the standard says; OpenTelemetry's Python SDK takes the first for seconds.
-        variables = {"timeout": self._find("TIMEOUT")}
-        temporality = "cumulative"
-        if self._signal == "METRICS":
-            variables["interval"] = "OTEL_METRIC_EXPORT_INTERVAL"
-            variables["export_timeout"] = "OTEL_METRIC_EXPORT_TIMEOUT"
-            temporality = self._values.get(_TEMPORALITY, temporality).lower()
         given = {
             field: int(self._values[name]) / 1000 for field, name in variables.items() if name in self._values
         }
-        return Wish(instance, headers=self._headers_file(), temporality=temporality, **given)
+        return Wish(
+            instance,
+            headers=self._headers_file(),
+            temporality="cumulative" if temporality is None else temporality.lower(),
+            **given,
+        )
 
     def _headers_file(self) -> str:
         """Return the headers that stand in a file, as our own secrets may."""
@@ -163,77 +160,68 @@ class _Variables:
         if name.removesuffix("_FILE") in self._values:
             raise SettingsError(f"{name.removesuffix('_FILE')} and {name} are both set; keep one of them")
         text = read_secret_file(name, Path(self._values[name]))
-        wrong = _pairs(text)
-        if wrong is not None:
-            raise SettingsError(f"the file of {name} {wrong}")
+        if not _PAIRS.fits(text):
+            raise SettingsError(f"the file of {name} {_PAIRS.otherwise}")
         return text
 
     def _find(self, what: str) -> str | None:
         """Return the variable that is set. Of two, the more specific one counts (OpenTelemetry's rule)."""
-        names = (f"OTEL_EXPORTER_OTLP_{self._signal}_{what}", f"OTEL_EXPORTER_OTLP_{what}")
+        names = (f"OTEL_EXPORTER_OTLP_{self.signal}_{what}", f"OTEL_EXPORTER_OTLP_{what}")
         return next((name for name in names if name in self._values), None)
 
 
-# -- what a value may be; each returns what is wrong with it, or None
+class _Rule(NamedTuple):
+    """What a value may be. `otherwise` goes on after the variable's name; it never repeats the value."""
+
+    fits: Callable[[str], object]
+    otherwise: str
 
 
-def _one_of(*values: str) -> Callable[[str], str | None]:
-    def check(value: str) -> str | None:
-        return None if value.lower() in values else f"is none of {', '.join(values)}"
-
-    return check
+def _one_of(*values: str) -> _Rule:
+    return _Rule(lambda value: value.lower() in values, f"is none of {', '.join(values)}")
 
 
-def _protocol(value: str) -> str | None:
-    if value.lower() == "http/protobuf":
-        return None
-    return "is not http/protobuf, the only protocol that pinstream has (port 4318 of a collector, not 4317)"
-
-
-def _url(value: str) -> str | None:
+def _is_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:  # a port that is no number
-        fits = False
-    return None if fits else "is not a URL such as http://collector:4318"
+        return False
 
 
-def _milliseconds(value: str) -> str | None:
-    # `isdecimal` is true of digits that `int` reads as well, but the standard means these ten.
-    fits = value.isascii() and value.isdecimal() and int(value) > 0
-    return None if fits else "is not a number of milliseconds, such as 10000"
-
-
-def _pairs(value: str) -> str | None:
+def _are_pairs(value: str) -> bool:
     # Each header on its own, with the spaces that people put after a comma.
     pairs = [one.partition("=") for one in value.split(",") if one.strip()]
-    fits = all(name.strip() and equals for name, equals, _ in pairs)
-    return None if fits else "is not a list such as name=value,other=value"
+    return all(name.strip() and equals for name, equals, _ in pairs)
 
 
-def _file(value: str) -> str | None:
-    return None if os.access(value, os.R_OK) and os.path.isfile(value) else "names a file that cannot be read"
-
-
-_Check = Callable[[str], str | None]
+# The standard means the digits 0-9; `str.isdecimal` is true of others, too.
+_MILLISECONDS: Final = _Rule(
+    re.compile("0*[1-9][0-9]*").fullmatch, "is not a number of milliseconds, such as 10000"
+)
+_PAIRS: Final = _Rule(_are_pairs, "is not a list such as name=value,other=value")
+_FILE: Final = _Rule(
+    lambda value: os.access(value, os.R_OK) and os.path.isfile(value), "names a file that cannot be read"
+)
 # Of OTEL_EXPORTER_OTLP_… and of OTEL_EXPORTER_OTLP_TRACES_… or …_METRICS_….
-_OTLP: Final[Mapping[str, _Check]] = {
-    "PROTOCOL": _protocol,
-    "ENDPOINT": _url,
-    "TIMEOUT": _milliseconds,
+_OTLP: Final[Mapping[str, _Rule]] = {
+    "PROTOCOL": _one_of("http/protobuf")._replace(
+        otherwise="is not http/protobuf, the only protocol that pinstream has (port 4318 of a collector, not 4317)"
+    ),
+    "ENDPOINT": _Rule(_is_url, "is not a URL such as http://collector:4318"),
+    "TIMEOUT": _MILLISECONDS,
     "COMPRESSION": _one_of("gzip", "none"),
-    "HEADERS": _pairs,
-    "CERTIFICATE": _file,
-    "CLIENT_CERTIFICATE": _file,
-    "CLIENT_KEY": _file,
+    "HEADERS": _PAIRS,
+    "CERTIFICATE": _FILE,
+    "CLIENT_CERTIFICATE": _FILE,
+    "CLIENT_KEY": _FILE,
 }
-_OTHERS: Final[Mapping[str, _Check]] = {
+_OTHERS: Final[dict[str, _Rule]] = {
     "OTEL_SDK_DISABLED": _one_of("true", "false"),
-    "OTEL_RESOURCE_ATTRIBUTES": _pairs,
+    "OTEL_RESOURCE_ATTRIBUTES": _PAIRS,
 }
-_OF_METRICS: Final[Mapping[str, _Check]] = {
-    "OTEL_METRIC_EXPORT_INTERVAL": _milliseconds,
-    "OTEL_METRIC_EXPORT_TIMEOUT": _milliseconds,
+_OF_METRICS: Final[dict[str, _Rule]] = {
+    _INTERVAL: _MILLISECONDS,
+    _EXPORT_TIMEOUT: _MILLISECONDS,
     _TEMPORALITY: _one_of("cumulative", "delta", "lowmemory"),
 }
