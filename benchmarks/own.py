@@ -24,9 +24,9 @@ from benchmarks.load import READ_AHEAD, add_values, create_topic
 from benchmarks.running import Measured, run_full
 from benchmarks.stages import measure_stages
 from benchmarks.systems import Pinstream, Plain, System, TwoSteps
-from consumer.adapters.files import open_records
+from consumer.adapters.files import Types, open_records
 from consumer.app import building
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.encode import Encoder, SingleObject
 from consumer.avro.paths import EACH, Source
 from consumer.conversion.computed.expressions import Computed
@@ -92,7 +92,7 @@ def read_own(file: str, environ: Mapping[str, str]) -> Own:
     if mapped.divided:
         raise NothingToMeasure("the mapping has sections: measure one record type, with a mapping of its own")
     schema, mapping = mapped.all[0].schema, mapped.all[0].mapping
-    records = [record for _, record in open_records(file, schema)]
+    records = [record for _, record in open_records(file, Types(OneSchema(schema)))]
     events = [record for record in records if not isinstance(record, Rejection | Filtered)]
     own = Own(schema, mapping, events, 0, _settings(environ))
     deliverable = [event for event, is_good in zip(events, _are_deliverable(own), strict=True) if is_good]
@@ -204,7 +204,7 @@ def _settings(environ: Mapping[str, str]) -> dict[str, str]:
 def _are_deliverable(own: Own) -> Iterator[bool]:
     """Whether each event can be delivered."""
     converter = Converter(own.mapping, accounts=(ACCOUNT,), partner_name=None, max_event_age=_ANY_AGE)
-    reading = CompiledReading(Decoder(own.schema), converter)
+    reading = CompiledReading(Decoder(OneSchema(own.schema)), converter)
     values = values_of(own, len(own.events))
     for at, value in enumerate(values):
         columns = Columns(Keys())

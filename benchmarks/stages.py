@@ -20,7 +20,7 @@ from benchmarks.load import SCHEMA, encoded_checkouts
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.interface import Window
 from consumer.app.run import tune_memory
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.program import COMPILED
@@ -57,7 +57,7 @@ def measure_stages(
 
     def parts() -> tuple[Decoder, Converter]:
         converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=max_event_age)
-        return Decoder(schema), converter
+        return Decoder(OneSchema(schema)), converter
 
     with _collector_of_the_service():
         costs = dict(zip(_TWO_STEPS, _best(lambda: _round(*parts(), records)), strict=True))

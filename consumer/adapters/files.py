@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from consumer.avro.container import MAGIC, Block, BrokenContainer, Container
-from consumer.avro.decode import DecodeCode, rejected
-from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, TypedLinePlan, parse_line
+from consumer.avro.decode import Choice, DecodeCode, rejected
+from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.avro.reading import Read, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, compile_reader
-from consumer.avro.schema import AvroType, InvalidSchema, Union, label, parse
-from consumer.avro.typed import Choice
+from consumer.avro.schema import AvroType, InvalidSchema, Union, branches_of, label, parse
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
 from consumer.errors import InputError
 
@@ -41,11 +40,11 @@ class Types(NamedTuple):
     named: str | None = None
 
 
-def open_records(path: str, schema: dict[str, Any] | Types) -> Iterator[FileRecord]:
-    """The records of the file `path` (``-``: standard input) in the shape of `schema` (JSON), or of several.
+def open_records(path: str, types: Types) -> Iterator[FileRecord]:
+    """The records of the file `path` (``-``: standard input), each in the shape of our schema for its type.
 
     Raises `InputError` at once if the file cannot be opened or its schema cannot be resolved to ours; while
-    iterating, if it cannot be read to its end. The file is closed with the iterator. `schema` must be valid
+    iterating, if it cannot be read to its end. The file is closed with the iterator. Our schemas must be valid
     (`InvalidSchema` otherwise).
     """
     name = "standard input" if path == "-" else path
@@ -56,11 +55,7 @@ def open_records(path: str, schema: dict[str, Any] | Types) -> Iterator[FileReco
             # shorter than the mark, and the next one may be slow.
             head = file.readline(len(MAGIC))
             records = (
-                _container(head, file, schema, name)
-                if head == MAGIC
-                else _lines(
-                    head, file, TypedLinePlan(*schema) if isinstance(schema, Types) else LinePlan(schema)
-                )
+                _container(head, file, types, name) if head == MAGIC else _lines(head, file, LinePlan(*types))
             )
         except OSError as error:
             raise _unreadable(name, error) from None
@@ -85,7 +80,7 @@ def _unreadable(name: str, error: Exception) -> InputError:
     return InputError(f"{name} cannot be read: {why}; check the path and its permissions")
 
 
-def _lines(head: bytes, file: BinaryIO, plan: LinePlan | TypedLinePlan) -> Iterator[FileRecord]:
+def _lines(head: bytes, file: BinaryIO, plan: LinePlan) -> Iterator[FileRecord]:
     number = 0
     # One byte more than a line may have: so it shows that a line is too long, and no more of it is in memory.
     line = head if head.endswith(b"\n") else head + file.readline(MAX_LINE_BYTES + 1 - len(head))
@@ -98,9 +93,7 @@ def _lines(head: bytes, file: BinaryIO, plan: LinePlan | TypedLinePlan) -> Itera
         line = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _container(
-    head: bytes, file: BinaryIO, schema: dict[str, Any] | Types, name: str
-) -> Iterator[FileRecord]:
+def _container(head: bytes, file: BinaryIO, types: Types, name: str) -> Iterator[FileRecord]:
     """Open the container at once; the iterator then reads it block by block."""
     heads = [head]  # has been read already, and a pipe cannot be gone back in
     try:
@@ -109,9 +102,7 @@ def _container(
         raise InputError(f"{name} is a broken Avro container: {error}") from None
     try:
         node = parse(container.schema)
-        ours = (
-            _typed_reader(node, schema) if isinstance(schema, Types) else compile_reader(node, parse(schema))
-        )
+        ours = _reader(node, types)
         # The writer's own shape finds where a datum ends that does not fit ours.
         theirs = compile_reader(node, node)
     except (Incompatible, InvalidSchema) as error:
@@ -119,10 +110,12 @@ def _container(
     return _data(container.blocks(), ours, theirs, name)
 
 
-def _typed_reader(writer: AvroType, types: Types) -> Read:
-    """Return what reads a datum as the type that its schema names; or, in place of an event, why there is none."""
-    branches = writer.branches if isinstance(writer, Union) else [writer]
-    reads = [_branch_reader(branch, types) for branch in branches]
+def _reader(writer: AvroType, types: Types) -> Read:
+    """Return what reads a datum as our schema for its type; or, in place of an event, why there is none."""
+    # One schema is no choice: a union is resolved to it as a whole, and what cannot be read is the file's mistake.
+    if not types.choice.typed:
+        return compile_reader(writer, parse(types.choice.all[0].schema))
+    reads = [_branch_reader(branch, types) for branch in branches_of(writer)]
     if not isinstance(writer, Union):
         return reads[0]
 
@@ -147,9 +140,7 @@ def _branch_reader(writer: AvroType, types: Types) -> Read:
 
     def read(data: bytes, at: int) -> tuple[Any, int]:
         event, at = ours(data, at)
-        typed = SectionEvent(event)
-        typed.section = number
-        return typed, at
+        return SectionEvent.of(number, event), at
 
     return read
 

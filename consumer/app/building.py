@@ -28,12 +28,10 @@ from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import Function, TransformThread
-from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
-from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
-from consumer.avro.paths import ALL, AvroSchema
+from consumer.avro.decode import Choice, Decoder, WireFormat
+from consumer.avro.encode import ConfluentId, Encode, Encoder, SingleObject, encoding
 from consumer.avro.schema import InvalidSchema
-from consumer.avro.typed import TypedDecoder
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, is_divided, load_sections
@@ -249,42 +247,32 @@ def _mapping_file(settings: Settings) -> str | None:
         ) from error
 
 
-def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> AnyDecoder:
+def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Decoder:
     """Build the decoder that reads records as the schemas of the mapping, as far as its fields are asked for.
 
     `whole`: all fields are. Raises `SettingsError` if no record can be read as such a schema.
     """
     wire_format = WireFormat(settings.pinstream.wire_format)
     try:
-        # With several record types the writer's schema says which one it is; with one, every record is of it.
-        if mapped.typed:
-            return TypedDecoder(mapped, wire_format=wire_format, whole=whole)
-        [alone] = mapped.all
-        return Decoder(alone.schema, wire_format=wire_format, asked=ALL if whole else alone.asked)
+        return Decoder(mapped, wire_format=wire_format, whole=whole)
     except InvalidSchema as error:
         # Where there are sections, the message names the type.
         name = "" if mapped.divided else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
         raise SettingsError(f"{name}cannot be read as: {error}; correct the schema") from error
 
 
-def converter(
-    settings: Settings, mapped: Sections, accounts: tuple[str, ...]
-) -> Converter | SectionConverters:
+def converter(settings: Settings, mapped: Sections, accounts: tuple[str, ...]) -> Converter:
     """Build the converter of the events that `decoder` makes."""
-    converters = [
-        Converter(
-            section.mapping,
-            accounts=accounts,
-            partner_name=settings.pinterest.partner_name,
-            # In the settings, 0 is "no limit".
-            max_event_age=settings.pinstream.max_event_age or math.inf,
-        )
-        for section in mapped.all
-    ]
-    return SectionConverters(converters) if mapped.typed else converters[0]
+    return Converter(
+        *(section.mapping for section in mapped.all),
+        accounts=accounts,
+        partner_name=settings.pinterest.partner_name,
+        # In the settings, 0 is "no limit".
+        max_event_age=settings.pinstream.max_event_age or math.inf,
+    )
 
 
-def file_types(mapped: Sections, record: str | None = None, topic: str | None = None) -> AvroSchema | Types:
+def file_types(mapped: Sections, record: str | None = None, topic: str | None = None) -> Types:
     """Return what the records of a file are read as, by the mapping: of the type `record`, as if from `topic`.
 
     Raises `UsageError` if the mapping has no such type.
@@ -292,13 +280,12 @@ def file_types(mapped: Sections, record: str | None = None, topic: str | None = 
     if record is not None and not mapped.knows(record):
         known = or_all(record, mapped.records)
         raise UsageError(f"--record {record[:300]!r} is no record type of the mapping; {known}")
-    return Types(mapped, topic, record) if mapped.typed else mapped.all[0].schema
+    return Types(mapped, topic, record)
 
 
-def encoders(mapped: Sections, framings: Sequence[ConfluentId | SingleObject]) -> Encoder | SectionEncoders:
+def encode(choice: Choice, framings: Sequence[ConfluentId | SingleObject]) -> Encode:
     """Return what encodes the events of a file (`file_types`), each section's in its framing."""
-    made = [Encoder(section.schema, framing) for section, framing in zip(mapped.all, framings, strict=True)]
-    return SectionEncoders(made) if mapped.typed else made[0]
+    return encoding([Encoder(one.schema, framing) for one, framing in zip(choice.all, framings, strict=True)])
 
 
 def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
@@ -389,7 +376,7 @@ def pipeline(settings: Settings, mapped: Sections, *, trace_links: int = 0) -> P
 
 
 def fast_reading(
-    settings: Settings, mapped: Sections, decoding: AnyDecoder, converting: Converter | SectionConverters
+    settings: Settings, mapped: Sections, decoding: Decoder, converting: Converter
 ) -> CompiledReading | None:
     """Return the fast path; None if the settings turn it off or the package was built without a C compiler.
 

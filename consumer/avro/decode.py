@@ -14,6 +14,12 @@ that a known record costs one look-up. An unknown one is answered with the `Sche
 shell fetches it, tells `add_schema`, and decodes again; `missing` is the verdict where there is none. Nothing here
 does I/O.
 
+A record's *type* is the full name of the record in its writer's schema. A *choice* (the sections of the mapping file)
+knows for each type and topic which of our schemas is meant, or why none is. It is asked once for each writer's schema
+and topic; the answer is a *route*. A writer's schema may be a union of record types. Then the datum begins with the
+number of a branch, which belongs to the framing, so that records of one branch that follow each other have equal
+leading bytes. With one schema of ours there is nothing to choose: a union is read as any other type, by its plan.
+
 Schemas that can be read are kept for ever: an outage of the registry must never cost one that was known
 (docs/why.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
 """
@@ -21,18 +27,28 @@ Schemas that can be read are kept for ever: an outage of the registry must never
 from __future__ import annotations
 
 import zlib
-from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from consumer.avro.paths import ALL, Asked
+from consumer.avro.paths import ALL, Asked, AvroSchema
 from consumer.avro.plan import Plan, trimmed
-from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable
+from consumer.avro.reading import MOST_ITEMS, Read, TooManyItems, Unresolvable, read_length
 from consumer.avro.resolution import Incompatible, resolve
-from consumer.avro.schema import AvroType, InvalidSchema, Json, fingerprint, parse, shown
+from consumer.avro.schema import (
+    AvroType,
+    InvalidSchema,
+    Json,
+    Union,
+    branches_of,
+    fingerprint,
+    label,
+    parse,
+    shown,
+)
 from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent, Stage
 
 # The header in which Confluent's serialisers put the schema of the value (for the key there is another).
@@ -112,12 +128,81 @@ def framing_of(ref: SchemaRef) -> bytes:
     return magic + (UUID(ref.value).bytes if ref.kind in _UUIDS else bytes.fromhex(ref.value))
 
 
+class Ours(Protocol):
+    """What records of one type are read as."""
+
+    @property
+    def schema(self) -> AvroSchema:
+        """Our schema."""
+
+    @property
+    def asked(self) -> Asked:
+        """The paths whose values are used; the rest of a record is read over, whatever it would take."""
+
+
+class Choice(Protocol):
+    """Which of our schemas a record is read as."""
+
+    @property
+    def all(self) -> Sequence[Ours]:
+        """All of them; each has its place here as its number, counted from 1."""
+
+    @property
+    def typed(self) -> bool:
+        """Whether the type of a record decides; else there is one, and whatever comes is read as it."""
+
+    @property
+    def records(self) -> Sequence[str]:
+        """The full names of the record types that are read."""
+
+    def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
+        """Return the number for records of this type on a topic (None: of no topic), or why there is none.
+
+        `name` is the full name in the writer's schema, or another type's name if it is no record.
+        """
+
+    def knows(self, name: str) -> bool:
+        """Return whether records of this type are read on some topic."""
+
+
+@dataclass(frozen=True)
+class OneSchema:
+    """The choice of one schema, which whatever comes is read as. It is its own `Ours`."""
+
+    schema: Any
+    asked: Asked = ALL
+    typed: ClassVar[bool] = False
+
+    @property
+    def all(self) -> Sequence[Ours]:
+        """See `Choice`."""
+        return (self,)
+
+    @property
+    def records(self) -> Sequence[str]:
+        """See `Choice`."""
+        return (label(parse(self.schema)),)
+
+    def choose(self, name: str, topic: str | None) -> int:
+        """See `Choice`."""
+        return 1
+
+    def knows(self, name: str) -> bool:
+        """See `Choice`."""
+        return True
+
+
+class Route(NamedTuple):
+    """How records of one type on one topic are read, or why they are not; and the number of our schema, 0: none."""
+
+    plan: Plan | Rejection | Filtered
+    number: int
+
+
 class Found(NamedTuple):
-    """How a record is read: its framing, where its datum starts, and its plan, or why it has none.
+    """How a record is read: its framing, where its datum starts, and its route.
 
     `plan` is None if its schema is not known yet.
-
-    `number`: which of several schemas of ours it is read as (`consumer.avro.typed`); 0: there is only one, or none.
     """
 
     framing: bytes
@@ -126,58 +211,118 @@ class Found(NamedTuple):
     number: int
 
 
-class AnyDecoder(ABC):
-    """Reads records of any writer's schema; `wire_format` fixes how they name theirs."""
+class Writer:
+    """A writer's schema that is known. With `typed`, the branches of a union are types of their own."""
 
-    def __init__(self, wire_format: WireFormat) -> None:
+    __slots__ = ("is_union", "plans", "routes", "types")
+
+    def __init__(self, node: AvroType, typed: bool) -> None:
+        self.types = branches_of(node) if typed else (node,)
+        self.is_union = typed and isinstance(node, Union)
+        # By topic, a route for each type.
+        self.routes: dict[str, list[Route]] = {}
+        # By type and number of our schema: sections of several topics share a plan.
+        self.plans: dict[tuple[int, int], Plan | Rejection] = {}
+
+
+class Decoder:
+    """Reads records of any writer's schema, each in the shape of our schema for its type.
+
+    `wire_format` fixes how they name theirs. With `whole`, all of a record is read, and not only what is asked for.
+    Raises `InvalidSchema` (a `ValueError`) if one of ours is not a schema.
+    """
+
+    def __init__(
+        self, choice: Choice, *, wire_format: WireFormat = WireFormat.AUTO, whole: bool = False
+    ) -> None:
         # From a record and its value to its framing, and to where in the value the datum starts.
         self._kinds, self.split = _WIRE_FORMATS[wire_format]
+        self._choice, self._typed = choice, choice.typed
+        self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
+        self.known: dict[bytes, Writer] = {}  # by framing
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
         # By framing, schemas that are what the registry answered earlier, in a life before this one perhaps.
         self._doubted: dict[bytes, SchemaRef] = {}
+        # What we write ourselves in single-object encoding needs no look-up.
+        for node, _ in self._ours:
+            resolve(node, node)  # a default that does not fit its type is an error now
+            self.known[framing_of(SchemaRef("fingerprint", fingerprint(node)))] = Writer(node, self._typed)
 
-    @abstractmethod
     def find(self, record: Record, value: bytes, topic: str) -> Found:
         """Return how a record of this topic is read, whose value is `value`."""
+        framing, start = self.split(record, value)
+        writer = self.known.get(framing)
+        if writer is None:
+            return Found(framing, start, None, 0)
+        routes = writer.routes.get(topic)
+        if routes is None:
+            routes = [self._route(framing, writer, at, topic) for at in range(len(writer.types))]
+            writer.routes[topic] = routes
+        if not writer.is_union:
+            plan, number = routes[0]  # named: records of two schemas in turn come here each
+            return Found(framing, start, plan, number)
+        try:
+            branch, begin = read_length(value, start)
+            chosen = routes[branch]
+        except Exception as error:  # whatever hostile bytes provoke is this record's verdict
+            return Found(framing, start, _failed(framing, error), 0)
+        # The branch belongs to the framing, but where a header names the schema.
+        return Found(value[:begin] if start else framing, begin, *chosen)
 
-    @abstractmethod
-    def _learn(self, framing: bytes, writer: AvroType) -> None:
-        """Know this schema from now on. Raises `Incompatible` and `InvalidSchema`."""
+    def _route(self, framing: bytes, writer: Writer, at: int, topic: str | None) -> Route:
+        node = writer.types[at]
+        number = self._choice.choose(label(node), topic) if self._typed else 1
+        if not isinstance(number, int):
+            return Route(number, 0)
+        if (at, number) not in writer.plans:
+            ours, asked = self._ours[number - 1]
+            try:
+                # What is not asked for is read over: a record may hold far more than the mapping looks at.
+                writer.plans[at, number] = trimmed(resolve(node, ours), asked)
+            except (Incompatible, InvalidSchema) as error:
+                # Of this type only: records of the others are read.
+                writer.plans[at, number] = _incompatible(framing, error)
+        return Route(writer.plans[at, number], number)
 
-    @abstractmethod
-    def _unlearn(self, framing: bytes) -> None:
-        """Know this schema no more, if it is known."""
-
-    @abstractmethod
     def add_schema(
         self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO"
     ) -> Rejection | Filtered | None:
         """Learn the schema that `ref` names, given as text or as the JSON value of it; `kind` as a registry calls it.
 
-        Returns why its records can never be read, if so: each of them then gets this verdict.
+        Returns why its records can never be read, on any topic, if so: each of them then gets this verdict.
         """
-
-    def _add(self, ref: SchemaRef, schema_json: Json, kind: str) -> Rejection | None:
-        """Learn the schema that `ref` names, whatever is read of it; see `add_schema`."""
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
         try:
             # A registry also holds Protobuf and JSON schemas.
             if kind != "AVRO":
                 raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
-            self._learn(framing, parse(schema_json))
-        except (Incompatible, InvalidSchema) as error:
-            verdict = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"schema {ref.kind} {ref.value}: {error}")
-            # If it could be read before, it still can: what is known goes first.
-            self._refused[framing] = verdict
-            # The one not asked for longest is dropped, and asked for again if it comes.
-            self._refused.move_to_end(framing)
-            if len(self._refused) > MAX_REFUSED_SCHEMAS:
-                self._refused.popitem(last=False)
-            return verdict
+            writer = Writer(parse(schema_json), self._typed)
+        except InvalidSchema as error:
+            return self._refuse(framing, _incompatible(framing, error))
+        routes = [self._route(framing, writer, at, None) for at in range(len(writer.types))]
+        misfits = [plan for plan, number in routes if number and isinstance(plan, Rejection)]
+        if len(misfits) == len(routes):
+            return self._refuse(framing, misfits[-1])
         # It may have been refused before, as when the folder held another file.
         self._refused.pop(framing, None)
-        return None
+        self.known[framing] = writer
+        for node, (plan, number) in zip(writer.types, routes, strict=True):
+            # One type that is read is enough; also on another topic, whose section is found with its first record.
+            if not isinstance(plan, Rejection | Filtered) or (not number and self._choice.knows(label(node))):
+                return None
+        verdict = routes[-1].plan
+        assert isinstance(verdict, Rejection | Filtered)  # noqa: S101 - or one would be read
+        return verdict
+
+    def _refuse(self, framing: bytes, verdict: Rejection) -> Rejection:
+        # If it could be read before, it still can: what is known goes first.
+        self._refused[framing] = verdict
+        # The one not asked for longest is dropped, and asked for again if it comes.
+        self._refused.move_to_end(framing)
+        if len(self._refused) > MAX_REFUSED_SCHEMAS:
+            self._refused.popitem(last=False)
+        return verdict
 
     def doubt(self, ref: SchemaRef) -> None:
         """Take the schema that was added for an earlier answer of the registry: what cannot be read by it gets `ref`
@@ -189,7 +334,7 @@ class AnyDecoder(ABC):
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
         self._refused.pop(framing, None)
-        self._unlearn(framing)
+        self.known.pop(framing, None)
 
     def unless_doubted(
         self, framing: bytes, verdict: Rejection | Filtered
@@ -241,11 +386,8 @@ class AnyDecoder(ABC):
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
             return self.unless_doubted(framing, _failed(framing, error))
         if end == len(value):
-            if number:  # one of several schemas of ours: the converter has to know which
-                typed = SectionEvent(event)
-                typed.section = number
-                return typed
-            return event
+            # Without a choice every event is of the first schema: it costs no copy to say so.
+            return SectionEvent.of(number, event) if self._typed else event
         code, what = DecodeCode.TRAILING_BYTES, "bytes are left over after"
         if end > len(value):
             code, what = DecodeCode.UNDECODABLE, "the bytes end inside"
@@ -269,46 +411,6 @@ class AnyDecoder(ABC):
             self._refused.move_to_end(framing)
             return self.unless_doubted(framing, refusal)
         return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
-
-
-class Decoder(AnyDecoder):
-    """Reads records of any writer's schema into the shape of one reader schema.
-
-    `reader_schema` is the JSON of our schema. `asked`: the paths whose values are used; the rest of a record is read
-    over, whatever it would take. Raises `InvalidSchema` (a `ValueError`) if `reader_schema` is not one.
-    """
-
-    def __init__(
-        self,
-        reader_schema: dict[str, Any],
-        *,
-        wire_format: WireFormat = WireFormat.AUTO,
-        asked: Asked = ALL,
-    ) -> None:
-        super().__init__(wire_format)
-        self._asked = asked
-        self._reader = parse(reader_schema)
-        # By framing, how the known schemas are read.
-        self.plans: dict[bytes, Plan] = {}
-        # What we write ourselves in single-object encoding needs no look-up.
-        own = SchemaRef("fingerprint", fingerprint(self._reader))
-        self._learn(framing_of(own), self._reader)
-
-    def find(self, record: Record, value: bytes, topic: str) -> Found:
-        """See `AnyDecoder.find`."""
-        framing, start = self.split(record, value)
-        return Found(framing, start, self.plans.get(framing), 0)
-
-    def add_schema(self, ref: SchemaRef, schema_json: Json, kind: str = "AVRO") -> Rejection | None:
-        """See `AnyDecoder.add_schema`."""
-        return self._add(ref, schema_json, kind)
-
-    def _learn(self, framing: bytes, writer: AvroType) -> None:
-        # What is not asked for is read over: a record may hold far more than the mapping looks at.
-        self.plans[framing] = trimmed(resolve(writer, self._reader), self._asked)
-
-    def _unlearn(self, framing: bytes) -> None:
-        self.plans.pop(framing, None)
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(
@@ -407,9 +509,13 @@ def describe(framing: bytes) -> str:
     return f"schema {named.kind} {named.value}" if isinstance(named, SchemaRef) else "its schema"
 
 
+def _incompatible(framing: bytes, error: Exception) -> Rejection:
+    return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}")
+
+
 def _failed(framing: bytes, error: Exception) -> Rejection:
     if isinstance(error, Unresolvable):
-        return rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"{describe(framing)}: {error}")
+        return _incompatible(framing, error)
     # It is a datum of the schema, but of a size that is not kept.
     if isinstance(error, TooManyItems):
         message = f"an array of more than {MOST_ITEMS} items, in a datum of {describe(framing)}"

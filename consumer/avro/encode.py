@@ -8,8 +8,7 @@ are what a decoded event has: times are counts of the schema's own unit, decimal
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,7 +19,9 @@ from consumer.avro.decode import framing_of
 from consumer.avro.fitting import Fit, Fitter, Misfit, python_leaf
 from consumer.avro.schema import Fixed, Logical, Primitive, fingerprint, label, outline, parse
 from consumer.avro.values import decimal_to_bytes
-from consumer.engine.model import CommerceEvent, SchemaRef, SectionEvent
+from consumer.engine.model import CommerceEvent, SchemaRef, section_of
+
+Encode = Callable[[CommerceEvent], bytes]  # see `Encoder.encode`
 
 
 class ConfluentId(NamedTuple):
@@ -67,17 +68,9 @@ class Encoder:
         return out.getvalue()
 
 
-@dataclass(frozen=True, slots=True)
-class SectionEncoders:
-    """Writes events of several sections of a mapping, each by the encoder of its section."""
-
-    encoders: Sequence[Encoder]
-    """By the number of their section, which counts from 1."""
-
-    def encode(self, event: CommerceEvent) -> bytes:
-        """See `Encoder.encode`; `event` is a `SectionEvent`."""
-        assert isinstance(event, SectionEvent)  # noqa: S101 - so do files of several types give them
-        return self.encoders[event.section - 1].encode(event)
+def encoding(encoders: Sequence[Encoder]) -> Encode:
+    """Return what writes an event by the encoder of its section; see `Encoder.encode`."""
+    return lambda event: encoders[section_of(event) - 1].encode(event)
 
 
 def _leaf(node: Primitive | Fixed) -> Fit:

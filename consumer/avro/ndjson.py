@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
-from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, rejected
+from consumer.avro.decode import MAX_RECORD_BYTES, Choice, DecodeCode, rejected
 from consumer.avro.fitting import (
     Exhausted,
     Fit,
@@ -35,8 +35,7 @@ from consumer.avro.fitting import (
     misfit,
     python_leaf,
 )
-from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, label, parse
-from consumer.avro.typed import Choice
+from consumer.avro.schema import AvroType, Fixed, Logical, Primitive, parse
 from consumer.avro.values import (
     INT_RANGE,
     LONG_RANGE,
@@ -55,31 +54,14 @@ _MAX_WHOLE_DIGITS: Final = 20  # of a 64-bit number with its sign
 
 
 class LinePlan:
-    """A reader schema (JSON), compiled for `parse_line`. Raises `InvalidSchema`, a `ValueError`."""
+    """Our schemas, compiled for `parse_line`: lines of the record types that `choice` reads on a topic.
 
-    def __init__(self, schema: dict[str, Any]) -> None:
-        node = parse(schema)
-        self._name = label(node)
-        self._fit: Fit = Fitter(node, _leaf).fit
-
-    def fit(self, document: dict[str, Any]) -> CommerceEvent:
-        """Return the event of a line's object, which may name its type. Raises `Misfit` and `Exhausted`."""
-        inner = document.get(self._name)
-        # A type within a namespace: no field is called so.
-        if len(document) == 1 and "." in self._name and type(inner) is dict:
-            document = inner
-        event: CommerceEvent = self._fit(document)
-        return event
-
-
-class TypedLinePlan:
-    """Lines of several record types, as `choice` reads those of a topic.
-
-    A line names its type as Avro's JSON encoding of a union does, ``{"com.shop.Order": {…}}``. If none does, all are of
-    the type `named`; without that, of the one that they fit best, as a bare value of a union.
+    A line may name its type as Avro's JSON encoding of a union does, ``{"com.shop.Order": {…}}``. If it does not, it is
+    of the type `named`; without that, of the one that it fits best, as a bare value of a union. Raises `InvalidSchema`,
+    a `ValueError`.
     """
 
-    def __init__(self, choice: Choice, topic: str | None, named: str | None) -> None:
+    def __init__(self, choice: Choice, topic: str | None = None, named: str | None = None) -> None:
         self._choice, self._topic, self._named = choice, topic, named
         # By the number of our schema.
         self._types: dict[int, tuple[AvroType, Fit]] = {}
@@ -93,8 +75,9 @@ class TypedLinePlan:
         """Return the event of a line's object, or why there is none. Raises `Misfit` and `Exhausted`."""
         if len(document) == 1:
             [(tag, inner)] = document.items()
-            # No field has a dot in its name: this one is a type, known or not.
-            if type(inner) is dict and "." in tag:
+            # No field has a dot in its name: this one is a type. An unknown one is refused where types are told apart.
+            is_type = self._choice.typed or tag in self._choice.records
+            if type(inner) is dict and "." in tag and is_type:
                 return self._fitted(self._choice.choose(tag, self._topic), inner)
         if self._named is not None:
             return self._fitted(self._choice.choose(self._named, self._topic), document)
@@ -106,9 +89,7 @@ class TypedLinePlan:
         if not isinstance(chosen, int):
             return chosen
         _, fit = self._types[chosen]
-        event = SectionEvent(fit(document))
-        event.section = chosen
-        return event
+        return SectionEvent.of(chosen, fit(document))
 
     def _bare(self, document: dict[str, Any]) -> CommerceEvent | Rejection | Filtered:
         if len(self._types) == 1:
@@ -135,7 +116,7 @@ class TypedLinePlan:
         )
 
 
-def parse_line(line: bytes, plan: LinePlan | TypedLinePlan) -> CommerceEvent | Rejection | Filtered:
+def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filtered:
     """Return the event of one line, in the shape of the plan's schema, or why it does not fit."""
     # Before it is parsed: the parser makes many times its bytes.
     if len(line) > MAX_LINE_BYTES:

@@ -230,15 +230,15 @@ class _Demo:
         records: Iterator[Produced]
         if self.path is None:
             # The generated shop has one type of records: that of the mapping's, or of its first section.
-            encoder = Encoder(self._sections.all[0].schema, SingleObject())
-            records = made_up(EventGenerator(self.seed, time.time, self.duplicates, self.invalid), encoder)
+            generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
+            records = made_up(generator, Encoder(self._sections.all[0].schema, SingleObject()).encode)
         else:
-            encoders = building.encoders(self._sections, [SingleObject()] * len(self._sections.all))
+            encode = building.encode(self._sections, [SingleObject()] * len(self._sections.all))
             types = building.file_types(self._sections, topic=TOPIC)
             # A file may be old, and the sandbox refuses events that are older than a week.
-            records = iter(FileRecords(str(self.path), types, encoders, moved_to_now(self._sections)))
+            records = iter(FileRecords(str(self.path), types, encode, moved_to_now(self._sections)))
             records = with_duplicates(records, self.duplicates, self.seed)
-            records = with_invalid(records, self.invalid, self.seed, time.time, encoders)
+            records = with_invalid(records, self.invalid, self.seed, time.time, encode)
         return islice(records, self.events)
 
     def _settled(self) -> int:

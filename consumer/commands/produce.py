@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,8 +17,8 @@ from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.producer import RecordProducer
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
-from consumer.avro.encode import ConfluentId, Encoder, SectionEncoders, SingleObject
-from consumer.avro.paths import AvroSchema
+from consumer.avro.decode import OneSchema
+from consumer.avro.encode import ConfluentId, Encode, SingleObject
 from consumer.commands.base import Command, paced, say
 from consumer.commands.parsing import RECORD_OPTION
 from consumer.conversion.sections import Sections
@@ -94,8 +94,12 @@ class _Production:
         self._local = building.local_schemas(self.settings)
         # What the generated shop has is of one type.
         self._sections = None if self.generate else self._mapped()
-        if self._sections is None or not self._sections.typed:
-            self._schema = self._local.reader(self.settings.pinstream.schema_name or DEFAULT_SCHEMA)
+        if self._sections is None:
+            # Then the records are of the one schema that the settings name.
+            schema = self._local.reader(self.settings.pinstream.schema_name or DEFAULT_SCHEMA)
+            self._types = Types(OneSchema(schema))
+        else:
+            self._types = building.file_types(self._sections, self.record, self.topic)
         self._source: FileRecords | None = None
         self._stopped = asyncio.Event()
 
@@ -103,7 +107,7 @@ class _Production:
         on_stop_signal(self._stopped.set)
         # A missing topic or broker is one clear error before any record is read.
         await describe(self.settings.kafka.client_properties(), [self.topic], timeout=_DESCRIBE_TIMEOUT)
-        records = self._records(await self._encoder())
+        records = self._records(await self._encode())
         # Made after the encoder: what is wrong with a schema or the registry needs no connection for records.
         producer = RecordProducer(self.settings.kafka.client_properties())
         try:
@@ -137,44 +141,37 @@ class _Production:
                 raise
             return None
 
-    async def _encoder(self) -> Encoder | SectionEncoders:
-        mapped = self._sections
-        if mapped is None or not mapped.typed:
-            # Confluent's TopicNameStrategy, the default of all its clients.
-            [framing] = await self._framings({f"{self.topic}-value": self._schema})
-            return Encoder(self._schema, framing)
-        # TopicRecordNameStrategy, since a subject holds versions of one type.
-        subjects = {f"{self.topic}-{section.record}": section.schema for section in mapped.all}
-        by_record = dict(zip(mapped.records, await self._framings(subjects), strict=True))
-        return building.encoders(mapped, [by_record[section.record] for section in mapped.all])
-
-    async def _framings(self, subjects: Mapping[str, AvroSchema]) -> list[ConfluentId | SingleObject]:
-        """Confluent's framing with registered schemas where there is such a registry, else single-object encoding."""
+    async def _encode(self) -> Encode:
+        """Return what encodes records: in Confluent's framing where there is such a registry, else single-object."""
+        choice = self._types.choice
         # Glue has an id of its own form, which Confluent's framing cannot hold.
         if not self.settings.registry.url or self.settings.registry.is_glue:
-            return [SingleObject() for _ in subjects]
+            return building.encode(choice, [SingleObject()] * len(choice.all))
+        # Confluent's TopicNameStrategy, the default of all its clients; for several record types its
+        # TopicRecordNameStrategy, since a subject holds versions of one type.
+        mapped = self._sections
+        names = ["value"] if mapped is None or not mapped.typed else [one.record for one in mapped.all]
+        ids: dict[str, ConfluentId] = {}
         registry = building.registry(self.settings)
         try:
-            return [ConfluentId(await registry.register(*subject)) for subject in subjects.items()]
+            for name, one in zip(names, choice.all, strict=True):
+                if name not in ids:  # sections of several topics may be of one type
+                    ids[name] = ConfluentId(await registry.register(f"{self.topic}-{name}", one.schema))
         finally:
             await registry.close()
+        return building.encode(choice, [ids[name] for name in names])
 
-    def _records(self, encoder: Encoder | SectionEncoders) -> Iterator[Produced]:
+    def _records(self, encode: Encode) -> Iterator[Produced]:
         if self.file is None:
             generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
-            return islice(made_up(generator, encoder), self.events)
-        mapped = self._sections
-        # Without a mapping that fits, the records are of the one schema that the settings name.
-        types = self._schema if mapped is None else building.file_types(mapped, self.record, self.topic)
+            return islice(made_up(generator, encode), self.events)
         change = None
-        if self.restamp and mapped is not None:
-            change = self._moving_to_now(self.file, types, mapped)
-        self._source = FileRecords(self.file, types, encoder, change)
+        if self.restamp and self._sections is not None:
+            change = self._moving_to_now(self.file, self._sections)
+        self._source = FileRecords(self.file, self._types, encode, change)
         return islice(self._source, self.events)
 
-    def _moving_to_now(
-        self, file: str, types: AvroSchema | Types, mapped: Sections
-    ) -> Callable[[CommerceEvent], CommerceEvent]:
+    def _moving_to_now(self, file: str, mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:
         """Return a function that moves the times of an event so that the newest event of the file is now."""
         # The newest time is known only after the whole file.
         if file == "-":
@@ -182,9 +179,8 @@ class _Production:
                 "--now reads the file twice, and standard input cannot be; write it to a file first"
             )
         of = times_of(mapped)
-        read = (
-            record for _, record in open_records(file, types) if not isinstance(record, Rejection | Filtered)
-        )
+        records = (record for _, record in open_records(file, self._types))
+        read = (record for record in records if not isinstance(record, Rejection | Filtered))
         # In seconds, since units may differ from section to section.
         times = (of(record).seconds(record) for record in read)
         newest = max((at for at in times if at is not None), default=None)

@@ -13,8 +13,6 @@ What comes out is safe to serialise: text is Unicode, numbers fit the API's int6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from consumer.conversion import decisions as decide
@@ -30,14 +28,14 @@ from consumer.engine.model import (
     ConversionEvent,
     Converted,
     Rejection,
-    SectionEvent,
     Stage,
     Warned,
+    section_of,
 )
 
 
 class Converter:
-    """Converts events of one schema under one mapping.
+    """Converts events under one mapping, or each under that of its section: `mappings` are in the sections' order.
 
     `accounts` are the ad accounts that a record may name, the first being the one of records that name none; empty:
     any digits will do, and the default is ``"0"``. `partner_name` is that of every event. `max_event_age` and
@@ -46,21 +44,17 @@ class Converter:
 
     def __init__(
         self,
-        mapping: Mapping,
-        *,
+        *mappings: Mapping,
         accounts: tuple[str, ...],
         partner_name: str | None,
         max_event_age: float,
         max_clock_skew: float = 300.0,
     ) -> None:
-        self.mapping = mapping
-        self._decisions = Decisions(mapping, accounts, max_event_age, max_clock_skew)
-        # `consumer.conversion.program` follows the same description.
-        self.description = Description(mapping, self._decisions, partner_name)
-
-    def of(self, number: int) -> Converter:
-        """Return the converter of a section; see `SectionConverters`."""
-        return self
+        # By the number of the section, which counts from 1. `consumer.conversion.program` follows them, too.
+        self.descriptions = [
+            Description(mapping, Decisions(mapping, accounts, max_event_age, max_clock_skew), partner_name)
+            for mapping in mappings
+        ]
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
         """Return the conversion of each event, in order, at `now` (unix seconds)."""
@@ -68,8 +62,9 @@ class Converter:
 
     def convert(self, event: CommerceEvent, now: float) -> Converted:
         """Return the conversion of `event` at `now` (unix seconds). Never raises."""
+        what = self.descriptions[section_of(event) - 1]
         try:
-            return self._converted(event, *self.bounds(now))
+            return _converted(what, event, *what.decisions.bounds(now))
         except _Refused as refused:
             return refused.rejection
         except Exception as failure:
@@ -78,70 +73,41 @@ class Converter:
             message = f"the event cannot be converted ({name}): compare it with its schema"
             return Rejection(Stage.CONVERT, UNCONVERTIBLE, message)
 
-    def bounds(self, now: float) -> tuple[float, float]:
-        """Return the oldest time that is not expired at `now` (unix seconds), and the latest that is not ahead.
 
-        In units of the record's time.
-        """
-        present = now * self._decisions.units
-        return present - self._decisions.oldest, present
-
-    def _converted(self, event: CommerceEvent, oldest: float, present: float) -> Converted:
-        decisions, what = self._decisions, self.description
-        decided = what.decided
-        # The order is that of the decisions (see above): the first refusal counts, here and in the compiled program.
-        name = decisions.name_of(decided_value(event, decided["event_name"]))
-        if name is decide.BY_EVENT_NAME:
-            return decide.BY_EVENT_NAME
-        # An event without consent is filtered, even if its name is unknown: it is not to be looked at.
-        if what.consent is not None and not decisions.is_consent(decided_value(event, what.consent)):
-            return decide.BY_CONSENT
-        if not isinstance(name, str):
-            return name
-        account = decisions.account_of(decided_value(event, decided["ad_account_id"]))
-        if not isinstance(account, str):
-            return account
-        source = decisions.source_of(decided_value(event, decided["action_source"]))
-        if not isinstance(source, str):
-            return source
-        event_id = decide.id_of(decided_value(event, decided["event_id"]))
-        if not isinstance(event_id, str):
-            return event_id
-        # Without a key of its own an event is known by its id.
-        dedup_id = decide.dedup_id_of(decided_value(event, what.dedup_key), event_id)
-        time = decisions.time_of(decided_value(event, decided["event_time"]))
-        if not isinstance(time, int):
-            return time
-        # Nearly every time is between the bounds; only another one is looked at closely.
-        seconds = time // decisions.units if oldest <= time <= present else decisions.outside(time, present)
-        if not isinstance(seconds, int):
-            return seconds
-        payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}
-        writing = _Writing(what, event, source)
-        writing.write(payload)
-        warned = tuple(writing.warned)
-        return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
-
-
-@dataclass(frozen=True, slots=True)
-class SectionConverters:
-    """Converts events of several sections of a mapping, each by the converter of its section."""
-
-    converters: Sequence[Converter]
-    """By the number of their section, which counts from 1."""
-
-    def of(self, number: int) -> Converter:
-        """Return the converter of the section with this number."""
-        return self.converters[number - 1]
-
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> list[Converted]:
-        """Return the conversion of each event, in order, at `now` (unix seconds)."""
-        return [self.convert(event, now) for event in events]
-
-    def convert(self, event: CommerceEvent, now: float) -> Converted:
-        """Return the conversion of `event`, which is a `SectionEvent`, at `now` (unix seconds). Never raises."""
-        assert isinstance(event, SectionEvent)  # noqa: S101 - so does the decoder of sections make them
-        return self.of(event.section).convert(event, now)
+def _converted(what: Description, event: CommerceEvent, oldest: float, present: float) -> Converted:
+    decisions, decided = what.decisions, what.decided
+    # The order is that of the decisions (see above): the first refusal counts, here and in the compiled program.
+    name = decisions.name_of(decided_value(event, decided["event_name"]))
+    if name is decide.BY_EVENT_NAME:
+        return decide.BY_EVENT_NAME
+    # An event without consent is filtered, even if its name is unknown: it is not to be looked at.
+    if what.consent is not None and not decisions.is_consent(decided_value(event, what.consent)):
+        return decide.BY_CONSENT
+    if not isinstance(name, str):
+        return name
+    account = decisions.account_of(decided_value(event, decided["ad_account_id"]))
+    if not isinstance(account, str):
+        return account
+    source = decisions.source_of(decided_value(event, decided["action_source"]))
+    if not isinstance(source, str):
+        return source
+    event_id = decide.id_of(decided_value(event, decided["event_id"]))
+    if not isinstance(event_id, str):
+        return event_id
+    # Without a key of its own an event is known by its id.
+    dedup_id = decide.dedup_id_of(decided_value(event, what.dedup_key), event_id)
+    time = decisions.time_of(decided_value(event, decided["event_time"]))
+    if not isinstance(time, int):
+        return time
+    # Nearly every time is between the bounds; only another one is looked at closely.
+    seconds = time // decisions.units if oldest <= time <= present else decisions.outside(time, present)
+    if not isinstance(seconds, int):
+        return seconds
+    payload = {"event_name": name, "action_source": source, "event_time": seconds, "event_id": event_id}
+    writing = _Writing(what, event, source)
+    writing.write(payload)
+    warned = tuple(writing.warned)
+    return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
 
 
 class _Refused(Exception):

@@ -245,6 +245,14 @@ class Decisions:
         self.oldest = max_event_age * self.units
         self._skew = max_clock_skew * self.units
 
+    def bounds(self, now: float) -> tuple[float, float]:
+        """Return the oldest time that is not expired at `now` (unix seconds), and the latest that is not ahead.
+
+        In units of the record's time.
+        """
+        present = now * self.units
+        return present - self.oldest, present
+
     def name_of(self, value: Any) -> str | Filtered | Rejection:
         """Return the conversion name of an event type: by the table, exactly; or a standard name, in any case."""
         text = text_of(value)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Final, NamedTuple
 
-from consumer.avro.decode import AnyDecoder
+from consumer.avro.decode import Decoder
 from consumer.avro.plan import Plan, RecordPlan
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.program import Many, write_program
 from consumer.engine.model import Filtered, Record, Rejection
 from consumer.engine.reading import TOMBSTONE, Columns, TwoSteps
@@ -36,9 +36,7 @@ class Written(NamedTuple):
 class CompiledReading:
     """Reads records as `TwoSteps` does, faster."""
 
-    def __init__(
-        self, decoder: AnyDecoder, converter: Converter | SectionConverters, *, divided: bool = True
-    ) -> None:
+    def __init__(self, decoder: Decoder, converter: Converter, *, divided: bool = False) -> None:
         """`divided`: whether the mapping has sections. Record types may be distinguished without them."""
         self._divided = divided
         self._decoder = decoder
@@ -73,8 +71,8 @@ class CompiledReading:
             if isinstance(plan, Rejection | Filtered):
                 columns.add(self._decoder.unless_doubted(framing, plan))
             elif (function := self._function(framing, plan, number)) is not None:
-                oldest, present = self._converter.of(number).bounds(now)
-                function(lot, columns, framing, start, oldest, present)
+                decisions = self._converter.descriptions[number - 1].decisions
+                function(lot, columns, framing, start, *decisions.bounds(now))
             if len(columns) == before:
                 self._two_steps.read([record], now, columns, topic)
             if number and self._divided:
@@ -96,7 +94,7 @@ class CompiledReading:
         if not isinstance(plan, RecordPlan) or functions >= MOST_SCHEMAS:
             return None
         try:
-            return write_program(self._converter.of(number).description, plan)
+            return write_program(self._converter.descriptions[number - 1], plan)
         # A schema that no program can be made for costs speed only: `in_two_steps` shows it.
         except Exception:
             return None

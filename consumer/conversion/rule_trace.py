@@ -50,16 +50,17 @@ _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gat
 
 
 class RuleTrace:
-    """Says what `converter` does with the fields of an event."""
+    """Says what `converter` does with the fields of an event of one section."""
 
-    def __init__(self, converter: Converter) -> None:
-        self._mapping = converter.mapping
+    def __init__(self, converter: Converter, section: int = 1) -> None:
         # What the rules were asked for the event in hand: field -> values with their answers.
         self._asked: dict[str, list[tuple[Any, Any]]] = {}
         self._written: list[Any] = []
         # Copies: the converter of the service must go on without writing anything down.
         self._converter = copy.copy(converter)
-        description = self._converter.description = copy.copy(converter.description)
+        self._converter.descriptions = [copy.copy(description) for description in converter.descriptions]
+        description = self._converter.descriptions[section - 1]
+        self._mapping = description.mapping
         self._fields: list[ProgramField] = []
         for group in _GROUPS:
             fields: list[ProgramField] = getattr(description, group)

@@ -29,6 +29,7 @@ from consumer.engine.model import (
     Rejection,
     SectionEvent,
     Stage,
+    section_of,
 )
 from consumer.errors import SettingsError, nearest
 
@@ -133,8 +134,7 @@ class Transformer:
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
         """Return what the function makes of a decoded record. Raises only `KeyboardInterrupt`."""
-        # Sections count from 1; an event without one is of the only schema.
-        at = event.section - 1 if isinstance(event, SectionEvent) else 0
+        at = section_of(event) - 1
         try:
             returned = self._function(self._shapes[at].give(event), *self._more[at])
         except KeyboardInterrupt:
@@ -143,11 +143,8 @@ class Transformer:
         except BaseException as error:
             return self.failed(error)
         taken = _fitted(returned, self._shapes[at])
-        if isinstance(event, SectionEvent) and isinstance(taken, dict):
-            # What the function returned is a plain dict: the converter has to know the section.
-            taken = SectionEvent(taken)
-            taken.section = event.section
-        return taken
+        # What the function returned is a plain dict: the converter has to know the section.
+        return SectionEvent.of(at + 1, taken) if isinstance(taken, dict) else taken
 
     def failed(self, error: BaseException) -> Rejection:
         """Return the verdict on a record for which the function raised `error`."""

@@ -14,15 +14,15 @@ from typing import Any, Final, NamedTuple
 import click
 
 from consumer.adapters.files import Types, open_records
-from consumer.avro.encode import Encoder, SectionEncoders, Unencodable
-from consumer.avro.paths import EACH, AvroSchema, Source
+from consumer.avro.encode import Encode, Unencodable
+from consumer.avro.paths import EACH, Source
 from consumer.conversion.computed.expressions import results_of
 from consumer.conversion.decisions import units_of, value_at
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.rules import SECONDS_A_DAY, moment
 from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
-from consumer.engine.model import CommerceEvent, Filtered, Rejection, SectionEvent
+from consumer.engine.model import CommerceEvent, Filtered, Rejection, section_of
 
 # A duplicate repeats one of this number of latest records.
 _RECENT = 500
@@ -43,19 +43,19 @@ class FileRecords:
     """
 
     file: str
-    schema: AvroSchema | Types
-    encoder: Encoder | SectionEncoders
+    types: Types
+    encode: Encode
     change: Callable[[CommerceEvent], CommerceEvent] | None = None
     skipped: int = 0
 
     def __iter__(self) -> Iterator[Produced]:
-        for number, event in open_records(self.file, self.schema):
+        for number, event in open_records(self.file, self.types):
             try:
                 if isinstance(event, Rejection):
                     raise Unencodable(event.message)
                 if isinstance(event, Filtered):
                     raise Unencodable("the mapping filters records of its type (unknown_record)")
-                value = self.encoder.encode(event if self.change is None else self.change(event))
+                value = self.encode(event if self.change is None else self.change(event))
             except Unencodable as error:
                 # One bad record must not keep the others back. `produce` fails at its end.
                 self.skipped += 1
@@ -76,10 +76,10 @@ def key_of(event: CommerceEvent) -> bytes:
     return str(event.get("event_id", "")).encode()
 
 
-def made_up(generator: EventGenerator, encoder: Encoder | SectionEncoders) -> Iterator[Produced]:
+def made_up(generator: EventGenerator, encode: Encode) -> Iterator[Produced]:
     """Yield the records of the generated shop without end; invalid ones are not encoded."""
     for one in generator:
-        value = one.raw if one.event is None else encoder.encode(one.event)
+        value = one.raw if one.event is None else encode(one.event)
         yield Produced(one.key, value or b"")
 
 
@@ -99,12 +99,12 @@ def with_invalid(
     share: float,
     seed: int,
     now: Callable[[], float],
-    encoder: Encoder | SectionEncoders,
+    encode: Encode,
 ) -> Iterator[Produced]:
     """Insert invalid records, so that about `share` of all records cannot be delivered."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
     # Those of the generated shop: a defect of any other schema is not known here.
-    broken = made_up(EventGenerator(seed, now, invalid=1.0), encoder)
+    broken = made_up(EventGenerator(seed, now, invalid=1.0), encode)
     for record in records:
         while dice.random() < share:
             yield next(broken)
@@ -117,7 +117,7 @@ def with_invalid(
 def times_of(mapped: Sections) -> Callable[[CommerceEvent], EventTimes]:
     """Return what gives the `EventTimes` of an event, by its section."""
     times = [EventTimes(section.mapping) for section in mapped.all]
-    return lambda event: times[event.section - 1 if isinstance(event, SectionEvent) else 0]
+    return lambda event: times[section_of(event) - 1]
 
 
 def moved_to_now(mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:

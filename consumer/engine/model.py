@@ -42,6 +42,18 @@ class SectionEvent(CommerceEvent):
     __slots__ = ("section",)
     section: int
 
+    @classmethod
+    def of(cls, section: int, event: CommerceEvent) -> SectionEvent:
+        """Return a copy of the event that is of this section."""
+        made = cls(event)
+        made.section = section
+        return made
+
+
+def section_of(event: CommerceEvent) -> int:
+    """Return the number of an event's section. Without sections every event is of the first, which is the only one."""
+    return event.section if isinstance(event, SectionEvent) else 1
+
 
 class MetadataLeft(Enum):
     """What the broker takes of the metadata of commits."""

@@ -14,7 +14,8 @@ from typing import Any
 import fastavro
 import pytest
 
-from consumer.adapters.files import FileRecord, open_records
+from consumer.adapters.files import FileRecord, Types, open_records
+from consumer.avro.decode import OneSchema
 from consumer.engine.model import Rejection
 from consumer.errors import InputError
 from tests.support.orders import make_orders, write_container
@@ -71,7 +72,7 @@ def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
     """Each line has its number; blank ones are none; the last needs no newline."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b'{"id": "a", "at": 1}\r\n\n  \nnonsense\n{"id": 7, "at": "1970-01-01T00:00:01Z"}')
-    first, second, third = open_records(str(path), SCHEMA)
+    first, second, third = open_records(str(path), Types(OneSchema(SCHEMA)))
     assert first == (1, {"id": "a", "at": 1, "colour": "RED"})
     assert second.ordinal == 4
     assert isinstance(second.event, Rejection)
@@ -82,21 +83,23 @@ def test_a_container_is_resolved_to_our_schema(tmp_path: Path) -> None:
     """Whatever the file is called: fields dropped and added, units converted; over several blocks."""
     events = [writer_event(number) for number in range(500)]
     path = container(tmp_path / "events.ndjson", WRITER, events, sync_interval=100)
-    assert list(open_records(path, SCHEMA)) == [(number + 1, event(number)) for number in range(500)]
+    assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [
+        (number + 1, event(number)) for number in range(500)
+    ]
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
 def test_codecs_of_the_standard_library(tmp_path: Path, codec: str) -> None:
     """These need nothing installed."""
     path = container(tmp_path / "f", WRITER, [writer_event(1)], codec=codec)
-    assert list(open_records(path, SCHEMA)) == [(1, event(1))]
+    assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [(1, event(1))]
 
 
 def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
     """By name."""
     path = Path(container(tmp_path / "f", WRITER, [writer_event(1)], codec="deflate"))
     path.write_bytes(path.read_bytes().replace(b"deflate", b"snoopy!"))
-    _, error = taken(open_records(str(path), SCHEMA))
+    _, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))
     assert error is not None
     assert "codec" in error or "broken" in error
 
@@ -106,7 +109,7 @@ def test_a_datum_that_ours_has_no_place_for_is_rejected_and_the_rest_goes_on(tmp
     colours = {"type": "enum", "name": "Colour", "symbols": ["BLUE", "RED"]}
     writer = {**SCHEMA, "fields": [{"name": "colour", "type": colours}, *SCHEMA["fields"][:2]]}
     events = [{"id": "a", "at": 1, "colour": colour} for colour in ("RED", "BLUE", "RED")]
-    first, second, third = open_records(container(tmp_path / "f", writer, events), SCHEMA)
+    first, second, third = open_records(container(tmp_path / "f", writer, events), Types(OneSchema(SCHEMA)))
     assert first.event == third.event == {"id": "a", "at": 1, "colour": "RED"}
     assert isinstance(second.event, Rejection)
     assert second.event.code == "incompatible_schema"
@@ -117,7 +120,7 @@ def test_a_container_of_another_schema_is_an_error(tmp_path: Path) -> None:
     other = {"type": "record", "name": "shop.Other", "fields": []}
     path = container(tmp_path / "f", other, [{}])
     with pytest.raises(InputError, match=r"its schema cannot be read as ours: shop\.Other"):
-        open_records(path, SCHEMA)
+        open_records(path, Types(OneSchema(SCHEMA)))
 
 
 def test_a_broken_block_is_an_error_after_what_could_be_read(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_a_broken_block_is_an_error_after_what_could_be_read(tmp_path: Path) -> 
     for length in range(5, len(whole), 7):
         cut.write_bytes(whole[:length])
         try:
-            read, error = taken(open_records(str(cut), SCHEMA))
+            read, error = taken(open_records(str(cut), Types(OneSchema(SCHEMA))))
         except InputError as failure:
             read, error = [], str(failure)
         assert [record.event for record in read] == [event(number) for number in range(len(read))]
@@ -145,7 +148,7 @@ def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) 
     for at in range(4, len(whole), 3):
         damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            read, _ = taken(open_records(str(damaged), SCHEMA))
+            read, _ = taken(open_records(str(damaged), Types(OneSchema(SCHEMA))))
         except InputError:
             continue
         assert len(read) <= 10_000
@@ -154,17 +157,17 @@ def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) 
 def test_what_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
     """At once, naming the file."""
     with pytest.raises(InputError, match=r"nowhere cannot be read: No such file"):
-        open_records(str(tmp_path / "nowhere"), SCHEMA)
+        open_records(str(tmp_path / "nowhere"), Types(OneSchema(SCHEMA)))
     with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
-        open_records(str(tmp_path), SCHEMA)
+        open_records(str(tmp_path), Types(OneSchema(SCHEMA)))
     with pytest.raises(InputError, match=r"cannot be read"):
-        open_records("nul\0byte", SCHEMA)
+        open_records("nul\0byte", Types(OneSchema(SCHEMA)))
 
 
 def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
     """And is no error."""
     (tmp_path / "empty").write_bytes(b"")
-    assert list(open_records(str(tmp_path / "empty"), SCHEMA)) == []
+    assert list(open_records(str(tmp_path / "empty"), Types(OneSchema(SCHEMA)))) == []
 
 
 def test_a_line_that_is_too_large_is_rejected_and_read_over(
@@ -176,7 +179,7 @@ def test_a_line_that_is_too_large_is_rejected_and_read_over(
     path = tmp_path / "f"
     for padding in (100, 101, 1000):
         path.write_bytes(b'{"id": "' + b"x" * padding + b'", "at": 1}\n{"id": "b", "at": 1}\n')
-        large, small = open_records(str(path), SCHEMA)
+        large, small = open_records(str(path), Types(OneSchema(SCHEMA)))
         assert isinstance(large.event, Rejection)
         assert large.event.code == "too_large"
         assert small == (2, {"id": "b", "at": 1, "colour": "RED"})
@@ -198,7 +201,7 @@ def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.Monke
     ):
         stream = io.BytesIO(data)
         monkeypatch.setattr(sys, "stdin", Stdin(stream))
-        assert list(open_records("-", SCHEMA)) == [(1, expected)]
+        assert list(open_records("-", Types(OneSchema(SCHEMA)))) == [(1, expected)]
         assert not stream.closed
 
 
@@ -220,7 +223,7 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
     writing.start()
     with os.fdopen(out, "rb") as stream:
         monkeypatch.setattr(sys, "stdin", Stdin(stream))
-        records = open_records("-", SCHEMA)
+        records = open_records("-", Types(OneSchema(SCHEMA)))
         assert next(records).event == {"id": "a", "at": 1, "colour": "RED"}
         go_on.set()
         assert [record.ordinal for record in records] == [2]
@@ -233,7 +236,7 @@ def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b'{"id": "a", "at": 1}\n' * 3)
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    records = open_records(str(path), SCHEMA)
+    records = open_records(str(path), Types(OneSchema(SCHEMA)))
     next(records)
     records.close()  # type: ignore[attr-defined]
     after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
@@ -248,7 +251,9 @@ def test_a_year_and_a_half_of_orders(tmp_path: Path, codec: str) -> None:
     write_container(path, orders, schema, codec)
     count = 0
     with path.open("rb") as file:
-        for ours, their in zip(open_records(str(path), schema), fastavro.reader(file), strict=True):
+        for ours, their in zip(
+            open_records(str(path), Types(OneSchema(schema))), fastavro.reader(file), strict=True
+        ):
             count += 1
             expected = orders[count - 1].event
             assert ours == (count, expected)

@@ -16,9 +16,9 @@ from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, S
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from consumer.adapters.schemas import RegistrySchemas
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import SchemaRef
+from consumer.engine.model import Rejection, SchemaRef
 from consumer.errors import RegistryError
 from tests.adapters.fake_registry import FakeRegistry
 
@@ -143,8 +143,8 @@ async def test_a_schema_of_another_kind(
     text = OTHERS[kind] % uuid4().hex
     ref = ref_of(await client.register_schema(f"s-{uuid4().hex}", Schema(text, kind)))
     assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, "", kind)
-    refusal = Decoder(record("Order")).add_schema(ref, "", kind)
-    assert refusal is not None
+    refusal = Decoder(OneSchema(record("Order"))).add_schema(ref, "", kind)
+    assert isinstance(refusal, Rejection)
     assert refusal.message == f"schema id {ref.value}: it is a {kind} schema; pinstream reads Avro"
 
 
@@ -166,7 +166,7 @@ async def test_references_are_put_in(client: AsyncSchemaRegistryClient, schemas:
     answer = await schemas.fetch(FetchSchema(ref))
     assert isinstance(answer, SchemaFound)
     assert isinstance(answer.schema, dict)
-    assert Decoder(answer.schema).add_schema(ref, answer.schema) is None
+    assert Decoder(OneSchema(answer.schema)).add_schema(ref, answer.schema) is None
 
 
 async def test_a_reference_to_nowhere_cannot_be_registered(client: AsyncSchemaRegistryClient) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.schema import fingerprint, parse
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import SchemaRef
+from consumer.engine.model import Rejection, SchemaRef
 from consumer.errors import RegistryError, SchemaError
 from tests.adapters.fake_registry import FakeRegistry
 from tests.support.limits import LATE
@@ -123,7 +123,7 @@ def test_references_between_files_are_resolved(tmp_path: Path) -> None:
     assert schema["doc"] == "kept"
     assert schema["fields"][0]["type"]["name"] == "Item"
     assert schema["fields"][1]["type"] == {"type": "array", "items": "shop.Item"}
-    assert len(Decoder(schema).plans) == 1
+    assert len(Decoder(OneSchema(schema)).known) == 1
 
 
 def test_files_may_refer_to_each_other(tmp_path: Path) -> None:
@@ -131,15 +131,15 @@ def test_files_may_refer_to_each_other(tmp_path: Path) -> None:
     a = {"type": "record", "name": "A", "fields": [{"name": "b", "type": ["null", "B"]}]}
     b = {"type": "record", "name": "B", "fields": [{"name": "a", "type": {"type": "array", "items": "A"}}]}
     schemas = LocalSchemas(write(tmp_path, a=a, b=b))
-    assert len(Decoder(schemas.reader("A")).plans) == 1
-    assert len(Decoder(schemas.reader("B")).plans) == 1
+    assert len(Decoder(OneSchema(schemas.reader("A"))).known) == 1
+    assert len(Decoder(OneSchema(schemas.reader("B"))).known) == 1
 
 
 def test_a_type_inside_another_files_type_is_defined_once(tmp_path: Path) -> None:
     """Size is needed before Item, which holds its definition."""
     size_first = {**EVENT, "fields": [EVENT["fields"][2], *EVENT["fields"][:2]]}
     schemas = LocalSchemas(write(tmp_path, event=size_first, item=ITEM))
-    assert len(Decoder(schemas.reader("shop.Event")).plans) == 1
+    assert len(Decoder(OneSchema(schemas.reader("shop.Event"))).known) == 1
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ async def test_a_schema_of_another_kind_is_told_as_that(
     ref = SchemaRef("id", str(stored.schema_id))
     answer = await schemas.fetch(FetchSchema(ref))
     assert answer == SchemaFound(ref, "", kind)
-    rejection = Decoder({"type": "record", "name": "E", "fields": []}).add_schema(ref, "", kind)
-    assert rejection is not None
+    rejection = Decoder(OneSchema({"type": "record", "name": "E", "fields": []})).add_schema(ref, "", kind)
+    assert isinstance(rejection, Rejection)
     assert rejection.message == f"schema id {ref.value}: it is a {kind} schema; pinstream reads Avro"
 
 
@@ -286,9 +286,9 @@ async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas
     event = registry.add("event", json.dumps(EVENT), references=[item_ref, size_ref])
     answer = await schemas.fetch(FetchSchema(ref_of(event.schema_id)))
     assert isinstance(answer, SchemaFound)
-    decoder = Decoder(PLAIN)
+    decoder = Decoder(OneSchema(PLAIN))
     verdict = decoder.add_schema(answer.ref, answer.schema)
-    assert verdict is not None
+    assert isinstance(verdict, Rejection)
     assert verdict.message == "schema id 3: shop.Event cannot be read as shop.Plain"
     assert registry.requests.count("/subjects/size/versions/1") == 1
 

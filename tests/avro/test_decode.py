@@ -15,7 +15,14 @@ from confluent_kafka.schema_registry import header_schema_id_serializer
 from confluent_kafka.schema_registry.serde import SchemaId
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.decode import (
+    MAX_REFUSED_SCHEMAS,
+    SCHEMA_ID_HEADER,
+    Decoder,
+    OneSchema,
+    WireFormat,
+    framing_of,
+)
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject
 from consumer.avro.schema import InvalidSchema
 from consumer.engine.model import Record, Rejection, SchemaRef, Stage
@@ -47,7 +54,7 @@ def datum(event: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> bytes:
 
 def decoder(wire_format: WireFormat = WireFormat.AUTO, *known: SchemaRef) -> Decoder:
     """A decoder of `SCHEMA` that knows it under `known`."""
-    made = Decoder(SCHEMA, wire_format=wire_format)
+    made = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
     for ref in known:
         assert made.add_schema(ref, SCHEMA) is None
     return made
@@ -354,7 +361,7 @@ def test_messages_hold_no_data() -> None:
 def test_a_reader_schema_that_is_none_raises() -> None:
     """Our own schema is checked when the decoder is made."""
     with pytest.raises(InvalidSchema, match="no type"):
-        Decoder({"type": "nonsense"})
+        Decoder(OneSchema({"type": "nonsense"}))
 
 
 def test_the_packaged_schema_round_trips() -> None:
@@ -368,7 +375,7 @@ def test_the_packaged_schema_round_trips() -> None:
         "customer": {"emails": ["jané@example.com"]},
         "order": {"total": "27.50", "items": [{"sku": "007"}, {"sku": None, "quantity": 3}]},
     }
-    decoded = Decoder(schema).decode(record(Encoder(schema, SingleObject()).encode(event)))
+    decoded = Decoder(OneSchema(schema)).decode(record(Encoder(schema, SingleObject()).encode(event)))
     assert isinstance(decoded, dict)
     assert decoded["customer"]["emails"] == ["jané@example.com"]
     assert [item["quantity"] for item in decoded["order"]["items"]] == [1, 3]

@@ -8,7 +8,14 @@ import zlib
 
 import pytest
 
-from consumer.avro.decode import MAX_RECORD_BYTES, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.decode import (
+    MAX_RECORD_BYTES,
+    SCHEMA_ID_HEADER,
+    Decoder,
+    OneSchema,
+    WireFormat,
+    framing_of,
+)
 from consumer.avro.encode import ConfluentId, Encoder
 from consumer.engine.model import Filtered, Rejection, SchemaRef
 from tests.avro.test_decode import EVENT, SCHEMA, SEVEN, code, datum, decoder, record
@@ -98,7 +105,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_a_header_goes_before_what_the_value_begins_with() -> None:
     """With Confluent's header the value is a bare datum, which may begin like a compressed record of Glue."""
     schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": "int"} for name in "ab"]}
-    one, guid = Decoder(schema), SchemaRef("guid", VERSION)
+    one, guid = Decoder(OneSchema(schema)), SchemaRef("guid", VERSION)
     assert one.add_schema(guid, schema) is None
     bare = datum({"a": -2, "b": -3}, schema)
     assert bare == b"\x03\x05"

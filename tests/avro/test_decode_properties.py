@@ -12,7 +12,7 @@ import fastavro.schema
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.encode import ConfluentId, Encoder
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import canonical_form, parse
@@ -190,7 +190,7 @@ def test_what_fastavro_writes_is_read_as_fastavro_reads_it(generated: tuple[Any,
 def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
     """What our encoder writes our decoder reads."""
     schema, value = generated
-    decoder = Decoder(schema)
+    decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
     encoded = Encoder(schema, ConfluentId(7)).encode(value)
     assert decoder.decode(Record(0, -1, None, encoded, ())) == value
@@ -226,7 +226,7 @@ def test_the_canonical_form_is_that_of_fastavro(generated: tuple[Any, Any]) -> N
 def test_random_bytes_never_raise(generated: tuple[Any, Any], noise: bytes) -> None:
     """Behind a known prefix, and as they are."""
     schema, _ = generated
-    decoder = Decoder(schema)
+    decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
     chunk = [Record(0, -1, None, value, ()) for value in (PREFIX + noise, noise)]
     assert len(decoder.decode_chunk(chunk)) == 2
@@ -239,7 +239,7 @@ def test_damaged_records_never_raise_and_truncated_ones_never_decode(
 ) -> None:
     """A bit flipped may still be a datum; a byte cut off or added never is."""
     schema, value = generated
-    decoder = Decoder(schema)
+    decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
     good = written(schema, value)
     if not good:

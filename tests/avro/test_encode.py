@@ -10,7 +10,7 @@ import fastavro
 import fastavro.schema
 import pytest
 
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.encode import ConfluentId, Encoder, SingleObject, Unencodable
 from consumer.avro.schema import canonical_form, fingerprint, parse
 from consumer.engine.model import Record
@@ -24,7 +24,9 @@ def schema(*fields: tuple[str, Any]) -> dict[str, Any]:
 def there_and_back(kind: Any, value: Any) -> Any:
     """`value` of a field of `kind`, encoded and decoded."""
     of = schema(("v", kind))
-    event = Decoder(of).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({"v": value}), ()))
+    event = Decoder(OneSchema(of)).decode(
+        Record(0, -1, None, Encoder(of, SingleObject()).encode({"v": value}), ())
+    )
     assert isinstance(event, dict)
     return event["v"]
 
@@ -137,7 +139,7 @@ def test_missing_fields_take_the_schemas_default() -> None:
             },
         ],
     }
-    event = Decoder(of).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({}), ()))
+    event = Decoder(OneSchema(of)).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({}), ()))
     assert event == {"b": b"\xff", "r": {"z": 4}}
 
 
@@ -179,7 +181,7 @@ def test_recursive_schemas() -> None:
     value = {"v": 1000, "next": {"v": 2, "next": None}}
     encoded = Encoder(node, SingleObject()).encode(value)
     expected = {"v": 1000, "next": {"v": 2, "next": None}}
-    assert Decoder(node).decode(Record(0, -1, None, encoded, ())) == expected
+    assert Decoder(OneSchema(node)).decode(Record(0, -1, None, encoded, ())) == expected
     assert fastavro.schemaless_reader(io.BytesIO(encoded[10:]), parse_plain(node), None) == expected
 
 

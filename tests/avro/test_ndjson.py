@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.avro.decode import OneSchema
 from consumer.avro.ndjson import MAX_LINE_BYTES, LinePlan, parse_line
 from consumer.engine.model import Filtered, Rejection, Stage
 
 PACKAGED = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
-PLAN = LinePlan(PACKAGED)
+PLAN = LinePlan(OneSchema(PACKAGED))
 LEAST: dict[str, Any] = {
     "event_id": "e-1",
     "event_type": "order_completed",
@@ -49,7 +50,9 @@ def rejection(data: bytes, plan: LinePlan = PLAN) -> Rejection:
 
 def plan_of(kind: Any, **more: Any) -> LinePlan:
     """A record with one field ``v``."""
-    return LinePlan({"type": "record", "name": "E", "fields": [{"name": "v", "type": kind, **more}]})
+    return LinePlan(
+        OneSchema({"type": "record", "name": "E", "fields": [{"name": "v", "type": kind, **more}]})
+    )
 
 
 def value_of(kind: Any, literal: str) -> Any:
@@ -397,14 +400,16 @@ def test_unions_within_unions_are_bounded() -> None:
     }
     data = b'{"c":' * 60 + b'"no"' + b"}" * 60
     started = time.perf_counter()
-    assert rejection(data, LinePlan(node)).code == "too_large"
+    assert rejection(data, LinePlan(OneSchema(node))).code == "too_large"
     assert time.perf_counter() - started < 5
 
 
 def test_recursive_schemas() -> None:
     """A record that holds itself; nested too deeply it is refused."""
     plan = LinePlan(
-        {"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"], "default": None}]}
+        OneSchema(
+            {"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"], "default": None}]}
+        )
     )
     assert parsed(b'{"n": {"n": null}}', plan) == {"n": {"n": None}}
     assert rejection(b'{"n":' * 900 + b"{}" + b"}" * 900, plan).code == "too_large"

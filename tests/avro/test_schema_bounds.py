@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from consumer.avro import resolution as avro_resolution
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.plan import Plan, RecordPlan
 from consumer.avro.resolution import Incompatible, resolve
 from consumer.avro.schema import MAX_NAME_CHARACTERS, MAX_SCHEMA_TYPES, InvalidSchema, parse
@@ -89,7 +89,7 @@ def test_one_enum_in_many_places_is_mapped_once() -> None:
 def test_a_schema_that_takes_too_many_steps_is_refused() -> None:
     """A clear verdict that names the limit, for the record that uses it; the decoder goes on with the others."""
     reader = record(field("e", enum("A", "B")))
-    decoder = Decoder(reader)
+    decoder = Decoder(OneSchema(reader))
     large = record(field("e", enum("A", *(f"S{number}" for number in range(avro_resolution.MOST_STEPS)))))
     verdict = decoder.add_schema(SCHEMA, parse_text(large))
     assert isinstance(verdict, Rejection)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.load import SCHEMA, encoded_checkouts
 from benchmarks.systems import Unavailable, build_floor
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import load_mapping
@@ -90,5 +90,5 @@ def _made_by_pinstream(values: Sequence[bytes]) -> list[bytes]:
     mapping = load_mapping(None, schema, default_toml=default)
     converter = Converter(mapping, accounts=("1",), partner_name=None, max_event_age=604800.0)
     records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
-    read = read_by(CompiledReading(Decoder(schema), converter), records, time.time())
+    read = read_by(CompiledReading(Decoder(OneSchema(schema)), converter), records, time.time())
     return [one.body for one in read if isinstance(one, Read)]

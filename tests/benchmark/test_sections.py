@@ -14,10 +14,9 @@ from typing import Any, Final
 import pytest
 
 from benchmarks.load import SCHEMA, encoded_checkouts
-from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.decode import Decoder, OneSchema, framing_of
 from consumer.avro.schema import fingerprint, parse
-from consumer.avro.typed import TypedDecoder
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
@@ -46,19 +45,21 @@ class _Schemas:
     record = reader
 
 
-def _converter(mapping: Mapping) -> Converter:
-    return Converter(mapping, accounts=("1",), partner_name=None, max_event_age=604_800.0)
+def _converter(*mappings: Mapping) -> Converter:
+    return Converter(*mappings, accounts=("1",), partner_name=None, max_event_age=604_800.0)
 
 
 def _plain() -> CompiledReading:
-    return CompiledReading(Decoder(OURS), _converter(load_mapping(None, OURS, default_toml=DEFAULT)))
+    return CompiledReading(
+        Decoder(OneSchema(OURS)), _converter(load_mapping(None, OURS, default_toml=DEFAULT))
+    )
 
 
 def _of_sections(*names: str) -> CompiledReading:
     toml = "".join(f'[record."{name}"]\n' for name in names)
     sections = load_sections(toml, _Schemas(), default_toml=DEFAULT, schema_name="")
     return CompiledReading(
-        TypedDecoder(sections), SectionConverters([_converter(one.mapping) for one in sections.all])
+        Decoder(sections), _converter(*(one.mapping for one in sections.all)), divided=True
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.decode import Decoder, OneSchema, framing_of
 from consumer.avro.reading import MOST_ITEMS
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import MARKS
@@ -38,6 +38,11 @@ from tests.engine.building import Read, read_by
 Setup = tuple[dict[str, Any], str | None, str | None]
 
 
+def plan_of(decoder: Decoder, framing: bytes) -> Any:
+    """How records of one schema are read that are framed so."""
+    return decoder.find(Record(0, -1, None, framing, ()), framing, "").plan
+
+
 class Both:
     """The compiled reading and two steps, of one schema and mapping; converters of their own.
 
@@ -55,18 +60,22 @@ class Both:
             keys = {"accounts": ("11", "22"), "partner_name": partner, "max_event_age": WEEK, **more}
             return Converter(mapping, **keys)
 
-        self.decoder, self.converter = Decoder(self.schema, asked=mapping.asked), converter()
-        self.whole = Decoder(self.schema)
+        self.decoder, self.converter = Decoder(OneSchema(self.schema, mapping.asked)), converter()
+        self.whole = Decoder(OneSchema(self.schema))
         ref = SchemaRef("id", "7")
         self.learn(ref, self.writer)
         self.framing = framing_of(ref)
         self.compiled = CompiledReading(self.decoder, self.converter)
         self.two_steps = TwoSteps(self.whole, converter())
         self.trimmed = TwoSteps(self.decoder, converter())
-        plan: Any = self.decoder.plans[self.framing]
+        plan = plan_of(self.decoder, self.framing)
         # Made here, so that a program which cannot be made is seen, and not a reading that does without it.
-        self.function = write_program(self.converter.description, plan)
-        self.compiled._written[self.framing, 0] = Written(plan, self.function)
+        self.function = write_program(self.converter.descriptions[0], plan)
+        self.compiled._written[self.framing, 1] = Written(plan, self.function)
+
+    def bounds(self, now: float) -> tuple[float, float]:
+        """What the program takes of this time."""
+        return self.converter.descriptions[0].decisions.bounds(now)
 
     def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
         """Both decoders learn what `ref` names."""
@@ -109,7 +118,7 @@ class Alone:
         self.in_two_steps = 0
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
-        framing, bounds = self._both.framing, self._both.converter.bounds(now)
+        framing, bounds = self._both.framing, self._both.bounds(now)
         self._function(records, columns, framing, len(framing), *bounds)
         while len(columns) < len(records):
             columns.add(TOMBSTONE)
@@ -264,7 +273,7 @@ def test_headers_do_not_end_what_is_read_in_one_go() -> None:
     assert good is not None
     if function is None:
         pytest.skip("the package was built without a C compiler")
-    bounds, names = both.converter.bounds(NOW), "__value_schema_id"
+    bounds, names = both.bounds(NOW), "__value_schema_id"
     traced = [Record(at, -1, None, good, (("traceparent", b"00-1"),) * (at % 2)) for at in range(4)]
     named = [Record(at, -1, None, good[5:], ((names, both.framing),)) for at in range(4)]
     others = [

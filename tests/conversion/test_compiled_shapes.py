@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, OneSchema, WireFormat, framing_of
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.normalise import HASHED_FIELDS
 from consumer.conversion.reading import CompiledReading
@@ -269,12 +269,12 @@ IDENTIFIED = {"customer.emails": ["jane@example.com"], "customer.advertising_ids
 def event_with(path: str, value: Any, both: Both) -> dict[str, Any]:
     """An event that is identified, and holds this value where the mapping looks for it; a currency stands alone."""
     alone = {"order.total": None} if path == "order.currency" else {}
-    many = EACH in steps_of(both.converter.mapping.sources[NAMES[path]])
+    many = EACH in steps_of(both.converter.descriptions[0].mapping.sources[NAMES[path]])
     held = ([] if value is None else [value]) if many else value
     return event_of({**IDENTIFIED, **alone, path: held})
 
 
-NAMES = {source.path: name for name, source in STRICT.converter.mapping.sources.items()}
+NAMES = {source.path: name for name, source in STRICT.converter.descriptions[0].mapping.sources.items()}
 
 
 def judge(vector: dict[str, Any], said: Any) -> None:
@@ -301,7 +301,7 @@ def test_every_normalised_value_comes_out_alike(both: Both) -> None:
     """The vectors of single fields as whole events, both ways: the value stands where the mapping looks for it."""
     held = alone = 0
     for vector in VECTORS:
-        path = both.converter.mapping.sources[target_name(vector["field"])].path
+        path = both.converter.descriptions[0].mapping.sources[target_name(vector["field"])].path
         event = event_with(path, vector["raw"], both)
         if fastavro.validate(event, both.parsed, raise_errors=False):  # Avro can hold it in this field
             value = both.value(event)
@@ -356,7 +356,7 @@ def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFor
 
 def knowing(wire_format: WireFormat) -> Decoder:
     """A decoder that knows our schema by two names."""
-    decoder = Decoder(SCHEMA, wire_format=wire_format)
+    decoder = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
     for ref in KNOWN:
         decoder.add_schema(ref, SCHEMA)
     return decoder
@@ -439,5 +439,11 @@ def test_what_is_no_bytes_is_left_to_the_two_steps(odd: Any) -> None:
     for values in ((odd, good), (good, odd), (good, good, odd, good)):
         columns = Columns(Keys())
         records = [Record(at, -1, None, value, ()) for at, value in enumerate(values)]
-        function(records, columns, both.framing, len(both.framing), *both.converter.bounds(NOW))
+        function(
+            records,
+            columns,
+            both.framing,
+            len(both.framing),
+            *both.bounds(NOW),
+        )
         assert len(columns) == values.index(odd)

@@ -59,10 +59,10 @@ def test_equal_values_of_other_types_never_get_each_others_answer(values: list[A
 def test_one_memory_by_field_for_all_schemas() -> None:
     """A process that meets many schemas does not remember the same for each of them."""
     both = Both((SCHEMA, None, None))
-    asked = [field.ask for field in both.converter.description.user_data]
+    asked = [field.ask for field in both.converter.descriptions[0].user_data]
     memories = [one for one in asked if isinstance(one, Memory)]
     both.check(both.value(event_of({})))
     both.compiled._written.clear()
     both.check(both.value(event_of({})))
     assert memories
-    assert [field.ask for field in both.converter.description.user_data] == asked
+    assert [field.ask for field in both.converter.descriptions[0].user_data] == asked

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from consumer.conversion.codes import Code
 from consumer.conversion.layout import MOST_OPERATIONS, Layout
 from consumer.conversion.program import COMPILED
-from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled import Both, plan_of
 from tests.conversion.test_compiled_typed import fields, money, optional, record_of
 from tests.conversion.test_convert import NOW
 from tests.engine.building import Read
@@ -331,8 +331,8 @@ def operations_of(schema: dict[str, Any]) -> list[Any]:
 
 def layout_of(both: Both) -> Layout:
     """Where the values of its writer's records go."""
-    plan: Any = both.decoder.plans[both.framing]
-    mapping = both.converter.mapping
+    plan = plan_of(both.decoder, both.framing)
+    mapping = both.converter.descriptions[0].mapping
     return Layout(plan, mapping.asked, mapping.item_steps)
 
 

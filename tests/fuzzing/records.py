@@ -13,8 +13,8 @@ from typing import IO, Any, Final
 
 import orjson
 
-from consumer.adapters.files import open_records
-from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, WireFormat
+from consumer.adapters.files import Types, open_records
+from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchema, WireFormat
 from consumer.commands.explain.command import explanation
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import REJECTION_CODES, UNCONVERTIBLE, WARNING_CODES
@@ -41,7 +41,7 @@ _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
 @cache
 def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
     """One of `READERS`, which knows all `WRITERS`, each by its number."""
-    decoder = Decoder(READERS[reader], wire_format=wire_format)
+    decoder = Decoder(OneSchema(READERS[reader]), wire_format=wire_format)
     for number, writer in enumerate(WRITERS):
         decoder.add_schema(SchemaRef("id", str(number)), writer)
     return decoder
@@ -50,7 +50,7 @@ def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
 def fresh(decoder: Decoder) -> Decoder:
     """A copy that may learn; making one anew would compile our schema again."""
     copied = copy.copy(decoder)
-    copied.plans = dict(decoder.plans)
+    copied.known = dict(decoder.known)
     copied._refused = OrderedDict(decoder._refused)
     return copied
 
@@ -74,6 +74,7 @@ def decode(data: bytes) -> None:
         with bounded(size * 10):
             verdict = decoder.add_schema(FOREIGN, schema)
         if verdict is not None:
+            assert isinstance(verdict, Rejection)
             check_rejection(verdict, Stage.DECODE, DECODE_CODES)
         record = Record(0, -1, None, b"\x00\x00\x00\x00\x63" + taker.rest(), ())
     check_decoding(decoder, record)
@@ -221,7 +222,7 @@ def check_explaining(content: bytes) -> list[dict[str, Any]]:
     # A container is packed: what it unfolds to has a bound of its own, whatever the file's size.
     with bounded(len(content) + (1 << 20 if content[: len(MAGIC)] == MAGIC else 0)):
         try:
-            for _, record in open_records(f"/dev/fd/{file.fileno()}", SCHEMA):
+            for _, record in open_records(f"/dev/fd/{file.fileno()}", Types(OneSchema(SCHEMA))):
                 line = explanation(record, _converter(), NOW)
                 _check_explanation(line)
                 lines.append(line)

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.avro.paths import NoSuchPath, SchemaPaths
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.targets import CONTENTS, TARGETS
@@ -281,7 +281,7 @@ def world(taker: Taker) -> World | None:
     ours = {**theirs, "fields": [*usual, *evolved]}
     try:
         paths = [path.replace("<key>", "a") for path in SchemaPaths(ours).all_paths()][4:]
-        if Decoder(ours).add_schema(SchemaRef("id", "7"), theirs) is not None:
+        if Decoder(OneSchema(ours)).add_schema(SchemaRef("id", "7"), theirs) is not None:
             return None
     except (InvalidSchema, NoSuchPath):  # as where the name of a type is used whose definition has gone
         return None

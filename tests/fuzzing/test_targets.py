@@ -67,11 +67,11 @@ def test_the_fast_path_s_target_sees_a_difference(monkeypatch: pytest.MonkeyPatc
     first, second = seeds("fast_path")[:2]
     fast_path(second)
     both = both_of(second[0])
-    plan, function = both.compiled._written[both.framing, 0]
+    plan, function = both.compiled._written[both.framing, 1]
     assert function is not None
     taken = Record(0, -1, None, both.framing + first[2:], ())
     muddled = Written(plan, lambda records, *rest: function([taken] * len(records), *rest))
-    monkeypatch.setitem(both.compiled._written, (both.framing, 0), muddled)
+    monkeypatch.setitem(both.compiled._written, (both.framing, 1), muddled)
     with pytest.raises(AssertionError):
         fast_path(second)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import fastavro
 
-from consumer.adapters.files import open_records
+from consumer.adapters.files import Types, open_records
+from consumer.avro.decode import OneSchema
 from tests.end_to_end.processes import ROOT, bare_environment, command
 from tests.references.conftest import DATA
 
@@ -28,7 +29,9 @@ def test_every_order_is_read() -> None:
     """As fastavro reads it."""
     count = 0
     with ORDERS.open("rb") as file:
-        for ours, their in zip(open_records(str(ORDERS), SCHEMA), fastavro.reader(file), strict=True):
+        for ours, their in zip(
+            open_records(str(ORDERS), Types(OneSchema(SCHEMA))), fastavro.reader(file), strict=True
+        ):
             count += 1
             if count % 500 == 1:
                 assert isinstance(their, dict)

@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 import fastavro
 
-from consumer.avro.decode import Decoder, framing_of
+from consumer.avro.decode import Decoder, OneSchema, framing_of
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import load_mapping
-from consumer.engine.model import Record, Rejection, SchemaRef
+from consumer.engine.model import Filtered, Record, Rejection, SchemaRef
 from consumer.engine.reading import Columns, TwoSteps
 from tests.simulation.records import BROKEN, LATE, Form, Kind, Parts, Spec
 from tests.simulation.truth import require
@@ -93,7 +93,7 @@ _NEWER = _event(
 _WRITERS: dict[SchemaRef | None, Any] = {None: OURS, LATE[0]: _OLDER, LATE[1]: _NEWER}
 _PARSED = {ref: fastavro.parse_schema(schema) for ref, schema in _WRITERS.items()}
 _BROKEN_SCHEMA = _record("Event", event_id="bytes", event_type={"type": "array", "items": "string"})
-_OWN_FRAMING = next(iter(Decoder(OURS).plans))
+_OWN_FRAMING = next(iter(Decoder(OneSchema(OURS)).known))
 
 
 @cache
@@ -107,10 +107,10 @@ class TwoDecoders(Decoder):
     """A decoder, and another one that learns the same schemas: neither may help the other."""
 
     def __init__(self) -> None:
-        super().__init__(OURS)
-        self.other = Decoder(OURS)
+        super().__init__(OneSchema(OURS))
+        self.other = Decoder(OneSchema(OURS))
 
-    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | None:
+    def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = "AVRO") -> Rejection | Filtered | None:
         """Both learn it."""
         verdict = super().add_schema(ref, schema_json, kind)
         require(self.other.add_schema(ref, schema_json, kind) == verdict, "decoders learn the same", ref)
@@ -161,7 +161,7 @@ class AvroForm(Form):
         if self._how == "both":
             decoders = TwoDecoders()
             return Parts(decoders, converter, BothReadings(decoders, converter))
-        decoder = Decoder(OURS)
+        decoder = Decoder(OneSchema(OURS))
         return Parts(decoder, converter, CompiledReading(decoder, converter) if self._how == "fast" else None)
 
     def schema(self, ref: SchemaRef) -> str:

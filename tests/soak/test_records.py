@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.soak.records import HEAVY_EVERY, MARK, PARTITIONS, SCHEMA, Records
-from consumer.avro.decode import Decoder
+from consumer.avro.decode import Decoder, OneSchema
 from consumer.engine.model import Disposition, Record
 
 SPELL = 10_000
@@ -50,7 +50,7 @@ def test_duplicates_lie_on_the_partition_of_their_original(produced: list[tuple[
 
 def test_templates_stay_decodable(produced: list[tuple[int, bytes]]) -> None:
     """With the serial number in place of the mark the encoding is whole, and no shopper comes twice."""
-    decoder = Decoder(json.loads(SCHEMA.read_text()))
+    decoder = Decoder(OneSchema(json.loads(SCHEMA.read_text())))
     values = list({value for _, value in produced[:3_000] if b"soak-" in value})
     events = decoder.decode_chunk([Record(at, -1, None, value, ()) for at, value in enumerate(values)])
     assert all(isinstance(event, dict) for event in events)

@@ -11,7 +11,7 @@ from typing import Final
 
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app import building
-from consumer.avro.decode import AnyDecoder
+from consumer.avro.decode import Decoder
 from consumer.commands.check.rows import Found, Said, Skip, cluster_of, counted
 from consumer.engine.model import Rejection
 from consumer.errors import RegistryError, first_of
@@ -53,7 +53,7 @@ async def writers(found: Found) -> Said:
     )
 
 
-async def _verdict(source: RegistrySchemas, decoder: AnyDecoder, subject: str) -> str | None:
+async def _verdict(source: RegistrySchemas, decoder: Decoder, subject: str) -> str | None:
     """Return why this subject's newest schema cannot be read; empty: it can, or is filtered; None: there is none."""
     newest = await source.newest(subject)
     if newest is None:

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.ranges import Range
 from consumer.app import building
-from consumer.avro.decode import AnyDecoder, Decoder, WireFormat
+from consumer.avro.decode import Decoder, OneSchema, WireFormat
 from consumer.commands.base import Command, asynchronous, iso, prose
 from consumer.commands.dead_letters import reading
 from consumer.commands.dead_letters.choosing import parse_place
@@ -23,7 +23,7 @@ from consumer.commands.dead_letters.payload import Masker
 from consumer.commands.parsing import JSON_OPTION
 from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
-from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, SectionEvent
+from consumer.engine.model import CommerceEvent, Filtered, Record, Rejection, SchemaRef, section_of
 from consumer.errors import KafkaError, UsageError
 from consumer.settings import Settings, load
 
@@ -132,10 +132,12 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: readi
     if isinstance(decoded, Filtered):
         return {**shown, "note": "the record is of a type that the mapping filters (unknown_record)"}
     if not isinstance(decoded, Rejection):
-        section = mapped.all[decoded.section - 1] if isinstance(decoded, SectionEvent) else mapped.all[0]
+        section = mapped.all[section_of(decoded) - 1]
         return {**shown, "record": Masker(section.schema, section.mapping).masked(decoded)}
     # A decoder that knows no schema returns the name of the schema that the bytes carry, whether it exists or not.
-    named = Decoder(_NOTHING_KNOWN, wire_format=WireFormat(settings.pinstream.wire_format)).decode(record)
+    named = Decoder(OneSchema(_NOTHING_KNOWN), wire_format=WireFormat(settings.pinstream.wire_format)).decode(
+        record
+    )
     if isinstance(named, SchemaRef):
         shown["schema"] = f"{named.kind} {named.value}"
     return {
@@ -145,7 +147,7 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: readi
 
 
 async def _decoded(
-    decoder: AnyDecoder, record: Record, topic: str, writers: Any
+    decoder: Decoder, record: Record, topic: str, writers: Any
 ) -> CommerceEvent | Rejection | Filtered | None:
     """Return the decoded record, or why it cannot be decoded; None for a tombstone. Raises `KafkaError`."""
     decoded = decoder.decode(record, topic)

@@ -20,9 +20,9 @@ from consumer.commands.base import Command, parse_time
 from consumer.commands.explain.expecting import compare
 from consumer.commands.explain.showing import Summary, named, print_record
 from consumer.commands.parsing import RECORD_OPTION
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.rule_trace import RuleTrace
-from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, SectionEvent
+from consumer.engine.model import CommerceEvent, ConversionEvent, Filtered, Rejection, section_of
 from consumer.engine.reading import NOT_UNICODE
 from consumer.errors import PinstreamError, UsageError
 from consumer.settings import load
@@ -131,13 +131,11 @@ def explanations(
     with contextlib.redirect_stdout(sys.stderr):
         transformer = building.transformer(settings, mapped)
     # Only on request: a trace calls each rule through Python.
-    traces = [RuleTrace(converter.of(number)) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
+    traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
     def explained(record: FileRecord) -> tuple[int, dict[str, Any]]:
         at = time.time() if now is None else now
         read = record.event
-        # A record that is rejected or filtered has no section.
-        number = read.section if isinstance(read, SectionEvent) else 1
         event = read
         if transformer is not None and not isinstance(read, Rejection | Filtered):
             with contextlib.redirect_stdout(sys.stderr):
@@ -146,17 +144,20 @@ def explanations(
         if traces:
             line["rules"] = []
             if not isinstance(event, Rejection | Filtered):
-                line["rules"] = traces[number - 1].rules(event, at)
+                line["rules"] = traces[section_of(event) - 1].rules(event, at)
         # Files without sections keep the lines that they had: people compare them (`--expect`).
         if mapped.divided:
-            line["section"] = mapped.all[number - 1].name if isinstance(read, SectionEvent) else None
+            # A record that is rejected or filtered when it is read has no section.
+            line["section"] = (
+                None if isinstance(read, Rejection | Filtered) else mapped.names[section_of(read) - 1]
+            )
         return record.ordinal, line
 
     return map(explained, open_records(file, types))
 
 
 def explanation(
-    record: CommerceEvent | Rejection | Filtered, converter: Converter | SectionConverters, now: float
+    record: CommerceEvent | Rejection | Filtered, converter: Converter, now: float
 ) -> dict[str, Any]:
     """Return the line of one record (docs/run.md, `pinstream explain`)."""
     result = record if isinstance(record, Rejection | Filtered) else converter.convert(record, now)

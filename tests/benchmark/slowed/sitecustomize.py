@@ -26,5 +26,5 @@ def _convert_twice(self: Converter, *arguments: Any, **named: Any) -> Any:
 
 
 # That they are replaced is what this file is for.
-Decoder.decode_chunk = _decode_twice  # type: ignore[assignment, method-assign]
+Decoder.decode_chunk = _decode_twice  # type: ignore[method-assign]
 Converter.convert_chunk = _convert_twice  # type: ignore[method-assign]

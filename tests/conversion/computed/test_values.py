@@ -15,7 +15,7 @@ from consumer.conversion.layout import ComputedAt
 from consumer.conversion.program import make_program
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection
 from tests.conversion.convert_records import shaped
-from tests.conversion.test_compiled import Both
+from tests.conversion.test_compiled import Both, plan_of
 from tests.conversion.test_convert import NOW
 
 _NULL_TEXT = ["null", "string"]
@@ -524,8 +524,8 @@ def test_the_sum_of_a_thousand_orders_is_right_to_the_cent() -> None:
 def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None:
     """The program has a call of Python for each computed field, and where nothing is computed it has none."""
     both = both_of(fields)
-    plan: Any = both.decoder.plans[both.framing]
-    program = make_program(both.converter.description, plan)
+    plan = plan_of(both.decoder, both.framing)
+    program = make_program(both.converter.descriptions[0], plan)
     assert program is not None
     fields_of = [field for fields in program.fields.values() for field in fields]
     items = program.items.fields if program.items is not None else []

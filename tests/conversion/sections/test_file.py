@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from consumer.avro.decode import Decoder
 from consumer.avro.paths import SchemaPaths
-from consumer.avro.typed import TypedDecoder
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.sections import Sections
 from consumer.engine.model import Filtered, Rejection
@@ -134,7 +134,7 @@ def test_filtering_needs_no_sections(tmp_path: Path) -> None:
     assert (sections.typed, sections.divided) == (True, False)
     assert sections.choose("com.shop.Order", "t") == 1
     assert sections.choose("com.shop.Click", "t") == Filtered("unknown_record")
-    TypedDecoder(sections)
+    Decoder(sections)
 
 
 def test_an_alias_of_our_schema_belongs_to_its_section(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.avro.decode import framing_of
+from consumer.avro.decode import Decoder, framing_of
 from consumer.avro.encode import Encoder, SingleObject, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
-from consumer.avro.typed import TypedDecoder
 from consumer.conversion.computed.expressions import Reading, Unreadable, is_many, results_of
 from consumer.conversion.computed.functions import computation
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, load_sections
 from consumer.conversion.targets import CONTENTS, EVENT_NAMES, TARGETS, Arity
@@ -177,22 +176,20 @@ class Readings:
 
     def __init__(self, sections: Sections) -> None:
         self._accounts = ("11", "22")
-        self.fast = CompiledReading(self._decoder(sections, whole=False), self._converters(sections))
-        self.slow = TwoSteps(self._decoder(sections, whole=True), self._converters(sections), divided=True)
+        self.fast = CompiledReading(
+            self._decoder(sections, whole=False), self._converter(sections), divided=True
+        )
+        self.slow = TwoSteps(self._decoder(sections, whole=True), self._converter(sections), divided=True)
 
-    def _decoder(self, sections: Sections, *, whole: bool) -> TypedDecoder:
-        decoder = TypedDecoder(sections, whole=whole)
+    def _decoder(self, sections: Sections, *, whole: bool) -> Decoder:
+        decoder = Decoder(sections, whole=whole)
         for number, schema in enumerate(TYPES.values(), start=1):
             assert decoder.add_schema(SchemaRef("id", str(number)), schema) is None
         return decoder
 
-    def _converters(self, sections: Sections) -> SectionConverters:
-        return SectionConverters(
-            [
-                Converter(one.mapping, accounts=self._accounts, partner_name=None, max_event_age=7 * 86400)
-                for one in sections.all
-            ]
-        )
+    def _converter(self, sections: Sections) -> Converter:
+        mappings = [one.mapping for one in sections.all]
+        return Converter(*mappings, accounts=self._accounts, partner_name=None, max_event_age=7 * 86400)
 
     def check(self, records: list[Record], topic: str) -> None:
         """Both say the same of these."""

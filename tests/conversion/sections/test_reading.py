@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro.decode import SCHEMA_ID_HEADER, WireFormat, framing_of
+from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
 from consumer.avro.encode import Encoder, SingleObject
-from consumer.avro.typed import TypedDecoder
-from consumer.conversion.converter import Converter, SectionConverters
+from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections
@@ -74,21 +73,17 @@ class Readings:
 
     def __init__(self, sections: Sections, wire_format: WireFormat = WireFormat.AUTO) -> None:
         self.sections = sections
-        self.decoder = TypedDecoder(sections, wire_format=wire_format)
-        self.whole = TypedDecoder(sections, wire_format=wire_format, whole=True)
+        self.decoder = Decoder(sections, wire_format=wire_format)
+        self.whole = Decoder(sections, wire_format=wire_format, whole=True)
         for decoder in (self.decoder, self.whole):
             for name, schema in SCHEMAS.items():
                 decoder.add_schema(SchemaRef("id", str(IDS[name])), schema)
             assert decoder.add_schema(SchemaRef("id", "9"), UNION) is None
             for kind in ("guid", "glue"):
                 assert decoder.add_schema(SchemaRef(kind, str(GUID)), UNION) is None
-        self.converter = SectionConverters(
-            [
-                Converter(section.mapping, accounts=("1",), partner_name=None, max_event_age=1e9)
-                for section in sections.all
-            ]
-        )
-        self.fast = CompiledReading(self.decoder, self.converter)
+        mappings = [section.mapping for section in sections.all]
+        self.converter = Converter(*mappings, accounts=("1",), partner_name=None, max_event_age=1e9)
+        self.fast = CompiledReading(self.decoder, self.converter, divided=True)
         self.slow = TwoSteps(self.whole, self.converter, divided=True)
 
     def check(self, records: Sequence[Record], topic: str) -> Columns:
@@ -181,7 +176,7 @@ def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
 
 def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -> None:
     """So that the log says once what each of its records gets."""
-    decoder = TypedDecoder(loaded(tmp_path))
+    decoder = Decoder(loaded(tmp_path))
     told = decoder.add_schema(SchemaRef("id", "5"), REFUND)
     assert isinstance(told, Rejection)
     assert told.code == "unknown_record"
@@ -222,7 +217,7 @@ def test_what_a_doubted_union_cannot_read_names_it(how: str, ref: SchemaRef, tmp
 def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
     """Its record is called as ours was once."""
     writer = {**ORDER, "name": "Purchase", "namespace": "com.oldshop", "aliases": []}
-    decoder = TypedDecoder(loaded(tmp_path))
+    decoder = Decoder(loaded(tmp_path))
     assert decoder.add_schema(SchemaRef("id", "5"), writer) is None
     whole = framing_of(SchemaRef("id", "5")) + datum(ORDER, order())
     assert isinstance(decoder.decode(Record(0, -1, None, whole, ()), "t"), dict)
