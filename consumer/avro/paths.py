@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from functools import reduce
+from itertools import dropwhile, islice
 from typing import Any, Final, NamedTuple
 
 from consumer.avro.schema import (
@@ -34,6 +35,7 @@ AvroSchema = dict[str, Any]  # an Avro schema as its JSON, parsed
 
 Path = tuple[str, ...]  # names of record fields and keys of maps, and `EACH` for every element of an array
 EACH: Final = ""
+Way = tuple[str | int, ...]  # as `Path`, with an index where one element of an array is meant
 
 # The paths that are asked for below a value; none: it is not asked for. The empty path: for all of it.
 Asked = tuple[Path, ...]
@@ -46,6 +48,7 @@ _NO_VALUES: Final = _STRUCTURES | {"null"}
 _DEEPEST: Final = 8
 _MOST_PATHS: Final = 2000
 _MOST_NAMED: Final = 8  # paths in one message
+_ANY_KEY: Final = "<key>"  # of a map, in messages
 _SEGMENT: Final = re.compile(r"(?P<name>[^\[\].]+)(?P<elements>(?:\[(?:-?[0-9]{1,5})?\])*)")
 _ELEMENT: Final = re.compile(r"\[(-?[0-9]*)\]")
 
@@ -86,16 +89,13 @@ class SchemaPaths:
     def resolve(self, path: str) -> Source:
         """Return the source that `path` names. Raises `NoSuchPath`, which says what may be meant."""
         steps, picks, places = self._walk(path)
-        kinds = {_kind(place) for place in places}
-        while "array" in kinds:
+        while items := _below(places, EACH):
             # An array of scalars: the path means its elements.
-            items = [branch for place in places for branch in _below(place, EACH)]
             if not _are_scalars(items):
                 break
-            places, kinds = items, {_kind(item) for item in items}
+            places = items
             steps.append(EACH)
-        # Null is no value to take; every field may be null.
-        kinds.discard("null")
+        kinds = _kinds(places)
         if not kinds:
             raise NoSuchPath(f"{path!r} is no value but null: name another path")
         if kinds & _STRUCTURES:
@@ -107,7 +107,7 @@ class SchemaPaths:
         steps, picks, places = self._walk(path)
         records = [place for place in places if isinstance(place, Record)]
         if not records:
-            kinds = " or ".join(sorted({_kind(place) for place in places} - {"null"})) or "null"
+            kinds = " or ".join(sorted(_kinds(places))) or "null"
             raise NoSuchPath(f"{path!r} is no record but {kinds}")
         return Source(path, tuple(steps), frozenset({"enum"}), picks), records
 
@@ -127,15 +127,12 @@ class SchemaPaths:
         )
         return iter(dict.fromkeys(islice(ends, _MOST_PATHS)))
 
-    def _at(self, steps: Iterable[str]) -> list[AvroType]:
+    def _at(self, steps: Iterable[str]) -> Sequence[AvroType]:
         """Return the types at the end of these steps; none if the schema does not have them."""
-        places: list[AvroType] = list(self._root)
         # All branches at once: a path is right if one branch of a union has it.
-        for step in steps:
-            places = [branch for place in places for branch in _below(place, step)]
-        return places
+        return reduce(_below, steps, self._root)
 
-    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], list[AvroType]]:
+    def _walk(self, path: str) -> tuple[list[str], tuple[tuple[int, int], ...], Sequence[AvroType]]:
         """Return the steps of `path`, its picks, and the types at its end. Raises `NoSuchPath`."""
         steps, picks = _parsed(path)
         places = self._at(steps)
@@ -145,7 +142,7 @@ class SchemaPaths:
             raise NoSuchPath(self._missing(path, steps, number, self._at(steps[:number])))
         return steps, picks, places
 
-    def _missing(self, path: str, steps: list[str], number: int, places: list[AvroType]) -> str:
+    def _missing(self, path: str, steps: list[str], number: int, places: Sequence[AvroType]) -> str:
         """Return the message that `steps[number]` of `path` does not exist below `places`."""
         here, rest = steps[:number], steps[number + 1 :]
         why, meant = "", here
@@ -154,7 +151,7 @@ class SchemaPaths:
         elif any(isinstance(place, Array) for place in places):
             why, meant = f": {written(here)!r} is a list", [*here, EACH, *steps[number:]]
         elif not any(isinstance(place, Record) for place in places):
-            kinds = " or ".join(sorted({_kind(place) for place in places} - {"null"})) or "always null"
+            kinds = " or ".join(sorted(_kinds(places))) or "always null"
             why = f": {written(here)!r} is {kinds} and has no fields"
         elif by_type := self._by_type_name(steps):
             why, meant = f": {by_type[0]!r} is the name of a type, not of a field", by_type[1]
@@ -216,12 +213,10 @@ def written(steps: Iterable[str]) -> str:
     return "".join("[]" if step == EACH else f".{step}" for step in steps).removeprefix(".")
 
 
-def _no_value(path: str, steps: list[str], places: list[AvroType]) -> str:
+def _no_value(path: str, steps: list[str], places: Sequence[AvroType]) -> str:
     """Return the message that `path` ends at a record, an array or a map, with what it may have meant."""
     what = {"record": "a record", "array": "a list", "map": "a map"}
-    kinds = " or ".join(
-        what.get(kind, kind) for kind in sorted({_kind(place) for place in places} - {"null"})
-    )
+    kinds = " or ".join(what.get(kind, kind) for kind in sorted(_kinds(places)))
     first = next(place.kind for place in places if place.kind in _STRUCTURES)
     ask = {"record": "one of its fields", "array": "a field of its elements", "map": "one of its keys"}[first]
     below = first_of(_ends_below(places, written(steps)), _MOST_NAMED) or "no fields"
@@ -232,12 +227,11 @@ def _ends_below(places: Sequence[AvroType], here: str) -> list[str]:
     """Return the paths to what lies directly below these types, in the schema's order: fields, elements or keys."""
     found: list[str] = []
     for place in places:
-        if isinstance(place, Record):
-            found += [f"{here}.{field.name}".removeprefix(".") for field in place.fields]
-        elif isinstance(place, Map):
-            found.append(f"{here}.<key>")
-        elif isinstance(place, Array):
-            found += _ends_below(branches_of(place.items), f"{here}[]")
+        for step, kind in _parts(place):
+            if isinstance(place, Array):
+                found += _ends_below(branches_of(kind), f"{here}[]")
+            else:
+                found.append(f"{here}.{step}".removeprefix("."))
     return list(dict.fromkeys(found))
 
 
@@ -246,30 +240,43 @@ def _below_all(
 ) -> Iterator[tuple[Path, Sequence[AvroType]]]:
     """Yield all places at and below these types: the steps to each, and its types. What is inside goes first.
 
-    The key of a map is ``<key>``. An array of scalars has no step of its own: a path to it means its elements.
+    An array of scalars has no step of its own: a path to it means its elements.
     """
     if depth < 0:
         return
     for node in places:
-        if isinstance(node, Record):
-            for field in node.fields:
-                yield from _below_all(branches_of(field.type), (*steps, field.name), depth - 1)
-        elif isinstance(node, Map):
-            yield from _below_all(branches_of(node.values), (*steps, "<key>"), depth - 1)
-        elif isinstance(node, Array):
-            items = branches_of(node.items)
-            yield from _below_all(items, steps if _are_scalars(items) else (*steps, EACH), depth - 1)
+        for step, kind in _parts(node):
+            below = branches_of(kind)
+            is_end = isinstance(node, Array) and _are_scalars(below)
+            yield from _below_all(below, steps if is_end else (*steps, step), depth - 1)
     yield steps, places
 
 
-def _below(node: AvroType, step: str) -> Sequence[AvroType]:
-    """Return the types one step below `node`; none if the step does not fit it."""
+def _below(places: Sequence[AvroType], step: str) -> Sequence[AvroType]:
+    """Return the types one step below these; none if the step fits none of them."""
+    return [
+        branch
+        for node in places
+        # Only `EACH` leads into an array, and nowhere else, even if a field has a name of no characters.
+        if isinstance(node, Array) == (step == EACH)
+        for name, kind in _parts(node)
+        if name == step or isinstance(node, Map)
+        for branch in branches_of(kind)
+    ]
+
+
+def _parts(node: AvroType) -> Iterable[tuple[str, AvroType]]:
+    """Return the steps from this type to what it is made of, each with the type there."""
+    if isinstance(node, Record):
+        return ((field.name, field.type) for field in node.fields)
     if isinstance(node, Array):
-        return branches_of(node.items) if step == EACH else []
-    if isinstance(node, Map):
-        return branches_of(node.values) if step != EACH else []
-    fields = node.fields if isinstance(node, Record) and step != EACH else []
-    return [branch for field in fields if field.name == step for branch in branches_of(field.type)]
+        return ((EACH, node.items),)
+    return ((_ANY_KEY, node.values),) if isinstance(node, Map) else ()
+
+
+def _kinds(places: Iterable[AvroType]) -> set[str]:
+    """Return the kinds of value at these types. Null is none: there is nothing to take, and every field may be null."""
+    return {_kind(place) for place in places} - {"null"}
 
 
 def _kind(node: AvroType) -> str:
@@ -283,7 +290,36 @@ def _kind(node: AvroType) -> str:
 
 def _are_scalars(items: Sequence[AvroType]) -> bool:
     """Return whether a path to these items of an array ends at them: none is a record or a map."""
-    return bool(items) and not any(isinstance(item, Record | Map) for item in items)
+    return not any(isinstance(item, Record | Map) for item in items)
+
+
+# -- values at a path of a record
+
+
+def value_at(value: Any, way: Iterable[str | int]) -> Any:
+    """Return the one value at the end of a way without `EACH`; None where there is none."""
+    for step in way:
+        if isinstance(step, int):
+            # What is no array is its own element.
+            elements = value if isinstance(value, list) else [value]
+            value = elements[step] if -len(elements) <= step < len(elements) else None
+        else:
+            # In a union another branch may stand here, which has no such field.
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def walk(value: Any, way: Iterable[str | int]) -> list[Any]:
+    """Return all values at the end of a way, in order, without nulls. What is no array is its own element."""
+    values = [value]
+    for step in way:
+        if step == EACH:
+            found = [each for held in values for each in (held if isinstance(held, list) else [held])]
+        else:
+            found = [value_at(held, (step,)) for held in values]
+        # Nulls are gone before the next step, so that none is walked into.
+        values = [held for held in found if held is not None] if None in found else found
+    return values
 
 
 # -- what is asked for of a value
@@ -292,14 +328,9 @@ def _are_scalars(items: Sequence[AvroType]) -> bool:
 def _below_each(asked: Asked) -> Asked:
     """Return the paths without the `EACH` that they begin with.
 
-    Where a value is no array, `decisions.walk` takes it for the one element.
+    Where a value is no array, `walk` takes it for the one element.
     """
-    found = []
-    for steps in asked:
-        while steps and steps[0] == EACH:
-            steps = steps[1:]
-        found.append(steps)
-    return tuple(found)
+    return tuple(tuple(dropwhile(lambda step: step == EACH, steps)) for steps in asked)
 
 
 def within(asked: Asked, name: str) -> Asked:

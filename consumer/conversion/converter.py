@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from consumer.avro.paths import value_at, walk
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import is_zero
 from consumer.conversion.codes import Way
-from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value, value_at
+from consumer.conversion.decisions import REFUSALS, UNCONVERTIBLE, Decisions, decided_value
 from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
@@ -160,7 +161,7 @@ class _Writing:
         contents = []
         if what.items:
             # Without an array the event itself is its one item.
-            for item in decide.walk(event, what.item_steps) if what.item_steps else [event]:
+            for item in walk(event, what.item_steps) if what.item_steps else [event]:
                 content: dict[str, Any] = {}
                 self._fill(content, what.items, item)
                 # An item of which nothing can be sent is no item.
@@ -199,7 +200,7 @@ class _Writing:
         if not field.rest and field.way is not Way.TOTAL:  # one, sent as an array
             sent = self._judged(field, rule(value))
             return None if sent is None else [sent]
-        values = decide.walk(value, field.rest)
+        values = walk(value, field.rest)
         if field.way is Way.DIGESTS:
             # No values are no array: the key is left out.
             return decide.digests(rule, values, self.warned, field.warnings) or None

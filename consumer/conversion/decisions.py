@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from consumer.avro.paths import EACH, Path
-from consumer.conversion.computed.expressions import Expression
-from consumer.conversion.computed.functions import Computation
+from consumer.avro.paths import Path, value_at
+from consumer.conversion.computed.expressions import Computation, Expression
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut, text_of, trim
 from consumer.conversion.rules import (
@@ -122,34 +121,11 @@ def note_once(warned: list[Warned], warning: Warned) -> None:
         warned.append(warning)
 
 
-def value_at(value: Any, names: Iterable[str] | None) -> Any:
-    """Return the one value at the end of a path; None where there is none, or no path."""
-    if names is None:
-        return None
-    for name in names:
-        # In a union another branch may stand here, which has no such field.
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return value
-
-
 def decided_value(event: Any, place: Path | Computation | None) -> Any:
-    """Return the one value of an event that stands at `place`, or is computed; None where there is none."""
-    return place.value(event, event) if isinstance(place, Computation) else value_at(event, place)
-
-
-def walk(value: Any, steps: Path) -> list[Any]:
-    """Return all values at the end of a path, in order, without nulls. What is no array is its own element."""
-    values = [value]
-    for step in steps:
-        if step == EACH:
-            found = [each for held in values for each in (held if isinstance(held, list) else [held])]
-        else:
-            found = [value_at(held, (step,)) for held in values]
-        # Nulls are gone before the next step, so that none is walked into.
-        values = [held for held in found if held is not None] if None in found else found
-    return values
+    """Return the one value of an event that stands at `place`, or is computed; None if there is none."""
+    if isinstance(place, Computation):
+        return place.value(event, event)
+    return None if place is None else value_at(event, place)
 
 
 def sent_values(

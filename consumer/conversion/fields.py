@@ -15,8 +15,7 @@ from consumer.avro.paths import EACH, Path, Source
 from consumer.conversion import decisions as decide
 from consumer.conversion.amounts import amount, count
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Each, Expression, is_many
-from consumer.conversion.computed.functions import Computation, computation
+from consumer.conversion.computed.expressions import Computation, Each, Expression, computation, is_many
 from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
@@ -113,7 +112,7 @@ class Description:
         source = self.mapping.sources.get(name)
         item = self.mapping.sources.get(DERIVED.get(name, ""))
         if isinstance(source, Each):
-            return source.of == item
+            return source.parts == (item,)
         return isinstance(source, Source) and source == item and EACH in source.steps
 
     def _place(self, source: Expression | None) -> Path | Computation | None:

@@ -21,8 +21,6 @@ from typing import Any, Final, NamedTuple, NoReturn
 from consumer.avro.paths import AvroSchema, NoSuchPath, Path, SchemaPaths
 from consumer.conversion import hints
 from consumer.conversion.computed.expressions import (
-    NUMBERS,
-    WORDS,
     Computed,
     Condition,
     Constant,
@@ -30,10 +28,10 @@ from consumer.conversion.computed.expressions import (
     Expression,
     First,
     Phone,
-    Reading,
     Unreadable,
     When,
     array_of,
+    computation,
     constants_in,
     depends_on_event,
     is_many,
@@ -41,8 +39,8 @@ from consumer.conversion.computed.expressions import (
     results_of,
     shown,
 )
-from consumer.conversion.computed.functions import computation
 from consumer.conversion.computed.phones import is_installed, is_region
+from consumer.conversion.computed.tables import NUMBERS, WORDS, Reading
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Consent, Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
@@ -176,7 +174,7 @@ class Loader:
         for name, of in DERIVED.items():
             if of in sources and name not in written:
                 source = sources[of]
-                derived = Each(steps, source) if steps and isinstance(source, Computed) else source
+                derived = Each((source,), steps) if steps and isinstance(source, Computed) else source
                 sources.setdefault(name, derived)
         constants = self._constants(known, sources)
         # An error of its own, since a record type may be complete on another topic (`sections`).
@@ -373,7 +371,7 @@ class Loader:
             if not is_installed():
                 self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
             country: Expression = Constant(said) if is_for_all else self._country(said)
-            sources["user_data.ph"] = Phone(numbers, country)
+            sources["user_data.ph"] = Phone((numbers, country))
             return
 
     def _country(self, said: Any) -> Expression:
@@ -504,14 +502,14 @@ class Loader:
         if len(found["require"]) == 1 and not found["any"]:
             return Consent(found["require"][0], tuple(allowed))
         every, some = (
-            tuple(Condition(source, tuple(allowed) or (True,)) for source in found[key])
+            tuple(Condition((source,), tuple(allowed) or (True,)) for source in found[key])
             for key in ("require", "any")
         )
         agreed: Expression = Constant(True)
         if some:
-            agreed = First(tuple(When(agreed, (condition,), None) for condition in some))
+            agreed = First(tuple(When((agreed, condition), None) for condition in some))
         # True if all of `require` hold, and one of `any`; else nothing, which is no consent.
-        return Consent(When(agreed, every, None), ())
+        return Consent(When((agreed, *every), None), ())
 
     def _dedup_key(self) -> Expression | None:
         said = self._settings_of("dedup", "key").get("key", "")

@@ -21,7 +21,7 @@ from consumer.avro.paths import EACH, Path
 from consumer.avro.plan import RecordPlan
 from consumer.conversion.amounts import amount
 from consumer.conversion.codes import Usual, Way
-from consumer.conversion.computed.functions import Computation, Read
+from consumer.conversion.computed.expressions import Computation, Read
 from consumer.conversion.decisions import LeftOutWarnings
 from consumer.conversion.fields import MARKS, Description, ProgramField
 from consumer.conversion.layout import At, ComputedAt, Layout, Operation

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from consumer.avro.paths import Source
 from consumer.conversion.codes import Way
-from consumer.conversion.computed.expressions import Element, Phone
-from consumer.conversion.computed.functions import computation
+from consumer.conversion.computed.expressions import Element, Phone, computation
 from consumer.conversion.converter import Converter
 from consumer.conversion.fields import ProgramField
 from consumer.conversion.normalise import LeftOut, text_of
@@ -72,7 +71,7 @@ class RuleTrace:
         if isinstance(phones, Phone):
             name = self._mapping.sources.get("event_name")
             name_of = description.decisions.name_of
-            self._numbers = computation(phones.numbers, None, name, name_of)
+            self._numbers = computation(phones.parts[0], None, name, name_of)
 
     def rules(self, event: CommerceEvent, now: float) -> list[dict[str, Any]]:
         """Return an entry for each field that has a value in the record, or is sent; in the order of the payload.

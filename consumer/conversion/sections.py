@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from consumer.avro.decode import DecodeCode, rejected
 from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
-from consumer.conversion.computed.expressions import flat
+from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
 from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader
 from consumer.conversion.mapping import Mapping

@@ -15,9 +15,9 @@ import click
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.encode import Encode, Unencodable
-from consumer.avro.paths import EACH, Source
+from consumer.avro.paths import EACH, Source, value_at
 from consumer.conversion.computed.expressions import results_of
-from consumer.conversion.decisions import units_of, value_at
+from consumer.conversion.decisions import units_of
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.rules import SECONDS_A_DAY, moment
 from consumer.conversion.sections import Sections

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumer.avro.paths import walk
 from consumer.conversion.amounts import MAX_COUNT, amount, count, is_zero
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
@@ -27,7 +28,6 @@ from consumer.conversion.decisions import (
     dedup_id_of,
     id_of,
     rule_for,
-    walk,
     warnings_of,
     zero_warning,
 )

@@ -1,92 +1,84 @@
-"""What a mapping may say instead of a path: a value that is computed, as a TOML table.
+"""Values that are computed: what operators there are, what each may give, and the function that it becomes.
 
-Theory of operation. A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables
-again, and may have conditions. `Reading` makes an `Expression` of it and checks it against the schema; `functions`
-makes the function of it. What is wrong is said in one line that names the operand.
-
-An expression is a `Source`, which both executors read by its steps, or `Computed`, for which they call Python.
+Theory of operation. An *expression* is a `Source`, which both executors read by its steps, or `Computed`, for which
+they call Python. Each operator is a class: it says which kinds of value it gives, and makes its function out of those
+of its parts. A `Computation` names the values that it takes (`Read`) and has one function of them. Both executors read
+these values in their own way and call the same function, so both compute the same. Each read goes up to the first array
+on its path; what lies beyond is the function's business, which also goes through the elements of a sum.
 
 Paths are written from the record, as everywhere in a mapping. Which of several items a path means follows from where it
 stands: under ``sum``, and in a field of ``contents[]``, it is the item at hand.
+
+Numbers are decimal and exact: a double is taken as the shortest decimal that means it, and no place is ever lost. A
+missing value is None. What is no number is `LeftOut.MALFORMED`, which each rule takes for a malformed value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from itertools import takewhile
+from typing import Any, ClassVar, Final, NamedTuple
 
-from consumer.avro.paths import EACH, NoSuchPath, Path, SchemaPaths, Source
-from consumer.avro.schema import Array, Field, Map, Record, Union
+from consumer.avro.paths import EACH, Path, Source, Way, value_at, walk
 from consumer.conversion.amounts import exact
-from consumer.errors import or_all
+from consumer.conversion.computed.phones import with_country
+from consumer.conversion.normalise import LeftOut, text_of, trim
 
 Scalar = str | int | float  # of TOML; a boolean is an int
+# What was read, and the elements that the sums around are at -> the value.
+Function = Callable[[Sequence[Any], tuple[Any, ...]], Any]
+Made = tuple[Function, bool]  # the function, and whether it gives a list
+Scopes = tuple[Way, ...]  # the ways to the elements of the sums around
+NameOf = Callable[[Any], Any]  # the event's type -> its conversion's name
 
-NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
-WORDS: Final = frozenset({"string", "enum"})
-# A number may be written as text; a symbol of an enum is none.
-_OPERANDS: Final = NUMBERS | {"string"}
-_JOINED: Final = NUMBERS | WORDS
-# Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
-_KEYS: Final = WORDS | {"int", "long", "boolean"}
-
-_ARITHMETIC: Final = ("add", "subtract", "multiply")
-_OPERATORS: Final = ("path", "branch", "value", "first", "join", "table", "sum", *_ARITHMETIC)
+# No result is ever rounded: the digits of an operand are bounded (`amounts.MAX_DIGITS`), and so is their number.
+_EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
+_OPERATIONS: Final[dict[str, Callable[[Decimal, Decimal], Decimal]]] = {
+    "add": _EXACT.add,
+    "subtract": _EXACT.subtract,
+    "multiply": _EXACT.multiply,
+}
 _ITSELF: Final = "<branch>"  # no name of Avro's
-# Keys that may stand beside an operator.
-_BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
-_CONDITIONS: Final = ("when", "when_event")
 
 
 class Unreadable(ValueError):
     """What a mapping says is no expression, or not one of this schema. One line."""
 
 
-class Missing(Unreadable):
-    """The schema has no such path."""
-
-    def __init__(self, message: str, path: str) -> None:
-        super().__init__(message)
-        self.path = path
-
-
+@dataclass(frozen=True, slots=True)
 class Computed:
-    """A value that is made of others. As `Source`, it has a `path`, for messages, and `kinds`."""
+    """A value that is made of its `parts`. As `Source`, it has a `path`, for messages, and `kinds`."""
 
-    __slots__ = ()
+    parts: tuple[Expression, ...]
+    gives: ClassVar[frozenset[str]] = frozenset()  # the kinds of all its values; empty: those of its parts
 
     @property
     def path(self) -> str:
         """The paths that it is computed from."""
-        paths = dict.fromkeys(source.path for source in sources_in(cast("Made", self)))
+        paths = dict.fromkeys(source.path for source in sources_in(self))
         return ", ".join(paths) or "values of the mapping"
 
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of value that it may be; see `Source`."""
-        made = cast("Made", self)  # its classes are those of `Made`, and no others
-        match made:
-            case Element(source) | Branch(source, _, _):
-                return source.kinds
-            case First(parts):
-                return frozenset[str]().union(*(part.kinds for part in parts))
-            case When(of, _, _) | Each(_, of):
-                return of.kinds
-            case Join() | Phone():
-                return frozenset({"string"})
-            case Sum() | Arithmetic():
-                return frozenset({"decimal"})
-            case Constant() | Table():
-                return frozenset(map(_kind, constants_in(made)))
+        if isinstance(self, Constant | Table):  # what the mapping itself says
+            return frozenset(map(kind_of, constants_in(self)))
+        # The other parts of `When` are conditions: none of them is the value.
+        parts = self.parts[:1] if isinstance(self, When) else self.parts
+        return self.gives or frozenset[str]().union(*(part.kinds for part in parts))
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """Return its function; `maker` makes those of its parts. Raises `Unreadable`."""
+        return maker.make(self.parts[0], scopes)
 
 
-@dataclass(frozen=True, slots=True)
+Expression = Source | Computed
+
+
 class Element(Computed):
     """What stands at a path on which one element of an array is picked, as in ``lines[0]``."""
-
-    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,48 +88,111 @@ class Branch(Computed):
     A record holds all fields of its type, so which of some `fields` it holds tells its type: `names` has it by those.
     """
 
-    source: Source
     fields: frozenset[str]
     names: dict[frozenset[str], str]
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        fields, names = self.fields, self.names
+
+        def name(value: Any) -> str | None:
+            # In a union another type may stand here.
+            return names.get(frozenset(fields & value.keys())) if isinstance(value, dict) else None
+
+        return maker.changed(name, self.parts[0], scopes)
 
 
 @dataclass(frozen=True, slots=True)
 class Constant(Computed):
     """The same for every event."""
 
+    parts: tuple[Expression, ...] = field(default=(), init=False)
     value: Scalar
 
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        value = self.value
+        return lambda _read, _at: value, False
 
-@dataclass(frozen=True, slots=True)
+
 class First(Computed):
     """The first of these that has a value."""
 
-    parts: tuple[Expression, ...]
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        made = [maker.make(part, scopes) for part in self.parts]
+
+        def first(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
+            for function, _ in made:
+                value = function(read, at)
+                if not _is_missing(value):
+                    return value
+            return None
+
+        return first, any(is_many for _, is_many in made)
 
 
 @dataclass(frozen=True, slots=True)
 class Join(Computed):
     """The texts of these, with `glue` between them; nothing if one is missing."""
 
-    parts: tuple[Expression, ...]
     glue: str
+    gives = frozenset({"string"})
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        functions, glue = [maker.one(part, "join", scopes) for part in self.parts], self.glue
+
+        def join(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
+            texts: list[str] = []
+            for function in functions:
+                text = text_of(function(read, at))
+                # Half of a key is another key: nothing is better.
+                if isinstance(text, LeftOut):
+                    return None if text is LeftOut.BLANK else text
+                texts.append(text)
+            return glue.join(texts)
+
+        return join, False
 
 
 @dataclass(frozen=True, slots=True)
 class Table(Computed):
     """What stands in `entries` for a value; else `otherwise`. Nothing for a missing value."""
 
-    of: Expression
     # By text, since keys of TOML are text: a number or a boolean is looked up as it is written.
     entries: dict[str, Scalar]
     otherwise: Scalar | None
 
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        entries, otherwise = self.entries, self.otherwise
 
-@dataclass(frozen=True, slots=True)
+        def entry(value: Any) -> Any:
+            if isinstance(value, bool):  # as TOML writes it
+                return entries.get("true" if value else "false", otherwise)
+            text = text_of(trim(value) if isinstance(value, str) else value)
+            if isinstance(text, LeftOut):  # blank text is no value, so nothing stands for it
+                return None if text is LeftOut.BLANK else text
+            return entries.get(text, otherwise)
+
+        return maker.changed(entry, self.parts[0], scopes)
+
+
 class Sum(Computed):
     """The sum over all elements of an array; nothing if there are none, or one has no value."""
 
-    of: Expression
+    gives = frozenset({"decimal"})
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        [of] = self.parts
+        array = maker.array(of, scopes)
+        elements, _ = maker.value(array, scopes)
+        function = maker.one(of, "sum", (*scopes, array))
+        return lambda read, at: _folded(
+            _EXACT.add, (function(read, (*at, element)) for element in elements(read, at))
+        ), False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,45 +200,91 @@ class Arithmetic(Computed):
     """The first of these, and with it each of the others; nothing if one is missing."""
 
     operator: str
-    parts: tuple[Expression, ...]
+    gives = frozenset({"decimal"})
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        functions = [maker.one(part, self.operator, scopes) for part in self.parts]
+        operation = _OPERATIONS[self.operator]
+        return lambda read, at: _folded(operation, (of(read, at) for of in functions)), False
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """The value is one of `allowed`."""
+class Condition(Computed):
+    """Whether the value is one of `allowed`."""
 
-    of: Expression
     allowed: tuple[Scalar, ...]
+    gives = frozenset({"boolean"})
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        function, allowed = maker.one(self.parts[0], "a condition", scopes), self.allowed
+        return lambda read, at: _is_among(function(read, at), allowed), False
 
 
 @dataclass(frozen=True, slots=True)
 class When(Computed):
-    """`of`, if all conditions hold and the conversion's name is one of `events`; else nothing."""
+    """The first part, if all others (conditions) hold and the conversion's name is one of `events`; else nothing."""
 
-    of: Expression
-    conditions: tuple[Condition, ...]
     events: frozenset[str] | None  # None: whatever the conversion's name is
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        of, *conditions = self.parts
+        function, is_many = maker.make(of, scopes)
+        tests = [maker.one(condition, "a condition", scopes) for condition in conditions]
+        if (events := self.events) is not None:
+            name = maker.event_name()
+            # What has no name is a `Rejection` or `Filtered`, which is none of these.
+            tests.append(lambda read, at: name(read, at) in events)
+
+        def when(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
+            for holds in tests:
+                if not holds(read, at):
+                    return None
+            return function(read, at)
+
+        return when, is_many
 
 
 @dataclass(frozen=True, slots=True)
 class Each(Computed):
-    """`of` for each element of an array: several values."""
+    """The part for each element of an array: several values."""
 
     # The items' array: what follows from a computed field of the items is computed for each of them.
     array: Path
-    of: Expression
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        elements, _ = maker.value(self.array, scopes)
+        function = maker.one(self.parts[0], "a field of an item", (*scopes, self.array))
+
+        def each(read: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
+            values = [function(read, (*at, element)) for element in elements(read, at)]
+            # As `walk` does it for a path.
+            return [value for value in values if value is not None]
+
+        return each, True
 
 
-@dataclass(frozen=True, slots=True)
 class Phone(Computed):
-    """Phone numbers with their country's code; see `phones`."""
+    """Phone numbers, the first part, with the code of the country that the second one gives; see `phones`."""
 
-    numbers: Expression
-    country: Expression
+    gives = frozenset({"string"})
+
+    def make(self, maker: Maker, scopes: Scopes) -> Made:
+        """See `Computed.make`."""
+        function, is_many = maker.make(self.parts[0], scopes)
+        country = maker.one(self.parts[1], "phone_country", scopes)
+
+        def phone(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
+            numbers, of = function(read, at), country(read, at)
+            return [with_country(number, of) for number in numbers] if is_many else with_country(numbers, of)
+
+        return phone, is_many
 
 
-Made = Element | Branch | Constant | First | Join | Table | Sum | Arithmetic | When | Each | Phone
-Expression = Source | Made
+# -- what is known of an expression before there is a record
 
 
 def asked_by(expression: Expression) -> tuple[Path, ...]:
@@ -192,26 +293,10 @@ def asked_by(expression: Expression) -> tuple[Path, ...]:
     if isinstance(expression, Source):
         return (expression.steps,)
     if isinstance(expression, Branch):
+        [steps] = asked_by(expression.parts[0])
         # The record itself is looked at: a name that no field has keeps its fields together.
-        return tuple((*expression.source.steps, name) for name in (*sorted(expression.fields), _ITSELF))
-    return tuple(path for part in parts_of(expression) for path in asked_by(part))
-
-
-def parts_of(expression: Expression) -> tuple[Expression, ...]:
-    """Return the expressions that stand in this one."""
-    match expression:
-        case Source() | Constant():
-            return ()
-        case Element(source) | Branch(source, _, _):
-            return (source,)
-        case First(parts) | Join(parts, _) | Arithmetic(_, parts):
-            return parts
-        case Table(of, _, _) | Sum(of) | Each(_, of):
-            return (of,)
-        case Phone(numbers, country):
-            return (numbers, country)
-        case When(of, conditions, _):
-            return (of, *(condition.of for condition in conditions))
+        return tuple((*steps, name) for name in (*sorted(expression.fields), _ITSELF))
+    return tuple(path for part in expression.parts for path in asked_by(part))
 
 
 def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Source]:
@@ -220,19 +305,18 @@ def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Sour
     if isinstance(expression, Source):
         yield expression
     elif in_sums or not isinstance(expression, Sum):
-        for part in parts_of(expression):
+        for part in expression.parts:
             yield from sources_in(part, in_sums=in_sums)
 
 
 def results_of(expression: Expression) -> Iterator[Expression]:
     """Yield what this may be the value of: the alternatives, without what chooses among them."""
-    if isinstance(expression, First):
-        for part in expression.parts:
-            yield from results_of(part)
-    elif isinstance(expression, When | Each):
-        yield from results_of(expression.of)
-    else:
+    if not isinstance(expression, First | When | Each):
         yield expression
+        return
+    # Conditions, the other parts of `When`, choose.
+    for part in expression.parts if isinstance(expression, First) else expression.parts[:1]:
+        yield from results_of(part)
 
 
 def constants_in(expression: Expression) -> Iterator[Scalar]:
@@ -251,7 +335,7 @@ def depends_on_event(expression: Expression) -> bool:
     # The event's name itself must not: it would wait for itself.
     if isinstance(expression, When) and expression.events is not None:
         return True
-    return any(depends_on_event(part) for part in parts_of(expression))
+    return isinstance(expression, Computed) and any(map(depends_on_event, expression.parts))
 
 
 def array_of(expression: Expression) -> Path | None:
@@ -262,7 +346,7 @@ def array_of(expression: Expression) -> Path | None:
     arrays: dict[Path, str] = {}
     for source in sources_in(expression, in_sums=False):
         steps = source.steps
-        if steps.count(EACH) > len(source.picks):
+        if is_many(source):
             if source.picks:
                 raise Unreadable(f"{source.path!r}: a path into the items cannot pick an element on the way")
             # An array of arrays is gone through to its innermost elements.
@@ -275,34 +359,22 @@ def array_of(expression: Expression) -> Path | None:
 
 def is_many(expression: Expression) -> bool:
     """Return whether this may give several values of an event."""
-    match expression:
-        case (Source() as source) | Element(source) | Branch(source, _, _):
-            return source.steps.count(EACH) > len(source.picks)
-        case First(parts):
-            return any(map(is_many, parts))
-        case Table(of, _, _) | When(of, _, _) | Phone(of, _):
-            return is_many(of)
-        case _:
-            return isinstance(expression, Each)
+    if isinstance(expression, Source):
+        return expression.steps.count(EACH) > len(expression.picks)
+    if isinstance(expression, When | Phone):
+        return is_many(expression.parts[0])
+    if isinstance(expression, Element | Branch | First | Table):
+        return any(map(is_many, expression.parts))
+    return isinstance(expression, Each)
 
 
 def shown(expression: Expression) -> str:
     """Return how messages call this: its path, its value, or its operator."""
-    match expression:
-        case (Source() as source) | Element(source) | Branch(source, _, _):
-            return repr(source.path)
-        case Constant(value):
-            return repr(value)
-        case Arithmetic(operator, _):
-            return operator
-        case _:
-            return type(expression).__name__.lower()
-
-
-def _kind(value: Scalar) -> str:
-    if isinstance(value, bool):  # before int, which it is to Python
-        return "boolean"
-    return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
+    if isinstance(expression, Source | Element | Branch):
+        return repr(expression.path)
+    if isinstance(expression, Constant):
+        return repr(expression.value)
+    return expression.operator if isinstance(expression, Arithmetic) else type(expression).__name__.lower()
 
 
 def listed(kinds: frozenset[str]) -> str:
@@ -310,232 +382,193 @@ def listed(kinds: frozenset[str]) -> str:
     return " or ".join(sorted(kinds))
 
 
-class Reading:
-    """Reads expressions over one schema. `event_names`: all names that events may be sent under."""
-
-    def __init__(self, paths: SchemaPaths, event_names: frozenset[str]) -> None:
-        self._paths = paths
-        self._event_names = event_names
-
-    def expression(self, said: Any) -> Expression:
-        """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
-        if isinstance(said, str):
-            try:
-                source = self._paths.resolve(said)
-            except NoSuchPath as error:
-                # A path that ends at a record exists, and is a mistake in every schema that has it.
-                if not self._paths.has(said):
-                    raise Missing(str(error), said) from None
-                raise Unreadable(str(error)) from None
-            return Element(source) if source.picks else source
-        if isinstance(said, list):
-            raise Unreadable(
-                "a list stands where one path is expected: { first = [...] } takes the first with a value"
-            )
-        if not isinstance(said, dict):
-            raise Unreadable(
-                f"a path must be text in quotes; {{ value = {said} }} is the same for every event"
-            )
-        return self._conditional(said, self._operation(said))
-
-    def missing(self, said: Any) -> str | None:
-        """Return the first path of what the mapping says that the schema lacks; None: it lacks none."""
-        # Each section asks for all lines of the packaged mapping, and an error's message takes a look at all paths.
-        if isinstance(said, str):
-            return None if self._paths.has(said) else said
-        try:
-            self.expression(said)
-        except Missing as error:
-            return error.path
-        except Unreadable:
-            # It is wrong in another way, whatever the schema.
-            pass
-        return None
-
-    def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
-        # Unknown keys are told first: a misspelled operator would else be said to be missing.
-        operators = [key for key in said if key in _OPERATORS]
-        beside = _BESIDE.get(operators[0], ()) if operators else ()
-        for key in said:
-            if key not in (*operators, *beside, *_CONDITIONS):
-                known = or_all(key, (*_OPERATORS, *beside, *_CONDITIONS))
-                raise Unreadable(f"{key!r} is nothing that a table may say; {known}")
-        if len(operators) != 1:
-            found = " and ".join(operators) or "none"
-            raise Unreadable(f"a table says one of {', '.join(_OPERATORS)}; here is {found}")
-        [operator] = operators
-        operand = said[operator]
-        match operator:
-            case "path" if isinstance(operand, str):
-                return self.expression(operand)
-            case "branch" if isinstance(operand, str):
-                return self._branch(operand)
-            case "path" | "branch":
-                raise Unreadable(f"{operator} must be a path in quotes")
-            case "value":
-                return Constant(_scalar("value", operand))
-            case "first":
-                return First(self._parts(operator, operand))
-            case "join":
-                if not isinstance(glue := said.get("with", ""), str):
-                    raise Unreadable("with must be text in quotes")
-                return Join(self._parts(operator, operand, _JOINED, "text or a number"), glue)
-            case "table":
-                return self._table(operand, said)
-            case "sum":
-                # Which array it goes over is checked later (`functions`), since that depends on the items' array.
-                of = self.expression(operand)
-                _require(operator, of, _OPERANDS, "a number")
-                return Sum(of)
-        return Arithmetic(operator, self._parts(operator, operand, _OPERANDS, "a number"))
-
-    def _branch(self, path: str) -> Branch:
-        try:
-            source, records = self._paths.records(path)
-        except NoSuchPath as error:
-            raise Unreadable(str(error)) from None
-        # Names without namespace are what people write, if they are enough to tell the types apart.
-        short = [record.name.rpartition(".")[2] for record in records]
-        names_are_short = len(set(short)) == len(records)
-        holding = {
-            name if names_are_short else record.name: {field.name for field in record.fields}
-            for name, record in zip(short, records, strict=True)
-        }
-        told: frozenset[str] = frozenset()
-        # As few fields as tell all types apart; those without parts first, for they are quickly read.
-        fields = sorted((field for record in records for field in record.fields), key=_has_parts)
-        for field in fields:
-            more = told | {field.name}
-            if len(_told_apart(holding, more)) > len(_told_apart(holding, told)):
-                told = more
-        names = _told_apart(holding, told)
-        if len(names) < len(records):
-            alike = next(name for name in holding if name not in names.values())
-            other = names[frozenset(told & holding[alike])]
-            raise Unreadable(
-                f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
-            )
-        return Branch(source, told, names)
-
-    def _parts(
-        self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
-    ) -> tuple[Expression, ...]:
-        # One operand alone is probably a list that was cut, or the wrong operator.
-        if not isinstance(said, list) or len(said) < 2:
-            raise Unreadable(
-                f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
-            )
-        parts = tuple(self.expression(part) for part in said)
-        for part in parts:
-            if kinds is not None:
-                _require(operator, part, kinds, meant)
-        return parts
-
-    def _table(self, entries: Any, said: dict[str, Any]) -> Table:
-        if not isinstance(entries, dict) or not entries:
-            raise Unreadable('table takes values by text: table = { "1" = "shoes", "2" = "hats" }')
-        if "of" not in said:
-            raise Unreadable('table needs of, the path of the value: of = "…"')
-        of = self.expression(said["of"])
-        _require("table", of, _KEYS, "text, a whole number or a boolean")
-        kinds = of.kinds
-        for key in entries:
-            # Text may be anything, but what is a number in every record has digits.
-            if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
-                raise Unreadable(f"table: {shown(of)} is {listed(kinds)}, so it is never {key!r}")
-            if kinds == {"boolean"} and key not in ("true", "false"):
-                raise Unreadable(
-                    f'table: {shown(of)} is boolean, so it is never {key!r}: write "true" or "false"'
-                )
-        otherwise = said.get("otherwise")
-        return Table(
-            of,
-            {key: _scalar(f"table {key!r}", value) for key, value in entries.items()},
-            None if otherwise is None else _scalar("otherwise", otherwise),
-        )
-
-    def _conditional(self, said: dict[str, Any], of: Expression) -> Expression:
-        events = said.get("when_event")
-        if events is not None:
-            events = [events] if isinstance(events, str) else events
-            if not isinstance(events, list) or not events:
-                raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
-            for name in events:
-                # It would never be met, and the field never sent.
-                if name not in self._event_names:
-                    known = or_all(str(name), sorted(self._event_names))
-                    raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
-        when = said.get("when")
-        if when is None and events is None:
-            return of
-        if when is not None and (not isinstance(when, dict) or not when):
-            raise Unreadable('when takes values by path: when = { "shop.country" = ["DE", "AT"] }')
-        conditions = [
-            self.condition("when", path, allowed)
-            for path, allowed in flat(when or {}, lambda _: True).items()
-        ]
-        return When(of, tuple(conditions), None if events is None else frozenset(events))
-
-    def condition(self, key: str, path: str, allowed: Any) -> Condition:
-        """Return the condition that the value at `path` is `allowed`, or one of them. Raises `Unreadable`."""
-        of = self.expression(path)
-        kinds = of.kinds
-        allowed = allowed if isinstance(allowed, list) else [allowed]
-        if not allowed:
-            raise Unreadable(f"{key}: {path!r} has no values to compare with")
-        for value in allowed:
-            # A value that the path never has is a mistake of the mapping: 1 is not "1".
-            kind = _kind(_scalar(f"{key} {path!r}", value))
-            fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
-            if not kinds & fitting:
-                raise Unreadable(f"{key}: {path!r} is {listed(kinds)}, so it is never {value!r}")
-        return Condition(of, tuple(allowed))
+def kind_of(value: Scalar) -> str:
+    """Return the kind of a value that the mapping itself says; see `Source`."""
+    if isinstance(value, bool):  # before int, which it is to Python
+        return "boolean"
+    return "string" if isinstance(value, str) else "long" if isinstance(value, int) else "double"
 
 
-def _has_parts(field: Field) -> bool:
-    branches = field.type.branches if isinstance(field.type, Union) else [field.type]
-    return any(isinstance(branch, Record | Array | Map) for branch in branches)
+# -- from an expression to its function
 
 
-def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
-    """Return the first type, of those that hold the same of these fields, by what they hold."""
-    names: dict[frozenset[str], str] = {}
-    for name, held in holding.items():
-        names.setdefault(frozenset(fields & held), name)
-    return names
+class Read(NamedTuple):
+    """A value that is read: of the item at hand, or of the event; `names` end where the first array is."""
+
+    of_item: bool
+    names: Path
 
 
-def _scalar(key: str, value: Any) -> Scalar:
-    # TOML's dates and times are no values here: a record has none of their type. Blank text counts as missing.
-    if not isinstance(value, str | int | float) or value == "":
-        raise Unreadable(f"{key} must be one value: text in quotes, a number, true or false")
-    return value
+class Computation(NamedTuple):
+    """What is read for a value, and how it is made of that."""
+
+    reads: tuple[Read, ...]
+    function: Function
+    is_many: bool  # whether it gives a list
+
+    def value(self, event: Any, item: Any) -> Any:
+        """Return the value for this event, and this item of it; None where there is none."""
+        # The compiled program fills the same list from its own reading.
+        read = [value_at(item if of_item else event, names) for of_item, names in self.reads]
+        return self.function(read, ())
 
 
-def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
-    """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
-    # One fitting branch of a union is enough: of the others comes nothing, record by record.
-    for result in results_of(part):
-        found = result.kinds
-        if not found & kinds:
-            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
-    # Text of a record may be a number; what the mapping itself says is one, or never is.
-    if kinds is _OPERANDS:
-        for constant in constants_in(part):
-            if not isinstance(exact(constant), Decimal):
-                raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
+def computation(
+    expression: Expression, item_steps: Path | None, name: Expression | None, name_of: NameOf
+) -> Computation:
+    """Return how `expression` is computed.
 
-
-def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
-    """Return a table whose dotted names stand without quotes, which TOML takes for tables, by its dotted names.
-
-    `is_table` says of a name whether a table of that name is such a part of names.
+    `item_steps`: to the items' array if it belongs to a field of an item, else None. `name` gives the event's type.
+    Raises `Unreadable` if a path gives several values where one is taken.
     """
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        name = prefix + key
-        if isinstance(value, dict) and is_table(name):
-            found |= flat(value, is_table, f"{name}.")
-        else:
-            found[name] = value
-    return found
+    maker = Maker(item_steps, name, name_of)
+    function, is_many = maker.make(expression, ())
+    # Several values of an event are sent as a list, or the first of them; a field of an item takes one.
+    if is_many and item_steps is not None:
+        raise Unreadable(f"{shown(expression)} may give several values of one item")
+    return Computation(tuple(maker.reads), function, is_many)
+
+
+class Maker:
+    """Makes the function of one expression, and gathers what is read for it; see `computation`."""
+
+    def __init__(self, item_steps: Path | None, name: Expression | None, name_of: NameOf) -> None:
+        self.reads: dict[Read, int] = {}  # each once, with its place in the list that the function gets
+        self._item = item_steps
+        self._name = name
+        self._name_of = name_of
+
+    def make(self, expression: Expression, scopes: Scopes) -> Made:
+        """Return the function of an expression within these sums. Raises `Unreadable`."""
+        if isinstance(expression, Source):
+            return self.value(_marked(expression), scopes)
+        return expression.make(self, scopes)
+
+    def one(self, expression: Expression, operator: str, scopes: Scopes) -> Function:
+        """Return the function of an operand that must have one value. Raises `Unreadable`."""
+        function, is_many = self.make(expression, scopes)
+        if is_many:
+            raise Unreadable(
+                f"{operator} takes one value, but {shown(expression)} may give several: name one, as in lines[0], or "
+                "put a sum over it"
+            )
+        return function
+
+    def changed(self, change: Callable[[Any], Any], expression: Expression, scopes: Scopes) -> Made:
+        """Return the function that changes the value of an expression, or each of its values."""
+        function, is_many = self.make(expression, scopes)
+        if is_many:
+            return lambda read, at: [change(value) for value in function(read, at)], True
+        return lambda read, at: change(function(read, at)), False
+
+    def event_name(self) -> Function:
+        """Return the function of the conversion's name."""
+        # The name is that of the whole event, whatever item is at hand: hence no scopes.
+        event_type = None if self._name is None else self.one(self._name, "event_name", ())
+        name_of = self._name_of
+        return lambda read, at: name_of(event_type and event_type(read, at))
+
+    def value(self, way: Way, scopes: Scopes) -> Made:
+        """Return the function of what stands at the end of a way."""
+        # Below the element of a sum that is at hand, nothing more is read of the record.
+        depth, passed = _scope(way, scopes)
+        if depth >= 0:
+            on = way[passed:]
+            get = walk if EACH in on else value_at
+            return lambda _read, at: get(at[depth], on), EACH in on
+        of_item = self._is_in_item(way)
+        rest = way[len(self._item or ()) :] if of_item else way
+        # The executors read names alone, each in its own way; from the first array on it is gone through here.
+        names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
+        index, beyond = self.reads.setdefault(Read(of_item, names), len(self.reads)), rest[len(names) :]
+        if not beyond:
+            return lambda read, _at: read[index], False
+        reach = walk if EACH in beyond else value_at
+        return lambda read, _at: reach(read[index], beyond), EACH in beyond
+
+    def array(self, of: Expression, scopes: Scopes) -> Way:
+        """Return the way to the one array that the paths of `of` go through: a sum is over it. Raises `Unreadable`."""
+        arrays: dict[Way, str] = {}
+        for source in sources_in(of, in_sums=False):
+            way = _marked(source)
+            _, passed = _scope(way, scopes)
+            if passed == 0 and self._item and self._is_in_item(way):
+                passed = len(self._item)
+            # One value for all elements, as a rate, may stand in a sum.
+            if EACH not in way[passed:]:
+                continue
+            # A path alone is gone through to its innermost elements; several meet at the first array.
+            if isinstance(of, Source | Element):
+                end = len(way) - way[::-1].index(EACH)
+            else:
+                end = way.index(EACH, passed) + 1
+                while way[end : end + 1] == (EACH,):
+                    end += 1
+            arrays.setdefault(way[:end], source.path)
+        if not arrays and self._item and any(self._is_in_item(_marked(one)) for one in sources_in(of)):
+            raise Unreadable(
+                f"sum: {shown(of)} is one value of the item at hand; a sum in a field of the items goes over a list "
+                "within the item"
+            )
+        if not arrays:
+            raise Unreadable(f"sum: {shown(of)} is of no array: write [] after the array's name")
+        if len(arrays) > 1:
+            one, other, *_ = arrays.values()
+            raise Unreadable(f"sum: {one!r} and {other!r} are of two arrays; a sum is over one")
+        return next(iter(arrays))
+
+    def _is_in_item(self, way: Way) -> bool:
+        return self._item is not None and way[: len(self._item)] == self._item
+
+
+def _marked(source: Source) -> Way:
+    """Return the steps of a path, with the index where one element of an array is meant."""
+    steps: list[str | int] = list(source.steps)
+    for position, index in source.picks:
+        steps[position] = index
+    return tuple(steps)
+
+
+def _scope(way: Way, scopes: Scopes) -> tuple[int, int]:
+    """Return which of the scopes this way begins in, and how many of its steps lead there; -1 and 0: in none."""
+    # The innermost first: its elements lie in those of the others.
+    for depth in range(len(scopes) - 1, -1, -1):
+        size = len(scopes[depth])
+        if way[:size] == scopes[depth]:
+            return depth, size
+    return -1, 0
+
+
+# -- what is made of values
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether this is no value: null, blank text, or a list of nothing else."""
+    if isinstance(value, str):
+        return not trim(value)
+    return value is None or (isinstance(value, list) and all(map(_is_missing, value)))
+
+
+def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
+    """Return whether a value of a record is one of those that a mapping names. Numbers are compared as numbers."""
+    for one in allowed:
+        # To Python true is 1; to the author of a mapping it is not.
+        if isinstance(one, bool) or isinstance(value, bool) or isinstance(one, str):
+            if type(value) is type(one) and value == one:
+                return True
+        elif isinstance(value, int | float | Decimal) and exact(value) == exact(one):
+            return True
+    return False
+
+
+def _folded(
+    operation: Callable[[Decimal, Decimal], Decimal], values: Iterable[Any]
+) -> Decimal | LeftOut | None:
+    """Return the operation over all of these values; if one is missing or no number, that: a part would be wrong."""
+    result: Decimal | None = None
+    for value in values:
+        number = exact(value)
+        if isinstance(number, LeftOut):
+            return None if number is LeftOut.BLANK else number
+        result = number if result is None else operation(result, number)
+    return result

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from consumer.avro.decode import Decoder, framing_of
 from consumer.avro.encode import Encoder, SingleObject, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
-from consumer.conversion.computed.expressions import Reading, Unreadable, is_many, results_of
-from consumer.conversion.computed.functions import computation
+from consumer.conversion.computed.expressions import Unreadable, computation, is_many, results_of
+from consumer.conversion.computed.tables import Reading
 from consumer.conversion.converter import Converter
 from consumer.conversion.reading import CompiledReading
 from consumer.conversion.sections import Sections, load_sections

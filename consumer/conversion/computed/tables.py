@@ -1,0 +1,295 @@
+"""What a mapping may say instead of a path: a value that is computed, as a TOML table.
+
+A table has one *operator* (``first``, ``join``, ``sum``, …), whose operands are paths or tables again, and may have
+conditions. `Reading` makes an `Expression` of it and checks it against the schema. What is wrong is said in one line
+that names the operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+from consumer.avro.paths import NoSuchPath, SchemaPaths
+from consumer.avro.schema import Array, Field, Map, Record, branches_of
+from consumer.conversion.amounts import exact
+from consumer.conversion.computed.expressions import (
+    Arithmetic,
+    Branch,
+    Condition,
+    Constant,
+    Element,
+    Expression,
+    First,
+    Join,
+    Scalar,
+    Sum,
+    Table,
+    Unreadable,
+    When,
+    constants_in,
+    kind_of,
+    listed,
+    results_of,
+    shown,
+)
+from consumer.errors import or_all
+
+NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
+WORDS: Final = frozenset({"string", "enum"})
+# A number may be written as text; a symbol of an enum is none.
+_OPERANDS: Final = NUMBERS | {"string"}
+_JOINED: Final = NUMBERS | WORDS
+# Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
+_KEYS: Final = WORDS | {"int", "long", "boolean"}
+
+_OPERATORS: Final = (
+    "path",
+    "branch",
+    "value",
+    "first",
+    "join",
+    "table",
+    "sum",
+    "add",
+    "subtract",
+    "multiply",
+)
+# Keys that may stand beside an operator.
+_BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
+_CONDITIONS: Final = ("when", "when_event")
+
+
+class Missing(Unreadable):
+    """The schema has no such path."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Reading:
+    """Reads expressions over one schema. `event_names`: all names that events may be sent under."""
+
+    def __init__(self, paths: SchemaPaths, event_names: frozenset[str]) -> None:
+        self._paths = paths
+        self._event_names = event_names
+
+    def expression(self, said: Any) -> Expression:
+        """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
+        if isinstance(said, str):
+            try:
+                source = self._paths.resolve(said)
+            except NoSuchPath as error:
+                # A path that ends at a record exists, and is a mistake in every schema that has it.
+                if not self._paths.has(said):
+                    raise Missing(str(error), said) from None
+                raise Unreadable(str(error)) from None
+            return Element((source,)) if source.picks else source
+        if isinstance(said, list):
+            raise Unreadable(
+                "a list stands where one path is expected: { first = [...] } takes the first with a value"
+            )
+        if not isinstance(said, dict):
+            raise Unreadable(
+                f"a path must be text in quotes; {{ value = {said} }} is the same for every event"
+            )
+        return self._conditional(said, self._operation(said))
+
+    def missing(self, said: Any) -> str | None:
+        """Return the first path of what the mapping says that the schema lacks; None: it lacks none."""
+        # Each section asks for all lines of the packaged mapping, and an error's message takes a look at all paths.
+        if isinstance(said, str):
+            return None if self._paths.has(said) else said
+        try:
+            self.expression(said)
+        except Missing as error:
+            return error.path
+        except Unreadable:
+            # It is wrong in another way, whatever the schema.
+            pass
+        return None
+
+    def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
+        # Unknown keys are told first: a misspelled operator would else be said to be missing.
+        operators = [key for key in said if key in _OPERATORS]
+        beside = _BESIDE.get(operators[0], ()) if operators else ()
+        for key in said:
+            if key not in (*operators, *beside, *_CONDITIONS):
+                known = or_all(key, (*_OPERATORS, *beside, *_CONDITIONS))
+                raise Unreadable(f"{key!r} is nothing that a table may say; {known}")
+        if len(operators) != 1:
+            found = " and ".join(operators) or "none"
+            raise Unreadable(f"a table says one of {', '.join(_OPERATORS)}; here is {found}")
+        [operator] = operators
+        operand = said[operator]
+        match operator:
+            case "path" | "branch":
+                if not isinstance(operand, str):
+                    raise Unreadable(f"{operator} must be a path in quotes")
+                return self.expression(operand) if operator == "path" else self._branch(operand)
+            case "value":
+                return Constant(_scalar("value", operand))
+            case "first":
+                return First(self._parts(operator, operand))
+            case "join":
+                if not isinstance(glue := said.get("with", ""), str):
+                    raise Unreadable("with must be text in quotes")
+                return Join(self._parts(operator, operand, _JOINED, "text or a number"), glue)
+            case "table":
+                return self._table(operand, said)
+            case "sum":
+                # Which array it goes over is checked later (`computation`), since that depends on the items' array.
+                of = self.expression(operand)
+                _require(operator, of, _OPERANDS, "a number")
+                return Sum((of,))
+        return Arithmetic(self._parts(operator, operand, _OPERANDS, "a number"), operator)
+
+    def _branch(self, path: str) -> Branch:
+        try:
+            source, records = self._paths.records(path)
+        except NoSuchPath as error:
+            raise Unreadable(str(error)) from None
+        # Names without namespace are what people write, if they are enough to tell the types apart.
+        short = [record.name.rpartition(".")[2] for record in records]
+        names_are_short = len(set(short)) == len(records)
+        holding = {
+            name if names_are_short else record.name: {field.name for field in record.fields}
+            for name, record in zip(short, records, strict=True)
+        }
+        told: frozenset[str] = frozenset()
+        # As few fields as tell all types apart; those without parts first, for they are quickly read.
+        fields = sorted((field for record in records for field in record.fields), key=_has_parts)
+        for field in fields:
+            more = told | {field.name}
+            if len(_told_apart(holding, more)) > len(_told_apart(holding, told)):
+                told = more
+        names = _told_apart(holding, told)
+        if len(names) < len(records):
+            alike = next(name for name in holding if name not in names.values())
+            other = names[frozenset(told & holding[alike])]
+            raise Unreadable(
+                f"branch: {other!r} and {alike!r} have fields of the same names, so they cannot be told apart"
+            )
+        return Branch((source,), told, names)
+
+    def _parts(
+        self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
+    ) -> tuple[Expression, ...]:
+        # One operand alone is probably a list that was cut, or the wrong operator.
+        if not isinstance(said, list) or len(said) < 2:
+            raise Unreadable(
+                f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
+            )
+        parts = tuple(self.expression(part) for part in said)
+        for part in parts:
+            if kinds is not None:
+                _require(operator, part, kinds, meant)
+        return parts
+
+    def _table(self, entries: Any, said: dict[str, Any]) -> Table:
+        if not isinstance(entries, dict) or not entries:
+            raise Unreadable('table takes values by text: table = { "1" = "shoes", "2" = "hats" }')
+        if "of" not in said:
+            raise Unreadable('table needs of, the path of the value: of = "…"')
+        of = self.expression(said["of"])
+        _require("table", of, _KEYS, "text, a whole number or a boolean")
+        kinds = of.kinds
+        for key in entries:
+            # Text may be anything, but what is a number in every record has digits.
+            if kinds <= {"int", "long"} and not key.removeprefix("-").isdecimal():
+                raise Unreadable(f"table: {shown(of)} is {listed(kinds)}, so it is never {key!r}")
+            if kinds == {"boolean"} and key not in ("true", "false"):
+                raise Unreadable(
+                    f'table: {shown(of)} is boolean, so it is never {key!r}: write "true" or "false"'
+                )
+        otherwise = said.get("otherwise")
+        return Table(
+            (of,),
+            {key: _scalar(f"table {key!r}", value) for key, value in entries.items()},
+            None if otherwise is None else _scalar("otherwise", otherwise),
+        )
+
+    def _conditional(self, said: dict[str, Any], of: Expression) -> Expression:
+        events = said.get("when_event")
+        if events is not None:
+            events = [events] if isinstance(events, str) else events
+            if not isinstance(events, list) or not events:
+                raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
+            for name in events:
+                # It would never be met, and the field never sent.
+                if name not in self._event_names:
+                    known = or_all(str(name), sorted(self._event_names))
+                    raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
+        when = said.get("when")
+        if when is None and events is None:
+            return of
+        if when is not None and (not isinstance(when, dict) or not when):
+            raise Unreadable('when takes values by path: when = { "shop.country" = ["DE", "AT"] }')
+        conditions = (
+            self._condition(path, allowed) for path, allowed in flat(when or {}, lambda _: True).items()
+        )
+        return When((of, *conditions), None if events is None else frozenset(events))
+
+    def _condition(self, path: str, allowed: Any) -> Condition:
+        """Return the condition that the value at `path` is `allowed`, or one of them."""
+        of = self.expression(path)
+        allowed = allowed if isinstance(allowed, list) else [allowed]
+        if not allowed:
+            raise Unreadable(f"when: {path!r} has no values to compare with")
+        for value in allowed:
+            # A value that the path never has is a mistake of the mapping: 1 is not "1".
+            kind = kind_of(_scalar(f"when {path!r}", value))
+            fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
+            if not of.kinds & fitting:
+                raise Unreadable(f"when: {path!r} is {listed(of.kinds)}, so it is never {value!r}")
+        return Condition((of,), tuple(allowed))
+
+
+def _has_parts(field: Field) -> bool:
+    return any(isinstance(branch, Record | Array | Map) for branch in branches_of(field.type))
+
+
+def _told_apart(holding: dict[str, set[str]], fields: frozenset[str]) -> dict[frozenset[str], str]:
+    """Return the first type, of those that hold the same of these fields, by what they hold."""
+    names: dict[frozenset[str], str] = {}
+    for name, held in holding.items():
+        names.setdefault(frozenset(fields & held), name)
+    return names
+
+
+def _scalar(key: str, value: Any) -> Scalar:
+    # TOML's dates and times are no values here: a record has none of their type. Blank text counts as missing.
+    if not isinstance(value, str | int | float) or value == "":
+        raise Unreadable(f"{key} must be one value: text in quotes, a number, true or false")
+    return value
+
+
+def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
+    """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
+    # One fitting branch of a union is enough: of the others comes nothing, record by record.
+    for result in results_of(part):
+        found = result.kinds
+        if not found & kinds:
+            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
+    # Text of a record may be a number; what the mapping itself says is one, or never is.
+    if kinds is _OPERANDS:
+        for constant in constants_in(part):
+            if not isinstance(exact(constant), Decimal):
+                raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
+
+
+def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    """Return a table whose dotted names stand without quotes, which TOML takes for tables, by its dotted names.
+
+    `is_table` says of a name whether a table of that name is such a part of names.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and is_table(name):
+            found |= flat(value, is_table, f"{name}.")
+        else:
+            found[name] = value
+    return found
