@@ -76,6 +76,9 @@ class Fitter:
     Raises `InvalidSchema` for a wrong default.
     """
 
+    # What messages call a record or a map, and an array: words of JSON.
+    _OBJECT, _ARRAY = "an object", "an array"
+
     def __init__(
         self,
         node: AvroType,
@@ -101,7 +104,7 @@ class Fitter:
         if isinstance(node, Union):
             return self._union(node)
         if isinstance(node, Array):
-            return _array(self._compile(node.items))
+            return self._array(self._compile(node.items))
         if isinstance(node, Map):
             return self._map(self._compile(node.values))
         return _enum(node) if isinstance(node, Enum) else self._leaf(node)
@@ -111,7 +114,7 @@ class Fitter:
 
         def fit(value: Any) -> dict[str, Any]:
             if not isinstance(value, dict):
-                raise Misfit(f"expected an object ({node.name})")
+                raise Misfit(f"expected {self._OBJECT} ({node.name})")
             fitted = {}
             for name, aliases, fit_field, default in fields:
                 try:
@@ -142,10 +145,25 @@ class Fitter:
         """Return what gives the value of a field that is missing; None: nothing does."""
         return default_factory(owner)
 
+    def _array(self, fit_item: Fit) -> Fit:
+        def fit(value: Any) -> list[Any]:
+            if not isinstance(value, list | tuple):
+                raise Misfit(f"expected {self._ARRAY}")
+            items: list[Any] = []
+            try:
+                for item in value:
+                    items.append(fit_item(item))  # noqa: PERF401 (its length tells which item is the misfit)
+            except Misfit as misfit:
+                misfit.path.append(f"[{len(items)}]")
+                raise
+            return items
+
+        return fit
+
     def _map(self, fit_value: Fit) -> Fit:
         def fit(value: Any) -> dict[str, Any]:
             if not isinstance(value, dict):
-                raise Misfit("expected an object")
+                raise Misfit(f"expected {self._OBJECT}")
             try:
                 return {self._fit_key(key): fit_value(item) for key, item in value.items()}
             except Misfit as misfit:
@@ -188,33 +206,16 @@ class Fitter:
             yield each, fit
 
 
-def _array(fit_item: Fit) -> Fit:
-    def fit(value: Any) -> list[Any]:
-        if not isinstance(value, list | tuple):
-            raise Misfit("expected an array")
-        items: list[Any] = []
-        try:
-            for item in value:
-                items.append(fit_item(item))  # noqa: PERF401 (its length tells which item is the misfit)
-        except Misfit as misfit:
-            misfit.path.append(f"[{len(items)}]")
-            raise
-        return items
-
-    return fit
-
-
 def _enum(node: Enum) -> Fit:
     symbols = frozenset(node.symbols)
 
     def fit(value: Any) -> str:
         if type(value) is not str:
             raise Misfit(f"expected a symbol of {node.name}, as text")
-        if value in symbols:
-            return value
-        if node.default is None:
-            raise Misfit(f"expected one of the symbols of {node.name}")
-        return node.default
+        symbol = value if value in symbols else node.default
+        if symbol is None:
+            raise Misfit(f"expected a symbol of {node.name}")
+        return symbol
 
     return fit
 
@@ -267,10 +268,12 @@ def _fit_number(value: Any) -> float:
 
 def _whole(bounds: range) -> Fit:
     def fit(value: Any) -> int:
+        # As an int first: a range looks for one of a subclass, as an `IntEnum` has, among all its numbers, one by one.
+        number = int(value) if isinstance(value, int) and not isinstance(value, bool) else bounds.stop
         # fastavro would write an int of any size, and no reader could read it.
-        if isinstance(value, bool) or not isinstance(value, int) or value not in bounds:
+        if number not in bounds:
             raise Misfit(f"expected a whole number of {bounds.stop.bit_length()} bits")
-        return int(value)
+        return number
 
     return fit
 
@@ -336,6 +339,7 @@ def _tagged(value: Any, branches: list[tuple[AvroType, Fit]]) -> tuple[AvroType,
 
 
 _NOT_AT_ALL: Final = 1_000_000
+_AS_DECODED: Final = 1  # the worst fit of a value that a reader made of this type
 
 
 def misfit(node: AvroType, value: Any) -> int:
@@ -351,11 +355,20 @@ def misfit(node: AvroType, value: Any) -> int:
             known |= names
         return 2 * (len(value) - len(known))  # each field that the record lacks would be lost
     if isinstance(node, Enum) and type(value) is str and value not in node.symbols:
-        return _NOT_AT_ALL if node.default is None else 4
-    ratings = _MISFITS.get(type(value), {})
+        return _NOT_AT_ALL if node.default is None else 5
+    # A subclass is as its base; for Python True is an int, too, and has its own line.
+    ratings = next((_MISFITS[base] for base in type(value).__mro__ if base in _MISFITS), {})
     logical = node.logical if isinstance(node, Primitive | Fixed) else None
     by_kind = ratings.get(node.kind, _NOT_AT_ALL)
     return by_kind if logical is None else ratings.get(logical.family, by_kind)
+
+
+def may_be(node: AvroType, value: Any) -> bool:
+    """Return whether a reader may have made `value` of this branch."""
+    if isinstance(node, Record):
+        # It may lack any field: a decoder leaves out what was not asked for.
+        return isinstance(value, dict) and value.keys() <= {each.name for each in node.fields}
+    return misfit(node, value) <= _AS_DECODED
 
 
 _TIMES: Final = ("date", "time", "timestamp", "local-timestamp")
@@ -368,10 +381,10 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
         "enum": 0,
         "string": 0,
         "uuid": 1,
-        **dict.fromkeys(_TIMES, 1),
-        "decimal": 2,
-        "bytes": 3,
-        "fixed": 3,
+        **dict.fromkeys(_TIMES, 2),
+        "decimal": 3,
+        "bytes": 4,
+        "fixed": 4,
     },
     # A fraction is tried as a whole number first, which fails, and then as what else the union has.
     Number: {
@@ -383,7 +396,7 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
         "float": 2,
         "string": 4,
     },
-    int: {"int": 0, "long": 0, **dict.fromkeys(_TIMES, 0), "decimal": 1, "double": 2, "float": 3},
+    int: {"int": 0, "long": 0, **dict.fromkeys(_TIMES, 0), "decimal": 2, "double": 3, "float": 4},
     float: {"double": 0, "float": 1, "decimal": 2},
     Decimal: {"decimal": 0},
     bytes: {"bytes": 0, "fixed": 0},

@@ -9,11 +9,12 @@ that is not there. What does not fit raises `Misfit`, which names fields and typ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from consumer.avro.fitting import Fit, Fitter, Misfit, fit_text, python_leaf
+from consumer.avro.fitting import Fit, Fitter, Misfit, fit_text, may_be, python_leaf
 from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import (
     Array,
@@ -105,7 +106,7 @@ class Shape:
             if value is None:
                 return None
             # Which branch it was is not known any more. If two fit, it stays as it is.
-            fitting = [change for each, change in branches if len(branches) == 1 or _may_be(each, value)]
+            fitting = [change for each, change in branches if len(branches) == 1 or may_be(each, value)]
             return fitting[0](value) if len(fitting) == 1 and fitting[0] is not None else value
 
         return give
@@ -113,6 +114,8 @@ class Shape:
 
 class _Taker(Fitter):
     """Fits what a function returned into a schema. Of Python's own types, and with bounds of its own."""
+
+    _OBJECT, _ARRAY = "a dict", "a list"
 
     def __init__(self, root: AvroType) -> None:
         self._values = self._characters = 0
@@ -135,26 +138,31 @@ class _Taker(Fitter):
         # Nearly every union: None stands for a missing value of any type.
         if isinstance(node, Union) and len(others) == 1:
             return self._compile(others[0])
-        # No default as in reading: a function knows our symbols.
-        fit = _symbol_taker(node) if isinstance(node, Enum) else super()._compile(node)
-        if isinstance(node, Union):
-
-            def take_union(value: Any) -> Any:
-                # Any other value is counted by the branches, also by those that are tried in vain: unions within unions
-                # must not multiply.
-                return self._count() if value is None else fit(value)
-
-            return take_union
-        require = _requirement(node)
+        if isinstance(node, Enum):
+            node = replace(node, default=None)  # as in reading, but a function knows our symbols
+        fit, kind = super()._compile(node), node.kind
+        # As a table: a record is asked for each of its names.
+        names = dict.fromkeys(each.name for each in node.fields) if isinstance(node, Record) else {}
 
         def take(value: Any) -> Any:
-            # Counted before anything is made of it: it may be far too much, or hold itself.
-            self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
+            # Counted before anything is made of it: it may be far too much, or hold itself. A value of a union is
+            # counted by the branches, also by those that are tried in vain: unions within unions must not multiply.
+            if kind != "union" or value is None:
+                self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
             if value is None:
                 return None
-            if require is not None:
-                require(value)
-            return fit(value)
+            if kind == "record" and isinstance(value, dict) and not value.keys() <= names.keys():
+                # A key may be made of the record's values: only names of the schema are shown.
+                key = next(key for key in value if key not in names)
+                near = nearest(key, names) if isinstance(key, str) else None
+                hint = f" (the nearest is {near})" if near else ""
+                raise Misfit(
+                    f"has a key that is no field of {label(node)}{hint}: add the field to that schema"
+                )
+            if kind == "array" and isinstance(value, list | tuple) and len(value) > MOST_ITEMS:
+                raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
+            # A symbol may be of a subclass of `str`, as those of a `StrEnum` are.
+            return fit(fit_text(value) if kind == "enum" else value)
 
         return take
 
@@ -170,46 +178,7 @@ class _Taker(Fitter):
 
     def _candidates(self, branches: list[tuple[AvroType, Fit]], value: Any) -> Iterable[tuple[AvroType, Fit]]:
         # First those that it may have been before: 5 of a long must not become 5.0 of a double.
-        return sorted(branches, key=lambda one: not _may_be(one[0], value))
-
-
-def _requirement(node: AvroType) -> Callable[[Any], None] | None:
-    """Return what raises `Misfit` if a value cannot be of this type; None if `Fitter` sees to it."""
-    # As a table: a record is asked for each of its names.
-    names = dict.fromkeys(each.name for each in node.fields) if isinstance(node, Record) else {}
-
-    def require_record(value: Any) -> None:
-        if not isinstance(value, dict):
-            raise Misfit(f"expected a dict ({label(node)})")
-        if value.keys() <= names.keys():
-            return
-        # A key may be made of the record's values: only names of the schema are shown.
-        key = next(key for key in value if key not in names)
-        near = nearest(key, names) if isinstance(key, str) else None
-        hint = f" (the nearest is {near})" if near else ""
-        raise Misfit(f"has a key that is no field of {label(node)}{hint}: add the field to that schema")
-
-    def require_list(value: Any) -> None:
-        if not isinstance(value, list | tuple):
-            raise Misfit("expected a list")
-        if len(value) > MOST_ITEMS:
-            raise Misfit(f"a list of more than {MOST_ITEMS:,} items")
-
-    def require_dict(value: Any) -> None:
-        if not isinstance(value, dict):
-            raise Misfit("expected a dict")
-
-    return {"record": require_record, "array": require_list, "map": require_dict}.get(node.kind)
-
-
-def _symbol_taker(node: Enum) -> Fit:
-    def take(value: Any) -> str:
-        text = fit_text(value)
-        if text not in node.symbols:
-            raise Misfit(f"expected a symbol of {node.name}")
-        return text
-
-    return take
+        return sorted(branches, key=lambda one: not may_be(one[0], value))
 
 
 def _leaf_taker(node: Primitive | Fixed) -> Fit:
@@ -220,33 +189,6 @@ def _leaf_taker(node: Primitive | Fixed) -> Fit:
         return _decimal_taker(logical)
     # A decoded UUID is text, also that of a fixed.
     return fit_text if logical is not None else python_leaf(node)
-
-
-def _may_be(node: AvroType, value: Any) -> bool:
-    """Return True if a decoded value may be of this branch of a union."""
-    if isinstance(node, Record):
-        return isinstance(value, dict) and value.keys() <= {each.name for each in node.fields}
-    logical = node.logical if isinstance(node, Primitive | Fixed) else None
-    kind = {"decimal": "decimal", "uuid": "string"}.get(logical.family if logical else "", node.kind)
-    # For Python True is a number, too.
-    return isinstance(value, _DECODED[kind]) and (kind == "boolean" or not isinstance(value, bool))
-
-
-_DECODED: Final[dict[str, type]] = {
-    "null": type(None),
-    "boolean": bool,
-    "int": int,
-    "long": int,
-    "float": float,
-    "double": float,
-    "string": str,
-    "enum": str,
-    "bytes": bytes,
-    "fixed": bytes,
-    "decimal": Decimal,
-    "array": list,
-    "map": dict,
-}
 
 
 def _time_giver(logical: Logical) -> Fit | None:

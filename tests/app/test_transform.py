@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,17 @@ def test_records_share_nothing() -> None:
     kept[0]["tags"].append("changed")
     assert one == EVENT
     assert applied(lambda record: record) == EVENT
+
+
+def test_a_whole_number_may_be_of_a_subclass() -> None:
+    """As the members of an `IntEnum` are: it is taken at once, as a plain number of its own size."""
+
+    class Size(IntEnum):
+        LARGE = 7
+
+    taken = applied(changing(number=Size.LARGE, big=Size.LARGE))
+    assert isinstance(taken, dict)
+    assert (type(taken["number"]), taken["number"], type(taken["big"])) == (int, 7, int)
 
 
 # -- what it must not return
