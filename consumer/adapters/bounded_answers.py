@@ -118,28 +118,25 @@ class _BoundedStream(httpx.AsyncByteStream):
     def __init__(self, stream: Any, window: int | None) -> None:
         self._stream = stream
         self._unpacker = None if window is None else zlib.decompressobj(window)
-        self._left = ANSWER_LIMIT
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = ANSWER_LIMIT
         async for part in self._stream:
-            for piece in self._unpacked(part):
-                self._left -= len(piece)
-                if self._left < 0:
+            while part:
+                piece, rest = part, b""
+                if self._unpacker is not None:
+                    try:
+                        # In steps: half a megabyte can become a gigabyte.
+                        piece = self._unpacker.decompress(part, _STEP)
+                    except zlib.error:
+                        raise ValueError("a compressed answer that cannot be decompressed") from None
+                    rest = self._unpacker.unconsumed_tail
+                left -= len(piece)
+                if left < 0:
                     raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
-                yield piece
-
-    def _unpacked(self, part: bytes) -> Any:
-        if self._unpacker is None:
-            yield part
-            return
-        while part:
-            try:
-                piece = self._unpacker.decompress(part, _STEP)
-            except zlib.error:
-                raise ValueError("a compressed answer that cannot be decompressed") from None
-            part = self._unpacker.unconsumed_tail
-            if piece:
-                yield piece
+                if piece:
+                    yield piece
+                part = rest
 
     async def aclose(self) -> None:
         """Close the connection."""

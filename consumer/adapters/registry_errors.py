@@ -53,9 +53,7 @@ def explain(error: Exception, config: Mapping[str, Any], network: Network, kind:
         return (
             f"the registry's answer contains no schema ({type(error).__name__}): check what answers at {_URL}"
         )
-    if proxy is not None:
-        return f"the registry could not be asked: {_no_way(error, proxy, url, _URL)}"
-    return _no_contact(error, "the registry", _URL, url, config)
+    return _no_contact(error, "the registry", _URL, url, config, proxy)
 
 
 def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -> str:
@@ -110,9 +108,7 @@ def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> 
     if not isinstance(cause, Exception) or isinstance(cause, _NONSENSE):
         return f"the token endpoint's answer contains no token: check {endpoint}"
     url = str(config.get("bearer.auth.issuer.endpoint.url"))
-    if (proxy := network.proxy(url)) is not None:
-        return f"the token endpoint could not be asked: {_no_way(cause, proxy, url, endpoint)}"
-    return _no_contact(cause, "the token endpoint", endpoint, url, config)
+    return _no_contact(cause, "the token endpoint", endpoint, url, config, network.proxy(url))
 
 
 def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
@@ -134,8 +130,12 @@ def _no_way(error: BaseException, proxy: Proxy, url: str, setting: str) -> str:
     return proxy.trouble("broken off")
 
 
-def _no_contact(error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any]) -> str:
-    """Return why no answer came from `whose`, whose address `setting` gives."""
+def _no_contact(
+    error: BaseException, whose: str, setting: str, url: str, config: Mapping[str, Any], proxy: Proxy | None
+) -> str:
+    """Return why no answer came from `whose`, whose address `setting` gives. `proxy`: the call went by way of it."""
+    if proxy is not None:
+        return f"{whose} could not be asked: {_no_way(error, proxy, url, setting)}"
     client_certificate = (
         f"it may not accept the client's certificate; check {_CLIENT_CERTIFICATE}"
         if "ssl.certificate.location" in config
@@ -152,9 +152,9 @@ def _no_contact(error: BaseException, whose: str, setting: str, url: str, config
                 other_authority=f"{known}: set SCHEMA_REGISTRY_SSL_CA_LOCATION or "
                 "PINSTREAM_CA_FILE to a file with the certificate of that authority",
             )
-        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-            return f"{whose} ended the TLS handshake: {client_certificate}"
         if isinstance(cause, ssl.SSLError):
+            if "ALERT" in (cause.reason or ""):
+                return f"{whose} ended the TLS handshake: {client_certificate}"
             return (
                 f"{whose} does not speak TLS at this address: write http:// in {setting}, or correct the port"
             )

@@ -50,17 +50,17 @@ _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 _HIGHEST_ID: Final = 2**31 - 1
 
 
-class _File(NamedTuple):
-    """One schema of the folder; `version` is the id or GUID in its name, as `SchemaRef` spells it."""
+class _Type(NamedTuple):
+    """A record type that the folder defines."""
 
+    name: str  # with its namespace
     path: Path
-    version: SchemaRef | None
-    schema: Json
-    record: str | None
-    """The full name, if it is a record's."""
-    branches: tuple[str, ...]
-    """The full names of the records, if it is a union of some."""
-    fingerprint: str
+    # The best first: a file of its own, a version of one (with an id in its file's name), a branch of a union.
+    rank: int
+    schema: dict[str, Any]  # complete in itself
+
+
+_OURS, _VERSION, _BRANCH = range(3)
 
 
 class LocalSchemas:
@@ -69,9 +69,7 @@ class LocalSchemas:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[Path, tuple[int, int]] | None = None
-        self._files: list[_File] = []
-        # The records of unions by full name, each complete in itself.
-        self._branches: dict[str, dict[str, Any]] = {}
+        self._types: list[_Type] = []
         self._by_ref: dict[SchemaRef, Json] = {}
         self._read()
 
@@ -82,30 +80,43 @@ class LocalSchemas:
         if seen == self._seen:
             return
         documents = {path: _document(path) for path in seen}
-        files = [_file(path, documents) for path in documents]
-        # A version of a union, with an id in its file's name, comes last: of one name the first definition counts.
-        known = definitions(documents[path] for path in sorted(documents, key=_unversioned_first))
-        branches: dict[str, dict[str, Any]] = {
-            name: inlined(name, known) for file in files for name in file.branches
-        }
+        # Of one name the first definition counts, and a version comes last.
+        in_order = sorted(documents, key=lambda path: (_version(path) is not None, path))
+        types: list[_Type] = []
+        branches: dict[str, Path] = {}
         by_ref: dict[SchemaRef, Json] = {}
         versions: dict[SchemaRef, Path] = {}
-        for file in files:
-            # Two files with one fingerprint may differ in logical types: the first by name counts. Two with one id
-            # contradict each other.
-            by_ref.setdefault(SchemaRef("fingerprint", file.fingerprint), file.schema)
-            if file.version is not None:
-                other = versions.setdefault(file.version, file.path)
-                if other != file.path:
-                    raise SchemaError(
-                        f"{file.path} and {other} have the same {file.version.kind}; rename one of them"
-                    )
-                by_ref[file.version] = file.schema
-        # `produce` writes each record of a union with the schema of its own type.
-        for schema in branches.values():
+        for path, document in documents.items():
+            try:
+                # Its own types come before those of all others.
+                schema = inlined(document, definitions(documents[one] for one in (path, *in_order)))
+                node = parse(schema)
+                # Two files with one fingerprint may differ in logical types: the first by name counts.
+                by_ref.setdefault(SchemaRef("fingerprint", fingerprint(node)), schema)
+            except InvalidSchema as error:
+                raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
+            except UnicodeEncodeError:
+                raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
+            if isinstance(node, Record):
+                types.append(_Type(node.name, path, _OURS if _version(path) is None else _VERSION, schema))
+            elif isinstance(node, Union):
+                records = (branch.name for branch in node.branches if isinstance(branch, Record))
+                branches |= dict.fromkeys(records, path)
+            version = _version(path)
+            if version is not None:
+                # Two files with one id contradict each other.
+                other = versions.setdefault(version, path)
+                if other != path:
+                    raise SchemaError(f"{path} and {other} have the same {version.kind}; rename one of them")
+                by_ref[version] = schema
+        known = definitions(documents[path] for path in in_order)
+        for name, path in branches.items():
+            schema = inlined(name, known)
+            types.append(_Type(name, path, _BRANCH, schema))
+            # `produce` writes each record of a union with the schema of its own type.
             by_ref.setdefault(SchemaRef("fingerprint", fingerprint(parse(schema))), schema)
         # All at once, and last: a folder that cannot be read leaves what was known of it.
-        self._files, self._branches, self._by_ref, self._seen = files, branches, by_ref, seen
+        self._types, self._by_ref, self._seen = types, by_ref, seen
 
     def reader(self, name: str) -> dict[str, Any]:
         """The schema (JSON, complete in itself) of a record: `name` is its full name, the name without
@@ -114,54 +125,48 @@ class LocalSchemas:
         Raises `SchemaError` if there is none, or more than one and no file without a version in its name.
         """
         found = [
-            file
-            for file in self._files
-            if file.record and name in (file.record, file.record.rpartition(".")[2], file.path.stem)
+            one
+            for one in self._types
+            if name in (one.name, one.name.rpartition(".")[2])
+            or (name == one.path.stem and one.rank != _BRANCH)
         ]
-        # A file with an id or GUID in its name is a writer's version; the one without is ours.
-        found = [file for file in found if file.version is None] or found
-        if len(found) > 1:
-            paths = " and ".join(file.path.name for file in found)
+        found = [one for one in found if one.rank == min(other.rank for other in found)]
+        if len(found) > 1 and found[0].rank != _BRANCH:
+            paths = " and ".join(one.path.name for one in found)
             raise SchemaError(
                 f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
                 "a schema id: <anything>.<id>.avsc"
             )
-        schemas: list[dict[str, Any]] = [file.schema for file in found] or [
-            schema for full, schema in self._branches.items() if name in (full, full.rpartition(".")[2])
-        ]
-        if len(schemas) != 1:
+        if len(found) != 1:
             raise SchemaError(self._lacking(name))
-        return schemas[0]
+        return found[0].schema
 
     def record(self, name: str) -> dict[str, Any]:
         """The schema of the record type with this full name: a file's own, or a branch of the union in a file.
 
         Raises `SchemaError`, with the name that is spelled most like it.
         """
-        if any(file.record == name for file in self._files):
+        found = [one for one in self._types if one.name == name]
+        if any(one.rank != _BRANCH for one in found):
             return self.reader(name)
-        if name in self._branches:
-            return self._branches[name]
-        there = self._names()
-        if not there:
+        if found:
+            return found[0].schema
+        if not self._types:
             raise SchemaError(self._lacking(name))
         raise SchemaError(
-            f"no .avsc file in {self._folder} defines the record {name}; {or_all(name, there)}: write "
-            "the full name, or put its schema there"
+            f"no .avsc file in {self._folder} defines the record {name}; "
+            f"{or_all(name, sorted({one.name for one in self._types}))}: write the full name, or put its schema there"
         )
-
-    def _names(self) -> list[str]:
-        return sorted({*self._branches, *(file.record for file in self._files if file.record)})
 
     def _lacking(self, name: str) -> str:
         """The message when no file defines the record `name`."""
-        there = self._names()
-        if there:
+        if self._types:
+            there = ", ".join(sorted({one.name for one in self._types}))
             return (
-                f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(there)}; set "
+                f"no .avsc file in {self._folder} defines the record {name}, only {there}; set "
                 "PINSTREAM_SCHEMA to the full name of your record, and PINSTREAM_SCHEMAS_DIR to the folder of its file"
             )
-        if self._files:
+        if self._seen:
             return f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
         return (
             f"there is no .avsc file in {self._folder}{_elsewhere(self._folder)}; put the schema of the record {name} "
@@ -228,27 +233,6 @@ def _document(path: Path) -> Json:
         raise SchemaError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct it") from None
     except (ValueError, RecursionError):
         raise SchemaError(f"{path}: is not JSON; correct it") from None
-
-
-def _file(path: Path, documents: Mapping[Path, Json]) -> _File:
-    try:
-        # Its own types come first, unversioned files before versions of them.
-        others = sorted(documents, key=lambda other: (other != path, _unversioned_first(other)))
-        schema = inlined(documents[path], definitions(documents[other] for other in others))
-        node = parse(schema)
-        of_bytes = fingerprint(node)
-    except InvalidSchema as error:
-        raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
-    except UnicodeEncodeError:
-        raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
-    name = node.name if isinstance(node, Record) else None
-    inside = node.branches if isinstance(node, Union) else []
-    branches = tuple(branch.name for branch in inside if isinstance(branch, Record))
-    return _File(path, _version(path), schema, name, branches, of_bytes)
-
-
-def _unversioned_first(path: Path) -> tuple[bool, Path]:
-    return _version(path) is not None, path
 
 
 def _version(path: Path) -> SchemaRef | None:
