@@ -277,13 +277,11 @@ class KeptSchemas:
     def _read(self, ref: SchemaRef) -> Any:
         try:
             schema = self._files.read(ref)
-        except Unfit as error:
-            self._tell(f"{error}: it is not used")
-            return None
         # Whatever is in the file or wrong with the disk: it counts as absent.
         except Exception as error:
             why = getattr(error, "strerror", None) or type(error).__name__
-            self._tell(f"a schema in {self._files.folder} cannot be read ({why}): it is not used")
+            what = f"a schema in {self._files.folder} cannot be read ({why})"
+            self._tell(f"{error if isinstance(error, Unfit) else what}: it is not used")
             return None
         if schema is not None and self._writes:
             with suppress(OSError):  # a folder that cannot be written can be read all the same

@@ -304,38 +304,28 @@ _PYTHON: Final[dict[str, Fit]] = {
 
 def _with_tags(fit_bare: Fit, branches: list[tuple[AvroType, Fit]]) -> Fit:
     """Return `fit_bare` that also takes a tagged value: an object whose one key names the branch."""
+    tags: dict[str, tuple[AvroType, Fit]] = {}
+    for node, fit_branch in branches:
+        fields = node.fields if isinstance(node, Record) else ()
+        names = {name for each in fields for name in (each.name, *each.aliases)}
+        # People leave the namespace out. What is a field of the branch is no tag.
+        for tag in {label(node), label(node).rpartition(".")[2]} - names:
+            tags.setdefault(tag, (node, fit_branch))
 
     def fit(value: Any) -> Any:
-        tagged = _tagged(value, branches)
-        if tagged is None:
+        tag = next(iter(value)) if type(value) is dict and len(value) == 1 else None
+        if tag not in tags:
             return fit_bare(value)
-        node, fit_branch = tagged
-        (inner,) = value.values()
+        node, fit_branch = tags[tag]
         # Its name is the tag, and no field of it is called so: it can mean nothing else.
         if isinstance(node, Record):
-            return fit_branch(inner)
+            return fit_branch(value[tag])
         try:
             return fit_bare(value)
         except Misfit:
-            return fit_branch(inner)
+            return fit_branch(value[tag])
 
     return fit
-
-
-def _tagged(value: Any, branches: list[tuple[AvroType, Fit]]) -> tuple[AvroType, Fit] | None:
-    """Return the branch that the one key of `value` names, unless the key is a field of that branch."""
-    if type(value) is not dict or len(value) != 1:
-        return None
-    (tag,) = value
-    for node, fit in branches:
-        name = label(node)
-        fields = node.fields if isinstance(node, Record) else ()
-        # People leave the namespace out.
-        if tag in (name, name.rpartition(".")[2]) and not any(
-            tag in (each.name, *each.aliases) for each in fields
-        ):
-            return node, fit
-    return None
 
 
 _NOT_AT_ALL: Final = 1_000_000
@@ -442,16 +432,11 @@ def _value(node: AvroType, json: Json) -> Any:
         return {key: _value(node.values, item) for key, item in json.items()}
     if isinstance(node, Enum) and json in node.symbols:
         return json
-    if isinstance(node, Fixed | Primitive):
-        return _value_of_leaf(node, json)
-    raise ValueError(node.kind)
-
-
-def _value_of_leaf(node: Fixed | Primitive, json: Json) -> Any:
-    fit = python_leaf(node)
+    if not isinstance(node, Fixed | Primitive):
+        raise ValueError(node.kind)
+    fit, convert = python_leaf(node), from_bytes(node)
     if node.kind not in ("bytes", "fixed") or not isinstance(json, str):
         return fit(json)
     # Code points 0 to 255 are the bytes; others raise a `UnicodeEncodeError`, which is a ValueError.
     data = fit(json.encode("latin-1"))
-    convert = from_bytes(node)
     return convert(data) if convert else data

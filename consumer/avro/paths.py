@@ -4,7 +4,7 @@ Theory of operation. A path is written ``order.items[].sku``: field names and, i
 dots; ``[]`` after a name means each element of that array, ``[0]`` the first one, ``[-1]`` the last. `resolve` walks
 the schema along the written path and answers the steps to take in a record and the *kinds* of value found there. Unions
 are walked in all their branches; a path that ends at an array of scalars means its elements, with or without the final
-``[]``.
+``[]``. `value_at` and `walk` follow such steps through a record.
 
 The walk follows the path, so it ends where the path ends, however the schema refers to itself. Listing all
 paths (to name the nearest one in an error) is bounded in depth and in number.
