@@ -38,24 +38,17 @@ from consumer.errors import or_all
 
 NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
 WORDS: Final = frozenset({"string", "enum"})
-# A number may be written as text; a symbol of an enum is none.
-_OPERANDS: Final = NUMBERS | {"string"}
-_JOINED: Final = NUMBERS | WORDS
-# Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
-_KEYS: Final = WORDS | {"int", "long", "boolean"}
+# What an operand may be, as kinds and in words; those of other operators may be anything. A number may be written as
+# text; a symbol of an enum is none.
+_NUMBER: Final = (NUMBERS | {"string"}, "a number")
+_TAKES: Final = {
+    "join": (NUMBERS | WORDS, "text or a number"),
+    # Text that means the same wherever it comes from: 1 and 1.0 are two texts, so no fractions.
+    "table": (WORDS | {"int", "long", "boolean"}, "text, a whole number or a boolean"),
+    **dict.fromkeys(("sum", "add", "subtract", "multiply"), _NUMBER),
+}
 
-_OPERATORS: Final = (
-    "path",
-    "branch",
-    "value",
-    "first",
-    "join",
-    "table",
-    "sum",
-    "add",
-    "subtract",
-    "multiply",
-)
+_OPERATORS: Final = ("path", "branch", "value", "first", *_TAKES)
 # Keys that may stand beside an operator.
 _BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
 _CONDITIONS: Final = ("when", "when_event")
@@ -136,15 +129,13 @@ class Reading:
             case "join":
                 if not isinstance(glue := said.get("with", ""), str):
                     raise Unreadable("with must be text in quotes")
-                return Join(self._parts(operator, operand, _JOINED, "text or a number"), glue)
+                return Join(self._parts(operator, operand), glue)
             case "table":
                 return self._table(operand, said)
             case "sum":
                 # Which array it goes over is checked later (`computation`), since that depends on the items' array.
-                of = self.expression(operand)
-                _require(operator, of, _OPERANDS, "a number")
-                return Sum((of,))
-        return Arithmetic(self._parts(operator, operand, _OPERANDS, "a number"), operator)
+                return Sum((self._operand(operator, operand),))
+        return Arithmetic(self._parts(operator, operand), operator)
 
     def _branch(self, path: str) -> Branch:
         try:
@@ -174,27 +165,37 @@ class Reading:
             )
         return Branch((source,), told, names)
 
-    def _parts(
-        self, operator: str, said: Any, kinds: frozenset[str] | None = None, meant: str = ""
-    ) -> tuple[Expression, ...]:
+    def _parts(self, operator: str, said: Any) -> tuple[Expression, ...]:
         # One operand alone is probably a list that was cut, or the wrong operator.
         if not isinstance(said, list) or len(said) < 2:
             raise Unreadable(
                 f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
             )
-        parts = tuple(self.expression(part) for part in said)
-        for part in parts:
-            if kinds is not None:
-                _require(operator, part, kinds, meant)
-        return parts
+        return tuple(self._operand(operator, part) for part in said)
+
+    def _operand(self, operator: str, said: Any) -> Expression:
+        """Return an operand. Raises `Unreadable` also if what it may be is nothing that the operator takes."""
+        of = self.expression(said)
+        if operator not in _TAKES:
+            return of
+        kinds, meant = _TAKES[operator]
+        # One fitting branch of a union is enough: of the others comes nothing, record by record.
+        for result in results_of(of):
+            found = result.kinds
+            if not found & kinds:
+                raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
+        # Text of a record may be a number; what the mapping itself says is one, or never is.
+        for constant in constants_in(of) if _TAKES[operator] is _NUMBER else ():
+            if not isinstance(exact(constant), Decimal):
+                raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
+        return of
 
     def _table(self, entries: Any, said: dict[str, Any]) -> Table:
         if not isinstance(entries, dict) or not entries:
             raise Unreadable('table takes values by text: table = { "1" = "shoes", "2" = "hats" }')
         if "of" not in said:
             raise Unreadable('table needs of, the path of the value: of = "…"')
-        of = self.expression(said["of"])
-        _require("table", of, _KEYS, "text, a whole number or a boolean")
+        of = self._operand("table", said["of"])
         kinds = of.kinds
         for key in entries:
             # Text may be anything, but what is a number in every record has digits.
@@ -264,20 +265,6 @@ def _scalar(key: str, value: Any) -> Scalar:
     if not isinstance(value, str | int | float) or value == "":
         raise Unreadable(f"{key} must be one value: text in quotes, a number, true or false")
     return value
-
-
-def _require(operator: str, part: Expression, kinds: frozenset[str], meant: str) -> None:
-    """Raise `Unreadable` if what `part` may be is nothing that the operator takes."""
-    # One fitting branch of a union is enough: of the others comes nothing, record by record.
-    for result in results_of(part):
-        found = result.kinds
-        if not found & kinds:
-            raise Unreadable(f"{operator} takes {meant}, but {shown(result)} is {listed(found)}")
-    # Text of a record may be a number; what the mapping itself says is one, or never is.
-    if kinds is _OPERANDS:
-        for constant in constants_in(part):
-            if not isinstance(exact(constant), Decimal):
-                raise Unreadable(f"{operator} takes {meant}, but {constant!r} is none")
 
 
 def flat(table: dict[str, Any], is_table: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
