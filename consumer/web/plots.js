@@ -24,14 +24,11 @@ const PLOTS = [
     curves: [["age_p50", "half within", "good"], ["age_p95", "95 % within", "warn"], ["age_p99", "99 % within", "bad"]],
     none: "Nothing was delivered",
   },
-];
-/** Plots inside another card, by the id of the element that holds them. */
-const WITHIN = {
-  "duplicates-plot": {
+  {
     id: "duplicates", title: "Duplicates suppressed", of: "per second", scale: RATE, level: "h4",
     curves: [["duplicates_per_second", "duplicates", "calm"]],
   },
-};
+];
 const SHORTEST = 300;
 const SPAN = { hour: HOUR, day: 24 * HOUR };
 const STYLE = ["curve", "curve second", "curve third"];
@@ -124,7 +121,7 @@ function figure(plot, width) {
   const x = t => px(EDGE.left + (width - EDGE.left - EDGE.right) * (t - from) / (to - from));
   const { marks, y } = axis(plot, values), bottom = HEIGHT - EDGE.bottom;
   const chosen = cursors[plot.id] == null ? null : nearest(at, cursors[plot.id]);
-  const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? latest(values[c])]]);
+  const read = plot.curves.map(([, name], c) => [name, plot.scale, values[c][chosen ?? values[c].findLastIndex(v => v != null)]]);
   const told = read.map(([name, scale, v]) => `${name} ${v == null ? "unknown" : scale.show(v)}`).join(", ");
   return [
     head,
@@ -167,22 +164,15 @@ function numbers(plot, at, values) {
     picked.map(i => [clock(at[i]), ...values.map(list => list[i] == null ? "unknown" : plot.scale.show(list[i]))]));
 }
 
-function latest(list) {
-  for (let i = list.length - 1; i >= 0; i--) if (list[i] != null) return i;
-  return null;
-}
-
 const nearest = (at, time) => at.reduce((best, t, i) => Math.abs(t - time) < Math.abs(at[best] - time) ? i : best, 0);
 
 function draw() {
-  for (const plot of PLOTS) put($(`plot-${plot.id}`), figure(plot, inner($(`plot-${plot.id}`))));
-  for (const [at, plot] of Object.entries(WITHIN)) put($(at), figure(plot, inner($(at))));
-}
-
-/** The inner width of `node` in CSS pixels: plots are drawn in pixels, so that text is not scaled. */
-function inner(node) {
-  const style = getComputedStyle(node);
-  return Math.max(240, Math.round(node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)));
+  for (const plot of PLOTS) {
+    const node = $(`plot-${plot.id}`), style = getComputedStyle(node);
+    // The inner width in CSS pixels: plots are drawn in pixels, so that text is not scaled.
+    const width = node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    put(node, figure(plot, Math.max(240, Math.round(width))));
+  }
 }
 
 function move(target, time) {
@@ -215,8 +205,9 @@ function pressed(event) {
 
 function watchPlots() {
   document.addEventListener("pointermove", pointed);
-  document.addEventListener("pointerout", event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
   document.addEventListener("keydown", pressed);
-  document.addEventListener("focusout", event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
+  for (const leaving of ["pointerout", "focusout"]) {
+    document.addEventListener(leaving, event => { if (event.target.matches?.(".canvas")) move(event.target, null) });
+  }
   new ResizeObserver(draw).observe($("pace"));
 }

@@ -68,37 +68,25 @@ const HTML = "http://www.w3.org/1999/xhtml";
 function put(parent, ...children) {
   const list = wanted(children);
   list.forEach((one, index) => {
-    const there = parent.childNodes[index];
-    if (typeof one !== "object") return putText(parent, there, String(one));
-    const node = there && there.localName === one.tag ? there : made(parent, there, one.tag);
-    dress(node, one.attributes);
+    const there = parent.childNodes[index], isText = typeof one !== "object";
+    let node = there;
+    if (!there || (isText ? there.nodeType !== Node.TEXT_NODE : there.localName !== one.tag)) {
+      const space = parent.namespaceURI === SVG || one.tag === "svg" ? SVG : HTML;
+      node = isText ? document.createTextNode("") : document.createElementNS(space, one.tag);
+      if (there) there.replaceWith(node); else parent.append(node);
+    }
+    if (isText) {
+      if (node.data !== String(one)) node.data = one;
+      return;
+    }
+    // The reader opens and closes details: keep `open`.
+    for (const { name } of [...node.attributes]) if (one.attributes[name] == null && name !== "open") node.removeAttribute(name);
+    for (const [name, value] of Object.entries(one.attributes)) {
+      if (value != null && node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+    }
     put(node, ...one.children);
   });
   while (parent.childNodes.length > list.length) parent.lastChild.remove();
-}
-
-function putText(parent, there, text) {
-  if (there && there.nodeType === Node.TEXT_NODE) {
-    if (there.data !== text) there.data = text;
-    return;
-  }
-  const node = document.createTextNode(text);
-  if (there) there.replaceWith(node); else parent.append(node);
-}
-
-function made(parent, there, tag) {
-  const inside = parent.namespaceURI === SVG || tag === "svg";
-  const node = document.createElementNS(inside ? SVG : HTML, tag);
-  if (there) there.replaceWith(node); else parent.append(node);
-  return node;
-}
-
-function dress(node, attributes) {
-  // The reader opens and closes details: keep `open`.
-  for (const { name } of [...node.attributes]) if (attributes[name] == null && name !== "open") node.removeAttribute(name);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value != null && node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
-  }
 }
 
 /** Set the text and the class of the element `id`. */
