@@ -74,12 +74,11 @@ class ReportLine:
     def __init__(self, out: int, lifeline: int) -> None:
         self._out = out
         self._lifeline = lifeline
-        self._waiting: list[WorkerReport] = []
-        self._over = False
-        self._changed = threading.Condition()
+        # The report that the thread will write next.
+        self._next: WorkerReport | None = None
+        self._lock = threading.Lock()
         # A thread of its own writes: a supervisor that does not read must not block the worker's event loop.
         self._writer = OwnThread("worker-line")
-        self._writer.begin(self._write_all)
 
     @classmethod
     def take(cls) -> Self:
@@ -102,32 +101,31 @@ class ReportLine:
 
     def say(self, said: WorkerReport) -> None:
         """Queue `said` for writing, in place of a report that is still queued. Never waits."""
-        with self._changed:
+        with self._lock:
             # Only the latest report matters. If the supervisor is slow to read, older ones are dropped.
-            self._waiting = [said]
-            self._changed.notify()
+            waits, self._next = self._next is not None, said
+        if not waits:
+            self._writer.begin(self._write_next)
 
     def end(self, last: WorkerReport | None = None) -> None:
         """Write the queued report and `last`, then end; wait at most `_LAST_WORD` seconds."""
-        with self._changed:
-            if last is not None:
-                self._waiting.append(last)
-            self._over = True
-            self._changed.notify()
+        if last is not None:
+            self._writer.begin(partial(self._write, last))
         self._writer.stop()
         self._writer.join(_LAST_WORD)
 
-    def _write_all(self) -> None:
+    def _write_next(self) -> None:
+        with self._lock:
+            said, self._next = self._next, None
+        # Without the lock: the pipe may be full, and `say` must not wait for the supervisor.
+        if said is not None:
+            self._write(said)
+
+    def _write(self, said: WorkerReport) -> None:
+        left = memoryview(frame(said))
         with contextlib.suppress(OSError):  # the supervisor is gone: the other thread notices it too
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self._over)
-                    if not self._waiting:
-                        return
-                    left = memoryview(frame(self._waiting.pop(0)))
-                # Without the lock: the pipe may be full, and `say` must not wait for the supervisor.
-                while left:
-                    left = left[os.write(self._out, left) :]
+            while left:
+                left = left[os.write(self._out, left) :]
 
 
 def _wait_for_the_end(lifeline: int, grace: float) -> None:
