@@ -166,7 +166,7 @@ class _Demo:
             logs.configure(log_format=settings.pinstream.log_format, level=settings.pinstream.log_level)
             self._sections = building.sections(settings)
             # At Pinterest, a person registers the advertiser's own event names.
-            sandbox.register(self._sections.own_events)
+            sandbox.own_events = self._sections.own_events
             self._producer = RecordProducer(settings.kafka.client_properties())
             stack.push_async_callback(self._producer.close)
             self._member = await stack.enter_async_context(member(settings))

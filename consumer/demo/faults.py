@@ -152,9 +152,7 @@ def draw_plan(faults: Faults, *, seed: int, call: int, elapsed: float) -> CallPl
 class Quota:
     """The quota of one ad account, in fixed windows of a minute that start with a call."""
 
-    def __init__(self) -> None:
-        self._opened = -math.inf
-        self._used = 0
+    _opened, _used = -math.inf, 0
 
     def take(self, limit: int, now: float) -> tuple[bool, Mapping[str, str]]:
         """Count a call. Return whether it is within `limit` per minute, and the rate-limit headers."""

@@ -109,7 +109,7 @@ class Shopper(NamedTuple):
     opt_out: bool
 
 
-class EventGenerator:
+class EventGenerator(Iterator[GeneratedEvent]):
     """An endless iterator of `GeneratedEvent`. `now` returns seconds since 1970 and is called once per event.
 
     `duplicates` and `invalid` are shares from 0 to 1.
@@ -126,9 +126,6 @@ class EventGenerator:
         self._sessions = [self._session() for _ in range(OPEN_SESSIONS)]
         self._recent: deque[GeneratedEvent] = deque(maxlen=RECENT)
         self._orders = 0
-
-    def __iter__(self) -> Iterator[GeneratedEvent]:
-        return self
 
     def __next__(self) -> GeneratedEvent:
         # One draw decides both: so the shares add up.

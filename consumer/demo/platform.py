@@ -51,19 +51,13 @@ class Platform:
 
     token: str  # the valid access token; it may be changed at any time
     accounts: Collection[str] | None = None  # the existing ad accounts (others get 404); None: any
-    # Registered event names in addition to the standard ones; see `register`.
+    # Registered event names, in addition to the standard ones; they may be changed at any time.
     own_events: Collection[str] = ()
     check_age: bool = True  # whether events older than 7 days fail; those in the future always do
     most_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
 
     def __post_init__(self) -> None:
-        self._event_names = rules.KNOWN_EVENT_NAMES
-        self.register(self.own_events)
         self.reset()
-
-    def register(self, own_events: Collection[str]) -> None:
-        """Also accept events of these names."""
-        self._event_names = self._event_names.union(own_events)
 
     def reset(self) -> None:
         """Reset the counts and the used quotas."""
@@ -131,9 +125,8 @@ class Platform:
 
     def _judge(self, call: Call, events: list[Any], plan: CallPlan, now: float) -> Answer:
         max_age = rules.MAX_AGE if self.check_age else None
-        problems = [
-            rules.check_event(event, now, max_age=max_age, event_names=self._event_names) for event in events
-        ]
+        names = rules.KNOWN_EVENT_NAMES.union(self.own_events)
+        problems = [rules.check_event(event, now, max_age=max_age, event_names=names) for event in events]
         # One structural problem costs the whole call, before any event is recorded.
         for index, problem in enumerate(problems):
             if problem is not None and problem.structural:

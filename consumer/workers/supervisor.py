@@ -198,15 +198,14 @@ class Supervisor:
     # -- what is shown
 
     def _seen(self) -> Sequence[showing.WorkerFigures]:
-        seen = []
-        for record in self._supervision.workers:
-            life = self._lives.get(record.number)
-            if life is None:
-                seen.append(showing.figures(record))
-            else:
-                heard = time.monotonic() - life.heard_at
-                seen.append(showing.figures(record, life.pid, heard, life.said))
-        return seen
+        lives = ((record, self._lives.get(record.number)) for record in self._supervision.workers)
+        now = time.monotonic()
+        return [
+            showing.figures(record, life.pid, now - life.heard_at, life.said)
+            if life
+            else showing.figures(record)
+            for record, life in lives
+        ]
 
     def _why_unhealthy(self, statistics: Statistics) -> str | None:
         # The merged ledger first: that it does not add up is worse than a worker that hangs.

@@ -57,9 +57,9 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
 
                     tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
                 else:
-                    from consumer.app.telemetry.metrics import export as export_metrics
+                    from consumer.app.telemetry.metrics import OtlpMetrics
 
-                    exported = export_metrics(wish)
+                    exported = OtlpMetrics(wish)
                 structlog.get_logger().info("telemetry", signal=variables.signal.lower(), asked_by=asked_by)
                 continue
             except ImportError:

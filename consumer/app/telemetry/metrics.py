@@ -26,7 +26,6 @@ from opentelemetry.sdk.metrics.export import (
     Gauge,
     HistogramDataPoint,
     Metric,
-    MetricExporter,
     MetricExportResult,
     MetricsData,
     NumberDataPoint,
@@ -49,18 +48,12 @@ _SCOPE = InstrumentationScope("pinstream", __version__)
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 
 
-def export(wish: Wish) -> OtlpMetrics:
-    """Return the export to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError`."""
-    connection = Connection(wish)
-    return OtlpMetrics(OTLPMetricExporter(**connection.arguments), connection, wish)
-
-
 class OtlpMetrics(MetricsExport):
-    """A `MetricsExport` that exports."""
+    """A `MetricsExport` to the collector that the OTEL_… variables name. Raises `ValueError`, `OSError`."""
 
-    def __init__(self, exporter: MetricExporter, connection: Connection, wish: Wish) -> None:
-        self._exporter = exporter
-        self._connection = connection
+    def __init__(self, wish: Wish) -> None:
+        self._connection = Connection(wish)
+        self._exporter = OTLPMetricExporter(**self._connection.arguments)
         self._wish = wish
         self._resource = resource(wish.instance)
         self._cumulative = {
