@@ -6,9 +6,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 
-from consumer.adapters.thread import run_aside
 from consumer.errors import KeyStoreError
 
 
@@ -37,10 +35,6 @@ _SYNC_BYTES = 8 * 1024 * 1024
 # What is written in pieces of this size stands in large pages of memory, where the file system has such (ext4 and XFS
 # do). Then a look-up in millions of keys waits for the keys alone, and not for the addresses of their pages, too.
 _PAGE_BYTES = 2 * 1024 * 1024
-
-
-LARGE_BYTES = 64 * 1024 * 1024
-"""A removed file of this size or more is closed on a thread."""
 
 
 @contextmanager
@@ -119,13 +113,3 @@ def sync_folder(path: str) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def close_aside(number: int) -> None:
-    """Close a descriptor; on a thread, if a large file ends with it."""
-    # The last close of a removed file frees its pages and blocks: 60 ms of CPU for 1 GiB, a second on a busy disk.
-    status = os.fstat(number)
-    if status.st_nlink or status.st_size < LARGE_BYTES:
-        os.close(number)
-    else:
-        run_aside("key-store-closer", partial(os.close, number))

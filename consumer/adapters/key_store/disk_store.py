@@ -62,6 +62,7 @@ class DiskKeyStore(KeyStore):
         self._lost = 0
         self._problem: str | None = None
         self._view = View(self._folder.root)
+        self._folder.announce = self._view.prepare
         with translated(self._folder.root):
             self._view.refresh()
             self._view.check()

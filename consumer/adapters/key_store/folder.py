@@ -75,6 +75,8 @@ class Folder:
         """Open the folder or create it, and take over what an older version left there. Raises `KeyStoreError`."""
         self.root = os.path.abspath(os.path.expanduser(root))
         self.evicted_early = 0
+        # Called with each new segment before the list names it, on the thread that wrote it.
+        self.announce: Callable[[SegmentFile], object] = lambda _: None
         self._window = window
         self.merge_bytes = min(max_bytes // 8 - _SLACK, _LARGEST_SEGMENT)
         self._journal_keys = max(64, min(JOURNAL_KEYS, self.merge_bytes // 3 // KEY_BYTES))
@@ -188,6 +190,7 @@ class Folder:
     def _with_segment(self, files: FileList, table: Table, whose: SegmentFile) -> FileList:
         new = whose._replace(number=files.next)
         new = write_segment(os.path.join(self.root, new.name), [table.sorted()], len(table), new)
+        self.announce(new)
         return files._replace(next=files.next + 1, segments=(*files.segments, new))
 
     # --- drop and merge ---
@@ -238,6 +241,7 @@ class Folder:
                 return
             new = new._replace(number=files.next)
             os.rename(os.path.join(self.root, _MERGING), os.path.join(self.root, new.name))
+            self.announce(new)
             replaced = [new if one == merged[-1] else one for one in files.segments if one not in merged[:-1]]
             self._change(files._replace(next=files.next + 1, segments=tuple(replaced)))
 

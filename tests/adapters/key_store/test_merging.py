@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from consumer.adapters.key_store import disk
+from consumer.adapters.key_store import files, folder, view
 from consumer.adapters.key_store.disk_store import DiskKeyStore
 from consumer.adapters.key_store.files import FileList, SegmentFile
 from consumer.adapters.key_store.folder import JOURNAL_KEYS, mergeable
 from consumer.adapters.key_store.interface import Window
+from consumer.adapters.key_store.native import Segment
 from tests.adapters.key_store.helpers import MIB, NOON, keys
 
 GIB = 1024 * MIB
@@ -108,33 +109,59 @@ async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path:
     await store.close()
 
 
-async def test_what_is_dropped_is_not_freed_on_the_event_loop(
+async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last to close a removed file waits until its pages and blocks are free: that is another thread."""
-    monkeypatch.setattr(disk, "LARGE_BYTES", 0)
-    closers = []
-    real = os.close
+    """To open a file, to end its mapping and to free a removed one all wait for others: that is another thread's."""
+    opened, unmapped = [], []
+    real_open, real_close = files.open_segment, files._Mapping.close
 
-    def close(number: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{number}")
-        if "segment-" in name and name.endswith(" (deleted)"):
-            closers.append(threading.current_thread().name)
-        real(number)
+    def open_segment(root: str, file: SegmentFile) -> Segment:
+        opened.append(threading.current_thread().name)
+        return real_open(root, file)
 
-    monkeypatch.setattr(os, "close", close)
+    def close(mapping: files._Mapping) -> None:
+        unmapped.append(threading.current_thread().name)
+        real_close(mapping)
+
+    monkeypatch.setattr(view, "open_segment", open_segment)
+    monkeypatch.setattr(files._Mapping, "close", close)
     store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
     await store.remember(keys(range(200)), NOON)
     await store.remember(keys(range(200, 400)), NOON + 5)
     [segment] = store._view.segments
     assert segment.file.entries == 200
+    assert opened == ["key-store-writer"]
     del segment
     await store.expire(NOON + 16)
     assert not store._view.segments
-    await eventually(lambda: bool(closers))
-    assert closers == ["key-store-closer"]
+    await eventually(lambda: bool(unmapped))
+    assert unmapped == ["key-store-closer"]
     await store.close()
     await eventually(lambda: not open_segments(tmp_path))
+
+
+async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop takes in a merge without opening a file, and what was merged into it is known from then on."""
+    opened = []
+    real = files.open_segment
+
+    def open_segment(root: str, file: SegmentFile) -> Segment:
+        opened.append(threading.current_thread().name)
+        return real(root, file)
+
+    monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
+    monkeypatch.setattr(view, "open_segment", open_segment)
+    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    for at in range(0, 1200, 200):
+        await store.remember(keys(range(at, at + 200)), NOON)
+    await eventually(lambda: not store._merging.is_set())
+    assert all(await store.look_up(keys(range(1200)), NOON))
+    assert set(opened) == {"key-store-writer", "key-store-merger"}
+    assert not store._view._prepared
+    await store.close()
 
 
 def open_segments(folder: Path) -> list[str]:
