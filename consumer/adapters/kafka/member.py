@@ -402,14 +402,14 @@ class GroupMember:
         found = self._unstarted.take()
         if not found:
             return
-        places = [commits.raw_partition(*name, start.offset, start.leader_epoch) for name, start in found]
+        places = [commits.raw_partition(*name, one.start, one.leader_epoch) for name, one in found.items()]
         self._assign(places)
-        given = [Assignment._make((*name, next(_epochs), *start)) for name, start in found]
-        for (name, _), place, one in zip(found, places, given, strict=True):
+        given = [one._replace(epoch=next(_epochs)) for one in found.values()]
+        for name, place, one in zip(found, places, given, strict=True):
             self._held[name] = _Reading(one.epoch, place)
         # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
         # level of room holds for partitions that come later, too.
-        self._set_pause([name for name, _ in found])
+        self._set_pause(found)
         self.hooks.assigned(given)
 
     def _restart_reading(self) -> None:

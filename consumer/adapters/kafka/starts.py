@@ -37,6 +37,7 @@ from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import time_left
 from consumer.adapters.kafka.trouble import as_fatal, cause_of, describe_error
 from consumer.engine.ledger import map_place
+from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.engine.offset_map import is_void
 
@@ -46,31 +47,14 @@ _PATIENCE: Final = 2.0
 _PATIENCE_SHARE: Final = 0.5
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
-
-
-HasOffsets = Callable[[float], bool]
-"""Whether the group has committed an offset of any partition at all. Blocks for at most the seconds given; raises
-`KafkaException`."""
-
-
-class Start(NamedTuple):
-    """Where to start, as `consumer.engine.messages.Assignment` has it. None is the beginning."""
-
-    offset: int | None
-    commit: bool
-    leader_epoch: int | None
-    metadata: str = ""
-    topic_id: str | None = None
-    void: int | None = None
-
-
-_BEGINNING: Final = Start(None, False, None)
+_NO_EPOCH: Final = 0
+"""Of a partition that waits: no assignment has it."""
 
 
 class FoundStarts(NamedTuple):
     """The starts that are known, and why others are not (None: all are known)."""
 
-    starts: dict[TopicPartition, Start]
+    starts: dict[TopicPartition, Assignment]
     failure: KafkaException | None
 
 
@@ -81,8 +65,9 @@ class Unstarted:
     source: Consumer
     offset_reset: str
     _: KW_ONLY
-    has_offsets: HasOffsets
-    """Asked only where that decides."""
+    has_offsets: Callable[[float], bool]
+    """Whether the group has committed an offset of any partition at all: asked only where that decides. Blocks for at
+    most the seconds given; raises `KafkaException`."""
     topic_ids: Callable[[Collection[str], float], Mapping[str, str]]
     """`TopicIds.ask`."""
     whole: bool
@@ -101,8 +86,9 @@ class Unstarted:
     def __post_init__(self) -> None:
         self._most_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
-        self.waiting: dict[TopicPartition, Start | None] = {}
-        """Those that wait, with their starts if these are known. Other threads may ask how many there are."""
+        self.waiting: dict[TopicPartition, Assignment | None] = {}
+        """Those that wait, with their starts if these are known; an epoch they get only when they begin. Other threads
+        may ask how many there are."""
         self._ask_due = 0.0
 
     def add(self, names: Sequence[TopicPartition]) -> None:
@@ -136,11 +122,11 @@ class Unstarted:
                 self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
 
-    def take(self) -> list[tuple[TopicPartition, Start]]:
-        """Take those that can begin, with their starts."""
+    def take(self) -> dict[TopicPartition, Assignment]:
+        """Take those that can begin, in order."""
         startable = self._startable()
         self.begun = self.begun or bool(startable)
-        for name, _ in startable:
+        for name in startable:
             self.discard(name)
         return startable
 
@@ -160,71 +146,70 @@ class Unstarted:
             )
         except KafkaException as error:
             return FoundStarts({}, error)
-        starts: dict[TopicPartition, Start] = {}
-        missing: list[TopicPartition] = []
+        starts: dict[TopicPartition, Assignment] = {}
+        missing: dict[TopicPartition, Assignment] = {}
         failure: KafkaException | None = None
         for name, one in zip(names, answers, strict=True):
             if one.error is not None:  # "unknown" must not be taken for "none"
                 failure = failure or KafkaException(one.error)
                 continue
-            if one.offset < 0:
-                missing.append(name)
-                continue
             topic_id, position = ids.get(name.topic), read_position(one)
-            if is_void(position.metadata, one.offset, where=map_place(name), topic_id=topic_id):
-                starts[name] = _BEGINNING._replace(metadata=position.metadata, void=one.offset)
+            beginning = Assignment(*name, _NO_EPOCH, None, False, topic_id=topic_id)
+            if one.offset < 0:
+                missing[name] = beginning
+            elif is_void(position.metadata, one.offset, where=map_place(name), topic_id=topic_id):
+                starts[name] = beginning._replace(metadata=position.metadata, void=one.offset)
             else:
-                starts[name] = Start(one.offset, False, position.leader_epoch, position.metadata)
+                starts[name] = Assignment(*name, _NO_EPOCH, one.offset, False, *position[3:], topic_id)
         if self.offset_reset == "error" and missing:
-            topic, number = missing[0]
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            text = f"no committed offset of {topic}[{number}]{more}"
+            text = f"no committed offset of {next(iter(missing))}{more}"
             return FoundStarts({}, KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
         if self.offset_reset == "latest":
             failure = self._find_latest(missing, starts, until) or failure
         else:
-            starts.update(dict.fromkeys(missing, _BEGINNING))
-        with_ids = {name: one._replace(topic_id=ids.get(name.topic)) for name, one in starts.items()}
-        return FoundStarts(with_ids, failure)
+            starts.update(missing)
+        return FoundStarts(starts, failure)
 
     def _find_latest(
-        self, missing: Sequence[TopicPartition], starts: dict[TopicPartition, Start], until: float
+        self,
+        missing: Mapping[TopicPartition, Assignment],
+        starts: dict[TopicPartition, Assignment],
+        until: float,
     ) -> KafkaException | None:
         """Add to `starts` those without a committed offset, one by one: a known start must not wait for another.
 
         Returns the first failure.
         """
-        failures: list[KafkaException] = []
-        undecided = [one for one in missing if one not in self.new]
-        if undecided:
-            try:
-                # If one of those that were asked for has an offset, no further question is needed. And the brokers
-                # forget offsets with a topic that is deleted: we remember that our group was not new. (Two members of
-                # a new group that ask at the same moment may find each other's first commits; the later one then reads
-                # its partitions from the beginning. That repeats old records and loses none.)
-                if starts or self.begun or self.has_offsets(time_left(until, 0.0)):
-                    starts.update(dict.fromkeys(undecided, _BEGINNING))
-                else:
-                    self.new.update(undecided)
-            except KafkaException as error:
-                failures.append(error)
+        failure: KafkaException | None = None
+        undecided = {name: one for name, one in missing.items() if name not in self.new}
+        try:
+            # If one of those that were asked for has an offset, no further question is needed. And the brokers forget
+            # offsets with a topic that is deleted: we remember that our group was not new. (Two members of a new group
+            # that ask at the same moment may find each other's first commits; the later one then reads its partitions
+            # from the beginning. That repeats old records and loses none.)
+            if undecided and (starts or self.begun or self.has_offsets(time_left(until, 0.0))):
+                starts.update(undecided)
+            else:
+                self.new.update(undecided)
+        except KafkaException as error:
+            failure = error
         for name in (one for one in missing if one in self.new):
             try:
-                left = time_left(until, 0.0)
                 # An explicit offset, committed at once: a crash before the first settlement must not skip what came in
                 # between.
-                _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=left)
-                starts[name] = Start(end, True, None)
+                _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=time_left(until, 0.0))
+                starts[name] = missing[name]._replace(start=end, commit_start=True)
             except KafkaException as error:
-                failures.append(error)
+                failure = failure or error
                 if time.monotonic() >= until:
                     break
-        return next(iter(failures), None)
+        return failure
 
-    def _startable(self) -> list[tuple[TopicPartition, Start]]:
+    def _startable(self) -> dict[TopicPartition, Assignment]:
         # What is known of one does not wait for another, except where all have to begin together.
-        found = sorted((name, start) for name, start in self.waiting.items() if start is not None)
-        return [] if self.whole and len(found) < len(self.waiting) else found
+        found = {name: start for name in sorted(self.waiting) if (start := self.waiting[name]) is not None}
+        return {} if self.whole and len(found) < len(self.waiting) else found
 
     def _not_yet(self, why: KafkaError, took: float, timeout: float) -> None:
         if (fatal := as_fatal(why)) is not None:

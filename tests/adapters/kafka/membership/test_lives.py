@@ -14,10 +14,9 @@ from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.chunks import Taken
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import NamedProgress, open_plan
-from consumer.adapters.kafka.starts import Start
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.engine import offset_map
-from consumer.engine.messages import NewLife
+from consumer.engine.messages import Assignment, NewLife
 from consumer.engine.model import Position, TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import (
@@ -44,9 +43,9 @@ def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
     source = FakeOffsets([7, 7], [9, 9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
-    assert starts[P0] == Start(None, False, None, source.metadata, NEW_ID, void=7)
+    assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7)
     # Written for partition 0: of partition 1 it says nothing.
-    assert starts[P1] == Start(7, False, None, source.metadata, NEW_ID)
+    assert starts[P1] == Assignment(*P1, 0, 7, False, None, source.metadata, NEW_ID)
 
 
 @pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
@@ -55,7 +54,7 @@ def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str,
     source = FakeOffsets([7], [9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
-    assert starts[P0] == Start(7, False, None, source.metadata, ids.get("t"))
+    assert starts[P0] == Assignment(*P0, 0, 7, False, None, source.metadata, ids.get("t"))
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:

@@ -12,7 +12,8 @@ import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import FoundStarts, HasOffsets, Start, Unstarted
+from consumer.adapters.kafka.starts import FoundStarts, Unstarted
+from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import (
@@ -63,7 +64,11 @@ class FakeOffsets:
         return 0, self.ends[partition.partition]
 
 
-BEGINNING = Start(None, False, None)
+def starting(
+    name: TopicPartition, offset: int | None, *, commit: bool = False, leader_epoch: int | None = None
+) -> Assignment:
+    """The start of a partition that has no epoch yet."""
+    return Assignment(*name, 0, offset, commit, leader_epoch)
 
 
 def find_starts(
@@ -90,7 +95,7 @@ def find_all_starts(
     reset: str,
     timeout: float,
     new: set[TopicPartition],
-    has_offsets: HasOffsets,
+    has_offsets: Callable[[float], bool],
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
     """What `Unstarted.find` finds; `new` is remembered from one call to the next."""
@@ -117,7 +122,7 @@ LEADERLESS = confluent_kafka.KafkaException(
 def test_committed_offset_always_wins(reset: str) -> None:
     """Whatever the reset says: a committed offset is the start, and is not committed again."""
     found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
-    assert found == ({P0: Start(7, False, None), P1: Start(0, False, None)}, None)
+    assert found == ({P0: starting(P0, 7), P1: starting(P1, 0)}, None)
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
@@ -146,13 +151,16 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
             return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
 
-    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == ({P0: Start(7, False, 3, "")}, None)
+    assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == (
+        {P0: starting(P0, 7, leader_epoch=3)},
+        None,
+    )
 
 
 def test_earliest_without_commit_is_the_beginning() -> None:
     """Beside a partition that has one, which keeps it."""
     found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
-    assert found == ({P0: BEGINNING, P1: Start(3, False, None)}, None)
+    assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
@@ -172,14 +180,17 @@ def code_of(found: FoundStarts) -> int:
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
     """A group without any commit starts at the end offset, to be committed at once."""
     found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
-    assert found == ({P0: Start(9, True, None), P1: Start(4, True, None)}, None)
+    assert found == ({P0: starting(P0, 9, commit=True), P1: starting(P1, 4, commit=True)}, None)
 
 
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
     """A partition without commit where another one has some, ours or not, of this topic or not: from the beginning."""
-    assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == ({P0: BEGINNING}, None)
+    assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == (
+        {P0: starting(P0, None)},
+        None,
+    )
     found = find_starts(FakeOffsets([None], [9]), [P0], "latest", 1, set(), elsewhere=True)
-    assert found == ({P0: BEGINNING}, None)
+    assert found == ({P0: starting(P0, None)}, None)
 
 
 def test_the_group_is_asked_for_only_where_that_decides() -> None:
@@ -194,7 +205,7 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
     source, new = FakeOffsets([None, 3], [9, 4]), set[TopicPartition]()
     for reset in ("latest", "earliest"):
         found = find_all_starts(source, [P0, P1], reset, 1, new, unasked)
-        assert found == ({P0: BEGINNING, P1: Start(3, False, None)}, None)
+        assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
     assert find_all_starts(source, [P0], "latest", 1, new, untold) == (
         {},
         LEADERLESS,
@@ -219,7 +230,7 @@ def test_what_is_known_of_one_does_not_wait_for_another() -> None:
 
     gone = TopicPartition("gone", 0)
     found = find_starts(Partly([None] * 3, [9, 4, 5]), [gone, P1, P0, P2], "latest", 1, set())
-    assert found.starts == {P0: Start(9, True, None), P2: Start(5, True, None)}
+    assert found.starts == {P0: starting(P0, 9, commit=True), P2: starting(P2, 5, commit=True)}
     assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
@@ -231,7 +242,7 @@ def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
     assert new == {P0, P1}
     source.offsets[0] = 9
     found = find_starts(source, [P1, P2], "latest", 1, new)
-    assert found.starts == {P1: Start(4, True, None), P2: BEGINNING}
+    assert found.starts == {P1: starting(P1, 4, commit=True), P2: starting(P2, None)}
     assert new == {P0, P1}
 
 
@@ -274,7 +285,7 @@ def test_unknown_is_not_taken_for_none(reset: str) -> None:
             ]
 
     found = find_starts(Failing([None, 3], [9, 9]), [P0, P1], reset, 1, set())
-    assert found.starts == {P1: Start(3, False, None)}
+    assert found.starts == {P1: starting(P1, 3)}
     assert code_of(found) == confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT
 
 

@@ -12,7 +12,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
-from consumer.adapters.kafka.starts import Start, Unstarted
+from consumer.adapters.kafka.starts import Unstarted
+from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import (
@@ -257,7 +258,7 @@ def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
     cluster.silent = False
     clock.now += 5.0
     assert unstarted.ask()
-    assert unstarted.take() == [(TopicPartition("t", 0), Start(100, True, None))]
+    assert [*unstarted.take().values()] == [Assignment("t", 0, 0, 100, True)]
     unstarted.add([TopicPartition("t", 1)])
     cluster.silent = True
     unstarted.ask()
@@ -286,7 +287,7 @@ def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole:
     begun = []
     for _ in range(100):
         unstarted.ask()
-        begun += [(name.partition, start.offset) for name, start in unstarted.take()]
+        begun += [(name.partition, start.start) for name, start in unstarted.take().items()]
         clock.now += 0.1
         cluster.has_commits = bool(begun)
     assert sorted(begun) == ([] if whole else [(1, 100), (3, 100)])
@@ -294,7 +295,7 @@ def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole:
     cluster.leaderless.clear()
     clock.now += 5.0
     assert unstarted.ask()
-    begun += [(name.partition, start.offset) for name, start in unstarted.take()]
+    begun += [(name.partition, start.start) for name, start in unstarted.take().items()]
     assert sorted(begun) == [(0, 100), (1, 100), (3, 100)], (
         "as one of a new topic, though others have committed"
     )
