@@ -139,7 +139,7 @@ async def set_(
         # A member would go on from where it is, and commit over the new offset. Refused without --yes too: a plan for a
         # group that moves is worth nothing.
         _refuse_in_use(group, found.view)
-        if any(read_entry(one.metadata) is not None for one in found.positions.values()):
+        if any(read_entry(one) is not None for one in found.positions.values()):
             raise UsageError(
                 f"the group {group} stores the progress of a named replay: do not change it; start a replay with "
                 "another --name instead"
@@ -217,12 +217,10 @@ class PartitionRow(NamedTuple):
         """Count the offsets in [start, stop) that the map says are settled above the committed one."""
         if self.position is None:
             return 0
-        text = self.position.metadata
         # A named replay commits its plan, and after it the map.
-        planned = read_entry(text)
-        found = offset_map.read(
-            text if planned is None else planned[1], self.position.next_offset, where=map_place(self.place)
-        )
+        planned = read_entry(self.position)
+        _, _, offset, _, text = self.position if planned is None else planned.position
+        found = offset_map.read(text, offset, where=map_place(self.place))
         bounds = [] if found is None else found.bounds
         runs = zip(bounds[::2], bounds[1::2], strict=True)
         return sum(max(0, min(end, stop) - max(begin, start)) for begin, end in runs)

@@ -41,7 +41,6 @@ _REFRESH: Final = 3600.0
 _LARGEST: Final = (1 << 63) - 1
 _LATEST: Final = 253_402_300_799
 """The last second that a `datetime` can be."""
-_MOST_PARTITIONS: Final = 10**7 - 1
 _NUMBER = r"([0-9]{1,19})"
 _TIME = r"(-?[0-9]{1,15})?"
 _PREFIX: Final = re.compile(
@@ -51,43 +50,52 @@ _PREFIX: Final = re.compile(
 
 
 class Entry(NamedTuple):
-    """What a commit's metadata says about the plan. `plan`: digest of the whole, `partitions`: their number."""
+    """What the commit of one partition says: its part of the plan, and how far it has come.
+
+    `plan`: digest of the whole, `partitions`: their number, `begun`: unix seconds. `position`: without the plan in its
+    metadata, which is then the engine's offset map.
+    """
 
     plan: str
     partitions: int
     fingerprint: str
     begun: int
-    begin: int
-    end: int
-    since_ms: int | None
-    until_ms: int | None
+    range: Range
+    position: Position
 
 
 def write_entry(entry: Entry) -> str:
     """The prefix of the metadata: ASCII, of bounded length."""
-    since, until = ("" if one is None else str(one) for one in (entry.since_ms, entry.until_ms))
-    head = f"pinstream.replay:1:{entry.plan}:{entry.partitions}:{entry.fingerprint}:{entry.begun}"
-    return f"{head}:{entry.begin}:{entry.end}:{since}:{until};"
+    plan, partitions, fingerprint, begun, (_, _, begin, end, *times), _ = entry
+    since, until = ("" if one is None else str(one) for one in times)
+    return f"pinstream.replay:1:{plan}:{partitions}:{fingerprint}:{begun}:{begin}:{end}:{since}:{until};"
 
 
-def read_entry(text: str) -> tuple[Entry, str] | None:
-    """The entry and what follows it; None for what is not ours."""
-    found = _PREFIX.match(text)
+def read_entry(committed: Position) -> Entry | None:
+    """The entry that was committed as this position; None for what is not ours."""
+    found = _PREFIX.match(committed.metadata)
     if found is None:
         return None
     plan, partitions, fingerprint, begun, begin, end, *times = found.groups()
     since, until = (None if one is None else int(one) for one in times)
-    entry = Entry(plan, int(partitions), fingerprint, int(begun), int(begin), int(end), since, until)
+    planned = Range(committed.topic, committed.partition, int(begin), int(end), since, until)
+    position = committed._replace(metadata=committed.metadata[found.end() :])
+    entry = Entry(plan, int(partitions), fingerprint, int(begun), planned, position)
     # It must read exactly as we write it: `007` was written by something else, and offsets have limits.
-    if write_entry(entry) != found[0] or not entry.begin <= entry.end <= _LARGEST or entry.begun > _LATEST:
+    if (
+        write_entry(entry) != found[0]
+        or not planned.begin <= planned.end <= _LARGEST
+        or entry.begun > _LATEST
+    ):
         return None
-    return entry, text[found.end() :]
+    return entry
 
 
-_LONGEST: Final = write_entry(
-    Entry("f" * 16, _MOST_PARTITIONS, "f" * 16, _LATEST, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1)
-)
-METADATA_MOST: Final = MOST - len(_LONGEST)
+_LONGEST: Final = Entry(
+    "f" * 16, 10**7 - 1, "f" * 16, _LATEST,
+    Range("", 0, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1), Position("", 0, 0, None),
+)  # fmt: skip
+METADATA_MOST: Final = MOST - len(write_entry(_LONGEST))
 """Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
 
 
@@ -126,28 +134,36 @@ async def open_plan(
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
     holds a plan with another fingerprint or offsets of another client, and `KafkaError` if the brokers do not answer.
     """
-    progress = NamedProgress(config, group)
+    progress, digest = NamedProgress(config, group), _digest(fingerprint)
     try:
-        found = _find_plan(await progress.read(timeout), group, _digest(fingerprint))
-        if found:
-            ranges, begun = [one.range for one in found], found[0].entry.begun
-            starts = {TopicPartition(*one.range[:2]): one.position for one in found}
-        else:
-            ranges, begun, starts = list(await resolve()), int(now), {}
+        entries = _find_plan(await progress.read(timeout), group, digest)
+        resumed = bool(entries)
+        if not resumed:
+            ranges = await resolve()
             topics = {one.topic for one in ranges}
             ids = await run_blocking("pinstream-kafka-ids", ask_once, config, topics, timeout)
-            for one in ranges:
-                # The first commit also records the ids of the topics: one that is created again has another id.
-                name, topic_id = TopicPartition(one.topic, one.partition), ids.get(one.topic)
-                text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=topic_id)
-                starts[name] = Position(*name, one.begin, None, text)
+            entries = _new_plan(ranges, digest, int(now), ids)
         # Whole, before anything is read: a part of a plan could not be told from a shorter one. A resumed plan is
         # committed as it is, too: this shows at once if nothing can be committed.
-        await progress.begin(_entries(ranges, _digest(fingerprint), begun), starts, timeout)
+        await progress.begin(entries, timeout)
     except BaseException:
         await progress.close()
         raise
-    return Plan(ranges, starts, begun, bool(found), progress)
+    starts = {TopicPartition(*one.position[:2]): one.position for one in entries}
+    begun = entries[0].begun if entries else int(now)  # a topic that is being made may have no partition yet
+    return Plan([one.range for one in entries], starts, begun, resumed, progress)
+
+
+def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mapping[str, str]) -> list[Entry]:
+    plan = _digest_plan(ranges, fingerprint, begun)
+    entries = []
+    for one in ranges:
+        # The first commit also records the ids of the topics: one that is created again has another id.
+        name, topic_id = TopicPartition(one.topic, one.partition), ids.get(one.topic)
+        text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=topic_id)
+        start = Position(*name, one.begin, None, text)
+        entries.append(Entry(plan, len(ranges), fingerprint, begun, one, start))
+    return entries
 
 
 class NamedProgress:
@@ -180,17 +196,12 @@ class NamedProgress:
             ) from error
 
     @in_own_thread
-    def begin(
-        self,
-        entries: Mapping[TopicPartition, Entry],
-        starts: Mapping[TopicPartition, Position],
-        timeout: float,
-    ) -> None:
+    def begin(self, entries: Sequence[Entry], timeout: float) -> None:
         """Commit the plan whole. Raises `KafkaError`."""
-        self._prefixes = {name: write_entry(entry) for name, entry in entries.items()}
+        self._prefixes = {one.range[:2]: write_entry(one) for one in entries}
         deadline = time.monotonic() + timeout
         while True:
-            result = self._commit(list(starts.values()), time_left(deadline, _LEAST))
+            result = self._commit([one.position for one in entries], time_left(deadline, _LEAST))
             # A coordinator that starts or moves answers within seconds.
             if result.failure not in PASSING or time.monotonic() >= deadline:
                 break
@@ -239,39 +250,29 @@ class NamedProgress:
         return read_commit_answer(None, answered, ours, left_out)
 
 
-class _Held(NamedTuple):
-    """What one partition's commit says. `position`: without the plan in its metadata."""
-
-    range: Range
-    entry: Entry
-    position: Position
-
-
-def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[_Held]:
+def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[Entry]:
     """The complete plan that is committed; empty if there is none, or only the beginning of one."""
-    plans: dict[str, list[_Held]] = {}
+    plans: dict[str, list[Entry]] = {}
     for one in committed:
-        found = read_entry(one.metadata)
+        entry = read_entry(one)
         # What another client committed is never overwritten.
-        if found is None or not found[0].begin <= one.next_offset <= found[0].end:
+        if entry is None or not entry.range.begin <= one.next_offset <= entry.range.end:
             raise UsageError(
                 f"the group {group} holds offsets that no replay wrote ({one.topic}[{one.partition}]): "
                 "give another --name, or delete the group"
             )
-        entry, rest = found
-        held = _Held(Range(one.topic, one.partition, *entry[4:]), entry, one._replace(metadata=rest))
-        plans.setdefault(entry.plan, []).append(held)
-    whole: list[list[_Held]] = []
-    rests: list[_Held] = []
+        plans.setdefault(entry.plan, []).append(entry)
+    whole: list[list[Entry]] = []
+    rests: list[Entry] = []
     for parts in plans.values():
-        first = parts[0].entry
+        plan, partitions, made_by, begun, _, _ = parts[0]
         if (
             # Else the digest would speak for the first alone.
-            all(one.entry[:4] == first[:4] for one in parts)
-            and len(parts) == first.partitions
-            and first.plan == _plan_digest([one.range for one in parts], first.fingerprint, first.begun)
+            all(one[:4] == parts[0][:4] for one in parts)
+            and len(parts) == partitions
+            and plan == _digest_plan([one.range for one in parts], made_by, begun)
         ):
-            whole.append(sorted(parts))
+            whole.append(sorted(parts, key=lambda one: one.range[:2]))
         else:
             rests += parts
     # Of a plan whose first commit was cut short nothing is settled: the replay starts again. Brokers forget a group's
@@ -282,36 +283,26 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
             f"the progress of the replay in the group {group} is incomplete (brokers delete it after "
             f"offsets.retention.minutes): give another --name"
         )
-    if not whole:
-        return []
-    entry = whole[0][0].entry
-    if entry.fingerprint != fingerprint:
-        begun = datetime.fromtimestamp(entry.begun, UTC)
+    if whole and whole[0][0].fingerprint != fingerprint:
+        moment = datetime.fromtimestamp(whole[0][0].begun, UTC)
         raise UsageError(
-            f"the replay in the group {group} was begun at {begun:%Y-%m-%dT%H:%M:%SZ} with other arguments: "
+            f"the replay in the group {group} was begun at {moment:%Y-%m-%dT%H:%M:%SZ} with other arguments: "
             "give the same, or another --name"
         )
-    return whole[0]
+    return whole[0] if whole else []
 
 
-def _has_settled(held: _Held) -> bool:
+def _has_settled(entry: Entry) -> bool:
     """Whether anything of this partition is settled."""
-    topic, partition, offset, _, metadata = held.position
-    if offset > held.entry.begin:
+    topic, partition, offset, _, metadata = entry.position
+    if offset > entry.range.begin:
         return True
     known = offset_map.read_metadata(metadata, offset, where=map_place(TopicPartition(topic, partition)))
     return known.settled is not None if known is not None else bool(metadata)
 
 
-def _entries(ranges: Sequence[Range], fingerprint: str, begun: int) -> dict[TopicPartition, Entry]:
-    plan = _plan_digest(ranges, fingerprint, begun)
-    return {
-        TopicPartition(one.topic, one.partition): Entry(plan, len(ranges), fingerprint, begun, *one[2:])
-        for one in ranges
-    }
-
-
-def _plan_digest(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
+def _digest_plan(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
+    # By their text, which must stay as it is: replays that are interrupted go on with newer versions, too.
     return _digest(repr((fingerprint, begun, sorted(tuple(one) for one in ranges))))
 
 

@@ -17,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.bounded import BoundedSource
+from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.replay_progress import (
     METADATA_MOST,
     Entry,
     NamedProgress,
     Plan,
-    _entries,
     _find_plan,
+    _new_plan,
     open_plan,
     read_entry,
     write_entry,
@@ -56,7 +57,18 @@ def entries(draw: st.DrawFn) -> Entry:
     """Any that can be."""
     begin, end = sorted((draw(st.integers(0, LARGEST)), draw(st.integers(0, LARGEST))))
     begun, partitions = draw(st.integers(0, 253402300799)), draw(st.integers(1, 9_999_999))
-    return Entry(draw(digests), partitions, draw(digests), begun, begin, end, draw(times), draw(times))
+    planned = Range("orders", 0, begin, end, draw(times), draw(times))
+    return Entry(draw(digests), partitions, draw(digests), begun, planned, committed_as(draw(st.text())))
+
+
+def committed_as(text: str) -> Position:
+    """A commit with this metadata."""
+    return Position("orders", 0, 0, None, text)
+
+
+def whole_text(entry: Entry) -> str:
+    """The metadata of its commit."""
+    return write_entry(entry) + entry.position.metadata
 
 
 FINGERPRINT = "0123456789abcdef"
@@ -79,41 +91,40 @@ class Held(NamedTuple):
 def committed_plan(offsets: Sequence[int]) -> list[Held]:
     """What a group holds of a replay of one partition for each offset that it stands at; all begin at 5."""
     ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
-    planned = _entries(ranges, FINGERPRINT, 1_795_521_600)
+    planned = _new_plan(ranges, FINGERPRINT, 1_795_521_600, {})
     return [
-        Held(name.partition, offset, write_entry(entry))
-        for (name, entry), offset in zip(planned.items(), offsets, strict=True)
+        Held(entry.range.partition, offset, write_entry(entry))
+        for entry, offset in zip(planned, offsets, strict=True)
     ]
 
 
 class TestEntries:
     """What stands before the offset map in a commit's metadata."""
 
-    @given(entries(), st.text())
-    def test_what_is_written_is_read(self, entry: Entry, rest: str) -> None:
+    @given(entries())
+    def test_what_is_written_is_read(self, entry: Entry) -> None:
         """Whatever follows it, also nothing; and both fit into what brokers take."""
-        text = write_entry(entry)
-        assert read_entry(text + rest) == (entry, rest)
-        assert text.isascii()
-        assert len(text) + METADATA_MOST <= MOST
+        assert read_entry(committed_as(whole_text(entry))) == entry
+        assert write_entry(entry).isascii()
+        assert len(write_entry(entry)) + METADATA_MOST <= MOST
 
     @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
     def test_what_is_hostile_is_not_ours(self, text: str) -> None:
         """Any text is an entry that would be written so, or none; it never raises."""
-        found = read_entry(text)
-        assert found is None or write_entry(found[0]) + found[1] == text
+        found = read_entry(committed_as(text))
+        assert found is None or whole_text(found) == text
 
     @given(entries(), st.data())
     def test_what_was_cut_off_or_changed_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
         """Never an exception, never the entry that it was; what follows is as it was."""
-        text = write_entry(entry)
+        text, rest = write_entry(entry), entry.position.metadata
         at = data.draw(st.integers(0, len(text) - 1))
-        assert read_entry(text[:at]) is None
+        assert read_entry(committed_as(text[:at])) is None
         changed = text[:at] + data.draw(st.characters().filter(lambda one: one != text[at])) + text[at + 1 :]
-        found = read_entry(changed + "the map")
+        found = read_entry(committed_as(changed + rest))
         if found is not None:
-            assert found[0] != entry
-            assert write_entry(found[0]) + found[1] == changed + "the map"
+            assert found != entry
+            assert whole_text(found) == changed + rest
 
     @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
     def test_a_plan_that_was_changed_is_none(self, offsets: list[int]) -> None:
@@ -134,9 +145,9 @@ class TestEntries:
     @pytest.mark.parametrize("begin", ["007", "+7", "٧", "7_0", "", "-1", "9" * 19])
     def test_numbers_have_one_form(self, begin: str) -> None:
         """And a beginning is not after its end, which an offset can be."""
-        entry = Entry("0" * 16, 1, "1" * 16, 0, 7, 9, None, None)
+        entry = Entry("0" * 16, 1, "1" * 16, 0, Range("orders", 0, 7, 9), committed_as(""))
         text = write_entry(entry).replace(":7:9:", f":{begin}:9:")
-        assert read_entry(text) is None
+        assert read_entry(committed_as(text)) is None
 
     def test_the_core_s_map_fits_beside_it(self) -> None:
         """The largest map that the core writes within the bound, behind the longest entry, is what brokers take."""
@@ -144,22 +155,12 @@ class TestEntries:
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
         text = offset_map.write(4, bounds, 0, METADATA_MOST)
-        longest = write_entry(
-            Entry(
-                "f" * 16,
-                9_999_999,
-                "f" * 16,
-                253402300799,
-                LARGEST,
-                LARGEST,
-                -62135596800000,
-                253402300799999,
-            )
-        )
+        planned = Range("orders", 0, LARGEST, LARGEST, -62135596800000, 253402300799999)
+        longest = Entry("f" * 16, 9_999_999, "f" * 16, 253402300799, planned, committed_as(text))
         assert METADATA_MOST - 100 < len(text) <= METADATA_MOST
-        found = read_entry(longest + text)
+        found = read_entry(committed_as(whole_text(longest)))
         assert found is not None
-        assert offset_map.read(found[1], 4) is not None
+        assert offset_map.read(found.position.metadata, 4) is not None
 
 
 def has_joined(consumer: Consumer) -> bool:
@@ -404,16 +405,14 @@ class TestPlans:
 
     async def test_what_is_done_is_not_forgotten_while_the_rest_goes_on(self, replay: Replay) -> None:
         """From time to time a commit takes along what was committed long ago: brokers forget one by one."""
-        async with replay.open() as plan:
-            starts = plan.starts
-        found = {
-            TopicPartition(one.topic, one.partition): read_entry(one.metadata or "")
-            for one in replay.metadata()
-        }
-        entries = {name: entry[0] for name, entry in found.items() if entry is not None}
+        async with replay.open():
+            pass
+        found = [read_entry(read_position(one)) for one in replay.metadata()]
+        entries = [one for one in found if one is not None]
+        assert len(entries) == 3
         for refresh, left in ((0.0, 3), (1000.0, 2)):
             progress = NamedProgress(replay.kafka.config, replay.group, refresh=refresh)
-            await progress.begin(entries, starts, WITHIN)
+            await progress.begin(entries, WITHIN)
             replay.forget(1)
             position = Position(replay.topic, 0, 4, 0)
             assert await progress.commit([position]) == ((position,), None)
@@ -459,10 +458,10 @@ async def test_brokers_that_are_away_are_told_in_time() -> None:
     with pytest.raises(KafkaError, match="the group g"):
         await open_plan({"bootstrap.servers": NOBODY}, "g", "a", resolving, NOW, 1.0)
     progress = NamedProgress({"bootstrap.servers": NOBODY}, "g")
-    entry = Entry("0" * 16, 1, "0" * 16, 0, 0, 9, None, None)
-    name, position = TopicPartition("t", 0), Position("t", 0, 0, None)
+    position = Position("t", 0, 0, None)
+    entry = Entry("0" * 16, 1, "0" * 16, 0, Range("t", 0, 0, 9), position)
     with pytest.raises(KafkaError, match="cannot be kept in the group g"):
-        await progress.begin({name: entry}, {name: position}, 1.0)
+        await progress.begin([entry], 1.0)
     for _ in range(2):
         await progress.close()
     assert await progress.commit([position]) == ((), "_DESTROY")

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.cluster import Extent
+from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
 from consumer.commands.offsets import PartitionRow
 from consumer.engine import offset_map
@@ -145,9 +146,8 @@ def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
     commit(kafka, group, topic, 0, 0)
     env = environment(tmp_path, kafka, topic, group)
     replay = f"{group}.replay.x"
-    commit_map(
-        kafka, replay, topic, 0, 2, 3, plan=write_entry(Entry("a" * 16, 1, "b" * 16, 1, 0, 9, None, None))
-    )
+    planned = Entry("a" * 16, 1, "b" * 16, 1, Range(topic, 0, 0, 9), Position(topic, 0, 2, None))
+    commit_map(kafka, replay, topic, 0, 2, 3, plan=write_entry(planned))
     assert document("show", "--group", replay, env=env)["partitions"][0]["settled_above"] == 1
     for arguments, words in (
         (("show", "--topic", topic + "x"), ("does not exist", topic)),
