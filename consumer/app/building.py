@@ -8,11 +8,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 from pydantic import SecretStr
@@ -39,8 +37,9 @@ from consumer.conversion.transform import Transformer, load_transform
 from consumer.engine.messages import BrokersTold, Report
 from consumer.engine.model import AWAY, Chunk, Policy, destination_tag
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import Converting, Reading, SchemaLearner
 from consumer.errors import MappingError, PinstreamError, SettingsError, UsageError, or_all
-from consumer.service import Api, DeadLetterWriter, RecordSource, Schemas, Service
+from consumer.service import Api, DeadLetterWriter, RecordSource, Service
 from consumer.service import KeyStore as ServiceKeys
 from consumer.settings import DEFAULT_SCHEMA, Settings, packaged_schemas_dir
 
@@ -68,41 +67,48 @@ def log_kafka_trouble(code: str, text: str) -> None:
     structlog.get_logger().warning("kafka_trouble", code=code, text=text)
 
 
-def log_schema_trouble(text: str) -> None:
-    """Log what is wrong with the schemas that are kept on disk."""
-    structlog.get_logger().warning("schemas_on_disk", text=text)
-
-
 def log_token_trouble(text: str) -> None:
     """Log that a token's file has no token any more."""
     structlog.get_logger().warning("token_trouble", text=text)
 
 
-class Outside(NamedTuple):
-    """What a service drives beside its source, or what stands in for it."""
-
-    api: Api
-    keys: ServiceKeys
-    schemas: Schemas
-    letters: DeadLetterWriter
-    transform: TransformThread | None = None
-
-
-def outside(
+def service(
     settings: Settings,
-    schemas: LocalSchemas,
+    pipeline: Pipeline,
+    connect: Callable[[Service], RecordSource],
     keys: ServiceKeys,
-    stack: contextlib.AsyncExitStack,
+    schemas: LocalSchemas,
     function: Function | None,
+    stack: contextlib.AsyncExitStack,
+    *,
+    api: Api | None = None,
     letters: DeadLetterWriter | None = None,
-) -> Outside:
-    """Open what a service drives beside its source and its `keys`; `stack` closes it. Raises `PinstreamError`.
+    around_api: Callable[[Api], Api] = lambda api: api,
+    around_fetched: Callable[
+        [Sequence[Chunk]], contextlib.AbstractContextManager[object]
+    ] = contextlib.nullcontext,
+) -> Service:
+    """Build the service that moves records from the source that `connect` makes through `pipeline`, with all that it
+    drives; `stack` closes that, but not the source and `keys`. Raises `PinstreamError`.
 
-    `function`: the user's, see `transformer`. `letters`: where dead letters go; None: to the dead-letter topics.
+    `function`: the user's, see `transformer`. `api`: stands in for the API, in a dry run. `letters`: where dead letters
+    go; None: to the dead-letter topics.
     """
-    # `stack` closes them in reverse order.
-    api = conversions_api(settings)
-    stack.push_async_callback(api.close)
+    dry_run = api is not None
+    # `stack` closes what is opened here in reverse order.
+    if api is None:
+        client = ConversionsApi(
+            settings.pinterest.api_url,
+            token(settings),
+            timeout=settings.pinstream.request_timeout,
+            concurrency=settings.pinstream.concurrency,
+            test_mode=settings.pinterest.test_mode,
+            agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
+            network=network(settings),
+        )
+        stack.push_async_callback(client.close)
+        api = around_api(client)
+    producer = None
     if letters is None:
         letters = producer = DeadLetterProducer(
             settings.kafka.client_properties(),
@@ -110,45 +116,28 @@ def outside(
             on_trouble=log_kafka_trouble,
         )
         stack.push_async_callback(producer.close)
-    writers = writer_schemas(settings, schemas, keeps=True)
+    # A dry run writes nothing, so it keeps no schemas either.
+    writers = writer_schemas(settings, schemas, keeps=not dry_run)
     stack.push_async_callback(writers.close)
-    return Outside(api, keys, writers, letters, transform_thread(function, stack))
-
-
-def transform_thread(function: Function | None, stack: contextlib.AsyncExitStack) -> TransformThread | None:
-    """Start the thread of the user's function, if there is one; `stack` ends it."""
-    if function is None:
-        return None
-    thread = TransformThread(function)
-    stack.push_async_callback(thread.close)
-    return thread
-
-
-def service(
-    settings: Settings,
-    pipeline: Pipeline,
-    connect: Callable[[Service], RecordSource],
-    outside: Outside,
-    around_fetched: Callable[
-        [Sequence[Chunk]], contextlib.AbstractContextManager[object]
-    ] = contextlib.nullcontext,
-) -> Service:
-    """Build the service that moves records from the source that `connect` makes through `pipeline` to `outside`."""
+    thread = None
+    if function is not None:
+        thread = TransformThread(function)
+        stack.push_async_callback(thread.close)
     made = Service(
         pipeline,
         connect=connect,
-        api=outside.api,
-        key_store=outside.keys,
-        schemas=outside.schemas,
-        dead_letters=outside.letters,
-        transform=outside.transform,
+        api=api,
+        key_store=keys,
+        schemas=writers,
+        dead_letters=letters,
+        transform=thread,
         report=log_report,
         grace=settings.pinstream.shutdown_grace,
         around_fetched=around_fetched,
     )
     # Only now: what the producer hears of its brokers goes to the engine, which `made` has.
-    if isinstance(outside.letters, DeadLetterProducer):
-        outside.letters.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
+    if producer is not None:
+        producer.on_brokers = lambda told: made.feed(BrokersTold("producer", told))
     return made
 
 
@@ -172,7 +161,11 @@ def writer_schemas(
     # A start must not depend on the registry: what it answered once is kept on disk.
     files = SchemaFiles(settings.pinstream.state_dir / KEPT_SCHEMAS, registry_digest(config))
     asked = GlueSchemas(settings.registry.url) if settings.registry.is_glue else registry(settings)
-    return KeptSchemas(asked, files, local.fetch, log_schema_trouble, writes=keeps)
+
+    def trouble(text: str) -> None:
+        structlog.get_logger().warning("schemas_on_disk", text=text)
+
+    return KeptSchemas(asked, files, local.fetch, trouble, writes=keeps)
 
 
 def registry(settings: Settings, *, url: str | None = None) -> RegistrySchemas:
@@ -357,37 +350,38 @@ def _absence(settings: Settings) -> float:
     return min(AWAY, int(text) / 1000 / 3)
 
 
-def pipeline(settings: Settings, mapped: Sections, *, trace_links: int = 0) -> Pipeline:
-    """Build the engine of one process."""
-    converting = converter(settings, mapped, settings.pinterest.ad_account_ids)
+def pipeline(
+    settings: Settings,
+    mapped: Sections,
+    limits: Policy,
+    *,
+    decoding: Callable[[SchemaLearner], SchemaLearner] | None = None,
+    converting: Callable[[Converting], Converting] | None = None,
+    fast: Callable[[Reading], Reading] | None = lambda reading: reading,
+) -> Pipeline:
+    """Build the engine of one process. Raises `PinstreamError` if what is compiled is out of date.
+
+    `decoding`, `converting`, `fast`: what a command puts around decoder, converter and fast path to leave records out,
+    or to read them in another way. Without `fast` all records take the two steps.
+    """
     # The function may look at any field; without one, only what the mapping asks for is read.
-    decoding = decoder(settings, mapped, whole=settings.pinstream.transform is not None)
-    for warning in mapped.warnings:
-        structlog.get_logger().warning("setting", text=warning)
+    decode = decoder(settings, mapped, whole=settings.pinstream.transform is not None)
+    convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
+    reading = None
+    if fast is not None:
+        require_current_modules()
+        # A function of the user's gets the decoded record, which the fast path never makes.
+        if fast_path(settings) == "compiled":
+            reading = fast(CompiledReading(decode, convert, divided=mapped.divided))
     return Pipeline(
-        replace(policy(settings), trace_links=trace_links, quota_members=quota_members(settings)),
-        decoding,
-        converting,
-        reading=fast_reading(settings, mapped, decoding, converting),
-        # Members must not back off in step, so each process has a seed of its own.
+        limits,
+        decode if decoding is None else decoding(decode),
+        convert if converting is None else converting(convert),
+        reading=reading,
+        # Processes must not back off in step, so each has a seed of its own.
         seed=time.time_ns(),
         sections=mapped.names,
     )
-
-
-def fast_reading(
-    settings: Settings, mapped: Sections, decoding: Decoder, converting: Converter
-) -> CompiledReading | None:
-    """Return the fast path; None if the settings turn it off or the package was built without a C compiler.
-
-    A function of the user's turns it off: it gets the decoded record, which the fast path never makes.
-
-    Raises `PinstreamError` if what is compiled is out of date.
-    """
-    require_current_modules()
-    if fast_path(settings) != "compiled":
-        return None
-    return CompiledReading(decoding, converting, divided=mapped.divided)
 
 
 def require_current_modules() -> None:
@@ -423,19 +417,6 @@ def token(settings: Settings) -> Tokens:
             "PINTEREST_ACCESS_TOKEN is not set; it is required, or PINTEREST_ACCESS_TOKEN_FILE"
         )
     return Token(settings.pinterest.access_token.get_secret_value())
-
-
-def conversions_api(settings: Settings) -> ConversionsApi:
-    """Build the client of the API."""
-    return ConversionsApi(
-        settings.pinterest.api_url,
-        token(settings),
-        timeout=settings.pinstream.request_timeout,
-        concurrency=settings.pinstream.concurrency,
-        test_mode=settings.pinterest.test_mode,
-        agent=f"pinstream/{__version__}",  # so that the platform's support can tell our calls
-        network=network(settings),
-    )
 
 
 def key_store(settings: Settings) -> KeyStore:

@@ -8,7 +8,7 @@ import ctypes
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -238,16 +238,23 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
         transformer = building.transformer(settings, mapped)
-        pipeline = building.pipeline(settings, mapped, trace_links=traces.links)
+        members = building.quota_members(settings)
+        limits = replace(building.policy(settings), trace_links=traces.links, quota_members=members)
+        pipeline = building.pipeline(settings, mapped, limits)
+        for warning in mapped.warnings:
+            structlog.get_logger().warning("setting", text=warning)
         key_store = building.key_store(settings)
         stack.push_async_callback(key_store.close)
-        outside = building.outside(settings, schemas, key_store, stack, transformer)
         service = building.service(
             settings,
             pipeline,
             lambda listener: traces.source(_source(settings, listener)),
-            outside._replace(api=traces.api(outside.api)),
-            traces.convert,
+            key_store,
+            schemas,
+            transformer,
+            stack,
+            around_api=traces.api,
+            around_fetched=traces.convert,
         )
         # What closing may take is known only now: there is one deadline for all of the stop.
         traces.left = service.grace_left

@@ -10,18 +10,28 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumer.app import building
+from consumer.app.run import member
 from consumer.conversion.program import COMPILED
 from consumer.errors import PinstreamError, SchemaError, SettingsError
 from consumer.settings import load
 
 
-def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None:
+async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -> None:
     """A key of an older version is accepted, and a line says that it has no effect."""
     file = tmp_path / "mapping.toml"
     file.write_text("newer_event_names = true")
-    settings = load({"PINSTREAM_MAPPING_FILE": str(file), "HOME": str(tmp_path)}, needs=())
+    environ = {
+        "PINSTREAM_MAPPING_FILE": str(file),
+        "PINSTREAM_KEY_STORE": "memory:",
+        "HOME": str(tmp_path),
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
+        "KAFKA_TOPICS": "orders",
+        "PINTEREST_AD_ACCOUNT_ID": "7",
+        "PINTEREST_ACCESS_TOKEN": "pina_x",
+    }
     with capture_logs() as lines:
-        building.pipeline(settings, building.sections(settings))
+        async with member(load(environ)):
+            pass
     [line] = [line for line in lines if line["event"] == "setting"]
     assert line["log_level"] == "warning"
     assert "newer_event_names has no effect any more" in line["text"]
@@ -34,12 +44,12 @@ def test_modules_that_were_compiled_from_other_sources_are_an_error(
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
     settings = load({"HOME": str(tmp_path)}, needs=())
-    building.pipeline(settings, building.sections(settings))
+    building.pipeline(settings, building.sections(settings), building.policy(settings))
     monkeypatch.setattr(COMPILED, "SOURCES", "0" * 64)
     with pytest.raises(
         PinstreamError, match=r"native\._events was compiled from other sources .* `make setup`"
     ):
-        building.pipeline(settings, building.sections(settings))
+        building.pipeline(settings, building.sections(settings), building.policy(settings))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])

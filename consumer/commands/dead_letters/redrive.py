@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +44,6 @@ from consumer.commands.replay.engine import FiniteSource, ReplayEnd, load_quietl
 from consumer.commands.replay.watch import watch
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
-from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Decoded, SchemaLearner
 from consumer.errors import Incomplete, KafkaError, PinstreamError
 from consumer.service import Service
@@ -180,32 +178,31 @@ async def _serve(
     stack.push_async_callback(keys.close)
     # It stands in for the producer of dead letters, whose letters would not be in one transaction with the marks.
     marker = Marker(redriven)
-    world = building.outside(settings, local, keys, stack, transformer, letters=marker)
+    limits = dataclasses.replace(building.policy(settings), events_per_second=options.rate or math.inf)
     # Without the fast path: letters are few.
-    pipeline = Pipeline(
-        dataclasses.replace(building.policy(settings), events_per_second=options.rate or math.inf),
-        OfOrigin(building.decoder(settings, mapped, whole=transformer is not None)),
-        building.converter(settings, mapped, settings.pinterest.ad_account_ids),
-        seed=time.time_ns(),
-        sections=mapped.names,
+    pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=None)
+    inner = BoundedSource(
+        config,
+        # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
+        [one for topic in redriven.values() for one in topic.chooser.ranges],
+        on_trouble=building.log_kafka_trouble,
+        # If the topic is created again meanwhile, the marks would be for letters that are gone.
+        topic_ids=TopicIds(config),
     )
+    source = LettersSource(inner, marker)
 
     def connect(listener: Service) -> LettersSource:
-        # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
-        ranges = [one for topic in redriven.values() for one in topic.chooser.ranges]
-        # If the topic is created again meanwhile, the marks would be for letters that are gone.
-        topic_ids = TopicIds(config)
-        inner = BoundedSource(
-            config, ranges, listener=listener, on_trouble=building.log_kafka_trouble, topic_ids=topic_ids
-        )
-        return LettersSource(inner, marker)
+        inner.listener = listener
+        return source
 
-    def progress(_: LettersSource, statistics: Statistics) -> tuple[int, str]:
+    service = building.service(settings, pipeline, connect, keys, local, transformer, stack, letters=marker)
+
+    def progress(statistics: Statistics) -> tuple[int, str]:
         done = sum(one.matched - one.left for one in outcome.tallies)
         return done, f"{statistics.totals.delivered:,} delivered"
 
     total = sum(one.matched for one in outcome.tallies)
-    ran, _ = await serve_to_end(settings, pipeline, connect, world, "redrive", total, progress)
+    ran = await serve_to_end(service, source, "redrive", total, progress)
     outcome.ledger = document_of(ran.statistics.totals)
     if ran.failure is not None:
         raise ran.failure

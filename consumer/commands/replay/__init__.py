@@ -1,6 +1,6 @@
 """``pinstream replay``: take a bounded part of topics through the pipeline of ``pinstream run``.
 
-`command` goes from the options to the exit code. `options` reads the command line and selects events by it, `parts`
-chooses what the service reads and drives, and `engine` runs the service until its source has ended. `warnings` says
-beforehand what could surprise, `watch` shows the progress, `outcome` prints the result.
+`command` goes from the options to the exit code. `options` reads the command line and selects events by it, `plan` asks
+the brokers what that is and says what could surprise, `stand_ins` are what the service drives instead of the real
+things. `engine` runs it until its source has ended, `watch` shows the progress, `outcome` prints the result.
 """

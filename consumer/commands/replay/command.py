@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.replay_progress import Plan
+from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan
 from consumer.adapters.kafka.topic_ids import TopicIds
+from consumer.adapters.transform import Function
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, topics_option
@@ -36,10 +39,10 @@ from consumer.commands.replay.options import (
     read_options,
 )
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
-from consumer.commands.replay.parts import SendingAgain, alone, outside, reading, replay_policy
-from consumer.commands.replay.warnings import beforehand
+from consumer.commands.replay.plan import beforehand, make_plan
+from consumer.commands.replay.stand_ins import DryRun, SendingAgain, alone, open_keys
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.pipeline import Pipeline
+from consumer.engine.model import Policy
 from consumer.errors import Incomplete, PinstreamError, UsageError
 from consumer.service import Service
 from consumer.settings import Settings
@@ -47,6 +50,8 @@ from consumer.settings import Settings
 _NOT_ALONE = (
     "another replay is running with this PINSTREAM_STATE_DIR: what both of them read may be sent twice"
 )
+# More calls a minute than a dry run can make.
+_DRY_CALLS = 1_000_000
 # Seconds without a settlement after which the bar says so.
 _STILL = 5.0
 
@@ -150,50 +155,53 @@ def _settings(options: ReplayOptions) -> Settings:
 
 
 async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
+    where = options.where
     async with contextlib.AsyncExitStack() as stack:
-        local = building.local_schemas(settings)
-        mapped = building.sections(settings, local)
-        converter = building.converter(settings, mapped, settings.pinterest.ad_account_ids)
-        transformer = building.transformer(settings, mapped)
-        function = JudgingFunction(transformer) if transformer and options.where else transformer
-        # Before the brokers are asked, because it needs only the mapping.
-        check_values(options.where, mapped.known_event_names, settings.pinterest.ad_account_ids)
-        plan = await reading(options, settings)
+        # Before the brokers are asked: what needs only the settings and the mapping.
+        schemas = building.local_schemas(settings)
+        mapped = building.sections(settings, schemas)
+        function: Function | None = building.transformer(settings, mapped)
+        if function is not None and where:
+            function = JudgingFunction(function)
+        pipeline = building.pipeline(
+            settings,
+            mapped,
+            _limits(options, settings),
+            decoding=Judging if where else None,
+            converting=partial(Selecting, conditions=where),
+            # `--where` is about decoded events, which the fast path never makes.
+            fast=None if where else WithoutExpired,
+        )
+        check_values(where, mapped.known_event_names, settings.pinterest.ad_account_ids)
+        plan = await make_plan(options, settings)
         # Closed last, after the service's last commit, which goes through it.
         if plan.progress is not None:
             stack.push_async_callback(plan.progress.close)
         if plan.resumed:
             say(_going_on(options, plan))
-        for warning in await beforehand(options, settings, plan):
+        async for warning in beforehand(options, settings, plan):
             say(f"pinstream: warning: {warning}")
-        world = outside(options, settings, local, plan.begun, stack, function)
-        decoder = building.decoder(settings, mapped, whole=transformer is not None)
-        # `--where` is about decoded events, which the fast path never makes.
-        fast = None if options.where else building.fast_reading(settings, mapped, decoder, converter)
-        pipeline = Pipeline(
-            replay_policy(options, settings),
-            Judging(decoder) if options.where else decoder,
-            Selecting(converter, options.where),
-            reading=None if fast is None else WithoutExpired(fast),
-            # Two replays must not retry in step, so each has a seed of its own.
-            seed=time.time_ns(),
-            sections=mapped.names,
-        )
+        keys = open_keys(options, settings, plan.begun, stack)
         config, left = settings.kafka.client_properties(), plan.left()
-        total = sum(end - begin for begin, end in left.values())
+        source = BoundedSource(
+            config,
+            plan.ranges,
+            progress=plan.progress,
+            starts=plan.starts,
+            on_trouble=building.log_kafka_trouble,
+            topic_ids=TopicIds(config),
+        )
 
         def connect(listener: Service) -> BoundedSource:
-            return BoundedSource(
-                config,
-                plan.ranges,
-                listener=listener,
-                progress=plan.progress,
-                starts=plan.starts,
-                on_trouble=building.log_kafka_trouble,
-                topic_ids=TopicIds(config),
-            )
+            source.listener = listener
+            return source
 
-        def progress(source: BoundedSource, statistics: Statistics) -> tuple[int, str]:
+        dry = DryRun() if options.dry_run else None
+        service = building.service(
+            settings, pipeline, connect, keys, schemas, function, stack, api=dry, letters=dry
+        )
+
+        def progress(statistics: Statistics) -> tuple[int, str]:
             totals = statistics.totals
             # The limit counts records that match `--where`, so the bar does too.
             if options.limit is not None:
@@ -202,26 +210,33 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             read = sum(max(0, at - left[name][0]) for name, at in source.figures.items())
             return read - totals.open - statistics.held, _note(statistics)
 
-        ran, source = await serve_to_end(
-            settings,
-            pipeline,
-            connect,
-            world,
-            "dry run" if options.dry_run else "replay",
-            # The bar ends at the limit, or at the end of a range that has fewer records.
-            min(total, options.limit or total),
-            progress,
-        )
+        total = sum(end - begin for begin, end in left.values())
+        # The bar ends at the limit, or at the end of a range that has fewer records.
+        shown, what = min(total, options.limit or total), "dry run" if options.dry_run else "replay"
         return ReplayOutcome(
-            ran,
+            await serve_to_end(service, source, what, shown, progress),
             options,
             plan,
             read_to=source.figures,
             left_at=pipeline.left_at(),
             outside_time=source.outside_time,
             problems=pipeline.problems,
-            sent_again=world.keys.again if isinstance(world.keys, SendingAgain) else None,
+            sent_again=keys.again if isinstance(keys, SendingAgain) else None,
         )
+
+
+def _limits(options: ReplayOptions, settings: Settings) -> Policy:
+    """Return the service's limits with those of the replay."""
+    rate, most = options.rate or math.inf, options.limit
+    limits = replace(building.policy(settings), events_per_second=rate, most_records=most)
+    if options.name is not None:
+        # Beside the offset map, a commit holds the replay's plan.
+        limits = replace(limits, map_bytes=METADATA_MOST)
+    if options.dry_run:
+        # A dry run makes no calls, so it needs no quota, and claims nothing, so it needs no lease. It writes no dead
+        # letters, so it needs no guard, and it is to count all problems.
+        limits = replace(limits, calls_per_minute=_DRY_CALLS, lease=0.0, dead_letter_share=1.0)
+    return limits
 
 
 def _note(statistics: Statistics) -> str:

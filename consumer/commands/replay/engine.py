@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from consumer import logs
 from consumer.app import building
@@ -20,7 +20,6 @@ from consumer.app.run import tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.replay.watch import watch
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.pipeline import Pipeline
 from consumer.errors import PinstreamError
 from consumer.service import RecordSource, Service
 from consumer.settings import Settings, load
@@ -71,35 +70,17 @@ def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
     return settings
 
 
-_S = TypeVar("_S", bound=FiniteSource)
-
-
 async def serve_to_end(
-    settings: Settings,
-    pipeline: Pipeline,
-    connect: Callable[[Service], _S],
-    outside: building.Outside,
+    service: Service,
+    source: FiniteSource,
     what: str,
     total: int,
-    progress: Callable[[_S, Statistics], tuple[int, str]],
-) -> tuple[Ran, _S]:
-    """Run the service over the source that `connect` makes; that source is returned too.
-
-    Meanwhile it is shown how much of `total` is done and a note, as `progress` says them.
-    """
-    sources: list[_S] = []
-
-    def connected(listener: Service) -> _S:
-        sources.append(connect(listener))
-        return sources[0]
-
-    service = building.service(settings, pipeline, connected, outside)
-    # The service has made its source by now.
-    [source] = sources
+    progress: Callable[[Statistics], tuple[int, str]],
+) -> Ran:
+    """Run `service` over its `source`, and show meanwhile how much of `total` is done and a note, by `progress`."""
     tune_memory()
     with watch(what, total) as show:
-        ran = await run_to_end(service, source, lambda: show(*progress(source, service.statistics())))
-    return ran, source
+        return await run_to_end(service, source, lambda: show(*progress(service.statistics())))
 
 
 async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:

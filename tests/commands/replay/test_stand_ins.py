@@ -11,7 +11,7 @@ import pytest
 
 from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.key_store.interface import Window
-from consumer.commands.replay.parts import AcceptsAll, ReadOnlyKeys, SendingAgain
+from consumer.commands.replay.stand_ins import DryRun, ReadOnlyKeys, SendingAgain
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys
@@ -88,7 +88,7 @@ async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store:
 def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:
     """The answers say what time it is by this machine's clock: events ahead of it, and their records' times, too, are
     judged with the first of them."""
-    answer = asyncio.run(AcceptsAll().send(m.Send(1, "1", [b"{}"], 1)))
+    answer = asyncio.run(DryRun().send(m.Send(1, "1", [b"{}"], 1)))
     said = parsedate_to_datetime(answer.headers["date"]).timestamp()
     assert abs(said - time.time()) < 5
     core = Core(linger=0.0)
@@ -104,7 +104,7 @@ def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:
     assert core.statistics().clock.early == 3
     core.look_up()
     send = core.take(m.Send)
-    body = asyncio.run(AcceptsAll().send(send))
+    body = asyncio.run(DryRun().send(send))
     core.feed(body)
     assert core.statistics().clock.early == 0
     assert core.now == START

@@ -1,4 +1,4 @@
-"""The parts of a replay: what it reads, and what the service drives, or what stands in for that in a dry run.
+"""What stands in for the outside in a replay: the key store as it sees it, and in a dry run API and dead letters.
 
 A replay uses the key store of the service: what was delivered within the window is a duplicate. With
 ``--ignore-dedup`` only what was delivered since the replay began is a duplicate, so that an event is sent once more
@@ -7,72 +7,31 @@ and not twice more, even if the replay is interrupted and goes on.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
 import fcntl
-import math
-import time
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 
 import orjson
 
-from consumer.adapters.kafka.ranges import resolve_ranges
-from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan, open_plan
 from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.interface import Claimed, Window
 from consumer.adapters.key_store.memory import MemoryKeyStore
-from consumer.adapters.schemas import LocalSchemas
-from consumer.adapters.transform import Function
 from consumer.app import building
-from consumer.app.building import Outside
 from consumer.commands.replay.options import ReplayOptions
 from consumer.engine.messages import Answered, DeadLetter, Send
-from consumer.engine.model import Policy
 from consumer.engine.reading import split_keys
 from consumer.errors import SettingsError
 from consumer.settings import Settings
 
-# Seconds for the brokers to say where ranges begin and end.
-_TIMEOUT = 30.0
-# More calls a minute than a dry run can make.
-_DRY_CALLS = 1_000_000
 _DRY_KEYS_BYTES = 1 << 30
 
 
-async def reading(options: ReplayOptions, settings: Settings) -> Plan:
-    """Find where each partition begins and ends; for a named replay, as it was when that began.
-
-    Raises `UsageError` for what does not exist, `KafkaError` if the brokers do not answer.
-    """
-    config, bounds = settings.kafka.client_properties(), (options.start, options.stop)
-    resolve = partial(resolve_ranges, config, options.topics, options.partitions, *bounds, _TIMEOUT)
-    # The key store counts in whole seconds: what is stored from the next one on was delivered by this replay.
-    begun = math.floor(time.time()) + 1
-    if options.name is None:
-        found = Plan(await resolve(), {}, begun, resumed=False, progress=None)
-    else:
-        # A group of its own, so that the service's group does not move.
-        group = f"{settings.kafka.group_id}.replay.{options.name}"
-        found = await open_plan(config, group, options.fingerprint(), resolve, begun, _TIMEOUT)
-    if options.ignore_dedup:
-        # Nothing may be delivered in the second before: its keys would count as delivered earlier, and be sent twice.
-        await asyncio.sleep(max(0.0, found.begun - time.time()))
-    return found
-
-
-def outside(
-    options: ReplayOptions,
-    settings: Settings,
-    local: LocalSchemas,
-    begun: int,
-    stack: contextlib.AsyncExitStack,
-    function: Function | None,
-) -> Outside:
-    """Open what the service drives, or what stands in for it; `stack` closes it. Call it on the event loop."""
+def open_keys(
+    options: ReplayOptions, settings: Settings, begun: int, stack: contextlib.AsyncExitStack
+) -> KeyStore | SendingAgain:
+    """Open the key store as the replay that began at `begun` sees it; `stack` closes it."""
     window = Window.of(settings.pinstream.dedup_window)
     store: KeyStore
     if not options.dry_run:
@@ -83,32 +42,13 @@ def outside(
         # To open a store makes its folder, and a dry run writes nothing.
         store = MemoryKeyStore(window, _DRY_KEYS_BYTES)
     stack.push_async_callback(store.close)
-    keys = SendingAgain(store, begun) if options.ignore_dedup else store
-    if not options.dry_run:
-        return building.outside(settings, local, keys, stack, function)
-    schemas = building.writer_schemas(settings, local)
-    stack.push_async_callback(schemas.close)
-    return Outside(AcceptsAll(), keys, schemas, StoresNothing(), building.transform_thread(function, stack))
+    return SendingAgain(store, begun) if options.ignore_dedup else store
 
 
 def holds_keys(settings: Settings) -> bool:
     """Return False if there is no key store yet: it would be on disk, and its folder does not exist."""
     url = settings.pinstream.key_store.get_secret_value()
     return not url.startswith("disk:") or Path(url.removeprefix("disk:")).is_dir()
-
-
-def replay_policy(options: ReplayOptions, settings: Settings) -> Policy:
-    """Return the service's limits with those of the replay."""
-    rate, most = options.rate or math.inf, options.limit
-    limits = dataclasses.replace(building.policy(settings), events_per_second=rate, most_records=most)
-    if options.name is not None:
-        # Beside the offset map, a commit holds the replay's plan.
-        limits = dataclasses.replace(limits, map_bytes=METADATA_MOST)
-    if options.dry_run:
-        # A dry run makes no calls, so it needs no quota, and claims nothing, so it needs no lease. It writes no dead
-        # letters, so it needs no guard, and it is to count all problems.
-        limits = dataclasses.replace(limits, calls_per_minute=_DRY_CALLS, lease=0.0, dead_letter_share=1.0)
-    return limits
 
 
 @contextlib.contextmanager
@@ -139,8 +79,8 @@ def alone(state_dir: Path, name: str, *, shared: bool = False) -> Iterator[bool]
         yield locked
 
 
-class AcceptsAll:
-    """An `Api` that accepts every event at once."""
+class DryRun:
+    """An `Api` that accepts every event at once, and a `DeadLetterWriter` that stores none."""
 
     async def send(self, command: Send) -> Answered:
         """Answer as the API does when it has processed all events."""
@@ -156,12 +96,8 @@ class AcceptsAll:
         """Do nothing: there is no token."""
         return False
 
-
-class StoresNothing:
-    """A `DeadLetterWriter` that acknowledges all letters and stores none."""
-
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-        """Acknowledge all."""
+        """Acknowledge all letters."""
         return [True] * len(letters)
 
 

@@ -1,0 +1,134 @@
+"""What a replay reads, and what to warn of before it does: what the platform could get twice, what is not in the range.
+
+Warnings count offsets, so they say "up to". If the brokers do not answer, the replay goes on without the warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+from consumer.adapters.kafka.cluster import behind_transactions
+from consumer.adapters.kafka.groups import GroupOffsets
+from consumer.adapters.kafka.ranges import Bound, resolve_ranges
+from consumer.adapters.kafka.replay_progress import Plan, open_plan
+from consumer.commands.replay.options import ReplayOptions
+from consumer.commands.replay.stand_ins import holds_keys
+from consumer.engine.model import TopicPartition
+from consumer.errors import PinstreamError, first_of
+from consumer.settings import Settings
+
+# Seconds for the brokers to say where ranges begin and end; and what only a warning needs.
+_TIMEOUT = 30.0
+_WARNING_TIMEOUT = 15.0
+# Why sending again what was delivered is not harmless: the platform's one-hour rule.
+DOUBLED = (
+    "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
+    "that: each is a second conversion"
+)
+
+
+async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
+    """Find where each partition begins and ends; for a named replay, as it was when that began.
+
+    Raises `UsageError` for what does not exist, `KafkaError` if the brokers do not answer.
+    """
+    config, bounds = settings.kafka.client_properties(), (options.start, options.stop)
+    resolve = partial(resolve_ranges, config, options.topics, options.partitions, *bounds, _TIMEOUT)
+    # The key store counts in whole seconds: what is stored from the next one on was delivered by this replay.
+    begun = math.floor(time.time()) + 1
+    if options.name is None:
+        plan = Plan(await resolve(), {}, begun, resumed=False, progress=None)
+    else:
+        # A group of its own, so that the service's group does not move.
+        group = f"{settings.kafka.group_id}.replay.{options.name}"
+        plan = await open_plan(config, group, options.fingerprint(), resolve, begun, _TIMEOUT)
+    if options.ignore_dedup:
+        # Nothing may be delivered in the second before: its keys would count as delivered earlier, and be sent twice.
+        await asyncio.sleep(max(0.0, plan.begun - time.time()))
+    return plan
+
+
+async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> AsyncIterator[str]:
+    """Yield the warnings, one line each."""
+    config, group, left = settings.kafka.client_properties(), settings.kafka.group_id, plan.left()
+    if any(begin < end for begin, end in left.values()):
+        settled = await _settled(settings, plan)
+        if options.ignore_dedup:
+            yield f"--ignore-dedup: what was delivered of these records is sent again; {DOUBLED}"
+        elif (warning := await _not_known(settings, plan, settled)) is not None:
+            yield warning
+        # What the live group has not read yet it may send at the same time as this replay.
+        unread = sum(max(0, end - max(begin, settled.get(name, end))) for name, (begin, end) in left.items())
+        if unread:
+            yield (
+                f"the group {group} has not settled up to {unread:,} of these records yet: while it runs, both may "
+                "send them; end the replay before its position (`pinstream offsets show`), or stop it first "
+                f"({DOUBLED})"
+            )
+    # The user knows what lies at an offset, and a named replay keeps the end that it began with.
+    if options.stop.kind == "offset" or plan.resumed:
+        return
+    try:
+        behind = await behind_transactions(config, list(left), _WARNING_TIMEOUT)
+    except PinstreamError:
+        return
+    if behind:
+        places = first_of([str(one) for one in sorted(behind)])
+        yield (
+            f"up to {sum(behind.values()):,} records at the end ({places}) lie behind an open transaction and "
+            "are not in this range: they can be read once it has ended"
+        )
+
+
+async def _settled(settings: Settings, plan: Plan) -> Mapping[TopicPartition, int]:
+    """Return the next offset of the live group in each partition; a partition without one starts here if it runs."""
+    config, group, left = settings.kafka.client_properties(), settings.kafka.group_id, plan.left()
+    topics = sorted({name.topic for name in left})
+    # The group may not exist, or this user may not describe it.
+    try:
+        async with GroupOffsets(config, group, _WARNING_TIMEOUT) as offsets:
+            positions = await offsets.positions(await offsets.partitions(topics))
+            running = (await offsets.view()).active
+    except PinstreamError:
+        return {}
+    found = {name: one.next_offset for name, one in positions.items() if name.topic in topics}
+    return {**({name: begin for name, (begin, _) in left.items()} if running else {}), **found}
+
+
+async def _not_known(settings: Settings, plan: Plan, settled: Mapping[TopicPartition, int]) -> str | None:
+    """Return a warning if the key store cannot know, or no longer knows, what was delivered."""
+    window, left = settings.pinstream.dedup_window, plan.left()
+
+    def count_below(ends: Mapping[TopicPartition, int]) -> int:
+        return sum(max(0, min(end, ends.get(name, begin)) - begin) for name, (begin, end) in left.items())
+
+    # A memory of this process begins empty.
+    if settings.pinstream.key_store.get_secret_value() == "memory:":
+        return (
+            "PINSTREAM_KEY_STORE=memory: knows nothing of what was delivered: all of it is sent again; name the "
+            f"store of the service ({DOUBLED})"
+        )
+    if (done := count_below(settled)) and not holds_keys(settings):
+        return (
+            f"there is no key store here, but the group {settings.kafka.group_id} has settled up to {done:,} of these "
+            "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
+            f"({DOUBLED})"
+        )
+    # By Kafka's timestamps. When each of them was delivered is not known, so this says "up to".
+    begin, end = Bound("time", int((time.time() - window) * 1000)), Bound("end")
+    config, topics = settings.kafka.client_properties(), sorted({name.topic for name in left})
+    try:
+        known = await resolve_ranges(config, topics, (), begin, end, _WARNING_TIMEOUT)
+    except PinstreamError:
+        return None
+    older = count_below({TopicPartition(one.topic, one.partition): one.begin for one in known})
+    if not older:
+        return None
+    return (
+        f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({window / 86400:g} d): what was "
+        f"delivered of them is no longer known, and is sent again: {DOUBLED}"
+    )
