@@ -31,18 +31,26 @@ from consumer.engine.block import RecordStage
 from consumer.engine.claims import Claims
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.counters import SamplesSnapshot
+from consumer.engine.figures.statistics import BrokerStatistics, Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission, SchemaAnswers
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import Instant, Policy, Problem, Progress, TopicPartition
+from consumer.engine.model import GateState, Instant, Policy, Problem, Progress, TopicPartition
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
 from consumer.engine.room import Room
 from consumer.engine.runs import keys_of, move_all
 from consumer.engine.sending.dispatcher import Dispatcher
-from consumer.engine.survey import Stall, look_for_stall, survey
+from consumer.engine.survey import (
+    Stall,
+    account_statistics,
+    describe,
+    end_and_lag,
+    partition_statistics,
+    timestamp_of,
+)
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
 
@@ -275,7 +283,64 @@ class Pipeline:
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
-        return survey(self, now)
+        # Ages are by the corrected time, as the engine itself counts; what is said of the clock itself needs the other.
+        local, now = now, self.clock.correct(now)
+        lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
+        # A record without a timestamp only if none has one.
+        oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
+        held_to = self.admission.held_to()
+        counters = self.context.counters.copy()
+        # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
+        for (number, disposition), count in self.ledger.by_section.items():
+            if number:
+                counters.by_section[self.context.sections[number], disposition.value] = count
+        return Statistics(
+            totals=self.ledger.totals(),
+            partitions=tuple(
+                partition_statistics(state, now.unix, held_to.get(state, 0)) for state in self.ledger
+            ),
+            accounts=tuple(account_statistics(queue, now.monotonic) for queue in self.dispatcher),
+            open_bytes=self.ledger.open_bytes,
+            held=self.admission.held,
+            passed=self.ledger.passed,
+            waiting_for_start=self.waiting_for_start,
+            # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
+            joined=self.joined or any(True for _ in self.ledger),
+            stalled_for=self.stall.seconds(),
+            key_store_fails=self.key_store_fails,
+            claimed_elsewhere=self.lookups.elsewhere,
+            lease_left=self.lookups.lease_left(now.monotonic),
+            quota_members=self.dispatcher.quota.members,
+            room=self.room(),
+            claims=len(self.claims),
+            waiting_for_schema=len(self.parking),
+            oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
+            seconds_since_progress=max(0.0, now.monotonic - (self.progress_at or now.monotonic)),
+            freshness=self.outcomes.freshness.snapshot(now.monotonic),
+            counters=counters,
+            stopping=self.stopping,
+            guard=self.guard.tripped,
+            oldest_open=None
+            if oldest is None
+            else describe(oldest, now, self.policy, self.dispatcher, self.outcomes, self.guard),
+            coverage=self.outcomes.coverage.snapshot(now.monotonic),
+            letters=tuple(self.outcomes.samples.letters),
+            samples=SamplesSnapshot(
+                dict(self.outcomes.samples.rejections), dict(self.outcomes.samples.warnings)
+            ),
+            commit_metadata=self.commits.metadata(),
+            elsewhere=sum(state.elsewhere for state in self.ledger),
+            mismatch=self.ledger.mismatch(),
+            schemas=self.parking.waits(now.monotonic),
+            schemas_from_disk=self.parking.stand_ins,
+            clock=self.clock.statistics(local, len(self.early)),
+            slow_transform=self.transforming.slow(now.monotonic),
+            brokers=tuple(
+                BrokerStatistics(client, *one)
+                for client, brokers in self.context.brokers.items()
+                for one in brokers
+            ),
+        )
 
     # -- assignments
 
@@ -435,7 +500,20 @@ class Pipeline:
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
             self._removals.begins(state, happened.begins.get(state.tp, -1), held_to.get(state, 0))
-        look_for_stall(self)  # once in each of the shell's rounds, now that it is known how much is left
+        # Once in each of the shell's rounds, now that it is known how much is left.
+        lag = sum(end_and_lag(state, held_to.get(state, 0))[1] or 0 for state in self.ledger)
+        self.stall.look(self.ledger.settlements, self.ledger.open + lag, self._waits_by_name())
+
+    def _waits_by_name(self) -> bool:
+        """Whether what the work waits for is reported under its own name, so that it is no stall."""
+        now = self.context.now.monotonic
+        gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in self.dispatcher]
+        # Some account takes no events, and those that do have nothing to send.
+        platform = any(state is not GateState.OPEN for state, _ in gates) and not any(
+            state is GateState.OPEN and busy for state, busy in gates
+        )
+        function = self.transforming.slow(now) is not None
+        return self.stopping or self.guard.tripped is not None or platform or function
 
     def _keys_forgotten(self, happened: m.KeysForgotten) -> None:
         newly = happened.early - self.context.counters.keys_forgotten_early

@@ -1,8 +1,7 @@
-"""Takes the snapshot: reads every part of the pipeline between two inputs, and changes nothing but `Stall`.
+"""What a snapshot (`Pipeline.statistics`) says of partitions, of accounts and of the oldest open record; and a stall.
 
 Theory of operation. A snapshot is taken once a second, whatever is open, so it counts no records itself. The stage of
-the oldest open record says what it waits for. Figures are taken as they are; if they do not add up,
-`Statistics.mismatch` says so.
+the oldest open record says what it waits for. All this only reads, but for `Stall`, which remembers its last look.
 
 *Lag.* The end of a log is heard from time to time only (`EndOffsets`). So the end that is shown is at least what was
 read, passed over or fetched: always ``committed <= position <= end``. Lag counts from the committed position, as
@@ -20,30 +19,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from consumer.engine.block import Block, RecordStage, Run
-from consumer.engine.claims import Claims
-from consumer.engine.commits import Commits
-from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import SamplesSnapshot
+from consumer.engine.context import Context
 from consumer.engine.figures.statistics import (
     AccountStatistics,
-    BrokerStatistics,
     OldestOpen,
     PartitionStatistics,
-    Statistics,
     WaitsFor,
 )
 from consumer.engine.guard import Guard
-from consumer.engine.intake import Admission
-from consumer.engine.keys import Lookups
-from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import GateState, Instant
+from consumer.engine.ledger import AssignmentState
+from consumer.engine.model import GateState, Instant, Policy
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import AccountQueue
-from consumer.engine.waiting import EarlyRecords, Parking, Transforming
+
+Place = tuple[Block, int]
+"""A record: its block, and its index there."""
 
 
 def end_and_lag(state: AssignmentState, held_to: int) -> tuple[int | None, int | None]:
@@ -109,119 +103,18 @@ class Stall:
         return still if still >= self._context.policy.stall_after else None
 
 
-class Parts(Protocol):
-    """What a snapshot reads of a pipeline."""
-
-    context: Context
-    clock: Clock
-    ledger: Ledger
-    claims: Claims
-    admission: Admission
-    parking: Parking
-    early: EarlyRecords
-    transforming: Transforming
-    dispatcher: Dispatcher
-    lookups: Lookups
-    outcomes: Outcomes
-    guard: Guard
-    commits: Commits
-    stall: Stall
-    stopping: bool
-    joined: bool
-    waiting_for_start: int
-    progress_at: float | None
-
-    @property
-    def key_store_fails(self) -> bool:
-        """Whether the key store fails at present."""
-
-    def room(self) -> int:
-        """How many records to fetch now at most."""
-
-
-def look_for_stall(parts: Parts) -> None:
-    """Look for a stall. It is none if what the work waits for is reported under its own name."""
-    held_to, now = parts.admission.held_to(), parts.context.now.monotonic
-    lag = sum(end_and_lag(state, held_to.get(state, 0))[1] or 0 for state in parts.ledger)
-    gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in parts.dispatcher]
-    # Some account takes no events, and those that do have nothing to send.
-    platform = any(state is not GateState.OPEN for state, _ in gates) and not any(
-        state is GateState.OPEN and busy for state, busy in gates
-    )
-    function = parts.transforming.slow(now) is not None
-    by_name = parts.stopping or parts.guard.tripped is not None or platform or function
-    parts.stall.look(parts.ledger.settlements, parts.ledger.open + lag, by_name)
-
-
-def survey(parts: Parts, now: Instant) -> Statistics:
-    """Take the snapshot of `now`, by this machine's clocks."""
-    # Ages are by the corrected time, as the engine itself counts; the figures of the clock need the uncorrected one.
-    local, now = now, parts.clock.correct(now)
-    lowest = [place for place in (state.lowest_open() for state in parts.ledger) if place is not None]
-    # A record without a timestamp only if none has one.
-    oldest = min(lowest, key=lambda place: (_timestamp(place) < 0, _timestamp(place)), default=None)
-    held_to = parts.admission.held_to()
-    counters = parts.context.counters.copy()
-    # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
-    for (number, disposition), count in parts.ledger.by_section.items():
-        if number:
-            counters.by_section[parts.context.sections[number], disposition.value] = count
-    return Statistics(
-        totals=parts.ledger.totals(),
-        partitions=tuple(_partition(state, now.unix, held_to.get(state, 0)) for state in parts.ledger),
-        accounts=tuple(_account(queue, now.monotonic) for queue in parts.dispatcher),
-        open_bytes=parts.ledger.open_bytes,
-        held=parts.admission.held,
-        passed=parts.ledger.passed,
-        waiting_for_start=parts.waiting_for_start,
-        # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
-        joined=parts.joined or any(True for _ in parts.ledger),
-        stalled_for=parts.stall.seconds(),
-        key_store_fails=parts.key_store_fails,
-        claimed_elsewhere=parts.lookups.elsewhere,
-        lease_left=parts.lookups.lease_left(now.monotonic),
-        quota_members=parts.dispatcher.quota.members,
-        room=parts.room(),
-        claims=len(parts.claims),
-        waiting_for_schema=len(parts.parking),
-        oldest_open_ms=None if oldest is None or _timestamp(oldest) < 0 else _timestamp(oldest),
-        seconds_since_progress=max(0.0, now.monotonic - (parts.progress_at or now.monotonic)),
-        freshness=parts.outcomes.freshness.snapshot(now.monotonic),
-        counters=counters,
-        stopping=parts.stopping,
-        guard=parts.guard.tripped,
-        oldest_open=None if oldest is None else _describe(parts, oldest, now),
-        coverage=parts.outcomes.coverage.snapshot(now.monotonic),
-        letters=tuple(parts.outcomes.samples.letters),
-        samples=SamplesSnapshot(
-            dict(parts.outcomes.samples.rejections), dict(parts.outcomes.samples.warnings)
-        ),
-        commit_metadata=parts.commits.metadata(),
-        elsewhere=sum(state.elsewhere for state in parts.ledger),
-        mismatch=parts.ledger.mismatch(),
-        schemas=parts.parking.waits(now.monotonic),
-        schemas_from_disk=parts.parking.stand_ins,
-        clock=parts.clock.statistics(local, len(parts.early)),
-        slow_transform=parts.transforming.slow(now.monotonic),
-        brokers=tuple(
-            BrokerStatistics(client, *one)
-            for client, brokers in parts.context.brokers.items()
-            for one in brokers
-        ),
-    )
-
-
-def _timestamp(place: tuple[Block, int]) -> int:
+def timestamp_of(place: Place) -> int:
     """Return the Kafka timestamp of an open record, milliseconds; negative: it has none."""
     block, index = place
     return block.record(index).timestamp
 
 
-def _partition(state: AssignmentState, unix_now: float, held_to: int) -> PartitionStatistics:
+def partition_statistics(state: AssignmentState, unix_now: float, held_to: int) -> PartitionStatistics:
+    """Return the figures of a partition; `held_to` as for `end_and_lag`."""
     end, lag = end_and_lag(state, held_to)
     lowest = state.lowest_open()
     if lowest is not None:
-        lag_seconds = age(_timestamp(lowest), unix_now)
+        lag_seconds = age(timestamp_of(lowest), unix_now)
     elif lag:
         # What is left is not read or not committed yet, so its timestamps are unknown. The last record read stands for
         # it.
@@ -241,7 +134,8 @@ def _partition(state: AssignmentState, unix_now: float, held_to: int) -> Partiti
     )
 
 
-def _account(queue: AccountQueue, now: float) -> AccountStatistics:
+def account_statistics(queue: AccountQueue, now: float) -> AccountStatistics:
+    """Return the figures of an account, at this monotonic time."""
     gate = queue.gate
     state = gate.state(now)
     halt = gate.halt
@@ -262,53 +156,53 @@ def _account(queue: AccountQueue, now: float) -> AccountStatistics:
 
 # -- the oldest open record
 
+# What a record of each stage waits for, and whether it is known where its event goes. Those of a queue: `_queued`.
+_WAITS_FOR: Final = {
+    RecordStage.SCHEMA: (WaitsFor.SCHEMA, False),
+    RecordStage.CLOCK: (WaitsFor.CLOCK, False),
+    RecordStage.ROOM: (WaitsFor.ROOM, False),
+    RecordStage.FOLLOWING: (WaitsFor.DUPLICATE, True),
+    RecordStage.LOOKED_UP: (WaitsFor.KEY_STORE, True),
+    RecordStage.ELSEWHERE: (WaitsFor.MEMBER, True),
+    RecordStage.IN_FLIGHT: (WaitsFor.PLATFORM, True),
+    RecordStage.STORING: (WaitsFor.KEY_STORE, True),
+    RecordStage.DEAD_LETTERING: (WaitsFor.DEAD_LETTER, False),
+    # A draining partition waits for what is in flight.
+    RecordStage.FREED: (WaitsFor.PLATFORM, False),
+    # Only a bug leaves a record here, but the page must show it.
+    RecordStage.READ: (WaitsFor.PLATFORM, False),
+}
 
-def _describe(parts: Parts, place: tuple[Block, int], now: Instant) -> OldestOpen:
+
+def describe(
+    place: Place, now: Instant, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes, guard: Guard
+) -> OldestOpen:
+    """Say of an open record where it lies and what it waits for."""
     block, index = place
     stage = RecordStage(block.stages[index])
-    account = block.account(index) if stage in _HAS_ACCOUNT else None
-    if stage is RecordStage.QUEUED and account is not None:
-        waits_for = _queued(parts, parts.dispatcher.queue(account), block, index, now.monotonic)
-    elif stage in (RecordStage.ROOM, RecordStage.FREED) and parts.guard.tripped is not None:
-        waits_for = WaitsFor.GUARD
+    if stage is RecordStage.QUEUED:
+        account: str | None = block.account(index)
+        waits_for = _queued(place, now.monotonic, policy, dispatcher, outcomes)
     else:
-        waits_for = _WAITS_FOR[stage]
-    since = age(_timestamp(place), now.unix)
+        waits_for, goes_somewhere = _WAITS_FOR[stage]
+        account = block.account(index) if goes_somewhere else None
+        if stage in (RecordStage.ROOM, RecordStage.FREED) and guard.tripped is not None:
+            waits_for = WaitsFor.GUARD
+    since = age(timestamp_of(place), now.unix)
     return OldestOpen(*block.assignment.tp, block.offsets[index], since, waits_for, account)
 
 
-_WAITS_FOR: Final = {
-    RecordStage.SCHEMA: WaitsFor.SCHEMA,
-    RecordStage.CLOCK: WaitsFor.CLOCK,
-    RecordStage.ROOM: WaitsFor.ROOM,
-    RecordStage.FOLLOWING: WaitsFor.DUPLICATE,
-    RecordStage.LOOKED_UP: WaitsFor.KEY_STORE,
-    RecordStage.ELSEWHERE: WaitsFor.MEMBER,
-    RecordStage.IN_FLIGHT: WaitsFor.PLATFORM,
-    RecordStage.STORING: WaitsFor.KEY_STORE,
-    RecordStage.DEAD_LETTERING: WaitsFor.DEAD_LETTER,
-    # A draining partition waits for what is in flight.
-    RecordStage.FREED: WaitsFor.PLATFORM,
-    # Only a bug leaves a record here, but the page must show it.
-    RecordStage.READ: WaitsFor.PLATFORM,
-}
-_HAS_ACCOUNT: Final = frozenset(
-    {
-        RecordStage.FOLLOWING,
-        RecordStage.LOOKED_UP,
-        RecordStage.ELSEWHERE,
-        RecordStage.QUEUED,
-        RecordStage.IN_FLIGHT,
-        RecordStage.STORING,
-    }
-)
+def _queued(place: Place, now: float, policy: Policy, dispatcher: Dispatcher, outcomes: Outcomes) -> WaitsFor:
+    """Return what a record that is queued for its account waits for."""
+    block, index = place
+    queue = dispatcher.queue(block.account(index))
 
+    def is_in(runs: Iterable[Run]) -> bool:
+        return any(of is block and first <= index < end for of, first, end in runs)
 
-def _queued(parts: Parts, queue: AccountQueue, block: Block, index: int, now: float) -> WaitsFor:
-    """Return what a record in this queue waits for."""
     if queue.gate.halt is not None:
         return WaitsFor.HALT
-    again = next((at for at, _, batch in queue.again if _is_in(batch.runs, block, index)), None)
+    again = next((at for at, _, batch in queue.again if is_in(batch.runs)), None)
     if again is not None and again > now:
         return WaitsFor.RETRY
     opens, allowance = queue.gate.opens_at(now, queue.in_flight), queue.gate.allowance
@@ -316,17 +210,12 @@ def _queued(parts: Parts, queue: AccountQueue, block: Block, index: int, now: fl
         return WaitsFor.KEY_STORE
     if opens is None:
         # All calls that may be in flight are: fewer than usual, if the platform was in trouble.
-        most = parts.context.policy.concurrency
-        return WaitsFor.PLATFORM if int(queue.gate.pace) >= most else WaitsFor.QUOTA
+        return WaitsFor.PLATFORM if int(queue.gate.pace) >= policy.concurrency else WaitsFor.QUOTA
     if opens > now:
         return WaitsFor.QUOTA
-    if again is None and _is_in(queue.filling, block, index):
+    if again is None and is_in(queue.filling):
         return WaitsFor.BATCH
     # The number of events without a durable key is limited: something must come back before more is sent.
-    if next(parts.dispatcher.in_flight(), None) is not None:
+    if next(dispatcher.in_flight(), None) is not None:
         return WaitsFor.PLATFORM
-    return WaitsFor.KEY_STORE if len(parts.outcomes.keys) else WaitsFor.BATCH
-
-
-def _is_in(runs: Iterable[Run], block: Block, index: int) -> bool:
-    return any(of is block and first <= index < end for of, first, end in runs)
+    return WaitsFor.KEY_STORE if len(outcomes.keys) else WaitsFor.BATCH

@@ -1,6 +1,6 @@
 """The frozen snapshot that page, metrics, /status and tests all read.
 
-Theory of operation. `consumer.engine.survey` takes it between two inputs, so its figures agree with each other. Each
+Theory of operation. `Pipeline.statistics` takes it between two inputs, so its figures agree with each other. Each
 field says what it is on the page, in /status and on /metrics (`figures.definitions`).
 """
 

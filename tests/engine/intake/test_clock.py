@@ -9,7 +9,7 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, Record
-from consumer.engine.survey import _describe as describe
+from consumer.engine.survey import describe
 from tests.engine.building import ACCOUNT, START, TOPIC, UNIX, Core, accepted, event
 
 FAR = 3_600.0
@@ -277,7 +277,9 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
     core = core_of(-FAR)
     fetch(core, ("pilot", 0.0), ("a", 0.0))
     [(_, _, waits)] = core.pipeline.early._waiting
-    found = describe(core.pipeline, (waits.block, waits.first), core.instant())
+    engine = core.pipeline
+    place = (waits.block, waits.first)
+    found = describe(place, core.instant(), engine.policy, engine.dispatcher, engine.outcomes, engine.guard)
     assert (found.offset, found.waits_for.value) == (1, "clock")
 
 
