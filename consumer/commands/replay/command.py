@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 from dataclasses import replace
 from functools import partial
@@ -227,8 +226,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
 
 def _limits(options: ReplayOptions, settings: Settings) -> Policy:
     """Return the service's limits with those of the replay."""
-    rate, most = options.rate or math.inf, options.limit
-    limits = replace(building.policy(settings), events_per_second=rate, most_records=most)
+    limits = replace(building.policy(settings, options.rate), most_records=options.limit)
     if options.name is not None:
         # Beside the offset map, a commit holds the replay's plan.
         limits = replace(limits, map_bytes=METADATA_MOST)

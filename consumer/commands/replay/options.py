@@ -55,20 +55,20 @@ CHANNELS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 
-class Condition(NamedTuple):
-    """``field=value`` or ``field!=value``."""
-
-    field: str
-    values: frozenset[str]
-    equal: bool
-
-
 FIELDS: Final[Mapping[str, Callable[[ConversionEvent], str]]] = {
     "event_name": lambda event: event.name,
     "channel": lambda event: event.action_source,
     "ad_account": lambda event: event.account,
     "event_id": lambda event: event.event_id,
 }
+
+
+class Condition(NamedTuple):
+    """``field=value`` or ``field!=value``."""
+
+    field: str
+    values: frozenset[str]
+    equal: bool
 
 
 def parse_where(texts: Sequence[str]) -> tuple[Condition, ...]:
@@ -177,21 +177,21 @@ def read_options(
     return options
 
 
+@dataclass(frozen=True, slots=True)
 class WithoutExpired:
     """Leaves out what is too old, on the fast path."""
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    reading: Reading
 
     @property
     def in_two_steps(self) -> int:
         """See `consumer.engine.reading.Reading`."""
         # A property, because it counts up.
-        return self._reading.in_two_steps
+        return self.reading.in_two_steps
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
         """See `consumer.engine.reading.Reading`."""
-        self._reading.read(records, now, columns, topic)
+        self.reading.read(records, now, columns, topic)
         for row, verdict in columns.verdicts.items():
             if isinstance(verdict, Rejection) and verdict.code == EXPIRED:
                 # Only the value of a key that is there: the dictionary may be changed in this way while it is read.
@@ -216,15 +216,15 @@ class Judging:
         return _UNJUDGED
 
 
+@dataclass(frozen=True, slots=True)
 class JudgingFunction:
     """A function of the user's whose failures are left out, because they cannot be matched with ``--where``."""
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    function: Function
 
     def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered:
         """See `Function.apply`."""
-        applied = self._function.apply(event)
+        applied = self.function.apply(event)
         return _UNJUDGED if isinstance(applied, Rejection) else applied
 
     def failed(self, _error: BaseException) -> Filtered:
@@ -232,29 +232,29 @@ class JudgingFunction:
         return _UNJUDGED
 
 
+@dataclass(frozen=True, slots=True)
 class Selecting:
     """A converter that leaves out events that do not meet all `conditions`, or are too old."""
 
-    def __init__(self, converter: Converting, conditions: Sequence[Condition]) -> None:
-        self._converter = converter
-        self._tests = [(FIELDS[one.field], one.values, one.equal) for one in conditions]
+    converter: Converting
+    conditions: Sequence[Condition]
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
         """See `consumer.engine.reading.Converting`."""
-        return [self._select(one) for one in self._converter.convert_chunk(events, now)]
+        return [self._select(one) for one in self.converter.convert_chunk(events, now)]
 
     def _select(self, converted: Converted) -> Converted:
         if isinstance(converted, ConversionEvent):
-            meets = all((read(converted) in values) is equal for read, values, equal in self._tests)
-            return converted if meets else _LEFT_OUT
+            meets = ((FIELDS[one.field](converted) in one.values) is one.equal for one in self.conditions)
+            return converted if all(meets) else _LEFT_OUT
         # The mapping filters it whatever is asked for.
         if not isinstance(converted, Rejection):
             return converted
         # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
-        if isinstance(converted, Ahead) and self._tests:
+        if isinstance(converted, Ahead) and self.conditions:
             converted.verdict = _UNJUDGED
             return converted
         if converted.code == EXPIRED:
             return _EXPIRED
         # Its fields are not known, so no condition can be checked. Without one, it is a dead letter as in any run.
-        return _UNJUDGED if self._tests else converted
+        return _UNJUDGED if self.conditions else converted

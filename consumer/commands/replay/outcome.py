@@ -105,28 +105,17 @@ class ReplayOutcome:
         # Before how it ended: figures that are wrong say nothing about that either.
         if not self.adds_up():
             return "the ledger does not add up; please report this bug"
-        match self.ran.end:
-            case ReplayEnd.COMPLETE | ReplayEnd.LIMITED:  # a limit that is reached is what was asked for
-                return None
-            case ReplayEnd.FAILED:
-                return str(self.ran.failure)
-            case ReplayEnd.GUARDED:
-                return self._guarded()
-            case ReplayEnd.INTERRUPTED:
-                return self._interrupted()
-
-    def _guarded(self) -> str:
-        guard = self.ran.statistics.guard
-        share, mostly, remedy = "too many", "", "look at the first problems"
-        if guard is not None:
-            share = f"{guard.rejected:,} of the latest {guard.of:,} records of {guard.topic}"
-            mostly, remedy = f", mostly for {guard.reason} ({guard.cause.value})", guard.remedy
-        return (
-            f"stopped: {share} would be dead letters{mostly}; {remedy} and replay again (or set "
-            "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all go to the dead-letter topic)"
-        )
-
-    def _interrupted(self) -> str:
+        if self.ran.failure is not None:
+            return str(self.ran.failure)
+        # A guard that has tripped stays so, and ends a replay.
+        if (guard := self.ran.statistics.guard) is not None:
+            return (
+                f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead "
+                f"letters, mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and replay again (or set "
+                "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all go to the dead-letter topic)"
+            )
+        if self.ran.end is not ReplayEnd.INTERRUPTED:
+            return None  # a limit that is reached is what was asked for
         if self.options.dry_run:
             return "the dry run was interrupted: these figures are of what was read until then"
         if self.options.name is not None:

@@ -66,7 +66,6 @@ def test_the_document_adds_up_and_names_the_range() -> None:
         (ReplayEnd.INTERRUPTED, {}, "what was delivered is known and not sent again"),
         (ReplayEnd.INTERRUPTED, {"sent_again": 4}, "orders[0] at 15"),
         (ReplayEnd.INTERRUPTED, {"dry_run": True}, "dry run was interrupted"),
-        (ReplayEnd.GUARDED, {}, "would be dead letters"),
     ],
 )
 def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, Any], said: str) -> None:
@@ -93,7 +92,7 @@ def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: 
     )
     trouble = dataclasses.replace(one, ran=Ran(ReplayEnd.GUARDED, statistics, 1.0)).trouble()
     assert trouble is not None
-    assert "700 of the latest 1,000 records of orders" in trouble
+    assert "700 of the latest 1,000 records of orders would be dead letters" in trouble
     assert f"mostly for {mostly} ({cause.value}); " in trouble
     assert advice in trouble
     assert ("mapping" in trouble) == (cause is Cause.MAPPING)
