@@ -293,8 +293,8 @@ def transformer(settings: Settings, mapped: Sections) -> Transformer | None:
     return Transformer(load_transform(name), name, *(section.schema for section in mapped.all))
 
 
-def policy(settings: Settings) -> Policy:
-    """Return the limits of the engine."""
+def policy(settings: Settings, rate: float | None = None) -> Policy:
+    """Return the limits of the engine; a replay may have a `rate`, in events a second."""
     own = settings.pinstream
     return Policy(
         accounts=len(settings.pinterest.ad_account_ids),
@@ -305,6 +305,7 @@ def policy(settings: Settings) -> Policy:
         linger=own.linger,
         concurrency=own.concurrency,
         calls_per_minute=own.calls_per_minute,
+        events_per_second=rate or math.inf,
         max_open_events=own.max_open_events,
         max_open_bytes=own.max_open_bytes,
         commit_interval=own.commit_interval,

@@ -102,8 +102,9 @@ class Member:
     settings: Settings
     service: Service
     key_store: KeyStore
+    # Closes the parts in reverse order, so the page first.
+    closing: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _started: float = field(default_factory=time.time, init=False)
-    _web: WebServer | None = field(default=None, init=False)
     _asked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def stop(self) -> None:
@@ -143,14 +144,17 @@ class Member:
 
     async def serve_page(self) -> Urls | None:
         """Start page, /status, health and metrics. Return their URLs; None if they are turned off."""
-        self._web = web_server(
+        web = web_server(
             self.settings,
             self.service.statistics,
             self.info,
             unhealthy=self.unhealthy,
             keys=lambda: self.key_store.statistics().keys,
         )
-        return None if self._web is None else await self._web.start()
+        if web is None:
+            return None
+        self.closing.push_async_callback(web.stop)
+        return await web.start()
 
     def info(self) -> dict[str, Any]:
         """Return the part of /status that is about this process."""
@@ -171,11 +175,6 @@ class Member:
             hangs_after=hangs_after(self.settings),
             broken=self.service.key_store_broken,
         )
-
-    async def close(self) -> None:
-        """Stop the web server."""
-        if self._web is not None:
-            await self._web.stop()
 
 
 def web_server(
@@ -258,9 +257,7 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
         )
         # What closing may take is known only now: there is one deadline for all of the stop.
         traces.left = service.grace_left
-        one = Member(settings, service, key_store)
-        stack.push_async_callback(one.close)
-        yield one
+        yield Member(settings, service, key_store, stack)
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -178,7 +176,7 @@ async def _serve(
     stack.push_async_callback(keys.close)
     # It stands in for the producer of dead letters, whose letters would not be in one transaction with the marks.
     marker = Marker(redriven)
-    limits = dataclasses.replace(building.policy(settings), events_per_second=options.rate or math.inf)
+    limits = building.policy(settings, options.rate)
     # Without the fast path: letters are few.
     pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=None)
     inner = BoundedSource(
