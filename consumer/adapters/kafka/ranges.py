@@ -21,6 +21,7 @@ from consumer.errors import UsageError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+# No topic's name has a colon. ASCII, because other scripts' digits are digits for `re`, too.
 _PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
 
 

@@ -35,7 +35,9 @@ from consumer.errors import KafkaError, UsageError
 _COMMIT_TIMEOUT: Final = 10.0
 # Seconds that a question gets even when the limit is nearly used up.
 _LEAST: Final = 1.0
+# Seconds between two tries while the coordinator starts or moves.
 _PAUSE: Final = 0.1
+# Far less than brokers keep offsets: a week, a day in old ones.
 _REFRESH: Final = 3600.0
 
 _LARGEST: Final = (1 << 63) - 1
@@ -221,6 +223,7 @@ class NamedProgress:
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """One try, within the time limit; never raises."""
         if self._closed:
+            # As librdkafka calls it: the thread has ended, and would not answer.
             return CommitResult((), "_DESTROY")
         return await self._thread.run(self._commit, positions, _COMMIT_TIMEOUT)
 
@@ -234,6 +237,7 @@ class NamedProgress:
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
         ours = [one for one in positions if one[:2] in self._prefixes]
         left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
+        # Also if this commit fails: what is settled stays so, and the next refresh may commit it.
         self._last.update({one[:2]: one for one in ours})
         # All offsets are committed again from time to time: the brokers forget those that stand still.
         refresh = time.monotonic() >= self._refresh_due
