@@ -97,12 +97,12 @@ class LocalSchemas:
                 raise SchemaError(f"{path}: is not an Avro schema: {error}") from None
             except UnicodeEncodeError:
                 raise SchemaError(f"{path}: a name in it contains a lone surrogate; correct it") from None
+            version = _version(path)
             if isinstance(node, Record):
-                types.append(_Type(node.name, path, _OURS if _version(path) is None else _VERSION, schema))
+                types.append(_Type(node.name, path, _OURS if version is None else _VERSION, schema))
             elif isinstance(node, Union):
                 records = (branch.name for branch in node.branches if isinstance(branch, Record))
                 branches |= dict.fromkeys(records, path)
-            version = _version(path)
             if version is not None:
                 # Two files with one id contradict each other.
                 other = versions.setdefault(version, path)
@@ -130,8 +130,9 @@ class LocalSchemas:
             if name in (one.name, one.name.rpartition(".")[2])
             or (name == one.path.stem and one.rank != _BRANCH)
         ]
-        found = [one for one in found if one.rank == min(other.rank for other in found)]
-        if len(found) > 1 and found[0].rank != _BRANCH:
+        best = min((one.rank for one in found), default=_BRANCH)
+        found = [one for one in found if one.rank == best]
+        if len(found) > 1 and best != _BRANCH:
             paths = " and ".join(one.path.name for one in found)
             raise SchemaError(
                 f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "

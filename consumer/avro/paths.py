@@ -299,13 +299,15 @@ def _are_scalars(items: Sequence[AvroType]) -> bool:
 def value_at(value: Any, way: Iterable[str | int]) -> Any:
     """Return the one value at the end of a way without `EACH`; None where there is none."""
     for step in way:
-        if isinstance(step, int):
+        if type(step) is not int:  # as nearly every step; and cheaper to ask than whether it is text
+            # In a union another branch may stand here, which has no such field.
+            if not isinstance(value, dict):
+                return None
+            value = value.get(step)
+        else:
             # What is no array is its own element.
             elements = value if isinstance(value, list) else [value]
             value = elements[step] if -len(elements) <= step < len(elements) else None
-        else:
-            # In a union another branch may stand here, which has no such field.
-            value = value.get(step) if isinstance(value, dict) else None
     return value
 
 
