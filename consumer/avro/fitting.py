@@ -64,8 +64,8 @@ class Misfit(ValueError):
         return f"{f'field {where}' if where else whole}: {self.expected}"
 
 
-class Exhausted(Exception):
-    """The event takes more attempts than `_MOST_ATTEMPTS`."""
+class TooMuch(Exception):
+    """A value takes more attempts, or has more parts, than one event may."""
 
 
 class Fitter:
@@ -94,7 +94,7 @@ class Fitter:
         self._fit = self._compile(node)
 
     def fit(self, event: Any) -> Any:
-        """Return `event` as a value of the schema. Raises `Misfit` or `Exhausted`."""
+        """Return `event` as a value of the schema. Raises `Misfit` or `TooMuch`."""
         self._attempts_left = _MOST_ATTEMPTS
         return self._fit(event)
 
@@ -194,7 +194,7 @@ class Fitter:
         return _with_tags(fit, branches) if self._branches == "tagged" else fit
 
     def _candidates(self, branches: list[tuple[AvroType, Fit]], value: Any) -> Iterable[tuple[AvroType, Fit]]:
-        """Yield the branches that may take this value, those that fit best first. Raises `Exhausted`."""
+        """Yield the branches that may take this value, those that fit best first. Raises `TooMuch`."""
         rated = [(misfit(each, value), each, fit) for each, fit in branches]
         for rating, each, fit in sorted(rated, key=itemgetter(0)):
             if rating == _NOT_AT_ALL:
@@ -202,7 +202,7 @@ class Fitter:
             # For the whole event, so that unions within unions do not multiply.
             self._attempts_left -= 1
             if self._attempts_left < 0:
-                raise Exhausted
+                raise TooMuch
             yield each, fit
 
 

@@ -24,11 +24,11 @@ from typing import Any, Final, NoReturn
 
 from consumer.avro.decode import MAX_RECORD_BYTES, Choice, DecodeCode, rejected
 from consumer.avro.fitting import (
-    Exhausted,
     Fit,
     Fitter,
     Misfit,
     Number,
+    TooMuch,
     fit_boolean,
     fit_null,
     fit_text,
@@ -72,7 +72,7 @@ class LinePlan:
                 self._types[chosen] = node, Fitter(node, _leaf).fit
 
     def fit(self, document: dict[str, Any]) -> CommerceEvent | Rejection | Filtered:
-        """Return the event of a line's object, or why there is none. Raises `Misfit` and `Exhausted`."""
+        """Return the event of a line's object, or why there is none. Raises `Misfit` and `TooMuch`."""
         if len(document) == 1:
             [(tag, inner)] = document.items()
             # No field has a dot in its name: this one is a type. An unknown one is refused where types are told apart.
@@ -134,7 +134,7 @@ def parse_line(line: bytes, plan: LinePlan) -> CommerceEvent | Rejection | Filte
         return plan.fit(document)
     except Misfit as error:
         return rejected(DecodeCode.MISFIT, error.described("the line"))
-    except (RecursionError, Exhausted):
+    except (RecursionError, TooMuch):
         return rejected(DecodeCode.TOO_LARGE, "the line is nested too deeply")
     # These two are ValueErrors, so they go before it.
     except json.JSONDecodeError as error:

@@ -275,17 +275,17 @@ def _parts(node: AvroType) -> Iterable[tuple[str, AvroType]]:
 
 
 def _kinds(places: Iterable[AvroType]) -> set[str]:
-    """Return the kinds of value at these types. Null is none: there is nothing to take, and every field may be null."""
-    return {_kind(place) for place in places} - {"null"}
-
-
-def _kind(node: AvroType) -> str:
-    """Return the kind of a value of this type; see `Source`."""
-    logical = node.logical if isinstance(node, Primitive | Fixed) else None
-    if logical is None:
-        return node.kind
-    # A local timestamp names no zone: it is read as UTC.
-    return "string" if logical.family == "uuid" else logical.name.removeprefix("local-")
+    """Return the kinds of value at these types, see `Source`."""
+    found = set()
+    for node in places:
+        logical = node.logical if isinstance(node, Primitive | Fixed) else None
+        if logical is None:
+            found.add(node.kind)
+        else:
+            # A local timestamp names no zone: it is read as UTC.
+            found.add("string" if logical.family == "uuid" else logical.name.removeprefix("local-"))
+    # Null is no value to take, and every field may be null.
+    return found - {"null"}
 
 
 def _are_scalars(items: Sequence[AvroType]) -> bool:

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from consumer.avro.fitting import Fit, Fitter, Misfit, fit_text, may_be, python_leaf
+from consumer.avro.fitting import Fit, Fitter, Misfit, TooMuch, fit_text, may_be, python_leaf
 from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import (
     Array,
@@ -47,10 +47,6 @@ _TIMES: Final[dict[str, tuple[str, Any]]] = {
     "timestamp": ("a datetime with a zone, such as tzinfo=UTC", datetime(1970, 1, 1, tzinfo=UTC)),
     "local-timestamp": ("a datetime without a zone", _NO_ZONE),
 }
-
-
-class TooMuch(Exception):
-    """The function returned more than one record may hold."""
 
 
 class Shape:

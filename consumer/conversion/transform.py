@@ -18,9 +18,9 @@ from collections.abc import Callable
 from types import FunctionType, TracebackType
 from typing import Any, Final, TypeAlias
 
-from consumer.avro.fitting import Misfit
+from consumer.avro.fitting import Misfit, TooMuch
 from consumer.avro.schema import label, parse, shown
-from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape, TooMuch
+from consumer.avro.shape import MOST_CHARACTERS, MOST_VALUES, Shape
 from consumer.engine.model import (
     TRANSFORM_FAILED,
     TRANSFORM_MISFIT,

@@ -220,7 +220,7 @@ class Reading:
                 raise Unreadable('when_event takes names of conversion events: when_event = ["checkout"]')
             for name in events:
                 # It would never be met, and the field never sent.
-                if name not in self._event_names:
+                if not isinstance(name, str) or name not in self._event_names:
                     known = or_all(str(name), sorted(self._event_names))
                     raise Unreadable(f"when_event: {name!r} is not the name of a conversion event; {known}")
         when = said.get("when")

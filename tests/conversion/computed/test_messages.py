@@ -72,6 +72,10 @@ from tests.conversion.test_convert import DEFAULT
             "when_event: 'chekout' is not the name of a conversion event; the nearest is",
         ),
         (
+            f'"{VALUE}" = {{ path = "rate", when_event = [["checkout"]] }}',
+            "when_event: ['checkout'] is not the name of a conversion event",
+        ),
+        (
             f'"{CATEGORY}" = {{ of = "dept", table = {{ shoes = "1" }} }}',
             "table: 'dept' is int, so it is never 'shoes'",
         ),
