@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from consumer.avro.reading import read_long
 from consumer.avro.schema import shown
 
 MAGIC: Final = b"Obj\x01"
@@ -99,16 +100,14 @@ class Container:
         return size
 
     def _long(self, first: bytes = b"") -> int:
-        byte = (first or self._exactly(1))[0]
-        number, shift = byte & 127, 7
-        while byte > 127:
-            # Ten bytes of seven bits are more than any number has.
-            if shift > 63:
-                raise BrokenContainer("a number has more than 64 bits")
-            byte = self._exactly(1)[0]
-            number |= (byte & 127) << shift
-            shift += 7
-        return (number >> 1) ^ -(number & 1)
+        data = first or self._exactly(1)
+        # Ten bytes of seven bits hold every number: an eleventh is not waited for.
+        while data[-1] > 127 and len(data) < 10:
+            data += self._exactly(1)
+        try:
+            return read_long(data, 0)[0]
+        except ValueError:
+            raise BrokenContainer("a number has more than 64 bits") from None
 
     def _exactly(self, size: int) -> bytes:
         pieces = []
