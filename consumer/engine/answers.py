@@ -266,7 +266,7 @@ class Answers:
             "warning", "throttled", account=batch.account, wait_seconds=round(wait, 3), request_id=rid
         )
         gate.close(context.now.monotonic + wait)
-        self._dispatcher.halts.notes.throttled(batch.account, wait)
+        self._dispatcher.halts.throttled(batch.account, wait)
         self._again(batch, context.now.monotonic)
 
     def _again(self, batch: Batch, at: float) -> None:

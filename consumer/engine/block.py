@@ -362,11 +362,6 @@ class Run(NamedTuple):
     end: int
 
     @property
-    def rows(self) -> int:
-        """How many rows these are."""
-        return self.end - self.first
-
-    @property
     def size(self) -> int:
         """Bytes of the bodies, a comma behind each."""
         return self.block.ends[self.end - 1] - self.block.start(self.first)

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
+from math import inf
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from consumer.engine.block import Run
@@ -26,11 +28,11 @@ from consumer.engine.runs import goes_on, keys_of
 from consumer.errors import bug
 
 
+@dataclass(eq=False, slots=True)
 class PlainKeySet:
     """A set of keys; many are added or removed at a time, as bytes that stand one after the other."""
 
-    def __init__(self) -> None:
-        self._keys: set[bytes] = set()
+    _keys: set[bytes] = field(default_factory=set, init=False)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -60,21 +62,18 @@ else:
         KeySet = PlainKeySet
 
 
+@dataclass(eq=False, slots=True)
 class Claims:
     """Keys that an open event has claimed, and who follows it."""
 
-    def __init__(self) -> None:
-        self._claimed = KeySet()
-        # By key, who waits for the event that leads it.
-        self.followers: dict[bytes, list[Run]] = {}
-
-    def __len__(self) -> int:
-        return len(self._claimed)
+    claimed: KeySet = field(default_factory=KeySet)
+    # By key, who waits for the event that leads it.
+    followers: dict[bytes, list[Run]] = field(default_factory=dict)
 
     def claim(self, run: Run) -> Sequence[Run]:
         """Claim the keys of new events. Return the events that do not lead: another open event has their key."""
         keys = keys_of([run])
-        known = self._claimed.add(keys)
+        known = self.claimed.add(keys)
         followers = [Run(run.block, run.first + place, run.first + place + 1) for place in known]
         for place, follower in zip(known, followers, strict=True):
             key = keys[KEY_BYTES * place : KEY_BYTES * (place + 1)]
@@ -84,7 +83,8 @@ class Claims:
     def confirm(self, leaders: Iterable[Run]) -> list[Run]:
         """End the claims of delivered events whose keys are durable. Return their followers: duplicates."""
         keys = keys_of(leaders)
-        self._end(keys)
+        if not self.claimed.remove(keys):
+            raise bug("a claim was ended that is not held")
         # Nearly always, and then no key is looked at by itself.
         if not self.followers:
             return []
@@ -95,12 +95,12 @@ class Claims:
         key = keys_of([leader])
         followers = [one for one in self.followers.pop(key, []) if goes_on(one)]
         if not followers:
-            self._end(key)
+            # Nothing follows it any more, so its claim ends as that of a delivered event does.
+            self.confirm([leader])
             return None
-        heir, *rest = followers
-        if rest:
-            self.followers[key] = rest
-        return heir
+        if followers[1:]:
+            self.followers[key] = followers[1:]
+        return followers[0]
 
     def purge(self) -> None:
         """Forget followers that are no longer ours."""
@@ -112,10 +112,6 @@ class Claims:
                 self.followers[key] = kept
             else:
                 del self.followers[key]
-
-    def _end(self, keys: bytes) -> None:
-        if not self._claimed.remove(keys):
-            raise bug("a claim was ended that is not held")
 
 
 T = TypeVar("T")
@@ -138,8 +134,10 @@ class Outbox(Generic[T]):
         self._waiting: list[T] = []
         self.writing: list[T] = []
         self._number: int | None = None
-        self._failures = 0
-        self._not_before = float("-inf")
+        # Writes in a row that did not write everything.
+        self.failures = 0
+        # The backoff after these: no write begins before.
+        self.not_before = -inf
         self._later: list[tuple[float, Sequence[T]]] = []
 
     def __iter__(self) -> Iterator[T]:
@@ -152,38 +150,27 @@ class Outbox(Generic[T]):
         return len(self.writing) + len(self._waiting) + sum(len(items) for _, items in self._later)
 
     @property
-    def failing(self) -> bool:
-        """Whether the latest write failed and is to be tried again."""
-        return self._failures > 0 and len(self) > 0
-
-    @property
     def rows_at_risk(self) -> int:
         """How many records a crash now would leave unwritten.
 
-        Not those of `add_later`: another member has them, and its own records count there. Two members that each wait
-        for the other's outcome must not both stop sending.
+        Not those that are to be written later: another member has them, and its own records count there. Two members
+        that each wait for the other's outcome must not both stop sending.
         """
         return sum(map(self._rows_in, chain(self.writing, self._waiting)))
 
-    def add(self, items: Sequence[T]) -> None:
-        """Queue items for the next write."""
-        self._waiting.extend(items)
-
-    def add_later(self, items: Sequence[T], at: float) -> None:
-        """Queue items for a write that begins at `at` (monotonic) or later."""
-        if items:
+    def add(self, items: Sequence[T], at: float = -inf) -> None:
+        """Queue items for the next write, or for one that begins at `at` (monotonic) or later."""
+        if at == -inf:
+            self._waiting.extend(items)
+        elif items:
             self._later.append((at, items))
-
-    def try_now(self) -> None:
-        """End the wait after a failed write, because the store answers again."""
-        self._not_before = float("-inf")
 
     def due(self) -> float | None:
         """When the next write may begin; None while nothing waits or one is under way."""
         if self._number is not None:
             return None
-        begins = [float("-inf")] if self._waiting else [at for at, _ in self._later]
-        return max(self._not_before, min(begins)) if begins else None
+        begins = [-inf] if self._waiting else [at for at, _ in self._later]
+        return max(self.not_before, min(begins)) if begins else None
 
     def begin(self, number: int, now: float) -> Sequence[T]:
         """Begin the next write under this number, and return its items; none: no write may begin now."""
@@ -209,14 +196,14 @@ class Outbox(Generic[T]):
         if len(flags) != len(items):
             raise bug("a write was answered for more or fewer items than it had")
         if all(flags):
-            self._failures, self._not_before = 0, float("-inf")
+            self.failures, self.not_before = 0, -inf
             return items
         # What was not written goes first, so that the order of the items stays.
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
-        self._failures += 1
+        self.failures += 1
         # From half of the ceiling up: a broken disk or broker is not helped by an immediate second try.
-        self._not_before = now + self._backoff.delay(self._failures, 0.5 + jitter / 2)
+        self.not_before = now + self._backoff.delay(self.failures, 0.5 + jitter / 2)
         return done
 
     def discard(self, unwanted: Callable[[T], bool]) -> list[T]:

@@ -71,12 +71,13 @@ class Lookups:
         self._dispatcher = dispatcher
         self._asked: dict[int, Sequence[Run]] = {}
         self._again: list[tuple[float, Sequence[Run]]] = []
-        self._failures = 0
+        # Look-ups in a row that failed, and whether the latest renewal did.
+        self.failures = 0
+        self.renewal_fails = False
         self._shared = context.policy.lease > 0
         # The renewal under way: its number, and when it was asked for.
         self._renewing: tuple[int, float] | None = None
         self._renew_at = -inf
-        self._renewal_failed = False
         # How far the wall clock is ahead of the monotonic one. It grows by the time that the machine is suspended for.
         self._ahead: float | None = None
         if self._shared:
@@ -88,19 +89,10 @@ class Lookups:
         return bool(self._asked or self._again)
 
     @property
-    def failing(self) -> bool:
-        """Whether the latest look-up failed and is to be tried again, or the lease could not be renewed."""
-        return self._renewal_failed or (self._failures > 0 and self.busy)
-
-    @property
     def elsewhere(self) -> int:
         """How many events wait for another member's outcome."""
         waiting = chain.from_iterable([*self._asked.values(), *(leaders for _, leaders in self._again)])
         return sum(block.stages.count(RecordStage.ELSEWHERE, first, end) for block, first, end in waiting)
-
-    def lease_left(self, now: float) -> float | None:
-        """Seconds from `now` for which our claims are known to hold; None: the key store is not shared."""
-        return max(0.0, self._dispatcher.lease_until - now) if self._shared else None
 
     def due(self) -> float | None:
         """When something here is next to be done (monotonic)."""
@@ -131,7 +123,7 @@ class Lookups:
 
     def looked_up(self, happened: KeysLookedUp) -> None:
         """Take the answer: settle what was delivered before, queue what was not."""
-        self._failures = 0
+        self.failures = 0
         leaders, found, now = self._take(happened.number), happened.found, self._context.now.monotonic
         if rows_of(leaders) != len(found):
             raise bug("a look-up was answered for more or fewer keys than asked")
@@ -160,9 +152,9 @@ class Lookups:
 
     def failed(self, happened: LookUpFailed) -> None:
         """Try a look-up again later."""
-        self._failures += 1
+        self.failures += 1
         self._context.counters.failures["key_store_look_up"] += 1
-        delay = self._context.policy.inner_backoff.delay(self._failures, 0.5 + self._context.jitter() / 2)
+        delay = self._context.policy.inner_backoff.delay(self.failures, 0.5 + self._context.jitter() / 2)
         self._later(self._context.now.monotonic + delay, self._take(happened.number))
         self._renew_at = -inf  # our session may have ended
 
@@ -215,8 +207,8 @@ class Lookups:
         self._dispatcher.lease_until = self._answered(happened.number) + self._context.policy.lease - _MARGIN
         # An answer that came so late that it proves nothing is asked for again at once.
         self._renew_at = now + RENEW_EVERY if self._dispatcher.lease_until > now else now
-        self._renewal_failed = False
-        self._dispatcher.halts.notes.heed(happened.notes)
+        self.renewal_fails = False
+        self._dispatcher.halts.heed(happened.notes)
         before, self._dispatcher.session = self._dispatcher.session, happened.session
         # 0: the first session of this process, so no claim was made under another one.
         if before not in (0, happened.session):
@@ -227,7 +219,7 @@ class Lookups:
     def renewal_failed(self, happened: RenewFailed) -> None:
         """Take a renewal that failed: try again soon. Meanwhile the lease that is known to hold runs out."""
         self._answered(happened.number)
-        self._renewal_failed = True
+        self.renewal_fails = True
         self._renew_at = self._context.now.monotonic + RENEW_EVERY
 
     def claim_again(self, queued: Sequence[Run]) -> None:
@@ -254,13 +246,10 @@ class Lookups:
             else:
                 heirs.append(heir)
         move_all(heirs, RecordStage.LOOKED_UP)
-        self.release(ended)
+        # So that another member need not wait for them until our lease ends.
+        if self._shared and ended:
+            self._context.emit(ReleaseKeys(keys_of(ended)))
         self.look_up(heirs)
-
-    def release(self, leaders: Iterable[Run]) -> None:
-        """Release the claims of events that we will not deliver and that have no follower here."""
-        if self._shared and (keys := keys_of(leaders)):
-            self._context.emit(ReleaseKeys(keys))
 
     def _answered(self, number: int) -> float:
         """Return when the renewal was asked for."""

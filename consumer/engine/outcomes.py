@@ -61,7 +61,7 @@ class Outcomes:
         backoff = self.context.policy.inner_backoff
         # The most that one write takes: a larger write shares one wait for the acknowledgement among more events, but
         # what comes next waits longer for it.
-        self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.rows)
+        self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.end - run.first)
         self.letters: Outbox[Letter] = Outbox(backoff, 500)
         self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()
 
@@ -91,7 +91,7 @@ class Outcomes:
             taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])
             self.context.counters.taken_over += mark_taken_over(taken_over)
             done, not_stored = pick(done, happened.stored)
-            self.keys.add_later(not_stored, now + ASK_AGAIN)
+            self.keys.add(not_stored, now + ASK_AGAIN)
         self.ledger.settle(self.claims.confirm(done), Disposition.DUPLICATE)
         # A partition may have gone while the call was out: its next owner settles these, and finds their keys.
         ours, others = divide(done, attrgetter("ours"))

@@ -170,8 +170,8 @@ class Pipeline:
                 self.outcomes.keys_stored(happened)
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
-                # The store answers again. What is delivered is confirmed before other members claim it.
-                self.outcomes.keys.try_now()
+                # The store answers again. What is delivered is confirmed before other members claim it: at once.
+                self.outcomes.keys.not_before = -inf
             case m.LeaseLost():
                 self.lookups.lease_lost()
             case m.RenewFailed():
@@ -309,10 +309,10 @@ class Pipeline:
             stalled_for=self.stall.seconds(),
             key_store_fails=self.key_store_fails,
             claimed_elsewhere=self.lookups.elsewhere,
-            lease_left=self.lookups.lease_left(now.monotonic),
+            lease_left=max(0.0, self.dispatcher.lease_until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,
             room=self.room(),
-            claims=len(self.claims),
+            claims=len(self.claims.claimed),
             waiting_for_schema=len(self.parking),
             oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
             seconds_since_progress=max(0.0, now.monotonic - (self.progress_at or now.monotonic)),
@@ -480,7 +480,11 @@ class Pipeline:
     @property
     def key_store_fails(self) -> bool:
         """Whether the latest of what is asked of the key store failed, and is to be tried again."""
-        return self.lookups.failing or self.outcomes.keys.failing or self.dispatcher.not_given
+        # Where all events of a failed look-up were dropped, or none waits for calls, nothing is tried again.
+        looks_up = self.lookups.busy and self.lookups.failures > 0
+        allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
+        asks = any(one is not None and one.failures for one in allowances)
+        return looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0
 
     def _quiet(self) -> bool:
         """Whether nothing is under way that would end in a call."""

@@ -400,7 +400,7 @@ def _left_over(member: Member) -> str:
     pipeline = member.pipeline
     left = {
         "open": pipeline.ledger.open,
-        "claims": len(pipeline.claims),
+        "claims": len(pipeline.claims.claimed),
         "keys": len(pipeline.outcomes.keys),
         "dead letters": len(pipeline.outcomes.letters),
         "parked": len(pipeline.parking),

@@ -169,12 +169,6 @@ class Dispatcher:
         delay = context.policy.inner_backoff.delay(allowance.failures, 0.5 + context.jitter() / 2)
         allowance.asked, allowance.ask_at = None, now + delay
 
-    @property
-    def not_given(self) -> bool:
-        """Whether the shared key store did not answer the latest question for calls that something waits for."""
-        allowances = [queue.gate.allowance for queue in self if queue.queued]
-        return any(one is not None and one.failures for one in allowances)
-
     def _may_risk(self) -> bool:
         """Whether one more full batch may be out there without a durable key, and its claims hold until it is back."""
         policy = self._context.policy

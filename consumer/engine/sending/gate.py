@@ -240,11 +240,12 @@ class Gate:
             return self.halt.reason
         return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
 
-    def refuse(self, status: int, code: int | None, now: float) -> bool:
-        """Begin a halt, because of a refusal. Return False if one is in force already."""
+    def refuse(self, status: int, code: int | None, now: float, *, told: bool = False) -> bool:
+        """Begin a halt, because of a refusal; `told`: another member met it. Return False if there is one already."""
         if self.halt is not None:
             return False
-        self.halt = Halt(status, code, now, now + self._policy.probe_backoff.ceiling(1), waiting_since=now)
+        probe_at = now + self._policy.probe_backoff.ceiling(1)
+        self.halt = Halt(status, code, now, probe_at, waiting_since=now, told=told)
         return True
 
     def refuse_again(self, status: int, code: int | None, now: float, jitter: float) -> None:

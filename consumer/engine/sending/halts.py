@@ -21,7 +21,7 @@ from typing import Final
 from consumer.engine.context import Context
 from consumer.engine.messages import GiveUp, ReadToken, TellNote
 from consumer.engine.model import THROTTLED, Note, Policy
-from consumer.engine.sending.gate import TOKEN_REFUSED, Gate
+from consumer.engine.sending.gate import TOKEN_REFUSED
 from consumer.engine.sending.queues import AccountQueue, Batch
 
 # Seconds for which a refusal is announced to other members: they renew their leases each second.
@@ -38,15 +38,24 @@ def is_of_all(status: int, policy: Policy) -> bool:
 
 
 class Halts:
-    """Refused tokens and accounts, and accounts without verdicts."""
+    """Refused tokens and accounts, accounts without verdicts, and notes to and from other members."""
 
     def __init__(self, context: Context, queues: Mapping[str, AccountQueue]) -> None:
         """`queues`: by account; more may come."""
         self._context = context
         self._queues = queues
-        self.notes = Notes(context, queues)
         # Whether the run was given up already.
         self.gave_up = False
+        # By account, until when the throttle lasts that others were told of.
+        self._told_until: dict[str, float] = {}
+        # Until when notes of a refused token are not heeded.
+        self._doubts_until = 0.0
+        # The names of the notes that were heeded: each acts once.
+        self._heeded: frozenset[str] = frozenset()
+        # Notes for this destination, as last read, and when each expires (monotonic).
+        self._notes: Sequence[tuple[float, Note]] = ()
+
+    # -- what our own calls bring
 
     def refuse(self, batch: Batch, status: int, code: int | None, rid: str | None) -> None:
         """The token or the account was refused: close the gates concerned, and say so when that is new.
@@ -54,34 +63,35 @@ class Halts:
         Calls that were under way when a halt began bring the same refusal once more; only a probe brings a new one.
         """
         own, now = self._queues[batch.account], self._context.now.monotonic
+        of_all = is_of_all(status, self._context.policy)
         if batch.probe:
             own.gate.refuse_again(status, code, now, self._context.jitter())
-            self._put_off_probes(own, status)
+            # Where one probe found the token of all refused, the others need not ask as well.
+            for queue in self._queues.values() if of_all and own.gate.halt is not None else ():
+                halt = queue.gate.halt
+                if halt is not None and own.gate.halt is not None and halt.status == TOKEN_REFUSED:
+                    halt.may_probe = False
+                    halt.probe_at = own.gate.halt.probe_at
         elif own.gate.halt is None:
-            self.notes.refused(own.account, status, code)
-        for queue in self._queues.values() if is_of_all(status, self._context.policy) else (own,):
+            # No account: what holds for all of them.
+            self._tell("" if of_all else own.account, status, code, _TELL_FOR)
+        for queue in self._queues.values() if of_all else (own,):
             if queue.gate.halt is not None:
                 queue.gate.halt.may_probe = False
-            if queue.gate.refuse(status, code, now) and queue.gate.halt is not None:
-                self._context.report(
-                    "error",
-                    "halted",
-                    account=queue.account,
-                    status=status,
-                    code=code,
-                    reason=queue.gate.halt.reason,
-                    request_id=rid,
-                )
+            self._halt(queue, status, code, rid)
 
-    def _put_off_probes(self, own: AccountQueue, status: int) -> None:
-        """Where one probe found the token of all refused, the others need not ask as well."""
-        if not is_of_all(status, self._context.policy) or own.gate.halt is None:
-            return
-        for queue in self._queues.values():
-            halt = queue.gate.halt
-            if halt is not None and halt.status == TOKEN_REFUSED:
-                halt.may_probe = False
-                halt.probe_at = own.gate.halt.probe_at
+    def _halt(
+        self, queue: AccountQueue, status: int, code: int | None, rid: str | None, *, told: bool = False
+    ) -> None:
+        """Halt an account, unless it is halted already, and report it; `told`: another member met the refusal."""
+        if (
+            queue.gate.refuse(status, code, self._context.now.monotonic, told=told)
+            and queue.gate.halt is not None
+        ):
+            self._context.report(
+                "error", "halted", account=queue.account, status=status, code=code, reason=queue.gate.halt.reason,
+                request_id=rid,
+            )  # fmt: skip
 
     def accept(self, batch: Batch) -> None:
         """The token and the account were accepted. Only a probe shows that a halt is over: it was sent with the
@@ -90,11 +100,30 @@ class Halts:
             return
         own = self._queues[batch.account]
         for queue in self._queues.values():
-            halt = queue.gate.halt
-            if halt is not None and (queue is own or is_of_all(halt.status, self._context.policy)):
-                self.notes.disproved(queue.gate)
-                queue.gate.halt = None
-                self._context.report("info", "resumed", account=queue.account)
+            gate, halt = queue.gate, queue.gate.halt
+            if halt is None or not (queue is own or is_of_all(halt.status, self._context.policy)):
+                continue
+            # Notes of before say nothing any more; and for a while none is heeded, if one was wrong here.
+            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
+            gate.doubts_until = max(gate.doubts_until, until)
+            if is_of_all(halt.status, self._context.policy):
+                self._doubts_until = max(self._doubts_until, until)
+            gate.halt = None
+            self._context.report("info", "resumed", account=queue.account)
+
+    def throttled(self, account: str, wait: float) -> None:
+        """Tell others that this account takes no calls for `wait` seconds."""
+        until = self._context.now.monotonic + wait
+        # Several calls in flight bring the same answer.
+        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
+            self._told_until[account] = until
+            self._tell(account, THROTTLED, None, wait)
+
+    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
+        # Without a shared key store there is no place to tell it.
+        if self._context.policy.lease > 0:
+            destination = self._context.policy.destination or ""
+            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
 
     def token_read(self, changed: bool) -> None:
         """The token was read again: those who waited for that may probe now."""
@@ -105,6 +134,8 @@ class Halts:
                 halt.may_probe = True
                 # A new token is a new chance: the delay between probes begins anew.
                 halt.refusals = 1 if changed else halt.refusals
+
+    # -- what time brings
 
     def tend_halts(self) -> None:
         """Read the token where a probe is due; give up where patience ran out."""
@@ -136,52 +167,18 @@ class Halts:
                 gate.told_silence = True
                 self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
 
+    # -- what others have met
+
     def share(self, queue: AccountQueue) -> None:
         """Apply what holds already to the queue of a new account: notes, and a halt of the token that all have."""
         # What was told before the first event of this account came.
-        for until, note in self.notes.latest:
-            self.notes.apply(note, until, queue)
+        for until, note in self._notes:
+            self._apply(note, until, queue)
         for other in self._queues.values():
             halt = other.gate.halt
             if halt is not None and is_of_all(halt.status, self._context.policy):
                 queue.gate.refuse(halt.status, halt.code, self._context.now.monotonic)
                 return
-
-
-class Notes:
-    """Tells what this member has met, and heeds what others have."""
-
-    def __init__(self, context: Context, queues: Mapping[str, AccountQueue]) -> None:
-        self._context = context
-        self._queues = queues
-        # By account, until when the throttle lasts that others were told of.
-        self._told_until: dict[str, float] = {}
-        # Until when notes of a refused token are not heeded.
-        self._doubts_until = 0.0
-        # The names of those that were heeded: each acts once.
-        self._heeded: frozenset[str] = frozenset()
-        # Notes for this destination, as last read, and when each expires (monotonic).
-        self.latest: Sequence[tuple[float, Note]] = ()
-
-    def refused(self, account: str, status: int, code: int | None) -> None:
-        """Tell others that this account, or the token of all, is refused."""
-        # No account: what holds for all of them.
-        whose = "" if is_of_all(status, self._context.policy) else account
-        self._tell(whose, status, code, _TELL_FOR)
-
-    def throttled(self, account: str, wait: float) -> None:
-        """Tell others that this account takes no calls for `wait` seconds."""
-        until = self._context.now.monotonic + wait
-        # Several calls in flight bring the same answer.
-        if until >= self._told_until.get(account, 0.0) + _WORTH_TELLING:
-            self._told_until[account] = until
-            self._tell(account, THROTTLED, None, wait)
-
-    def _tell(self, account: str, status: int, code: int | None, seconds: float) -> None:
-        # Without a shared key store there is no place to tell it.
-        if self._context.policy.lease > 0:
-            destination = self._context.policy.destination or ""
-            self._context.emit(TellNote(Note(destination, account, status, code, seconds)))
 
     def heed(self, notes: Sequence[Note]) -> None:
         """Heed what is new in the notes that the store has now."""
@@ -189,37 +186,22 @@ class Notes:
         ours = [one for one in notes if one.destination == destination]
         new = [one for one in ours if one.name not in self._heeded]
         self._heeded = frozenset(one.name for one in ours)
-        self.latest = [(now + one.seconds, one) for one in ours]
+        self._notes = [(now + one.seconds, one) for one in ours]
         for queue in self._queues.values() if new else ():
             for note in new:
-                self.apply(note, now + note.seconds, queue)
+                self._apply(note, now + note.seconds, queue)
 
-    def apply(self, note: Note, until: float, queue: AccountQueue) -> None:
+    def _apply(self, note: Note, until: float, queue: AccountQueue) -> None:
         """Close an account's gate, or halt it, as a note says that holds until then (monotonic)."""
         now, account, gate = self._context.now.monotonic, queue.account, queue.gate
         if note.account not in ("", account) or until <= now:
             return
-        if note.status == THROTTLED:
-            until = min(until, now + self._context.policy.throttle_cap)
-            if until > gate.closed_until:
-                gate.close(until, told=True)
-                wait = round(until - now, 3)
-                self._context.report(
-                    "warning", "throttled", account=account, wait_seconds=wait, request_id=None
-                )
+        if note.status != THROTTLED:
+            if now >= (gate.doubts_until if note.account else self._doubts_until):
+                self._halt(queue, note.status, note.code, None, told=True)
             return
-        doubts_until = gate.doubts_until if note.account else self._doubts_until
-        if now >= doubts_until and gate.refuse(note.status, note.code, now) and gate.halt is not None:
-            gate.halt.told = True
-            self._context.report(
-                "error", "halted", account=account, status=note.status, code=note.code, reason=gate.halt.reason,
-                request_id=None,
-            )  # fmt: skip
-
-    def disproved(self, gate: Gate) -> None:
-        """A probe is accepted. Notes of before say nothing any more; and for a while, none if one was wrong here."""
-        if (halt := gate.halt) is not None:
-            until = self._context.now.monotonic + (_DOUBT if halt.told else _TELL_FOR)
-            gate.doubts_until = max(gate.doubts_until, until)
-            if is_of_all(halt.status, self._context.policy):
-                self._doubts_until = max(self._doubts_until, until)
+        until = min(until, now + self._context.policy.throttle_cap)
+        if until > gate.closed_until:
+            gate.close(until, told=True)
+            wait = round(until - now, 3)
+            self._context.report("warning", "throttled", account=account, wait_seconds=wait, request_id=None)

@@ -111,7 +111,7 @@ class AccountQueue:
     def add(self, run: Run, now: float) -> None:
         """New events join the batch being filled, as many at a time as it has room for."""
         while True:
-            count = min(run.rows, self._policy.batch_events - self._filling_events)
+            count = min(run.end - run.first, self._policy.batch_events - self._filling_events)
             room = self._most_bytes - self._filling_bytes
             if run.size > room:
                 ends, start = run.block.ends, run.block.start(run.first)
@@ -121,11 +121,12 @@ class AccountQueue:
                 continue
             if not self.filling:
                 self._filling_since = now
-            some, rest = cut([run], max(1, count))  # one alone goes, however large
+            count = max(1, count)  # one alone goes, however large
+            some, rest = cut([run], count)
             self.filling += some
-            self._filling_events += some[0].rows
+            self._filling_events += count
             self._filling_bytes += some[0].size
-            self.queued += some[0].rows
+            self.queued += count
             if self._filling_events >= self._policy.batch_events:
                 self._close()
             if not rest:

@@ -55,9 +55,9 @@ def test_the_first_leads_and_later_ones_follow(maker: Maker) -> None:
     state, claims = maker.assign(), Claims()
     leader, second, third = (maker.event(state) for _ in range(3))
     assert [leads(claims, one) for one in (leader, second, third)] == [True, False, False]
-    assert len(claims) == 1
+    assert len(claims.claimed) == 1
     assert claims.confirm([leader]) == [second, third]
-    assert len(claims) == 0
+    assert len(claims.claimed) == 0
     assert leads(claims, maker.event(state))
 
 
@@ -258,7 +258,7 @@ class ClaimsMachine(RuleBasedStateMachine):
 
     @invariant()
     def one_claim_per_open_key(self) -> None:
-        assert len(self.claims) == len(self.queues)
+        assert len(self.claims.claimed) == len(self.queues)
 
 
 TestClaimsMachine = ClaimsMachine.TestCase

@@ -81,7 +81,7 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     """The claim is released, and nobody inherits it."""
-    patch.setattr(Claims, "release", lambda self, leader: self._end(keys_of([leader])))
+    patch.setattr(Claims, "release", lambda self, leader: self.claimed.remove(keys_of([leader])) and None)
 
 
 @mutation

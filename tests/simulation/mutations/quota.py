@@ -8,7 +8,7 @@ from consumer.engine import messages
 from consumer.engine.model import THROTTLED, Note
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.gate import Allowance, Gate, Quota
-from consumer.engine.sending.halts import Notes
+from consumer.engine.sending.halts import Halts
 from consumer.engine.sending.queues import AccountQueue
 from tests.simulation.mutations.mutating import mutation
 
@@ -108,23 +108,29 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
 @mutation
 def a_throttle_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
     """Each member has to meet it."""
-    patch.setattr(Notes, "throttled", lambda *_: None)
+    patch.setattr(Halts, "throttled", lambda *_: None)
 
 
 @mutation
 def a_refusal_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
     """Each member has to meet it."""
-    patch.setattr(Notes, "refused", lambda *_: None)
+    tell = Halts._tell
+
+    def throttles(self: Halts, account: str, status: int, code: int | None, seconds: float) -> None:
+        if status == THROTTLED:
+            tell(self, account, status, code, seconds)
+
+    patch.setattr(Halts, "_tell", throttles)
 
 
 def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:
-    apply = Notes.apply
+    apply = Halts._apply
 
-    def some(self: Notes, note: Note, until: float, queue: AccountQueue) -> None:
+    def some(self: Halts, note: Note, until: float, queue: AccountQueue) -> None:
         if (note.status == THROTTLED) is not throttles:
             apply(self, note, until, queue)
 
-    patch.setattr(Notes, "apply", some)
+    patch.setattr(Halts, "_apply", some)
 
 
 @mutation
@@ -142,11 +148,11 @@ def a_refusal_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_note_concerns_another_account(patch: pytest.MonkeyPatch) -> None:
     """A refused account halts those that are accepted, and goes on itself."""
-    apply = Notes.apply
+    apply = Halts._apply
 
-    def of_others(self: Notes, note: Note, until: float, queue: AccountQueue) -> None:
+    def of_others(self: Halts, note: Note, until: float, queue: AccountQueue) -> None:
         if note.account:
             note = note._replace(account=queue.account if queue.account != note.account else "none")
         apply(self, note, until, queue)
 
-    patch.setattr(Notes, "apply", of_others)
+    patch.setattr(Halts, "_apply", of_others)
