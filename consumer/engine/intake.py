@@ -29,11 +29,10 @@ from consumer.engine.context import Clock, Context
 from consumer.engine.guard import Guard
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.messages import SchemaFound, SchemaMissing, SchemaUnavailable
-from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, Rejection, SchemaRef
+from consumer.engine.model import Ahead, Chunk, Disposition, Early, Filtered, Record, SchemaRef
 from consumer.engine.native import sizes_of
 from consumer.engine.outcomes import Outcomes
-from consumer.engine.reading import Columns, Keys, Reading, SchemaLearner, Verdict
+from consumer.engine.reading import Columns, Keys, Reading, Verdict
 from consumer.engine.runs import goes_on, move_all, pick
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
@@ -413,78 +412,3 @@ def _one_slice(sizes: Sequence[int]) -> int:
     if sum(sizes) <= _SLICE_BYTES:  # nearly always
         return len(sizes)
     return max(1, bisect_right([*accumulate(sizes)], _SLICE_BYTES))
-
-
-@dataclass(eq=False)
-class SchemaAnswers:
-    """Applies what the registry said to the records that wait for it."""
-
-    _context: Context
-    _parking: Parking
-    _admission: Admission
-    _decoder: SchemaLearner
-
-    def found(self, happened: SchemaFound) -> None:
-        """The schema is there: whether it can be read is the decoder's to say."""
-        if happened.unanswered is not None:
-            self._stands_in(happened, happened.unanswered.reason)
-            return
-        self._end_stand_in(happened.ref, happened)
-        rejection = self._decoder.add_schema(happened.ref, happened.schema, happened.kind)
-        ref, report = happened.ref.value, self._context.report
-        if isinstance(rejection, Rejection):
-            report("error", "schema", ref=ref, verdict=rejection.code, reason=rejection.message)
-        else:
-            report("info", "schema", ref=ref, verdict="known" if rejection is None else rejection.code)
-        self._admission.unparked(self._parking.found(happened.ref))
-
-    def _stands_in(self, earlier: SchemaFound, reason: str) -> None:
-        """The registry gives no answer, but had given this one."""
-        ref, context = earlier.ref, self._context
-        context.counters.failures["registry"] += 1
-        before = self._parking.stand_in(ref)
-        rows = self._parking.stands_in(earlier, context.now.monotonic, context.jitter())
-        # It stands in already, which was reported: an outage may last for days. Or no record needs it any more.
-        if self._parking.stand_in(ref) is before:
-            return
-        self._decoder.add_schema(ref, earlier.schema, earlier.kind)
-        self._decoder.doubt(ref)
-        context.report("warning", "schema_from_disk", ref=ref.value, reason=reason)
-        self._admission.unparked(rows)
-
-    def _end_stand_in(self, ref: SchemaRef, answer: SchemaFound | None) -> None:
-        """The registry answers: report it if that is another schema than what stood in for it; None: there is none."""
-        stand_in = self._parking.stand_in(ref)
-        if stand_in is None or (answer is not None and answer.is_same(stand_in.earlier)):
-            return
-        # What was read by another schema is delivered: only a person can put that right. One that is gone was most
-        # likely the right one.
-        self._context.report(
-            "warning" if answer is None else "error", "schema_changed", ref=ref.value,
-            now="none" if answer is None else "another",
-            seconds=round(self._context.now.monotonic - stand_in.since),
-        )  # fmt: skip
-        self._decoder.forget(ref)
-
-    def missing(self, happened: SchemaMissing) -> None:
-        """There is none, or not yet."""
-        ref, now = happened.ref, self._context.now.monotonic
-        self._end_stand_in(ref, None)
-        final = self._parking.missing(ref, now, self._context.jitter())
-        if final:
-            rejection = self._decoder.missing(ref)
-            self._context.report(
-                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final),
-                reason=rejection.message if isinstance(rejection, Rejection) else "",
-            )  # fmt: skip
-            self._admission.unparked(final, rejection)
-        elif self._parking.denied_for(ref) == 0:
-            patience = self._context.policy.schema_patience
-            self._context.report("warning", "schema_missing", ref=ref.value, patience=patience)
-
-    def unavailable(self, happened: SchemaUnavailable) -> None:
-        """It is not known: its records wait."""
-        context = self._context
-        context.counters.failures["registry"] += 1
-        context.report("warning", "schema_unavailable", ref=happened.ref.value, reason=happened.reason)
-        self._parking.unavailable(happened.ref, context.now.monotonic, context.jitter())

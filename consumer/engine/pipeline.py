@@ -34,7 +34,7 @@ from consumer.engine.context import Clock, Context
 from consumer.engine.figures.counters import SamplesSnapshot
 from consumer.engine.figures.statistics import BrokerStatistics, Statistics
 from consumer.engine.guard import Guard
-from consumer.engine.intake import Admission, SchemaAnswers
+from consumer.engine.intake import Admission
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import GateState, Instant, Policy, Problem, Progress, TopicPartition
@@ -84,7 +84,7 @@ class Pipeline:
         self.claims = Claims()
         self.dispatcher = Dispatcher(self.context)
         self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
-        self.parking, self.early = Parking(policy), EarlyRecords()
+        self.parking, self.early = Parking(self.context, decoder), EarlyRecords()
         self.transforming = Transforming(self.context, decoder)
         self.guard = Guard(self.context)
         self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
@@ -106,7 +106,6 @@ class Pipeline:
             self.guard,
         )
         self._room = Room(self.context, self.ledger, self.admission, self.dispatcher, self.guard)
-        self._schemas = SchemaAnswers(self.context, self.parking, self.admission, decoder)
         self._answers = Answers(self.context, self.clock, self.dispatcher, self.lookups, self.outcomes)
         self.commits = Commits(self.context, self.ledger)
         self._lives = Lives(self.context, self.ledger)
@@ -151,11 +150,11 @@ class Pipeline:
                 self.dispatcher.quota.group_has(happened.members, self.context.now.monotonic)
             # -- schemas, and the user's function
             case m.SchemaFound():
-                self._schemas.found(happened)
+                self.admission.unparked(self.parking.found(happened))
             case m.SchemaMissing():
-                self._schemas.missing(happened)
+                self.admission.unparked(*self.parking.missing(happened.ref))
             case m.SchemaUnavailable():
-                self._schemas.unavailable(happened)
+                self.parking.unavailable(happened)
             case m.Transformed() | m.TransformIsSlow():
                 self.transforming.told(happened)
             # -- the key store

@@ -48,12 +48,11 @@ from typing import Final, NamedTuple
 from consumer.engine.block import ROW_BYTES, Run
 from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait, SlowTransform
-from consumer.engine.messages import SchemaFound, Transform, Transformed, TransformIsSlow
+from consumer.engine.messages import SchemaFound, SchemaUnavailable, Transform, Transformed, TransformIsSlow
 from consumer.engine.model import (
     CommerceEvent,
     Filtered,
     Instant,
-    Policy,
     Record,
     Rejection,
     SchemaRef,
@@ -106,9 +105,12 @@ class _Wanted:
 
 
 class Parking:
-    """Parked records by the schema they need."""
+    """Parked records by the schema they need, and what the registry has said of it."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, context: Context, decoder: SchemaLearner) -> None:
+        policy = context.policy
+        self._context = context
+        self._decoder = decoder
         self._backoff = policy.inner_backoff
         self._patience = policy.schema_patience or math.inf
         self._most_at_once = policy.registry_concurrency
@@ -199,50 +201,67 @@ class Parking:
 
     # -- answers
 
-    def found(self, ref: SchemaRef) -> list[Run]:
-        """The schema is there, readable or not: the records that waited for it, in the order they came."""
+    def found(self, happened: SchemaFound) -> list[Run]:
+        """Return the records that go on, in the order they came: their schema is there, readable or not."""
+        if happened.unanswered is not None:
+            return self._stand_in(happened, happened.unanswered.reason)
+        ref, report = happened.ref, self._context.report
+        wanted = self._answered(ref, happened)
+        # Whether it can be read is the decoder's to say.
+        rejection = self._decoder.add_schema(ref, happened.schema, happened.kind)
+        if isinstance(rejection, Rejection):
+            report("error", "schema", ref=ref.value, verdict=rejection.code, reason=rejection.message)
+        else:
+            report("info", "schema", ref=ref.value, verdict="known" if rejection is None else rejection.code)
         self._absent.pop(ref, None)
-        wanted = self._answered(ref)
         if wanted is None:
             return []
         del self._wanted[ref]
-        rows = [one.row for one in wanted.records]
-        self.size -= _size(rows)
-        return rows
+        return self._leave(wanted.records)
 
-    def stands_in(self, earlier: SchemaFound, now: float, jitter: float) -> list[Run]:
-        """The registry gives no answer, but had given this one: the records that go on with it, the first time."""
-        wanted = self._wanted.get(earlier.ref)
-        if wanted is None:
-            return []
-        rows: list[Run] = []
-        if wanted.stand_in is None:
-            wanted.stand_in = StandIn(earlier, now)
-            rows = [one.row for one in wanted.records]
-            wanted.records = []
-            self.size -= _size(rows)
-        self.unavailable(earlier.ref, now, jitter)
-        return rows
-
-    def stand_in(self, ref: SchemaRef) -> StandIn | None:
-        """What stands in for this schema; None: nothing does."""
+    def _stand_in(self, earlier: SchemaFound, reason: str) -> list[Run]:
+        """The registry gives no answer, but had given this one: return the records that go on with it."""
+        context, ref = self._context, earlier.ref
         wanted = self._wanted.get(ref)
-        return None if wanted is None else wanted.stand_in
+        is_news = wanted is not None and wanted.stand_in is None
+        rows: list[Run] = []
+        if wanted is not None and is_news:
+            wanted.stand_in = StandIn(earlier, context.now.monotonic)
+            rows, wanted.records = self._leave(wanted.records), []
+        self._unanswered(ref)
+        # It stands in already, which was reported: an outage may last for days. Or no record needs it any more.
+        if is_news:
+            self._decoder.add_schema(ref, earlier.schema, earlier.kind)
+            self._decoder.doubt(ref)
+            context.report("warning", "schema_from_disk", ref=ref.value, reason=reason)
+        return rows
 
-    @property
-    def stand_ins(self) -> int:
-        """How many schemas are earlier answers of the registry."""
-        return sum(wanted.stand_in is not None for wanted in self._wanted.values())
+    def missing(self, ref: SchemaRef) -> tuple[Sequence[Run], Filtered | Rejection | None]:
+        """The registry says that there is no such schema (yet): return the records for which that is final, and their
+        verdict."""
+        context = self._context
+        wanted, jitter = self._answered(ref, None), context.jitter()
+        final = [] if wanted is None else self._deny(wanted)
+        if wanted is not None:
+            self._later(ref, wanted, jitter)
+        if final:
+            rejection = self._decoder.missing(ref)
+            context.report(
+                "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final),
+                reason=rejection.message if isinstance(rejection, Rejection) else "",
+            )  # fmt: skip
+            return self._leave(final), rejection
+        known = self._wanted.get(ref) or self._absent.get(ref)
+        if known is None or known.denied == 0:
+            patience = context.policy.schema_patience
+            context.report("warning", "schema_missing", ref=ref.value, patience=patience)
+        return (), None
 
-    def missing(self, ref: SchemaRef, now: float, jitter: float) -> list[Run]:
-        """The registry says that there is no such schema: the records for which that is final."""
-        wanted = self._answered(ref)
-        if wanted is None:
-            return []
+    def _deny(self, wanted: _Wanted) -> list[_Record]:
+        """Take away the records for which it is final that there is no such schema."""
         # An answer says what was so when it was asked for: a process that stood still reads it long after.
         at = wanted.asked_at
-        wanted.stand_in = None  # the registry answered
-        if wanted.absent and not self._is_absent(wanted, now):
+        if wanted.absent and not self._is_absent(wanted, self._context.now.monotonic):
             # No answer came for long: from here on it has to be said throughout `patience` once more.
             wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
             wanted.absent, wanted.denied = False, 0.0
@@ -252,41 +271,66 @@ class Parking:
         final = [one for one in wanted.records if self._is_final(wanted, one)]
         if final:
             wanted.records = [one for one in wanted.records if not self._is_final(wanted, one)]
-        self._later(ref, wanted, now, jitter)
-        rows = [one.row for one in final]
-        self.size -= _size(rows)
-        return rows
+        return final
 
-    def unavailable(self, ref: SchemaRef, now: float, jitter: float) -> None:
-        """No verdict: ask again later."""
-        wanted = self._answered(ref)
+    def unavailable(self, happened: SchemaUnavailable) -> None:
+        """It is not known whether there is such a schema: its records wait."""
+        ref = happened.ref.value
+        self._context.report("warning", "schema_unavailable", ref=ref, reason=happened.reason)
+        self._unanswered(happened.ref)
+
+    def _unanswered(self, ref: SchemaRef) -> None:
+        """The registry gave no answer: ask again later."""
+        self._context.counters.failures["registry"] += 1
+        wanted, jitter = self._wanted.get(ref), self._context.jitter()
         if wanted is not None:
+            self._end_question(wanted)
             # How long it was denied before says nothing of now: only time that answers cover counts.
             wanted.denied_at = None
-            self._later(ref, wanted, now, jitter)
+            self._later(ref, wanted, jitter)
 
-    def denied_for(self, ref: SchemaRef) -> float:
-        """For how long the registry has said that there is no such schema, as of its last answer."""
-        wanted = self._wanted.get(ref) or self._absent.get(ref)
-        return 0.0 if wanted is None else wanted.denied
+    def _answered(self, ref: SchemaRef, answer: SchemaFound | None) -> _Wanted | None:
+        """The registry answers: report it if that is another schema than what stood in for it; None: there is none.
+
+        Return what waits for it; None: nothing does any more.
+        """
+        wanted = self._wanted.get(ref)
+        if wanted is None:
+            return None
+        self._end_question(wanted)
+        stand_in, wanted.stand_in = wanted.stand_in, None
+        if stand_in is not None and (answer is None or not answer.is_same(stand_in.earlier)):
+            # What was read by another schema is delivered: only a person can put that right. One that is gone was most
+            # likely the right one.
+            self._context.report(
+                "warning" if answer is None else "error", "schema_changed", ref=ref.value,
+                now="none" if answer is None else "another",
+                seconds=round(self._context.now.monotonic - stand_in.since),
+            )  # fmt: skip
+            self._decoder.forget(ref)
+        return wanted
+
+    def _end_question(self, wanted: _Wanted) -> None:
+        # Another schema may be asked for in its place. It is not being asked for if it is wanted anew since.
+        self._asking -= wanted.asking
+        wanted.asking = False
+
+    def _leave(self, records: Sequence[_Record]) -> list[Run]:
+        """These need not wait any longer."""
+        rows = [one.row for one in records]
+        self.size -= _size(rows)
+        return rows
 
     def _is_final(self, wanted: _Wanted, one: _Record) -> bool:
         waited = wanted.denied - one.denied >= self._patience
         # A question that was asked before the record came may have been answered before its schema was registered.
         return waited and one.since <= wanted.asked_at
 
-    def _answered(self, ref: SchemaRef) -> _Wanted | None:
-        """The question about this schema came back; None: no record waits for it any more."""
-        wanted = self._wanted.get(ref)
-        if wanted is not None:
-            self._asking -= wanted.asking
-            wanted.asking = False
-        return wanted
-
-    def _later(self, ref: SchemaRef, wanted: _Wanted, now: float, jitter: float) -> None:
-        """Ask again later, if anybody waits for it (by then), or something stands in for it."""
+    def _later(self, ref: SchemaRef, wanted: _Wanted, jitter: float) -> None:
+        """Ask again later, if a record waits for it by then, or something stands in for it."""
         wanted.failures += 1
-        wanted.retry_at = now + self._backoff.delay(wanted.failures, 0.5 + jitter / 2)
+        delay = self._backoff.delay(wanted.failures, 0.5 + jitter / 2)
+        wanted.retry_at = self._context.now.monotonic + delay
         if wanted.records or wanted.stand_in is not None:
             heapq.heappush(self._again, (wanted.retry_at, ref))
         else:
@@ -315,6 +359,11 @@ class Parking:
         self._again = [(at, ref) for at, ref in self._again if self._waits(ref, at)]
         heapq.heapify(self._again)
         self.size = sum(_size(one.row for one in wanted.records) for wanted in self._wanted.values())
+
+    @property
+    def stand_ins(self) -> int:
+        """How many schemas are earlier answers of the registry."""
+        return sum(wanted.stand_in is not None for wanted in self._wanted.values())
 
     def waits(self, now: float) -> tuple[SchemaWait, ...]:
         """What is waited for, the longest first; of many only some are named."""

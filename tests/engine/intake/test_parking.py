@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from consumer.engine.block import Block, Run
+from consumer.engine.context import Context
 from consumer.engine.figures.statistics import SCHEMAS_MOST, SchemaWait
-from consumer.engine.model import Backoff, Policy, TopicPartition
+from consumer.engine.messages import SchemaFound, SchemaUnavailable
+from consumer.engine.model import Backoff, Instant, Policy, SchemaRef, TopicPartition
 from consumer.engine.waiting import ABSENT_MOST, BURST, Parking
-from tests.engine.building import TOPIC, Books, chunk, ref
+from tests.engine.building import TOPIC, Books, FakeDecoder, chunk, ref
 
 BACKOFF = Backoff(base=1.0, cap=8.0)
 POLICY = Policy()
@@ -16,8 +18,27 @@ RATE = POLICY.registry_calls_per_second
 
 
 def patient(backoff: Backoff, patience: float = 300.0) -> Parking:
-    """A parking that asks again and waits like this."""
-    return Parking(Policy(inner_backoff=backoff, schema_patience=patience))
+    """A parking that asks again and waits like this; each delay is the longest."""
+    context = Context(Policy(inner_backoff=backoff, schema_patience=patience), 0)
+    context.jitter = lambda: 1.0
+    return Parking(context, FakeDecoder())
+
+
+def found(parking: Parking, wanted: str) -> list[Run]:
+    """The registry has this schema; the records that go on."""
+    return parking.found(SchemaFound(ref(wanted), "{}"))
+
+
+def unanswered(parking: Parking, wanted: SchemaRef, now: float) -> None:
+    """The registry gives no answer at this time."""
+    parking._context.now = Instant(now, now)
+    parking.unavailable(SchemaUnavailable(wanted, "timeout"))
+
+
+def missing(parking: Parking, wanted: SchemaRef, now: float) -> list[int]:
+    """The registry says at this time that there is none; the records for which that is final."""
+    parking._context.now = Instant(now, now)
+    return [row.first for row in parking.missing(wanted)[0]]
 
 
 @pytest.fixture
@@ -58,8 +79,8 @@ def test_a_verdict_gives_the_records_in_order(ledger: Books) -> None:
     parking.park(ref("1"), row(block, 0), 0.0)
     parking.park(ref("2"), row(block, 1), 0.0)
     parking.park(ref("1"), row(block, 2), 0.0)
-    assert parking.found(ref("1")) == [row(block, 0), row(block, 2)]
-    assert parking.found(ref("1")) == []
+    assert found(parking, "1") == [row(block, 0), row(block, 2)]
+    assert found(parking, "1") == []
     assert len(parking) == 1
 
 
@@ -70,7 +91,7 @@ def test_no_verdict_means_asking_again_later(ledger: Books) -> None:
     now, delays = 0.0, []
     for _ in range(5):
         assert list(parking.ask(now)) == [ref("1")]
-        parking.unavailable(ref("1"), now, 1.0)
+        unanswered(parking, ref("1"), now)
         parking.park(ref("1"), row(block, 1), now)
         due = parking.due()
         assert due is not None
@@ -97,15 +118,15 @@ def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) ->
     list(parking.ask(0.0))
     ledger.drop(TopicPartition(TOPIC, 0))
     parking.purge()
-    parking.unavailable(ref("1"), 0.0, 0.5)
+    unanswered(parking, ref("1"), 0.0)
     assert parking.due() is None
 
 
 def test_an_answer_nobody_waits_for_is_no_bug() -> None:
     """Records may go while the registry is asked."""
     parking = patient(BACKOFF)
-    parking.unavailable(ref("1"), 0.0, 0.5)
-    assert parking.found(ref("1")) == []
+    unanswered(parking, ref("1"), 0.0)
+    assert found(parking, "1") == []
 
 
 # -- "no such schema"
@@ -114,7 +135,7 @@ def test_an_answer_nobody_waits_for_is_no_bug() -> None:
 def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
     """The registry is asked when it is due, and says that there is none; which records that is final for."""
     assert list(parking.ask(now)) == [ref(wanted)]
-    return [place for _, place, _ in parking.missing(ref(wanted), now, 1.0)]
+    return missing(parking, ref(wanted), now)
 
 
 def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Books) -> None:
@@ -142,7 +163,7 @@ def test_each_record_has_patience_of_its_own(ledger: Books) -> None:
         assert denied(parking, now) == []
     assert denied(parking, 60.0) == [0]
     assert denied(parking, 70.0) == denied(parking, 80.0) == []
-    assert [parked.first for parked in parking.found(ref("1"))] == [1]
+    assert [parked.first for parked in found(parking, "1")] == [1]
 
 
 def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
@@ -152,7 +173,7 @@ def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
     assert denied(parking, 0.0) == denied(parking, 50.0) == []
     for now in (60.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
-        parking.unavailable(ref("1"), now, 1.0)
+        unanswered(parking, ref("1"), now)
     assert denied(parking, 3610.0) == []
     assert denied(parking, 3620.0) == [0]
 
@@ -173,11 +194,11 @@ def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Books) -> Non
     assert parking.due() == 30.0
     assert list(parking.ask(30.0)) == [ref("1")]
     parking.park(ref("1"), row(block, 2), 30.5)
-    assert [place for _, place, _ in parking.missing(ref("1"), 31.0, 1.0)] == [1]
+    assert missing(parking, ref("1"), 31.0) == [1]
     assert denied(parking, 41.0) == [2]
     parking.park(ref("1"), row(block, 3), 42.0)
     assert list(parking.ask(51.0)) == [ref("1")]
-    assert [place for _, place, _ in parking.found(ref("1"))] == [3]
+    assert [place for _, place, _ in found(parking, "1")] == [3]
 
 
 def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Books) -> None:
@@ -200,7 +221,7 @@ def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what
     parking.park(ref("1"), row(block, 1), 21.0)
     for now in (30.0, 3600.0):
         assert list(parking.ask(now)) == [ref("1")]
-        parking.unavailable(ref("1"), now, 1.0)
+        unanswered(parking, ref("1"), now)
     parking.park(ref("1"), row(block, 2), 3605.0)
     assert denied(parking, 3610.0) == [1], "it came while the schema was known to be absent"
     parking.park(ref("1"), row(block, 3), 3615.0)
@@ -234,14 +255,14 @@ def test_questions_are_bounded_at_once_and_by_the_second(ledger: Books) -> None:
     assert parking.due() is None
     now, answered = 0.0, POLICY.registry_concurrency
     for asked in first:
-        parking.unavailable(asked, now, 1.0)
+        unanswered(parking, asked, now)
     while answered < 500:
         due = parking.due()
         assert due is not None
         now = max(now, due)
         for asked in parking.ask(now):
             answered += 1
-            parking.unavailable(asked, now, 1.0)
+            unanswered(parking, asked, now)
         assert answered <= (BURST + now) * RATE + 1
     assert now == pytest.approx(500 / RATE - BURST, abs=0.5)
 
@@ -251,7 +272,7 @@ def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Books) -> None:
     parking, block = patient(BACKOFF), span_of(ledger, 1000)
     parking.park(ref("before"), row(block, 0), 0.0)
     assert list(parking.ask(0.0)) == [ref("before")]
-    parking.unavailable(ref("before"), 0.0, 1.0)
+    unanswered(parking, ref("before"), 0.0)
     for number in range(1, 1000):
         parking.park(ref(str(number)), row(block, number), 0.0)
     assert {ref("before"), ref("1"), ref("999")} < set(parking.ask(1.0))
@@ -266,5 +287,5 @@ def test_what_is_waited_for_is_named_in_bounds(ledger: Books) -> None:
     assert len(waits) == SCHEMAS_MOST
     assert waits[0] == SchemaWait("id", "0", 1, 40.0, None)
     asked = next(parking.ask(40.0))
-    parking.missing(asked, 40.0, 1.0)
+    missing(parking, asked, 40.0)
     assert parking.waits(45.0)[0] == SchemaWait("id", "0", 1, 45.0, 5.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +12,13 @@ import pytest
 from consumer.engine import messages
 from consumer.engine.answers import Answers
 from consumer.engine.block import Run
-from consumer.engine.context import Clock
-from consumer.engine.intake import Admission, SchemaAnswers
-from consumer.engine.model import Policy, Record, Rejection, SchemaRef, Stage, TopicPartition
+from consumer.engine.context import Clock, Context
+from consumer.engine.intake import Admission
+from consumer.engine.model import Filtered, Record, Rejection, SchemaRef, Stage, TopicPartition
 from consumer.engine.pipeline import Pipeline
+from consumer.engine.reading import SchemaLearner
 from consumer.engine.sending.queues import Batch
-from consumer.engine.waiting import EarlyRecords, Parking, Transforming
+from consumer.engine.waiting import BURST, EarlyRecords, Parking, Transforming
 from tests.simulation.mutations.mutating import mutation
 
 
@@ -26,10 +26,14 @@ from tests.simulation.mutations.mutating import mutation
 def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
     """allegro/hermes #607: no answer is taken for "no such schema"."""
 
-    def missing(self: SchemaAnswers, happened: messages.SchemaUnavailable) -> None:
-        self.missing(messages.SchemaMissing(happened.ref))
+    take_in = Pipeline._take_in
 
-    patch.setattr(SchemaAnswers, "unavailable", missing)
+    def missing(self: Pipeline, happened: messages.Input) -> None:
+        if isinstance(happened, messages.SchemaUnavailable):
+            happened = messages.SchemaMissing(happened.ref)
+        take_in(self, happened)
+
+    patch.setattr(Pipeline, "_take_in", missing)
 
 
 @mutation
@@ -41,32 +45,41 @@ def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
     """What an earlier schema under the same id cannot read becomes a dead letter."""
-    init = SchemaAnswers.__init__
+    init = Parking.__init__
 
-    def trusting(self: SchemaAnswers, *arguments: Any) -> None:
+    def trusting(self: Parking, *arguments: Any) -> None:
         init(self, *arguments)
         patch.setattr(self._decoder, "doubt", lambda _: None)
 
-    patch.setattr(SchemaAnswers, "__init__", trusting)
+    patch.setattr(Parking, "__init__", trusting)
 
 
 @mutation
 def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
     """The registry is not asked again, so what the earlier schema cannot read waits for ever."""
-    stands_in = Parking.stands_in
+    stand_in = Parking._stand_in
 
-    def once(self: Parking, earlier: messages.SchemaFound, *arguments: Any) -> list[Run]:
-        rows = stands_in(self, earlier, *arguments)
-        self._wanted[earlier.ref].retry_at = math.inf
+    def once(self: Parking, earlier: messages.SchemaFound, reason: str) -> list[Run]:
+        rows = stand_in(self, earlier, reason)
+        if earlier.ref in self._wanted:
+            self._wanted[earlier.ref].retry_at = math.inf
         return rows
 
-    patch.setattr(Parking, "stands_in", once)
+    patch.setattr(Parking, "_stand_in", once)
 
 
 @mutation
 def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
     """What a follower does not know yet does not exist."""
-    patch.setattr(Parking, "missing", lambda self, ref, *_: self.found(ref))
+
+    def final(self: Parking, ref: SchemaRef) -> tuple[Sequence[Run], Filtered | Rejection | None]:
+        wanted = self._answered(ref, None)
+        if wanted is None:
+            return (), None
+        del self._wanted[ref]
+        return self._leave(wanted.records), self._decoder.missing(ref)
+
+    patch.setattr(Parking, "missing", final)
 
 
 @mutation
@@ -78,7 +91,7 @@ def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
     """What was said once is neither final nor asked for again."""
-    patch.setattr(Parking, "missing", lambda *_: [])
+    patch.setattr(Parking, "missing", lambda *_: ((), None))
 
 
 @mutation
@@ -86,8 +99,10 @@ def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
     """Each schema is asked for as soon as a record needs it."""
     init = Parking.__init__
 
-    def unbound(self: Parking, policy: Policy) -> None:
-        init(self, replace(policy, registry_concurrency=10**6, registry_calls_per_second=1e6))
+    def unbound(self: Parking, context: Context, decoder: SchemaLearner) -> None:
+        init(self, context, decoder)
+        self._most_at_once, self._rate = 10**6, 1e6
+        self._burst = self._tokens = BURST * self._rate
 
     patch.setattr(Parking, "__init__", unbound)
 
