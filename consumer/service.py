@@ -55,35 +55,61 @@ class CommitAnswer(Protocol):
 
 
 class RecordSource(Protocol):
-    """Where records come from and positions go; see `consumer.adapters.kafka`."""
+    """Where records come from and positions go; see `consumer.adapters.kafka`. It calls `Service.assigned`, `revoked`
+    and `lost` on the event loop."""
 
     async def start(self) -> None:
-        """Join the group. Raises `KafkaError`."""
+        """Join the group; partitions come later, through `Service.assigned`.
+
+        Raises `KafkaError` where that cannot succeed.
+        """
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
-        """At most `room` records; 0: pause, and poll all the same. Raises `KafkaError` at a dead end."""
+        """Return at most `room` records, once there are some or `timeout` seconds are over.
+
+        With room 0 it pauses, and polls all the same: rebalances and answers to commits come in a poll. Raises
+        `KafkaError` for what does not recover by itself.
+        """
 
     async def commit(self, positions: Sequence[Position]) -> CommitAnswer:
-        """Those the broker took, and why not the others. Tries once, in bounded time; never raises."""
+        """Commit positions of partitions that are ours: one try, in bounded time.
+
+        Never raises: what the broker did not take is said in the answer.
+        """
 
     async def read_anew(self, partitions: Sequence[m.NewLife]) -> None:
-        """Read these from the beginning: `Service.assigned` is called when it begins."""
+        """Read these from the beginning, as far as they are held under their epochs yet.
+
+        `Service.assigned` is called for them when that begins.
+        """
 
     async def end_offsets(self) -> m.EndOffsets:
-        """What is known of the assigned partitions: their ends, and how far each was read. Asks no broker for it."""
+        """Return what is known of the assigned partitions: their ends, and how far each was read.
+
+        It is what was heard last, so that no broker is asked for it and nothing is waited for.
+        """
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Commit `positions` and leave the group, in bounded time."""
+        """Commit `positions` and leave the group, within `timeout` seconds.
+
+        From then on the service is not called any more.
+        """
 
 
 class Api(Protocol):
     """The Conversions API; see `consumer.adapters.conversions_api`."""
 
     async def send(self, command: m.Send) -> m.Answered | m.Unanswered:
-        """One attempt, in bounded time. Never raises."""
+        """Make one call, in bounded time.
+
+        Never raises: a call that brought no whole answer is `Unanswered`.
+        """
 
     async def read_token(self) -> bool:
-        """Read the access token again; True if it changed. Never raises."""
+        """Read the access token again from where it comes from; return True if it changed.
+
+        Never raises: where it cannot be read, the one of before is used.
+        """
 
 
 class KeyStoreFigures(Protocol):
@@ -99,57 +125,78 @@ class KeyStoreFigures(Protocol):
 
 
 class KeyStore(Protocol):
-    """The windowed key store; see `consumer.adapters.key_store`. Raises `KeyStoreError`."""
+    """The windowed key store; see `consumer.adapters.key_store`. `keys`: 16 bytes each, one after the other.
+
+    Raises `KeyStoreError`; trying again is always safe.
+    """
 
     async def claim(self, keys: bytes, now: float) -> tuple[Sequence[int], int]:
-        """Look these 16-byte keys up; a shared store claims those that were not delivered.
+        """Look keys up at `now` (unix seconds); a shared store claims those that were not delivered.
 
-        Gives `found` and `session` of `m.KeysLookedUp`.
+        Return `found` and `session` of `m.KeysLookedUp`.
         """
 
     async def confirm(self, keys: bytes, now: float) -> Sequence[int]:
-        """Store them as delivered: for each, whether it is durable (not 0)."""
+        """Store keys as delivered at `now` (unix seconds), and end our claims of them.
+
+        Return `stored` of `m.KeysStored`: what is not 0 is durable.
+        """
 
     async def release(self, keys: bytes) -> None:
-        """End our claims of these."""
+        """End our claims of keys, because we will not deliver their events."""
 
     async def renew(self) -> tuple[int, Sequence[Note]]:
-        """Prolong the lease on our claims: the session whose claims hold, and what other members have told."""
+        """Prolong the lease on our claims, or begin a session.
+
+        Return `session` and `notes` of `m.LeaseRenewed`.
+        """
 
     async def expire(self, now: float) -> None:
-        """Bounded housekeeping."""
+        """Drop some of what is out of the window at `now` (unix seconds): bounded work, called every few seconds."""
 
     def statistics(self) -> KeyStoreFigures:
-        """What it knows of itself, without waiting."""
+        """Return what it knows of itself, without waiting."""
 
     async def tell(self, note: Note) -> None:
-        """Tell other members, with their next renewal."""
+        """Tell other members, which hear it with their next renewal."""
 
     async def ask_calls(
         self, quota: str, calls: int, per_minute: int, seconds: float
     ) -> tuple[int, float, int]:
-        """Ask for calls of a quota that members share: how many, the seconds until some are free, how many are left."""
+        """Ask for calls, to be made within `seconds`, of a quota that members share: `per_minute` in any 60 seconds.
+
+        Return `calls`, `wait` and `left` of `m.CallsGiven`.
+        """
 
 
 class Schemas(Protocol):
     """Writers' schemas; see `consumer.adapters.schemas`."""
 
     async def fetch(self, command: m.FetchSchema) -> m.SchemaAnswer:
-        """One attempt, in bounded time. Never raises."""
+        """Ask for a schema once, in bounded time.
+
+        Never raises: `m.SchemaUnavailable` says why there is no answer.
+        """
 
 
 class UserFunction(Protocol):
     """The function of ``PINSTREAM_TRANSFORM``; see `consumer.adapters.transform`."""
 
     async def run(self, command: m.Transform, say: Callable[[m.TransformIsSlow], None]) -> m.Transformed:
-        """Call it for at least the first of these records; `say` is called while it takes long. Never raises."""
+        """Call it for at least the first of these records; `say` is called while it takes long.
+
+        Never raises: what the function raises is the result of its record.
+        """
 
 
 class DeadLetterWriter(Protocol):
     """The dead-letter topics; see `consumer.adapters.kafka`."""
 
     async def store(self, letters: Sequence[m.DeadLetter]) -> Sequence[bool]:
-        """Per letter, whether the broker acknowledged it. Bounded; never raises."""
+        """Write letters once, in bounded time; return for each whether the broker acknowledged it.
+
+        Never raises for what the broker says. A letter that was not acknowledged may be written all the same.
+        """
 
 
 def system_clock() -> Instant:

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import groupby
+from sys import getsizeof
 from typing import Final, NamedTuple
 
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
@@ -148,6 +149,8 @@ class Fence:
     counts: dict[Disposition, int] = field(default_factory=lambda: dict.fromkeys(SETTLED_AS, 0), init=False)
 
 
+# How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.
+_LOOSE: Final = 17 / 16
 # Bytes of a row beside its record and its body: four columns of eight bytes, a key of sixteen, and the small ones.
 ROW_BYTES: Final = 64
 
@@ -171,7 +174,9 @@ class Block:
         self.offsets = offsets_of(records)
         self.sizes = array("q", sizes)
         self.stages = bytearray(len(records))
-        self.page = columns.whole_page()
+        self.page: bytes | bytearray = columns.page
+        if getsizeof(self.page) > len(self.page) * _LOOSE:
+            self.page = bytes(self.page)  # it does not change any more
         self.ends = columns.ends
         self.keys = bytes(columns.keys)
         self.times = columns.times

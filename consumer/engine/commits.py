@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from consumer.engine import offset_map
 from consumer.engine.context import Context
@@ -155,10 +156,12 @@ class Commits:
         if states:
             self._context.report("warning", "away", seconds=round(gap, 3), partitions=len(states))
 
-    def assigned(self, state: AssignmentState) -> None:
-        """Say whether a new assignment is proven."""
-        # Soon after an absence it may have been assigned, and lost again, during the absence.
-        state.proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
+    def assigned(self, states: Sequence[AssignmentState]) -> None:
+        """Say whether new assignments are proven."""
+        # Soon after an absence they may have been assigned, and lost again, during the absence.
+        proven = self._context.now.monotonic - self._back_since > _SOON * self._context.policy.away
+        for state in states:
+            state.proven = proven
 
     def unproven(self) -> bool:
         """Return True if open records may belong to another member by now."""
@@ -174,21 +177,33 @@ class Lives:
         # The last known id of each topic that was ever assigned to us.
         self._ids: dict[str, str] = {}
 
-    def assign(self, one: Assignment) -> AssignmentState:
-        """Begin the ledger of a new assignment, with what was committed along with its start."""
-        tp = TopicPartition(one.topic, one.partition)
-        told = self._read_metadata(tp, one)
-        inherited = None if told is None else told.settled
-        # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
-        topic_id = one.topic_id or (None if told is None else told.topic_id)
-        state = self._ledger.assign(
-            tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
+    def assigned(self, assignments: Sequence[Assignment]) -> list[AssignmentState]:
+        """Begin the ledgers of new assignments, with what was committed along with their starts.
+
+        Reports topics that are in another life than what was read or committed before.
+        """
+        states = []
+        for one in assignments:
+            tp = TopicPartition(one.topic, one.partition)
+            told = self._read_metadata(tp, one)
+            inherited = None if told is None else told.settled
+            # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
+            topic_id = one.topic_id or (None if told is None else told.topic_id)
+            state = self._ledger.assign(
+                tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
+            )
+            destinations = (None, self._context.policy.destination)
+            state.elsewhere = told is not None and told.destination not in destinations
+            states.append(state)
+        anew = Counter(
+            one.topic
+            for one in assignments
+            if one.void is not None or offset_map.are_different_lives(self._ids.get(one.topic), one.topic_id)
         )
-        state.elsewhere = told is not None and told.destination not in (
-            None,
-            self._context.policy.destination,
-        )
-        return state
+        self._ids.update({one.topic: one.topic_id for one in assignments if one.topic_id is not None})
+        for topic, partitions in anew.items():
+            self._tell(topic, partitions, 0)
+        return states
 
     def _read_metadata(self, tp: TopicPartition, one: Assignment) -> CommitMetadata | None:
         """Return the metadata that was committed with the start, if it can be read."""
@@ -198,17 +213,6 @@ class Lives:
         if told is None:
             self._context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
         return told
-
-    def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """Report the new assignments whose topic is in another life than what was read or committed before."""
-        anew = Counter(
-            one.topic
-            for one in assignments
-            if one.void is not None or offset_map.are_different_lives(self._ids.get(one.topic), one.topic_id)
-        )
-        self._ids.update({one.topic: one.topic_id for one in assignments if one.topic_id is not None})
-        for topic, partitions in anew.items():
-            self._tell(topic, partitions, 0)
 
     def told(self, ids: Mapping[str, str]) -> bool:
         """End the assignments of an earlier life than these ids say. Return True if there were any."""
@@ -240,14 +244,14 @@ class Lives:
         )
 
 
+@dataclass(eq=False)
 class Removals:
     """Reports records that were removed from a log before they were read.
 
     `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    _context: Context
 
     def fetched(self, state: AssignmentState, chunk: Chunk, held_to: int) -> None:
         """Look for offsets that are missing before or within a chunk, below the log's beginning."""

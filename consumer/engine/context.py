@@ -180,11 +180,6 @@ class Clock:
         lately = [above for at, above in self._stamps if now.monotonic - at <= _LATELY]
         return median_low(lately) if lately else None
 
-    def _stamped_ahead(self, now: Instant) -> float:
-        """Return the seconds that recent records were stamped ahead of our clock."""
-        stamped = self._stamped(now)
-        return 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
-
     # -- what is reported
 
     def mind(self) -> None:
@@ -193,7 +188,8 @@ class Clock:
         if now.monotonic < self._look_at:
             return
         self._look_at = now.monotonic + _LOOK_EVERY
-        off = {"platform": self._behind(now) or 0.0, "records": self._stamped_ahead(now)}
+        figures = self.statistics(now, 0)
+        off = {"platform": figures.platform or 0.0, "records": figures.records}
         by = next((one for one, seconds in off.items() if abs(seconds) >= WORTH_A_WORD), None)
         if by is None and self._off_since is not None:
             self._context.report("info", "clock_right", after_seconds=round(now.monotonic - self._off_since))
@@ -206,9 +202,11 @@ class Clock:
 
     def statistics(self, now: Instant, early: int) -> ClockStatistics:
         """Return the figures of our clock; `early`: events that wait for it."""
-        behind = self._behind(now)
+        behind, stamped = self._behind(now), self._stamped(now)
         corrected = behind if behind is not None and abs(behind) >= WORTH_A_WORD else 0.0
-        return ClockStatistics(behind, self._stamped_ahead(now), corrected, early)
+        # A timestamp that lies behind us is only old.
+        ahead = 0.0 if stamped is None else max(0.0, stamped - (now.unix - now.monotonic))
+        return ClockStatistics(behind, ahead, corrected, early)
 
 
 def _beyond(above: float, bounds: _Bounds) -> float:

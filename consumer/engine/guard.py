@@ -206,18 +206,19 @@ class Guard:
         filtered = {index for index, verdict in verdicts.items() if isinstance(verdict, Filtered)}
         block.numbers = sample.add(block.assignment.tp.partition, block.offsets, filtered)
 
-    def bad(self, row: Run, rejection: Rejection) -> None:
-        """Note that this record would be a dead letter."""
-        if self._on:
+    def judge(self, row: Run, rejection: Rejection | None) -> None:
+        """Note that a record of the sample would be a dead letter; None: it turned out to be filtered."""
+        if not self._on:
+            return
+        # It took a place when it was read, which the filtered have not.
+        mark = _LEFT
+        if rejection is not None:
             reason = rejection.stage, rejection.code, row.block.section(row.first)
             # Codes and sections are closed sets. Should all reasons together be more than marks, the rest share one.
             mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
-            self._mark(row, mark)
-
-    def filtered_late(self, row: Run) -> None:
-        """Take the place from a record that waited for its schema and is filtered now."""
-        if self._on:
-            self._mark(row, _LEFT)
+        topic = row.block.assignment.tp.topic
+        sample = self._unweighed[topic] = self._samples[topic]
+        sample.mark(row.block.numbers[row.first], mark)
 
     def weigh(self) -> None:
         """Trip if too many neighbours are bad now."""
@@ -244,11 +245,6 @@ class Guard:
     def due(self) -> float | None:
         """When to report again that intake is stopped (monotonic); None: it is not."""
         return self._remind_at if self.tripped is not None else None
-
-    def _mark(self, row: Run, mark: int) -> None:
-        topic = row.block.assignment.tp.topic
-        sample = self._unweighed[topic] = self._samples[topic]
-        sample.mark(row.block.numbers[row.first], mark)
 
     def _trip(self, topic: str, window: bytes) -> None:
         reasons = {mark: reason for reason, mark in self._marks.items()}

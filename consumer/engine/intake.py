@@ -286,8 +286,7 @@ class Admission:
                 continue
             self._set_aside(run, verdict)
             if isinstance(verdict, Filtered):
-                # It took a place in the sample when it was read, which the filtered have not.
-                self._guard.filtered_late(run)
+                self._guard.judge(run, None)
         self._note(columns, fitting)
         return fitting == len(rows)
 
@@ -342,7 +341,7 @@ class Admission:
         if needed <= free_bytes and not waits:  # nearly always
             self._need = 0
             return len(columns)
-        costs = columns.sizes()
+        costs = [end - start for start, end in zip((0, *columns.ends), columns.ends, strict=False)]
         if sizes:
             costs = [size + body + ROW_BYTES for size, body in zip(sizes, costs, strict=True)]
         for row in passed:

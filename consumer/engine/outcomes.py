@@ -119,7 +119,7 @@ class Outcomes:
         """The record goes to the dead-letter topic; it settles when the broker has it."""
         tp, record = row.block.assignment.tp, row.block.record(row.first)
         move_all([row], RecordStage.DEAD_LETTERING)
-        self.guard.bad(row, rejection)
+        self.guard.judge(row, rejection)
         self.samples.rejected(tp, record.offset, rejection)
         at_ms = int(self.context.now.unix * 1000)
         letter = DeadLetter(tp.topic, tp.partition, record, rejection, attempts, at_ms)

@@ -346,10 +346,8 @@ class Pipeline:
     def _assigned(self, happened: m.Assigned) -> None:
         if self.stopping:
             return  # the group gives them to others once we have left
-        states = [self._lives.assign(one) for one in happened.assignments]
-        for state in states:
-            self.commits.assigned(state)
-        self._lives.assigned(happened.assignments)
+        states = self._lives.assigned(happened.assignments)
+        self.commits.assigned(states)
         elsewhere = sum(state.elsewhere for state in states)
         if elsewhere:
             self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)

@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from sys import getsizeof
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -47,8 +46,6 @@ NO_KEY: Final = bytes(KEY_BYTES)
 # Marks of an event: it happened offline; a call with it has left, and its outcome is not known; it is counted among
 # those that may be doubled.
 OFFLINE, UNCLEAR, COUNTED = 1, 2, 4
-# How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.
-_LOOSE: Final = 17 / 16
 
 
 class Keys:
@@ -164,14 +161,6 @@ class Columns:
     def key(self, row: int) -> bytes:
         """Return the key of this row."""
         return bytes(self.keys[KEY_BYTES * row : KEY_BYTES * (row + 1)])
-
-    def whole_page(self) -> bytes | bytearray:
-        """Return the page, which does not change any more: a copy if much of its memory is not used."""
-        return self.page if getsizeof(self.page) <= len(self.page) * _LOOSE else bytes(self.page)
-
-    def sizes(self) -> list[int]:
-        """Return the bytes of each body."""
-        return [end - start for start, end in zip((0, *self.ends), self.ends, strict=False)]
 
     def is_event(self, row: int) -> bool:
         """Return True if this record became an event."""

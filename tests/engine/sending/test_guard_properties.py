@@ -105,7 +105,7 @@ class Books(RuleBasedStateMachine):
             if kind in FATES:
                 self.waiting.append((topic, block, index, len(self.records[topic])))
             if kind == "rejected":
-                self.guard.bad(Run(block, index, index + 1), REFUSED)
+                self.guard.judge(Run(block, index, index + 1), REFUSED)
             if kind != "filtered":
                 self.records[topic].append(kind)
                 self.offsets[topic].append(block.offsets[index])
@@ -136,9 +136,9 @@ class Books(RuleBasedStateMachine):
             fate = data.draw(st.sampled_from(FATES[self.records[topic][place]]))
             # What is no longer kept has no verdict that counts.
             if fate == "filtered":
-                self.guard.filtered_late(Run(block, index, index + 1))
+                self.guard.judge(Run(block, index, index + 1), None)
             elif fate != "good":
-                self.guard.bad(Run(block, index, index + 1), REFUSED)
+                self.guard.judge(Run(block, index, index + 1), REFUSED)
             self.records[topic][place] = fate
             topics.add(topic)
         self.waiting = [one for at, one in enumerate(self.waiting) if at not in some]

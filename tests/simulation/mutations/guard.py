@@ -102,7 +102,7 @@ def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
             asked = self.lookups._asked[happened.number]
             for row, found in zip(each_of(asked), happened.found, strict=True):
                 if found and row.ours:
-                    self.guard.filtered_late(row)
+                    self.guard.judge(row, None)
         take_in(self, happened)
 
     patch.setattr(Pipeline, "_take_in", without)
@@ -117,13 +117,13 @@ def guard_counts_what_is_read_again_twice(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
     """Only what is rejected at once counts: the platform may refuse a whole topic."""
-    bad = Guard.bad
+    judge = Guard.judge
 
-    def at_once(self: Guard, row: Run, rejection: Rejection) -> None:
-        if rejection.stage is not Stage.DELIVER:
-            bad(self, row, rejection)
+    def at_once(self: Guard, row: Run, rejection: Rejection | None) -> None:
+        if rejection is None or rejection.stage is not Stage.DELIVER:
+            judge(self, row, rejection)
 
-    patch.setattr(Guard, "bad", at_once)
+    patch.setattr(Guard, "judge", at_once)
 
 
 @mutation
