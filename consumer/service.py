@@ -204,25 +204,6 @@ def system_clock() -> Instant:
     return Instant(asyncio.get_running_loop().time(), time.time())
 
 
-def _not_done(command: m.KeyStoreCommand) -> m.Input | None:
-    """What the engine hears when the key store fails."""
-    match command:
-        case m.LookUpKeys():
-            return m.LookUpFailed(command.number)
-        case m.StoreKeys():
-            return m.StoreFailed(command.number)
-        case m.RenewLease():
-            return m.RenewFailed(command.number)
-        case m.AskCalls():
-            return m.CallsNotGiven(command.number, command.account)
-        case m.ReleaseKeys() | m.TellNote():
-            return (
-                None  # claims end with the lease, and what a note tells other members find out by themselves
-            )
-        case _:
-            assert_never(command)
-
-
 class Service:
     """One group member: engine, adapters, and the loop between them.
 
@@ -447,7 +428,7 @@ class Service:
             if error.lease_lost:
                 # Before the answer: what was claimed may be another member's, so no call may begin with it.
                 self.feed(m.LeaseLost())
-            return _not_done(command)
+            return m.KeyStoreFailed(command)
         self.key_store_broken = None
         return answer
 

@@ -33,10 +33,8 @@ from consumer.engine.ledger import Ledger
 from consumer.engine.messages import (
     KeysLookedUp,
     LeaseRenewed,
-    LookUpFailed,
     LookUpKeys,
     ReleaseKeys,
-    RenewFailed,
     RenewLease,
 )
 from consumer.engine.model import Disposition, Instant
@@ -150,12 +148,12 @@ class Lookups:
                 self._dispatcher.queue(account).add(part, now)
         self.drop(gone)
 
-    def failed(self, happened: LookUpFailed) -> None:
+    def failed(self, number: int) -> None:
         """Try a look-up again later."""
         self.failures += 1
         self._context.counters.failures["key_store_look_up"] += 1
         delay = self._context.policy.inner_backoff.delay(self.failures, 0.5 + self._context.jitter() / 2)
-        self._later(self._context.now.monotonic + delay, self._take(happened.number))
+        self._later(self._context.now.monotonic + delay, self._take(number))
         self._renew_at = -inf  # our session may have ended
 
     def purge(self) -> None:
@@ -216,9 +214,9 @@ class Lookups:
             self._context.report("warning", "claimed_again", events=rows_of(queued))
             self.claim_again(queued)
 
-    def renewal_failed(self, happened: RenewFailed) -> None:
+    def renewal_failed(self, number: int) -> None:
         """Take a renewal that failed: try again soon. Meanwhile the lease that is known to hold runs out."""
-        self._answered(happened.number)
+        self._answered(number)
         self.renewal_fails = True
         self._renew_at = self._context.now.monotonic + RENEW_EVERY
 

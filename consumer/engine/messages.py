@@ -188,7 +188,7 @@ class TransformIsSlow:
 SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
 FunctionSaid = Transformed | TransformIsSlow
 
-# -- from the key store. Each question has an answer for when it fails, so that nothing waits for one that never comes.
+# -- from the key store. Also what fails is answered, so that nothing waits for an answer that never comes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,26 +202,12 @@ class KeysLookedUp:
 
 
 @dataclass(frozen=True, slots=True)
-class LookUpFailed:
-    """Answers `LookUpKeys`: the key store did not answer."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
 class KeysStored:
     """Answers `StoreKeys`: the keys are durable. `stored`: for each key, whether it is (None: all are). One that is not
     was claimed by another member, since our lease had ended; 2: it is, and that member had delivered it, too."""
 
     number: int
     stored: Sequence[int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreFailed:
-    """Answers `StoreKeys`: not (known to be) durable."""
-
-    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,13 +226,6 @@ class LeaseLost:
 
 
 @dataclass(frozen=True, slots=True)
-class RenewFailed:
-    """Answers `RenewLease`: it is not certain that our claims hold."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
 class CallsGiven:
     """Answers `AskCalls`: this many calls may be made. 0: the account's quota is used up for `wait` seconds yet.
     `left`: how many are free for others."""
@@ -259,14 +238,6 @@ class CallsGiven:
 
 
 @dataclass(frozen=True, slots=True)
-class CallsNotGiven:
-    """Answers `AskCalls`: the key store did not answer."""
-
-    number: int
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
 class KeysForgotten:
     """How many keys the key store has forgotten since the start before their window was over: being full, or because a
     shared one was set back (`lost`)."""
@@ -275,10 +246,16 @@ class KeysForgotten:
     lost: int = 0
 
 
-KeysAnswer = KeysLookedUp | LookUpFailed | KeysStored | StoreFailed
-LeaseAnswer = LeaseRenewed | LeaseLost | RenewFailed
-QuotaAnswer = CallsGiven | CallsNotGiven
-KeyStoreSaid = KeysAnswer | LeaseAnswer | QuotaAnswer | KeysForgotten
+@dataclass(frozen=True, slots=True)
+class KeyStoreFailed:
+    """Answers `command`: the key store did not answer, so it may have done what was asked, or not."""
+
+    command: KeyStoreCommand
+
+
+KeyStoreSaid = (
+    KeysLookedUp | KeysStored | LeaseRenewed | LeaseLost | CallsGiven | KeysForgotten | KeyStoreFailed
+)
 
 # -- from the API, or whoever answers in its place. Bodies echo events: they are in no repr, for a repr may be logged.
 
@@ -448,8 +425,8 @@ class StoreKeys:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseKeys:
-    """End our claims of these in a shared key store: we will not deliver them. It has no answer: where it fails, the
-    store begins another session for us, and claims of the one before end with its lease."""
+    """End our claims of these in a shared key store: we will not deliver them. No answer is waited for: where it fails,
+    the store begins another session for us, and claims of the one before end with its lease."""
 
     keys: bytes
 
@@ -478,7 +455,8 @@ class AskCalls:
 
 @dataclass(frozen=True, slots=True)
 class TellNote:
-    """Tell the other members that share the key store. It has no answer: where it fails, they meet it themselves."""
+    """Tell the other members that share the key store. No answer is waited for: where it fails, they meet it
+    themselves."""
 
     note: Note
 
@@ -567,7 +545,7 @@ class Report:
     fields: Mapping[str, str | int | float | None]
 
 
-# Tried once, and answered by one input, but for `ReleaseKeys`, `TellNote` and `ReadAnew`, which `Assigned` follows.
+# Tried once, and answered by one input; but `ReleaseKeys` and `TellNote` only where they fail. `ReadAnew`: `Assigned`.
 KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
 Attempt = FetchSchema | Transform | KeyStoreCommand | Send | StoreDeadLetters | Commit | ReadAnew | ReadToken
 Command = Attempt | Release | Stop | GiveUp | Report

@@ -30,7 +30,6 @@ from consumer.engine.messages import (
     DeadLettersStored,
     KeysStored,
     StoreDeadLetters,
-    StoreFailed,
     StoreKeys,
 )
 from consumer.engine.model import Disposition, Rejection
@@ -78,14 +77,16 @@ class Outcomes:
         if runs := self.keys.begin(number, self.context.now.monotonic):
             self.context.emit(StoreKeys(number, keys_of(runs)))
 
-    def keys_stored(self, happened: KeysStored | StoreFailed) -> None:
+    def keys_not_stored(self, number: int) -> None:
+        """A write of keys failed, or may have: it is tried again, and nothing of it settles before."""
+        self.context.counters.failures["key_store_write"] += 1
+        self.keys.finish(number, False, self.context.now.monotonic, self.context.jitter())
+
+    def keys_stored(self, happened: KeysStored) -> None:
         """A write of keys came back: what is durable settles, with the duplicates that waited for it."""
         now = self.context.now.monotonic
-        stored = isinstance(happened, KeysStored)
-        if not stored:
-            self.context.counters.failures["key_store_write"] += 1
-        done = self.keys.finish(happened.number, stored, now, self.context.jitter())
-        if isinstance(happened, KeysStored) and happened.stored is not None and set(happened.stored) != {1}:
+        done = self.keys.finish(happened.number, True, now, self.context.jitter())
+        if happened.stored is not None and set(happened.stored) != {1}:
             # Our lease had ended, and another member had taken these events over. Where it has them still, they are
             # stored already, or can be, once it is known what became of them there.
             taken_over, _ = pick(done, [flag != 1 for flag in happened.stored])

@@ -163,9 +163,7 @@ class Pipeline:
                 if any(happened.found):
                     self.early.pilot_at = -inf
                 self.lookups.looked_up(happened)
-            case m.LookUpFailed():
-                self.lookups.failed(happened)
-            case m.KeysStored() | m.StoreFailed():
+            case m.KeysStored():
                 self.outcomes.keys_stored(happened)
             case m.LeaseRenewed():
                 self.lookups.renewed(happened)
@@ -173,10 +171,10 @@ class Pipeline:
                 self.outcomes.keys.not_before = -inf
             case m.LeaseLost():
                 self.lookups.lease_lost()
-            case m.RenewFailed():
-                self.lookups.renewal_failed(happened)
-            case m.CallsGiven() | m.CallsNotGiven():
-                self.dispatcher.calls_given(happened)
+            case m.CallsGiven():
+                self.dispatcher.calls_given(happened.number, happened.account, happened)
+            case m.KeyStoreFailed():
+                self._key_store_failed(happened.command)
             case m.KeysForgotten():
                 self._keys_forgotten(happened)
             # -- the API
@@ -204,6 +202,21 @@ class Pipeline:
                 pass  # what is due begins in `_go_on`
             case _:
                 assert_never(happened)
+
+    def _key_store_failed(self, command: m.KeyStoreCommand) -> None:
+        match command:
+            case m.LookUpKeys():
+                self.lookups.failed(command.number)
+            case m.StoreKeys():
+                self.outcomes.keys_not_stored(command.number)
+            case m.RenewLease():
+                self.lookups.renewal_failed(command.number)
+            case m.AskCalls():
+                self.dispatcher.calls_given(command.number, command.account, None)
+            case m.ReleaseKeys() | m.TellNote():
+                pass  # claims end with the lease, and what a note tells other members meet by themselves
+            case _:
+                assert_never(command)
 
     def _go_on(self) -> None:
         """Begin all that may begin now."""

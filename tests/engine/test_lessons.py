@@ -251,7 +251,7 @@ def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
     core.look_up()
     for _ in range(200):
         if core.has(m.StoreKeys):
-            core.feed(m.StoreFailed(core.take(m.StoreKeys).number))
+            core.feed(m.KeyStoreFailed(core.take(m.StoreKeys)))
         if core.has(m.Send):
             core.accept()
         core.advance(1.0)

@@ -249,7 +249,7 @@ def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
     for _ in range(3):
         assert core.committable() is None
         asked = core.take(m.StoreKeys)
-        core.feed(m.StoreFailed(asked.number))
+        core.feed(m.KeyStoreFailed(asked))
         core.until(lambda: core.has(m.StoreKeys))
     core.store_keys()
     assert core.committable() == 1
@@ -358,7 +358,7 @@ def test_a_look_up_that_failed_is_repeated() -> None:
     core.fetch(event("a"))
     for _ in range(20):
         asked = core.take(m.LookUpKeys)
-        core.feed(m.LookUpFailed(asked.number))
+        core.feed(m.KeyStoreFailed(asked))
         assert not core.has(m.LookUpKeys)
         core.until(lambda: core.has(m.LookUpKeys), seconds=core.policy.inner_backoff.cap)
     core.deliver()
@@ -370,9 +370,9 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
     core = Core()
     for wrong in (
         m.KeysLookedUp(99, []),
-        m.LookUpFailed(99),
+        m.KeyStoreFailed(m.LookUpKeys(99, b"")),
         m.KeysStored(99),
-        m.StoreFailed(99),
+        m.KeyStoreFailed(m.StoreKeys(99, b"")),
         m.CommitDone(99, [], None),
         m.DeadLettersStored(99, []),
         m.Unanswered(99, "timeout"),
@@ -419,7 +419,7 @@ def script(seed: int) -> list[m.Command]:
     core.assign(1)
     core.fetch(*(event(str(n)) for n in range(7)), UNDECODABLE, event("1"), of_schema("s", "1"))
     core.fetch(*(event(str(n), OTHER_ACCOUNT) for n in range(4)), partition=1)
-    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     core.feed(m.SchemaUnavailable(ref("1"), "timeout"))
     core.store_letters(stored=False)
     core.send_all()

@@ -194,9 +194,9 @@ class World(RuleBasedStateMachine):
     def answer_badly(self, command: m.Command, data: st.DataObject) -> None:
         match command:
             case m.LookUpKeys():
-                self.core.feed(m.LookUpFailed(command.number))
+                self.core.feed(m.KeyStoreFailed(command))
             case m.StoreKeys():
-                self.core.feed(m.StoreFailed(command.number))
+                self.core.feed(m.KeyStoreFailed(command))
             case m.FetchSchema():
                 self.core.feed(m.SchemaUnavailable(command.ref, "timeout"))
             case m.StoreDeadLetters():

@@ -212,14 +212,14 @@ class Member:
     def _look_up(self, command: m.LookUpKeys) -> None:
         def look_up() -> m.Input:
             found = self._world.keys_of(self.slot).look_up(split_keys(command.keys))
-            return m.LookUpFailed(command.number) if found is None else m.KeysLookedUp(command.number, found)
+            return m.KeyStoreFailed(command) if found is None else m.KeysLookedUp(command.number, found)
 
         self._perform(look_up)
 
     def _store_keys(self, command: m.StoreKeys) -> None:
         def store() -> m.Input:
             stored = self._world.keys_of(self.slot).store(split_keys(command.keys))
-            return m.KeysStored(command.number) if stored else m.StoreFailed(command.number)
+            return m.KeysStored(command.number) if stored else m.KeyStoreFailed(command)
 
         self._perform(store)
 

@@ -228,12 +228,12 @@ class KeyClient:
             case m.LookUpKeys(number, keys):
                 request = _Request(
                     self._world, self._member, session.claim(keys, now),
-                    partial(self._looked_up, number, keys), m.LookUpFailed(number),
+                    partial(self._looked_up, number, keys), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.StoreKeys(number, keys):
                 request = _Request(
                     self._world, self._member, session.confirm(keys, now),
-                    lambda stored: m.KeysStored(number, stored), m.StoreFailed(number),
+                    lambda stored: m.KeysStored(number, stored), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.ReleaseKeys(keys):
                 request = _Request(self._world, self._member, session.release(keys), lambda _: None, None)
@@ -242,7 +242,7 @@ class KeyClient:
             case m.RenewLease(number):
                 request = _Request(
                     self._world, self._member, session.renew(),
-                    partial(self._renewed, number), m.RenewFailed(number),
+                    partial(self._renewed, number), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.AskCalls(number, destination, account, calls, per_minute, seconds):
                 if self._world.now < self._calls_from.get(account, float("-inf")) - _EPSILON:
@@ -250,7 +250,7 @@ class KeyClient:
                 request = _Request(
                     self._world, self._member,
                     session.ask_calls(f"{destination}:{account}", calls, per_minute, seconds),
-                    partial(self._calls_given, number, account), m.CallsNotGiven(number, account),
+                    partial(self._calls_given, number, account), m.KeyStoreFailed(command),
                 )  # fmt: skip
         self._world.later(0.0, request.go_on, partial(next, request.call))
 
@@ -271,10 +271,11 @@ class KeyClient:
 
     def no_answer(self, failed: m.Input | None) -> None:
         """The member is about to hear of a failure."""
-        if isinstance(failed, m.CallsNotGiven):
-            self._calls_failed[failed.account] += 1
-            backoff = self._world.policy.inner_backoff.ceiling(self._calls_failed[failed.account]) / 2
-            self._calls_from[failed.account] = self._world.now + backoff
+        if isinstance(failed, m.KeyStoreFailed) and isinstance(failed.command, m.AskCalls):
+            account = failed.command.account
+            self._calls_failed[account] += 1
+            backoff = self._world.policy.inner_backoff.ceiling(self._calls_failed[account]) / 2
+            self._calls_from[account] = self._world.now + backoff
 
     def leave(self) -> None:
         """The process ends in order: so do its claims, if the server can be reached."""

@@ -196,8 +196,8 @@ class Watch:
                 keys = self._storing.pop(happened.number)
                 for key, stored in zip(keys, happened.stored or [1] * len(keys), strict=True):
                     self._key_stored(key, stored)
-            case m.StoreFailed():
-                del self._storing[happened.number]
+            case m.KeyStoreFailed(m.StoreKeys(number)):
+                del self._storing[number]
             case m.DeadLettersStored():
                 del self._writing[happened.number]
             case m.CommitDone():

@@ -215,7 +215,7 @@ def test_a_real_core_whose_key_store_fails_is_not_ready() -> None:
     core = Core()
     core.assign()
     core.fetch(event("a"))
-    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     assert (why_not_ready(core.statistics()) or "").startswith("the key store does not answer")
     core.until(lambda: core.has(m.LookUpKeys))
     core.look_up()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from consumer.engine.block import RecordStage, Run
 from consumer.engine.context import Context
-from consumer.engine.messages import AskCalls, CallsGiven, CallsNotGiven, Send
+from consumer.engine.messages import AskCalls, CallsGiven, Send
 from consumer.engine.model import trace_parents
 from consumer.engine.reading import COUNTED, OFFLINE, UNCLEAR
 from consumer.engine.runs import each_of, move_all, rows_of
@@ -154,14 +154,14 @@ class Dispatcher:
         whose = policy.destination or "", queue.account
         context.emit(AskCalls(number, *whose, calls, policy.calls_per_minute, allowance.seconds))
 
-    def calls_given(self, happened: CallsGiven | CallsNotGiven) -> None:
-        """The shared key store has given calls, or not."""
+    def calls_given(self, number: int, account: str, given: CallsGiven | None) -> None:
+        """The shared key store has answered the question `number` for calls; None: it did not."""
         context = self._context
-        now, allowance = context.now.monotonic, self._queues[happened.account].gate.allowance
-        if allowance is None or allowance.asked != happened.number:
-            raise bug(f"question {happened.number} for calls was answered but not asked")
-        if isinstance(happened, CallsGiven):
-            allowance.answered(happened.calls, happened.wait, happened.left, now)
+        now, allowance = context.now.monotonic, self._queues[account].gate.allowance
+        if allowance is None or allowance.asked != number:
+            raise bug(f"question {number} for calls was answered but not asked")
+        if given is not None:
+            allowance.answered(given.calls, given.wait, given.left, now)
             return
         # Without an answer no call goes: the members' calls together must stay within the quota.
         allowance.failures += 1

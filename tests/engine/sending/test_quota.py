@@ -141,7 +141,7 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     oldest = core.statistics().oldest_open
     assert oldest is not None
     assert oldest.waits_for is WaitsFor.KEY_STORE
-    core.feed(m.CallsNotGiven(asked.number, asked.account))
+    core.feed(m.KeyStoreFailed(asked))
     assert core.statistics().key_store_fails
     assert core.statistics().counters.failures["key_store_quota"] == 1
     core.advance(1.0)
@@ -155,7 +155,7 @@ def test_a_question_that_nothing_waits_for_any_more_is_no_trouble() -> None:
     core = member()
     queue_up(core, "a")
     asked = core.take(m.AskCalls)
-    core.feed(m.CallsNotGiven(asked.number, asked.account))
+    core.feed(m.KeyStoreFailed(asked))
     assert core.statistics().key_store_fails
     core.lose(0)
     assert not core.statistics().key_store_fails

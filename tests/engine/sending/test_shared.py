@@ -79,7 +79,7 @@ def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
     core = Core(lease=LEASE, call_timeout=TIMEOUT)
     core.assign()
     core.fetch(event("a"))
-    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     core.advance(5.0)
     assert not core.has(m.Send)
     assert core.statistics().key_store_fails
@@ -125,7 +125,7 @@ def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
     """The store is said to fail until a renewal is answered."""
     core = core_of_a_member()
     core.advance(RENEW_EVERY)
-    core.feed(m.RenewFailed(core.take(m.RenewLease).number))
+    core.feed(m.KeyStoreFailed(core.take(m.RenewLease)))
     assert core.statistics().key_store_fails
     core.advance(RENEW_EVERY)
     renew(core)
@@ -285,7 +285,7 @@ def test_a_failed_look_up_renews_at_once() -> None:
     core = core_of_a_member()
     core.fetch(event("a"))
     assert not core.has(m.RenewLease)
-    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     assert core.has(m.RenewLease)
 
 
@@ -346,7 +346,7 @@ def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> No
     core.accept()
     for _ in range(12):
         core.until(lambda: core.has(m.StoreKeys))
-        core.feed(m.StoreFailed(core.take(m.StoreKeys).number))
+        core.feed(m.KeyStoreFailed(core.take(m.StoreKeys)))
     core.advance(RENEW_EVERY)
     assert not core.has(m.StoreKeys)
     renew(core, session=2)
@@ -379,7 +379,7 @@ def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None
     core.feed(m.LeaseLost())
     answer_claims(core, 0)
     core.feed(m.LeaseRenewed(before.number, 1))
-    core.feed(m.RenewFailed(core.take(m.RenewLease).number))
+    core.feed(m.KeyStoreFailed(core.take(m.RenewLease)))
     core.advance(0.9)
     assert not core.has(m.Send)
     core.advance(0.1)

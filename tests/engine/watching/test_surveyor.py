@@ -93,7 +93,7 @@ def test_a_record_waits_for_the_key_store() -> None:
     """To be looked up, to be looked up again after a failure, and to be remembered once delivered."""
     core = reading(event("a"), linger=0.0)
     assert waits_for(core) == ("key_store", ACCOUNT)
-    core.feed(m.LookUpFailed(core.take(m.LookUpKeys).number))
+    core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     assert waits_for(core) == ("key_store", ACCOUNT)
     core.until(lambda: core.has(m.LookUpKeys))
     core.look_up()

@@ -87,9 +87,8 @@ def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None
 @mutation
 def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
     """An event counts as delivered though its key is not durable."""
-    stored = Outcomes.keys_stored
     patch.setattr(
-        Outcomes, "keys_stored", lambda self, happened: stored(self, messages.KeysStored(happened.number))
+        Outcomes, "keys_not_stored", lambda self, number: self.keys_stored(messages.KeysStored(number))
     )
 
 
@@ -107,9 +106,9 @@ def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
 def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
     """The key store does not answer, so the event is taken for new."""
 
-    def failed(self: Lookups, happened: messages.LookUpFailed) -> None:
-        count = rows_of(self._asked[happened.number])
-        self.looked_up(messages.KeysLookedUp(happened.number, [False] * count))
+    def failed(self: Lookups, number: int) -> None:
+        count = rows_of(self._asked[number])
+        self.looked_up(messages.KeysLookedUp(number, [False] * count))
 
     patch.setattr(Lookups, "failed", failed)
 
@@ -175,8 +174,8 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
                 return Run(other, row.first, row.end)
         return row
 
-    def unfenced(self: Outcomes, happened: messages.KeysStored | messages.StoreFailed) -> None:
-        written = self.keys.writing if isinstance(happened, messages.KeysStored) else []
+    def unfenced(self: Outcomes, happened: messages.KeysStored) -> None:
+        written = self.keys.writing
         keys_stored(self, happened)
         for row in each_of(written):
             other = inherited(self, row)

@@ -93,10 +93,10 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
     """A store in trouble is asked for calls without a pause."""
     calls_given = Dispatcher.calls_given
 
-    def at_once(self: Dispatcher, happened: messages.CallsGiven | messages.CallsNotGiven) -> None:
-        calls_given(self, happened)
-        allowance = self.queue(happened.account).gate.allowance
-        if isinstance(happened, messages.CallsNotGiven) and allowance is not None:
+    def at_once(self: Dispatcher, number: int, account: str, given: messages.CallsGiven | None) -> None:
+        calls_given(self, number, account, given)
+        allowance = self.queue(account).gate.allowance
+        if given is None and allowance is not None:
             allowance.ask_at = 0.0
 
     patch.setattr(Dispatcher, "calls_given", at_once)

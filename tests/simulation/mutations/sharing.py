@@ -83,10 +83,8 @@ def what_was_taken_over_counts_as_stored(patch: pytest.MonkeyPatch) -> None:
     """The record settles, though its key is not durable and another member may yet fail to deliver it."""
     stored = Outcomes.keys_stored
 
-    def all_stored(self: Outcomes, happened: messages.KeysStored | messages.StoreFailed) -> None:
-        if isinstance(happened, messages.KeysStored):
-            happened = messages.KeysStored(happened.number)
-        stored(self, happened)
+    def all_stored(self: Outcomes, happened: messages.KeysStored) -> None:
+        stored(self, messages.KeysStored(happened.number))
 
     patch.setattr(Outcomes, "keys_stored", all_stored)
 
