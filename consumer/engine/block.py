@@ -92,9 +92,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.ROOM: Move({_S.SCHEMA, _S.CLOCK}, "intake", _AGAIN),
     _S.FOLLOWING: Move({_S.READ, _S.ROOM}, "intake", f"{_AGAIN}: a claim is in memory only"),
     _S.LOOKED_UP: Move(
-        {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED},
-        "intake, keys (an heir, a new session)",
-        _AGAIN,
+        {_S.READ, _S.ROOM, _S.FOLLOWING, _S.QUEUED}, "intake, keys (an heir, a new session)", _AGAIN
     ),
     _S.ELSEWHERE: Move({_S.LOOKED_UP, _S.ELSEWHERE}, "keys", _AGAIN),
     _S.QUEUED: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.IN_FLIGHT}, "keys, answers (a retry)", f"{_AGAIN}, sent"),

@@ -30,13 +30,7 @@ from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims
 from consumer.engine.context import Context
 from consumer.engine.ledger import Ledger
-from consumer.engine.messages import (
-    KeysLookedUp,
-    LeaseRenewed,
-    LookUpKeys,
-    ReleaseKeys,
-    RenewLease,
-)
+from consumer.engine.messages import KeysLookedUp, LeaseRenewed, LookUpKeys, ReleaseKeys, RenewLease
 from consumer.engine.model import Disposition, Instant
 from consumer.engine.reading import UNCLEAR
 from consumer.engine.runs import divide, each_of, keys_of, mark_taken_over, move_all, pick, rows_of
@@ -56,13 +50,7 @@ _DELIVERED, _ELSEWHERE = 1, 2
 class Lookups:
     """Look-ups that are under way or to be tried again; and the lease, where the key store is shared."""
 
-    def __init__(
-        self,
-        context: Context,
-        claims: Claims,
-        ledger: Ledger,
-        dispatcher: Dispatcher,
-    ) -> None:
+    def __init__(self, context: Context, claims: Claims, ledger: Ledger, dispatcher: Dispatcher) -> None:
         self._context = context
         self._claims = claims
         self._ledger = ledger
@@ -210,7 +198,7 @@ class Lookups:
         before, self._dispatcher.session = self._dispatcher.session, happened.session
         # 0: the first session of this process, so no claim was made under another one.
         if before not in (0, happened.session):
-            queued = [run for queue in self._dispatcher for run in queue.empty()]
+            queued = [run for queue in self._dispatcher for run in queue.purge(lambda _: False)]
             self._context.report("warning", "claimed_again", events=rows_of(queued))
             self.claim_again(queued)
 

@@ -106,11 +106,10 @@ class AssignmentState(Fence):
         # The epoch of the record before it: a broker that was cut off then knows whether the offset is of its log
         # (KIP-320).
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
-        if self.blocks:
-            first = self.blocks[0]
-            lowest = first.lowest() if isinstance(first, Block) else 0
-            if lowest > 0 and isinstance(first, Block):
-                next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
+        # Its first block is never a finished one: these were just taken off.
+        first = self.blocks[0] if self.blocks else None
+        if isinstance(first, Block) and (lowest := first.lowest()) > 0:
+            next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
         if next_offset is not None:
             return self._position(next_offset, leader_epoch)
         # The first record still waits; what is settled behind it is worth a commit all the same.

@@ -25,25 +25,10 @@ from consumer.engine.figures.freshness import Freshness
 from consumer.engine.guard import Guard
 from consumer.engine.keys import ASK_AGAIN, Lookups
 from consumer.engine.ledger import Ledger
-from consumer.engine.messages import (
-    DeadLetter,
-    DeadLettersStored,
-    KeysStored,
-    StoreDeadLetters,
-    StoreKeys,
-)
+from consumer.engine.messages import DeadLetter, DeadLettersStored, KeysStored, StoreDeadLetters, StoreKeys
 from consumer.engine.model import Disposition, Rejection
 from consumer.engine.reading import Kind
-from consumer.engine.runs import (
-    divide,
-    keys_of,
-    kinds_of,
-    mark_taken_over,
-    move_all,
-    pick,
-    rows_of,
-    times_of,
-)
+from consumer.engine.runs import divide, keys_of, kinds_of, mark_taken_over, move_all, pick, rows_of, times_of
 
 
 @dataclass(eq=False)

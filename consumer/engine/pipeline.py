@@ -232,8 +232,7 @@ class Pipeline:
             for ref in self.parking.ask(now):
                 self.context.emit(m.FetchSchema(ref))
         self.lookups.go_on()
-        self.dispatcher.halts.tend_halts()
-        self.dispatcher.halts.tend_silence()
+        self.dispatcher.halts.tend()
         self.outcomes.write_keys()
         if not self.commits.unproven():
             self.dispatcher.send(self.outcomes.keys.rows_at_risk)

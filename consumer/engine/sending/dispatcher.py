@@ -94,22 +94,14 @@ class Dispatcher:
 
     def due(self) -> float | None:
         """When something here is next to be done (monotonic); None: only an answer or a new event can tell."""
-        now, patience = self._context.now.monotonic, self._context.policy.halt_patience
-        may_risk, times = self._may_risk(), []
+        now, may_risk, first = self._context.now.monotonic, self._may_risk(), math.inf
         for queue in self._queues.values():
-            gate, halt = queue.gate, queue.gate.halt
-            if halt is not None:
-                if not halt.reading_token and not halt.may_probe and not queue.in_flight:
-                    times.append(halt.probe_at)
-                if patience and not self.halts.gave_up and (queue.queued or queue.in_flight):
-                    times.append(halt.waiting_since + patience)
-            elif gate.silent_since is not None and not gate.told_silence:
-                times.append(gate.unreachable_at())
+            first = min(first, *self.halts.due(queue))
             # While too much is at risk only an answer or a stored key opens the way, and both are inputs.
-            ready, opens = queue.due(self._early_at(queue)), gate.opens_at(now, queue.in_flight)
+            ready, opens = queue.due(self._early_at(queue)), queue.gate.opens_at(now, queue.in_flight)
             if ready is not None and opens is not None and may_risk:
-                times.append(max(ready, opens))
-        return min(times, default=None)
+                first = min(first, max(ready, opens))
+        return None if first == math.inf else first
 
     # -- one account
 

@@ -16,6 +16,7 @@ read the corrected token later), notes of refusals do not halt that account agai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Final
 
 from consumer.engine.context import Context
@@ -137,35 +138,39 @@ class Halts:
 
     # -- what time brings
 
-    def tend_halts(self) -> None:
-        """Read the token where a probe is due; give up where patience ran out."""
-        now, patience, reading = self._context.now.monotonic, self._context.policy.halt_patience, False
-        for queue in self._queues.values():
-            halt = queue.gate.halt
-            if halt is None:
-                continue
-            # Patience runs while events wait: an account without any may be refused for days.
-            if not queue.queued and not queue.in_flight:
-                halt.waiting_since = now
-            if patience and not self.gave_up and now >= halt.waiting_since + patience:
-                self.gave_up = True
-                self._context.emit(GiveUp(f"ad account {queue.account}: {halt.reason} for {patience:.0f} s"))
-            if halt.probe_at <= now and not halt.reading_token and not halt.may_probe and not queue.in_flight:
-                halt.reading_token = reading = True
-        if reading:
-            self._context.emit(ReadToken())
+    def due(self, queue: AccountQueue) -> tuple[float, float, float]:
+        """When to read the token for a probe, to give up, and to report that the account is unreachable (monotonic);
+        infinite: not before an input changes that."""
+        gate, halt, patience = queue.gate, queue.gate.halt, self._context.policy.halt_patience
+        if halt is None:
+            return inf, inf, inf if gate.told_silence else gate.unreachable_at()
+        probes = not (halt.reading_token or halt.may_probe or queue.in_flight)
+        # Patience runs while events wait: an account without any may be refused for days.
+        loses_patience = patience and not self.gave_up and (queue.queued or queue.in_flight)
+        return halt.probe_at if probes else inf, halt.waiting_since + patience if loses_patience else inf, inf
 
-    def tend_silence(self) -> None:
-        """Tell where the destination has become unreachable; where nothing is sent, nothing can be told."""
-        now = self._context.now.monotonic
+    def tend(self) -> None:
+        """Do what is due: have the token read, give up, report that an account is unreachable."""
+        now, reading = self._context.now.monotonic, False
         for queue in self._queues.values():
-            gate = queue.gate
+            gate, halt = queue.gate, queue.gate.halt
             if not queue.queued and not queue.in_flight:
                 # Whether a call would succeed is not known any more.
                 gate.silent_since, gate.told_silence = None, False
-            elif gate.halt is None and not gate.told_silence and now >= gate.unreachable_at():
+                if halt is not None:
+                    halt.waiting_since = now
+            probe, give_up, silent = self.due(queue)
+            if halt is not None and give_up <= now:
+                self.gave_up = True
+                patience = self._context.policy.halt_patience
+                self._context.emit(GiveUp(f"ad account {queue.account}: {halt.reason} for {patience:.0f} s"))
+            if halt is not None and probe <= now:
+                halt.reading_token = reading = True
+            if silent <= now:
                 gate.told_silence = True
                 self._context.report("error", "unreachable", account=queue.account, reason=gate.reason)
+        if reading:
+            self._context.emit(ReadToken())
 
     # -- what others have met
 

@@ -16,9 +16,10 @@ import heapq
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
+from operator import attrgetter
 
 from consumer.engine.block import Run
 from consumer.engine.model import Policy
@@ -202,30 +203,21 @@ class AccountQueue:
         # While something is to be tried again, small batches would only fail one after the other, and then be many.
         return lingered if self.again else min(lingered, early_at)
 
-    def purge(self) -> list[Run]:
-        """Take out all that is no longer ours to send, and return it."""
-        kept, gone = divide(self.filling)
+    def purge(self, stays: Callable[[Run], bool] = attrgetter("accepted")) -> list[Run]:
+        """Take out, and return, all but what stays: by default what is no longer ours to send."""
+        kept, gone = divide(self.filling, stays)
         self.filling = [*kept]
         self._filling_events, self._filling_bytes = rows_of(kept), _size_of(kept)
-        divided = [divide(runs) for runs in self.ready]
+        divided = [divide(runs, stays) for runs in self.ready]
         self.ready = deque(runs for runs, _ in divided if runs)
         gone += chain.from_iterable(rest for _, rest in divided)
         for _, _, batch in self.again:
-            batch.runs, rest = divide(batch.runs)
+            batch.runs, rest = divide(batch.runs, stays)
             gone += rest
         self.again = [entry for entry in self.again if entry[2].runs]
         heapq.heapify(self.again)
         self.queued -= rows_of(gone)
         return gone
-
-    def empty(self) -> list[Run]:
-        """Take out all that waits, and return it."""
-        batches = [self.filling, *self.ready, *(batch.runs for _, _, batch in self.again)]
-        self.filling, self._filling_events, self._filling_bytes = [], 0, _ENVELOPE
-        self.ready.clear()
-        self.again.clear()
-        self.queued = 0
-        return [*chain.from_iterable(batches)]
 
     def _close(self) -> None:
         self.ready.append(self.filling)

@@ -304,7 +304,7 @@ def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
     """The token is never read again."""
-    patch.setattr(Halts, "tend_halts", lambda self: None)
+    patch.setattr(Halts, "tend", lambda self: None)
 
 
 @mutation
