@@ -202,7 +202,7 @@ class Outbox(Generic[T]):
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
         self.failures += 1
-        # From half of the ceiling up: a broken disk or broker is not helped by an immediate second try.
+        # From half of the longest delay up: a broken disk or broker is not helped by an immediate second try.
         self.not_before = now + self._backoff.delay(self.failures, 0.5 + jitter / 2)
         return done
 

@@ -306,14 +306,11 @@ class Backoff:
     base: float = 0.5
     cap: float = 30.0
 
-    def ceiling(self, failures: int) -> float:
-        """Return the longest delay after this many failures in a row (1 is the first)."""
+    def delay(self, failures: int, jitter: float = 1.0) -> float:
+        """Return the delay after this many failures in a row (1 is the first); `jitter`: a uniform random number from
+        0 to 1, or 1 for the longest delay."""
         # Beyond 32 doublings every cap is reached; without a limit the power would become too large for a float.
-        return float(min(self.cap, self.base * 2 ** min(failures - 1, 32)))
-
-    def delay(self, failures: int, jitter: float) -> float:
-        """Return the delay for `jitter`, a uniform random number from 0 to 1."""
-        return self.ceiling(failures) * jitter
+        return float(min(self.cap, self.base * 2 ** min(failures - 1, 32))) * jitter
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,10 @@ class Decoding(Protocol):
         """
 
     def section_of(self, record: Record, topic: str) -> int:
-        """Return the number of the mapping's section that a record of this topic belongs to; 0: none."""
+        """Return the number of the mapping's section that a record of this topic belongs to, from 1.
+
+        0: none, as always where the mapping has no sections.
+        """
         return 0
 
 
@@ -196,7 +199,10 @@ class SchemaLearner(Decoding, Protocol):
     """A decoder that learns writers' schemas; see `consumer.avro.decode.Decoder`."""
 
     def add_schema(self, ref: SchemaRef, schema_json: Any, kind: str = ...) -> Rejection | Filtered | None:
-        """Learn a writer's schema. Return why it can never be read, if so."""
+        """Learn a writer's schema, in place of what was known under this reference.
+
+        Return why its records can never be read, if that is so; None: they can be. Never raises.
+        """
 
     def doubt(self, ref: SchemaRef) -> None:
         """Doubt a schema that was added, because it is what the registry answered earlier.
@@ -205,17 +211,20 @@ class SchemaLearner(Decoding, Protocol):
         """
 
     def forget(self, ref: SchemaRef) -> None:
-        """Forget this schema."""
+        """Forget a schema: its records are answered with `ref` again, as before it was added."""
 
     def missing(self, ref: SchemaRef) -> Rejection | Filtered:
-        """Return the verdict on a record whose schema does not exist."""
+        """Return the verdict on a record whose schema does not exist, now that this is final."""
 
 
 class Converting(Protocol):
     """What the engine needs of a converter; see `consumer.conversion.converter.Converter`."""
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """Return one result per event, at `now` (unix seconds)."""
+        """Return one result per event, in order, at `now` (unix seconds).
+
+        Never raises for what an event holds: that is a `Rejection`.
+        """
 
 
 class Reading(Protocol):
@@ -226,7 +235,10 @@ class Reading(Protocol):
         """How many records were decoded and converted in two steps so far."""
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str) -> None:
-        """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds)."""
+        """Add a row to `columns` for each record of this topic, in order, at `now` (unix seconds).
+
+        None stands for a record that was settled before: its row is empty. Never raises for what a record holds.
+        """
 
 
 # Records decoded, converted and serialised in one go: few enough that the processor's cache still holds an event's

@@ -274,7 +274,7 @@ class KeyClient:
         if isinstance(failed, m.KeyStoreFailed) and isinstance(failed.command, m.AskCalls):
             account = failed.command.account
             self._calls_failed[account] += 1
-            backoff = self._world.policy.inner_backoff.ceiling(self._calls_failed[account]) / 2
+            backoff = self._world.policy.inner_backoff.delay(self._calls_failed[account]) / 2
             self._calls_from[account] = self._world.now + backoff
 
     def leave(self) -> None:

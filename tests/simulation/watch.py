@@ -423,7 +423,7 @@ class Watch:
         """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
         failures, since = min((self._failures.get(spec, (0, 0.0)) for spec in specs), default=(0, 0.0))
         if failures >= 8:
-            longest = sum(map(self._policy.delivery_backoff.ceiling, range(1, failures + 1)))
+            longest = sum(map(self._policy.delivery_backoff.delay, range(1, failures + 1)))
             waited = self._world.now - since
             if waited < 0.05 * longest:
                 raise Violation("attempts without a verdict back off", f"{failures} in {waited} s")

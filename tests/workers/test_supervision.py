@@ -161,7 +161,7 @@ class TestRestarting:
         world.ended(2, 1)
         before = world.now
         world.wait()
-        assert world.now - before == RESTARTS.ceiling(1)
+        assert world.now - before == RESTARTS.delay(1)
 
     def test_two_pauses_at_once(self) -> None:
         """Each worker has its own pause; the deadline is that of the nearer one."""

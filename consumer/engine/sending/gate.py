@@ -244,7 +244,7 @@ class Gate:
         """Begin a halt, because of a refusal; `told`: another member met it. Return False if there is one already."""
         if self.halt is not None:
             return False
-        probe_at = now + self._policy.probe_backoff.ceiling(1)
+        probe_at = now + self._policy.probe_backoff.delay(1)
         self.halt = Halt(status, code, now, probe_at, waiting_since=now, told=told)
         return True
 
@@ -253,14 +253,14 @@ class Gate:
         if (halt := self.halt) is not None:
             halt.status, halt.code, halt.told = status, code, False
             halt.refusals += 1
-            # Half of the ceiling is fixed: a refused client must not probe at once, time and again.
-            halt.probe_at = now + self._policy.probe_backoff.ceiling(halt.refusals) * (0.5 + jitter / 2)
+            # Half of the longest delay is fixed: a refused client must not probe at once, time and again.
+            halt.probe_at = now + self._policy.probe_backoff.delay(halt.refusals, 0.5 + jitter / 2)
 
     def postpone_probe(self, now: float) -> None:
         """Send the next probe after the shortest delay, because one got no verdict."""
         if self.halt is not None:
             self.halt.may_probe = False
-            self.halt.probe_at = now + self._policy.probe_backoff.ceiling(1)
+            self.halt.probe_at = now + self._policy.probe_backoff.delay(1)
 
     def state(self, now: float) -> GateState:
         """Return the state to show."""

@@ -135,10 +135,10 @@ def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
         begun = core.now
         core.until(lambda: core.has(m.Send))
         waits.append(core.now - begun)
-        assert waits[-1] <= policy.ceiling(failures) + 1e-9
+        assert waits[-1] <= policy.delay(failures) + 1e-9
         send = core.take(m.Send)
     assert len(set(waits)) > 10
-    assert policy.ceiling(14) == policy.cap
+    assert policy.delay(14) == policy.cap
 
 
 def unclear(core: Core) -> tuple[int, int]:
@@ -519,7 +519,7 @@ def test_a_429_that_says_nothing_backs_off() -> None:
     core.answer(send, 429)
     begun = core.now
     core.until(lambda: core.has(m.Send))
-    assert core.now - begun >= core.policy.delivery_backoff.ceiling(1) / 2
+    assert core.now - begun >= core.policy.delivery_backoff.delay(1) / 2
 
 
 def test_remaining_calls_named_by_an_answer_hold() -> None:
