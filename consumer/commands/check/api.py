@@ -9,7 +9,7 @@ import contextlib
 import copy
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,19 +17,15 @@ import orjson
 from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens
 from consumer.adapters.network import place_of
 from consumer.app import building
-from consumer.commands.check.rows import TIMEOUT, CheckRow, Found, Said, Verdict
+from consumer.commands.check.rows import TIMEOUT, Answer, Found, Skip, failed, ok, warning
 from consumer.conversion.sections import Sections
 from consumer.conversion.targets import CONTENTS, NEW_TARGETS
 from consumer.engine.answering import verdicts
 from consumer.engine.answering.masking import mask, who_answered
 from consumer.engine.messages import Answered, Send, Unanswered
 from consumer.errors import PinstreamError
+from consumer.settings import Settings
 
-WHAT = "test events"
-TEST_VIEW = (
-    "to see the test events in Events Manager, open its test view before you run this: it has no history and shows "
-    "only events that arrive while it is open"
-)
 # SHA-256 of an address under example.com.
 _DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
 _UNREACHED: Mapping[str, str] = {
@@ -45,50 +41,61 @@ _REFUSED: Mapping[int, str] = {
 }
 
 
-async def way(found: Found) -> Said:
+async def way(found: Found) -> Sequence[Answer]:
     """Does the proxy let us out to the API, and is the API's certificate trusted? No event and no token is sent."""
-    url, network = found.settings.pinterest.api_url, building.network(found.settings)
+    settings, url = found.settings, found.settings.pinterest.api_url
+    proxy = building.network(settings).proxy(url)
+    # Only if the settings name a proxy or authorities can they be wrong about the way.
+    if proxy is None and not settings.pinstream.ca_file:
+        return []
     # Without a token: a wrong address must not get it.
-    async with _api(found, Token(), TIMEOUT) as api:
+    async with _api(settings, Token(), TIMEOUT) as api:
         wrong = await api.reach()
     if wrong is not None:
         raise PinstreamError(wrong)
-    proxy = network.proxy(url)
-    return Said(f"{place_of(url)} is reached" + (f" by way of the proxy {proxy}" if proxy else ""))
+    return [ok(f"{place_of(url)} is reached" + (f" by way of the proxy {proxy}" if proxy else ""))]
 
 
-async def test_events(found: Found) -> list[CheckRow]:
-    """Return a row for each event of each ad account, or one row for an account whose events got no verdict."""
+async def test_view(found: Found) -> Sequence[Answer]:
+    """Where can the test events be seen?"""
+    text = (
+        "to see the test events in Events Manager, open its test view before you run this: it has no history and shows "
+        "only events that arrive while it is open"
+    )
+    return [ok(text)] if found.sends else []
+
+
+async def test_events(found: Found) -> Sequence[Answer]:
+    """Does the API accept events? A row for each event of each ad account, or one where a call got no verdict."""
+    if not found.sends:
+        return []
+    settings, answers = found.settings, list[Answer]()
     try:
-        token = building.token(found.settings)
+        token = building.token(settings)
     except PinstreamError:
         # The question about the token has said what is wrong.
-        return [CheckRow(WHAT, Verdict.SKIPPED, "needs the access token")]
-    rows: list[CheckRow] = []
-    async with _api(found, token, found.settings.pinstream.request_timeout) as api:
-        for number, account in enumerate(found.settings.pinterest.ad_account_ids):
+        raise Skip("needs the access token") from None
+    async with _api(settings, token, settings.pinstream.request_timeout) as api:
+        for number, account in enumerate(settings.pinterest.ad_account_ids):
             # Events of now: the API refuses old ones.
             for events in _calls(int(time.time()), found.sections):
-                body = orjson.dumps({"data": events})
-                answer = await api.send(Send(number, account, [body], len(events)))
-                rows += [
-                    CheckRow(WHAT, verdict, f"{account}: {text}") for verdict, text in _read(answer, events)
-                ]
-    return rows
+                answer = await api.send(Send(number, account, [orjson.dumps({"data": events})], len(events)))
+                answers += [Answer(verdict, f"{account}: {text}") for verdict, text in _read(answer, events)]
+    return answers
 
 
 @contextlib.asynccontextmanager
-async def _api(found: Found, token: Tokens, timeout: float) -> AsyncIterator[ConversionsApi]:
+async def _api(settings: Settings, token: Tokens, timeout: float) -> AsyncIterator[ConversionsApi]:
     """Open the API in its test mode: whatever is sent is not recorded."""
     api = ConversionsApi(
-        found.settings.pinterest.api_url,
+        settings.pinterest.api_url,
         token,
         timeout=timeout,
         # One call after the other, so that the rows have the order of the calls.
         concurrency=1,
         test_mode=True,
         agent="pinstream check",
-        network=building.network(found.settings),
+        network=building.network(settings),
     )
     try:
         yield api
@@ -138,11 +145,11 @@ def _calls(now: int, mapped: Sections | None) -> Iterator[list[dict[str, Any]]]:
         yield [newer]
 
 
-def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[tuple[Verdict, str]]:
+def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterator[Answer]:
     """Yield a verdict for each event that the answer names, or one for the whole call."""
     if isinstance(answer, Unanswered):
         why = answer.said or _UNREACHED.get(answer.reason, "the connection broke off: try again")
-        yield Verdict.FAILED, f"no answer ({answer.reason}): {why}"
+        yield failed(f"no answer ({answer.reason}): {why}")
         return
     # Pinterest's support asks for the request id.
     source = f"HTTP {answer.status}" + (
@@ -158,28 +165,28 @@ def _read(answer: Answered | Unanswered, events: list[dict[str, Any]]) -> Iterat
                 yield _outcome(events[index], verdicts.EventOutcome(False, message, None), source)
         case verdicts.Refused(status, code):
             by_code = f", code {code}" if code is not None else ""
-            yield Verdict.FAILED, f"{_REFUSED[status]} ({source}{by_code})"
+            yield failed(f"{_REFUSED[status]} ({source}{by_code})")
         case verdicts.BatchRefused(_, message):
             # Masked, because the API may repeat a value of the event.
             said = mask(message, orjson.dumps(events[-1])) or "no reason given"
-            text = f"the API refused the test events: {said} ({source}); this is a bug, please report it"
-            yield Verdict.FAILED, text
+            yield failed(
+                f"the API refused the test events: {said} ({source}); this is a bug, please report it"
+            )
         case verdicts.Throttled(wait):
             when = f"in {wait:.0f} s" if wait is not None else "later"
-            yield Verdict.WARNING, f"the API accepts no more calls for now ({source}): try again {when}"
+            yield warning(f"the API accepts no more calls for now ({source}): try again {when}")
         case _ if answer.status in (200, 500, 503):
-            yield Verdict.FAILED, f"the API gave no verdict on the test events ({source}): try again later"
+            yield failed(f"the API gave no verdict on the test events ({source}): try again later")
         case _:
             # Without the platform's own words there is no verdict.
             said = who_answered(answer.headers, answer.body, orjson.dumps({"data": events}))
-            yield (
-                Verdict.FAILED,
+            yield failed(
                 f"something else answered in place of Pinterest ({source}, {said}): correct PINTEREST_API_URL, whose "
-                "path is /v5, or have the proxy or firewall between this machine and Pinterest pass the calls",
+                "path is /v5, or have the proxy or firewall between this machine and Pinterest pass the calls"
             )
 
 
-def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str) -> tuple[Verdict, str]:
+def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str) -> Answer:
     # Masked, because the API may repeat a value of the event.
     body = orjson.dumps(event)
     # "Processed" may come with a warning, such as a field that was ignored.
@@ -187,5 +194,5 @@ def _outcome(event: dict[str, Any], outcome: verdicts.EventOutcome, source: str)
     parts += [f"error: {mask(outcome.error, body)}"] if outcome.error else []
     parts += [f"warning: {mask(outcome.warning, body)}"] if outcome.warning else []
     if not outcome.processed:
-        return Verdict.FAILED, "; ".join([*parts, "the message says what the API requires"])
-    return (Verdict.WARNING if len(parts) > 1 else Verdict.OK), "; ".join(parts)
+        return failed("; ".join([*parts, "the message says what the API requires"]))
+    return (warning if len(parts) > 1 else ok)("; ".join(parts))

@@ -1,19 +1,21 @@
-"""Questions to this machine: workers, schema, mapping, state folder, key store, page address, token, OpenTelemetry."""
+"""Questions to this machine: settings, workers, schema, mapping, state folder, key store, page address, token,
+OpenTelemetry."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from consumer.app import building
 from consumer.app.telemetry import environment
-from consumer.commands.check.rows import Found, Said, Skip, counted
+from consumer.commands.check.rows import Answer, Found, Skip, counted, ok, warning
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.sections import Section, Sections
 from consumer.conversion.targets import MOST_OWN_EVENTS, NEW_TARGETS
@@ -26,14 +28,19 @@ from consumer.web.listening import ListenAddress, try_out
 from consumer.workers.shares import check_divisible, worker_count, worker_settings
 
 _ASK_WITHIN = 3.0
-_OURS = b"server: pinstream"
 _MIB = 1024 * 1024
 
 
-async def workers(found: Found) -> Said:
+async def settings(found: Found) -> Sequence[Answer]:
+    """What may surprise in the settings? They were loaded, or no question would be asked."""
+    return [ok("every variable is known and valid"), *map(warning, found.settings.warnings)]
+
+
+async def workers(found: Found) -> Sequence[Answer]:
     """Can the settings be divided among the workers, and what does each get?"""
-    # Asked only if the option is given; None is for the type.
-    number = worker_count(found.workers or "1", found.settings)
+    if found.workers is None:
+        return []
+    number = worker_count(found.workers, found.settings)
     check_divisible(found.settings, number)
     # The last worker: of what cannot be divided evenly, it has the smaller part.
     own = worker_settings(found.settings, number, number).pinstream
@@ -43,54 +50,63 @@ async def workers(found: Found) -> Said:
         if own.shares_key_store
         else f"and {calls // number:,} of the {calls:,} calls a minute, fewer if more members hold partitions"
     )
-    return Said(
+    text = (
         f"{number}; each has {counted(own.concurrency, 'request')} in flight, {own.max_open_events:,} open events and "
         f"{own.max_open_bytes // _MIB:,} MiB of them; {quota}"
     )
+    return [ok(text)]
 
 
-async def schema(found: Found) -> Said:
+async def transform(found: Found) -> Sequence[Answer]:
+    """Can the user's function be loaded?"""
+    name = found.settings.pinstream.transform
+    if name is None:
+        return []
+    load_transform(name)
+    text = "takes each record; so the fast path is not used, and an event costs about twenty times as much"
+    return [ok(f"{name} {text}: try it with pinstream explain")]
+
+
+async def schema(found: Found) -> Sequence[Answer]:
     """Are the schemas there that the mapping is written for?"""
-    own = found.settings.pinstream
+    folder = found.settings.pinstream.schemas_dir
     try:
         found.sections = building.sections(found.settings)
     except MappingError as error:
         # The schemas could be read. What is wrong with the mapping is the next question's row.
         found.mapping_error = error
-        return Said(f"schemas are in {own.schemas_dir}")
-    names = ", ".join(found.sections.records)
-    return Said(f"{names} in {own.schemas_dir}")
+        return [ok(f"schemas are in {folder}")]
+    return [ok(f"{', '.join(found.sections.records)} in {folder}")]
 
 
-async def check_mapping(found: Found) -> Said:
+async def mapping(found: Found) -> Sequence[Answer]:
     """Does the mapping fit the schemas?"""
     own, mapped = found.settings.pinstream, found.sections
     if found.mapping_error is not None:
         raise found.mapping_error
     if mapped is None:
         raise Skip("needs the schema")
-    new = {name for section in mapped.all for name in section.mapping.sources if name in NEW_TARGETS}
-    asked = [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in new]
-    warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
-    if asked:
-        warnings.append(
-            f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(asked)}"
-        )
     file = own.mapping_file or "the packaged mapping"
-    # Without sections, what the one mapping fills needs no row of its own.
+    text = f"{file} fits the schema: {_sources(found.settings, mapped.all[0])}"
     if mapped.divided:
         rest = "dead letters" if mapped.unknown_record == "refuse" else "filtered"
         sections = counted(len(mapped.all), "section")
         text = f"{file} has {sections} that fit their schemas; records of other types are {rest}"
-        details = [f"{section.name}: {_sources(found.settings, section)}" for section in mapped.all]
-    else:
-        text, details = f"{file} fits the schema: {_sources(found.settings, mapped.all[0])}", []
     if mapped.own_events:
         text += (
             f"; own events: {len(mapped.own_events)} of the {MOST_OWN_EVENTS} that may be registered with Pinterest: "
             f"{', '.join(mapped.own_events)}"
         )
-    return Said(text, warnings, details)
+    # Without sections, what the one mapping fills needs no row of its own.
+    own_rows = mapped.all if mapped.divided else ()
+    warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
+    filled = {name for section in mapped.all for name in section.mapping.sources}
+    if new := [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in filled]:
+        warnings.append(
+            f"new at Pinterest, check with --send-test-event that it is accepted: {', '.join(new)}"
+        )
+    texts = [text, *(f"{section.name}: {_sources(found.settings, section)}" for section in own_rows)]
+    return [*map(ok, texts), *map(warning, warnings)]
 
 
 def _sources(settings: Settings, section: Section) -> str:
@@ -115,28 +131,17 @@ def _unread_topics(settings: Settings, mapped: Sections) -> Iterator[str]:
             yield f"the mapping has a section for the topic {topic}, which KAFKA_TOPICS does not name{hint}"
 
 
-async def check_transform(found: Found) -> Said:
-    """Can the user's function be loaded?"""
-    name = found.settings.pinstream.transform
-    load_transform(str(name))
-    return Said(
-        f"{name} takes each record; so the fast path is not used, and an event costs about twenty times as much: try "
-        "it with pinstream explain"
-    )
-
-
-async def state_folder(found: Found) -> Said:
+async def state_folder(found: Found) -> Sequence[Answer]:
     """Can the state folder be written?"""
     folder = found.settings.pinstream.state_dir
     building.make_state_folder(folder)
     _write(folder, "PINSTREAM_STATE_DIR")
-    return Said(f"{folder} is writable")
+    return [ok(f"{folder} is writable")]
 
 
-async def key_store(found: Found) -> Said:
+async def key_store(found: Found) -> Sequence[Answer]:
     """Does the key store open, and does it have room to grow?"""
     own = found.settings.pinstream
-    url = own.key_store.get_secret_value()
     store = building.key_store(found.settings)
     try:
         # Opening alone reads little of it.
@@ -145,9 +150,10 @@ async def key_store(found: Found) -> Said:
         warnings = [*await store.review()]
     finally:
         await store.close()
-    if url.startswith("disk:"):
-        folder = Path(url.removeprefix("disk:")).parent
-        # Write a file beside the store: this tests the disk and leaves no key behind.
+    scheme, _, path = own.key_store.get_secret_value().partition(":")
+    if scheme == "disk":
+        # A file beside the store: this tests the disk and leaves no key behind.
+        folder = Path(path).parent
         _write(folder, "PINSTREAM_KEY_STORE")
         # The store may grow up to its limit, and takes from it what it uses already.
         free, most = shutil.disk_usage(folder).free, own.key_store_max_bytes
@@ -156,7 +162,7 @@ async def key_store(found: Found) -> Said:
                 f"it may grow to {most // _MIB:,} MiB and only {free // _MIB:,} MiB are free: make room, or lower "
                 "PINSTREAM_KEY_STORE_MAX_BYTES"
             )
-    return Said(f"opens; {keys.keys:,} keys, {keys.bytes_used:,} bytes", warnings)
+    return [ok(f"opens; {keys.keys:,} keys, {keys.bytes_used:,} bytes"), *map(warning, warnings)]
 
 
 def _write(folder: Path, variable: str) -> None:
@@ -172,7 +178,7 @@ def _write(folder: Path, variable: str) -> None:
         ) from error
 
 
-async def page(found: Found) -> Said:
+async def page(found: Found) -> Sequence[Answer]:
     """Can page, /status, health and metrics be served at their addresses?"""
     own = found.settings.pinstream
     # Empty turns the page off.
@@ -182,84 +188,79 @@ async def page(found: Found) -> Said:
     if own.page_address is not None:
         places.append(listening.page_address(*own.page_address))
     # One that is taken may be another pinstream's: that one runs already.
-    taken = [place for place in places if not await _is_free(place)]
+    free = [await _is_free(place) for place in places]
     # Each alone is free. Both together may not be: a name and a number may be the same address.
-    if not taken:
+    if all(free):
         await try_out(*places)
-    said = "; ".join(_said(place, place not in taken) for place in places)
+    said = []
+    for place, is_free in zip(places, free, strict=True):
+        if not is_free:
+            said.append(
+                f"{place}: another pinstream uses it already; a second one on this machine needs its own address"
+            )
+        else:
+            said.append(f"{place} is free" if place.port else f"{place.host}, any free port")
     # Who may read the page. Health never needs the token, or no probe could ask for it.
     if own.http_token is not None or own.http_token_file is not None:
-        said += "; everything but health requires PINSTREAM_HTTP_TOKEN"
+        said.append("everything but health requires PINSTREAM_HTTP_TOKEN")
     elif places[-1].host not in listening.LOCAL_HOSTS:
-        said += "; everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set"
-    return Said(said)
+        said.append("everyone who reaches it may read it, because PINSTREAM_HTTP_TOKEN is not set")
+    return [ok("; ".join(said))]
 
 
 async def _is_free(place: ListenAddress) -> bool:
     """Return True if it is free, False if a pinstream serves there. Raises `SettingsError` for anything else."""
     try:
         await try_out(place)
+        return True
     except SettingsError as error:
         if not listening.is_taken(error):
             raise
-        if not await _is_ours(place):
-            raise SettingsError(
-                f"{place.variable}: {place} is used by another program; choose another address, or stop that program"
-            ) from error
-        return False
-    return True
-
-
-def _said(place: ListenAddress, is_free: bool) -> str:
-    if not is_free:
-        return (
-            f"{place}: another pinstream uses it already; a second one on this machine needs its own address"
-        )
-    return f"{place} is free" if place.port else f"{place.host}, any free port"
-
-
-async def _is_ours(place: ListenAddress) -> bool:
-    try:
+        taken = error
+    answer = b""
+    # Another program may answer with anything, or with nothing.
+    with contextlib.suppress(TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(_ASK_WITHIN):
             # One cannot connect to "all addresses", but to the machine itself.
             host = listening.LOOPBACK.get(place.host, place.host)
             reader, writer = await asyncio.open_connection(host, place.port)
-            try:
+            with contextlib.closing(writer):
                 # Health needs no token. The header names us, whatever the status is.
                 writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                return _OURS in (await reader.readuntil(b"\r\n\r\n")).lower()
-            finally:
-                writer.close()
-    # Another program may answer with anything, or with nothing.
-    except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return False
+                answer = await reader.readuntil(b"\r\n\r\n")
+    if b"server: pinstream" not in answer.lower():
+        raise SettingsError(
+            f"{place.variable}: {place} is used by another program; choose another address, or stop that program"
+        ) from taken
+    return False
 
 
-async def check_token(found: Found) -> Said:
+async def token(found: Found) -> Sequence[Answer]:
     """Is there an access token?"""
     building.token(found.settings)
-    pinterest = found.settings.pinterest
-    where = f"read from {pinterest.access_token_file or 'PINTEREST_ACCESS_TOKEN'}"
-    warnings = []
-    if pinterest.access_token_file is not None and pinterest.token_by_account:
+    pinterest, warnings = found.settings.pinterest, list[str]()
+    file = pinterest.access_token_file
+    where = f"read from {file or 'PINTEREST_ACCESS_TOKEN'}"
+    if file is not None and pinterest.token_by_account:
         where = f"{counted(len(pinterest.ad_account_ids), 'token')} {where}, one for each ad account"
         # A mounted Secret also has hidden entries, by which Kubernetes swaps it.
-        names = {one.name for one in pinterest.access_token_file.iterdir() if not one.name.startswith(".")}
-        others = sorted(names - {*pinterest.ad_account_ids})
-        if others:
-            warnings = [
+        names = {one.name for one in file.iterdir() if not one.name.startswith(".")}
+        if others := sorted(names - {*pinterest.ad_account_ids}):
+            warnings.append(
                 f"the folder also has {first_of(others)}: no ad account of PINTEREST_AD_ACCOUNT_ID and "
                 "PINTEREST_EXTRA_AD_ACCOUNT_IDS, so it is not read"
-            ]
+            )
     if not found.sends:
         where += "; only --send-test-event shows whether the API accepts it"
-    return Said(where, warnings)
+    return [ok(where), *map(warning, warnings)]
 
 
-async def telemetry(_: Found) -> Said:
+async def telemetry(_: Found) -> Sequence[Answer]:
     """Can metrics and traces be exported, which the OTEL_… variables ask for?"""
     good, wrong = environment.outlook(os.environ)
-    text = f"{' and '.join(good)} would be exported" if good else "nothing would be exported"
-    return Said(
-        f"{text}; only `pinstream run` shows whether the collector takes them" if good else text, wrong
+    if not good and not wrong:
+        return []
+    text = (
+        f"{' and '.join(good)} would be exported; only `pinstream run` shows whether the collector takes them"
     )
+    return [ok(text if good else "nothing would be exported"), *map(warning, wrong)]

@@ -1,10 +1,11 @@
-"""Questions and answers of `pinstream check`, and what the questions learn from each other."""
+"""What a question of `pinstream check` answers, and what the questions learn from each other."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 from consumer.adapters.kafka.cluster import ClusterView
@@ -25,20 +26,16 @@ class Verdict(Enum):
     FAILED = "failed"
 
 
-class CheckRow(NamedTuple):
-    """One answered question: what was found and, if it is wrong, how to correct it."""
+class Answer(NamedTuple):
+    """One row of the table: what was found and, if it is wrong, how to correct it."""
 
-    what: str
     verdict: Verdict
     text: str
 
 
-class Said(NamedTuple):
-    """A good answer, with warnings of what may still surprise. `details` are rows of their own."""
-
-    text: str
-    warnings: Sequence[str] = ()
-    details: Sequence[str] = ()
+ok = partial(Answer, Verdict.OK)
+warning = partial(Answer, Verdict.WARNING)
+failed = partial(Answer, Verdict.FAILED)
 
 
 class Skip(Exception):
@@ -47,21 +44,24 @@ class Skip(Exception):
 
 @dataclass(slots=True)
 class Found:
-    """What the questions learn from each other."""
+    """The command's options, and what the questions learn from each other."""
 
     settings: Settings
-    # None: the mapping or a schema is wrong, or the question was not asked yet.
-    sections: Sections | None = None
-    mapping_error: MappingError | None = None
-    cluster: ClusterView | None = None
     # The value of `--workers`; None without this option.
     workers: str | None = None
     # Whether `--send-test-event` is given.
     sends: bool = False
+    # None: the mapping or a schema is wrong, or the question was not asked yet.
+    sections: Sections | None = None
+    mapping_error: MappingError | None = None
+    cluster: ClusterView | None = None
+    # Why the registry does not answer; empty if it does.
+    registry_trouble: str = ""
 
 
-# Raises `PinstreamError`, whose message says what to correct, and `Skip`.
-Question = Callable[[Found], Awaitable[Said]]
+# Returns no answer if the settings do not ask for what it is about. Raises `Skip`, and `PinstreamError`, whose message
+# says what to correct.
+Question = Callable[[Found], Awaitable[Sequence[Answer]]]
 
 
 def cluster_of(found: Found) -> ClusterView:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
-from consumer.commands.offsets import PartitionRow
+from consumer.commands.standing import Standing
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.end_to_end.api import Api
@@ -91,7 +91,7 @@ def test_counts_what_a_move_repeats_and_skips(
         one for one in range(committed, end + 1) if (one in above) != (one - 1 in above and one > committed)
     ]
     text = offset_map.write(committed, bounds, None, where="orders-0")
-    row = PartitionRow(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
+    row = Standing(PLACE, Position(*PLACE, committed, None, text), Extent(begin, end))
 
     here = set(range(begin, end))
     done = {one for one in here if one < committed or one in above}
@@ -105,7 +105,7 @@ def test_counts_what_a_move_repeats_and_skips(
 
 def test_nothing_committed_is_nothing_read() -> None:
     """Without a committed offset nothing is read again; what lies before the new one is skipped."""
-    row = PartitionRow(PLACE, None, Extent(10, 50))
+    row = Standing(PLACE, None, Extent(10, 50))
     assert (row.committed, row.read_again(30), row.skipped(30), row.lag) == (None, 0, 20, 40)
 
 

@@ -13,7 +13,7 @@ import fastavro
 import pytest
 
 from consumer.commands.check import local
-from consumer.commands.check.rows import Found
+from consumer.commands.check.rows import Found, Verdict
 from consumer.commands.explain.command import explanations
 from consumer.errors import UsageError
 from consumer.settings import load
@@ -179,14 +179,17 @@ def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
 def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:
     """With its schema's name, and what the packaged mapping adds; a topic that is not read is a warning."""
     found = Found(load({**shop, "KAFKA_TOPICS": "web.orders,web.landings"}, needs=()))
-    assert "com.shop.Order, com.shop.Click, com.shop.Signup in" in asyncio.run(local.schema(found)).text
-    said = asyncio.run(local.check_mapping(found))
+    [schemas] = asyncio.run(local.schema(found))
+    assert "com.shop.Order, com.shop.Click, com.shop.Signup in" in schemas.text
+    said, *sections, warning = asyncio.run(local.mapping(found))
     assert "has 4 sections that fit their schemas; records of other types are dead letters" in said.text
-    assert [row.split(":")[0] for row in said.details] == [
-        "com.shop.Order", "com.shop.Click", "com.shop.Click on web.landing", "com.shop.Signup",
-    ]  # fmt: skip
-    [warning] = said.warnings
-    assert "the topic web.landing, which KAFKA_TOPICS does not name; the nearest is web.landings" in warning
+    assert [(row.verdict, row.text.split(":")[0]) for row in sections] == [
+        (Verdict.OK, name)
+        for name in ("com.shop.Order", "com.shop.Click", "com.shop.Click on web.landing", "com.shop.Signup")
+    ]
+    assert warning.verdict is Verdict.WARNING
+    text = "the topic web.landing, which KAFKA_TOPICS does not name; the nearest is web.landings"
+    assert text in warning.text
 
 
 def test_the_page_s_mapping_fits(shop: dict[str, str], explained: Explained) -> None:

@@ -1,0 +1,115 @@
+"""Questions to the schema registry: does it answer, and what is in it: the context, and what writers registered.
+
+Which schemas a topic's records have is in the records alone. A registry can say more only where its subjects are named
+by the topic (TopicNameStrategy, the default of all serialisers): then the newest schema of ``<topic>-value`` is the one
+that is written now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from consumer.adapters.aws import glue
+from consumer.adapters.schemas_on_disk import KeptSchemas
+from consumer.adapters.thread import run_blocking
+from consumer.app import building
+from consumer.commands.check.rows import Answer, Found, Skip, cluster_of, counted, ok, warning
+from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
+from consumer.engine.model import Rejection, SchemaRef
+from consumer.errors import RegistryError, first_of
+from consumer.settings import Settings
+
+_CONTEXTS: Final = "/contexts/"
+# A pattern may match thousands.
+_MOST_TOPICS: Final = 50
+
+
+async def answers(found: Found) -> Sequence[Answer]:
+    """Does the registry answer, or can the service begin without it?"""
+    settings = found.settings.registry
+    if not settings.url:
+        raise Skip("SCHEMA_REGISTRY_URL is not set: writers' schemas come from PINSTREAM_SCHEMAS_DIR")
+    source = building.writer_schemas(found.settings, building.local_schemas(found.settings))
+    try:
+        # Any verdict on any id shows that it answers. 1 is the first id that a registry assigns; Glue assigns UUIDs.
+        some = SchemaRef("glue", str(UUID(int=0))) if settings.is_glue else SchemaRef("id", "1")
+        answer = await source.fetch(FetchSchema(some))
+        # Without a registry the source would be the folder; there is one, so this is for the type alone.
+        kept = await source.kept() if isinstance(source, KeptSchemas) else 0
+    finally:
+        await source.close()
+    # A schema that is on disk is found although the registry does not answer; then the answer says that, too.
+    away = answer.unanswered if isinstance(answer, SchemaFound) else answer
+    on_disk = f"{counted(kept, 'schema')} on disk"
+    if not isinstance(away, SchemaUnavailable):
+        # With which login AWS was asked: a profile or a role may be another one than the user thinks.
+        used = [await run_blocking("pinstream-glue", glue.describe, settings.url)] if settings.is_glue else []
+        return [*map(ok, (f"answers; {on_disk}", *used))]
+    found.registry_trouble = away.reason
+    # Wrong credentials do not heal by themselves. An address that has answered before was right.
+    if not kept or away.refused:
+        raise RegistryError(away.reason)
+    text = f"{away.reason}; until it answers, records of the schemas on disk are read, and all others wait"
+    return [ok(on_disk), warning(text)]
+
+
+async def writers(found: Found) -> Sequence[Answer]:
+    """Can what the writers of the topics registered last be read?"""
+    settings, mapped = found.settings, found.sections
+    # Glue names no schema by a topic.
+    if not settings.registry.url or settings.registry.is_glue:
+        return []
+    # First: a registry that is asked for an unknown context answers, and has no schema at all.
+    await _check_context(settings)
+    if mapped is None:
+        raise Skip("needs the schema")
+    subjects = [f"{topic}-value" for topic in sorted(cluster_of(found).topics)[:_MOST_TOPICS]]
+    decoder = building.decoder(settings, mapped)
+    source = building.registry(settings)
+    known, unreadable = [], []
+    try:
+        for subject in subjects:
+            newest = await source.newest(subject)
+            if newest is None:
+                continue
+            known.append(subject)
+            # As the service does with the schema of a record, so that the verdict is the same. Filtered is no trouble.
+            verdict = decoder.add_schema(newest.ref, newest.schema, newest.kind)
+            if isinstance(verdict, Rejection):
+                unreadable.append(f"{subject}: {verdict.message}; its records become dead letters")
+    except RegistryError as error:
+        # Whether the registry answers was the question before; here it is only a question that cannot be asked.
+        raise Skip(
+            "needs the schema registry" if str(error) in found.registry_trouble else str(error)
+        ) from None
+    finally:
+        await source.close()
+    # No fault: subjects may be named by the record type (RecordNameStrategy), or by anything else.
+    if not known:
+        return [ok("no subject is named <topic>-value: what the topics hold is seen when it is read")]
+    readable = f"{len(known) - len(unreadable)} of {counted(len(known), 'newest schema')} can be read"
+    # Warnings only: a subject may be left over from a writer that is gone.
+    return [ok(f"{readable}: {first_of(known)}"), *map(warning, unreadable)]
+
+
+async def _check_context(settings: Settings) -> None:
+    """Raise `RegistryError` if the URL names a context that the registry does not have: it would have no schema."""
+    for url in settings.registry.url.split(","):
+        root, named, rest = url.partition(_CONTEXTS)
+        if not named:
+            continue
+        source = building.registry(settings, url=root)
+        try:
+            there = await source.contexts()
+        finally:
+            await source.close()
+        # Confluent also accepts the name between colons, as it writes it in the names of subjects.
+        context = rest.partition("/")[0].strip(":")
+        # A registry that does not know contexts lists none.
+        if there and context not in there:
+            raise RegistryError(
+                f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {first_of(sorted(there))}; correct "
+                "what follows /contexts/"
+            )
