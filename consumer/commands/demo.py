@@ -23,7 +23,7 @@ import click
 import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from consumer import logs
 from consumer.adapters.kafka.producer import RecordProducer
@@ -32,6 +32,7 @@ from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
 from consumer.avro.encode import Encoder, SingleObject
 from consumer.commands.base import Command, on_terminal, paced, say
+from consumer.commands.parsing import record_options
 from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
@@ -54,38 +55,24 @@ _FLUSH_TIMEOUT = 60.0
 _LAST_SECONDS = 5.0
 # Seconds between two looks at the consumer's progress.
 _LOOK = 0.02
-_SHARE = click.FloatRange(0, 0.9)
 
 
 @click.command(cls=Command)
-@click.option(
-    "--events",
-    type=click.IntRange(min=1),
-    help="Stop after N events and print the ledger. Default: run until Ctrl-C.",
-)
+@record_options
 @click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
-@click.option(
-    "--duplicates", type=_SHARE, default=0.0, help="Share of events that are produced twice, such as 0.05."
-)
-@click.option("--invalid", type=_SHARE, default=0.0, help="Share of invalid records, such as 0.01.")
 @click.option(
     "--faults", is_flag=True, help="Make the sandbox misbehave: 429, 5xx, slow and dropped answers."
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="The last line on stdout is the final /status document."
 )
-@click.option(
-    "--seed", type=int, default=1, show_default=True, help="The same seed gives the same events and faults."
-)
-@click.option(
-    "--rate", type=click.FloatRange(min=0.01), help="Events per second. Default: as fast as possible."
-)
 def demo(**options: Any) -> None:
     """Run the whole system on this machine: broker, sandbox, producer, consumer and page.
 
     It needs no other software. Each event gets the time at which it is produced, as if the shop were live.
+    It ends with the ledger.
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as folder:
         asyncio.run(_Demo(**options).run(os.environ, folder))
@@ -267,9 +254,8 @@ class _Demo:
 
 
 def _print(document: dict[str, Any], as_json: bool) -> None:
-    table = Table(title="how every record ended", title_justify="left")
-    table.add_column("ledger")
-    table.add_column("records", justify="right")
+    records = Column("records", justify="right")
+    table = Table("ledger", records, title="how every record ended", title_justify="left")
     for name, count in document["ledger"].items():
         table.add_row(name, f"{count:,}")
     table.add_section()

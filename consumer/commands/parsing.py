@@ -1,4 +1,4 @@
-"""Options that several commands share, parsed before anything is opened: ``--from``, ``--to``, ``--rate``.
+"""Options that several commands share, and bounds and rates, parsed before anything is opened.
 
 Times are read by `consumer.commands.base.parse_time`. Which partitions ``--partition`` names depends on the topics
 that there are: see `consumer.adapters.kafka.ranges.named_partitions`.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import click
 
@@ -35,6 +36,39 @@ PARTITION_OPTION: Final = click.option(
     metavar="P | TOPIC:P",
     help="Only this partition; may be repeated. Default: all.",
 )
+_SHARE: Final = click.FloatRange(0, 0.9)
+
+
+def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `demo` and `produce`: how many records, how fast, and how many of them are no good."""
+    for option in (
+        click.option(
+            "--rate", type=click.FloatRange(min=0.01), help="Events per second. Default: as fast as possible."
+        ),
+        click.option(
+            "--seed",
+            type=int,
+            default=1,
+            show_default=True,
+            help="The same seed gives the same random choices.",
+        ),
+        click.option("--invalid", type=_SHARE, default=0.0, help="Share of invalid records, such as 0.01."),
+        click.option(
+            "--duplicates",
+            type=_SHARE,
+            default=0.0,
+            help="Share of events that are produced twice, such as 0.05.",
+        ),
+        click.option(
+            "--events",
+            type=click.IntRange(min=1),
+            help="Stop after N events. Default: at the end of the file, or at Ctrl-C.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 # Without exponents, signs, nan and inf, which `float` would take.
 _RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(?:/(s|m|min|h))?")
 _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
