@@ -16,40 +16,27 @@ import click
 from consumer import __version__
 from consumer.commands.base import Command, Group
 
-# Command -> the module that defines it, and the first sentence of its help.
+# Command -> the first sentence of its help. It is here because a command is imported only when it is called, so that
+# ``pinstream --help`` is quick.
 _COMMANDS = {
-    "check": (
-        "check.command",
-        "Check whether this configuration is fit to run.",
-    ),
-    "dead-letters": ("dead_letters.command", "List, show and redrive records that could not be delivered."),
-    "demo": ("demo", "Run the whole system on this machine: broker, sandbox, producer, consumer and page."),
-    "explain": (
-        "explain.command",
-        "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
-    ),
-    "offsets": (
-        "offsets",
-        "Show or change the committed offsets of the consumer group.",
-    ),
-    "produce": (
-        "produce",
-        "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
-    ),
-    "replay": ("replay.command", "Send a bounded part of topics through the same pipeline again, then exit."),
-    "run": ("run", "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT."),
-    "sandbox": (
-        "sandbox",
-        "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
-    ),
+    "check": "Check whether this configuration is fit to run.",
+    "dead-letters": "List, show and redrive records that could not be delivered.",
+    "demo": "Run the whole system on this machine: broker, sandbox, producer, consumer and page.",
+    "explain": "Show the outcome of each record of FILE (NDJSON or an Avro container; - is standard input), and why.",
+    "offsets": "Show or change the committed offsets of the consumer group.",
+    "produce": "Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.",
+    "replay": "Send a bounded part of topics through the same pipeline again, then exit.",
+    "run": "Run the service: read events, deliver them and commit, until SIGTERM or SIGINT.",
+    "sandbox": "Run a strict stand-in for the Conversions API, for development and load tests, until Ctrl-C.",
 }
-# A command is imported when it is called, so that ``pinstream --help`` is quick. That is why its sentence is here.
+# They have a folder, where the others have a module.
+_FOLDERS = ("check", "dead-letters", "explain", "replay")
 
 
 def command(name: str) -> click.Command:
     """Import a command."""
-    module = importlib.import_module(f"{__name__}.{_COMMANDS[name][0]}")
-    found: click.Command = getattr(module, name.replace("-", "_"))
+    module = f"{__name__}.{name.replace('-', '_')}" + (".command" if name in _FOLDERS else "")
+    found: click.Command = getattr(importlib.import_module(module), name.replace("-", "_"))
     return found
 
 
@@ -58,7 +45,7 @@ class _Commands(Group):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        for name, (_, sentence) in _COMMANDS.items():
+        for name, sentence in _COMMANDS.items():
             self.add_command(Command(name, help=sentence))
 
     def resolve_command(

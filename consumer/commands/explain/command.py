@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import click
@@ -18,7 +18,7 @@ from consumer.adapters.files import FileRecord, open_records
 from consumer.app import building
 from consumer.commands.base import Command, parse_time
 from consumer.commands.explain.expecting import compare
-from consumer.commands.explain.showing import Summary, named, print_record
+from consumer.commands.explain.showing import Summary, print_lines
 from consumer.commands.parsing import RECORD_OPTION
 from consumer.conversion.converter import Converter
 from consumer.conversion.rule_trace import RuleTrace
@@ -74,9 +74,8 @@ def explain(
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding than UTF-8 shows the rest escaped.
         sys.stdout.reconfigure(errors="backslashreplace")
-    total = Summary()
+    total, agree = Summary(), True
     lines = total.count(explanations(file, at, os.environ, with_rules=rules, record=record, topic=topic))
-    agree = True
     if expected is not None:
         agree = compare(lines, expected, clock_given=now is not None)
     elif summary:
@@ -93,19 +92,6 @@ def explain(
         sys.exit(1)
 
 
-def print_lines(lines: Iterator[tuple[int, dict[str, Any]]]) -> None:
-    """Print each line as JSON; on a terminal, as text for people."""
-    if sys.stdout.isatty():
-        for number, (ordinal, line) in enumerate(lines, start=1):
-            print_record(named(number, ordinal), line)
-        return
-    out = sys.stdout.buffer
-    for _, line in lines:
-        # Only ASCII, because some readers take U+2028 for the end of a line.
-        out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-    out.flush()
-
-
 def explanations(
     file: str,
     now: float | None,
@@ -114,12 +100,12 @@ def explanations(
     with_rules: bool = False,
     record: str | None = None,
     topic: str | None = None,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Return the place of each record in `file` (see `FileRecord`) with its line. `now` is in unix seconds.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return what each record of `file` is called, and its line (docs/run.md, `pinstream explain`).
 
-    `record` is the type of all lines, `topic` the one that they are of (`building.file_types`). With `with_rules`, each
-    line also has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if
-    `file` cannot be read to its end.
+    `now` is in unix seconds, `record` is the type of all lines, `topic` the one that they are of. With `with_rules`,
+    each line also has ``rules`` (`RuleTrace`). Raises `InputError`, at once or while iterating, if `file` cannot be
+    read to its end.
     """
     settings = load(environ, needs=())
     mapped = building.sections(settings)
@@ -133,33 +119,32 @@ def explanations(
     # Only on request: a trace calls each rule through Python.
     traces = [RuleTrace(converter, number) for number, _ in enumerate(mapped.all, 1)] if with_rules else []
 
-    def explained(record: FileRecord) -> tuple[int, dict[str, Any]]:
-        at = time.time() if now is None else now
-        read = record.event
-        event = read
-        if transformer is not None and not isinstance(read, Rejection | Filtered):
-            with contextlib.redirect_stdout(sys.stderr):
-                event = transformer.apply(read)
+    def explained(place: int, record: FileRecord) -> tuple[str, dict[str, Any]]:
+        at, event, section = time.time() if now is None else now, record.event, 0
+        # A record that is rejected or filtered when it is read has no section.
+        if not isinstance(event, Rejection | Filtered):
+            section = section_of(event)
+            if transformer is not None:
+                with contextlib.redirect_stdout(sys.stderr):
+                    event = transformer.apply(event)
         line = explanation(event, converter, at)
-        if traces:
+        if with_rules:
             line["rules"] = []
             if not isinstance(event, Rejection | Filtered):
-                line["rules"] = traces[section_of(event) - 1].rules(event, at)
+                line["rules"] = traces[section - 1].rules(event, at)
         # Files without sections keep the lines that they had: people compare them (`--expect`).
         if mapped.divided:
-            # A record that is rejected or filtered when it is read has no section.
-            line["section"] = (
-                None if isinstance(read, Rejection | Filtered) else mapped.names[section_of(read) - 1]
-            )
-        return record.ordinal, line
+            line["section"] = mapped.names[section - 1] if section else None
+        # Its line too, where empty ones stand between.
+        return f"record {place}" + ("" if place == record.ordinal else f" (line {record.ordinal})"), line
 
-    return map(explained, open_records(file, types))
+    return map(explained, count(1), open_records(file, types))
 
 
 def explanation(
     record: CommerceEvent | Rejection | Filtered, converter: Converter, now: float
 ) -> dict[str, Any]:
-    """Return the line of one record (docs/run.md, `pinstream explain`)."""
+    """Return the line of one record."""
     result = record if isinstance(record, Rejection | Filtered) else converter.convert(record, now)
     if isinstance(result, ConversionEvent):
         warnings = [warning._asdict() for warning in result.warnings]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from consumer.commands.explain.showing import named, readable
+from consumer.commands.explain.showing import readable
 from consumer.errors import InputError, or_all
 
 OUTCOMES: Final = ("deliverable", "filtered", "rejected")
@@ -26,7 +26,7 @@ _BY_AGE: Final = frozenset({"expired", "future_event_time"})  # codes that depen
 _NOTHING: Final[Any] = object()  # in place of a value that is not there
 
 
-def compare(lines: Iterable[tuple[int, dict[str, Any]]], path: str, *, clock_given: bool) -> bool:
+def compare(lines: Iterable[tuple[str, dict[str, Any]]], path: str, *, clock_given: bool) -> bool:
     """Print how the lines differ from those of the file `path`; return whether they do not.
 
     Raises `InputError` if the file cannot be read, or holds what ``explain`` never prints.
@@ -40,10 +40,10 @@ def compare(lines: Iterable[tuple[int, dict[str, Any]]], path: str, *, clock_giv
         raise InputError(f"{path} expects nothing: make it with `pinstream explain FILE > {path}`")
     # The longer one counts: a record too many is a difference, as one too few is.
     for number, (record, expected) in enumerate(zip_longest(lines, chain([first], wanted)), start=1):
-        ordinal, line = record or (number, None)
+        name, line = record or (f"record {number}", None)
         found = list(_of_record(line, expected))
         for text in found[: max(0, _MOST_SHOWN - different)]:
-            click.echo(f"{named(number, ordinal)}: {text}")
+            click.echo(f"{name}: {text}")
         different += len(found)
         records += line is not None
         agreeing += not found

@@ -32,15 +32,23 @@ def readable(value: Any, indent: int | None = None) -> str:
     return f"{text[:_LONGEST]}…" if indent is None and len(text) > _LONGEST else text
 
 
-def named(number: int, ordinal: int) -> str:
-    """Return what a record is called: its number, and its line where empty ones stand between."""
-    return f"record {number}" if number == ordinal else f"record {number} (line {ordinal})"
+def print_lines(lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Print each record's line as JSON; on a terminal, as text for people."""
+    if sys.stdout.isatty():
+        # rich leaves the colours out if NO_COLOR is set.
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        for name, line in lines:
+            _print_record(console, name, line)
+        return
+    for _, line in lines:
+        # Only ASCII, because some readers take U+2028 for the end of a line.
+        sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+    # Here, where it is expected that the reader is gone (`Group.invoke`).
+    sys.stdout.flush()
 
 
-def print_record(name: str, line: dict[str, Any]) -> None:
+def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     """Print a record's line as text: payload indented and coloured, then why, what is warned of, and the rules."""
-    # rich leaves the colours out if NO_COLOR is set.
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     outcome, error = line["outcome"], line["error"]
     why = f": {line['filter']}" if "filter" in line else ""
     if error is not None:
@@ -75,9 +83,9 @@ class Summary:
         self._warnings: dict[str, Counter[str]] = {}
         self._coverage = Coverage()
 
-    def count(self, lines: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def count(self, lines: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the lines as they are, and count them."""
-        for number, line in lines:
+        for name, line in lines:
             self.records += 1
             outcome, error = line["outcome"], line["error"]
             self.outcomes[outcome] += 1
@@ -90,7 +98,7 @@ class Summary:
                 kind = Kind("", line["payload"]["event_name"], written_in(line["payload"]))
                 # All of them in one minute of the coverage's windows.
                 self._coverage.add([(kind, 1)], 0.0)
-            yield number, line
+            yield name, line
 
     def document(self) -> dict[str, Any]:
         """The counts as JSON."""
