@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+# Its parser runs before pydantic's own, because its message says what is allowed, in the words of docs/settings.md.
+from pydantic import BeforeValidator as Parser
 
 from consumer.settings import values
 from consumer.settings.passthrough import REGISTRY_PROPERTIES
@@ -54,14 +57,13 @@ def _setting(
 # The record type of the packaged mapping.
 DEFAULT_SCHEMA: Final = "commerce.v1.CommerceEvent"
 
-# Parsers run before pydantic's own, because their messages say what is allowed, in the words of docs/settings.md.
-_OptionalPath = Annotated[Path | None, BeforeValidator(values.parse_path)]
-_OptionalSecret = Annotated[SecretStr | None, BeforeValidator(values.parse_header_text)]
-_OptionalLogin = Annotated[SecretStr | None, BeforeValidator(values.parse_login)]
-_ProxyUrl = Annotated[SecretStr, BeforeValidator(values.parse_proxy)]  # it may have a password in it
-_Address = Annotated[HttpAddress | None, BeforeValidator(values.parse_http_address)]
-_Flag = Annotated[bool, BeforeValidator(values.parse_flag)]
-_LOWER, _UPPER = BeforeValidator(str.lower), BeforeValidator(str.upper)
+_OptionalPath = Annotated[Path | None, Parser(values.parse_path)]
+_OptionalSecret = Annotated[SecretStr | None, Parser(values.parse_header_text)]
+_OptionalLogin = Annotated[SecretStr | None, Parser(values.parse_login)]
+_ProxyUrl = Annotated[SecretStr, Parser(values.parse_proxy)]  # it may have a password in it
+_Address = Annotated[HttpAddress | None, Parser(values.parse_http_address)]
+_Flag = Annotated[bool, Parser(values.parse_flag)]
+_LOWER, _UPPER = Parser(str.lower), Parser(str.upper)
 _OffsetReset = Annotated[Literal["earliest", "error", "latest"], _LOWER]
 _Mechanism = Annotated[
     Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"], _UPPER
@@ -87,13 +89,9 @@ class SettingsGroup(BaseModel):
 class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.upper()}"):
     """Where the records come from."""
 
-    bootstrap_servers: Annotated[str, BeforeValidator(values.parse_brokers)] = _setting(
-        "", needed_for="kafka"
-    )
+    bootstrap_servers: Annotated[str, Parser(values.parse_brokers)] = _setting("", needed_for="kafka")
     """Brokers to connect to first: host:port, comma-separated."""
-    topics: Annotated[tuple[str, ...], BeforeValidator(values.parse_topics)] = _setting(
-        "", needed_for="topics"
-    )
+    topics: Annotated[tuple[str, ...], Parser(values.parse_topics)] = _setting("", needed_for="topics")
     """Topics to read, comma-separated. An item that starts with ^ is a pattern (POSIX extended). Topics
     that newly match a pattern, and added partitions, are found within 30 s."""
     group_id: str = _setting("pinstream")
@@ -127,7 +125,7 @@ class KafkaSettings(SettingsGroup, alias_generator=lambda field: f"KAFKA_{field.
 class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REGISTRY_{field.upper()}"):
     """The schema registry that writer schemas come from, if there is one."""
 
-    url: Annotated[str, BeforeValidator(values.parse_registry)] = _setting("")
+    url: Annotated[str, Parser(values.parse_registry)] = _setting("")
     """Confluent-compatible schema registry; or glue:REGION for AWS Glue (glue: for the region of AWS_REGION), which
     needs the extra pinstream[glue]. Without it, schemas come from PINSTREAM_SCHEMAS_DIR."""
     properties: Mapping[str, SecretStr] = _setting({}, shown="the client's", name="SCHEMA_REGISTRY_…")
@@ -156,9 +154,9 @@ class RegistrySettings(SettingsGroup, alias_generator=lambda field: f"SCHEMA_REG
 class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST_{field.upper()}"):
     """Where the conversion events go."""
 
-    ad_account_id: Annotated[str, BeforeValidator(values.parse_account)] = _setting("", needed_for="account")
+    ad_account_id: Annotated[str, Parser(values.parse_account)] = _setting("", needed_for="account")
     """Ad account that receives the events; digits."""
-    extra_ad_account_ids: Annotated[tuple[str, ...], BeforeValidator(values.parse_accounts)] = _setting("")
+    extra_ad_account_ids: Annotated[tuple[str, ...], Parser(values.parse_accounts)] = _setting("")
     """Further ad accounts that a record may name in ad_account_id, comma-separated. Each has its own
     batches, quota and gate. A record that names any other account becomes a dead letter."""
     access_token: _OptionalSecret = _setting(None, needed_for="token")
@@ -166,7 +164,7 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
     access_token_file: _OptionalPath = _setting(None)
     """File with the token; or a folder with a file for each ad account, named by the account, with its
     token. A file is read again when it changes, so a new token needs no restart."""
-    api_url: Annotated[str, BeforeValidator(values.parse_url)] = _setting("https://api.pinterest.com/v5")
+    api_url: Annotated[str, Parser(values.parse_url)] = _setting("https://api.pinterest.com/v5")
     """URL of the API. Point it at a sandbox for tests."""
     test_mode: _Flag = _setting("false")
     """Sends ?test=true: Pinterest validates the events and does not record them. Limits: 20 events per
@@ -188,12 +186,10 @@ class PinterestSettings(SettingsGroup, alias_generator=lambda field: f"PINTEREST
 class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM_{field.upper()}"):
     """How pinstream itself works. Times in seconds, sizes in bytes."""
 
-    schemas_dir: Annotated[Path, BeforeValidator(values.parse_path)] = _setting(
-        ..., shown="the packaged schemas/"
-    )
+    schemas_dir: Annotated[Path, Parser(values.parse_path)] = _setting(..., shown="the packaged schemas/")
     """Folder of .avsc files; subfolders are not searched. It holds the schema that PINSTREAM_SCHEMA names
     and, without a registry, the schemas that records were written with."""
-    schema_name: Annotated[str | None, BeforeValidator(values.parse_full_name)] = _setting(
+    schema_name: Annotated[str | None, Parser(values.parse_full_name)] = _setting(
         None, shown=DEFAULT_SCHEMA, name="PINSTREAM_SCHEMA"
     )
     """Full name (namespace.Name) of the record schema in PINSTREAM_SCHEMAS_DIR that every event is read
@@ -207,15 +203,15 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     mapping_file: _OptionalPath = _setting(None, shown="the packaged mapping")
     """TOML file that overrides entries of the packaged mapping: which field of a record becomes which
     field of a conversion event."""
-    transform: Annotated[str | None, BeforeValidator(values.parse_function)] = _setting(None)
+    transform: Annotated[str | None, Parser(values.parse_function)] = _setting(None)
     """Python function that each decoded record goes through before the mapping, as
     package.module:function. It returns the record, changed or not, or None to filter it. Python looks for
     the module in the folders of PYTHONPATH. With it, the fast path is not used. See docs/transform.md."""
-    state_dir: Annotated[Path, BeforeValidator(values.parse_path)] = _setting(
+    state_dir: Annotated[Path, Parser(values.parse_path)] = _setting(
         ..., shown="$XDG_STATE_HOME/pinstream or ~/.local/state/pinstream"
     )
     """Folder for what must survive a restart. In the container: /var/lib/pinstream."""
-    key_store: Annotated[SecretStr, BeforeValidator(values.parse_key_store)] = _setting(
+    key_store: Annotated[SecretStr, Parser(values.parse_key_store)] = _setting(
         ..., shown="disk: under the state folder"
     )
     """Where the keys of delivered events are remembered: disk:/path on a local disk, redis://host or
@@ -263,12 +259,12 @@ class PinstreamSettings(SettingsGroup, alias_generator=lambda field: f"PINSTREAM
     all its workers. It bounds memory."""
     max_open_bytes: Annotated[int, size("64KiB", "64GiB")] = _setting("128MiB", unit="size")
     """The same budget in bytes."""
-    dead_letter_topic: Annotated[str, BeforeValidator(values.parse_dead_letter_topic)] = _setting(
+    dead_letter_topic: Annotated[str, Parser(values.parse_dead_letter_topic)] = _setting(
         "{topic}.dead-letters"
     )
     """Topic for records that cannot be delivered; {topic} stands for the record's topic. It is created
     with the first dead letter if it is missing and the cluster allows it."""
-    dead_letter_share: Annotated[float, BeforeValidator(values.parse_share)] = _setting("0.5", unit="share")
+    dead_letter_share: Annotated[float, Parser(values.parse_share)] = _setting("0.5", unit="share")
     """Intake stops when more than this share of a topic's latest records would be dead letters, so that a
     wrong mapping cannot turn a whole topic into dead letters. 1: never."""
     dead_letter_sample: Annotated[int, whole(10, 1_000_000)] = _setting("1000", unit="records")
