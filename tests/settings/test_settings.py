@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from consumer import settings
-from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES
+from consumer.adapters.kafka.configuration import Config, consumer_config, producer_config
 from consumer.adapters.schemas import RegistrySchemas
 from consumer.app.building import policy
 from consumer.engine.model import AWAY
@@ -372,10 +372,36 @@ class TestPassthrough:
         """Mock brokers, callbacks, uncommitted reads."""
         assert refused(**{variable: value}).startswith(f"{variable} is refused")
 
-    def test_whatever_the_adapter_would_refuse_is_refused_here(self) -> None:
-        """The adapter would override these; a user who sets one learns it at the start."""
-        for name in REFUSED_PROPERTIES:
-            assert passthrough.refusal(name, "x"), name
+    def test_whatever_the_adapter_overrides_is_refused_here(self) -> None:
+        """A user who sets such a property learns it at the start, not by its having no effect."""
+
+        def consumer(user: Config) -> Config:
+            return consumer_config(user, offset_reset="earliest", ignore=None)
+
+        def producer(user: Config) -> Config:
+            return producer_config(user, delivery_timeout=1)
+
+        for config, least in ((consumer, 6), (producer, 3)):
+            overridden = [name for name in config({}) if config({name: "7"})[name] != "7"]
+            assert len(overridden) >= least
+            # The consumer's limit of what is produced is that of its fetches, and it produces nothing.
+            assert [name for name in overridden if not passthrough.refusal(name, "7")] in (
+                [],
+                ["message.max.bytes"],
+            )
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("auto.commit.enable", "auto.commit.interval.ms", "offset.store.method", "offset.store.path"),
+            *("offset.store.sync.interval.ms", "request.required.acks", "delivery.report.only.error"),
+            *("transactional.id", "message.timeout.ms", "plugin.library.paths"),
+            *("test.mock.num.brokers", "test.mock.broker.rtt"),
+        ],
+    )
+    def test_what_would_weaken_the_guarantee_has_a_reason(self, name: str) -> None:
+        """Commits of its own, weaker writes, simulated brokers, foreign code."""
+        assert len(passthrough.refusal(name, "7") or "") > 20
 
     def test_read_committed_may_be_said(self) -> None:
         """A value that changes nothing is no error."""

@@ -2,7 +2,7 @@
 
 The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three layers, the
 later one winning: our defaults, the user's properties, and what the delivery guarantee fixes. The settings refuse
-`REFUSED_PROPERTIES` with a reason: what is fixed silently would look as if it worked.
+what is fixed, with a reason (`consumer.settings.passthrough`): what is fixed silently would look as if it worked.
 """
 
 from __future__ import annotations
@@ -49,37 +49,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 LOGGER.addFilter(_is_news)
-
-_COMMITS = "pinstream itself commits what is settled, and only that; anything else would lose events"
-_ONLY_COMMITTED = "records of aborted transactions must not be delivered: it is always read_committed"
-_ACKNOWLEDGED = "a dead letter counts as stored only when all in-sync replicas have it"
-_MOCK = "a mock broker inside the process holds no real records; use `pinstream demo`"
-_OWN_LIMIT = "pinstream sets the time limit of a dead letter itself"
-
-REFUSED_PROPERTIES: Final[Mapping[str, str]] = {
-    "enable.auto.commit": _COMMITS,
-    "auto.commit.enable": _COMMITS,
-    "auto.commit.interval.ms": _COMMITS,
-    "enable.auto.offset.store": _COMMITS,
-    "offset.store.method": _COMMITS,
-    "offset.store.path": _COMMITS,
-    "offset.store.sync.interval.ms": _COMMITS,
-    "isolation.level": _ONLY_COMMITTED,
-    "acks": _ACKNOWLEDGED,
-    "request.required.acks": _ACKNOWLEDGED,
-    "enable.idempotence": _ACKNOWLEDGED,
-    "delivery.report.only.error": _ACKNOWLEDGED,
-    "transactional.id": "dead letters are not written in transactions",
-    "delivery.timeout.ms": _OWN_LIMIT,
-    "message.timeout.ms": _OWN_LIMIT,
-    "enable.partition.eof": "pinstream has no use for end-of-partition events",
-    "allow.auto.create.topics": "a mistyped topic would be created, empty, and look healthy",
-    "check.crcs": "a record that was changed on its way must not be delivered: checksums are always checked",
-    "plugin.library.paths": "it would load foreign code into the process",
-    "test.mock.num.brokers": _MOCK,
-    "test.mock.broker.rtt": _MOCK,
-}
-"""Properties that settings refuse (librdkafka's spelling), each with the reason to show."""
 
 # Properties that an unknown one may be a slip for; librdkafka has no list of them to ask for.
 _KNOWN: Final = """

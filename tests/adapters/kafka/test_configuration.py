@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.configuration import (
-    REFUSED_PROPERTIES,
     BrokerWatch,
     admin_client,
     admin_config,
@@ -125,14 +124,6 @@ def test_own_blacklist_is_kept() -> None:
     """Topics that the user hides stay hidden beside the dead-letter topics."""
     config = consumer_config({"topic.blacklist": "^secret"}, offset_reset="earliest", ignore="^dlq$")
     assert config["topic.blacklist"] == "^secret,^dlq$"
-
-
-@pytest.mark.parametrize(
-    "name", ["enable.auto.commit", "acks", "enable.idempotence", "test.mock.num.brokers"]
-)
-def test_what_weakens_the_guarantee_is_refused_with_a_reason(name: str) -> None:
-    """Each refused property has a reason to show."""
-    assert len(REFUSED_PROPERTIES[name]) > 20
 
 
 @given(templates, topic_names)

@@ -13,10 +13,11 @@ from confluent_kafka import Message
 from consumer.adapters.kafka import ends
 from consumer.adapters.kafka import member as member_module
 from consumer.adapters.kafka.bounded import scan
-from consumer.adapters.kafka.configuration import REFUSED_PROPERTIES, consumer_config
+from consumer.adapters.kafka.configuration import consumer_config
 from consumer.adapters.kafka.ranges import Range
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
+from consumer.settings import passthrough
 from tests.adapters.kafka.membership.scripted_member import Bench, brings, message, offsets, taken
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka, Member, commit, create_topic, produce, unique
@@ -140,7 +141,7 @@ def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
 
 def test_checksums_are_checked_whatever_the_user_says() -> None:
     """Without them a byte that was changed on the wire or the disk is delivered."""
-    assert "checksums" in REFUSED_PROPERTIES["check.crcs"]
+    assert "checksums" in (passthrough.refusal("check.crcs", "false") or "")
     config = consumer_config({"check.crcs": False}, offset_reset="earliest", ignore=None)
     assert config["check.crcs"] is True
 
