@@ -137,16 +137,21 @@ class _Taker(Fitter):
         if isinstance(node, Enum):
             node = replace(node, default=None)  # as in reading, but a function knows our symbols
         fit, kind = super()._compile(node), node.kind
+        if kind == "union":
+            # Any other value is counted by the branches, also by those that are tried in vain: unions within unions
+            # must not multiply.
+            return lambda value: self._count() if value is None else fit(value)
         # As a table: a record is asked for each of its names.
         names = dict.fromkeys(each.name for each in node.fields) if isinstance(node, Record) else {}
+        is_checked = kind in ("record", "array", "enum")
 
         def take(value: Any) -> Any:
-            # Counted before anything is made of it: it may be far too much, or hold itself. A value of a union is
-            # counted by the branches, also by those that are tried in vain: unions within unions must not multiply.
-            if kind != "union" or value is None:
-                self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
+            # Counted before anything is made of it: it may be far too much, or hold itself.
+            self._count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
             if value is None:
                 return None
+            if not is_checked:
+                return fit(value)
             if kind == "record" and isinstance(value, dict) and not value.keys() <= names.keys():
                 # A key may be made of the record's values: only names of the schema are shown.
                 key = next(key for key in value if key not in names)
