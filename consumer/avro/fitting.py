@@ -358,6 +358,10 @@ def may_be(node: AvroType, value: Any) -> bool:
     if isinstance(node, Record):
         # It may lack any field: a decoder leaves out what was not asked for.
         return isinstance(value, dict) and value.keys() <= {each.name for each in node.fields}
+    logical = node.logical if isinstance(node, Primitive | Fixed) else None
+    # Text that is given fits a UUID no better than a time; text that was decoded is no time, which is a count.
+    if logical is not None and logical.family == "uuid":
+        return isinstance(value, str)
     return misfit(node, value) <= _AS_DECODED
 
 
@@ -370,7 +374,7 @@ _MISFITS: Final[dict[type, dict[str, int]]] = {
     str: {
         "enum": 0,
         "string": 0,
-        "uuid": 1,
+        "uuid": 2,
         **dict.fromkeys(_TIMES, 2),
         "decimal": 3,
         "bytes": 4,

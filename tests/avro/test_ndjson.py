@@ -333,6 +333,23 @@ SQUARE = {
         ([{"type": "enum", "name": "C", "symbols": ["A"]}, "string"], '"A"', "A"),
         ([{"type": "enum", "name": "C", "symbols": ["A"], "default": "A"}, "string"], '"B"', "B"),
         (["null", {"type": "array", "items": "int"}, "string"], "[1]", [1]),
+        # Text of a time fits a time and a UUID alike, in a file; neither is checked against the other.
+        (
+            [
+                {"type": "long", "logicalType": "timestamp-millis"},
+                {"type": "string", "logicalType": "uuid"},
+            ],
+            '"1970-01-01T00:00:01Z"',
+            1000,
+        ),
+        (
+            [
+                {"type": "string", "logicalType": "uuid"},
+                {"type": "long", "logicalType": "timestamp-millis"},
+            ],
+            '"1970-01-01T00:00:01Z"',
+            "1970-01-01T00:00:01Z",
+        ),
     ],
 )
 def test_a_bare_value_goes_to_the_branch_it_fits_best(kind: Any, literal: str, expected: Any) -> None:
