@@ -14,7 +14,7 @@ from dataclasses import field as dataclass_field
 from hashlib import sha256
 from typing import Any, Final
 
-from consumer.avro.paths import Source
+from consumer.avro.paths import EACH, Source, walk
 from consumer.conversion.codes import Way
 from consumer.conversion.computed.expressions import Element, Phone, computation
 from consumer.conversion.converter import Converter
@@ -91,8 +91,7 @@ class RuleTrace:
             if name in payload
         ]
         if self._numbers is not None:
-            numbers = self._numbers.value(event, None)
-            self._written = numbers if self._numbers.is_many else [numbers]
+            self._written = walk(self._numbers.value(event, None), (EACH,))
         # Of an event that is refused, these are the fields up to the one that it is refused for.
         entries = [
             self._entry(field, _sent(payload, field.name), lost.get(field.name)) for field in self._fields

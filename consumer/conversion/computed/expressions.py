@@ -279,7 +279,10 @@ class Phone(Computed):
 
         def phone(read: Sequence[Any], at: tuple[Any, ...]) -> Any:
             numbers, of = function(read, at), country(read, at)
-            return [with_country(number, of) for number in numbers] if is_many else with_country(numbers, of)
+            if not is_many:
+                return with_country(numbers, of)
+            # As `changed` takes them.
+            return [with_country(number, of) for number in walk(numbers, (EACH,))]
 
         return phone, is_many
 
@@ -458,7 +461,8 @@ class Maker:
         """Return the function that changes the value of an expression, or each of its values."""
         function, is_many = self.make(expression, scopes)
         if is_many:
-            return lambda read, at: [change(value) for value in function(read, at)], True
+            # Of alternatives and conditions there may be a list, one value or none: each is walked as a list.
+            return lambda read, at: [change(value) for value in walk(function(read, at), (EACH,))], True
         return lambda read, at: change(function(read, at)), False
 
     def event_name(self) -> Function:

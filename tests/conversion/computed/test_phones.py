@@ -223,3 +223,25 @@ def test_a_hostile_number_is_not_looked_at_for_long() -> None:
     for text in ("+" * 60, "(" * 60, "0 " * 30, ";ext=" * 12, "1" * 10_000_000, "x" * 60):
         with_country(text, "DE")
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    ("buyer", "numbers"),
+    [
+        (None, None),
+        ({"mails": ["030 123456", None, "030 123457"], "login": "030 1"}, ["4930123456", "4930123457"]),
+        ({"mails": [], "login": "030 123456"}, ["4930123456"]),
+        ({"mails": [None, " "], "login": None}, None),
+    ],
+)
+def test_alternatives_may_be_lists_or_one_number_or_nothing(
+    buyer: dict[str, Any] | None, numbers: list[str] | None
+) -> None:
+    """Of each there is what the record has: all numbers of a list, one number, or none, which is no mistake."""
+    fields = mapping_of('"user_data.ph" = { first = ["buyer.mails", "buyer.login"] }')
+    ours = Both((SHOP, f'phone_country = "country"\n{fields}', None))
+    whole = None if buyer is None else {"email": None, "tags": {}, **buyer}
+    event = converted(ours, record(country="DE", buyer=whole))
+    assert isinstance(event, ConversionEvent)
+    found = event.payload.get("user_data", {}).get("ph")
+    assert found == (None if numbers is None else [digest(number) for number in numbers])

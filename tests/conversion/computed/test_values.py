@@ -532,3 +532,23 @@ def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None
     places = [one for field in (*fields_of, *items) for one in (field.at, field.gather)]
     places += [*program.decided.values(), program.consent, program.dedup_id]
     assert sum(isinstance(one, ComputedAt) for one in places) == computed
+
+
+def test_a_table_over_alternatives_takes_a_list_one_value_or_nothing() -> None:
+    """Whichever alternative the record has: a table is asked for each value of a list, or for the one."""
+    both = both_of(
+        '"user_data.external_id" = { of = { first = ["buyer.mails", "buyer.login"] }, '
+        'table = { ann = "A", bob = "B" } }'
+    )
+
+    def ids(**buyer: Any) -> Any:
+        event = converted(
+            both, record(buyer={"email": "a@b.de", "login": None, "mails": [], "tags": {}, **buyer})
+        )
+        assert isinstance(event, ConversionEvent)
+        return event.payload["user_data"].get("external_id")
+
+    assert ids(mails=["ann", None, "bob"]) == ids(mails=["ann", "bob"])
+    assert len(ids(mails=["ann", "bob"])) == 2
+    assert ids(login="ann") == ids(mails=["ann"])
+    assert ids() is None
