@@ -1,12 +1,8 @@
 """The dead-letter producer: original records with the reason in headers, acknowledged by the broker or not stored.
 
-A dead letter holds the record's key, value and headers as they were, and nine more headers (`added_headers`;
-docs/dead-letters.md lists them), which say where it is from and what is wrong, without a look into the value.
-
 A letter that the broker refuses for good must not block its partition (docs/why.md). What is refused for its size is
-tried in a batch of its own, since the broker measures batches, and then with less and less of it: without its value,
-without its own headers, without its key. For each part that is left out, a header says so; the headers about the origin
-say where to read it; and a line of trouble reports it. The verdicts on one lot:
+tried in a batch of its own, since the broker measures batches, and then with less and less of it (`letters.forms`); a
+line of trouble says what was left out. The verdicts on one lot:
 
 ::
 
@@ -20,11 +16,10 @@ One try, one time limit for each step.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from itertools import chain
+from typing import Any, Final
 
 import confluent_kafka
 from confluent_kafka import KafkaException
@@ -32,81 +27,21 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka import configuration, trouble
-from consumer.adapters.kafka import letters as form
 from consumer.adapters.kafka.cluster import ask_settings, has_controller
 from consumer.adapters.kafka.configuration import Config, OnBrokers, dead_letter_topic
+from consumer.adapters.kafka.letters import NewRecord, forms, part_sizes
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.thread import post, run_blocking, settle
 from consumer.engine.messages import DeadLetter
-from consumer.engine.model import UNREADABLE_HEADERS
 
 _Code = confluent_kafka.KafkaError
+# On one letter: None is stored.
+_Verdict = confluent_kafka.KafkaError | None
 
 # Our own batches hold up to 1,000,000 bytes, and the limit is about batches.
 _LEAST_LIMIT: Final = 1024 * 1024
+# The largest value that a broker takes for this limit.
 _MOST_LIMIT: Final = 2**31 - 1
-"""The largest value that a broker takes for this limit."""
-_THREAD: Final = "pinstream-kafka-producer"
-
-Parts = tuple[str, ...]
-"""Which of ``value``, ``headers`` and ``key`` are left out of a letter."""
-Verdict = confluent_kafka.KafkaError | Literal[""] | None
-"""On one letter: None is stored; an error, or an empty text where the reason is not known, is not."""
-
-
-def added_headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    """The nine headers that make a record a dead letter: UTF-8 text, numbers in decimal.
-
-    ``pinstream.timestamp`` is the record's Kafka timestamp in milliseconds; ``pinstream.at`` is ISO 8601 in UTC.
-    """
-    at = datetime.fromtimestamp(letter.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    texts = {
-        form.STAGE: letter.rejection.stage.value,
-        form.CODE: letter.rejection.code,
-        form.MESSAGE: letter.rejection.message,
-        form.TOPIC: letter.topic,
-        form.PARTITION: str(letter.partition),
-        form.OFFSET: str(letter.record.offset),
-        form.TIMESTAMP: str(letter.record.timestamp),
-        form.ATTEMPTS: str(letter.attempts),
-        form.AT: at.replace("+00:00", "Z"),
-    }
-    return [(name, text.encode()) for name, text in texts.items()]
-
-
-def letter_headers(letter: DeadLetter, left_out: Parts = ()) -> list[tuple[str, bytes | None]]:
-    """The record's own headers, then ours, which replace those of an earlier dead letter of a redriven record."""
-    added: list[tuple[str, bytes | None]] = [*added_headers(letter)]
-    for part in left_out:
-        text = f"omitted: {_sizes(letter)[part]} bytes, too large for this topic; read it at its origin"
-        added.append((form.HEADER_PREFIX + part, text.encode()))
-    # The mark that headers could not be read has one of our names, and must stay.
-    if letter.record.headers == UNREADABLE_HEADERS and "headers" not in left_out:
-        added += UNREADABLE_HEADERS
-    ours = {name for name, _ in added} | {form.HEADER_PREFIX + part for part in form.PARTS}
-    own = letter.record.headers
-    if "headers" in left_out:
-        own = tuple(
-            one for one in own if one[0] in form.TRAVELS and len(one[1] or b"") <= form.LONGEST_TRAVEL
-        )
-    return [header for header in own if header[0] not in ours] + added
-
-
-def _sizes(letter: DeadLetter) -> dict[str, int]:
-    """The bytes of each part that can be left out, in the order in which they are."""
-    record = letter.record
-    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
-    return {"value": len(record.value or b""), "headers": headers, "key": len(record.key or b"")}
-
-
-def reductions(letter: DeadLetter) -> Iterator[Parts]:
-    """What to leave out, in the order of tries: nothing, then more and more of what is there."""
-    left_out: Parts = ()
-    yield left_out
-    for part, size in _sizes(letter).items():
-        if size:
-            left_out = (*left_out, part)
-            yield left_out
 
 
 class DeadLetterProducer:
@@ -135,15 +70,16 @@ class DeadLetterProducer:
             **configuration.LETTERS,
             "linger.ms": 5,
         }
+        # An idempotent producer that has lost count never takes anything more.
         self._spoiled = False
+        # Called on the event loop with what is measured of the brokers. May be set later.
         self.on_brokers: OnBrokers = lambda told: None
-        """Called on the event loop with what is measured of the brokers. May be set later."""
         self._watch = configuration.BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
+        # For letters that are in a batch of their own. Most runs need none.
         self._alone: PolledProducer | None = None
-        """For letters that are in a batch of their own."""
+        # The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it.
         self._counts: Mapping[str, int] = {}
-        """The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it."""
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Whether the broker has acknowledged each of them, in order.
@@ -153,38 +89,41 @@ class DeadLetterProducer:
         """
         counts = await self._find_topics({letter.topic for letter in letters})
         if self._spoiled or self._watch.stranded:
-            # An idempotent producer that has lost count never takes anything more: make a new one.
             await self.close()
-            try:
-                # In a thread: with IAM making one takes a second, and longer where AWS does not answer.
-                config = self._watch.watching(self._config)
-                self._together = await run_blocking(_THREAD, PolledProducer, config, self._on_error)
-            except NoToken as away:
-                self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
+            # Until there is a new one: the next try must not take the closed one for a sound one.
+            self._spoiled = True
+            made = await self._make(self._watch.watching(self._config))
+            if made is None:
                 return [False] * len(letters)
-            self._spoiled = False
-        verdicts = await self._try(self._together, letters, counts)
+            self._together, self._spoiled = made, False
+        # Of each letter: whole, and then its smaller forms. (Why a topic cannot be found was reported.)
+        names = [dead_letter_topic(self._template, letter.topic) for letter in letters]
+        smaller = {
+            at: forms(letters[at], name, count)
+            for at, name in enumerate(names)
+            if (count := counts.get(name))
+        }
+        whole = {at: next(one) for at, one in smaller.items()}
+        answers = await self._try(self._together, list(whole.values()))
+        verdicts = dict(zip(whole, answers, strict=True))
         # One record that is too large, or has no key where one is needed, gets its whole batch refused.
-        refused = [
-            index
-            for index, verdict in enumerate(verdicts)
-            if isinstance(verdict, _Code) and verdict.code() in trouble.FOR_ONE_RECORD
-        ]
+        refused = [at for at, error in verdicts.items() if error and error.code() in trouble.FOR_ONE_RECORD]
         if refused and self._alone is None:
-            alone = {**self._config, "batch.num.messages": 1}
-            with contextlib.suppress(NoToken):  # then they are not stored, and tried again
-                self._alone = await run_blocking(_THREAD, PolledProducer, alone, self._on_error)
-        again = await asyncio.gather(*(self._store_alone(letters[index], counts) for index in refused))
-        for index, verdict in zip(refused, again, strict=True):
-            verdicts[index] = verdict
-        if error := next((one for one in verdicts if isinstance(one, _Code)), None):
-            self._spoiled = self._spoiled or error.fatal()
-            self._counts = {}  # a deleted topic shows only as a time-out: look again, create it again
-            what = ": grant WRITE on its topic" if error.code() in trouble.NOT_ALLOWED else ""
-            self._trouble(
-                error.name(), f"a dead letter was not stored{what} ({trouble.describe_error(error)})"
+            self._alone = await self._make({**self._config, "batch.num.messages": 1})
+        if self._alone is not None:
+            tries = (
+                self._store_alone(self._alone, letters[at], chain([whole[at]], smaller[at])) for at in refused
             )
-        return tuple(verdict is None for verdict in verdicts)
+            verdicts |= zip(refused, await asyncio.gather(*tries), strict=True)
+        if failure := next(filter(None, verdicts.values()), None):
+            self._spoiled = self._spoiled or failure.fatal()
+            # A deleted topic shows only as a time-out: look again, create it again.
+            self._counts = {}
+            advice = ": grant WRITE on its topic" if failure.code() in trouble.NOT_ALLOWED else ""
+            said = trouble.describe_error(failure)
+            self._trouble(failure.name(), f"a dead letter was not stored{advice} ({said})")
+        stored = {at for at, error in verdicts.items() if error is None}
+        return [at in stored for at in range(len(letters))]
 
     async def close(self) -> None:
         """End the threads. What was not acknowledged is not stored."""
@@ -193,55 +132,45 @@ class DeadLetterProducer:
             self._alone.stop()
             self._alone = None
 
-    async def _store_alone(self, letter: DeadLetter, counts: Mapping[str, int]) -> Verdict:
+    async def _make(self, config: dict[str, Any]) -> PolledProducer | None:
+        """Make a producer; None if it cannot log in now, which is reported."""
+        try:
+            # In a thread: with IAM making one takes a second, and longer where AWS does not answer.
+            return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
+        except NoToken as away:
+            self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
+            return None
+
+    async def _store_alone(
+        self, alone: PolledProducer, letter: DeadLetter, tries: Iterable[NewRecord]
+    ) -> _Verdict:
         """In a batch of its own, with as much of it as the topic takes."""
-        verdict: Verdict = ""
-        if self._alone is None:
-            return verdict
-        for left_out in reductions(letter):
-            [verdict] = await self._try(self._alone, [letter], counts, left_out)
-            if not isinstance(verdict, _Code) or verdict.code() not in trouble.TOO_LARGE:
+        for record in tries:
+            [verdict] = await self._try(alone, [record])
+            if verdict is None or verdict.code() not in trouble.TOO_LARGE:
                 break
-        if verdict is None and left_out:
-            topic = dead_letter_topic(self._template, letter.topic)
+        if verdict is None and record.left_out:
+            size = part_sizes(letter.record)["value"]
             self._trouble(
                 "MSG_SIZE_TOO_LARGE",
                 f"the dead letter of {letter.topic} partition {letter.partition} offset {letter.record.offset} was "
-                f"stored without its {' and '.join(left_out)} ({_sizes(letter)['value']} bytes of value): {topic} "
+                f"stored without its {' and '.join(record.left_out)} ({size} bytes of value): {record.topic} "
                 "takes no larger one; raise its max.message.bytes",
             )
         return verdict
 
-    async def _try(
-        self,
-        producer: PolledProducer,
-        letters: Sequence[DeadLetter],
-        counts: Mapping[str, int],
-        left_out: Parts = (),
-    ) -> list[Verdict]:
-        answers: list[asyncio.Future[Verdict]] = []
+    async def _try(self, producer: PolledProducer, records: Sequence[NewRecord]) -> list[_Verdict]:
+        answers: list[asyncio.Future[_Verdict]] = []
 
-        def reported(answer: asyncio.Future[Verdict], error: Verdict, _: object) -> None:
+        def reported(answer: asyncio.Future[_Verdict], error: _Verdict, _: object) -> None:
             post(self._loop, settle, answer, error)
 
-        for letter in letters:
-            answer: asyncio.Future[Verdict] = self._loop.create_future()
+        for record in records:
+            answer: asyncio.Future[_Verdict] = self._loop.create_future()
             answers.append(answer)
-            topic = dead_letter_topic(self._template, letter.topic)
-            count = counts.get(topic)
-            if not count:
-                answer.set_result("")  # the reason was reported when the topic could not be found or created
-                continue
             try:
-                producer.produce(
-                    topic,
-                    None if "key" in left_out else letter.record.key,
-                    None if "value" in left_out else letter.record.value,
-                    letter_headers(letter, left_out),
-                    partial(reported, answer),
-                    partition=letter.partition % count,  # that of its origin, if the topic has as many
-                    # Its timestamp is the current time: with the record's own, retention could delete it at once.
-                )
+                # Its timestamp is the current time: with the record's own, retention could delete it at once.
+                producer.produce(record, partial(reported, answer))
             except KafkaException as error:
                 answer.set_result(trouble.cause_of(error))
             except BufferError:
@@ -251,7 +180,8 @@ class DeadLetterProducer:
             await asyncio.wait(answers, timeout=self._timeout + 1)
         # As of now: what is acknowledged later is stored twice in the end, which is allowed (docs/guarantees.md), and
         # never lost.
-        return [one.result() if one.done() else "" for one in answers]
+        late = _Code(_Code._TIMED_OUT, "the broker did not acknowledge it in time")
+        return [one.result() if one.done() else late for one in answers]
 
     def _on_error(self, error: confluent_kafka.KafkaError) -> None:
         spoiled, self._spoiled = self._spoiled, self._spoiled or error.fatal()
@@ -294,14 +224,13 @@ class DeadLetterProducer:
                     found[topic] = self._find_or_create(client, topic, origin, metadata)
                 except KafkaException as error:
                     cause = trouble.cause_of(error)
-                    what = (
-                        f": grant CREATE on {topic}, or create it"
-                        if cause.code() in trouble.NOT_ALLOWED
-                        else ""
-                    )
-                    text = f"a dead-letter topic cannot be found or created{what} ({trouble.describe_error(cause)})"
+                    refused = cause.code() in trouble.NOT_ALLOWED
+                    advice = f": grant CREATE on {topic}, or create it" if refused else ""
+                    said = trouble.describe_error(cause)
+                    text = f"a dead-letter topic cannot be found or created{advice} ({said})"
                     self._trouble(cause.name(), text)
-                    if metadata is None:  # no broker answers
+                    # No broker answers.
+                    if metadata is None:
                         break
         self._counts = {**self._counts, **found}
 

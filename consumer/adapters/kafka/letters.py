@@ -1,9 +1,13 @@
-"""Dead letters as they lie on their topic: what their headers say, what they were, and which of them are done.
+"""Dead letters and marks as they lie on their topic: how they are written, what they say, which of them are done.
 
-A *letter* is a record of a dead-letter topic with all the headers that docs/dead-letters.md lists; what lacks one, or
-holds something there that we never write, is left alone. A *mark* is a record of the same partition, further on, that
-says which letters are done: settled by a redrive. It lies on the topic itself, so that it lives as long as the letters,
-moves with them, and can be written in one transaction with the letters of what died again.
+A *letter* is a record that died, with all the headers that docs/dead-letters.md lists; what lacks one, or holds
+something there that we never write, is left alone. A letter that is larger than its topic takes is written without its
+value, then also without its own headers, then also without its key: `forms` yields these forms in this order. For each
+part that is left out a header says so, and the headers about the origin say where to read it.
+
+A *mark* is a record of the same partition, further on, that says which letters are done: settled by a redrive. It lies
+on the topic itself, so that it lives as long as the letters, moves with them, and can be written in one transaction
+with the letters of what died again.
 """
 
 from __future__ import annotations
@@ -11,16 +15,16 @@ from __future__ import annotations
 import contextlib
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from consumer.engine.answering.masking import mask
-from consumer.engine.model import Record, Stage
+from consumer.engine.messages import DeadLetter
+from consumer.engine.model import UNREADABLE_HEADERS, Record, Stage
 from consumer.engine.offset_map import are_different_lives
 
-HEADER_PREFIX: Final = "pinstream."
 STAGE: Final = "pinstream.stage"
 CODE: Final = "pinstream.code"
 MESSAGE: Final = "pinstream.message"
@@ -34,8 +38,8 @@ LETTER_HEADERS: Final = (STAGE, CODE, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTA
 """Every letter has these nine."""
 
 VALUE, HEADERS, KEY = "value", "headers", "key"
-PARTS: Final = (VALUE, HEADERS, KEY)
-"""What can be left out of a letter that its topic finds too large; a header ``pinstream.value`` … says so."""
+_OMITTED_BY: Final = {part: f"pinstream.{part}" for part in (VALUE, HEADERS, KEY)}
+"""What can be left out of a letter, in this order, and the header that says so."""
 
 TRIPS: Final = "pinstream.trips"
 """On a letter that was redriven and died again: how often its record was redriven."""
@@ -48,10 +52,11 @@ MARKED_AT: Final = "pinstream.marked-at"
 MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
 """On a mark: the id of that topic. A topic that is created again under its name has another id."""
 
-_OURS: Final = frozenset({*LETTER_HEADERS, *(HEADER_PREFIX + part for part in PARTS), TRIPS, REDRIVEN})
-TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
-"""These stay where a letter's other headers are left out: nothing but the count of its trips ends a circle."""
-LONGEST_TRAVEL: Final = 300
+_OF_ONE_DEATH: Final = frozenset({*LETTER_HEADERS, *_OMITTED_BY.values()})
+_TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
+_OURS: Final = _OF_ONE_DEATH | _TRAVELS
+# A longer value of a header that travels is not ours, and may be what makes the letter too large.
+_LONGEST_TRAVEL: Final = 300
 # Any producer may write any header. What does not fit these patterns and limits is not ours.
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,6 +73,84 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 Headers = tuple[tuple[str, bytes | None], ...]
 Run = tuple[int, int]
 """Offsets [begin, end)."""
+
+
+class NewRecord(NamedTuple):
+    """A record to be written."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    left_out: tuple[str, ...] = ()
+    """The parts of the record that died which this letter is without."""
+
+
+# -------------------------------------------------------------------------------------- letters that are written
+
+
+def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord]:
+    """The forms in which the letter can be written to a dead-letter topic: whole, then with less and less of it.
+
+    What is not there (an empty value, no key) has no form without it.
+    """
+    record = letter.record
+
+    def without(*left_out: str) -> NewRecord:
+        return NewRecord(
+            topic,
+            # The partition of its origin, as far as the dead-letter topic has as many.
+            letter.partition % partitions,
+            None if KEY in left_out else record.key,
+            None if VALUE in left_out else record.value,
+            letter_headers(letter, left_out),
+            left_out,
+        )
+
+    yield without()
+    there = [part for part, size in part_sizes(record).items() if size]
+    for count in range(len(there)):
+        yield without(*there[: count + 1])
+
+
+def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Headers:
+    """The record's own headers, then ours, which replace those of an earlier dead letter of a redriven record.
+
+    Ours are UTF-8 text: numbers in decimal, ``pinstream.timestamp`` in milliseconds, ``pinstream.at`` ISO 8601 in UTC.
+    """
+    record = letter.record
+    at = datetime.fromtimestamp(letter.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    texts = {
+        STAGE: letter.rejection.stage.value,
+        CODE: letter.rejection.code,
+        MESSAGE: letter.rejection.message,
+        TOPIC: letter.topic,
+        PARTITION: str(letter.partition),
+        OFFSET: str(record.offset),
+        TIMESTAMP: str(record.timestamp),
+        ATTEMPTS: str(letter.attempts),
+        AT: at.replace("+00:00", "Z"),
+    }
+    for part in left_out:
+        size = part_sizes(record)[part]
+        texts[_OMITTED_BY[part]] = f"omitted: {size} bytes, too large for this topic; read it at its origin"
+    own = record.headers
+    if HEADERS in left_out:
+        # These stay: nothing but the count of its trips ends a circle of redrives.
+        own = tuple(one for one in own if one[0] in _TRAVELS and len(one[1] or b"") <= _LONGEST_TRAVEL)
+    elif own != UNREADABLE_HEADERS:  # the mark that headers could not be read has one of our names, and stays
+        own = tuple(one for one in own if one[0] not in _OF_ONE_DEATH)
+    return (*own, *((name, text.encode()) for name, text in texts.items()))
+
+
+def part_sizes(record: Record) -> dict[str, int]:
+    """The bytes of each part of a record that can be left out of its letter, in the order in which they are."""
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
+    return {VALUE: len(record.value or b""), HEADERS: headers, KEY: len(record.key or b"")}
+
+
+# ----------------------------------------------------------------------------------------- letters that are read
 
 
 class Place(NamedTuple):
@@ -98,7 +181,7 @@ class DeadRecord(NamedTuple):
     """When it died, milliseconds since 1970."""
     trips: int
     omitted: Mapping[str, int]
-    """Of `PARTS` those that are left out, with their size in bytes."""
+    """The parts of its record that are left out, with their size in bytes."""
     record: Record
     """As it lies there."""
 
@@ -106,9 +189,6 @@ class DeadRecord(NamedTuple):
     def message(self) -> str:
         """Why it died, on one line and without what looks personal: any producer may have written it."""
         return mask(self.reason)
-
-
-# -------------------------------------------------------------------------------------------------- letters
 
 
 def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | None:
@@ -119,7 +199,7 @@ def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | No
         text = texts.get(TRIPS, "")
         # What cannot be read counts as too often: nothing else ends a circle of redrives.
         trips = min(int(text), _MOST_OFFSET) if _DIGITS.fullmatch(text) else _MOST_OFFSET
-    sizes = {part: _OMITTED.match(texts.get(HEADER_PREFIX + part, "")) for part in PARTS}
+    sizes = {part: _OMITTED.match(texts.get(name, "")) for part, name in _OMITTED_BY.items()}
     try:
         topic, code, at = texts[TOPIC], texts[CODE], datetime.fromisoformat(texts[AT])
         # Without a zone it is a time that we never write.
@@ -184,7 +264,7 @@ def _texts(headers: Headers) -> dict[str, str]:
     """Our headers as text, of each name the last; what is not UTF-8 counts as not there."""
     texts: dict[str, str] = {}
     for name, value in dict(headers).items():  # ours come behind those that a producer wrote
-        if name.startswith(HEADER_PREFIX) and value is not None:
+        if name.startswith("pinstream.") and value is not None:
             with contextlib.suppress(UnicodeDecodeError):
                 texts[name] = value.decode()
     return texts

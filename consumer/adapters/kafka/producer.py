@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -12,13 +12,14 @@ import confluent_kafka
 from confluent_kafka import KafkaException, Message
 
 from consumer.adapters.kafka.configuration import LOGGER, Config, make_client, producer_config
+from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.trouble import cause_of, describe_error
 from consumer.adapters.thread import OwnThread, post
 from consumer.errors import KafkaError
 
 _POLL_SECONDS: Final = 0.1
+# The partition of a record whose key decides where it goes.
 _PARTITIONER: Final = -1
-"""The partition of a record whose key decides where it goes."""
 
 
 class PolledProducer:
@@ -36,19 +37,20 @@ class PolledProducer:
 
     def produce(
         self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]],
+        record: NewRecord,
         on_delivery: Callable[[confluent_kafka.KafkaError | None, Message], None],
-        partition: int = _PARTITIONER,
     ) -> None:
         """Queue one record; `on_delivery` is called in the polling thread, once.
 
         Returns at once. Raises `BufferError` when the queue is full, `KafkaException` for what cannot be queued.
         """
         self._producer.produce(
-            topic, value=value, key=key, headers=list(headers), on_delivery=on_delivery, partition=partition
+            record.topic,
+            value=record.value,
+            key=record.key,
+            headers=list(record.headers),
+            on_delivery=on_delivery,
+            partition=record.partition,
         )
 
     def stop(self) -> None:
@@ -89,19 +91,19 @@ class RecordProducer:
         self._moved = asyncio.Event()
         self._trouble = ""
         self._failure: str | None = None
-        self.produced = 0
-        """Records queued so far."""
-        self.delivered = 0
-        """Records that the broker has acknowledged."""
-        self._producer = PolledProducer(complete, self._on_error)  # last: it may call back at once
+        # Records queued so far, and records that the broker has acknowledged.
+        self.produced = self.delivered = 0
+        # Last: it may call back at once.
+        self._producer = PolledProducer(complete, self._on_error)
 
     async def produce(self, topic: str, key: bytes | None, value: bytes | None) -> None:
         """Queue one record, waiting for room. Raises `KafkaError` once any record has failed."""
+        record = NewRecord(topic, _PARTITIONER, key, value)
         while True:
             self._raise_failure()
             self._moved.clear()
             try:
-                self._producer.produce(topic, key, value, (), partial(post, self._loop, self._count))
+                self._producer.produce(record, partial(post, self._loop, self._count))
                 break
             except BufferError:
                 # Bounded: each queued record is delivered, or fails at its time limit.
@@ -110,7 +112,8 @@ class RecordProducer:
                 self._failure = describe_error(cause_of(error))
         self.produced += 1
         if self.produced % 256 == 0:
-            await asyncio.sleep(0)  # let others run, also when the queue is never full
+            # Let others run, also when the queue is never full.
+            await asyncio.sleep(0)
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is acknowledged. Raises `KafkaError` if a record failed, or `timeout` seconds passed."""

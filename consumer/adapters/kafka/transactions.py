@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -25,11 +24,14 @@ from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka import trouble
 from consumer.adapters.kafka.configuration import LETTERS, Config, make_client, producer_config, time_left
+from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.thread import OwnThread, in_own_thread, post
 from consumer.errors import KafkaError
 
 _Code = confluent_kafka.KafkaError
 
+# What the transactional id of a redrive begins with; the name of its dead-letter topic follows.
+ID_PREFIX: Final = "pinstream.redrive."
 # Short: the open transaction of a killed redrive hides what follows it on the dead-letter topic from read_committed
 # readers until the next redrive starts, or this time has passed.
 _TRANSACTION_SECONDS: Final = 15
@@ -52,21 +54,21 @@ _GONE: Final = "a topic or a partition is gone since the redrive began: run it a
 _REFUSED: Final = {
     _Code.TOPIC_AUTHORIZATION_FAILED: "this user may not write to the topic: grant WRITE on it",
     _Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "this user may not use transactions: grant WRITE on the "
-    "transactional ids that begin with pinstream.redrive.",
+    f"transactional ids that begin with {ID_PREFIX}",
     _Code.UNKNOWN_TOPIC_OR_PART: _GONE,
     _Code._UNKNOWN_TOPIC: _GONE,
     _Code._UNKNOWN_PARTITION: _GONE,
 }
 
 
-class NewRecord(NamedTuple):
-    """A record to be written."""
+class _Failure(NamedTuple):
+    """Why a transaction failed."""
 
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    cause: confluent_kafka.KafkaError
+    # The index of the first record that failed, if one did. Where each was sent by itself, it is to blame.
+    record: int | None = None
+    # The commit was sent, and only the broker knows whether it was done.
+    in_doubt: bool = False
 
 
 class TransactionalWriter:
@@ -84,9 +86,12 @@ class TransactionalWriter:
             **LETTERS,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
-            "socket.timeout.ms": 10_000,  # librdkafka wants it below the transaction's
+            # librdkafka wants it below the transaction's.
+            "socket.timeout.ms": 10_000,
             "error_cb": trouble.Teller(partial(post, loop, on_trouble)),
         }
+        # Only ever used as this attribute: an error keeps the frames that it passed through, and a local variable in
+        # one of them would keep the client from its end in `close`.
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
         self._thread = OwnThread("pinstream-kafka-transactions")
 
@@ -101,7 +106,7 @@ class TransactionalWriter:
             except KafkaException as error:
                 cause = trouble.cause_of(error)
                 if not cause.retriable() or time.monotonic() > deadline:
-                    raise self._dead_end(cause) from error
+                    raise _dead_end(cause) from error
 
     async def close(self) -> None:
         """End the client and its thread. What is not committed is not written."""
@@ -126,23 +131,88 @@ class TransactionalWriter:
         # The client is never replaced in between: a new one would take the id over from a second redrive without
         # reading what that one marked.
         for _ in range(_TRIES):
-            lot = _Lot(self._producer, records, one_by_one)
-            cause = lot.write()
-            lot.producer = None  # an error keeps its lot, which must not keep the client
-            if cause is None:
+            failure = self._try(records, one_by_one)
+            if failure is None:
                 return None
-            if lot.committing:  # only the broker knows whether it is committed
-                raise self._dead_end(cause, committing=True)
+            cause = failure.cause
+            # To write it again could write it twice.
+            if failure.in_doubt:
+                raise _dead_end(cause, in_doubt=True)
             self._abort(cause)
             if cause.code() in _TOGETHER_ONLY:
-                if one_by_one and lot.refused is not None and cause.code() not in _ANOTHER_FAILED:
-                    return lot.refused
+                if one_by_one and failure.record is not None and cause.code() not in _ANOTHER_FAILED:
+                    return failure.record
                 one_by_one = True
             # After an abort librdkafka's sequence numbers are ahead of the broker's, which asks for a new epoch once:
             # that is another abort, and goes away.
             elif cause.code() not in _GOES_AWAY:
-                raise self._dead_end(cause)
-        raise self._dead_end(_Code(_Code._FAIL, "one abort after the other"))
+                raise _dead_end(cause)
+        raise _dead_end(_Code(_Code._FAIL, "one abort after the other"))
+
+    def _try(self, records: Sequence[NewRecord], one_by_one: bool) -> _Failure | None:
+        """Write them in one transaction, tried once. Return why it failed; None: all is written."""
+        causes: list[confluent_kafka.KafkaError] = []
+        failed: list[int] = []
+
+        def reported(index: int, error: confluent_kafka.KafkaError | None, _: object = None) -> None:
+            if error is not None:
+                causes.append(error)
+                failed.append(index)
+
+        try:
+            self._producer.begin_transaction()
+            for index, record in enumerate(records):
+                try:
+                    self._producer.produce(
+                        record.topic,
+                        value=record.value,
+                        key=record.key,
+                        headers=list(record.headers),
+                        partition=record.partition,
+                        on_delivery=partial(reported, index),
+                    )
+                except KafkaException as error:
+                    reported(index, trouble.cause_of(error))
+                if one_by_one or index == len(records) - 1:
+                    # Delivery reports come in here; each record has one within the delivery time-out.
+                    if self._producer.flush(_DELIVERY_SECONDS + 1) and not causes:
+                        causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
+                    if causes:
+                        break
+        except KafkaException as error:
+            causes.append(trouble.cause_of(error))
+        except SystemError:
+            # A fatal error that the client raises in the middle of a delivery report; the abort says which.
+            causes.append(_Code(_Code._FATAL))
+        return _Failure(self._clearest(causes), next(iter(failed), None)) if causes else self._commit()
+
+    def _clearest(self, causes: Sequence[confluent_kafka.KafkaError]) -> confluent_kafka.KafkaError:
+        """Of what was reported the error that says most."""
+        if all(cause.code() in _UNCLEAR for cause in causes):
+            # A failed transaction answers any call with its cause. (To begin again is always an error.)
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as error:
+                if (cause := trouble.cause_of(error)).code() not in _UNCLEAR:
+                    return cause
+        return min(causes, key=lambda cause: cause.code() in _UNCLEAR)
+
+    def _commit(self) -> _Failure | None:
+        cause = _Code(_Code._FAIL)
+        for _ in range(_COMMITS):
+            try:
+                self._producer.commit_transaction(_TRANSACTION_SECONDS)
+                return None
+            except KafkaException as error:
+                cause = trouble.cause_of(error)
+                if not cause.retriable():
+                    break
+            except SystemError:
+                # As in `_try`; the next call says which error it was.
+                continue
+        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing.
+        in_doubt = not cause.txn_requires_abort() or cause.code() == _Code.UNKNOWN
+        return _Failure(cause, in_doubt=in_doubt)
 
     def _abort(self, cause: confluent_kafka.KafkaError) -> None:
         try:
@@ -150,102 +220,25 @@ class TransactionalWriter:
         except KafkaException as error:
             # The broker cannot abort a transaction that it knows nothing of: its topic was forbidden.
             known = cause if cause.code() in _REFUSED else trouble.cause_of(error)
-            raise self._dead_end(known) from error
+            raise _dead_end(known) from error
 
-    def _dead_end(self, cause: confluent_kafka.KafkaError, *, committing: bool = False) -> KafkaError:
-        if cause.code() in _FENCING:
-            return KafkaError(
-                "another redrive of the same dead-letter topic has taken over, or this one stood still for more than "
-                f"{_TRANSACTION_SECONDS} s: it stops here; what it delivered is known ({cause.name()})"
-            )
-        if cause.code() in _REFUSED:
-            return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({trouble.describe_error(cause)})")
-        if committing:
-            return KafkaError(
-                "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
-                f"redrive has taken over): run the redrive again, it will know ({trouble.describe_error(cause)})"
-            )
-        return trouble.as_fatal(cause) or KafkaError(
-            "Kafka: what is done could not be marked: check the broker and the dead-letter topic, then run the redrive "
-            f"again ({trouble.describe_error(cause)})"
+
+def _dead_end(cause: confluent_kafka.KafkaError, *, in_doubt: bool = False) -> KafkaError:
+    """The error that ends the redrive: what happened to its transaction, and what to do."""
+    said = trouble.describe_error(cause)
+    if cause.code() in _FENCING:
+        return KafkaError(
+            "another redrive of the same dead-letter topic has taken over, or this one stood still for more than "
+            f"{_TRANSACTION_SECONDS} s: it stops here; what it delivered is known ({cause.name()})"
         )
-
-
-@dataclass(eq=False)
-class _Lot:
-    """One transaction, tried once."""
-
-    producer: Any
-    records: Sequence[NewRecord]
-    one_by_one: bool
-    causes: list[confluent_kafka.KafkaError] = field(default_factory=list)
-    refused: int | None = None
-    """The index of the first record that failed; one by one, it is to blame."""
-    committing: bool = False
-    """The commit is under way, and only the broker knows whether it was done."""
-
-    def write(self) -> confluent_kafka.KafkaError | None:
-        """Why it failed; None: all is written."""
-        whole = list(enumerate(self.records))
-        try:
-            self.producer.begin_transaction()
-            for together in [[one] for one in whole] if self.one_by_one else [whole]:
-                for index, record in together:
-                    self._send(index, record)
-                # Delivery reports come in here; each record has one within the delivery time-out.
-                if self.producer.flush(_DELIVERY_SECONDS + 1) and not self.causes:
-                    self.causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
-                if self.causes:
-                    break
-        except KafkaException as error:
-            self.causes.append(trouble.cause_of(error))
-        except SystemError:
-            # A fatal error that the client raises in the middle of a delivery report; the abort says which.
-            self.causes.append(_Code(_Code._FATAL))
-        return self._cause() if self.causes else self._commit()
-
-    def _cause(self) -> confluent_kafka.KafkaError:
-        """Of what was reported the error that says most."""
-        if all(cause.code() in _UNCLEAR for cause in self.causes):
-            # A failed transaction answers any call with its cause. (To begin again is always an error.)
-            try:
-                self.producer.begin_transaction()
-            except KafkaException as error:
-                if (cause := trouble.cause_of(error)).code() not in _UNCLEAR:
-                    return cause
-        return min(self.causes, key=lambda cause: cause.code() in _UNCLEAR)
-
-    def _send(self, index: int, record: NewRecord) -> None:
-        try:
-            self.producer.produce(
-                record.topic,
-                value=record.value,
-                key=record.key,
-                headers=list(record.headers),
-                partition=record.partition,
-                on_delivery=partial(self._reported, index),
-            )
-        except KafkaException as error:
-            self._reported(index, trouble.cause_of(error))
-
-    def _reported(self, index: int, error: confluent_kafka.KafkaError | None, _: object = None) -> None:
-        if error is not None:
-            self.refused = index if self.refused is None else self.refused
-            self.causes.append(error)
-
-    def _commit(self) -> confluent_kafka.KafkaError | None:
-        cause = _Code(_Code._FAIL)
-        for _ in range(_COMMITS):
-            try:
-                self.producer.commit_transaction(_TRANSACTION_SECONDS)
-            except KafkaException as error:
-                cause = trouble.cause_of(error)
-                if not cause.retriable():
-                    break
-            except SystemError:  # see above; the next call says which error it was
-                continue
-            else:
-                return None
-        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing.
-        self.committing = not cause.txn_requires_abort() or cause.code() == _Code.UNKNOWN
-        return cause
+    if cause.code() in _REFUSED:
+        return KafkaError(f"Kafka: {_REFUSED[cause.code()]} ({said})")
+    if in_doubt:
+        return KafkaError(
+            "Kafka: the broker did not say whether the last transaction is committed (it may be that another "
+            f"redrive has taken over): run the redrive again, it will know ({said})"
+        )
+    return trouble.failure(
+        cause,
+        "what is done could not be marked: check the broker and the dead-letter topic, then run the redrive again",
+    )

@@ -26,6 +26,7 @@ from consumer.adapters.kafka.configuration import (
     result_of,
     time_left,
 )
+from consumer.adapters.kafka.transactions import ID_PREFIX
 from consumer.settings import Settings
 
 SERVICE: Final = "pinstream run, check, replay"
@@ -76,7 +77,7 @@ def needed(settings: Settings) -> Sequence[Right]:
     for name, prefixed in letters:
         found.append(Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE))
         why = "a letter that dies again and the mark of the old one are one transaction"
-        found.append(Right("transactionalId", f"pinstream.redrive.{name}", prefixed, ("Write",), why, PEOPLE))
+        found.append(Right("transactionalId", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE))
     return found
 
 

@@ -12,19 +12,17 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from consumer.adapters.kafka.dead_letters import letter_headers, reductions
 from consumer.adapters.kafka.letters import (
-    KEY,
-    VALUE,
     DeadRecord,
     Done,
     Home,
+    NewRecord,
+    forms,
     mark_headers,
     next_trip,
     own_headers,
     read_letter,
 )
-from consumer.adapters.kafka.transactions import NewRecord
 from consumer.commands.dead_letters.choosing import Chooser
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
@@ -114,30 +112,23 @@ class Marker:
             return
         # The topic may accept less than before: a letter that is too large is tried with fewer and fewer of its parts.
         # A transaction is refused as a whole, so all its other records are written again with it.
-        tries = [reductions(letter) for _, letter in again]
-        left_out = [next(one) for one in tries]
-        while True:
-            letters = [
-                _record(before, letter, parts, len(homes))
-                for (before, letter), parts in zip(again, left_out, strict=True)
-            ]
-            refused = await redriven.write([*letters, *marks])
-            if refused is None:
-                break
+        tries = [forms(letter, topic, len(homes)) for _, letter in again]
+        letters = [next(one) for one in tries]
+        while (refused := await redriven.write([*letters, *marks])) is not None:
             if refused >= len(again):
                 raise KafkaError(f"Kafka: {topic} takes no mark of what is done: raise its max.message.bytes")
-            less = next(tries[refused], None)
-            if less is None:
+            smaller = next(tries[refused], None)
+            if smaller is None:
                 raise KafkaError(
                     f"Kafka: {topic} does not take the letter of {again[refused][0].origin} once more: raise its "
                     "max.message.bytes, or give it cleanup.policy=delete"
                 )
-            left_out[refused] = less
-        for (before, _), parts in zip(again, left_out, strict=True):
-            if parts:
+            letters[refused] = smaller
+        for (before, _), written in zip(again, letters, strict=True):
+            if written.left_out:
                 chooser.outcome.note(
                     f"{before.place} died once more, too large for its topic: the new letter is without its "
-                    f"{' and '.join(parts)}"
+                    f"{' and '.join(written.left_out)}"
                 )
         # Only now: a letter whose mark is not written must be marked by the next commit.
         for partition, offsets in done.items():
@@ -181,15 +172,3 @@ def _died_again(letter: DeadLetter) -> tuple[DeadRecord, DeadLetter]:
     headers = next_trip(own_headers(letter.record.headers), before)
     record = letter.record._replace(offset=offset, headers=headers)
     return before, letter._replace(topic=topic, partition=partition, record=record)
-
-
-def _record(before: DeadRecord, letter: DeadLetter, left_out: tuple[str, ...], partitions: int) -> NewRecord:
-    """Return the letter as it is written to the dead-letter topic, which has `partitions` partitions."""
-    return NewRecord(
-        before.place.topic,
-        # The partition of its origin, as for any letter; the dead-letter topic may have fewer.
-        letter.partition % partitions,
-        None if KEY in left_out else letter.record.key,
-        None if VALUE in left_out else letter.record.value,
-        tuple(letter_headers(letter, left_out)),
-    )

@@ -29,7 +29,7 @@ from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import origin_topic
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.kafka.transactions import TransactionalWriter
+from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import Command
@@ -120,8 +120,9 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
             # The marks of all topics before the service begins: the bar shows how many letters there are.
             for topic in there:
                 chooser = Chooser(options, topic, reader, outcome)
+                # All redrives of a topic share the id, so that a second fences the first.
                 writer = TransactionalWriter(
-                    config, transactional_id(topic.name), on_trouble=building.log_kafka_trouble
+                    config, ID_PREFIX + topic.name, on_trouble=building.log_kafka_trouble
                 )
                 stack.push_async_callback(writer.close)
                 # Before anything is read: this ends the open transaction of a killed redrive, and fences one that still
@@ -207,11 +208,6 @@ async def _serve(
     outcome.end = ran.end
     if ran.end is ReplayEnd.GUARDED:
         outcome.guard = ran.statistics.guard
-
-
-def transactional_id(topic: str) -> str:
-    """Return the id for a dead-letter topic. All redrives of it share the id, so that a second fences the first."""
-    return f"pinstream.redrive.{topic}"
 
 
 class OfOrigin:

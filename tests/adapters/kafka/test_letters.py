@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka import letters
-from consumer.adapters.kafka.dead_letters import letter_headers
 from consumer.adapters.kafka.letters import (
     DONE,
     Done,
@@ -18,6 +17,7 @@ from consumer.adapters.kafka.letters import (
     Mark,
     Place,
     is_original,
+    letter_headers,
     mark_headers,
     next_trip,
     own_headers,
@@ -94,7 +94,7 @@ def lying(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -
         1_700_000_000_100,
         None if "key" in left_out else letter.record.key,
         None if "value" in left_out else letter.record.value,
-        tuple(letter_headers(letter, left_out)),
+        letter_headers(letter, left_out),
     )
 
 

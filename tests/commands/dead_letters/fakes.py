@@ -6,10 +6,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
-from consumer.adapters.kafka.dead_letters import letter_headers
-from consumer.adapters.kafka.letters import Home, Mark, Place, read_mark
+from consumer.adapters.kafka.letters import Home, Mark, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
-from consumer.adapters.kafka.transactions import NewRecord
 from consumer.commands.dead_letters.reading import Reader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage

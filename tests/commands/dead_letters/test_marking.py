@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.adapters.kafka.letters import Done, Place, mark_headers, read_letter
-from consumer.adapters.kafka.transactions import NewRecord
+from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
 from consumer.commands.dead_letters.choosing import Chooser, Filters, RedriveOptions
 from consumer.commands.dead_letters.marking import Marker, Redriven
 from consumer.commands.dead_letters.outcome import RedriveOutcome

@@ -45,6 +45,7 @@ from consumer.adapters import conversions_api
 from consumer.adapters.conversions_api import Body, ConversionsApi
 from consumer.adapters.kafka.commits import SentCommits
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
+from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.member import GroupMember
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.kafka.source import KafkaSource
@@ -260,16 +261,8 @@ def written(crash: Crash) -> None:
     """When the broker's acknowledgement of a dead letter comes."""
 
     def make(real: Any) -> Any:
-        def produce(
-            self: PolledProducer,
-            topic: Any,
-            key: Any,
-            value: Any,
-            headers: Any,
-            on_delivery: Any,
-            **more: Any,
-        ) -> None:
-            told = dict(headers)
+        def produce(self: PolledProducer, record: NewRecord, on_delivery: Any) -> None:
+            told: dict[str, Any] = dict(record.headers)
             place = [int(told["pinstream.partition"]), int(told["pinstream.offset"])]
 
             def reported(error: Any, message: Any) -> None:
@@ -277,7 +270,7 @@ def written(crash: Crash) -> None:
                     crash.block(letters=[place])
                 on_delivery(error, message)
 
-            real(self, topic, key, value, headers, reported, **more)
+            real(self, record, reported)
 
         return produce
 

@@ -14,9 +14,11 @@ marked        the broker has committed a lot; we have not noted it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from consumer.adapters.kafka import transactions
+from consumer.adapters.kafka.letters import NewRecord
+from consumer.adapters.kafka.transactions import TransactionalWriter
 from consumer.commands.dead_letters import marking
 from tests.end_to_end.crashes import crashing
 from tests.end_to_end.crashes.crashing import Crash, replace
@@ -24,9 +26,9 @@ from tests.end_to_end.crashes.crashing import Crash, replace
 LOT = 10
 
 
-def marks_in(lot: Any) -> list[tuple[int, str]]:
+def marks_in(records: Sequence[NewRecord]) -> list[tuple[int, str]]:
     """Of a lot's marks the partition, and what it says is done."""
-    headers = [(one.partition, dict(one.headers)) for one in lot.records]
+    headers: list[tuple[int, dict[str, Any]]] = [(one.partition, dict(one.headers)) for one in records]
     return [(at, named["pinstream.done"].decode()) for at, named in headers if "pinstream.done" in named]
 
 
@@ -34,69 +36,96 @@ def started(crash: Crash) -> None:
     """After the id is taken over."""
 
     def make(real: Any) -> Any:
-        async def start(self: transactions.TransactionalWriter) -> None:
+        async def start(self: TransactionalWriter) -> None:
             await real(self)
             crash.now()
 
         return start
 
-    replace(transactions.TransactionalWriter, "start", make)
+    replace(TransactionalWriter, "start", make)
+
+
+class Lot(tuple[NewRecord, ...]):
+    """A lot, which is sent record by record; `middle` is called before the one in its middle."""
+
+    middle: Callable[[int], None]
+
+    def __iter__(self) -> Iterator[NewRecord]:
+        for index, record in enumerate(super().__iter__()):
+            if index == len(self) // 2:
+                self.middle(index)
+            yield record
+
+
+def around_lots(instead: Callable[[Any, TransactionalWriter, Lot, bool], Any]) -> None:
+    """Call `instead` with the real method for each transaction."""
+
+    def make(real: Any) -> Any:
+        def attempt(self: TransactionalWriter, records: Sequence[NewRecord], one_by_one: bool) -> Any:
+            lot = Lot(records)
+            lot.middle = lambda index: None
+            return instead(real, self, lot, one_by_one)
+
+        return attempt
+
+    replace(TransactionalWriter, "_try", make)
 
 
 def unmarked(crash: Crash) -> None:
     """Before a lot."""
 
-    def make(real: Any) -> Any:
-        def write(self: Any) -> Any:
-            crash.now(marks=marks_in(self))
-            return real(self)
+    def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
+        crash.now(marks=marks_in(lot))
+        return real(writer, lot, one_by_one)
 
-        return write
-
-    replace(transactions._Lot, "write", make)
+    around_lots(attempt)
 
 
 def half_written(crash: Crash) -> None:
     """In the middle of a lot, when all before is acknowledged."""
 
-    def make(real: Any) -> Any:
-        def send(self: Any, index: int, record: Any) -> None:
-            if index == len(self.records) // 2:
-                self.producer.flush(10)
-                crash.now(marks=marks_in(self), written=index)
-            real(self, index, record)
+    def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
+        marks = marks_in(lot)
 
-        return send
+        def middle(index: int) -> None:
+            writer._producer.flush(10)
+            crash.now(marks=marks, written=index)
 
-    replace(transactions._Lot, "_send", make)
+        lot.middle = middle
+        return real(writer, lot, one_by_one)
+
+    around_lots(attempt)
 
 
 def whole(crash: Crash) -> None:
     """Between the last acknowledgement and the commit."""
 
-    def make(real: Any) -> Any:
-        def commit(self: Any) -> Any:
-            crash.now(marks=marks_in(self))
-            return real(self)
+    def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
+        marks, commit = marks_in(lot), writer._commit
 
-        return commit
+        def crashing_commit() -> Any:
+            crash.now(marks=marks)
+            return commit()
 
-    replace(transactions._Lot, "_commit", make)
+        vars(writer)["_commit"] = crashing_commit
+        try:
+            return real(writer, lot, one_by_one)
+        finally:
+            del vars(writer)["_commit"]
+
+    around_lots(attempt)
 
 
 def marked(crash: Crash) -> None:
     """After the commit."""
 
-    def make(real: Any) -> Any:
-        def commit(self: Any) -> Any:
-            cause = real(self)
-            if cause is None:
-                crash.now(marks=marks_in(self))
-            return cause
+    def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
+        failure = real(writer, lot, one_by_one)
+        if failure is None:
+            crash.now(marks=marks_in(lot))
+        return failure
 
-        return commit
-
-    replace(transactions._Lot, "_commit", make)
+    around_lots(attempt)
 
 
 if __name__ == "__main__":

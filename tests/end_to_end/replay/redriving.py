@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from consumer.adapters.kafka.dead_letters import letter_headers
+from consumer.adapters.kafka.letters import letter_headers
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.end_to_end.processes import bare_environment, command
