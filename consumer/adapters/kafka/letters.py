@@ -34,23 +34,23 @@ OFFSET: Final = "pinstream.offset"
 TIMESTAMP: Final = "pinstream.timestamp"
 ATTEMPTS: Final = "pinstream.attempts"
 AT: Final = "pinstream.at"
+# Every letter has these nine.
 LETTER_HEADERS: Final = (STAGE, CODE, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP, ATTEMPTS, AT)
-"""Every letter has these nine."""
 
 VALUE, HEADERS, KEY = "value", "headers", "key"
+# What can be left out of a letter, in this order, and the header that says so.
 _OMITTED_BY: Final = {part: f"pinstream.{part}" for part in (VALUE, HEADERS, KEY)}
-"""What can be left out of a letter, in this order, and the header that says so."""
 
+# On a letter that was redriven and died again: how often its record was redriven.
 TRIPS: Final = "pinstream.trips"
-"""On a letter that was redriven and died again: how often its record was redriven."""
+# On a letter that was redriven and died again: the letter before it, as ``TOPIC:PARTITION:OFFSET``.
 REDRIVEN: Final = "pinstream.redriven"
-"""On a letter that was redriven and died again: the letter before it, as ``TOPIC:PARTITION:OFFSET``."""
+# On a mark: which offsets of its partition are done, as ``17-30,45``.
 DONE: Final = "pinstream.done"
-"""On a mark: which offsets of its partition are done, as ``17-30,45``."""
+# On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``.
 MARKED_AT: Final = "pinstream.marked-at"
-"""On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``."""
+# On a mark: the id of that topic. A topic that is created again under its name has another id.
 MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
-"""On a mark: the id of that topic. A topic that is created again under its name has another id."""
 
 _OF_ONE_DEATH: Final = frozenset({*LETTER_HEADERS, *_OMITTED_BY.values()})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
@@ -71,8 +71,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 Headers = tuple[tuple[str, bytes | None], ...]
+# Offsets [begin, end).
 Run = tuple[int, int]
-"""Offsets [begin, end)."""
 
 
 class NewRecord(NamedTuple):
@@ -83,8 +83,8 @@ class NewRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    # The parts of the record that died which this letter is without.
     left_out: tuple[str, ...] = ()
-    """The parts of the record that died which this letter is without."""
 
 
 # -------------------------------------------------------------------------------------- letters that are written
@@ -172,18 +172,18 @@ class DeadRecord(NamedTuple):
     origin: Place
     stage: Stage
     code: str
+    # ``pinstream.message`` as it is; to be shown there is `message`.
     reason: str
-    """``pinstream.message`` as it is; to be shown there is `message`."""
+    # Kafka's of the record at its origin, milliseconds since 1970; -1 for none.
     timestamp: int
-    """Kafka's of the record at its origin, milliseconds since 1970; -1 for none."""
     attempts: int
+    # When it died, milliseconds since 1970.
     at_ms: int
-    """When it died, milliseconds since 1970."""
     trips: int
+    # The parts of its record that are left out, with their size in bytes.
     omitted: Mapping[str, int]
-    """The parts of its record that are left out, with their size in bytes."""
+    # As it lies there.
     record: Record
-    """As it lies there."""
 
     @property
     def message(self) -> str:
@@ -283,12 +283,12 @@ def _number(text: str, most: int = _MOST_OFFSET) -> int:
 class Home(NamedTuple):
     """A partition in the one cluster where its offsets mean what they say."""
 
+    # The id that the brokers give themselves.
     cluster: str
-    """The id that the brokers give themselves."""
     topic: str
     partition: int
+    # None: the brokers do not give it.
     topic_id: str | None = None
-    """None: the brokers do not give it."""
 
     def __str__(self) -> str:
         """``TOPIC:PARTITION@CLUSTER``, as marks have it."""
@@ -322,11 +322,11 @@ def read_done(text: str) -> list[Run] | None:
 class Mark(NamedTuple):
     """A mark as it lies there."""
 
+    # What is done; empty if the mark was written elsewhere.
     runs: Sequence[Run]
-    """What is done; empty if the mark was written elsewhere."""
+    # Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was created again
+    # while a redrive went on.
     at_home: bool
-    """Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was created
-    again while a redrive went on."""
 
 
 def read_mark(record: Record, home: Home) -> Mark | None:
@@ -349,8 +349,8 @@ def read_mark(record: Record, home: Home) -> Mark | None:
 class Done:
     """Which offsets of one partition are done. Memory grows with runs, not with letters."""
 
+    # Rising: begin and end of each run, alternating.
     _bounds: list[int] = field(default_factory=list)
-    """Rising: begin and end of each run, alternating."""
 
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1

@@ -9,8 +9,7 @@ import contextlib
 import heapq
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import orjson
@@ -20,96 +19,20 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Column, Table
 
-from consumer.adapters.kafka.cluster import describe
-from consumer.adapters.kafka.letters import DeadRecord, Place, read_mark
+from consumer.adapters.kafka.letters import Place
 from consumer.commands.base import Command, asynchronous, iso, prose
-from consumer.commands.dead_letters import reading
-from consumer.commands.dead_letters.choosing import Filters, filter_options
+from consumer.commands.dead_letters.options import Filters, filter_options
+from consumer.commands.dead_letters.reading import DONE, WAITING, DeadLetters, facts, find
 from consumer.commands.parsing import JSON_OPTION
-from consumer.commands.replay.watch import watch
 from consumer.settings import load
 
 # Most rows: codes are the platform's, and a hostile topic may hold any number of them.
 MOST_KINDS = 10_000
-_OTHER = "(others)"
+_OTHERS = ("(others)",) * 3
 # Columns of a terminal from which on there is a table, and one in which a time has one line.
 _LEAST_TABLE, _WIDE = 80, 100
 # Codes of ours are no longer than this, and the column of topics should not be narrower than that.
 _LONGEST_CODE, _LEAST_TOPIC = 24, 12
-
-
-class Kind(NamedTuple):
-    """What letters of one row have in common. `topic` is their origin."""
-
-    topic: str
-    stage: str
-    code: str
-
-
-@dataclass(slots=True)
-class Count:
-    """How many letters of one kind there are."""
-
-    waiting: int = 0
-    done: int = 0
-    oldest_ms: int = 1 << 62
-    latest_ms: int = -1 << 62
-
-
-@dataclass(slots=True)
-class Listing:
-    """All that the command prints. It keeps the headers of the `most` latest letters."""
-
-    most: int
-    counts: dict[Kind, Count] = field(default_factory=dict)
-    # Records that are no letters of the topics that were asked for.
-    foreign: int = 0
-    # Marks that were written in another cluster, and are not believed.
-    elsewhere: int = 0
-    # Dead-letter topics that do not exist, because there was no dead letter so far.
-    missing: list[str] = field(default_factory=list)
-    # A heap, the oldest first.
-    _latest: list[tuple[int, Place, dict[str, Any]]] = field(default_factory=list)
-
-    def add(self, letter: DeadRecord, done: bool) -> None:
-        """Count a letter."""
-        # The code comes from a header, so anyone who may write to the topic chooses it.
-        kind = Kind(letter.origin.topic, letter.stage.value, letter.code)
-        if kind not in self.counts and len(self.counts) >= MOST_KINDS:
-            kind = Kind(_OTHER, _OTHER, _OTHER)
-        count = self.counts.setdefault(kind, Count())
-        count.done += done
-        count.waiting += not done
-        count.oldest_ms = min(count.oldest_ms, letter.at_ms)
-        count.latest_ms = max(count.latest_ms, letter.at_ms)
-        # The place decides between letters of the same millisecond, so that every run prints the same.
-        key = (letter.at_ms, letter.place)
-        if self.most and (len(self._latest) < self.most or key > self._latest[0][:2]):
-            # Only what headers say is kept, however large the letters are.
-            heapq.heappush(self._latest, (*key, reading.facts(letter, done)))
-            if len(self._latest) > self.most:
-                heapq.heappop(self._latest)
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "waiting": sum(count.waiting for count in self.counts.values()),
-            "done": sum(count.done for count in self.counts.values()),
-            "counts": [
-                {
-                    **kind._asdict(),
-                    "waiting": count.waiting,
-                    "done": count.done,
-                    "oldest": iso(count.oldest_ms),
-                    "latest": iso(count.latest_ms),
-                }
-                for kind, count in sorted(self.counts.items())
-            ],
-            "latest": [one for _, _, one in sorted(self._latest, reverse=True)],
-            "foreign": self.foreign,
-            "elsewhere": self.elsewhere,
-            "no_dead_letters": self.missing,
-        }
 
 
 @click.command(name="list", cls=Command)
@@ -129,56 +52,69 @@ async def list_letters(topics: tuple[str, ...], filters: Filters, latest: int, a
     waiting: not redriven yet; done: redriven. Needs only the KAFKA_… settings.
     """
     settings = load(os.environ, needs=("kafka",))
-    config = settings.kafka.client_properties()
-    known = (await describe(config, (), reading.TIMEOUT)).known
-    which = reading.chosen(settings, topics, known)
-    found = await read_listing(filters, latest, reading.Reader(config), which)
+    found, missing = await find(settings, topics, filters)
+    document = {**await read_listing(found, latest), "no_dead_letters": missing}
     if as_json:
-        click.echo(orjson.dumps(found.document()))
+        click.echo(orjson.dumps(document))
     else:
-        print_listing(found, Console())
+        print_listing(document, Console())
 
 
-async def read_listing(
-    filters: Filters, latest: int, reader: reading.Reader, topics: Sequence[reading.DeadLetterTopic]
-) -> Listing:
-    """Read the topics, each in two passes: marks, then letters."""
-    found = Listing(latest)
+async def read_listing(topics: Sequence[DeadLetters], most: int) -> dict[str, Any]:
+    """Read the topics. Return the JSON form: counts, and the headers of the `most` latest letters."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    # A heap, the oldest first.
+    latest: list[tuple[int, Place, dict[str, Any]]] = []
     for topic in topics:
-        if not topic.there:
-            found.missing.append(topic.name)
-            continue
-        ranges = await reader.ranges(topic.name)
-        one_pass = sum(one.end - one.begin for one in ranges)
-        # One progress bar for both passes.
-        with watch(f"reading {topic.name}", 2 * one_pass) as show:
-            marks = await reading.read_marks(reader, topic, ranges, filters.hold, show)
-            found.elsewhere += marks.elsewhere
-            second_pass = reading.read_records(reader, ranges, show, read_before=one_pass)
-            async with contextlib.aclosing(second_pass) as records:
-                async for partition, record in records:
-                    letter = reading.ours(topic, partition, record)
-                    if letter is None:
-                        # Marks are ours, too.
-                        found.foreign += read_mark(record, marks.homes[partition]) is None
-                    elif filters.hold(letter):
-                        found.add(letter, record.offset in marks.done[partition])
-    return found
+        await topic.begin()
+        async with contextlib.aclosing(topic.letters("counting")) as letters:
+            async for letter in letters:
+                done = topic.is_done(letter)
+                # The code comes from a header, so anyone who may write to the topic chooses it.
+                kind = letter.origin.topic, letter.stage.value, letter.code
+                if kind not in counts and len(counts) >= MOST_KINDS:
+                    kind = _OTHERS
+                first = {WAITING: 0, DONE: 0, "oldest": letter.at_ms, "latest": letter.at_ms}
+                count = counts.setdefault(kind, first)
+                count[DONE if done else WAITING] += 1
+                count["oldest"] = min(count["oldest"], letter.at_ms)
+                count["latest"] = max(count["latest"], letter.at_ms)
+                # The place decides between letters of the same millisecond, so that every run prints the same.
+                key = (letter.at_ms, letter.place)
+                if most and (len(latest) < most or key > latest[0][:2]):
+                    # Only what headers say is kept, however large the letters are.
+                    heapq.heappush(latest, (*key, facts(letter, done)))
+                    if len(latest) > most:
+                        heapq.heappop(latest)
+    return {
+        **{state: sum(count[state] for count in counts.values()) for state in (WAITING, DONE)},
+        "counts": [
+            {
+                **dict(zip(("topic", "stage", "code"), kind, strict=True)),
+                **count,
+                "oldest": iso(count["oldest"]),
+                "latest": iso(count["latest"]),
+            }
+            for kind, count in sorted(counts.items())
+        ],
+        "latest": [one for _, _, one in sorted(latest, reverse=True)],
+        "foreign": sum(topic.tally.foreign for topic in topics),
+        "elsewhere": sum(topic.tally.elsewhere for topic in topics),
+    }
 
 
-def print_listing(found: Listing, console: Console) -> None:
+def print_listing(document: Mapping[str, Any], console: Console) -> None:
     """Print the listing for people."""
-    document = found.document()
-    for topic in found.missing:
+    for topic in document["no_dead_letters"]:
         prose(console, f"{topic}: no dead letters")
-    if found.counts:
+    if document["counts"]:
         _print_counts(document["counts"], console)
-    elif not found.missing or found.foreign:
+    elif not document["no_dead_letters"] or document["foreign"]:
         prose(console, "no dead letters that match")
-    if found.foreign:
-        prose(console, f"and {found.foreign:,} other records that are no letters of these topics")
-    if found.elsewhere:
-        prose(console, f"marks of another cluster: {found.elsewhere:,} (not believed here)")
+    if document["foreign"]:
+        prose(console, f"and {document['foreign']:,} other records that are no letters of these topics")
+    if document["elsewhere"]:
+        prose(console, f"marks of another cluster: {document['elsewhere']:,} (not believed here)")
     if document["latest"]:
         prose(console, "the latest", "italic")
     for one in document["latest"]:
@@ -207,7 +143,7 @@ def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None
         return
     # With less room, a time is broken between day and second, and gets two lines.
     time = len("2026-11-24 12:00:00" if console.width >= _WIDE else "2026-11-24")
-    heads = ("stage", "code", reading.WAITING, reading.DONE)
+    heads = ("stage", "code", WAITING, DONE)
     stage, code, *numbers = (
         max(map(len, texts)) for texts in zip(heads, *(row[1:5] for row in rows), strict=True)
     )
@@ -219,8 +155,8 @@ def _print_counts(counts: Iterable[Mapping[str, Any]], console: Console) -> None
         Column("topic", overflow="fold"),
         Column("stage", no_wrap=True),
         Column("code", overflow="fold", no_wrap=code <= _LONGEST_CODE and room >= _LEAST_TOPIC),
-        Column(reading.WAITING, no_wrap=True, justify="right"),
-        Column(reading.DONE, no_wrap=True, justify="right"),
+        Column(WAITING, no_wrap=True, justify="right"),
+        Column(DONE, no_wrap=True, justify="right"),
         Column("oldest", width=time),
         Column("latest", width=time),
         title="dead letters",

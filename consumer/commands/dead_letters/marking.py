@@ -10,7 +10,8 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from consumer.adapters.kafka.letters import (
     DeadRecord,
@@ -23,7 +24,8 @@ from consumer.adapters.kafka.letters import (
     own_headers,
     read_letter,
 )
-from consumer.commands.dead_letters.choosing import Chooser
+from consumer.commands.dead_letters.outcome import RedriveOutcome
+from consumer.commands.dead_letters.reading import DeadLetters
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import DeadLetter
@@ -35,22 +37,34 @@ LOT_LETTERS: Final = 500
 LOT_BYTES: Final = 1 << 20
 
 
-class Redriven(NamedTuple):
+@dataclass(slots=True)
+class Redriven:
     """A dead-letter topic that is redriven. `write` is `TransactionalWriter.write`."""
 
-    chooser: Chooser
+    letters: DeadLetters
     write: Callable[[Sequence[NewRecord]], Awaitable[int | None]]
+    # By partition the offsets of letters that are on their way and not marked yet.
+    handed_out: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def settled(self, position: Position) -> set[int]:
+        """Return the offsets of letters that `position` settles: below it, or above it by its offset map."""
+        name, base = TopicPartition(position.topic, position.partition), position.next_offset
+        above = offset_map.read(position.metadata, base, where=map_place(name))
+        return {
+            at
+            for at in self.handed_out[position.partition]
+            if at < base or (above is not None and above.settled(at))
+        }
 
 
 class Marker:
     """Marks letters of `topics` (by name of the dead-letter topic), and is the `DeadLetterWriter` of a redrive."""
 
-    def __init__(self, topics: Mapping[str, Redriven]) -> None:
+    def __init__(self, topics: Mapping[str, Redriven], outcome: RedriveOutcome) -> None:
         self.topics = topics
+        self.outcome = outcome
         # Once a transaction has failed nothing can be marked any more: what is settled after that goes again next time.
         self.failure: KafkaError | None = None
-        # Offsets of letters that are on their way and not marked yet.
-        self.handed_out: defaultdict[TopicPartition, set[int]] = defaultdict(set)
         # One transaction at a time: a producer has no second one, and no letter may be marked twice.
         self._marking = asyncio.Lock()
 
@@ -59,15 +73,9 @@ class Marker:
         async with self._marking:
             # One transaction per dead-letter topic, for all its partitions.
             for topic, redriven in self.topics.items():
-                settled = {one.partition: self._settled(one) for one in positions if one.topic == topic}
+                settled = {one.partition: redriven.settled(one) for one in positions if one.topic == topic}
                 await self._write(redriven, [], settled)
         return self.failure is None
-
-    def _settled(self, position: Position) -> set[int]:
-        """Return the offsets of letters that `position` settles: below it, or above it by its offset map."""
-        name, base = TopicPartition(position.topic, position.partition), position.next_offset
-        above = offset_map.read(position.metadata, base, where=map_place(name))
-        return {at for at in self.handed_out[name] if at < base or (above is not None and above.settled(at))}
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
         """Write new letters of records that died again, in one transaction with the marks of the old ones.
@@ -101,12 +109,10 @@ class Marker:
     async def _transact(
         self, redriven: Redriven, dead: Sequence[DeadLetter], settled: Mapping[int, set[int]]
     ) -> None:
-        chooser = redriven.chooser
-        topic, homes = chooser.topic.name, chooser.marks.homes
-        handed = {partition: self.handed_out[TopicPartition(topic, partition)] for partition in settled}
+        topic, homes, handed = redriven.letters.name, redriven.letters.homes, redriven.handed_out
         # Fixed before the write: more may be handed out meanwhile.
-        done = {at: handed[at] & offsets for at, offsets in settled.items()}
-        marks = [_mark(homes[at], offsets) for at, offsets in done.items() if offsets]
+        done = {partition: handed[partition] & offsets for partition, offsets in settled.items()}
+        marks = [_mark(homes[partition], offsets) for partition, offsets in done.items() if offsets]
         again = [_died_again(one) for one in dead]
         if not marks and not again:
             return
@@ -126,14 +132,14 @@ class Marker:
             letters[refused] = smaller
         for (before, _), written in zip(again, letters, strict=True):
             if written.left_out:
-                chooser.outcome.note(
+                self.outcome.note(
                     f"{before.place} died once more, too large for its topic: the new letter is without its "
                     f"{' and '.join(written.left_out)}"
                 )
         # Only now: a letter whose mark is not written must be marked by the next commit.
         for partition, offsets in done.items():
             handed[partition] -= offsets
-            chooser.tally.redriven += len(offsets)
+            redriven.letters.tally.redriven += len(offsets)
 
 
 def _lots(indices: Sequence[int], letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
@@ -164,7 +170,7 @@ def _mark(home: Home, offsets: Iterable[int]) -> NewRecord:
 
 def _died_again(letter: DeadLetter) -> tuple[DeadRecord, DeadLetter]:
     """Return the letter before, and the new one: with the origin of the first, and one more trip."""
-    # The headers of its letter went with the record (`Chooser.choose`), and the engine keeps headers as they are.
+    # The headers of its letter went with the record (`redrive.choose`), and the engine keeps headers as they are.
     before = read_letter(letter.topic, letter.partition, letter.record)
     if before is None:
         raise bug("a redriven record does not say where it is from")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.commands.base import prose
+from consumer.commands.dead_letters.options import RedriveOptions
+from consumer.commands.dead_letters.reading import Tally
 from consumer.commands.replay.engine import ReplayEnd
-from consumer.engine.figures.statistics import GuardStatistics
-from consumer.errors import Incomplete
+from consumer.errors import Incomplete, PinstreamError
 
 LATE = (
     "what happened more than an hour ago counts as offline at the platform, which does not deduplicate that"
@@ -27,52 +28,27 @@ MOST_NAMED = 10
 
 
 @dataclass(slots=True)
-class Tally:
-    """Counts of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
-
-    topic: str
-    # Letters that match the filters.
-    matched: int = 0
-    redriven: int = 0
-    # They stay, because they were redriven too often already.
-    looped: int = 0
-    # They stay, because they lack a part of their record, and the record is no longer at its origin.
-    gone: int = 0
-    done_before: int = 0
-    # Not among `matched`: records that are no letters of the topics that were asked for, and marks that a redrive of
-    # another cluster wrote, which are not believed.
-    foreign: int = 0
-    elsewhere: int = 0
-
-    @property
-    def left(self) -> int:
-        """Letters that were not reached, because of ``--max`` or because the redrive was interrupted."""
-        return self.matched - self.redriven - self.looped - self.gone - self.done_before
-
-    def counts(self) -> dict[str, int]:
-        """Return all numbers by name."""
-        numbers = {name: number for name, number in asdict(self).items() if name != "topic"}
-        return {**numbers, "left": self.left}
-
-
-@dataclass(slots=True)
 class RedriveOutcome:
-    """The outcome of a redrive."""
+    """The outcome of a redrive, collected while it runs."""
 
-    dry_run: bool
-    end: ReplayEnd = ReplayEnd.COMPLETE
+    options: RedriveOptions
     tallies: list[Tally] = field(default_factory=list)
     # Dead-letter topics that do not exist, because there was no dead letter so far.
-    missing: list[str] = field(default_factory=list)
+    missing: Sequence[str] = ()
+    end: ReplayEnd = ReplayEnd.COMPLETE
+    # The error that ended it.
+    failure: PinstreamError | None = None
     # One line for each of the first letters that stayed or lost a part; `unnamed` counts the others.
     notes: list[str] = field(default_factory=list)
     unnamed: int = 0
-    # Letters that were handed out, over all topics: ``--max`` limits them.
+    # Letters that were handed out, over all topics.
     chosen: int = 0
     # How the handed-out letters ended.
     ledger: Mapping[str, int] | None = None
-    # Set if the guard stopped the redrive.
-    guard: GuardStatistics | None = None
+
+    def spent(self) -> bool:
+        """Return True if ``--max`` letters are chosen, over all topics."""
+        return self.options.most is not None and self.chosen >= self.options.most
 
     def note(self, text: str) -> None:
         """Add a line to the end of the output, unless it has `MOST_NAMED` already."""
@@ -83,16 +59,14 @@ class RedriveOutcome:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""
-        counts = [tally.counts() for tally in self.tallies]
+        topics = {tally.topic: tally.counts() for tally in self.tallies}
         return {
             "result": self.end.value,
-            "dry_run": self.dry_run,
-            **{name: sum(one[name] for one in counts) for name in Tally("").counts()},
-            "topics": [
-                {"topic": tally.topic, **one} for tally, one in zip(self.tallies, counts, strict=True)
-            ],
+            "dry_run": self.options.dry_run,
+            **{name: sum(counts[name] for counts in topics.values()) for name in Tally("").counts()},
+            "topics": [{"topic": topic, **counts} for topic, counts in topics.items()],
             "ledger": self.ledger,
-            "no_dead_letters": self.missing,
+            "no_dead_letters": list(self.missing),
             "notes": self.notes,
         }
 
@@ -118,14 +92,14 @@ _BECAME = {
 }
 
 
-def print_redrive(outcome: RedriveOutcome, *, as_json: bool) -> None:
-    """Print the table on stdout; with `as_json`, the document on stdout and the table on stderr.
+def print_redrive(outcome: RedriveOutcome) -> None:
+    """Print the table on stdout; with ``--json``, the document on stdout and the table on stderr.
 
     Raises `Incomplete` if stdout fails: the letters are marked all the same.
     """
     try:
-        _tell(outcome, Console(stderr=as_json))
-        if as_json:
+        _tell(outcome, Console(stderr=outcome.options.as_json))
+        if outcome.options.as_json:
             click.echo(orjson.dumps(outcome.document()))
         sys.stdout.flush()
     except BrokenPipeError:
@@ -156,12 +130,13 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
 
 
 def _table(outcome: RedriveOutcome) -> Table:
-    title = "what a redrive would do" if outcome.dry_run else "what became of the dead letters"
+    dry_run = outcome.options.dry_run
+    title = "what a redrive would do" if dry_run else "what became of the dead letters"
     names = (escape(tally.topic) for tally in outcome.tallies)
     topics = (Column(name, justify="right", overflow="fold") for name in names)
     table = Table(Column("letters on", overflow="fold"), *topics, title=title, title_justify="left")
     for name, text in _MEANT.items():
-        would = "would be " if name == "redriven" and outcome.dry_run else ""
+        would = "would be " if name == "redriven" and dry_run else ""
         counts = [tally.counts()[name] for tally in outcome.tallies]
         if any(counts) or name in ("matched", "redriven"):
             table.add_row(would + text, *(f"{count:,}" for count in counts))

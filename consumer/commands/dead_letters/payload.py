@@ -11,8 +11,8 @@ looks like an address, a token or a phone number.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import orjson
 
@@ -56,6 +56,8 @@ _WORD: Final = re.compile(r"[^\W_]+")
 _CODES: Final = frozenset({"language", "custom_data.currency"})
 # A language or a currency is shown even if a hidden country is written like it.
 _CODE: Final = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?")
+# From a value that may be shown, and the conversion fields that it feeds, to what is shown of it.
+_Show = Callable[[str | bool | float, frozenset[str]], str | bool | float]
 
 
 class Masker:
@@ -78,20 +80,21 @@ class Masker:
 
     def masked(self, event: CommerceEvent) -> Any:
         """Return the masked record as JSON values."""
+        # Twice: what is hidden in one place must not be shown in another, which may come before it.
         hidden: list[str] = []
-        shape = self._value(self._type, event, (), hidden)
-        return _Nets(hidden).through(shape)
+        self._value(self._type, event, (), hidden.append, lambda value, fields: value)
+        return self._value(self._type, event, (), lambda text: None, _Nets(hidden).passed)
 
-    def _value(self, kind: AvroType, value: Any, path: Path, hidden: list[str]) -> Any:
-        """Return `value` with `_Shown` for what may be shown. The rest is masked, and its text is added to `hidden`."""
+    def _value(self, kind: AvroType, value: Any, path: Path, hide: Callable[[str], None], show: _Show) -> Any:
+        """Return `value` with what `show` makes of what may be shown. The rest is masked; its text goes to `hide`."""
         if value is None:
             return None
         if isinstance(kind, Union):
-            return self._value(_branch(kind, value), value, path, hidden)
+            return self._value(_branch(kind, value), value, path, hide, show)
         if isinstance(kind, RecordType) and isinstance(value, dict):
             types = {field.name: field.type for field in kind.fields}
             return {
-                name: self._value(types[name], inner, (*path, name), hidden) if name in types else MASK
+                name: self._value(types[name], inner, (*path, name), hide, show) if name in types else MASK
                 for name, inner in value.items()
             }
         # Keys of maps are data, other than names of fields.
@@ -101,45 +104,36 @@ class Masker:
                 inside = (*path, key)
                 known = any(one[: len(inside)] == inside for one in self._public)
                 if not known:
-                    hidden.append(key)
+                    hide(key)
                 name = key if known else f"{MASK}{len(shown) + 1}"
-                shown[name] = self._value(kind.values, inner, inside, hidden)
+                shown[name] = self._value(kind.values, inner, inside, hide, show)
             return shown
         if isinstance(kind, Array) and isinstance(value, list):
-            return [self._value(kind.items, inner, (*path, EACH), hidden) for inner in value]
+            return [self._value(kind.items, inner, (*path, EACH), hide, show) for inner in value]
         if path in self._public:
             # A type that JSON does not have becomes text.
             plain = value if isinstance(value, str | bool | int | float) else str(value)
-            return _Shown(plain, self._public[path])
+            return show(plain, self._public[path])
         # Enums and booleans too: a field that is not mapped could mean anything.
         text = value.decode("utf-8", "ignore") if isinstance(value, bytes) else str(value)
         # A boolean identifies no person, and "True" would hide the word wherever it stands.
         if text and not isinstance(value, bool):
-            hidden.append(text.encode("utf-8", "ignore").decode())
+            hide(text.encode("utf-8", "ignore").decode())
         return MASK
 
 
 def _branch(kind: Union, value: Any) -> AvroType:
     """Return the branch of a union that a decoded value belongs to, if it is a record, a map or an array."""
-    fitting: list[AvroType] = []
-    for one in kind.branches:
-        if isinstance(one, RecordType):
-            fits = isinstance(value, dict) and {field.name for field in one.fields} == value.keys()
-        elif isinstance(one, Map):
-            fits = isinstance(value, dict)
-        else:
-            fits = isinstance(one, Array) and isinstance(value, list)
-        if fits:
-            fitting.append(one)
+    names = value.keys() if isinstance(value, dict) else None
+    fitting = [
+        one
+        for one in kind.branches
+        if (isinstance(one, RecordType) and {field.name for field in one.fields} == names)
+        or (isinstance(one, Map) and names is not None)
+        or (isinstance(one, Array) and isinstance(value, list))
+    ]
     # If that is not clear, a type that masks the whole value. Of what type a single value is makes no difference.
     return fitting[0] if len(fitting) == 1 else Primitive("bytes")
-
-
-class _Shown(NamedTuple):
-    """A value that may be shown if the nets let it pass, and the fields that it feeds."""
-
-    value: Any
-    fields: frozenset[str]
 
 
 class _Nets:
@@ -162,21 +156,17 @@ class _Nets:
             if 0 < len(some) <= _MOST_WORDS and sum(map(str.isalpha, text)) >= _LEAST_LETTERS
         }
 
-    def through(self, value: Any) -> Any:
-        """Return `value` with every `_Shown` in it replaced by what may be shown of it."""
-        if isinstance(value, dict):
-            return {name: self.through(inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [self.through(inner) for inner in value]
-        if not isinstance(value, _Shown) or isinstance(value.value, bool):
-            return value.value if isinstance(value, _Shown) else value
-        if isinstance(value.value, str):
-            return self._text(value.value, value.fields)
-        ways = {str(value.value)}
+    def passed(self, value: str | bool | float, fields: frozenset[str]) -> str | bool | float:
+        """Return what may be shown of a value that feeds these fields."""
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return self._text(value, fields)
+        ways = {str(value)}
         # 7.0 is the hidden number 7.
-        if isinstance(value.value, int) or value.value.is_integer():
-            ways.add(str(int(value.value)))
-        return MASK if ways & self._whole else value.value
+        if isinstance(value, int) or value.is_integer():
+            ways.add(str(int(value)))
+        return MASK if ways & self._whole else value
 
     def _text(self, text: str, fields: frozenset[str]) -> str:
         if fields <= _CODES and _CODE.fullmatch(text):

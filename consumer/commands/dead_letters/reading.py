@@ -9,59 +9,61 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from consumer.adapters.kafka import letters
 from consumer.adapters.kafka.bounded import read_record, scan
-from consumer.adapters.kafka.cluster import cluster_id, nearest_topic
+from consumer.adapters.kafka.cluster import cluster_id, describe, nearest_topic
 from consumer.adapters.kafka.configuration import Config, dead_letter_pattern, dead_letter_topic
+from consumer.adapters.kafka.letters import (
+    DeadRecord,
+    Done,
+    Home,
+    Place,
+    is_original,
+    own_headers,
+    read_letter,
+    read_mark,
+    restored,
+)
 from consumer.adapters.kafka.ranges import Bound, Range, resolve_ranges
 from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.base import iso
+from consumer.commands.dead_letters.options import Filters
+from consumer.commands.replay.watch import watch
 from consumer.engine.model import Chunk, Record
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
 
 WAITING, DONE = "waiting", "done"
 # Seconds for one question to the brokers.
-TIMEOUT = 15.0
+_TIMEOUT = 15.0
+# Origins of the letters that are ours on a dead-letter topic; None: all letters that it holds.
+Origins = frozenset[str] | None
 
 
-class DeadLetterTopic(NamedTuple):
-    """A dead-letter topic. Only letters of `origins` are ours; None: all letters."""
-
-    name: str
-    origins: frozenset[str] | None
-    # False if it does not exist, because there was no dead letter so far.
-    there: bool
-
-
-def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) -> list[DeadLetterTopic]:
-    """Return the dead-letter topics that are asked for, by name. `known`: the topics that exist.
+def chosen(settings: Settings, topics: Sequence[str], known: Collection[str]) -> dict[str, Origins]:
+    """Return the dead-letter topics that are asked for, in the order of their names. `known`: the topics that exist.
 
     Raises `UsageError` for a ``--topic`` that is neither an origin nor a dead-letter topic.
     """
     template = settings.pinstream.dead_letter_topic
     if not topics and not settings.kafka.topics:
         raise UsageError("which dead letters? Name their topic with --topic, or set KAFKA_TOPICS")
-    origins: dict[str, set[str] | None] = {}
+    found: defaultdict[str, set[str | None]] = defaultdict(set)
     for topic in topics or settings.kafka.topics:
         meant = list(_meant(topic, template, known))
-        if topics and not topic.startswith("^") and not {topic, *meant[0]} & {*known}:
+        if topics and not topic.startswith("^") and not {topic, meant[0][0]} & {*known}:
             hint = nearest_topic(topic, known)
             raise UsageError(f"--topic {topic}: there is no such topic, and none for its dead letters{hint}")
         for name, origin in meant:
-            found = origins.setdefault(name, set())
-            if origin is None:
-                origins[name] = None
-            elif found is not None:
-                found.add(origin)
-    return [
-        DeadLetterTopic(name, None if found is None else frozenset(found), name in known)
-        for name, found in sorted(origins.items())
-    ]
+            found[name].add(origin)
+    return {
+        name: None if None in origins else frozenset(one for one in origins if one is not None)
+        for name, origins in sorted(found.items())
+    }
 
 
 def _meant(topic: str, template: str, known: Collection[str]) -> Iterator[tuple[str, str | None]]:
@@ -92,72 +94,180 @@ class Reader:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._cluster: str | None = None
-        # As they were at the first question: marks are for the topic that was read.
-        self._ids: dict[str, str | None] = {}
 
     async def ranges(self, topic: str) -> Sequence[Range]:
         """Return all of the topic as it is now, one range per partition."""
-        return await resolve_ranges(self._config, [topic], (), Bound("beginning"), Bound("end"), TIMEOUT)
+        return await resolve_ranges(self._config, [topic], (), Bound("beginning"), Bound("end"), _TIMEOUT)
 
     def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
         """Yield the records of the ranges, those of each partition in order."""
         return scan(self._config, ranges)
 
-    async def record(self, place: letters.Place) -> Record | None:
+    async def record(self, place: Place) -> Record | None:
         """Return the record at `place`; None if it is gone, or its topic or partition is."""
         try:
-            return await read_record(self._config, *place, TIMEOUT)
+            return await read_record(self._config, *place, _TIMEOUT)
         except UsageError:
             return None
 
-    async def home(self, topic: str, partition: int) -> letters.Home:
-        """Return the partition in this cluster: only marks that were written for it are believed."""
-        # One question is enough: all partitions are in one cluster.
+    async def homes(self, topic: str, partitions: Collection[int]) -> dict[int, Home]:
+        """Return the partitions as they are in this cluster: only marks that were written for them are believed."""
+        # One question is enough: all topics are in one cluster.
         if self._cluster is None:
-            self._cluster = await cluster_id(self._config, TIMEOUT)
-        if topic not in self._ids:
-            found = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], TIMEOUT)
-            self._ids[topic] = found.get(topic)
-        return letters.Home(self._cluster, topic, partition, self._ids[topic])
+            self._cluster = await cluster_id(self._config, _TIMEOUT)
+        ids = await run_blocking("pinstream-kafka-ids", ask_once, self._config, [topic], _TIMEOUT)
+        return {number: Home(self._cluster, topic, number, ids.get(topic)) for number in partitions}
 
 
-class Marks(NamedTuple):
-    """Result of the first pass. `homes` and `done` are by partition; `homes` is also where new marks are written."""
+@dataclass(slots=True)
+class Tally:
+    """Counts of one dead-letter topic. ``matched = redriven + looped + gone + done_before + left``."""
 
-    homes: Mapping[int, letters.Home]
-    done: Mapping[int, letters.Done]
-    # Number of letters that match, and how many of these are done.
-    matching: int
-    done_before: int
-    # Number of marks that were written for another cluster or topic, and are not believed.
-    elsewhere: int
+    topic: str
+    # Letters that match the filters.
+    matched: int = 0
+    redriven: int = 0
+    # They stay, because they were redriven too often already.
+    looped: int = 0
+    # They stay, because they lack a part of their record, and the record is no longer at its origin.
+    gone: int = 0
+    done_before: int = 0
+    # Not among `matched`: records that are no letters of the topics that were asked for, and marks that were written
+    # for another cluster or an earlier topic of this name, which are not believed.
+    foreign: int = 0
+    elsewhere: int = 0
+
+    @property
+    def left(self) -> int:
+        """Letters that were not reached, because of ``--max`` or because the redrive was interrupted."""
+        return self.matched - self.redriven - self.looped - self.gone - self.done_before
+
+    def counts(self) -> dict[str, int]:
+        """Return all numbers by name."""
+        numbers = asdict(self)
+        del numbers["topic"]
+        return {**numbers, "left": self.left}
 
 
-# Called with the number of offsets that are read so far, gaps included.
-OnProgress = Callable[[int], None]
+class DeadLetters:
+    """The letters on one dead-letter topic that a command asks for. Call `begin` first, then `letters` or `letter`."""
+
+    # What is read; it ends where the topic ended at the beginning.
+    ranges: Sequence[Range]
+    # By partition: where its marks are at home, and which of its letters are done.
+    homes: dict[int, Home]
+    done: dict[int, Done]
+
+    def __init__(self, name: str, origins: Origins, filters: Filters, reader: Reader) -> None:
+        self.name = name
+        self.reader = reader
+        self.tally = Tally(name)
+        self._origins = origins
+        self._filters = filters
+
+    async def begin(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Fix where the topic ends, and read its marks: the first pass, which ends early when `stopped` says so."""
+        self.ranges = await self.reader.ranges(self.name)
+        await self.read_marks(stopped)
+
+    async def read_marks(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Make the first pass over `ranges`."""
+        # Marks come after their letters, so a single pass would have to remember all letters. Of marks and of letters
+        # that match, runs are enough; which of these are done is known only at the end.
+        partitions = [one.partition for one in self.ranges]
+        self.homes = await self.reader.homes(self.name, partitions)
+        self.done = {number: Done() for number in partitions}
+        matching = {number: Done() for number in partitions}
+        async with contextlib.aclosing(self._records("reading")) as records:
+            async for partition, record in records:
+                if (mark := read_mark(record, self.homes[partition])) is not None:
+                    # Without runs if the mark is for another place.
+                    self.done[partition].add(mark.runs)
+                    self.tally.elsewhere += not mark.at_home
+                elif (letter := self._ours(partition, record)) is not None and self._filters.hold(letter):
+                    matching[partition].add([(record.offset, record.offset + 1)])
+                    self.tally.matched += 1
+                if stopped():
+                    break
+        self.tally.done_before = sum(one.common(self.done[at]) for at, one in matching.items())
+
+    async def letters(self, what: str) -> AsyncGenerator[DeadRecord, None]:
+        """Make the second pass: yield the letters that match. `what` is done with them, for the progress bar."""
+        async with contextlib.aclosing(self._records(what)) as records:
+            async for partition, record in records:
+                if (letter := self.letter(partition, record)) is not None:
+                    yield letter
+
+    def letter(self, partition: int, record: Record) -> DeadRecord | None:
+        """Return the letter that a record of the second pass is; None if it is none, or does not match."""
+        letter = self._ours(partition, record)
+        if letter is None:
+            # Marks are ours, too. Anything else may be another team's: it is counted and stays.
+            self.tally.foreign += read_mark(record, self.homes[partition]) is None
+            return None
+        return letter if self._filters.hold(letter) else None
+
+    def is_done(self, letter: DeadRecord) -> bool:
+        """Return True if a mark says that the letter is done."""
+        return letter.place.offset in self.done[letter.place.partition]
+
+    def _ours(self, partition: int, record: Record) -> DeadRecord | None:
+        letter = read_letter(self.name, partition, record)
+        # Other origins: another team's letter on a topic for all, or one that a mirror brought from another cluster.
+        if letter is None or (self._origins is not None and letter.origin.topic not in self._origins):
+            return None
+        return letter
+
+    async def _records(self, what: str) -> AsyncGenerator[tuple[int, Record], None]:
+        """Yield each record of one pass over `ranges`, with its partition, and show how far it is."""
+        at = {one.partition: one.begin for one in self.ranges}
+        begun, total = sum(at.values()), sum(one.end - one.begin for one in self.ranges)
+        with watch(f"{what} {self.name}", total) as show:
+            # Closed explicitly, also after an error: a client of librdkafka that lives until the process ends can
+            # crash it.
+            async with contextlib.aclosing(self.reader.scan(self.ranges)) as scanned:
+                async for chunks in scanned:
+                    for chunk in chunks:
+                        for record in chunk.records:
+                            yield chunk.partition, record
+                        # Count offsets: how many of them are records is not known before the end.
+                        at[chunk.partition] = chunk.records[-1].offset + 1
+                    show(sum(at.values()) - begun)
 
 
-def ours(topic: DeadLetterTopic, partition: int, record: Record) -> letters.DeadRecord | None:
-    """Return the letter that `record` is, if it is one of ours."""
-    letter = letters.read_letter(topic.name, partition, record)
-    # Other origins: another team's letter on a topic for all, or one that a mirror brought from another cluster.
-    if letter is None or (topic.origins is not None and letter.origin.topic not in topic.origins):
-        return None
-    return letter
+async def find(
+    settings: Settings, topics: Sequence[str], filters: Filters
+) -> tuple[list[DeadLetters], list[str]]:
+    """Return the dead-letter topics that ``--topic`` or the settings mean, and the names of those that do not exist.
+
+    Raises `KafkaError` and `UsageError`.
+    """
+    config = settings.kafka.client_properties()
+    known = (await describe(config, (), _TIMEOUT)).known
+    reader, meant = Reader(config), chosen(settings, topics, known)
+    there = [DeadLetters(name, ours, filters, reader) for name, ours in meant.items() if name in known]
+    # A topic that has had no letter may not exist. That is no error.
+    return there, [name for name in meant if name not in known]
 
 
-async def whole_record(letter: letters.DeadRecord, reader: Reader) -> Record | None:
+async def whole_record(letter: DeadRecord, reader: Reader) -> Record | None:
     """Return the record that died, at the letter's offset. Read at the origin what the letter lacks; None if gone."""
     if not letter.omitted:
-        return letters.restored(letter)
+        return restored(letter)
     # Its topic does not take messages of that size, so the letter was written without that part.
     record = await reader.record(letter.origin)
-    if record is None or not letters.is_original(letter, record):
+    if record is None or not is_original(letter, record):
         return None
-    return record._replace(offset=letter.place.offset, headers=letters.own_headers(record.headers))
+    return record._replace(offset=letter.place.offset, headers=own_headers(record.headers))
 
 
-def facts(letter: letters.DeadRecord, done: bool) -> dict[str, Any]:
+def why_gone(letter: DeadRecord) -> str:
+    """Say why there is no whole record."""
+    parts = " and ".join(letter.omitted)
+    return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
+
+
+def facts(letter: DeadRecord, done: bool) -> dict[str, Any]:
     """Return the JSON form of what the headers say about a letter: no key, no value."""
     return {
         "place": str(letter.place),
@@ -170,63 +280,3 @@ def facts(letter: letters.DeadRecord, done: bool) -> dict[str, Any]:
         "trips": letter.trips,
         "at": iso(letter.at_ms),
     }
-
-
-def why_gone(letter: letters.DeadRecord) -> str:
-    """Say why there is no whole record."""
-    parts = " and ".join(letter.omitted)
-    return f"it holds no {parts}, and the record at {letter.origin} is gone, or another one is there now"
-
-
-async def read_records(
-    reader: Reader, ranges: Sequence[Range], tell: OnProgress = lambda _: None, read_before: int = 0
-) -> AsyncGenerator[tuple[int, Record], None]:
-    """Yield each record of one pass over `ranges` of a topic, with its partition. `tell` gets the offsets read so far,
-    and `read_before` more.
-    """
-    at = {one.partition: one.begin for one in ranges}
-    read = read_before
-    # Closed explicitly, also after an error: a client of librdkafka that lives until the process ends can crash it.
-    async with contextlib.aclosing(reader.scan(ranges)) as scanned:
-        async for chunks in scanned:
-            for chunk in chunks:
-                for record in chunk.records:
-                    yield chunk.partition, record
-                # Count offsets: how many of them are records is not known before the end.
-                end = chunk.records[-1].offset + 1
-                read += end - at[chunk.partition]
-                at[chunk.partition] = end
-            tell(read)
-    # The last offsets may be markers of transactions, which a consumer never gets.
-    tell(read_before + sum(one.end - one.begin for one in ranges))
-
-
-async def read_marks(
-    reader: Reader,
-    topic: DeadLetterTopic,
-    ranges: Sequence[Range],
-    matches: Callable[[letters.DeadRecord], bool],
-    tell: OnProgress = lambda _: None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Marks:
-    """Make the first pass over a topic. It ends early when `stopped` says so."""
-    # Marks come after their letters, so a single pass would have to remember all letters. Of marks, runs are enough.
-    homes = {one.partition: await reader.home(topic.name, one.partition) for one in ranges}
-    done: dict[int, letters.Done] = {one.partition: letters.Done() for one in ranges}
-    # Matching letters are kept as runs, too: only at the end is it known which of them are done.
-    matching: defaultdict[int, letters.Done] = defaultdict(letters.Done)
-    count = elsewhere = 0
-    async with contextlib.aclosing(read_records(reader, ranges, tell)) as records:
-        async for partition, record in records:
-            mark = letters.read_mark(record, homes[partition])
-            if mark is not None:
-                # Without runs if the mark is for another place.
-                done[partition].add(mark.runs)
-                elsewhere += not mark.at_home
-            elif (letter := ours(topic, partition, record)) is not None and matches(letter):
-                matching[partition].add([(record.offset, record.offset + 1)])
-                count += 1
-            if stopped():
-                break
-    done_before = sum(one.common(done[partition]) for partition, one in matching.items())
-    return Marks(homes, done, count, done_before, elsewhere)

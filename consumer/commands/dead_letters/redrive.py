@@ -20,33 +20,34 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
-from consumer.adapters.kafka.cluster import describe
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.adapters.kafka.letters import origin_topic
+from consumer.adapters.kafka.letters import LETTER_HEADERS, TRIPS, DeadRecord, origin_topic
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import Command
-from consumer.commands.dead_letters.choosing import Chooser, RedriveOptions, filter_options
 from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
+from consumer.commands.dead_letters.options import RedriveOptions, filter_options
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
-from consumer.commands.dead_letters.reading import TIMEOUT, DeadLetterTopic, Reader, chosen, read_records
+from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
 from consumer.commands.replay.engine import FiniteSource, ReplayEnd, load_quietly, serve_to_end
-from consumer.commands.replay.watch import watch
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.model import Chunk, Position, Record, TopicPartition
+from consumer.engine.model import Chunk, Position, Record
 from consumer.engine.reading import Decoded, SchemaLearner
 from consumer.errors import Incomplete, KafkaError, PinstreamError
 from consumer.service import Service
 from consumer.settings import Settings, load
 from consumer.web.status import document_of
+
+# Headers of a letter that go through the pipeline with its record.
+_CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 
 
 @click.command(name="redrive", cls=Command)
@@ -89,101 +90,83 @@ def redrive_letters(**given: Any) -> None:
         settings = load_quietly(os.environ, ("kafka", "account", "token"))
     outcome = asyncio.run(_run(options, settings))
     # Before the error, whatever it is: what was redriven until then is redriven.
-    print_redrive(outcome, as_json=options.as_json)
+    print_redrive(outcome)
+    if outcome.failure is not None:
+        raise outcome.failure
     if outcome.end is ReplayEnd.INTERRUPTED:
         raise Incomplete("interrupted: run it again to go on; what is settled is marked as done")
-    if outcome.guard is not None:
-        raise Incomplete(
-            f"stopped: too many of the letters would be dead letters again, mostly for {outcome.guard.reason} "
-            f"({outcome.guard.cause.value}); {outcome.guard.remedy} and run it again (or set "
-            "PINSTREAM_DEAD_LETTER_SHARE=1)"
-        )
 
 
 async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
     # From the start, because reading the marks of a large topic takes minutes. Later the service handles the signals.
     stopped = asyncio.Event()
     on_stop_signal(stopped.set)
-    config = settings.kafka.client_properties()
-    known = (await describe(config, (), TIMEOUT)).known
-    topics = chosen(settings, options.topics, known)
-    reader = Reader(config)
-    outcome = RedriveOutcome(options.dry_run, missing=[topic.name for topic in topics if not topic.there])
-    # A topic that has had no letter may not exist. The outcome says so; it is no error.
-    there = [topic for topic in topics if topic.there]
+    topics, missing = await find(settings, options.topics, options.filters)
+    outcome = RedriveOutcome(options, missing=missing)
     try:
         if options.dry_run:
-            await rehearse(options, reader, there, outcome)
+            await rehearse(topics, outcome)
             return outcome
         async with contextlib.AsyncExitStack() as stack:
             redriven: dict[str, Redriven] = {}
             # The marks of all topics before the service begins: the bar shows how many letters there are.
-            for topic in there:
-                chooser = Chooser(options, topic, reader, outcome)
-                # All redrives of a topic share the id, so that a second fences the first.
+            for letters in topics:
+                outcome.tallies.append(letters.tally)
                 writer = TransactionalWriter(
-                    config, ID_PREFIX + topic.name, on_trouble=building.log_kafka_trouble
+                    settings.kafka.client_properties(),
+                    # All redrives of a topic share the id, so that a second fences the first.
+                    ID_PREFIX + letters.name,
+                    on_trouble=building.log_kafka_trouble,
                 )
                 stack.push_async_callback(writer.close)
                 # Before anything is read: this ends the open transaction of a killed redrive, and fences one that still
                 # runs, so that no other process writes marks from here on.
                 await writer.start()
-                await chooser.begin(stopped.is_set)
-                redriven[topic.name] = Redriven(chooser, writer.write)
+                await letters.begin(stopped.is_set)
+                redriven[letters.name] = Redriven(letters, writer.write)
             if stopped.is_set():
                 outcome.end = ReplayEnd.INTERRUPTED
             else:
-                await _serve(options, settings, redriven, outcome, stack)
-    except PinstreamError:
-        # What was done until then is marked: print it before the error.
-        outcome.end = ReplayEnd.FAILED
-        print_redrive(outcome, as_json=options.as_json)
-        raise
+                await _serve(settings, redriven, outcome, stack)
+    except PinstreamError as error:
+        outcome.end, outcome.failure = ReplayEnd.FAILED, error
     return outcome
 
 
-async def rehearse(
-    options: RedriveOptions,
-    reader: Reader,
-    topics: Sequence[DeadLetterTopic],
-    outcome: RedriveOutcome,
-) -> None:
+async def rehearse(topics: Sequence[DeadLetters], outcome: RedriveOutcome) -> None:
     """Make a dry run: choose letters, and write nothing."""
-    for topic in topics:
-        chooser = Chooser(options, topic, reader, outcome)
-        await chooser.begin()
-        total = sum(one.end - one.begin for one in chooser.ranges)
-        with watch(f"choosing {topic.name}", total) as show:
-            async with contextlib.aclosing(read_records(reader, chooser.ranges, show)) as records:
-                async for partition, record in records:
-                    if await chooser.choose(partition, record) is not None:
-                        # The table of a dry run says "would be redriven".
-                        chooser.tally.redriven += 1
+    for letters in topics:
+        outcome.tallies.append(letters.tally)
+        await letters.begin()
+        async with contextlib.aclosing(letters.letters("choosing")) as found:
+            async for letter in found:
+                if await choose(letter, letters, outcome) is not None:
+                    # The table of a dry run says "would be redriven".
+                    letters.tally.redriven += 1
 
 
 async def _serve(
-    options: RedriveOptions,
     settings: Settings,
     redriven: Mapping[str, Redriven],
     outcome: RedriveOutcome,
     stack: contextlib.AsyncExitStack,
 ) -> None:
     """Run the service over the letters until all of them are settled, and note how it ended."""
-    config = settings.kafka.client_properties()
     local = building.local_schemas(settings)
     mapped = building.sections(settings, local)
     transformer = building.transformer(settings, mapped)
     keys = building.key_store(settings)
     stack.push_async_callback(keys.close)
     # It stands in for the producer of dead letters, whose letters would not be in one transaction with the marks.
-    marker = Marker(redriven)
-    limits = building.policy(settings, options.rate)
+    marker = Marker(redriven, outcome)
+    limits = building.policy(settings, outcome.options.rate)
     # Without the fast path: letters are few.
     pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=None)
+    config = settings.kafka.client_properties()
     inner = BoundedSource(
         config,
         # Up to where the marks were read. Later records, such as the new letters of this redrive, are not read.
-        [one for topic in redriven.values() for one in topic.chooser.ranges],
+        [one for topic in redriven.values() for one in topic.letters.ranges],
         on_trouble=building.log_kafka_trouble,
         # If the topic is created again meanwhile, the marks would be for letters that are gone.
         topic_ids=TopicIds(config),
@@ -206,8 +189,35 @@ async def _serve(
     if ran.failure is not None:
         raise ran.failure
     outcome.end = ran.end
-    if ran.end is ReplayEnd.GUARDED:
-        outcome.guard = ran.statistics.guard
+    guard = ran.statistics.guard
+    if ran.end is ReplayEnd.GUARDED and guard is not None:
+        outcome.failure = Incomplete(
+            f"stopped: too many of the letters would be dead letters again, mostly for {guard.reason} "
+            f"({guard.cause.value}); {guard.remedy} and run it again (or set PINSTREAM_DEAD_LETTER_SHARE=1)"
+        )
+
+
+async def choose(letter: DeadRecord, letters: DeadLetters, outcome: RedriveOutcome) -> Record | None:
+    """Return the record that died, at the offset of its letter, if it is redriven. Call it in the order of offsets.
+
+    A letter that matches the filters is exactly one of: done before (the first pass counts those), left (``--max`` is
+    reached, or the run was interrupted), looped, gone, or chosen.
+    """
+    if letters.is_done(letter) or outcome.spent():
+        return None
+    # The loop guard: a record that dies every time must not go round for ever.
+    if letter.trips >= outcome.options.max_trips:
+        letters.tally.looped += 1
+        return None
+    original = await whole_record(letter, letters.reader)
+    if original is None:
+        letters.tally.gone += 1
+        outcome.note(f"{letter.place} stays: {why_gone(letter)}")
+        return None
+    outcome.chosen += 1
+    # If it dies again, its new letter needs these: where it came from, and how often it was redriven.
+    carried = (header for header in letter.record.headers if header[0] in _CARRIED)
+    return original._replace(headers=(*original.headers, *carried))
 
 
 class OfOrigin:
@@ -247,17 +257,14 @@ class LettersSource:
     def done(self) -> bool:
         """Return True if all letters are handed out, or as many as were asked for."""
         # Not while letters are chosen: `inner` has handed them out, but the service does not have them yet.
-        return not self._choosing and (self._inner.done or self._spent())
-
-    def _spent(self) -> bool:
-        return all(one.chooser.spent() for one in self._marker.topics.values())
+        return not self._choosing and (self._inner.done or self._marker.outcome.spent())
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """See `RecordSource`. Raises `KafkaError` if marks can no longer be written: another redrive has taken over."""
         # A letter that is handed out now could not be marked, so the next redrive would send it again.
         if self._marker.failure is not None:
             raise self._marker.failure
-        if self._spent():
+        if self._marker.outcome.spent():
             # What is handed out is still on its way. Return within the timeout: between fetches the service looks for
             # a stop.
             await asyncio.sleep(timeout)
@@ -273,12 +280,14 @@ class LettersSource:
         return [chunk for chunk in chunks if chunk.records]
 
     async def _chosen(self, chunk: Chunk) -> Chunk:
-        chooser = self._marker.topics[chunk.topic].chooser
+        """Return the chunk with the records of the chosen letters."""
+        redriven = self._marker.topics[chunk.topic]
         records: list[Record] = []
         for record in chunk.records:
-            original = await chooser.choose(chunk.partition, record)
+            letter = redriven.letters.letter(chunk.partition, record)
+            original = letter and await choose(letter, redriven.letters, self._marker.outcome)
             if original is not None:
-                self._marker.handed_out[TopicPartition(chunk.topic, chunk.partition)].add(record.offset)
+                redriven.handed_out[chunk.partition].add(record.offset)
                 records.append(original)
         return chunk._replace(records=records)
 

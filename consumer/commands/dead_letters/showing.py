@@ -13,13 +13,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka import letters
-from consumer.adapters.kafka.ranges import Range
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema, WireFormat
 from consumer.commands.base import Command, asynchronous, iso, prose
-from consumer.commands.dead_letters import reading
-from consumer.commands.dead_letters.choosing import parse_place
+from consumer.commands.dead_letters.options import Filters, parse_place
 from consumer.commands.dead_letters.payload import Masker
+from consumer.commands.dead_letters.reading import DeadLetters, Reader, facts, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION
 from consumer.engine.answering.masking import mask
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaMissing
@@ -32,39 +31,22 @@ _NOTHING_KNOWN: dict[str, Any] = {"type": "record", "name": "pinstream.nothing",
 
 
 @click.command(name="show", cls=Command)
-@click.argument("place", metavar="TOPIC:PARTITION:OFFSET")
+@click.argument("place", metavar="TOPIC:PARTITION:OFFSET", type=parse_place)
 @click.option("--payload", is_flag=True, help="Also show the record, decoded; personal values are masked.")
 @JSON_OPTION
 @asynchronous
-async def show_letter(place: str, payload: bool, as_json: bool) -> None:
+async def show_letter(place: letters.Place, payload: bool, as_json: bool) -> None:
     """Show one letter: where its record is from, and why it could not be delivered.
 
     TOPIC is the dead-letter topic, as `list` shows it. Key, value and headers are not shown. --payload shows the
     record, with only those values in clear that the mapping knows not to be personal.
     """
-    # Before the settings are read: an impossible place is wrong usage, whatever they are.
-    found = parse_place(place)
     settings = load(os.environ, needs=("kafka",))
-    reader = reading.Reader(settings.kafka.client_properties())
-    document = await _show(found, payload, settings, reader)
-    if as_json:
-        click.echo(orjson.dumps(document))
-    else:
-        _print(document, Console())
-
-
-async def _show(
-    place: letters.Place, payload: bool, settings: Settings, reader: reading.Reader
-) -> dict[str, Any]:
-    """Return the JSON form of one letter."""
-    letter, where = await _find(place, reader)
-    # Marks come after the letters that they are about.
-    later = [where._replace(begin=place.offset + 1)]
-    topic = reading.DeadLetterTopic(place.topic, origins=None, there=True)
-    marks = await reading.read_marks(reader, topic, later, matches=lambda _: True)
+    reader = Reader(settings.kafka.client_properties())
+    letter, done = await _find(place, reader)
     key, value = letter.record.key, letter.record.value
     document = {
-        **reading.facts(letter, place.offset in marks.done[place.partition]),
+        **facts(letter, done),
         "timestamp": None if letter.timestamp < 0 else iso(letter.timestamp),
         # Sizes only; for a part that was left out, the size that it had.
         "key_bytes": letter.omitted.get(letters.KEY, None if key is None else len(key)),
@@ -73,10 +55,16 @@ async def _show(
         "headers": [mask(name) or "(no name)" for name, _ in letters.own_headers(letter.record.headers)],
         "left_out": sorted(letter.omitted),
     }
-    return {**document, "payload": await _payload(letter, settings, reader)} if payload else document
+    if payload:
+        document["payload"] = await _payload(letter, settings, reader)
+    if as_json:
+        click.echo(orjson.dumps(document))
+    else:
+        _print(document, Console())
 
 
-async def _find(place: letters.Place, reader: reading.Reader) -> tuple[letters.DeadRecord, Range]:
+async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecord, bool]:
+    """Return the letter, and whether it is done. Raises `UsageError` if there is none, and `KafkaError`."""
     try:
         ranges = {one.partition: one for one in await reader.ranges(place.topic)}
     except UsageError as error:
@@ -98,21 +86,26 @@ async def _find(place: letters.Place, reader: reading.Reader) -> tuple[letters.D
         )
     letter = letters.read_letter(place.topic, place.partition, record)
     if letter is None:
-        mark = letters.read_mark(record, await reader.home(place.topic, place.partition))
-        what = "a mark of what was redriven" if mark is not None else "no dead letter of ours"
+        homes = await reader.homes(place.topic, [place.partition])
+        is_mark = letters.read_mark(record, homes[place.partition]) is not None
+        what = "a mark of what was redriven" if is_mark else "no dead letter of ours"
         raise UsageError(f"{place} is {what}; see pinstream dead-letters list")
-    return letter, where
+    topic = DeadLetters(place.topic, None, Filters(), reader)
+    # Marks come after the letters that they are about.
+    topic.ranges = [where._replace(begin=place.offset + 1)]
+    await topic.read_marks()
+    return letter, topic.is_done(letter)
 
 
-async def _payload(letter: letters.DeadRecord, settings: Settings, reader: reading.Reader) -> dict[str, Any]:
+async def _payload(letter: letters.DeadRecord, settings: Settings, reader: Reader) -> dict[str, Any]:
     """Return the masked record, or why it cannot be shown."""
     shown: dict[str, Any] = dict.fromkeys(("record", "undecodable", "schema", "value_bytes", "note"))
     record = None
     # If this user may not read the origin, show the rest.
     with contextlib.suppress(KafkaError):
-        record = await reading.whole_record(letter, reader)
+        record = await whole_record(letter, reader)
     if record is None:
-        return {**shown, "note": reading.why_gone(letter)}
+        return {**shown, "note": why_gone(letter)}
     if letter.omitted:
         parts = " and ".join(letter.omitted)
         shown["note"] = f"it holds no {parts}: read at its origin, {letter.origin}"
@@ -126,24 +119,25 @@ async def _payload(letter: letters.DeadRecord, settings: Settings, reader: readi
         )
     finally:
         await writers.close()
-    if decoded is None:
-        return {**shown, "note": "a tombstone: the record has no value"}
     shown["value_bytes"] = None if record.value is None else len(record.value)
-    if isinstance(decoded, Filtered):
-        return {**shown, "note": "the record is of a type that the mapping filters (unknown_record)"}
-    if not isinstance(decoded, Rejection):
-        section = mapped.all[section_of(decoded) - 1]
-        return {**shown, "record": Masker(section.schema, section.mapping).masked(decoded)}
-    # A decoder that knows no schema returns the name of the schema that the bytes carry, whether it exists or not.
-    named = Decoder(OneSchema(_NOTHING_KNOWN), wire_format=WireFormat(settings.pinstream.wire_format)).decode(
-        record
-    )
-    if isinstance(named, SchemaRef):
-        shown["schema"] = f"{named.kind} {named.value}"
-    return {
-        **shown,
-        "undecodable": {**decoded._asdict(), "stage": decoded.stage.value, "message": mask(decoded.message)},
-    }
+    match decoded:
+        case None:
+            shown["note"] = "a tombstone: the record has no value"
+        case Filtered():
+            shown["note"] = "the record is of a type that the mapping filters (unknown_record)"
+        case Rejection():
+            message = mask(decoded.message)
+            shown["undecodable"] = {**decoded._asdict(), "stage": decoded.stage.value, "message": message}
+            # A decoder that knows no schema returns the name of the one that the bytes carry, whether it exists or not.
+            nothing = Decoder(
+                OneSchema(_NOTHING_KNOWN), wire_format=WireFormat(settings.pinstream.wire_format)
+            )
+            if isinstance(named := nothing.decode(record), SchemaRef):
+                shown["schema"] = f"{named.kind} {named.value}"
+        case _:
+            section = mapped.all[section_of(decoded) - 1]
+            shown["record"] = Masker(section.schema, section.mapping).masked(decoded)
+    return shown
 
 
 async def _decoded(

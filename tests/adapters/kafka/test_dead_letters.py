@@ -10,12 +10,14 @@ import pytest
 import pytest_asyncio
 from confluent_kafka.admin import AdminClient
 
+from consumer.adapters.aws.msk import NoToken
 from consumer.adapters.kafka.dead_letters import DeadLetterProducer
 from consumer.adapters.kafka.letters import letter_headers
+from consumer.adapters.kafka.producer import PolledProducer
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
 from tests.support.kafka.broker import RealBroker
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique
+from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique, until
 from tests.support.limits import LATE
 
 
@@ -119,6 +121,31 @@ async def test_a_client_that_lost_its_brokers_is_replaced(
     second = producer._together
     assert list(await producer.store([letter(topic)])) == [True]
     assert producer._together is second
+
+
+@pytest.mark.kafka
+async def test_a_replacement_that_cannot_log_in_is_made_with_a_later_lot(
+    each_kafka: Kafka,
+    make_producer: Callable[..., DeadLetterProducer],
+    troubles: Troubles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no token of AWS at that moment: nothing is stored, one line says why; the next lot is stored."""
+    topic, producer = create_topic(each_kafka), make_producer(each_kafka)
+    for _ in range(2):
+        producer._watch.take('{ "brokers":{ }, "topics":{ } }')
+    answers = [NoToken("AWS does not answer")]
+
+    def make(config: dict[str, Any], on_error: Callable[[Any], None]) -> PolledProducer:
+        if answers:
+            raise answers.pop()
+        return PolledProducer(config, on_error)
+
+    monkeypatch.setattr("consumer.adapters.kafka.dead_letters.PolledProducer", make)
+    assert list(await producer.store([letter(topic)])) == [False]
+    await until(lambda: len(troubles) > 0, "the trouble")
+    assert troubles == [("_AUTHENTICATION", "dead letters cannot be stored (AWS does not answer)")]
+    assert list(await producer.store([letter(topic)])) == [True]
 
 
 @pytest.mark.kafka

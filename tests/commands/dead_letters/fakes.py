@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any
 
 from consumer.adapters.kafka.letters import Home, Mark, NewRecord, Place, letter_headers, read_mark
 from consumer.adapters.kafka.ranges import Range
-from consumer.commands.dead_letters.reading import Reader
+from consumer.commands.dead_letters.options import Filters
+from consumer.commands.dead_letters.reading import DeadLetters, Reader
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
 
@@ -97,9 +98,18 @@ class Topics(Reader):
         log = self.logs.get((place.topic, place.partition), [])
         return log[place.offset] if place.offset < len(log) else None
 
-    async def home(self, topic: str, partition: int) -> Home:
+    async def homes(self, topic: str, partitions: Collection[int]) -> dict[int, Home]:
         """See `Reader`."""
-        return home(topic, partition)
+        return {number: home(topic, number) for number in partitions}
+
+
+EVERYTHING = Filters()
+
+
+def dead_letters(where: Topics, *, of: str | None = "orders", filters: Filters = EVERYTHING) -> DeadLetters:
+    """The letters of one topic on its dead-letter topic; `of` None: all on the topic ``letters``."""
+    name = "letters" if of is None else f"{of}.dead-letters"
+    return DeadLetters(name, None if of is None else frozenset({of}), filters, where)
 
 
 class Killed(Exception):

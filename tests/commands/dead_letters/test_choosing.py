@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from consumer.adapters.kafka.letters import mark_headers
-from consumer.commands.dead_letters.choosing import Filters, RedriveOptions
-from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, Tally, print_redrive
-from consumer.commands.dead_letters.reading import DeadLetterTopic
+from consumer.commands.dead_letters.options import Filters, RedriveOptions
+from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, print_redrive
+from consumer.commands.dead_letters.reading import Tally
 from consumer.commands.dead_letters.redrive import rehearse
 from consumer.engine.model import Stage
-from tests.commands.dead_letters.fakes import AT, Topics, home
+from tests.commands.dead_letters.fakes import AT, Topics, dead_letters, home
 from tests.service.virtual_time import run
 
 DEAD = "orders.dead-letters"
-ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
 
 
 def options(**changes: Any) -> RedriveOptions:
@@ -46,13 +45,14 @@ def topics(letters: int = 10, partitions: int = 1) -> Topics:
 def rehearsed(
     where: Topics,
     *,
-    which: tuple[DeadLetterTopic, ...] = (ORDERS,),
+    which: tuple[str | None, ...] = ("orders",),
     **changes: Any,
 ) -> RedriveOutcome:
     """A dry run to its end; nothing is written."""
     before = {key: list(log) for key, log in where.logs.items()}
-    outcome = RedriveOutcome(dry_run=True)
-    run(rehearse(options(**changes), where, which, outcome))
+    given = options(**changes)
+    outcome = RedriveOutcome(given)
+    run(rehearse([dead_letters(where, of=one, filters=given.filters) for one in which], outcome))
     assert {key: list(log) for key, log in where.logs.items() if key in before} == before
     return outcome
 
@@ -111,7 +111,7 @@ def test_max_is_never_exceeded() -> None:
     where.partitions |= {"other": 1, "other.dead-letters": 1}
     for number in range(3):
         where.bury(100 + number, origin="other")
-    both = (ORDERS, DeadLetterTopic("other.dead-letters", frozenset({"other"}), True))
+    both = ("orders", "other")
     first = rehearsed(where, which=both, most=5)
     assert [(one.redriven, one.left) for one in first.tallies] == [(5, 2), (0, 3)]
     done(where, (0, 2))
@@ -208,14 +208,13 @@ def test_one_topic_for_all() -> None:
     where.bury(0, origin="a", on="letters")
     where.bury(1, origin="b", on="letters")
     where.bury(2, origin="letters", on="letters")
-    found = tally(rehearsed(where, which=(DeadLetterTopic("letters", None, True),)))
+    found = tally(rehearsed(where, which=(None,)))
     assert found == Tally("letters", matched=3, redriven=3)
 
 
 @pytest.mark.parametrize("redriven", [0, 1])
 def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The output names the platform's one-hour rule if a letter was redriven, and only then."""
-    print_redrive(
-        RedriveOutcome(dry_run=False, tallies=[Tally("orders", matched=1, redriven=redriven)]), as_json=False
-    )
+    tallies = [Tally("orders", matched=1, redriven=redriven)]
+    print_redrive(RedriveOutcome(options(dry_run=False), tallies))
     assert (LATE in capsys.readouterr().out) is bool(redriven)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.adapters.kafka.letters import DeadRecord, Place
-from consumer.commands.dead_letters.choosing import Filters, parse_origin, parse_place
+from consumer.commands.dead_letters.options import Filters, parse_origin, parse_place
 from consumer.engine.model import Record, Stage
 from consumer.errors import UsageError
 from tests.engine.building import PROPERTY

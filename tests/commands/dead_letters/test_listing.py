@@ -11,13 +11,12 @@ import pytest
 from rich.console import Console
 
 from consumer.adapters.kafka.letters import Place, mark_headers
-from consumer.commands.dead_letters.choosing import Filters
-from consumer.commands.dead_letters.listing import Count, Kind, Listing, print_listing, read_listing
-from consumer.commands.dead_letters.reading import DeadLetterTopic, Reader, chosen
+from consumer.commands.dead_letters.listing import print_listing, read_listing
+from consumer.commands.dead_letters.reading import Reader, chosen
 from consumer.engine.model import Stage
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import load
-from tests.commands.dead_letters.fakes import Topics, home
+from tests.commands.dead_letters.fakes import Topics, dead_letters, home
 from tests.end_to_end.processes import bare_environment, command, the_one_line
 from tests.end_to_end.records import ENCODER, new_group, new_topic
 from tests.end_to_end.replay.redriving import asked, bury, kafka_environment, letter
@@ -35,9 +34,7 @@ def names(*topics: str, template: str = "{topic}.dead-letters", configured: str 
     """The dead-letter topics meant by ``--topic``: name -> origins."""
     env = {"KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINSTREAM_DEAD_LETTER_TOPIC": template, "HOME": "/"}
     settings = load({**env, **({"KAFKA_TOPICS": configured} if configured else {})}, needs=("kafka",))
-    found = chosen(settings, topics, KNOWN)
-    assert all(one.there == (one.name in KNOWN) for one in found)
-    return {one.name: one.origins and set(one.origins) for one in found}
+    return {name: origins and set(origins) for name, origins in chosen(settings, topics, KNOWN).items()}
 
 
 def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:
@@ -83,15 +80,13 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
     elsewhere = home("orders.dead-letters")._replace(cluster="there")
     where.append("orders.dead-letters", 0, b"k", b"v", mark_headers([(0, 9)], elsewhere))
     where.append("orders.dead-letters", 1, b"k", b"v")
-    topic = DeadLetterTopic("orders.dead-letters", frozenset({"orders"}), True)
-    found = await read_listing(Filters(), 3, where, [topic])
-    rows = {kind: (count.waiting, count.done) for kind, count in found.counts.items()}
-    assert rows == {
-        Kind("orders", "convert", "expired"): (1, 1),
-        Kind("orders", "convert", "no_identity"): (3, 1),
-    }
-    assert (found.foreign, found.elsewhere) == (1, 1)
-    document = found.document()
+    document = await read_listing([dead_letters(where)], 3)
+    names = ("topic", "stage", "code", "waiting", "done")
+    assert [tuple(count[name] for name in names) for count in document["counts"]] == [
+        ("orders", "convert", "expired", 1, 1),
+        ("orders", "convert", "no_identity", 3, 1),
+    ]
+    assert (document["foreign"], document["elsewhere"]) == (1, 1)
     assert [line["place"] for line in document["latest"]] == [
         "orders.dead-letters:1:2",
         "orders.dead-letters:0:2",
@@ -112,17 +107,25 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
 async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too much to count apart is counted together; of the latest no key and value is kept."""
     monkeypatch.setattr("consumer.commands.dead_letters.listing.MOST_KINDS", 5)
-    where = Topics()
-    where.partitions["orders.dead-letters"] = 1
+    where = Topics(letters=1)
     for number in range(50):
-        where.bury(number, code=f"code-{number}")
-    topic = DeadLetterTopic("orders.dead-letters", None, True)
-    found = await read_listing(Filters(), 4, where, [topic])
-    assert sorted(count.waiting for count in found.counts.values()) == [1, 1, 1, 1, 1, 45]
-    assert {type(kept) for *_, facts in found._latest for kept in facts.values()} == {str, int}
+        where.bury(number, code=f"code-{number}", on="letters")
+    document = await read_listing([dead_letters(where, of=None)], 4)
+    assert sorted(count["waiting"] for count in document["counts"]) == [1, 1, 1, 1, 1, 45]
+    assert {type(kept) for facts in document["latest"] for kept in facts.values()} == {str, int}
 
 
 TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v2", "x" * 249)
+
+
+def printed(topic: str, code: str, width: int, waiting: int = 7) -> str:
+    """The listing of letters of one kind, on a terminal of this width."""
+    count = {"topic": topic, "stage": "convert", "code": code, "waiting": waiting, "done": 4321}
+    times = dict.fromkeys(("oldest", "latest"), "2023-11-14T22:13:20Z")
+    none: dict[str, Any] = {"latest": [], "foreign": 0, "elsewhere": 0, "no_dead_letters": []}
+    file = io.StringIO()
+    print_listing({**none, "counts": [{**count, **times}]}, Console(file=file, width=width))
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 80, 100, 140])
@@ -130,12 +133,8 @@ TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v
 @pytest.mark.parametrize("topic", TOPICS)
 def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> None:
     """Numbers stand whole, names are broken over lines; what does not fit a table is no table."""
-    found = Listing(0)
     code = "unsupported_action_source_and_more"
-    found.counts[Kind(topic, "convert", code)] = Count(waiting, 4321, 1_700_000_000_000, 1_700_000_000_000)
-    console = Console(file=io.StringIO(), width=width)
-    print_listing(found, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = printed(topic, code, width, waiting)
     assert "…" not in text
     for whole in (f"{waiting:,}", "4,321", "convert", "2023-11-14"):
         assert whole in text
@@ -148,11 +147,7 @@ def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_code_of_ours_stands_whole(topic: str) -> None:
     """It is what people copy into ``--code``, also on a terminal of the usual width."""
-    found = Listing(0)
-    found.counts[Kind(topic, "convert", "unknown_action_source")] = Count(7, 4321, 0, 0)
-    console = Console(file=io.StringIO(), width=80)
-    print_listing(found, console)
-    assert "unknown_action_source" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "unknown_action_source" in printed(topic, "unknown_action_source", width=80)
 
 
 @pytest.fixture

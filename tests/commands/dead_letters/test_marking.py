@@ -13,22 +13,28 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
-from consumer.commands.dead_letters.choosing import Chooser, Filters, RedriveOptions
 from consumer.commands.dead_letters.marking import Marker, Redriven
+from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import RedriveOutcome
-from consumer.commands.dead_letters.reading import DeadLetterTopic, Marks
 from consumer.commands.dead_letters.redrive import LettersSource
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import DeadLetter, EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position, Record, Rejection, Stage, TopicPartition
 from consumer.errors import KafkaError
-from tests.commands.dead_letters.fakes import AT, Killed, Topics, Transactions, home, runs_in
+from tests.commands.dead_letters.fakes import (
+    AT,
+    Killed,
+    Topics,
+    Transactions,
+    dead_letters,
+    home,
+    runs_in,
+)
 from tests.engine.building import PROPERTY
 from tests.service.virtual_time import run
 
 DEAD = "orders.dead-letters"
-ORDERS = DeadLetterTopic(DEAD, frozenset({"orders"}), True)
 
 
 class Inner:
@@ -108,12 +114,13 @@ def redrive(
     **changes: Any,
 ) -> tuple[LettersSource, Marker, RedriveOutcome]:
     """A source over all that lies there, and what stores what dies again."""
-    outcome = RedriveOutcome(dry_run=False)
-    chooser = Chooser(options(**changes), ORDERS, topics, outcome)
+    given = options(**changes)
+    letters = dead_letters(topics, filters=given.filters)
+    outcome = RedriveOutcome(given, [letters.tally])
     partitions = range(topics.partitions[DEAD])
-    known = {at: (done or {}).get(at, Done()) for at in partitions}
-    chooser.marks = Marks({at: home(DEAD, at) for at in partitions}, known, 0, 0, 0)
-    marker = Marker({DEAD: Redriven(chooser, writer.write)})
+    letters.homes = {at: home(DEAD, at) for at in partitions}
+    letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
+    marker = Marker({DEAD: Redriven(letters, writer.write)}, outcome)
     return LettersSource(Inner(topics, lot), marker), marker, outcome
 
 
@@ -362,7 +369,7 @@ def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
 async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
     """One run in which all letters die again."""
     found, marker, _ = redrive(where, writer, max_trips=99)
-    await marker.topics[DEAD].chooser.begin()
+    await marker.topics[DEAD].letters.begin()
     for chunk in await read_all(found):
         left = list(chunk.records)
         while left:
@@ -423,7 +430,7 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
         where.bury(number)
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
     found, marker, outcome = redrive(where, Transactions(where), most=most)
-    await marker.topics[DEAD].chooser.begin()
+    await marker.topics[DEAD].letters.begin()
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
     [tally] = outcome.tallies

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.commands.dead_letters.choosing import Filters
+from consumer.commands.dead_letters.options import Filters
 from consumer.engine.model import Record
 from tests.commands.dead_letters.fakes import Killed, Topics, Transactions
 from tests.commands.dead_letters.test_choosing import DEAD, rehearsed
@@ -72,7 +72,7 @@ async def redriven(where: Topics, writer: Transactions, there: Destination, data
     """One redrive to its end, with commits whenever the data says so. Return its outcome."""
     lot = data.draw(st.integers(1, 5))
     found, marker, outcome = redrive(where, writer, lot=lot, max_trips=100, **changes)
-    await marker.topics[DEAD].chooser.begin()
+    await marker.topics[DEAD].letters.begin()
     handed: dict[int, list[int]] = defaultdict(list)
     while not found.done:
         for chunk in await found.fetch(1000, 0.0):

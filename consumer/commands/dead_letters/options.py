@@ -1,0 +1,129 @@
+"""Options of the dead-letter commands: filters that select letters, and places of records."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import click
+
+from consumer.adapters.kafka.letters import DeadRecord, Place
+from consumer.commands.base import parse_time
+from consumer.commands.parsing import topics_option
+from consumer.engine.model import Stage
+from consumer.errors import UsageError
+
+# ``TOPIC[:PARTITION[:OFFSET]]``, with Kafka's longest topic name and its largest numbers.
+_RECORDS: Final = re.compile(r"([A-Za-z0-9._-]{1,249})(?::([0-9]{1,10})(?::([0-9]{1,19}))?)?")
+
+
+class Filters(NamedTuple):
+    """Conditions on letters. One that is empty or None holds for all."""
+
+    stages: frozenset[Stage] = frozenset()
+    codes: frozenset[str] = frozenset()
+    # They died at or after `since_ms`, and before `until_ms`.
+    since_ms: int | None = None
+    until_ms: int | None = None
+    # Beginnings of a `Place`: a topic, one of its partitions, or a single record.
+    origins: tuple[tuple[str | int, ...], ...] = ()
+
+    def hold(self, letter: DeadRecord) -> bool:
+        """Return True if the letter matches."""
+        return (
+            (not self.stages or letter.stage in self.stages)
+            and (not self.codes or letter.code in self.codes)
+            and (self.since_ms is None or letter.at_ms >= self.since_ms)
+            and (self.until_ms is None or letter.at_ms < self.until_ms)
+            and (not self.origins or any(letter.origin[: len(one)] == one for one in self.origins))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveOptions:
+    """The options of `redrive` on the command line. `rate` is in events per second."""
+
+    topics: tuple[str, ...]
+    filters: Filters
+    most: int | None
+    rate: float | None
+    max_trips: int
+    dry_run: bool
+    as_json: bool
+
+
+def parse_origin(text: str) -> tuple[str | int, ...]:
+    """Parse ``TOPIC[:PARTITION[:OFFSET]]`` for `Filters.origins`. Raises `UsageError`."""
+    found = _RECORDS.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"--origin {text[:300]!r} is no origin: write TOPIC, TOPIC:PARTITION or TOPIC:PARTITION:OFFSET"
+        )
+    # A `Place` is a tuple too, so what it begins with can be compared.
+    topic, *numbers = found.groups()
+    return topic, *(int(one) for one in numbers if one is not None)
+
+
+def parse_place(text: str) -> Place:
+    """Parse ``TOPIC:PARTITION:OFFSET``. Raises `UsageError`."""
+    found = _RECORDS.fullmatch(text)
+    if found is None or found[3] is None:
+        raise UsageError(f"{text[:300]!r} is no place of a record: write TOPIC:PARTITION:OFFSET")
+    return Place(found[1], int(found[2]), int(found[3]))
+
+
+def filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that select letters. The command is called with `topics` and `filters`."""
+
+    @topics_option(
+        help="Letters of this topic (or: on this dead-letter topic); may be repeated. Default: KAFKA_TOPICS."
+    )
+    @click.option(
+        "--stage",
+        "stages",
+        multiple=True,
+        type=click.Choice([stage.value for stage in Stage]),
+        help="Only letters of this stage; may be repeated.",
+    )
+    @click.option(
+        "--code", "codes", multiple=True, metavar="C", help="Only letters of this reason; may be repeated."
+    )
+    @click.option(
+        "--since",
+        type=lambda text: parse_time(text, "--since"),
+        metavar="TIME",
+        help="Only letters written at or after this time (ISO 8601).",
+    )
+    @click.option(
+        "--until",
+        type=lambda text: parse_time(text, "--until"),
+        metavar="TIME",
+        help="Only letters written before this time.",
+    )
+    @click.option(
+        "--origin",
+        "origins",
+        multiple=True,
+        type=parse_origin,
+        metavar="TOPIC[:PARTITION[:OFFSET]]",
+        help="Only letters of records from here; may be repeated.",
+    )
+    @functools.wraps(command)
+    def with_filters(
+        stages: Sequence[str],
+        codes: Sequence[str],
+        since: int | None,
+        until: int | None,
+        origins: Sequence[tuple[str | int, ...]],
+        **others: Any,
+    ) -> None:
+        # It would match nothing, and look as if there were no letters.
+        if since is not None and until is not None and since >= until:
+            raise UsageError("--since must be before --until: no letter can match")
+        filters = Filters(frozenset(map(Stage, stages)), frozenset(codes), since, until, tuple(origins))
+        command(filters=filters, **others)
+
+    return with_filters
