@@ -67,10 +67,8 @@ class RepeatLimiter:
     seldom: float = field(default=60.0, kw_only=True)
     kinds: int = field(default=1000, kw_only=True)
     clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._windows: OrderedDict[tuple[str, str], _Repeats] = OrderedDict()
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _windows: OrderedDict[tuple[str, str], _Repeats] = field(default_factory=OrderedDict, init=False)
 
     def __call__(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """Return the event with the number of dropped repeats, or raise `structlog.DropEvent` to drop it."""

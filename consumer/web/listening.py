@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
@@ -99,13 +100,13 @@ def is_taken(error: SettingsError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
 
 
+@dataclass(eq=False)
 class Connections:
     """The open connections of all addresses that one `WebServer` listens on."""
 
-    def __init__(self) -> None:
-        # Those whose connections count.
-        self.servers: list[web.Server] = []
-        self._answering: set[object] = set()
+    # Those whose connections count.
+    servers: list[web.Server] = field(default_factory=list)
+    _answering: set[object] = field(default_factory=set)
 
     @web.middleware
     async def note(self, request: web.Request, handler: Handler) -> web.StreamResponse:

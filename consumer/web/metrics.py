@@ -103,4 +103,5 @@ def _by_label(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             for _, number in _by_label(one):
                 yield (names if isinstance(names, tuple) else (names,)), number
     elif value is not None:
+        # Whether something is so is a metric of 0 or 1.
         yield (), int(value) if isinstance(value, bool) else value

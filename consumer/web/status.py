@@ -72,6 +72,7 @@ def document_of(owner: object) -> dict[str, Any]:
         if attribute.path == ".":
             document |= show(getattr(owner, attribute.name))
         elif attribute.path:
+            # `[]` and `{…}` are for the table in docs/status.md: a list or a mapping is shown as what it is.
             *outer, last = attribute.path.removesuffix("[]").partition(".{")[0].split(".")
             inner = document
             # Objects that no snapshot has: they group the figures for the reader.
