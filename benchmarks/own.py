@@ -89,7 +89,7 @@ def read_own(file: str, environ: Mapping[str, str]) -> Own:
     """Raises `NothingToMeasure`, and what settings, schema, mapping and file raise."""
     settings = load(dict(environ), needs=())
     mapped = building.sections(settings)
-    if mapped.divided:
+    if mapped.names:
         raise NothingToMeasure("the mapping has sections: measure one record type, with a mapping of its own")
     schema, mapping = mapped.all[0].schema, mapped.all[0].mapping
     records = [record for _, record in open_records(file, Types(OneSchema(schema)))]

@@ -250,7 +250,7 @@ def decoder(settings: Settings, mapped: Sections, *, whole: bool = False) -> Dec
         return Decoder(mapped, wire_format=wire_format, whole=whole)
     except InvalidSchema as error:
         # Where there are sections, the message names the type.
-        name = "" if mapped.divided else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
+        name = "" if mapped.names else f"PINSTREAM_SCHEMA={mapped.all[0].record!r} "
         raise SettingsError(f"{name}cannot be read as: {error}; correct the schema") from error
 
 
@@ -373,7 +373,7 @@ def pipeline(
         require_current_modules()
         # A function of the user's gets the decoded record, which the fast path never makes.
         if fast_path(settings) == "compiled":
-            reading = fast(CompiledReading(decode, convert, divided=mapped.divided))
+            reading = fast(CompiledReading(decode, convert, divided=bool(mapped.names)))
     return Pipeline(
         limits,
         decode if decoding is None else decoding(decode),

@@ -29,9 +29,8 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from consumer.avro.paths import ALL, Asked, AvroSchema
@@ -165,23 +164,15 @@ class Choice(Protocol):
         """Return whether records of this type are read on some topic."""
 
 
-@dataclass(frozen=True)
 class OneSchema:
-    """The choice of one schema, which whatever comes is read as. It is its own `Ours`."""
+    """The choice of one schema, which whatever comes is read as; it is its own `Ours`. Raises `InvalidSchema`."""
 
-    schema: Any
-    asked: Asked = ALL
-    typed: ClassVar[bool] = False
+    typed = False
 
-    @property
-    def all(self) -> Sequence[Ours]:
-        """See `Choice`."""
-        return (self,)
-
-    @property
-    def records(self) -> Sequence[str]:
-        """See `Choice`."""
-        return (label(parse(self.schema)),)
+    def __init__(self, schema: Any, asked: Asked = ALL) -> None:
+        self.schema, self.asked = schema, asked
+        self.all: Sequence[Ours] = (self,)
+        self.records = (label(parse(schema)),)
 
     def choose(self, name: str, topic: str | None) -> int:
         """See `Choice`."""

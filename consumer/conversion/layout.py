@@ -117,12 +117,13 @@ class Layout:
             return False
         if len(plan.fields) > MOST_SPREAD or len(path) > _MOST_STEPS:
             return False
-        fields = {
-            name for name, _ in plan.fields if name
-        }  # a name of no characters would be taken for `EACH`
-        depth = len(path)
-        below = [steps[depth:] for steps in self._asked if steps[:depth] == path]
-        return all(steps and steps[0] in fields for steps in below)
+        # A name of no characters would be taken for `EACH`.
+        fields = {name for name, _ in plan.fields if name}
+        return all(steps and steps[0] in fields for steps in self._below(path))
+
+    def _below(self, path: Path) -> list[Path]:
+        """Return the steps on from `path` of all that is asked for at it or below."""
+        return [steps[len(path) :] for steps in self._asked if steps[: len(path)] == path]
 
     def _are_items(self, plan: Plan, path: Path) -> bool:
         steps = (*path, EACH)
@@ -136,8 +137,8 @@ class Layout:
         """Return the keys that are asked for if this is a map whose keys get slots; else none."""
         if not isinstance(plan, MapPlan) or self._is_too_much(plan):
             return []
-        below = {steps[len(path) :][:1] for steps in self._asked if steps[: len(path)] == path}
-        keys = sorted(step for steps in below for step in steps)
+        below = self._below(path)
+        keys = sorted({steps[0] for steps in below if steps})
         return [] if () in below or EACH in keys or len(keys) > MOST_KEYS else keys
 
     def _spread(self, plan: RecordPlan, path: Path) -> None:
@@ -163,10 +164,8 @@ class Layout:
                 self._map(value, path)
             if isinstance(plan, OptionalPlan):
                 self._end(at, Code.OPTIONAL, slot, self.width - slot, plan.null_byte, 2 - plan.null_byte)
-        elif any(steps[: len(path)] == path for steps in self._asked):
-            self._operation(plan, self._new_slot(path))
         else:
-            self._operation(plan, NOWHERE)
+            self._operation(plan, self._new_slot(path) if self._below(path) else NOWHERE)
 
     def _new_slot(self, path: Path) -> int:
         self._slots[path] = self.width

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any, Final, NamedTuple, NoReturn
 
 from consumer.avro.paths import AvroSchema, NoSuchPath, Path, SchemaPaths
@@ -77,15 +78,20 @@ _PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
 
 
-class Layer(NamedTuple):
-    """Tables of a mapping file that apply together. `name` is what errors call them.
+class Rank(IntEnum):
+    """Whose lines a layer has. Those of the higher ranks go before; what is not a section's own is a proposal."""
 
-    `shared`: other sections have them, too, so that a path may be missing in one schema.
-    """
+    DEFAULT = 0  # the packaged mapping's
+    SHARED = 1  # the user's, which other sections have, too: a path may be missing in one schema
+    OWN = 2  # the section's: its paths must be there
+
+
+class Layer(NamedTuple):
+    """Tables of a mapping file that apply together. `name` is what errors call them."""
 
     name: str
     tables: dict[str, Any]
-    shared: bool = False
+    rank: Rank = Rank.OWN
 
 
 class Line(NamedTuple):
@@ -166,7 +172,7 @@ class Loader:
         sent_as = self._entries("action_sources", ACTION_SOURCES)
         action_sources = {key.strip().lower(): value for key, value in sent_as.items()}
         sources = self._sources()
-        written = {name for name, layer in self._standing.items() if layer is not self._layers[0]}
+        written = {name for name, layer in self._standing.items() if layer.rank > Rank.DEFAULT}
         proposed = frozenset(sources.keys() - written)
         self._add_phone_country(sources)
         # The items' ids and their number follow from the items, unless a line maps them or takes them away.
@@ -300,14 +306,14 @@ class Loader:
 
     def _applies(self, layer: Layer, table: str, key: str, said: Any) -> bool:
         """Return whether the schema has the paths of a line, if it is a proposal; what shared lines lack is noted."""
-        if not (layer is self._layers[0] or layer.shared):
+        if layer.rank is Rank.OWN:
             return True
         line = Line(layer.name, table, key)
         missing = self._reading.missing(said)
         # `sections` refuses a line whose path no section has: it is misspelled.
         if missing is None:
             self.used.add(line)
-        elif layer.shared:
+        elif layer.rank is Rank.SHARED:
             self.unused[line] = missing, isinstance(said, str)
         return missing is None
 
@@ -315,10 +321,10 @@ class Loader:
         try:
             return self._fitting(target, said)
         except MappingError as error:
-            if not (layer is self._layers[0] or layer.shared):
+            if layer.rank is Rank.OWN:
                 raise
             # What the schema has there may be something else of the same name: only the user knows.
-            of = "the packaged mapping's" if layer is self._layers[0] else f"of {layer.name}"
+            of = "the packaged mapping's" if layer.rank is Rank.DEFAULT else f"of {layer.name}"
             raise MappingError(
                 f"{error}; this line is {of}: name another path, or take it away with "
                 f'"{target.name}" = "" in [fields]'
@@ -356,7 +362,7 @@ class Loader:
             if not said:
                 return
             if numbers is None:
-                if not layer.shared:
+                if layer.rank is not Rank.SHARED:
                     self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
                 # Other record types have them, or none has: `sections` knows.
                 self.unused[Line(layer.name, "", "phone_country")] = "", False
@@ -418,16 +424,13 @@ class Loader:
         if not items:
             return
         # The section's own array leads; where it names none, that of the lines it shares, or else the default's.
-        ranks = {
-            name: 0 if layer is self._layers[0] else 2 - layer.shared
-            for name, layer in self._standing.items()
-        }
+        ranks = {name: self._standing[name].rank for name in arrays}
         leader = max(items, key=ranks.__getitem__)
         for name, array in arrays.items():
             # What is the same for all items is of any array.
             if array is None or array == arrays[leader]:
                 continue
-            if not ranks[name] or (name in items and ranks[name] < ranks[leader]):
+            if ranks[name] is Rank.DEFAULT or (name in items and ranks[name] < ranks[leader]):
                 del found[name]
             elif name in items:
                 self._fail(
@@ -489,7 +492,7 @@ class Loader:
             asking = [
                 one for one in self._layers if {"require", "any"} & one.tables.get("consent", {}).keys()
             ]
-            if not asking or not asking[-1].shared:
+            if not asking or asking[-1].rank is not Rank.SHARED:
                 raise
             raise MappingError(
                 f"{error}; this line is of {asking[-1].name} and is required of all: name the path of this record type "

@@ -52,6 +52,16 @@ class Memory(dict[Any, Any]):
         return answer
 
 
+def of_text(take: Callable[[str], Any]) -> Rule:
+    """Return the rule that gives the trimmed text of a value, if it has one, to `take`."""
+
+    def rule(value: Any) -> Any:
+        text = trimmed_text(value)
+        return take(text) if isinstance(text, str) else text
+
+    return rule
+
+
 # An optional user, a host of letters or an address in brackets, a port, and anything behind.
 _URL = re.compile(
     r"https?://(?:[^\s/?#\\@]*@)?"
@@ -170,21 +180,17 @@ def flag(value: Any) -> bool | LeftOut:
     return text if isinstance(text, LeftOut) else _FLAGS.get(text.lower(), LeftOut.MALFORMED)
 
 
-def language(value: Any) -> str | LeftOut:
+@of_text
+def language(text: str) -> str | LeftOut:
     """Return the two letters, in lower case, that a locale begins with: ``en`` of ``en-US``, ``en_US.UTF-8``."""
-    text = trimmed_text(value)
-    if not isinstance(text, str):
-        return text
     # Two letters alone, or with a region, a script or a charset behind them.
     match = _LOCALE.fullmatch(text)
     return match[1].lower() if match else LeftOut.MALFORMED
 
 
-def currency(value: Any) -> str | LeftOut:
+@of_text
+def currency(text: str) -> str | LeftOut:
     """Return an ISO 4217 code in upper case."""
-    text = trimmed_text(value)
-    if not isinstance(text, str):
-        return text
     # The API's codes are upper case.
     code = text.upper()
     return code if code in CURRENCIES else LeftOut.MALFORMED
@@ -212,14 +218,7 @@ def integer(high: int) -> Rule:
 def choice(words: Iterable[str]) -> Rule:
     """Return a rule for one of `words`, in any case."""
     allowed = frozenset(words)
-
-    def rule(value: Any) -> str | LeftOut:
-        text = trimmed_text(value)
-        if not isinstance(text, str):
-            return text
-        return text.lower() if text.lower() in allowed else LeftOut.MALFORMED
-
-    return rule
+    return of_text(lambda text: text.lower() if text.lower() in allowed else LeftOut.MALFORMED)
 
 
 def total(values: Iterable[Any]) -> int | LeftOut | None:

@@ -26,9 +26,9 @@ from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
-from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader
+from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader, Rank
 from consumer.conversion.mapping import Mapping
-from consumer.conversion.targets import EVENT_NAMES, MOST_OWN_EVENTS, TARGETS
+from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
 from consumer.errors import MappingError, SchemaError, first_of, nearest, or_all
 
@@ -47,7 +47,7 @@ class Section(NamedTuple):
 
     @property
     def asked(self) -> Asked:
-        """See `consumer.avro.typed.Ours`."""
+        """See `consumer.avro.decode.Ours`."""
         return self.mapping.asked
 
 
@@ -69,15 +69,15 @@ class Sections:
     """A checked mapping file. Make it with `load_sections`."""
 
     all: tuple[Section, ...]  # a section's number is its place here, counted from 1
-    names: tuple[str, ...]  # of all sections; none if the file has none
-    divided: bool  # whether the file has sections; else `all` is one mapping for everything
+    names: tuple[
+        str, ...
+    ]  # of all sections; none if the file has none, and `all` is one mapping for everything
     typed: bool  # whether record types are told apart, which also a file without sections may ask for
     unknown_record: str
     warnings: tuple[str, ...]
     topics: tuple[str, ...]  # the topics that the file names
     records: tuple[str, ...]  # the record types that are mapped
     own_events: tuple[str, ...]  # the advertiser's own event names in all sections
-    known_event_names: frozenset[str]  # all names that events may be sent under
     # The number of the section for a place; or, of a record type that has sections, why there is none.
     _places: Map[_Place, int | str]
     _records: Map[str, str]  # record types that are mapped, by their names and aliases
@@ -88,11 +88,11 @@ class Sections:
         return self._records.get(name) or self._unqualified.get(name.rpartition(".")[2])
 
     def knows(self, name: str) -> bool:
-        """See `consumer.avro.typed.Choice`."""
+        """See `consumer.avro.decode.Choice`."""
         return self._record_of(name) is not None
 
     def choose(self, name: str, topic: str | None) -> int | Rejection | Filtered:
-        """See `consumer.avro.typed.Choice`."""
+        """See `consumer.avro.decode.Choice`."""
         record = self._record_of(name)
         found: int | str | None = None
         if record is not None:
@@ -188,7 +188,7 @@ class _File:
         records, topics = (self._top.pop(key, {}) for key in _SECTIONS)
         # A section for a topic is one of several that have its lines if there are record types.
         self._layers: dict[tuple[str | None, str | None], Layer] = {
-            (None, topic): layer._replace(shared=bool(records))
+            (None, topic): layer._replace(rank=Rank.SHARED if records else Rank.OWN)
             for topic, layer in self._named(topics, "topic", ())
         }
         self.records: list[str] = []
@@ -198,7 +198,6 @@ class _File:
             narrow = layer.tables.pop("topic", {})
             for topic, inner in self._named(narrow, f"record.{_quoted(record)}.topic", ()):
                 self._layers[record, topic] = inner
-        self._divided = bool(self._layers)
 
     def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> Iterator[tuple[str, Layer]]:
         """Yield the sections below `key` by their names, checked."""
@@ -219,8 +218,8 @@ class _File:
         # On topics without a section of their own (None) two of these places are the same.
         places = dict.fromkeys(((None, topic), (record, None), (record, topic)))
         return [
-            Layer("packaged mapping", self._default),
-            Layer(self._name, self._top, self._divided),
+            Layer("packaged mapping", self._default, Rank.DEFAULT),
+            Layer(self._name, self._top, Rank.SHARED if self._layers else Rank.OWN),
             *(self._layers[place] for place in places if place in self._layers),
         ]
 
@@ -236,7 +235,7 @@ class _File:
             for topic in (None, *dict.fromkeys(topics)):
                 layers = self.layers(record, topic)
                 # What errors call it: its header, and the record type where that is not in there.
-                where = f"{layers[-1].name} ({record})" if layers[-1].shared else layers[-1].name
+                where = f"{layers[-1].name} ({record})" if layers[-1].rank is Rank.SHARED else layers[-1].name
                 loaders.append(Loader(layers, schema, where))
                 try:
                     mapping = loaders[-1].mapping()
@@ -252,7 +251,7 @@ class _File:
                     )
                 else:
                     name = record if topic is None else f"{record} on {topic}"
-                    all_of_them.append(Section(name if self._divided else "", record, schema, mapping))
+                    all_of_them.append(Section(name if self._layers else "", record, schema, mapping))
                     places[record, topic] = len(all_of_them)
             # It may be complete on some topics alone: perhaps it never comes on others.
             if error is not None and not any(section.record == record for section in all_of_them):
@@ -270,31 +269,22 @@ class _File:
                 f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
             )
         # Without sections for record types, names are enough that resolution takes for the same.
-        unqualified = (
-            {}
-            if self.records
-            else {
-                name.rpartition(".")[2]: record
-                for record, schema in schemas.items()
-                for name in (record, *_record(schema).aliases)
-            }
-        )
+        names = self._by_name(schemas)
+        unqualified = {} if self.records else {name.rpartition(".")[2]: of for name, of in names.items()}
         # Those of the sections first: what has no mapping is the exception.
         warned = [*(warning for section in all_of_them for warning in section.mapping.warnings), *warnings]
         unknown_record = {**self._default, **self._top}["unknown_record"]
         return Sections(
             all=tuple(all_of_them),
-            names=tuple(section.name for section in all_of_them) if self._divided else (),
-            divided=self._divided,
-            typed=self._divided or unknown_record == "filter",
+            names=tuple(section.name for section in all_of_them if section.name),
+            typed=bool(self._layers) or unknown_record == "filter",
             unknown_record=unknown_record,
             warnings=tuple(dict.fromkeys(warned)),
             topics=tuple(dict.fromkeys(topic for _, topic in self._layers if topic is not None)),
             records=tuple(dict.fromkeys(section.record for section in all_of_them)),
             own_events=tuple(own_events),
-            known_event_names=EVENT_NAMES.union(own_events),
             _places=places,
-            _records=self._by_name(schemas),
+            _records=names,
             _unqualified=unqualified,
         )
 

@@ -88,7 +88,7 @@ async def mapping(found: Found) -> Sequence[Answer]:
         raise Skip("needs the schema")
     file = own.mapping_file or "the packaged mapping"
     text = f"{file} fits the schema: {_sources(found.settings, mapped.all[0])}"
-    if mapped.divided:
+    if mapped.names:
         rest = "dead letters" if mapped.unknown_record == "refuse" else "filtered"
         sections = counted(len(mapped.all), "section")
         text = f"{file} has {sections} that fit their schemas; records of other types are {rest}"
@@ -98,7 +98,7 @@ async def mapping(found: Found) -> Sequence[Answer]:
             f"{', '.join(mapped.own_events)}"
         )
     # Without sections, what the one mapping fills needs no row of its own.
-    own_rows = mapped.all if mapped.divided else ()
+    own_rows = mapped.all if mapped.names else ()
     warnings = [*mapped.warnings, *_unread_topics(found.settings, mapped)]
     filled = {name for section in mapped.all for name in section.mapping.sources}
     if new := [f"{name} ({since})" for name, since in NEW_TARGETS.items() if name in filled]:

@@ -133,7 +133,7 @@ def explanations(
             if not isinstance(event, Rejection | Filtered):
                 line["rules"] = traces[section - 1].rules(event, at)
         # Files without sections keep the lines that they had: people compare them (`--expect`).
-        if mapped.divided:
+        if mapped.names:
             line["section"] = mapped.names[section - 1] if section else None
         # Its line too, where empty ones stand between.
         return f"record {place}" + ("" if place == record.ordinal else f" (line {record.ordinal})"), line

@@ -40,6 +40,7 @@ from consumer.commands.replay.options import (
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.commands.replay.plan import beforehand, make_plan
 from consumer.commands.replay.stand_ins import DryRun, SendingAgain, alone, open_keys
+from consumer.conversion.targets import EVENT_NAMES
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Policy
 from consumer.errors import Incomplete, PinstreamError, UsageError
@@ -171,7 +172,7 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             # `--where` is about decoded events, which the fast path never makes.
             fast=None if where else WithoutExpired,
         )
-        check_values(where, mapped.known_event_names, settings.pinterest.ad_account_ids)
+        check_values(where, EVENT_NAMES.union(mapped.own_events), settings.pinterest.ad_account_ids)
         plan = await make_plan(options, settings)
         # Closed last, after the service's last commit, which goes through it.
         if plan.progress is not None:

@@ -73,7 +73,7 @@ def test_a_file_without_sections_is_one_mapping_for_all(tmp_path: Path) -> None:
     """As it always was: for PINSTREAM_SCHEMA, whatever record type is read."""
     toml = EVERY + '[fields]\nevent_id = "id"\nevent_time = "at"\n"user_data.em" = "email"'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
-    assert (sections.divided, sections.typed, sections.names) == (False, False, ())
+    assert (sections.typed, sections.names) == (False, ())
     assert [section.record for section in sections.all] == ["com.shop.Order"]
     with pytest.raises(MappingError, match="'emial' is not in the schema"):
         loaded(tmp_path, toml.replace('"email"', '"emial"'), schema_name="com.shop.Order")
@@ -131,7 +131,7 @@ def test_filtering_needs_no_sections(tmp_path: Path) -> None:
     """One mapping, and what is of another record type is not sent."""
     toml = f'unknown_record = "filter"\n{EVERY}[fields]\nevent_id = "id"\nevent_time = "at"'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
-    assert (sections.typed, sections.divided) == (True, False)
+    assert (sections.typed, sections.names) == (True, ())
     assert sections.choose("com.shop.Order", "t") == 1
     assert sections.choose("com.shop.Click", "t") == Filtered("unknown_record")
     Decoder(sections)
