@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from consumer.adapters.kafka.cluster import Extent
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Entry, write_entry
-from consumer.commands.standing import Standing
+from consumer.commands.standing import Standing, troubles
 from consumer.engine import offset_map
 from consumer.engine.model import Position, TopicPartition
 from tests.end_to_end.api import Api
@@ -107,6 +107,36 @@ def test_nothing_committed_is_nothing_read() -> None:
     """Without a committed offset nothing is read again; what lies before the new one is skipped."""
     row = Standing(PLACE, None, Extent(10, 50))
     assert (row.committed, row.read_again(30), row.skipped(30), row.lag) == (None, 0, 20, 40)
+
+
+def test_each_trouble_is_one_line() -> None:
+    """For all partitions that have it: first five names, and how many more. What is in order is not named."""
+
+    def row(partition: int, committed: int | None, extent: Extent | None) -> Standing:
+        place = TopicPartition("orders", partition)
+        position = None if committed is None else Position(*place, committed, None, "")
+        return Standing(place, position, extent)
+
+    rows = [
+        row(0, 20, Extent(10, 50)),
+        row(1, 10, Extent(10, 50)),
+        row(2, 50, Extent(10, 50)),
+        *(row(number, 9, Extent(10, 50)) for number in range(3, 10)),
+        row(10, 51, Extent(10, 50)),
+        row(11, None, Extent(10, 50)),
+        row(12, 20, None),
+    ]
+    assert [text.split(":")[0] for text in troubles(rows)] == [
+        "orders[3], orders[4], orders[5], orders[6], orders[7] and 2 more",
+        "orders[10]",
+        "orders[11]",
+        "orders[12]",
+    ]
+    deleted, beyond, nothing, gone = troubles(rows)
+    assert "records were deleted unread; KAFKA_AUTO_OFFSET_RESET says" in deleted
+    assert "beyond the end: the topic was created again" in beyond
+    assert "nothing committed; KAFKA_AUTO_OFFSET_RESET says" in nothing
+    assert "no longer exists" in gone
 
 
 # Show.
