@@ -16,6 +16,7 @@ from consumer.adapters.kafka.letters import (
     Home,
     Mark,
     Place,
+    forms,
     is_original,
     letter_headers,
     mark_headers,
@@ -185,6 +186,41 @@ def test_of_several_headers_the_last_counts() -> None:
     found = read_letter(TOPIC, 2, record._replace(headers=((letters.CODE, b"forged"), *record.headers)))
     assert found is not None
     assert found.code == "unknown_currency"
+
+
+# ---------------------------------------------------------------------------------------------------- forms
+
+
+@PROPERTY
+@given(DEAD, st.integers(1, 9))
+def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter, partitions: int) -> None:
+    """Whole, then without more and more of what is there: value, own headers, key. All say which record it was."""
+    record = letter.record
+    there = [
+        part
+        for part, held in (("value", record.value), ("headers", record.headers), ("key", record.key))
+        if held
+    ]
+    found = list(forms(letter, TOPIC, partitions))
+    # Headers with no name and no value have no bytes: leaving them out makes nothing smaller.
+    assert [one.left_out for one in found] in (
+        [tuple(there[:count]) for count in range(len(there) + 1)],
+        [tuple(one for one in there if one != "headers")[:count] for count in range(len(there))],
+    )
+    for one in found:
+        assert (one.topic, one.partition) == (TOPIC, letter.partition % partitions)
+        assert one.key == (None if "key" in one.left_out else record.key)
+        assert one.value == (None if "value" in one.left_out else record.value)
+        lying_there = read_letter(TOPIC, one.partition, Record(7, -1, one.key, one.value, one.headers))
+        assert lying_there is not None
+        assert set(lying_there.omitted) == set(one.left_out)
+        assert is_original(lying_there, record)
+
+
+def test_what_is_empty_stays_as_it_is() -> None:
+    """An empty value and no key have no form without them: they take no room, and would not be what they were."""
+    [whole, bare] = forms(dead(value=b"", key=None, headers=(("h", b"1"),)), TOPIC, 1)
+    assert (whole.value, bare.value, bare.key, bare.left_out) == (b"", b"", None, ("headers",))
 
 
 # ---------------------------------------------------------------------------------------------------- trips
