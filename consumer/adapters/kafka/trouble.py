@@ -283,54 +283,46 @@ def no_contact(
         if (fatal := as_fatal(error)) is not None:
             return fatal
     reasons = [error for error in heard if error.code() != _Code._ALL_BROKERS_DOWN]
-    said = describe_error(reasons[0])
+    first = reasons[0]
     servers = str(config.get("bootstrap.servers"))
     protocol = str(config.get("security.protocol", "plaintext")).lower()
+    of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
     # librdkafka reports each connection that cannot be made, but not one that is made and then ended by the broker.
     ended = [error.code() for error in reasons] == [_Code._TRANSPORT]
-    if protocol.endswith("ssl"):
-        of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
-        if of_tls is not None or (ended and protocol == "ssl"):
-            words = servers if of_tls is None else of_tls.str()
-            if wrong := _wrong_with_tls(config, words):
-                return KafkaError(f"Kafka: {wrong} ({said if of_tls is None else describe_error(of_tls)})")
-            ended = wrong is not None
-    if login := _wrong_with_login(config, reasons, said):
-        return KafkaError(f"Kafka: {login}")
-    if reasons[0].code() == _Code._RESOLVE:
-        return KafkaError(
-            f"Kafka: a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS ({said})"
+    wrong: str | None = None
+    if protocol.endswith("ssl") and (of_tls is not None or (ended and protocol == "ssl")):
+        wrong = _wrong_with_tls(config, servers if of_tls is None else of_tls.str())
+        ended = wrong is not None
+    if wrong:
+        why, first = wrong, of_tls or first
+    elif any(_TOKEN_MISSING.search(error.str()) for error in reasons):
+        if msk.asked(config):  # `msk` has put the reason into librdkafka's words
+            return KafkaError(f"Kafka: {describe_error(first)}")
+        advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(describe_error(first)))
+        why = next(advice, _BEARER_MISSING)
+    elif any(_NO_LOGIN.search(error.str()) for error in reasons):
+        without = "SSL" if protocol == "sasl_ssl" else "PLAINTEXT"
+        why = (
+            f"{servers} takes no login: use the port of the brokers' SASL listener in KAFKA_BOOTSTRAP_SERVERS, "
+            f"or set KAFKA_SECURITY_PROTOCOL={without}"
         )
-    where = f"Kafka: no broker answered at {servers} within {timeout:g} s"
-    if ended and protocol in _WANTED:
+    elif first.code() == _Code._RESOLVE:
+        why = "a broker's name cannot be resolved: check KAFKA_BOOTSTRAP_SERVERS and the DNS"
+    elif ended and protocol in _WANTED:
         required = "a login" if protocol == "ssl" else "TLS or a login"
-        return KafkaError(
-            f"{where}: it accepts connections and closes them at once, as a broker does that requires {required}: "
-            f"set KAFKA_SECURITY_PROTOCOL ({_WANTED[protocol]}), or correct KAFKA_BOOTSTRAP_SERVERS ({said})"
+        why = (
+            f"no broker answered at {servers} within {timeout:g} s: it accepts connections and closes them at once, as "
+            f"a broker does that requires {required}: set KAFKA_SECURITY_PROTOCOL ({_WANTED[protocol]}), or correct "
+            "KAFKA_BOOTSTRAP_SERVERS"
         )
-    # An endpoint that answers with an error of its own is asked again and again, without a word.
-    endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
-    return KafkaError(
-        f"{where}: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}KAFKA_SECURITY_PROTOCOL and the network ({said})"
-    )
-
-
-def _wrong_with_login(
-    config: Mapping[str, object], reasons: Sequence[confluent_kafka.KafkaError], said: str
-) -> str | None:
-    """What is wrong with the login, and what to do; None: nothing that is known."""
-    if any(_TOKEN_MISSING.search(error.str()) for error in reasons):
-        if msk.asked(config):
-            return said
-        advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(said))
-        return f"{next(advice, _BEARER_MISSING)} ({said})"
-    if any(_NO_LOGIN.search(error.str()) for error in reasons):
-        without = "SSL" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
-        return (
-            f"{config.get('bootstrap.servers')} takes no login: use the port of the brokers' SASL listener in "
-            f"KAFKA_BOOTSTRAP_SERVERS, or set KAFKA_SECURITY_PROTOCOL={without} ({said})"
+    else:
+        # An endpoint that answers with an error of its own is asked again and again, without a word.
+        endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
+        why = (
+            f"no broker answered at {servers} within {timeout:g} s: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}"
+            "KAFKA_SECURITY_PROTOCOL and the network"
         )
-    return None
+    return KafkaError(f"Kafka: {why} ({describe_error(first)})")
 
 
 def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
