@@ -129,7 +129,7 @@ class BoundedSource:
     @property
     def done(self) -> bool:
         """Whether all ranges are read to their ends, and their records handed out."""
-        return all(at >= self._ends[name] for name, at in self.figures.items())
+        return self.figures == self._ends  # no figure goes beyond its end
 
     async def start(self) -> None:
         """Begin to read, and call the listener.

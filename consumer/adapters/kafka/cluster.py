@@ -12,10 +12,12 @@ import concurrent.futures
 import contextlib
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
+from logging.handlers import BufferingHandler
 from typing import Any, Final, NamedTuple
 
 import confluent_kafka
@@ -102,19 +104,14 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
     """Raise `KafkaError` if the brokers lack KIP-848. Blocks."""
     # There, librdkafka looks for another coordinator for ever, without an error. What a broker knows is in its answer
     # to ApiVersions, which librdkafka shows in its log alone.
-    heard: list[str] = []
     logger = logging.Logger("consumer.kafka.features", logging.DEBUG)
-
-    def hear(line: logging.LogRecord) -> bool:
-        heard.append(line.getMessage())
-        return False
-
-    logger.addFilter(hear)
+    heard = BufferingHandler(sys.maxsize)  # with a smaller capacity it would drop what it has
+    logger.addHandler(heard)
     loud = {**configuration.admin_config(config), "debug": "feature", "logger": logger}
     with configuration.make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
         client.list_topics(timeout=timeout)
         client.poll(0)  # brings the log
-    if lacks_consumer_protocol(" ".join(heard)):
+    if lacks_consumer_protocol(" ".join(line.getMessage() for line in heard.buffer)):
         raise KafkaError(f"Kafka: {trouble.PROTOCOL}")
 
 
@@ -202,14 +199,11 @@ async def topic_settings(
 
     def ask() -> Mapping[str, TopicSettings]:
         deadline = time.monotonic() + timeout
-        with configuration.admin_client(config) as client:
-            try:
-                if not has_controller(client.list_topics(timeout=timeout)):
-                    return {}
-            except KafkaException:
-                return {}
-            # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
-            found = {name: ask_settings(client, name, time_left(deadline)) for name in topics}
+        found: dict[str, TopicSettings | None] = {}
+        with configuration.admin_client(config) as client, contextlib.suppress(KafkaException):
+            if has_controller(client.list_topics(timeout=timeout)):
+                # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
+                found = {name: ask_settings(client, name, time_left(deadline)) for name in topics}
         return {name: one for name, one in found.items() if one is not None}
 
     return await run_blocking("pinstream-kafka-settings", ask)

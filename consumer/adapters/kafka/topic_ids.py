@@ -77,49 +77,35 @@ class TopicIds:
             # next.
             ids = {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
         except KafkaException:
-            self._not_answered()
+            self._heard(an_answer=False)
             raise
-        self._silent_since = None
+        self._heard(an_answer=True)
         return ids
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
         """The answer to an earlier question, if it is there; asks again when it is time to."""
         now = time.monotonic()
-        if self._asked:
-            if not all(one.done() for one in self._asked.values()):
-                return {}
-            ids: dict[str, str] = {}
-            answered = False
-            for name, one in self._asked.items():
-                with contextlib.suppress(KafkaException):  # it is asked again
-                    found = _id_of(one, now)
-                    answered = True
-                    if found is not None:
-                        ids[name] = found
-            self._asked = {}
-            self._can_tell = self._can_tell or bool(ids)
-            if answered:
-                self._silent_since = None
-            else:
-                self._not_answered()
-            return ids
-        # Without a controller ask seldom: once there is one, the answer shows it.
-        wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
-        if topics and now >= self._asked_at + max(wait, len(topics) * _EACH):
-            self._asked_at, self._hurried = now, False
-            with contextlib.suppress(KafkaException):  # another client cannot be made now
-                self._asked = self._client.admin.describe_topics(
-                    TopicCollection(sorted(topics)), request_timeout=_TIMEOUT
-                )
-        return {}
-
-    def _not_answered(self) -> None:
-        now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        elif now >= self._silent_since + _PATIENCE:
-            self._silent_since = None
-            self._client.give_up()
+        if not self._asked:
+            # Without a controller ask seldom: once there is one, the answer shows it.
+            wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
+            if topics and now >= self._asked_at + max(wait, len(topics) * _EACH):
+                self._asked_at, self._hurried = now, False
+                with contextlib.suppress(KafkaException):  # another client cannot be made now
+                    self._asked = self._client.admin.describe_topics(
+                        TopicCollection(sorted(topics)), request_timeout=_TIMEOUT
+                    )
+            return {}
+        if not all(one.done() for one in self._asked.values()):
+            return {}
+        asked, self._asked = self._asked, {}
+        found: dict[str, str | None] = {}
+        for name, one in asked.items():
+            with contextlib.suppress(KafkaException):  # it is asked again
+                found[name] = _id_of(one, now)
+        self._heard(an_answer=bool(found))
+        ids = {name: one for name, one in found.items() if one is not None}
+        self._can_tell = self._can_tell or bool(ids)
+        return ids
 
     def hurry(self) -> None:
         """Ask soon: there is a sign that a topic may be another one by now."""
@@ -129,16 +115,24 @@ class TopicIds:
         """End the client."""
         self._client.close()
 
+    def _heard(self, *, an_answer: bool) -> None:
+        now = time.monotonic()
+        if an_answer:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+        elif now >= self._silent_since + _PATIENCE:
+            # It may be one that lost its brokers for ever. Not sooner: a new client has to connect and log in.
+            self._silent_since = None
+            self._client.give_up()
+
 
 def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
     """The ids of these, as far as the brokers have them; none if they do not answer. Blocks."""
-    ids = TopicIds(config)
-    try:
+    # Without an id, nothing is compared later.
+    with contextlib.closing(TopicIds(config)) as ids, contextlib.suppress(KafkaException):
         return ids.ask(topics, timeout)
-    except KafkaException:  # without an id, nothing is compared later
-        return {}
-    finally:
-        ids.close()
+    return {}
 
 
 def _id_of(answer: concurrent.futures.Future[Any], deadline: float) -> str | None:
