@@ -23,7 +23,6 @@ from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.app.telemetry import MetricsExport, Tracing, environment
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.messages import BrokersTold, GroupSize, TopicIdsTold
 from consumer.service import Service
 from consumer.settings import REVOKE_MARGIN, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
@@ -261,14 +260,12 @@ async def member(settings: Settings, traces: Tracing | None = None) -> AsyncIter
 
 
 def _source(settings: Settings, listener: Service) -> KafkaSource:
-    divided = building.quota_members(settings)
     hooks = Hooks(
         listener,
         on_trouble=building.log_kafka_trouble,
-        on_topic_ids=lambda ids: listener.feed(TopicIdsTold(ids)),
+        on_news=listener.feed,
         # Members divide the quota by how many they are, unless a shared key store counts their calls.
-        on_group_size=(lambda members: listener.feed(GroupSize(members))) if divided else None,
-        on_brokers=lambda told: listener.feed(BrokersTold("consumer", told)),
+        counts_members=building.quota_members(settings) > 0,
         # Longer than the engine's own deadline, which then ends the drain in order.
         revoke_timeout=settings.pinstream.shutdown_grace + REVOKE_MARGIN,
     )

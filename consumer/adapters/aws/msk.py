@@ -61,7 +61,7 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `SettingsError` without the extra or a region, `NoToken` if there is no token now.
     """
-    tokens = _with_token(config)  # a client without one would wait for ten seconds, and then not say why
+    tokens = tokens_for(config)  # a client without one would wait for ten seconds, and then not say why
     rest = {name: value for name, value in config.items() if name not in _MECHANISMS}
     told = rest.get("error_cb")
     return {
@@ -73,20 +73,8 @@ def with_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def require_token(config: Mapping[str, object]) -> None:
-    """Have a token at hand if this configuration logs in with IAM. Blocks; raises as `with_tokens` does."""
-    # With any other login there is nothing to do: librdkafka has all that it needs.
-    if asked(config):
-        _with_token(config)
-
-
-def describe(config: Mapping[str, object]) -> str:
-    """What the login uses, for people. Blocks; raises as `with_tokens` does."""
-    return f"{MECHANISM}: {_with_token(config).used}"
-
-
-def _with_token(config: Mapping[str, object]) -> Tokens:
-    """The tokens for these brokers, one of which is at hand."""
+def tokens_for(config: Mapping[str, object]) -> Tokens:
+    """The tokens for the brokers of this configuration, one of which is at hand. Blocks; raises as `with_tokens`."""
     tokens = tokens_of(str(config.get("bootstrap.servers", "")))
     tokens("")
     return tokens

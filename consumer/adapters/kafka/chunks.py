@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Container
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message
 
@@ -49,9 +49,6 @@ are settled, most of it for a call and a write of keys. At 7,000 records a secon
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
-
-_FIRST_DELAY: Final = 0.5
-_MOST_DELAY: Final = 30.0
 
 
 class Taken:
@@ -168,22 +165,3 @@ class Inbox:
             for one in reversed(self._kept_back)
             if one.error() is None
         }
-
-
-class Damage(NamedTuple):
-    """A batch that cannot be read."""
-
-    offset: int
-    """From where its partition cannot be read on."""
-    delay: float
-    """Seconds from the last attempt to read it until the next one."""
-    due: float | None
-    """When to ask for it again; None: it was asked for, and nothing came yet."""
-
-
-def damage_at(offset: int, before: Damage | None, now: float) -> Damage:
-    """A batch at `offset` is damaged; `before` is the damage that was known of the partition, if any."""
-    # The same place again: it is likely damaged on the broker's disk, and each attempt costs a fetch.
-    again = before is not None and before.offset == offset
-    delay = min(2 * before.delay, _MOST_DELAY) if before is not None and again else _FIRST_DELAY
-    return Damage(offset, delay, now + delay)

@@ -87,7 +87,7 @@ def read_commit_answer(
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
     taken = tuple(one for one in positions if (one.topic, one.partition) not in refused)
     # That the metadata is too large must not hide behind another partition's error.
-    of_size = next((name for name in refused.values() if name == "OFFSET_METADATA_TOO_LARGE"), None)
+    of_size = next((name for name in refused.values() if name in trouble.METADATA_TOO_LARGE), None)
     return CommitResult(taken, of_size or next(iter(refused.values()), left_out))
 
 
@@ -119,33 +119,35 @@ def read_position(raw: RawPartition) -> Position:
     return Position(raw.topic, raw.partition, raw.offset, leader if (leader or 0) >= 0 else None, metadata)
 
 
-def commit_last(consumer: Consumer, positions: Sequence[Position], until: float) -> str | None:
+def commit_last(
+    consumer: Consumer, positions: Sequence[Position], until: float, on_trouble: trouble.OnTrouble
+) -> None:
     """Commit these; try again until `until` (monotonic) while the group is between generations.
 
-    Returns why not all were taken, if so. Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
+    Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
     """
-    left, failure = _commit_now(consumer, positions)
-    if failure in trouble.METADATA_TOO_LARGE:  # better without than not at all: there is no later commit
-        left, failure = _commit_now(consumer, [one._replace(metadata="") for one in left])
-    # A commit that was held up is refused, since it names the previous generation; and so is one for which the group
-    # waits for its leader's plan. Both pass, and no later commit makes up for this one. To try again is safe: the
-    # broker takes a commit only from a member, and no other one has the partition before we give it back.
-    while failure in trouble.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
-        time.sleep(_AGAIN_AFTER)
-        left, failure = _commit_now(consumer, left)
-    return failure
-
-
-def _commit_now(consumer: Consumer, positions: Sequence[Position]) -> tuple[Sequence[Position], str | None]:
-    """Commit and wait. Returns what the broker did not take, and why."""
-    if not positions:
-        return (), None
-    try:
-        answered = consumer.commit(offsets=raw_positions(positions), asynchronous=False)
-    except KafkaException as error:
-        return positions, trouble.cause_of(error).name()
-    taken, failure = read_commit_answer(None, answered, positions)
-    return [one for one in positions if one not in taken], failure
+    left, failure = list(positions), None
+    while left:
+        try:
+            answered = consumer.commit(offsets=raw_positions(left), asynchronous=False)
+        except KafkaException as error:
+            failure = trouble.cause_of(error).name()
+        else:
+            taken, failure = read_commit_answer(None, answered, left)
+            left = [one for one in left if one not in taken]
+        if failure in trouble.METADATA_TOO_LARGE and any(one.metadata for one in left):
+            # Better without than not at all: there is no later commit.
+            left = [one._replace(metadata="") for one in left]
+        elif failure in trouble.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
+            # A commit that was held up is refused, since it names the previous generation; and so is one for which the
+            # group waits for its leader's plan. Both pass, and no later commit makes up for this one. To try again is
+            # safe: the broker takes a commit only from a member, and no other one has the partition before we give it
+            # back.
+            time.sleep(_AGAIN_AFTER)
+        else:
+            break
+    if failure is not None:
+        on_trouble(failure, "the last commit of a partition failed: some records will be read again")
 
 
 def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], until: float) -> None:

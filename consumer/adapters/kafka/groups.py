@@ -1,7 +1,7 @@
 """A consumer group from outside: its members, what it has committed, where partitions begin and end; and new offsets.
 
-For `pinstream offsets`, the progress of a replay and its warnings; and for members that divide a quota (`GroupSize`).
-Nothing here joins the group.
+For `pinstream offsets`, the progress of a replay and its warnings; and for members that divide a quota, or that got no
+partition (`GroupWatch`). Only `try_to_join` joins the group.
 
 What the brokers say about a group (Apache Kafka 4, both protocols; tested): `describe_consumer_groups` names the
 members of classic and of KIP-848 groups alike. A group without members is ``Empty``; an unknown one is ``Dead``, not an
@@ -16,7 +16,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -132,19 +132,6 @@ def group_has_offsets(config: Config, timeout: float) -> bool:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
-def is_member(config: Config, member: str, timeout: float) -> bool:
-    """Whether the coordinator of the group of `config` (``group.id``) counts `member` (its id) among its members.
-
-    False where the brokers cannot say.
-    """
-    with contextlib.closing(cluster.RenewedAdmin(config)) as client:
-        try:
-            group = client.ask(_description(str(config["group.id"])), time.monotonic() + timeout)
-        except KafkaException:
-            return False
-        return any(one.member_id == member for one in group.members)
-
-
 def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
     """Join the group of `config` (``group.id``), which has no members, and leave it. Blocks.
 
@@ -178,16 +165,16 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
 # -------------------------------------------------------------------------------------------------- for members
 
 _COUNT_EVERY: Final = 10.0
-"""Seconds between two questions for the number of members."""
+"""Seconds between two questions for the members."""
 _COUNT_AGAIN: Final = 0.5
-"""The same, while the group rebalances."""
+"""The same, while the group rebalances or does not know us."""
 _COUNT_PATIENCE: Final = 30.0
 """Seconds without an answer after which another client asks."""
 
 
 @dataclass(eq=False, repr=False)
-class GroupSize:
-    """How many members of the group hold partitions; asked now and then, never waited for. Used in one thread.
+class GroupWatch:
+    """Who is in the group; asked now and then, never waited for. Used in one thread.
 
     One question at a time, so that a silent coordinator does not gather them.
     """
@@ -196,11 +183,10 @@ class GroupSize:
     client: cluster.RenewedAdmin
     """Ended by the owner."""
     on_trouble: trouble.OnTrouble
-    _: KW_ONLY
-    wanted: bool = True
-    """Whether to ask at all."""
 
     def __post_init__(self) -> None:
+        self.members: Collection[str] = ()
+        """Their ids, as far as they were heard since partitions last came or went."""
         self._asked: concurrent.futures.Future[Any] | None = None
         self._asked_at = 0.0
         self._outdated = False
@@ -208,24 +194,25 @@ class GroupSize:
         self._due = 0.0
         self._told_refusal = False
 
-    def look(self) -> int | None:
-        """The number, if an earlier question has just been answered with one; asks again when it is time to."""
+    def look(self, us: str | None = None) -> int | None:
+        """How many members hold partitions, if an answer that says so has just come; asks again when it is time to.
+
+        `us`: the id of a member that waits to be in the group, so that it is asked more often.
+        """
         now = time.monotonic()
-        if not self.wanted:
-            return None
         if self._asked is not None and not self._asked.done():
             if now < self._asked_at + _COUNT_PATIENCE:
                 return None
             self.client.give_up()
             self._asked = None
-        asked, self._asked = self._asked, None
+        answered, self._asked = self._asked, None
         try:
-            if asked is None or self._outdated:
+            if answered is None or self._outdated:
                 if now >= self._due:
                     self._asked_at, self._due, self._outdated = now, now + _COUNT_EVERY, False
                     self._asked = self.client.begin(_description(self.group))
                 return None
-            found = _holders(asked.result())
+            group = answered.result()
         except KafkaException as failed:  # the last number stands, and it is asked again
             error = trouble.cause_of(failed)
             if error.name() in trouble.PASSING:
@@ -234,28 +221,29 @@ class GroupSize:
                 self._told_refusal = True
                 self.on_trouble(
                     error.name(),
-                    f"the brokers do not let this user see how many members the group {self.group} has: grant "
-                    "DESCRIBE on it; until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes",
+                    f"the brokers do not let this user see who is in the group {self.group}: grant DESCRIBE on it; "
+                    "until then PINSTREAM_CALLS_PER_MINUTE is not divided among processes, and with "
+                    "KAFKA_GROUP_PROTOCOL=consumer a process without partitions does not become ready",
                 )
             return None
-        if found is None:
+        self.members = [one.member_id for one in group.members]
+        # Members of a classic group that rebalances still agree on who holds what. In a KIP-848 group partitions move
+        # while the others are read, and the coordinator knows the target.
+        agreed = group.state == ConsumerGroupState.STABLE or group.type == ConsumerGroupType.CONSUMER
+        if not agreed or (us is not None and us not in self.members):
             self._due = min(self._due, now + _COUNT_AGAIN)
-        return found
+        if not agreed:
+            return None
+        return sum(
+            any(
+                part is not None and part.topic_partitions for part in (one.assignment, one.target_assignment)
+            )
+            for one in group.members
+        )
 
     def hurry(self) -> None:
         """Ask soon: partitions have come or gone. What was asked before that may be out of date."""
-        self._outdated, self._due = True, 0.0
-
-
-def _holders(group: Any) -> int | None:
-    """How many members hold partitions; None while members of a classic group agree on who holds which."""
-    # In a KIP-848 group partitions move while the others are read, and the coordinator knows the target.
-    if group.state != ConsumerGroupState.STABLE and group.type != ConsumerGroupType.CONSUMER:
-        return None
-    return sum(
-        any(part is not None and part.topic_partitions for part in (one.assignment, one.target_assignment))
-        for one in group.members
-    )
+        self._outdated, self._due, self.members = True, 0.0, ()
 
 
 # ------------------------------------------------------------------------------------------------- for commands
@@ -333,11 +321,11 @@ class GroupOffsets:
         """What is committed for `partitions`, and for any other that the group has offsets for."""
         # Ask for all, and by name: the embedded broker answers only for those that are named.
         asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
-        ask = partial(ask_committed, self._client, self._group)
+        found: list[Position] = []
         try:
-            found = [
-                one for names in asked for one in ask_patiently(partial(ask, partitions=names), self._timeout)
-            ]
+            for names in asked:
+                ask = partial(ask_committed, self._client, self._group, partitions=names)
+                found += ask_patiently(ask, self._timeout)
         except KafkaException as error:
             raise trouble.failure(error, _UNANSWERED.format("offsets", self._group)) from error
         return {TopicPartition(one.topic, one.partition): one for one in found}

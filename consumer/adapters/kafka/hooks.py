@@ -1,4 +1,4 @@
-"""How the consumer's thread reaches the event loop: rebalances to a listener, which may take its time, and trouble.
+"""How the consumer's thread reaches the event loop: rebalances to a listener, which may take its time, and news.
 
 **A listener must never await its source**: the thread that would do the work is the one that waits for the listener.
 """
@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from consumer.adapters.kafka.configuration import OnBrokers
 from consumer.adapters.kafka.trouble import OnTrouble, ignore_trouble
 from consumer.adapters.thread import post
-from consumer.engine.messages import Assignment
+from consumer.engine.messages import Assignment, BrokersTold, GroupSize, TopicIdsTold
 from consumer.engine.model import Position, TopicPartition
 
 _TELL_TIMEOUT: Final = 10.0
 """Seconds for the listener to take note of what it need not wait for: assigned, lost."""
 
-OnTopicIds = Callable[[Mapping[str, str]], None]
-"""Called on the event loop every few seconds with the ids of the topics that are held."""
-OnGroupSize = Callable[[int], None]
-"""Called on the event loop every few seconds with the number of members that hold partitions."""
+OnNews = Callable[[TopicIdsTold | GroupSize | BrokersTold], None]
+"""Called on the event loop every few seconds: the ids of the topics that are held, how many members hold partitions,
+what the consumer measured of its brokers."""
 
 _Answer = TypeVar("_Answer")
 
@@ -46,8 +44,8 @@ class SourceListener(AssignmentListener, Protocol):
 
 
 class Hooks:
-    """What the thread calls; made on the event loop. `on_group_size`: None if the quota is not divided, and nothing is
-    asked for it. `revoke_timeout`: seconds for the listener to drain.
+    """What the thread calls; made on the event loop. `counts_members`: whether to tell how many members the group has,
+    which the brokers are asked for. `revoke_timeout`: seconds for the listener to drain.
 
     `assigned`, `revoked` and `lost` block the thread until the listener has answered, bounded. They raise
     `TimeoutError`, and whatever the listener raises. The others return at once.
@@ -58,9 +56,8 @@ class Hooks:
         listener: SourceListener,
         *,
         on_trouble: OnTrouble = ignore_trouble,
-        on_topic_ids: OnTopicIds = lambda ids: None,
-        on_group_size: OnGroupSize | None = None,
-        on_brokers: OnBrokers = lambda told: None,
+        on_news: OnNews = lambda news: None,
+        counts_members: bool = False,
         revoke_timeout: float = 20.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -69,13 +66,8 @@ class Hooks:
         """The same as `trouble`, from the event loop."""
         self.trouble: OnTrouble = partial(post, self._loop, on_trouble)
         """Something went wrong that recovers by itself."""
-        self.topic_ids: OnTopicIds = partial(post, self._loop, on_topic_ids)
-        """The ids that topics have now."""
-        self.counts_members = on_group_size is not None
-        self.group_size: OnGroupSize = partial(post, self._loop, on_group_size or (lambda members: None))
-        """How many members of the group hold partitions."""
-        self.brokers: OnBrokers = partial(post, self._loop, on_brokers)
-        """What the consumer measured of its brokers."""
+        self.tell: OnNews = partial(post, self._loop, on_news)
+        self.counts_members = counts_members
         self._revoke_timeout = revoke_timeout
         self._given_up = False
         self._asked: concurrent.futures.Future[Any] | None = None

@@ -8,6 +8,9 @@ run inside `fetch` and `close`, ask through the hooks, and block until they are 
 *Another life.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
 engine gets the ids every few seconds; what it wants read again goes back to the beginning, under a new epoch.
 
+*Reading again.* Both that and a damaged batch (see `chunks`) lead back to an offset: what comes of the partition is
+dropped until a seek has led there (`_read_again`).
+
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 """
 
@@ -29,15 +32,20 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.aws import msk
 from consumer.adapters.kafka import commits, trouble
-from consumer.adapters.kafka.chunks import Damage, Inbox, damage_at
-from consumer.adapters.kafka.configuration import BrokerWatch, is_cooperative, make_client
+from consumer.adapters.kafka.chunks import Inbox
+from consumer.adapters.kafka.configuration import (
+    BrokerWatch,
+    is_cooperative,
+    make_client,
+    uses_consumer_protocol,
+)
 from consumer.adapters.kafka.ends import Ends
-from consumer.adapters.kafka.groups import GroupSize, is_member
+from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import run_aside
-from consumer.engine.messages import Assignment, EndOffsets, NewLife
+from consumer.engine.messages import Assignment, BrokersTold, EndOffsets, GroupSize, NewLife, TopicIdsTold
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 
@@ -52,10 +60,9 @@ _REVOKED_WITHIN: Final = 3.0
 # the LeaveGroup request itself.
 _LEAVING_SHARE: Final = 0.9
 
-_ASK_GROUP_TIMEOUT: Final = 5.0
-
-_SEEK_AGAIN: Final = 0.5
-"""Seconds until a partition that could not be read from its beginning is tried again."""
+# Seconds until a partition that could not be read is tried again: the first time, and at most.
+_FIRST_DELAY: Final = 0.5
+_MOST_DELAY: Final = 30.0
 
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
@@ -71,15 +78,14 @@ class _Reading:
     epoch: int
     next: RawPartition
     """Where reading goes on, behind what was handed out."""
-    damage: Damage | None = None
-    """It cannot be read on, since its next batch is damaged."""
-    restart: NewLife | None = None
-    """It is to be read again from the beginning."""
-
-    @property
-    def passed_over(self) -> bool:
-        """Whether to drop what comes of it: its damaged batch has not been asked for again yet."""
-        return self.damage is not None and self.damage.due is not None
+    again: float | None = None
+    """When to seek to `next` (monotonic). What comes until then is dropped."""
+    unreadable: int | None = None
+    """The offset from which it could not be read, until a record comes."""
+    delay: float = 0.0
+    """Seconds from the last attempt to read there until the next one."""
+    new_life: NewLife | None = None
+    """It is told as assigned once the seek is made."""
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
@@ -93,48 +99,48 @@ class GroupMember:
     ready: deque[Chunk]
     """Where fetched chunks go: a deque, since the event loop takes them out at the other end."""
     _: KW_ONLY
-    make_unstarted: Callable[..., Unstarted]
-    """All is given but the consumer, and whether a client before it has begun."""
+    offset_reset: str
+    has_offsets: Callable[[float], bool]
+    """Whether the group has committed any offset, see `starts.Unstarted`."""
+    timeout: float
+    """Seconds that the brokers have to say where a partition starts."""
     topic_ids: TopicIds
     """Closed with the member."""
-    group_size: GroupSize
+    group_watch: GroupWatch
     """Closed with the member."""
     make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer]
 
     def __post_init__(self) -> None:
-        # When to look for partitions to read again, or to ask for again. Infinite while there are none: one may hold
-        # thousands, and a fetch may bring a single record.
-        self._restarts_due = self._damage_due = math.inf
-        self._cooperative = is_cooperative(self.config)
+        self._most_idle = float(self.config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
+        self._tls_files = trouble.TlsFiles(self.config)
         self._tell = trouble.Teller(self.hooks.trouble)
-        self._watch = BrokerWatch(self.hooks.brokers)
-        self._commits = commits.SentCommits()
-        self._held: dict[TopicPartition, _Reading] = {}
+        self._watch = BrokerWatch(lambda told: self.hooks.tell(BrokersTold("consumer", told)))
         self._paused = False
         self._full_since: float | None = None
         """Since when there has been no room; None: there is room, or the partitions are paused already."""
-        self._left_paused: set[TopicPartition] = set()
-        """The partitions that librdkafka has paused, held or not."""
-        self._closing = False
-        self._most_idle = float(self.config.get("max.poll.interval.ms", _MOST_IDLE_MS)) / 1000
         self._polled = time.monotonic()
         self._late = False
         """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
-        self._failure: Exception | None = None
-        self._tls_files = trouble.TlsFiles(self.config)
         self._was_assigned = False
-        self._forgotten = False
-        """The brokers do not know the group any more, and this client is of no use any more."""
+        self._closing = False
+        self._failure: Exception | None = None
         self._open()
 
     def _open(self, *, begun: bool = False) -> None:
         """Make a client and subscribe. `begun`: an earlier one has begun with partitions.
 
-        The assignment comes with a later `fetch`.
+        The assignment comes with a later `fetch`. All that belongs to one client is made here.
         """
+        self._held: dict[TopicPartition, _Reading] = {}
+        # When to look for partitions to read again. Infinite while there are none: one may hold thousands, and a fetch
+        # may bring a single record.
+        self._again_due = math.inf
+        self._left_paused: set[TopicPartition] = set()
+        """The partitions that librdkafka has paused, held or not."""
         self._joined = False
-        self._member_id: str | None = None
-        """As of the last look at the ends; kept up to date until the group has assigned our partitions."""
+        self._forgotten = False
+        """The brokers do not know the group any more, and this client is of no use any more."""
+        self._commits = commits.SentCommits()
         life = self._life = object()
 
         def hear(step: Callable[..., object], *args: object) -> None:
@@ -150,12 +156,24 @@ class GroupMember:
         self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self.hooks.trouble)
-        self._unstarted = self.make_unstarted(self._consumer, begun=begun)
+        # Eager: an assignment is all partitions. What was held was taken away before, and all begin together.
+        cooperative = is_cooperative(self.config)
+        self._assign = self._consumer.incremental_assign if cooperative else self._consumer.assign
+        self._unstarted = Unstarted(
+            self._consumer,
+            self.offset_reset,
+            has_offsets=self.has_offsets,
+            topic_ids=self.topic_ids.ask,
+            whole=not cooperative,
+            timeout=self.timeout,
+            on_trouble=self.hooks.trouble,
+            begun=begun,
+        )
         self._consumer.subscribe(
             self.topics,
             on_assign=rebalance(self._on_assign),
-            on_revoke=rebalance(self._on_revoke),
-            on_lost=rebalance(self._on_lost),
+            on_revoke=rebalance(partial(self._on_gone, lost=False)),
+            on_lost=rebalance(partial(self._on_gone, lost=True)),
         )
 
     def fetch(self, room: int, timeout: float) -> None:
@@ -170,8 +188,8 @@ class GroupMember:
         if self._paused != (room <= 0):
             self._paused = room <= 0
             self._set_pause(self._held)
-        if not self._paused:
-            self._ask_again()
+            self._again_due = 0.0
+        self._safely(self._read_again)
         if not self.ready:  # else a fetch was cancelled: what it consumed comes first
             # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
             # librdkafka takes an assignment as news that the partition is ours, and would call one that was lost
@@ -181,7 +199,6 @@ class GroupMember:
             # What can start must not wait for records of other partitions.
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
-            self._safely(self._restart_reading)
         self._look_at_ends()
         if self._failure is not None:
             raise self._failure
@@ -211,7 +228,7 @@ class GroupMember:
         self._closing = True
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
-        self._commit_last(self._still_ours(positions, epochs), until)
+        commits.commit_last(self._consumer, self._still_ours(positions, epochs), until, self.hooks.trouble)
         # With partitions, closing leaves the group by revoking them. A static member does not leave, by intent: it will
         # be back.
         if not self._held and not self.config.get("group.instance.id"):
@@ -220,16 +237,20 @@ class GroupMember:
             self._consumer.close()
         finally:
             self.topic_ids.close()
-            self.group_size.client.close()
+            self.group_watch.client.close()
         self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
         """Read these from the beginning with the next fetch, as far as they are held in the epoch that is named."""
         for one in partitions:
-            reading = self._held.get(TopicPartition(one.topic, one.partition))
+            name = TopicPartition(one.topic, one.partition)
+            reading = self._held.get(name)
             if reading is not None and reading.epoch == one.epoch:
-                reading.restart, self._restarts_due = one, 0.0
+                # A new epoch: what belongs to the earlier life never settles and never commits.
+                beginning = commits.raw_partition(*name, None, None)
+                self._held[name] = _Reading(next(_epochs), beginning, again=0.0, new_life=one)
+                self._again_due = 0.0
 
     def end_offsets(self) -> EndOffsets:
         """What is known of the held partitions; may be called by other threads.
@@ -240,20 +261,12 @@ class GroupMember:
             self._ends.ends,
             self._ends.reached,
             len(self._unstarted.waiting),
-            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may end a
-            # damage, though, so each is read once.
-            {name: bad.offset for name, one in self._held.copy().items() if (bad := one.damage) is not None},
+            # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may change
+            # what is unreadable, though, so that is read once.
+            {name: at for name, one in self._held.copy().items() if (at := one.unreadable) is not None},
             self._ends.begins,
             self._joined,
         )
-
-    def is_known(self) -> bool:
-        """Ask the coordinator whether this is a member of the group. Not for the consumer's own thread."""
-        # Under KIP-848 an assignment of no partition brings no callback: a member without any hears nothing more.
-        member = self._member_id
-        if member and not self._joined and is_member(self.config, member, _ASK_GROUP_TIMEOUT):
-            self._joined = self._member_id == member  # else another client has taken the place of that one
-        return self._joined
 
     # ------------------------------------------------------------------------------------------- polling
 
@@ -278,7 +291,7 @@ class GroupMember:
         else:
             # Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
             # began, also when records from there were handed out meanwhile (librdkafka #4637).
-            names = [name for name in names if name in self._left_paused and not self._held[name].passed_over]
+            names = [name for name in names if name in self._left_paused and self._held[name].again is None]
             self._left_paused.difference_update(names)
         if names:
             change = self._consumer.pause if self._paused else self._consumer.resume
@@ -297,7 +310,7 @@ class GroupMember:
         def epoch_of(name: TopicPartition) -> int | None:
             # Of what is held now: a rebalance while records were taken may have ended some.
             reading = self._held.get(name)
-            return None if reading is None or reading.passed_over else reading.epoch
+            return None if reading is None or reading.again is not None else reading.epoch
 
         for chunk in taken.chunks(epoch_of):
             name = TopicPartition(chunk.topic, chunk.partition)
@@ -309,69 +322,87 @@ class GroupMember:
             if first < expected:  # the log was cut, or the topic created again
                 self.topic_ids.hurry()
             self.ready.append(chunk)
-            reading.next, reading.damage = commits.raw_partition(*name, last + 1, chunk.leader_epoch), None
+            reading.next = commits.raw_partition(*name, last + 1, chunk.leader_epoch)
+            reading.unreadable = None
         for name, why in taken.damaged.items():
             if epoch_of(name) is not None:
-                self._stop_reading(name, self._held[name], why)
+                self._stop_reading(name, why, "the broker sent damaged data")
         for message in taken.errors:
             if (error := message.error()) is not None:
                 self._on_error(message.topic(), error)
 
-    # ------------------------------------------------------------------- what came damaged (see `chunks`)
-
-    def _stop_reading(
-        self, name: TopicPartition, reading: _Reading, error: confluent_kafka.KafkaError
-    ) -> None:
-        """The next batch of this partition is damaged: drop what comes behind it, until it is asked for again."""
-        offset = reading.next.offset
-        now = time.monotonic()
-        damage = reading.damage = damage_at(max(offset, 0), reading.damage, now)
-        self._damage_due = min(self._damage_due, now + damage.delay)
+    def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
+        """This partition cannot be read on: pause it, drop what comes of it, and try again after a while."""
+        reading = self._held[name]
+        offset = max(reading.next.offset, 0)
+        # The same place again: it is likely damaged on the broker's disk, and each attempt costs a fetch.
+        same = reading.unreadable == offset
+        reading.delay = min(2 * reading.delay, _MOST_DELAY) if same else _FIRST_DELAY
+        reading.unreadable, reading.again = offset, time.monotonic() + reading.delay
+        self._again_due = min(self._again_due, reading.again)
         self._left_paused.add(name)
         self._consumer.pause([RawPartition(*name)])
-        at = "its beginning" if offset == OFFSET_BEGINNING else f"offset {offset}"
+        at = "its beginning" if reading.next.offset == OFFSET_BEGINNING else f"offset {offset}"
         self.hooks.trouble(
             error.name(),
-            f"{name} cannot be read further than {at}: the broker sent damaged data, and "
-            f"nothing after it is read until it can be; next attempt in {damage.delay:g} s ({trouble.words(error)})",
+            f"{name} cannot be read further than {at}: {why}, and nothing after it is read until it can be; "
+            f"next attempt in {reading.delay:g} s ({trouble.words(error)})",
         )
 
-    def _ask_again(self) -> None:
-        """Go on where reading stopped. The seek discards all that librdkafka has of the partition, so it comes last."""
+    def _read_again(self) -> None:
+        """Go back to where reading stopped, or to the beginning of a new life, as far as it is time to."""
         now = time.monotonic()
-        if now < self._damage_due:
+        if now < self._again_due:
             return
-        self._damage_due = math.inf
+        self._again_due = math.inf
+        sought: set[TopicPartition] = set()
+        begun: list[Assignment] = []
         for name, reading in self._held.items():
-            damage = reading.damage
-            if damage is None or damage.due is None:
+            if reading.again is None:
                 continue
-            if damage.due > now:
-                self._damage_due = min(self._damage_due, damage.due)
+            if reading.again > now:
+                self._again_due = min(self._again_due, reading.again)
                 continue
-            reading.damage = damage._replace(due=None)
-            self._left_paused.discard(name)
-            self._inbox.keep(self._held.keys() - {name})
+            # Without room a damaged batch is not asked for; once there is some, this looks again.
+            if self._paused and reading.new_life is None:
+                continue
+            reading.again = None
             try:
-                self._consumer.resume([RawPartition(*name)])
+                # The seek discards all that librdkafka has of the partition, so it comes last.
+                self._set_pause([name])
                 self._consumer.seek(reading.next)
-            except KafkaException as failure:
-                self._stop_reading(name, reading, trouble.cause_of(failure))
+            except KafkaException as failure:  # perhaps its leader is not known yet
+                self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
+                continue
+            sought.add(name)
+            if reading.new_life is not None:
+                # Nothing of it is known to be damaged, and perhaps no record comes to say so.
+                life, reading.new_life, reading.unreadable = reading.new_life, None, None
+                begun.append(Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id))
+        self._inbox.keep(self._held.keys() - sought)
+        if begun:
+            self.hooks.assigned(begun)
 
     def _look_at_ends(self) -> None:
         if time.monotonic() < self._ends.due:
             return
-        if not self._joined:
-            self._member_id = self._consumer.memberid()
         # What is kept back was given out by the consumer, and what came behind a damaged batch was dropped.
-        damaged = {name: one.damage.offset for name, one in self._held.items() if one.damage is not None}
-        unread = {**self._inbox.first_offsets(), **damaged}
+        unreadable = {name: one.unreadable for name, one in self._held.items() if one.unreadable is not None}
+        unread = {**self._inbox.first_offsets(), **unreadable}
         if self._ends.look(self._held, unread, paused=self._paused):
             self.topic_ids.hurry()
         if ids := self.topic_ids.look({name.topic for name in self._held}):
-            self.hooks.topic_ids(ids)
-        if (size := self.group_size.look()) is not None:
-            self.hooks.group_size(size)
+            self.hooks.tell(TopicIdsTold(ids))
+        # Under KIP-848 an assignment of no partition brings no callback: that the group has none for us, only the
+        # coordinator says, by counting us among its members.
+        silent = not self._joined and uses_consumer_protocol(self.config)
+        us = self._consumer.memberid() or "" if silent else None
+        if not silent and not self.hooks.counts_members:
+            return
+        size = self.group_watch.look(us)
+        self._joined = self._joined or us in self.group_watch.members
+        if size is not None and self.hooks.counts_members:
+            self.hooks.tell(GroupSize(size))
 
     # -------------------------------------------------------------------------------------- rebalancing
 
@@ -390,7 +421,7 @@ class GroupMember:
         # consumes: so what one consume brings belongs to one assignment, also where a partition went and came back
         # within it.
         self._assign([])
-        self.group_size.hurry()
+        self.group_watch.hurry()
         if self._closing:  # the assignment was under way when we began to leave: it will not be read
             return
         self._joined = True
@@ -412,92 +443,50 @@ class GroupMember:
         self._set_pause(found)
         self.hooks.assigned(given)
 
-    def _restart_reading(self) -> None:
-        """Go back to the beginning of these. A seek discards all that librdkafka has of a partition, paused or not."""
-        if time.monotonic() < self._restarts_due:
-            return
-        self._restarts_due = math.inf
-        begun = []
-        for name, reading in self._held.items():
-            if reading.restart is None:
-                continue
-            beginning = commits.raw_partition(*name, None, None)
-            try:
-                self._consumer.seek(beginning)
-            except KafkaException as error:  # perhaps its leader is not known yet
-                self._restarts_due = time.monotonic() + _SEEK_AGAIN
-                text = f"{name} cannot be read from its beginning yet: trying again"
-                self.hooks.trouble(trouble.cause_of(error).name(), text)
-                continue
-            self._inbox.keep(self._held.keys() - {name})
-            # A new epoch: what belongs to the earlier life never settles and never commits.
-            begun.append(Assignment(*name, next(_epochs), None, False, topic_id=reading.restart.topic_id))
-            self._held[name] = _Reading(begun[-1].epoch, beginning)
-        if begun:
-            self._set_pause([TopicPartition(one.topic, one.partition) for one in begun])
-            self.hooks.assigned(begun)
-
-    def _assign(self, partitions: list[RawPartition]) -> None:
-        # Eager: these are all partitions. What was held was taken away before, and all begin together.
-        (self._consumer.incremental_assign if self._cooperative else self._consumer.assign)(partitions)
-
-    def _on_revoke(self, names: list[TopicPartition]) -> None:
+    def _on_gone(self, names: list[TopicPartition], *, lost: bool) -> None:
         # What is taken from a member that did not poll in time is lost, whatever librdkafka calls it: dropped, and
         # never committed.
-        if self._late:
-            self._on_lost(names)
-            return
-        begun = [name for name in names if name in self._held]
-        positions: Sequence[Position] = ()
-        try:
-            if begun and not self._closing:
-                try:
-                    positions = self.hooks.revoked(begun)
-                except TimeoutError:
-                    text = "partitions were not drained in time and are given back undrained"
-                    self.hooks.trouble("_TIMED_OUT", text)
-                    self.hooks.lost(begun)
-                # The listener may answer for more than what goes: only that may be committed now.
-                ours = [one for one in positions if one[:2] in begun]
-                self._commit_last(ours, time.monotonic() + _REVOKED_WITHIN)
-        finally:  # whatever went wrong: librdkafka waits for this answer, and so does the group
-            self._drop(names)
-
-    def _on_lost(self, names: list[TopicPartition]) -> None:
-        self._joined = False
+        lost = lost or self._late
         # The event loop never heard of those that wait for their start.
         begun = [name for name in names if name in self._held]
         try:
             if begun and not self._closing:
-                self.hooks.lost(begun)
-        finally:
-            self._drop(names)
+                self._part_with(begun, lost=lost)
+        finally:  # whatever went wrong: librdkafka waits for this answer, and so does the group
+            self._joined = self._joined and not lost
+            self.group_watch.hurry()
+            for name in names:
+                self._unstarted.discard(name)
+                self._held.pop(name, None)
+            try:
+                if is_cooperative(self.config):
+                    self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
+                else:
+                    self._consumer.unassign()
+            except KafkaException as error:
+                text = "a single partition could not be unassigned"
+                self.hooks.trouble(trouble.cause_of(error).name(), text)
 
-    def _drop(self, names: list[TopicPartition]) -> None:
-        self.group_size.hurry()
-        begun = [name for name in names if name in self._held]
-        for name in names:
-            self._unstarted.discard(name)
-            self._held.pop(name, None)
+    def _part_with(self, begun: list[TopicPartition], *, lost: bool) -> None:
+        """Have the listener drain these, and commit what it says; or tell it that they are lost."""
+        if lost:
+            self.hooks.lost(begun)
+            return
         try:
-            if self._cooperative:
-                self._consumer.incremental_unassign([RawPartition(*name) for name in begun])
-            else:
-                self._consumer.unassign()
-        except KafkaException as error:
-            self.hooks.trouble(trouble.cause_of(error).name(), "a single partition could not be unassigned")
+            positions = self.hooks.revoked(begun)
+        except TimeoutError:
+            text = "partitions were not drained in time and are given back undrained"
+            self.hooks.trouble("_TIMED_OUT", text)
+            self.hooks.lost(begun)
+            return
+        # The listener may answer for more than what goes: only that may be committed now.
+        ours = [one for one in positions if one[:2] in begun]
+        commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
 
     def _still_ours(self, positions: Sequence[Position], epochs: Sequence[int]) -> list[Position]:
         held = {name: one.epoch for name, one in self._held.items()}
         both = zip(positions, epochs, strict=True)
         return [one for one, epoch in both if held.get(TopicPartition(*one[:2])) == epoch]
-
-    def _commit_last(self, positions: Sequence[Position], until: float) -> None:
-        failure = commits.commit_last(self._consumer, positions, until)
-        if failure is not None:
-            self.hooks.trouble(
-                failure, "the last commit of a partition failed: some records will be read again"
-            )
 
     def _rejoin(self) -> None:
         """Replace a client that is of no use any more; its partitions are lost.
@@ -506,21 +495,20 @@ class GroupMember:
         this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
         """
         try:
-            msk.require_token(self.config)
+            if msk.asked(self.config):
+                msk.tokens_for(self.config)
         except msk.NoToken as error:
             # Without one no client can be made: the next fetch tries again.
             self.hooks.trouble("_AUTHENTICATION", str(error))
             return
-        stranded, self._forgotten = self._watch.stranded, False
+        stranded = self._watch.stranded
         if stranded:
-            self.hooks.trouble(
-                "_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one"
-            )
+            why = ("_ALL_BROKERS_DOWN", "the client has lost all brokers: joining with another one")
         else:
-            self.hooks.trouble("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
-        lost = list(self._held)
-        self._held.clear()
-        if lost:
+            why = ("GROUP_ID_NOT_FOUND", "the brokers no longer know the group: joining again")
+        self.hooks.trouble(*why)
+        if lost := list(self._held):
+            self._held.clear()
             self.hooks.lost(lost)
         if stranded:
             # This may never end: it waits for the answers to commits. The group ends the membership with the session.
@@ -529,8 +517,7 @@ class GroupMember:
         else:
             self._consumer.close()
         self._commits.drop(trouble.ASSIGNMENT_LOST)
-        self._commits = commits.SentCommits()
-        self._left_paused.clear()
+        self.group_watch.hurry()
         self._open(begun=self._unstarted.begun)
 
     # ------------------------------------------------------------------------------------------- errors

@@ -24,7 +24,6 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import confluent_kafka
@@ -35,15 +34,13 @@ from consumer.adapters.kafka.configuration import (
     Config,
     consumer_config,
     dead_letter_pattern,
-    is_cooperative,
     uses_consumer_protocol,
 )
-from consumer.adapters.kafka.groups import GroupSize, group_has_offsets
+from consumer.adapters.kafka.groups import GroupWatch, group_has_offsets
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.thread import OwnThread, post, run_blocking, settle
+from consumer.adapters.thread import OwnThread, post, settle
 from consumer.engine.messages import EndOffsets, NewLife
 from consumer.engine.model import Chunk, Position
 from consumer.errors import KafkaError, SettingsError
@@ -83,29 +80,20 @@ class KafkaSource:
         complete = consumer_config(config, offset_reset=offset_reset, ignore=ignore)
         self._ready: deque[Chunk] = deque()
         self._hooks = hooks
-        topic_ids = make_topic_ids(config)
-        client = RenewedAdmin(config)  # costs nothing until it is asked
         self._make_member = functools.partial(
             GroupMember,
             complete,
             list(topics),
             hooks,
             self._ready,
-            make_unstarted=functools.partial(
-                Unstarted,
-                offset_reset=offset_reset,
-                has_offsets=functools.partial(group_has_offsets, complete),
-                topic_ids=topic_ids.ask,
-                whole=not is_cooperative(complete),
-                timeout=request_timeout,
-                on_trouble=hooks.trouble,
-            ),
-            topic_ids=topic_ids,
-            group_size=GroupSize(complete["group.id"], client, hooks.trouble, wanted=hooks.counts_members),
+            offset_reset=offset_reset,
+            has_offsets=functools.partial(group_has_offsets, complete),
+            timeout=request_timeout,
+            topic_ids=make_topic_ids(config),
+            # Costs nothing until it is asked.
+            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config), hooks.trouble),
             make_consumer=make_consumer,
         )
-        self._empty_is_silent = uses_consumer_protocol(config)
-        """Whether an assignment of no partition brings no callback."""
         self._commit_timeout = commit_timeout
         self._thread = OwnThread("pinstream-kafka-consumer")
         self._member: GroupMember | None = None
@@ -153,14 +141,8 @@ class KafkaSource:
         await self._thread.run(self._joined().read_anew, partitions)
 
     async def end_offsets(self) -> EndOffsets:
-        """What is known of the assigned partitions, as last heard. Asks no broker, with one exception."""
-        member = self._joined()
-        known = member.end_offsets()
-        if known.joined or not self._empty_is_silent:
-            return known
-        # Under KIP-848 nothing says that the group has no partition for us: so ask the coordinator whether this is a
-        # member.
-        return replace(known, joined=await run_blocking("pinstream-kafka-group", member.is_known))
+        """What is known of the assigned partitions, as last heard. Asks no broker."""
+        return self._joined().end_offsets()
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, leave the group, end the thread. The listener is not called any more.

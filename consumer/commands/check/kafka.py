@@ -44,10 +44,10 @@ async def cluster(found: Found) -> Sequence[Answer]:
     unmatched = (
         "KAFKA_TOPICS: no topic matches {} yet; a topic that is created later is read from its beginning"
     )
-    logins = [await run_blocking("pinstream-msk", msk.describe, config)] if kafka.uses_iam else []
+    logins = [await run_blocking("pinstream-msk", msk.tokens_for, config)] if kafka.uses_iam else []
     return [
         ok(f"{counted(len(view.brokers), 'broker')}; {first_of(topics) or 'no topic'}"),
-        *(ok(f"logs in with {login}") for login in logins),
+        *(ok(f"logs in with {msk.MECHANISM}: {login.used}") for login in logins),
         *(warning(unmatched.format(pattern)) for pattern in view.unmatched),
     ]
 

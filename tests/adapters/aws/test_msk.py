@@ -59,7 +59,7 @@ def test_what_librdkafka_gets() -> None:
     assert said["X-Amz-Expires"] == "900"
     assert len(said["X-Amz-Signature"]) == 64
     assert 590 < life <= 600
-    assert msk.describe(CONFIG) == "AWS_MSK_IAM: region eu-west-1 (by the brokers' name), credentials by env"
+    assert msk.tokens_for(CONFIG).used == "region eu-west-1 (by the brokers' name), credentials by env"
 
 
 @pytest.mark.usefixtures("keys")
@@ -95,7 +95,7 @@ def test_where_the_region_is_from(
         monkeypatch.setenv(name, value)
     config = {**CONFIG, "bootstrap.servers": servers}
     assert token_of(config)[0]["host"] == f"kafka.{region}.amazonaws.com"
-    assert by in msk.describe(config)
+    assert by in msk.tokens_for(config).used
 
 
 @pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
@@ -186,7 +186,7 @@ def test_the_role_of_a_pod(sts: dict[str, str]) -> None:
     assert said["X-Amz-Security-Token"] == "session"
     assert "role%2Fpinstream" in sts["asked"]
     assert "WebIdentityToken=the-pod" in sts["asked"]
-    assert msk.describe(CONFIG).endswith("credentials by assume-role-with-web-identity")
+    assert msk.tokens_for(CONFIG).used.endswith("credentials by assume-role-with-web-identity")
 
 
 def test_a_role_that_is_refused(sts: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import ConsumerGroupState, ConsumerGroupType, KafkaError, KafkaException
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
-from consumer.adapters.kafka.groups import GroupSize
+from consumer.adapters.kafka.groups import GroupWatch
 from consumer.errors import SettingsError
 from tests.support.kafka.harness import Kafka, Member, unique
 from tests.support.limits import LATE
@@ -21,7 +21,10 @@ from tests.support.limits import LATE
 def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
     """A group; of each member, how many partitions it holds."""
     parts = [SimpleNamespace(topic_partitions=["p"] * count) for count in held]
-    members = [SimpleNamespace(assignment=one, target_assignment=None) for one in parts]
+    members = [
+        SimpleNamespace(member_id=f"m{number}", assignment=one, target_assignment=None)
+        for number, one in enumerate(parts)
+    ]
     return SimpleNamespace(state=state, type=of, members=members)
 
 
@@ -53,7 +56,7 @@ class Bench:
         self.refusal: SettingsError | None = None
         patch.setattr("consumer.adapters.kafka.groups.time.monotonic", lambda: self.now)
         client = RenewedAdmin({}, make_admin=self.make_admin)
-        self.size = GroupSize("g", client, lambda *told: self.troubles.append(told))
+        self.size = GroupWatch("g", client, lambda *told: self.troubles.append(told))
 
     @property
     def admin(self) -> FakeAdmin:
@@ -120,6 +123,21 @@ def test_a_kip_848_group_counts_those_that_will_hold_partitions(bench: Bench) ->
     assert bench.answer(group) == 2
 
 
+def test_who_waits_to_be_in_the_group_asks_soon(bench: Bench) -> None:
+    """Until its id is among the members. They are forgotten when partitions come or go."""
+    bench.admin.asked[-1].set_result(described(1))
+    assert bench.size.look("m1") == 1
+    assert bench.asks_within(0.5)
+    bench.admin.asked[-1].set_result(described(1, 0))
+    assert bench.size.look("m1") == 1
+    assert list(bench.size.members) == ["m0", "m1"]
+    assert bench.asks_within(10.0)
+    bench.size.hurry()
+    assert list(bench.size.members) == []
+    assert bench.answer(described(1, 0)) is None
+    assert list(bench.size.members) == []
+
+
 def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
     """Also if the last answer has just come."""
     assert bench.answer(described(1)) == 1
@@ -174,7 +192,7 @@ def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
         raise SettingsError("KAFKA_GROUPID is not a librdkafka property")
 
     with pytest.raises(SettingsError, match="KAFKA_GROUPID"):
-        GroupSize("g", RenewedAdmin({}, make_admin=refuse), lambda *_: None).look()
+        GroupWatch("g", RenewedAdmin({}, make_admin=refuse), lambda *_: None).look()
 
 
 @pytest.mark.parametrize(
@@ -202,6 +220,7 @@ def test_a_missing_right_is_told_once(bench: Bench) -> None:
     assert code == "GROUP_AUTHORIZATION_FAILED"
     assert "grant DESCRIBE" in text
     assert "PINSTREAM_CALLS_PER_MINUTE" in text
+    assert "does not become ready" in text
 
 
 @pytest.mark.kafka

@@ -19,7 +19,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.source import KafkaSource
-from consumer.engine.messages import Assignment
+from consumer.engine.messages import Assignment, GroupSize
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.support.kafka.broker import wait_until
 
@@ -149,8 +149,20 @@ class Member:
         self.fetches = 0
         self.failure: BaseException | None = None
         self.on_revoked: Callable[[], Any] | None = None
-        hooks = {name: options.pop(name) for name in ("revoke_timeout", "on_group_size") if name in options}
-        listening = Hooks(self, on_trouble=lambda *told: self.troubles.append(told), **hooks)
+        hooks = {name: options.pop(name) for name in ("revoke_timeout",) if name in options}
+        on_group_size: Callable[[int], None] | None = options.pop("on_group_size", None)
+
+        def hear(news: object) -> None:
+            if on_group_size is not None and isinstance(news, GroupSize):
+                on_group_size(news.members)
+
+        listening = Hooks(
+            self,
+            on_trouble=lambda *told: self.troubles.append(told),
+            on_news=hear,
+            counts_members=on_group_size is not None,
+            **hooks,
+        )
         self.source = KafkaSource(config, topics, listening, **options)
         self._task: asyncio.Task[None] | None = None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,13 +14,11 @@ from confluent_kafka import KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
-from consumer.adapters.kafka.configuration import is_cooperative
-from consumer.adapters.kafka.groups import GroupSize
+from consumer.adapters.kafka.groups import GroupWatch
 from consumer.adapters.kafka.hooks import Hooks
 from consumer.adapters.kafka.member import GroupMember
-from consumer.adapters.kafka.starts import Unstarted
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.engine.messages import Assignment
+from consumer.engine.messages import Assignment, BrokersTold, GroupSize, TopicIdsTold
 from consumer.engine.model import Chunk, Position, TopicPartition
 
 Step = Callable[["FakeConsumer"], list[Message]]
@@ -166,7 +164,7 @@ class Told(Hooks):
         self.ids: list[dict[str, str]] = []
         self.positions: Sequence[Position] = ()
         self.too_late = False
-        self.brokers = lambda told: None
+        self.counts_members = False
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
         """Noted."""
@@ -187,9 +185,10 @@ class Told(Hooks):
         """Noted."""
         self.troubles.append((code, text))
 
-    def topic_ids(self, ids: Mapping[str, str]) -> None:
-        """Noted."""
-        self.ids.append(dict(ids))
+    def tell(self, news: TopicIdsTold | GroupSize | BrokersTold) -> None:
+        """Noted, if they are topic ids."""
+        if isinstance(news, TopicIdsTold):
+            self.ids.append(dict(news.ids))
 
 
 class Ids(TopicIds):
@@ -222,6 +221,33 @@ class Ids(TopicIds):
         self.closed = True
 
 
+class Coordinator:
+    """An AdminClient that describes the group: whose members are `members`; None: no answer comes."""
+
+    def __init__(self) -> None:
+        self.members: list[str] | None = None
+        self.asked = 0
+
+    def describe_consumer_groups(
+        self, names: list[str], **_: Any
+    ) -> dict[str, concurrent.futures.Future[Any]]:
+        """Answered at once, or never. None of the members holds a partition."""
+        self.asked += 1
+        answer = concurrent.futures.Future[Any]()
+        if self.members is not None:
+            idle = SimpleNamespace(topic_partitions=[])
+            members = [
+                SimpleNamespace(member_id=one, assignment=idle, target_assignment=None)
+                for one in self.members
+            ]
+            consumer = confluent_kafka.ConsumerGroupType.CONSUMER
+            answer.set_result(SimpleNamespace(state=None, type=consumer, members=members))
+        return {names[0]: answer}
+
+    def __exit__(self, *_: object) -> None:
+        """Destroyed."""
+
+
 class Bench:
     """A member on a fake consumer."""
 
@@ -235,6 +261,7 @@ class Bench:
     ) -> None:
         self.told = Told()
         self.ids = Ids()
+        self.coordinator = Coordinator()
         self.ready: deque[Chunk] = deque()
         config = {"partition.assignment.strategy": strategy, **(settings or {})}
         self.made: list[FakeConsumer] = []
@@ -248,17 +275,13 @@ class Bench:
             ["t"],
             self.told,
             self.ready,
-            make_unstarted=partial(
-                Unstarted,
-                offset_reset=reset,
-                has_offsets=lambda _: bool(self.consumer.stored),
-                topic_ids=self.ids.ask,
-                whole=not is_cooperative(config),
-                timeout=timeout,
-                on_trouble=self.told.trouble,
-            ),
+            offset_reset=reset,
+            has_offsets=lambda _: bool(self.consumer.stored),
+            timeout=timeout,
             topic_ids=self.ids,
-            group_size=GroupSize("g", RenewedAdmin({}), self.told.trouble, wanted=False),
+            group_watch=GroupWatch(
+                "g", RenewedAdmin({}, make_admin=lambda _: self.coordinator), self.told.trouble
+            ),
             make_consumer=make,
         )
 

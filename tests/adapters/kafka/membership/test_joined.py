@@ -6,26 +6,49 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.adapters.kafka import member as members
-from tests.adapters.kafka.membership.scripted_member import Bench
+from tests.adapters.kafka.membership.scripted_member import Bench, given, parts
+from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
 
 
-def test_only_the_consumers_own_thread_asks_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one asks the coordinator about the member id that was last seen: a client may be closed meanwhile."""
-    asked: list[str] = []
-
-    def is_member(_: object, member: str, timeout: float) -> bool:
-        asked.append(member)
-        return len(asked) > 1
-
-    monkeypatch.setattr(members, "is_member", is_member)
+def test_a_member_without_partitions_hears_it_from_the_coordinator() -> None:
+    """Under KIP-848 no callback says so. Until it is among the members it asks on; then it asks no more."""
     bench = Bench(settings={"group.protocol": "consumer"})
-    assert not bench.member.is_known()  # nothing was seen of an id yet
+    bench.coordinator.members = ["another"]
+
+    def look() -> bool:
+        bench.member._ends.due = bench.member.group_watch._due = 0.0
+        bench.fetch()
+        return bench.member.end_offsets().joined
+
+    assert [look() for _ in range(4)] == [False] * 4
+    bench.coordinator.members = ["another", "one-of-many"]
+    assert wait_until(look, 1.0)
+    asked = bench.coordinator.asked
+    assert [look() for _ in range(4)] == [True] * 4
+    assert bench.coordinator.asked == asked
+
+
+def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
+    """What the coordinator said before that is out of date."""
+    bench = Bench(settings={"group.protocol": "consumer"})
+    bench.coordinator.members = ["one-of-many"]
+    bench.assign(0)
+    assert bench.member.end_offsets().joined
+    bench.coordinator.members = None
+    bench.member._ends.due = 0.0
+    bench.fetch(lambda consumer: consumer.on.on_lost(consumer, parts(0)) or [])
+    assert not bench.member.end_offsets().joined
+
+
+def test_a_member_of_a_classic_group_asks_nobody() -> None:
+    """There an assignment comes, also one of no partition."""
+    bench = Bench()
     bench.fetch()
-    bench.consumer.member_id = "used from another thread"
-    assert [bench.member.is_known() for _ in range(3)] == [False, True, True]
-    assert asked == ["one-of-many"] * 2
+    assert not bench.member.end_offsets().joined
+    bench.fetch(given())
+    assert bench.member.end_offsets().joined
+    assert bench.coordinator.asked == 0
 
 
 @pytest.mark.kafka

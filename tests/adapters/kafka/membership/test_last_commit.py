@@ -66,6 +66,7 @@ def test_what_does_not_pass_is_tried_once_and_told(code: int) -> None:
 def test_metadata_that_is_too_large_is_left_out() -> None:
     """There is no later commit: the offsets alone are better than nothing."""
     bench = a_member()
+    bench.told.positions = [Position("t", 0, 8, 2, "a map")]
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.OFFSET_METADATA_TOO_LARGE]
     bench.fetch(taken(0))
     assert bench.calls("commit") == [COMMIT, COMMIT]
