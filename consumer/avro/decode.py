@@ -292,9 +292,9 @@ class Decoder:
         except InvalidSchema as error:
             return self._refuse(framing, _incompatible(framing, error))
         routes = [self._route(framing, writer, at, None) for at in range(len(writer.types))]
-        misfits = [plan for plan, number in routes if number and isinstance(plan, Rejection)]
-        if len(misfits) == len(routes):
-            return self._refuse(framing, misfits[-1])
+        # Where types are told apart a misfit is known all the same: what it is counted under is its type's section.
+        if not self._typed and isinstance(routes[0].plan, Rejection):
+            return self._refuse(framing, routes[0].plan)
         # It may have been refused before, as when the folder held another file.
         self._refused.pop(framing, None)
         self.known[framing] = writer

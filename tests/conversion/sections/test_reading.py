@@ -192,6 +192,19 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
     assert isinstance(read, dict)
 
 
+def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: Path) -> None:
+    """On the fast path and off it, so that the guard and the counts name it."""
+    both = Readings(loaded(tmp_path))
+    for decoder in (both.decoder, both.whole):
+        decoder.add_schema(SchemaRef("id", "7"), {**CLICK, "fields": [{"name": "id", "type": "bytes"}]})
+    record = Record(0, -1, None, framing_of(SchemaRef("id", "7")) + b"\x02a", ())
+    columns = both.check([value("order", 0, "id"), record], "web.orders")
+    verdict = columns.verdicts[1]
+    assert isinstance(verdict, Rejection)
+    assert verdict.code == "incompatible_schema"
+    assert [section_of(columns, row) for row in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("how", "ref"), [("union", SchemaRef("id", "9")), ("header", SchemaRef("guid", str(GUID)))]
 )
