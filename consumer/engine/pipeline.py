@@ -300,6 +300,10 @@ class Pipeline:
         # A record without a timestamp only if none has one.
         oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
         held_to = self.admission.held_to()
+        # Where all events of a failed look-up were dropped, or none waits for calls, nothing is tried again.
+        looks_up = self.lookups.busy and self.lookups.failures > 0
+        allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
+        asks = any(one is not None and one.failures for one in allowances)
         counters = self.context.counters.copy()
         # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
         for (number, disposition), count in self.ledger.by_section.items():
@@ -318,7 +322,7 @@ class Pipeline:
             # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
             joined=self.joined or any(True for _ in self.ledger),
             stalled_for=self.stall.seconds(),
-            key_store_fails=self.key_store_fails,
+            key_store_fails=looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0,
             claimed_elsewhere=self.lookups.elsewhere,
             lease_left=max(0.0, self.dispatcher.lease_until - now.monotonic) if self.policy.lease else None,
             quota_members=self.dispatcher.quota.members,
@@ -485,15 +489,6 @@ class Pipeline:
             fetched=offset, released=released,
         )  # fmt: skip
         self._purge()
-
-    @property
-    def key_store_fails(self) -> bool:
-        """Whether the latest of what is asked of the key store failed, and is to be tried again."""
-        # Where all events of a failed look-up were dropped, or none waits for calls, nothing is tried again.
-        looks_up = self.lookups.busy and self.lookups.failures > 0
-        allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
-        asks = any(one is not None and one.failures for one in allowances)
-        return looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0
 
     def _quiet(self) -> bool:
         """Whether nothing is under way that would end in a call."""
