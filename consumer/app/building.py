@@ -358,27 +358,29 @@ def pipeline(
     *,
     decoding: Callable[[SchemaLearner], SchemaLearner] | None = None,
     converting: Callable[[Converting], Converting] | None = None,
-    fast: Callable[[Reading], Reading] | None = lambda reading: reading,
+    around: Callable[[Reading], Reading] | None = None,
+    fast: bool = True,
 ) -> Pipeline:
     """Build the engine of one process. Raises `PinstreamError` if what is compiled is out of date.
 
-    `decoding`, `converting`, `fast`: what a command puts around decoder, converter and fast path to leave records out,
-    or to read them in another way. Without `fast` all records take the two steps.
+    `decoding`, `converting`, `around`: what a command puts around the decoder, the converter, or the way through both,
+    to leave records out or to read them in another way. Not `fast`: all records take the two steps.
     """
     # The function may look at any field; without one, only what the mapping asks for is read.
     decode = decoder(settings, mapped, whole=settings.pinstream.transform is not None)
     convert = converter(settings, mapped, settings.pinterest.ad_account_ids)
     reading = None
-    if fast is not None:
+    if fast:
         require_current_modules()
         # A function of the user's gets the decoded record, which the fast path never makes.
         if fast_path(settings) == "compiled":
-            reading = fast(CompiledReading(decode, convert, divided=bool(mapped.names)))
+            reading = CompiledReading(decode, convert, divided=bool(mapped.names))
     return Pipeline(
         limits,
         decode if decoding is None else decoding(decode),
         convert if converting is None else converting(convert),
         reading=reading,
+        around=around,
         # Processes must not back off in step, so each has a seed of its own.
         seed=time.time_ns(),
         sections=mapped.names,

@@ -20,7 +20,7 @@ in flight until the deadline, then say what to commit and release the partitions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import assert_never
@@ -73,10 +73,12 @@ class Pipeline:
         converter: Converting,
         *,
         reading: Reading | None = None,
+        around: Callable[[Reading], Reading] | None = None,
         seed: int = 0,
         sections: Sequence[str] = (),
     ) -> None:
-        """`reading`: a faster way through `decoder` and `converter`, not with a function; `sections`: the mapping's."""
+        """`reading`: a faster way through `decoder` and `converter`, not with a function. `around`: what stands around
+        either way, and leaves records out. `sections`: the mapping's."""
         self.policy = policy
         self.context = Context(policy, seed, sections)
         self.clock = Clock(self.context)
@@ -92,6 +94,8 @@ class Pipeline:
         self.problems: Sequence[Problem] = self.outcomes.samples.problems
         if reading is None:
             reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
+        if around is not None:
+            reading = around(reading)
         self.admission = Admission(
             self.context,
             self.clock,

@@ -183,8 +183,7 @@ class Decoding(Protocol):
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
         """Return one result per record of this topic: the event, why there is none, or the schema that is needed first.
 
-        None stands for a tombstone; `Filtered` where the mapping or somebody in between does not want it
-        (`consumer.commands.replay.options`).
+        None stands for a tombstone; `Filtered` where the mapping, or the user's function, does not want it.
         """
 
     def section_of(self, record: Record, topic: str) -> int:

@@ -161,7 +161,7 @@ async def _serve(
     marker = Marker(redriven, outcome)
     limits = building.policy(settings, outcome.options.rate)
     # Without the fast path: letters are few.
-    pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=None)
+    pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=False)
     config = settings.kafka.client_properties()
     inner = BoundedSource(
         config,

@@ -23,17 +23,15 @@ import click
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.replay_progress import METADATA_MOST, Plan
 from consumer.adapters.kafka.topic_ids import TopicIds
-from consumer.adapters.transform import Function
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, topics_option
 from consumer.commands.replay.engine import load_quietly, serve_to_end
 from consumer.commands.replay.options import (
-    Judging,
-    JudgingFunction,
+    LeavingOut,
     ReplayOptions,
     Selecting,
-    WithoutExpired,
+    WithoutMissing,
     check_values,
     read_options,
 )
@@ -160,17 +158,16 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
         # Before the brokers are asked: what needs only the settings and the mapping.
         schemas = building.local_schemas(settings)
         mapped = building.sections(settings, schemas)
-        function: Function | None = building.transformer(settings, mapped)
-        if function is not None and where:
-            function = JudgingFunction(function)
+        function = building.transformer(settings, mapped)
         pipeline = building.pipeline(
             settings,
             mapped,
             _limits(options, settings),
-            decoding=Judging if where else None,
-            converting=partial(Selecting, conditions=where),
-            # `--where` is about decoded events, which the fast path never makes.
-            fast=None if where else WithoutExpired,
+            decoding=WithoutMissing if where else None,
+            converting=partial(Selecting, conditions=where) if where else None,
+            around=partial(LeavingOut, where=bool(where)),
+            # `--where` is about conversion events as objects, which the fast path never makes.
+            fast=not where,
         )
         check_values(where, EVENT_NAMES.union(mapped.own_events), settings.pinterest.ad_account_ids)
         plan = await make_plan(options, settings)

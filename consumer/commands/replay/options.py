@@ -1,8 +1,8 @@
 """The options of a replay, checked before anything is opened; and the selection of events by ``--where``.
 
-`Judging` wraps the decoder, `JudgingFunction` the user's function and `Selecting` the converter; without ``--where``,
-`WithoutExpired` wraps the fast path. What they leave out becomes `Filtered`, so that the ledger adds up and none of it
-is sent or dead-lettered.
+`Selecting` leaves out events that do not match; `LeavingOut`, around all of the reading, what is too old, and with
+``--where`` what was refused before it could be matched (`WithoutMissing`: because its schema does not exist). What they
+leave out becomes `Filtered`, so that the ledger adds up and none of it is sent or dead-lettered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from consumer.adapters.kafka.ranges import Bound
-from consumer.adapters.transform import Function
 from consumer.commands.parsing import check_order, parse_bound
 from consumer.conversion.hints import event_meant
 from consumer.engine.model import (
@@ -31,7 +30,7 @@ from consumer.engine.model import (
     Rejection,
     SchemaRef,
 )
-from consumer.engine.reading import Columns, Converting, Decoded, Reading, SchemaLearner
+from consumer.engine.reading import NOT_UNICODE, Columns, Converting, Reading, SchemaLearner
 from consumer.errors import UsageError
 
 # Filter code of what is too old; the code of the rejection that it stands for (`consumer.conversion.decisions`).
@@ -177,11 +176,31 @@ def read_options(
     return options
 
 
+class Selecting:
+    """A converter that leaves out events that do not meet all `conditions`."""
+
+    def __init__(self, converter: Converting, conditions: Sequence[Condition]) -> None:
+        self._converter = converter
+        self._tests = [(FIELDS[one.field], one.values, one.equal) for one in conditions]
+
+    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
+        """See `consumer.engine.reading.Converting`."""
+        # What the mapping filters, or refuses, has no fields to look at: see `LeavingOut`.
+        return [
+            _LEFT_OUT
+            if isinstance(one, ConversionEvent)
+            and any((read(one) in values) is not equal for read, values, equal in self._tests)
+            else one
+            for one in self._converter.convert_chunk(events, now)
+        ]
+
+
 @dataclass(frozen=True, slots=True)
-class WithoutExpired:
-    """Leaves out what is too old, on the fast path."""
+class LeavingOut:
+    """A reading that leaves out what is too old, and with `where` all that is refused before it can be judged."""
 
     reading: Reading
+    where: bool
 
     @property
     def in_two_steps(self) -> int:
@@ -193,68 +212,26 @@ class WithoutExpired:
         """See `consumer.engine.reading.Reading`."""
         self.reading.read(records, now, columns, topic)
         for row, verdict in columns.verdicts.items():
-            if isinstance(verdict, Rejection) and verdict.code == EXPIRED:
-                # Only the value of a key that is there: the dictionary may be changed in this way while it is read.
+            # An event whose text cannot be sent was judged: it is a dead letter, as in any run.
+            if not isinstance(verdict, Rejection) or verdict is NOT_UNICODE:
+                continue
+            # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
+            if self.where and isinstance(verdict, Ahead):
+                verdict.verdict = _UNJUDGED
+            # Below, only the value of a key that is there: the dictionary may be changed so while it is read.
+            elif verdict.code == EXPIRED:
                 columns.verdicts[row] = _EXPIRED
+            elif self.where:
+                columns.verdicts[row] = _UNJUDGED
 
 
-class Judging:
-    """A decoder that leaves out what cannot be decoded, because it cannot be matched with ``--where``."""
+class WithoutMissing:
+    """A decoder that leaves out a record whose schema does not exist: it cannot be matched with ``--where``."""
 
     def __init__(self, decoder: SchemaLearner) -> None:
-        self._decoder = decoder
+        self.decode_chunk, self.section_of = decoder.decode_chunk, decoder.section_of
         self.add_schema, self.doubt, self.forget = decoder.add_schema, decoder.doubt, decoder.forget
-        self.section_of = decoder.section_of
 
-    def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
-        """See `consumer.engine.reading.Decoding`."""
-        decoded = self._decoder.decode_chunk(records, topic)
-        return [_UNJUDGED if isinstance(one, Rejection) else one for one in decoded]
-
-    def missing(self, ref: SchemaRef) -> Rejection | Filtered:
+    def missing(self, ref: SchemaRef) -> Filtered:
         """See `consumer.engine.reading.SchemaLearner`."""
         return _UNJUDGED
-
-
-@dataclass(frozen=True, slots=True)
-class JudgingFunction:
-    """A function of the user's whose failures are left out, because they cannot be matched with ``--where``."""
-
-    function: Function
-
-    def apply(self, event: CommerceEvent) -> CommerceEvent | Filtered:
-        """See `Function.apply`."""
-        applied = self.function.apply(event)
-        return _UNJUDGED if isinstance(applied, Rejection) else applied
-
-    def failed(self, _error: BaseException) -> Filtered:
-        """See `Function.failed`."""
-        return _UNJUDGED
-
-
-@dataclass(frozen=True, slots=True)
-class Selecting:
-    """A converter that leaves out events that do not meet all `conditions`, or are too old."""
-
-    converter: Converting
-    conditions: Sequence[Condition]
-
-    def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """See `consumer.engine.reading.Converting`."""
-        return [self._select(one) for one in self.converter.convert_chunk(events, now)]
-
-    def _select(self, converted: Converted) -> Converted:
-        if isinstance(converted, ConversionEvent):
-            meets = ((FIELDS[one.field](converted) in one.values) is one.equal for one in self.conditions)
-            return converted if all(meets) else _LEFT_OUT
-        # The mapping filters it whatever is asked for.
-        if not isinstance(converted, Rejection):
-            return converted
-        # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
-        if isinstance(converted, Ahead) and self.conditions:
-            converted.verdict = _UNJUDGED
-            return converted
-        if converted.code == EXPIRED:
-            return _EXPIRED
-        # Its fields are not known, so no condition can be checked. Without one, it is a dead letter as in any run.
-        return _UNJUDGED if self.conditions else converted

@@ -14,20 +14,24 @@ from consumer.commands.replay.options import (
     FIELDS,
     LEFT_OUT,
     UNJUDGED,
+    LeavingOut,
     Selecting,
-    WithoutExpired,
     parse_where,
 )
 from consumer.conversion.decisions import REJECTION_CODES
 from consumer.engine.model import (
+    Ahead,
     CommerceEvent,
     ConversionEvent,
     Converted,
+    Early,
     Filtered,
     Record,
     Rejection,
+    SchemaRef,
     Stage,
 )
+from consumer.engine.reading import NOT_UNICODE, Columns, Keys, Verdict
 from consumer.errors import UsageError
 from tests.conversion.test_compiled import BOTH, comparable_row
 from tests.conversion.test_convert import NOW, event_of
@@ -55,22 +59,44 @@ class Gives:
         return self.given
 
 
+class GivesRows:
+    """A reading whose records become what it was made with."""
+
+    in_two_steps = 0
+
+    def __init__(self, *given: Verdict) -> None:
+        self.given = given
+
+    def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
+        for verdict in self.given:
+            columns.add(verdict)
+
+
 def select(where: Sequence[str], *given: Converted) -> list[Converted]:
-    """What becomes of `given` under ``--where``."""
+    """Which of `given` a converter leaves out under ``--where``."""
     return list(Selecting(Gives(*given), parse_where(where)).convert_chunk([{}] * len(given), 0.0))
+
+
+def left_out(given: Verdict, *, where: bool) -> Verdict:
+    """What becomes of `given`, which is no event, around all of the reading."""
+    columns = Columns(Keys())
+    LeavingOut(GivesRows(given), where).read([None], 0.0, columns)
+    [verdict] = columns.verdicts.values()
+    return verdict
 
 
 def test_without_a_condition_all_events_go_on() -> None:
     """Deliverable ones, filtered ones and rejections pass as they are."""
     given = (converted(), Filtered("consent"), Rejection(Stage.CONVERT, "no_identity", "…"))
     assert select([], *given) == list(given)
+    assert [left_out(one, where=False) for one in given[1:]] == list(given[1:])
 
 
-@pytest.mark.parametrize("where", [(), ("event_name=checkout",)])
-def test_what_is_too_old_is_expired_and_no_dead_letter(where: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("where", [False, True])
+def test_what_is_too_old_is_expired_and_no_dead_letter(where: bool) -> None:
     """Whatever else is asked for: it is filtered under a code of its own, which is the rejection's."""
     assert EXPIRED in REJECTION_CODES
-    assert select(where, Rejection(Stage.CONVERT, EXPIRED, "…")) == [Filtered(EXPIRED)]
+    assert left_out(Rejection(Stage.CONVERT, EXPIRED, "…"), where=where) == Filtered(EXPIRED)
 
 
 def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
@@ -79,16 +105,31 @@ def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
     values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
     records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
     plain = [comparable_row(one) for one in read_by(both.compiled, records, NOW)]
-    left = [comparable_row(one) for one in read_by(WithoutExpired(both.compiled), records, NOW)]
+    left = [comparable_row(one) for one in read_by(LeavingOut(both.compiled, where=False), records, NOW)]
     assert [one for one in plain if isinstance(one, Rejection) and one.code == EXPIRED] == [plain[1]]
     assert left == [plain[0], Filtered(EXPIRED), *plain[2:]]
 
 
-def test_a_refused_event_cannot_be_judged() -> None:
-    """Its name, channel and id are not known: under a condition it is left out, under a code of its own."""
-    refused = Rejection(Stage.CONVERT, "unknown_currency", "…")
-    assert select(["event_name=checkout"], refused) == [Filtered(UNJUDGED)]
-    assert select(["event_name=checkout"], Filtered("consent")) == [Filtered("consent")]
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_refused_event_cannot_be_judged(stage: Stage) -> None:
+    """Its name, channel and id are not known, whoever refuses it: under a condition it is left out, under a code of its
+    own. What the mapping filters, and what waits for its schema, is as without one."""
+    assert left_out(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
+    for one in (Filtered("consent"), SchemaRef("id", "5"), Early(7.0)):
+        assert left_out(one, where=True) == one
+
+
+def test_what_lies_ahead_is_left_out_once_it_need_not_wait() -> None:
+    """Whether it waits, the clock decides: until then it keeps its type."""
+    ahead = Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0)
+    found = left_out(ahead, where=True)
+    assert isinstance(found, Ahead)
+    assert (found.time, found.verdict) == (7.0, Filtered(UNJUDGED))
+
+
+def test_what_was_judged_and_cannot_be_sent_is_a_dead_letter() -> None:
+    """It matches, and half a character in it cannot be written: as in any run."""
+    assert left_out(NOT_UNICODE, where=True) == NOT_UNICODE
 
 
 def test_values_are_alternatives_and_fields_must_all_hold() -> None:
