@@ -26,7 +26,7 @@ from consumer.engine.model import REAL_API, SchemaRef
 from consumer.engine.reading import Keys, split_keys
 from consumer.errors import KeyStoreError
 from tests.simulation.records import LATE, MADE_UP, MISSING, Spec
-from tests.simulation.truth import Violation
+from tests.simulation.truth import Violation, longest_delay
 from tests.support.shared_keys import Asked, Call, SharedKeys, SharedSession
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class KeyClient:
         if isinstance(failed, m.KeyStoreFailed) and isinstance(failed.command, m.AskCalls):
             account = failed.command.account
             self._calls_failed[account] += 1
-            backoff = self._world.policy.inner_backoff.delay(self._calls_failed[account]) / 2
+            backoff = longest_delay(self._world.policy.inner_backoff, self._calls_failed[account]) / 2
             self._calls_from[account] = self._world.now + backoff
 
     def leave(self) -> None:

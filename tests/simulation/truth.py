@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from consumer.engine.figures.statistics import Totals
+from consumer.engine.model import Backoff
 from tests.simulation.knobs import Knobs
 from tests.simulation.records import Kind, Spec
 
@@ -29,6 +30,12 @@ def require(holds: bool, invariant: str, found: object) -> None:
     """Raise `Violation` unless `holds`; the message shows what was `found`."""
     if not holds:
         raise Violation(invariant, str(found))  # the text of a snapshot costs more than the check
+
+
+def longest_delay(backoff: Backoff, failures: int) -> float:
+    """The longest delay that a backoff allows after so many failures, reckoned without its own methods: one of the
+    deliberate bugs is in these."""
+    return float(min(backoff.cap, backoff.base * 2 ** min(failures - 1, 32)))
 
 
 class Truth:

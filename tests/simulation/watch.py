@@ -19,7 +19,7 @@ from tests.simulation.gateview import GateView, NotesView, QuotaView
 from tests.simulation.guardview import GuardView
 from tests.simulation.questions import Questions
 from tests.simulation.records import Spec
-from tests.simulation.truth import Violation, require
+from tests.simulation.truth import Violation, longest_delay, require
 
 if TYPE_CHECKING:
     from consumer.engine.pipeline import Pipeline
@@ -423,7 +423,7 @@ class Watch:
         """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
         failures, since = min((self._failures.get(spec, (0, 0.0)) for spec in specs), default=(0, 0.0))
         if failures >= 8:
-            longest = sum(map(self._policy.delivery_backoff.delay, range(1, failures + 1)))
+            longest = sum(longest_delay(self._policy.delivery_backoff, one) for one in range(1, failures + 1))
             waited = self._world.now - since
             if waited < 0.05 * longest:
                 raise Violation("attempts without a verdict back off", f"{failures} in {waited} s")

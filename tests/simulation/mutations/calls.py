@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -493,9 +493,9 @@ def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
     """Batches that wait to be sent again outlive their assignment."""
     purge = AccountQueue.purge
 
-    def partly(self: AccountQueue) -> list[Run]:
+    def partly(self: AccountQueue, *stays: Callable[[Run], bool]) -> list[Run]:
         again, self.again = self.again, []
-        gone = purge(self)
+        gone = purge(self, *stays)
         self.again = again
         return gone
 
