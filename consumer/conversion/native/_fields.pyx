@@ -70,7 +70,7 @@ cdef class At:
         return value
 
     cdef list values(self, const Slot* slots, Reader reader):
-        """Return all values, in the order of `decisions.walk`."""
+        """Return all values, in the order of `paths.walk`."""
         cdef list found = []
         cdef const Slot* slot = slots + self.slot
         cdef Py_ssize_t at
