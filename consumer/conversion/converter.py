@@ -24,6 +24,7 @@ from consumer.conversion.fields import Description, ProgramField
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import Rule, click_id_of, is_crawler, total
+from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import (
     CommerceEvent,
     ConversionEvent,
@@ -108,7 +109,8 @@ def _converted(what: Description, event: CommerceEvent, oldest: float, present: 
     writing = _Writing(what, event, source)
     writing.write(payload)
     warned = tuple(writing.warned)
-    return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
+    written = written_in(payload)
+    return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, written, warned)
 
 
 class _Refused(Exception):

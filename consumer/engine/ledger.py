@@ -26,7 +26,7 @@ from typing import NamedTuple
 from consumer.engine import offset_map
 from consumer.engine.block import SETTLED_AS, Block, Fence, Finished, Run, settled_bounds
 from consumer.engine.figures.statistics import Totals
-from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
+from consumer.engine.model import METADATA_BYTES, Chunk, Disposition, Position, TopicPartition
 from consumer.engine.native import rising
 from consumer.engine.offset_map import OffsetMap
 from consumer.engine.reading import Columns
@@ -56,7 +56,7 @@ class AssignmentState(Fence):
     """What was settled above `start` before this assignment, as far as it was not read again yet."""
     topic_id: str | None = None
     """Which life of the topic its offsets are of; None: the brokers do not tell."""
-    map_most: int = offset_map.MOST
+    map_most: int = METADATA_BYTES
     """Bytes that the metadata of a commit may take."""
     destination: str | None = None
     """Where its events go: stands in what is committed."""
@@ -225,7 +225,7 @@ def map_place(tp: TopicPartition) -> str:
 class Ledger:
     """All live assignments, and the sums of those that ended."""
 
-    def __init__(self, map_most: int = offset_map.MOST, destination: str | None = None) -> None:
+    def __init__(self, map_most: int = METADATA_BYTES, destination: str | None = None) -> None:
         """`map_most`: bytes that the metadata of a commit may take; `destination`: where events go, for it."""
         self._assignments: dict[TopicPartition, AssignmentState] = {}
         self._ended = dict.fromkeys(SETTLED_AS, 0)

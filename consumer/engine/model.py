@@ -30,8 +30,6 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from consumer.engine.offset_map import MOST
-
 CommerceEvent = dict[str, Any]
 """A decoded record in the shape of the reader schema; times are ``int`` in the schema's own unit."""
 
@@ -275,6 +273,8 @@ class ConversionEvent:
     action_source: str
     # The JSON object to send.
     payload: dict[str, Any]
+    # The mask of the recommended parameters in it (`figures.coverage`).
+    written: int
     warnings: tuple[Warned, ...]
 
 
@@ -294,6 +294,9 @@ TRANSFORM_MISFIT: Final = "transform_misfit"
 
 # Seconds. Far below every session time-out; a false alarm costs no more than a commit.
 AWAY = 2.0
+
+# Bytes of metadata that a broker takes by default, less the NUL that librdkafka adds; the text is ASCII.
+METADATA_BYTES: Final = 4095
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,7 @@ class Policy:
     # The longest a Retry-After or x-ratelimit-reset is obeyed: a header must not stop us for a day.
     throttle_cap: float = 300.0
     # The most that a commit's metadata may take: what brokers accept by default.
-    map_bytes: int = MOST
+    map_bytes: int = METADATA_BYTES
     # The tag of where events go (`consumer.engine.model`), for keys and commits; None: not said.
     destination: str | None = None
     # After so long without an input a process first proves that its partitions are still its own. Shorter than any

@@ -34,8 +34,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-# Bytes of metadata that a broker takes by default, less the NUL that librdkafka adds; the text is ASCII.
-MOST = 4095
+from consumer.engine.model import METADATA_BYTES
+
 _PREFIX = "pinstream:2:"
 _PREFIX_WITHOUT_IDS = "pinstream:1:"  # as long
 # Bytes before the ids: how the runs are written, and the checksum.
@@ -108,7 +108,7 @@ def write(
     base: int,
     bounds: Sequence[int],
     leader_epoch: int | None,
-    most: int = MOST,
+    most: int = METADATA_BYTES,
     *,
     where: str = "",
     topic_id: str | None = None,
@@ -162,7 +162,7 @@ def read_metadata(text: str, base: int, *, where: str = "") -> CommitMetadata | 
     None for what is not ours, broken, or of another place.
     """
     # The earlier form is as this one without ids.
-    if not text.startswith((_PREFIX, _PREFIX_WITHOUT_IDS)) or len(text) > MOST:
+    if not text.startswith((_PREFIX, _PREFIX_WITHOUT_IDS)) or len(text) > METADATA_BYTES:
         return None
     try:
         raw = base64.b64decode(text[len(_PREFIX) :], altchars=b"-_", validate=True)

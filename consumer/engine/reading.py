@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import (
     REAL_API,
     CommerceEvent,
@@ -127,7 +126,7 @@ class Columns:
         except orjson.JSONEncodeError:
             self.add(NOT_UNICODE)
             return
-        kind = Kind(event.account, event.name, written_in(event.payload))
+        kind = Kind(event.account, event.name, event.written)
         self.add_event(
             kind, event.dedup_id, event.time, event.action_source == "offline", body, event.warnings
         )

@@ -36,6 +36,7 @@ from consumer.conversion.normalise import LeftOut
 from consumer.conversion.rules import click_id_of, is_crawler, total
 from consumer.conversion.sections import load_mapping
 from consumer.conversion.targets import CONTENTS, DECIDED, TARGETS, Arity, Target
+from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import CommerceEvent, ConversionEvent, Converted, Rejection, Warned
 from tests.conversion.convert_records import SETUPS, likely, shaped, steps_of
 
@@ -111,7 +112,9 @@ class Reference:
         key = self.mapping.dedup_key
         dedup_id = event_id if key is None else dedup_id_of(self.one(event, steps_of(key)), event_id)
         warned = tuple(dict.fromkeys(self.warned))
-        return ConversionEvent(account, name, event_id, dedup_id, seconds, source, payload, warned)
+        return ConversionEvent(
+            account, name, event_id, dedup_id, seconds, source, payload, written_in(payload), warned
+        )
 
     def decided(self, name: str, event: CommerceEvent, decision: Any) -> Any:
         """What `decision` makes of the value at the source of `name`."""

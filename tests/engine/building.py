@@ -18,6 +18,7 @@ from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
 from consumer.engine.context import SKEW
+from consumer.engine.figures.coverage import written_in
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.model import (
@@ -160,8 +161,17 @@ class FakeConverter:
         text = "\ud800" if more.pop("surrogate", False) else "shirt"
         warnings = (Warned("value_zero", "a value of zero", "custom_data.value"),) if "warn" in more else ()
         payload = {"event_name": "checkout", "event_id": one["id"], "custom_data": {"name": text, **more}}
+        written = written_in(payload)
         return ConversionEvent(
-            one["account"], "checkout", one["id"], one["id"], int(now) - age, source, payload, warnings
+            one["account"],
+            "checkout",
+            one["id"],
+            one["id"],
+            int(now) - age,
+            source,
+            payload,
+            written,
+            warnings,
         )
 
 

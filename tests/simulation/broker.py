@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import DeadLetter
-from consumer.engine.model import Position, TopicPartition
-from consumer.engine.offset_map import MOST, OffsetMap, read_metadata
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
+from consumer.engine.offset_map import OffsetMap, read_metadata
 from consumer.engine.offset_map import read as read_map
 from tests.simulation.records import Spec
 from tests.simulation.truth import Truth, Violation, require
@@ -36,8 +36,8 @@ class Broker:
         """Where logs begin whose first records were removed."""
         self.topic_ids = {tp.topic: new_id(tp.topic, 0) for tp in logs}
         self._lives = 0
-        self.map_most = MOST
-        self.metadata_limit = MOST
+        self.map_most = METADATA_BYTES
+        self.metadata_limit = METADATA_BYTES
         """What the broker takes of each."""
 
     def index(self, tp: TopicPartition, offset: int) -> int:

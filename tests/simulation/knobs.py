@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
 
-from consumer.engine.model import Backoff, Policy, destination_tag
-from consumer.engine.offset_map import IDS_MOST, MOST
+from consumer.engine.model import METADATA_BYTES, Backoff, Policy, destination_tag
+from consumer.engine.offset_map import IDS_MOST
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
 """Where there is a guard: more dead letters among so many of a topic's latest records stop intake."""
@@ -175,7 +175,7 @@ class Knobs:
     @property
     def short_maps(self) -> bool:
         """Whether an offset map may lack something because it is too long."""
-        return self.policy.map_bytes < MOST or self.metadata_limit < MOST
+        return self.policy.map_bytes < METADATA_BYTES or self.metadata_limit < METADATA_BYTES
 
     @property
     def undisturbed(self) -> bool:
@@ -244,7 +244,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
         knobs = replace(knobs, incidents=replace(knobs.incidents, new_lives=0))
     if knobs.graceful:
         knobs = replace(knobs, metadata_limit=4096)
-    most = MOST if knobs.graceful else knobs.policy.map_bytes
+    most = METADATA_BYTES if knobs.graceful else knobs.policy.map_bytes
     transform = "shop.events:clean" if knobs.function else ""
     policy = replace(knobs.policy, accounts=knobs.accounts, map_bytes=most, transform=transform)
     if not knobs.clocks:

@@ -13,6 +13,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
+from consumer.engine.figures.coverage import written_in
 from consumer.engine.model import (
     Ahead,
     CommerceEvent,
@@ -288,6 +289,7 @@ class Converter:
             int(min(spec.occurred_at, now)),
             source,
             spec.payload,
+            written_in(spec.payload),
             warnings,
         )
 

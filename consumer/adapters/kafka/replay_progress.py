@@ -28,8 +28,7 @@ from consumer.adapters.kafka.trouble import GROUP_IN_USE, PASSING, cause_of, fai
 from consumer.adapters.thread import OwnThread, in_own_thread, run_blocking
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
-from consumer.engine.model import Position, TopicPartition
-from consumer.engine.offset_map import MOST
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0
@@ -97,7 +96,7 @@ _LONGEST: Final = Entry(
     "f" * 16, 10**7 - 1, "f" * 16, _LATEST,
     Range("", 0, _LARGEST, _LARGEST, -(10**15) + 1, -(10**15) + 1), Position("", 0, 0, None),
 )  # fmt: skip
-METADATA_MOST: Final = MOST - len(write_entry(_LONGEST))
+METADATA_MOST: Final = METADATA_BYTES - len(write_entry(_LONGEST))
 """Bytes that are left for the engine's offset map beside the plan: `Policy.map_bytes` of a named replay."""
 
 

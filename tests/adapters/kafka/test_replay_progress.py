@@ -31,8 +31,7 @@ from consumer.adapters.kafka.replay_progress import (
     write_entry,
 )
 from consumer.engine import offset_map
-from consumer.engine.model import Position, TopicPartition
-from consumer.engine.offset_map import MOST
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 from tests.adapters.kafka.bounded_reading import TEN, Listener, offsets, read_on
 from tests.support.kafka.broker import wait_until
@@ -106,7 +105,7 @@ class TestEntries:
         """Whatever follows it, also nothing; and both fit into what brokers take."""
         assert read_entry(committed_as(whole_text(entry))) == entry
         assert write_entry(entry).isascii()
-        assert len(write_entry(entry)) + METADATA_MOST <= MOST
+        assert len(write_entry(entry)) + METADATA_MOST <= METADATA_BYTES
 
     @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
     def test_what_is_hostile_is_not_ours(self, text: str) -> None:
@@ -429,7 +428,7 @@ class TestPlans:
     async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
         """So that the core leaves its map out, as it does for the service."""
         async with replay.open() as plan:
-            large = Position(replay.topic, 0, 4, 0, "x" * MOST)
+            large = Position(replay.topic, 0, 4, 0, "x" * METADATA_BYTES)
             assert await progress_of(plan).commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
             fits = large._replace(metadata="x" * METADATA_MOST)
             assert await progress_of(plan).commit([fits]) == ((fits,), None)

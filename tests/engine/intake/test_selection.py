@@ -46,7 +46,7 @@ def converted(
     name: str = "checkout", source: str = "web", account: str = "1", event_id: str = "a"
 ) -> ConversionEvent:
     """A conversion event of which only what is asked for matters."""
-    return ConversionEvent(account, name, event_id, event_id, 0, source, {}, ())
+    return ConversionEvent(account, name, event_id, event_id, 0, source, {}, 0, ())
 
 
 class Gives:

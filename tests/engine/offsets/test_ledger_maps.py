@@ -9,7 +9,7 @@ import pytest
 from consumer.engine import offset_map
 from consumer.engine.block import Block, Finished, RecordStage
 from consumer.engine.ledger import AssignmentState
-from consumer.engine.model import Disposition, Position
+from consumer.engine.model import METADATA_BYTES, Disposition, Position
 from tests.engine.building import TOPIC, Books, read_map, write_map
 from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk_of
 
@@ -217,7 +217,7 @@ def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
     """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
     ledger = Books()
     ledger.assign(TP, 1, 0, False)
-    block = reads(ledger, 0, offset_map.safe_window(offset_map.MOST) // 2)
+    block = reads(ledger, 0, offset_map.safe_window(METADATA_BYTES) // 2)
     for index in range(1, len(block.offsets)):
         if waits_every and index % waits_every:
             ledger.settle_row(block, index, Disposition.DELIVERED)

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from consumer.engine import offset_map
 from consumer.engine.block import Block
 from consumer.engine.ledger import AssignmentState
-from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
+from consumer.engine.model import METADATA_BYTES, Chunk, Disposition, Position, Record, TopicPartition
 from tests.engine.building import MACHINE, TOPIC, Books, read_map
 
 TP = TopicPartition(TOPIC, 0)
@@ -128,12 +128,12 @@ class MapMachine(RuleBasedStateMachine):
         self.reader = Reader(None, frozenset())
         self.noted: frozenset[Identity] = frozenset()
         """What was settled at or above the committed position when it was committed."""
-        self.most = offset_map.MOST
+        self.most = METADATA_BYTES
         self.eager = False
 
     @initialize(
         leader_epoch=st.one_of(st.none(), st.integers(0, 9)),
-        most=st.sampled_from([offset_map.MOST, offset_map.MOST, offset_map.IDS_MOST + 8]),
+        most=st.sampled_from([METADATA_BYTES, METADATA_BYTES, offset_map.IDS_MOST + 8]),
         eager=st.booleans(),
     )
     def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
@@ -234,7 +234,7 @@ class MapMachine(RuleBasedStateMachine):
         """Of what was settled, that for which there was room in the map: all below its end, or simply all."""
         if position is None:
             return frozenset()
-        if self.most == offset_map.MOST:
+        if self.most == METADATA_BYTES:
             return settled
         found = read_map(position)
         return frozenset(one for one in settled if found is not None and one.offset < found.end)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from consumer.engine.model import METADATA_BYTES
 from consumer.engine.offset_map import (
     IDS_MOST,
-    MOST,
     OffsetMap,
     are_different_lives,
     is_void,
@@ -88,7 +88,7 @@ def test_what_is_written_is_read(base: int, lengths: list[int], leader_epoch: in
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch)
     assert text.isascii()
-    assert len(text) <= MOST
+    assert len(text) <= METADATA_BYTES
     assert as_read(text, base) == (bounds, leader_epoch)
 
 
@@ -107,7 +107,7 @@ def test_long_runs_are_cheap() -> None:
 
 def test_a_regular_pattern_is_deflated() -> None:
     """Every other offset of a long window fits where a bit each would not."""
-    bounds = list(range(1, 1 + 4 * safe_window(MOST)))
+    bounds = list(range(1, 1 + 4 * safe_window(METADATA_BYTES)))
     assert as_read(write(0, bounds, None), 0) == (bounds, None)
 
 
@@ -227,12 +227,12 @@ def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: 
     random = Random(seed)
     bounds = bounds_of(base, [random.randint(1, longest) for _ in range(2 * count)])
     text = write(base, bounds, 2**31 - 1)
-    assert 0 < len(text.encode()) <= MOST
+    assert 0 < len(text.encode()) <= METADATA_BYTES
     found = read(text, base)
     assert found is not None
     assert list(found.bounds) == bounds[: len(found.bounds)]
     # One more pair of runs takes four bytes at most, and deflating evens out no more than that.
-    assert len(found.bounds) == len(bounds) or len(text) > MOST - 32
+    assert len(found.bounds) == len(bounds) or len(text) > METADATA_BYTES - 32
 
 
 @FEW
@@ -240,8 +240,8 @@ def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: 
 def test_a_safe_window_fits_whatever_its_pattern(
     seed: int, percent: int, base: int, leader_epoch: int | None
 ) -> None:
-    """Up to `safe_window(MOST)` offsets nothing is cut: half of them settled by chance, few, or nearly all."""
-    bounds = random_bounds(seed, base, safe_window(MOST), percent / 100)
+    """Up to `safe_window` offsets nothing is cut: half of them settled by chance, few, or nearly all."""
+    bounds = random_bounds(seed, base, safe_window(METADATA_BYTES), percent / 100)
     assert as_read(write(base, bounds, leader_epoch), base) == (bounds, leader_epoch)
 
 
@@ -339,10 +339,10 @@ def test_a_bomb_does_not_unfold() -> None:
 
 def test_more_than_a_broker_takes_is_not_read() -> None:
     """The longest text we write is a map; what is longer is none, though it is written as ours are."""
-    quads = (MOST - len(PREFIX)) // 4
+    quads = (METADATA_BYTES - len(PREFIX)) // 4
     runs = 3 * quads - 6 - (3 * quads - 6) % 2  # of one byte each, behind six others
     full, longer = (forged(0, RUNS, b"\0" + b"\1" * count) for count in (runs, runs + 2))
-    assert MOST - 4 < len(full) <= MOST < len(longer)
+    assert METADATA_BYTES - 4 < len(full) <= METADATA_BYTES < len(longer)
     assert as_read(full, 0) == (list(range(1, runs + 1)), None)
     assert read(longer, 0) is None
     assert read(full + "A", 0) is None

@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition as RawPartition
 
 from consumer.engine import offset_map
 from consumer.engine.messages import Assignment
-from consumer.engine.model import Position, TopicPartition
+from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import (
     PROTOCOLS,
@@ -223,4 +223,4 @@ async def test_the_broker_s_limit_counts_the_client_s_nul(kafka: Kafka, topic: C
             await member.until(lambda seen=member: len(seen.held) > 0)  # type: ignore[misc]  # a default
             result = await member.source.commit([Position(name, 0, 0, None, "x" * length)])
         assert (result.failure is None) == taken
-    assert offset_map.MOST < 4096
+    assert METADATA_BYTES < 4096
