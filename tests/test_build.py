@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -147,3 +148,42 @@ def test_source_and_wheel_carry_licence_version_and_schemas(
         assert "consumer/schemas/commerce_event.avsc" in archive_of_wheel.namelist()
     assert (metadata["Version"], metadata["License-Expression"]) == (__version__, "Apache-2.0")
     assert metadata["Author"] == "pinstream contributors"
+
+
+FALLBACKS = {
+    "consumer.conversion.program": "consumer.conversion.native._events",
+    "consumer.engine.claims": "consumer.engine.native._keyset",
+    "consumer.engine.native": "consumer.engine.native._rows",
+    "consumer.adapters.kafka.native": "consumer.adapters.kafka.native._messages",
+    "consumer.adapters.key_store.native": "consumer.adapters.key_store.native._keys",
+}
+"""Modules that fall back to plain Python, and the compiled module that each would have."""
+
+IMPORTED_WITH = """
+import importlib, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {compiled!r}:
+            raise {error}({compiled!r}, name=name)
+
+sys.meta_path.insert(0, Finder())
+importlib.import_module({module!r})
+"""
+
+
+@pytest.mark.parametrize("module", FALLBACKS)
+def test_a_missing_compiled_module_is_replaced_and_a_broken_one_is_an_error(module: str) -> None:
+    """Without a compiler the plain twin does the work. A module that was built and cannot be loaded ends the process:
+    nothing else would say that events now cost fourteen times as much."""
+
+    def imported_with(error: str) -> subprocess.CompletedProcess[str]:
+        program = IMPORTED_WITH.format(compiled=FALLBACKS[module], error=error, module=module)
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+
+    missing, broken = imported_with("ModuleNotFoundError"), imported_with("ImportError")
+    assert (missing.returncode, missing.stderr) == (0, "")
+    assert broken.returncode == 1
+    assert broken.stderr.endswith(f"ImportError: {FALLBACKS[module]}\n")

@@ -40,7 +40,7 @@ Many = Callable[[Sequence[Record | None], Columns, bytes, int, float, float], No
 def _module() -> ModuleType | None:
     try:
         return importlib.import_module("consumer.conversion.native._events")
-    except ImportError:
+    except ModuleNotFoundError:  # only where it was not built: to fall back from a broken one would hide it
         return None
 
 

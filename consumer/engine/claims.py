@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 else:
     try:
         from consumer.engine.native._keyset import KeySet
-    except ImportError:  # built without a compiler
+    except ModuleNotFoundError:  # built without a compiler
         KeySet = PlainKeySet
 
 

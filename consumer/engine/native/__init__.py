@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
     try:
         from consumer.engine.native._rows import count_ages, offsets_of, rising, sizes_of
-    except ImportError:
+    except ModuleNotFoundError:  # built without a compiler
         from consumer.engine.native.plain import count_ages, offsets_of, rising, sizes_of
 
 __all__ = ["count_ages", "offsets_of", "rising", "sizes_of"]

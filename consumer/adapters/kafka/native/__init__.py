@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
     try:
         from consumer.adapters.kafka.native._messages import gather
-    except ImportError:
+    except ModuleNotFoundError:  # built without a compiler
         from consumer.adapters.kafka.native.plain import gather
 
 __all__ = ["gather"]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
     try:
         from consumer.adapters.key_store.native._keys import Builder, Merger, Segment, Table
-    except ImportError:
+    except ModuleNotFoundError:  # built without a compiler
         from consumer.adapters.key_store.plain import Builder, Merger, Segment, Table
 
 __all__ = ["Builder", "Merger", "Segment", "Table"]
