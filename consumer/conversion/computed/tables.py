@@ -134,7 +134,7 @@ class Reading:
                 return self._table(operand, said)
             case "sum":
                 # Which array it goes over is checked later (`computation`), since that depends on the items' array.
-                return Sum((self._operand(operator, operand),))
+                return Sum((self._operand(operator, self.expression(operand)),))
         return Arithmetic(self._parts(operator, operand), operator)
 
     def _branch(self, path: str) -> Branch:
@@ -171,11 +171,12 @@ class Reading:
             raise Unreadable(
                 f'{operator} takes a list of two or more: {operator} = ["one.path", "another.path"]'
             )
-        return tuple(self._operand(operator, part) for part in said)
+        # All of them are read before one is checked: a path that is missing in any goes first (`missing`).
+        parts = [self.expression(part) for part in said]
+        return tuple(self._operand(operator, part) for part in parts)
 
-    def _operand(self, operator: str, said: Any) -> Expression:
-        """Return an operand. Raises `Unreadable` also if what it may be is nothing that the operator takes."""
-        of = self.expression(said)
+    def _operand(self, operator: str, of: Expression) -> Expression:
+        """Return this operand. Raises `Unreadable` if what it may be is nothing that the operator takes."""
         if operator not in _TAKES:
             return of
         kinds, meant = _TAKES[operator]
@@ -195,7 +196,7 @@ class Reading:
             raise Unreadable('table takes values by text: table = { "1" = "shoes", "2" = "hats" }')
         if "of" not in said:
             raise Unreadable('table needs of, the path of the value: of = "…"')
-        of = self._operand("table", said["of"])
+        of = self._operand("table", self.expression(said["of"]))
         kinds = of.kinds
         for key in entries:
             # Text may be anything, but what is a number in every record has digits.

@@ -160,6 +160,17 @@ def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None
     )
 
 
+def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path) -> None:
+    """A shared line is left out where the schema lacks one of its paths, whatever it has at the others."""
+    line = '"custom_data.order_id" = { join = ["total", "state"] }'
+    other = {**SIGNUP, "fields": [*SIGNUP["fields"], {"name": "total", "type": "boolean"}]}
+    sections = loaded(tmp_path, MAPPING.replace("[fields]", f"[fields]\n{line}", 1), ORDER, CLICK, other)
+    assert path_of(sections, "com.shop.Order", None, "custom_data.order_id") == "total, state"
+    number = sections.choose("com.shop.Signup", None)
+    assert isinstance(number, int)
+    assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
+
+
 def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: Path) -> None:
     """A record type without numbers, or without the country, goes without; a narrower one goes before."""
     sections = loaded(
