@@ -21,7 +21,8 @@ number of a branch, which belongs to the framing, so that records of one branch 
 leading bytes. With one schema of ours there is nothing to choose: a union is read as any other type, by its plan.
 
 Schemas that can be read are kept for ever: an outage of the registry must never cost one that was known
-(docs/why.md). Refusals are bounded, the one not asked for longest is dropped and simply asked for again.
+(docs/why.md). Those that cannot be read are bounded, since whoever writes to the topics decides how many there are: the
+one not asked for longest is dropped and simply asked for again.
 """
 
 from __future__ import annotations
@@ -232,6 +233,8 @@ class Decoder:
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         self.known: dict[bytes, Writer] = {}  # by framing
         self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
+        # The framings of known schemas of which no type is read on any topic: only where types are told apart.
+        self._unread: OrderedDict[bytes, None] = OrderedDict()
         # By framing, schemas that are what the registry answered earlier, in a life before this one perhaps.
         self._doubted: dict[bytes, SchemaRef] = {}
         # What we write ourselves in single-object encoding needs no look-up.
@@ -245,6 +248,8 @@ class Decoder:
         writer = self.known.get(framing)
         if writer is None:
             return Found(framing, start, None, 0)
+        if framing in self._unread:
+            self._unread.move_to_end(framing)
         routes = writer.routes.get(topic)
         if routes is None:
             routes = [self._route(framing, writer, at, topic) for at in range(len(writer.types))]
@@ -297,11 +302,16 @@ class Decoder:
             return self._refuse(framing, routes[0].plan)
         # It may have been refused before, as when the folder held another file.
         self._refused.pop(framing, None)
+        self._unread.pop(framing, None)
         self.known[framing] = writer
         for node, (plan, number) in zip(writer.types, routes, strict=True):
             # One type that is read is enough; also on another topic, whose section is found with its first record.
             if not isinstance(plan, Rejection | Filtered) or (not number and self._choice.knows(label(node))):
                 return None
+        self._unread[framing] = None
+        if len(self._unread) > MAX_REFUSED_SCHEMAS:
+            stalest, _ = self._unread.popitem(last=False)
+            del self.known[stalest]
         verdict = routes[-1].plan
         assert isinstance(verdict, Rejection | Filtered)  # noqa: S101 - or one would be read
         return verdict
@@ -325,6 +335,7 @@ class Decoder:
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
         self._refused.pop(framing, None)
+        self._unread.pop(framing, None)
         self.known.pop(framing, None)
 
     def unless_doubted(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro.decode import SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
+from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
 from consumer.avro.encode import Encoder, SingleObject
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
@@ -203,6 +203,33 @@ def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: P
     assert isinstance(verdict, Rejection)
     assert verdict.code == "incompatible_schema"
     assert [section_of(columns, row) for row in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        CLICK | {"fields": [{"name": "id", "type": "bytes"}]},
+        {"type": "fixed", "name": "com.other.Thing", "size": 2},
+    ],
+)
+def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tmp_path: Path) -> None:
+    """Whoever writes to a topic decides how many there are. One in use stays, a dropped one is asked for again."""
+    decoder = Decoder(loaded(tmp_path))
+    known, used, stale = len(decoder.known), SchemaRef("id", "1"), SchemaRef("id", "2")
+    records = {ref: Record(0, -1, None, framing_of(ref) + b"\x02a", ()) for ref in (used, stale)}
+    decoder.add_schema(SchemaRef("id", "3"), ORDER)
+    for ref in records:
+        assert decoder.add_schema(ref, unread) is not None
+    for number in range(MAX_REFUSED_SCHEMAS - 1):
+        assert isinstance(decoder.decode(records[used]), Rejection)
+        decoder.add_schema(SchemaRef("id", str(1000 + number)), unread)
+    assert len(decoder.known) == known + 1 + MAX_REFUSED_SCHEMAS
+    assert isinstance(decoder.decode(records[used]), Rejection)
+    assert decoder.decode(records[stale]) == stale
+    # Those that are read are not counted, and never dropped.
+    assert isinstance(decoder.decode(value("order", 0, "own"), "web.orders"), dict)
+    read = framing_of(SchemaRef("id", "3")) + OWN["order"].encode(order(1))[10:]
+    assert isinstance(decoder.decode(Record(0, -1, None, read, ()), "web.orders"), dict)
 
 
 @pytest.mark.parametrize(
