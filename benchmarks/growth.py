@@ -65,6 +65,8 @@ class GrowthPlan:
     workers: tuple[int, ...] = (1, 2, 4)
     events: int = 100_000
     warm_up: int = 20_000
+    key_events: int = 1_000_000
+    """Of a run beside a store's keys: enough that sealing its journals and merging has its usual share."""
     rounds: int = 3
     """In which stores of all sizes take turns."""
 
@@ -82,6 +84,7 @@ QUICK = GrowthPlan(
     workers=(1, 2),
     events=30_000,
     warm_up=20_000,
+    key_events=500_000,
 )
 
 
@@ -97,7 +100,7 @@ def measure_growth(bootstrap: str, plan: GrowthPlan, tell: Tell) -> dict[str, li
 
 def _keys(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str, Any]]:
     topic = f"growth-{time.monotonic_ns()}"
-    fill_topic(bootstrap, topic, Content(plan.warm_up + plan.events + 2 * READ_AHEAD))
+    fill_topic(bootstrap, topic, Content(plan.warm_up + plan.key_events + 2 * READ_AHEAD))
     with tempfile.TemporaryDirectory(prefix="pinstream-keys-") as scratch:
         points: list[dict[str, Any]] = []
         for keys in plan.keys:
@@ -162,7 +165,7 @@ def _with_copy(bootstrap: str, topic: str, filled: Path, plan: GrowthPlan) -> Me
             "PINSTREAM_KEY_STORE": f"disk:{copy}",
             "PINSTREAM_KEY_STORE_MAX_BYTES": str(_STORE_BYTES),
         }
-        return run_full(Pinstream(settings=settings), bootstrap, topic, plan.warm_up, plan.events)
+        return run_full(Pinstream(settings=settings), bootstrap, topic, plan.warm_up, plan.key_events)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
 

@@ -63,7 +63,12 @@ def growth_part(
     rounded = {name: [_rounded(point) for point in points] for name, points in curves.items()}
     return {
         **_made(machine),
-        "plan": {"events": plan.events, "warm_up": plan.warm_up, "rounds": plan.rounds},
+        "plan": {
+            "events": plan.events,
+            "warm_up": plan.warm_up,
+            "key_events": plan.key_events,
+            "rounds": plan.rounds,
+        },
         **rounded,
     }
 

@@ -229,7 +229,10 @@ def _how(part: dict[str, Any], name: str) -> str:
     if name == "figures":
         runs = f"{_in_turns(part)} (peak and drain: the worst of them)"
     elif "rounds" in part["plan"]:
-        runs = f", single runs, but of stores the medians of {part['plan']['rounds']} in turns"
+        runs = (
+            f", single runs, but of stores the medians of {part['plan']['rounds']} in turns"
+            f" of {part['plan']['key_events']:,} events each"
+        )
     else:
         runs = ", single runs"
     return _made_how(part, runs)

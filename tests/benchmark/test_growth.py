@@ -16,6 +16,7 @@ PLAN = GrowthPlan(
     workers=(2,),
     events=12_000,
     warm_up=2_000,
+    key_events=12_000,
     rounds=2,
 )
 

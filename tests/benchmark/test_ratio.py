@@ -21,11 +21,11 @@ from benchmarks.systems import Floor, Pinstream, Plain, System, Unavailable
 from consumer.conversion.program import COMPILED
 from tests.support.kafka.harness import Kafka
 
-BOUND = 0.12 if COMPILED is not None else 2.25
+BOUND = 0.10 if COMPILED is not None else 2.25
 """The most that pinstream may take of the plain consumer's CPU time by event; more where nothing is compiled and every
 record takes the plain path."""
 
-BOUND_OF_FLOOR = 5.5
+BOUND_OF_FLOOR = 4.5
 """The most that it may take as a multiple of the floor's, with the compiled modules. Of 16 pairs of runs on a machine
 with ten times more to do than it had cores, the worst alone was 4.3, and every second one was below 3.6."""
 
