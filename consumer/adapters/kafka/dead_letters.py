@@ -33,10 +33,13 @@ from consumer.adapters.kafka.letters import NewRecord, forms, part_sizes
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.adapters.thread import post, run_blocking, settle
 from consumer.engine.messages import DeadLetter
+from consumer.errors import SettingsError
 
 _Code = confluent_kafka.KafkaError
 # On one letter: None is stored.
 _Verdict = confluent_kafka.KafkaError | None
+# Why a client cannot be made now, though one could at the start: there is no token, or a certificate is being replaced.
+_NOT_NOW: Final = (NoToken, SettingsError)
 
 # Our own batches hold up to 1,000,000 bytes, and the limit is about batches.
 _LEAST_LIMIT: Final = 1024 * 1024
@@ -82,7 +85,7 @@ class DeadLetterProducer:
         self._counts: Mapping[str, int] = {}
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-        """Whether the broker has acknowledged each of them, in order.
+        """Whether the broker has acknowledged each of them, in order. Raises nothing: why one was not is reported.
 
         One try: the time limit once for the topics, if they are not known yet, once for the letters, and once for
         each further step of those that were refused for what they are.
@@ -133,12 +136,12 @@ class DeadLetterProducer:
             self._alone = None
 
     async def _make(self, config: dict[str, Any]) -> PolledProducer | None:
-        """Make a producer; None if it cannot log in now, which is reported."""
+        """Make a producer; None if that is not possible now, which is reported."""
         try:
             # In a thread: with IAM making one takes a second, and longer where AWS does not answer.
             return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
-        except NoToken as away:
-            self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({away})")
+        except _NOT_NOW as why:
+            self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({why})")
             return None
 
     async def _store_alone(
@@ -214,8 +217,8 @@ class DeadLetterProducer:
         found: dict[str, int] = {}
         try:
             client = configuration.admin_client(self._user_config)
-        except NoToken as error:
-            self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({error})")
+        except _NOT_NOW as why:
+            self._trouble("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
             return
         with client:
             for topic, origin in origins.items():

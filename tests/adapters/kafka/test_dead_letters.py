@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from consumer.adapters.kafka.letters import letter_headers
 from consumer.adapters.kafka.producer import PolledProducer
 from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Record, Rejection, Stage
+from consumer.errors import SettingsError
+from tests.support.certificates import Authority
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce, read_all, unique, until
 from tests.support.limits import LATE
@@ -124,17 +127,20 @@ async def test_a_client_that_lost_its_brokers_is_replaced(
 
 
 @pytest.mark.kafka
-async def test_a_replacement_that_cannot_log_in_is_made_with_a_later_lot(
+@pytest.mark.parametrize("error", [NoToken("AWS does not answer"), SettingsError("ca.pem cannot be read")])
+async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
     each_kafka: Kafka,
     make_producer: Callable[..., DeadLetterProducer],
     troubles: Troubles,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
-    """There is no token of AWS at that moment: nothing is stored, one line says why; the next lot is stored."""
+    """There is no token of AWS at that moment, or a certificate is being replaced: nothing is stored, one line says
+    why; the next lot is stored."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
     for _ in range(2):
         producer._watch.take('{ "brokers":{ }, "topics":{ } }')
-    answers = [NoToken("AWS does not answer")]
+    answers = [error]
 
     def make(config: dict[str, Any], on_error: Callable[[Any], None]) -> PolledProducer:
         if answers:
@@ -144,8 +150,25 @@ async def test_a_replacement_that_cannot_log_in_is_made_with_a_later_lot(
     monkeypatch.setattr("consumer.adapters.kafka.dead_letters.PolledProducer", make)
     assert list(await producer.store([letter(topic)])) == [False]
     await until(lambda: len(troubles) > 0, "the trouble")
-    assert troubles == [("_AUTHENTICATION", "dead letters cannot be stored (AWS does not answer)")]
+    assert troubles == [("_AUTHENTICATION", f"dead letters cannot be stored ({error})")]
     assert list(await producer.store([letter(topic)])) == [True]
+
+
+async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troubles, tmp_path: Path) -> None:
+    """The certificate of the brokers' authority is being replaced: no letter is stored, and one line says why."""
+    authority = Authority(tmp_path, "brokers").file
+    config = {
+        "bootstrap.servers": "127.0.0.1:1",
+        "security.protocol": "ssl",
+        "ssl.ca.location": str(authority),
+    }
+    producer = DeadLetterProducer(config, on_trouble=troubles)
+    authority.unlink()
+    assert list(await producer.store([letter("orders")])) == [False]
+    why = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
+    line = ("_AUTHENTICATION", f"the dead-letter topics cannot be looked up ({why})")
+    await until(lambda: line in troubles, "the trouble")
+    await producer.close()
 
 
 @pytest.mark.kafka
