@@ -132,7 +132,11 @@ class DiskKeyStore(KeyStore):
         """Change the folder on the writer's thread, then take in what has changed."""
 
         def run() -> None:
-            step()
+            try:
+                step()
+            except BaseException:
+                self._view.forget_prepared()
+                raise
             self._bytes = self._folder.bytes_on_disk()
 
         await ask_disk(self._writer, run)
@@ -200,6 +204,7 @@ class DiskKeyStore(KeyStore):
             self._folder.merge(lambda: not self._closed)
             self._merge_problem = None
         except (KeyStoreError, OSError) as failure:
+            self._view.forget_prepared()
             self._merge_problem = str(failure)
             self._merge_not_before = time.monotonic() + _MERGE_AGAIN
         finally:

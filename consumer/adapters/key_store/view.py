@@ -74,6 +74,12 @@ class View:
         # merge: 20 ms were measured.
         self._prepared[file] = OpenSegment(file, open_segment(self._root, file))
 
+    def forget_prepared(self) -> None:
+        """Forget what is prepared: the list could not be written. May be called by any thread."""
+        # Else a file that no list names would keep its place on a disk that may be full, long after it was removed.
+        # What another thread has just prepared goes, too: then the event loop opens it.
+        self._prepared.clear()
+
     def refresh(self) -> None:
         """Take in what has changed. Raises `FileNotFoundError` if the list was deleted."""
         # Before each look-up: one `stat`, and one `pread` of 12 bytes.
@@ -102,6 +108,7 @@ class View:
         # As if the list named nothing: the next `refresh` reads it anew.
         self._replace(-1, FileList(), (), None)
         self._seen = None
+        self.forget_prepared()
         _close(self._unused)
 
     def _load(self) -> None:
@@ -134,9 +141,10 @@ class View:
             else:
                 self._replace(number, files, segments, journal)
                 self._seen = (status.st_dev, status.st_ino)
-                for file in list(self._prepared):  # a copy: the threads may add to it
-                    if file.number < files.next:  # taken in, or merged by another process before it was seen
-                        del self._prepared[file]
+                for file in list(self._prepared):  # a copy: other threads change it
+                    # Taken in, or merged by another process before it was seen.
+                    if file.number < files.next and (one := self._prepared.pop(file, None)) is not None:
+                        self._unused.append(one)
                 return
         raise Damage(f"{LIST} does not come to rest")
 

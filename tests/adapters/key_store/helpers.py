@@ -49,6 +49,13 @@ def disk_usage(folder: Path) -> int:
     return total
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Until it holds."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 class Child:
     """A process with a key store of its own, driven by lines of text (child.py)."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from consumer.adapters.key_store.files import FileList, SegmentFile
 from consumer.adapters.key_store.folder import JOURNAL_KEYS, mergeable
 from consumer.adapters.key_store.interface import Window
 from consumer.adapters.key_store.native import Segment
-from tests.adapters.key_store.helpers import MIB, NOON, keys
+from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys
 
 GIB = 1024 * MIB
 
@@ -164,6 +164,30 @@ async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
     await store.close()
 
 
+async def test_a_merge_that_cannot_be_listed_keeps_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list has no room on a full disk: the new segment is removed, and nothing holds the removed file."""
+    monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
+    store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
+    real = files.write_list
+
+    def write_list(root: str, named: FileList) -> None:
+        if threading.current_thread().name == "key-store-merger":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(root, named)
+
+    monkeypatch.setattr(folder, "write_list", write_list)
+    for at in range(0, 1000, 200):
+        await store.remember(keys(range(at, at + 200)), NOON)
+    await eventually(lambda: store._merge_problem is not None and not store._merging.is_set())
+    await store.expire(NOON)
+    assert "No space left on device" in (store.statistics().problem or "")
+    await eventually(lambda: not [name for name in open_segments(tmp_path) if name.endswith("(deleted)")])
+    assert all(await store.look_up(keys(range(1000)), NOON))
+    await store.close()
+
+
 def open_segments(folder: Path) -> list[str]:
     """Files of segments that this process has open."""
     found = []
@@ -171,10 +195,3 @@ def open_segments(folder: Path) -> list[str]:
         with suppress(FileNotFoundError):
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return [name for name in found if name.startswith(str(folder / "segment-"))]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Until it holds."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
