@@ -188,7 +188,7 @@ class TransformIsSlow:
 SchemaAnswer = SchemaFound | SchemaMissing | SchemaUnavailable
 FunctionSaid = Transformed | TransformIsSlow
 
-# -- from the key store. Also what fails is answered, so that nothing waits for an answer that never comes.
+# -- from the key store. A failure is an answer as well, so that nothing waits for an answer that never comes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,7 +545,8 @@ class Report:
     fields: Mapping[str, str | int | float | None]
 
 
-# Tried once, and answered by one input; but `ReleaseKeys` and `TellNote` only where they fail. `ReadAnew`: `Assigned`.
+# Each is tried once and answered by one input: `ReadAnew` by `Assigned`; `ReleaseKeys` and `TellNote` only where they
+# fail.
 KeyStoreCommand = LookUpKeys | StoreKeys | ReleaseKeys | RenewLease | AskCalls | TellNote
 Attempt = FetchSchema | Transform | KeyStoreCommand | Send | StoreDeadLetters | Commit | ReadAnew | ReadToken
 Command = Attempt | Release | Stop | GiveUp | Report

@@ -156,7 +156,7 @@ def account_statistics(queue: AccountQueue, now: float) -> AccountStatistics:
 
 # -- the oldest open record
 
-# What a record of each stage waits for, and whether it is known where its event goes. Those of a queue: `_queued`.
+# What a record of each stage waits for, and whether it is known where its event goes. In a queue: see `_queued`.
 _WAITS_FOR: Final = {
     RecordStage.SCHEMA: (WaitsFor.SCHEMA, False),
     RecordStage.CLOCK: (WaitsFor.CLOCK, False),

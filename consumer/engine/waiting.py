@@ -311,7 +311,7 @@ class Parking:
         return wanted
 
     def _end_question(self, wanted: _Wanted) -> None:
-        # Another schema may be asked for in its place. It is not being asked for if it is wanted anew since.
+        # Another schema may be asked for in its place. This one has none if it was forgotten and is wanted anew.
         self._asking -= wanted.asking
         wanted.asking = False
 

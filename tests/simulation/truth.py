@@ -33,8 +33,10 @@ def require(holds: bool, invariant: str, found: object) -> None:
 
 
 def longest_delay(backoff: Backoff, failures: int) -> float:
-    """The longest delay that a backoff allows after so many failures, reckoned without its own methods: one of the
-    deliberate bugs is in these."""
+    """The longest delay that a backoff allows after this many failures in a row.
+
+    Computed here, because a deliberate bug replaces the method of `Backoff`.
+    """
     return float(min(backoff.cap, backoff.base * 2 ** min(failures - 1, 32)))
 
 

@@ -218,7 +218,7 @@ class LeavingOut:
             # It waits until the clock can be trusted, for which it keeps its type. After that it is left out.
             if self.where and isinstance(verdict, Ahead):
                 verdict.verdict = _UNJUDGED
-            # Below, only the value of a key that is there: the dictionary may be changed so while it is read.
+            # Only values of existing keys are replaced, which is allowed while the dictionary is iterated.
             elif verdict.code == EXPIRED:
                 columns.verdicts[row] = _EXPIRED
             elif self.where:

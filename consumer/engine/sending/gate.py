@@ -147,7 +147,7 @@ class Gate:
         self.closed_until = 0.0
         # Until when it is closed because another member was throttled.
         self._told_until = 0.0
-        # Until when notes that this account is refused are not heeded (`Notes`).
+        # Until when notes that this account is refused are not heeded (`Halts`).
         self.doubts_until = 0.0
         self.pace = float(policy.concurrency)
         self.halt: Halt | None = None
