@@ -236,9 +236,15 @@ class KeyClient:
                     lambda stored: m.KeysStored(number, stored), m.KeyStoreFailed(command),
                 )  # fmt: skip
             case m.ReleaseKeys(keys):
-                request = _Request(self._world, self._member, session.release(keys), lambda _: None, None)
+                request = _Request(
+                    self._world, self._member, session.release(keys),
+                    lambda _: None, m.KeyStoreFailed(command),
+                )  # fmt: skip
             case m.TellNote(note):
-                request = _Request(self._world, self._member, session.tell(note), lambda _: None, None)
+                request = _Request(
+                    self._world, self._member, session.tell(note),
+                    lambda _: None, m.KeyStoreFailed(command),
+                )  # fmt: skip
             case m.RenewLease(number):
                 request = _Request(
                     self._world, self._member, session.renew(),
@@ -269,9 +275,9 @@ class KeyClient:
             self._calls_from[account] = self._world.now + given.wait
         return m.CallsGiven(number, account, *given)
 
-    def no_answer(self, failed: m.Input | None) -> None:
+    def no_answer(self, failed: m.KeyStoreFailed) -> None:
         """The member is about to hear of a failure."""
-        if isinstance(failed, m.KeyStoreFailed) and isinstance(failed.command, m.AskCalls):
+        if isinstance(failed.command, m.AskCalls):
             account = failed.command.account
             self._calls_failed[account] += 1
             backoff = longest_delay(self._world.policy.inner_backoff, self._calls_failed[account]) / 2
@@ -292,7 +298,7 @@ class _Request:
         member: Member,
         call: Call[Any],
         answered: Callable[[Any], m.Input | None],
-        failed: m.Input | None,
+        failed: m.KeyStoreFailed,
     ) -> None:
         self.call = call
         self._world = world
@@ -320,7 +326,7 @@ class _Request:
                 member.keys.heard_at = self._done_at
                 member.feed(m.LeaseLost())
             answer = self._failed
-            member.keys.no_answer(answer)
+            member.keys.no_answer(self._failed)
         else:
             if asked is None:
                 self._world.later(0.05, self.go_on, partial(next, self.call))

@@ -8,6 +8,7 @@ from typing import Any
 from consumer.engine import messages as m
 from consumer.engine.figures.statistics import WaitsFor
 from consumer.engine.keys import ASK_AGAIN, RENEW_EVERY
+from consumer.engine.model import Note
 from consumer.engine.reading import split_keys
 from tests.engine.building import Core, answer_body, event, event_ids, stopped
 
@@ -287,6 +288,16 @@ def test_a_failed_look_up_renews_at_once() -> None:
     assert not core.has(m.RenewLease)
     core.feed(m.KeyStoreFailed(core.take(m.LookUpKeys)))
     assert core.has(m.RenewLease)
+
+
+def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
+    """Claims end with the lease, and other members meet by themselves what the note says. Nothing is in trouble."""
+    core = core_of_a_member()
+    commands = len(core.log)
+    for command in (m.ReleaseKeys(bytes(16)), m.TellNote(Note("", "", 401, None, 60.0))):
+        core.feed(m.KeyStoreFailed(command))
+    assert len(core.log) == commands
+    assert not core.statistics().key_store_fails
 
 
 def test_a_stop_does_not_wait_for_other_members() -> None:
