@@ -256,6 +256,17 @@ def dead_letter_pattern(template: str) -> str:
     return f"^{before}{'.+' if mark else ''}{after}$"
 
 
+def check_files(config: Config) -> None:
+    """Raise `SettingsError` if a certificate or a key is not there."""
+    # Of a file that cannot be read, librdkafka says only that something failed.
+    for name, value in config.items():
+        if name.startswith("ssl.") and name.endswith(".location") and value != "probe":
+            try:
+                os.stat(str(value))
+            except OSError as error:
+                raise SettingsError(f"{variable(name)}: {value} cannot be read: {error.strerror}") from error
+
+
 def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
     """A client of this configuration.
 
@@ -263,13 +274,7 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
     """
     if msk.asked(config):
         config = msk.with_tokens(config)
-    for name, value in config.items():
-        # Of a file that cannot be read, librdkafka says only that something failed.
-        if name.startswith("ssl.") and name.endswith(".location") and value != "probe":
-            try:
-                os.stat(value)
-            except OSError as error:
-                raise SettingsError(f"{variable(name)}: {value} cannot be read: {error.strerror}") from error
+    check_files(config)
     try:
         return make({"logger": LOGGER, **config})
     except KafkaException as error:

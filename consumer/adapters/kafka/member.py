@@ -35,6 +35,7 @@ from consumer.adapters.kafka import commits, trouble
 from consumer.adapters.kafka.chunks import Inbox
 from consumer.adapters.kafka.configuration import (
     BrokerWatch,
+    check_files,
     is_cooperative,
     make_client,
     uses_consumer_protocol,
@@ -47,7 +48,7 @@ from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.thread import run_aside
 from consumer.engine.messages import Assignment, BrokersTold, EndOffsets, GroupSize, NewLife, TopicIdsTold
 from consumer.engine.model import Chunk, Position, TopicPartition
-from consumer.errors import KafkaError
+from consumer.errors import KafkaError, SettingsError
 
 _Code: Final = confluent_kafka.KafkaError
 
@@ -497,8 +498,9 @@ class GroupMember:
         try:
             if msk.asked(self.config):
                 msk.tokens_for(self.config)
-        except msk.NoToken as error:
-            # Without one no client can be made: the next fetch tries again.
+            check_files(self.config)
+        except (msk.NoToken, SettingsError) as error:
+            # No client can be made without a token, or while a certificate is replaced: the next fetch tries again.
             self.hooks.trouble("_AUTHENTICATION", str(error))
             return
         stranded = self._watch.stranded

@@ -5,6 +5,7 @@ when the client has forgotten all brokers."""
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import confluent_kafka
 import pytest
@@ -104,6 +105,27 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     assert bench.consumer is not first
     assert bench.told.losses == [[TopicPartition("t", 0)]]
     msk.tokens_of.cache_clear()
+
+
+def test_a_client_is_not_replaced_while_a_certificate_is_missing(tmp_path: Path) -> None:
+    """It is being replaced: the member waits, says why, and joins with another client once the file is there."""
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    bench = Bench(settings={"ssl.ca.location": str(authority)})
+    bench.assign(0)
+    first = bench.consumer
+    authority.unlink()
+    for _ in range(2):
+        first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
+    bench.fetch()
+    assert bench.consumer is first
+    why = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
+    assert bench.told.troubles == [("_AUTHENTICATION", why)]
+    assert bench.told.losses == []
+    authority.touch()
+    bench.fetch()
+    assert bench.consumer is not first
+    assert bench.told.losses == [[TopicPartition("t", 0)]]
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
