@@ -93,7 +93,7 @@ class NewRecord(NamedTuple):
 def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord]:
     """The forms in which the letter can be written to a dead-letter topic: whole, then with less and less of it.
 
-    What is not there (an empty value, no key) has no form without it.
+    A part that the record does not have, or that is empty, is not left out: nothing would become smaller.
     """
     record = letter.record
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import confluent_kafka
@@ -12,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Message
 from confluent_kafka import TopicPartition as RawPartition
 
+from consumer.adapters.kafka.groups import group_has_offsets
 from consumer.adapters.kafka.starts import Unstarted
 from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
@@ -29,6 +31,17 @@ from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, commit, commit
 
 MOVED = confluent_kafka.KafkaError.NOT_COORDINATOR
 TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
+
+
+def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> None:
+    """No client can be made then to ask whether the group has offsets: that counts as no answer, and ends nothing."""
+    config = {
+        "bootstrap.servers": "127.0.0.1:1",
+        "group.id": "g",
+        "ssl.ca.location": str(tmp_path / "ca.pem"),
+    }
+    with pytest.raises(KafkaException, match=r"ca\.pem cannot be read: No such file or directory"):
+        group_has_offsets(config, 1.0)
 
 
 class Clock:
