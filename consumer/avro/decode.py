@@ -149,7 +149,7 @@ class Choice(Protocol):
 
     @property
     def typed(self) -> bool:
-        """Whether the type of a record decides; else there is one, and whatever comes is read as it."""
+        """Whether the type of a record decides which schema it is read as; if not, there is one schema for all."""
 
     @property
     def records(self) -> Sequence[str]:
@@ -166,7 +166,7 @@ class Choice(Protocol):
 
 
 class OneSchema:
-    """The choice of one schema, which whatever comes is read as; it is its own `Ours`. Raises `InvalidSchema`."""
+    """The choice where all records are read as one schema; it is its own `Ours`. Raises `InvalidSchema`."""
 
     typed = False
 
@@ -297,7 +297,7 @@ class Decoder:
         except InvalidSchema as error:
             return self._refuse(framing, _incompatible(framing, error))
         routes = [self._route(framing, writer, at, None) for at in range(len(writer.types))]
-        # Where types are told apart a misfit is known all the same: what it is counted under is its type's section.
+        # Where types are told apart, a schema that does not fit is known, too: its records count for their own section.
         if not self._typed and isinstance(routes[0].plan, Rejection):
             return self._refuse(framing, routes[0].plan)
         # It may have been refused before, as when the folder held another file.

@@ -186,9 +186,9 @@ class Decoding(Protocol):
         """
 
     def section_of(self, record: Record, topic: str) -> int:
-        """Return the number of the mapping's section that a record of this topic belongs to, from 1.
+        """Return the number of the mapping's section that a record of this topic belongs to, from 1; 0: none.
 
-        0: none, as always where the mapping has no sections.
+        Asked only where the mapping has sections.
         """
         return 0
 
