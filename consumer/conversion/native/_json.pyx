@@ -52,7 +52,7 @@ cdef class Page:
     cdef int begin(self, bytearray column, Py_ssize_t likely) except -1:
         """From now on write at the end of `column`; `likely`: about how many bytes. The page must be empty."""
         self.within, self.size, self.room = column, PyByteArray_GET_SIZE(column), 0
-        # A little more is mostly enough. Room that is not used stays in the column (`reading.Columns.whole_page`).
+        # A little more is mostly enough. Room that is not used stays in the column (`engine.block.Block`).
         return self.resize(self.size + likely + likely // 32)
 
     cdef int end(self) except -1:
