@@ -89,7 +89,10 @@ class View:
             # To close a removed file waits for the disk, and to end a mapping waits for page faults of other threads.
             unused, self._unused = self._unused, []
             if unused:
-                run_aside("key-store-closer", partial(_close, unused))
+                try:
+                    run_aside("key-store-closer", partial(_close, unused))
+                except RuntimeError:  # no thread can be started now: rather wait than keep the files open
+                    _close(unused)
         if self._journal is not None:
             end = self._journal.acknowledged()
             if end != self._position:

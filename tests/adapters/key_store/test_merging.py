@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -185,6 +186,25 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
     assert "No space left on device" in (store.statistics().problem or "")
     await eventually(lambda: not [name for name in open_segments(tmp_path) if name.endswith("(deleted)")])
     assert all(await store.look_up(keys(range(1000)), NOON))
+    await store.close()
+
+
+async def test_without_a_thread_the_files_are_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread for it, the event loop waits: no look-up fails, and no file stays open."""
+
+    def run_aside(_name: str, _function: Callable[[], object]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
+    await store.remember(keys(range(200)), NOON)
+    await store.remember(keys(range(200, 400)), NOON + 5)
+    assert len(open_segments(tmp_path)) == 1
+    monkeypatch.setattr(view, "run_aside", run_aside)
+    await store.expire(NOON + 16)
+    assert not any(await store.look_up(keys(range(200)), NOON + 16))
+    assert not open_segments(tmp_path)
     await store.close()
 
 
