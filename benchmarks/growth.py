@@ -66,7 +66,7 @@ class GrowthPlan:
     events: int = 100_000
     warm_up: int = 20_000
     key_events: int = 1_000_000
-    """Of a run beside a store's keys: enough that sealing its journals and merging has its usual share."""
+    """Events of a run on a filled store. In a short run one seal or one merge is most of the difference."""
     rounds: int = 3
     """In which stores of all sizes take turns."""
 

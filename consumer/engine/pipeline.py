@@ -298,7 +298,7 @@ class Pipeline:
 
     def statistics(self, now: Instant) -> Statistics:
         """A snapshot whose figures agree with each other."""
-        # Ages are by the corrected time, as the engine itself counts; what is said of the clock itself needs the other.
+        # Ages go by the corrected time, as in the engine. Only the clock's own figures need the local time.
         local, now = now, self.clock.correct(now)
         lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
         # A record without a timestamp only if none has one.

@@ -86,7 +86,7 @@ class _Reading:
     delay: float = 0.0
     """Seconds from the last attempt to read there until the next one."""
     new_life: NewLife | None = None
-    """It is told as assigned once the seek is made."""
+    """Reported as assigned once the seek is made."""
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
