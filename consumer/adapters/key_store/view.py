@@ -173,4 +173,4 @@ def _close(unused: list[int | Journal | OpenSegment]) -> None:
             one.close()
         elif isinstance(one, int):
             os.close(one)
-        # The mapping of a segment ends with the last who uses it: mostly here, else where a look-up of it goes on.
+        # A segment ends its mapping with its last user: mostly here, or in a look-up that is still under way.
