@@ -142,9 +142,11 @@ _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|the
 _NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
 # was not ready for it. librdkafka makes another connection. (Amazon MSK limits the logins with IAM per second.)
+# A request that was under way when a login failed fails with librdkafka's own words: an error about the login itself
+# comes beside it and says whether the broker refused it.
 _NOT_JUDGED: Final = re.compile(
     "mechanism handshake failed: (?!Broker: Unsupported SASL mechanism)|SaslAuthenticateRequest failed: "
-    "|Too many connects"
+    "|Too many connects|(?:^|response error: )Local: Authentication failure"
 )
 # With TLS, what a broker's alert about the client's certificate reads like.
 _CERTIFICATE_ALERT: Final = re.compile(

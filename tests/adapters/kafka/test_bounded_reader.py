@@ -229,7 +229,9 @@ async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None
     """A refused login comes through no record."""
     fake = FakeConsumer()
     source, _, _ = await play(fake, Range("t", 0, 0, 1))
-    fake.config["error_cb"](confluent_kafka.KafkaError(_Code._AUTHENTICATION))
+    fake.config["error_cb"](
+        confluent_kafka.KafkaError(_Code._AUTHENTICATION, "authentication error: invalid")
+    )
     for _ in range(2):
         with pytest.raises(KafkaError, match="KAFKA_SASL_PASSWORD"):
             await source.fetch(1000, 0.0)

@@ -103,12 +103,16 @@ _LOGIN = "sasl_ssl://kafka:9093/1: SASL "
         (f"{_LOGIN}authentication error: SaslAuthenticateRequest failed: Local: Broker transport failure", None),
         (f"{_LOGIN}authentication error: [6e1b]: Access denied (AWS_MSK_IAM: region x)", "kafka-cluster:Connect"),
         (f"{_LOGIN}authentication error: [6e1b]: Too many connects (AWS_MSK_IAM: region eu-west-1)", None),
+        ("FindCoordinator response error: Local: Authentication failure", None),
+        ("FindCoordinator response error: Local: Authentication failure (AWS_MSK_IAM: region eu-west-1)", None),
+        ("Local: Authentication failure", None),
         ("Failed to acquire SASL OAUTHBEARER token: Failed to connect to login:443", None),
         ("OAUTHBEARER cannot log in because there is no token available; last error: timed out", None),
     ],
 )  # fmt: skip
 def test_what_ends_the_run(said: str, ends: str | None) -> None:
-    """The broker's own refusal. A connection that broke, or a token that cannot be had, passes by itself."""
+    """The broker's own refusal. A connection that broke, or a token that cannot be had, passes by itself; so does a
+    request that failed with a login, because the login's own error comes beside it."""
     found = as_fatal(KafkaError(KafkaError._AUTHENTICATION, said))
     assert (found is None) == (ends is None)
     assert ends is None or ends in str(found)

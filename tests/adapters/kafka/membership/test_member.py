@@ -231,7 +231,7 @@ def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: 
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
-        consumer.config["error_cb"](confluent_kafka.KafkaError(code))
+        consumer.config["error_cb"](confluent_kafka.KafkaError(code, "said by the broker"))
         return []
 
     with pytest.raises(KafkaError, match=says) as raised:
