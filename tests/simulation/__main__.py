@@ -39,7 +39,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="replay this seed, with a trace")
     parser.add_argument("--reading", choices=FORMS, help="how records are read (fake, then both)")
-    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="with a deliberate bug in the core")
+    parser.add_argument(
+        "--mutation",
+        choices=sorted(MUTATIONS),
+        metavar="NAME",
+        help=f"with one of {len(MUTATIONS)} deliberate bugs in the engine (a wrong name lists them)",
+    )
     options = parser.parse_args()
     if options.seed is not None:
         return _replay(options.seed, options.reading or "fake", options.mutation)
