@@ -31,9 +31,9 @@ from tests.support.kafka.broker import RealBroker
 _MEMORY = Path("/dev/shm")
 """Linux has a file system in memory here."""
 _LOG_BYTES = 8 << 30
-"""More than the broker writes in a run of all."""
+"""More than the broker writes in one run of everything."""
 _WIDTH = 160
-"""Of what is printed into a file."""
+"""Of output that goes into a file."""
 _LEGEND = """\
 µs an event       CPU of the whole process, user and system
 of plain          the same as a share of the plain consumer's; machines differ, so this is the figure
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _measure_own(arguments: argparse.Namespace, machine: dict[str, Any], console: Console) -> None:
-    """``--file``: measures the user's own events, and writes a document of its own."""
+    """With ``--file``: measure the user's own events, and write a document of its own."""
     usual = _QUICK_OWN if arguments.quick else OwnPlan()
     plan = OwnPlan(
         arguments.events or usual.events, arguments.warm_up or usual.warm_up, arguments.runs or usual.runs
@@ -127,7 +127,7 @@ def _growth(
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    """The options, with what --quick or the full run has for those that are not given."""
+    """The options; those that are not given have the value of --quick or of the full run."""
     usual = _QUICK if arguments.quick else Plan()
     return Plan(
         events=arguments.events or usual.events,
@@ -210,7 +210,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _usual(what: str, full: float, quick: float) -> str:
-    """The help of an option whose default is another with --quick."""
+    """The help text of an option whose default differs with --quick."""
     return f"{what}; default {full:,.0f}" + ("" if full == quick else f", with --quick {quick:,.0f}")
 
 

@@ -59,20 +59,20 @@ class GrowthPlan:
     """The points of each curve, and how many events a point is measured over."""
 
     keys: tuple[int, ...] = (0, 10_000, 1_000_000, 10_000_000, 100_000_000)
-    """The first is what the others are compared with."""
+    """The others are compared with the first."""
     partitions: tuple[int, ...] = (1, 10, 100, 1_000)
     event_bytes: tuple[int, ...] = (200, 395, 1_000, 4_000, 20_000)
     workers: tuple[int, ...] = (1, 2, 4)
     events: int = 100_000
     warm_up: int = 20_000
     key_events: int = 1_000_000
-    """Events of a run on a filled store. In a short run one seal or one merge is most of the difference."""
+    """Events of a run on a filled store. In a shorter run a single seal or merge would be most of the difference."""
     rounds: int = 3
-    """In which stores of all sizes take turns."""
+    """Rounds in which stores of all sizes take turns."""
 
     @property
     def steps(self) -> int:
-        """How often `measure_growth` tells what comes next."""
+        """How often `measure_growth` reports a step."""
         stores = len(self.keys) * (1 + self.rounds)
         return stores + sum(map(len, (self.partitions, self.event_bytes, self.workers)))
 
@@ -89,7 +89,7 @@ QUICK = GrowthPlan(
 
 
 def measure_growth(bootstrap: str, plan: GrowthPlan, tell: Tell) -> dict[str, list[dict[str, Any]]]:
-    """The curves, by what grows; a point that could not be measured says why."""
+    """The curves, by what grows; a point that could not be measured has the reason."""
     return {
         "keys": list(_keys(bootstrap, plan, tell)),
         "partitions": list(_partitions(bootstrap, plan, tell)),
@@ -154,7 +154,7 @@ async def _open_and_close(folder: Path, window: Window) -> None:
 
 
 def _with_copy(bootstrap: str, topic: str, filled: Path, plan: GrowthPlan) -> Measured:
-    """A run with a copy of a store: the next one must not know this one's events."""
+    """A run with a copy of a store: the next run must not know this one's events."""
     copy = filled.with_name("copy")
     try:
         # Segments never change, so a second name will do: writing gigabytes would keep the disk busy during the run.
@@ -199,8 +199,8 @@ def _workers(bootstrap: str, plan: GrowthPlan, tell: Tell) -> Iterator[dict[str,
 def _point(
     bootstrap: str, system: Pinstream, plan: GrowthPlan, content: Content, *, joined: bool = False
 ) -> dict[str, Any]:
-    """One run on a topic of its own. Of larger events there are fewer, and fewer may be open, so that it takes about as
-    long as the others. `joined`: measured once all workers have their part."""
+    """One run on a topic of its own. Runs with larger events have fewer of them, and a smaller budget, so that
+    they take about as long as the others. `joined`: measure once all workers have partitions."""
     share = min(1.0, _USUAL_BYTES / content.event_bytes)
     budget = max(_LEAST_EVENTS, int(READ_AHEAD * share))
     events = max(2 * _LEAST_EVENTS, int(plan.events * share))
@@ -220,7 +220,7 @@ def _point(
 
 
 class _Joining:
-    """Waits until each of so many workers has partitions, and puts the rest of the events on their topic."""
+    """Waits until `workers` workers have partitions, then writes the rest of the events onto their topic."""
 
     def __init__(self, bootstrap: str, topic: str, workers: int, rest: Content) -> None:
         self._bootstrap, self._topic, self._workers = bootstrap, topic, workers

@@ -28,17 +28,18 @@ _TICK = 0.002
 _HEAD = 10
 """Bytes of single-object encoding before the Avro."""
 _STAMP = slice(_HEAD + 1, _HEAD + 17)
-"""Where in a record's value the first sixteen characters of its event id are: after the id's length."""
+"""The place of the event id's first sixteen characters in a record's value: behind the id's length."""
 QUIET: dict[str, str | int] = {"log_level": 4}
-"""Of every Kafka client here: warnings and worse, so that what librdkafka notes does not stand between the figures."""
+"""For every Kafka client here: only warnings and worse, so that librdkafka's notes do not stand between the figures."""
 READ_AHEAD = 20_000
-"""Events that pinstream may have open (its default), and so have worked on before the sink has them. A topic holds more
-than what is measured by that, so that as much is read ahead at the end of the measuring as at its beginning."""
+"""Events that pinstream may have open (its default), and thus may have processed before the sink gets them. A
+topic holds this much beyond what is measured, so that as much is read ahead at the end of the measurement as at
+its beginning."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is on a topic: how many events, of about how many bytes, over how many partitions."""
+    """What a topic holds: how many events, of about how many bytes, over how many partitions."""
 
     events: int
     event_bytes: int = 395
@@ -134,8 +135,9 @@ class LiveProducer:
 
 
 def produce_live(bootstrap: str, topic: str, content: Content, rate: float, seconds: float) -> None:
-    """See `LiveProducer`. Every tick sends what is due by now, so a late tick is made up for. A batch waits as long as
-    clients let it wait by default: with less, most of the broker's CPU would go into requests of a few records."""
+    """See `LiveProducer`. Every tick sends what is due by then, so a late tick catches up. Batches wait as long
+    as clients let them wait by default: with less, most of the broker's CPU would go into requests of a few
+    records."""
     values = encoded_checkouts(content.events, content.event_bytes, content.seed)
     producer = Producer({**QUIET, "bootstrap.servers": bootstrap})
     begun, sent = time.monotonic(), 0

@@ -1,4 +1,4 @@
-"""The machine that a run was made on, as far as it says anything about the figures; no name or address of it."""
+"""The machine that a run was made on, as far as it matters for the figures; without its name or address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POM = Path(__file__).resolve().parent.parent / "tests" / "support" / "kafka" / 
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, system, and the versions that matter; and how busy it was before."""
+    """Processor, memory, system and the versions that matter; and the load before the run."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

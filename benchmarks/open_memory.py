@@ -27,7 +27,7 @@ _FULL = 0.95
 
 @dataclass(frozen=True)
 class OpenMemory:
-    """Bytes by open event, and of the process with none."""
+    """Bytes for each open event, and of a process with none."""
 
     by_event: float
     base_mib: float
@@ -43,7 +43,7 @@ def measure_open_memory(bootstrap: str, topic: str, on_topic: int) -> OpenMemory
 
 
 def _held(bootstrap: str, topic: str, budget: int) -> tuple[int, int]:
-    """Open events, and bytes of private memory, when the budget is full."""
+    """The open events, and the bytes of private memory, when the budget is full."""
     port = _free_port()
     system = Pinstream(
         settings={
@@ -63,7 +63,7 @@ def _held(bootstrap: str, topic: str, budget: int) -> tuple[int, int]:
 
 
 def _open_events(port: int) -> int:
-    """How many it says are open; 0 before it answers."""
+    """How many events the process says are open; 0 before it answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5) as answer:
             return int(json.load(answer)["ledger"]["open"])

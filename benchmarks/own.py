@@ -45,12 +45,12 @@ _OF_THE_SCHEMA: Final = {
     "PINSTREAM_SCHEMA": False,
     "PINSTREAM_MAPPING_FILE": True,
 }
-"""Settings that say how records are read, and whether each is a path."""
+"""Settings that say how records are read, and whether each of them is a path."""
 _ANY_AGE: Final = 1e12
 _STAGE_EVENTS: Final = 20_000
 _PARTITIONS: Final = 4
 _NUMBER: Final = 7
-"""Hex digits of a record's number, which end its event id."""
+"""Hex digits of a record's number, at the end of its event id."""
 
 Tell = Callable[[str], None]
 
@@ -68,7 +68,7 @@ class Own:
     events: list[CommerceEvent]
     left_out: int
     settings: dict[str, str]
-    """What ``pinstream run`` needs to read them so."""
+    """What ``pinstream run`` needs to read the events the same way."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class OwnPlan:
 
 
 def own_steps(plan: OwnPlan) -> int:
-    """How often `measure_own` tells what comes next."""
+    """How often `measure_own` reports a step."""
     return 2 + 3 * plan.runs
 
 
 def read_own(file: str, environ: Mapping[str, str]) -> Own:
-    """Raises `NothingToMeasure`, and what settings, schema, mapping and file raise."""
+    """Read schema, mapping and file. Raises `NothingToMeasure`, and what settings, schema, mapping and file raise."""
     settings = load(dict(environ), needs=())
     mapped = building.sections(settings)
     if mapped.names:
@@ -104,7 +104,7 @@ def read_own(file: str, environ: Mapping[str, str]) -> Own:
 
 
 def values_of(own: Own, count: int) -> list[bytes]:
-    """So many records' values, the events over and over, each with an id of its own."""
+    """The values of `count` records: the events again and again, each time with a new id."""
     encoder = Encoder(own.schema, SingleObject())
     source = own.mapping.dedup_key or own.mapping.sources["event_id"]
     if isinstance(source, Computed):
@@ -115,7 +115,8 @@ def values_of(own: Own, count: int) -> list[bytes]:
 
 
 def with_number(event: CommerceEvent, steps: Sequence[str], number: int) -> CommerceEvent:
-    """The event with another id: its last seven characters are hex digits of `number`, so that a UUID stays one."""
+    """The event with another id: its last seven characters become the hex digits of `number`, so that a UUID
+    stays one."""
     event = copy.deepcopy(event)
     *way, last = [step for step in steps if step != EACH]
     holder: Any = event
@@ -158,7 +159,7 @@ def measure_own(
 
 
 def own_systems(own: Own, scratch: Path) -> tuple[System, ...]:
-    """What is measured; files that they need are written into `scratch`."""
+    """The systems that are measured; the files that they need are written into `scratch`."""
     schema, mapping = scratch / "schema.json", scratch / "mapping.json"
     schema.write_text(json.dumps(own.schema))
     mapping.write_text(json.dumps(plain_mapping(own.mapping)))

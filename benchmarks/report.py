@@ -88,7 +88,7 @@ def update(path: Path, parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine_before() -> dict[str, Any]:
-    """To be asked for before anything is measured: it tells how busy the machine is without us."""
+    """Take this before anything is measured: it says how busy the machine is without the benchmark."""
     return describe()
 
 

@@ -26,21 +26,21 @@ from benchmarks.sink import Sink
 from benchmarks.systems import ROOT, Command, Job, System
 
 RUN_SECONDS = 300.0
-"""The most that one run may take until its last event."""
+"""The longest that one run may take until its last event."""
 _STOP_SECONDS = 40.0
 _LATE_SECONDS = 10.0
-"""Seconds after the last event was produced in which all must be acknowledged."""
+"""Seconds after the last event was produced within which all must be acknowledged."""
 _ALL = 0.99
-"""Of what a steady producer may have produced, what it has: a tick is lost at its end."""
+"""The share of the intended events that a steady producer must have produced: the last tick is lost."""
 _LOOK = 0.01
 _SCHEDULED_TIME = 2
 """CPUCLOCK_SCHED: which of a process's clocks (clock_getcpuclockid(3) makes their ids so)."""
 _CHILDREN_EVERY = 1.0
-"""Seconds between looks for new children: that reads all of /proc."""
+"""Seconds between two searches for new children: each reads all of /proc."""
 
 
 class RunFailed(Exception):
-    """A run did not come to its end; the text says how far it came, and the system's last words."""
+    """A run did not finish; the text says how far it came, with the system's last words."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Measured:
     """Microseconds of CPU an event."""
     events_per_second: float
     peak_mib: float
-    """The most resident memory, of all its processes together."""
+    """The highest resident memory of all its processes together."""
     first_delivery: float
-    """Seconds from the start of the process to the first event acknowledged."""
+    """Seconds from the start of the process to the first acknowledged event."""
     drain: float | None
     """Seconds from SIGTERM to the end, under load; None: it does not drain, the signal kills it."""
     disk_bytes_per_event: float
-    """What it left in its state folder, by event delivered."""
+    """Bytes left in its state folder for each delivered event."""
     sink_busy: float
-    """What the sink took of a core meanwhile: near 1 it would have been the bottleneck."""
+    """The share of a core that the sink took meanwhile: near 1 the sink would have been the bottleneck."""
 
 
 @dataclass(frozen=True)
 class Ages:
-    """One run at a steady rate: seconds from an event's production to its acknowledgement, and what an event took."""
+    """One run at a steady rate: seconds from an event's production to its acknowledgement, and the cost of an event."""
 
     rate: float
     p50: float
@@ -74,7 +74,7 @@ class Ages:
 
 
 class Running:
-    """A system at work on a job; a context manager: at its end the process is gone."""
+    """A system that works on a job; a context manager: the process has ended when it exits."""
 
     def __init__(self, command: Command, sink: Sink) -> None:
         self._sink = sink
@@ -108,7 +108,7 @@ class Running:
         self._log.close()
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = RUN_SECONDS) -> None:
-        """Until `condition` holds; raises `RunFailed` if the process ends before, or the time does."""
+        """Wait until `condition` holds; raises `RunFailed` if the process ends or the time is up before that."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self._process.poll() is not None:
@@ -121,26 +121,26 @@ class Running:
             time.sleep(_LOOK)
 
     def wait_for_events(self, count: int) -> None:
-        """Until the sink has seen `count` events."""
+        """Wait until the sink has seen `count` events."""
         self.wait_for(lambda: self._sink.count >= count, f"waiting for {count} events")
 
     def cpu(self) -> float:
-        """Seconds of CPU its processes have taken."""
+        """Seconds of CPU that its processes have taken."""
         return sum(_cpu(one) for one in self._look_for_children())
 
     def memory(self) -> int:
-        """Bytes resident, of all its processes."""
+        """Resident bytes of all its processes."""
         if time.monotonic() - self._looked > _CHILDREN_EVERY:
             self._look_for_children()
         return sum(_resident(one) for one in self._family)
 
     def private_memory(self) -> int:
-        """Bytes resident that it shares with nobody."""
+        """Resident bytes that it does not share with other processes."""
         return sum(int(one.memory_full_info().uss) for one in self._family)
 
     @contextlib.contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Within, none of its processes runs; not for so long that its group would miss it."""
+        """A context in which none of its processes runs; keep it shorter than the group's session time-out."""
         family = list(self._look_for_children())
         for one in family:
             one.suspend()
@@ -151,7 +151,8 @@ class Running:
                 one.resume()
 
     def terminate(self) -> float | None:
-        """SIGTERM; seconds to the end, or None if the signal killed it. Raises `RunFailed` if it does not end."""
+        """Send SIGTERM; return the seconds to the end, or None if the signal killed it. Raises `RunFailed` if
+        it does not end."""
         begun = time.monotonic()
         self._process.terminate()
         try:
@@ -241,7 +242,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def _cpu(process: psutil.Process) -> float:
-    """Seconds of CPU that all threads of a process have taken, also those that have ended."""
+    """Seconds of CPU that all threads of a process have taken, also threads that have ended."""
     try:
         # Linux gives each process a clock of its own, in nanoseconds. What psutil reads counts in hundredths of a
         # second, which is a tenth of all that the floor takes for 100,000 events.

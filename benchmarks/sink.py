@@ -41,7 +41,8 @@ def _answer(events: int) -> bytes:
 
 
 class Calls(asyncio.Protocol):
-    """One connection: reads call after call, and gives each one's text to `called`, which replies or cuts it."""
+    """One connection: reads one call after another and gives its text to `called`, which answers it or cuts the
+    connection."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -74,16 +75,16 @@ class Calls(asyncio.Protocol):
                 self._need = end + 4 + int(line[15:])
 
     def called(self, call: bytes) -> None:
-        """A whole call came, head and body."""
+        """A whole call has come, head and body."""
         raise NotImplementedError
 
     def reply(self, answer: bytes) -> None:
-        """Send this back."""
+        """Send this answer."""
         if self._transport is not None:
             self._transport.write(answer)
 
     def cut(self) -> None:
-        """Cut the connection without a word."""
+        """Cut the connection without an answer."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -102,12 +103,12 @@ class _Counting(Calls):
 
 
 class _Timing(_Counting):
-    """Also keeps how old some of the events are when their answer goes out."""
+    """Also keeps how old some of the events are when their answer is sent."""
 
     def __init__(self, shared: _Shared) -> None:
         super().__init__(shared)
         self._look_at = 0
-        """The place in the next call of the first event to look at."""
+        """The place of the first event to look at, in the next call."""
 
     def called(self, call: bytes) -> None:
         now, ages = time.time(), []
@@ -124,7 +125,7 @@ class _Timing(_Counting):
 
 
 class _Holding(Calls):
-    """Counts what came, and keeps it waiting."""
+    """Counts what comes, and never answers."""
 
     def __init__(self, shared: _Shared) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class _Holding(Calls):
 
 
 def listen(make: Callable[[], Calls], address: Connection) -> None:
-    """Serve on a free port of loopback for ever; `address` is told the port."""
+    """Serve on a free port of loopback for ever; calls `address` with the port."""
 
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
@@ -194,7 +195,7 @@ class Sink:
 
     @property
     def count(self) -> int:
-        """Events it has said processed to; of a holding sink: that came."""
+        """Events that it answered as processed; for a sink that holds its answers: events that came."""
         return int(self._shared.count.value)
 
     @property
@@ -205,5 +206,5 @@ class Sink:
 
     @property
     def ages(self) -> list[float]:
-        """Seconds from an event's production to its answer, of some events, in the order of the answers."""
+        """Seconds from an event's production to its answer, for some of the events, in the order of the answers."""
         return list(self._shared.ages[: self._shared.aged.value])

@@ -40,7 +40,7 @@ _TWO_STEPS = ("two steps: decode", "two steps: convert", "two steps: serialise, 
 
 
 def benchmark_stages(events: int, event_bytes: int, seed: int) -> dict[str, float]:
-    """`measure_stages` of the benchmark's own events."""
+    """`measure_stages` with the benchmark's own events."""
     schema = json.loads(SCHEMA.read_text())
     default = Path(SCHEMA).with_name("commerce_event.mapping.toml").read_text()
     values = encoded_checkouts(events, event_bytes, seed)
@@ -82,7 +82,7 @@ def _collector_of_the_service() -> Iterator[None]:
 
 
 def _fast_round(reading: CompiledReading, records: list[Record]) -> float:
-    """CPU seconds from all records to what is sent."""
+    """CPU seconds from the records to the bodies that are sent."""
     now, begun = time.time(), time.process_time()
     for at in range(0, len(records), _SLICE):
         columns = Columns(Keys())
@@ -93,7 +93,8 @@ def _fast_round(reading: CompiledReading, records: list[Record]) -> float:
 
 
 def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tuple[float, float, float]:
-    """CPU seconds of each of the two steps, and of what follows, one slice after the other as the intake takes them."""
+    """CPU seconds of each of the two steps and of what follows them; one slice after another, as the intake
+    takes them."""
     now, cpu = time.time(), time.process_time
     decoding = converting = serialising = 0.0
     for at in range(0, len(records), _SLICE):
@@ -114,8 +115,7 @@ def _round(decoder: Decoder, converter: Converter, records: list[Record]) -> tup
 
 
 async def _keys(events: int) -> float:
-    """CPU seconds, of the writer's thread too, for asking whether keys are known and remembering them, a batch at a
-    time."""
+    """CPU seconds, with those of the writer's thread, of look-ups and writes of keys, one batch at a time."""
     with tempfile.TemporaryDirectory() as folder:
         store = DiskKeyStore(folder, Window.of(_WINDOW_SECONDS), _STORE_BYTES)
         chunks = [os.urandom(KEY_BYTES * min(_BATCH, events - at)) for at in range(0, events, _BATCH)]

@@ -21,12 +21,12 @@ from benchmarks.stages import benchmark_stages
 from benchmarks.systems import System, Unavailable
 
 _TAIL = 2 * READ_AHEAD
-"""Events on the topic beyond those that are measured: so that a system is busy when it is stopped."""
+"""Events on the topic beyond those that are measured, so that a system is busy when it is stopped."""
 _STAGE_EVENTS = 20_000
 _TOPIC = "bench"
 
 Tell = Callable[[str], None]
-"""Is told what comes next, one call a step."""
+"""Called with what comes next, once for each step."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Plan:
     events: int = 200_000
     """Measured in each run."""
     warm_up: int = 20_000
-    """Events before that."""
+    """Events before those."""
     runs: int = 5
     content: Content = field(default_factory=lambda: Content(0))
-    """Event size, partitions and seed; how many events follows from the above."""
+    """Event size, partitions and seed; the number of events follows from the fields above."""
     steady_seconds: float = 30.0
     same_rate: float = 7_000.0
     """Events a second at which all are run: about half of what the plain consumer can do."""
     minutes: float = 60.0
-    """No round of runs is begun after that."""
+    """After this no new round of runs begins."""
 
     @property
     def on_topic(self) -> Content:
-        """All that a full topic holds."""
+        """All events that a full topic holds."""
         return replace(self.content, events=self.warm_up + self.events + _TAIL)
 
 
@@ -61,10 +61,10 @@ class Result:
     runs: list[Measured] = field(default_factory=list)
     steady: Ages | None = None
     same: Ages | None = None
-    """At the rate that is the same for all."""
+    """At the rate that all systems get."""
 
     def median(self, name: str) -> float:
-        """Of one of `Measured`'s figures."""
+        """The median of one of `Measured`'s figures."""
         return float(statistics.median(getattr(run, name) for run in self.runs))
 
 
@@ -75,17 +75,17 @@ class Figures:
     stages: dict[str, float]
     results: list[Result]
     not_measured: dict[str, str]
-    """Why a system, by name, or one of its figures, has not been measured."""
+    """Why a system, or one of its figures, was not measured, by name."""
     open_memory: OpenMemory | None = None
 
 
 def steps(plan: Plan, systems: Sequence[System]) -> int:
-    """How often `measure` tells what comes next, at most."""
+    """The most steps that `measure` reports."""
     return 3 + (plan.runs + 2) * len(systems)
 
 
 def measure(bootstrap: str, plan: Plan, systems: Sequence[System], tell: Tell) -> Figures:
-    """All of it. A system that fails is left out, with its reason; raises `RunFailed` if none is left."""
+    """Measure everything. A system that fails is left out, with its reason; raises `RunFailed` if none is left."""
     deadline = time.monotonic() + plan.minutes * 60
     tell("filling the topic")
     fill_topic(bootstrap, _TOPIC, plan.on_topic)
@@ -123,7 +123,7 @@ def _prepared(systems: Sequence[System], not_measured: dict[str, str]) -> list[R
 
 
 def _round(bootstrap: str, plan: Plan, figures: Figures, number: int, tell: Tell) -> None:
-    """Each system once, beginning with another than last time."""
+    """One run of each system; each round begins with another one."""
     turn = number % len(figures.results)
     for result in figures.results[turn:] + figures.results[:turn]:
         tell(f"run {number + 1} of {plan.runs}: {result.system.name}")

@@ -32,12 +32,12 @@ _BUILD_SECONDS = 600.0
 
 
 class Unavailable(Exception):
-    """This system cannot be had on this machine; the text says what is missing."""
+    """This system cannot be used on this machine; the text says what is missing."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """From which topic to which sink, as which consumer group, with which folder for what is kept."""
+    """From which topic to which sink, as which consumer group, with which folder for its state."""
 
     bootstrap: str
     topic: str
@@ -58,31 +58,31 @@ class System(ABC):
     """One measured system."""
 
     key: ClassVar[str]
-    """Its name in the JSON file."""
+    """The system's name in the JSON file."""
     name: ClassVar[str]
     how: ClassVar[str]
-    """How it does the job."""
+    """How the system does the job."""
     lacks: ClassVar[str]
-    """What pinstream does of the job and it does not."""
+    """What pinstream does of the job and this system does not."""
     half_load: ClassVar[bool] = True
     """Whether it is also run at half of its own throughput."""
 
     @abstractmethod
     def prepare(self) -> str:
-        """Make it ready to start, and give its version; raises `Unavailable`."""
+        """Prepare the system and return its version; raises `Unavailable`."""
 
     @abstractmethod
     def command(self, job: Job) -> Command:
-        """How to start it for `job`."""
+        """The command that starts it for `job`."""
 
 
 @dataclass(frozen=True)
 class Pinstream(System):
-    """``pinstream run``, as anyone would start it: durable key store, page, metrics and all."""
+    """``pinstream run`` as users start it, with durable key store, page and metrics."""
 
     workers: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Beside what a job needs."""
+    """Settings beside those that a job needs."""
 
     key: ClassVar[str] = "pinstream"
     name: ClassVar[str] = "pinstream"
@@ -128,11 +128,11 @@ class TwoSteps(Pinstream):
 
 @dataclass(frozen=True)
 class Plain(System):
-    """The consumer one writes first."""
+    """The consumer that one writes first."""
 
     schema: Path = SCHEMA
     mapping: Path | None = None
-    """Of another schema than the product's own (`benchmarks.rivals.mapped`)."""
+    """For a schema other than the product's own (`benchmarks.rivals.mapped`)."""
 
     key: ClassVar[str] = "plain"
     name: ClassVar[str] = "plain consumer"
@@ -285,7 +285,7 @@ def _python(python: str, module: str, job: Job, *more: str, schema: Path = SCHEM
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Ours, but none of the settings that happen to be set for pinstream."""
+    """Our environment without any settings of pinstream."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return {**inherited, **more}
 

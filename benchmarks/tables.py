@@ -9,7 +9,7 @@ from typing import Any
 
 _RATES = (100, 1_000, 5_000, 10_000, 20_000, 50_000)
 _BUSY = 0.7
-"""The share of a core that is planned with: the rest is for peaks, and for catching up."""
+"""The share of a core to plan with: the rest is for peaks and for catching up."""
 _BUDGET_EVENTS = 20_000
 """PINSTREAM_MAX_OPEN_EVENTS by default."""
 _WINDOW_SECONDS = 48 * 3600
@@ -29,18 +29,18 @@ class Table:
     text: frozenset[str] = frozenset()
 
     def is_text(self, column: str) -> bool:
-        """Whether it is text rather than figures."""
+        """Whether the column is text rather than figures."""
         return column == self.columns[0] or column in self.text
 
     def markdown(self) -> str:
-        """As it stands in the documentation."""
+        """The table as it stands in the documentation."""
         rule = ["---" if self.is_text(column) else "---:" for column in self.columns]
         lines = [self.columns, tuple(rule), *self.rows]
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def tables(document: dict[str, Any]) -> list[Table]:
-    """All that can be made of what the document has."""
+    """All tables that can be made of the document."""
     made: list[Table] = []
     if "figures" in document:
         made += [_systems(document["figures"]), _own(document["figures"]), _lacks(document["figures"])]
@@ -51,7 +51,7 @@ def tables(document: dict[str, Any]) -> list[Table]:
 
 
 def own_tables(part: dict[str, Any]) -> list[Table]:
-    """Of the part that `benchmarks.own` gives."""
+    """The tables of the part that `benchmarks.own` gives."""
     plain = part["systems"]["plain"]["cpu_us"]
     rows = [
         (
@@ -90,7 +90,7 @@ def notes(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 _BESIDE = {"plain": "of plain", "floor": "of floor"}
-"""Whose CPU the others' is compared with, and the heading; only those that were measured."""
+"""The systems whose CPU the others' is compared with, and the heading; only those that were measured."""
 
 
 def _systems(figures: dict[str, Any]) -> Table:
@@ -186,7 +186,7 @@ _Show = Callable[[dict[str, Any]], str]
 
 
 def _number(name: str, digits: int = 0) -> _Show:
-    """A figure of a point; empty if the point has none."""
+    """A figure of a point; empty if the point does not have it."""
     return lambda point: "" if point.get(name) is None else f"{point[name]:,.{digits}f}"
 
 
@@ -251,5 +251,5 @@ def _made_how(part: dict[str, Any], runs: str) -> str:
 
 
 def _line(reason: str) -> str:
-    """The beginning of a reason, fit for a cell."""
+    """The beginning of a reason, short enough for a cell."""
     return " ".join(reason.split()).replace("|", "/")[:120]

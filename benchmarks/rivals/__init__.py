@@ -1,4 +1,4 @@
-"""The systems that pinstream is measured against, each doing the same job as far as it can.
+"""The systems that pinstream is measured against. Each does the same job as far as it can.
 
 What they lack is said where they are listed (`benchmarks.systems`). The Python ones share one conversion
 (`conversion`), written the usual way. FastStream and Quix Streams run in an environment of their own

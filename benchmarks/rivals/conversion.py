@@ -31,7 +31,7 @@ _PLAIN = {
 
 
 def conversion(schema: Path) -> Callable[[bytes], dict[str, Any]]:
-    """What makes a record's value, written with the schema in that file, a conversion event."""
+    """A function that makes a conversion event of a record's value, which was written with the schema in that file."""
     parsed = fastavro.parse_schema(json.loads(schema.read_text()))
 
     def convert_value(value: bytes) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _BATCH = 1000
 
 
 async def _as_it_is(message: Any) -> Any:
-    """The body undecoded: it is Avro, and FastStream would look whether it is JSON."""
+    """The body undecoded: it is Avro, and FastStream would try to read it as JSON."""
     return message.body
 
 

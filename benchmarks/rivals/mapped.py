@@ -23,7 +23,7 @@ _SUM = "custom_data.num_items"
 
 
 def conversion(schema: Path, mapping: Path) -> Callable[[bytes], dict[str, Any]]:
-    """What makes a record's value, written with the schema in that file, a conversion event."""
+    """A function that makes a conversion event of a record's value, which was written with the schema in that file."""
     parsed = fastavro.parse_schema(json.loads(schema.read_text()))
     convert = Mapped(json.loads(mapping.read_text())).convert
 
@@ -86,7 +86,7 @@ class Mapped:
 
 
 def walk(value: Any, path: Sequence[str]) -> list[Any]:
-    """All values at the end of a path, without nulls; a step without a name is each element."""
+    """All values at the end of a path, without nulls; a step without a name stands for each element."""
     values = [value]
     for name in path:
         if name:
@@ -98,7 +98,7 @@ def walk(value: Any, path: Sequence[str]) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can have it."""
+    """A value in a form that JSON can hold."""
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

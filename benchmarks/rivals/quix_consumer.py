@@ -22,7 +22,7 @@ _CHECKPOINT_SECONDS = 0.5
 
 
 class _Api(BatchingSink):  # type: ignore[misc]
-    """Sends a checkpoint's events, a call of at most 1000 after the other."""
+    """Sends a checkpoint's events in calls of at most 1000, one after the other."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Api(BatchingSink):  # type: ignore[misc]
         self._session = requests.Session()
 
     def write(self, batch: SinkBatch) -> None:
-        """One partition's events of a checkpoint."""
+        """Take one partition's events of a checkpoint."""
         for chunk in batch.iter_chunks(_BATCH):
             events: list[Any] = [item.value for item in chunk]
             answer = self._session.post(self._url, json={"data": events}, timeout=30).json()

@@ -22,7 +22,7 @@ _LINE_EVERY = 5.0
 
 
 class _Broker(RealBroker):
-    """Looks often for segments that are not needed any more, so that the disk holds what is ahead and little else."""
+    """A broker that often looks for old segments, so that the disk holds little more than what is still to be read."""
 
     def _write_properties(self) -> None:
         super()._write_properties()

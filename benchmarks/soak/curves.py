@@ -31,7 +31,7 @@ def plot(
 
 
 def _eighths(value: float, height: int, top: float) -> int:
-    """How many eighths of a line a value fills; something is never drawn as nothing."""
+    """How many eighths of a line a value fills; a value above zero fills at least one."""
     if value <= 0 or top <= 0:
         return 0
     return max(1, min(height * _STEPS, round(value / top * height * _STEPS)))

@@ -1,4 +1,4 @@
-"""The process that is watched: ``pinstream run`` as a deployment starts it, and what one can ask of it from outside."""
+"""The process under watch: ``pinstream run`` as a deployment starts it, and what can be asked of it from outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _STOP_SECONDS = 60.0
 
 
 class Watched:
-    """``pinstream run`` with `settings` and no other of ours; a context manager: at its end the process is gone."""
+    """``pinstream run`` with `settings` and no other PINSTREAM variables; a context manager: the process has
+    ended when it exits."""
 
     def __init__(self, settings: Mapping[str, str], log: Path) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -73,7 +74,7 @@ class Watched:
         return document
 
     def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """Send SIGTERM; return the exit code."""
         self._process.terminate()
         return self._process.wait(_STOP_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Keeps the topic ahead of the consumer, by so many records and no more, and lets go of what is committed.
+"""Keeps the topic ahead of the consumer, by a bounded number of records, and deletes what is committed.
 
 A thread of the watching process: producing is librdkafka's work, and what is left takes a few microseconds a record.
 """
@@ -18,12 +18,13 @@ from confluent_kafka.cimpl import NewTopic
 from benchmarks.soak.records import PARTITIONS, Records
 
 _CHUNK = 500
-"""Records between two looks at how far ahead it is."""
+"""Records between two checks of how far ahead the producer is."""
 _WITHIN = 60.0
 
 
 def create_topics(bootstrap: str, topic: str) -> None:
-    """The topic and the one for its dead letters. Segments are small, so that what is deleted frees the disk."""
+    """Create the topic and the one for its dead letters. Segments are small, so that deleting records frees the
+    disk."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     config = {"segment.bytes": str(16 << 20), "file.delete.delay.ms": "1000"}
     names = [topic, f"{topic}.dead-letters"]
@@ -65,11 +66,11 @@ class Backlog:
         self._thread.join(_WITHIN)
 
     def settled(self, records: int) -> None:
-        """So many records are settled."""
+        """Report that `count` records are settled in all."""
         self._settled = records
 
     def let_go(self, committed: Mapping[int, int]) -> None:
-        """Delete what is before these offsets, by partition: nobody reads it any more."""
+        """Delete what is before these offsets, by partition: it has been read and committed."""
         asked = [TopicPartition(self._topic, number, offset) for number, offset in committed.items()]
         for one in self._admin.delete_records(asked).values() if asked else ():
             one.result(_WITHIN)
@@ -101,7 +102,7 @@ class Backlog:
             raise RuntimeError(f"not all records could be produced: {failed[:1]}")
 
     def _wait_for_room(self, number: int, begun: float, producer: Producer) -> bool:
-        """Until the next chunk may go; False when nobody wants it any more."""
+        """Wait until the next chunk may go; False when the producer was closed."""
         while not self._ended.is_set():
             producer.poll(0)
             allowed = self._settled

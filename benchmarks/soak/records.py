@@ -27,10 +27,10 @@ from consumer.engine.model import Disposition
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "commerce_event.avsc"
 PARTITIONS = 4
 MARK = "########"
-"""As long as a serial number is written."""
+"""As long as a serial number."""
 MOST_RECORDS = 10 ** len(MARK)
 HEAVY_EVERY = 5
-"""Every so many spells is a heavy one."""
+"""Of this many spells one has heavy records."""
 
 _TEMPLATES = 2_000
 _HEAVY_ITEMS = 25
@@ -38,7 +38,7 @@ _HUGE_BYTES = 256 * 1024
 _INVALID = 0.01
 _DUPLICATE = 0.05
 _RECENT = 1_000
-"""A duplicate repeats one of so many latest records of its partition: well within any window."""
+"""A duplicate repeats one of this many latest records of its partition: well within any window."""
 
 
 class Template(NamedTuple):
@@ -97,11 +97,11 @@ class Records:
 
 
 _HUGE = Template((b"\xff" * _HUGE_BYTES,), Disposition.DEAD_LETTERED)
-"""Undecodable, so that it goes the way of a dead letter, and large."""
+"""A value that cannot be decoded and is large: it becomes a dead letter."""
 
 
 def _templates(seed: int) -> tuple[list[Template], list[Template]]:
-    """The usual ones and the heavy ones."""
+    """The usual templates and the heavy ones."""
     encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
     usual = list(islice(EventGenerator(seed, time.time, invalid=_INVALID), _TEMPLATES))
     orders = [one for one in usual if one.event is not None and (one.event["order"] or {}).get("items")]
@@ -110,7 +110,7 @@ def _templates(seed: int) -> tuple[list[Template], list[Template]]:
 
 
 def _made_heavy(one: GeneratedEvent) -> GeneratedEvent:
-    """The same purchase with many more lines."""
+    """The same purchase with many more items."""
     event = dict(one.event or {})
     lines = event["order"]["items"]
     event["order"] = event["order"] | {"items": [lines[at % len(lines)] for at in range(_HEAVY_ITEMS)]}
@@ -123,7 +123,7 @@ def _template(encoder: Encoder, one: GeneratedEvent) -> Template:
 
 
 def _marked(event: dict[str, Any]) -> dict[str, Any]:
-    """The event with a mark in all that names a shopper, an order or the event; what is missing stays missing."""
+    """The event with a mark wherever a shopper, an order or the event is named; fields without a value stay so."""
     customer = dict(event["customer"])
     shapes = {
         "emails": f"shopper.{MARK}@example.com",

@@ -16,7 +16,7 @@ _WIDTH, _HEIGHT = 84, 4
 
 
 def lines(outcome: Outcome, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """All of it, as text."""
+    """The whole report, as text."""
     yield from curves(outcome.plan, outcome.samples)
     yield ""
     yield from _ledger(outcome)
@@ -26,7 +26,7 @@ def lines(outcome: Outcome, verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def curves(plan: Plan, samples: Sequence[Sample]) -> Iterator[str]:
-    """Each curve over the events settled, with its figures; the budgets fill their plots to the top."""
+    """Each curve over the settled events, with its figures; a plot's upper edge is the budget."""
     yield from _curve("resident memory", samples, lambda one: one.rss, _mib)
     yield from _curve("of it private (resident less shared)", samples, lambda one: one.private, _mib)
     yield from _curve("open events", samples, lambda one: one.open_events, _count, plan.max_open_events)
@@ -73,7 +73,7 @@ def _ledger(outcome: Outcome) -> Iterator[str]:
 
 
 def document(outcome: Outcome, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The same for a machine."""
+    """The report for machines."""
     plan, sums = outcome.plan, outcome.sums
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -97,7 +97,7 @@ def document(outcome: Outcome, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def one_line(sample: Sample, events: int) -> str:
-    """One look, for a log or beside a progress bar."""
+    """One sample, for a log or beside a progress bar."""
     return (
         f"{sample.settled:>11,} of {events:,}  {sample.at:5.0f} s  RSS {_mib(sample.rss)}  "
         f"private {_mib(sample.private)}  open {sample.open_events:,} / {_mib(sample.open_bytes)}  "

@@ -1,4 +1,4 @@
-"""Runs a soak: topic, sink, process, producer, and a look at the process every so often until all is settled."""
+"""Runs a soak: topic, sink, process and producer, and takes a sample at intervals until all records are settled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.soak.watch import Sample, look
 
 _LET_GO_EVERY = 5.0
 _STALL_SECONDS = 60.0
-"""Nothing settled for so long: it will not end."""
+"""If nothing is settled for this long, the run will not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,22 @@ class Plan:
     events: int
     seed: int = 1
     window: int = 20
-    """Seconds; above `request_timeout` and the commit interval together."""
+    """Seconds; more than `request_timeout` and the commit interval together."""
     request_timeout: float = 10.0
     ahead: int = 100_000
-    """Records that the producer may be ahead of what is settled."""
+    """Records by which the producer may be ahead of what is settled."""
     rate: float | None = None
-    """Records a second on average, `ahead` at once; None: as fast as they are taken."""
+    """Records a second on average, written `ahead` at once; None: as fast as they are read."""
     spell: int = 10_000
     """Records of one kind in a row: every fifth spell is one of heavy ones."""
     every: float = 1.0
-    """Seconds between two looks."""
+    """Seconds between two samples."""
     max_open_events: int = 10_000
     max_open_bytes: int = 24 << 20
     jitter: float = JITTER
-    """Bytes that memory may grow by without being taken for a leak; see `verdicts`."""
+    """Bytes by which memory may grow without counting as a leak; see `verdicts`."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Further ones, for trying things out."""
+    """Further settings, for experiments."""
 
     def environment(self, bootstrap: str, topic: str, url: str, state: Path) -> dict[str, str]:
         """The settings of the process under test."""
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Outcome(NamedTuple):
-    """What a soak gave. `status` is the last /status document."""
+    """The result of a soak. `status` is the last /status document."""
 
     plan: Plan
     samples: list[Sample]
@@ -83,7 +83,7 @@ class Outcome(NamedTuple):
     calls: int
 
     def verdicts(self) -> list[Verdict]:
-        """Every promise, held or not."""
+        """Every promise, kept or broken."""
         plan = self.plan
         return judge(
             self.samples,
@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
 
 
 def soak(plan: Plan, bootstrap: str, topic: str, seen: Callable[[Sample], None] = lambda _: None) -> Outcome:
-    """Run it to its end; `seen` gets every sample. Raises `RuntimeError` when it cannot come to its end."""
+    """Run it to its end; `seen` gets every sample. Raises `RuntimeError` if it cannot finish."""
     create_topics(bootstrap, topic)
     records = Records(plan.events, plan.seed, plan.spell)
     with tempfile.TemporaryDirectory(prefix="pinstream-soak-") as folder, Sink(plan.events) as sink:
@@ -130,7 +130,7 @@ def soak(plan: Plan, bootstrap: str, topic: str, seen: Callable[[Sample], None] 
 def _watch(
     plan: Plan, process: Watched, backlog: Backlog, state: Path, seen: Callable[[Sample], None]
 ) -> tuple[list[Sample], dict[str, Any]]:
-    """Look until all is settled; the samples and the last /status document."""
+    """Take samples until all is settled; return them and the last /status document."""
     samples: list[Sample] = []
     begun = time.monotonic()
     progress, let_go = begun, begun
@@ -161,7 +161,7 @@ def _watch(
 
 
 def _committed(bootstrap: str, topic: str) -> int:
-    """The sum of what the group has committed."""
+    """The sum of the offsets that the group has committed."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic})
     try:
         asked = [TopicPartition(topic, number) for number in range(PARTITIONS)]
@@ -171,5 +171,5 @@ def _committed(bootstrap: str, topic: str) -> int:
 
 
 def unique_topic() -> str:
-    """A topic's name that nobody else has."""
+    """A topic name that is not in use."""
     return f"soak-{os.getpid()}-{time.monotonic_ns()}"

@@ -21,7 +21,8 @@ from benchmarks.sink import Calls, listen
 ACCEPTED, REFUSED = 1, 2
 """Bits of an event's mark."""
 UNAVAILABLE, CUT_BEFORE, CUT_AFTER, ONE_REFUSED, SLOW, THROTTLED = 23, 29, 43, 31, 37, 101
-"""Every so many calls: a 503, cut before anything is recorded, cut after, one event refused, late, a 429."""
+"""One of this many calls meets the fault: a 503, cut before anything is recorded, cut after it, one event
+refused, late, a 429."""
 LATE = 0.3
 """Seconds."""
 MOST_EVENTS_A_CALL = 1000
@@ -37,7 +38,7 @@ def _http(status: bytes, body: bytes, headers: bytes = b"") -> bytes:
 
 
 def _verdicts(events: int, refused: int) -> bytes:
-    """A 200: all processed but the last `refused`."""
+    """A 200 that says processed of all events but the last `refused`."""
     processed = events - refused
     entries = b",".join([_PROCESSED] * processed + [_FAILED] * refused)
     counters = b'{"num_events_received":%d,"num_events_processed":%d,"events":[%s]}'
@@ -53,7 +54,7 @@ _TOO_MANY = _http(
 
 
 class Books:
-    """What all connections count together; `marks` holds one byte a serial number. Only the sink writes."""
+    """What all connections count together; `marks` holds one byte for each serial number. Only the sink writes."""
 
     def __init__(self, counts: Any, marks: Any) -> None:
         self.counts = counts
@@ -65,7 +66,7 @@ class Books:
         return int(self.counts[0])
 
     def record(self, serials: Sequence[bytes], refused: int) -> None:
-        """These were judged: all accepted but the last `refused`."""
+        """Record the verdicts on these events: all accepted but the last `refused`."""
         marks, processed = self.marks, len(serials) - refused
         for serial in serials[:processed]:
             marks[int(serial)] |= ACCEPTED
@@ -73,7 +74,7 @@ class Books:
             marks[int(serial)] |= REFUSED
 
     def answered(self, events: int, refused: int) -> None:
-        """The answer went out."""
+        """Record that the answer was sent."""
         self.counts[1] += events - refused
         self.counts[2] += refused
 
@@ -141,7 +142,7 @@ class Sink:
 
     @property
     def calls(self) -> int:
-        """Calls that came, whatever became of them."""
+        """Calls that came, whatever their answer."""
         return int(self._counts[0])
 
     @property
@@ -155,7 +156,7 @@ class Sink:
         return int(self._counts[2])
 
     def never_seen(self, deliverable: bytes | bytearray) -> int:
-        """How many of the serial numbers that are `deliverable` were neither accepted nor refused, ever."""
+        """How many of the `deliverable` serial numbers were never accepted nor refused."""
         return sum(1 for wanted, mark in zip(deliverable, self._marks, strict=True) if wanted and not mark)
 
     @property

@@ -39,11 +39,11 @@ JITTER = 8 * MIB
 PEAK_SHARE = 1.25
 SIZE_SHARE = 1.5
 TURNOVERS = 2.0
-"""The store has to be filled and emptied so many times, or nothing is shown."""
+"""The store must be filled and emptied this many times; otherwise the run shows nothing."""
 HOUSEKEEPING = 2.0
 """Seconds between two ticks of the process's housekeeping."""
 _LATE = 2.0
-"""Seconds that a tick, a drop, a look may come late."""
+"""Seconds that a tick, a drop or a sample may be late."""
 _LEAST_SAMPLES = 8
 
 
@@ -56,11 +56,11 @@ class Verdict(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What both ends counted, after the end."""
+    """What both ends counted, when the run was over."""
 
     produced: int
     expected: Mapping[Disposition, int]
-    """Of the records produced; what the sink refuses is a dead letter besides."""
+    """Of the records produced; events that the sink refuses become dead letters as well."""
     ledger: Mapping[str, int]
     accepted: int
     """Events the sink answered as processed."""
@@ -68,19 +68,19 @@ class Sums(NamedTuple):
     never_seen: int
     """Deliverable events that the sink was never sent."""
     unheard: int
-    """Events at most in calls whose answer came too late to be heard."""
+    """The most events that can be in calls whose answer came too late."""
     committed: int
     exit_code: int
 
 
 def measured(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """Those after the warm-up: the first quarter of the events."""
+    """The samples after the warm-up, which is the first quarter of the events."""
     last = samples[-1].settled if samples else 0
     return [one for one in samples if one.settled >= last / 4]
 
 
 def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
-    """Least squares: by how much `value` grows per million events."""
+    """By how much `value` grows per million events (least squares)."""
     mean_x = sum(one.settled for one in samples) / len(samples)
     mean_y = sum(map(value, samples)) / len(samples)
     spread = sum((one.settled - mean_x) ** 2 for one in samples)
@@ -90,14 +90,14 @@ def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one, the upper one of two."""
+    """The median: of two middle values the upper one."""
     return sorted(values)[len(values) // 2]
 
 
 def judge_memory(
     name: str, samples: Sequence[Sample], value: Callable[[Sample], float], jitter: float = JITTER
 ) -> Verdict:
-    """Flat once warm: neither a slope nor a peak."""
+    """Memory is flat once warm: it has neither a slope nor a peak."""
     warm = measured(samples)
     if len(warm) < _LEAST_SAMPLES:
         return Verdict(name, False, f"only {len(warm)} looks after the warm-up: too few to tell")
@@ -114,7 +114,8 @@ def judge_memory(
 
 
 def judge_budget(name: str, values: Sequence[int], limit: int) -> Verdict:
-    """Never above the limit, at any look; and near it at least once, or the limit was not put to the test."""
+    """Open events and bytes stay below the limit in every sample, and come near it in at least one: otherwise
+    the limit was not tested."""
     most, above = max(values, default=0), sum(1 for value in values if value > limit)
     figures = f"most {most:,} of {limit:,}, above it at {above} of {len(values)} looks"
     if most < limit / 2:
@@ -123,12 +124,12 @@ def judge_budget(name: str, values: Sequence[int], limit: int) -> Verdict:
 
 
 def horizon(window: int) -> float:
-    """Seconds for which a key may be held at the longest: window, bucket (half a window), housekeeping."""
+    """The longest that a key may be held, in seconds: window, bucket (half a window) and housekeeping."""
     return window + math.ceil(window / 2) + HOUSEKEEPING + _LATE
 
 
 def judge_keys(samples: Sequence[Sample], window: int) -> Verdict:
-    """Never more keys than were delivered within the time for which a key may be held."""
+    """The store never holds more keys than were delivered within the time for which a key may be held."""
     name = "the key store forgets"
     worst, turnovers = 0.0, 0.0
     for index, one in enumerate(samples):
@@ -147,12 +148,12 @@ def judge_keys(samples: Sequence[Sample], window: int) -> Verdict:
 
 
 def _last_before(samples: Sequence[Sample], at: float) -> Sample:
-    """The last sample taken at `at` or before; the first one if there is none."""
+    """The last sample taken at `at` or before; the first one if there is none before."""
     return next((one for one in reversed(samples) if one.at <= at), samples[0])
 
 
 def judge_store_size(name: str, samples: Sequence[Sample], value: Callable[[Sample], float]) -> Verdict:
-    """The size that it had when it was first full is the size that it keeps."""
+    """The store keeps the size that it had when it was first full."""
     if len(samples) < _LEAST_SAMPLES:
         return Verdict(name, False, f"only {len(samples)} looks: too few to tell")
     begin, end = samples[0].at, samples[-1].at
@@ -171,7 +172,7 @@ def judge_store_size(name: str, samples: Sequence[Sample], value: Callable[[Samp
 
 
 def judge_books(sums: Sums) -> list[Verdict]:
-    """The ledger adds up, agrees with what was produced, and with the sink; nothing is lost."""
+    """The ledger adds up and agrees with what was produced and with the sink; nothing is lost."""
     ledger, expected = sums.ledger, sums.expected
     parts = sum(ledger[one.value] for one in Disposition) + ledger["open"]
     dead = expected[Disposition.DEAD_LETTERED] + sums.refused

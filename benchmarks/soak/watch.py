@@ -1,4 +1,4 @@
-"""One look at the process: what the system, its own /status and the disk say of it at this moment."""
+"""One sample of the process: what the system, its own /status and the disk say at this moment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 
 
 class Sample(NamedTuple):
-    """One look. Sizes in bytes, `at` in seconds since the first record was produced."""
+    """One sample. Sizes in bytes, `at` in seconds since the first record was produced."""
 
     at: float
     rss: int
-    """Resident: all of it, mapped files included."""
+    """Resident memory, with mapped files."""
     private: int
-    """Resident less shared: what the process itself has allocated. The key store's mapped file is not in it."""
+    """Resident less shared memory: what the process itself has allocated, without the key store's mapped files."""
     read: int
     delivered: int
     open_events: int
@@ -29,12 +29,12 @@ class Sample(NamedTuple):
 
     @property
     def settled(self) -> int:
-        """Records that have their disposition."""
+        """Records that have an outcome."""
         return self.read - self.open_events
 
 
 def look(at: float, process: psutil.Process, status: dict[str, Any], state: Path) -> Sample:
-    """A sample of now, with the /status document of now."""
+    """Take a sample, with the /status document."""
     memory = process.memory_info()
     ledger, store = status["ledger"], status["key_store"]
     return Sample(
@@ -53,7 +53,7 @@ def look(at: float, process: psutil.Process, status: dict[str, Any], state: Path
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes that a folder takes on disk; what vanishes meanwhile counts as nothing."""
+    """Bytes that a folder takes on disk; a file that is removed meanwhile counts as nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
