@@ -24,7 +24,7 @@ class Group:
         self._world = world
         self.joined: list[Member] = []
         self.expelled: list[Member] = []
-        """Zombies: not yet told."""
+        """Members that were thrown out and do not know it yet."""
         self._running = False
         self._due = False
         self._awaited: list[Member] = []
@@ -33,19 +33,19 @@ class Group:
     # -- comings and goings
 
     def join(self, member: Member) -> None:
-        """A process started."""
+        """A process has started."""
         self.joined.append(member)
         self.rebalance()
 
     def rejoin(self, member: Member) -> None:
-        """A zombie was told, and comes back."""
+        """A member that was thrown out learns of it and joins again."""
         if member in self.expelled:
             self.expelled.remove(member)
             member.given_up = False
             self.join(member)
 
     def leave(self, member: Member) -> None:
-        """A member said good-bye, or its session expired."""
+        """A member left, or its session expired."""
         if member in self.expelled:
             self.expelled.remove(member)
         if member not in self.joined:
@@ -69,13 +69,13 @@ class Group:
         self._world.later(self._world.random.uniform(0, 4), member.lose)
 
     def holders(self) -> int | None:
-        """How many members hold partitions; None while that changes."""
+        """How many members hold partitions; None during a rebalance."""
         return None if self._running else len({owner for owner, _ in self._world.broker.owners.values()})
 
     # -- rebalances
 
     def rebalance(self) -> None:
-        """One is needed: soon, or after the one under way."""
+        """Begin a rebalance soon, or after the one that is under way."""
         if not self._due:
             self._due = True
             if not self._running:
@@ -97,7 +97,7 @@ class Group:
             self._hand_out()
 
     def _draw_plan(self) -> dict[TopicPartition, Member]:
-        """Sticky for most, random for some."""
+        """Usually a sticky plan, sometimes a random one."""
         world = self._world
         plan = {}
         for tp in world.broker.logs:
@@ -109,7 +109,7 @@ class Group:
         return plan
 
     def released(self, member: Member, tps: list[TopicPartition]) -> None:
-        """A member's callback came back: it let go of these."""
+        """A member's callback has returned: it has released these."""
         owners = self._world.broker.owners
         for tp in tps:
             if tp in owners and owners[tp][0] is member and tp not in member.watch.held:

@@ -18,14 +18,14 @@ from consumer.engine.model import METADATA_BYTES, Backoff, Policy, destination_t
 from consumer.engine.offset_map import IDS_MOST
 
 GUARD_SHARE, GUARD_SAMPLE = 0.3, 8
-"""Where there is a guard: more dead letters among so many of a topic's latest records stop intake."""
+"""Where there is a guard: the share of dead letters among this many latest records of a topic that stops intake."""
 DESTINATION = destination_tag("http://simulated/v5", test_mode=False)
 AWAY = 1.0
-"""Seconds without an input after which a process here must prove that its partitions are its own."""
+"""Seconds without an input after which a process must prove that it still owns its partitions."""
 UNREACHABLE_AFTER = 2.0
 """Seconds without a verdict after which the destination counts as unreachable."""
 CLOCKS = (0.0, 0.0, -7200.0, -400.0, -60.0, 3.0, 90_000.0)
-"""How far, in seconds, a machine's clock may be off."""
+"""By how many seconds a machine's clock may be wrong."""
 SHARED = 0.2
 """Share of the worlds whose members share one key store."""
 DIVIDED = 0.3
@@ -38,24 +38,24 @@ SESSION = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Chance of each trouble per chance it gets, 0 to 1; the name says where it happens."""
+    """The probability of each trouble, 0 to 1; the name says where it happens."""
 
     api_lost_before: float = 0.0
-    """No answer, nothing processed."""
+    """The call fails and nothing is processed."""
     api_lost_after: float = 0.0
-    """No answer, yet processed."""
+    """The call is processed and its answer is lost."""
     api_5xx: float = 0.0
     api_lie: float = 0.0
     api_stranger: float = 0.0
-    """Somebody on the way answers in the platform's place, with a status that would refuse events or halt."""
+    """A proxy answers in the platform's place, with a status that would refuse events or halt the account."""
     api_429: float = 0.0
     api_limit_headers: float = 0.0
     api_whole_batch: float = 0.0
-    """A bad event refuses the whole call (400, 422) instead of being refused alone."""
+    """A bad event makes the API refuse the whole call (400, 422) instead of the event."""
     look_up_fails: float = 0.0
     store_fails: float = 0.0
     store_forgets: float = 0.0
-    """A look-up misses a key that is there."""
+    """A look-up misses a stored key."""
     letters_fail: float = 0.0
     commit_fails: float = 0.0
     registry_fails: float = 0.0
@@ -64,44 +64,45 @@ class Rates:
     stale_fetch: float = 0.0
     """Records of an ended assignment arrive after it ended."""
     begins_below: float = 0.0
-    """Reading begins before the committed offset: the log was made anew there."""
+    """Reading begins before the committed offset, because the log was made anew."""
     foreign_metadata: float = 0.0
-    """What came with a committed offset is not what was written: another tool's, or broken."""
+    """The metadata of a committed offset is another tool's, or broken."""
     cut_logs: float = 0.0
-    """When a partition changes hands ungracefully its log is cut and goes on otherwise (unclean leader election)."""
+    """When a partition changes hands ungracefully, its log is cut and continues with other records (unclean
+    leader election)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incidents:
-    """How many of each incident the troubled time holds."""
+    """How many of each incident happen in the troubled time."""
 
     crashes: int = 0
     new_lives: int = 0
-    """A topic is deleted and made anew, longer than it was."""
+    """A topic is deleted and created again, longer than before."""
     expulsions: int = 0
-    """The group throws a member out, which learns of it later."""
+    """The group throws a member out, and the member learns of it later."""
     setbacks: int = 0
-    """A position goes backwards."""
+    """A position goes back."""
     clock_jumps: int = 0
     freezes: int = 0
-    """A process stands still for a while, and does not know it (SIGSTOP, a suspended machine)."""
+    """A process stands still for a while without knowing it (SIGSTOP, a suspended machine)."""
     token_spells: int = 0
     account_spells: int = 0
     removals: int = 0
-    """A log's beginning is removed, read or not."""
+    """The beginning of a log is removed, whether it was read or not."""
     outages: int = 0
-    """The API, the key store, the broker's writes, or the registry fail altogether for a while."""
+    """The API, the key store, the broker's writes or the registry fail completely for a while."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTroubles:
-    """How often the key store that members share is in trouble, beyond what befalls any key store."""
+    """How often the key store that members share has troubles of its own."""
 
     frozen: int = 0
-    """It stands still: what it was asked it does late, or never, and nobody waits for its answer."""
+    """It stands still: it answers late or never, when the question has timed out."""
     full: int = 0
     set_back: int = 0
-    """A replica takes over that lacks the last seconds."""
+    """A replica takes over that lacks the writes of the last seconds."""
     flushed: int = 0
 
 
@@ -115,71 +116,71 @@ class Knobs:
     incidents: Incidents
     rebalances: int
     restarts: int
-    """Graceful ones."""
+    """Graceful restarts."""
     eager: bool
     members: int
     partitions: int
     accounts: int
     records: int
     arrival: float
-    """Records appear in the log over this long."""
+    """Seconds over which records appear in the log."""
     quiet_at: float
     """All trouble ends here."""
     duplicates: float
     bad: float
     odd: float
-    """Share of records that never become an event: tombstones, filtered, undecodable, ..."""
+    """Share of records that never become an event: tombstones, filtered, undecodable and others."""
     late_schemas: float
-    """Share of records whose schema has to be asked for."""
+    """Share of records whose schema must be fetched."""
     clocks: tuple[float, ...]
-    """By machine, how far its clock is off when the world begins."""
+    """For each machine, how wrong its clock is when the world begins."""
     registry_lag: float
-    """Seconds from the world's start for which the registry says that there are no such schemas."""
+    """Seconds from the world's start during which the registry says that there are no such schemas."""
     window: float
     grace: float
     latency: float
     body_limit: int
     """The API's own, in bytes."""
     proxy_limit: int
-    """Bytes that a proxy on the way takes while there is trouble; it says so in its own words."""
+    """Bytes that a proxy accepts while there is trouble; it says so in its own words."""
     metadata_limit: int
-    """Bytes that the broker takes with a committed offset."""
+    """Bytes that the broker accepts with a committed offset."""
     own_stores: bool
-    """Each member has a key store of its own: another machine."""
+    """Each member has its own key store, as on different machines."""
     shared: bool
-    """All members share one key store that holds claims, too."""
+    """All members share one key store, which also holds claims."""
     store_troubles: StoreTroubles
     notes: bool
-    """Members hear what others that share their key store have told."""
+    """Members learn what other members with the same key store have reported."""
     divided: bool
-    """Members divide the quota by how many of them hold partitions, as the group tells them."""
+    """Members divide the quota by how many of them hold partitions."""
     function: bool
-    """A function of the user's has each event before it is converted; it takes its time."""
+    """The user's function gets each event before it is converted, and takes time."""
     guarded: bool
-    """Too many dead letters stop intake; when all is quiet somebody starts such a process anew, without the guard."""
+    """Too many dead letters stop intake; when all is quiet the process is started again without the guard."""
     reading: str
-    """How records are written and read; see `tests.simulation.readings`. All else is the same whichever it is."""
+    """How records are written and read; see `tests.simulation.readings`. Everything else is the same."""
 
     @property
     def graceful(self) -> bool:
-        """No trouble at all: exactly once must hold."""
+        """Without any trouble every event must arrive exactly once."""
         rates = replace(self.rates, api_whole_batch=0.0)
         no_incidents = self.incidents == Incidents() and self.store_troubles == StoreTroubles()
         return rates == Rates() and no_incidents
 
     @property
     def tells_lives(self) -> bool:
-        """Whether what is committed says of which life of its topic it is, always."""
+        """Whether each commit always says which life of its topic it belongs to."""
         return self.metadata_limit >= IDS_MOST and not self.rates.foreign_metadata
 
     @property
     def short_maps(self) -> bool:
-        """Whether an offset map may lack something because it is too long."""
+        """Whether an offset map may be incomplete because it is too long."""
         return self.policy.map_bytes < METADATA_BYTES or self.metadata_limit < METADATA_BYTES
 
     @property
     def undisturbed(self) -> bool:
-        """One process that keeps all it was given, and no trouble: every figure is known beforehand."""
+        """One process that keeps its partitions, and no trouble: every figure is known beforehand."""
         one_life = self.members == 1 and not self.rebalances and not self.restarts and not self.guarded
         return self.graceful and one_life
 
@@ -259,7 +260,7 @@ def draw(seed: int, **overrides: Any) -> Knobs:
 
 
 def _share(knobs: Knobs, random: Random, **overrides: Any) -> Knobs:
-    """The same world with one shared key store: several members, and copies of events in different partitions."""
+    """The same world with a shared key store: several members, and copies of events in different partitions."""
     troubles = {
         field.name: random.choice((1, 2, 3)) for field in fields(StoreTroubles) if random.random() < 0.3
     }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _SPIN = 300
-"""So many ticks at one moment are a busy loop."""
+"""More ticks than this at one moment are a busy loop."""
 
 
 class Member:
@@ -41,13 +41,13 @@ class Member:
         self.frozen_until = float("-inf")
         self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.given_up = False
-        """Thrown out while it stood still: it can know that it was away."""
+        """The group threw it out while it stood still: it can know that it was away."""
         self.crash_in: int | None = None
-        """Commands it still performs before it dies; None: it lives."""
+        """Commands that it still performs before it crashes; None: it does not crash."""
         self._world = world
         self.watch = Watch(world, self)
         self.keys = KeyClient(world, self)
-        """Its way to the key store, if that is shared."""
+        """Its connection to the key store, if members share one."""
         parts = world.form.parts(world.specs)
         self.pipeline = Pipeline(
             world.policy,
@@ -60,13 +60,13 @@ class Member:
         self._epoch = self._numbers = 0
         self.in_callback = False
         self._forgotten = 0
-        """Keys that its key store says to have forgotten early."""
+        """Keys that its key store says it forgot early."""
         self._knows_brokers = False
         self._ask_size_at = world.now
         self._committing = False
         self._after_commit: list[Callable[[], None]] = []
         self._finals: list[Callable[[], None]] = []
-        """Synchronous commits under way, one after the other, as in the consumer's thread."""
+        """Synchronous commits under way, one after another, as in the consumer's thread."""
         self._released: dict[int, list[TopicPartition]] = {}
         self._wake_at: float | None = None
         self._ticks = (0.0, 0)
@@ -96,11 +96,11 @@ class Member:
     # -- feeding
 
     def instant(self) -> Instant:
-        """Now, on both clocks of its machine."""
+        """The present moment on both clocks of its machine."""
         return self._world.instant(self.slot)
 
     def feed(self, happened: m.Input) -> None:
-        """Let the core handle one input, and perform what it says."""
+        """Give the engine one input and perform its commands."""
         if not self.alive or self.stands_still(self.feed, happened):
             return
         world, watch = self._world, self.watch
@@ -136,11 +136,11 @@ class Member:
             self._world.at(due, self._wake, due)
 
     def freeze(self, seconds: float) -> None:
-        """Stand still: whatever happens to it happens afterwards."""
+        """Stand still: whatever happens to the process takes effect when it goes on."""
         self.frozen_until = max(self.frozen_until, self._world.now + seconds)
 
     def stands_still(self, act: Callable[..., None], *args: Any) -> bool:
-        """Whether it does; then `act` happens when it goes on."""
+        """Whether it stands still; if so, `act` is done when it goes on."""
         if self._world.now >= self.frozen_until:
             return False
         if not self._deferred:
@@ -149,7 +149,7 @@ class Member:
         return True
 
     def _go_on(self) -> None:
-        """What happened meanwhile happens now, in its order; unless it was frozen for longer by then."""
+        """Do what happened meanwhile, in order, unless it was frozen again for longer."""
         if self._world.now < self.frozen_until:
             self._world.at(self.frozen_until, self._go_on)
             return
@@ -171,11 +171,11 @@ class Member:
         self._world.later(self._world.delay(), act)
 
     def takes_effect(self) -> bool:
-        """Whether what it had under way happens: what a dead process asked for may."""
+        """Whether what it has under way still takes effect: of a dead process it may."""
         return self.alive or self._world.random.random() < 0.5
 
     def _perform(self, act: Callable[[], m.Input | None]) -> None:
-        """Do something outside: its effect comes after a delay, its answer after another."""
+        """Act outside: the effect comes after one delay, the answer after another."""
 
         def effect() -> None:
             if not self.takes_effect():
@@ -192,7 +192,8 @@ class Member:
         self._perform(lambda: self._world.registry.find(command.ref))
 
     def _transform(self, command: m.Transform) -> None:
-        """Call the user's function: it returns for some of the events, after a while, and may be slow with one."""
+        """Call the user's function: it returns for some of the events after a while, and may be slow with one
+        of them."""
         world = self._world
         results = [world.function(event) for event in command.events]
         slow_at = world.random.randrange(len(results)) if world.random.random() < 0.2 else None
@@ -230,7 +231,7 @@ class Member:
         self._perform(store)
 
     def _store_letter(self, letter: m.DeadLetter) -> bool:
-        """Whether it is acknowledged; a failed write may have been written all the same."""
+        """Whether the dead letter is acknowledged; a failed write may have been written all the same."""
         world = self._world
         spec = world.spec_of(letter.record)
         fails = world.in_spell("letters") or world.roll(world.rates.letters_fail)
@@ -263,7 +264,7 @@ class Member:
         self._later(lambda: self.feed(m.TokenRead(self._world.random.random() < 0.5)))
 
     def _read_anew(self, command: m.ReadAnew) -> None:
-        """Between two polls, as everything about the assignment."""
+        """Begin reading at another place, between two polls."""
 
         def effect() -> None:
             if not self.alive or self.stands_still(effect):
@@ -283,21 +284,21 @@ class Member:
         self._later(effect)
 
     def _hear_of_lives(self) -> None:
-        """Every now and then it is told which ids topics have."""
+        """It learns at intervals which ids the topics have."""
         world = self._world
         if self.watch.held and not self.in_callback and world.random.random() < 0.04:
             topics = {tp.topic for tp in self.watch.held}
             self.feed(m.TopicIdsTold({name: world.broker.topic_ids[name] for name in sorted(topics)}))
 
     def _hear_of_brokers(self) -> None:
-        """Once, it is told how long the brokers take to answer."""
+        """It learns once how long the brokers take to answer."""
         if self._knows_brokers or not self.watch.held or self.in_callback:
             return
         self._knows_brokers = True
         self.feed(m.BrokersTold("consumer", [m.BrokerTimes("1", 0.01, 0.02, 0.0)]))
 
     def _hear_of_size(self) -> None:
-        """It asks every now and then how many members hold partitions, and soon where some come or go."""
+        """It asks at intervals how many members hold partitions, and soon after members came or left."""
         world = self._world
         if not world.knobs.divided or self.in_callback or world.now < self._ask_size_at:
             return
@@ -349,7 +350,7 @@ class Member:
     def _commit_finally(
         self, tps: list[TopicPartition], positions: Sequence[Position], then: Callable[[], None]
     ) -> None:
-        """A synchronous commit, behind those under way; it may fail, and then nobody hears of it."""
+        """Commit synchronously, after the commits under way; it may fail, and no answer comes then."""
         epochs = {tp: epoch for tp, (owner, epoch) in self._world.broker.owners.items() if owner is self}
 
         def effect() -> None:
@@ -375,11 +376,11 @@ class Member:
             self._later(effect)
 
     def excuse_uncommitted(self) -> None:
-        """An ungraceful end: what it delivered and did not commit may be sent by whoever owns its partitions next."""
+        """After an ungraceful end the next owners may send what it delivered and did not commit."""
         self._excuse([tp for tp, (owner, _) in self._world.broker.owners.items() if owner is self])
 
     def _excuse(self, tps: list[TopicPartition]) -> None:
-        """What was delivered of these and could not be committed may be sent by the next owner."""
+        """Allow the next owner to send what was delivered of these and could not be committed."""
         helds = [Held(tp, 0, 0) for tp in tps if self._world.broker.logs[tp]]
         for held in helds:
             held.last_seen = self._world.broker.logs[held.tp][-1].offset
@@ -408,11 +409,11 @@ class Member:
 
     @property
     def is_zombie(self) -> bool:
-        """Thrown out of the group, and not yet told."""
+        """Thrown out of the group without knowing it yet."""
         return self in self._world.group.expelled
 
     def assign(self, tps: list[TopicPartition]) -> None:
-        """The group hands it these."""
+        """The group gives it these partitions."""
         broker, random = self._world.broker, self._world.random
         self._ask_size_at = self._world.now
         assignments = []
@@ -439,7 +440,7 @@ class Member:
                 held.position = random.randint(0, held.position - 1)
 
     def _find_metadata(self, tp: TopicPartition) -> tuple[str, int | None]:
-        """What comes with the committed offset: what was written with it, or what somebody else wrote."""
+        """The metadata of the committed offset: what pinstream wrote, or what another tool wrote."""
         world = self._world
         committed = world.broker.committed.get(tp)
         if committed is None:
@@ -453,7 +454,7 @@ class Member:
         return text, committed.leader_epoch
 
     def revoke(self, tps: list[TopicPartition]) -> None:
-        """The group wants these back: from now until the release nothing is polled."""
+        """The group wants these back: nothing is polled until the release."""
         if not self.alive or self.stands_still(self.revoke, tps):
             return
         self._keep_stale(tps)
@@ -463,7 +464,7 @@ class Member:
         self.feed(m.Revoked(tps, self._numbers, self._world.knobs.grace))
 
     def lose(self) -> None:
-        """It learns that the group threw it out."""
+        """It learns that the group has thrown it out."""
         if not self.alive or self.stands_still(self.lose):
             return
         if self.in_callback and self._world.random.random() < 0.7:
@@ -507,7 +508,7 @@ class Member:
         world.later(world.delay() / 2 if chunks else world.knobs.latency + 0.05, self._poll)
 
     def _take(self, room: int) -> list[Chunk]:
-        """Up to `room` records, from where each partition's position stands."""
+        """Up to `room` records, from each partition's position on."""
         world, chunks = self._world, []
         helds = list(self.watch.held.values())
         world.random.shuffle(helds)
@@ -527,7 +528,7 @@ class Member:
         return chunks
 
     def _keep_stale(self, tps: list[TopicPartition]) -> None:
-        """Records on their way when their assignment ends arrive after it."""
+        """Deliver records that were on their way after their assignment has ended."""
         world = self._world
         for tp in tps:
             held = self.watch.held.get(tp)
@@ -538,7 +539,7 @@ class Member:
                 world.later(world.random.uniform(0, 3), self.feed, m.Fetched(_chunks(held, specs)))
 
     def set_back(self) -> bool:
-        """One partition's position goes backwards. False if there is none to do that to."""
+        """Move one partition's position back. False if no partition can go back."""
         helds = [held for held in self.watch.held.values() if held.last_seen >= 0 and not held.draining]
         if not helds or self.in_callback:
             return False

@@ -1,4 +1,4 @@
-"""Deliberate bugs in what is kept: claims, keys, the ledger, commits, dead letters."""
+"""Deliberate bugs in the engine's state: claims, keys, the ledger, commits, dead letters."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.simulation.mutations.mutating import mutation
 
 
 @mutation
-def keys_do_not_say_to_whom(patch: pytest.MonkeyPatch) -> None:
-    """What a sandbox was sent is a duplicate for the platform."""
+def keys_do_not_name_the_destination(patch: pytest.MonkeyPatch) -> None:
+    """An event that a sandbox received counts as a duplicate for the platform."""
     make = Keys.__init__
     patch.setattr(Keys, "__init__", lambda self, _=None: make(self, None))
 
 
 @mutation
 def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
-    """A record whose key is merely claimed is a duplicate at once (apache/pulsar #5218)."""
+    """A record is settled as a duplicate while its key is only claimed (apache/pulsar #5218)."""
     look_up = Lookups.look_up
 
     def settling(self: Lookups, leaders: Sequence[Run]) -> None:
@@ -48,13 +48,13 @@ def boolean_dedup(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def claims_of_dropped_work_are_kept(patch: pytest.MonkeyPatch) -> None:
-    """What is let go of keeps its key: its followers wait for ever."""
+    """Dropped work keeps its claim, so its followers wait for ever."""
     patch.setattr(Lookups, "pass_on", lambda self, leaders: None)
 
 
 @mutation
 def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
-    """The key is remembered when the event is queued."""
+    """The key is stored when the event is queued."""
     take_in = Pipeline._take_in
 
     def taken_in(self: Pipeline, happened: messages.Input) -> None:
@@ -68,7 +68,7 @@ def key_stored_before_delivery(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
-    """The followers of a refused leader are settled as duplicates, though nothing was delivered."""
+    """The followers of a refused leader are settled as duplicates, though no event was delivered."""
     refuse = Outcomes.refused
 
     def refused(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
@@ -79,8 +79,8 @@ def followers_share_their_leaders_refusal(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def followers_of_let_go_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """The claim is released, and nobody inherits it."""
+def followers_of_dropped_leaders_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A dropped leader's claim is released, and no follower inherits it."""
     patch.setattr(Claims, "release", lambda self, leader: self.claimed.remove(keys_of([leader])) and None)
 
 
@@ -94,7 +94,7 @@ def store_failure_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
-    """The record settles with the answer, the key follows when it may."""
+    """The record settles with the API's answer, before its key is durable."""
 
     def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
         self.ledger.settle([*runs, *self.claims.confirm(runs)], Disposition.DELIVERED)
@@ -104,7 +104,7 @@ def delivered_without_waiting_for_the_key(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
-    """The key store does not answer, so the event is taken for new."""
+    """The key store does not answer, and the event counts as new."""
 
     def failed(self: Lookups, number: int) -> None:
         count = rows_of(self._asked[number])
@@ -115,7 +115,7 @@ def failed_look_up_means_new(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """The first follower inherits the claim, but not those behind it."""
+    """The first follower inherits the claim; the followers behind it are forgotten."""
     release = Claims.release
 
     def alone(self: Claims, leader: Run) -> Run | None:
@@ -128,7 +128,7 @@ def other_followers_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> None:
-    """The answer to their leader is enough for them."""
+    """Followers settle with the answer to their leader, before its key is durable."""
 
     def delivered(self: Outcomes, runs: Sequence[Run]) -> None:
         for key in split_keys(keys_of(runs)):
@@ -144,7 +144,7 @@ def followers_settle_before_the_key_is_durable(patch: pytest.MonkeyPatch) -> Non
 
 @mutation
 def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
-    """Records of an ended assignment are taken in under the new one."""
+    """Records of an ended assignment enter the new one."""
 
     def fetched(self: Pipeline, happened: messages.Fetched) -> None:
         for chunk in happened.chunks:
@@ -159,7 +159,7 @@ def no_epoch_fence(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
-    """What belongs to an ended assignment settles in the one that came after it."""
+    """Records of an ended assignment settle in the assignment that followed it."""
     keys_stored = Outcomes.keys_stored
 
     def inherited(self: Outcomes, row: Run) -> Run:
@@ -188,7 +188,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def commits_the_highest_seen(patch: pytest.MonkeyPatch) -> None:
-    """vectordotdev/vector #24215."""
+    """The highest settled offset is committed (vectordotdev/vector #24215)."""
 
     def committable(self: AssignmentState) -> Position | None:
         if self.last_seen < 0:
@@ -200,7 +200,7 @@ def commits_the_highest_seen(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def commits_past_the_lowest_open(patch: pytest.MonkeyPatch) -> None:
-    """The position after the lowest open record, instead of the record's own."""
+    """The commit is the position after the lowest open record instead of the record's own."""
     committable = AssignmentState.committable
 
     def one_more(self: AssignmentState) -> Position | None:
@@ -214,7 +214,7 @@ def commits_past_the_lowest_open(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def commits_without_leader_epoch(patch: pytest.MonkeyPatch) -> None:
-    """apache/kafka PR 23183."""
+    """Commits carry no leader epoch (apache/kafka PR 23183)."""
     committable = AssignmentState.committable
 
     def bare(self: AssignmentState) -> Position | None:
@@ -226,7 +226,7 @@ def commits_without_leader_epoch(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
-    """The position is not committed again until something more settles."""
+    """After a failed commit the position is not committed again until more records settle."""
     done = Commits.done
 
     def always(self: Commits, happened: messages.CommitDone) -> None:
@@ -238,7 +238,7 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
-    """By the timer, and by the release."""
+    """The timer and the release both commit a draining partition."""
 
     def all_of_them(self: Ledger) -> Iterable[Position]:
         return self.final_positions(self)
@@ -248,7 +248,7 @@ def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
-    """librdkafka #5604."""
+    """Partitions that were lost are committed (librdkafka #5604)."""
     lose = Pipeline._lost
 
     def lost(self: Pipeline, happened: messages.Lost) -> None:
@@ -263,7 +263,7 @@ def lost_partitions_are_committed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) -> None:
-    """What is open before the new position will not come again."""
+    """Open records before the new position are dropped, although they will not be read again."""
     rewind = Ledger.rewind
 
     def all_of_it(self: Ledger, state: AssignmentState, offset: int) -> int:
@@ -277,19 +277,19 @@ def a_position_that_went_back_voids_all_that_is_open(patch: pytest.MonkeyPatch) 
 
 @mutation
 def bytes_of_events_are_not_entered(patch: pytest.MonkeyPatch) -> None:
-    """A settled record gives back more bytes than were taken."""
+    """A settled record frees more bytes of the budget than it took."""
     patch.setattr(Ledger, "insert", lambda self, block, rows, columns: block.insert(rows, columns))
 
 
 @mutation
 def records_removed_unread_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """As before: retention takes them, and nobody is told."""
+    """Records that retention removed unread are not reported."""
     patch.setattr(Removals, "fetched", lambda *_: None)
 
 
 @mutation
 def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
-    """Compaction and transactions leave gaps, too."""
+    """Every gap in offsets counts as removed records, although compaction and transactions leave gaps, too."""
 
     def removed(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:
         return removed_unread(chunk._replace(log_start=chunk.records[-1].offset), expected, known)
@@ -302,7 +302,7 @@ def every_gap_counts_as_removed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    """What is settled above the committed offset is sent again by the next owner."""
+    """The next owner sends again what is settled above the committed offset."""
     read = offset_map.read_metadata
 
     def without_map(text: str, base: int, *, where: str = "") -> CommitMetadata | None:
@@ -314,13 +314,13 @@ def offset_maps_are_not_read(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def offset_maps_are_not_written(patch: pytest.MonkeyPatch) -> None:
-    """As before there were any."""
+    """Commits carry no offset map."""
     patch.setattr(offset_map, "write", lambda *_, **__: "")
 
 
 @mutation
 def maps_wait_for_the_watermark(patch: pytest.MonkeyPatch) -> None:
-    """Found by this simulation: while the very first record waited, nothing behind it was written down."""
+    """No map is written while the first record of all is open (this simulation found the bug)."""
     committable = AssignmentState.committable
 
     def moved(self: AssignmentState) -> Position | None:
@@ -332,7 +332,7 @@ def maps_wait_for_the_watermark(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def inherited_maps_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """The next commit holds only what was settled since."""
+    """The next commit holds only what was settled since the assignment."""
     commit = AssignmentState._position
 
     def own(self: AssignmentState, next_offset: int, leader_epoch: int | None) -> Position:
@@ -346,25 +346,25 @@ def inherited_maps_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def maps_of_a_cut_log_are_believed(patch: pytest.MonkeyPatch) -> None:
-    """Other records stand at these offsets by now (unclean leader election)."""
+    """A map is applied although other records have these offsets now (unclean leader election)."""
     patch.setattr(OffsetMap, "holds_for", lambda self, leader_epoch: True)
 
 
 @mutation
 def another_id_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    """A topic that is made anew under a running member is read on from where it was."""
+    """A topic that is created again under a running member is read on from the old position."""
     patch.setattr(Lives, "told", lambda self, ids: False)
 
 
 @mutation
 def the_committed_id_is_not_compared(patch: pytest.MonkeyPatch) -> None:
-    """What was committed in an earlier life of the topic counts in the next."""
+    """An offset that was committed in an earlier life of the topic holds in the next one."""
     patch.setattr(offset_map, "is_void", lambda *_, **__: False)
 
 
 @mutation
 def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
-    """Reading begins anew, but for the records that were settled in the life before."""
+    """Reading begins again, but skips the offsets that were settled in the topic's earlier life."""
     read = Lives._read_metadata
 
     def of_before(self: Lives, tp: TopicPartition, one: messages.Assignment) -> CommitMetadata | None:
@@ -379,7 +379,7 @@ def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
-    """All that was seen counts as settled."""
+    """The map says that every record seen is settled."""
 
     def all_of_it(self: AssignmentState, base: int) -> tuple[list[int], int | None]:
         return ([base + 1, self.last_seen + 1], 10**6) if self.last_seen > base else ([], None)
@@ -389,7 +389,7 @@ def open_records_are_in_the_map(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
-    """The broker refuses the commit, and the next one as well."""
+    """The broker refuses a commit whose map is too long, and every later one."""
     write = offset_map.write
 
     def all_of_it(base: int, bounds: Sequence[int], epoch: int | None, most: int = 0, **others: Any) -> str:
@@ -400,7 +400,7 @@ def maps_are_as_long_as_they_come(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    """Found by a reviewer: the log was made anew, and its records were taken for what was settled before."""
+    """The log was made anew, and its records count as settled before (a reviewer found the bug)."""
 
     def fetched(self: Pipeline, happened: messages.Fetched) -> None:
         for chunk in happened.chunks:
@@ -416,7 +416,7 @@ def beginning_below_the_start_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None:
-    """Runs counted in records instead of offsets."""
+    """Runs of settled records are counted in records instead of offsets."""
 
     def by_index(self: Block) -> Iterator[tuple[int, int | None]]:
         for begin, after in open_runs(self):
@@ -432,7 +432,7 @@ def records_after_a_gap_are_taken_for_settled(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
-    """getsentry/arroyo, jitsu rotor: the write fails and the event is gone."""
+    """The write fails and the event is lost (getsentry/arroyo, jitsu rotor)."""
     write = Outcomes.dead_letter
 
     def early(self: Outcomes, row: Run, rejection: Rejection, attempts: int) -> None:
@@ -448,7 +448,7 @@ def settles_before_the_dead_letter_is_stored(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
-    """One acknowledgement stands for all."""
+    """One acknowledged dead letter counts for the whole write."""
     stored = Outcomes.letters_stored
 
     def all_or_nothing(self: Outcomes, happened: messages.DeadLettersStored) -> None:
@@ -459,7 +459,7 @@ def partly_stored_letters_count_as_stored(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def failed_writes_are_dropped(patch: pytest.MonkeyPatch) -> None:
-    """What a write did not take is not tried again."""
+    """Dead letters whose write failed are not written again."""
     finish = Outbox.finish
 
     def dropping(self: Outbox[Any], *args: Any) -> list[Any]:
@@ -473,13 +473,13 @@ def failed_writes_are_dropped(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def letters_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
-    """Dead letters of partitions that are another's are written all the same."""
+    """Dead letters are written although their partition has another owner."""
     patch.setattr(Outbox, "discard", lambda *_: None)
 
 
 @mutation
 def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
-    """Which of the letters was stored?"""
+    """Acknowledgements are matched to dead letters in the wrong order."""
     stored = Outcomes.letters_stored
 
     def reversed_(self: Outcomes, happened: messages.DeadLettersStored) -> None:
@@ -490,20 +490,20 @@ def acknowledgements_are_taken_in_any_order(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def letters_forget_their_attempts(patch: pytest.MonkeyPatch) -> None:
-    """getsentry/arroyo PR 410: a dead letter without its story."""
+    """A dead letter does not say how often it was tried (getsentry/arroyo PR 410)."""
     refuse = Outcomes.refused
     patch.setattr(Outcomes, "refused", lambda self, one, rejection, attempts: refuse(self, one, rejection, 0))
 
 
 @mutation
 def messages_are_not_masked(patch: pytest.MonkeyPatch) -> None:
-    """The API's message echoes the event, and so does the dead letter."""
+    """The API's message repeats values of the event, and so does the dead letter."""
     patch.setattr(answers, "mask", lambda message, body=b"": message)
 
 
 @mutation
 def drains_do_not_wait_for_what_was_read_again(patch: pytest.MonkeyPatch) -> None:
-    """A position went back: the calls that are out there for what was read before are worth nothing."""
+    """After a position went back, a drain does not wait for the calls with the earlier reading."""
     busy = Pipeline._busy
 
     def forgetful(self: Pipeline, states: list[AssignmentState]) -> bool:

@@ -1,4 +1,4 @@
-"""Deliberate bugs in what is done: answers, gates, limits, drains, schemas."""
+"""Deliberate bugs in the engine's actions: answers, gates, limits, drains, schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
-    """Statuses are believed whatever the counters say."""
+    """The statuses of events are believed whatever the answer's counters say."""
 
     def read(body: bytes, events: int) -> verdicts.Verdict:
         answer = verdicts._parse(body)
@@ -41,14 +41,14 @@ def counters_are_not_checked(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def any_success_is_a_success(patch: pytest.MonkeyPatch) -> None:
-    """200 is 200, whatever it says."""
+    """Any 200 means that all events were processed."""
     outcome = verdicts.EventOutcome(True, None, None)
     patch.setattr(verdicts, "_read_ok", lambda _, events: verdicts.PerEvent([outcome] * events))
 
 
 @mutation
 def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
-    """vectordotdev/vector #24543: 401 is a 4xx like any other."""
+    """A 401 refuses the events like any other 4xx (vectordotdev/vector #24543)."""
     read = verdicts.read_answer
 
     def dropping(status: int, *more: Any) -> verdicts.Verdict:
@@ -59,7 +59,7 @@ def refused_token_refuses_the_events(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
-    """Half of five is two, twice."""
+    """Halving a batch of five gives two and two."""
 
     halves = Batch.halves
 
@@ -73,7 +73,7 @@ def bisecting_loses_the_odd_event(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
-    """One bad event takes all of its batch with it."""
+    """One bad event makes dead letters of its whole batch."""
 
     def bisect(self: Answers, batch: Batch, code: str, message: str, _: str | None) -> None:
         for row in each_of(batch.runs):
@@ -84,7 +84,7 @@ def refused_batch_is_refused_whole(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
-    """A time-out is taken for a success that was slow."""
+    """A call that timed out counts as a success."""
 
     def optimist(self: Answers, answer: messages.Unanswered) -> None:
         self._outcomes.delivered(self._dispatcher.answered(answer.number).runs)
@@ -94,13 +94,13 @@ def unanswered_calls_count_as_delivered(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def repeats_in_doubt_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """Offline events alone are taken for what the platform does not deduplicate: an hour makes no difference."""
+    """Only repeats of offline events count as not deduplicated by the platform, even after an hour."""
     patch.setattr("consumer.engine.sending.dispatcher.COUNTS_AS_OFFLINE_AFTER", 1e12)
 
 
 @mutation
 def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
-    """What was answered, or never left, is counted as if it might have arrived."""
+    """A repeat counts as in doubt although its call was answered or never left."""
     emit = Dispatcher._emit
 
     def doubting(self: Dispatcher, queue: AccountQueue, batch: Batch) -> None:
@@ -113,7 +113,7 @@ def every_repeat_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
-    """A retry makes its own event ids."""
+    """A retry gives its events new ids."""
     parts = Batch.parts
 
     def renamed(self: Batch) -> Sequence[bytes | memoryview]:
@@ -126,7 +126,7 @@ def events_are_sent_anew_under_a_new_id(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
-    """connect #461: which of the batch failed?"""
+    """The outcomes of a batch belong to the wrong events (connect #461)."""
     judge = Answers._per_event
 
     def shifted(self: Answers, batch: Batch, outcomes: Sequence[verdicts.EventOutcome]) -> None:
@@ -137,7 +137,7 @@ def outcomes_are_shifted_by_one(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -> None:
-    """A 400 that says which events are at fault has processed none of the others."""
+    """A 400 that names the events at fault counts as delivery of the others."""
     some = Answers._some_refused
 
     def optimist(self: Answers, batch: Batch, verdict: verdicts.SomeRefused) -> None:
@@ -150,14 +150,14 @@ def the_rest_of_a_refused_batch_counts_as_delivered(patch: pytest.MonkeyPatch) -
 
 
 @mutation
-def a_middleman_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
-    """A status code is taken for a speaker: a proxy's 400 makes dead letters, its 403 halts."""
+def a_proxy_s_refusal_is_the_platform_s(patch: pytest.MonkeyPatch) -> None:
+    """A proxy's 400 makes dead letters, and its 403 halts the account."""
     patch.setattr(verdicts, "_own_words", lambda body, events: {})
 
 
 @mutation
-def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
-    """Whoever says 401 or 403, the token is held to be refused."""
+def a_proxy_s_403_halts(patch: pytest.MonkeyPatch) -> None:
+    """Every 401 or 403 counts as a refused token, whoever sent it."""
     read = verdicts.read_answer
 
     def halting(status: int, *more: Any) -> verdicts.Verdict:
@@ -168,7 +168,7 @@ def a_middleman_s_403_halts(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) -> None:
-    """Any 413 is believed, down to the single event."""
+    """Every 413 is believed, even for a single event."""
     read = verdicts.read_answer
 
     def believing(status: int, *more: Any) -> verdicts.Verdict:
@@ -179,19 +179,19 @@ def what_is_too_large_for_a_proxy_is_a_dead_letter(patch: pytest.MonkeyPatch) ->
 
 @mutation
 def bodies_stay_as_large_as_they_are(patch: pytest.MonkeyPatch) -> None:
-    """Each batch finds out for itself what the proxy takes."""
+    """Each batch is halved again until the proxy takes it."""
     patch.setattr(AccountQueue, "shrink", lambda *_: None)
 
 
 @mutation
 def no_destination_is_ever_unreachable(patch: pytest.MonkeyPatch) -> None:
-    """28 of 28 calls fail, and the page says that it takes events."""
+    """Every call fails, and the destination counts as reachable."""
     patch.setattr(Gate, "unreachable_at", lambda _: float("inf"))
 
 
 @mutation
 def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """A verdict does not end it."""
+    """A verdict does not make the destination reachable again."""
     patch.setattr(Gate, "heard", lambda *_: False)
 
 
@@ -200,25 +200,25 @@ def unreachable_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def retry_after_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    """connect #1352."""
+    """Retry-After is ignored (connect #1352)."""
     patch.setattr(Gate, "close", lambda self, until, told=False: self.slow_down())
 
 
 @mutation
 def retry_after_dates_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    """Only the form in seconds is understood."""
+    """Retry-After is understood only as seconds, not as a date."""
     patch.setattr(verdicts, "unix_of", lambda text: 0.0)
 
 
 @mutation
 def refused_token_halts_its_own_account_only(patch: pytest.MonkeyPatch) -> None:
-    """The other accounts find out for themselves."""
+    """A refused token halts one account; the others meet the refusal themselves."""
     patch.setattr("consumer.engine.sending.halts.TOKEN_REFUSED", -1)
 
 
 @mutation
 def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
-    """The limit in bytes is not kept."""
+    """Batches are cut by count; the limit in bytes is ignored."""
     add = AccountQueue.add
 
     def blind(self: AccountQueue, run: Run, now: float) -> None:
@@ -231,19 +231,20 @@ def batches_are_cut_by_count_alone(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def limit_headers_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    """The quota the answers tell of is not kept."""
+    """The quota that answers announce is ignored."""
     patch.setattr(Gate, "told", lambda *_: None)
 
 
 @mutation
 def quota_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    """5,000 calls a minute are not counted."""
+    """The 5,000 calls a minute are not counted."""
     patch.setattr(Gate, "_quota_at", lambda self, now: now)
 
 
 @mutation
 def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
-    """Found by this simulation: the gate opened at the very moment a call expired, and still counted it."""
+    """The gate opens at the very moment when a call expires, and still counts that call (this simulation found
+    the bug)."""
 
     def quota_at(self: Gate, now: float) -> float:
         while self._calls and self._calls[0] <= now - 60.0:
@@ -255,7 +256,7 @@ def quota_opens_by_rounding(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def small_batches_go_beside_a_call(patch: pytest.MonkeyPatch) -> None:
-    """Each event goes alone, and full batches of other accounts wait for their turn."""
+    """Each event is sent alone, while full batches of other accounts wait."""
     patch.setattr(
         Dispatcher, "_early_at", lambda self, queue: queue.gate.spares_at(self._context.now.monotonic)
     )
@@ -263,13 +264,13 @@ def small_batches_go_beside_a_call(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def small_batches_use_up_the_quota(patch: pytest.MonkeyPatch) -> None:
-    """Whenever a call may go, it goes with what there is."""
+    """Whenever a call may begin, it begins with the few events that are there."""
     patch.setattr(Gate, "spares_at", Gate.throttled_until)
 
 
 @mutation
 def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
-    """The account was told that its quota is used up, and goes on as before once the time is over."""
+    """After a 429 has ended, the account sends small batches as before."""
     close = Gate.close
 
     def closing(self: Gate, until: float, *, told: bool = False) -> None:
@@ -281,7 +282,7 @@ def small_batches_go_after_a_429(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def probes_ignore_the_throttle(patch: pytest.MonkeyPatch) -> None:
-    """Found by this simulation: a halted account was probed though a 429 had closed it, and past its quota."""
+    """A halted account is probed while a 429 closes it, and beyond its quota (this simulation found the bug)."""
     opens = Gate.opens_at
 
     def opens_at(self: Gate, now: float, in_flight: int) -> float | None:
@@ -294,7 +295,7 @@ def probes_ignore_the_throttle(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def halted_accounts_are_sent_to(patch: pytest.MonkeyPatch) -> None:
-    """A refused token is probed by every batch there is."""
+    """Every batch of a halted account is sent to find out whether it is still refused."""
 
     def opens(self: Gate, now: float, in_flight: int) -> float | None:
         return None if in_flight >= int(self.pace) else max(self.closed_until, self._quota_at(now))
@@ -311,7 +312,7 @@ def halt_never_ends(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
-    """Each account may have as many calls in flight as the process."""
+    """Each account may have as many calls in flight as the whole process."""
 
     def send(self: Dispatcher, _: int) -> None:
         for queue in list(self._rotation):
@@ -326,25 +327,25 @@ def concurrency_is_per_account(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def room_ignores_what_is_open(patch: pytest.MonkeyPatch) -> None:
-    """parallel-consumer #832."""
+    """Fetching does not look at what is open (parallel-consumer #832)."""
     patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events)
 
 
 @mutation
 def room_ignores_bytes(patch: pytest.MonkeyPatch) -> None:
-    """A budget in events alone."""
+    """The budget counts events and not bytes."""
     patch.setattr(Pipeline, "room", lambda self: self.policy.max_open_events - self.ledger.open)
 
 
 @mutation
 def all_that_is_fetched_is_read(patch: pytest.MonkeyPatch) -> None:
-    """What does not fit into the budget in bytes is taken in all the same."""
+    """Records are taken in although they exceed the budget in bytes."""
     patch.setattr(Admission, "_fitting", lambda self, columns, *_: len(columns))
 
 
 @mutation
 def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
-    """What waits for room is read for a partition that is another's."""
+    """Records that wait for room are read although their partition has another owner."""
     purge = Admission.purge
 
     def keeping(self: Admission) -> None:
@@ -357,7 +358,7 @@ def held_records_outlive_their_assignment(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """The schema came when there was no room."""
+    """Records are forgotten whose schema came when there was no room."""
     admit = Admission._admit_deferred
 
     def once(self: Admission, leaders: list[Run]) -> bool:
@@ -373,7 +374,7 @@ def deferred_records_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
-    """A process that stood still sends on, though its partitions are another's by now."""
+    """A process that stood still goes on sending, although its partitions have other owners."""
     mind = Commits.mind_absence
 
     def unmoved(self: Commits, now: Instant) -> None:
@@ -386,7 +387,7 @@ def an_absence_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None:
-    """The answer to it was on its way all the time."""
+    """The answer to a commit that was sent before the absence counts as proof of ownership."""
     mind = Commits.mind_absence
 
     def believing(self: Commits, now: Instant) -> None:
@@ -398,7 +399,7 @@ def a_commit_from_before_the_absence_is_proof(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
-    """Any answer will do."""
+    """Any answer to a commit counts as proof of ownership."""
     done = Commits.done
 
     def easily(self: Commits, happened: messages.CommitDone) -> None:
@@ -411,7 +412,7 @@ def a_failed_commit_is_proof(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
-    """After an absence calls wait for the proof, dead letters do not."""
+    """After an absence dead letters are written without proof of ownership."""
     go_on = Pipeline._go_on
 
     def early(self: Pipeline) -> None:
@@ -423,7 +424,8 @@ def letters_need_no_proof(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None:
-    """A slow key store, and a crash repeats far more than concurrency x batch."""
+    """Delivered events whose keys are not stored yet do not count: after a crash far more than concurrency x
+    batch are repeated."""
 
     def may(self: Dispatcher) -> bool:
         return len(self._in_flight) < self._context.policy.concurrency
@@ -433,7 +435,7 @@ def what_is_not_remembered_yet_is_not_counted(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def no_backoff(patch: pytest.MonkeyPatch) -> None:
-    """connect #435: retries without a pause."""
+    """Retries begin without a pause (connect #435)."""
     patch.setattr(Backoff, "delay", lambda *_: 0.001)
 
 
@@ -442,7 +444,7 @@ def no_backoff(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def deadlines_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    """scality/backbeat PR 2818: a drain that waits for ever."""
+    """A drain waits for ever (scality/backbeat PR 2818)."""
 
     def end(self: Pipeline) -> None:
         for drain in [one for one in self._drains if not self._busy(one.states)]:
@@ -454,13 +456,13 @@ def deadlines_are_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def drains_do_not_wait(patch: pytest.MonkeyPatch) -> None:
-    """What is in flight is left to the next owner."""
+    """A drain does not wait for calls in flight."""
     patch.setattr(Pipeline, "_busy", lambda self, states: False)
 
 
 @mutation
 def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
-    """Only records in flight are waited for, not the keys on their way to disk."""
+    """A drain waits for records in flight, but not for keys that are being stored."""
 
     def busy(self: Pipeline, states: list[AssignmentState]) -> bool:
         return any(run.block.assignment in states for run in self.dispatcher.in_flight())
@@ -470,13 +472,13 @@ def drains_do_not_wait_for_leaders_elsewhere(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def queued_work_starts_while_draining(patch: pytest.MonkeyPatch) -> None:
-    """getsentry/launchpad PR 512."""
+    """Queued events are sent during a drain (getsentry/launchpad PR 512)."""
     patch.setattr(Run, "accepted", property(lambda self: self.ours))
 
 
 @mutation
 def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
-    """The release is answered, and the partition kept."""
+    """The release is answered, but the partition is kept."""
 
     def finish(self: Pipeline, drain: Drain, late: bool) -> None:
         positions = self.ledger.final_positions(drain.states)
@@ -492,7 +494,7 @@ def released_partitions_are_not_dropped(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def purge_forgets_retries(patch: pytest.MonkeyPatch) -> None:
-    """Batches that wait to be sent again outlive their assignment."""
+    """Batches that wait for a retry survive their assignment."""
     purge = AccountQueue.purge
 
     def partly(self: AccountQueue, *stays: Callable[[Run], bool]) -> list[Run]:

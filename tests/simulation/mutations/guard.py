@@ -20,13 +20,13 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def guard_writes_on(patch: pytest.MonkeyPatch) -> None:
-    """Intake has stopped, and what waits for the dead-letter topic is written all the same."""
+    """Intake has stopped, but waiting dead letters are written."""
     patch.setattr(Pipeline, "_mind_guard", lambda self: self.guard.mind())
 
 
 @mutation
 def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
-    """No letter is written, and nobody reads the record again."""
+    """No dead letter is written, and the record is settled."""
     mind = Pipeline._mind_guard
 
     def settling(self: Pipeline) -> None:
@@ -44,7 +44,7 @@ def guard_settles_what_it_drops(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
-    """What was fetched before is read on."""
+    """Records that were fetched before the guard tripped are still read."""
 
     def may_try(self: Admission) -> bool:
         free = self._context.policy.max_open_bytes - self._ledger.open_bytes
@@ -55,7 +55,7 @@ def guard_stops_fetches_alone(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None:
-    """Held back instead of dropped: the timer spins, and a stop waits for nothing."""
+    """Dead letters are held back instead of dropped: the timer spins, and a stop waits for nothing."""
     write = Outcomes.write_letters
 
     def unless_tripped(self: Outcomes) -> None:
@@ -68,7 +68,7 @@ def guard_waits_for_letters_it_does_not_write(patch: pytest.MonkeyPatch) -> None
 
 @mutation
 def guard_sample_is_in_the_order_of_verdicts(patch: pytest.MonkeyPatch) -> None:
-    """What is refused takes its place when it is refused: last, and together."""
+    """A refused record enters the sample when it is refused: last, and together with others."""
     mark = guard._Sample.mark
 
     def at_the_end(self: guard._Sample, number: int, verdict: int) -> None:
@@ -82,7 +82,7 @@ def guard_sample_is_in_the_order_of_verdicts(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
-    """After a restart the refused are what is left; without the settled ones between them they are all there is."""
+    """After a restart only refused records are left; without the settled ones between them they fill the sample."""
     read = Guard.read
 
     def without(self: Guard, block: Block, verdicts: Mapping[int, Verdict]) -> None:
@@ -94,7 +94,7 @@ def guard_passes_over_what_is_passed_over(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
-    """A group that was rewound finds nearly all delivered: the refused are alone."""
+    """After a rewind nearly all records are duplicates; only the refused ones count."""
     take_in = Pipeline._take_in
 
     def without(self: Pipeline, happened: messages.Input) -> None:
@@ -110,13 +110,13 @@ def guard_does_not_count_duplicates(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_counts_what_is_read_again_twice(patch: pytest.MonkeyPatch) -> None:
-    """The same few bad records, read again and again, come to be most of the sample."""
+    """The same few bad records are read again and again, and become most of the sample."""
     patch.setattr(guard._Sample, "_forget", lambda *_: None)
 
 
 @mutation
 def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
-    """Only what is rejected at once counts: the platform may refuse a whole topic."""
+    """Only rejections count, although the platform may refuse a whole topic."""
     judge = Guard.judge
 
     def at_once(self: Guard, row: Run, rejection: Rejection | None) -> None:
@@ -128,7 +128,7 @@ def guard_overlooks_refusals(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def guard_weighs_only_what_is_new(patch: pytest.MonkeyPatch) -> None:
-    """A refusal among records that others came after counts for nothing."""
+    """A refused record counts only while no later record has been read."""
     mark = guard._Sample.mark
 
     def at_the_end_alone(self: guard._Sample, number: int, verdict: int) -> None:

@@ -16,6 +16,6 @@ MUTATIONS: dict[str, Mutation] = {}
 
 
 def mutation(make: Mutation) -> Mutation:
-    """Enter a mutation under its function's name."""
+    """Register a mutation under its function's name."""
     MUTATIONS[make.__name__] = make
     return make

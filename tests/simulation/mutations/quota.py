@@ -1,4 +1,4 @@
-"""Deliberate bugs in how members have one quota together, and tell each other what they have met."""
+"""Deliberate bugs in how members share one quota, and share what they have met."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def each_member_takes_the_whole_quota(patch: pytest.MonkeyPatch) -> None:
-    """What the group says is not heard."""
+    """The number of members is ignored."""
     patch.setattr(Quota, "group_has", lambda *_: None)
 
 
 @mutation
 def a_larger_part_is_taken_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Though the calls of the members that had it are not a minute old."""
+    """A member takes a larger part at once, although the calls of its former owners are less than a minute old."""
 
     def group_has(self: Quota, members: int, _: float) -> None:
         if self.divided:
@@ -45,7 +45,7 @@ def a_part_never_grows_again(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
-    """The members that had the partitions before may have used the whole quota up."""
+    """A part's first calls go at once, although the partitions' former owners may have used the whole quota."""
     patch.setattr(Gate, "_evenly_at", lambda _, now: now)
 
 
@@ -53,20 +53,20 @@ def a_part_s_first_calls_are_a_burst(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutation
-def nobody_asks_for_calls(patch: pytest.MonkeyPatch) -> None:
-    """Each member keeps the quota by itself, and all together exceed it."""
+def no_member_asks_for_calls(patch: pytest.MonkeyPatch) -> None:
+    """Each member keeps the quota by itself, so all together exceed it."""
     patch.setattr(Allowance, "given", lambda *_: True)
 
 
 @mutation
 def given_calls_hold_for_ever(patch: pytest.MonkeyPatch) -> None:
-    """The store has ceased to count them when they are made."""
+    """Calls that the store gave stay valid after the store has stopped counting them."""
     patch.setattr(Allowance, "given", lambda self, _: self.calls > 0)
 
 
 @mutation
 def given_calls_are_never_used_up(patch: pytest.MonkeyPatch) -> None:
-    """What was given for one call is good for all that begin in time."""
+    """Every call that begins in time uses the same one that the store gave."""
     called = Gate.called
 
     def kept(self: Gate, now: float) -> None:
@@ -79,7 +79,7 @@ def given_calls_are_never_used_up(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_used_up_quota_is_asked_for_at_once(patch: pytest.MonkeyPatch) -> None:
-    """The store is asked again and again, though it has said how long there is none."""
+    """The store is asked again at once, although it has said when there will be calls."""
     answered = Allowance.answered
 
     def at_once(self: Allowance, calls: int, wait: float, left: int, now: float) -> None:
@@ -106,14 +106,14 @@ def a_store_that_gave_no_answer_is_asked_at_once(patch: pytest.MonkeyPatch) -> N
 
 
 @mutation
-def a_throttle_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
-    """Each member has to meet it."""
+def a_throttle_is_not_reported(patch: pytest.MonkeyPatch) -> None:
+    """A member does not report its throttle, so each other member meets it, too."""
     patch.setattr(Halts, "throttled", lambda *_: None)
 
 
 @mutation
-def a_refusal_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
-    """Each member has to meet it."""
+def a_refusal_is_not_reported(patch: pytest.MonkeyPatch) -> None:
+    """A member does not report its refusal, so each other member meets it, too."""
     tell = Halts._tell
 
     def throttles(self: Halts, account: str, status: int, code: int | None, seconds: float) -> None:
@@ -134,20 +134,20 @@ def _ignoring(patch: pytest.MonkeyPatch, throttles: bool) -> None:
 
 
 @mutation
-def a_throttle_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
-    """Calls go on until this member meets it, too."""
+def a_throttle_of_another_member_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A throttle that another member reported is ignored until this member meets it."""
     _ignoring(patch, throttles=True)
 
 
 @mutation
-def a_refusal_that_another_met_is_not_heeded(patch: pytest.MonkeyPatch) -> None:
-    """Calls go on until this member meets it, too."""
+def a_refusal_of_another_member_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A refusal that another member reported is ignored until this member meets it."""
     _ignoring(patch, throttles=False)
 
 
 @mutation
 def a_note_concerns_another_account(patch: pytest.MonkeyPatch) -> None:
-    """A refused account halts those that are accepted, and goes on itself."""
+    """A note about one account halts the others instead."""
     apply = Halts._apply
 
     def of_others(self: Halts, note: Note, until: float, queue: AccountQueue) -> None:

@@ -19,7 +19,7 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
-    """Something of the record before is left over where the next one is read."""
+    """Something of one record is left over when the next one is read."""
     read = CompiledReading.read
 
     def behind(
@@ -35,7 +35,7 @@ def fast_path_gives_the_event_before(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def fast_path_does_not_look_where_the_datum_ends(patch: pytest.MonkeyPatch) -> None:
-    """What is left over behind a datum, or lacks at its end, is nobody's business."""
+    """Bytes behind a datum, or missing at its end, are ignored."""
 
     def cut(plan: Plan, records: Sequence[Any], start: int) -> list[Any]:
         return [
@@ -56,7 +56,7 @@ def fast_path_does_not_look_where_the_datum_ends(patch: pytest.MonkeyPatch) -> N
 
 @mutation
 def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
-    """The list that one event's items are collected in is the next one's too."""
+    """The list of one event's items is used for the next event, too."""
     kept: list[Any] = []
 
     def with_more(body: bytes) -> bytes:
@@ -71,7 +71,7 @@ def fast_path_keeps_items(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def fast_path_takes_what_it_cannot_read_for_a_tombstone(patch: pytest.MonkeyPatch) -> None:
-    """Where the function is not certain, or there is none yet, nobody is asked."""
+    """A record that the compiled program cannot read counts as a tombstone instead of going to the plain reader."""
 
     def tombstones(
         self: TwoSteps, records: Sequence[Record | None], now: float, columns: Columns, topic: str = ""
@@ -87,7 +87,7 @@ def _around(
     before: Callable[[Plan, Sequence[Any], int], list[Any]] | None = None,
     after: Callable[[bytes], bytes] | None = None,
 ) -> None:
-    """Have a program read other records, or say something else of each event."""
+    """Let a program read other records, or give other results."""
     write = CompiledReading._write
 
     def changed(self: CompiledReading, plan: Plan, number: int) -> Any:
@@ -112,7 +112,7 @@ def _around(
 
 
 def _rewrite(columns: Columns, events: Mapping[int, tuple[bytes, bytes]]) -> None:
-    """Replace keys and bodies of rows."""
+    """Replace the keys and bodies of rows."""
     said = [events.get(row, (columns.key(row), columns.body(row))) for row in range(len(columns))]
     columns.keys[:] = b"".join(key for key, _ in said)
     columns.page[:] = b"".join(body for _, body in said)

@@ -1,4 +1,4 @@
-"""Deliberate bugs in what members that share a key store must keep to: claims, leases, sessions, the fence."""
+"""Deliberate bugs in the rules for members that share a key store: claims, leases, sessions, the fence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def claims_of_others_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    """What another member has in flight is sent by us, too."""
+    """This member sends events that another member has claimed."""
     looked_up = Lookups.looked_up
 
     def all_ours(self: Lookups, happened: messages.KeysLookedUp) -> None:
@@ -30,7 +30,7 @@ def claims_of_others_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def the_lease_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    """A call begins whether or not its claims hold until it is back."""
+    """A call begins although its claims may end before its answer."""
     may_risk = Dispatcher._may_risk
 
     def always(self: Dispatcher) -> bool:
@@ -44,7 +44,7 @@ def the_lease_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def the_lease_counts_from_the_answer(patch: pytest.MonkeyPatch) -> None:
-    """However long the answer was on its way, or lay there while the process stood still."""
+    """The lease is counted from the renewal's answer, however late the answer was read."""
     answered = Lookups._answered
 
     def late(self: Lookups, number: int) -> float:
@@ -56,7 +56,7 @@ def the_lease_counts_from_the_answer(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_new_session_claims_nothing_again(patch: pytest.MonkeyPatch) -> None:
-    """What is queued goes, though the session that had claimed it has ended."""
+    """Queued events are sent although the session that had claimed them has ended."""
     renewed = Lookups.renewed
 
     def unnoticed(self: Lookups, happened: messages.LeaseRenewed) -> None:
@@ -68,7 +68,7 @@ def a_new_session_claims_nothing_again(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_comes_back_is_not_claimed_again(patch: pytest.MonkeyPatch) -> None:
-    """A batch without a verdict goes back into the queue, though its session has ended."""
+    """A batch without a verdict goes back into the queue although its session has ended."""
     again = Answers._again
 
     def put_back(self: Answers, batch: Batch, at: float) -> None:
@@ -80,7 +80,7 @@ def what_comes_back_is_not_claimed_again(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_was_taken_over_counts_as_stored(patch: pytest.MonkeyPatch) -> None:
-    """The record settles, though its key is not durable and another member may yet fail to deliver it."""
+    """A record settles although another member took its key over, which may fail to deliver it."""
     stored = Outcomes.keys_stored
 
     def all_stored(self: Outcomes, happened: messages.KeysStored) -> None:
@@ -91,7 +91,7 @@ def what_was_taken_over_counts_as_stored(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def claims_are_not_released(patch: pytest.MonkeyPatch) -> None:
-    """Whoever else has a copy waits for as long as we live."""
+    """Claims are kept after their events are done, so members with copies wait."""
     emit = Context.emit
 
     def but_releases(self: Context, command: messages.Command) -> None:
@@ -103,7 +103,7 @@ def claims_are_not_released(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def an_ended_session_s_answer_is_believed(patch: pytest.MonkeyPatch) -> None:
-    """A look-up was answered to the session before, whose claims are void."""
+    """A look-up is believed whose answer belongs to the session before, although its claims are void."""
     looked_up = Lookups.looked_up
 
     def believed(self: Lookups, happened: messages.KeysLookedUp) -> None:
@@ -114,5 +114,5 @@ def an_ended_session_s_answer_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_lost_lease_is_believed_in(patch: pytest.MonkeyPatch) -> None:
-    """The store has told that claims do not hold, and calls go on until the next renewal."""
+    """The store has said that the claims are lost, and calls go on until the next renewal."""
     patch.setattr(Lookups, "lease_lost", lambda _: None)

@@ -16,7 +16,7 @@ SEEDS = 300
 
 
 def policy(**more: Any) -> Policy:
-    """A policy as these worlds have them, but for `more`."""
+    """The policy of these worlds, changed by `more`."""
     usual: dict[str, Any] = {
         "destination": DESTINATION, "away": AWAY, "unreachable_after": UNREACHABLE_AFTER, "schema_patience": 3.0,
     }  # fmt: skip
@@ -26,7 +26,7 @@ def policy(**more: Any) -> Policy:
 _APART: dict[str, Any] = {
     "own_stores": True, "members": 3, "rebalances": 8, "late_schemas": 0.3, "incidents": Incidents(crashes=4),
 }  # fmt: skip
-"""Members on different machines, much moving about, and records that wait in the middle of others."""
+"""Members on different machines, many rebalances, and records that wait among settled ones."""
 _FAST: dict[str, Any] = {"reading": "fast"}
 _GUARDED: dict[str, Any] = {"guarded": True, "odd": 0.5}
 _FROM_DISK: dict[str, Any] = {"rates": Rates(registry_fails=0.6), "late_schemas": 0.3, "restarts": 3}
@@ -34,7 +34,7 @@ _SELDOM_BAD: dict[str, Any] = {
     "guarded": True, "odd": 0.1, "bad": 0.1, "partitions": 2, "records": 160, "restarts": 3, "rebalances": 4,
     "late_schemas": 0.2, "incidents": Incidents(setbacks=3),
 }  # fmt: skip
-"""Few bad records, and much that is read again: a guard that trips has no reason to."""
+"""Few bad records, and many that are read again: the guard must not trip."""
 _NEW_LIVES: dict[str, Any] = {
     "incidents": Incidents(new_lives=3), "rates": Rates(), "metadata_limit": 4096, "rebalances": 6, "guarded": False,
 }  # fmt: skip
@@ -43,31 +43,31 @@ _OFTEN_FROZEN: dict[str, Any] = {
     "shared": True, "notes": False, "latency": 0.1, "incidents": Incidents(freezes=12), "rates": Rates(slow=0.1),
     "records": 160, "policy": policy(batch_events=1, concurrency=1, linger=0.1),
 }  # fmt: skip
-"""Much waits to be sent while a member stands still, and a renewal of its lease is often under way then."""
+"""Many events wait while a member stands still, often while its lease is being renewed."""
 _DIVIDED: dict[str, Any] = {
     "divided": True, "members": 3, "partitions": 4, "accounts": 1, "rebalances": 8, "records": 160, "arrival": 150.0,
     "quiet_at": 200.0, "incidents": Incidents(), "rates": Rates(), "guarded": False, "odd": 0.0, "late_schemas": 0.0,
     "window": 1e6, "grace": 60.0, "policy": policy(batch_events=1, calls_per_minute=60, linger=0.1),
 }  # fmt: skip
-"""Partitions move among members for minutes, and so many calls are made that the quota matters."""
+"""Partitions move among members for minutes, and there are enough calls for the quota to matter."""
 _SHARED_QUOTA: dict[str, Any] = {
     "shared": True, "accounts": 1, "records": 80, "members": 3, "partitions": 4, "arrival": 3.0, "guarded": False,
     "policy": policy(batch_events=1, calls_per_minute=20, linger=0.1),
 }  # fmt: skip
-"""More calls than the quota has, by several members at once."""
+"""Several members make more calls than the quota has."""
 _NOTES: dict[str, Any] = {
     "shared": True, "notes": True, "accounts": 2, "records": 160, "members": 3, "guarded": False,
     "rates": Rates(api_429=0.1), "incidents": Incidents(token_spells=2, account_spells=2),
     "policy": policy(batch_events=1, linger=0.1),
 }  # fmt: skip
-"""Throttles and refusals, which one of several members meets first."""
+"""Throttles and refusals that one of several members meets first."""
 FOCUS: dict[str, dict[str, Any]] = {
-    "a_throttle_is_told_to_nobody": _NOTES,
-    "a_refusal_is_told_to_nobody": _NOTES,
-    "a_throttle_that_another_met_is_not_heeded": _NOTES,
-    "a_refusal_that_another_met_is_not_heeded": _NOTES,
+    "a_throttle_is_not_reported": _NOTES,
+    "a_refusal_is_not_reported": _NOTES,
+    "a_throttle_of_another_member_is_ignored": _NOTES,
+    "a_refusal_of_another_member_is_ignored": _NOTES,
     "a_note_concerns_another_account": _NOTES,
-    "nobody_asks_for_calls": _SHARED_QUOTA,
+    "no_member_asks_for_calls": _SHARED_QUOTA,
     "given_calls_hold_for_ever": _SHARED_QUOTA,
     "given_calls_are_never_used_up": _SHARED_QUOTA,
     "a_used_up_quota_is_asked_for_at_once": _SHARED_QUOTA,
@@ -155,15 +155,15 @@ FOCUS: dict[str, dict[str, Any]] = {
     "a_schema_from_disk_ends_the_questions": _FROM_DISK,
     "an_unavailable_schema_is_asked_for_once": {"rates": Rates(registry_fails=0.5), "late_schemas": 0.2},
 }
-"""Worlds in which a bug that needs a coincidence shows soon."""
+"""Worlds in which a bug that needs a coincidence shows within few seeds."""
 
 
 NAMES = sorted(MUTATIONS)
-"""A third of them is here, the others are in the two files beside this one: so several processes share them."""
+"""This file has a third of them; the two files beside it have the others, so that several processes share the work."""
 
 
 def check_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 300 seeds some invariant fails, by itself and not because the mutation is broken Python."""
+    """Within 300 seeds some invariant fails, because of the bug and not because the mutation is broken Python."""
     MUTATIONS[name](monkeypatch)
     failure = first_failure(range(SEEDS), **FOCUS.get(name, {}))
     assert failure is not None, f"{name} went unnoticed for {SEEDS} seeds"
@@ -172,7 +172,7 @@ def check_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", sorted({id(worlds): name for name, worlds in FOCUS.items()}.values()))
 def test_without_a_bug_such_a_world_holds(name: str) -> None:
-    """Else it would catch anything."""
+    """Without the bug every invariant holds in such a world: otherwise the test would catch anything."""
     failure = first_failure(range(10), **FOCUS[name])
     assert failure is None, failure
 

@@ -1,5 +1,5 @@
-"""Deliberate bugs in what waits for somebody else: for a schema that the registry does not have
-(yet), for a clock that is right."""
+"""Deliberate bugs in what waits for an answer from outside: a schema that the registry does not have yet, the
+right time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.simulation.mutations.mutating import mutation
 
 @mutation
 def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
-    """allegro/hermes #607: no answer is taken for "no such schema"."""
+    """A registry that does not answer counts as "no such schema" (allegro/hermes #607)."""
 
     take_in = Pipeline._take_in
 
@@ -38,13 +38,13 @@ def registry_outage_is_final(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def an_unavailable_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
-    """Records that wait for it wait for ever."""
+    """A schema whose question failed is not asked for again, so its records wait for ever."""
     patch.setattr(Parking, "unavailable", lambda *_: None)
 
 
 @mutation
 def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
-    """What an earlier schema under the same id cannot read becomes a dead letter."""
+    """Records become dead letters because an earlier schema with the same id, kept on disk, cannot read them."""
     init = Parking.__init__
 
     def trusting(self: Parking, *arguments: Any) -> None:
@@ -56,7 +56,7 @@ def a_schema_from_disk_is_not_doubted(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
-    """The registry is not asked again, so what the earlier schema cannot read waits for ever."""
+    """With a schema from disk the registry is not asked again, so records that it cannot read wait for ever."""
     stand_in = Parking._stand_in
 
     def once(self: Parking, earlier: messages.SchemaFound, reason: str) -> list[Run]:
@@ -70,7 +70,7 @@ def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
-    """What a follower does not know yet does not exist."""
+    """A schema that one replica of the registry does not have yet counts as missing."""
 
     def final(self: Parking, ref: SchemaRef) -> tuple[Sequence[Run], Filtered | Rejection | None]:
         wanted = self._answered(ref, None)
@@ -84,19 +84,19 @@ def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
-    """Whoever comes behind one that waits shares its patience, a moment before the end too."""
+    """Records that come later share the patience of the first record that waits, even if it is about to end."""
     patch.setattr(Parking, "_is_final", lambda self, wanted, _: wanted.denied >= self._patience / 4)
 
 
 @mutation
 def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
-    """What was said once is neither final nor asked for again."""
+    """A schema that the registry lacks is neither final nor asked for again."""
     patch.setattr(Parking, "missing", lambda *_: ((), None))
 
 
 @mutation
 def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
-    """Each schema is asked for as soon as a record needs it."""
+    """Every schema is asked for as soon as a record needs it, without a bound."""
     init = Parking.__init__
 
     def unbound(self: Parking, context: Context, decoder: SchemaLearner) -> None:
@@ -109,7 +109,7 @@ def questions_have_no_bound(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
-    """Nobody takes in what is asked for."""
+    """Schemas are asked for while the guard has stopped intake."""
     mind = Pipeline._mind_guard
 
     def ask_first(self: Pipeline) -> None:
@@ -122,7 +122,7 @@ def questions_go_on_behind_the_guard(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
-    """A record nobody can read yet is passed over."""
+    """A record that cannot be read yet is settled as filtered."""
     aside = Admission._set_aside
 
     def passed_over(self: Admission, row: Run, verdict: Any) -> None:
@@ -138,19 +138,19 @@ def parked_records_are_filtered(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def our_clock_is_always_right(patch: pytest.MonkeyPatch) -> None:
-    """What lies ahead of it is refused, whatever the time of the record."""
+    """An event later than our clock is rejected, whatever the record's time."""
     patch.setattr(Clock, "may_wait", lambda *_: False)
 
 
 @mutation
 def the_platform_s_clock_is_not_heard(patch: pytest.MonkeyPatch) -> None:
-    """It is known that our clock is wrong, and it is gone by all the same."""
+    """Our clock is known to be wrong, and is still used."""
     patch.setattr(Clock, "correct", lambda _, now: now)
 
 
 @mutation
-def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
-    """Whoever answers says what time it is."""
+def every_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """The time in any answer is believed, whoever sent it."""
     no_verdict = Answers._no_verdict
 
     def believing(self: Answers, batch: Batch, *more: Any) -> None:
@@ -171,13 +171,13 @@ def anybody_s_clock_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def one_answer_is_believed_whatever_it_says(patch: pytest.MonkeyPatch) -> None:
-    """Though no other clock bears it out."""
+    """The time in one answer is believed, although no other clock confirms it."""
     patch.setattr("consumer.engine.context._ENOUGH", 1)
 
 
 @mutation
-def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
-    """All events wait for an answer of the platform, and none is sent."""
+def no_call_asks_for_the_time(patch: pytest.MonkeyPatch) -> None:
+    """All events wait for the platform's time, and no call asks for it."""
     due = EarlyRecords.due
     patch.setattr(EarlyRecords, "pilot", lambda *_: None)
     patch.setattr(EarlyRecords, "due", lambda self, now, _: due(self, now, lambda: False))
@@ -188,7 +188,7 @@ def nobody_asks_what_time_it_is(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def records_do_not_wait_for_the_function(patch: pytest.MonkeyPatch) -> None:
-    """They are read though it has not returned."""
+    """Records are read before the user's function has returned."""
     ready = Transforming.ready
 
     def at_once(self: Transforming, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
@@ -200,7 +200,7 @@ def records_do_not_wait_for_the_function(patch: pytest.MonkeyPatch) -> None:
 
 @mutation
 def what_the_function_returned_is_another_record_s(patch: pytest.MonkeyPatch) -> None:
-    """The first of those that are still waited for is passed over."""
+    """The function's results belong to the wrong records: the first that is waited for is skipped."""
     told = Transforming.told
 
     def shifted(self: Transforming, happened: messages.Transformed | messages.TransformIsSlow) -> None:
