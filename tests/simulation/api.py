@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Says(Enum):
-    """What an answer tells the caller."""
+    """What an answer says to the caller."""
 
     EVENTS = "one outcome per event"
     REFUSED = "the batch, or some of it, is refused"
@@ -49,11 +49,11 @@ class Reply(NamedTuple):
 
 
 _FAR_OFF = 20 * 86_400
-"""Seconds that one server's clock is behind."""
+"""Seconds by which one server's clock is behind."""
 
 
 def _without_time(event: dict[str, Any]) -> dict[str, Any]:
-    """What lies ahead by a little is sent as of now."""
+    """The event without its time: a time slightly ahead is sent as the present."""
     return {name: value for name, value in event.items() if name != "event_time"}
 
 
@@ -63,7 +63,7 @@ class Api:
     def __init__(self, world: World) -> None:
         self._world = world
         self._has_spoken = False
-        """Whether any answer is the platform's own so far: the first comes from a server whose clock is wrong."""
+        """Whether any answer so far was the platform's own: the first one comes from a server whose clock is wrong."""
         self._lies: Sequence[Callable[[list[Spec]], tuple[list[Spec], bytes]]] = (
             self._lie_not_json,
             self._lie_short,
@@ -85,7 +85,7 @@ class Api:
         return reply._replace(headers={**reply.headers, "date": formatdate(moment, usegmt=True)})
 
     def read(self, send: Send) -> list[Spec]:
-        """The records behind a call's events, each of which must be exactly what was converted."""
+        """The records behind a call's events; each event must be exactly what the converter made."""
         specs = []
         for event in orjson.loads(send.body)["data"]:
             spec = self._world.specs[self._world.form.number(event)]
@@ -115,7 +115,7 @@ class Api:
         return None
 
     def _stranger(self, status: int) -> Reply:
-        """Not the platform: whatever it says, it knows of no event and of no token."""
+        """An answer that is not the platform's: whatever it says, it knows nothing about events or tokens."""
         bodies = (
             b"",
             b"<html>no</html>",
@@ -207,7 +207,7 @@ class Api:
         return {"status": "processed", "error_message": odd, "warning_message": odd or None}
 
     def _refuse_whole(self, specs: Sequence[Spec]) -> Reply:
-        """400 or 422: nothing is processed; the answer says which events are at fault, or says nothing useful."""
+        """400 or 422: nothing is processed; the answer names the events at fault, or says nothing useful."""
         entries = [self._entry(spec) for spec in specs]
         answer: dict[str, Any] = {"code": 4196, "message": "the batch is bad"}
         manner = self._world.random.randrange(4)

@@ -83,13 +83,13 @@ OURS = _event(_order(_record("Item", sku="string", price=_TEXT, quantity="long")
 _OLDER = _event(
     _order(_record("Item", quantity="int", sku="string"), "string"), {"name": "legacy", "type": "double"}
 )
-"""Without tags and prices, with a field that we do not know, items in another order and of another type."""
+"""Without tags and prices, with a field that our schema lacks, and with items in another order and of another type."""
 _NEWER = _event(
     _order(_record("Item", sku="string", colour=_TEXT, price="string", quantity="long"), _TEXT),
     _TAGS,
     {"name": "campaign", "type": ["null", _record("Campaign", name="string")]},
 )
-"""With more in events and in items than we know."""
+"""With more fields in events and items than our schema has."""
 _WRITERS: dict[SchemaRef | None, Any] = {None: OURS, LATE[0]: _OLDER, LATE[1]: _NEWER}
 _PARSED = {ref: fastavro.parse_schema(schema) for ref, schema in _WRITERS.items()}
 _BROKEN_SCHEMA = _record("Event", event_id="bytes", event_type={"type": "array", "items": "string"})
@@ -98,13 +98,13 @@ _OWN_FRAMING = next(iter(Decoder(OneSchema(OURS)).known))
 
 @cache
 def _converter() -> Converter:
-    """One for all: it is pure but for what it remembers of pure rules."""
+    """One for all worlds: it is pure, apart from caches of pure results."""
     mapping = load_mapping(_MAPPING, OURS, default_toml=_PACKAGED)
     return Converter(mapping, accounts=("1", "2", "3"), partner_name=None, max_event_age=math.inf)
 
 
 class TwoDecoders(Decoder):
-    """A decoder, and another one that learns the same schemas: neither may help the other."""
+    """Two decoders that learn the same schemas separately, so that neither helps the other."""
 
     def __init__(self) -> None:
         super().__init__(OneSchema(OURS))
@@ -128,7 +128,7 @@ class TwoDecoders(Decoder):
 
 
 class BothReadings:
-    """Reads all records on the fast path and in two steps, and requires that the same comes out."""
+    """Reads all records on the fast path and in two steps, and requires equal results."""
 
     def __init__(self, decoder: TwoDecoders, converter: Converter) -> None:
         self._fast = CompiledReading(decoder, converter)
@@ -136,7 +136,7 @@ class BothReadings:
 
     @property
     def in_two_steps(self) -> int:
-        """Of the fast path."""
+        """How many records the fast path read in two steps."""
         return self._fast.in_two_steps
 
     def read(self, records: Sequence[Record | None], now: float, columns: Columns, topic: str = "") -> None:
@@ -156,7 +156,7 @@ class AvroForm(Form):
         self._how = how
 
     def parts(self, specs: Any) -> Parts:
-        """A new process knows our own schema only."""
+        """A new process knows our own schema and no other."""
         converter = _converter()
         if self._how == "both":
             decoders = TwoDecoders()
@@ -173,11 +173,11 @@ class AvroForm(Form):
         return json.dumps(_BROKEN_SCHEMA)
 
     def headers(self, spec: Spec) -> tuple[tuple[str, bytes | None], ...]:
-        """Every other record has some; where there are none its framing is compared with that of the record before."""
+        """Every second record has some; a record without has its framing compared with that of the record before."""
         return (("h", b"1"), ("n", None)) if spec.number % 2 else ()
 
     def value(self, spec: Spec) -> bytes:
-        """The bytes, damaged if nobody is to read them."""
+        """The bytes, damaged if they must not be readable."""
         out = io.BytesIO()
         fastavro.schemaless_writer(out, _PARSED.get(spec.ref) or _PARSED[None], _commerce_event(spec))
         framing = _OWN_FRAMING if spec.ref is None else framing_of(spec.ref)
@@ -187,7 +187,7 @@ class AvroForm(Form):
         return framing + datum
 
     def payload(self, spec: Spec) -> dict[str, Any]:
-        """What the API must be sent."""
+        """What the API must receive."""
         custom: dict[str, Any] = {"currency": "USD", "value": "10.50"}
         contents = [_content(spec, place) for place in range(_items(spec))]
         if contents:
@@ -207,7 +207,7 @@ class AvroForm(Form):
         }
 
     def number(self, event: dict[str, Any]) -> int:
-        """Which record an event is."""
+        """The number of the record from which an event was made."""
         return int(event["custom_data"]["order_id"][1:])
 
 

@@ -27,7 +27,7 @@ class Broker:
         self.logs = logs
         self.committed: dict[TopicPartition, Position] = {}
         self.owners: dict[TopicPartition, tuple[Member, int]] = {}
-        """The member and the epoch it was given."""
+        """For each partition, the member that owns it and the epoch it was given."""
         self._truth = truth
         self._offsets = {tp: [spec.offset for spec in log] for tp, log in logs.items()}
         self._checked = dict.fromkeys(logs, 0)
@@ -38,14 +38,14 @@ class Broker:
         self._lives = 0
         self.map_most = METADATA_BYTES
         self.metadata_limit = METADATA_BYTES
-        """What the broker takes of each."""
+        """Bytes of metadata that the broker accepts with an offset."""
 
     def index(self, tp: TopicPartition, offset: int) -> int:
-        """Where in the log the first record at or after `offset` is."""
+        """The index in the log of the first record at or after `offset`."""
         return bisect_left(self._offsets[tp], offset)
 
     def fetch(self, tp: TopicPartition, position: int, most: int, now: float) -> Sequence[Spec]:
-        """Records from `position` on that have appeared by now."""
+        """The records from `position` on that have appeared by now."""
         log = self.logs[tp]
         first = last = self.index(tp, max(position, self.begins.get(tp, 0)))
         while last < len(log) and last - first < most and log[last].visible_at <= now:
@@ -55,7 +55,7 @@ class Broker:
     def commit(
         self, member: Member, epochs: Mapping[TopicPartition, int], wanted: Sequence[Position]
     ) -> list[Position]:
-        """Take the positions that are this member's to commit under the epoch it had when it asked."""
+        """Accept the positions that this member may commit, under the epoch it had when it asked."""
         taken = []
         for position in wanted:
             tp = TopicPartition(position.topic, position.partition)
@@ -68,7 +68,7 @@ class Broker:
     def check_position(
         self, member: object, position: Position, start: int, beginnings: Container[tuple[int, int | None]]
     ) -> None:
-        """Nothing unresolved before it, and the leader epoch is that of the record before it, if one was read."""
+        """Every record before it is resolved, and its leader epoch is that of the record before it, if one was read."""
         tp = TopicPartition(position.topic, position.partition)
         if self.is_void(position):
             return  # it says itself that it is of the log before
@@ -104,7 +104,7 @@ class Broker:
         return found is not None and found.topic_id not in (None, self.topic_ids[tp.topic])
 
     def make_anew(self, logs: dict[TopicPartition, list[Spec]]) -> list[Spec]:
-        """These are all partitions of a topic that was deleted and made anew. Gives what stood there before."""
+        """Replace all partitions of a topic, which was deleted and created again. Returns the earlier records."""
         gone: list[Spec] = []
         self._lives += 1
         for tp, log in logs.items():
@@ -118,7 +118,7 @@ class Broker:
         return gone
 
     def _check_map(self, position: Position) -> None:
-        """What a new owner will pass over is resolved."""
+        """What a new owner will skip must be resolved."""
         text, tp = position.metadata, TopicPartition(position.topic, position.partition)
         require(len(text.encode()) <= self.map_most, "commit metadata fits", len(text))
         found = read_metadata(text, position.next_offset, where=map_place(tp))
@@ -131,7 +131,7 @@ class Broker:
                 raise Violation("nothing open is in an offset map", f"{spec}, commit of {position}")
 
     def store_letter(self, letter: DeadLetter, spec: Spec) -> None:
-        """The dead-letter topic has it."""
+        """Put a dead letter on its topic."""
         self._truth.letters[spec.number] += 1
 
     def all_committed(self) -> bool:
@@ -151,7 +151,8 @@ class Broker:
         return None if position is None or self.is_void(position) else position.next_offset
 
     def uncovered(self, tp: TopicPartition, seen: int) -> Sequence[Spec]:
-        """Records up to `seen` that a new owner finds neither below the committed offset nor in its map."""
+        """Records up to `seen` that are neither below the committed offset nor in its map, so that a new owner
+        reads them again."""
         position = self.committed.get(tp) if self.resumes_at(tp) is not None else None
         begin = position.next_offset if position is not None else 0
         known = read_map(position.metadata, begin, where=map_place(tp)) if position is not None else None
@@ -159,13 +160,13 @@ class Broker:
         return [spec for spec in specs if known is None or not _passes(known, spec)]
 
     def remove(self, tp: TopicPartition, place: int) -> None:
-        """What is before `place` is gone: whatever is owed to it is owed no more."""
+        """Remove what is before `place`: nothing has to be done with it any more."""
         log = self.logs[tp]
         self.begins[tp] = max(self.begins.get(tp, 0), log[place].offset)
         self._truth.remove([spec for spec in log[:place] if not self._truth.resolved(spec)])
 
     def cut(self, tp: TopicPartition, place: int, new: Sequence[Spec]) -> Sequence[Spec]:
-        """The log goes on otherwise from `place` on: `new` stand where others stood. Gives those."""
+        """Replace the log from `place` on by `new`. Returns the earlier records."""
         log = self.logs[tp]
         gone = log[place : place + len(new)]
         log[place : place + len(new)] = new
@@ -175,11 +176,11 @@ class Broker:
 
 
 def new_id(topic: str, life: int) -> str:
-    """A topic id, as Kafka writes them."""
+    """A topic id in Kafka's form."""
     raw = blake2b(f"{topic} {life}".encode(), digest_size=16).digest()
     return urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _passes(known: OffsetMap, spec: Spec) -> bool:
-    """Whether a new owner passes over this record. Of a log that was cut the map tells what was there before."""
+    """Whether a new owner skips this record. For a log that was cut the map describes the earlier records."""
     return known.settled(spec.offset) and known.holds_for(spec.leader_epoch)

@@ -10,13 +10,13 @@ from tests.simulation.api import Reply, Says
 from tests.simulation.truth import Violation
 
 _EPSILON = 1e-6
-"""Seconds that rounding may cost."""
+"""Seconds that rounding may add."""
 _COMMAS = 2
-"""Bytes by which a half may be more than half."""
+"""Bytes by which one half of a batch may exceed half of its size."""
 
 
 class QuotaView:
-    """What a process may make of each account's calls a minute, by what it was told of its group."""
+    """How many calls a minute a process may make for each account, from what it knows of its group."""
 
     def __init__(self, policy: Policy, begin: float) -> None:
         self._whole = policy.calls_per_minute
@@ -24,11 +24,11 @@ class QuotaView:
         self._told = [(begin, policy.quota_members)]
 
     def told(self, members: int, now: float) -> None:
-        """So many members hold partitions."""
+        """`members` members hold partitions."""
         self._told.append((now, members))
 
     def members(self, now: float, seconds: float = 60.0) -> int:
-        """The most that were said to hold partitions at any moment of the last `seconds`."""
+        """The most members that held partitions at any moment of the last `seconds`."""
         before = [members for at, members in self._told if at <= now - seconds]
         return max([1, *before[-1:], *(members for at, members in self._told if at > now - seconds)])
 
@@ -44,38 +44,39 @@ class GateView:
         self._policy = policy
         self._quota = quota
         self._calls: deque[float] = deque()
-        """Those of the last 60 seconds."""
+        """When the calls of the last 60 seconds began."""
         self._began = 0.0
-        """When the first went after 60 seconds without any."""
+        """When the first call began after 60 seconds without any."""
         self.closed_until = 0.0
         self._last_throttle: float | None = None
         self._budget: int | None = None
         self._budget_until = 0.0
         self.halted: int | None = None
-        """The status of the refusal in force."""
+        """The status of the refusal that is in force."""
         self.halt_shown: int | None = None
-        """The status of the refusal that the process shows: it is over for it only when a probe brings a verdict."""
+        """The status of the refusal that the process shows: it ends for the process only when a probe brings a
+        verdict."""
         self.token_read = False
         self.used = False
         """Whether it was ever called."""
         self.flying = 0
         self.silent_since: float | None = None
-        """Since when calls bring no verdict; None: nothing is out there, or it cannot be told from here."""
+        """Since when calls have brought no verdict; None: no call is in flight, or it is not known from here."""
         self._most_bytes: int | None = None
-        """The size of bodies that is known to be too large for somebody on the way, halved, for a while."""
+        """Half of the size of a body that was too large for a proxy, while that counts."""
         self._most_bytes_until = 0.0
         self.cuts = False
-        """Whether a body was ever too large for somebody, so that batches are full with fewer bytes."""
+        """Whether a body was ever too large, so that batches are full with fewer bytes."""
         self.told_until = float("-inf")
-        """Until when the throttle lasts that other members were told of."""
+        """The end of the throttle that other members know of."""
         self.may_be_halted = False
-        """Whether another member has told of a refusal, and it cannot be told from here whether that was heeded."""
+        """Another member has reported a refusal, and it is not known from here whether the process applied it."""
         self.unsure = self.throttled = False
-        """Whether since when nothing was heard cannot be told from here: a throttle hides it, or what was to be sent
-        went with its partition."""
+        """Whether it is uncertain since when the account is silent: a throttle hides it, or the waiting events
+        went with their partition."""
 
     def spoken(self, reply: Reply, now: float, events: int, size: int) -> None:
-        """An answer to a call that is not in flight any more: a verdict or none, and on what size of body."""
+        """Take in the answer to a call: a verdict or none, and the size of its body."""
         self.cuts = self.cuts or reply.status == 413
         if reply.says is Says.THROTTLE:
             self.silent_since = None
@@ -89,7 +90,7 @@ class GateView:
             self._most_bytes, self._most_bytes_until = size // 2, now + 15.0
 
     def check_state(self, state: str, busy: bool, now: float) -> None:
-        """What the process says of the destination."""
+        """Check what the process says about the destination."""
         if self.halted is not None or self.halt_shown is not None:
             return
         if state == "halted" and self.may_be_halted:
@@ -102,7 +103,7 @@ class GateView:
             raise Violation("what brings no verdict for long is unreachable", f"{state} after {silent} s")
 
     def heard(self, reply: Reply, instant: Instant) -> None:
-        """An answer's wish to be left alone."""
+        """Take in the pause that an answer asks for."""
         cap, now = self._policy.throttle_cap, instant.monotonic
         wait = reply.until - instant.unix if reply.until is not None else reply.wait
         if wait is not None:
@@ -124,7 +125,7 @@ class GateView:
                 self.silent_since = max(self.silent_since, until)
 
     def owes_throttle(self, reply: Reply, instant: Instant) -> bool:
-        """Whether others must be told of this 429: it lasts for long, and longer than what they were told."""
+        """Whether other members must learn of this 429: it is long, and ends later than what they know of."""
         wait = reply.until - instant.unix if reply.until is not None else reply.wait
         if wait is None or wait < self._policy.delivery_backoff.base:
             return False
@@ -137,7 +138,7 @@ class GateView:
         self.halt_shown = status
 
     def check_send(self, now: float, events: int, size: int) -> None:
-        """A call goes out."""
+        """Check a call that begins."""
         self._check_size(now, events, size)
         self._check_gate(now)
         if self.silent_since is None:
@@ -163,7 +164,7 @@ class GateView:
         calls.append(now)
 
     def check_early(self, now: float, in_flight: int) -> None:
-        """A call is about to go with a batch that is neither full nor has lingered; `in_flight`: of all accounts."""
+        """Check a call with a batch that is neither full nor old; `in_flight`: calls of all accounts."""
         if self.flying or 2 * in_flight >= self._policy.concurrency:
             raise Violation("a small batch waits for the calls before it", f"{self.flying} of {in_flight}")
         if self._last_throttle is not None and now < self._last_throttle + 60.0 - _EPSILON:
@@ -196,19 +197,19 @@ class GateView:
 
 
 class NotesView:
-    """What a process that shares a key store must tell other members, and must heed of what they tell."""
+    """What a process that shares a key store must report to other members, and what it must apply of their reports."""
 
     def __init__(self, gates: Mapping[str, GateView]) -> None:
         self._gates = gates
         self.owed: list[tuple[str, int]] = []
-        """By account (empty: all), the status that others must be told of now."""
+        """The account (empty: all) and the status that must be reported to others now."""
         self._heard: set[str] = set()
-        """By name, the notes that the latest renewal brought."""
+        """The names of the notes that the latest renewal brought."""
         self.probed = False
-        """Whether a probe was ever accepted: from then on, notes of refusals may not be heeded."""
+        """Whether a probe was ever accepted: notes about refusals need not be applied from then on."""
 
     def answered(self, account: str, reply: Reply, probe: bool, instant: Instant) -> None:
-        """A throttle or a refusal is told by who meets it first."""
+        """The member that meets a throttle or a refusal first has to report it."""
         gate = self._gates[account]
         if reply.says is Says.THROTTLE and gate.owes_throttle(reply, instant):
             self.owed.append((account, reply.status))
@@ -216,14 +217,14 @@ class NotesView:
             self.owed.append(("" if reply.status == 401 else account, reply.status))
 
     def told(self, note: Note, now: float) -> None:
-        """It is told."""
+        """The process reports it."""
         if note.status == THROTTLED:
             self._gates[note.account].told_until = now + note.seconds
         if (note.account, note.status) in self.owed:
             self.owed.remove((note.account, note.status))
 
     def heard(self, notes: Sequence[Note], now: float) -> None:
-        """What others have met holds here, too: each note once."""
+        """What other members report holds here, too; each note counts once."""
         new = [note for note in notes if note.name not in self._heard]
         self._heard = {note.name for note in notes}
         for note in new:

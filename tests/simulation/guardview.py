@@ -18,29 +18,30 @@ from tests.simulation.truth import Violation
 
 
 class GuardView:
-    """One process's."""
+    """The guard of one process."""
 
     def __init__(self, policy: Policy) -> None:
         self._share = policy.dead_letter_share
         self._most = policy.dead_letter_sample
         self._kept = self._most + int(policy.max_open_events / max(0.1, self._share))
         self._fetched: dict[TopicPartition, list[Spec]] = {}
-        """Of the assignments of now, not known to be read."""
+        """Records of the present assignments that are not known to be read."""
         self._read: dict[TopicPartition, list[Spec]] = {}
         self._letters: set[Spec] = set()
-        """Written, or on their way."""
+        """Dead letters that are written or being written."""
 
     def fetched(self, tp: TopicPartition, specs: Sequence[Spec]) -> None:
-        """These came in; what came in from their first offset on and was not read comes again with them."""
+        """These records were fetched; earlier ones from their first offset on that were not read come again
+        with them."""
         waiting = self._fetched.setdefault(tp, [])
         waiting[:] = [one for one in waiting if one.offset < specs[0].offset] + list(specs)
 
     def assigned(self, tp: TopicPartition) -> None:
-        """What was not read of the assignment before never will be."""
+        """What was not read of the earlier assignment will not be read."""
         self._fetched.pop(tp, None)
 
     def settled_down(self, ledger: Ledger) -> None:
-        """An input was handled: what of it was read?"""
+        """An input was handled: find out which records have been read."""
         for tp, waiting in self._fetched.items():
             state = ledger.get(tp)
             new = [one for one in waiting if state is not None and one.offset <= state.last_seen]
@@ -53,9 +54,9 @@ class GuardView:
             read[len(read) - len(again) :] = new
 
     def check_reason(self, topic: str) -> None:
-        """It has tripped: somewhere there are neighbours of whom too many are bad."""
+        """The guard has tripped: among some neighbouring records too many must be bad."""
         best = {0: 0}
-        """By how many records, the most that can be bad of them."""
+        """For each number of records, the most of them that can be bad."""
         for tp, read in self._read.items():
             bad = [one.kind.stage is not None for one in read if not _is_filtered(one)]
             runs = _worst_runs(bad if tp.topic == topic else [], self._most)
@@ -70,7 +71,8 @@ class GuardView:
             )
 
     def letters(self, specs: Iterable[Spec]) -> None:
-        """These go to the dead-letter topic. Of no neighbours too many may: it would have to have tripped."""
+        """These are written as dead letters. If too many neighbouring records are among them, the guard should
+        have tripped."""
         self._letters.update(specs)
         if len(self._read) != 1 or self._share >= 1:
             return
@@ -89,7 +91,7 @@ def _is_filtered(spec: Spec) -> bool:
 
 
 def _worst_runs(bad: Sequence[bool], most: int) -> list[int]:
-    """By length up to `most`, the most bad ones of a run of that length."""
+    """For each length up to `most`, the most bad records in a run of that length."""
     sums = [0, *accumulate(bad)]
     lengths = range(min(most, len(bad)) + 1)
     return [max(sums[end] - sums[end - length] for end in range(length, len(sums))) for length in lengths]

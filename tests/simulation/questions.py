@@ -1,4 +1,4 @@
-"""What one process may ask the schema registry."""
+"""How often one process may ask the schema registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.simulation.truth import require
 
 
 class Questions:
-    """Those under way, and those of the last seconds."""
+    """The questions under way, and those of the last seconds."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -18,7 +18,7 @@ class Questions:
         self._asked: deque[float] = deque()
 
     def asked(self, ref: SchemaRef, now: float, guarding: bool) -> None:
-        """A question is asked."""
+        """A question is sent."""
         policy = self._policy
         require(not guarding, "nothing is asked once the guard has tripped", ref)
         require(ref not in self._under_way, "a schema is asked for once at a time", ref)

@@ -16,4 +16,4 @@ FORMS: dict[str, Form] = {
     "both": AvroForm("both"),
 }
 USUAL = ("fake", "both")
-"""In which each seed is run; together they hold what the others hold."""
+"""The readings with which each seed is run; together they cover the others."""

@@ -31,18 +31,18 @@ from consumer.engine.reading import Converting, Decoded, Keys, Reading, SchemaLe
 from tests.simulation.knobs import DESTINATION, Knobs
 
 MISSING = SchemaRef("id", "404")
-"""The registry says that this one does not exist."""
+"""A schema that the registry does not have."""
 MADE_UP = 10_000
 """Ids from here on are made up, each by one record."""
 LATE = (SchemaRef("id", "7"), SchemaRef("id", "8"))
-"""Not known to a process at first; the registry has them, sooner or later."""
+"""Schemas that a process does not know at first; the registry has them sooner or later."""
 BROKEN = SchemaRef("id", "9")
-"""The registry has it, and nobody can read it."""
+"""A schema that the registry has and that no decoder can read."""
 _OTHER = "another"
 WALL = 1.7e9
-"""What the platform's clock shows when a world begins, in unix seconds."""
+"""The platform's time when a world begins, in unix seconds."""
 SKEW = 300
-"""Seconds that an event may lie ahead."""
+"""Seconds by which an event's time may be ahead."""
 _FUTURE = 10 * 86_400
 HOUR = 3600
 HUGE = 5000
@@ -50,7 +50,7 @@ HUGE = 5000
 
 
 class Kind(Enum):
-    """What a record is, and so what must become of it. The value is the dead letter's stage, if it needs one."""
+    """The kind of a record, which decides its outcome. The value is the dead letter's stage, if it gets one."""
 
     GOOD = None
     BAD = Stage.DELIVER
@@ -62,7 +62,7 @@ class Kind(Enum):
     UNCONVERTIBLE = Stage.CONVERT
     UNSERIALISABLE = (Stage.CONVERT, "text")
     FUTURE = (Stage.CONVERT, "future")
-    """It says that it happens in ten days, whatever the clock."""
+    """The event's time is ten days ahead, whatever the clock."""
     NO_SCHEMA = (Stage.DECODE, "no schema")
     BROKEN_SCHEMA = (Stage.DECODE, "broken schema")
 
@@ -79,7 +79,7 @@ class Kind(Enum):
 
     @property
     def passes_silently(self) -> bool:
-        """Settled with nothing to be stored anywhere."""
+        """Settled without anything to be stored."""
         return self in _SILENT
 
 
@@ -89,7 +89,7 @@ _ODD = tuple(kind for kind in Kind if kind not in (Kind.GOOD, Kind.BAD))
 
 
 class Spec:
-    """One record and what is true of it."""
+    """One record and the truth about it."""
 
     __slots__ = (
         "account", "event_id", "form", "key", "kind", "leader_epoch", "number", "occurred_at", "offset", "padding",
@@ -128,7 +128,7 @@ class Spec:
 
 
 def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Spec:
-    """Another record where `old` stood before the log was cut; entered in `specs`."""
+    """Another record in the place of `old`, after the log was cut; added to `specs`."""
     number = len(specs)
     spec = Spec(
         number, Kind.GOOD, old.tp, old.offset, leader_epoch, now, old.account, f"event-{number}", None, 9,
@@ -139,7 +139,7 @@ def successor(specs: list[Spec], old: Spec, leader_epoch: int, now: float) -> Sp
 
 
 def new_record(specs: list[Spec], tp: TopicPartition, offset: int, visible_at: float, form: Form) -> Spec:
-    """A record of a topic that was made anew; entered in `specs`."""
+    """A record of a topic that was created again; added to `specs`."""
     number = len(specs)
     spec = Spec(number, Kind.GOOD, tp, offset, 0, visible_at, "1", f"event-{number}", None, 9, form)
     specs.append(spec)
@@ -147,7 +147,7 @@ def new_record(specs: list[Spec], tp: TopicPartition, offset: int, visible_at: f
 
 
 class Parts(NamedTuple):
-    """What a process reads records with; `reading` None: one after the other."""
+    """What a process reads records with; `reading` is None where it decodes and converts them one by one."""
 
     decoder: SchemaLearner
     converter: Converting
@@ -155,16 +155,16 @@ class Parts(NamedTuple):
 
 
 class Form(Protocol):
-    """How the records of a world are written, and read."""
+    """How the records of a world are written and read."""
 
     def parts(self, specs: Sequence[Spec]) -> Parts:
-        """For a new process, which knows no schema yet."""
+        """The parts for a new process, which knows no schema yet."""
 
     def schema(self, ref: SchemaRef) -> str:
-        """What the registry has under this reference."""
+        """The schema that the registry has under this reference."""
 
     def other_schema(self) -> str:
-        """What the registry had under some reference before its database was lost: no record can be read by it."""
+        """A schema that the registry had under some reference before its database was lost: it can read no record."""
 
     def value(self, spec: Spec) -> bytes:
         """The record's value."""
@@ -173,21 +173,21 @@ class Form(Protocol):
         """The record's headers."""
 
     def payload(self, spec: Spec) -> dict[str, Any]:
-        """The event that must come out of it, if one does."""
+        """The event that the record must become, if it becomes one."""
 
     def number(self, event: dict[str, Any]) -> int:
-        """The number of the record that an event was made from."""
+        """The number of the record from which an event was made."""
 
 
 class FakeForm(Form):
-    """A decoder and a converter that know the specs."""
+    """A decoder and a converter that know the truth about each record."""
 
     def parts(self, specs: Sequence[Spec]) -> Parts:
         """See `Form`."""
         return Parts(Decoder(specs), Converter(specs), None)
 
     def schema(self, ref: SchemaRef) -> str:
-        """Nobody reads it."""
+        """Any text: it is never read."""
         return "{}"
 
     def other_schema(self) -> str:
@@ -214,7 +214,7 @@ class FakeForm(Form):
 
 
 class Decoder(SchemaLearner):
-    """Reads the spec's number out of a record's value."""
+    """Reads the record's number out of its value."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
@@ -230,16 +230,16 @@ class Decoder(SchemaLearner):
         return verdict
 
     def doubt(self, ref: SchemaRef) -> None:
-        """What it cannot read waits."""
+        """Records that it cannot read wait."""
         self._doubted.add(ref)
 
     def forget(self, ref: SchemaRef) -> None:
-        """It is not known any more."""
+        """Forget the schema."""
         self._known.pop(ref, None)
         self._doubted.discard(ref)
 
     def missing(self, ref: SchemaRef) -> Rejection:
-        """There is no such schema."""
+        """The registry does not have the schema."""
         return Rejection(Stage.DECODE, "no_such_schema", "no such schema")
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
@@ -263,7 +263,7 @@ class Decoder(SchemaLearner):
 
 
 class Converter:
-    """Makes the spec's event; some happened offline, and some two hours ago."""
+    """Makes a record's event; some events are offline ones, and some are two hours old."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._specs = specs
@@ -297,7 +297,7 @@ class Converter:
 def write_logs(
     knobs: Knobs, random: Random, form: Form
 ) -> tuple[list[Spec], dict[TopicPartition, list[Spec]]]:
-    """All records of a world: in the order of their numbers, and by partition in offset order."""
+    """All records of a world, by number, and by partition in the order of offsets."""
     partitions = [TopicPartition("shop" if n % 2 else "app", n // 2) for n in range(knobs.partitions)]
     logs: dict[TopicPartition, list[Spec]] = {tp: [] for tp in partitions}
     ends = {tp: random.choice((0, 0, 13)) for tp in partitions}

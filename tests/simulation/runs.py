@@ -1,4 +1,4 @@
-"""Runs one seed, or many in several processes, and says what came of each."""
+"""Runs one seed, or many in several processes, and reports the results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.simulation.truth import Violation
 from tests.simulation.world import Trace, World
 
 TWICE = 50
-"""Every so many seeds one is run twice: the same seed must give the same commands."""
+"""One of this many seeds is run twice: the same seed must give the same commands."""
 _CHUNK = 20
 
 
 class Outcome(NamedTuple):
-    """What came of a seed: `invariant` and `message` are empty when all held."""
+    """The result of a seed: `invariant` and `message` are empty if every invariant held."""
 
     seed: int
     invariant: str
@@ -29,9 +29,9 @@ class Outcome(NamedTuple):
     inputs: int
     crashes: int
     accepted: int
-    """Events the API accepted, repetitions included."""
+    """Events that the API accepted, with repetitions."""
     repeated: int
-    """Of those, the ones it had accepted before, all of them excused."""
+    """Those of them that it had accepted before, all of them excused."""
 
     @property
     def held(self) -> bool:
@@ -59,14 +59,14 @@ def run_seed(seed: int, trace: Trace | None = None, *, reading: str = "fake", **
 
 
 def digest_of(seed: int, reading: str = "fake") -> str:
-    """A digest of everything a seed's processes were told and said."""
+    """A digest of all inputs and commands of a seed's processes."""
     world = World(draw(seed, reading=reading), digest=True)
     world.run()
     return world.digest
 
 
 def first_failure(seeds: range, **overrides: Any) -> Outcome | None:
-    """The first of these seeds that does not hold, in this process."""
+    """The first of these seeds with a broken invariant, run in this process."""
     outcomes = (run_seed(seed, **overrides) for seed in seeds)
     return next((outcome for outcome in outcomes if not outcome.held), None)
 
@@ -86,7 +86,7 @@ def _run_chunk(seeds: range, reading: str, mutation: str | None) -> list[Outcome
 def run_many(
     seeds: range, jobs: int, mutation: str | None = None, reading: str = "fake"
 ) -> Iterator[list[Outcome]]:
-    """Outcomes of all seeds, a chunk at a time as they come in; none begins after one that did not hold."""
+    """The results of all seeds, a chunk at a time; no chunk begins after a broken invariant."""
     chunks = [seeds[at : at + _CHUNK] for at in range(0, len(seeds), _CHUNK)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -103,7 +103,7 @@ def run_many(
 
 
 class Clock:
-    """Wall time since it was made, for figures per second."""
+    """Wall time since it was created, for rates."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 _EPSILON = 1e-6
 TIME_LIMIT = 2.0
-"""Seconds after which a client does not wait for an answer any more."""
+"""Seconds after which a client stops waiting for an answer."""
 Command = m.LookUpKeys | m.StoreKeys | m.ReleaseKeys | m.RenewLease | m.AskCalls | m.TellNote
 
 
 class KeyStore:
-    """Delivered keys and when they were stored; it survives the processes that use it."""
+    """Delivered keys, and when they were stored; survives the processes that use it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -50,7 +50,7 @@ class KeyStore:
         }
 
     def look_up(self, keys: Sequence[bytes]) -> list[bool] | None:
-        """Per key, whether it was stored within the window; None: it does not answer."""
+        """For each key, whether it was stored within the window; None: the store does not answer."""
         world = self._world
         if world.in_spell("keys") or world.roll(world.rates.look_up_fails):
             return None
@@ -72,7 +72,7 @@ class KeyStore:
         return False
 
     def store(self, keys: Sequence[bytes]) -> bool:
-        """Whether the caller is told of success; what was written is another matter."""
+        """Whether the caller hears of success; the keys may have been written all the same."""
         world = self._world
         for key in keys:
             if not world.truth.accepted[key]:
@@ -90,14 +90,15 @@ class KeyStore:
 
 
 class Registry:
-    """Knows all schemas but those that are made up, and some late. What it answered is on disk, or another schema."""
+    """Has every schema but the made-up ones, some of them late. Its earlier answers are on disk, or other
+    schemas are."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._on_disk: dict[SchemaRef, str] = {}
 
     def find(self, ref: SchemaRef) -> SchemaFound | SchemaMissing | SchemaUnavailable:
-        """Its answer now."""
+        """Its answer at this moment."""
         world = self._world
         if world.in_spell("registry") or world.roll(world.rates.registry_fails):
             stand_in = self._on_disk.get(ref)
@@ -125,7 +126,7 @@ class SharedStore(SharedKeys):
         self._went_back_at = float("-inf")
         self._taken_over: set[tuple[Member, bytes]] = set()
         self._begun: dict[str, deque[float]] = {}
-        """By account, when calls of the last 60 seconds began, whichever member made them."""
+        """For each account, when the calls of the last 60 seconds began, of all members."""
 
     # -- what clients ask
 
@@ -141,7 +142,7 @@ class SharedStore(SharedKeys):
         return found
 
     def _taken(self, key: bytes, holder: str | None, session: str) -> None:
-        """A session claims this key, which none of the same member had. `holder` had it before."""
+        """A session of another member claims this key; `holder` had it before."""
         world = self._world
         if key in self.delivered:
             world.truth.excuse([key])  # longer ago than the window
@@ -172,7 +173,7 @@ class SharedStore(SharedKeys):
     # -- what happens to it
 
     def go_back(self) -> None:
-        """See `SharedKeys.go_back`: what was delivered since may be sent again if it is read again."""
+        """See `SharedKeys.go_back`: events delivered since may be sent again if they are read again."""
         before = self.delivered
         super().go_back()
         self._went_back_at = self._world.now
@@ -181,7 +182,7 @@ class SharedStore(SharedKeys):
     # -- what must hold
 
     def check_quota(self, account: str) -> None:
-        """A call to this account begins: with those of all members it keeps the quota."""
+        """Check, when a call to this account begins, that all members together keep the quota."""
         now, most = self._world.now, self._world.policy.calls_per_minute
         calls = self._begun.setdefault(account, deque())
         while calls and now - calls[0] >= 60.0 - _EPSILON:
@@ -193,7 +194,7 @@ class SharedStore(SharedKeys):
         calls.append(now)
 
     def check_send(self, member: Member, specs: Iterable[Spec]) -> None:
-        """A call begins: these are claimed by this member, for as long as the call may take."""
+        """Check, when a call begins, that this member has claimed its events for as long as the call may take."""
         until = self._world.now + self._world.policy.call_timeout
         for spec in specs:
             holder = self.claims.get(spec.key, "nobody")
@@ -205,23 +206,23 @@ class SharedStore(SharedKeys):
 
 
 class KeyClient:
-    """One member's way to the server."""
+    """One member's connection to the server."""
 
     def __init__(self, world: World, member: Member) -> None:
         self._world = world
         self._member = member
         self.session = SharedSession(world.shared, world.shared.window, world.policy.lease)
         self.heard_at = float("-inf")
-        """Of what the member knows that its claims hold, or do not: when the server did it."""
+        """When the server decided what the member knows about its claims."""
         self.sent_too = 0
-        """Keys that were found delivered, and may be of events that this member had sent in calls without an answer."""
+        """Keys that were found delivered although this member may have sent their events in calls without an answer."""
         self._calls_from: dict[str, float] = {}
-        """By account, from when on it may ask for calls again."""
+        """For each account, the moment from which it may ask for calls again."""
         self._calls_failed: Counter[str] = Counter()
-        """By account, how often in a row it got no answer."""
+        """For each account, how often in a row it got no answer."""
 
     def perform(self, command: Command) -> None:
-        """Ask, and feed the answer."""
+        """Ask the server, and give the engine the answer."""
         session, now = self.session, self._world.wall
         request: _Request
         match command:
@@ -276,7 +277,7 @@ class KeyClient:
         return m.CallsGiven(number, account, *given)
 
     def no_answer(self, failed: m.KeyStoreFailed) -> None:
-        """The member is about to hear of a failure."""
+        """The member is about to learn that the server did not answer."""
         if isinstance(failed.command, m.AskCalls):
             account = failed.command.account
             self._calls_failed[account] += 1
@@ -284,13 +285,13 @@ class KeyClient:
             self._calls_from[account] = self._world.now + backoff
 
     def leave(self) -> None:
-        """The process ends in order: so do its claims, if the server can be reached."""
+        """The process ends in order, and with it its claims, if the server can be reached."""
         if not self._world.in_spell("keys"):
             self.session.close()
 
 
 class _Request:
-    """A call of the client, which asks the server once or twice."""
+    """One call of the client, which asks the server once or twice."""
 
     def __init__(
         self,
@@ -306,12 +307,12 @@ class _Request:
         self._answered = answered
         self._failed = failed
         self._done_at = float("-inf")
-        """When the server did what it was asked last."""
+        """When the server performed the latest question."""
         self._waits = 0
-        """The number of the round trip whose answer is waited for."""
+        """The number of the round trip whose answer it waits for."""
 
     def go_on(self, resume: Callable[[], Asked | None]) -> None:
-        """In the member's process: go on to the next question, or to the end."""
+        """Continue in the member's process: with the next question, or with the end."""
         member = self._member
         if not member.alive or member.stands_still(self.go_on, resume):
             return
@@ -343,7 +344,7 @@ class _Request:
         world.later(TIME_LIMIT, self._back, self._waits, self._failing(Unclear("no answer in time")))
 
     def _arrive(self, number: int, asked: Asked) -> None:
-        """At the server."""
+        """The question arrives at the server."""
         world = self._world
         if not self._member.takes_effect():
             return
@@ -366,7 +367,7 @@ class _Request:
         world.later(world.delay(), self._back, number, resume)
 
     def _back(self, number: int, resume: Callable[[], Asked | None]) -> None:
-        """At the client, unless it has given up waiting."""
+        """The answer arrives at the client, unless the client has stopped waiting."""
         if number == self._waits:
             self._waits += 1
             self.go_on(resume)

@@ -29,21 +29,21 @@ _TROUBLELESS: dict[str, Any] = {
 
 @pytest.mark.parametrize("first", range(0, 500, 50))
 def test_every_invariant_holds_in_every_world(first: int) -> None:
-    """Whatever goes wrong: nothing is lost or committed past, and nothing is sent again without excuse."""
+    """Whatever goes wrong, nothing is lost or committed too early, and nothing is sent again without an excuse."""
     failure = first_failure(range(first, first + 50))
     assert failure is None, f"{failure}; replay: python -m tests.simulation --seed {failure.seed}"
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
 def test_every_invariant_holds_where_real_bytes_are_read(first: int) -> None:
-    """As above, with Avro that the product's decoder and converter read, in two steps and on the fast path."""
+    """The same with Avro that the product's decoder and converter read, in two steps and on the fast path."""
     failure = first_failure(range(first, first + 50), reading="both")
     replay = "python -m tests.simulation --reading both --seed"
     assert failure is None, f"{failure}; replay: {replay} {failure.seed}"
 
 
 def test_the_fast_path_gives_the_same_commands_as_the_two_steps() -> None:
-    """Whatever happens in a world, and in whatever order: all that a process says is the same, byte by byte."""
+    """Whatever happens in a world, both readings give the same commands, byte by byte."""
     fast, two_steps, both = (
         [digest_of(seed, reading) for seed in range(24)] for reading in ("fast", "two-steps", "both")
     )
@@ -52,7 +52,8 @@ def test_the_fast_path_gives_the_same_commands_as_the_two_steps() -> None:
 
 
 def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most records are read in one go, from each writer's schema; and there is every kind of record that is not."""
+    """The fast path reads most records, with every writer's schema; and records of every kind that it must
+    leave to the two steps occur."""
     asked: Counter[str] = Counter()
     read = TwoSteps.read
 
@@ -89,7 +90,7 @@ def test_without_trouble_every_event_is_accepted_exactly_once(reading: str) -> N
 
 @pytest.mark.parametrize("reading", USUAL)
 def test_without_trouble_the_ledger_tells_what_truly_became_of_the_records(reading: str) -> None:
-    """One process, undisturbed: delivered, duplicate, filtered and dead-lettered are exactly what came out."""
+    """One undisturbed process: its counts of delivered, duplicate, filtered and dead-lettered records are exact."""
     alone: dict[str, Any] = {"rebalances": 0, "restarts": 0, "members": 1, "guarded": False}
     for seed in range(40 if reading == "fake" else 10):
         world = World(draw(seed, reading=reading, **alone, **_TROUBLELESS))
@@ -98,7 +99,8 @@ def test_without_trouble_the_ledger_tells_what_truly_became_of_the_records(readi
 
 
 def test_the_worlds_hold_the_trouble_they_promise() -> None:
-    """A simulation in which nothing happens proves nothing: every input and command occurs, and so do incidents."""
+    """A simulation in which nothing happens proves nothing: every input and command occurs, and so does every
+    incident."""
     seen: Counter[str] = Counter()
 
     def look(_: float, __: str, happened: Any, commands: Sequence[Any]) -> None:
@@ -138,7 +140,7 @@ def test_the_worlds_hold_the_trouble_they_promise() -> None:
 
 
 def test_the_same_seed_gives_the_same_commands_in_another_process() -> None:
-    """Nothing depends on hash order, addresses or the clock."""
+    """Nothing depends on the order of hashes, on addresses or on the clock."""
     code = "from tests.simulation.runs import digest_of; print(*(digest_of(seed) for seed in range(8)))"
     outputs = {
         subprocess.run(
@@ -152,7 +154,7 @@ def test_the_same_seed_gives_the_same_commands_in_another_process() -> None:
 
 
 def test_the_command_line_names_the_first_failing_seed_and_how_to_replay_it() -> None:
-    """With a bug in the core it exits 1; the replay it names exits 1 too, and tells the story."""
+    """With a bug in the engine it exits with 1; the replay that it names exits with 1 too, and prints the history."""
     command = [sys.executable, "-m", "tests.simulation"]
     bug = ["--mutation", "commits_the_highest_seen"]
     run = subprocess.run(
@@ -168,7 +170,7 @@ def test_the_command_line_names_the_first_failing_seed_and_how_to_replay_it() ->
 
 
 def test_the_command_line_exits_0_when_all_holds() -> None:
-    """And says how much was tried."""
+    """It says how much was tried."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.simulation", "8", "--jobs", "1"],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
@@ -180,7 +182,7 @@ def test_the_command_line_exits_0_when_all_holds() -> None:
 
 
 def test_a_position_that_goes_back_between_open_records_loses_none() -> None:
-    """A log truncated above open records: those before the cut are still owed."""
+    """A log was truncated above open records: those below the cut must still be delivered."""
     for seed in range(20):
         World(draw(seed)).run()
 

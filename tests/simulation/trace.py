@@ -12,7 +12,7 @@ from consumer.engine.reading import split_keys
 
 
 def tell(now: float, member: str, happened: Any, commands: Sequence[Any]) -> None:
-    """Print what a process was told and what it said."""
+    """Print a process's input and its commands."""
     if isinstance(happened, m.Tick) and not commands:
         return
     print(f"{now:9.3f} {member:5} {_input(happened)}")

@@ -19,7 +19,7 @@ from tests.simulation.records import Kind, Spec
 
 
 class Violation(AssertionError):
-    """An invariant does not hold: `invariant` names it."""
+    """An invariant does not hold; `invariant` names it."""
 
     def __init__(self, invariant: str, message: str) -> None:
         super().__init__(f"{invariant}: {message}")
@@ -41,7 +41,7 @@ def longest_delay(backoff: Backoff, failures: int) -> float:
 
 
 class Truth:
-    """The world's own books."""
+    """What is true of the world, whatever its members believe."""
 
     def __init__(self, specs: Sequence[Spec]) -> None:
         self.specs = specs
@@ -51,11 +51,11 @@ class Truth:
         self.letters: Counter[int] = Counter()
         """Dead letters on their topic, by the record's number."""
         self.gone: set[int] = set()
-        """Numbers of records that are no longer in the log: it was cut."""
+        """Numbers of records that are no longer in the log, because it was cut."""
         self.removed: set[int] = set()
-        """Numbers of records that were removed from the log before they were resolved; these are gone, too."""
+        """Numbers of records that were removed from the log before they were resolved; `gone` has these, too."""
         self.missed: set[int] = set()
-        """Those of them that a process passed over, and told of."""
+        """Those of them that a process found missing and reported."""
         self._excused: Counter[bytes] = Counter()
         partitions: dict[bytes, set[object]] = {}
         for spec in specs:
@@ -77,11 +77,11 @@ class Truth:
             )  # fmt: skip
 
     def excuse(self, keys: Iterable[bytes]) -> None:
-        """One more acceptance of each of these is nobody's fault."""
+        """Allow one more acceptance of each of these."""
         self._excused.update(keys)
 
     def store_key(self, key: bytes) -> None:
-        """The key store wrote it."""
+        """The key store has written this key."""
         self.durable.add(key)
 
     def resolved(self, spec: Spec) -> bool:
@@ -89,13 +89,13 @@ class Truth:
         return spec.number in self.removed or self.settled(spec)
 
     def remove(self, specs: Iterable[Spec]) -> None:
-        """These are not in the log any more."""
+        """These records are no longer in the log."""
         numbers = [spec.number for spec in specs]
         self.removed.update(numbers)
         self.gone.update(numbers)
 
     def settled(self, spec: Spec) -> bool:
-        """Whether this record came to its end."""
+        """Whether this record has an outcome."""
         if spec.kind.passes_silently:
             return True
         if spec.kind is Kind.GOOD:
@@ -104,7 +104,7 @@ class Truth:
         return spec.number in self.letters or (spec.kind.is_event and spec.key in self.durable)
 
     def check_end(self) -> None:
-        """Every key that has a good event was accepted."""
+        """Check that every key with a good event was accepted."""
         for spec in self.specs:
             if spec.kind is Kind.GOOD and spec.number not in self.gone and not self.accepted[spec.key]:
                 raise Violation("every valid event is accepted", f"{spec} never was")
@@ -119,7 +119,7 @@ class Truth:
                 raise Violation("one dead letter without trouble", f"{spec}: {self.letters[spec.number]}")
 
     def check_totals(self, totals: Totals | None) -> None:
-        """For worlds without trouble and one process: its ledger says what truly became of the records."""
+        """For worlds without trouble and with one process: its ledger shows the true outcomes of the records."""
         letters = sum(self.letters.values())
         filtered = sum(1 for spec in self.specs if spec.kind.passes_silently)
         delivered = sum(self.accepted.values())

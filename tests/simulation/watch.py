@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _NEVER_FULL = 100_000
-"""Bytes that no batch of these worlds has."""
+"""Bytes that no batch of these worlds reaches."""
 _DIVIDED_FOR = 180.0
-"""Seconds after which a number of members counts no more, if it was told that there are fewer."""
+"""Seconds after which a number of members no longer counts, once a lower number was reported."""
 _SNAPSHOT_EVERY = 10
-"""Inputs between two looks at the whole snapshot; it costs more than handling an input does."""
+"""Inputs between two checks of the whole snapshot, which costs more than handling an input does."""
 
 
 class Held:
-    """A partition in a process's hands."""
+    """A partition that a process holds."""
 
     __slots__ = (
         "beginnings",
@@ -56,18 +56,19 @@ class Held:
         self.epoch = epoch
         self.start = start
         self.begun = False
-        """It begins at `start`, not at the beginning of all."""
+        """Whether reading begins at `start` and not at the beginning of the log."""
         self.topic_id: str | None = None
         self.beginnings: set[tuple[int, int | None]] = set()
-        """Positions, with their leader epochs, where reading began: at first, and after it went back."""
+        """Positions, with their leader epochs, where reading began: at first, and each time that it went back."""
         self.position = start
-        """Where fetching goes on: the consumer's, not the core's."""
+        """The consumer's position, where fetching continues; not the engine's."""
         self.last_seen = -1
         self.draining = False
         self.committing = -1
-        """The highest offset a commit was asked for, since the position last went back."""
+        """The highest offset in any commit since the position last went back."""
         self.doubtful: dict[Spec, bool] = {}
-        """Events of calls that left and got no verdict; whether one was sent again when it could be doubled."""
+        """Events of calls that left and got no verdict; True once one was sent again at a time when the
+        platform may keep both copies."""
 
 
 class Call:
@@ -85,11 +86,11 @@ class Call:
         self.specs = specs
         self.helds = helds
         self.doubtful = [held.doubtful for held in helds]
-        """Where to note that the outcome of each is in doubt."""
+        """Where to record that the outcome of each event is in doubt."""
 
 
 class Watch:
-    """One process under observation."""
+    """Watches one process."""
 
     def __init__(self, world: World, member: Member) -> None:
         self._world = world
@@ -100,31 +101,31 @@ class Watch:
         self.stopping = False
         self.calls: dict[int, Call] = {}
         self.out: dict[bytes, Held] = {}
-        """Keys of events in flight, or processed and not known to be durable."""
+        """Keys of events that are in flight, or processed while their keys are not known to be durable."""
         self._taken_over: set[bytes] = set()
-        """Of these, what another member had claimed when they were to be stored."""
+        """Those of them that another member had claimed when they were to be stored."""
         self._taken_over_ever = 0
         self.unclear: set[bytes] = set()
         """Keys of events that were ever in doubt."""
         self._session = 0
-        """In a shared key store."""
+        """Its session in a shared key store."""
         self._storing: dict[int, list[bytes]] = {}
         self._writing: dict[int, list[tuple[Held, Spec]]] = {}
         self._drains: dict[int | None, tuple[list[Held], float]] = {}
         self._handed_out: dict[Spec, float] = {}
-        """When each record was last handed out."""
+        """When each record was last given to the process."""
         self._lost_sight_at = world.now
         self._failures: dict[Spec, tuple[int, float]] = {}
-        """Per event, attempts in a row without a verdict, and when the first was answered."""
+        """For each event, its attempts in a row without a verdict, and when the first was answered."""
         self._committing = False
         self.guarding: int | None = None
-        """Records read when the process said that its guard had stopped intake."""
+        """Records read when the process said that its guard had stopped intake; None: it has not."""
         self._guarded = GuardView(world.policy)
         self._fed = 0
         self._repeats = 0
-        """Events sent again that the platform may have, and does not drop: they count as offline."""
+        """Events sent again that the platform may have and would keep twice, because they count as offline."""
         self._removed = (0, 0)
-        """What was removed before it was read: records, at least; offsets, at most."""
+        """What was removed before it was read: the least number of records, the largest number of offsets."""
         self._open_bytes = 0
         self._questions = Questions(world.knobs.policy)
         self._quota = QuotaView(world.knobs.policy, world.now)
@@ -136,7 +137,7 @@ class Watch:
     # -- what it is told
 
     def told(self, happened: m.Input) -> None:
-        """An input is about to be handled."""
+        """Take in an input that is about to be handled."""
         match happened:
             case m.Assigned() | m.Revoked() | m.Lost() | m.StopRequested() | m.TopicIdsTold():
                 self._lose_sight()
@@ -171,7 +172,8 @@ class Watch:
                 self._lives_told(happened)
 
     def _lives_told(self, happened: m.TopicIdsTold) -> None:
-        """What is of an earlier life ends here; what was sent of the new one meanwhile may be sent again."""
+        """What belongs to an earlier life of the topic ends; events of the new life that were sent meanwhile
+        may be sent again."""
         ended = [held for tp, held in self.held.items() if happened.ids.get(tp.topic) != held.topic_id]
         ended = [held for held in ended if held.tp.topic in happened.ids]
         self.excuse_in_flight(ended)
@@ -180,7 +182,7 @@ class Watch:
             del self.held[held.tp]
 
     def _lose_sight(self) -> None:
-        """Events may have left their queues without a call: what is left to be sent cannot be told from here."""
+        """Events may have left their queues without a call, so it is not known any more what is left to be sent."""
         self._lost_sight_at = self._world.now
         for gate in self._gates.values():
             gate.unsure = True
@@ -253,7 +255,8 @@ class Watch:
         self._guarded.fetched(tp, specs)
 
     def _read_anew(self, held: Held, first: int) -> None:
-        """Records from `first` on are read again: what is known of their events, or will be answered, is of others."""
+        """Records from `first` on are read again: later answers about their earlier reading do not concern the
+        new one."""
         held.doubtful = {spec: counted for spec, counted in held.doubtful.items() if spec.offset < first}
         for call in self.calls.values():
             call.doubtful = [
@@ -262,7 +265,7 @@ class Watch:
             ]
 
     def _removal(self, held: Held, chunk: Chunk) -> None:
-        """What is missing before this chunk, and was removed."""
+        """Count the records before this chunk that were removed unread."""
         begin = held.last_seen + 1 if held.last_seen >= 0 else held.start
         end = min(chunk.records[0].offset, chunk.log_start)
         if held.last_seen < 0 and not held.begun:
@@ -284,7 +287,7 @@ class Watch:
             raise Violation("what was removed unread is counted", f"{counted}, not {least} to {most}")
 
     def answered(self, number: int, reply: Reply) -> None:
-        """The answer to a call is about to be handled."""
+        """Take in the answer to a call, before it is handled."""
         call = self.calls.pop(number)
         for spec in call.specs:
             if reply.says is not Says.EVENTS or spec.kind.stage is not None:
@@ -310,7 +313,7 @@ class Watch:
             self._accepted(gate, call.probe)
 
     def _doubt(self, call: Call, reply: Reply) -> None:
-        """Nobody knows what became of a call that left and got no verdict."""
+        """Record that a call left and got no verdict."""
         if reply.says is Says.NOTHING and (reply.status or reply.reason not in ("dns", "connect", "tls")):
             for spec, doubtful in zip(call.specs, call.doubtful, strict=True):
                 doubtful.setdefault(spec, False)
@@ -335,11 +338,11 @@ class Watch:
     # -- what it commands
 
     def handled(self, pipeline: Pipeline) -> None:
-        """An input was handled; its commands come."""
+        """An input was handled; its commands follow."""
         self._guarded.settled_down(pipeline.ledger)
 
     def commanded(self, command: m.Command) -> None:
-        """A command was given."""
+        """Check one command."""
         match command:
             case m.Send():
                 self._send(command)
@@ -405,7 +408,7 @@ class Watch:
         gate.check_send(self._world.now, len(specs), len(send.body))
 
     def _check_early(self, send: m.Send, specs: Sequence[Spec]) -> None:
-        """Where it is certain that a batch is neither full nor has lingered nor was cut: whether it might go."""
+        """Check that a batch might go that is certainly neither full nor old nor cut."""
         gate, policy = self._gates[send.account], self._policy
         if (
             send.attempt > 1
@@ -420,7 +423,8 @@ class Watch:
             gate.check_early(self._world.now, len(self.calls))
 
     def _check_patience(self, specs: Sequence[Spec]) -> None:
-        """Backoff is random from nothing up, but not nothing time after time: a chance of 1 in 10 million here."""
+        """Check the pauses of retries: a pause is random from zero up, but pauses of zero again and again have
+        a chance of 1 in 10 million here."""
         failures, since = min((self._failures.get(spec, (0, 0.0)) for spec in specs), default=(0, 0.0))
         if failures >= 8:
             longest = sum(longest_delay(self._policy.delivery_backoff, one) for one in range(1, failures + 1))
@@ -451,7 +455,7 @@ class Watch:
         self._guarded.letters(spec for _, spec in written)
 
     def _guard(self, report: m.Report) -> None:
-        """Intake has stopped: there must be a reason."""
+        """Check that the guard had a reason to stop intake."""
         self._guarded.check_reason(str(report.fields["topic"]))
         pipeline = self._member.pipeline
         self.guarding = self.guarding if self.guarding is not None else pipeline.ledger.totals().read
@@ -475,7 +479,7 @@ class Watch:
         return held
 
     def _let_go(self, number: int | None, positions: Iterable[Position]) -> bool:
-        """A release or a stop. Gives whether it came at its deadline, with work in flight."""
+        """Take in a release or a stop. Returns whether it came at its deadline with work in flight."""
         if number not in self._drains:
             raise Violation("a release answers a revoke", f"{number}")
         helds, deadline = self._drains.pop(number)
@@ -496,20 +500,21 @@ class Watch:
     # -- what is in flight
 
     def in_flight(self, helds: list[Held]) -> list[str]:
-        """What is out there for these and has no outcome yet, in words."""
+        """The work of these partitions that is in flight and has no outcome yet, in words."""
         keys = [key.hex() for key, held in self.out.items() if held in helds]
         written = [pair for pairs in self._writing.values() for pair in pairs]
         return keys + [str(spec) for held, spec in written if held in helds]
 
     def excuse_in_flight(self, helds: list[Held] | None = None) -> None:
-        """An ungraceful moment for these (None: for the process): keys without an outcome may be sent once more."""
+        """After an ungraceful end for these partitions (None: for the whole process) keys without an outcome
+        may be sent once more."""
         if (
             helds is None or not self._world.knobs.shared
         ):  # else our claims keep other members from sending them
             self._truth.excuse(key for key, held in self.out.items() if helds is None or held in helds)
 
     def excuse_uncovered(self, helds: list[Held]) -> None:
-        """What was accepted and is neither in a committed offset nor in its map, on other machines."""
+        """Excuse what was accepted and is neither below a committed offset nor in its map, on other machines."""
         if not self._world.knobs.own_stores:
             return
         for held in helds:
@@ -536,7 +541,7 @@ class Watch:
     # -- after every input
 
     def settled_down(self, pipeline: Pipeline) -> None:
-        """The commands were given: do the books add up, and are the limits held?"""
+        """After the commands of an input: check that the ledger adds up and that the limits are kept."""
         world, ledger, room = self._world, pipeline.ledger, pipeline.room()
         require(not self._notes.owed, "what one member meets all are told", self._notes.owed)
         ledger.check()
@@ -569,7 +574,7 @@ class Watch:
             self._snapshot(pipeline.statistics(self._member.instant()))
 
     def _snapshot(self, figures: Statistics) -> None:
-        """The page's figures agree with each other, partition by partition."""
+        """Check that the snapshot's figures agree with each other, partition by partition."""
         if not self._world.knobs.incidents.clock_jumps:
             counted = figures.counters.unclear_repeats
             require(counted == self._repeats, "repeats in doubt are counted", (counted, self._repeats))

@@ -30,28 +30,28 @@ from tests.simulation.stores import KeyStore, Registry, SharedStore
 from tests.simulation.truth import Truth, Violation
 
 PATIENCE = 900.0
-"""Seconds of quiet after which everything must have come to its end."""
+"""Seconds of quiet after which everything must be finished."""
 _MOST_EVENTS = 150_000
 TRANSFORM_FAILED = Rejection(Stage.CONVERT, "transform_failed", "the function raised ValueError")
 
 Trace = Callable[[float, str, Any, Sequence[Any]], None]
-"""Told of each input: time, process, input, commands."""
+"""Called with each input: time, process, input, commands."""
 
 
 class World:
-    """All of it. `run` lives it to its end, or raises `Violation`."""
+    """One world. `run` lives it to its end, or raises `Violation`."""
 
     def __init__(self, knobs: Knobs, trace: Trace | None = None, *, digest: bool = False) -> None:
         self.knobs = knobs
         self.rates: Rates = knobs.rates
         self.policy = knobs.policy
-        """What a process starts with."""
+        """The policy that a process starts with."""
         self.random = Random(f"world {knobs.seed}")
         self.base = self.now = self.random.choice((0.0, 1234.567, 987_654.321))
-        """A process's monotonic clock starts anywhere; rounding differs."""
+        """A process's monotonic clock may start anywhere, because floats round differently there."""
         self.quiet_at = self.base + knobs.quiet_at
         self._clocks = dict(enumerate(knobs.clocks))
-        """By slot, how far a machine's clock is off."""
+        """For each slot, how wrong its machine's clock is."""
         self.form = FORMS[knobs.reading]
         self.specs, logs = write_logs(knobs, self.random, self.form)
         self.truth = Truth(self.specs)
@@ -78,20 +78,20 @@ class World:
     # -- time and chance
 
     def at(self, moment: float, act: Callable[..., None], *args: Any) -> None:
-        """Let something happen then."""
+        """Schedule an action for a moment."""
         heapq.heappush(self._queue, (moment, next(self._order), act, args))
 
     def later(self, delay: float, act: Callable[..., None], *args: Any) -> None:
-        """Let something happen in so many seconds."""
+        """Schedule an action for `delay` seconds from now."""
         self.at(self.now + delay, act, *args)
 
     @property
     def wall(self) -> float:
-        """What the platform's clock shows, in unix seconds."""
+        """The time on the platform's clock, in unix seconds."""
         return WALL + self.now - self.base
 
     def instant(self, slot: int) -> Instant:
-        """Now, on both clocks of a machine."""
+        """The present moment on both clocks of a machine."""
         return Instant(self.now, self.wall + self._clocks.get(slot, 0.0))
 
     @property
@@ -100,31 +100,31 @@ class World:
         return self.now < self.quiet_at
 
     def roll(self, rate: float) -> bool:
-        """Whether a trouble of this rate strikes."""
+        """Whether a trouble of this rate happens now."""
         return rate > 0 and self.troubled and self.random.random() < rate
 
     def in_spell(self, what: str) -> bool:
-        """Whether `what` is out of order for a while."""
+        """Whether `what` is out of order for some time."""
         return any(begin <= self.now < end for begin, end in self._spells.get(what, ()))
 
     def delay(self) -> float:
-        """How long something takes."""
+        """How long an action takes."""
         slow = 20 if self.roll(self.rates.slow) else 1
         return self.knobs.latency * (0.1 + self.random.random()) * slow
 
     def spec_of(self, record: Record) -> Spec:
-        """What is true of a record."""
+        """The truth about a record."""
         return self.specs[int(record.key or b"")]
 
     def function(self, event: CommerceEvent) -> CommerceEvent | Filtered | Rejection:
-        """What the user's function makes of an event: the same for most, and for some of the fake ones a verdict."""
+        """What the user's function makes of an event: usually the same event, for some of the fake ones a verdict."""
         kind = self.specs[event["number"]].kind if "number" in event else Kind.GOOD
         if kind is Kind.FILTERED:
             return Filtered("transform")
         return TRANSFORM_FAILED if kind is Kind.UNCONVERTIBLE else event
 
     def counts_as_offline(self, spec: Spec, unix_now: float) -> bool:
-        """Whether the platform takes its event for an offline one then, whose doubles it does not drop."""
+        """Whether the platform would count its event as an offline one at that time, and so keep both copies."""
         return spec.number % 5 == 0 or unix_now - spec.occurred_at > HOUR
 
     def keys_of(self, slot: int) -> KeyStore:
@@ -135,7 +135,7 @@ class World:
         return self._stores[machine]
 
     def note(self, member: Member, happened: m.Input, commands: Sequence[m.Command]) -> None:
-        """An input was handled."""
+        """Record that an input was handled."""
         self.inputs += 1
         if self._trace is not None:
             self._trace(self.now - self.base, member.name, happened, commands)
@@ -147,12 +147,12 @@ class World:
             self._trace(self.now - self.base, "--", what, ())
 
     def put_out_of_order(self, what: str, begin: float, end: float) -> None:
-        """Let `what` (see `in_spell`) fail altogether from `begin` to `end`, in seconds from the world's start."""
+        """Let `what` (see `in_spell`) fail completely from `begin` to `end`, in seconds from the world's start."""
         self._spells.setdefault(what, []).append((self.base + begin, self.base + end))
 
     @property
     def digest(self) -> str:
-        """All inputs and commands so far, in 32 characters."""
+        """A digest of all inputs and commands so far, 32 characters long."""
         return self._digest.hexdigest() if self._digest is not None else ""
 
     # -- the run
@@ -189,7 +189,7 @@ class World:
             self.later(1.0, self._look_for_end)
 
     def _turn_off_guards(self) -> None:
-        """Somebody has looked at the dead letters, and starts anew what stopped intake for them."""
+        """An operator has looked at the dead letters, and restarts the processes whose guard stopped intake."""
         for member in [one for one in self.alive if one.watch.guarding and not one.watch.stopping]:
             self._say(f"the guard of {member} is turned off")
             self.policy = replace(self.policy, dead_letter_share=1.0)
@@ -228,14 +228,14 @@ class World:
             self.later(self.random.uniform(0.1, 3), self._start_again, member.slot)
 
     def crash(self, member: Member) -> None:
-        """It dies on the spot; the group notices when its session expires."""
+        """The process dies at once; the group notices when its session expires."""
         self._say(f"{member} crashes")
         self.crashes += 1
         self._gone(member)
         self.later(self.random.uniform(0.5, 4), self.group.leave, member)
 
     def ended(self, member: Member) -> None:
-        """It stopped in order, unless it died on the way."""
+        """The process stopped in order, unless it crashed during the stop."""
         if not member.alive:
             return
         self._say(f"{member} has stopped")
@@ -276,7 +276,7 @@ class World:
         self._plan_store_troubles(self.knobs.store_troubles)
 
     def _plan_store_troubles(self, troubles: StoreTroubles) -> None:
-        """Of the key store that members share."""
+        """Plan the troubles of the shared key store."""
         for _ in range(troubles.frozen):
             begin = self.random.uniform(0, self.knobs.quiet_at)
             end = min(self.knobs.quiet_at, begin + self.random.uniform(0.5, 8))
@@ -338,7 +338,7 @@ class World:
             self.group.expel(member)
 
     def cut_log(self, tp: TopicPartition) -> None:
-        """Between two owners a log's end is lost and written anew, under a higher leader epoch."""
+        """Between two owners the end of a log is lost and other records take its place, under a higher leader epoch."""
         log = self.broker.logs[tp]
         begin = max(self.broker.committed_offset(tp) or 0, self.broker.begins.get(tp, 0))
         first = self.broker.index(tp, begin)
@@ -357,7 +357,7 @@ class World:
         self._say(f"{tp.topic}[{tp.partition}] is cut at {new[0].offset}")
 
     def _remove_some(self) -> None:
-        """Retention, or somebody's hand: a log begins later than it did, but not behind its last record of now."""
+        """Retention or an operator removes a log's beginning, but never the record that is its last one now."""
         tp = self.random.choice(sorted(self.broker.logs))
         visible = sum(spec.visible_at <= self.now - self.base for spec in self.broker.logs[tp])
         if visible > 1:
@@ -365,7 +365,7 @@ class World:
             self._say(f"{tp.topic}[{tp.partition}] begins at {self.broker.begins[tp]}")
 
     def _make_a_topic_anew(self) -> None:
-        """Deleted and made anew, and at once longer than it was: no offset of before is out of range."""
+        """The topic is deleted and created again, longer than before, so that no earlier offset is out of range."""
         topic = self.random.choice(sorted(self.broker.topic_ids))
         logs: dict[TopicPartition, list[Spec]] = {}
         now = self.now - self.base
@@ -396,7 +396,7 @@ class World:
 
 
 def _left_over(member: Member) -> str:
-    """What a process still holds of its work, in words; empty when it is done with all."""
+    """The work that a process still has, in words; empty when it has finished."""
     pipeline = member.pipeline
     left = {
         "open": pipeline.ledger.open,
