@@ -3,7 +3,7 @@
 Confluent's client has its own rules for proxies and authorities. `Way` replaces them by those of all calls
 (`consumer.adapters.network`).
 
-An answer is read and decompressed in steps, up to a limit: from a wrong or hostile server half a megabyte can become a
+An answer is read and decompressed up to a limit: from a wrong or hostile server half a megabyte can become a
 gigabyte, and an endless answer takes all memory.
 """
 
@@ -23,7 +23,6 @@ from consumer.adapters.network import Network, Proxy
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
 # Connections for one way: the engine asks for few schemas at once.
 _LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=4)
-_STEP: Final = 64 * 1024
 _CODINGS: Final = {"": None, "identity": None, "gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS}
 """The content codings that an answer may have, with zlib's parameter for each."""
 
@@ -122,21 +121,18 @@ class _BoundedStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = ANSWER_LIMIT
         async for part in self._stream:
-            while part:
-                piece, rest = part, b""
-                if self._unpacker is not None:
-                    try:
-                        # In steps: half a megabyte can become a gigabyte.
-                        piece = self._unpacker.decompress(part, _STEP)
-                    except zlib.error:
-                        raise ValueError("a compressed answer that cannot be decompressed") from None
-                    rest = self._unpacker.unconsumed_tail
-                left -= len(piece)
-                if left < 0:
-                    raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
-                if piece:
-                    yield piece
-                part = rest
+            piece = part
+            if self._unpacker is not None:
+                try:
+                    # One byte more than may be, so that it shows: half a megabyte can become a gigabyte.
+                    piece = self._unpacker.decompress(part, left + 1)
+                except zlib.error:
+                    raise ValueError("a compressed answer that cannot be decompressed") from None
+            # What came counts, too: zlib keeps what follows the end of the compressed data.
+            left -= max(len(part), len(piece))
+            if left < 0:
+                raise UnboundedAnswer(f"larger than {ANSWER_LIMIT >> 20} MiB")
+            yield piece
 
     async def aclose(self) -> None:
         """Close the connection."""

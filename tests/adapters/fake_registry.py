@@ -48,7 +48,7 @@ class Faults:
     coding: str | None = None
     """With `body`: say that it is packed so (``Content-Encoding``)."""
     endless: bool = False
-    """Answer with zeros, for as long as somebody reads."""
+    """Answer with zeros (after `body`, if there is one), for as long as somebody reads."""
     hang: bool = False
     """Take the request and never answer."""
     drop: bool = False
@@ -136,10 +136,10 @@ class FakeRegistry:
             await asyncio.Event().wait()
         if faults.drop and request.transport is not None:
             request.transport.abort()
+        packed = {} if faults.coding is None else {"Content-Encoding": faults.coding}
         if faults.endless:
-            return await self._answer_for_ever(request)
+            return await self._answer_for_ever(request, faults.body or b"", packed)
         if faults.body is not None:
-            packed = {} if faults.coding is None else {"Content-Encoding": faults.coding}
             return web.Response(status=faults.status or 200, body=faults.body, headers=packed)
         if faults.status is not None:
             return _error(faults.status, faults.status * 100 + 1, "out of order")
@@ -151,9 +151,12 @@ class FakeRegistry:
             return _error(404, 404, "HTTP 404 Not Found")
         return response
 
-    async def _answer_for_ever(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
+    async def _answer_for_ever(
+        self, request: web.Request, start: bytes, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        await response.write(start)
         while True:
             await response.write(bytes(64 * 1024))
             self.sent += 64 * 1024

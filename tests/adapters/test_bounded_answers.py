@@ -67,6 +67,16 @@ async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: Registr
     assert registry.sent < 8 * ANSWER_LIMIT
 
 
+async def test_what_follows_a_packed_answer_is_bounded(
+    registry: FakeRegistry, schemas: RegistrySchemas
+) -> None:
+    """Behind the end of the packed data come bytes without an end: they unpack to nothing, and count all the same."""
+    registry.faults.body, registry.faults.coding = gzip.compress(b'{"schema": "x"}'), "gzip"
+    registry.faults.endless = True
+    assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
+    assert registry.sent < 8 * ANSWER_LIMIT
+
+
 async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """What cannot be watched while it is unpacked is not unpacked."""
     registry.faults.body, registry.faults.coding = zlib.compress(bytes(MIB)), "deflate"
