@@ -154,11 +154,12 @@ class Network:
         """Have this context trust our authorities, also those that come later."""
         self._contexts.append(context)
         if self._authorities is not None:
+            # Before the file is read: a change in between is then seen at the next attempt.
+            self._seen = self._seen or file_stamp(self._authorities)
             # The settings have checked the file. One that is being replaced just now is read later (`refresh`).
             # An `SSLError` is an `OSError`.
             with contextlib.suppress(OSError):
                 context.load_verify_locations(self._authorities)
-            self._seen = self._seen or file_stamp(self._authorities)
 
     def refresh(self) -> None:
         """Trust what is new in the file of authorities."""

@@ -489,3 +489,29 @@ async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Pat
         f"PINSTREAM_CA_FILE: {file} is missing, unreadable or has no certificate; the authorities that were in it stay "
         "trusted"
     ]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(authority: Authority, tmp_path: Path) -> None:
+    """It is gone for a moment just when the first context reads it: the next attempt trusts what is in it."""
+    file = tmp_path / "bundle.pem"
+    file.write_text("half of a certificate")
+
+    class Slow(ssl.SSLContext):
+        """The file is whole again only when this one has read it."""
+
+        def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+            """See `ssl.SSLContext`."""
+            whole = file.read_bytes() == authority.file.read_bytes()
+            try:
+                super().load_verify_locations(cafile, capath, cadata)
+            finally:
+                if not whole:
+                    file.write_bytes(authority.file.read_bytes())
+
+    told: list[str] = []
+    network, context = Network(authorities=file, on_trouble=told.append), Slow(ssl.PROTOCOL_TLS_CLIENT)
+    network.trust(context)
+    assert context.cert_store_stats()["x509_ca"] == 0
+    network.refresh()
+    assert context.cert_store_stats()["x509_ca"] == 1
+    assert told == []
