@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import ipaddress
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -118,7 +119,7 @@ class Network:
             "https": _split("HTTPS_PROXY", https_proxy),
             "http": _split("HTTP_PROXY", http_proxy),
         }
-        self._exceptions = tuple(_exceptions(no_proxy))
+        self._no_proxy = no_proxy
         self._login = login
         self._authorities = authorities
         self._on_trouble = on_trouble
@@ -130,7 +131,9 @@ class Network:
         """Return the proxy for calls to this URL; None: they go straight there."""
         parts = urlsplit(url)
         found = self._proxies.get(parts.scheme)
-        if found is None or self._is_excepted(parts.hostname or "", parts.port or _PORTS[parts.scheme]):
+        if found is None or _is_excepted(
+            self._no_proxy, parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        ):
             return None
         return Proxy(found.variable, found.url, self._login() or found.login)
 
@@ -175,46 +178,31 @@ class Network:
                 "that were in it stay trusted"
             )
 
-    def _is_excepted(self, host: str, port: int) -> bool:
-        name = host.rstrip(".").lower()  # a name with the final dot is the same host
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            address = None
-        for one in self._exceptions:
-            if one.port not in (None, port):
-                continue
-            # A name is not resolved to see whether it is in a network: curl does not either, and it would block.
-            if one.network is not None:
-                if address is not None and address in one.network:
-                    return True
-            elif one.name == "*" or name == one.name or (address is None and name.endswith(f".{one.name}")):
-                return True
-        return False
 
-
-@dataclass(frozen=True, slots=True)
-class _Exception:
-    """An item of NO_PROXY: a name or a network, and the port if it names one."""
-
-    name: str
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network | None
-    port: int | None
-
-
-def _exceptions(text: str) -> Iterator[_Exception]:
-    """Yield what NO_PROXY names. What cannot be read is never met, as with curl."""
-    for item in text.replace(",", " ").lower().split():
-        name, port = item, None
+@functools.lru_cache
+def _is_excepted(no_proxy: str, host: str, port: int) -> bool:
+    """Return whether NO_PROXY excepts this host and port. An item that cannot be read excepts none, as with curl."""
+    name, address = host.rstrip(".").lower(), None  # a name with the final dot is the same host
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(name)
+    for item in no_proxy.replace(",", " ").lower().split():
         head, _, tail = item.rpartition(":")
         # An IPv6 address has colons of its own: its port stands after brackets.
-        if tail.isascii() and tail.isdigit() and (head.endswith("]") or ":" not in head):
-            name, port = head, int(tail)
-        name = name.strip("[]")
-        network = None
-        with contextlib.suppress(ValueError):
-            network = ipaddress.ip_network(name, strict=False)
-        yield _Exception(name if name == "*" else name.removeprefix("*").strip("."), network, port)
+        has_port = tail.isascii() and tail.isdigit() and (head.endswith("]") or ":" not in head)
+        if has_port and tail.lstrip("0") != str(port):
+            continue
+        one = (head if has_port else item).strip("[]")
+        try:
+            network = ipaddress.ip_network(one, strict=False)
+        except ValueError:
+            suffix = one.removeprefix("*").strip(".")
+            if one == "*" or name == suffix or (address is None and name.endswith(f".{suffix}")):
+                return True
+        else:
+            # A name is not resolved to see whether it is in a network: curl does not either, and it would block.
+            if address is not None and address in network:
+                return True
+    return False
 
 
 def _split(variable: str, url: str) -> Proxy | None:
