@@ -15,12 +15,12 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from consumer.adapters.network import Network
+from consumer.adapters.network import Network, file_stamp
 from consumer.adapters.registry_errors import explain
 from consumer.adapters.thread import run_blocking
 from consumer.avro.references import definitions, inlined
@@ -68,7 +68,7 @@ class LocalSchemas:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: dict[Path, tuple[int, int]] | None = None
+        self._seen: dict[Path, tuple[int, int, int] | None] | None = None
         self._types: list[_Type] = []
         self._by_ref: dict[SchemaRef, Json] = {}
         self._read()
@@ -130,17 +130,7 @@ class LocalSchemas:
             if name in (one.name, one.name.rpartition(".")[2])
             or (name == one.path.stem and one.rank != _BRANCH)
         ]
-        best = min((one.rank for one in found), default=_BRANCH)
-        found = [one for one in found if one.rank == best]
-        if len(found) > 1 and best != _BRANCH:
-            paths = " and ".join(one.path.name for one in found)
-            raise SchemaError(
-                f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
-                "a schema id: <anything>.<id>.avsc"
-            )
-        if len(found) != 1:
-            raise SchemaError(self._lacking(name))
-        return found[0].schema
+        return self._the_one(name, found)
 
     def record(self, name: str) -> dict[str, Any]:
         """The schema of the record type with this full name: a file's own, or a branch of the union in a file.
@@ -148,31 +138,48 @@ class LocalSchemas:
         Raises `SchemaError`, with the name that is spelled most like it.
         """
         found = [one for one in self._types if one.name == name]
-        if any(one.rank != _BRANCH for one in found):
-            return self.reader(name)
-        if found:
-            return found[0].schema
-        if not self._types:
-            raise SchemaError(self._lacking(name))
-        raise SchemaError(
-            f"no .avsc file in {self._folder} defines the record {name}; "
-            f"{or_all(name, sorted({one.name for one in self._types}))}: write the full name, or put its schema there"
-        )
+        if self._types and not found:
+            raise SchemaError(
+                f"no .avsc file in {self._folder} defines the record {name}; "
+                f"{or_all(name, self._names())}: write the full name, or put its schema there"
+            )
+        return self._the_one(name, found)
 
-    def _lacking(self, name: str) -> str:
-        """The message when no file defines the record `name`."""
+    def _the_one(self, name: str, found: Sequence[_Type]) -> dict[str, Any]:
+        """Return the schema of the one that counts of these, which are called `name`. Raises `SchemaError`."""
+        best = min((one.rank for one in found), default=_BRANCH)
+        found = [one for one in found if one.rank == best]
+        if len(found) == 1:
+            return found[0].schema
+        if found and best != _BRANCH:
+            paths = " and ".join(one.path.name for one in found)
+            raise SchemaError(
+                f"{self._folder}: {paths} each define the record {name}; keep one, and remove the others or give them "
+                "a schema id: <anything>.<id>.avsc"
+            )
+        # Branches without their namespace may be two types: then neither is meant.
         if self._types:
-            there = ", ".join(sorted({one.name for one in self._types}))
-            return (
-                f"no .avsc file in {self._folder} defines the record {name}, only {there}; set "
+            raise SchemaError(
+                f"no .avsc file in {self._folder} defines the record {name}, only {', '.join(self._names())}; set "
                 "PINSTREAM_SCHEMA to the full name of your record, and PINSTREAM_SCHEMAS_DIR to the folder of its file"
             )
         if self._seen:
-            return f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
-        return (
-            f"there is no .avsc file in {self._folder}{_elsewhere(self._folder)}; put the schema of the record {name} "
+            raise SchemaError(
+                f"no .avsc file in {self._folder} defines a record; put that of {name} (PINSTREAM_SCHEMA) there"
+            )
+        unread = ""
+        # A schema may be where none is read: in a folder below, or in a file with another suffix.
+        with contextlib.suppress(OSError):
+            if others := sorted((*self._folder.glob("*/*.avsc"), *self._folder.glob("*.json"))):
+                first = others[0].relative_to(self._folder)
+                unread = f" (other suffixes, and folders below, are not read: {first})"
+        raise SchemaError(
+            f"there is no .avsc file in {self._folder}{unread}; put the schema of the record {name} "
             "(PINSTREAM_SCHEMA) there, as <anything>.avsc, or set PINSTREAM_SCHEMAS_DIR to the folder where it is"
         )
+
+    def _names(self) -> list[str]:
+        return sorted({one.name for one in self._types})
 
     def find(self, ref: SchemaRef) -> Json | None:
         """The schema that `ref` names, complete in itself, or ``None``."""
@@ -202,23 +209,14 @@ class LocalSchemas:
         """Nothing is open."""
 
 
-def _state_of(folder: Path) -> dict[Path, tuple[int, int]]:
-    """The folder's ``.avsc`` files, each with what changes when it is written."""
+def _state_of(folder: Path) -> dict[Path, tuple[int, int, int] | None]:
+    """The folder's ``.avsc`` files, each with what changes when it is written or swapped."""
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".avsc")
-        return {path: (status.st_mtime_ns, status.st_size) for path in paths for status in (path.stat(),)}
+        return {path: file_stamp(path) for path in sorted(folder.iterdir()) if path.suffix == ".avsc"}
     except OSError as error:
         raise SchemaError(
             f"{folder}: cannot be read ({error.strerror}); name the folder of .avsc files"
         ) from None
-
-
-def _elsewhere(folder: Path) -> str:
-    """Where a schema may be that is not read: in a folder below, or in a file with another suffix."""
-    seen: list[Path] = []
-    with contextlib.suppress(OSError):
-        seen = sorted(path.relative_to(folder) for path in (*folder.glob("*/*.avsc"), *folder.glob("*.json")))
-    return f" (other suffixes, and folders below, are not read: {seen[0]})" if seen else ""
 
 
 def _document(path: Path) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -114,6 +115,18 @@ async def test_a_file_that_comes_late_is_found(tmp_path: Path) -> None:
     assert await schemas.fetch(late) == SchemaFound(late.ref, OLDER)
     assert await schemas.fetch(FetchSchema(SchemaRef("id", "19"))) == SchemaMissing(SchemaRef("id", "19"))
     await schemas.close()
+
+
+async def test_a_file_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) -> None:
+    """As a mounted volume does it: the new file may be as large and as old as the one before."""
+    schemas = LocalSchemas(write(tmp_path, plain__17=PLAIN))
+    there, other = tmp_path / "plain.17.avsc", tmp_path / "new"
+    other.write_text(there.read_text().replace('"v"', '"u"'))
+    os.utime(other, ns=(there.stat().st_atime_ns, there.stat().st_mtime_ns))
+    assert other.stat().st_size == there.stat().st_size
+    other.replace(there)
+    await schemas.fetch(FetchSchema(SchemaRef("id", "18")))
+    assert schemas.find(SchemaRef("id", "17")) == OLDER
 
 
 def test_references_between_files_are_resolved(tmp_path: Path) -> None:
