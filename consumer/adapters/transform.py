@@ -16,9 +16,10 @@ import faulthandler
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from consumer.adapters.thread import OwnThread
+from consumer.conversion.transform import Transformer
 from consumer.engine.messages import Transform, Transformed, TransformIsSlow
 from consumer.engine.model import CommerceEvent, Filtered, Rejection
 
@@ -35,20 +36,10 @@ _STANDS_STILL: Final = 30.0
 Result = CommerceEvent | Filtered | Rejection
 
 
-class Function(Protocol):
-    """What calls the user's function; see `consumer.conversion.transform.Transformer`."""
-
-    def apply(self, event: CommerceEvent) -> Result:
-        """Call it. Raises only `KeyboardInterrupt`."""
-
-    def failed(self, error: BaseException) -> Filtered | Rejection:
-        """Return the verdict on a record for which it raised `error`."""
-
-
 class TransformThread:
     """The thread of one function."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Transformer) -> None:
         self._function = function
         self._thread = OwnThread("pinstream-transform")
         # Since when the function works on its record (monotonic seconds).

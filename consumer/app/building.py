@@ -25,7 +25,7 @@ from consumer.adapters.key_store import KeyStore, open_key_store
 from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
-from consumer.adapters.transform import Function, TransformThread
+from consumer.adapters.transform import TransformThread
 from consumer.avro.decode import Choice, Decoder, WireFormat
 from consumer.avro.encode import ConfluentId, Encode, Encoder, SingleObject, encoding
 from consumer.avro.schema import InvalidSchema
@@ -78,7 +78,7 @@ def service(
     connect: Callable[[Service], RecordSource],
     keys: ServiceKeys,
     schemas: LocalSchemas,
-    function: Function | None,
+    function: Transformer | None,
     stack: contextlib.AsyncExitStack,
     *,
     api: Api | None = None,
