@@ -128,27 +128,20 @@ def _reader(writer: AvroType, types: Types) -> Read:
 
 
 def _branch_reader(writer: AvroType, types: Types) -> Read:
-    chosen = types.choice.choose(label(writer), types.topic)
-    if not isinstance(chosen, int):
-        return _skipping(writer, chosen)
-    number = chosen
-    try:
-        ours = compile_reader(writer, parse(types.choice.all[number - 1].schema))
-    # A verdict on the records of this type alone: those of the other types are read all the same.
-    except Incompatible as error:
-        return _skipping(writer, rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}"))
+    """Return what reads a datum of one type as our schema for it; or over it, with a verdict in its place."""
+    chosen, read = types.choice.choose(label(writer), types.topic), compile_reader(writer, writer)
+    if isinstance(chosen, int):
+        try:
+            read = compile_reader(writer, parse(types.choice.all[chosen - 1].schema))
+        # A verdict on the records of this type alone: those of the other types are read all the same.
+        except Incompatible as error:
+            chosen = rejected(DecodeCode.INCOMPATIBLE_SCHEMA, f"the file's schema: {error}")
 
-    def read(data: bytes, at: int) -> tuple[Any, int]:
-        event, at = ours(data, at)
-        return SectionEvent.of(number, event), at
+    def outcome(data: bytes, at: int) -> tuple[CommerceEvent | Rejection | Filtered, int]:
+        event, at = read(data, at)
+        return SectionEvent.of(chosen, event) if isinstance(chosen, int) else chosen, at
 
-    return read
-
-
-def _skipping(writer: AvroType, verdict: Rejection | Filtered) -> Read:
-    """Return what reads over a datum, and gives the verdict in its place."""
-    theirs = compile_reader(writer, writer)
-    return lambda data, at: (verdict, theirs(data, at)[1])
+    return outcome
 
 
 def _data(blocks: Iterator[Block], ours: Read, theirs: Read, name: str) -> Iterator[FileRecord]:
