@@ -1,1 +1,1 @@
-"""The whole product as its users run it: processes on a command line, a real broker, an API that answers."""
+"""The whole product as its users run it: processes from a command line, a real broker, and an API that answers."""

@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 
 class _Recording(Sandbox):
-    """The sandbox, which also keeps what it was sent."""
+    """The sandbox, which also keeps the bodies it received."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -52,11 +52,11 @@ class Loop:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run `work` there, to its end."""
+        """Run `work` in that thread until it is done."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def close(self) -> None:
-        """End the thread, and whatever still runs in it (answers that nobody waits for any more)."""
+        """End the thread and whatever still runs in it (such as answers whose callers have gone)."""
         self.call(_cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
@@ -88,7 +88,7 @@ class Api:
         self._loop.call(self._sandbox.stop())
 
     def set_faults(self, **faults: Any) -> None:
-        """Misbehave from now on as told; nothing named: behave."""
+        """From now on misbehave in these ways; in none if none is given."""
 
         async def change() -> None:
             self._sandbox.set_faults(Faults(**faults))
@@ -96,7 +96,7 @@ class Api:
         self._loop.call(change())
 
     def set_token(self, token: str) -> None:
-        """The one token that is right from now on."""
+        """From now on accept only this token."""
 
         async def change() -> None:
             self._sandbox.token = token
@@ -104,7 +104,7 @@ class Api:
         self._loop.call(change())
 
     def counts(self) -> SandboxCounts:
-        """What it counted so far."""
+        """What the sandbox has counted so far."""
 
         async def read() -> SandboxCounts:
             return self._sandbox.counts()
@@ -120,7 +120,7 @@ class Api:
         return self._loop.call(read())
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Account and event id of each event it accepted."""
+        """Account and event id of each accepted event."""
 
         async def read() -> list[tuple[str, str]]:
             return [(key.account, key.event_id) for key in self._sandbox.books.deliveries]
@@ -129,7 +129,7 @@ class Api:
 
     @property
     def calls(self) -> int:
-        """How many calls came, whatever became of them."""
+        """How many calls came, whatever their answer."""
         return len(self._sandbox.bodies)
 
     @property
@@ -144,7 +144,7 @@ class Api:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Every event of every call, repetitions included."""
+        """Every event of every call, with repetitions."""
         return [event for body in list(self._sandbox.bodies) for event in orjson.loads(body)["data"]]
 
     def check_payloads(self) -> int:
@@ -164,7 +164,7 @@ class Api:
 
 
 class Registry:
-    """A schema registry that can be ill, be down, and come back where it was; a context manager."""
+    """A schema registry that can fail, stop, and start again at the same address; a context manager."""
 
     def __init__(self, loop: Loop, credentials: str | None = None) -> None:
         self._loop = loop
@@ -182,7 +182,7 @@ class Registry:
         self._loop.call(self._registry.stop())
 
     def add(self, subject: str, schema: Any) -> int:
-        """Register a schema (JSON); its id."""
+        """Register a schema (JSON) and return its id."""
 
         async def change() -> int:
             return self._registry.add(subject, orjson.dumps(schema).decode()).schema_id
@@ -190,11 +190,11 @@ class Registry:
         return self._loop.call(change())
 
     def down(self) -> None:
-        """Refuse connections from now on."""
+        """From now on refuse connections."""
         self._loop.call(self._registry.stop())
 
     def lose_all(self) -> None:
-        """Lose the database: what is registered from now on gets the first ids again."""
+        """Lose the database: schemas that are registered from now on get the first ids again."""
 
         async def change() -> None:
             self._registry.lose_all()
@@ -202,11 +202,11 @@ class Registry:
         self._loop.call(change())
 
     def up(self) -> None:
-        """Be there again, at the same address, with all that was registered."""
+        """Listen again at the same address, with all registered schemas."""
         self._loop.call(self._registry.start())
 
     def set_faults(self, **faults: Any) -> None:
-        """Misbehave from now on as told; nothing named: behave."""
+        """From now on misbehave in these ways; in none if none is given."""
 
         async def change() -> None:
             self._registry.faults = fake_registry.Faults(**faults)
@@ -214,7 +214,7 @@ class Registry:
         self._loop.call(change())
 
     def set_contexts(self, *names: str) -> None:
-        """Have these contexts, besides the default one, with nothing in them."""
+        """Have these contexts besides the default one, all of them empty."""
 
         async def change() -> None:
             self._registry.contexts = names
@@ -222,7 +222,7 @@ class Registry:
         self._loop.call(change())
 
     def set_credentials(self, credentials: str | None) -> None:
-        """The ``user:password`` that every request must bring from now on."""
+        """From now on require this ``user:password`` of every request."""
 
         async def change() -> None:
             self._registry.credentials = credentials

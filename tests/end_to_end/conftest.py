@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: an API for each test, whose payloads are all checked when the test is over."""
+"""Fixtures of the end-to-end tests: an API for each test, whose payloads are all checked after the test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.end_to_end.api import Api, Loop
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Loop]:
-    """The thread that the tests' servers live in."""
+    """The thread in which the tests' servers run."""
     loop = Loop()
     yield loop
     loop.close()
@@ -19,7 +19,7 @@ def servers() -> Iterator[Loop]:
 
 @pytest.fixture
 def api(servers: Loop) -> Iterator[Api]:
-    """A sandbox that behaves; afterwards every payload it was sent is held against the platform's description."""
+    """A sandbox without faults; after the test every payload is checked against the platform's description."""
     with Api(servers) as server:
         yield server
     server.check_payloads()

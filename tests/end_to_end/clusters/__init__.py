@@ -1,1 +1,2 @@
-"""The commands against clusters with other habits: old brokers, racks, quotas, codecs, topics that must be there."""
+"""The commands on other kinds of clusters: old brokers, racks, quotas, codecs, topics that are not created on
+demand."""

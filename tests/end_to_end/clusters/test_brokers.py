@@ -1,4 +1,5 @@
-"""The oldest broker, and one that has the new group protocol turned off: what works there, and what is said."""
+"""The oldest supported broker, and a broker with the new group protocol turned off: what works, and what the
+messages say."""
 
 from __future__ import annotations
 
@@ -31,13 +32,13 @@ REMEDY = "remove the setting, or update the brokers"
 
 
 def test_an_old_broker_has_no_topic_ids(old_kafka: Kafka) -> None:
-    """What the other tests are about: 2.8 that still speaks as 2.7 tells no life of a topic from the next."""
+    """This broker is right for the other tests: Kafka 2.8 with the protocol of 2.7 has no topic ids."""
     assert not ask_once(old_kafka.config, [create_topic(old_kafka)], WITHIN)
 
 
 def test_the_commands_on_an_old_broker(old_kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each event is delivered once. `check`, a restart, a named replay, a redrive (a transaction for each letter) and
-    `offsets` work; the dead-letter topic is created."""
+    """Each event is delivered once. `check`, a restart, a named replay, a redrive (one transaction for each
+    letter) and `offsets` work; the dead-letter topic is created."""
     topic, group = create_topic(old_kafka, 4), new_group()
     _, events = generated(300, invalid=0.1)
     write_generated(old_kafka, topic, events)
@@ -83,7 +84,8 @@ def classic_kafka(started: Start) -> Iterator[Kafka]:
 def test_a_group_protocol_that_the_broker_lacks(
     broker: str, request: pytest.FixtureRequest, api: Api, tmp_path: Path
 ) -> None:
-    """`check` and `run` end with one line that says which setting to remove; without it the same group goes on."""
+    """`check` and `run` end with one line that says which setting to remove; without that setting the same
+    group continues."""
     kafka: Kafka = request.getfixturevalue(broker)
     topic, group = new_topic(kafka), new_group()
     env = run_environment(tmp_path, kafka, topic, group, api.url)

@@ -1,4 +1,4 @@
-"""Each compression codec that a topic may have: of records that are read, and of dead letters that are written."""
+"""Each compression codec that a topic may have, for records that are read and for dead letters that are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTITIONS = 2
 
 
 def write_compressed(kafka: Kafka, topic: str, codec: str, events: list[GeneratedEvent]) -> None:
-    """Produce them in one compressed batch for each partition, as a producer does that lingers."""
+    """Produce them in one compressed batch for each partition, as a producer with a linger time does."""
     settings: dict[str, Any] = {
         **kafka.config,
         "compression.type": codec,
@@ -37,8 +37,8 @@ def write_compressed(kafka: Kafka, topic: str, codec: str, events: list[Generate
 
 @pytest.mark.real_kafka
 def test_every_codec_is_read_and_written(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Of four topics, each of another codec, every event is delivered once. Dead letters are stored as they were, on
-    topics of each codec too, whatever codec they are sent with; a replay and a redrive read them as well."""
+    """On four topics with different codecs every event is delivered once. Dead letters are stored unchanged on
+    topics with each codec, whatever codec they are sent with; a replay and a redrive read them, too."""
     topics, bad = {}, {}
     count = 0
     for seed, codec in enumerate(CODECS):

@@ -1,4 +1,4 @@
-"""A cluster whose quotas hold back answers: slower, and nothing else."""
+"""A cluster that throttles by quota: pinstream is slower, and otherwise works as usual."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.support.kafka.harness import Kafka, unique
 from tests.support.kafka.raw import set_quotas
 
 SECONDS = 14
-"""How long all of it takes at the rate of the quota. What fits in the broker's window (11 s) is not held back."""
+"""Seconds that everything takes at the quota's rate. What fits into the broker's window (11 s) is not throttled."""
 LETTER = 400
-"""Bytes of a dead letter, at least."""
+"""Bytes of a dead letter, at the least."""
 
 
 @pytest.mark.real_kafka
 def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """What is read, what is written and each request are held back by the broker: all settles, once, and is committed.
-    The figures say how long was waited; health and readiness stay good, and nothing counts as a stall."""
+    """The broker throttles reads, writes and requests: every record settles once and is committed. The figures
+    say how long pinstream waited; health and readiness stay good, and nothing counts as a stall."""
     topic, group, client = new_topic(kafka), new_group(), unique("client")
     _, events = generated(300, invalid=0.3)
     write_generated(kafka, topic, events)
@@ -72,7 +72,7 @@ def test_throttled_is_only_slower(kafka: Kafka, api: Api, tmp_path: Path) -> Non
 
 
 def throttles(status: dict[str, Any]) -> dict[str, float]:
-    """By client, the seconds for which a broker has held back answers, if it has."""
+    """For each client that a broker has throttled, the seconds."""
     return {
         one["client"]: one["throttled_seconds"]
         for one in status["brokers"]

@@ -1,4 +1,4 @@
-"""Two brokers in two racks: records are fetched from the replica in our own (`client.rack`), which may be lost."""
+"""Two brokers in two racks: records are fetched from the replica in our own rack (`client.rack`), which may fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cluster(NamedTuple):
     follower: RealBroker
 
     def new_topic(self) -> str:
-        """A topic with a replica on each broker, led by the first, and room for its dead letters on the first."""
+        """A topic with a replica on each broker, led by the first, and its dead-letter topic on the first."""
         name = unique("topic")
         admin = AdminClient({**self.kafka.config, "log_level": 0})
         wanted = [
@@ -72,7 +72,7 @@ def cluster(started: Callable[[RealBroker], AbstractContextManager[RealBroker]])
 
 
 def answers_for_groups(kafka: Kafka, topic: str) -> bool:
-    """Whether the broker coordinates groups by now."""
+    """Whether the broker coordinates groups yet."""
     try:
         return committed(kafka, "first", topic) is not None
     except KafkaException:
@@ -80,7 +80,7 @@ def answers_for_groups(kafka: Kafka, topic: str) -> bool:
 
 
 def asked(status: dict[str, Any]) -> set[str]:
-    """The brokers that the consumer asks now."""
+    """The brokers that the consumer fetches from now."""
     return {
         one["broker"]
         for one in status["brokers"]
@@ -89,7 +89,7 @@ def asked(status: dict[str, Any]) -> set[str]:
 
 
 def test_the_replica_of_our_rack_is_read_and_may_be_lost(cluster: Cluster, api: Api, tmp_path: Path) -> None:
-    """Records come from the follower in our rack. When it dies they come from the leader, and nothing is lost."""
+    """Records come from the follower in our rack. When it dies they come from the leader, and none is lost."""
     topic, group = cluster.new_topic(), new_group()
     _, events = generated(EVENTS, duplicates=0)
     write_generated(cluster.kafka, topic, events)

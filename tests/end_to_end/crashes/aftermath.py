@@ -42,7 +42,7 @@ from tests.support.kafka.harness import WITHIN, Kafka, read_all
 
 BATCH, CONCURRENCY = 20, 4
 AT_RISK = CONCURRENCY * BATCH
-"""The most events that one crash may make us send again."""
+"""The most events that one crash may cause to be sent again."""
 
 Place = tuple[int, int]
 """Partition and offset."""
@@ -56,13 +56,13 @@ class Committed(NamedTuple):
     """The map of what is settled above the offset (see `OffsetMap`)."""
 
     def passes(self, offset: int) -> bool:
-        """Whether whoever begins here passes over the record at `offset`."""
+        """Whether a process that begins here skips the record at `offset`."""
         known = OffsetMap(self.bounds, None)
         return offset < self.offset or known.settled(offset)
 
 
 def committed_of(found: TopicPartition) -> Committed:
-    """What a consumer was told of a partition; metadata that is there must be ours."""
+    """The committed offset of a partition; its metadata must be ours if there is any."""
     if found.offset < 0:
         return Committed()
     place = f"{found.topic}-{found.partition}"
@@ -73,26 +73,26 @@ def committed_of(found: TopicPartition) -> Committed:
 
 
 class Remains(NamedTuple):
-    """Who knows what, when nobody works."""
+    """What API, key store and Kafka know while no process runs."""
 
     accepted: Counter[str]
     """How often the API accepted each event id."""
     stored: frozenset[str]
-    """The ids among them whose keys the key store holds."""
+    """Those ids whose keys the key store holds."""
     keys: int
-    """How many keys it holds."""
+    """How many keys the key store holds."""
     letters: Counter[Place]
-    """How often the dead letter of each record is there."""
+    """How many dead letters there are of each record."""
     committed: list[Committed]
     """By partition."""
 
     @property
     def limbo(self) -> frozenset[str]:
-        """Accepted and not remembered."""
+        """Ids that were accepted and whose keys are not stored."""
         return frozenset(self.accepted) - self.stored
 
     def read_past(self, place: Place) -> bool:
-        """Whether the record there counts as settled for whoever comes next: nobody looks at it again."""
+        """Whether the record there counts as settled for the next process, which does not read it again."""
         return self.committed[place[0]].passes(place[1])
 
 
@@ -128,29 +128,29 @@ class Line:
 
     @cached_property
     def values(self) -> dict[Place, bytes]:
-        """What lies where."""
+        """The value at each place."""
         messages = read_all(self.kafka, self.topic, len(self.events))
         return {(one.partition() or 0, one.offset() or 0): one.value() or b"" for one in messages}
 
     @cached_property
     def places(self) -> dict[Place, str]:
-        """The event id of each record that is to be delivered, or is a duplicate of one."""
+        """For each record that must be delivered, or is a duplicate of one, its event id."""
         ids = {value_of(one): one.event["event_id"] for one in self.events if one.event}
         return {place: ids[value] for place, value in self.values.items() if ids.get(value) in self.expected}
 
     @cached_property
     def broken(self) -> set[Place]:
-        """Where the records are that must become dead letters."""
+        """The places of records that must become dead letters."""
         broken = {value_of(one) for one in self.events if one.defect}
         return {place for place, value in self.values.items() if value in broken}
 
     @property
     def done(self) -> bool:
-        """Whether all is committed."""
+        """Whether all records are committed."""
         return sum(committed_offsets(self.kafka, self.group, self.topic)) == len(self.events)
 
     def remains(self) -> Remains:
-        """Ask all three, once the API has heard the last of whoever is dead."""
+        """Ask all three, after the API has read everything that the dead process sent."""
         until_heard(self.api)
         accepted = self.api.accepted()
         to_it = Keys(destination_tag(self.api.url, test_mode=False))
@@ -178,11 +178,11 @@ class Line:
         return [committed_of(one) for one in found]
 
     def passed_over(self, remains: Remains) -> set[Place]:
-        """The records that nobody looks at any more."""
+        """The records that no later process reads."""
         return {place for place in self.values if remains.read_past(place)}
 
     def _check_settled(self, remains: Remains) -> None:
-        """Nothing is passed over that is not delivered and remembered, or on the dead-letter topic."""
+        """Every record that is skipped is delivered with a stored key, or is on the dead-letter topic."""
         passed = self.passed_over(remains)
         lost = {self.places[place] for place in passed & self.places.keys()} - remains.stored
         assert not lost, f"passed over, and not (known to be) delivered: {lost}"
@@ -190,14 +190,14 @@ class Line:
         assert not unwritten, f"passed over, and no dead letter is there: {unwritten}"
 
     def finish(self) -> list[dict[str, Any]]:
-        """One more process does the rest and is stopped in order; its log, which ends with its ledger."""
+        """Let one more process do the rest and stop it in order; return its log, which ends with its ledger."""
         with Process(self.folder, "run", env=self.env) as last:
             last.until(lambda: self.done, "the rest")
             assert last.stop()[0] == 0
         return last.log
 
     def check_all_is_there(self) -> Remains:
-        """The books of the end against the input: every event and dead letter, every key and offset."""
+        """Check the final state against the input: every event, dead letter, key and offset."""
         end = self.remains()
         assert set(end.accepted) == self.expected == end.stored
         assert end.keys == len(self.expected)
@@ -208,7 +208,7 @@ class Line:
 
 
 def twice(accepted: Counter[str]) -> set[str]:
-    """The ids that were accepted two times; none came more often."""
+    """The ids that were accepted twice; none may be accepted more often."""
     assert max(accepted.values()) <= 2
     return {name for name, times in accepted.items() if times == 2}
 
@@ -228,7 +228,7 @@ def until_heard(api: Api) -> None:
 
 
 def look_up(folder: Path, keys: Collection[bytes]) -> tuple[list[bool], int]:
-    """Per key, whether the store that a dead process left behind holds it; and how many it holds in all."""
+    """For each key, whether the store that a dead process left holds it; and the number of all its keys."""
 
     async def read() -> tuple[list[bool], int]:
         store = open_key_store(f"disk:{folder}", window=48 * 3600.0, max_bytes=2**30)

@@ -57,35 +57,35 @@ from consumer.service import Service
 
 
 def tell(event: str, **evidence: Any) -> None:
-    """One line on stderr, in one write: it is there whatever happens next."""
+    """Write one line to stderr in a single write, so that it is there whatever happens next."""
     os.write(2, json.dumps({"event": event, **evidence}).encode() + b"\n")
 
 
 DWELL = 1.0
-"""Seconds that the process stays at its last point, with all else going on: many times its commit interval, so that
-whoever counts an event as settled too early has committed past it when the process dies."""
+"""Seconds that the process stays at its last point while everything else goes on: many times its commit
+interval, so that a process which settles an event too early has committed past it when it dies."""
 
 
 class Crash:
-    """Counts how often the point was come to; the N-th time is the end."""
+    """Counts how often the point was reached; the process ends at the N-th time."""
 
     def __init__(self, times: int) -> None:
         self._times = self._left = times
 
     async def linger(self, **evidence: Any) -> None:
-        """The point, on the event loop. Returns, or does not."""
+        """The point, on the event loop. Returns unless this is the N-th time."""
         if self._is_last():
             await asyncio.sleep(DWELL)
             self._die(evidence)
 
     def block(self, **evidence: Any) -> None:
-        """The point, in a thread other than the event loop's. Returns, or does not."""
+        """The point, in another thread than the event loop's. Returns unless this is the N-th time."""
         if self._is_last():
             time.sleep(DWELL)
             self._die(evidence)
 
     def now(self, **evidence: Any) -> None:
-        """The point, where a moment later would be another one. Returns, or does not."""
+        """The point, where the process must die at once. Returns unless this is the N-th time."""
         if self._is_last():
             self._die(evidence)
 
@@ -99,7 +99,7 @@ class Crash:
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put ``make(what was there)`` in the place of an attribute."""
+    """Replace an attribute by ``make(earlier value)``."""
     setattr(owner, name, make(getattr(owner, name)))
 
 
@@ -145,7 +145,7 @@ def unsent(crash: Crash) -> None:
 
 
 def half_sent(crash: Crash) -> None:
-    """In the middle of a call's body; aiohttp hands the first half to the socket before it is given the next."""
+    """In the middle of a call's body: aiohttp gives the first half to the socket before it takes the second."""
 
     def make(_: Any) -> Any:
         async def write(self: Body, writer: AbstractStreamWriter) -> None:
@@ -161,7 +161,7 @@ def half_sent(crash: Crash) -> None:
 
 
 def unread(crash: Crash) -> None:
-    """Before the body of an answer is read. (Which events it is of is seen in what the API has accepted.)"""
+    """Before the body of an answer is read. (The events of the call are among those that the API has accepted.)"""
 
     def make(real: Any) -> Any:
         async def read(response: Any) -> Any:
@@ -174,7 +174,7 @@ def unread(crash: Crash) -> None:
 
 
 def answered(crash: Crash) -> None:
-    """After an answer, before anybody is told."""
+    """After an answer, before the engine gets it."""
 
     def make(real: Any) -> Any:
         async def send(self: ConversionsApi, command: Send) -> Any:
@@ -205,7 +205,7 @@ def storing(crash: Crash) -> None:
 
 
 def stored(crash: Crash) -> None:
-    """After keys have become durable, before anybody is told."""
+    """After keys have become durable, before the engine learns of it."""
 
     def make(real: Any) -> Any:
         async def remember(self: DiskKeyStore, keys: bytes, now: float) -> None:
@@ -231,7 +231,7 @@ def uncommitted(crash: Crash) -> None:
 
 
 def committing(crash: Crash) -> None:
-    """When the broker's word on a commit is heard."""
+    """When the broker's answer to a commit arrives."""
 
     def make(real: Any) -> Any:
         def on_commit(self: SentCommits, error: Any, partitions: Any) -> None:
@@ -258,7 +258,7 @@ def refused(crash: Crash) -> None:
 
 
 def written(crash: Crash) -> None:
-    """When the broker's acknowledgement of a dead letter comes."""
+    """When the broker's acknowledgement of a dead letter arrives."""
 
     def make(real: Any) -> Any:
         def produce(self: PolledProducer, record: NewRecord, on_delivery: Any) -> None:
@@ -281,14 +281,15 @@ def written(crash: Crash) -> None:
 
 
 class Held:
-    """The calls whose answers are held back, until `free` is set: so they are in flight for as long as a test needs."""
+    """Calls whose answers are held back until `free` is set, so that they stay in flight for as long as a test
+    needs."""
 
     def __init__(self) -> None:
         self.free = asyncio.Event()
         self.calls: dict[int, list[str]] = {}
 
     def install(self) -> None:
-        """Hold from now on."""
+        """From now on hold answers back."""
 
         def make(real: Any) -> Any:
             async def send(api: ConversionsApi, command: Send) -> Any:
@@ -305,12 +306,12 @@ class Held:
 
     @property
     def events(self) -> list[str]:
-        """The ids of all that the API has answered and we have not heard."""
+        """The ids of all events that the API has answered while the process has not received the answer."""
         return [one for call in self.calls.values() for one in call]
 
 
 def revoked(crash: Crash) -> None:
-    """After a revocation that took partitions has begun to drain."""
+    """After a revocation that took partitions, when the drain has begun."""
     watch_consumer()
     held = Held()
     held.install()
@@ -328,7 +329,7 @@ def revoked(crash: Crash) -> None:
 
 
 def late(_: Crash) -> None:
-    """Answers come after a revocation, when SIGUSR1 does."""
+    """After a revocation, answers arrive when SIGUSR1 does."""
     watch_consumer()
     held = Held()
     held.install()
@@ -346,21 +347,21 @@ def late(_: Crash) -> None:
 
 
 class WatchedConsumer(confluent_kafka.Consumer):
-    """Tells of what it is asked to commit and to let go of."""
+    """Reports what it is asked to commit and to unassign."""
 
     def commit(self, *args: Any, **options: Any) -> Any:
-        """Tell, then commit."""
+        """Report, then commit."""
         tell("commit", positions=raw_positions(options["offsets"]))
         return super().commit(*args, **options)
 
     def incremental_unassign(self, partitions: Any) -> None:
-        """Tell, then let go."""
+        """Report, then unassign."""
         tell("let_go", partitions=[one.partition for one in partitions])
         super().incremental_unassign(partitions)
 
 
 def watch_consumer() -> None:
-    """Make every group member's consumer one that tells."""
+    """Make every group member use a `WatchedConsumer`."""
 
     def make(real: Any) -> Any:
         def init(self: GroupMember, *args: Any, **options: Any) -> None:
@@ -381,7 +382,7 @@ POINTS: dict[str, Callable[[Crash], None]] = {
 
 
 def main() -> None:
-    """Set the hook, then be the product. The command may also be written out: ``python -m consumer run``."""
+    """Set the hook, then run the product. The command may also be written in full: ``python -m consumer run``."""
     parser = argparse.ArgumentParser(usage="crashing POINT [-n N] COMMAND ...", description=__doc__)
     parser.add_argument("point", choices=POINTS)
     parser.add_argument("-n", type=int, default=1, help="die there the N-th time")

@@ -33,7 +33,7 @@ NewLine = Callable[..., Line]
 
 @pytest.fixture
 def new_line(kafka: Kafka, api: Api, tmp_path: Path) -> NewLine:
-    """``new_line()``: records with duplicates and broken ones, a new group, no state; `settings` on top."""
+    """``new_line()``: records with duplicates and broken ones, a new group and no state; `settings` are added."""
 
     def make(**settings: str) -> Line:
         return Line(kafka, api, tmp_path, RECORDS, seed=7, duplicates=0.05, invalid=0.04, settings=settings)
@@ -43,7 +43,7 @@ def new_line(kafka: Kafka, api: Api, tmp_path: Path) -> NewLine:
 
 @pytest.fixture
 def line(new_line: NewLine) -> Line:
-    """A line whose next process takes the partitions over at once, whatever the dead one held."""
+    """A line whose next process gets the partitions at once, whatever the dead one held."""
     line = new_line(KAFKA_GROUP_INSTANCE_ID="the-one", PINSTREAM_COMMIT_INTERVAL="50ms")
     # Answers take a moment, so that there are commits while there are calls.
     line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.05)
@@ -51,10 +51,10 @@ def line(new_line: NewLine) -> Line:
 
 
 class Story(NamedTuple):
-    """A kill and what came of it."""
+    """A kill and its consequences."""
 
     evidence: dict[str, Any]
-    """What the dying process told of the point."""
+    """What the dying process wrote about the point."""
     at_death: Remains
     last: dict[str, Any]
     """The final ledger of the process that did the rest."""
@@ -62,7 +62,7 @@ class Story(NamedTuple):
 
 
 def crashing(line: Line, point: str, times: int = 1) -> Process:
-    """The product, with the point set at which it kills itself."""
+    """The product, which kills itself at that point."""
     under = (sys.executable, "-m", "tests.end_to_end.crashes.crashing", point, "-n", str(times))
     return Process(line.folder, "run", env=line.env, under=under)
 
@@ -100,18 +100,18 @@ def die_and_go_on(line: Line, point: str, times: int, **then: str) -> Story:
 
 
 def evidence_of(process: Process, event: str) -> list[dict[str, Any]]:
-    """What a process under `crashing` told of this."""
+    """What a process under `crashing` wrote about this."""
     return [one for one in process.log if one["event"] == event]
 
 
 def places(evidence: list[list[int]]) -> set[Place]:
-    """Partitions and offsets, from a line of evidence."""
+    """Partitions and offsets from a line of evidence."""
     return {(partition, offset) for partition, offset in evidence}
 
 
 @pytest.mark.parametrize(("point", "times"), [("fetched", 1), ("fetched", 3), ("unsent", 6)])
 def test_fetched_not_sent(line: Line, point: str, times: int) -> None:
-    """Read again, and sent for the first time."""
+    """The records are read again, and sent for the first time."""
     if point == "fetched":  # little may be open at once: so there are many fetches
         line.env["PINSTREAM_MAX_OPEN_EVENTS"] = str(2 * AT_RISK)
     story = die_and_go_on(line, point, times)
@@ -123,7 +123,7 @@ def test_fetched_not_sent(line: Line, point: str, times: int) -> None:
 
 
 def test_sent_and_never_received(line: Line) -> None:
-    """Half of a call was written: the API saw none of it, so it is not accepted twice."""
+    """Half of a call was written: the API saw none of it, so nothing is accepted twice."""
     story = die_and_go_on(line, "half_sent", 6)
     sent = story.evidence["events"]
     assert 0 < len(sent) <= BATCH
@@ -132,7 +132,8 @@ def test_sent_and_never_received(line: Line) -> None:
 
 
 def test_sent_no_answer(line: Line) -> None:
-    """The API has processed it and we cannot know: sent again with the same ids, at most concurrency x batch."""
+    """The API has processed the call and the process cannot know: it is sent again with the same ids, at most
+    concurrency x batch events."""
     story = die_and_go_on(line, "unread", 6)
     assert story.evidence["status"] == 200
     assert 0 < len(story.at_death.limbo) <= AT_RISK
@@ -140,7 +141,7 @@ def test_sent_no_answer(line: Line) -> None:
 
 @pytest.mark.parametrize(("point", "times"), [("answered", 6), ("storing", 3)])
 def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None:
-    """As if there had been no answer; a chunk of which half is in the key store's journal was never there."""
+    """The same as without an answer; a chunk of which only half is in the key store's journal does not count."""
     story = die_and_go_on(line, point, times)
     if point == "answered":
         events = story.evidence["events"]
@@ -152,7 +153,8 @@ def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None
 
 
 def test_key_stored_core_not_told(line: Line) -> None:
-    """Durable keys of which only the key store knows: read again, found to be duplicates, not sent again."""
+    """The keys are durable, but only the key store knows: the records are read again, found to be duplicates,
+    and not sent."""
     story = die_and_go_on(line, "stored", 3)
     assert story.at_death.keys == len(story.at_death.stored) >= len(story.evidence["keys"]) > 0
     assert {story.end.accepted[name] for name in story.at_death.stored} == {1}
@@ -162,7 +164,8 @@ def test_key_stored_core_not_told(line: Line) -> None:
 
 @pytest.mark.parametrize("point", ["uncommitted", "committing"])
 def test_key_stored_not_committed(line: Line, point: str) -> None:
-    """A commit that was not sent, or was taken unheard: in both cases none of what it covers is sent again."""
+    """The commit was not sent, or was accepted without the process hearing of it: in both cases nothing is sent
+    again."""
     line.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.15)  # so that calls come between the commits
     story = die_and_go_on(line, point, 4)
     positions = {
@@ -182,7 +185,8 @@ def test_key_stored_not_committed(line: Line, point: str) -> None:
 
 
 def test_refused_dead_letter_not_written(line: Line) -> None:
-    """Killed before the producer had them: refused again, and each is there once."""
+    """Killed before the producer had the dead letters: the events are refused again, and each dead letter is
+    there once."""
     story = die_and_go_on(line, "refused", 1)
     letters = places(story.evidence["letters"])
     assert letters <= line.broken
@@ -192,7 +196,8 @@ def test_refused_dead_letter_not_written(line: Line) -> None:
 
 
 def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
-    """The broker has it and we had not heard: refused again, one more dead letter, never one less."""
+    """The broker has the dead letter and the process had not heard: the event is refused again, so there may be
+    one more dead letter, never one less."""
     story = die_and_go_on(line, "written", 1)
     [place] = places(story.evidence["letters"])
     assert story.at_death.letters[place] == 1
@@ -202,7 +207,7 @@ def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
 
 @pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, "false"), ("unread", 6, "true")])
 def test_without_the_fast_path(line: Line, point: str, times: int, then: str) -> None:
-    """What holds for every row holds where records are read in two steps, also if the next process is fast."""
+    """The same holds for every row where records are read in two steps, also if the next process uses the fast path."""
     line.env["PINSTREAM_FAST_PATH"] = "false"
     story = die_and_go_on(line, point, times, PINSTREAM_FAST_PATH=then)
     assert story.at_death.limbo
@@ -210,7 +215,7 @@ def test_without_the_fast_path(line: Line, point: str, times: int, then: str) ->
 
 
 def test_revoked_with_requests_in_flight_then_killed(new_line: NewLine) -> None:
-    """The old owner dies while it waits for answers: the new one sends again what had none, and only that."""
+    """The old owner dies while it waits for answers: the new owner sends again what had no answer, and nothing else."""
     line = new_line(KAFKA_SESSION_TIMEOUT_MS="4000", KAFKA_HEARTBEAT_INTERVAL_MS="200")
     with crashing(line, "revoked") as old:
         old.until(lambda: line.api.counts().accepted_events >= BATCH, "calls in flight")
@@ -226,7 +231,8 @@ def test_revoked_with_requests_in_flight_then_killed(new_line: NewLine) -> None:
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_revoked_with_requests_in_flight_until_the_deadline(new_line: NewLine, protocol: str) -> None:
-    """The old owner waits to its deadline and lets go; the new one sends again; late answers commit nothing."""
+    """The old owner waits until its deadline and releases the partitions; the new one sends again; late answers
+    commit nothing."""
     concurrency = 2 * RECORDS // BATCH  # all events in flight, so that some are of whatever partition goes
     line = new_line(
         KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="1s", PINSTREAM_CONCURRENCY=str(concurrency)
@@ -253,7 +259,7 @@ def test_revoked_with_requests_in_flight_until_the_deadline(new_line: NewLine, p
 
 
 def partitions_committed_after_let_go(process: Process) -> set[int]:
-    """Of which partitions a process under ``late`` handed commits to librdkafka after it first let go of some."""
+    """The partitions for which a process under ``late`` sent commits after it had first unassigned some."""
     events = [one["event"] for one in process.log]
     after = process.log[events.index("let_go") :]
     return {partition for one in after if one["event"] == "commit" for partition, *_ in one["positions"]}

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments, then the same state again (docs/guarantees.md): nothing lost, little twice."""
+"""SIGKILL at random moments, then a new process with the same state (docs/guarantees.md): nothing lost, little
+sent twice."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ from tests.support.kafka.harness import Kafka
 
 KILLS = 30
 BLIND = 5
-"""Every so manieth kill may come at any moment since the start; the others when the process has begun to send."""
+"""One of this many kills may come at any moment since the start; the others come when the process has begun to send."""
 RECORDS = 4000
 BATCH, CONCURRENCY = 10, 4
 AT_RISK = CONCURRENCY * BATCH
-"""The most events that one kill may make us send again."""
+"""The most events that one kill may cause to be sent again."""
 SLOW = 0.15
-"""Seconds for each answer: so that there is work left for the last process, and mostly something in flight."""
+"""Seconds before each answer, so that there is work left for the last process, and usually something in flight."""
 
 
 @dataclass
@@ -35,14 +36,15 @@ class Books:
     """What the kills so far explain."""
 
     explained: dict[str, int] = field(default_factory=dict)
-    """How many kills found an event id accepted and not remembered; so often it may be sent again."""
+    """For each event id, how many kills left it accepted without a stored key; it may be sent again that often."""
     before: Remains = field(
         default_factory=partial(Remains, Counter(), frozenset(), 0, Counter(), [Committed()] * PARTITIONS)
     )
-    """What was left at the last kill; at first nothing."""
+    """The state after the last kill; at first nothing."""
 
     def close(self, remains: Remains) -> int:
-        """A process has ended. Hold what it did against what was there to be done; how many events it sent again."""
+        """After the end of a process compare what it did with what there was to do; return how many events it
+        sent again."""
         before, self.before = self.before, remains
         more = remains.accepted - before.accepted
         assert set(more.values()) <= {1}, "sent twice by one process"
@@ -102,7 +104,7 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 
 def live_and_die(line: Line, dice: random.Random, within: float | None) -> float | None:
-    """A process is killed `within` seconds of its start, or (None) soon after its first call; then: when that was."""
+    """Start a process and kill it `within` seconds, or (None) soon after its first call; return when that was."""
     begun = time.monotonic()
     with Process(line.folder, "run", env=line.env) as process:
         if within is not None:
@@ -117,7 +119,7 @@ def live_and_die(line: Line, dice: random.Random, within: float | None) -> float
 
 
 def show(number: int, blind: bool, remains: Remains, settled: int, again: int) -> None:
-    """A line for each kill, for whoever watches (``pytest -s``)."""
+    """Print a line for each kill (``pytest -s``)."""
     moment = "starting" if blind else "working"
     print(
         f"kill {number:2}/{KILLS} ({moment}): {len(remains.accepted)} accepted, {settled}/{RECORDS} "
@@ -132,13 +134,14 @@ def called_since(api: Api, before: int) -> bool:
 
 
 def keys_in(folder: Path) -> int:
-    """How many keys the store that a dead process left behind holds: it opens, and it can be read."""
+    """How many keys the store of a dead process holds: it opens and can be read."""
     return look_up(folder, ())[1]
 
 
 @pytest.mark.parametrize("when", ["starting", "joining"])
 def test_told_to_stop_while_it_starts(kafka: Kafka, api: Api, tmp_path: Path, when: str) -> None:
-    """SIGTERM before the first record, or before the group: it ends by itself, soon, with exit code 0."""
+    """SIGTERM before the first record, or before the process joined its group: it ends by itself, soon, with
+    exit code 0."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
     with Process(tmp_path, "run", env=env) as process:
         if when == "joining":

@@ -1,4 +1,4 @@
-"""What Kafka removed before it was read: log, /status and /metrics say how much."""
+"""Records that Kafka removed before they were read: log, /status and /metrics say how many."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def metric(process: Process, name: str) -> float:
 
 @pytest.mark.real_kafka
 def test_what_retention_removed_is_told(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Committed at 5, begins at 20: the ten that are left are delivered, fifteen at most are missing, and no lag."""
+    """Committed at 5, the log begins at 20: the ten records that are left are delivered, at most fifteen are
+    missing, and there is no lag."""
     topic, group = create_topic(kafka), new_group()
     write_events(kafka, topic, [commerce_event(str(number)) for number in range(30)])
     commit(kafka, group, topic, 5)

@@ -49,7 +49,7 @@ from tests.support.kafka.harness import Kafka, unique
 PARTITIONS = 6
 BATCH, CONCURRENCY = 20, 4
 IN_FLIGHT = BATCH * CONCURRENCY
-"""The most events that one member has in flight, or delivered and not yet remembered."""
+"""The most events that one member has in flight, or delivered without a stored key."""
 
 _TICK = 0.05
 _LAST_LINES, _LONGEST_LINE = 30, 1000
@@ -57,13 +57,13 @@ _COMMITS = "__consumer_offsets"
 
 
 class Protocol(NamedTuple):
-    """How the members of a group agree on who reads what."""
+    """How the members of a group agree on who reads which partition."""
 
     settings: Mapping[str, str]
 
     @property
     def classic(self) -> bool:
-        """Whether the members say how long they may be silent; else the broker does (KIP-848)."""
+        """Whether members choose the session time-out; with KIP-848 the broker does."""
         return self.settings.get("KAFKA_GROUP_PROTOCOL") != "consumer"
 
 
@@ -76,16 +76,16 @@ class Member(Process):
     """One process of the group."""
 
     def get(self, path: str) -> tuple[int, str]:
-        """See `Process.get`; a member that has ended says why."""
+        """See `Process.get`; if the member has ended, the error says why."""
         assert not self.ended, f"a member ended by itself:\n{self.stderr[-3000:]}"
         return super().get(path)
 
     def partitions(self) -> frozenset[int]:
-        """What it holds now, by its own word."""
+        """The partitions that it says it holds."""
         return frozenset(one["partition"] for one in self.status()["partitions"])
 
     def calls_in_flight(self) -> int:
-        """How many of its calls wait for their answer."""
+        """How many of its calls are in flight."""
         return sum(one["in_flight"] for one in self.status()["destination"]["accounts"])
 
     def delivered(self) -> int:
@@ -95,7 +95,7 @@ class Member(Process):
 
     @property
     def last_words(self) -> str:
-        """The end of what it has complained of, of every line what fits on a screen."""
+        """The end of its stderr, each line cut to a readable length."""
         lines = self.stderr.splitlines()[-_LAST_LINES:]
         return "\n".join(line[:_LONGEST_LINE] for line in lines) or "(nothing)"
 
@@ -146,11 +146,11 @@ class Members:
                 error.add_note(f"member-{number} said last:\n{member.last_words}")
 
     def join(self, count: int, program: Program = THIS) -> list[Member]:
-        """So many new members start, all at once."""
+        """Start `count` new members at once."""
         return [self.join_as(f"member-{len(self._all)}", program) for _ in range(count)]
 
     def join_as(self, name: str, program: Program = THIS, **settings: str) -> Member:
-        """A member of this name starts, with the folder that an earlier one of the name has left."""
+        """Start a member with this name, in the folder that an earlier member of the name left."""
         folder = self.folder_of(name)
         settings = {
             **self._settings,
@@ -166,11 +166,11 @@ class Members:
         return member
 
     def folder_of(self, name: str) -> Path:
-        """Where the members of this name have their files."""
+        """The folder of the members with this name."""
         return self._folder / name
 
     def until_divided(self, *members: Member, spare: int = 0) -> None:
-        """Wait until these have all partitions between them, no two the same, and all of them some but `spare`."""
+        """Wait until these hold all partitions, each partition once, and every member but `spare` holds some."""
 
         def divided() -> bool:
             parts = [member.partitions() for member in members]
@@ -180,7 +180,7 @@ class Members:
         wait_for(divided, f"{len(members)} members with {self.partitions} partitions between them")
 
     def committed(self) -> list[int]:
-        """Per partition, what the group has committed."""
+        """The committed offset of each partition."""
         asked = [RawPartition(self.topic, number) for number in range(self.partitions)]
         question = ConsumerGroupTopicPartitions(self.group, asked)
         answer = self._admin.list_consumer_group_offsets([question])[self.group].result(WITHIN)
@@ -188,11 +188,11 @@ class Members:
         return [offsets[number] for number in range(self.partitions)]
 
     def until_committed(self, expected: list[int]) -> None:
-        """Wait until exactly this is committed."""
+        """Wait until exactly these offsets are committed."""
         wait_for(lambda: self.committed() == expected, f"the commits {expected} of {self.group}")
 
     def until_moving(self) -> None:
-        """Wait until what is committed of each partition has moved on."""
+        """Wait until the committed offset of each partition has increased."""
         before = self.committed()
 
         def moved() -> bool:
@@ -202,7 +202,7 @@ class Members:
 
 
 def leave(*members: Member) -> None:
-    """SIGTERM to all at once; each ends by itself, with exit code 0."""
+    """Send SIGTERM to all at once; each ends by itself, with exit code 0."""
     for member in members:
         member.send(signal.SIGTERM)
     for member in members:
@@ -210,20 +210,20 @@ def leave(*members: Member) -> None:
 
 
 def until_each(members: Iterable[Member], holds: Callable[[Member], Any], what: str) -> None:
-    """Wait until this holds for each of them, one after the other."""
+    """Wait until the condition holds for each of them, one after the other."""
     for member in members:
         member.until(partial(holds, member), what)
 
 
 def until_each_delivers(*members: Member, events: int = 10) -> None:
-    """Wait until each of these has delivered so many events more."""
+    """Wait until each of these has delivered `count` more events."""
     goals = [(member, member.delivered() + events) for member in members]
     for member, goal in goals:
         member.until(partial(_has_delivered, member, goal), "deliveries of its own")
 
 
 def until_quiet(member: Member, seconds: float = 0.3) -> None:
-    """Wait until it has had no call in flight for so long."""
+    """Wait until the API has had no call for that long."""
     busy = time.monotonic()
 
     def quiet() -> bool:
@@ -298,7 +298,7 @@ class Traffic:
             self.burst(self._step)
 
     def burst(self, count: int) -> None:
-        """So many records at once."""
+        """Write `count` records at once."""
         with self._lock:
             for one in islice(self._generator, count):
                 number, value = len(self._events), value_of(one)
@@ -311,7 +311,7 @@ class Traffic:
             self._producer.poll(0)
 
     def _produce_again(self, until: float) -> None:
-        """The copies that are due by then."""
+        """Write the copies that are due."""
         due = [value for at, value in self._again if at <= until]
         self._again = [one for one in self._again if one[0] > until]
         for value in due:
@@ -331,7 +331,7 @@ class Traffic:
         return stored
 
     def stop(self) -> None:
-        """No more of it; when this returns, all records are on the topic."""
+        """Stop the traffic; when this returns, all records are on the topic."""
         self._over.set()
         self._thread.join(WITHIN)
         self._produce_again(inf)
@@ -369,14 +369,14 @@ class Traffic:
 
 
 class CommitLog:
-    """All commits of a group from now on, in the order in which the broker took them."""
+    """All commits of a group from now on, in the order in which the broker accepted them."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
         self._from = self._ends()
 
     def _ends(self) -> dict[int, int]:
-        """Where the partitions of the commits end; none before the first commit that a broker ever took."""
+        """The ends of the partitions of the commits topic; empty before the broker's first commit."""
         consumer = Consumer({**self._kafka.config, "group.id": unique("reader"), "log_level": 0})
         numbers = consumer.list_topics(_COMMITS, timeout=WITHIN).topics[_COMMITS].partitions
         found: dict[int, int] = {}
@@ -393,11 +393,11 @@ class CommitLog:
         return found
 
     def of(self, group: str, topic: str) -> dict[int, list[int]]:
-        """Per partition of the topic, what the group committed, one after the other."""
+        """For each partition of the topic, the committed offsets in order."""
         return {number: [offset for _, offset in made] for number, made in self.timed(group, topic).items()}
 
     def timed(self, group: str, topic: str) -> dict[int, list[tuple[float, int]]]:
-        """The same, each offset after the time (unix seconds) at which the broker took it."""
+        """The same, each offset with the time (unix seconds) at which the broker accepted it."""
         found: dict[int, list[tuple[float, int]]] = {}
         for message in self._messages():
             commit = _read_commit(message.key(), message.value())
@@ -437,6 +437,6 @@ def _read_commit(key: str | bytes | None, value: str | bytes | None) -> tuple[st
 
 
 def _text(raw: bytes, at: int) -> tuple[str, int]:
-    """A string with its length before it, and where it ends."""
+    """A string with its length in front, and where it ends."""
     (length,) = struct.unpack_from(">h", raw, at)
     return raw[at + 2 : at + 2 + length].decode(), at + 2 + length

@@ -37,16 +37,16 @@ from tests.support.kafka.broker import RealBroker, wait_until
 from tests.support.kafka.harness import Kafka
 
 SLOW = 0.2
-"""Seconds that the API takes for each call."""
+"""Seconds that the API takes to answer each call."""
 RATE = 100.0
 SOME, MANY = 500, 900
-"""Backlogs: for one or two members, for all of them."""
+"""Backlogs for one or two members, and for all of them."""
 BURSTS, LULL = 6, 5.0
-"""How often a backlog is tried, and how many seconds it may take to be seen at work: a slow test may miss it."""
+"""How often a backlog is tried, and within how many seconds its processing must be seen: a slow test may miss it."""
 STILL = 0.4
-"""Seconds without news after which no call is on its way any more; far below the session time-out."""
+"""Seconds without a call after which none is on its way; far less than the session time-out."""
 SHORT, LONG = 3.0, 10.0
-"""Seconds a member may be silent: short where one is meant to be thrown out, long where none is."""
+"""Session time-outs in seconds: short where a member must be thrown out, long where none must be."""
 
 
 def _are_busy(goals: Sequence[tuple[Member, int]], calls: int) -> bool:
@@ -54,7 +54,7 @@ def _are_busy(goals: Sequence[tuple[Member, int]], calls: int) -> bool:
 
 
 class Scene:
-    """One scenario: the group, the traffic, and what was seen at each ungraceful moment."""
+    """One scenario: the group, the traffic, and what was observed at each ungraceful moment."""
 
     def __init__(self, group: Members, traffic: Traffic, api: Api, commits: CommitLog) -> None:
         self.group, self.traffic, self.commits = group, traffic, commits
@@ -63,7 +63,8 @@ class Scene:
         self._fallen = 0
 
     def burst(self, *members: Member, backlog: int = SOME, calls: int = CONCURRENCY // 2) -> None:
-        """Give them more than they can send at once; wait until each has delivered some, with more under way."""
+        """Give them more than they can send at once; wait until each has delivered some of it and has more
+        calls in flight."""
         for _ in range(BURSTS):
             goals = [(member, member.delivered() + IN_FLIGHT // 2) for member in members]
             self.traffic.burst(backlog)
@@ -72,7 +73,7 @@ class Scene:
         raise AssertionError(f"{len(members)} members were never seen with {calls} calls in flight each")
 
     def strike(self, number: signal.Signals, *members: Member) -> None:
-        """SIGKILL or SIGSTOP, while their calls are in flight; `owed` is what may come twice for it."""
+        """Send SIGKILL or SIGSTOP while calls are in flight; `owed` gets what may be sent twice because of it."""
         partitions = frozenset().union(*(member.partitions() for member in members))
         self.burst(*members, backlog=MANY, calls=CONCURRENCY)
         for member in members:
@@ -83,7 +84,7 @@ class Scene:
         self._fallen += len(members)
 
     def _arrived(self, since: Mapping[int, int]) -> set[str]:
-        """What was accepted from these offsets on, once the last call has come in."""
+        """What was accepted from these offsets on, after the last call has arrived."""
         found, begun = set[str](), time.monotonic()
         news = begun
         while time.monotonic() < min(news + STILL, begun + SHORT / 2):
@@ -110,7 +111,7 @@ class Scene:
         self._check(letters_again)
 
     def _check(self, letters_again: bool) -> None:
-        """Nothing is lost, nothing committed back, and no more sent twice than may be."""
+        """Check that nothing is lost, no commit goes back, and no more is sent twice than allowed."""
         accepted = self._api.accepted()
         assert set(accepted) == self.traffic.deliverable
         commits = self.commits.of(self.group.group, self.group.topic)
@@ -151,7 +152,7 @@ class _Scenes:
         shared: bool = False,
         **faults: Any,
     ) -> Iterator[Scene]:
-        """A group without members, traffic, and an API that is slow."""
+        """A group without members, traffic, and a slow API."""
         api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW, calls_per_minute=None, **faults)
         commits = CommitLog(kafka)
         with (
@@ -162,10 +163,10 @@ class _Scenes:
 
 
 class Rebalances(_Scenes):
-    """The scenarios; a protocol's test class is one of these with its `protocol`."""
+    """The scenarios; each protocol has a test class that sets `protocol`."""
 
     def test_members_come_and_go(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """They join and leave by SIGTERM, one after another and several at once: each event is sent once."""
+        """Members join and leave by SIGTERM, one after another and several at once: each event is sent once."""
         ill = Chance(share=0.05)  # what is tried again lies below what is settled already
         with self.scene(kafka, api, tmp_path, seed=31, session=LONG, unavailable=ill) as scene:
             group = scene.group
@@ -188,7 +189,8 @@ class Rebalances(_Scenes):
             scene.finish(four, five)
 
     def test_killed(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One dies in the middle of its calls: the others on that machine send what it had in flight, no more."""
+        """One member dies in the middle of its calls: the others on that machine send again what it had in
+        flight, and no more."""
         with self.scene(kafka, api, tmp_path, seed=32, session=SHORT, shared=True) as scene:
             group = scene.group
             victim, *others = group.join(3)
@@ -199,7 +201,8 @@ class Rebalances(_Scenes):
             scene.finish(*others)
 
     def test_frozen(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One is away past the session time-out: others take over; back again, it does no harm and works again."""
+        """One member is frozen for longer than the session time-out: others take over; when it continues, it
+        does no harm and works again."""
         with self.scene(kafka, api, tmp_path, seed=33, session=SHORT) as scene:
             group = scene.group
             victim, *others = group.join(3)
@@ -213,7 +216,7 @@ class Rebalances(_Scenes):
             scene.finish(victim, *others)
 
     def test_two_at_once(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """One dies and one freezes at the same moment: the third reads on for both, until one comes back."""
+        """One member dies and one freezes at the same moment: the third reads for both, until one comes back."""
         with self.scene(kafka, api, tmp_path, seed=34, session=SHORT) as scene:
             group = scene.group
             killed, frozen, other = group.join(3)
@@ -229,7 +232,7 @@ class Rebalances(_Scenes):
 
 
 class Woken(_Scenes):
-    """The scenario that needs a broker of its own, because the broker is silent for a moment."""
+    """The scenario that needs a broker of its own, because the broker is stopped for a moment."""
 
     def test_woken_before_the_broker(self, own_kafka: RealBroker, api: Api, tmp_path: Path) -> None:
         """Away past the session time-out, and nobody to tell it so: it sends nothing before it has heard.

@@ -33,12 +33,12 @@ SLOW_CALLS: Mapping[str, Any] = {
 """An API that takes a second for each call."""
 RATE = 90.0
 BACKLOG = 150
-"""Records that come at once before a member ends: it has calls in flight then, and events queued behind them."""
+"""Records that are written at once before a member ends, so that it has calls in flight and events in its queue."""
 STATIC = "pod-{}"
-"""The name of a StatefulSet's member, which is its KAFKA_GROUP_INSTANCE_ID too."""
+"""The name of a StatefulSet's member, which is its KAFKA_GROUP_INSTANCE_ID, too."""
 
 RecordProperty = Callable[[str, object], None]
-"""pytest's fixture; tests/conftest.py prints what is recorded as a figure."""
+"""pytest's fixture; tests/conftest.py prints the recorded figures."""
 
 
 class Rehearsal(Scene):
@@ -52,13 +52,13 @@ class Rehearsal(Scene):
         self._timed: list[tuple[str, float, float]] = []
 
     def until_ready(self, *members: Member) -> None:
-        """Wait until the readiness probe of each succeeds; none may fail its liveness probe meanwhile."""
+        """Wait until each member's readiness probe succeeds; no liveness probe may fail meanwhile."""
         for member in members:
             until_each([member], lambda one: one.get("/readyz")[0] == 200, "readiness")
             assert member.get("/healthz")[0] == 200
 
     def replace(self, old: Sequence[Member], program: Program = THIS) -> list[Member]:
-        """Roll a Deployment out: the new members."""
+        """Roll a Deployment out; return the new members."""
         new = []
         for one in old:
             new += self.group.join(1, program)
@@ -67,7 +67,7 @@ class Rehearsal(Scene):
         return new
 
     def restart(self, pods: Sequence[Member], program: Program = THIS) -> list[Member]:
-        """Roll a StatefulSet out, whose members are `pods` in their order: the new members in theirs."""
+        """Roll a StatefulSet out, whose members are `pods` in their order; return the new members in that order."""
         new = list(pods)
         for number in reversed(range(len(pods))):
             self.end(new[number])
@@ -76,24 +76,24 @@ class Rehearsal(Scene):
         return new
 
     def start(self, number: int, program: Program = THIS) -> Member:
-        """Start the member of this number of a StatefulSet."""
+        """Start the StatefulSet's member with this number."""
         name = STATIC.format(number)
         return self.group.join_as(name, program, KAFKA_GROUP_INSTANCE_ID=name)
 
     def end(self, *members: Member) -> None:
-        """SIGTERM to these, which have work at hand; wait until they have ended by themselves."""
+        """Send SIGTERM to these members while they have work; wait until they have ended by themselves."""
         self.traffic.burst(BACKLOG)
         leave(*members)
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Remember when this began and ended; `finish` makes the figures of it."""
+        """Record when this began and ended, for the figures of `finish`."""
         since = time.time()
         yield
         self._timed.append((what, since, time.time()))
 
     def finish(self, *members: Member, letters_again: bool = False) -> None:
-        """See `Scene.finish`. Then record how long everything took, and how long partitions stood still in it."""
+        """See `Scene.finish`. Then record how long everything took, and how long partitions stood still meanwhile."""
         super().finish(*members, letters_again=letters_again)
         commits = self.commits.timed(self.group.group, self.group.topic).values()
         for what, since, until in self._timed:
@@ -103,7 +103,7 @@ class Rehearsal(Scene):
 
 
 def stood_still(made: Sequence[tuple[float, int]], since: float, until: float) -> float:
-    """The longest time between two of these commits that moved the partition on, as far as it lies in this time."""
+    """The longest time between two commits that moved the partition forward, within this time."""
     furthest, moves = -1, [since]
     for when, offset in made:
         if offset > furthest:
@@ -125,7 +125,7 @@ def rehearsal(
     failing: float = 0.0,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Rehearsal]:
-    """A group without members, traffic, and a slow API, for which this share of the calls fails."""
+    """A group without members, traffic, and a slow API that fails this share of the calls."""
     api.set_faults(**SLOW_CALLS, unavailable=Chance(share=failing))
     commits = CommitLog(kafka)
     with (

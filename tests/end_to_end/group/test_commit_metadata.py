@@ -1,4 +1,5 @@
-"""Brokers that take less with a commit than Kafka's default: offsets are committed all the same, and it is told."""
+"""Brokers that accept less metadata with a commit than Kafka's default: offsets are committed all the same, and
+the log says so."""
 
 from __future__ import annotations
 

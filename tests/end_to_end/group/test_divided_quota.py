@@ -27,17 +27,17 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(400)]
 
 QUOTA = 60
 EVENTS = 6000
-"""More than the quota lets go while the test lasts."""
+"""More than the quota allows while the test runs."""
 
 
 def divided_by(member: Member) -> int:
-    """By how many members it divides the quota, by its own word."""
+    """By how many members it says it divides the quota."""
     found: int = member.status()["destination"]["quota_divided_by"]
     return found
 
 
 def write_backlog(kafka: Kafka, topic: str) -> None:
-    """The same number of events in each partition."""
+    """Write the same number of events to each partition."""
     producer = Producer({**kafka.config, "linger.ms": 5, "log_level": 0})
     for number in range(EVENTS):
         producer.produce(topic, ENCODER.encode(commerce_event(f"{number}")), partition=number % PARTITIONS)
@@ -48,7 +48,7 @@ def write_backlog(kafka: Kafka, topic: str) -> None:
 def test_members_that_come_and_go_keep_the_quota(
     kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol
 ) -> None:
-    """One member, then three, then one: together they never make more calls in 60 seconds than is promised."""
+    """One member, then three, then one: together they never make more calls in 60 seconds than the quota allows."""
     api.set_faults(calls_per_minute=None)
     with Members(
         kafka, api, tmp_path, protocol, session=10.0, PINSTREAM_CALLS_PER_MINUTE=str(QUOTA)

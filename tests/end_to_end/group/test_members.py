@@ -1,4 +1,5 @@
-"""A rare failure of a rebalance test is understood from the one time that it happens: its message has the logs."""
+"""The message of a failed rebalance test has the members' logs, so that a rare failure can be understood from
+one run."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from tests.support.kafka.harness import Kafka
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 def test_a_failure_says_what_each_member_logged_last(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """By member, also of one that has ended; and afterwards none is left."""
+    """The message has each member's last log lines, also those of a member that has ended; afterwards no member
+    is left."""
     group = Members(kafka, api, tmp_path, KIP_848, session=5.0)
     one, other = group.join(2)
     one.until_logged("starting")

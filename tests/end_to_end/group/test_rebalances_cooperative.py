@@ -1,4 +1,5 @@
-"""Members join, leave, die and freeze under the classic protocol, cooperative-sticky: only what moves is taken."""
+"""Members join, leave, die and freeze under the classic protocol, cooperative-sticky: only partitions that move
+are revoked."""
 
 from __future__ import annotations
 

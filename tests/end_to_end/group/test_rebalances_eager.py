@@ -1,4 +1,5 @@
-"""Members join, leave, die and freeze under the classic protocol, eager: a rebalance takes all partitions from all."""
+"""Members join, leave, die and freeze under the classic protocol, eager: a rebalance revokes all partitions of
+all members."""
 
 from __future__ import annotations
 

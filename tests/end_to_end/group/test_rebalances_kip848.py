@@ -1,4 +1,4 @@
-"""Members join, leave, die and freeze under KIP-848, the protocol in which the broker says who reads what."""
+"""Members join, leave, die and freeze under KIP-848, the protocol in which the broker assigns the partitions."""
 
 from __future__ import annotations
 

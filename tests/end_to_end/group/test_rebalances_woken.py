@@ -1,4 +1,5 @@
-"""A frozen member wakes while the broker is silent: it must not trust what it remembers of its partitions.
+"""A frozen member continues while the broker is silent: it must not rely on what it remembers of its
+partitions.
 
 Under the classic protocol librdkafka knows the session time-out and gives up by its own clock; under KIP-848 only the
 broker knows it.

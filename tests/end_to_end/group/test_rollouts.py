@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 
 PARTITIONS = 3
 SESSION = 45.0
-"""Seconds that a member may be silent, Kafka's default: more than a restart takes."""
+"""Seconds that a member may be silent, Kafka's default: longer than a restart takes."""
 BRIEF = 6.0
-"""The same where a test waits for its end."""
+"""The same where a test waits for the end of the session."""
 
 
 def shared_store(redis: RedisServer) -> dict[str, str]:
-    """The setting of a key store that the members of one test share."""
+    """The settings of a key store that the members of one test share."""
     return {"PINSTREAM_KEY_STORE": f"{redis.url}?prefix={unique('rollout')}"}
 
 
@@ -45,7 +45,7 @@ def test_a_deployment_rolls_out(
     shared: bool,
     protocol: Protocol,
 ) -> None:
-    """A new member starts and becomes ready, with partitions or without; then an old one ends, and so on."""
+    """A new member starts and becomes ready, with or without partitions; then an old one ends, and so on."""
     with rehearsal(
         kafka,
         api,
@@ -71,7 +71,7 @@ def test_a_deployment_rolls_out(
 def test_a_stateful_set_rolls_out(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, spare: int, protocol: Protocol
 ) -> None:
-    """Each member ends and comes back under its name: it has its partitions and its key store again."""
+    """Each member ends and starts again under its name: it gets its partitions and its key store back."""
     with rehearsal(
         kafka, api, tmp_path, protocol, record_property, partitions=PARTITIONS, session=SESSION
     ) as scene:
@@ -90,7 +90,7 @@ def test_a_stateful_set_rolls_out(
 def test_a_deployment_is_scaled_down_and_up(
     kafka: Kafka, api: Api, redis: RedisServer, tmp_path: Path, record_property: RecordProperty
 ) -> None:
-    """The others take over at once what the member had that ended; a new one gets its share."""
+    """The others take over at once what the ended member had; a new member gets its share."""
     what = f"Deployment of {PARTITIONS}, shared key store"
     with rehearsal(
         kafka,
@@ -119,7 +119,7 @@ def test_a_deployment_is_scaled_down_and_up(
 def test_a_stateful_set_is_scaled_down_and_up(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty
 ) -> None:
-    """The group waits for the member that ended until its session is over; then the others take its partitions."""
+    """The group waits until the session of the ended member is over; then the others take its partitions."""
     with rehearsal(
         kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=BRIEF
     ) as scene:

@@ -35,7 +35,7 @@ EVENTS = 600
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that a test may harm; it forgets nothing when it is killed."""
+    """A server that a test may stop or kill; it keeps its data when it is killed."""
     with redis_server(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always") as one:
         yield one
 
@@ -70,7 +70,7 @@ def write_copies(kafka: Kafka, topic: str, prefix: str) -> None:
 
 
 def settled(*of: Member) -> Counter[str]:
-    """What these members say together."""
+    """The sum of these members' ledgers."""
     return sum((Counter(one.ledger()) for one in of), Counter())
 
 
@@ -83,7 +83,7 @@ def twice(api: Api) -> dict[str, int]:
 def test_no_copy_is_sent_twice_while_nobody_crashes(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """Whatever the partition and the member; each copy is settled, as delivered or as a duplicate."""
+    """Whatever the partition and the member, each copy is settled, as delivered or as a duplicate."""
     with members(kafka, api, tmp_path, server) as group:
         one, other = group.join(2)
         group.until_divided(one, other)
@@ -100,7 +100,7 @@ def test_no_copy_is_sent_twice_while_nobody_crashes(
 def test_a_killed_member_loses_nothing_and_doubles_only_what_it_had_in_flight(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """Its claims end with its lease; then the others deliver what it had."""
+    """The killed member's claims end with its lease; then the others deliver what it had."""
     with members(kafka, api, tmp_path, server) as group:
         one, other = group.join(2)
         group.until_divided(one, other)
@@ -120,7 +120,7 @@ def test_a_killed_member_loses_nothing_and_doubles_only_what_it_had_in_flight(
 def test_while_the_store_is_away_nothing_is_sent_unjudged(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer, trouble: str
 ) -> None:
-    """The members wait and say why; they stay healthy, and go on by themselves. Nothing is lost or doubled."""
+    """The members wait and say why; they stay healthy and continue by themselves. Nothing is lost or sent twice."""
     with members(kafka, api, tmp_path, server) as group:
         one, other = group.join(2)
         group.until_divided(one, other)
@@ -147,7 +147,7 @@ def test_while_the_store_is_away_nothing_is_sent_unjudged(
 def test_members_together_use_up_one_quota_and_no_more(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """Together they make as many calls as it has; then both say that they wait for it."""
+    """Together they make as many calls as the quota has; then both say that they wait for it."""
     quota = 10
 
     def throttled(member: Member) -> bool:

@@ -1,4 +1,4 @@
-"""What one member meets, all know that share its key store: a throttle, and a refused token."""
+"""What one member meets holds for all that share its key store: a throttle, and a refused token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 class Scene:
-    """Two members with a shared key store, which both have delivered to the account."""
+    """Two members with a shared key store; both have delivered to the account."""
 
     def __init__(self, kafka: Kafka, api: Api, group: Members) -> None:
         self._kafka, self._api, self._group = kafka, api, group
@@ -39,7 +39,7 @@ class Scene:
         self.until_all_accepted()
 
     def write(self, *members: Member) -> None:
-        """An event in each partition of these."""
+        """Write an event to each of these partitions."""
         producer = Producer({**self._kafka.config, "log_level": 0})
         for partition in sorted(frozenset().union(*(one.partitions() for one in members))):
             value = ENCODER.encode(commerce_event(f"event-{self._written}"))
@@ -48,13 +48,13 @@ class Scene:
         assert producer.flush(WITHIN) == 0
 
     def until_all_accepted(self) -> None:
-        """Everything that was written has arrived, once."""
+        """Wait until everything that was written has arrived, once."""
         wait_for(lambda: len(self._api.accepted()) == self._written, "all events to be accepted")
         assert set(self._api.accepted().values()) == {1}
 
 
 def account(member: Member) -> dict[str, Any]:
-    """What it says of the ad account."""
+    """The ad account's part of the member's status."""
     [one] = member.status()["destination"]["accounts"]
     found: dict[str, Any] = one
     return found
@@ -63,7 +63,7 @@ def account(member: Member) -> dict[str, Any]:
 def test_a_throttle_that_one_member_meets_quiets_all(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """For as long as its Retry-After says; then all goes on."""
+    """No member calls for as long as the Retry-After says; then all continue."""
     with Members(kafka, api, tmp_path, COOPERATIVE, session=10.0, PINSTREAM_KEY_STORE=server.url) as group:
         scene = Scene(kafka, api, group)
         api.set_faults(throttled=Chance(first=1), wait="seconds", wait_seconds=20.0)
@@ -90,7 +90,7 @@ def test_a_throttle_that_one_member_meets_quiets_all(
 def test_a_refused_token_that_one_member_meets_halts_all_and_a_new_one_ends_it_for_all(
     kafka: Kafka, api: Api, tmp_path: Path, server: RedisServer
 ) -> None:
-    """The other member asks the platform nothing before it knows; each ends its halt by a probe of its own."""
+    """The other member makes no call before it knows; each member ends its halt with a probe of its own."""
     secret = tmp_path / "token"
     secret.write_text(TOKEN)
     with Members(

@@ -43,8 +43,8 @@ from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
 
 GRACE = 4.0
-"""What a loaded machine may take beyond the grace to notice, and to end an interpreter. No time-out of ours that
-could be waited out by mistake is as short as both together."""
+"""Seconds that a busy machine may need beyond the grace, to notice the signal and to end an interpreter. Each
+of our time-outs is longer than both together, so waiting for one by mistake would show."""
 BATCH, CONCURRENCY = 20, 4
 
 
@@ -65,12 +65,12 @@ def environment(
 
 
 def ids_to_deliver(events: list[GeneratedEvent]) -> set[str]:
-    """The event ids that the API has to accept."""
+    """The ids of the events that the API must accept."""
     return {one.event["event_id"] for one in events if one.event and one.expected is Disposition.DELIVERED}
 
 
 def stop_in_time(process: Process, number: signal.Signals = signal.SIGTERM) -> None:
-    """Stop it; it ends in order, within the grace."""
+    """Stop the process; it must end in order, within the grace."""
     code, seconds = process.stop(number)
     assert code == 0, process.stderr[-3000:]
     assert seconds < GRACE + LATE
@@ -78,7 +78,7 @@ def stop_in_time(process: Process, number: signal.Signals = signal.SIGTERM) -> N
 
 
 def finish(folder: Path, env: dict[str, str], kafka: Kafka, topic: str, group: str, records: int) -> None:
-    """Another process does what is left to do."""
+    """Let another process do the rest."""
     with Process(folder, "run", env=env) as process:
         process.until(lambda: sum(committed_offsets(kafka, group, topic)) == records, "the rest")
         stop_in_time(process)
@@ -117,12 +117,13 @@ def test_under_load_what_was_answered_is_never_sent_again(kafka: Kafka, api: Api
 
 
 def api_was_called(api: Api, more_than: int) -> bool:
-    """Whether it had more calls than these."""
+    """Whether it has had more calls than these."""
     return api.calls > more_than
 
 
 def test_what_is_answered_on_the_way_out_is_committed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Everything is in flight, nothing committed yet: it waits for the answers and commits them as it leaves."""
+    """All events are in flight and nothing is committed: the process waits for the answers and commits before
+    it ends."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(60, seed=13)
     write_generated(kafka, topic, events)
@@ -139,14 +140,14 @@ def test_what_is_answered_on_the_way_out_is_committed(kafka: Kafka, api: Api, tm
 
 
 def the_drain(process: Process) -> dict[str, Any]:
-    """What it said of its last drain: whether it was over before its deadline, and what was let go of."""
+    """What the log says of the last drain: whether it ended before its deadline, and what was dropped."""
     found: dict[str, Any] = [line for line in process.log if line.get("event") == "drained"][-1]
     return found
 
 
 @pytest.mark.real_kafka
 def test_an_api_that_hangs_cannot_hold_it_up(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Calls that are never answered end with the grace; their events are open, and sent again under the same ids."""
+    """Calls without an answer end with the grace; their events stay open, and are sent again under the same ids."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(300, seed=7)
     write_generated(kafka, topic, events)
@@ -169,7 +170,7 @@ def test_an_api_that_hangs_cannot_hold_it_up(kafka: Kafka, api: Api, tmp_path: P
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("trouble", ["refused token", "throttled"])
 def test_while_nothing_may_be_sent(kafka: Kafka, api: Api, tmp_path: Path, trouble: str) -> None:
-    """In a halt, and while the API asks for patience: it does not wait for that to end, and commits nothing unsent."""
+    """In a halt, and during a Retry-After: the process does not wait for the end of it, and commits nothing unsent."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(300, seed=8)
     write_generated(kafka, topic, events)
@@ -198,7 +199,7 @@ def test_while_nothing_may_be_sent(kafka: Kafka, api: Api, tmp_path: Path, troub
 def test_while_a_schema_cannot_be_had(
     kafka: Kafka, api: Api, servers: Loop, tmp_path: Path, outage: str
 ) -> None:
-    """Records that wait for their schema are let go of: they are read again, and delivered once it can be had."""
+    """Records that wait for their schema are dropped: they are read again, and delivered once the schema is there."""
     topic, group = new_topic(kafka), new_group()
     with Registry(servers) as registry:
         schema_id = registry.add("orders-value", SCHEMA)
@@ -229,7 +230,8 @@ def test_while_a_schema_cannot_be_had(
 def test_while_the_broker_does_not_answer(
     own_kafka: RealBroker, api: Api, tmp_path: Path, protocol: str
 ) -> None:
-    """What was delivered and cannot be committed is remembered: read again after the restart, it is not sent again."""
+    """What was delivered and cannot be committed has its keys stored: it is read again after the restart and
+    not sent."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, group = new_topic(kafka), new_group()
     _, events = generated(400, seed=9)
@@ -255,7 +257,7 @@ def test_while_the_broker_does_not_answer(
 def test_while_it_starts_and_the_broker_does_not_answer(
     own_kafka: RealBroker, api: Api, tmp_path: Path
 ) -> None:
-    """Told to stop before it has heard of a broker: it need not hear of one first."""
+    """A process that is stopped before it has reached a broker ends without reaching one."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api)
     with paused(own_kafka), Process(tmp_path, "run", env=env) as process:
@@ -287,7 +289,7 @@ def test_a_name_that_a_dead_member_still_has(kafka: Kafka, api: Api, tmp_path: P
 
 @pytest.mark.real_kafka
 def test_a_second_sigterm_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Whoever sends it twice does not want to wait: exit code 130, and what was in flight is sent again."""
+    """A second SIGTERM ends the process at once: exit code 130, and what was in flight is sent again."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(200, seed=10)
     write_generated(kafka, topic, events)
@@ -316,7 +318,8 @@ AS_PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-c
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("under", [DETACHED, AS_PID_1], ids=["detached", "pid 1"])
 def test_as_in_a_container(kafka: Kafka, api: Api, tmp_path: Path, under: tuple[str, ...]) -> None:
-    """No terminal, standard input closed, and as process 1, which no signal ends that it does not handle itself."""
+    """Without a terminal, with standard input closed, and as process 1, which ignores every signal that it does
+    not handle."""
     if under is AS_PID_1 and not can_be_pid_1():
         pytest.skip("unshare is not installed, or may not make a process namespace here")
     topic, group = new_topic(kafka), new_group()
@@ -336,7 +339,7 @@ def test_as_in_a_container(kafka: Kafka, api: Api, tmp_path: Path, under: tuple[
 
 
 def can_be_pid_1() -> bool:
-    """Whether this user may make a process namespace."""
+    """Whether this user may create a process namespace."""
     if shutil.which("unshare") is None:
         return False
     asked = [*AS_PID_1[: AS_PID_1.index("sh")], "true"]
@@ -344,7 +347,7 @@ def can_be_pid_1() -> bool:
 
 
 def innermost(process: Process) -> psutil.Process:
-    """pinstream itself, when it runs under another command."""
+    """pinstream's own process, when it runs under another command."""
     found = psutil.Process(process.pid)
     while children := found.children():
         [found] = children
@@ -352,14 +355,14 @@ def innermost(process: Process) -> psutil.Process:
 
 
 def peers(process: Process) -> set[int]:
-    """The ports that it has connections to."""
+    """The ports to which it has connections."""
     ends = [one.raddr for one in psutil.Process(process.pid).net_connections()]
     return {getattr(end, "port", 0) for end in ends}
 
 
 @contextmanager
 def paused(broker: RealBroker) -> Iterator[None]:
-    """A broker that keeps its connections and answers nothing."""
+    """A broker that keeps its connections and does not answer."""
     broker.pause()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Members that share a key store, while members and the store are killed and stand still, in an order of a seed.
+"""Members share a key store, and members and the store are killed and frozen, in an order that a seed decides.
 
 Some events come twice or more, in any partition. `TROUBLED_SEEDS=20` tries so many orders, one after the other.
 """
@@ -25,14 +25,14 @@ from tests.support.redis_server import RedisServer, redis_cluster, redis_server
 
 MEMBERS = 3
 BACKLOG = 400
-"""Records that come at once before each trouble: so it finds calls in flight."""
+"""Records that are written at once before each trouble, so that calls are in flight."""
 LEASE = 10.0
-"""Seconds, with a time limit of 5 s for a call."""
+"""Seconds of a lease, with a time limit of 5 s for a call."""
 SEEDS = range(int(os.environ.get("TROUBLED_SEEDS", "1")))
 
 
 class Troubled:
-    """A group whose members and store are in trouble, and how many events that may double."""
+    """A group whose members and store have troubles, and how many events may be sent twice because of them."""
 
     def __init__(
         self, group: Members, traffic: Traffic, api: Api, store: list[RedisServer], seed: int
@@ -44,7 +44,7 @@ class Troubled:
         group.until_divided(*self.members)
 
     def suffer(self) -> None:
-        """Each trouble once. The group delivers again before the next."""
+        """Each trouble once. The group must deliver again before the next one."""
         past, short = LEASE + 1.5, self._random.uniform(1.0, 3.0)
         troubles: list[Callable[[], None]] = [
             self.kill_a_member,
@@ -61,12 +61,12 @@ class Troubled:
             self.until_delivering()
 
     def until_delivering(self, events: int = 40) -> None:
-        """Wait until so many more events are accepted."""
+        """Wait until `count` more events are accepted."""
         goal = len(self._api.accepted()) + events
         wait_for(lambda: len(self._api.accepted()) >= goal, "the group to deliver")
 
     def kill_a_member(self) -> None:
-        """Another one comes in its place. What was in flight may be doubled."""
+        """Kill a member and start another. What was in flight may be sent twice."""
         victim = self._random.choice(self.members)
         victim.kill()
         self.members.remove(victim)
@@ -74,7 +74,7 @@ class Troubled:
         self._may_double += IN_FLIGHT
 
     def freeze_a_member(self, seconds: float) -> None:
-        """It goes on as if nothing had happened. What was in flight may be doubled."""
+        """Freeze a member; it continues afterwards. What was in flight may be sent twice."""
         victim = self._random.choice(self.members)
         victim.send(signal.SIGSTOP)
         time.sleep(seconds)
@@ -84,7 +84,8 @@ class Troubled:
     def lose_the_store(
         self, away: Callable[[RedisServer], None], back: Callable[[RedisServer], None], seconds: float
     ) -> None:
-        """It comes back with all that it knew. Only what was in flight for a lease may be doubled."""
+        """Kill the store and start it again with all its data. Only what was in flight for a whole lease may be
+        sent twice."""
         begun = time.monotonic()
         away(self._store[0])
         time.sleep(seconds)
@@ -93,14 +94,16 @@ class Troubled:
             self._may_double += MEMBERS * IN_FLIGHT
 
     def lose_a_node(self) -> None:
-        """Its replica takes over, and may lack the last moments. What was in flight on any member may be doubled."""
+        """Kill a node: its replica takes over, and may lack the last writes. What any member had in flight may
+        be sent twice."""
         replicas = [client.Redis(port=node.port) for node in self._store[MEMBERS:]]
         self._random.choice(self._store[:MEMBERS]).kill()
         wait_for(lambda: any(one.info("replication")["role"] == "master" for one in replicas), "a failover")
         self._may_double += MEMBERS * IN_FLIGHT
 
     def finish(self) -> int:
-        """All is settled and committed, nothing lost, and no more doubled than may be. Gives how many were."""
+        """Check that all is settled and committed, nothing is lost, and no more is sent twice than allowed.
+        Return how many events were."""
         self._traffic.stop()
         self._group.until_committed(self._traffic.ends)
         lost = sum(self._count(member, "keys_lost") for member in self.members)
@@ -122,7 +125,7 @@ class Troubled:
 
 
 def group_of(kafka: Kafka, api: Api, folder: Path, url: str) -> Members:
-    """A group with this store, and an API that takes its time."""
+    """A group with this store, and a slow API."""
     api.set_faults(slow=Chance(share=1.0), slow_seconds=0.3, calls_per_minute=None)
     return Members(
         kafka,
@@ -141,7 +144,7 @@ def group_of(kafka: Kafka, api: Api, folder: Path, url: str) -> Members:
 def test_only_what_was_in_flight_is_doubled(
     kafka: Kafka, api: Api, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    """A member is killed, two stand still, the store is killed and stands still."""
+    """A member is killed, two are frozen, the store is killed and frozen."""
     with (
         redis_server(tmp_path / "redis", "--appendonly", "yes", "--appendfsync", "always") as server,
         group_of(kafka, api, tmp_path, server.url) as group,
@@ -157,7 +160,7 @@ def test_only_what_was_in_flight_is_doubled(
 
 @pytest.mark.timeout(300)
 def test_a_node_of_a_cluster_is_lost_while_members_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """They follow to its replica, without a restart."""
+    """The members continue with its replica, without a restart."""
     with redis_cluster(tmp_path / "redis", MEMBERS, replicas=1) as nodes:
         url = f"redis://{','.join(f'127.0.0.1:{node.port}' for node in nodes[:2])}?cluster=true"
         with (

@@ -31,12 +31,12 @@ _FETCH_SECONDS = 120.0
 IN_CI = os.environ.get("CI", "").lower() == "true"
 PARTITIONS = 2
 SESSION = 45.0
-"""Seconds that a member may be silent, Kafka's default: more than a restart takes."""
+"""Seconds that a member may be silent, Kafka's default: longer than a restart takes."""
 
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Version 0.1 with the dependencies that it names, in the versions that it names."""
+    """Version 0.1 with the versions of its dependencies that it names."""
     folder = tmp_path_factory.mktemp("version-0.1")
     with tarfile.open(fileobj=io.BytesIO(_source())) as archive:
         archive.extractall(folder, filter="data")
@@ -86,7 +86,7 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes
 
 
 def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
-    """A history that the clone has left out is fetched; where that cannot be, the tests fail."""
+    """A history that the clone does not have is fetched; if it cannot be fetched, the tests fail."""
     whole, shallow = _source(), tmp_path / "shallow"
     for command in (
         ["git", "init", "--quiet", str(shallow)],
@@ -107,7 +107,7 @@ def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
 def test_a_stateful_set_is_upgraded_and_goes_back(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
 ) -> None:
-    """The new members take the key stores over; the old ones refuse theirs until they are moved away."""
+    """The new members take the key stores over; the old version refuses them until they are moved away."""
     with rehearsal(
         kafka, api, tmp_path, COOPERATIVE, record_property, partitions=PARTITIONS, session=SESSION
     ) as scene:
@@ -137,7 +137,7 @@ def test_a_stateful_set_is_upgraded_and_goes_back(
 def test_members_of_both_versions_share_a_group(
     kafka: Kafka, api: Api, tmp_path: Path, record_property: RecordProperty, earlier: Program
 ) -> None:
-    """A new member joins an old one and takes over, while calls fail; then an old one joins it and takes over."""
+    """A new member joins an old one and takes over, while calls fail; then an old one joins and takes over."""
     with rehearsal(
         kafka,
         api,

@@ -1,4 +1,5 @@
-"""``pinstream run --workers N`` on real processes: shared out, killed, stopped, orphaned, given up."""
+"""``pinstream run --workers N`` on real processes: work is divided; workers are killed, stopped, orphaned and
+given up."""
 
 from __future__ import annotations
 
@@ -28,17 +29,17 @@ from tests.support.kafka.harness import Kafka
 
 PARTITIONS = 6
 BATCH, CONCURRENCY = 20, 4
-"""Of both workers together: each has half of these requests in flight."""
+"""Of both workers together: each may have half of these requests in flight."""
 AT_RISK = BATCH * CONCURRENCY // 2
-"""The most events that the death of one worker may make others send again."""
+"""The most events that the death of one worker may cause others to send again."""
 GRACE = 6.0
 LATE = 3.0
 RATE = 300
-"""Events a second, where traffic goes on."""
+"""Events a second in the tests with continuous traffic."""
 SLOW = 0.1
-"""Seconds that each answer takes there."""
+"""Seconds before each answer in those tests."""
 UNTOLD = round(AT_RISK / SLOW)
-"""The most events that a worker can have delivered in a second: it reports twice in one."""
+"""The most events that a worker can have delivered between two reports (it sends two a second)."""
 SESSION = 6.0
 """Seconds after which the group takes a dead worker's partitions over."""
 
@@ -46,7 +47,7 @@ SESSION = 6.0
 def environment(
     folder: Path, kafka: Kafka, topic: str, group: str, api: Api, **settings: str
 ) -> dict[str, str]:
-    """Small batches, a short grace, a group that notices a death soon."""
+    """Small batches, a short grace, and a group that notices a death soon."""
     return run_environment(
         folder, kafka, topic, group, api.url,
         **{
@@ -62,7 +63,7 @@ def environment(
 
 @contextmanager
 def watched(supervisor: Supervisor) -> Iterator[list[str]]:
-    """Looks at /metrics and /status all the time meanwhile; gives what ever went back or did not add up."""
+    """Reads /metrics and /status all the time meanwhile; collects whatever went back or did not add up."""
     wrong: list[str] = []
     over = threading.Event()
 
@@ -136,7 +137,7 @@ def test_a_worker_is_killed_under_load(kafka: Kafka, api: Api, tmp_path: Path) -
 
 @pytest.mark.real_kafka
 def test_two_workers_share_the_work_and_one_page(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each reads partitions; the figures of both add up to what the sandbox counted; SIGTERM ends all with 0."""
+    """Each worker reads partitions; their figures add up to what the sandbox counted; SIGTERM ends all with 0."""
     topic, group = new_topic(kafka, PARTITIONS), new_group()
     generator, events = generated(3000, seed=3, duplicates=0.0, invalid=0.02)
     with Supervisor(tmp_path, 2, env=environment(tmp_path, kafka, topic, group, api)) as both:
@@ -174,7 +175,7 @@ def test_two_workers_share_the_work_and_one_page(kafka: Kafka, api: Api, tmp_pat
 
 
 def test_without_its_supervisor_no_worker_goes_on(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """SIGKILL for the supervisor: its workers stop in order, by themselves, and send nothing more."""
+    """SIGKILL for the supervisor: its workers stop in order by themselves, and send nothing more."""
     topic, group = new_topic(kafka), new_group()
     with (
         Supervisor(tmp_path, 2, env=environment(tmp_path, kafka, topic, group, api)) as both,
@@ -195,7 +196,7 @@ def test_without_its_supervisor_no_worker_goes_on(kafka: Kafka, api: Api, tmp_pa
 
 
 def test_ctrl_c_at_a_terminal(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """SIGINT for the whole process group: only the supervisor hears it, and all ends in order."""
+    """SIGINT for the whole process group: only the supervisor acts on it, and all end in order."""
     topic, group = new_topic(kafka), new_group()
     env = environment(tmp_path, kafka, topic, group, api)
     with Supervisor(tmp_path, 2, env=env, under=("setsid",)) as both:
@@ -209,8 +210,8 @@ def test_ctrl_c_at_a_terminal(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_a_signal_for_every_process(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """As systemd stops a unit: SIGTERM for supervisor and workers at once. All ends in order, with 0, and no worker is
-    taken for dead."""
+    """SIGTERM for supervisor and workers at once, as systemd stops a unit: all end in order, with 0, and no
+    worker counts as dead."""
     topic, group = new_topic(kafka, PARTITIONS), new_group()
     api.set_faults(slow=Chance(share=1.0), slow_seconds=SLOW)
     with (
@@ -232,7 +233,7 @@ def test_a_signal_for_every_process(kafka: Kafka, api: Api, tmp_path: Path) -> N
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_one_worker_is_asked_to_stop(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """SIGTERM for one of them, by hand: it drains and lets go, another takes its place, and nothing is sent twice."""
+    """SIGTERM for one worker: it drains and leaves, another takes its place, and nothing is sent twice."""
     topic, group = new_topic(kafka, PARTITIONS), new_group()
     with (
         Supervisor(tmp_path, 2, env=environment(tmp_path, kafka, topic, group, api)) as both,
@@ -262,8 +263,8 @@ def test_one_worker_is_asked_to_stop(kafka: Kafka, api: Api, tmp_path: Path) -> 
 
 @pytest.mark.real_kafka
 def test_who_has_no_partitions_says_goodbye_too(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """More workers than partitions, stopped in order: the group is empty at once, and who joins it next does not wait
-    for the session of one that has gone."""
+    """More workers than partitions, stopped in order: the group is empty at once, and a new member does not
+    wait for the session of one that has left."""
     topic, group = new_topic(kafka, 1), new_group()
     env = environment(tmp_path, kafka, topic, group, api, KAFKA_SESSION_TIMEOUT_MS="45000")
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
@@ -282,7 +283,7 @@ def test_who_has_no_partitions_says_goodbye_too(kafka: Kafka, api: Api, tmp_path
 
 
 def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Exit code 130, as of one process; no worker is left."""
+    """Exit code 130, as with one process; no worker is left."""
     topic, group = new_topic(kafka), new_group()
     api.set_faults(slow=Chance(share=1.0), slow_seconds=GRACE)
     write_generated(kafka, topic, generated(500, seed=2)[1])
@@ -297,8 +298,8 @@ def test_a_second_signal_ends_all_at_once(kafka: Kafka, api: Api, tmp_path: Path
 
 
 def test_a_worker_that_hangs_does_not_hold_up_the_end(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """It stands still: health says which one. It cannot hear that it is to stop: it is killed in time, and the exit
-    code says so."""
+    """A worker is frozen: health says which one. It does not receive the stop, so it is killed in time, and the
+    exit code says so."""
     env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api)
     with Supervisor(tmp_path, 2, env=env) as both:
         both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")
@@ -317,7 +318,7 @@ def test_a_worker_that_hangs_does_not_hold_up_the_end(kafka: Kafka, api: Api, tm
 
 
 def test_what_no_restart_mends(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A refused token, for longer than patience: all end in order, with 3, and one line says why."""
+    """A token is refused for longer than the patience: all end in order, with 3, and one line says why."""
     topic, group = new_topic(kafka), new_group()
     write_generated(kafka, topic, generated(200, seed=4)[1])
     env = environment(tmp_path, kafka, topic, group, api, PINSTREAM_HALT_PATIENCE="1s")
@@ -330,7 +331,7 @@ def test_what_no_restart_mends(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_from_the_start_is_said_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """As of one process: the exit code and one line, however many workers there would be."""
+    """The same exit code and one line as with one process, however many workers there would be."""
     env = environment(tmp_path, kafka, "no-such-topic", new_group(), api)
 
     def ends(code: int, *arguments: str, **settings: Any) -> str:
@@ -348,7 +349,7 @@ def test_what_is_wrong_from_the_start_is_said_once(kafka: Kafka, api: Api, tmp_p
 
 
 def test_one_worker_is_no_supervisor(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``--workers 1`` is the plain process."""
+    """``--workers 1`` is one plain process."""
     topic = new_topic(kafka)
     with Supervisor(tmp_path, 1, env=environment(tmp_path, kafka, topic, new_group(), api)) as one:
         one.until_logged("partitions_assigned")
@@ -358,7 +359,7 @@ def test_one_worker_is_no_supervisor(kafka: Kafka, api: Api, tmp_path: Path) -> 
 
 
 def test_the_token_protects_the_page_of_all(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Health is open, figures are not; and no worker listens anywhere."""
+    """Health is open, figures are not; and no worker listens on a port."""
     env = environment(tmp_path, kafka, new_topic(kafka), new_group(), api, PINSTREAM_HTTP_TOKEN="not-for-all")
     with Supervisor(tmp_path, 2, env=env) as both:
         both.until(lambda: len([line for line in both.log if line["event"] == "worker_joined"]) == 2, "both")

@@ -1,4 +1,5 @@
-"""``pinstream run --workers N`` as a process: its workers by its own word, and its metrics as Prometheus reads them."""
+"""``pinstream run --workers N`` as a process: its workers as /status shows them, its metrics as Prometheus
+reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Supervisor(Process):
-    """The supervisor; a context manager, at whose end its workers are gone as well."""
+    """The supervisor; a context manager: its workers have ended, too, when it exits."""
 
     def __init__(
         self, folder: Path, count: int, *, env: Mapping[str, str], under: tuple[str, ...] = ()
@@ -32,16 +33,16 @@ class Supervisor(Process):
             one.kill()
 
     def children(self) -> list[psutil.Process]:
-        """Its workers, as the system sees them."""
+        """Its workers, as the operating system shows them."""
         return psutil.Process(self.pid).children()
 
     def workers(self) -> list[dict[str, Any]]:
-        """What /status has of them."""
+        """Its workers, as /status shows them."""
         rows: list[dict[str, Any]] = self.status()["workers"]
         return rows
 
     def until_divided(self, partitions: int) -> list[dict[str, Any]]:
-        """Wait until all of them have partitions, and all partitions are held; what /status has of them then."""
+        """Wait until all of them have partitions and all partitions are held; return the workers of /status."""
 
         def divided() -> list[dict[str, Any]]:
             status = self.status()
@@ -56,7 +57,7 @@ class Supervisor(Process):
         return found
 
     def counters(self) -> dict[Series, float]:
-        """Every counter on /metrics, which has no series twice."""
+        """Every counter on /metrics, where no series may occur twice."""
         code, text = self.get("/metrics")
         assert code == 200
         found: Counter[Series] = Counter()
