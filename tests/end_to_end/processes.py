@@ -23,13 +23,13 @@ from tests.support.kafka.harness import Kafka
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN = 120.0
-"""Seconds that anything may take; far above what it does take."""
+"""Seconds that anything may take; far more than it does take."""
 TOKEN = "pina_end_to_end"
 ACCOUNT = "549755885175"
 
 
 class Program(NamedTuple):
-    """A version of pinstream: which Python has its dependencies, and the folder of its source."""
+    """A version of pinstream: the Python that has its dependencies, and the folder of its source."""
 
     python: str
     root: Path
@@ -40,18 +40,18 @@ class Program(NamedTuple):
 
 
 THIS = Program(sys.executable, ROOT)
-"""The version that is tested."""
+"""The version under test."""
 
 
 def bare_environment(folder: Path) -> dict[str, str]:
-    """What every process has: no setting at all, and a home of its own."""
+    """What every process has: no settings, and a home of its own."""
     return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"}
 
 
 def run_environment(
     folder: Path, kafka: Kafka, topic: str, group: str, url: str, **settings: str
 ) -> dict[str, str]:
-    """What ``run`` needs, and `settings` on top."""
+    """What ``run`` needs, and `settings`."""
     # On the embedded broker a classic group takes seconds for each rebalance; KIP-848 there is immediate.
     quick = {"KAFKA_GROUP_PROTOCOL": "consumer"} if kafka.kind == "embedded" else {}
     return {
@@ -95,7 +95,7 @@ def command(
 
 
 def the_one_line(stderr: str) -> str:
-    """The error of a process whose stderr must be exactly one line of ours."""
+    """The error of a process whose stderr must be exactly one line of pinstream."""
     lines = stderr.strip().splitlines()
     assert len(lines) == 1, stderr
     assert lines[0].startswith("pinstream: "), stderr
@@ -103,7 +103,7 @@ def the_one_line(stderr: str) -> str:
 
 
 def last_error(stderr: str) -> str:
-    """The one line that is neither log line nor warning, and comes last; no traceback anywhere."""
+    """The last line of stderr that is neither a log line nor a warning; there must be no traceback."""
     assert "Traceback" not in stderr, stderr
     said = [line for line in stderr.strip().splitlines() if line.startswith("pinstream: ")]
     ours = [line for line in said if not line.startswith("pinstream: warning: ")]
@@ -113,7 +113,7 @@ def last_error(stderr: str) -> str:
 
 
 def wait_for(condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
-    """Look, bounded, until `condition` gives something true; gives that."""
+    """Wait, for a bounded time, until `condition` returns something true; return that."""
     deadline = time.monotonic() + within
     while True:
         found = condition()
@@ -162,12 +162,12 @@ class Process:
 
     @property
     def stdout(self) -> str:
-        """All it has said so far."""
+        """Its output so far."""
         return self._out.read_text("utf-8", "replace")
 
     @property
     def stderr(self) -> str:
-        """All it has complained of so far."""
+        """Its error output so far."""
         return self._err.read_text("utf-8", "replace")
 
     @property
@@ -176,7 +176,7 @@ class Process:
         return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
 
     def until(self, condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
-        """`wait_for`, which also ends when the process does."""
+        """`wait_for`, which also fails when the process ends."""
 
         def hold() -> Any:
             found = condition()
@@ -191,7 +191,7 @@ class Process:
             raise
 
     def _state(self) -> str:
-        """Where it stands, for a person who was not there."""
+        """What it is doing, for the message of a failure."""
         try:
             status = self.status()
             stands = json.dumps(
@@ -202,7 +202,7 @@ class Process:
         return f"/status: {stands}\nsaid last:\n{self.stderr[-6000:]}"
 
     def until_logged(self, event: str) -> dict[str, Any]:
-        """The first log line of this name."""
+        """The first log line with this event name."""
         found: dict[str, Any] = self.until(
             lambda: next((line for line in self.log if line.get("event") == event), None),
             f"the log line {event}",
@@ -210,7 +210,7 @@ class Process:
         return found
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of the HTTP server it told the address of."""
+        """Status and body of an answer of its HTTP server, whose address the log has."""
         page = self.until_logged("starting")["page"]
         try:
             with urllib.request.urlopen(page.rstrip("/") + path, timeout=10) as answer:
@@ -226,14 +226,14 @@ class Process:
         return document
 
     def ledger(self) -> dict[str, int]:
-        """The ledger of now; it adds up at every moment anyone looks."""
+        """Its present ledger, which must add up at every moment."""
         ledger: dict[str, int] = self.status()["ledger"]
         parts = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
         assert ledger["read"] == sum(ledger[part] for part in parts)
         return ledger
 
     def until_settled(self, records: int) -> dict[str, int]:
-        """Wait until it has read so many records and all are settled; the ledger of then."""
+        """Wait until it has read `count` records and all are settled; return that ledger."""
 
         def settled() -> dict[str, int] | None:
             ledger = self.ledger()
@@ -244,7 +244,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its number, or that of the command it was started under."""
+        """The id of the process, or of the command that it was started under."""
         return self._process.pid
 
     @property
@@ -257,16 +257,16 @@ class Process:
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Ask it to stop; its exit code, and how many seconds it took."""
+        """Stop it; return its exit code, and how many seconds it took."""
         begun = time.monotonic()
         self._process.send_signal(number)
         return self.wait(), time.monotonic() - begun
 
     def kill(self) -> None:
-        """SIGKILL, and gone."""
+        """Send SIGKILL and wait for its end."""
         self._process.kill()
         self._process.wait(WITHIN)
 
     def wait(self) -> int:
-        """Wait, bounded, until it ends by itself; its exit code."""
+        """Wait, for a bounded time, until it ends by itself; return its exit code."""
         return self._process.wait(WITHIN)

@@ -1,4 +1,4 @@
-"""The records that the processes under test read, and what of them is on the topics afterwards."""
+"""The records that the processes under test read, and what is on the topics afterwards."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, u
 
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
 PARTITIONS = 4
-"""What the embedded broker gives every topic, so that the tests are the same on both."""
+"""Partitions of each topic: as many as the embedded broker gives, so that the tests are the same on both."""
 ENCODER = Encoder(SCHEMA, SingleObject())
 
 
 def commerce_event(event_id: str, **members: Any) -> CommerceEvent:
-    """A purchase of now, complete in the shape of the schema; `members` replace or add."""
+    """A present purchase with all fields of the schema; `members` replace or add fields."""
     return {
         "event_id": event_id,
         "event_type": "order_completed",
@@ -57,7 +57,7 @@ class Shop(EventGenerator):
 
 
 def generated(count: int, *, seed: int = 1, **shares: float) -> tuple[Shop, list[GeneratedEvent]]:
-    """`count` events of the made-up shop, and the generator that has their tally."""
+    """`count` events of the made-up shop, and the generator with their tally."""
     generator = Shop(seed, time.time, **shares)
     return generator, list(islice(generator, count))
 
@@ -68,7 +68,7 @@ def value_of(one: GeneratedEvent) -> bytes:
 
 
 def write(kafka: Kafka, topic: str, records: Iterable[tuple[bytes | None, bytes]], **extra: Any) -> None:
-    """Produce keys and values, spread over the partitions by key, and wait until they are there."""
+    """Produce keys and values, with the key choosing the partition, and wait until they are stored."""
     producer = Producer({**kafka.config, "linger.ms": 5, "log_level": 0})
     for key, value in records:
         producer.produce(topic, value, key, **extra)
@@ -76,7 +76,7 @@ def write(kafka: Kafka, topic: str, records: Iterable[tuple[bytes | None, bytes]
 
 
 def write_generated(kafka: Kafka, topic: str, events: Iterable[GeneratedEvent]) -> None:
-    """Produce the shop's events as they are meant to be."""
+    """Produce the shop's events as the generator made them."""
     write(kafka, topic, ((one.key, value_of(one)) for one in events))
 
 
@@ -88,25 +88,25 @@ def write_events(kafka: Kafka, topic: str, events: Iterable[CommerceEvent]) -> N
 def write_registered(
     kafka: Kafka, topic: str, schema_id: int, events: Iterable[CommerceEvent], schema: Any = None
 ) -> None:
-    """Produce events in Confluent's wire format, under an id of a registry, without a key."""
+    """Produce events in Confluent's wire format with a registry's id, without a key."""
     encoder = Encoder(schema or SCHEMA, ConfluentId(schema_id))
     write(kafka, topic, ((None, encoder.encode(event)) for event in events))
 
 
 def new_topic(kafka: Kafka, partitions: int = PARTITIONS) -> str:
-    """A topic of its own, and room for its dead letters."""
+    """A new topic, with its dead-letter topic."""
     topic = create_topic(kafka, partitions)
     create_topic(kafka, partitions, f"{topic}.dead-letters")
     return topic
 
 
 def new_group() -> str:
-    """A consumer group of its own."""
+    """A new consumer group's name."""
     return unique("group")
 
 
 def committed_offsets(kafka: Kafka, group: str, topic: str, partitions: int = PARTITIONS) -> list[int]:
-    """What the group has committed of each partition, 0 for nothing."""
+    """The group's committed offset of each partition, 0 where there is none."""
     consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
     asked = [TopicPartition(topic, number) for number in range(partitions)]
     found = consumer.committed(asked, timeout=WITHIN)

@@ -1,4 +1,4 @@
-"""README's own way: a sandbox first, then another API, on one state folder. All goes to each, once."""
+"""A sandbox first, as in the README, then another API, with one state folder. Each gets every event once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDS = 100
 def test_a_sandbox_first_and_then_another_api_on_one_folder(
     kafka: Kafka, servers: Loop, api: Api, tmp_path: Path
 ) -> None:
-    """What the one was sent is no duplicate for the other, nor what went out in test mode; to each it goes once."""
+    """What one destination received is no duplicate for another; the same holds for test mode."""
     topic = new_topic(kafka)
     write_events(kafka, topic, [commerce_event(f"order-{number}") for number in range(RECORDS)])
     with Api(servers) as other:

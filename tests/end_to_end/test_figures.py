@@ -1,4 +1,4 @@
-"""What the page shows of a running process, and /metrics tells of it, is what the API got: counted independently."""
+"""The figures on the page and in /metrics agree with what the API received, which is counted independently."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ CARRIES: dict[str, Callable[[Event], Any]] = {
     "event_source_url": lambda event: event.get("event_source_url"),
     "opt_out": lambda event: "opt_out" in event,
 }
-"""Whether an event that the API got carries each parameter: none of its fields is ever empty."""
+"""Whether an event that the API received has each parameter: its fields are never empty."""
 
 
 def percent(part: int, whole: int) -> str:
-    """As the page shows a share: rounded down, and 0 % only where it is none."""
+    """A share as the page shows it: rounded down, and 0 % only if it is zero."""
     return "< 1 %" if 0 < 100 * part < whole else f"{100 * part // whole} %"
 
 
 def samples(metrics: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """By the sample's name: its value by the values of its labels, in the order of the labels' names."""
+    """For each sample name, its values by the values of its labels, in the order of the labels' names."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(metrics):
         for one in family.samples:
@@ -59,7 +59,7 @@ def samples(metrics: str) -> dict[str, dict[tuple[str, ...], float]]:
 async def test_page_and_metrics_tell_what_the_api_got(
     kafka: Kafka, api: Api, tmp_path: Path, visit: Visit
 ) -> None:
-    """The ledger, freshness, and each share of coverage by event name, each exactly."""
+    """The ledger, freshness, and each share of coverage by event name are exact."""
     topic = new_topic(kafka)
     generator, events = generated(1_500, duplicates=0.1, invalid=0.05)
     write_generated(kafka, topic, events)

@@ -1,4 +1,5 @@
-"""A network without IPv4: brokers, registry, API, key store and page at ``::1``; a name with a family that is dead."""
+"""A network without IPv4: brokers, registry, API, key store and page at ``::1``; and a name with a dead address
+family."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ NAME = "both.pinstream.invalid"
 
 
 def has_ipv6() -> bool:
-    """Whether this machine's loopback has it."""
+    """Whether this machine has an IPv6 loopback."""
     with ExitStack() as stack:
         try:
             stack.enter_context(socket.socket(socket.AF_INET6)).bind(("::1", 0))
@@ -69,7 +70,7 @@ def own_kafka() -> Iterator[RealBroker]:
 
 
 def test_everything_at_ipv6_addresses(own_kafka: RealBroker, servers: Loop, tmp_path: Path) -> None:
-    """`check` finds all of it, `run` delivers and commits, and every address that is shown has its brackets."""
+    """`check` finds everything, `run` delivers and commits, and every address is shown with its brackets."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, group = new_topic(kafka, 1), new_group()
     sandbox, registry = Sandbox(token=TOKEN), FakeRegistry(host="::1")
@@ -108,7 +109,7 @@ def test_everything_at_ipv6_addresses(own_kafka: RealBroker, servers: Loop, tmp_
 
 @contextmanager
 def silence(port: int) -> Iterator[None]:
-    """Nobody answers at this port of ``::1``, not even with a refusal, as where a router drops what it gets."""
+    """A port of ``::1`` that does not even refuse connections, as behind a router that drops packets."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.socket(socket.AF_INET6))
         full.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -122,8 +123,8 @@ def silence(port: int) -> Iterator[None]:
 
 
 async def test_a_family_that_is_dead_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name has addresses of both families, and IPv6 goes nowhere: API and registry are reached by the other one,
-    long before the connection would time out."""
+    """A name has addresses of both families, and IPv6 is dead: API and registry are reached by IPv4, long
+    before the connection would time out."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     asked = socket.getaddrinfo

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real_kafka  # the embedded broker takes what it is sent
 MIB = 2**20
 OPEN_BYTES, OPEN_EVENTS, BATCH_BYTES, CONCURRENCY = 16 * MIB, 2_000, MIB, 2
 EXPANSION = {"none": 1, "snappy": 22, "lz4": 255, "gzip": 1_032, "zstd": 8_192}
-"""What a byte unpacks to at most; zstd has no bound of its own, and this is that of batches of a megabyte."""
+"""How many bytes one byte unpacks to at most; zstd has no bound, and this value is that of batches of a megabyte."""
 
 
 def most_resident(codec: str, brokers: int = 1) -> int:
@@ -36,7 +36,7 @@ def most_resident(codec: str, brokers: int = 1) -> int:
 
 
 def peak_resident(process: Process) -> int:
-    """The most memory that it had at once, in bytes."""
+    """The most memory that it ever had, in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -45,7 +45,7 @@ def peak_resident(process: Process) -> int:
 def fill(
     kafka: Kafka, codec: str, records: int, size: int, *, partitions: int = 3, **config: int | str
 ) -> str:
-    """A topic of so many events of `size` bytes, all much alike, in batches of a megabyte before compression."""
+    """A topic of `count` similar events of `size` bytes, in batches of a megabyte before compression."""
     topic = create_topic(kafka, partitions)
     producer = Producer(
         {
@@ -71,7 +71,7 @@ def fill(
 
 
 def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
-    """Deliver all of it; the most memory that the process had."""
+    """Deliver everything; return the most memory that the process had."""
     env = run_environment(
         folder,
         kafka,
@@ -96,14 +96,15 @@ def run(kafka: Kafka, api: Api, folder: Path, topic: str, records: int) -> int:
 def test_records_that_compress_a_thousandfold(
     kafka: Kafka, api: Api, tmp_path: Path, codec: str, records: int
 ) -> None:
-    """A gigabyte of records, a few megabytes on disk: librdkafka unpacks a fetch whole, before anybody counts."""
+    """A gigabyte of records takes a few megabytes on disk: librdkafka unpacks a whole fetch before pinstream
+    can count it."""
     topic = fill(kafka, codec, records, 100_000)
     assert run(kafka, api, tmp_path, topic, records) < most_resident(codec)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip"])
 def test_one_batch_unpacks_whole(kafka: Kafka, api: Api, tmp_path: Path, codec: str) -> None:
-    """A single batch of 150 MB, some kilobytes on disk: its unpacked size comes on top, and no more."""
+    """A single batch of 150 MB takes some kilobytes on disk: its unpacked size is added once, and no more."""
     unpacked = 1_500 * 100_000
     whole = {"batch.size": 2 * unpacked, "message.max.bytes": 2 * unpacked, "linger.ms": 5_000}
     more = {"queue.buffering.max.kbytes": 512 * 1024, "batch.num.messages": 1_500}
@@ -112,15 +113,15 @@ def test_one_batch_unpacks_whole(kafka: Kafka, api: Api, tmp_path: Path, codec: 
 
 
 def test_records_of_many_headers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each is 200 kB in Kafka and 4 MB in memory once its headers are objects: they count as what they are, and few
-    are taken at a time, also where records without headers come before them."""
+    """Each takes 200 kB in Kafka and 4 MB in memory once its headers are objects: they count with that size,
+    and few are taken at a time, also behind records without headers."""
     topic = fill(kafka, "none", 600, 100, partitions=1)
     add_headers(kafka, topic, 60, 18_000)
     assert run(kafka, api, tmp_path, topic, 660) < most_resident("none")
 
 
 def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:
-    """So many records of so many headers."""
+    """Write `count` records with `headers` headers each."""
     producer = Producer({**kafka.config, "message.max.bytes": 10_000_000, "linger.ms": 5, "log_level": 0})
     many: list[tuple[str, str | bytes | None]] = [(f"h{number:05}", b"abc") for number in range(headers)]
     for number in range(records):
@@ -130,8 +131,7 @@ def add_headers(kafka: Kafka, topic: str, records: int, headers: int) -> None:
 
 
 def test_more_headers_than_the_client_reads(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """librdkafka drops all headers of a record that has more than 100,000, without a word: it is delivered all the
-    same."""
+    """librdkafka silently drops all headers of a record with more than 100,000: it is delivered all the same."""
     topic = create_topic(kafka, 1, max_message_bytes="8000000")
     add_headers(kafka, topic, 1, 100_001)
     run(kafka, api, tmp_path, topic, 1)

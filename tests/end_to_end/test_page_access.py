@@ -1,4 +1,4 @@
-"""The page of a running process behind its token, and streams that do not outlast the process."""
+"""The page of a running process is protected by its token, and streams end with the process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.support.limits import LATE
 
 
 def ask(page: str, path: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-    """The answer, its body still to be read."""
+    """The answer, whose body is not read yet."""
     connection = http.client.HTTPConnection(urlsplit(page).netloc, timeout=WITHIN)
     connection.request("GET", path, headers=dict(headers))
     return connection.getresponse()
 
 
 def basic(password: str) -> dict[str, str]:
-    """As a browser shows a password."""
+    """A password as a browser sends it."""
     return {"Authorization": "Basic " + base64.b64encode(f"anna:{password}".encode()).decode()}
 
 
 def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A new token in the file counts at once; neither of them is ever logged. A stop ends open streams in time."""
+    """A new token in the file takes effect at once; neither token is ever logged. A stop ends open streams in time."""
     topic, group = new_topic(kafka), new_group()
     write_generated(kafka, topic, generated(50)[1])
     secret = tmp_path / "page-token"
@@ -57,7 +57,7 @@ def test_a_token_from_a_file_guards_all_but_the_probes(kafka: Kafka, api: Api, t
 
 
 def test_the_page_has_an_address_of_its_own(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The log names both: figures at the one, what machines ask for at the other, and one token guards them."""
+    """The log names both addresses: the page's, and the one for machines; the same token protects both."""
     topic, group = new_topic(kafka), new_group()
     write_generated(kafka, topic, generated(50)[1])
     env = run_environment(

@@ -1,5 +1,5 @@
-"""No personal data in a log line, a metric, a page, a dead letter's headers or what a command prints, whatever records
-and API hold."""
+"""No personal data in a log line, a metric, a page, a dead letter's headers or a command's output, whatever
+records and API hold."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ REQUEST_IDS = (
     f"{MARK} {MARK}",
     hashlib.sha256(EMAIL.encode()).hexdigest(),
 )
-"""What no platform would name a call, and a server that echoes would."""
+"""Ids that no platform gives a call, but that a server which echoes would."""
 DIGESTS = [
     hashlib.sha256(text.encode()).hexdigest()
     for text in (EMAIL, "49305550177731", f"{MARK}-id", f"{MARK}-first", f"{MARK}-last", "19710717")
@@ -95,16 +95,16 @@ OF_A_PERSON = (
     *(text for texts in CUSTOMER.values() for text in ([texts] if isinstance(texts, str) else texts)),
     *(EVERYTHING["page_url"], EVERYTHING["search_query"]),
 )
-"""What is left where names from our own side, such as an order's, may be shown."""
+"""What must not show even where names from our own side, such as an order's, may."""
 
 
 def marked(event_id: str, **members: Any) -> dict[str, Any]:
-    """An event with a marked value in every field that is text."""
+    """An event with a marked value in every text field."""
     return commerce_event(event_id, **{**EVERYTHING, **members})
 
 
 def broken_events() -> list[dict[str, Any]]:
-    """Events that cannot be converted, each for a marked value or in spite of them."""
+    """Events that cannot be converted, because of a marked value or for another reason."""
     return [
         marked("currency", order={**ORDER, "currency": MARK}),
         marked("total", order={**ORDER, "total": f"77317.31 {MARK}"}),
@@ -122,7 +122,7 @@ def broken_events() -> list[dict[str, Any]]:
 
 
 def quote(event: dict[str, Any]) -> str:
-    """A message that quotes an event, what matters most first: messages are cut somewhere."""
+    """A message that quotes an event, with the most important values first, because messages are cut somewhere."""
     person, order = event["user_data"], event.get("custom_data", {})
     texts = [
         person[name] for name in ("client_ip_address", "client_user_agent", "click_id") if name in person
@@ -132,7 +132,7 @@ def quote(event: dict[str, Any]) -> str:
 
 
 class EchoingApi:
-    """An API that repeats whatever it is sent, in every way in which it can answer, and then accepts it."""
+    """An API that repeats what it receives in every kind of answer, and then accepts it."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -140,7 +140,7 @@ class EchoingApi:
         self._request_ids = itertools.cycle(REQUEST_IDS)
 
     async def start(self) -> str:
-        """Listen; the base URL."""
+        """Listen; return the base URL."""
         application = web.Application()
         application.router.add_post("/v5/ad_accounts/{account}/events", self._answer)
         application.on_response_prepare.append(self._name_call)
@@ -197,13 +197,13 @@ def echoing(servers: Loop) -> Iterator[tuple[str, EchoingApi]]:
 
 
 def found_in(text: str, values: Sequence[str] = NEVER) -> list[str]:
-    """Which of the marked values stand in a text."""
+    """The marked values that occur in a text."""
     lower = text.lower()
     return [value for value in values if value.lower() in lower]
 
 
 def marked_records() -> list[bytes]:
-    """Good and bad records, marked all over: nine can be delivered."""
+    """Good and bad records with marks everywhere: nine can be delivered."""
     kinds = ("fine", "failed", "warned", "complained", "unprocessable")
     good = [marked(f"e{number}-{kind}") for number in range(3) for kind in kinds]
     values = [ENCODER.encode(event) for event in (*good, *broken_events())]
@@ -218,7 +218,7 @@ def marked_records() -> list[bytes]:
 
 
 def first_event(process: Process) -> str:
-    """What /events says at once: the stream up to the end of its first event with data."""
+    """The first event of the /events stream that has data, with what comes before it."""
     page = process.until_logged("starting")["page"]
     with urllib.request.urlopen(f"{page}events", timeout=10) as stream:
         lines: list[str] = []
@@ -228,14 +228,15 @@ def first_event(process: Process) -> str:
 
 
 def everything_served(process: Process) -> dict[str, str]:
-    """All that it answers over HTTP."""
+    """Everything that it serves over HTTP."""
     paths = ("/", "/status", "/history", "/metrics", "/healthz", "/readyz")
     shown = {path: process.get(path)[1] for path in paths}
     return {**shown, "/events": first_event(process)}
 
 
 def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path) -> None:
-    """At log level debug, with an API that echoes: no mark in anything it says, serves, or adds to a dead letter."""
+    """At log level debug, with an API that echoes: no mark in anything that it logs, serves, or adds to a dead
+    letter."""
     url, server = echoing
     topic, values = new_topic(kafka), marked_records()
     write(kafka, topic, ((EMAIL.encode(), value) for value in values), headers=[(MARK, EMAIL.encode())])
@@ -259,7 +260,7 @@ def test_run_shows_nothing_of_a_person(kafka: Kafka, echoing: tuple[str, Echoing
 
 
 def places(kafka: Kafka, topic: str) -> list[str]:
-    """Where a dead letter of each stage is, as `show` wants it."""
+    """The place of one dead letter of each stage, as `show` takes it."""
     found = {
         headers["stage"]: f"{message.topic()}:{message.partition()}:{message.offset()}"
         for message, headers in dead_letters(kafka, topic)
@@ -272,8 +273,8 @@ def places(kafka: Kafka, topic: str) -> list[str]:
 def test_commands_show_nothing_of_a_person(
     kafka: Kafka, echoing: tuple[str, EchoingApi], tmp_path: Path
 ) -> None:
-    """What people run when events were refused: they send again, look, redrive, and check. ``--payload`` shows what
-    the mapping knows to say nothing of a person, and of the person nothing."""
+    """The commands that people run when events were refused: replay, show, redrive, check. ``--payload`` shows
+    what the mapping knows to be no personal data, and no more."""
     url, _ = echoing
     topic = new_topic(kafka)
     records = ((EMAIL.encode(), value) for value in marked_records())
@@ -311,7 +312,7 @@ def test_commands_show_nothing_of_a_person(
 
 
 def test_explain_and_produce_complain_without_quoting(kafka: Kafka, tmp_path: Path) -> None:
-    """Errors and warnings of ``explain``, complaints of ``produce``: codes and fields, never what was in them."""
+    """Errors and warnings of ``explain`` and ``produce`` name codes and fields, never values."""
     good = marked("good")
     bad_shapes: list[dict[str, Any]] = [
         {**good, "customer": {**CUSTOMER, "emails": EMAIL}},

@@ -1,4 +1,5 @@
-"""``pinstream run`` from records on a broker to events at the API: nothing lost, nothing twice, an orderly end."""
+"""``pinstream run`` from records on a broker to events at the API: nothing lost, nothing sent twice, and an
+orderly end."""
 
 from __future__ import annotations
 
@@ -37,12 +38,12 @@ CODES = {
     Defect.TOO_OLD: ("convert", "expired"),
     Defect.FUTURE: ("convert", "future_event_time"),
 }
-"""What each defect of the generator is called in the dead letter's headers."""
+"""The stage and code in the dead letter's headers for each defect of the generator."""
 
 
 @pytest.mark.real_kafka  # the embedded broker takes no commit from outside a group
 def test_every_record_ends_as_it_must(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Ledger, API, dead letters and commits all say what the generator says; and again after two restarts."""
+    """Ledger, API, dead letters and commits agree with the generator; and again after two restarts."""
     topic, group = new_topic(kafka), new_group()
     generator, events = generated(3000, duplicates=0.1, invalid=0.05)
     write_generated(kafka, topic, events)
@@ -102,7 +103,7 @@ def check_dead_letters(kafka: Kafka, topic: str, broken: list[GeneratedEvent]) -
 
 
 def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """SIGTERM with calls in flight: their answers are waited for and committed, so a restart sends none again."""
+    """SIGTERM with calls in flight: it waits for their answers and commits, so a restart sends none again."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(2000)
     write_generated(kafka, topic, events)
@@ -130,7 +131,7 @@ def test_stops_in_order_in_the_middle_of_work(kafka: Kafka, api: Api, tmp_path: 
 
 
 def test_a_grace_that_is_too_short_still_ends_in_time(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """An API that answers too late cannot hold up the shutdown; what had no answer is not committed."""
+    """An API that answers too late does not delay the end; what had no answer is not committed."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(200)
     write_generated(kafka, topic, events)
@@ -151,7 +152,7 @@ def test_a_grace_that_is_too_short_still_ends_in_time(kafka: Kafka, api: Api, tm
 
 
 def by_partition(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> list[list[GeneratedEvent]]:
-    """The events as they lie on the partitions of `topic`."""
+    """The events on each partition of `topic`."""
     known = {value_of(one): one for one in events}
     lying: list[list[GeneratedEvent]] = [[] for _ in range(PARTITIONS)]
     for message in sorted(read_all(kafka, topic, len(events)), key=lambda one: one.offset() or 0):
@@ -161,7 +162,7 @@ def by_partition(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> list
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_a_second_signal_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path, protocol: str) -> None:
-    """Two signals: it is gone without waiting for anything, with exit code 130; under both group protocols."""
+    """It ends at once with exit code 130; under both group protocols."""
     topic, group = new_topic(kafka), new_group()
     write_generated(kafka, topic, generated(100)[1])
     api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
@@ -178,7 +179,7 @@ def test_a_second_signal_ends_at_once(kafka: Kafka, api: Api, tmp_path: Path, pr
 
 
 def test_in_test_mode_nothing_is_recorded(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``PINTEREST_TEST_MODE``: every call says ``test=true`` and holds at most 20 events; it warns that it is on."""
+    """``PINTEREST_TEST_MODE``: every call has ``test=true`` and at most 20 events; a warning says that it is on."""
     topic, group = new_topic(kafka), new_group()
     _, events = generated(100)
     write_generated(kafka, topic, events)

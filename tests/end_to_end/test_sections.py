@@ -33,7 +33,7 @@ SCHEMAS = {"order": ORDER, "click": CLICK, "signup": SIGNUP, "refund": REFUND}
 
 
 def events(now: int) -> list[tuple[str, dict[str, Any]]]:
-    """Orders, clicks and signups in turns, and one record that no section is for."""
+    """Orders, clicks and signups in turn, and one record that no section takes."""
     mixed: list[tuple[str, dict[str, Any]]] = []
     for number in range(NUMBER):
         mixed.append(("order", order(number, at=now * 10**6)))
@@ -43,17 +43,18 @@ def events(now: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 def in_union(kind: str, event: dict[str, Any]) -> bytes:
-    """The record as a branch of the union, which has the id 9."""
+    """The record as a branch of the union, whose schema id is 9."""
     return framing_of(SchemaRef("id", "9")) + bytes((BRANCHES[kind] << 1,)) + datum(SCHEMAS[kind], event)
 
 
 def with_own_id(kind: str, event: dict[str, Any]) -> bytes:
-    """The record with the schema of its type alone, which has an id of its own."""
+    """The record with the schema of its type alone, which has another schema id."""
     return Encoder(SCHEMAS[kind], ConfluentId(BRANCHES[kind])).encode(event)
 
 
 def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each record takes its section, by union or by schema ids; a redrive reads a letter as its own topic's."""
+    """Each record is converted by its section, with union or with schema ids; a redrive reads a letter as its
+    own topic's."""
     shop, landing, now = new_topic(kafka), new_topic(kafka), int(time.time())
     schemas = tmp_path / "schemas"
     schemas.mkdir()
@@ -129,7 +130,7 @@ event_name = "id"
 
 
 def test_other_types_are_filtered_without_sections(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """PINSTREAM_SCHEMA names a branch of the one union that there is a file of; the others are not sent."""
+    """PINSTREAM_SCHEMA names one branch of the union in the only schema file; records of the others are not sent."""
     topic, now = new_topic(kafka), int(time.time())
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "shop.9.avsc").write_text(json.dumps(UNION))

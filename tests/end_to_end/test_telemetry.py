@@ -1,4 +1,4 @@
-"""Traces and metrics of a process at a collector; what becomes of events where there is no collector, or no extra."""
+"""Traces and metrics of a process at a collector; and delivery without a collector, or without the extra."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def committed(process: Process) -> int:
 
 
 def write_traced(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> None:
-    """The first ones are each written in a trace of its own, the next has a header that is none."""
+    """The first records are each written in a trace of its own; the next has a broken trace header."""
     for number, one in enumerate(events[:TRACES], start=1):
         header = f"00-{number:032x}-{number:016x}-01".encode()
         produce(kafka, topic, [value_of(one)], headers=[("traceparent", header)])
@@ -39,14 +39,15 @@ def write_traced(kafka: Kafka, topic: str, events: list[GeneratedEvent]) -> None
 
 
 def started(kafka: Kafka, api: Api, folder: Path, **settings: str) -> dict[str, str]:
-    """A topic with records, and what a process needs that reads it."""
+    """A topic with records, and what a process that reads it needs."""
     topic = new_topic(kafka)
     write_traced(kafka, topic, generated(EVENTS)[1])
     return run_environment(folder, kafka, topic, new_group(), api.url, **settings)
 
 
 def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Fetch, convert, send and commit, with links to where records come from; the last ones before it ends."""
+    """Fetch, convert, send and commit have spans, with links to the records' traces; the last are exported
+    before the process ends."""
     api.set_faults(server_error=Chance(first=1))
     with collecting() as collector:
         env = started(
@@ -74,7 +75,7 @@ def test_a_collector_gets_the_spans_of_a_run(kafka: Kafka, api: Api, tmp_path: P
 
 
 def check_sends(sends: list[Any], delivered: int, calls: int) -> None:
-    """A span for each call; what was tried again says so."""
+    """Each call has a span; a repeated call says so."""
     assert len(sends) == calls
     accepted = [attributes(one) for one in sends if attributes(one)["http.response.status_code"] == 200]
     assert sum(one["pinstream.events"] for one in accepted) == delivered
@@ -91,7 +92,7 @@ def check_sends(sends: list[Any], delivered: int, calls: int) -> None:
 
 
 def test_a_collector_that_is_down_costs_no_event(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """All is delivered, one line each says what is wrong, and the end is as quick as ever."""
+    """Everything is delivered, one line each says what is wrong, and the process ends as quickly as otherwise."""
     with collecting() as collector:
         url = collector.url
     env = started(
@@ -115,7 +116,7 @@ def test_a_collector_that_is_down_costs_no_event(kafka: Kafka, api: Api, tmp_pat
 def test_a_collector_that_hangs_does_not_hold_up_the_end(
     kafka: Kafka, api: Api, tmp_path: Path, grace: str
 ) -> None:
-    """It gets a few seconds, and no more than the grace has left."""
+    """The exporter waits a few seconds at the end, and no longer than the grace allows."""
     with collecting(Answer(status=0)) as collector:
         env = started(
             kafka, api, tmp_path, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/spans",
@@ -135,7 +136,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_without_the_extra_it_runs(kafka: Kafka, api: Api, tmp_path: Path, asked: bool) -> None:
-    """With one warning if traces and metrics are asked for, without a word if not: nothing of it is imported."""
+    """With one warning if traces and metrics are asked for, and silently if not: nothing of the extra is imported."""
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCK)
     wish = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if asked else {"OTEL_SERVICE_NAME": "shop"}
@@ -153,12 +154,12 @@ OFTEN = {"OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_TRACES_EXPORTER": "none"}
 
 
 def still(series: dict[Any, float]) -> dict[Any, float]:
-    """With what the time alone changes only by name: ages, waits, round trips."""
+    """The series without the values that change with time alone: ages, waits, round trips."""
     return {one: 0.0 if one[0].endswith("_seconds") else value for one, value in series.items()}
 
 
 def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Every series, under the same name and labels, with the same value; the last export has the last counts."""
+    """Every series, with the same name, labels and value; the last export has the last counts."""
     with collecting() as collector:
         env = started(kafka, api, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **OFTEN)
         with Process(tmp_path, "run", env=env) as process:
@@ -166,7 +167,7 @@ def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: P
             process.until(lambda: committed(process) == EVENTS, "a commit of all")
 
             def same() -> Metrics | None:
-                """What is exported after /metrics was looked at, if both have the same series."""
+                """An export after /metrics was read, once both have the same series."""
                 shown = parsed(process.get("/metrics")[1], text_string_to_metric_families)[1]
                 now = time.time_ns()
                 process.until(lambda: collector.metrics()[-1].at > now, "an export")
@@ -188,7 +189,7 @@ def test_a_collector_gets_what_metrics_shows(kafka: Kafka, api: Api, tmp_path: P
 
 
 def test_workers_export_as_one(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The supervisor exports the sum of its workers, and no worker exports anything."""
+    """The supervisor exports the sums over its workers, and no worker exports anything."""
     with collecting() as collector:
         env = started(
             kafka, api, tmp_path, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics", **OFTEN

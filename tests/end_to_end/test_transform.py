@@ -1,4 +1,4 @@
-"""``PINSTREAM_TRANSFORM`` in the whole system: a function between Kafka and the API, and the page that says how."""
+"""``PINSTREAM_TRANSFORM`` in the whole system: a function between Kafka and the API, and its page in docs/."""
 
 from __future__ import annotations
 
@@ -58,24 +58,24 @@ def clean(record):
 
 
 def blocks(language: str) -> list[str]:
-    """The page's code of one language."""
+    """The page's code blocks in one language."""
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """A function of the tests, in a module in `folder`."""
+    """The settings for a function of the tests, in a module in `folder`."""
     (folder / "own_code.py").write_text(CLEAN)
     return {"PYTHONPATH": str(folder), "PINSTREAM_TRANSFORM": "own_code:clean"}
 
 
 def of(what: str, number: int = 0) -> dict[str, object]:
-    """An event that the function treats so."""
+    """An event for which the function does that."""
     order = {"order_id": what, "currency": "EUR", "total": "1.50", "items": []}
     return commerce_event(f"{what}-{number}", order=order)
 
 
 def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
-    """Its module, its records and its commands, as a user copies them."""
+    """Its module, its records and its commands, copied as a user would."""
     module, typed = blocks("python")
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "events.py").write_text(module + typed)
@@ -95,7 +95,7 @@ def test_the_example_of_the_page_does_what_it_says(tmp_path: Path) -> None:
 
 
 def test_explain_takes_it_into_account(tmp_path: Path) -> None:
-    """Each outcome; neither stdout nor stderr has a value of a record that was refused."""
+    """Each outcome is shown; neither stdout nor stderr has a value of a record that was refused."""
     env = bare_environment(tmp_path) | environment(tmp_path)
     text = "".join(json.dumps(of(what)) + "\n" for what in ("more", "staff", "raises", "leaves", "nonsense"))
     done = command("explain", "-", env=env, stdin=text)
@@ -115,7 +115,7 @@ def test_explain_takes_it_into_account(tmp_path: Path) -> None:
 
 
 def test_what_it_prints_is_no_line_of_explain(tmp_path: Path) -> None:
-    """Stdout has a line for each record, for other programs; what is printed goes to stderr."""
+    """Stdout has one line for each record, for other programs; what the function prints goes to stderr."""
     (tmp_path / "own_code.py").write_text("print('imported')\n\n\ndef clean(record):\n    print('called')\n")
     env = bare_environment(tmp_path) | {
         "PYTHONPATH": str(tmp_path),
@@ -139,7 +139,8 @@ def test_what_cannot_be_loaded_ends_at_the_start(tmp_path: Path, name: str) -> N
 
 @pytest.mark.kafka
 def test_every_record_goes_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Changed, filtered, failed and misfit ones each end as they must, with two hundred that are left as they are."""
+    """Changed, filtered, failed and unfit records end as they must, beside two hundred that the function leaves
+    unchanged."""
     topic, group = new_topic(kafka), new_group()
     kinds = ["more", "staff", "raises", "leaves", "nonsense"]
     write_events(kafka, topic, [*map(of, kinds), *(of("plain", number) for number in range(200))])
@@ -162,7 +163,8 @@ def test_every_record_goes_through_it(kafka: Kafka, api: Api, tmp_path: Path) ->
 
 @pytest.mark.kafka
 def test_a_function_that_hangs_is_named_while_it_does(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """On the page and in the log, with its record; the member stays in its group, and goes on when it returns."""
+    """Page and log name the function and the record; the member stays in its group, and continues when the
+    function returns."""
     topic, group = new_topic(kafka, 1), new_group()
     write_events(kafka, topic, [of("plain"), of("hangs")])
     env = run_environment(tmp_path, kafka, topic, group, api.url)
@@ -190,7 +192,7 @@ def test_a_function_that_hangs_is_named_while_it_does(kafka: Kafka, api: Api, tm
 
 @pytest.mark.kafka
 def test_a_stop_does_not_wait_for_a_function_that_hangs(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """What it works on was never read: the next start reads it again."""
+    """The function's record was never read: the next start reads it again."""
     topic, group = new_topic(kafka, 1), new_group()
     write_events(kafka, topic, [of("hangs")])
     env = run_environment(tmp_path, kafka, topic, group, api.url) | environment(tmp_path)
@@ -204,7 +206,7 @@ def test_a_stop_does_not_wait_for_a_function_that_hangs(kafka: Kafka, api: Api, 
 
 @pytest.mark.kafka
 def test_a_dry_run_and_a_redrive_go_through_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A dry run counts what the function makes of a topic; after a correction its letters are delivered."""
+    """A dry run counts the results of the function; after a correction the dead letters are delivered."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, [of("plain"), of("staff"), of("raises")])
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")

@@ -1,4 +1,4 @@
-"""What writes records here: Confluent's own serialiser, which registers the schemas as it goes."""
+"""Producers of the registry tests: Confluent's own serialiser, which registers schemas as it writes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def evolved() -> Schema:
 
 
 def with_references(client: SchemaRegistryClient, topic: str) -> tuple[Schema, list[str]]:
-    """Our schema with the types of `customer` and `order` in schemas of their own, which this registers; and the
-    subjects of these."""
+    """Our schema with the types of `customer` and `order` in schemas of their own, which this registers;
+    returned with their subjects."""
     schema = copy.deepcopy(SCHEMA)
     references = []
     for field in schema["fields"]:
@@ -52,7 +52,8 @@ def write(
     schema: Schema = PLAIN,
     **settings: Any,
 ) -> None:
-    """Produce an event for each id, by a serialiser of this schema; `settings` are its own, dots as underscores."""
+    """Produce an event for each id with a serialiser for this schema; `settings` are the serialiser's, with
+    underscores for dots."""
     config: dict[str, Any] = {"subject.name.strategy.type": "TOPIC"}
     config |= {name.replace("_", "."): value for name, value in settings.items()}
     serialise = AvroSerializer(client, schema, conf=config)
@@ -69,5 +70,5 @@ def _context(topic: str, headers: list[Any]) -> SerializationContext:
 
 
 def _complete(event: CommerceEvent) -> Mapping[str, Any]:
-    """An event with what the serialiser would not fill in."""
+    """An event with the fields that the serialiser would not fill in."""
     return {"opt_out": False, **event}

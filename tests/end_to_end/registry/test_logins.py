@@ -1,4 +1,4 @@
-"""A registry with TLS of a private authority and a login: each way in, each way to get it wrong, and an outage."""
+"""A registry with TLS of a private authority and a login: each way to log in, each mistake, and an outage."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.kafka.secured import PASSWORD
 from tests.support.registry.apicurio import SecuredRegistry
 
 USER = "reader"
-"""May read schemas, and nothing else: that is all that the service needs."""
+"""A user who may only read schemas: the service needs no more."""
 
 
 @pytest.fixture
 def client(secured_registry: SecuredRegistry) -> Iterator[SchemaRegistryClient]:
-    """The producer's, which may do everything."""
+    """The producer's client, which may do everything."""
     config = {
         "url": secured_registry.url,
         "ssl.ca.location": str(secured_registry.authority.file),
@@ -59,7 +59,7 @@ def by_oauth(registry: SecuredRegistry, user: str = USER) -> dict[str, str]:
 
 
 def by_fixed_token(registry: SecuredRegistry, user: str = USER, lifetime: float = 600) -> dict[str, str]:
-    """Settings of a login with a token that somebody else gets."""
+    """Settings of a login with a token that another program gets."""
     return {
         "BEARER_AUTH_CREDENTIALS_SOURCE": "STATIC_TOKEN",
         "BEARER_AUTH_TOKEN": registry.signer.token(user, lifetime),
@@ -71,7 +71,7 @@ _SECRETS = ("USER_INFO", "SECRET", "TOKEN")
 
 
 def environment(registry: SecuredRegistry, folder: Path, settings: dict[str, str]) -> dict[str, str]:
-    """The variables of these settings, secrets in files, as orchestrators mount them."""
+    """The variables for these settings, with secrets in files, as orchestrators mount them."""
     found = {
         "SCHEMA_REGISTRY_URL": registry.url,
         "SCHEMA_REGISTRY_SSL_CA_LOCATION": str(registry.authority.file),
@@ -94,7 +94,7 @@ def test_each_login_reads_schemas(
     api: Api,
     tmp_path: Path,
 ) -> None:
-    """`check` finds all in order, and `run` delivers, as a user who may only read. No secret is shown."""
+    """`check` finds everything in order, and `run` delivers, as a user who may only read. No secret is shown."""
     topic, group = new_topic(kafka, 1), new_group()
     write(kafka, topic, client, ["one", "two"])
     env = run_environment(
@@ -113,7 +113,7 @@ def test_each_login_reads_schemas(
 def test_idle_for_longer_than_a_token_lives(
     kafka: Kafka, secured_registry: SecuredRegistry, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
-    """The next schema is asked for with a new token. The endpoint is away then, for a while: the record waits."""
+    """The next schema is fetched with a new token. The token endpoint is down for a while then: the record waits."""
     issuer = secured_registry.issuer
     topic, group = new_topic(kafka, 1), new_group()
     write(kafka, topic, client, ["one"])
@@ -141,7 +141,8 @@ def test_idle_for_longer_than_a_token_lives(
 def test_the_registry_is_started_again(
     kafka: Kafka, secured_registry: SecuredRegistry, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
-    """While it is away, known schemas go on and a new one waits; then it is back, with the same schemas."""
+    """While the registry is down, records with known schemas are delivered and one with a new schema waits;
+    then the registry is back, with the same schemas."""
     topic, group = new_topic(kafka, 1), new_group()
     write(kafka, topic, client, ["known"])
     env = run_environment(
@@ -164,7 +165,7 @@ def test_the_registry_is_started_again(
 
 
 def until_told(service: Process, line: str) -> None:
-    """Wait until it says that a schema could not be had for this reason."""
+    """Wait until the log says that a schema could not be fetched for this reason."""
 
     def told() -> bool:
         said = [one["reason"] for one in service.log if one.get("event") == "schema_unavailable"]
@@ -176,7 +177,7 @@ def until_told(service: Process, line: str) -> None:
 async def test_wrong_settings(
     kafka: Kafka, secured_registry: SecuredRegistry, api: Api, tmp_path: Path
 ) -> None:
-    """One line says what to change, and `check` says it in the registry's row; secrets are not repeated."""
+    """One line says what to change, and `check` says it in the registry's row; neither shows a secret."""
     env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
     right = {"URL": secured_registry.url, "SSL_CA_LOCATION": str(secured_registry.authority.file)}
     other = str(Authority(tmp_path, "other-ca").file)

@@ -1,4 +1,4 @@
-"""Records of Confluent's serialiser are delivered, whatever their schema is registered under and what became of it."""
+"""Records of Confluent's serialiser are delivered, whatever subject their schema has and whatever happened to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.kafka.harness import Kafka, unique
 
 @pytest.fixture
 def client(real_registry: str) -> Iterator[SchemaRegistryClient]:
-    """Confluent's own, as producers have it."""
+    """Confluent's own client, as producers use it."""
     with SchemaRegistryClient({"url": real_registry}) as one:
         yield one
 
@@ -31,7 +31,7 @@ def ids(what: str, count: int = 3) -> list[str]:
 def test_every_subject_naming_strategy(
     kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
-    """By topic, by record, by both, and by a person. `check` finds the registry in order."""
+    """Subjects by topic, by record, by both, and named by hand. `check` finds the registry in order."""
     topic, group = new_topic(kafka, 1), new_group()
     written = []
     for strategy in ("TOPIC", "RECORD", "TOPIC_RECORD"):
@@ -53,8 +53,8 @@ def test_every_subject_naming_strategy(
 def test_versions_references_and_deleted_subjects(
     kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
-    """A new version in the midst of a topic, a schema that refers to others, and then no subject is left: a service
-    that begins now reads all of it, since it asks by id."""
+    """A topic gets records of a new version and of a schema with references, and then all subjects are deleted:
+    a service that starts now reads everything, since it asks by id."""
     topic, group = new_topic(kafka, 1), new_group()
     write(kafka, topic, client, ids("first"))
     schema, referred = with_references(client, topic)
@@ -86,8 +86,8 @@ OTHERS = {
 def test_records_of_other_kinds_are_refused_for_what_they_are(
     kafka: Kafka, real_registry: str, client: SchemaRegistryClient, api: Api, tmp_path: Path
 ) -> None:
-    """A dead letter says which kind the schema is of; what comes behind it is delivered. An id that no registry could
-    have is one, too, and holds nobody up."""
+    """The dead letter names the schema's kind; later records are delivered. An id that no registry can have
+    becomes a dead letter, too, and delays nothing."""
     topic, group = new_topic(kafka, 1), new_group()
     said = []
     for kind, text in OTHERS.items():

@@ -27,13 +27,13 @@ LOT = 10
 
 
 def marks_in(records: Sequence[NewRecord]) -> list[tuple[int, str]]:
-    """Of a lot's marks the partition, and what it says is done."""
+    """The partition of a lot's marks, and which letters they mark as done."""
     headers: list[tuple[int, dict[str, Any]]] = [(one.partition, dict(one.headers)) for one in records]
     return [(at, named["pinstream.done"].decode()) for at, named in headers if "pinstream.done" in named]
 
 
 def started(crash: Crash) -> None:
-    """After the id is taken over."""
+    """After the transactional id has been taken over."""
 
     def make(real: Any) -> Any:
         async def start(self: TransactionalWriter) -> None:
@@ -46,7 +46,7 @@ def started(crash: Crash) -> None:
 
 
 class Lot(tuple[NewRecord, ...]):
-    """A lot, which is sent record by record; `middle` is called before the one in its middle."""
+    """A lot, which is sent record by record; `middle` is called before the record in its middle."""
 
     middle: Callable[[int], None]
 
@@ -72,7 +72,7 @@ def around_lots(instead: Callable[[Any, TransactionalWriter, Lot, bool], Any]) -
 
 
 def unmarked(crash: Crash) -> None:
-    """Before a lot."""
+    """Before a lot's transaction."""
 
     def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
         crash.now(marks=marks_in(lot))
@@ -82,7 +82,7 @@ def unmarked(crash: Crash) -> None:
 
 
 def half_written(crash: Crash) -> None:
-    """In the middle of a lot, when all before is acknowledged."""
+    """In the middle of a lot, when everything before is acknowledged."""
 
     def attempt(real: Any, writer: TransactionalWriter, lot: Lot, one_by_one: bool) -> Any:
         marks = marks_in(lot)

@@ -17,11 +17,12 @@ from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event
 from tests.support.kafka.harness import WITHIN, Kafka, unique
 
 AT = 1_700_000_000_000
-"""When the first letter died, in milliseconds; each further one a second later."""
+"""When the first event became a dead letter, in milliseconds; each further one a second later."""
 
 
 def letter(topic: str, number: int, **parts: Any) -> DeadLetter:
-    """The letter of an event that could be delivered now; parts of its record and of its reason by name."""
+    """The dead letter of an event that can be delivered now; the arguments replace parts of its record and of
+    its reason."""
     value = parts.pop("value", ENCODER.encode(commerce_event(f"event-{number}")))
     stage, code = parts.pop("stage", Stage.CONVERT), parts.pop("code", "unknown_currency")
     message = parts.pop("message", "custom_data.currency is not a code of ISO 4217")
@@ -45,7 +46,7 @@ def bury(
     left_out: tuple[str, ...] = (),
     partitions: int = PARTITIONS,
 ) -> None:
-    """Write letters as the product does."""
+    """Write dead letters as the product does."""
     producer = Producer({**kafka.config, "linger.ms": 5, "log_level": 0})
     for one in letters:
         producer.produce(
@@ -59,7 +60,7 @@ def bury(
 
 
 def kafka_environment(folder: Any, kafka: Kafka, topic: str, group: str, **settings: str) -> dict[str, str]:
-    """What the dead-letter commands need: nothing of Pinterest."""
+    """What the dead-letter commands need; nothing of Pinterest."""
     return {
         **bare_environment(folder),
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
@@ -71,7 +72,7 @@ def kafka_environment(folder: Any, kafka: Kafka, topic: str, group: str, **setti
 
 
 def asked(*arguments: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON that ``pinstream dead-letters …`` answers with."""
+    """The JSON output of ``pinstream dead-letters …``."""
     done = command("dead-letters", *arguments, "--json", env=env)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -79,7 +80,7 @@ def asked(*arguments: str, env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def committed(kafka: Kafka, topic: str) -> list[Message]:
-    """All that a read_committed reader finds on a topic, up to where it ends for such a reader now."""
+    """All records that a read_committed reader finds on a topic, up to its present end for such a reader."""
     consumer = Consumer(
         {
             **kafka.config,
@@ -112,5 +113,5 @@ def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
 
 
 def event_ids(count: int) -> dict[str, int]:
-    """The event of each of so many letters of `letter`, once."""
+    """The event ids of the first `count` letters of `letter`, once each."""
     return {f"event-{number}": 1 for number in range(count)}

@@ -1,4 +1,4 @@
-"""What the tests of `pinstream replay` share: a topic whose records are known by heart, and one replay of it."""
+"""What the tests of `pinstream replay` share: a topic with known records, and one replay of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.kafka.harness import WITHIN, Kafka
 
 
 class Placed(NamedTuple):
-    """A record where it lies."""
+    """A record and its place."""
 
     partition: int
     offset: int
@@ -32,7 +32,7 @@ class Placed(NamedTuple):
 
 @dataclass
 class Shop:
-    """A topic, what is on it, and the environment that reads it."""
+    """A topic, its records, and the environment of the commands that read it."""
 
     kafka: Kafka
     api: Api
@@ -51,7 +51,7 @@ class Shop:
     def write(
         self, events: Iterable[dict[str, Any] | bytes | None], *, timestamps: Iterable[int] | None = None
     ) -> list[Placed]:
-        """Produce events (or raw bytes, or tombstones), round and round the partitions; where each came to lie."""
+        """Produce events (or raw bytes, or tombstones) to the partitions in turn; return their places."""
         producer = Producer({**self.kafka.config, "linger.ms": 5, "log_level": 0})
         written: list[Placed] = []
         times = iter(timestamps or ())
@@ -71,7 +71,7 @@ class Shop:
         return written
 
     def write_orders(self, count: int, prefix: str = "order") -> list[Placed]:
-        """Produce so many purchases of now."""
+        """Produce `count` present purchases."""
         return self.write(commerce_event(f"{prefix}-{number}") for number in range(count))
 
     def line(self, *arguments: str, start: str = "beginning", stop: str = "end") -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class Shop:
     def replay(
         self, *arguments: str, start: str = "beginning", stop: str = "end", code: int = 0, **settings: str
     ) -> Replayed:
-        """Run one to its end, whose exit code must be `code`."""
+        """Run one replay to its end; its exit code must be `code`."""
         line = self.line(*arguments, start=start, stop=stop)
         begun = time.monotonic()
         done = command(*line, env={**self.env, **settings}, timeout=WITHIN * 4)
@@ -104,7 +104,7 @@ def _note(written: list[Placed], event_id: str, error: object, message: Message)
 
 
 class Replayed:
-    """A replay that is over."""
+    """A replay that has ended."""
 
     def __init__(self, done: subprocess.CompletedProcess[str], seconds: float) -> None:
         self.stderr = done.stderr
@@ -127,12 +127,12 @@ class Replayed:
 
     @property
     def warnings(self) -> list[str]:
-        """What it warned of, a line each."""
+        """Its warnings, a line each."""
         return re.findall(r"^pinstream: warning: (.*)$", self.stderr, re.MULTILINE)
 
     @property
     def error(self) -> str:
-        """The last line on stderr, which must be the one error."""
+        """The last line of stderr, which must be the only error."""
         last = self.stderr.strip().splitlines()[-1]
         assert last.startswith("pinstream: "), self.stderr
         return last.removeprefix("pinstream: ")

@@ -1,4 +1,5 @@
-"""``pinstream dead-letters redrive`` end to end: straight to the platform, marked when settled, each once."""
+"""``pinstream dead-letters redrive`` end to end: events go straight to the platform, and each letter is marked
+when it is settled."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ from tests.support.limits import LATE
 
 
 def test_delivered_marked_and_its_topic_left_alone(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Each letter is delivered once; its topic gets nothing; the second time there is nothing to do. A dry run says
-    as much before, needs nothing but Kafka, and sends nothing."""
+    """Each letter's event is delivered once; its source topic gets nothing; a second redrive finds nothing to
+    do. A dry run before says the same, needs nothing but Kafka, and sends nothing."""
     topic, group = new_topic(each_kafka), new_group()
     bury(each_kafka, [letter(topic, number) for number in range(300)])
     said = asked("redrive", "--dry-run", env=kafka_environment(tmp_path, each_kafka, topic, group))
@@ -66,7 +67,8 @@ def test_delivered_marked_and_its_topic_left_alone(each_kafka: Kafka, api: Api, 
 
 @pytest.mark.real_kafka
 def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A wrong mapping makes dead letters; once it is right they are delivered, by their code; the others wait."""
+    """A wrong mapping makes dead letters; with the right one those with the chosen code are delivered; the
+    others wait."""
     topic, group = new_topic(kafka), new_group()
     events = [commerce_event(f"e{number}", event_type="sold") for number in range(40)]
     events += [commerce_event(f"old-{number}", occurred_at=10**12) for number in range(3)]
@@ -86,7 +88,7 @@ def test_after_the_mapping_is_corrected(kafka: Kafka, api: Api, tmp_path: Path) 
 
 
 def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """One trip further, with the origin's place and time, and its own headers; after three the guard leaves it."""
+    """A new letter has one more trip, the original place, time and headers; after three trips a redrive leaves it."""
     topic, group = new_topic(each_kafka), new_group()
     own = (("own", b"1"), ("own", None))
     broken = ENCODER.encode(commerce_event("old", occurred_at=10**12))
@@ -119,8 +121,8 @@ def test_what_dies_again_is_a_letter_of_its_origin(each_kafka: Kafka, api: Api, 
 
 @pytest.mark.real_kafka
 def test_filters_and_max_and_what_is_left_out(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Only what is meant, never more than asked for, the rest the next time; over two topics. A value that a letter
-    lacks is read at its origin."""
+    """Only chosen letters are redriven, never more than asked for, and the rest the next time; over two topics.
+    A value that a letter lacks is read from its source topic."""
     topic, other, group = new_topic(kafka), new_topic(kafka), new_group()
     bury(
         kafka,
@@ -149,7 +151,7 @@ def test_filters_and_max_and_what_is_left_out(kafka: Kafka, api: Api, tmp_path: 
 
 @pytest.mark.real_kafka
 def test_an_origin_that_is_gone_is_not_needed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Its letters are delivered, and it is not created by it."""
+    """A source topic that was deleted is not needed: the events are delivered, and the topic is not created."""
     topic = f"{create_topic(kafka, 4)}-gone"
     create_topic(kafka, 4, f"{topic}.dead-letters")
     bury(kafka, [letter(topic, number) for number in range(5)])
@@ -164,7 +166,8 @@ def test_an_origin_that_is_gone_is_not_needed(kafka: Kafka, api: Api, tmp_path: 
 def test_interrupted_it_says_how_far_it_is(
     kafka: Kafka, api: Api, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """What is settled is marked, one line says that it can be run again, exit code 1; the rest goes the next time."""
+    """Letters that are settled are marked, one line says that it can be run again, exit code 1; the rest
+    follows the next time."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, one) for one in range(400)])
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_BATCH_EVENTS="10")
@@ -185,8 +188,8 @@ def test_interrupted_it_says_how_far_it_is(
 
 @pytest.mark.real_kafka
 def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The second takes over; the first ends with one clear line and exit code 1. Each letter is delivered, and only
-    what the first sent until it heard of it may be sent twice."""
+    """The second redrive takes over; the first ends with one clear line and exit code 1. Each letter is
+    delivered; only what the first sent before it noticed may be sent twice."""
     topic, group = new_topic(kafka), new_group()
     # So many that the first is not done by itself before the second has started, however slow the machine is.
     count = 3_000
@@ -211,8 +214,8 @@ def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_beside_a_running_member(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``run`` goes on with the same key store, and makes new dead letters meanwhile: those are for the next time.
-    The rate that was asked for leaves quota to it."""
+    """``run`` goes on with the same key store and makes new dead letters meanwhile, which the redrive leaves.
+    Its rate leaves part of the quota to ``run``."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(200)])
     env = run_environment(tmp_path, kafka, topic, group, api.url)
@@ -240,7 +243,7 @@ def test_beside_a_running_member(kafka: Kafka, api: Api, tmp_path: Path) -> None
 
 @pytest.mark.real_kafka
 def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Marks have a key of their own and a value."""
+    """Marks have keys of their own and a value, so compaction keeps them."""
     topic = create_topic(kafka, 4)
     create_topic(kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
     bury(kafka, [letter(topic, number) for number in range(20)])
@@ -258,7 +261,7 @@ def test_a_compacted_dead_letter_topic_keeps_marks(kafka: Kafka, api: Api, tmp_p
 
 @pytest.mark.real_kafka
 def test_a_wrong_mapping_does_not_kill_all_letters_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The guard against poison holds here too: it stops, and says why."""
+    """The dead-letter guard works here, too: the redrive stops and says why."""
     topic, group = new_topic(kafka), new_group()
     broken = [
         letter(topic, one, value=ENCODER.encode(commerce_event("x", event_type="odd"))) for one in range(200)
@@ -273,7 +276,7 @@ def test_a_wrong_mapping_does_not_kill_all_letters_again(kafka: Kafka, api: Api,
 
 @pytest.mark.real_kafka
 def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Whatever the letters hold: no key and no value in anything a redrive says."""
+    """Whatever the letters hold, a redrive prints no key and no value."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, one, key=b"jane@example.org", value=b"jane@example.org") for one in range(9)])
     bury(kafka, [letter(topic, 12, key=b"jane@example.org")], left_out=("value",))
@@ -286,7 +289,7 @@ def test_nothing_personal_is_shown(kafka: Kafka, api: Api, tmp_path: Path) -> No
 
 @pytest.mark.real_kafka
 def test_a_refused_token_ends_it_with_its_own_exit_code(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """As in the service: patience runs out, exit code 3; the letters wait, unmarked."""
+    """As in the service: when the patience is over it ends with exit code 3; the letters stay unmarked."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(5)])
     api.set_token("pina_another")
@@ -299,7 +302,7 @@ def test_a_refused_token_ends_it_with_its_own_exit_code(kafka: Kafka, api: Api, 
 
 
 def test_what_is_done_is_shown_so(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``show`` tells of a letter that it is done; a mark is no letter."""
+    """``show`` says of a letter that it is done; marks do not count as letters."""
     topic = new_topic(kafka)
     bury(kafka, [letter(topic, 0), letter(topic, 4)])
     env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
@@ -312,7 +315,7 @@ def test_what_is_done_is_shown_so(kafka: Kafka, api: Api, tmp_path: Path) -> Non
 
 
 def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The disk is full: the work is done, and the one line says so; exit code 1."""
+    """The disk is full: the work is done, one line says that the result could not be written; exit code 1."""
     topic = new_topic(kafka)
     bury(kafka, [letter(topic, 0)])
     env = run_environment(tmp_path, kafka, topic, new_group(), api.url)
@@ -333,7 +336,7 @@ def test_a_result_that_cannot_be_printed_is_said(kafka: Kafka, api: Api, tmp_pat
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
-    """Which broker it is, and what to check."""
+    """The line names the broker and says what to check."""
     kafka = Kafka("127.0.0.1:9", "external")
     env = run_environment(tmp_path, kafka, "orders", new_group(), "http://127.0.0.1:9")
     done = command("dead-letters", "redrive", env=env)

@@ -1,5 +1,5 @@
-"""A redrive is killed wherever it may be, and run again: no letter is lost or waits twice, none is sent twice beyond
-what was in flight."""
+"""A redrive is killed at any point and run again: no letter is lost or redriven twice, and no event is sent
+twice unless it was in flight."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DELIVERED = ("stored", "unmarked", "half_written", "whole", "marked")
 TRANSACTION = ("unmarked", "half_written", "whole", "marked")
 LETTERS = 60
 IN_FLIGHT = 2 * 5
-"""Calls at once, and events in each."""
+"""Calls at once, and events in each of them."""
 LIMITS = {
     "PINSTREAM_BATCH_EVENTS": "5",
     "PINSTREAM_CONCURRENCY": "2",
@@ -38,12 +38,12 @@ MANY = 600
 
 
 def under(point: str, times: int = 1) -> tuple[str, ...]:
-    """Start the product so that it dies there the n-th time."""
+    """Start the product so that it dies at the point the n-th time."""
     return (sys.executable, "-m", "tests.end_to_end.replay.redrive_points", point, "-n", str(times))
 
 
 def killed(folder: Path, env: dict[str, str], point: str, times: int, *arguments: str) -> dict[str, Any]:
-    """Run a redrive that dies at a point; the evidence of it."""
+    """Run a redrive that dies at a point; return the evidence."""
     command = ("dead-letters", "redrive", *arguments)
     with Process(folder, *command, env=env, under=under(point, times)) as process:
         assert process.wait() == -9, process.stderr[-2000:]
@@ -52,7 +52,7 @@ def killed(folder: Path, env: dict[str, str], point: str, times: int, *arguments
 
 
 def check_all_done(env: dict[str, str], letters: int, waiting: int = 0) -> None:
-    """So many are marked, and so many wait."""
+    """Check how many letters are marked and how many wait."""
     listed = asked("list", env=env)
     assert (listed["waiting"], listed["done"]) == (waiting, letters)
 
@@ -63,8 +63,8 @@ def check_all_done(env: dict[str, str], letters: int, waiting: int = 0) -> None:
 def test_killed_at_a_point_and_run_again(
     kafka: Kafka, api: Api, tmp_path: Path, point: str, times: int
 ) -> None:
-    """Every letter is delivered and marked in the end; only what was in flight may be sent again, and nothing of which
-    a mark was on its way: its key was stored before."""
+    """Every letter is delivered and marked in the end. Only what was in flight may be sent again, and nothing
+    whose mark was being written: its key was stored before."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(LETTERS)])
     env = run_environment(tmp_path, kafka, topic, group, api.url, **LIMITS)
@@ -97,7 +97,8 @@ def test_killed_at_a_point_and_run_again(
 def test_killed_where_letters_die_again_at_a_point(
     kafka: Kafka, api: Api, tmp_path: Path, point: str, times: int
 ) -> None:
-    """The new letter and the mark of the old one are one transaction: killed anywhere in it, one waits for each."""
+    """The new letter and the mark of the old one are one transaction: wherever it is killed, one letter waits
+    for each record."""
     topic, group = new_topic(kafka), new_group()
     bury_hopeless(kafka, topic, LETTERS)
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1", **LIMITS)
@@ -108,13 +109,13 @@ def test_killed_where_letters_die_again_at_a_point(
 
 
 def bury_hopeless(kafka: Kafka, topic: str, letters: int) -> None:
-    """Letters that die again, whoever redrives them."""
+    """Write letters whose records become dead letters again in every redrive."""
     broken = ENCODER.encode(commerce_event("x", event_type="odd"))
     bury(kafka, [letter(topic, number, value=broken) for number in range(letters)])
 
 
 def check_each_waits_once(kafka: Kafka, env: dict[str, str], topic: str, letters: int) -> None:
-    """Of each record one letter waits, of each trip there is one letter, and all others are marked."""
+    """Of each record one letter waits, each trip has one letter, and all others are marked."""
     found: Counter[tuple[Any, ...]] = Counter()
     for message in committed(kafka, f"{topic}.dead-letters"):
         texts = dict(headers_of(message))
@@ -127,7 +128,7 @@ def check_each_waits_once(kafka: Kafka, env: dict[str, str], topic: str, letters
 
 @pytest.mark.real_kafka
 def test_a_killed_one_holds_up_readers_only_for_seconds(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Its open transaction is given up by the broker within half a minute, also if nobody runs it again."""
+    """The broker aborts its open transaction within half a minute, also if no redrive follows."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(20)])
     env = run_environment(tmp_path, kafka, topic, group, api.url)
@@ -140,7 +141,7 @@ def test_a_killed_one_holds_up_readers_only_for_seconds(kafka: Kafka, api: Api, 
 
 
 def stable(kafka: Kafka, topic: str) -> bool:
-    """Whether no transaction is open on the topic: it ends at the same offset for all readers."""
+    """Whether the topic has no open transaction: it ends at the same offset for all readers."""
     ends = []
     for level in ("read_committed", "read_uncommitted"):
         config = {**kafka.config, "group.id": "ends", "isolation.level": level, "log_level": 0}
@@ -154,7 +155,8 @@ def stable(kafka: Kafka, topic: str) -> bool:
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Kills at random moments: every letter is delivered, hardly any event twice, all are marked in the end."""
+    """Kills at random moments: every letter is delivered, very few events twice, and all letters are marked in
+    the end."""
     dice = random.Random(9)
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(MANY)])
@@ -180,7 +182,7 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_killed_where_letters_die_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The mapping is still wrong: killed at random, no letter is there twice, none is missing."""
+    """With a mapping that is still wrong and kills at random moments, no letter is there twice, and none is missing."""
     dice = random.Random(4)
     topic, group = new_topic(kafka), new_group()
     bury_hopeless(kafka, topic, MANY)

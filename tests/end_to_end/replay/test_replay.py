@@ -1,4 +1,4 @@
-"""``pinstream replay``: the exact part of a topic that was asked for, through the pipeline, once."""
+"""``pinstream replay``: exactly the requested part of a topic goes through the pipeline, once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ids(first: int, end: int) -> set[str]:
 
 
 def test_a_range_of_offsets_is_half_open(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """From the one, up to and without the other; nothing else is sent; the group of the service has no offsets."""
+    """From the first offset up to the last, without it; nothing else is sent; the service's group gets no offsets."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(50)
     replayed = shop.replay(start="offset:10", stop="offset:30")
@@ -42,7 +42,7 @@ def test_a_range_of_offsets_is_half_open(kafka: Kafka, api: Api, tmp_path: Path)
 def test_a_range_of_times_is_exact_though_records_are_out_of_order(
     kafka: Kafka, api: Api, tmp_path: Path
 ) -> None:
-    """Every record whose timestamp is in the range, wherever it lies; the others are passed over, and counted."""
+    """Every record whose timestamp is in the range, wherever it lies; the others are skipped and counted."""
     shop = Shop(kafka, api, tmp_path, partitions=2)
     base = 1_780_000_000_000
     minutes = [10, 50, 0, 59, 61, 20, 120, 30, 5, 60, 200, 45]
@@ -63,7 +63,7 @@ def _iso(milliseconds: int) -> str:
 
 
 def test_the_end_is_fixed_when_it_starts(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """What comes while it runs is not replayed; the same holds for a named one that goes on later."""
+    """Records that come while it runs are not replayed; the same holds for a named replay that is resumed later."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(40)
     first = shop.replay("--name", "once", "--limit", "10")
@@ -80,7 +80,7 @@ def test_the_end_is_fixed_when_it_starts(kafka: Kafka, api: Api, tmp_path: Path)
 
 
 def test_a_topic_that_grows_does_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A slow replay of a topic that is written to meanwhile ends where the topic ended at its start."""
+    """A slow replay of a growing topic ends where the topic ended at its start."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(60)
     arguments = shop.line("--rate", "40/s")
@@ -119,7 +119,7 @@ def test_what_was_delivered_is_not_sent_again(kafka: Kafka, api: Api, tmp_path: 
 
 
 def test_a_dry_run_sends_nothing_and_says_what_would_be(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """It decodes, converts and looks keys up; needs no token; stores no key, letter or offset; names ten problems."""
+    """It decodes, converts and looks keys up; needs no token; stores no key, letter or offset; lists ten problems."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(20)
     shop.replay(stop="offset:5")
@@ -156,7 +156,8 @@ def _now() -> int:
 
 
 def test_what_is_too_old_is_expired(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Counted, not sent, and no dead letter; ``--max-age`` says otherwise, and 0 is no limit."""
+    """Events that are too old are counted and not sent, and become no dead letters; ``--max-age`` changes that,
+    and 0 is no limit."""
     shop = Shop(kafka, api, tmp_path)
     days = [0, 3, 5, 8, 30]
     shop.write(commerce_event(f"age-{d}", occurred_at=_now() - d * 24 * HOUR) for d in days)
@@ -169,8 +170,8 @@ def test_what_is_too_old_is_expired(kafka: Kafka, api: Api, tmp_path: Path) -> N
 
 
 def test_only_what_is_asked_for(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``--where`` by name, channel, account and id; what it leaves out is counted and not sent; ``--limit`` counts
-    only what it lets through, and neither one more nor one less."""
+    """``--where`` by name, channel, account and id; other events are counted and not sent; ``--limit`` counts
+    only chosen events, and is exact."""
     shop = Shop(kafka, api, tmp_path, settings={"PINTEREST_EXTRA_AD_ACCOUNT_IDS": "111"})
     visit = {"event_type": "page_viewed", "order": None}
     shop.write(
@@ -193,7 +194,7 @@ def test_only_what_is_asked_for(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 
 def test_a_rate_holds(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Events go no faster than told; what is left out costs no time."""
+    """Events are sent no faster than asked; skipped events cost no time."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(1000)
     slow = shop.replay("--rate", "20/s", stop="offset:60")
@@ -207,8 +208,8 @@ def test_a_rate_holds(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 def test_a_named_replay_goes_on_where_it_was_interrupted(
     kafka: Kafka, api: Api, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """Told to stop it settles what is on its way and says how to go on; killed, no more is sent twice than was in
-    flight. The next run reads what is left and nothing else."""
+    """When stopped it settles what is in flight and says how to resume; after a kill no more is sent twice than
+    was in flight. The next run reads only what is left."""
     settings = {
         "PINSTREAM_BATCH_EVENTS": "20",
         "PINSTREAM_CONCURRENCY": "2",
@@ -241,7 +242,7 @@ def test_a_named_replay_goes_on_where_it_was_interrupted(
 
 
 def test_a_name_belongs_to_one_replay(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """With other arguments, or while it runs, it is refused in one line; nothing is read."""
+    """With other arguments, or while another one runs, it is refused in one line; nothing is read."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(50)
     shop.replay("--name", "n", "--limit", "5")
@@ -257,7 +258,7 @@ def test_a_name_belongs_to_one_replay(kafka: Kafka, api: Api, tmp_path: Path) ->
 
 
 def test_markers_of_transactions_at_the_end_do_not_keep_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Aborted records and markers, which no reader is handed, count as read; nothing aborted is sent."""
+    """Aborted records and markers, which no reader gets, count as read; nothing aborted is sent."""
     shop = Shop(kafka, api, tmp_path)
     producer = Producer({**kafka.config, "transactional.id": shop.topic, "log_level": 0})
     producer.init_transactions(WITHIN)
@@ -273,7 +274,7 @@ def test_markers_of_transactions_at_the_end_do_not_keep_it(kafka: Kafka, api: Ap
 
 
 def test_a_wrong_mapping_stops_it(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The guard: when most of the records would be dead letters it ends, says so, and has not emptied the topic."""
+    """When most of the records would become dead letters, it ends, says so, and has written few of them."""
     mapping = tmp_path / "mapping.toml"
     mapping.write_text('[event_names]\norder_completed = ""\n')
     settings = {"PINSTREAM_MAPPING_FILE": str(mapping), "PINSTREAM_DEAD_LETTER_SAMPLE": "100"}
@@ -290,7 +291,7 @@ def test_a_wrong_mapping_stops_it(kafka: Kafka, api: Api, tmp_path: Path) -> Non
 
 
 def test_a_refused_token_ends_it_with_three(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """After the patience; nothing is lost: the same command with a good token sends all."""
+    """After the patience it ends; nothing is lost: the same command with a good token sends everything."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(30)
     refused = shop.replay(code=3, PINTEREST_ACCESS_TOKEN="pina_wrong", PINSTREAM_HALT_PATIENCE="1s")
@@ -301,7 +302,8 @@ def test_a_refused_token_ends_it_with_three(kafka: Kafka, api: Api, tmp_path: Pa
 
 
 def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """What the live group has not settled yet, and what is older than the window: in records, a line each."""
+    """It warns about records that the live group has not settled, and about those older than the window: their
+    number, a line each."""
     shop = Shop(kafka, api, tmp_path)
     old = _now() - 72 * HOUR
     shop.write(
@@ -329,7 +331,7 @@ def test_it_warns_of_what_could_be_sent_twice(kafka: Kafka, api: Api, tmp_path: 
 def test_it_warns_of_another_replay_and_of_an_open_transaction(
     kafka: Kafka, api: Api, tmp_path: Path
 ) -> None:
-    """Two that send at once; and records that nobody can read yet."""
+    """It warns about another replay that sends at the same time, and about records that no reader can read yet."""
     shop = Shop(kafka, api, tmp_path)
     shop.write_orders(30)
     arguments = shop.line("--rate", "2/s")
@@ -351,7 +353,7 @@ def test_it_warns_of_another_replay_and_of_an_open_transaction(
 def test_a_topic_of_which_no_partition_is_named_is_replayed_whole(
     kafka: Kafka, api: Api, tmp_path: Path
 ) -> None:
-    """``--partition A:0`` beside ``--topic B`` says nothing of B."""
+    """``--partition A:0`` beside ``--topic B`` does not restrict B."""
     one, other = Shop(kafka, api, tmp_path / "a", 2), Shop(kafka, api, tmp_path / "b", 2)
     one.write_orders(10, "a")
     other.write_orders(10, "b")
@@ -363,7 +365,7 @@ def test_a_topic_of_which_no_partition_is_named_is_replayed_whole(
 def test_ignore_dedup_interrupted_says_where_each_partition_stopped(
     kafka: Kafka, api: Api, tmp_path: Path
 ) -> None:
-    """So that going on by hand sends the rest, and only the rest."""
+    """With these offsets the rest, and nothing else, can be replayed by hand."""
     shop = Shop(kafka, api, tmp_path, partitions=3, settings={"PINSTREAM_BATCH_EVENTS": "10"})
     shop.write_orders(300)
     arguments = shop.line("--ignore-dedup")
@@ -402,7 +404,7 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def small_topic(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A topic of ten records that nobody sends anywhere."""
+    """A topic of ten records that are never delivered."""
     nowhere = Api.__new__(Api)
     nowhere.url = "http://127.0.0.1:9/v5"
     shop = Shop(kafka, nowhere, tmp_path_factory.mktemp("small"))
@@ -412,7 +414,7 @@ def small_topic(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[" ".join(one[0]) for one in WRONG])
 def test_a_wrong_argument_is_one_clear_line(small_topic: Shop, arguments: tuple[str, ...], said: str) -> None:
-    """Exit code 2, the line names what was wrong; nothing is read."""
+    """Exit code 2, and the line names what was wrong; nothing is read."""
     done = command("replay", "--topic", small_topic.topic, *arguments, env=small_topic.env)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -422,7 +424,7 @@ def test_a_wrong_argument_is_one_clear_line(small_topic: Shop, arguments: tuple[
 
 
 def test_an_unknown_topic_names_the_nearest(small_topic: Shop) -> None:
-    """As everywhere, and of ``--topic``, not of the settings."""
+    """As in other commands, but the message is about ``--topic``, not about settings."""
     arguments = ("--from", "beginning", "--to", "end")
     done = command("replay", "--topic", small_topic.topic + "x", *arguments, env=small_topic.env)
     line = last_error(done.stderr)
@@ -432,13 +434,13 @@ def test_an_unknown_topic_names_the_nearest(small_topic: Shop) -> None:
 
 
 def test_an_empty_range_is_done_at_once(small_topic: Shop) -> None:
-    """Nothing to read is nothing open: exit code 0, zeros."""
+    """With nothing to read it ends with exit code 0 and zeros."""
     replayed = small_topic.replay(start="offset:4", stop="offset:4")
     assert set(replayed.ledger.values()) == {0}
 
 
 def test_the_groups_of_replays_are_their_own(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Without a name it leaves no group behind; with one, a group of that name beside the live one."""
+    """A replay without a name leaves no group; one with a name has a group of that name beside the live one."""
     from confluent_kafka.admin import AdminClient
 
     shop = Shop(kafka, api, tmp_path)

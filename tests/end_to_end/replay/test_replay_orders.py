@@ -38,7 +38,7 @@ AT_RISK = 250 * 4
 
 @pytest.fixture(scope="module")
 def stocked(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The orders on a topic; each test sends them elsewhere."""
+    """The orders on a topic; each test sends them to another destination."""
     nowhere = Api.__new__(Api)
     nowhere.url = "http://127.0.0.1:9/v5"
     shop = Shop(kafka, nowhere, tmp_path_factory.mktemp("orders"), PARTITIONS, SETTINGS)
@@ -53,7 +53,7 @@ def stocked(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture
 def shop(stocked: Shop, servers: Loop, tmp_path: Path) -> Iterator[Shop]:
-    """The stocked topic, an API that takes old events and knows none yet, and a state folder without keys."""
+    """The topic of orders, an API that accepts old events and has none yet, and a state folder without keys."""
     with Api(servers, check_age=False) as api:
         env = {
             **stocked.env,
@@ -69,7 +69,7 @@ def shop(stocked: Shop, servers: Loop, tmp_path: Path) -> Iterator[Shop]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_range_of_offsets(shop: Shop, seed: int) -> None:
-    """One partition, from any offset to any other: these and no others, each once."""
+    """One partition, from any offset to any other: exactly these orders, each once."""
     dice = random.Random(seed)
     partition = dice.randrange(PARTITIONS)
     here = {one.offset: one.event_id for one in shop.placed if one.partition == partition}
@@ -81,7 +81,7 @@ def test_any_range_of_offsets(shop: Shop, seed: int) -> None:
 
 @pytest.mark.parametrize("month", [(1997, 3), (1997, 12)], ids=["1997-03", "1997-12"])
 def test_any_range_of_time(shop: Shop, month: tuple[int, int]) -> None:
-    """A month: every order of it wherever it lies, to the millisecond at both ends."""
+    """Every order of a month, wherever it lies, to the millisecond at both ends."""
     since = datetime(*month, 1, tzinfo=UTC)
     until = datetime(month[0] + month[1] // 12, month[1] % 12 + 1, 1, tzinfo=UTC)
     replayed = shop.replay(start=since.isoformat(), stop=until.isoformat())
@@ -97,8 +97,8 @@ def _in(one: Placed, since: datetime, until: datetime) -> bool:
 
 
 def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
-    """What one that was interrupted in order has sent is never sent again, of each that was killed no more than was in
-    flight; at the end all orders are there, to the cent, and the last ledger has only what was left."""
+    """What a stopped replay has sent is never sent again; a killed one repeats at most what was in flight. In
+    the end all orders are there, to the cent, and the last ledger has only the rest."""
     arguments = shop.line("--name", "orders")
     dice, kills, stops, sent = random.Random(7), 0, 0, _Sent(shop)
     while (before := sum(shop.accepted().values())) < 24_000:
@@ -131,16 +131,16 @@ def test_stopped_and_killed_again_and_again(shop: Shop, tmp_path: Path) -> None:
 
 
 class _Sent:
-    """What the processes so far have sent."""
+    """What the processes have sent so far."""
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self._before: Counter[str] = Counter()
         self._for_good: set[str] = set()
-        """By those that ended in order: nobody has a reason to send it again."""
+        """Sent by processes that ended in order, so no later process may send it again."""
 
     def check(self, *, in_order: bool) -> None:
-        """A process has ended, by itself or not."""
+        """Check what a process sent that has ended, by itself or by a kill."""
         until_heard(self._shop.api)
         now = self._shop.accepted()
         more = now - self._before

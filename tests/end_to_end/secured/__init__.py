@@ -1,1 +1,1 @@
-"""The commands against a broker that production has: TLS, logins, tokens, rights."""
+"""The commands with a broker as in production: TLS, logins, tokens, rights."""

@@ -1,4 +1,4 @@
-"""What must work whichever way a broker is reached: all commands, each doing its part."""
+"""What must work however the broker is reached: every command does its part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.kafka.secured import Issuer, SecuredBroker
 
 USER = "shop"
 LIFETIME = 6.0
-"""Seconds, of a token."""
+"""Seconds of a token's life."""
 
 
 def all_reach(broker: SecuredBroker, api: Api, folder: Path, variables: Mapping[str, str]) -> str:

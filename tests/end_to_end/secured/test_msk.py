@@ -30,7 +30,7 @@ from tests.support.kafka.secured import Issuer, SecuredBroker, environment
 
 @pytest.fixture
 def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
-    """Gives the tokens that the broker takes, of a few seconds each."""
+    """Issues the tokens that the broker accepts, which live for a few seconds."""
     found = Issuer(secured_kafka.signer, LIFETIME)
     yield found
     found.close()
@@ -48,7 +48,7 @@ def variables(broker: SecuredBroker, issuer: Issuer, folder: Path) -> dict[str, 
 def test_commands_reach_the_broker(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """One setting, and every command works; `check` says what it uses."""
+    """With one setting every command works; `check` says what it uses."""
     said = all_reach(secured_kafka, api, tmp_path, variables(secured_kafka, issuer, tmp_path))
     assert "logs in with AWS_MSK_IAM: region eu-west-1" in said
     assert "credentials by env" in said
@@ -57,7 +57,8 @@ def test_commands_reach_the_broker(
 def test_tokens_end_and_aws_is_away(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """An idle service outlives its tokens. While none is to be had it says why, stays, and loses nothing."""
+    """An idle service outlives its tokens. While AWS is away it says why there is no token, stays, and loses
+    nothing."""
     outlives_its_tokens(
         secured_kafka,
         issuer,
@@ -72,7 +73,7 @@ def test_tokens_end_and_aws_is_away(
 def test_every_kind_of_client_renews_its_token(
     secured_kafka: SecuredBroker, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that nobody polls gets its next token all the same, and answers when its first has long ended."""
+    """A client that is not polled gets its next token, too, and answers long after its first token has ended."""
     secured_kafka.grant_all(USER)
     given = with_iam(tmp_path, issuer, USER)
     monkeypatch.syspath_prepend(given.pop("PYTHONPATH"))
@@ -111,7 +112,7 @@ def test_every_kind_of_client_renews_its_token(
 def test_a_refused_role_and_no_token_are_one_line(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """The broker refuses the token, or there is none at the start: it ends, and one line says what to do."""
+    """The broker refuses the token, or there is none at the start: the process ends, and one line says what to do."""
     env = {
         **run_environment(tmp_path, secured_kafka.plain, "orders", new_group(), api.url),
         **variables(secured_kafka, issuer, tmp_path),

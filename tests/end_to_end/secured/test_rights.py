@@ -1,4 +1,5 @@
-"""With the rights that `pinstream check --rights` prints each command works; without any one of them it says which."""
+"""With the rights that `pinstream check --rights` prints each command works; without one of them the message
+names it."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ KINDS = {
 
 
 class Right(NamedTuple):
-    """One operation on one resource, as the printed commands say it."""
+    """One operation on one resource, as the printed commands name it."""
 
     option: str
     name: str
@@ -43,7 +44,7 @@ class Right(NamedTuple):
 
     @property
     def binding(self) -> AclBinding:
-        """It, as the AdminClient takes it."""
+        """The right as the AdminClient takes it."""
         words = {"Read": "READ", "Write": "WRITE", "Create": "CREATE", "DescribeConfigs": "DESCRIBE_CONFIGS"}
         return AclBinding(
             KINDS[self.option], self.name, ResourcePatternType[self.pattern.upper()], f"User:{USER}", "*",
@@ -52,7 +53,7 @@ class Right(NamedTuple):
 
 
 class Shop:
-    """Topics, events, and the environment of a user who has just the rights that are granted."""
+    """Topics, events, and the environment of a user who has exactly the granted rights."""
 
     def __init__(self, broker: SecuredBroker, api: Api, folder: Path) -> None:
         self.broker, self.api, self.folder = broker, api, folder
@@ -69,18 +70,18 @@ class Shop:
         }
 
     def printed(self) -> Sequence[Right]:
-        """What `check --rights kafka-acls` prints."""
+        """The output of `check --rights kafka-acls`."""
         said = command("check", "--rights", "kafka-acls", env=self.env)
         assert said.returncode == 0, said.stderr
         return [one for line in said.stdout.splitlines() if line[:1] != "#" for one in rights_of(line)]
 
     def only(self, rights: Sequence[Right]) -> None:
-        """These are all that the user has."""
+        """Give the user exactly these rights."""
         self.broker.take_back_all()
         self.broker.grant([one.binding for one in rights])
 
     def said(self, *arguments: str) -> tuple[int, str]:
-        """The exit code of a command, and all that it says."""
+        """The exit code of a command, and all of its output."""
         done = command(*arguments, env=self.env)
         return done.returncode, done.stdout + done.stderr
 
@@ -109,7 +110,7 @@ def shop(secured_kafka: SecuredBroker, api: Api, tmp_path: Path) -> Shop:
 
 
 def test_each_command_works_with_just_these(shop: Shop) -> None:
-    """From the check to the redrive, and a named replay; the dead-letter topic is there, so nothing is created."""
+    """Every command, also a named replay; the dead-letter topic is there, so no topic is created."""
     rights = [one for one in shop.printed() if one.operation != "Create"]
     shop.only(rights)
     code, said = shop.said("check")
@@ -161,7 +162,7 @@ WITHOUT: dict[str, tuple[str, Callable[[Shop, Right], bool], str]] = {
 
 @pytest.mark.parametrize("case", WITHOUT)
 def test_the_message_names_the_missing_right(case: str, shop: Shop) -> None:
-    """Each command without one of its rights: in one line, which one."""
+    """Each command without one of its rights names that right in one line."""
     what, is_missing, expected = WITHOUT[case]
     rights = shop.printed()
     if what == "redrive":
@@ -184,7 +185,7 @@ def test_the_message_names_the_missing_right(case: str, shop: Shop) -> None:
 
 
 def test_dead_letters_wait_for_the_right(shop: Shop) -> None:
-    """The service delivers what it can, says what is missing, and stores the letters once it may."""
+    """The service delivers the rest, says which right is missing, and stores the letters once it has it."""
     rights = shop.printed()
     shop.only(
         [one for one in rights if not (one.name == shop.letters and one.operation in ("Write", "Create"))]
@@ -205,7 +206,7 @@ def test_dead_letters_wait_for_the_right(shop: Shop) -> None:
 
 
 def test_a_missing_dead_letter_topic_is_created_with_the_right_to(shop: Shop) -> None:
-    """Without it the service says so and waits; with it the topic is there, and the letters on it."""
+    """Without the right the service says so and waits; with it the topic is created, and has the letters."""
     admin = shop.broker.admin()
     admin.delete_topics([shop.letters])[shop.letters].result(30)
     rights = shop.printed()
@@ -222,8 +223,8 @@ def test_a_missing_dead_letter_topic_is_created_with_the_right_to(shop: Shop) ->
 
 
 def test_letters_are_stored_once_somebody_creates_their_topic(shop: Shop) -> None:
-    """On a cluster whose topics only its owners create: `check` says that the topic is missing; `run` delivers the
-    rest, names the topic, and stores the letters when it is there."""
+    """On a cluster whose topics only its owners create: `check` says that the topic is missing; `run` delivers
+    the rest, names the topic, and stores the letters when it is there."""
     admin = shop.broker.admin()
     admin.delete_topics([shop.letters])[shop.letters].result(30)
     shop.only([one for one in shop.printed() if one.operation != "Create"])
@@ -249,7 +250,7 @@ def test_letters_are_stored_once_somebody_creates_their_topic(shop: Shop) -> Non
 
 
 def test_strimzi_has_the_same(shop: Shop) -> None:
-    """The KafkaUser grants what the commands grant."""
+    """The KafkaUser grants the same as the commands."""
     said = command("check", "--rights", "strimzi", env=shop.env)
     user = yaml.safe_load(said.stdout)
     options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
@@ -269,7 +270,7 @@ def test_strimzi_has_the_same(shop: Shop) -> None:
 
 
 def test_what_is_granted_is_in_force(secured_kafka: SecuredBroker) -> None:
-    """The fixture's own: a user without rights sees no topic."""
+    """This tests the fixture: a user without rights sees no topic."""
     topic = new_topic(secured_kafka.plain)
     secured_kafka.take_back_all()
     client = secured_kafka.admin()

@@ -1,4 +1,4 @@
-"""Passwords and certificates that change on disk: what is in force at once, and what only a new start reads."""
+"""Passwords and certificates that change on disk: what takes effect at once, and what needs a new start."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.kafka.secured import SecuredBroker, environment
 
 USER = "shop"
 QUICK = {"KAFKA_SESSION_TIMEOUT_MS": "6000", "KAFKA_HEARTBEAT_INTERVAL_MS": "500"}
-"""A member that could not leave its group holds its partitions for as long as this."""
+"""Seconds for which a member that could not leave its group holds its partitions."""
 
 
 @pytest.fixture
 def rotating(tmp_path: Path) -> Iterator[SecuredBroker]:
-    """A broker that this test may start again, and whose passwords it may change."""
+    """A broker that this test may restart, and whose passwords it may change."""
     with SecuredBroker(tmp_path / "kafka") as broker:
         broker.add_scram_users()
         broker.grant_all(USER)
@@ -30,7 +30,7 @@ def rotating(tmp_path: Path) -> Iterator[SecuredBroker]:
 
 @pytest.mark.real_kafka  # skipped where no broker can be had
 def test_a_password_that_changes(rotating: SecuredBroker, api: Api, tmp_path: Path) -> None:
-    """Connections that are open go on. A new one is refused: the service ends, and the next start reads the file."""
+    """Open connections stay. A new one is refused: the service ends, and the next start reads the file."""
     kafka = rotating.plain
     topic = new_topic(kafka)
     password = tmp_path / "password"
@@ -60,7 +60,8 @@ def test_a_password_that_changes(rotating: SecuredBroker, api: Api, tmp_path: Pa
 
 @pytest.mark.real_kafka
 def test_a_certificate_that_expires(rotating: SecuredBroker, api: Api, tmp_path: Path) -> None:
-    """Without another one the service waits and says so. Once there is another in the file it ends, to be read."""
+    """While there is no other certificate the service waits and says so. Once the file has another one, the
+    service ends so that it is read."""
     kafka = rotating.plain
     topic = new_topic(kafka)
     file = tmp_path / "client.pem"

@@ -1,4 +1,4 @@
-"""Tokens end while the service runs: it gets others, and waits where none are to be had."""
+"""Tokens end while the service runs: it gets new ones, and waits while there are none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.kafka.secured import Issuer, SecuredBroker, environment
 
 @pytest.fixture
 def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
-    """Gives tokens of a few seconds."""
+    """Issues tokens that live for a few seconds."""
     found = Issuer(secured_kafka.signer, LIFETIME)
     yield found
     found.close()
@@ -23,7 +23,7 @@ def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
 def test_tokens_end_and_the_endpoint_is_away(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
-    """An idle service outlives its tokens; while no token is to be had it says so, stays, and loses nothing."""
+    """An idle service outlives its tokens; while it can get no token it says so, stays, and loses nothing."""
     outlives_its_tokens(
         secured_kafka,
         issuer,

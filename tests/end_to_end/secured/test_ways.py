@@ -1,4 +1,4 @@
-"""Each way to reach a secured broker: the service delivers what is there, and the other commands work as well."""
+"""Each way to reach a secured broker: the service delivers, and the other commands work as well."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS: dict[str, Way] = {
 
 @pytest.fixture
 def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
-    """Gives the tokens that the broker takes."""
+    """Issues the tokens that the broker accepts."""
     found = Issuer(secured_kafka.signer)
     yield found
     found.close()

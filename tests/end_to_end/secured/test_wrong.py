@@ -1,4 +1,4 @@
-"""What a person reads who has set something wrong: one line that names the cause and what to change."""
+"""The message for each wrong setting: one line that names the cause and what to change."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.support.kafka.secured import PASSWORD, Issuer, Properties, SecuredBro
 
 WITHIN = 10.0
 PATIENT = 60.0
-"""For what is known only when nothing has answered for all of the time, on a busy machine."""
+"""Seconds for causes that show only when no answer came in all that time, on a busy machine."""
 
 
 @pytest.fixture
 def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
-    """Gives the tokens that the broker takes."""
+    """Issues the tokens that the broker accepts."""
     found = Issuer(secured_kafka.signer)
     yield found
     found.close()
 
 
 async def told(config: Properties, within: float = WITHIN) -> str:
-    """The line that a first contact with this configuration ends in."""
+    """The line in which a first contact with this configuration ends."""
     with pytest.raises(PinstreamError) as caught:
         await describe(config, ["orders"], within)
     line = str(caught.value)
@@ -119,7 +119,7 @@ def certificate_of(authority: Authority) -> Properties:
 
 @pytest.mark.parametrize("case", AT_ONCE)
 async def test_said_at_once(case: str, secured_kafka: SecuredBroker, tmp_path: Path) -> None:
-    """These are known from the first answer, or before any."""
+    """The first answer shows the cause, or the configuration itself does."""
     change, expected = AT_ONCE[case]
     line = await told(change(secured_kafka, secured_kafka.with_login("shop"), tmp_path), PATIENT)
     for part in expected:
@@ -143,7 +143,7 @@ async def test_said_in_the_end(case: str, secured_kafka: SecuredBroker, tmp_path
 
 
 async def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
-    """The broker's, three days ago."""
+    """The broker's certificate expired three days ago."""
     broker = SecuredBroker(tmp_path)
     broker.renew_certificate(age=timedelta(days=3))
     with broker:
@@ -162,7 +162,7 @@ async def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
 async def test_an_endpoint_that_gives_no_token(
     fails: tuple[int, bytes], said: str, secured_kafka: SecuredBroker, issuer: Issuer
 ) -> None:
-    """What it said, and which settings it is about; neither user nor password of the broker's own kind."""
+    """The line has the endpoint's answer and the settings about tokens, not those about passwords."""
     issuer.fails = fails
     line = await told(secured_kafka.with_token(issuer.url, "shop"))
     assert "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
@@ -172,27 +172,27 @@ async def test_an_endpoint_that_gives_no_token(
 
 
 async def test_an_endpoint_that_is_unavailable(secured_kafka: SecuredBroker, issuer: Issuer) -> None:
-    """librdkafka asks it again and again, without a word: the line names all that it may be."""
+    """librdkafka asks it again and again silently: the line names all possible causes."""
     issuer.fails = (503, b"")
     line = await told(secured_kafka.with_token(issuer.url, "shop"), 3.0)
     assert "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
 
 
 async def test_no_endpoint_for_tokens(secured_kafka: SecuredBroker) -> None:
-    """Nobody listens there."""
+    """Nothing listens at the endpoint's address."""
     line = await told(secured_kafka.with_token("http://127.0.0.1:1/token", "shop"))
     assert "no token could be had from KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line
 
 
 async def test_a_token_for_somebody_else(secured_kafka: SecuredBroker, issuer: Issuer) -> None:
-    """The broker refuses it: it is about the token, not about a password."""
+    """The broker refuses the token: the line is about the token, not about a password."""
     issuer.audience = "another-service"
     line = await told(secured_kafka.with_token(issuer.url, "shop"), PATIENT)
     assert "the broker refused the token: check what it asks of tokens" in line
 
 
 async def test_a_silent_port(own_kafka: RealBroker) -> None:
-    """A TLS client and a broker that stands still: nothing is known but that it does not answer."""
+    """A TLS client and a frozen broker: the line can only say that it does not answer."""
     own_kafka.pause()
     try:
         line = await told({"bootstrap.servers": own_kafka.bootstrap_servers, "security.protocol": "SSL"}, 2.0)

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong, for a process of ours: what ``time.time`` says there is set from here, at any time."""
+"""A wrong wall clock for a process under test: this sets what ``time.time`` returns there, at any time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ time.time = _wrong
 
 
 class WrongClock:
-    """`env` is what a process needs to have it."""
+    """`env` is what a process needs to use this clock."""
 
     def __init__(self, folder: Path, off: float) -> None:
         site = folder / "site"
@@ -34,7 +34,7 @@ class WrongClock:
         self.env = {"PYTHONPATH": str(site)}
 
     def set(self, off: float) -> None:
-        """It is so many seconds ahead from now on; behind, if negative."""
+        """From now on the clock is `seconds` ahead; behind, if negative."""
         new = self._path.with_name("new")
         new.write_text(str(off))
         new.replace(self._path)

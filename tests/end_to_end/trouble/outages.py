@@ -27,7 +27,7 @@ class Budget(NamedTuple):
 
     @property
     def settings(self) -> dict[str, str]:
-        """As the process is told."""
+        """The budget as settings of the process."""
         return {
             "PINSTREAM_MAX_OPEN_EVENTS": str(self.events),
             "PINSTREAM_MAX_OPEN_BYTES": f"{self.bytes}B",
@@ -36,17 +36,17 @@ class Budget(NamedTuple):
 
 
 class Watch:
-    """Looks at a process under a budget, and remembers the most it saw."""
+    """Looks at a process with a budget, and keeps the highest values."""
 
     def __init__(self, process: Process, budget: Budget) -> None:
         self._process = process
         self._budget = budget
         self.most = Budget(0, 0)
         self.most_memory = 0
-        """Resident bytes."""
+        """In resident bytes."""
 
     def look(self) -> Status:
-        """A status document that keeps its promises."""
+        """A status document, which must keep the budget."""
         status = self._process.status()
         ledger, held = status["ledger"], status["open"]["bytes"]
         assert ledger["read"] == sum(ledger[part] for part in PARTS)
@@ -61,7 +61,7 @@ class Watch:
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
     def until(self, condition: Callable[[Status], Any], what: str, within: float = WITHIN) -> Status:
-        """Look, bounded, until `condition` holds of what is seen; that."""
+        """Wait, for a bounded time, until `condition` holds for a status document; return that document."""
 
         def hold() -> Status | None:
             try:
@@ -74,13 +74,13 @@ class Watch:
         return found
 
     def until_full(self, least: int) -> Status:
-        """Until intake pauses, with at least so many events open; what stood then."""
+        """Wait until intake pauses with at least `open` open events; return the figures of then."""
         return self.until(
             lambda status: status["room"] == 0 and status["ledger"]["open"] >= least, "the pause of intake"
         )
 
     def until_settled(self, records: int, within: float = WITHIN) -> Status:
-        """Until nothing is open and so many are committed: all there are, of a group that was new."""
+        """Wait until nothing is open and `count` records are committed: all that a new group has."""
         return self.until(
             lambda status: not status["ledger"]["open"] and committed(status) == records,
             f"{records} settled records",
@@ -88,7 +88,8 @@ class Watch:
         )
 
     def stands_still(self, failures: int, reason: str) -> Status:
-        """Until so many more attempts have failed for `reason`; nothing was read, settled or committed meanwhile."""
+        """Wait until `attempts` more attempts have failed for `reason`; nothing may be read, settled or
+        committed meanwhile."""
         before = self.look()
         assert before["room"] == 0, before
         target = failed(before, reason) + failures
@@ -102,10 +103,10 @@ class Watch:
 
 
 def failed(status: Status, reason: str) -> int:
-    """How many attempts got no verdict for this reason."""
+    """How many attempts failed without a verdict for this reason."""
     return int(status["counts"]["no_verdicts"].get(reason, 0))
 
 
 def committed(status: Status) -> int:
-    """How far the process says it has committed, all partitions together."""
+    """The sum of the offsets that the process says are committed."""
     return sum(one["committed"] or 0 for one in status["partitions"])

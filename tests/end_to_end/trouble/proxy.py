@@ -46,7 +46,7 @@ class Mode(Enum):
 
 
 class Proxy:
-    """In front of `behind`, a base URL; a context manager. Its own base URL is `url`."""
+    """A proxy in front of `behind`, a base URL; a context manager. Its own base URL is `url`."""
 
     def __init__(self, loop: Loop, behind: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._loop = loop
@@ -58,13 +58,13 @@ class Proxy:
         self._links: set[_Link] = set()
         self._port = 0
         self.heard = bytearray()
-        """The first MiB of what clients sent, in the order it came, without TLS where we speak it."""
+        """The first MiB that clients sent, in order, decrypted where the proxy speaks TLS."""
         self.connections = 0
-        """How many were accepted and, where we speak TLS, trusted."""
+        """How many connections were accepted and, where the proxy speaks TLS, trusted."""
 
     @property
     def url(self) -> str:
-        """Where clients find it: ``http``, or ``https`` when it was made with a TLS context."""
+        """Its URL for clients: ``http``, or ``https`` with a TLS context."""
         return f"{'https' if self._tls is not None else 'http'}://{self.place}{self._behind.path}"
 
     @property
@@ -82,16 +82,16 @@ class Proxy:
         self._do(self._close())
 
     def set(self, mode: Mode) -> None:
-        """Behave like this from now on."""
+        """From now on behave like this."""
         self._do(self._change(mode, self._tls))
 
     def speak(self, tls: ssl.SSLContext | None) -> None:
-        """Use this context with whoever connects from now on, None for plain TCP; those connected are dropped."""
+        """From now on use this TLS context for new connections, None for plain TCP; present ones are dropped."""
         self._do(self._change(self._mode, tls, renew=True))
 
     @property
     def links(self) -> int:
-        """How many connections of clients are open."""
+        """How many client connections are open."""
         return len(self._links)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
@@ -123,7 +123,7 @@ class Proxy:
             await self._listen()
 
     def _hold_port(self) -> None:
-        """Bind without listening: connections are refused, and nobody else is given the port."""
+        """Bind without listening: connections are refused, and no other program gets the port."""
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", self._port))
@@ -171,17 +171,17 @@ class _Link:
         self.obey(mode)
 
     def obey(self, mode: Mode) -> None:
-        """Go deaf or mute, if so told; there is no way back."""
+        """Go deaf or mute, if the mode says so; a link stays that way."""
         self._deaf = self._deaf or mode is Mode.HALF_OPEN
         self._mute = self._mute or mode in (Mode.HALF_OPEN, Mode.MUTE)
 
     def reset(self) -> None:
-        """End it at once, on both sides."""
+        """End the link at once, on both sides."""
         for writer in self._writers():
             writer.transport.abort()
 
     async def run(self, host: str, port: int, hear: Callable[[bytes], None]) -> None:
-        """Carry until the client ends it, or while it may still hear us, the server."""
+        """Carry bytes until the client ends the link or, while it still listens, the server does."""
         with contextlib.suppress(OSError):
             reader, self._other = await asyncio.open_connection(host, port)
             answers = asyncio.create_task(self._answer(reader))

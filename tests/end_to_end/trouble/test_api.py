@@ -34,18 +34,18 @@ BATCH, CONCURRENCY = 20, 4
 TIGHT_IN_EVENTS = Budget(events=100, bytes=1 << 20)
 TIGHT_IN_BYTES = Budget(events=5000, bytes=64 * 1024)
 HEALING = 100.0
-"""Seconds that the longest backoff and a loaded machine may take."""
+"""Seconds that the longest backoff takes on a busy machine."""
 
 
 @pytest.fixture
 def proxy(servers: Loop, api: Api) -> Iterator[Proxy]:
-    """The way to the API."""
+    """The proxy between process and API."""
     with Proxy(servers, api.url) as server:
         yield server
 
 
 def orders(count: int, prefix: str = "order", *, growing: bool = False) -> list[CommerceEvent]:
-    """Events that the API has to accept; `growing`: each larger than the one before, to thirty times the size."""
+    """Events that the API must accept; `growing`: each is larger than the one before, up to thirty times the size."""
     events = (commerce_event(f"{prefix}-{number}") for number in range(count))
     if not growing:
         return list(events)
@@ -63,7 +63,7 @@ def ids(events: list[CommerceEvent]) -> set[str]:
 def environment(
     folder: Path, kafka: Kafka, topic: str, group: str, url: str, budget: Budget, **settings: str
 ) -> dict[str, str]:
-    """Small batches, a small budget, and calls that give up soon."""
+    """Small batches, a small budget, and short time limits for calls."""
     own = {
         "PINSTREAM_BATCH_EVENTS": str(BATCH),
         "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
@@ -84,7 +84,8 @@ TROUBLES = [
 def test_the_way_to_the_api_is_cut(
     kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path, mode: Mode, reason: str
 ) -> None:
-    """In the middle of work: calls fail and are made again under the same ids, intake pauses, it heals by itself."""
+    """In the middle of work calls fail and are repeated under the same ids, intake pauses, and delivery
+    continues by itself."""
     topic, group = new_topic(kafka), new_group()
     before, during = orders(60, "before"), orders(400, "during")
     write_events(kafka, topic, before)
@@ -114,7 +115,8 @@ def test_the_way_to_the_api_is_cut(
 
 
 def test_records_that_grow_fit_into_the_budget(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
-    """Each record is larger than the one before: the budget in bytes holds at every moment, before and after."""
+    """Each record is larger than the one before: the budget in bytes holds at every moment, before and after
+    the outage."""
     topic, group = new_topic(kafka), new_group()
     events = orders(300, growing=True)
     write_events(kafka, topic, events)
@@ -133,13 +135,13 @@ def test_records_that_grow_fit_into_the_budget(kafka: Kafka, api: Api, proxy: Pr
 
 
 def sent_again(proxy: Proxy) -> set[str]:
-    """Event ids that the proxy heard more than once."""
+    """Event ids that the proxy received more than once."""
     heard = Counter(re.findall(rb'"event_id":"([^"]+)"', bytes(proxy.heard)))
     return {name.decode() for name, times in heard.items() if times > 1}
 
 
 def test_kept_connections_that_died_unnoticed(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
-    """A router forgot the idle connections: each costs one time-out at most, then new ones are made."""
+    """A router has forgotten the idle connections: each costs at most one time-out, then new ones are made."""
     topic, group = new_topic(kafka), new_group()
     before, after = orders(200, "before"), orders(200, "after")
     write_events(kafka, topic, before)
@@ -159,7 +161,8 @@ def test_kept_connections_that_died_unnoticed(kafka: Kafka, api: Api, proxy: Pro
 
 
 def test_answers_that_never_arrive(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
-    """The API takes the events and we never hear: they stay open, are sent again as they were, and settle once."""
+    """The API accepts the events and the answers are lost: the events stay open, are sent again unchanged, and
+    settle once."""
     topic, group = new_topic(kafka), new_group()
     events = orders(300)
     write_events(kafka, topic, events)
@@ -183,7 +186,8 @@ def test_answers_that_never_arrive(kafka: Kafka, api: Api, proxy: Proxy, tmp_pat
 
 
 def test_certificates_that_cannot_be_trusted(kafka: Kafka, servers: Loop, api: Api, tmp_path: Path) -> None:
-    """No TLS, a stranger's, an expired, another host's certificate: not a byte of ours; the right one heals it."""
+    """No TLS, or a certificate of a stranger, an expired one, or another host's: no byte of ours is sent; with
+    the right certificate delivery continues."""
     topic, group = new_topic(kafka), new_group()
     events = orders(300)
     write_events(kafka, topic, events)
@@ -243,7 +247,7 @@ socket.getaddrinfo = getaddrinfo
 
 
 class Resolver:
-    """Answers for `HOST` in one process; at first it is the machine's, which knows no such host."""
+    """Resolves `HOST` for one process; at first as the machine does, which does not know that host."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "resolver"
@@ -253,14 +257,14 @@ class Resolver:
         self.settings = {"PYTHONPATH": str(self._folder), "RES_OPTIONS": "timeout:1 attempts:1"}
 
     def say(self, address: str) -> None:
-        """Give this address from now on; ``silence``: say nothing for 20 seconds."""
+        """From now on answer with this address; ``silence``: do not answer for 20 seconds."""
         draft = self._folder / "draft"
         draft.write_text(address)
         draft.replace(self._folder / "hosts")
 
 
 def test_a_name_that_does_not_resolve(kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path) -> None:
-    """Nobody knows the API's host: the reason is told, events wait; known at last, all are delivered, once."""
+    """The API's host is unknown: the log says why, and events wait; once it is known all are delivered, once."""
     topic, group = new_topic(kafka), new_group()
     events = orders(300)
     write_events(kafka, topic, events)
@@ -287,7 +291,7 @@ def test_a_name_that_does_not_resolve(kafka: Kafka, api: Api, proxy: Proxy, tmp_
 def test_a_resolver_that_says_nothing_holds_up_no_stop(
     kafka: Kafka, api: Api, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """Calls time out while the name server is silent, and SIGTERM is obeyed within the grace all the same."""
+    """Calls time out while the name server is silent, and SIGTERM ends the process within the grace all the same."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, orders(100))
     resolver = Resolver(tmp_path)

@@ -38,17 +38,17 @@ BATCH, CONCURRENCY = 20, 4
 BUDGET = Budget(events=400, bytes=16 << 20)
 PAUSE = 45.0
 SESSION = 6.0
-"""Seconds; of the broker's KIP-848 groups too (tests/support/kafka/broker.py)."""
+"""Seconds; the broker's KIP-848 groups have the same (tests/support/kafka/broker.py)."""
 SLOW = 13.0
-"""Seconds that the API takes to answer what it has taken: calls are in flight whenever a session ends."""
+"""Seconds before the API's answers, so that calls are in flight whenever a session ends."""
 MEMORY = 64 << 20
-"""How much a process may grow in an outage: four times what librdkafka may fetch ahead (16 MiB)."""
+"""By how much a process may grow in an outage: four times what librdkafka may fetch ahead (16 MiB)."""
 HEALING = 100.0
-"""Seconds; a broker that comes back on a loaded machine takes its time."""
+"""Seconds that a broker may need to come back on a busy machine."""
 
 
 class Shop(NamedTuple):
-    """Records of one topic, and how they must end."""
+    """The records of one topic, and their outcomes."""
 
     kafka: Kafka
     topic: str
@@ -57,7 +57,7 @@ class Shop(NamedTuple):
 
     @property
     def deliverable(self) -> set[str]:
-        """Ids that the API has to accept."""
+        """Ids that the API must accept."""
         return {
             one.event["event_id"]
             for one in self.events
@@ -66,17 +66,17 @@ class Shop(NamedTuple):
 
     @property
     def broken(self) -> set[bytes]:
-        """Values that have to end as dead letters."""
+        """Values that must become dead letters."""
         return {value_of(one) for one in self.events if one.defect}
 
     def more(self, count: int, seed: int) -> Shop:
-        """Write so many more."""
+        """Write `count` more records."""
         _, events = generated(count, seed=seed, duplicates=0.05, invalid=0.02)
         write_generated(self.kafka, self.topic, events)
         return self._replace(events=[*self.events, *events])
 
     def committed(self) -> int:
-        """How many are committed, as the broker has it; one that has come back may load its groups first."""
+        """How many records the broker has as committed; a broker that has just started may load its groups first."""
 
         def ask() -> list[int] | None:
             try:
@@ -88,7 +88,7 @@ class Shop(NamedTuple):
 
 
 def open_shop(kafka: Kafka, count: int, seed: int) -> Shop:
-    """A topic with so many records."""
+    """A new topic with `count` records."""
     return Shop(kafka, new_topic(kafka), new_group(), []).more(count, seed)
 
 
@@ -101,13 +101,13 @@ def environment(folder: Path, shop: Shop, api: Api, **settings: str) -> dict[str
 
 
 def in_the_middle_of_work(watch: Watch) -> int:
-    """Until much is delivered and some is committed; the process's memory then."""
+    """Wait until many events are delivered and some records are committed; return the process's memory."""
     watch.until(lambda status: status["ledger"]["delivered"] > 300 and committed(status) > 100, "some work")
     return watch.memory()
 
 
 def check_nothing_lost(shop: Shop, api: Api, ungraceful: int) -> None:
-    """Every record ended as it must; at most what was in flight at ungraceful moments ended so twice."""
+    """Every record has its outcome; at most what was in flight at ungraceful moments was sent twice."""
     assert shop.committed() == len(shop.events)
     accepted = api.accepted()
     assert set(accepted) == shop.deliverable
@@ -123,7 +123,7 @@ def idle(status: Status) -> bool:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["clean", "killed"])
 def test_the_broker_is_restarted(own_kafka: RealBroker, api: Api, tmp_path: Path, how: str) -> None:
-    """Under load: the process goes on by itself, reads what comes later too, and commits go on."""
+    """Under load the process continues by itself, reads later records too, and commits."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     shop = open_shop(kafka, 2000, seed=3)
     api.set_faults(slow=Chance(share=1.0), slow_seconds=0.2)
@@ -150,7 +150,7 @@ def test_the_broker_is_restarted(own_kafka: RealBroker, api: Api, tmp_path: Path
 def test_the_coordinator_is_silent_for_longer_than_the_session(
     own_kafka: RealBroker, servers: Loop, tmp_path: Path
 ) -> None:
-    """The broker is stopped in its tracks: members live, join again, finish; under both protocols."""
+    """The broker is frozen: members stay alive, join again and finish; under both protocols."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     protocols: dict[str, dict[str, str]] = {
         "classic": {"KAFKA_SESSION_TIMEOUT_MS": str(int(SESSION * 1000))},
@@ -190,7 +190,7 @@ def test_the_coordinator_is_silent_for_longer_than_the_session(
 
 
 class Line:
-    """A topic, an API and a process between them."""
+    """A topic, an API, and a process between them."""
 
     def __init__(self, stack: ExitStack, servers: Loop, folder: Path, kafka: Kafka, **settings: str) -> None:
         self.shop = open_shop(kafka, 4000, seed=5)
@@ -201,7 +201,7 @@ class Line:
         self.watch = Watch(self.process, BUDGET)
 
     def finish(self) -> None:
-        """Until all is settled and committed; then stop, and look how every record ended."""
+        """Wait until all is settled and committed; then stop, and check every record's outcome."""
         watch, shop = self.watch, self.shop
         watch.until(lambda _: shop.committed() == len(shop.events), "the last commit", HEALING)
         assert self.process.stop()[0] == 0
@@ -209,17 +209,17 @@ class Line:
         self.api.check_payloads()
 
     def logged(self, event: str) -> bool:
-        """Whether such a line was logged."""
+        """Whether the log has such a line."""
         return any(line.get("event") == event for line in self.process.log)
 
 
 def books(status: Status) -> tuple[int, int]:
-    """How much was read, and how much is committed."""
+    """How many records were read, and how many are committed."""
     return status["ledger"]["read"], committed(status)
 
 
 def watch_for(watches: Sequence[Watch], seconds: float) -> None:
-    """Look at all of them now and then, for so long: that time passes is the outage."""
+    """Check all of them at intervals for that long: the outage is a time that passes."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for watch in watches:

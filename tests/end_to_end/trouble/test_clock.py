@@ -1,4 +1,5 @@
-"""The machine's clock is wrong: nothing becomes a dead letter by it, it is told, and it heals by itself."""
+"""The machine's clock is wrong: no event becomes a dead letter for it, the log says so, and the service
+recovers by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from tests.end_to_end.trouble.clocks import WrongClock
 from tests.support.kafka.harness import Kafka
 
 RECORDS = 1_200
-"""More than the dead-letter guard needs to say something."""
+"""More records than the dead-letter guard needs for a judgement."""
 
 
 @pytest.mark.parametrize("off", [-3_600.0, -400.0, 7_200.0, 8 * 86_400.0], ids=str)
@@ -50,7 +51,8 @@ def test_a_clock_that_is_wrong(kafka: Kafka, api: Api, tmp_path: Path, off: floa
 
 
 def test_a_clock_that_is_behind_and_an_api_that_is_away(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Nobody says what time it is: the events wait, and say for what. Set right, the clock alone lets them go."""
+    """The right time cannot be had: the events wait, and the status says for what. When the clock is set right,
+    they are sent."""
     clock = WrongClock(tmp_path, -3_600.0)
     topic, group = new_topic(kafka, 1), new_group()
     env = {**run_environment(tmp_path, kafka, topic, group, api.url), **clock.env}

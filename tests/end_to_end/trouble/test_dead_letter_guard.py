@@ -1,4 +1,5 @@
-"""A wrong mapping meets a real topic: intake stops and says so, and once that is seen to nothing is lost or twice."""
+"""A wrong mapping meets a real topic: intake stops and says so, and once it is corrected nothing is lost or
+sent twice."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ HEALTHY = 8000
 
 
 def test_a_poisoned_topic_stops_intake_and_is_finished_later(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Log, page, readiness and metrics say why; it stays healthy, stops at once, and leaves all that is open open."""
+    """Log, page, readiness and metrics say why; the process stays healthy, stops at once, and leaves open
+    records open."""
     topic, group = new_topic(kafka), new_group()
     generator, events = generated(RECORDS, invalid=0.8)
     write_generated(kafka, topic, events)
@@ -121,7 +123,8 @@ def test_a_healthy_topic_may_be_read_again_and_again(kafka: Kafka, api: Api, tmp
 
 
 def test_a_destination_that_refuses_everything_is_named(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Not the mapping: in the log, on /readyz and /status, and at the end of a replay; none of it is dead-lettered."""
+    """The message blames the destination, not the mapping: in the log, on /readyz and /status, and at the end
+    of a replay; no event becomes a dead letter."""
     # In one partition, so that they are fetched at once and go in one call: all are refused before a letter is written.
     topic, group = new_topic(kafka, 1), new_group()
     api.set_faults(marker="order", marked="failed")

@@ -35,14 +35,14 @@ def glue() -> Iterator[Glue]:
 
 
 def value(version: str, event_id: str, *, zipped: bool = False) -> tuple[None, bytes]:
-    """A record of Glue's serialiser, without a key."""
+    """A record of Glue's serialiser."""
     datum = Encoder(SCHEMA, SingleObject()).encode(commerce_event(event_id))[_HEAD:]
     return None, glue_value(version, datum, zipped=zipped)
 
 
 def test_records_of_glue(kafka: Kafka, api: Api, glue: Glue, tmp_path: Path) -> None:
-    """While Glue is away its records wait; then both compressions are delivered, and what is no Avro of ours is a dead
-    letter that says why. A later start while Glue is away goes by what is on disk."""
+    """While Glue is down its records wait; then both compressions are delivered, and other formats become dead
+    letters that say why. A later start while Glue is down uses the schemas on disk."""
     topic, group = new_topic(kafka, 1), new_group()
     env = {
         **run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_SCHEMA_PATIENCE="2s"),

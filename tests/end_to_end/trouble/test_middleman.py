@@ -1,4 +1,4 @@
-"""Somebody on the way answers in the platform's place: no verdict on any event, and nobody's secrets are told."""
+"""A proxy answers in the platform's place: that is no verdict on any event, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ RECORDS = 300
 def test_a_middleman_s_answer_settles_nothing(
     kafka: Kafka, api: Api, tmp_path: Path, status: int, says: Speech
 ) -> None:
-    """While it answers nothing is dead-lettered, committed or halted; afterwards all is delivered, once."""
+    """While the proxy answers, nothing is dead-lettered, committed or halted; afterwards all events are
+    delivered, once."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, [commerce_event(f"order-{number}") for number in range(RECORDS)])
     env = run_environment(
@@ -48,7 +49,8 @@ def test_a_middleman_s_answer_settles_nothing(
 
 
 def test_a_proxy_with_a_limit_gets_smaller_batches(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """One event is larger than it takes: that one waits, all others are delivered, and none is a dead letter."""
+    """One event is larger than the proxy accepts: that one waits, all others are delivered, and none becomes a
+    dead letter."""
     topic, group = new_topic(kafka), new_group()
     events = [commerce_event(f"order-{number}") for number in range(RECORDS)]
     events[0] = events[0] | {"page_url": f"https://example.com/{'a' * 20_000}"}

@@ -37,7 +37,7 @@ SUBJECT = "orders-value"
 
 @pytest.fixture
 def registry(servers: Loop) -> Iterator[Registry]:
-    """A registry that behaves, with no schema."""
+    """A registry without faults or schemas."""
     with Registry(servers) as one:
         yield one
 
@@ -57,7 +57,7 @@ class Line:
         return Process(self._folder, "run", env=self.env)
 
     def write(self, schema_id: int, *event_ids: str, schema: Any = None) -> None:
-        """Events that name the schema by this id."""
+        """Write events with this schema id."""
         events = [commerce_event(event_id) for event_id in event_ids]
         write_registered(self._kafka, self.topic, schema_id, events, schema)
 
@@ -74,7 +74,7 @@ class Line:
 
 
 def version(number: int) -> dict[str, Any]:
-    """Another version of the schema: it can be read, and is another text, hence another id."""
+    """Another version of the schema: it can be read, but its text differs, and so does its id."""
     schema = copy.deepcopy(SCHEMA)
     field = {"name": f"added_{number}", "type": ["null", "string"], "default": None}
     schema["fields"].append(field)
@@ -82,12 +82,13 @@ def version(number: int) -> dict[str, Any]:
 
 
 def complaints(process: Process) -> list[str]:
-    """Why a schema could not be had, each time it was told."""
+    """Why a schema could not be fetched, for each such log line."""
     return [line["reason"] for line in process.log if line.get("event") == "schema_unavailable"]
 
 
 def test_down_when_it_starts(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
-    """It starts, reads, waits and says so; what needs no registry is delivered; the rest when the registry is there."""
+    """The process starts, reads, waits and says so; what needs no registry is delivered, and the rest once the
+    registry is up."""
     schema_id = registry.add(SUBJECT, SCHEMA)
     registry.down()
     line = Line(kafka, api, registry, tmp_path)
@@ -159,7 +160,7 @@ SICK: dict[str, dict[str, Any]] = {
     "hanging up": {"drop": True},
     "silent": {"hang": True},
 }
-"""How a registry can be ill. None of these is a verdict on a schema."""
+"""Faults of a registry. None of these is a verdict on a schema."""
 
 
 def test_ill_in_every_way(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_ill_in_every_way(kafka: Kafka, api: Api, registry: Registry, tmp_path: 
 
 
 def asked(registry: Registry, schema_id: int, times: int) -> bool:
-    """Whether it was asked for this schema so often."""
+    """Whether the registry was asked `times` times for this schema."""
     return registry.requests.count(f"/schemas/ids/{schema_id}") >= times
 
 
@@ -208,7 +209,7 @@ MISMATCHED: dict[str, Any] = {
     "name": "commerce.v1.CommerceEvent",
     "fields": [{"name": "event_id", "type": "long"}],
 }
-"""Its event id is no text, and the fields that ours needs are not there."""
+"""A schema whose event id is no text, and which lacks the fields that ours needs."""
 
 
 def test_verdicts_are_final_and_hold_up_nobody(
@@ -252,7 +253,8 @@ def test_verdicts_are_final_and_hold_up_nobody(
 def test_a_schema_that_is_registered_late_costs_nothing(
     kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
 ) -> None:
-    """One record comes before its schema: it waits, and says so. Then the schema is there: all are delivered."""
+    """One record comes before its schema: it waits, and the log says so. Then the schema is there, and all are
+    delivered."""
     known = registry.add(SUBJECT, SCHEMA)
     line = Line(kafka, api, registry, tmp_path)
     line.write(known + 1, "early", schema=version(1))
@@ -278,7 +280,8 @@ def test_a_schema_that_is_registered_late_costs_nothing(
 def test_a_schema_later_than_patience_heals_without_a_restart(
     kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
 ) -> None:
-    """A record that waited for so long is a dead letter; those that come once the schema is there are delivered."""
+    """A record that waited for that long becomes a dead letter; records that come once the schema is there are
+    delivered."""
     known = registry.add(SUBJECT, SCHEMA)
     line = Line(kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1s")
     line.write(known + 1, "early", schema=version(1))
@@ -293,7 +296,8 @@ def test_a_schema_later_than_patience_heals_without_a_restart(
 
 
 def test_made_up_ids_cost_few_questions(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
-    """A flood of records, each of another id: asked for at an even rate; once the guard has tripped not at all."""
+    """A flood of records, each with another id: the registry is asked at an even rate, and not at all once the
+    guard has tripped."""
     known = registry.add(SUBJECT, SCHEMA)
     line = Line(
         kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1s", PINSTREAM_DEAD_LETTER_SAMPLE="100"
@@ -317,7 +321,7 @@ def test_made_up_ids_cost_few_questions(kafka: Kafka, api: Api, registry: Regist
 
 
 def test_a_file_that_comes_late_is_read(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Without a registry the folder is looked at again for what it lacked."""
+    """Without a registry the schema folder is read again for a schema that it lacked."""
     folder = tmp_path / "schemas"
     folder.mkdir()
     (folder / "event.avsc").write_text(json.dumps(SCHEMA))
@@ -335,7 +339,7 @@ def test_a_file_that_comes_late_is_read(kafka: Kafka, api: Api, tmp_path: Path) 
 def test_refused_credentials_wait_and_are_told_of(
     kafka: Kafka, api: Api, servers: Loop, tmp_path: Path
 ) -> None:
-    """401 is no verdict: records wait, the log says to look after the credentials and not what they are."""
+    """A 401 is no verdict: records wait, and the log says to check the credentials without showing them."""
     with Registry(servers, credentials="pinstream:another") as registry:
         schema_id = registry.add(SUBJECT, SCHEMA)
         line = Line(
@@ -357,5 +361,5 @@ def test_refused_credentials_wait_and_are_told_of(
 
 
 def write_raw(kafka: Kafka, topic: str, schema_id: int, datum: bytes) -> None:
-    """One record in Confluent's wire format, whatever the datum."""
+    """Write one record in Confluent's wire format with any datum."""
     write(kafka, topic, [(None, b"\x00" + schema_id.to_bytes(4, "big") + datum)])

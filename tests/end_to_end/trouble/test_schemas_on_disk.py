@@ -1,4 +1,5 @@
-"""A start while the registry is away: what was read before is read, what is new waits, and the registry counts.
+"""A start while the registry is down: records with schemas that were read before are read, others wait, and the
+registry's answer decides.
 
 As in `test_registry`, records are in Confluent's wire format, on one partition.
 """
@@ -24,24 +25,24 @@ UNLIKE: dict[str, Any] = {
     "name": "commerce.v1.CommerceEvent",
     "fields": [{"name": "event_id", "type": "long"}],
 }
-"""Another schema of this name: nothing is read by both."""
+"""Another schema with this name: no datum can be read with both."""
 
 
 @pytest.fixture
 def registry(servers: Loop) -> Iterator[Registry]:
-    """A registry that behaves, with no schema."""
+    """A registry without faults or schemas."""
     with Registry(servers) as one:
         yield one
 
 
 def files(tmp_path: Path) -> list[str]:
-    """What is kept in the state folder."""
+    """The files with schemas in the state folder."""
     folder = tmp_path / "state" / "registry-schemas"
     return sorted(os.listdir(folder)) if folder.exists() else []
 
 
 def run_once(line: Line, count: int) -> Process:
-    """Run until so many records are settled, and stop."""
+    """Run until `count` records are settled, and stop."""
     with line.run() as process:
         process.until_settled(count)
         process.until(lambda: line.committed == count, "the commit")
@@ -89,7 +90,8 @@ def test_a_start_without_the_registry(kafka: Kafka, api: Api, registry: Registry
 
 
 def test_a_registry_that_was_set_up_anew(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
-    """It gives the id another schema. What the old one cannot read waits, and is read once the registry is back."""
+    """The registry gives the id to another schema. Records that the old schema cannot read wait, and are read
+    once the registry is up."""
     schema_id = registry.add(SUBJECT, UNLIKE)
     line = Line(kafka, api, registry, tmp_path, PINSTREAM_SCHEMA_PATIENCE="1h")
     write(kafka, line.topic, [(None, b"\x00" + schema_id.to_bytes(4, "big") + b"\x02")])
@@ -121,7 +123,7 @@ def test_a_registry_that_was_set_up_anew(kafka: Kafka, api: Api, registry: Regis
 def test_a_folder_that_cannot_be_used_is_no_matter(
     kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
 ) -> None:
-    """A file in its place: a line in the log, and a service that works as without it."""
+    """A file stands in its place: a line in the log, and a service that works without the folder."""
     schema_id = registry.add(SUBJECT, SCHEMA)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "registry-schemas").write_text("in the way")
@@ -134,7 +136,8 @@ def test_a_folder_that_cannot_be_used_is_no_matter(
 
 
 def test_the_other_commands(kafka: Kafka, api: Api, registry: Registry, tmp_path: Path) -> None:
-    """A dry replay keeps nothing, a replay does; check warns while the registry is away, and fails if it never was."""
+    """A dry replay keeps no schema, a replay does; check warns while the registry is down, and fails if it was
+    never reached."""
     schema_id = registry.add(SUBJECT, SCHEMA)
     line = Line(kafka, api, registry, tmp_path)
     line.write(schema_id, "a")
@@ -162,7 +165,7 @@ def test_the_other_commands(kafka: Kafka, api: Api, registry: Registry, tmp_path
 def test_refused_credentials_fail_the_check_though_schemas_are_on_disk(
     kafka: Kafka, api: Api, registry: Registry, tmp_path: Path
 ) -> None:
-    """The service would read what it knows, but this does not heal by itself."""
+    """The service could read what it knows, but this does not recover by itself."""
     schema_id = registry.add(SUBJECT, SCHEMA)
     line = Line(kafka, api, registry, tmp_path)
     line.write(schema_id, "a")

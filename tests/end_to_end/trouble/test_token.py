@@ -1,4 +1,5 @@
-"""A refused token halts the line and loses nothing (docs/why.md): it heals by itself, or the process ends with 3."""
+"""A refused token halts the account and loses nothing (docs/why.md): it recovers by itself, or the process ends
+with 3."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def test_wrong_token_halts_then_gives_up(kafka: Kafka, api: Api, tmp_path: Path)
 
 
 def test_a_new_token_file_heals_without_a_restart(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The mounted secret is replaced while the line is halted: all is delivered, once, by the same process."""
+    """The mounted secret is replaced during the halt: all events are delivered, once, by the same process."""
     topic, group = new_topic(kafka), new_group()
     generator, events = generated(300)
     write_generated(kafka, topic, events)
@@ -93,7 +94,8 @@ def test_a_new_token_file_heals_without_a_restart(kafka: Kafka, api: Api, tmp_pa
 
 
 def test_a_spell_of_refusals_heals_by_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The platform refuses a good token for a while: probes find out when it is over; nothing is a dead letter."""
+    """The platform refuses a good token for a while: probes notice when it accepts it again; no event becomes a
+    dead letter."""
     topic, group = new_topic(kafka), new_group()
     generator, events = generated(500)
     write_generated(kafka, topic, events)
@@ -108,7 +110,8 @@ def test_a_spell_of_refusals_heals_by_itself(kafka: Kafka, api: Api, tmp_path: P
 
 
 def test_each_account_for_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """An event goes to the account it names; one that answers 403 does not stop the other; a stranger's is refused."""
+    """Each event goes to the account that it names; an account that answers 403 does not stop the other; an
+    unknown account's event is refused."""
     topic, group = new_topic(kafka), new_group()
     main = [commerce_event(f"main-{number}") for number in range(40)]
     other = [commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(40)]
@@ -133,7 +136,8 @@ def test_each_account_for_itself(kafka: Kafka, api: Api, tmp_path: Path) -> None
 
 
 def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """One account's refused token halts that account alone; a new one in its file resumes it, without a restart."""
+    """One account's refused token halts that account alone; a new token in its file ends the halt, without a
+    restart."""
     topic, group = new_topic(kafka), new_group()
     write_events(
         kafka, topic, (commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(40))
@@ -180,7 +184,7 @@ def test_a_token_for_each_account(kafka: Kafka, api: Api, tmp_path: Path) -> Non
 
 
 def test_a_halted_account_does_not_starve_the_others(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """While one account is refused, what comes later for another is still fetched and delivered."""
+    """While one account is halted, later events of another are still fetched and delivered."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, [commerce_event("halting", ad_account_id=OTHER_ACCOUNT)])
     api.set_faults(forbidden_accounts=frozenset({OTHER_ACCOUNT}))

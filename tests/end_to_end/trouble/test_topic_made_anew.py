@@ -30,7 +30,7 @@ PROTOCOLS = {"eager": EAGER, "cooperative": COOPERATIVE, "kip-848": KIP_848}
 
 
 class Shop:
-    """A topic, a group that reads it, and the ids of what is written."""
+    """A topic, a group that reads it, and the ids of the written events."""
 
     def __init__(self, kafka: Kafka, api: Api, folder: Path, protocol: Protocol) -> None:
         self.kafka, self.api = kafka, api
@@ -43,13 +43,13 @@ class Shop:
         self.expected: set[str] = set()
 
     def write(self, life: str, count: int) -> None:
-        """So many records."""
+        """Write `count` records."""
         ids = [f"{life}-{number}" for number in range(count)]
         write_events(self.kafka, self.topic, [commerce_event(one) for one in ids])
         self.expected.update(ids)
 
     def make_anew(self, partitions: int = 1) -> None:
-        """Delete the topic, and make it anew as soon as the broker allows it."""
+        """Delete the topic, and create it again as soon as the broker allows it."""
         admin = AdminClient({**self.kafka.config, "log_level": 0})
         admin.delete_topics([self.topic])[self.topic].result(WITHIN)
 
@@ -66,12 +66,12 @@ class Shop:
 
     @contextmanager
     def service(self) -> Iterator[Process]:
-        """`pinstream run`, gone at the end."""
+        """A running `pinstream run`."""
         with Process(self._folder, "run", env=self._env) as process:
             yield process
 
     def until_delivered(self, process: Process) -> None:
-        """Every event was accepted, and nothing was accepted twice."""
+        """Wait until every event was accepted; none may be accepted twice."""
         process.until(
             lambda: self.expected <= set(self.api.accepted()),
             f"all of {len(self.expected)} accepted",
@@ -80,7 +80,7 @@ class Shop:
         assert set(self.api.accepted().values()) == {1}
 
     def until_committed(self, process: Process, offset: int) -> None:
-        """The group's offset is this."""
+        """Wait until the group has committed this offset."""
         process.until(
             lambda: committed_offsets(self.kafka, self.group, self.topic, 1) == [offset],
             f"offset {offset} committed",
@@ -94,7 +94,7 @@ def shop(request: pytest.FixtureRequest, kafka: Kafka, api: Api, tmp_path: Path)
 
 
 def test_under_a_running_member(shop: Shop) -> None:
-    """Read on at the old offset, 200 of 700 would never be read: they are, and the log and /status say why."""
+    """From the old offset on, 200 of 700 records would never be read: all are read, and the log and /status say why."""
     shop.write("old", OLD)
     with shop.service() as process:
         process.until_settled(OLD)
@@ -110,7 +110,8 @@ def test_under_a_running_member(shop: Shop) -> None:
 
 
 def test_while_intake_is_paused(shop: Shop) -> None:
-    """A refused token stops intake: nothing is fetched, and no fetch can tell. With a new token all is delivered."""
+    """A refused token stops intake, so no fetch can show that the topic is another one. With a new token all
+    events are delivered."""
     shop.write("old", OLD)
     with shop.service() as process:
         process.until_settled(OLD)
@@ -130,7 +131,8 @@ def test_while_intake_is_paused(shop: Shop) -> None:
 
 
 def test_while_all_members_are_stopped(shop: Shop) -> None:
-    """A commit of the old life that is there at the next start (a broker keeps it, or takes it late) is void."""
+    """An offset of the old life that is committed at the next start (a broker keeps it, or takes it late) does
+    not count."""
     shop.write("old", OLD)
     with shop.service() as process:
         process.until_settled(OLD)
@@ -152,7 +154,7 @@ def test_while_all_members_are_stopped(shop: Shop) -> None:
 
 
 def test_with_another_number_of_partitions(shop: Shop) -> None:
-    """The next life has three partitions where the one before had one: the group finds them, and all are read."""
+    """The new topic has three partitions where the old one had one: the group finds them, and all are read."""
     shop.write("old", OLD)
     with shop.service() as process:
         process.until_settled(OLD)

@@ -1,4 +1,4 @@
-"""A record whose header names no client can read: it stops nothing, and is delivered or stored like any other."""
+"""A record whose header names no client can read stops nothing, and is delivered or stored like any other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BAD = [(b"\xff\xfe", b"1"), (b"fine", b"2")]
 
 
 def test_it_stops_nothing(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Good ones are delivered; a broken one becomes a dead letter that says its headers could not be read; and the
-    commands that read dead letters go on past such a record too."""
+    """Good records are delivered; a broken one becomes a dead letter that says that its headers could not be
+    read; and the commands for dead letters continue past such a record, too."""
     topic = new_topic(kafka, 1)
     good = [(b"k", ENCODER.encode(commerce_event(f"e-{n}")), BAD) for n in range(3)]
     produce_raw(
@@ -44,7 +44,7 @@ def test_it_stops_nothing(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 
 def test_its_letter_says_so(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """``pinstream.headers`` tells where to read them."""
+    """``pinstream.headers`` says where they can be read."""
     topic = new_topic(kafka, 1)
     produce_raw(kafka, topic, [(b"k", b"junk", BAD)])
     env = run_environment(tmp_path, kafka, topic, new_group(), api.url)

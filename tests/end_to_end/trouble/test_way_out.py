@@ -36,7 +36,7 @@ API, REGISTRY, IDP = "api.pinstream.invalid", "registry.pinstream.invalid", "idp
 LOGIN = "us@er:p:w%/"
 EACH = 20
 HEALING = 100.0
-"""Seconds that the longest backoff and a loaded machine may take."""
+"""Seconds that the longest backoff takes on a busy machine."""
 
 FAULTS = {
     Way.REFUSE: "answered 403: let it allow api.pinstream.invalid:443",
@@ -46,7 +46,7 @@ FAULTS = {
     Way.DEAF: "did not open the way to api.pinstream.invalid:443 in time",
     Way.INSPECT: "is signed by an authority that is not known here",
 }
-"""What the reason says of each."""
+"""What the message says about each fault."""
 
 
 class Company:
@@ -70,17 +70,17 @@ class Company:
         self._servers.call(self.out.start())
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Stop listening."""
         self._servers.call(self.out.stop())
         self.registry.__exit__(None, None, None)
         self.front.__exit__(None, None, None)
 
     def set(self, mode: Way, login: str | None = LOGIN) -> None:
-        """Have the proxy behave like this."""
+        """Make the proxy behave like this."""
         self._servers.call(self.out.set(mode, login))
 
     def settings(self) -> dict[str, str]:
-        """What the service is told of it."""
+        """The service's settings for it."""
         return {
             "HTTPS_PROXY": self.out.url,
             "HTTP_PROXY": self.out.url,
@@ -101,7 +101,7 @@ def _place(url: str) -> tuple[str, int]:
 
 @pytest.fixture
 def company(servers: Loop, api: Api, tmp_path: Path) -> Iterator[Company]:
-    """Whose proxy tunnels for who knows the password."""
+    """A company whose proxy tunnels for those who know the password."""
     one = Company(servers, api, tmp_path)
     one.open()
     yield one
@@ -157,13 +157,14 @@ def test_a_proxy_with_every_fault(kafka: Kafka, api: Api, company: Company, tmp_
 
 
 def _reason(process: Process, words: str) -> str | None:
-    """What the log says of the latest call without a verdict, if that has these words."""
+    """What the log says about the latest call without a verdict, if that has these words."""
     lines = [line for line in process.log if line.get("event") == "no_verdict"]
     return str(lines[-1]["said"]) if lines and words in str(lines[-1]["said"]) else None
 
 
 def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: Path) -> None:
-    """Pinterest and registry by way of the proxy; without the password one line for each says what is missing."""
+    """Pinterest and registry are reached through the proxy; without the password one line for each says what is
+    missing."""
     topic = new_topic(kafka, 1)
     env = {**run_environment(tmp_path, kafka, topic, new_group(), "", **company.settings()), "COLUMNS": "300"}
     found = command("check", "--send-test-event", env=env)
@@ -181,7 +182,7 @@ def test_check_says_which_way_it_goes(kafka: Kafka, company: Company, tmp_path: 
 def test_tokens_of_kafka_take_the_same_way(
     secured_kafka: SecuredBroker, servers: Loop, api: Api, company: Company, tmp_path: Path
 ) -> None:
-    """librdkafka's own curl goes by way of the proxy, with the password of the file, and trusts whom we trust."""
+    """librdkafka's own curl uses the proxy, with the password of the file, and trusts the same authorities."""
     kafka, topic, group = secured_kafka.plain, new_topic(secured_kafka.plain, 1), new_group()
     secured_kafka.grant_all("shop")
     schema_id = company.registry.add("orders-value", SCHEMA)
