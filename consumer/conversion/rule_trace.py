@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -44,6 +43,7 @@ _DECIDED: Final = {
     "event_time": "whole seconds since 1970",
     "event_id": "text, unchanged",
 }
+_LEFT_OUT: Final = {LeftOut.BLANK: "blank", LeftOut.PLACEHOLDER: "stands for nothing"}
 _PHONES: Final = "user_data.ph"
 _GROUPS: Final = ("event", "app_info", "device_info", "user_data", "items", "gathered", "custom_data")
 
@@ -54,7 +54,6 @@ class RuleTrace:
     def __init__(self, converter: Converter, section: int = 1) -> None:
         # What the rules were asked for the event in hand: field -> values with their answers.
         self._asked: dict[str, list[tuple[Any, Any]]] = {}
-        self._written: list[Any] = []
         # Copies: the converter of the service must go on without writing anything down.
         self._converter = copy.copy(converter)
         self._converter.descriptions = [copy.copy(description) for description in converter.descriptions]
@@ -85,18 +84,16 @@ class RuleTrace:
         if isinstance(converted, ConversionEvent):
             payload = converted.payload
             lost = {warning.field: warning.message for warning in converted.warnings}
+        numbers = None if self._numbers is None else walk(self._numbers.value(event, None), (EACH,))
+        once = {"values": 1, "sent": 1, "done": [], "left_out": {}}
         decided = [
-            _Entry(name, self._origin(name), rule, sent=1)
+            {"field": name, "from": self._origin(name), "rule": rule, **once}
             for name, rule in _DECIDED.items()
             if name in payload
         ]
-        if self._numbers is not None:
-            self._written = walk(self._numbers.value(event, None), (EACH,))
         # Of an event that is refused, these are the fields up to the one that it is refused for.
-        entries = [
-            self._entry(field, _sent(payload, field.name), lost.get(field.name)) for field in self._fields
-        ]
-        return [entry.shown() for entry in (*decided, *entries) if entry.values or entry.sent]
+        traced = [self._traced(field, payload, lost.get(field.name), numbers) for field in self._fields]
+        return [entry for entry in (*decided, *traced) if entry["values"]]
 
     def _recorded(self, field: ProgramField) -> ProgramField:
         """Return the field with a rule that writes down what it is asked and what it answers."""
@@ -120,67 +117,52 @@ class RuleTrace:
         computed = not isinstance(source, Source | Element)
         return f"computed from {source.path}" if computed else source.path
 
-    def _entry(self, field: ProgramField, sent: int, lost: str | None) -> _Entry:
-        """Return what was done with this field, of which `sent` values stand in the payload; `lost`: its warning."""
-        target = self._mapping.target(field.name)
+    def _traced(  # noqa: C901 (one branch for each thing that may have happened to the values)
+        self, field: ProgramField, payload: dict[str, Any], lost: str | None, numbers: list[Any] | None
+    ) -> dict[str, Any]:
+        """Return the entry of one field. `lost`: its warning; `numbers`: phone numbers before they get their codes."""
+        name, mapping, asked = field.name, self._mapping, self._asked.get(field.name, ())
+        target, source, is_phone = mapping.target(name), self._origin(name), name == _PHONES
         rule = f"{_HASHED[target.key]}; SHA-256" if target.hashed else target.meant
-        if field.name == _PHONES and (self._numbers is not None or self._mapping.phone_country_code):
+        if is_phone and (numbers is not None or mapping.phone_country_code):
             rule = f"with the country's code, {rule}"
-        entry = _Entry(field.name, self._origin(field.name), rule, sent)
-        for value, answer in self._asked.get(field.name, ()):
-            entry.values += 1
+        done: list[str] = []
+        left_out: Counter[str] = Counter()
+        for value, answer in asked:
             if answer is None:
-                entry.left_out["negative"] += 1
+                left_out["negative"] += 1
             elif isinstance(answer, LeftOut):
-                why = {LeftOut.BLANK: "blank", LeftOut.PLACEHOLDER: "stands for nothing"}.get(answer)
-                entry.left_out[why or f"not {target.meant}"] += 1
+                left_out[_LEFT_OUT.get(answer, f"not {target.meant}")] += 1
             else:
-                done = _done(value, answer, target.hashed)
-                if field.name == _PHONES and self._numbers is not None and value not in self._written:
-                    done.insert(0, "got its country's code")
-                entry.done += [word for word in done if word not in entry.done]
-        usable = entry.values - entry.left_out.total()
-        # The rule had an answer, and the converter left it out all the same: its warning says why.
+                if is_phone and numbers is not None and value not in numbers:
+                    done.append("got its country's code")
+                done += _done(value, answer, target.hashed)
+        # The field's values in the payload: its name is a path, with the steps that `walk` takes.
+        values = walk(payload, name.replace("[]", f".{EACH}").split("."))
+        sent = sum(len(value) if isinstance(value, list) else 1 for value in values)
+        usable = len(asked) - left_out.total()
         if usable and lost is not None and not sent:
-            entry.left_out[lost] += usable
-            entry.done.clear()
-        elif sent and not usable:
-            self._say_what_else_gave_it(entry, field)
+            # The rule had an answer, and the converter left it out all the same: its warning says why.
+            left_out[lost] += usable
+            done.clear()
         elif 0 < sent < usable:
-            entry.done.append("duplicates removed" if target.hashed else f"the first {sent} sent")
-        return entry
-
-    def _say_what_else_gave_it(self, entry: _Entry, field: ProgramField) -> None:
-        if field.way is Way.TOTAL and field.name in self._mapping.sources:
-            entry.done.append("summed")
-        elif field.takes_click_id and field.constant is None:
-            entry.source, entry.done = "epik in event_source_url", ["the record's own is missing"]
-        elif field.constant is not None:
-            of_mapping = field.name in self._mapping.constants
-            entry.source = "[constants]" if of_mapping else "PINTEREST_PARTNER_NAME"
-
-
-@dataclass(slots=True)
-class _Entry:
-    field: str
-    source: str
-    rule: str
-    sent: int
-    values: int = 0
-    done: list[str] = dataclass_field(default_factory=list)
-    left_out: Counter[str] = dataclass_field(default_factory=Counter)
-
-    def shown(self) -> dict[str, Any]:
-        """Return the entry as JSON. What is sent without a value of the record counts as one."""
-        values = max(self.values, self.sent)
+            done.append("duplicates removed" if target.hashed else f"the first {sent} sent")
+        # Below, what is sent is no answer of the field's own rule.
+        elif sent and not usable and field.way is Way.TOTAL and name in mapping.sources:
+            done.append("summed")
+        elif sent and not usable and field.constant is not None:
+            source = "[constants]" if name in mapping.constants else "PINTEREST_PARTNER_NAME"
+        elif sent and not usable and field.takes_click_id:
+            source, done = "epik in event_source_url", ["the record's own is missing"]
         return {
-            "field": self.field,
-            "from": self.source,
-            "rule": self.rule,
-            "values": values,
-            "sent": self.sent,
-            "done": self.done,
-            "left_out": dict(self.left_out),
+            "field": name,
+            "from": source,
+            "rule": rule,
+            # What is sent without a value of the record counts as one.
+            "values": max(len(asked), sent),
+            "sent": sent,
+            "done": list(dict.fromkeys(done)),
+            "left_out": dict(left_out),
         }
 
 
@@ -193,18 +175,3 @@ def _done(value: Any, answer: Any, hashed: bool) -> list[str]:
     if not isinstance(text, str) or text.strip().lower() == answer:
         return ["a digest already"]
     return ["hashed"] if sha256(text.encode()).hexdigest() == answer else ["normalised", "hashed"]
-
-
-def _sent(payload: dict[str, Any], name: str) -> int:
-    """Return how many values of the field `name` stand in a payload."""
-    holders: list[Any] = [payload]
-    *parents, key = name.split(".")
-    for parent in parents:
-        # Objects without values, and whole arrays, are left out of a payload.
-        holders = [
-            holder[parent.removesuffix("[]")] for holder in holders if parent.removesuffix("[]") in holder
-        ]
-        if parent.endswith("[]"):
-            holders = [item for items in holders for item in items]
-    values = [holder[key] for holder in holders if key in holder]
-    return sum(len(value) if isinstance(value, list) else 1 for value in values)
