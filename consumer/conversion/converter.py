@@ -207,9 +207,11 @@ class _Writing:
             # No values are no array: the key is left out.
             return decide.digests(rule, values, self.warned, field.warnings) or None
         if field.way is Way.ALL:
-            return decide.sent_values(rule, values, self.warned, field.warnings)[: field.most] or None
+            return list(decide.sent_values(rule, values, self.warned, field.warnings))[: field.most] or None
         if field.way is Way.FIRST:
-            return self._judged(field, decide.first_sent(rule, values, self.warned, field.warnings))
+            # What follows the first usable value is not looked at: it is not warned of either.
+            usable = decide.sent_values(rule, values, self.warned, field.warnings)
+            return self._judged(field, next(usable, LeftOut.BLANK))
         return self._judged(field, total(values))
 
     def _judged(self, field: ProgramField, result: Any) -> Any:

@@ -2,13 +2,13 @@
 
 Theory of operation. Both executors ask here: the plain one always, the compiled one for what is not the common case.
 Every refusal and every warning is a constant made once, so that making one costs nothing and no message can hold a
-record's values. The closed sets of codes are `REJECTION_CODES`, `FILTER_CODES` and `WARNING_CODES`.
+record's values. So the codes are closed sets, and docs/conversion.md lists them all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from consumer.avro.paths import Path, value_at
@@ -28,12 +28,10 @@ from consumer.engine.model import Ahead, Filtered, Rejection, Stage, Warned
 
 BY_EVENT_NAME: Final = Filtered("event_name")
 BY_CONSENT: Final = Filtered("consent")
-# The closed sets of codes: dead letters, metrics and docs/conversion.md know no others.
-FILTER_CODES: Final = frozenset({"event_name", "consent"})
 
 _AMOUNT = "is not a decimal number of zero or more, without grouping: correct it at the producer"
 # Each message says what to do and where; none can hold a value of the record.
-_REFUSALS: Final = {
+_WHY: Final = {
     "missing_event_name": "the event type is missing or blank",
     "unknown_event_name": "the event type is not mapped: add it to [event_names] of the mapping, or to [own_events] "
     "if it is registered with Pinterest",
@@ -58,24 +56,17 @@ _REFUSALS: Final = {
 # Code of a refusal for an unforeseen reason; its message names the type of the failure only.
 UNCONVERTIBLE: Final = "unconvertible"
 
-REFUSALS: Final = {code: Rejection(Stage.CONVERT, code, why) for code, why in _REFUSALS.items()}
-REJECTION_CODES: Final = frozenset({*REFUSALS, UNCONVERTIBLE})
+REFUSALS: Final = {code: Rejection(Stage.CONVERT, code, why) for code, why in _WHY.items()}
 
+_UNIT: Final = "by so much that it is probably counted in another unit: correct time_unit of the mapping"
 _FAR_OFF: Final = {
-    code: Rejection(
-        Stage.CONVERT,
-        code,
-        f"{_REFUSALS[code]}, by so much that it is probably counted in another unit: correct time_unit of the mapping",
-    )
+    code: Rejection(Stage.CONVERT, code, f"{_WHY[code]}, {_UNIT}")
     for code in ("expired", "future_event_time")
 }
 # Times before this are refused as `_FAR_OFF`, and those further ahead: seconds taken for milliseconds are of 1970.
 _LIKELY_FROM: Final = 946_684_800  # 2000-01-01
 _LIKELY_AHEAD: Final = 10 * 365 * SECONDS_A_DAY
 
-WARNING_CODES: Final = frozenset(
-    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler"}
-)
 NOT_WEB: Final = Warned(
     "not_web", "event_source_url belongs to web events only: left out", "event_source_url"
 )
@@ -130,33 +121,20 @@ def decided_value(event: Any, place: Path | Computation | None) -> Any:
 
 def sent_values(
     rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings
-) -> list[Any]:
-    """Return the rule's answer for each value, in order; add a warning for each that it leaves out."""
-    sent = []
+) -> Iterator[Any]:
+    """Yield the rule's answer for each value, in order; add a warning for each that it leaves out."""
     for value in values:
         result = rule(value)
         if isinstance(result, LeftOut):
             note(warned, result, warnings)
         else:
-            sent.append(result)
-    return sent
+            yield result
 
 
 def digests(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> list[Any]:
     """Return what `sent_values` gives, without duplicates."""
-    sent = sent_values(rule, values, warned, warnings)
     # The first of equal digests stays, so the order is that of the record.
-    return list(dict.fromkeys(sent)) if len(sent) > 1 else sent
-
-
-def first_sent(rule: Rule, values: Iterable[Any], warned: list[Warned], warnings: LeftOutWarnings) -> Any:
-    """Return the rule's answer for the first usable value; `LeftOut.BLANK` if there is none."""
-    for value in values:
-        result = rule(value)
-        if not isinstance(result, LeftOut):
-            return result
-        note(warned, result, warnings)
-    return LeftOut.BLANK
+    return list(dict.fromkeys(sent_values(rule, values, warned, warnings)))
 
 
 _TIMESTAMPS: Final = {

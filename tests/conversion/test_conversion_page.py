@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from consumer.avro.decode import DecodeCode
-from consumer.conversion.decisions import FILTER_CODES, REJECTION_CODES, WARNING_CODES
 from consumer.conversion.transform import FILTERED
 from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT
+from tests.conversion.test_convert import FILTER_CODES, REJECTION_CODES, WARNING_CODES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conversion.md").read_text("utf-8")
 CONVERT_CODES = REJECTION_CODES | {TRANSFORM_FAILED, TRANSFORM_MISFIT}

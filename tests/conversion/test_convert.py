@@ -16,12 +16,13 @@ import pytest
 
 from consumer.conversion.converter import Converter
 from consumer.conversion.decisions import (
+    BY_CONSENT,
+    BY_EVENT_NAME,
     CRAWLER,
-    FILTER_CODES,
     NOT_WEB,
     OPT_OUT_TYPE_IGNORED,
-    REJECTION_CODES,
-    WARNING_CODES,
+    REFUSALS,
+    UNCONVERTIBLE,
     warnings_of,
     zero_warning,
 )
@@ -36,6 +37,12 @@ DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "events.json").read_text())
 NOW = 1760000000.0
 WEEK = 7 * 86400.0
+# The closed sets of codes: dead letters, metrics and docs/conversion.md know no others.
+REJECTION_CODES = frozenset({*REFUSALS, UNCONVERTIBLE})
+FILTER_CODES = frozenset({BY_EVENT_NAME.code, BY_CONSENT.code})
+WARNING_CODES = frozenset(
+    {"malformed", "placeholder", "not_web", "zero_value", "opt_out_type_ignored", "crawler"}
+)
 
 PLAIN: dict[str, Any] = {
     "event_id": "e-1",

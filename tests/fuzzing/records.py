@@ -17,10 +17,11 @@ from consumer.adapters.files import Types, open_records
 from consumer.avro.decode import MAX_RECORD_BYTES, DecodeCode, Decoder, OneSchema, WireFormat
 from consumer.commands.explain.command import explanation
 from consumer.conversion.converter import Converter
-from consumer.conversion.decisions import REJECTION_CODES, UNCONVERTIBLE, WARNING_CODES
+from consumer.conversion.decisions import UNCONVERTIBLE
 from consumer.conversion.sections import load_mapping
 from consumer.engine.model import ConversionEvent, Filtered, Record, Rejection, SchemaRef, Stage
 from consumer.errors import InputError
+from tests.conversion.test_convert import REJECTION_CODES, WARNING_CODES
 from tests.fuzzing.building import MAGIC, MAPPING, SCHEMA, SchemaBuilder, container, event, size_of
 from tests.fuzzing.contract import bounded, check_line, check_rejection, values_in
 from tests.fuzzing.taker import MARK, Taker

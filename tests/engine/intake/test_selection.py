@@ -18,7 +18,7 @@ from consumer.commands.replay.options import (
     Selecting,
     parse_where,
 )
-from consumer.conversion.decisions import REJECTION_CODES
+from consumer.conversion.decisions import REFUSALS
 from consumer.engine.model import (
     Ahead,
     CommerceEvent,
@@ -95,7 +95,7 @@ def test_without_a_condition_all_events_go_on() -> None:
 @pytest.mark.parametrize("where", [False, True])
 def test_what_is_too_old_is_expired_and_no_dead_letter(where: bool) -> None:
     """Whatever else is asked for: it is filtered under a code of its own, which is the rejection's."""
-    assert EXPIRED in REJECTION_CODES
+    assert EXPIRED in REFUSALS
     assert left_out(Rejection(Stage.CONVERT, EXPIRED, "…"), where=where) == Filtered(EXPIRED)
 
 
