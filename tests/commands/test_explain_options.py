@@ -118,7 +118,7 @@ DIFFERENCES: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], list[str]]] 
     ),
     "an outcome": (
         lambda lines: lines[2].update(outcome="deliverable", payload={}),
-        ['record 3: outcome: expected "deliverable", got "rejected" (convert, no_identity: user data'],
+        ['record 3: outcome: expected "deliverable", got "rejected": no_identity (convert): user data'],
     ),
     "a code": (
         lambda lines: lines[2]["error"].update(code="expired"),
@@ -173,7 +173,7 @@ def test_an_expectation_may_leave_things_out(samples: Try) -> None:
     assert 'record 1: payload.event_id: expected nothing, got "e-1"' in done.stdout
     lines[3] = {"payload": {"event_name": "checkout"}}
     assert (
-        'record 4: outcome: expected "deliverable", got "rejected" (decode, misfit: '
+        'record 4: outcome: expected "deliverable", got "rejected": misfit (decode): '
         in samples.expect(lines).stdout
     )
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from consumer.commands.explain.showing import readable
+from consumer.commands.explain.showing import readable, why
 from consumer.errors import InputError, or_all
 
 OUTCOMES: Final = ("deliverable", "filtered", "rejected")
@@ -99,10 +99,10 @@ def _of_record(line: dict[str, Any] | None, expected: dict[str, Any] | None) -> 
     if line is None:
         yield "expected, but FILE has no more records"
     elif expected is None:
-        yield f"not expected: EXPECTED has no more lines; it is {line['outcome']}{_why(line)}"
+        yield f"not expected: EXPECTED has no more lines; it is {line['outcome']}{why(line)}"
     elif (outcome := _outcome(expected) or line["outcome"]) != line["outcome"]:
         # The rest follows from it: one of them has no payload, or no error.
-        yield f"outcome: expected {readable(outcome)}, got {readable(line['outcome'])}{_why(line)}"
+        yield f"outcome: expected {readable(outcome)}, got {readable(line['outcome'])}{why(line)}"
     else:
         for key in expected:
             yield from _differences(expected[key], line.get(key, _NOTHING), key)
@@ -113,13 +113,6 @@ def _outcome(expected: dict[str, Any]) -> str | None:
     follows = {"payload": "deliverable", "error": "rejected", "filter": "filtered"}
     found: str | None = expected.get("outcome")
     return found or next((outcome for key, outcome in follows.items() if expected.get(key) is not None), None)
-
-
-def _why(line: dict[str, Any]) -> str:
-    error = line["error"]
-    if error is not None:
-        return f" ({error['stage']}, {error['code']}: {error['message']})"
-    return f" ({line['filter']})" if "filter" in line else ""
 
 
 def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:

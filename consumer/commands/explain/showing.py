@@ -32,6 +32,14 @@ def readable(value: Any, indent: int | None = None) -> str:
     return f"{text[:_LONGEST]}…" if indent is None and len(text) > _LONGEST else text
 
 
+def why(line: dict[str, Any]) -> str:
+    """Return why a record is not delivered, as the end of a sentence; nothing if it is."""
+    error = line["error"]
+    if error is not None:
+        return f": {error['code']} ({error['stage']}): {error['message']}"
+    return f": {line['filter']}" if "filter" in line else ""
+
+
 def print_lines(lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
     """Print each record's line as JSON; on a terminal, as text for people."""
     if sys.stdout.isatty():
@@ -49,11 +57,8 @@ def print_lines(lines: Iterable[tuple[str, dict[str, Any]]]) -> None:
 
 def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     """Print a record's line as text: payload indented and coloured, then why, what is warned of, and the rules."""
-    outcome, error = line["outcome"], line["error"]
-    why = f": {line['filter']}" if "filter" in line else ""
-    if error is not None:
-        why = f": {error['code']} ({error['stage']}): {error['message']}"
-    console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why))
+    outcome = line["outcome"]
+    console.print(Text.assemble(f"{name}: ", (outcome, _STYLES[outcome]), why(line)))
     # Printed as text, so that nothing in a record can be taken for rich's markup.
     if line["payload"] is not None:
         console.print(JSONHighlighter()(readable(line["payload"], indent=2)))
@@ -63,7 +68,7 @@ def _print_record(console: Console, name: str, line: dict[str, Any]) -> None:
     # Columns that fit the longest name, so that the eye finds the rule.
     widths = [max((len(rule[key]) for rule in rules), default=0) for key in ("field", "from")]
     for rule in rules:
-        left_out = [f"{count} left out: {why}" for why, count in rule["left_out"].items()]
+        left_out = [f"{count} left out: {reason}" for reason, count in rule["left_out"].items()]
         done = "; ".join([*rule["done"], *left_out])
         text = (
             f"{rule['field']:{widths[0]}}  {rule['from']:{widths[1]}}  {rule['rule']}{done and f': {done}'}"
