@@ -124,6 +124,10 @@ DIFFERENCES: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], list[str]]] 
         lambda lines: lines[2]["error"].update(code="expired"),
         ['record 3: error.code: expected "expired", got "no_identity"'],
     ),
+    "a code that is no text": (
+        lambda lines: lines[2]["error"].update(code=["expired"]),
+        ['record 3: error.code: expected ["expired"], got "no_identity"'],
+    ),
     "why it is filtered": (
         lambda lines: lines[1].update(filter="consent"),
         ['record 2: filter: expected "consent", got "event_name"'],
