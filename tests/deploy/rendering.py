@@ -18,13 +18,13 @@ EXAMPLES = ROOT / "deploy" / "helm" / "examples"
 TARGET = Path(__file__).parent / "target"
 
 OLDEST, NEWEST = "1.27.0", "1.37.0"
-"""Versions of Kubernetes that are rendered for, and whose schemas there are."""
+"""The oldest and newest versions of Kubernetes that the chart is rendered for and that there are schemas of."""
 
 Manifest = dict[str, Any]
 
 
 def helm() -> str:
-    """The program. Without it the test is skipped, but fails in CI."""
+    """The helm program. Without it the test is skipped, but fails in CI."""
     found = shutil.which("helm", path=str(TARGET)) or shutil.which("helm")
     if found is None:
         if os.environ.get("CI", "").lower() == "true":
@@ -34,16 +34,16 @@ def helm() -> str:
 
 
 class Rendered(NamedTuple):
-    """Everything that one set of values makes."""
+    """Everything that the chart makes of one set of values."""
 
     manifests: tuple[Manifest, ...]
 
     def kinds(self) -> list[str]:
-        """What there is, sorted."""
+        """The kinds of all manifests, sorted."""
         return sorted(one["kind"] for one in self.manifests)
 
     def one(self, kind: str, name: str = "pinstream") -> Manifest:
-        """The only one of a kind that has this name."""
+        """The only manifest of a kind with this name."""
         [found] = [one for one in self.manifests if (one["kind"], one["metadata"]["name"]) == (kind, name)]
         return found
 
@@ -53,22 +53,22 @@ class Rendered(NamedTuple):
         return found
 
     def pod(self) -> Manifest:
-        """What every member is made of."""
+        """The pod template."""
         pod: Manifest = self.workload()["spec"]["template"]["spec"]
         return pod
 
     def container(self) -> Manifest:
-        """pinstream in it."""
+        """pinstream's container in the pod."""
         [container] = self.pod()["containers"]
         return dict(container)
 
     def environment(self) -> dict[str, str]:
-        """The variables that stand in it as text."""
+        """Its variables that are given as text."""
         return {one["name"]: one["value"] for one in self.container()["env"] if "value" in one}
 
 
 def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """One command, with nothing of this user's configuration."""
+    """Run helm without this user's configuration."""
     return subprocess.run(
         [helm(), *arguments], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
     )
@@ -78,7 +78,7 @@ def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def template(
     example: str, *assignments: str, version: str = NEWEST, name: str = "pinstream"
 ) -> subprocess.CompletedProcess[str]:
-    """`helm template` with an example's values, and with `path=JSON` assigned over them."""
+    """`helm template` with an example's values, and with `path=JSON` assignments."""
     values = [argument for one in assignments for argument in ("--set-json", one)]
     where = ["--namespace", "shop", "--kube-version", version, "--values", str(EXAMPLES / f"{example}.yaml")]
     return run_helm("template", name, str(CHART), *where, *values)
@@ -86,7 +86,7 @@ def template(
 
 @cache
 def rendered(example: str, *assignments: str, version: str = NEWEST, name: str = "pinstream") -> Rendered:
-    """What comes out; an error fails the test."""
+    """The rendered manifests; an error fails the test."""
     done = template(example, *assignments, version=version, name=name)
     assert done.returncode == 0, done.stderr
     return Rendered(tuple(one for one in yaml.safe_load_all(done.stdout) if one))

@@ -86,10 +86,10 @@ def chart(request: pytest.FixtureRequest, example: str) -> Rendered:
 
 
 class TestLint:
-    """helm has nothing to say against it."""
+    """helm lint finds nothing."""
 
     def test_without_values(self) -> None:
-        """The chart itself; what it requires is told as information."""
+        """The bare chart; helm says as information which values it requires."""
         done = run_helm("lint", "--strict", str(CHART))
         assert done.returncode == 0, done.stdout
 
@@ -100,12 +100,12 @@ class TestLint:
         assert "WARNING" not in done.stdout
 
     def test_its_version_of_the_program_is_the_program_s(self) -> None:
-        """appVersion, which is the tag of the image too."""
+        """Its appVersion, which is the image's tag, too, is the program's version."""
         assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == __version__
         assert rendered("statefulset").container()["image"] == f"registry.example.com/pinstream:{__version__}"
 
     def test_the_oldest_kubernetes(self, example: str) -> None:
-        """One that it allows renders; an older one is refused."""
+        """The chart renders for the oldest allowed version; an older one is refused."""
         assert rendered(example, version=OLDEST).manifests
         assert "kubeVersion" in template(example, version="1.26.0").stderr
 
@@ -114,7 +114,7 @@ class TestKinds:
     """A StatefulSet with a volume and static members, or a Deployment with a shared store and KEDA: never both."""
 
     def test_what_there_is(self, example: str) -> None:
-        """The smallest set of values: one workload, and what each needs."""
+        """The smallest set of values gives one workload and what it needs."""
         kinds = rendered(example, *MATRIX["without anything optional"]).kinds()
         own = {
             "statefulset": ["StatefulSet"],
@@ -123,7 +123,7 @@ class TestKinds:
         assert kinds == sorted([*own[example], *SHARED - {"NetworkPolicy"}])
 
     def test_a_stateful_set_has_volumes_and_static_members(self) -> None:
-        """Key store on a volume of its own, which stays; the pod's name is the member's."""
+        """The key store has a volume of its own, which stays; the pod's name is the member's."""
         chart = rendered("statefulset")
         spec = chart.workload()["spec"]
         assert spec["replicas"] == 3
@@ -150,7 +150,7 @@ class TestKinds:
         }
 
     def test_a_deployment_shares_a_store_and_has_dynamic_members(self) -> None:
-        """No member's name, no fixed number, the store's certificate as a file."""
+        """Members have no static name, their number is not fixed, and the store's certificate is a file."""
         chart = rendered("deployment")
         assert not {"KAFKA_GROUP_INSTANCE_ID"} & {one["name"] for one in chart.container()["env"]}
         assert "replicas" not in chart.workload()["spec"]
@@ -161,7 +161,7 @@ class TestKinds:
         assert ("redis-tls", "ca.crt", "key-store-ca") in mounted(chart)
 
     def test_keda_scales_it_by_the_lag_as_the_same_user(self) -> None:
-        """Each topic, a pattern as all that the group reads; user, password and certificate of the members."""
+        """It scales by each topic, or for a pattern by all that the group reads, with the members' login."""
         chart = rendered("deployment", 'kafka.topics=["orders", "^shop[.].*$"]')
         scaled = chart.one("ScaledObject")["spec"]
         assert scaled["scaleTargetRef"]["name"] == chart.workload()["metadata"]["name"]
@@ -244,7 +244,7 @@ class TestKinds:
     def test_contradictions_are_refused_in_one_sentence(
         self, example: str, assignment: str, sentence: str
     ) -> None:
-        """And nothing is rendered."""
+        """Nothing is rendered, and one sentence says why."""
         done = template(example, assignment)
         assert (done.returncode, done.stdout) == (1, "")
         assert sentence in done.stderr
@@ -270,7 +270,7 @@ class TestKinds:
         ],
     )
     def test_what_cannot_be_is_refused_by_the_schema_of_values(self, assignment: str) -> None:
-        """Types, names and unknown values: `helm install` says so before it asks the cluster."""
+        """Types, names and unknown values: `helm install` refuses them before it asks the cluster."""
         done = template("statefulset", assignment)
         assert "values don't meet the specifications of the schema" in done.stderr
 
@@ -286,10 +286,10 @@ def mounted(chart: Rendered) -> set[tuple[str, str, str]]:
 
 
 class TestTogether:
-    """Names, labels, selectors and references lead to what is there."""
+    """Names, labels, selectors and references match."""
 
     def test_names_and_namespaces(self, chart: Rendered) -> None:
-        """All begin with the release's name and are in its namespace; no two of a kind share a name."""
+        """All begin with the release's name and are in its namespace; two manifests of a kind never share a name."""
         for one in chart.manifests:
             assert one["metadata"]["name"].startswith("pinstream")
             assert one["metadata"]["namespace"] == "shop"
@@ -311,7 +311,7 @@ class TestTogether:
             assert selector.items() <= labels.items(), where
 
     def test_what_is_referred_to_is_there(self, chart: Rendered) -> None:
-        """Service account, config maps, volumes, ports, the one who signs in for KEDA."""
+        """Service account, config maps, volumes, ports, and KEDA's authentication exist."""
         names = {(one["kind"], one["metadata"]["name"]) for one in chart.manifests}
         pod, container = chart.pod(), chart.container()
         assert ("ServiceAccount", pod["serviceAccountName"]) in names
@@ -330,7 +330,7 @@ class TestTogether:
                     assert ("TriggerAuthentication", trigger["authenticationRef"]["name"]) in names
 
     def test_config_is_mounted_where_the_settings_look_and_changes_restart(self, example: str) -> None:
-        """Schemas, mapping and Python modules as folders and files; their text is in the checksum."""
+        """Schemas, mapping and Python modules are mounted as files; a checksum of their text restarts pods."""
         whole = rendered(example, *MATRIX["everything"])
         environment = whole.environment()
         mounts = {one["mountPath"] for one in whole.container()["volumeMounts"]}
@@ -350,13 +350,13 @@ class TestTogether:
         assert sums[0] == sums[2]
 
     def test_the_service_shows_what_is_not_ready(self, chart: Rendered) -> None:
-        """The page is read when something is wrong; each member has its own."""
+        """The page is read when something is wrong, so it shows members that are not ready; each has its address."""
         spec = chart.one("Service")["spec"]
         assert spec["publishNotReadyAddresses"] is True
         assert spec["clusterIP"] == "None"
 
     def test_members_reach_what_the_addresses_name_and_nothing_else(self) -> None:
-        """DNS, Kafka, the registry, the API and the key store, by the ports in the values; and who may look."""
+        """They reach DNS, Kafka, registry, API and key store by the ports in the values; named peers reach them."""
         policy = rendered("deployment").one("NetworkPolicy")["spec"]
         dns, others = policy["egress"]
         assert {one["port"] for one in dns["ports"]} == {53}
@@ -377,7 +377,7 @@ class TestTogether:
 
 
 def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
-    """Every selector that stands for the members, with where it is."""
+    """Every selector of the members, with its place."""
     found: list[tuple[str, dict[str, str]]] = []
     for one in chart.manifests:
         spec = one.get("spec", {})
@@ -392,10 +392,10 @@ def selectors(chart: Rendered) -> list[tuple[str, dict[str, str]]]:
 
 
 class TestPod:
-    """A member runs without rights, ends by itself, and says how it is."""
+    """A member runs without privileges, ends by itself, and reports its health."""
 
     def test_it_has_no_rights(self, chart: Rendered) -> None:
-        """What the restricted Pod Security Standard asks for, a read-only root, no token of Kubernetes."""
+        """The restricted Pod Security Standard, a read-only root, and no Kubernetes token."""
         pod, container = chart.pod(), chart.container()
         assert pod["automountServiceAccountToken"] is False
         assert chart.one("ServiceAccount")["automountServiceAccountToken"] is False
@@ -413,7 +413,7 @@ class TestPod:
         }
 
     def test_probes_ask_what_they_are_for(self, chart: Rendered) -> None:
-        """A restart only where one helps, traffic and rollouts by readiness, time to open a large key store."""
+        """A restart only where it helps, traffic and rollouts by readiness, time to open a large key store."""
         container = chart.container()
         paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
         assert paths == {
@@ -432,7 +432,7 @@ class TestPod:
         assert grace == seconds < chart.pod()["terminationGracePeriodSeconds"]
 
     def test_one_at_a_time(self, chart: Rendered) -> None:
-        """The budget lets nodes be drained, also while nothing is ready; members are spread over zones and nodes."""
+        """Nodes can be drained, also while no member is ready; members are spread over zones and nodes."""
         budget = chart.one("PodDisruptionBudget")["spec"]
         assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
         assert [one["topologyKey"] for one in chart.pod()["topologySpreadConstraints"]] == [
@@ -441,7 +441,7 @@ class TestPod:
         ]
 
     def test_resources_are_those_of_the_tables(self) -> None:
-        """CPU for 20,000 events a second by the capacity table; the memory limit is above the formula's sum."""
+        """CPU for 20,000 events a second by the capacity table; a memory limit above the formula's sum."""
         resources = rendered("statefulset").container()["resources"]
         page = (ROOT / "docs" / "performance.md").read_text("utf-8")
         table = dict(
@@ -460,12 +460,12 @@ class TestPod:
 
 
 class TestSettings:
-    """What the pod's environment says is what pinstream reads."""
+    """pinstream reads the settings in the pod's environment."""
 
     def test_every_variable_is_a_setting_and_all_together_are_valid(
         self, chart: Rendered, tmp_path: Path
     ) -> None:
-        """Loaded as `pinstream run` does, with the mounted files in place."""
+        """They are loaded as `pinstream run` does, with the mounted files in place."""
         environment = self.on_this_machine(chart, tmp_path)
         assert load(environment).kafka.group_id == "pinstream"
         known = {one.name for one in all_settings()} | {
@@ -476,7 +476,7 @@ class TestSettings:
                 assert name in known
 
     def on_this_machine(self, chart: Rendered, folder: Path) -> dict[str, str]:
-        """The environment, with everything that is mounted put below `folder`."""
+        """The environment, with all mounted paths moved below `folder`."""
         files = {f"/etc/pinstream/secrets/{file}": "secret" for _, _, file in mounted(chart)}
         for volume in chart.pod()["volumes"]:
             if volume["name"] == "tokens":
@@ -499,7 +499,7 @@ class TestSettings:
         return environment
 
     def test_no_secret_in_plain_text(self, chart: Rendered) -> None:
-        """No variable has a secret's name, and what refers to one names a Secret and a key."""
+        """No variable holds a secret as text; references name a Secret and a key."""
         secret = {one.name for one in all_settings() if one.secret} - {"PINSTREAM_KEY_STORE"}
         for name, value in chart.environment().items():
             assert name not in secret
@@ -511,13 +511,13 @@ class TestSettings:
         assert by_account != (("pinterest", "token", "PINTEREST_ACCESS_TOKEN") in mounted(chart))
 
     def test_secrets_are_files_that_change_with_them(self, chart: Rendered) -> None:
-        """One volume as a whole: what is mounted file by file (subPath) stays as it was."""
+        """They are mounted as a whole folder: a file that is mounted alone (subPath) would not change."""
         [mount] = [one for one in chart.container()["volumeMounts"] if one["name"] == "secrets"]
         assert mount == {"name": "secrets", "mountPath": "/etc/pinstream/secrets", "readOnly": True}
 
     @pytest.mark.parametrize("name", ["KAFKA_SASL_PASSWORD", "KAFKA_SSL_KEY_PEM", "KAFKA_SSL_KEY_PASSWORD"])
     def test_the_schema_of_values_knows_secrets(self, name: str) -> None:
-        """What pinstream reads from a file may be a secret there: its own, and those of Kafka's client."""
+        """Every setting that pinstream can read from a file may be a secret: its own, and those of Kafka's client."""
         pattern = json.loads((CHART / "values.schema.json").read_text("utf-8"))["properties"]["secrets"][
             "propertyNames"
         ]
@@ -529,7 +529,7 @@ class TestSettings:
 
 
 class TestWatching:
-    """The operator's objects come from the files that Docker Compose uses too."""
+    """The operator's objects use the same files as Docker Compose."""
 
     @pytest.mark.parametrize(
         ("copy", "source"),
@@ -540,7 +540,7 @@ class TestWatching:
         assert (CHART / "files" / copy).read_bytes() == (ROOT / "deploy" / source).read_bytes()
 
     def test_rules_are_those_of_the_file_with_this_release_s_job(self, example: str) -> None:
-        """Every alert as it is, but for the job's name and the runbook's address."""
+        """Every alert is unchanged, but for the job's name and the runbook's address."""
         groups = rendered(example, *MATRIX["everything"]).one("PrometheusRule")["spec"]["groups"]
         text = (ROOT / "deploy" / "alerts.yml").read_text("utf-8")
         text = text.replace('job="pinstream"', 'job="shop/pinstream"')
@@ -548,7 +548,7 @@ class TestWatching:
         assert groups == yaml.safe_load(text)["groups"]
 
     def test_the_monitor_asks_every_member(self, example: str) -> None:
-        """With the token where one is set; the operator calls the job by namespace and name, as the rules do."""
+        """It has the token, where one is set; the operator calls the job by namespace and name, as the rules do."""
         chart = rendered(example, *MATRIX["everything"])
         monitor = chart.one("PodMonitor")
         [endpoint] = monitor["spec"]["podMetricsEndpoints"]
@@ -568,10 +568,10 @@ class TestWatching:
 
 
 class TestNotes:
-    """What `helm install` prints last."""
+    """The notes that `helm install` prints last."""
 
     def test_the_commands_name_what_is_there(self, example: str, tmp_path: Path) -> None:
-        """Rendered by the chart as it is: the workload under its name, and how many KEDA runs."""
+        """The rendered commands have the workload's name, and the number that KEDA runs."""
         copy = shutil.copytree(CHART, tmp_path / "pinstream")
         notes_file = copy / "templates" / "NOTES.txt"
         text = notes_file.read_text("utf-8")

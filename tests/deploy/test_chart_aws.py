@@ -33,5 +33,5 @@ def test_msk_and_glue() -> None:
 
 
 def test_without_a_role_the_account_has_no_annotations() -> None:
-    """As on every other Kubernetes."""
+    """As on any Kubernetes outside AWS."""
     assert "annotations" not in rendered("statefulset").one("ServiceAccount")["metadata"]

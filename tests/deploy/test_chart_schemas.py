@@ -39,7 +39,7 @@ def wheel() -> zipfile.ZipFile:
 
 
 def read(version: str, file: str) -> Resource[Any]:
-    """One file of the schemas of Kubernetes."""
+    """One file of the Kubernetes schemas."""
     return DRAFT202012.create_resource(
         json.loads(wheel().read(IN_THE_WHEEL.format(version=version, file=file)))
     )
@@ -47,21 +47,21 @@ def read(version: str, file: str) -> Resource[Any]:
 
 @cache
 def definitions(version: str) -> Registry[Any]:
-    """What the schemas of one version refer to."""
+    """The definitions that the schemas of one version refer to."""
     one = read(version, "_definitions.json")
     return Registry[Any]().with_resources([("_definitions.json", one), ("/api/_definitions.json", one)])
 
 
 @cache
 def of_kubernetes(version: str, name: str) -> Validator:
-    """For one kind of Kubernetes' own, such as ``statefulset-apps-v1``."""
+    """The schema of one kind of Kubernetes itself, such as ``statefulset-apps-v1``."""
     registry = definitions(version)
     return Draft202012Validator(read(version, f"{name}.json").contents, registry=registry)
 
 
 @cache
 def of_operators() -> dict[tuple[str, str], Validator]:
-    """apiVersion and kind -> schema, of every custom resource definition."""
+    """apiVersion and kind -> schema, for every custom resource definition."""
     wheel()  # both are there or neither
     found: dict[tuple[str, str], Validator] = {}
     for path in sorted((TARGET / "crds").glob("*.yaml")):
@@ -73,7 +73,7 @@ def of_operators() -> dict[tuple[str, str], Validator]:
 
 
 def strict(schema: Any, *, top: bool = True) -> Any:
-    """A structural schema as the API server reads it: fields that it does not name are not allowed."""
+    """A structural schema as the API server applies it: unknown fields are not allowed."""
     if isinstance(schema, list):
         return [strict(one, top=False) for one in schema]
     if not isinstance(schema, dict):
@@ -91,7 +91,7 @@ def strict(schema: Any, *, top: bool = True) -> Any:
 
 
 def troubles(manifest: Manifest, version: str) -> list[str]:
-    """What is wrong with it: where, and what the schema says."""
+    """What is wrong with a manifest, with its place and the schema's message."""
     group, _, api = manifest["apiVersion"].rpartition("/")
     if group in OPERATORS:
         validator = of_operators()[manifest["apiVersion"], manifest["kind"]]
@@ -105,7 +105,7 @@ def troubles(manifest: Manifest, version: str) -> list[str]:
 @pytest.mark.parametrize("values", MATRIX)
 @pytest.mark.parametrize("example", KINDS)
 def test_every_manifest_is_valid(example: str, values: str, version: str) -> None:
-    """For the oldest and the newest Kubernetes that there are schemas of, over all sets of values."""
+    """For the oldest and the newest Kubernetes with schemas, over all sets of values."""
     wrong = {
         f"{one['kind']} {one['metadata']['name']}": found
         for one in rendered(example, *MATRIX[values], version=version).manifests
@@ -120,13 +120,13 @@ def strimzi() -> Iterator[Manifest]:
 
 
 def test_strimzi_takes_the_example() -> None:
-    """Topics and user, in the form that its operators read."""
+    """Topics and user have the form that Strimzi's operators read."""
     wrong = {one["metadata"]["name"]: found for one in strimzi() if (found := troubles(one, NEWEST))}
     assert wrong == {}
 
 
 def test_topics_and_user_are_those_of_the_values() -> None:
-    """What the chart's examples read, write, join and sign in with: the least that pinstream can work with."""
+    """They are what the chart's examples read, write, join and log in with: the least that pinstream needs."""
     found = list(strimzi())
     topics = {one["metadata"]["name"] for one in found if one["kind"] == "KafkaTopic"}
     [user] = [one for one in found if one["kind"] == "KafkaUser"]
@@ -162,7 +162,7 @@ def test_topics_and_user_are_those_of_the_values() -> None:
     ],
 )
 def test_a_mistake_is_found(example: str, kind: str, path: tuple[Any, ...], value: Any) -> None:
-    """A wrong type, an unknown field or a missing one: this test reads what it is meant to read."""
+    """A wrong type, an unknown field and a missing one are found, so the test really reads the manifests."""
     manifest = json.loads(json.dumps(rendered(example).one(kind)))
     place = manifest
     for one in path[:-1]:

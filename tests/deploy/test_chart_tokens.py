@@ -13,7 +13,7 @@ BY_ACCOUNT = ("secrets.PINTEREST_ACCESS_TOKEN=null", FIRST)
 
 @pytest.mark.parametrize("example", ["statefulset", "deployment"])
 def test_a_token_for_each_account_is_a_file_of_its_name(example: str) -> None:
-    """In a folder that is mounted as a whole, so that each changes with its Secret."""
+    """The folder is mounted as a whole, so that each file changes with its Secret."""
     more = 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176"'
     chart = rendered(example, *BY_ACCOUNT, more)
     [volume] = [one for one in chart.pod()["volumes"] if one["name"] == "tokens"]
@@ -25,7 +25,7 @@ def test_a_token_for_each_account_is_a_file_of_its_name(example: str) -> None:
 
 
 def test_an_account_without_a_token_is_refused() -> None:
-    """The account of the chart, and the further ones, each by its name."""
+    """The chart's account and the further ones, each by its name."""
     more = 'settings.PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176, 7"'
     assert 'accessTokens has no "7"' in template("statefulset", *BY_ACCOUNT, more).stderr
 
@@ -41,7 +41,7 @@ def test_the_headers_for_a_collector_are_a_secret() -> None:
 
 
 def test_the_way_out_through_a_proxy() -> None:
-    """Its port is open, its password and a private authority are files; the authority may be a ConfigMap's."""
+    """The proxy's port is open; its password and a private authority are files; the authority may be in a ConfigMap."""
     chart = rendered(
         "statefulset",
         'settings={"HTTPS_PROXY": "http://proxy.corp:3128", "NO_PROXY": ".svc"}',

@@ -71,14 +71,14 @@ def api() -> Iterator[Api]:
 
 
 def grant(kafka: Kafka, acls: list[AclBinding]) -> None:
-    """The user has these rights from now on."""
+    """From now on the user has these rights."""
     admin = AdminClient(kafka.config)
     for future in admin.create_acls(acls).values():
         future.result(WITHIN)
 
 
 def as_the_user(kafka: Kafka, api: Api, folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a member that signs in as the user."""
+    """The environment of a member that logs in as the user."""
     assert kafka.sasl_bootstrap_servers is not None
     return run_environment(
         folder,
@@ -97,7 +97,7 @@ def as_the_user(kafka: Kafka, api: Api, folder: Path, **settings: str) -> dict[s
 
 @pytest.mark.real_kafka
 def test_they_are_needed_and_enough(guarded: Kafka, api: Api, tmp_path: Path) -> None:
-    """Without them `check` says no. With them it says yes, and events and dead letters go where they must."""
+    """Without them `check` fails. With them it succeeds, and events and dead letters arrive."""
     env = as_the_user(guarded, api, tmp_path)
     refused = command("check", env=env)
     assert refused.returncode == 1, refused.stdout

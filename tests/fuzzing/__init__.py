@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing of everything that reads bytes from outside; how to run it stands in `__main__`."""
+"""Coverage-guided fuzzing of everything that reads bytes from outside; `__main__` says how to run it."""

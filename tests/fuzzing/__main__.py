@@ -31,19 +31,19 @@ Say = Callable[[str], None]
 
 
 class Limits(NamedTuple):
-    """When a target has been fuzzed enough. The same `seed` and `runs`, the same inputs."""
+    """When fuzzing a target ends. The same `seed` and `runs` give the same inputs."""
 
     seconds: int | None = None
     runs: int | None = None
     seed: int | None = None
 
     def arguments(self) -> list[str]:
-        """As `engine` reads them."""
+        """The limits as arguments of `engine`."""
         return [f"{name}={value}" for name, value in self._asdict().items() if value is not None]
 
 
 class Outcome(NamedTuple):
-    """How a target went: the engine's exit code, how many inputs it took, what it found, its last lines."""
+    """The result for a target: the engine's exit code, how many inputs it took, what it found, its last lines."""
 
     code: int
     runs: int
@@ -106,7 +106,7 @@ def _watch(target: str, process: subprocess.Popen[str], say: Say) -> tuple[int, 
 
 
 def replay(target: str, file: Path) -> None:
-    """Give a file to its target, memory measured; what is wrong is raised."""
+    """Give a file to its target and measure memory; raises what is wrong."""
     from tests.fuzzing.contract import Measuring
 
     Measuring.memory = True

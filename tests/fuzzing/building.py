@@ -1,4 +1,5 @@
-"""Schemas, records and files made of a fuzzer's bytes: nearly right, since what is all wrong is refused at once."""
+"""Schemas, records and files made from a fuzzer's bytes: nearly right, since input that is all wrong is refused
+at once."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ _LOGICAL: Final[tuple[dict[str, Any], ...]] = (
 )
 _DEEPEST: Final = 70
 _LITTLE: Final = 40
-"""Types of a built schema: what larger ones cost is tested by name."""
+"""Types of a built schema: other tests measure what larger ones cost."""
 
 
 def _field_names(schema: Any) -> list[str]:
@@ -47,7 +48,8 @@ FIELD_NAMES: Final = (*dict.fromkeys(_field_names(SCHEMA)), "extra", "self", "é
 
 
 class SchemaBuilder:
-    """A writer's schema: our names in other places, other types under our names, references to what is around."""
+    """Builds a writer's schema: our names in other places, other types under our names, references to
+    surrounding types."""
 
     def __init__(self, taker: Taker) -> None:
         self._taker = taker
@@ -94,7 +96,7 @@ class SchemaBuilder:
 
 
 def event(taker: Taker, schema: Any = SCHEMA, wild: bool = True) -> Any:
-    """A value in the shape of `schema`; if `wild`, any other value stands now and then where one is promised."""
+    """A value in the shape of `schema`; if `wild`, some values have another type than the schema says."""
     if wild and taker.byte() >= 236:
         return wild_value(taker)
     if isinstance(schema, list):
@@ -121,7 +123,7 @@ def _leaf(taker: Taker, kind: Any) -> Any:
 
 
 def wild_value(taker: Taker) -> Any:
-    """What no schema promised here: numbers that are none, numbers without end, other types, nested ones."""
+    """A value that no schema allows here: NaN, huge numbers, other types, nested values."""
     values: tuple[Callable[[], Any], ...] = (
         lambda: float("nan"),
         lambda: float("inf"),
@@ -201,12 +203,12 @@ def header(schema: bytes, codec: bytes, sync: bytes) -> bytes:
 
 
 def block(count: int, data: bytes, sync: bytes, size: int | None = None) -> bytes:
-    """One block of a container: `data` are packed already; `size` is what it claims of them."""
+    """One block of a container: `data` are packed already; `size` is what the block claims."""
     return zigzag(count) + zigzag(len(data) if size is None else size) + data + sync
 
 
 def container(taker: Taker) -> bytes:
-    """A container file: known codecs, data repeated until they unfold to a lot, counts and sizes that lie."""
+    """A container file: known codecs, repeated data that unpack to a lot, false counts and sizes."""
     codec = taker.pick(tuple(CODECS))
     schemas: tuple[Callable[[], Any], ...] = (
         lambda: SCHEMA,

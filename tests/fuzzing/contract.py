@@ -25,9 +25,9 @@ class Measuring:
     """How strictly work is measured in this process."""
 
     slowness = 1.0
-    """The allowed time is multiplied by this."""
+    """A factor for the allowed time."""
     memory = False
-    """Whether peaks are measured (it takes three times as long)."""
+    """Whether peaks of memory are measured (which takes three times as long)."""
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def bounded(size: int, most_memory: int | None = None) -> Iterator[None]:
 
 
 def check_line(text: str) -> None:
-    """One line that can be stored as UTF-8, holds nobody's data, and tells of no lack of memory."""
+    """The text is one line that can be stored as UTF-8, has no personal data, and does not report a lack of memory."""
     assert len(text) <= LONGEST_MESSAGE, f"a message of {len(text)} characters"
     assert text.isprintable(), "a message of more than one line, or that is not Unicode"
     assert MARK not in text, "a message holds personal data"
@@ -60,14 +60,14 @@ def check_line(text: str) -> None:
 
 
 def check_rejection(rejection: Rejection, stage: Stage, codes: frozenset[str]) -> None:
-    """A verdict of this stage with one of these codes."""
+    """The verdict has this stage and one of these codes."""
     assert rejection.stage is stage
     assert rejection.code in codes, f"{rejection.code}: {rejection.message}"
     check_line(rejection.message)
 
 
 def values_in(value: object) -> int:
-    """How many values there are, keys not counted."""
+    """How many values there are, without keys."""
     count, waiting = 0, [value]
     while waiting:
         one = waiting.pop()

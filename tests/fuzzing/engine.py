@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 LONGEST: Final = 4_096
-"""Bytes of an input. Targets repeat what they take, so that little input can mean much."""
+"""Bytes of an input. Targets repeat what they take, so that short input can have a large effect."""
 SECONDS_AN_INPUT: Final = 25
 _MEGABYTES: Final = 1_536
 _SLOWNESS: Final = 10.0
@@ -38,7 +38,7 @@ def has_atheris() -> bool:
 
 
 def load(target: str) -> Target:
-    """The function of a target; imports the product. ``module:function`` names one that is not in the table."""
+    """Import the product and return the function of a target. ``module:function`` names one outside the table."""
     module, _, name = target.rpartition(":")
     known: dict[str, Target] = {} if module else importlib.import_module("tests.fuzzing.targets").TARGETS
     found: Target = getattr(importlib.import_module(module), name) if module else known[target]
@@ -46,7 +46,7 @@ def load(target: str) -> Target:
 
 
 def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> None:
-    """Fuzz until the limits; libFuzzer ends the process itself."""
+    """Fuzz until the limits are reached; libFuzzer ends the process itself."""
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["consumer"]):
         target = load(name)
@@ -70,7 +70,7 @@ def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str,
 
 
 def fuzz_with_hypothesis(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> int:
-    """Fuzz until the limits; the exit code."""
+    """Fuzz until the limits are reached; return the exit code."""
     target = load(name)
     seeds = [path.read_bytes() for path in sorted(corpus.iterdir())]
     ends = time.monotonic() + limits.get("seconds", 10**9)
@@ -88,7 +88,7 @@ def fuzz_with_hypothesis(name: str, corpus: Path, findings: Path, limits: dict[s
 
 
 def _round(target: Target, seeds: list[bytes], count: int, number: int) -> bytes | None:
-    """The smallest failing input of so many, or None."""
+    """The smallest failing input of `count`, or None."""
     import hypothesis
     from hypothesis import strategies as st
 
@@ -114,7 +114,7 @@ def _round(target: Target, seeds: list[bytes], count: int, number: int) -> bytes
 
 
 def broken(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """`data` with pieces replaced: at a place, so many bytes, by others."""
+    """`data` with pieces replaced, each given as its place, its length and the new bytes."""
     for place, size, piece in edits:
         at = place % (len(data) + 1)
         data = data[:at] + piece + data[at + size :]

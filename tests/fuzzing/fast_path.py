@@ -44,11 +44,11 @@ __all__ = [
 ]
 
 _MOST_BESIDE: Final = 3
-"""Records of an input beside its last one, and one more."""
+"""The most records of an input before its last two."""
 
 
 class Shape(NamedTuple):
-    """What makes both readings of a schema and a mapping, and events to start from."""
+    """What makes both readings of a schema and a mapping, and the events to begin with."""
 
     make: Callable[[], Both]
     events: tuple[Any, ...] = ()
@@ -109,7 +109,7 @@ MORE_OF_AN_OLDER: Final[Mapping[str, Any]] = {
     },
     "notes": {"n": b"1"},
 }
-"""What it writes beside an event of ours."""
+"""What the older producer writes beside an event of ours."""
 SHAPES: Final = (
     Shape(lambda: Both(SETUPS["default"])),
     Shape(lambda: Both(SETUPS["overlaid"])),
@@ -131,7 +131,7 @@ SHAPES: Final = (
 
 @cache
 def both_of(shape: int) -> Both:
-    """The readings of a shape, made once: what they keep from one record to the next is to change nothing."""
+    """The readings of a shape, made once: what they keep between records must change nothing."""
     return SHAPES[shape].make()
 
 

@@ -30,10 +30,10 @@ from tests.fuzzing.writers import READERS, WRITERS
 NOW: Final = 1_700_000_000.0
 DECODE_CODES: Final = frozenset(code.value for code in DecodeCode)
 FOREIGN: Final = SchemaRef("id", "99")
-"""A schema that no decoder knows yet."""
+"""A schema that no decoder knows."""
 _FORMATS: Final = tuple(WireFormat)
 _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
-"""What a datum may hold by `consumer.avro.schema.require_bounded`, and our own schema's defaults beside it."""
+"""The values that a datum may hold by `consumer.avro.schema.require_bounded`, with our own schema's defaults."""
 
 
 # ------------------------------------------------------------------------------------------------ decode
@@ -41,7 +41,7 @@ _MOST_VALUES, _VALUES_A_BYTE = 10_000, 24
 
 @cache
 def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
-    """One of `READERS`, which knows all `WRITERS`, each by its number."""
+    """One of `READERS`, which knows all `WRITERS` by their numbers."""
     decoder = Decoder(OneSchema(READERS[reader]), wire_format=wire_format)
     for number, writer in enumerate(WRITERS):
         decoder.add_schema(SchemaRef("id", str(number)), writer)
@@ -49,7 +49,7 @@ def decoder_of(reader: int, wire_format: WireFormat) -> Decoder:
 
 
 def fresh(decoder: Decoder) -> Decoder:
-    """A copy that may learn; making one anew would compile our schema again."""
+    """A copy that may learn schemas; a new one would have to compile our schema again."""
     copied = copy.copy(decoder)
     copied.known = dict(decoder.known)
     copied._refused = OrderedDict(decoder._refused)
@@ -82,12 +82,12 @@ def decode(data: bytes) -> None:
 
 
 def schema_text(taker: Taker) -> str:
-    """A schema written out, or what is none."""
+    """A schema as text, or a text that is none."""
     return taker.sized().decode("utf-8", "replace").replace(MARK, "mark")
 
 
 def check_decoding(decoder: Decoder, record: Record) -> object:
-    """Decodes `record` and holds the result to the contract."""
+    """Decodes `record` and checks the result against the contract."""
     value = record.value or b""
     # AWS Glue's serialisers compress: zlib packs a thousand bytes into one, and up to a limit they are unpacked.
     size = min(len(value) * 1032, MAX_RECORD_BYTES) if value[:2] == b"\x03\x05" else len(value)
@@ -116,7 +116,7 @@ def _converter() -> Converter:
 
 
 def convert(data: bytes) -> None:
-    """An event in the shape of our schema, mostly: with what no schema promises, or as a decoder gives it."""
+    """Usually an event in the shape of our schema: with values that no schema allows, or as a decoder gives it."""
     taker = Taker(data)
     if taker.below(4) == 0:
         event_ = decoder_of(0, WireFormat.AUTO).decode(Record(0, -1, None, taker.rest(), ()))
@@ -133,7 +133,7 @@ def convert(data: bytes) -> None:
 
 
 def _identified(taker: Taker) -> dict[str, Any]:
-    """What most events would be refused for the lack of."""
+    """The event with the fields that most events need to be accepted."""
     return {
         "event_id": f"e-{taker.byte()}",
         "event_type": taker.pick(("order_placed", "page_viewed", "search")),
@@ -150,7 +150,8 @@ def _customer() -> Any:
 
 
 def check_converting(event_: dict[str, Any], *, honest: bool) -> object:
-    """Converts `event_` and holds the result to the contract; `honest`: every type is as the schema promises."""
+    """Converts `event_` and checks the result against the contract; `honest`: every value has the type of the
+    schema."""
     size = size_of(event_)
     with bounded(size):
         converted = _converter().convert(event_, NOW)
@@ -201,19 +202,19 @@ def _check_payload(converted: ConversionEvent) -> None:
 
 @cache
 def _scratch() -> IO[bytes]:
-    """A file without a name, so that nothing stays behind however this process ends."""
+    """A file without a name, so that none is left however this process ends."""
     return tempfile.TemporaryFile()
 
 
 def explain(data: bytes) -> None:
-    """A file: the bytes themselves (NDJSON, or a container), or a container built of them."""
+    """A file: the bytes themselves (NDJSON or a container), or a container built from them."""
     taker = Taker(data)
     content = container(taker) if taker.below(2) else taker.rest()
     check_explaining(content)
 
 
 def check_explaining(content: bytes) -> list[dict[str, Any]]:
-    """What `explain` prints for each record of a file of these bytes, held to the contract."""
+    """Checks what `explain` prints for each record of such a file against the contract."""
     file = _scratch()
     file.seek(0)
     file.truncate()

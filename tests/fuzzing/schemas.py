@@ -81,7 +81,7 @@ _RECORDS: Final = 3
 
 
 class Shapes:
-    """Makes schemas of what a taker gives."""
+    """Makes schemas from a taker's choices."""
 
     def __init__(self, taker: Taker) -> None:
         self._taker = taker
@@ -101,7 +101,7 @@ class Shapes:
         return self.record(depth - 1)
 
     def record(self, depth: int) -> dict[str, Any]:
-        """Of up to four fields; perhaps another of its kind in it."""
+        """A record of up to four fields, perhaps with another record in it."""
         name = self._name()
         fields = [{"name": each, "type": self.type(depth)} for each in "kxyz"[: self._taker.below(5)]]
         if self._taker.below(8) == 7:
@@ -136,7 +136,8 @@ class Shapes:
         return f"T{self._names}"
 
     def evolved(self, schema: Any) -> Any:
-        """What reads most of what `schema` writes: fields go, come, move and get names of their own, types widen."""
+        """A schema that reads most data of `schema`: fields are removed, added, moved and renamed, and types
+        are promoted."""
         change = self._taker.below(8)
         if isinstance(schema, str):
             if change == 7:
@@ -158,7 +159,7 @@ class Shapes:
         }
 
     def evolved_fields(self, fields: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-        """As `evolved`, of the fields of a record."""
+        """The same as `evolved` for the fields of a record."""
         for field in fields[::-1] if self._taker.below(4) == 3 else fields:
             change = self._taker.below(12)
             if change == 11:
@@ -171,12 +172,12 @@ class Shapes:
 
 
 def _named(schema: Any) -> str:
-    """By what a union tells its branches apart."""
+    """The key by which a union tells its branches apart."""
     return schema if isinstance(schema, str) else str(schema.get("name", schema["type"]))
 
 
 class Bytes:
-    """Writes data of a schema, whatever its values, of what a taker gives."""
+    """Writes data of a schema from a taker's choices, whatever the values."""
 
     def __init__(self, taker: Taker) -> None:
         self._taker = taker
@@ -249,10 +250,10 @@ class World(NamedTuple):
     both: Both
     fields: list[dict[str, Any]]
     usual: dict[str, bytes]
-    """Of an event that is delivered, by field."""
+    """For each field, the bytes of an event that is delivered."""
 
     def datum(self, taker: Taker) -> bytes:
-        """One record: mostly with what every event needs; perhaps damaged."""
+        """One record, usually with what every event needs; perhaps damaged."""
         data, strange = Bytes(taker), taker.below(8) == 7
         datum = bytearray()
         for field in self.fields:
@@ -265,7 +266,7 @@ class World(NamedTuple):
 
 
 def world(taker: Taker) -> World | None:
-    """None: pinstream does not start with such a schema, or cannot read that writer."""
+    """None: pinstream does not start with such a schema, or cannot read that writer's data."""
     shapes = Shapes(taker)
     time, units = taker.pick(_TIMES)
     needed = [{"name": name, "type": "string"} for name in ("event_id", "event_type", "channel")]

@@ -27,7 +27,7 @@ _NOW: Final = 1_700_000_000.0
 
 
 def _events(count: int, now: float = _NOW) -> list[CommerceEvent]:
-    """The shop's events, those with most in them; a shopper's e-mail is the mark."""
+    """The shop's events, the fullest ones; the shopper's e-mail is the mark."""
     generator = EventGenerator(1, lambda: now)
     made = [one.event for one in islice(generator, 40 * count) if one.event is not None]
     chosen = sorted(made, key=lambda event: -len(json.dumps(event, default=str)))[::40][:count]
@@ -86,7 +86,7 @@ def _fast_path() -> Iterator[bytes]:
 
 
 def _schemas() -> Iterator[bytes]:
-    """Choices without a pattern: what they make is as good a start as any."""
+    """Choices without a pattern, which are as good a start as any."""
     for number in range(20):
         yield b"".join(hashlib.sha256(bytes([number, part])).digest() for part in range(24))
 
@@ -198,5 +198,5 @@ _SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Inputs that the target takes well, and some that it does not."""
+    """Inputs that the target accepts, and some that it refuses."""
     return list(_SEEDS.get(target, lambda: iter([b""]))())

@@ -31,9 +31,9 @@ OFFSET_MAP: Any = (
     if importlib.util.find_spec("consumer.engine.offset_map") is not None
     else None
 )
-"""Not everywhere is such a module."""
+"""The module, where it exists."""
 _HTTPX: Any = importlib.import_module("confluent_kafka.schema_registry.common._httpx_compat").httpx
-"""The HTTP library of Confluent's client, whichever it is."""
+"""The HTTP library that Confluent's client uses."""
 
 
 # ----------------------------------------------------------------------------------------------- answers
@@ -85,7 +85,7 @@ def _body(taker: Taker, events: int) -> bytes:
 
 
 def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: int) -> verdicts.Verdict:
-    """Reads an answer and holds the verdict to the contract."""
+    """Reads an answer and checks the verdict against the contract."""
     with bounded(len(body) * 4, (64 << 20) + 8 * len(body)):
         verdict = verdicts.read_answer(status, headers, body, events, NOW)
         remaining, reset = verdicts.limit_headers(headers)
@@ -104,7 +104,7 @@ def check_answer(status: int, headers: Mapping[str, str], body: bytes, events: i
 
 
 def _messages(verdict: verdicts.Verdict, status: int, events: int) -> list[str]:
-    """The messages of a verdict that says something of events; how many and which is checked."""
+    """The messages of a verdict on events; their number and kind are checked."""
     if isinstance(verdict, verdicts.PerEvent):
         assert status == 200
         assert len(verdict.outcomes) == events
@@ -134,7 +134,7 @@ class _Registry:
         self._client: Any = self.schemas._client
 
     def fetch(self, ref: SchemaRef) -> object:
-        """What the product makes of the answers; nothing is remembered from an earlier fetch."""
+        """What the product makes of the answers; nothing is kept from an earlier fetch."""
         self.asked = 0
         return self.loop.run_until_complete(self._fetch(ref))
 
@@ -155,7 +155,7 @@ def _registry() -> _Registry:
 
 
 def registry(data: bytes) -> None:
-    """A registry's answers: as they are, or with a schema and references built of the bytes."""
+    """A registry's answers: the bytes themselves, or a schema and references built from them."""
     taker = Taker(data)
     ref = taker.pick((FOREIGN, SchemaRef("guid", "0" * 8 + "-0000" * 3 + "-" + "0" * 12)))
     answers_ = [_registry_answer(taker) for _ in range(1 + taker.below(3))]
@@ -183,7 +183,7 @@ def _registry_answer(taker: Taker) -> tuple[int, bytes]:
 
 
 def check_registry(ref: SchemaRef, answers_: list[tuple[int, bytes]]) -> object:
-    """Fetches `ref` from a registry that answers so, and holds the outcome to the contract."""
+    """Fetches `ref` from a registry with these answers, and checks the outcome against the contract."""
     there = _registry()
     there.answers = answers_
     size = sum(len(body) for _, body in answers_)
@@ -207,7 +207,7 @@ def check_registry(ref: SchemaRef, answers_: list[tuple[int, bytes]]) -> object:
 
 
 def offset_map(data: bytes) -> None:
-    """The metadata of a committed offset: bytes from a broker that may be anybody's."""
+    """The metadata of a committed offset: bytes from a broker, which any program may have written."""
     taker = Taker(data)
     base = abs(taker.number())
     text = (
@@ -219,13 +219,13 @@ def offset_map(data: bytes) -> None:
 
 
 def sealed_map(base: int, how: int, body: bytes) -> str:
-    """Metadata with the right checksum, which no fuzzer would guess."""
+    """Metadata with the right checksum, which a fuzzer would not guess."""
     check = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
     return "pinstream:2:" + base64.urlsafe_b64encode(bytes([how]) + check + body).decode()
 
 
 def check_offset_map(base: int, text: str) -> None:
-    """Reads the metadata of a commit of `base` and holds the map to the contract."""
+    """Reads the metadata of a commit of `base` and checks the map against the contract."""
     # A map of 4,096 characters may unfold to a million runs, and does not need to be read to a megabyte of them.
     with bounded(1_000_000, 96 << 20):
         found = OFFSET_MAP.read(text, base)

@@ -1,4 +1,4 @@
-"""The key store's own files, with bytes of them changed: all keys are found, or the damage is told."""
+"""The key store's own files with changed bytes: all keys are found, or the damage is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HALF: Final = len(_KEYS) // 2
 
 @cache
 def good() -> dict[str, bytes]:
-    """The files of a store, and (``data.mdb``) of an older version's."""
+    """The files of a store and (``data.mdb``) of an older version's store."""
     with tempfile.TemporaryDirectory() as root:
         whose = SegmentFile(0, 0, 0, _START, _WINDOW.seconds, 0)
         table = Table()
@@ -54,7 +54,7 @@ def good() -> dict[str, bytes]:
 
 
 def key_store(data: bytes) -> None:
-    """One of the files is changed here and there, cut, or replaced."""
+    """One of the files is changed in places, cut, or replaced."""
     taker = Taker(data)
     name = taker.pick(sorted(good()))
     content = bytearray(good()[name])
@@ -85,7 +85,7 @@ def key_store(data: bytes) -> None:
 
 
 def _found(root: str) -> bytes | None:
-    """Which keys are found; None: damage is told."""
+    """Which keys are found; None: the store reports damage."""
     try:
         with translated(root):
             Folder(root, _WINDOW, 2**20, lambda _: None)

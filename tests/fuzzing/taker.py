@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 MARK: Final = "jane.doe@private.example"
-"""What stands for personal data in seeds and built values: no message may hold it."""
+"""The personal data in seeds and built values: no message may hold it."""
 
 _PIECES: Final = (
     "", " ", "0", "1", "9" * 20, "a", "é", "ß", "İ", "\u0301", "\u0316", "\u3099", "\ufdfa", "\u0344", "\ud800",
@@ -25,7 +25,7 @@ _REPEATS: Final = (1, 1, 1, 1, 2, 3, 64, 300, 5_000)
 
 
 class Taker:
-    """Takes `data` apart from its front."""
+    """Takes choices from the front of `data`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -45,7 +45,7 @@ class Taker:
         return self.byte() % limit
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of `choices`, the first where nothing is left."""
+        """One of `choices`; the first where nothing is left."""
         return choices[self.below(len(choices))]
 
     def take(self, size: int) -> bytes:
@@ -55,7 +55,7 @@ class Taker:
         return taken
 
     def sized(self) -> bytes:
-        """Bytes behind a length of two."""
+        """Bytes whose length is in the two bytes before them."""
         return self.take(int.from_bytes(self.take(2), "big"))
 
     def rest(self) -> bytes:
@@ -63,11 +63,11 @@ class Taker:
         return self.take(len(self._data))
 
     def number(self) -> int:
-        """A whole number of either sign, small or as large as 64 bits hold."""
+        """A whole number of either sign, small or up to 64 bits."""
         return int.from_bytes(self.take(self.below(9)), "big", signed=True)
 
     def text(self) -> str:
-        """Text of up to five pieces: raw bytes, or what text rules stumble over, repeated up to 5,000 times."""
+        """Text of up to five pieces: raw bytes, or characters that break text rules, repeated up to 5,000 times."""
         parts = []
         for _ in range(self.below(6)):
             choice = self.byte()
@@ -80,5 +80,5 @@ class Taker:
 
 
 def sized(data: bytes) -> bytes:
-    """`data` as `Taker.sized` takes it: for seeds."""
+    """`data` in the form that `Taker.sized` takes, for seeds."""
     return len(data).to_bytes(2, "big") + data

@@ -1,4 +1,4 @@
-"""Avro container files that are out to hurt: bombs, lies about sizes and counts, wrong markers.
+"""Malicious Avro container files: decompression bombs, false sizes and counts, wrong markers.
 
 The codec part (`consumer.avro.container`) and `explain` on top of it, which turns every break into one line.
 """
@@ -28,7 +28,7 @@ Packed = Callable[[bytes], bytes]
 
 @pytest.fixture(autouse=True)
 def _measured() -> Iterator[None]:
-    """Memory counts in this process."""
+    """Measure memory in this process."""
     Measuring.memory = True
     yield
     Measuring.memory = False
@@ -40,7 +40,7 @@ def blocks_of(content: bytes) -> list[Block]:
 
 
 def broken(content: bytes) -> str:
-    """Why the file cannot be read to its end; in no more time and memory than one block may take."""
+    """Why the file cannot be read to its end; finding out takes no more time and memory than one block may take."""
     with bounded(len(content) + MAX_BLOCK_BYTES // 1_000), pytest.raises(BrokenContainer) as caught:
         blocks_of(content)
     check_line(str(caught.value))
@@ -48,7 +48,7 @@ def broken(content: bytes) -> str:
 
 
 def bomb(packer: Any, megabytes: int) -> bytes:
-    """So many megabytes of zeros, packed."""
+    """`megabytes` of zeros, compressed."""
     parts = [packer.compress(b"\x00" * (1 << 20)) for _ in range(megabytes)]
     return b"".join([*parts, packer.flush()])
 
@@ -78,14 +78,14 @@ def test_what_fastavro_writes_is_read(codec: str) -> None:
     ids=["deflate", "bzip2", "xz"],
 )
 def test_a_bomb_is_not_unpacked(codec: bytes, make: Callable[[], bytes]) -> None:
-    """Eighty megabytes in a few kilobytes: a verdict when 64 MiB are there."""
+    """Eighty megabytes in a few kilobytes: unpacking ends with an error at 64 MiB."""
     packed = make()
     assert len(packed) < 100_000
     assert "64 MiB" in broken(header(TEXT, codec, SYNC) + block(1, packed, SYNC))
 
 
 def test_a_block_that_claims_gigabytes_of_working_memory_is_not_unpacked() -> None:
-    """xz says beforehand how much its dictionary takes: here 1.5 GiB, for one byte."""
+    """An xz block says beforehand how much its dictionary takes: here 1.5 GiB for one byte."""
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
     packed = bytearray(lzma.compress(b"x", format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters))
     at = packed.index(b"\x21\x01") + 2  # the filter's id and the size of its properties
@@ -131,12 +131,12 @@ HEAD = header(TEXT, b"null", SYNC)
     ],
 )  # fmt: skip
 def test_lies_are_told_by_name(content: bytes, why: str) -> None:
-    """And cost neither time nor memory."""
+    """Each false size or count has an error of its own, and costs neither time nor memory."""
     assert why in broken(content)
 
 
 def test_a_header_s_last_word_counts_and_empty_blocks_are_blocks() -> None:
-    """Metadata in several parts, with sizes; a block of no records; no block at all."""
+    """Metadata in several parts with sizes; a block without records; no block at all."""
     parts = zigzag(-1) + zigzag(9) + zigzag(1) + b"k" + zigzag(1) + b"v" + HEAD[4:]
     assert Container(io.BytesIO(b"Obj\x01" + parts).read).schema == TEXT.decode()
     assert blocks_of(HEAD) == []
@@ -153,12 +153,12 @@ EXPLAIN = [
 
 @pytest.mark.parametrize(("head", "data", "size"), EXPLAIN, ids=["bomb", "claim", "negative", "nonsense"])
 def test_explain_takes_none_of_it(head: bytes, data: bytes, size: int | None) -> None:
-    """One line of error, and what came before it; no memory for what is not there."""
+    """One error line after the good records, and no memory for data that are not there."""
     assert check_explaining(head + block(1, data, SYNC, size)) == []
 
 
 def test_explain_does_not_count_to_two_to_the_sixty() -> None:
-    """Records of no bytes: a file of a hundred bytes printed lines without end."""
+    """Records without bytes: a file of a hundred bytes printed lines without end."""
     schema = b'{"type": "record", "name": "E", "fields": []}'
     with pytest.raises(BrokenContainer, match="more records"):
         blocks_of(header(schema, b"null", SYNC) + block(2**60, b"", SYNC))
@@ -170,5 +170,5 @@ def test_explain_does_not_count_to_two_to_the_sixty() -> None:
     ids=["nested", "types", "large", "surrogate"],
 )  # fmt: skip
 def test_explain_refuses_a_file_whose_schema_is_none(schema: bytes) -> None:
-    """Nested too deeply, too large, broken UTF-8."""
+    """A schema that is nested too deeply, is too large, or is broken UTF-8."""
     assert check_explaining(header(schema, b"null", SYNC) + block(1, b"x", SYNC)) == []

@@ -35,7 +35,7 @@ HEAD = b"\x00\x00\x00\x00\x07"
 
 @pytest.fixture(autouse=True)
 def _measured() -> Iterator[None]:
-    """Memory counts in this process."""
+    """Measure memory in this process."""
     Measuring.memory = True
     yield
     Measuring.memory = False
@@ -48,13 +48,13 @@ def record_of(name: str, *kinds: Any) -> dict[str, Any]:
 
 
 def with_extra(*kinds: Any) -> str:
-    """Our schema as a writer has it that writes further fields."""
+    """Our schema with further fields, as another writer may have it."""
     fields = [{"name": f"extra{number}", "type": kind} for number, kind in enumerate(kinds)]
     return json.dumps({**SCHEMA, "fields": [*SCHEMA["fields"], *fields]})
 
 
 def learn(schema: Any, reader: dict[str, Any] = SCHEMA) -> tuple[Decoder, Rejection | None]:
-    """A decoder that was told of `schema`, and what it said, within bounds."""
+    """A decoder with `schema`, and its answer, within the bounds."""
     decoder = Decoder(OneSchema(reader))
     with bounded(len(schema if isinstance(schema, str) else json.dumps(schema)) * 10):
         verdict = decoder.add_schema(FOREIGN, schema)
@@ -89,7 +89,7 @@ def test_a_byte_cannot_bring_thousands_of_nulls_along(kind: Any) -> None:
 
 
 def test_items_with_some_nulls_are_read() -> None:
-    """The bound is far above what people write: several nulls for a byte, and thousands once in a datum."""
+    """The bound is far above what people write: several nulls for each byte, and thousands once in a datum."""
     item = record_of("Item", "boolean", *["null"] * 14)
     schema = record_of("E", {"type": "array", "items": item}, record_of("Wide", *["null"] * 5_000))
     decoder, verdict = learn(schema, schema)
@@ -112,8 +112,8 @@ def test_items_with_some_nulls_are_read() -> None:
     ids=["a byte", "eight bytes", "a branch", "a key", "a chain", "once in a datum"],
 )
 def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], most: int) -> None:
-    """Exactly: one more is refused. So a datum of a megabyte makes at most sixteen million values, and ten thousand
-    come for nothing, once."""
+    """The bound is exact: a datum of a megabyte makes at most sixteen million values, and ten thousand once
+    without bytes."""
     _, verdict = learn(with_extra(kind(most)))
     assert verdict is None
     _, verdict = learn(with_extra(kind(most + 1)))
@@ -138,13 +138,13 @@ def test_a_byte_pays_for_sixteen_values(kind: Callable[[int], Any], most: int) -
     ids=["branches", "aliases"],
 )
 def test_a_wide_union_that_we_lack_costs_no_square(kind: Any) -> None:
-    """Each branch was looked for among all: 5,000 of them held the consumer up for half a minute."""
+    """Each branch was searched for among all others: a union of 5,000 delayed the consumer for half a minute."""
     _, verdict = learn(with_extra(kind))
     assert verdict is None
 
 
 def test_many_arrays_of_one_empty_type_cost_no_square() -> None:
-    """Whether a type takes no bytes was asked again for each array of it."""
+    """For each array the question whether its type takes no bytes was asked again."""
     big = record_of("Big", *["null"] * 3_000, "boolean")
     _, verdict = learn(with_extra(big, *[{"type": "array", "items": "Big"}] * 3_000))
     assert verdict is not None
@@ -152,7 +152,8 @@ def test_many_arrays_of_one_empty_type_cost_no_square() -> None:
 
 @pytest.mark.parametrize("length", [400, 1_500])
 def test_a_long_chain_of_references_is_a_verdict(length: int) -> None:
-    """Not nested in the text, so no depth of it told: resolving it raised RecursionError out of the core."""
+    """The references are not nested in the text, so no depth was counted: resolving them raised RecursionError
+    in the engine."""
     chain = [record_of(f"R{each}", ["null", f"R{each - 1}"] if each else "int") for each in range(length)]
     fields = [
         {**each, "type": [*each["type"], *chain]} if each["name"] == "order" else each
@@ -170,7 +171,8 @@ def test_a_long_chain_of_references_is_a_verdict(length: int) -> None:
     ids=lambda name: repr(name)[:9],
 )
 def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
-    """A message becomes a Kafka header and a line: a lone surrogate in it could not be stored, a megabyte not shown."""
+    """A message becomes a Kafka header and a log line: a lone surrogate in it could not be stored, nor a
+    megabyte shown."""
     for schema in (
         record_of("E", name),
         {"type": "record", "name": name, "fields": []},
@@ -188,7 +190,8 @@ def test_names_in_a_schema_make_no_broken_message(name: str) -> None:
 
 
 def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
-    """Claimed, it is nothing (`test_decode_hostile`); there, it is read, in time and memory of its size."""
+    """If the keys are only claimed, the map costs nothing (`test_decode_hostile`); if they are there, it is
+    read in time and memory of its size."""
     schema = {
         "type": "record",
         "name": "E",
@@ -205,7 +208,7 @@ def test_a_map_of_a_million_keys_costs_what_it_is() -> None:
 
 @pytest.mark.parametrize("framing", [b"\x00\x00\x00\x00\x07", b"\xc3\x01"])
 def test_a_string_that_claims_two_gigabytes_in_our_own_schema(framing: bytes) -> None:
-    """In the first field, and where a field of the writer's is read over."""
+    """In the first field, and in a field of the writer's that is skipped."""
     decoder, _ = learn(with_extra("string", "bytes"))
     own = next(head for head in decoder.known if head[:2] == framing[:2])
     for data in (zigzag(2 << 30), zigzag(2 << 30) + b"x" * 1_000, zigzag(-(2**62))):
@@ -215,7 +218,7 @@ def test_a_string_that_claims_two_gigabytes_in_our_own_schema(framing: bytes) ->
 
 
 def test_a_tree_of_ten_thousand_records_within_records() -> None:
-    """In a schema that has other fields too, through a list, a map and a union: a verdict each time."""
+    """In a schema with other fields, through a list, a map and a union: an error each time."""
     decoder, _ = learn(ZOO, ZOO)
     plain = b"\x00\x00\x02\x00" + b"\x00\x00" + b"\x00" * 16 + b"\x00\x00\x00"  # up to the optional tree
     for deeper in (b"\x02", b"\x00\x02", b"\x00\x00\x02\x02k"):
@@ -240,21 +243,21 @@ def valid(**customer: Any) -> dict[str, Any]:
     "field", ["first_name", "last_name", "city", "state", "country", "gender", "postal_code"]
 )
 def test_a_run_of_accents_costs_no_square(field: str) -> None:
-    """Unicode's normalising sorts accents by insertion: one record of a megabyte held the consumer up for hours."""
+    """Unicode's normalisation sorts accents by insertion: one record of a megabyte delayed the consumer for hours."""
     converted = check_converting(valid(**{field: ACCENTS}), honest=True)
     assert isinstance(converted, ConversionEvent)
     assert {warning.code for warning in converted.warnings} == {"malformed"}
 
 
 def test_a_phone_number_of_accents_costs_no_square() -> None:
-    """The same, in a list."""
+    """The same in a list."""
     converted = check_converting(valid(phones=[ACCENTS, "+49 151 2345678"]), honest=True)
     assert isinstance(converted, ConversionEvent)
     assert len(converted.payload["user_data"]["ph"]) == 1
 
 
 def test_names_of_usual_length_are_still_composed() -> None:
-    """Up to 256 characters, whatever they are made of."""
+    """Up to 256 characters, of any kind."""
     spelled = [check_converting(valid(first_name=name), honest=True) for name in ("e\u0301" * 60, "é" * 60)]
     first, second = [one.payload["user_data"]["fn"] for one in spelled if isinstance(one, ConversionEvent)]
     assert first == second
@@ -288,7 +291,7 @@ ZOO_PLAN = LinePlan(OneSchema(ZOO))
     ids=lambda literal: literal[:8],
 )  # fmt: skip
 def test_a_line_of_absurd_values_is_a_verdict(field: str, literal: str) -> None:
-    """Numbers of 10,000 digits, 100,000 levels, half surrogates, broken UTF-8: in every type of field."""
+    """Numbers of 10,000 digits, 100,000 levels, lone surrogates and broken UTF-8, in every type of field."""
     line = f'{{"{field}": {literal}}}'.encode("latin-1")
     with bounded(len(line)):
         verdict = parse_line(line, ZOO_PLAN)
@@ -297,7 +300,7 @@ def test_a_line_of_absurd_values_is_a_verdict(field: str, literal: str) -> None:
 
 
 def test_a_line_with_many_keys() -> None:
-    """They are not ours, so they are ignored; what we need is missing."""
+    """Unknown keys are ignored; the required fields are missing."""
     line = ("{" + ",".join(f'"{number:x}":0' for number in range(200_000)) + "}").encode()
     verdict = parse_line(line, PLAN)
     assert isinstance(verdict, Rejection)
@@ -330,14 +333,14 @@ def test_a_line_with_many_keys() -> None:
     ],
 )
 def test_absurd_rate_limit_headers_say_nothing(text: str) -> None:
-    """What is no plain number of seconds is as if it were not there: we back off by ourselves."""
+    """A value that is no plain number of seconds is ignored: the usual backoff applies."""
     headers = {"x-ratelimit-reset": text, "x-ratelimit-remaining": text, "retry-after": text}
     assert limit_headers(headers) == (None, None)
     assert check_answer(429, headers, b"", 1) == Throttled(None)
 
 
 def test_plain_rate_limit_headers_are_read() -> None:
-    """Whole or with a fraction, with blanks around."""
+    """Whole numbers or fractions, with surrounding blanks."""
     assert limit_headers({"x-ratelimit-reset": " 3.5 ", "x-ratelimit-remaining": "7"}) == (7, 3.5)
     assert check_answer(429, {"retry-after": "0012."}, b"", 1) == Throttled(12.0)
 
@@ -354,7 +357,7 @@ def test_plain_rate_limit_headers_are_read() -> None:
     ids=lambda body: repr(body[:9]),
 )  # fmt: skip
 def test_absurd_answers_are_no_verdict_on_events(status: int, body: bytes) -> None:
-    """Nested without end, or empty objects without number: a body took 30 times its size of memory."""
+    """Endless nesting, or countless empty objects: a body took 30 times its size of memory."""
     verdict = check_answer(status, {}, body, 1)
     assert not isinstance(verdict, PerEvent)
     if status == 200:
@@ -372,7 +375,7 @@ def test_a_large_honest_answer_is_read() -> None:
 
 
 def test_a_long_word_costs_no_square() -> None:
-    """An address was looked for from each letter: a thousand failed events held the consumer up for a minute."""
+    """An address was searched for from each letter: a thousand failed events delayed the consumer for a minute."""
     with bounded(0):
         masked = [mask("x" * 2_000, b"") for _ in range(300)]
     assert masked[0] == "x" * 300
@@ -380,7 +383,7 @@ def test_a_long_word_costs_no_square() -> None:
 
 
 def test_masking_a_message_costs_no_more_for_a_large_event() -> None:
-    """A pattern of all values took seconds to compile, and Python keeps five hundred of them: gigabytes."""
+    """A pattern of all values took seconds to compile, and Python keeps five hundred patterns: gigabytes."""
     values = [f"value-{number:07}-{number * 7919 % 1_000_003}" for number in range(40_000)]
     body = orjson.dumps({"custom_data": {"content_ids": values}})
     with bounded(len(body) // 8):
@@ -399,7 +402,7 @@ def test_masking_a_message_costs_no_more_for_a_large_event() -> None:
     ],
 )
 def test_values_are_masked_in_any_case_and_spelling(message: str, value: str) -> None:
-    """Case folding letter by letter, and control characters, which would reach a terminal."""
+    """Case is folded letter by letter; control characters, which would reach a terminal, are replaced."""
     masked = mask(message, orjson.dumps({"user_data": {"click_id": value}}))
     assert MASK in masked
     assert masked.isprintable()
@@ -416,7 +419,7 @@ def test_an_offset_map_unfolds_to_no_more_than_is_written() -> None:
 
 
 def test_an_offset_map_has_one_run_of_nothing_at_most() -> None:
-    """The base may be settled; several runs of nothing made bounds that do not rise."""
+    """The base may be settled; several empty runs made bounds that do not rise."""
     check_offset_map(0, sealed_map(0, 0, b"\x00" + b"\x00" * 3 + b"\x05"))
 
 
@@ -425,7 +428,7 @@ def test_an_offset_map_has_one_run_of_nothing_at_most() -> None:
 
 @pytest.mark.parametrize("code", [[40403], {"a": 1}, None, "40403", MARK, 10**40, True, 1.5])
 def test_a_registry_s_error_code_can_be_anything(code: Any) -> None:
-    """A list raised TypeError out of `fetch`, which never raises; a text was repeated in the reason."""
+    """A list raised TypeError in `fetch`, which never raises; a text was repeated in the reason."""
     body = json.dumps({"error_code": code, "message": MARK}).encode()
     for status in (404, 500):
         outcome = check_registry(FOREIGN, [(status, body)])
@@ -444,6 +447,6 @@ def test_a_registry_s_error_code_can_be_anything(code: Any) -> None:
     ids=lambda body: repr(body[:12]),
 )  # fmt: skip
 def test_a_registry_s_nonsense_is_no_verdict(body: bytes) -> None:
-    """Whatever it answers with 200: ask again later, and never a word of it in the reason."""
+    """Whatever it answers with 200, it is asked again later, and the reason repeats no word of it."""
     outcome = check_registry(FOREIGN, [(200, body)])
     assert not isinstance(outcome, SchemaMissing)

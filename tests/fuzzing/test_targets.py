@@ -27,14 +27,14 @@ RUNS = {
     "offset_map": 8_000,
     "key_store": 2_000,
 }
-"""Some seconds of each; ``make fuzz`` is for longer."""
+"""Runs that take some seconds each; ``make fuzz`` is for longer."""
 WITHOUT_COVERAGE = 20
-"""Hypothesis takes so many times longer for an input."""
+"""Hypothesis takes this many times longer for an input."""
 
 
 @pytest.fixture(autouse=True)
 def _measured() -> Iterator[None]:
-    """Memory counts in this process."""
+    """Measure memory in this process."""
     Measuring.memory = True
     yield
     Measuring.memory = False
@@ -47,7 +47,7 @@ def fails_on_seven(data: bytes) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_seeds_keep_to_the_contract(target: str) -> None:
-    """What the fuzzer starts from is taken, within its bounds of time and memory."""
+    """The fuzzer's first inputs are accepted within the bounds of time and memory."""
     for seed in seeds(target):
         TARGETS[target](seed)
 
@@ -63,7 +63,7 @@ def test_a_little_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
 
 
 def test_the_fast_path_s_target_sees_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reading that takes one record for another is found out."""
+    """It fails for a reading that takes one record for another."""
     first, second = seeds("fast_path")[:2]
     fast_path(second)
     both = both_of(second[0])
@@ -77,7 +77,7 @@ def test_the_fast_path_s_target_sees_a_difference(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_finding_is_kept_named_and_can_be_replayed(tmp_path: Path) -> None:
-    """The engine stops at it and writes it down; so a target that finds nothing was really run."""
+    """The engine stops at the finding and stores it; so a target without findings has really run."""
     outcome = fuzz(f"{__name__}:fails_on_seven", Limits(runs=20_000, seed=1), tmp_path, print)
     assert outcome.code == FOUND
     assert outcome.finding is not None
@@ -87,7 +87,7 @@ def test_a_finding_is_kept_named_and_can_be_replayed(tmp_path: Path) -> None:
 
 
 def test_without_atheris_hypothesis_finds_and_shrinks(tmp_path: Path) -> None:
-    """From the seeds, broken at random; what is written down is the smallest input; a clean target ends with 0."""
+    """It breaks seeds at random and stores the smallest failing input; a target without bugs ends with 0."""
     corpus, findings = tmp_path / "corpus", tmp_path / "findings"
     corpus.mkdir()
     findings.mkdir()

@@ -45,7 +45,7 @@ ZOO: Final = _record(
 
 
 def _older() -> dict[str, Any]:
-    """Our schema as an older producer has it: other order, fewer and further fields, other numbers, no nulls."""
+    """Our schema as an older producer has it: another order, fewer and other fields, other numbers, no nulls."""
     schema = copy.deepcopy(SCHEMA)
     fields = {each["name"]: each for each in schema["fields"]}
     for gone in ("language", "search_query", "device", "app"):

@@ -1,4 +1,4 @@
-"""Memory while one record stays open and all others settle: the bound that a run in order never puts to the test."""
+"""Memory while one record stays open and all others settle: a run in order never tests this bound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK = 500
 
 
 class _Decoder:
-    """One record needs a schema that nobody has yet; the others are tombstones, which settle at once."""
+    """One record needs a schema that is not known yet; the others are tombstones, which settle at once."""
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> Sequence[Decoded]:
         return [UNKNOWN if record.offset == 0 else None for record in records]
@@ -38,10 +38,10 @@ class _Decoder:
         return None
 
     def doubt(self, ref: SchemaRef) -> None:
-        """Nothing is answered from disk."""
+        """No schema comes from disk."""
 
     def forget(self, ref: SchemaRef) -> None:
-        """Nothing is."""
+        """There is nothing to forget."""
 
     def missing(self, ref: SchemaRef) -> Filtered:
         return Filtered("nobody asks")
@@ -53,7 +53,7 @@ class _Converter:
 
 
 def settle(pipeline: Pipeline, first: int, chunks: int) -> None:
-    """Fetch so many chunks, from offset `first` on."""
+    """Fetch `chunks` chunks, from offset `first` on."""
     for number in range(chunks):
         at = first + number * CHUNK
         records = [Record(offset, 1, None, b"x", ()) for offset in range(at, at + CHUNK)]
@@ -61,7 +61,7 @@ def settle(pipeline: Pipeline, first: int, chunks: int) -> None:
 
 
 def test_what_settled_behind_an_open_record_holds_no_memory() -> None:
-    """A record waits for its schema, for hours: the books of the millions settled behind it do not pile up."""
+    """A record waits for its schema for hours: the ledger of the millions that settle behind it does not grow."""
     pipeline = Pipeline(Policy(max_open_events=20_000, max_open_bytes=128 << 20), _Decoder(), _Converter())
     pipeline.handle(m.Assigned([m.Assignment("t", 0, 1, 0, False)]), Instant(0.0, 1e9))
     settle(pipeline, 0, 20)

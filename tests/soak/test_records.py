@@ -1,4 +1,5 @@
-"""What the soak produces: decodable, each event a new one, its tally right, and never further ahead than allowed."""
+"""The soak's records: they can be decoded, each event is new, the tally is right, and the producer is never too
+far ahead."""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ COUNT = HEAVY_EVERY * SPELL + SPELL // 2
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    """Fifty-five thousand of them, a heavy spell among them."""
+    """Fifty-five thousand records with a heavy spell among them."""
     return Records(COUNT, seed=1, spell=SPELL)
 
 
 @pytest.fixture(scope="module")
 def produced(records: Records) -> list[tuple[int, bytes]]:
-    """The same, taken."""
+    """The same records, produced."""
     return [(one.partition, one.value) for one in records]
 
 
 def test_all_that_is_deliverable_is_there_once(records: Records, produced: list[tuple[int, bytes]]) -> None:
-    """As many different records as are no duplicates, each with a serial number of its own; no mark is left."""
+    """There are as many different events as the tally says, each with its own serial number; no mark is left."""
     originals = len(produced) - records.tally[Disposition.DUPLICATE]
     deliverable = {value for _, value in produced if b"soak-" in value}
     assert sum(records.tally.values()) == COUNT
@@ -39,7 +40,7 @@ def test_all_that_is_deliverable_is_there_once(records: Records, produced: list[
 
 
 def test_duplicates_lie_on_the_partition_of_their_original(produced: list[tuple[int, bytes]]) -> None:
-    """Otherwise how long after its original one comes would be the broker's whim."""
+    """Otherwise the broker would decide how long after its original a duplicate comes."""
     partitions: dict[bytes, set[int]] = {}
     for partition, value in produced:
         if b"soak-" in value:
@@ -49,7 +50,7 @@ def test_duplicates_lie_on_the_partition_of_their_original(produced: list[tuple[
 
 
 def test_templates_stay_decodable(produced: list[tuple[int, bytes]]) -> None:
-    """With the serial number in place of the mark the encoding is whole, and no shopper comes twice."""
+    """With a serial number in place of the mark the encoding is valid, and no shopper comes twice."""
     decoder = Decoder(OneSchema(json.loads(SCHEMA.read_text())))
     values = list({value for _, value in produced[:3_000] if b"soak-" in value})
     events = decoder.decode_chunk([Record(at, -1, None, value, ()) for at, value in enumerate(values)])
@@ -71,7 +72,7 @@ def test_a_heavy_spell_is_heavy(produced: list[tuple[int, bytes]]) -> None:
 
 
 def test_the_same_seed_gives_the_same_tally(records: Records) -> None:
-    """What is to be delivered is told by count and seed alone."""
+    """Count and seed alone decide what must be delivered."""
     again = Records(COUNT, seed=1, spell=SPELL)
     for _ in again:
         pass

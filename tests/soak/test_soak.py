@@ -1,4 +1,4 @@
-"""A short soak for real: what ``make soak`` does with millions of events, with as many as CI has time for."""
+"""A short soak: what ``make soak`` does with millions of events, with as many as CI has time for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PLAN = Plan(
 @pytest.mark.real_kafka  # the embedded broker deletes no records
 @pytest.mark.timeout(300)  # a minute on a machine that has other things to do
 def test_all_bounds_hold_for_the_length_of_a_run(kafka: Kafka) -> None:
-    """Memory flat, budget kept at every look, key store no larger than its window, books in order, nothing lost."""
+    """Memory is flat, the budget is kept in every sample, the key store is no larger than its window, the
+    ledger adds up, and nothing is lost."""
     outcome = soak(PLAN, kafka.bootstrap_servers, unique_topic())
     verdicts = outcome.verdicts()
     broken = [one.name for one in verdicts if not one.held]

@@ -1,4 +1,4 @@
-"""The soak's verdicts on made-up curves: what leaks, overruns or loses is called by its name, what does not is not."""
+"""The soak's verdicts on made-up curves: leaks, exceeded budgets and losses are named, and nothing else is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WINDOW = 20
 FLAT = 230 * MIB
 
 Curve = Callable[[int], float]
-"""A value by events settled."""
+"""A value for each number of settled events."""
 
 
 def curve(
@@ -44,7 +44,8 @@ def curve(
     key_bytes: Curve = lambda _: 30 * MIB,
     rate: Callable[[float], float] = lambda _: RATE,
 ) -> list[Sample]:
-    """A look a second at a run of `events`; `rate` events a second by time. Keys are held for a window and a half."""
+    """A sample for each second of a run of `events`, with `rate` events a second. Keys are held for a window
+    and a half."""
     samples: list[Sample] = []
     settled, at = 0, 0.0
     while True:
@@ -75,13 +76,13 @@ def memory_verdict(samples: list[Sample]) -> Verdict:
 
 
 def noisy(memory: Curve, swing: float = 10 * MIB, seed: int = 1) -> Curve:
-    """What open events and the allocator add to and take from a curve."""
+    """The curve with what open events and the allocator add and remove."""
     draw = random.Random(seed)
     return lambda settled: memory(settled) + draw.uniform(-swing, swing)
 
 
 def test_flat_memory_passes() -> None:
-    """A level that swings as open events come and go, and a rise while warming up, are no leak."""
+    """A level that varies with open events, and a rise during the warm-up, are no leak."""
 
     def warming(settled: int) -> float:
         return FLAT - 150 * MIB * math.exp(-settled / 60_000)
@@ -92,7 +93,7 @@ def test_flat_memory_passes() -> None:
 
 @pytest.mark.parametrize("leaked", [24, 64, 1300])
 def test_a_leak_of_an_object_an_event_fails(leaked: int) -> None:
-    """The least object with the reference to it, a key, a body: kept for each event, any of them is a leak."""
+    """The smallest object with its reference, a key, or a body: kept for each event, each of them is a leak."""
     for seed in range(20):
         verdict = memory_verdict(curve(memory=noisy(lambda settled: FLAT + leaked * settled, seed=seed)))
         assert not verdict.held
@@ -100,39 +101,39 @@ def test_a_leak_of_an_object_an_event_fails(leaked: int) -> None:
 
 
 def test_a_leak_of_bodies_fails_in_a_short_run_too() -> None:
-    """What CI runs is short: it does not tell a key an event, but it does tell a body an event."""
+    """CI's run is short: it cannot show a leak of one key for each event, but it does show one body for each event."""
     assert memory_verdict(curve(120_000, memory=lambda _: FLAT, rate=lambda _: 6_000)).held
     leaking = curve(120_000, memory=lambda settled: FLAT + 1300 * settled, rate=lambda _: 6_000)
     assert not memory_verdict(leaking).held
 
 
 def test_a_leak_that_begins_late_fails() -> None:
-    """Flat for half of the run, then a kibibyte an event."""
+    """Flat for half of the run, then a kibibyte for each event."""
     late = curve(memory=lambda settled: FLAT + 1024 * max(0, settled - EVENTS // 2))
     assert not memory_verdict(late).held
 
 
 def test_a_peak_fails() -> None:
-    """One moment at twice the level is what kills a container, though the line through all looks is flat."""
+    """One moment at twice the level kills a container, though the line through all samples is flat."""
     peak = curve(memory=lambda settled: FLAT * (2 if settled == 100 * RATE else 1))
     verdict = memory_verdict(peak)
     assert not verdict.held
 
 
 def test_too_few_looks_are_no_proof() -> None:
-    """A run of three looks holds nothing up."""
+    """Three samples prove nothing."""
     assert not memory_verdict(curve(3 * RATE)).held
 
 
 def test_the_slope_is_that_of_the_line() -> None:
-    """A straight line's slope is found exactly, whatever it is, and the growth allowed is beside it."""
+    """The slope of a straight line is exact, and the allowed growth is added to it."""
     samples = curve(memory=lambda settled: 1000 + 3 * settled)
     assert slope(samples, lambda one: one.private) == pytest.approx(3_000_000)
     assert slope(samples[:1], lambda one: one.private) == math.inf
 
 
 def test_a_budget_is_kept_or_not() -> None:
-    """At the limit is within; one look above it is not; and a limit never come near was not tested."""
+    """At the limit is within it; one sample above is not; and a limit that is never approached was not tested."""
     assert judge_budget("open", [10, 100, 60], 100).held
     above = judge_budget("open", [10, 101, 60], 100)
     assert not above.held
@@ -142,7 +143,7 @@ def test_a_budget_is_kept_or_not() -> None:
 
 
 def test_a_store_that_forgets_passes() -> None:
-    """Keys for a window and a half, at a rate that doubles and halves: within what was delivered in that time."""
+    """Keys for a window and a half, at a rate that doubles and halves: no more than were delivered in that time."""
     for rate in (
         lambda _: RATE,
         lambda at: RATE * (2 if 40 < at < 60 else 1),
@@ -158,13 +159,13 @@ def test_a_store_that_forgets_nothing_fails() -> None:
 
 
 def test_a_store_that_forgets_late_fails() -> None:
-    """One bucket more than the window needs is one too many."""
+    """One bucket more than the window needs fails."""
     most = int(RATE * (horizon(WINDOW) + WINDOW / 2))
     assert not judge_keys(curve(keys=lambda settled: min(settled, most)), WINDOW).held
 
 
 def test_a_store_that_was_never_full_proves_nothing() -> None:
-    """A run shorter than the window forgets nothing, and is not taken for one that does."""
+    """In a run shorter than the window the store forgets nothing, and the verdict says so."""
     verdict = judge_keys(curve(WINDOW * RATE), WINDOW)
     assert not verdict.held
     assert "turned over" in verdict.figures
@@ -176,19 +177,19 @@ def size_verdict(samples: list[Sample]) -> Verdict:
 
 
 def test_a_store_that_keeps_its_size_passes() -> None:
-    """The saw of buckets that come and go keeps its height."""
+    """As buckets come and go the size rises and falls to the same values."""
     saw = curve(key_bytes=lambda settled: 25 * MIB + settled % (10 * RATE) * 100)
     assert size_verdict(saw).held
 
 
 def test_a_store_that_grows_fails() -> None:
-    """Disk that is never given back shows in the last half, however slowly it goes."""
+    """Disk space that is never freed shows in the last half, however slowly it grows."""
     assert not size_verdict(curve(key_bytes=lambda settled: 100 * settled)).held
     assert not size_verdict(curve(5 * RATE)).held
 
 
 def test_a_store_that_holds_more_keys_may_be_larger() -> None:
-    """Nearly twice the size is no growth for twice the keys, and is for as many as before."""
+    """Nearly twice the size is no growth for twice the keys, but is growth for the same number of keys."""
     samples = [
         one._replace(keys=keys, key_bytes=size)
         for one in curve()
@@ -205,7 +206,7 @@ EXPECTED = Counter({Disposition.DELIVERED: 82, Disposition.DUPLICATE: 10, Dispos
 
 
 def sums(ledger: Mapping[str, int] | None = None, **figures: Any) -> Sums:
-    """A run of 100 records in order, of which the sink refused 2; `figures` differ."""
+    """A correct run of 100 records, of which the sink refused 2; `figures` replace values."""
     whole = Sums(
         produced=100,
         expected=EXPECTED,
@@ -221,12 +222,12 @@ def sums(ledger: Mapping[str, int] | None = None, **figures: Any) -> Sums:
 
 
 def broken(books: Sums) -> set[str]:
-    """The names of what did not hold."""
+    """The names of the broken promises."""
     return {one.name for one in judge_books(books) if not one.held}
 
 
 def test_books_in_order_pass() -> None:
-    """Both ends and the ledger agree; an answer that came too late may have accepted more than was heard of."""
+    """Both ends and the ledger agree; calls whose answer came too late may have been accepted."""
     assert broken(sums()) == set()
     assert broken(sums(accepted=90, unheard=1000)) == set()
 
@@ -246,12 +247,12 @@ def test_books_in_order_pass() -> None:
     ],
 )
 def test_books_out_of_order_fail(books: Sums, name: str) -> None:
-    """One record more or less, anywhere, is seen and named."""
+    """One record more or less anywhere is noticed and named."""
     assert name in broken(books)
 
 
 def test_all_promises_are_judged() -> None:
-    """A run that keeps them all has eleven verdicts, all held; a run over budget has one broken."""
+    """A good run has eleven verdicts, all kept; a run over budget has one that is broken."""
     samples = [one._replace(open_events=9_000, read=one.read + 9_000, open_bytes=900) for one in curve()]
 
     def judged(max_open_bytes: int) -> list[Verdict]:
@@ -263,7 +264,7 @@ def test_all_promises_are_judged() -> None:
 
 
 def test_a_key_store_that_follows_the_throughput_is_no_leak() -> None:
-    """A machine that gets faster fills more of the store, and its mapped file is resident; a leak beside it shows."""
+    """A faster machine fills more of the store, and its mapped files are resident; a leak beside that still shows."""
 
     def judged(memory: Curve) -> list[str]:
         samples = curve(3_600_000, memory=memory, key_bytes=lambda settled: 20 * MIB + settled * 24)
@@ -275,7 +276,7 @@ def test_a_key_store_that_follows_the_throughput_is_no_leak() -> None:
 
 
 def test_a_curve_is_drawn_to_scale() -> None:
-    """Zero at the bottom, the limit at the top, and no peak lost between two columns."""
+    """Zero is at the bottom, the limit at the top, and no peak is lost between two columns."""
     assert plot([0, 4, 8], [0.0, 0.4, 0.8], width=3, height=1, top=8) == [" ▄█"]
     assert plot([8, 8, 16], [0.0, 0.5, 1.0], width=2, height=2, top=16) == [" █", "██"]
     assert plot([1, 9, 1], [0.0, 0.1, 0.2], width=1, height=1, top=9) == ["█"]

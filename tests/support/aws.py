@@ -29,7 +29,7 @@ class MSKAuthTokenProvider:
 
 
 def with_iam(folder: Path, issuer: Issuer, user: str) -> dict[str, str]:
-    """The variables with which a process logs in as `user` by IAM: its signer is the stand-in, in `folder`."""
+    """The variables with which a process logs in as `user` by IAM, with the stand-in for its signer in `folder`."""
     module = folder / "signer" / "aws_msk_iam_sasl_signer.py"
     module.parent.mkdir(exist_ok=True)
     module.write_text(_SIGNER)
@@ -82,7 +82,7 @@ class Glue:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def add(self, schema: object, kind: str = "AVRO", status: str = "AVAILABLE") -> str:
-        """A new schema version; its UUID."""
+        """Add a new schema version and return its UUID."""
         version = str(uuid.uuid4())
         text = schema if isinstance(schema, str) else json.dumps(schema)
         self.versions[version] = {
@@ -91,7 +91,7 @@ class Glue:
         return version
 
     def variables(self) -> dict[str, str]:
-        """With which a process asks this one."""
+        """The variables with which a process asks this stub."""
         return {
             "SCHEMA_REGISTRY_URL": "glue:eu-west-1",
             "AWS_ENDPOINT_URL_GLUE": self.url,
@@ -101,7 +101,7 @@ class Glue:
         }
 
     def close(self) -> None:
-        """Nobody listens there any more."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -1,4 +1,5 @@
-"""Certificates of the tests: an authority of our own, and what it signs for servers on loopback. Gone with the test."""
+"""Certificates for the tests: an authority, and what it signs for servers on loopback. They are removed with
+the test."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _DAY = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates; `file` is what its clients trust."""
+    """Signs certificates; clients trust those in `file`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -39,13 +40,14 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def server(self, *, host: str = "127.0.0.1", age: timedelta = timedelta()) -> ssl.SSLContext:
-        """A server's context with what `issue` gives."""
+        """The TLS context of a server with a certificate from `issue`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.issue(host=host, age=age))
         return context
 
     def issue(self, *, host: str = "127.0.0.1", age: timedelta = timedelta()) -> Path:
-        """A file with a certificate for `host` and its key, good for a day from an hour before `age` ago."""
+        """Write a file with a certificate for `host` and its key. It is valid for a day, which began an hour
+        before `age` ago."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _begun(_named(host), self._name, key, age)

@@ -34,7 +34,7 @@ END_SECONDS = 20.0
 
 
 class Unavailable(Exception):
-    """A server that does not start here; the text says what is missing."""
+    """A server that cannot be started here; the text says what is missing."""
 
 
 class OwnServer:
@@ -53,7 +53,7 @@ class OwnServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start; returns when it answers. Raises `Unavailable`."""
+        """Start it; returns when it answers. Raises `Unavailable`."""
         raise NotImplementedError
 
     def _answers(self) -> bool:
@@ -80,13 +80,13 @@ class OwnServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Shut down within `END_SECONDS`, else kill; remove what we made."""
+        """Shut it down within `END_SECONDS`, or kill it; remove the files that we made."""
         self._end(signal.SIGTERM)
         if self._made:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def shut_down(self) -> None:
-        """A clean stop that keeps the data."""
+        """Shut down in order and keep the data."""
         self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
@@ -123,7 +123,7 @@ def shared(directory: Path, name: str, module: str, parent: int) -> dict[str, st
 
 
 def stop(directory: Path, name: str) -> None:
-    """End the run's server, if one was started, and wait until it is gone (bounded)."""
+    """End the run's server, if one was started, and wait, for a bounded time, until it has ended."""
     state = directory / f"{name}.json"
     if not state.exists():
         return
@@ -134,7 +134,7 @@ def stop(directory: Path, name: str) -> None:
 
 
 def end(process: subprocess.Popen[bytes] | None, how: signal.Signals, seconds: float) -> None:
-    """End a server, if there is one, with this signal; kill it if it takes longer than `seconds`."""
+    """End a server, if there is one, with this signal; kill it after `seconds`."""
     if process is None:
         return
     process.send_signal(how)
@@ -195,7 +195,7 @@ def _write(state: Path | None, content: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold this lock among processes."""
+    """Hold this lock, which excludes other processes."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file unlocks it

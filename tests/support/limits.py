@@ -1,8 +1,8 @@
-"""How late a machine with other things to do may be."""
+"""How late a busy machine may be."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LATE: Final = 15.0
-"""Seconds beyond what a limit of the product says. What the tests look for takes far longer than that, or for ever."""
+"""Seconds beyond a limit of the product. The faults that tests look for take far longer, or never end."""

@@ -1,4 +1,4 @@
-"""What Maven brings for tests: jars of servers, once for each state of a ``pom.xml``; later runs need no network."""
+"""What Maven fetches for tests: jars of servers, once for each state of a ``pom.xml``; later runs need no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = 300
 
 
 def fetched(pom: Path, goal: str, folder: Path) -> Path:
-    """Return `folder`, which `goal` of this pom fills, if it is not yet. Raises `Unavailable`."""
+    """Return `folder`, which `goal` of this pom fills if it is empty. Raises `Unavailable`."""
     if shutil.which("java") is None:
         raise Unavailable("no `java` on the PATH")
     # Written last, and named after the pom: what an older version brought is not taken for today's.

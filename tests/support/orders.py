@@ -23,19 +23,19 @@ _FIRST_DAY: Final = 852_076_800
 _DAYS: Final = 546
 """Until 1998-06-30."""
 _CDS: Final = (677, 899, 1077, 1149, 1177, 1297, 1399, 1433, 1476, 1496, 1599, 1999, 2999, 128_601)
-"""Prices of one piece in cents; the last is the box that a shop sells once a year."""
+"""Prices of one piece in cents; the last is a box that the shop sells once a year."""
 _WEIGHTS: Final = (3, 4, 6, 9, 12, 9, 8, 6, 6, 6, 4, 3, 1, 0.01)
 
 
 class Order(NamedTuple):
-    """One order: the event, and its total in whole cents."""
+    """One order: its event, and its total in whole cents."""
 
     event: dict[str, Any]
     cents: int
 
 
 def make_orders(count: int = COUNT) -> list[Order]:
-    """The first so many, in their order; `FREE` of every `COUNT` are free."""
+    """The first `count` orders; `FREE` of every `COUNT` are free."""
     draws = random.Random(_SEED)
     free = frozenset(draws.sample(range(COUNT), FREE))
     days = _days(draws)
@@ -43,7 +43,7 @@ def make_orders(count: int = COUNT) -> list[Order]:
 
 
 def sum_of(orders: list[Order]) -> str:
-    """What they cost together, to the cent."""
+    """Their total, to the cent."""
     return _text(sum(order.cents for order in orders))
 
 
@@ -54,7 +54,7 @@ def write_container(path: Path, orders: list[Order], schema: Any, codec: str = "
 
 
 def _days(draws: random.Random) -> Iterator[tuple[int, int]]:
-    """Customer and day of each order, the orders of a customer in the order of time."""
+    """Customer and day of each order; the orders of a customer are in the order of time."""
     customer = 0
     while True:
         customer += 1

@@ -1,4 +1,4 @@
-"""A collector for tests: takes OTLP over HTTP as protobuf, and reads metrics as Prometheus would show them."""
+"""A collector for tests: it accepts OTLP over HTTP as protobuf, and shows metrics as Prometheus would."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Received(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """What one request says of one metric."""
+    """What one request says about one metric."""
 
     kind: str
     unit: str
@@ -46,11 +46,11 @@ class Exported(NamedTuple):
 
 
 class Metrics:
-    """One request of metrics: its families, and its series as /metrics has them."""
+    """One request with metrics: its families, and its series as /metrics has them."""
 
     def __init__(self, message: ExportMetricsServiceRequest, accepted: bool) -> None:
         self.accepted = accepted
-        """Whether the collector said so."""
+        """Whether the collector accepted the request."""
         [of] = message.resource_metrics
         [scope] = of.scope_metrics
         self.resource = attributes(of.resource)
@@ -58,7 +58,7 @@ class Metrics:
         self.families: dict[str, Exported] = {}
         self.series: dict[tuple[str, Labels], float] = {}
         self.starts: dict[str, int] = {}
-        """Of each family that is counted, when counting began: nanoseconds since 1970."""
+        """For each counter, when counting began: nanoseconds since 1970."""
         self.at = 0
         for metric in scope.metrics:
             assert metric.name not in self.families, metric.name
@@ -111,11 +111,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that does not trust the certificate goes away: nothing to say."""
+        """Ignore clients that leave because they do not trust the certificate."""
 
 
 class Collector:
-    """Takes traces and metrics, and answers as `answer` says at that moment."""
+    """Receives traces and metrics, and answers as `answer` says at that moment."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None) -> None:
         self.answer = answer
@@ -150,7 +150,7 @@ class Collector:
                 self.wfile.write(answer.body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Say nothing."""
+                """Print nothing."""
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -162,18 +162,18 @@ class Collector:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        """No more."""
+        """Stop listening."""
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
 
     @property
     def paths(self) -> set[str]:
-        """Where requests went."""
+        """The paths of the requests."""
         return {one.path for one in self.requests}
 
     def metrics(self) -> list[Metrics]:
-        """The requests of metrics, the oldest first."""
+        """The requests with metrics, the oldest first."""
         return [
             Metrics(one.message, one.accepted)
             for one in list(self.requests)
@@ -181,7 +181,7 @@ class Collector:
         ]
 
     def spans(self, name: str) -> list[Any]:
-        """The spans of that name that have arrived."""
+        """The received spans with that name."""
         return [
             span
             for request in list(self.requests)
@@ -198,7 +198,7 @@ def collecting(
     answer: Answer = Answer(),  # noqa: B008 - it cannot be changed
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Collector]:
-    """A collector for the time of a test, with `tls` by HTTPS."""
+    """A collector for the time of a test; with `tls` by HTTPS."""
     collector = Collector(answer, tls)
     try:
         yield collector

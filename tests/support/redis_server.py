@@ -29,7 +29,7 @@ class RedisServer:
     def __init__(
         self, directory: Path, *arguments: str, port: int | None = None, configuration: str = ""
     ) -> None:
-        """`configuration`: the lines of its file; a Sentinel has them there."""
+        """`configuration`: the lines of its configuration file, which a Sentinel needs."""
         self.directory = directory
         self.port = port or free_ports(1)[0]
         self._arguments = arguments
@@ -63,7 +63,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As the out-of-memory killer does."""
+        """Kill it, as the out-of-memory killer does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
@@ -71,12 +71,12 @@ class RedisServer:
             self._process = None
 
     def freeze(self) -> None:
-        """Let it stand still: connections stay open, and nothing is answered."""
+        """Freeze it: connections stay open, and nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -85,7 +85,7 @@ class RedisServer:
 def redis_server(
     directory: Path, *arguments: str, port: int | None = None, configuration: str = ""
 ) -> Iterator[RedisServer]:
-    """A server that runs, and is killed at the end; skips the test where there is none."""
+    """A running server, which is killed at the end; skips the test if redis-server is not installed."""
     if PROGRAM is None:
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail("redis-server is not installed: in CI these tests must run")
@@ -100,7 +100,7 @@ def redis_server(
 
 @contextlib.contextmanager
 def redis_cluster(directory: Path, primaries: int, replicas: int = 0) -> Iterator[list[RedisServer]]:
-    """A cluster that has formed, its primaries first; `replicas` of each. Its nodes are killed at the end."""
+    """A complete cluster, its primaries first, with `replicas` for each of them. Its nodes are killed at the end."""
     with contextlib.ExitStack() as stack:
         arguments = (
             "--cluster-enabled",
@@ -129,7 +129,7 @@ def redis_cluster(directory: Path, primaries: int, replicas: int = 0) -> Iterato
 
 
 def _has_formed(node: RedisServer) -> bool:
-    """Whether the cluster is whole as this node sees it, and the node has all data that it should have."""
+    """Whether this node sees the whole cluster and has all the data that it should have."""
     asked = ["redis-cli", "-p", str(node.port)]
     state = subprocess.check_output([*asked, "cluster", "info"], timeout=10)
     told = subprocess.check_output([*asked, "info", "replication"], timeout=10)

@@ -30,7 +30,7 @@ from consumer.errors import KeyStoreError
 T = TypeVar("T")
 Asked = Callable[[], Any]
 Call = Generator[Asked | None, Any, T]
-"""What the server is to do; None: nothing yet, ask the client again in a moment."""
+"""What the server must do; None: nothing yet, ask the client again soon."""
 
 
 def _lease_lost(what: str) -> KeyStoreError:
@@ -40,44 +40,45 @@ def _lease_lost(what: str) -> KeyStoreError:
 
 
 class SharedKeys:
-    """The server. `clock` is its own, in seconds."""
+    """The server. `clock` is its own time in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.delivered: dict[bytes, int] = {}
         self.claims: dict[bytes, str] = {}
         self.leases: dict[str, float] = {}
-        """By session, when its lease ends."""
+        """For each session, when its lease ends."""
         self.quotas: dict[str, Counter[int]] = {}
-        """By quota, the calls that were given, by the second in which they begin at the latest."""
+        """For each quota, the calls that were given, by the second in which they must have begun."""
         self.calls: Counter[int] = Counter()
-        """By member, how often it called."""
+        """For each member, how often it called."""
         self.confirmed: Counter[int] = Counter()
-        """By member, how many keys it has confirmed."""
+        """For each member, how many keys it has confirmed."""
         self.members = 0
         self.full = False
-        """Whether it refuses what takes memory."""
+        """Whether it refuses requests that need memory."""
         self._sessions = 0
         self._notes: dict[tuple[str, str, bool], tuple[int, float, Note]] = {}
-        """By place, who told it, until when it holds, and the note."""
+        """The notes: who reported each, and until when it holds."""
         self._kept: tuple[dict[bytes, int], dict[bytes, str], dict[str, float]] = ({}, {}, {})
         self._kept_counts: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
         self._kept_quotas: dict[str, Counter[int]] = {}
         self._kept_notes: dict[tuple[str, str, bool], tuple[int, float, Note]] = {}
 
     def holds(self, session: str) -> bool:
-        """Whether the lease of this session holds."""
+        """Whether the lease of this session is still valid."""
         return self.leases.get(session, float("-inf")) > self._clock()
 
     def new_name(self) -> str:
-        """A name that no session has."""
+        """A new session's name."""
         self._sessions += 1
         return f"session {self._sessions}"
 
     # -- what clients ask
 
     def serve(self, member: int, request: Callable[[], T]) -> tuple[T, int, int]:
-        """Do what this member asks. The answer, the request's number, and how many keys it had confirmed before."""
+        """Perform a member's request. Returns the answer, the request's number, and how many keys the member
+        had confirmed before."""
         before, answer = self.confirmed[member], request()
         self.calls[member] += 1
         return answer, self.calls[member], before
@@ -87,7 +88,8 @@ class SharedKeys:
         return bytes(self.delivered.get(key, -1) >= oldest for key in split_keys(keys))
 
     def claim(self, session: str, ours: Collection[str], oldest: int, keys: bytes) -> bytes:
-        """Claim what was not delivered and is no other session's; `ours`: earlier sessions of the same member."""
+        """Claim the keys that were not delivered and that no other session has claimed; `ours`: earlier
+        sessions of the same member."""
         if not self.holds(session):
             raise _lease_lost("the lease has ended: it is begun again by itself")
         self._take_memory()
@@ -101,7 +103,7 @@ class SharedKeys:
         return bytes(found)
 
     def confirm(self, member: int, ours: Collection[str], stamp: int, keys: bytes) -> bytes:
-        """Remember these as delivered, but for what another session has claimed and not delivered yet."""
+        """Store these keys as delivered, but for those that another session has claimed and not delivered yet."""
         self._take_memory()
         stored = bytearray()
         for key in split_keys(keys):
@@ -120,7 +122,7 @@ class SharedKeys:
                 del self.claims[key]
 
     def renew(self, session: str, lease: float, *, begin: bool) -> bool:
-        """Let the lease of this session hold for so long from now; False: it had ended."""
+        """Renew the lease of this session for that long; False: it had ended."""
         if begin:
             self._take_memory()
         elif not self.holds(session):
@@ -136,7 +138,7 @@ class SharedKeys:
             self._notes[place] = member, until, note._replace(name=f"{member} {until} {note.status}")
 
     def notes(self, member: int) -> list[Note]:
-        """What members other than this one have told, and holds yet."""
+        """The valid notes of other members."""
         left = [(one, until - self._clock(), note) for one, until, note in self._notes.values()]
         return [
             note._replace(seconds=seconds) for one, seconds, note in left if one != member and seconds > 0
@@ -165,14 +167,14 @@ class SharedKeys:
     # -- what happens to it
 
     def keep(self) -> None:
-        """Take the copy to which `go_back` sets the server back."""
+        """Keep the copy to which `go_back` returns."""
         self._kept = ({**self.delivered}, {**self.claims}, {**self.leases})
         self._kept_counts = (Counter(self.calls), Counter(self.confirmed))
         self._kept_quotas = {name: Counter(counted) for name, counted in self.quotas.items()}
         self._kept_notes = {**self._notes}
 
     def go_back(self) -> None:
-        """A replica takes over that has what there was when `keep` was called; nothing, if it never was."""
+        """A replica takes over that has the data of the last `keep`, or none."""
         delivered, claims, leases = self._kept
         self.delivered, self.claims, self.leases = {**delivered}, {**claims}, {**leases}
         self.calls, self.confirmed = map(Counter, self._kept_counts)
@@ -180,14 +182,14 @@ class SharedKeys:
         self._notes = {**self._kept_notes}
 
     def flush(self) -> None:
-        """All is gone."""
+        """Delete everything."""
         self._kept, self._kept_counts = ({}, {}, {}), (Counter(), Counter())
         self._kept_quotas, self._kept_notes = {}, {}
         self.go_back()
 
 
 class SharedSession:
-    """What one member's client knows, and asks. It does as the real one does (`RedisKeyStore`)."""
+    """What one member's client knows and asks; it works like the real one (`RedisKeyStore`)."""
 
     def __init__(self, server: SharedKeys, window: Window, lease: float) -> None:
         self._server = server
@@ -198,17 +200,17 @@ class SharedSession:
         self._former: list[str] = []
         self._session = 0
         self._unsure: set[bytes] = set()
-        """Keys that a call which failed may have confirmed."""
+        """Keys that a failed call may have confirmed."""
         self._releasing = 0
         self._numbers: set[int] = set()
-        """Of requests that were answered since the server last went back."""
+        """Requests that were answered since the server last went back."""
         self._times_lost = 0
         self._confirmed = 0
         self.lost = 0
 
     @property
     def names(self) -> Collection[str]:
-        """All sessions that this member has or had."""
+        """All present and earlier sessions of this member."""
         return [*self._former, self.name] if self.name is not None else [*self._former]
 
     def look_up(self, keys: bytes, now: float, since: float | None = None) -> Call[bytes]:
@@ -291,13 +293,13 @@ class SharedSession:
         self.end_session(self.name)
 
     def end_session(self, name: str | None) -> None:
-        """What a call under this session has done is not known: claims go on under another one."""
+        """A call's effect is unknown, so claims continue under another session."""
         if name is not None and self.name == name:
             self._former.append(name)
             self.name = None
 
     def _ask(self, name: str | None, request: Callable[[], T]) -> Call[T]:
-        """Raises `KeyStoreError` if the answer shows that the server has gone back."""
+        """Ask the server. Raises `KeyStoreError` if the answer shows that it has gone back."""
         since, times_lost = max(self._numbers, default=0), self._times_lost
         try:
             answer, number, before = yield lambda: self._server.serve(self._member, request)
@@ -385,7 +387,7 @@ class SharedMember(KeyStore):
         self._closed = True
 
     def end_session(self) -> None:
-        """Let a call fail of which it is not known what it has done."""
+        """Let a call fail whose effect is unknown."""
         self._known.end_session(self._known.name)
 
     def _answer(self, call: Call[T]) -> T:

@@ -13,7 +13,7 @@ ORDERS = make_orders()
 
 
 def test_they_are_always_the_same() -> None:
-    """Their sum and the digest of all their text are written down here; fewer are the beginning of all."""
+    """Their sum and a digest of their text are written here; fewer orders are the beginning of the same list."""
     assert len(ORDERS) == COUNT
     assert sum_of(ORDERS) == "1015301.38"
     assert make_orders(500) == ORDERS[:500]
@@ -22,7 +22,7 @@ def test_they_are_always_the_same() -> None:
 
 
 def test_they_are_awkward() -> None:
-    """Free ones, repeated ones, times out of order and shared, and cents that a float gets wrong."""
+    """They have free orders, repeated ones, times out of order or shared, and cents that a float gets wrong."""
     events = [order.event for order in ORDERS]
     assert len({event["event_id"] for event in events}) == COUNT
     assert sum(order.cents == 0 for order in ORDERS) == FREE

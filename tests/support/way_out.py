@@ -57,7 +57,7 @@ _ANSWERS: Final = {
 
 
 class OutProxy:
-    """See the module. `routes`: host -> the address and port that it stands for. `tls`: it is an https:// proxy."""
+    """See the module. `routes`: host -> its real address and port. `tls`: the proxy itself speaks HTTPS."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class OutProxy:
         self.login = login
         self.mode = Way.TUNNEL
         self.asked: list[str] = []
-        """``CONNECT host:port``, or ``POST http://host:port/path``, in the order they came."""
+        """``CONNECT host:port``, or ``POST http://host:port/path``, in order."""
         self.refused = 0
-        """How many got a 407."""
+        """How many requests got a 407."""
         self.port = 0
         self._authority = authority
         self._tls = tls
@@ -87,23 +87,23 @@ class OutProxy:
 
     @property
     def url(self) -> str:
-        """What to set as HTTPS_PROXY."""
+        """The value for HTTPS_PROXY."""
         return f"{'http' if self._tls is None else 'https'}://{self.place}"
 
     async def start(self) -> str:
-        """Listen; again on the same port, if it had one. Returns `url`."""
+        """Listen, on the same port if it had one before. Returns `url`."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self._tls)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self.url
 
     async def stop(self) -> None:
-        """Nobody listens there any more; open connections end."""
+        """Stop listening; open connections end."""
         if self._server is not None:
             self._server.close()
         self._end_all()
 
     async def set(self, mode: Way, login: str | None = None) -> None:
-        """Behave like this from now on."""
+        """From now on behave like this."""
         self.mode, self.login = mode, login
         self._end_all()
 
@@ -192,7 +192,7 @@ class OutProxy:
 
 
 def _login(lines: list[str]) -> str | None:
-    """``user:password``, as the client shows it."""
+    """``user:password`` as the client sends it."""
     for line in lines:
         name, _, value = line.partition(":")
         if name.lower() == "proxy-authorization" and value.strip().startswith("Basic "):
@@ -213,7 +213,7 @@ async def _carry(
     forth: asyncio.StreamWriter,
     most: int | None,
 ) -> None:
-    """Carry both ways until either side ends it, or `most` bytes came from the client."""
+    """Carry bytes both ways until either side ends, or `most` bytes came from the client."""
 
     async def there() -> None:
         carried = 0

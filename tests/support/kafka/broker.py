@@ -33,9 +33,9 @@ from tests.support.maven import fetched
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "target"
 NEWEST, OLD = "pom.xml", "pom-2.8.xml"
-"""The brokers that there are: which jars, each lot in a folder of its own below `TARGET`."""
+"""The brokers there are: each has its jars in a folder of its own below `TARGET`."""
 NAME = "broker"
-"""What the run's broker is called."""
+"""The name of the run's broker."""
 
 SASL_USER = "pinstream"
 SASL_PASSWORD = "only-for-tests"  # the SASL listener's one user; the broker lives on loopback for minutes
@@ -45,29 +45,29 @@ _QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=
 
 
 def ensure_jars(pom: str = NEWEST) -> Path:
-    """The folder of a Kafka's jars, resolved by Maven if they are not there yet. Raises `Unavailable`."""
+    """The folder with a Kafka's jars, which Maven resolves if they are missing. Raises `Unavailable`."""
     folder = TARGET / ("lib" if pom == NEWEST else Path(pom).stem)
     return fetched(HERE / pom, "dependency:copy-dependencies", folder)
 
 
 class RealBroker(OwnServer):
-    """One Kafka broker of our own, the newest."""
+    """A Kafka broker of the newest version."""
 
     what = "Kafka"
     jars = NEWEST
 
     def __init__(self, directory: Path | None = None, **settings: str | int) -> None:
-        """`settings`: properties of this broker, dots as underscores."""
+        """`settings`: properties of this broker, with underscores for dots."""
         super().__init__(directory)
         self.settings = {name.replace("_", "."): value for name, value in settings.items()}
         plain, sasl, controller = free_ports(3)
         self._controller = f"127.0.0.1:{controller}"
         self.bootstrap_servers = f"127.0.0.1:{plain}"
         self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
-        """SASL_PLAINTEXT, PLAIN, `SASL_USER` and `SASL_PASSWORD`."""
+        """SASL_PLAINTEXT with PLAIN, `SASL_USER` and `SASL_PASSWORD`."""
 
     def start(self) -> Self:
-        """Format and start; returns when the broker answers. Raises `Unavailable`."""
+        """Format the log directory and start; returns when the broker answers. Raises `Unavailable`."""
         self._classpath = f"{ensure_jars(self.jars)}/*"
         self._write_properties()
         self._format()
@@ -75,7 +75,7 @@ class RealBroker(OwnServer):
         return self
 
     def kill(self) -> None:
-        """SIGKILL: a broker that is simply gone. `restart` brings it back."""
+        """Send SIGKILL. `restart` starts the broker again."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -84,31 +84,31 @@ class RealBroker(OwnServer):
         self._run()
 
     def replace(self) -> None:
-        """Another cluster in place of this one: killed, and begun anew on the same ports, with nothing on its disk."""
+        """Put another cluster in its place: kill it, and start a broker without data on the same ports."""
         self._end(signal.SIGKILL)
         shutil.rmtree(self.directory / "logs")
         self._format("pinstreamTestClusterB")
         self._run()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
+        """Send SIGSTOP: connections stay, and nothing is answered."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
     @property
     def pid(self) -> int:
-        """The Java process."""
+        """The id of the Java process."""
         if self._process is None:
             raise Unavailable("the broker is not running")
         return self._process.pid
 
     def properties(self) -> dict[str, str | int]:
-        """What all brokers of the tests have; `settings` go before."""
+        """The properties of all brokers of the tests; `settings` override them."""
         listeners = f"PLAINTEXT://{self.bootstrap_servers},SASL://{self.sasl_bootstrap_servers}"
         jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
@@ -153,7 +153,7 @@ class RealBroker(OwnServer):
         }
 
     def java_options(self) -> Sequence[str]:
-        """Options of its Java machine beyond those that all have."""
+        """Options of its Java machine beside the common ones."""
         return ()
 
     def _write_properties(self) -> None:
@@ -180,7 +180,7 @@ class RealBroker(OwnServer):
 
 
 def answers(bootstrap_servers: str) -> bool:
-    """Whether a broker answers there (one try, two seconds)."""
+    """Whether a broker answers there (one attempt, two seconds)."""
     config: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
     try:
         return bool(AdminClient(config).list_topics(timeout=2).brokers)
@@ -199,7 +199,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all open at once so that they differ."""
+    """`count` ports that are free now; all are open at once, so that they differ."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

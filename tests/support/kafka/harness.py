@@ -1,4 +1,4 @@
-"""What tests do with a broker: topics, records, committed offsets, and a consumer that writes down what it is told."""
+"""What tests do with a broker: topics, records, committed offsets, and a member that records what happens to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from tests.support.kafka.broker import wait_until
 
 WITHIN = 30.0
-"""Seconds that anything in a test may take."""
+"""Seconds that any step of a test may take."""
 
 _numbers = itertools.count(1)
 
@@ -38,7 +38,7 @@ class Kafka(NamedTuple):
 
     @property
     def config(self) -> dict[str, str | int | float | bool]:
-        """How to reach it, as a librdkafka configuration."""
+        """A librdkafka configuration for it."""
         return {"bootstrap.servers": self.bootstrap_servers}
 
 
@@ -47,16 +47,16 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "eager": {"partition.assignment.strategy": "range,roundrobin"},
     "kip-848": {"group.protocol": "consumer"},
 }
-"""The configuration of a member, by the group protocol it speaks."""
+"""The configuration of a member for each group protocol."""
 
 
 def unique(prefix: str) -> str:
-    """A name that nobody else has, neither in this run nor on an external broker."""
+    """A name that is in use neither in this run nor on an external broker."""
     return f"{prefix}-{os.getpid()}-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
 
 
 def create_topic(kafka: Kafka, partitions: int = 1, name: str | None = None, **settings: str) -> str:
-    """A new topic; its name. The embedded broker makes four partitions of whatever is asked for."""
+    """Create a topic and return its name. The embedded broker makes four partitions, whatever is asked for."""
     name = name or unique("topic")
     admin = AdminClient({**kafka.config, "log_level": 0})
     if kafka.kind == "embedded":
@@ -77,7 +77,7 @@ def create_topic(kafka: Kafka, partitions: int = 1, name: str | None = None, **s
 
 
 def add_partitions(kafka: Kafka, topic: str, partitions: int) -> None:
-    """The topic has so many partitions from now on."""
+    """Increase the topic's partitions to this number."""
     admin = AdminClient({**kafka.config, "log_level": 0})
     admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(WITHIN)
     assert wait_until(
@@ -88,7 +88,7 @@ def add_partitions(kafka: Kafka, topic: str, partitions: int) -> None:
 def produce(
     kafka: Kafka, topic: str, values: Iterable[bytes | None], *, partition: int = 0, **extra: Any
 ) -> None:
-    """Write `values`, in order, and wait until they are there. `extra`: key, headers, timestamp."""
+    """Write `values` in order and wait until they are stored. `extra`: key, headers, timestamp."""
     producer = Producer({**kafka.config, "linger.ms": 2, "log_level": 0})
     for value in values:
         producer.produce(topic, value=value, partition=partition, **extra)
@@ -96,7 +96,7 @@ def produce(
 
 
 def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPartition:
-    """What the group has committed: an offset (below 0 for none) and its leader epoch."""
+    """The group's committed offset (below 0 for none) and its leader epoch."""
     consumer = Consumer({**kafka.config, "group.id": group, "log_level": 0})
     found: RawPartition = consumer.committed([RawPartition(topic, partition)], timeout=WITHIN)[0]
     consumer.close()
@@ -104,7 +104,7 @@ def committed(kafka: Kafka, group: str, topic: str, partition: int = 0) -> RawPa
 
 
 def read_all(kafka: Kafka, topic: str, count: int) -> list[Message]:
-    """The first `count` records of a topic, all partitions, in no particular order between them; waits for them."""
+    """Wait for the first `count` records of a topic, of all partitions in no particular order."""
     consumer = Consumer({**kafka.config, "group.id": unique("reader"), "log_level": 0})
     partitions = consumer.list_topics(topic, timeout=WITHIN).topics[topic].partitions
     consumer.assign([RawPartition(topic, number, 0) for number in partitions])
@@ -200,19 +200,19 @@ class Member:
         await self.stop()
 
     async def stop(self, *, commit: bool = False) -> None:
-        """Fetch no more, leave the group."""
+        """Stop fetching and leave the group."""
         await self.halt()
         await self.source.close(WITHIN, list(self.next.values()) if commit else ())
 
     async def halt(self) -> None:
-        """Fetch no more, and stay in the group as long as it lets us."""
+        """Stop fetching, and stay in the group for as long as it allows."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
 
     def go_on(self) -> None:
-        """After `halt`."""
+        """Fetch again after `halt`."""
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -229,12 +229,12 @@ class Member:
                 self.next[name] = Position(*name, chunk.records[-1].offset + 1, chunk.leader_epoch)
 
     async def commit(self) -> CommitResult:
-        """Commit all that was fetched."""
+        """Commit everything that was fetched."""
         return await self.source.commit(list(self.next.values()))
 
     @property
     def records(self) -> list[Record]:
-        """All that was fetched, in the order it came."""
+        """Everything that was fetched, in order."""
         return [record for chunk in self.chunks for record in chunk.records]
 
     @property
@@ -248,7 +248,7 @@ class Member:
         return Counter(self.values)
 
     async def until(self, condition: Callable[[], bool], what: str = "") -> None:
-        """Wait, bounded, until `condition` holds; the source's failure ends the wait."""
+        """Wait, for a bounded time, until `condition` holds; a failure of the source ends the wait."""
 
         def hold() -> bool:
             if self.failure is not None:
@@ -258,27 +258,27 @@ class Member:
         await until(hold, what)
 
     async def until_async(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
-        """As `until`, for what has to be awaited."""
+        """The same as `until`, for a condition that must be awaited."""
         deadline = time.monotonic() + WITHIN
         while not await condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}"
             await asyncio.sleep(0.1)
 
     async def obeys(self, room: int) -> None:
-        """Set the room, and wait until a fetch has been made with it."""
+        """Set the room, and wait until a fetch has used it."""
         self.room = room
         target = self.fetches + 2  # the one that is on its way may have the old room
         await self.until(lambda: self.fetches >= target, "two fetches")
 
     async def until_fails(self) -> BaseException:
-        """Wait, bounded, until a fetch raises; what it raised."""
+        """Wait, for a bounded time, until a fetch raises; return the error."""
         await until(lambda: self.failure is not None, "a failure")
         assert self.failure is not None
         return self.failure
 
 
 async def until(condition: Callable[[], bool], what: str = "") -> None:
-    """Poll `condition`, bounded, until it holds: what it looks at is not all ours to signal from."""
+    """Poll `condition`, for a bounded time, until it holds: not everything it reads can signal a change."""
     deadline = time.monotonic() + WITHIN
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what or 'it'}"

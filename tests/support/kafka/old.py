@@ -26,7 +26,7 @@ _KRAFT = (
 
 
 class OldBroker(RealBroker):
-    """Kafka 2.8. It is started, stopped and killed like the newest."""
+    """Kafka 2.8, with the methods of `RealBroker`."""
 
     jars = OLD
 
@@ -36,7 +36,7 @@ class OldBroker(RealBroker):
         self._zookeeper_port = free_ports(1)[0]
 
     def stop(self) -> None:
-        """See `RealBroker`; ZooKeeper last."""
+        """See `RealBroker`; ZooKeeper is stopped last."""
         self._end(signal.SIGTERM)
         if self._zookeeper is not None:
             self._zookeeper.kill()  # its data goes with the broker's
@@ -56,7 +56,7 @@ class OldBroker(RealBroker):
         }
 
     def _format(self, cluster: str = "") -> None:
-        """No log directory has to be prepared; what has to be there is ZooKeeper."""
+        """Start ZooKeeper; no log directory has to be formatted."""
         settings = {
             "dataDir": self.directory / "zookeeper",
             "clientPort": self._zookeeper_port,

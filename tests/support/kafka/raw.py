@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from tests.support.kafka.harness import WITHIN, Kafka
 
 RawRecord = tuple[bytes | None, bytes | None, Sequence[tuple[bytes, bytes | None]]]
-"""Key, value, headers; the names of headers are bytes."""
+"""Key, value and headers, whose names are bytes."""
 
 
 def produce_raw(kafka: Kafka, topic: str, records: Sequence[RawRecord], partition: int = 0) -> None:
-    """Append `records`, as they are, to a partition whose leader is the first bootstrap server."""
+    """Append `records` unchanged to a partition whose leader is the first bootstrap server."""
     batch = _batch(records)
     name = topic.encode()
     record_set = struct.pack(">qi", 0, len(batch)) + batch
@@ -95,7 +95,7 @@ def _varint(number: int) -> bytes:
 
 
 def crc32c(data: bytes) -> int:
-    """Castagnoli's, bit by bit: there is no need for speed."""
+    """The CRC-32C (Castagnoli) of some bytes, bit by bit: speed does not matter here."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte

@@ -49,7 +49,7 @@ Properties = dict[str, str | int | float | bool]
 
 
 class Signer:
-    """Signs JSON Web Tokens (RS256), and says with which key."""
+    """Signs JSON Web Tokens (RS256) and names the key."""
 
     def __init__(self, name: str = "tests") -> None:
         self._name = name
@@ -62,7 +62,7 @@ class Signer:
         return json.dumps({"keys": [{**key, "n": _number(public.n), "e": _number(public.e)}]}).encode()
 
     def token(self, user: str, lifetime: float, audience: str = "kafka") -> str:
-        """A token for `user`, good for `lifetime` seconds from now."""
+        """A token for `user` that is valid for `lifetime` seconds."""
         now = time.time()
         who = {"iss": ISSUER, "sub": user, "aud": audience, "scope": "kafka"}
         claims = {**who, "iat": int(now), "exp": int(now + lifetime)}
@@ -119,13 +119,13 @@ class Issuer:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Nobody listens there any more."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class SecuredBroker(RealBroker):
-    """See the module. `authority` signs its certificate; `folder` holds what the broker reads."""
+    """See the module. `authority` signs its certificate; the broker's files are in `folder`."""
 
     def __init__(self, folder: Path, *, host: str = "127.0.0.1", **settings: str | int) -> None:
         super().__init__(folder / "broker", **settings)
@@ -182,7 +182,7 @@ class SecuredBroker(RealBroker):
         return [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self._key_set_url}"]
 
     def renew_certificate(self, **how: Any) -> None:
-        """Give the broker another certificate (`Authority.issue`); it takes it at its start."""
+        """Give the broker another certificate (`Authority.issue`), which it reads at its start."""
         self._certificate.write_bytes(self.authority.issue(**how).read_bytes())
 
     # -- how clients reach it
@@ -213,7 +213,7 @@ class SecuredBroker(RealBroker):
         }
 
     def over_mutual_tls(self, user: str) -> Properties:
-        """TLS with a certificate of the client."""
+        """TLS with a client certificate."""
         certificate = str(self.authority.issue(host=user))
         return {
             **self.over_tls(),
@@ -253,7 +253,7 @@ class SecuredBroker(RealBroker):
         return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
 
     def add_scram_users(self, users: Iterable[str] = USERS, password: str = PASSWORD) -> None:
-        """Let these log in by SCRAM-SHA-512."""
+        """Let these users log in with SCRAM-SHA-512."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         wanted: list[UserScramCredentialAlteration] = [
             UserScramCredentialUpsertion(user, info, password.encode()) for user in users
@@ -263,14 +263,14 @@ class SecuredBroker(RealBroker):
             done.result(WITHIN)
 
     def grant(self, bindings: Iterable[AclBinding]) -> None:
-        """Give these rights."""
+        """Grant these rights."""
         wanted = list(bindings)
         admin = self.admin()
         for done in admin.create_acls(wanted).values() if wanted else ():
             done.result(WITHIN)
 
     def take_back_all(self) -> None:
-        """Nobody but the anonymous user has a right afterwards."""
+        """Remove every right of every user but the anonymous one."""
         left_out = cast(Any, None)  # the package's annotations do not say that a filter may leave things out
         every = AclBindingFilter(
             ResourceType.ANY, left_out, ResourcePatternType.ANY, left_out, left_out, AclOperation.ANY,
@@ -282,7 +282,7 @@ class SecuredBroker(RealBroker):
 
 
 def environment(properties: Mapping[str, str | int | float | bool]) -> dict[str, str]:
-    """The variables that give the service these properties."""
+    """These properties as the service's variables."""
     return {f"KAFKA_{name.upper().replace('.', '_')}": str(value) for name, value in properties.items()}
 
 

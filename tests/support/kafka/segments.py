@@ -1,4 +1,4 @@
-"""A broker's log segments, as they lie on its disk: to damage a batch there, and to mend it again."""
+"""A broker's log segments on disk: to damage a batch in them, and to repair it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 from tests.support.kafka.raw import crc32c
 
 _FRAMED: Final = 12
-"""Bytes of a batch's base offset and length, which the length does not count."""
+"""Bytes of a batch's base offset and length, which are not part of the length."""
 _CRC_AT: Final = 17
 _CHECKED_AT: Final = 21
-"""Where the checksum begins to count."""
+"""The place in a batch from which the checksum is computed."""
 _RECORDS_AT: Final = 61
 
 
 class Batch(NamedTuple):
-    """A batch of records in a segment: its first offset, and where it stands."""
+    """A batch of records in a segment: its first offset, and its place."""
 
     base: int
     begin: int
@@ -40,11 +40,11 @@ class Segment:
         return found
 
     def flip(self, batch: Batch) -> None:
-        """Change one bit of the batch's records; a second time changes it back."""
+        """Change one bit of the batch's records; the second time this changes it back."""
         self._write(batch.end - 30, bytes([self._read(batch.end - 30, 1)[0] ^ 1]))
 
     def spoil(self, batch: Batch) -> bytes:
-        """Put noise in place of the batch's packed records, under a right checksum; what was there."""
+        """Replace the batch's packed records by noise, with a correct checksum; return the earlier bytes."""
         before = self._read(batch.begin, batch.end - batch.begin)
         records = bytes([0xAA]) * (len(before) - _RECORDS_AT)
         checked = before[_CHECKED_AT:_RECORDS_AT] + records
@@ -52,13 +52,13 @@ class Segment:
         return before
 
     def unmeasure(self, batch: Batch) -> bytes:
-        """Give the batch a length that cannot be; what was there."""
+        """Give the batch an impossible length; return the earlier bytes."""
         before = self._read(batch.begin, batch.end - batch.begin)
         self._write(batch.begin + 8, struct.pack(">i", -5))
         return before
 
     def restore(self, batch: Batch, before: bytes) -> None:
-        """As it was."""
+        """Put the earlier bytes back."""
         self._write(batch.begin, before)
 
     def _read(self, at: int, size: int) -> bytes:

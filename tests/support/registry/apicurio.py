@@ -28,13 +28,13 @@ from tests.support.maven import fetched
 HERE = Path(__file__).resolve().parent
 NAME = "registry"
 API = "/apis/ccompat/v7"
-"""Below this path it is as Confluent's."""
+"""Below this path it has the API of Confluent's registry."""
 
 _JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 
 class RealRegistry(OwnServer):
-    """One registry of our own."""
+    """One registry."""
 
     what = "Apicurio"
 
@@ -45,7 +45,7 @@ class RealRegistry(OwnServer):
         self.url = self.base + API
 
     def properties(self) -> dict[str, str | int]:
-        """What is set of its many properties."""
+        """Its properties that differ from the defaults."""
         return {
             "quarkus.http.host": "127.0.0.1",
             "quarkus.http.port": self._port,
@@ -107,12 +107,12 @@ class SecuredRegistry(RealRegistry):
         }
 
     def stop(self) -> None:
-        """See `RealRegistry`; the issuer ends too."""
+        """See `RealRegistry`; the token issuer ends, too."""
         super().stop()
         self.issuer.close()
 
     def context(self) -> ssl.SSLContext:
-        """What a client trusts it with."""
+        """The TLS context of a client that trusts it."""
         return ssl.create_default_context(cafile=self.authority.file)
 
 
