@@ -4,6 +4,5 @@
 reads them in two passes (marks, then letters). `listing` counts letters, `showing` shows one, and `payload` masks what
 it holds.
 
-In a redrive, `redrive` chooses letters and takes them through the pipeline, `marking` marks them as done, and `outcome`
-prints how they ended.
+`redrive` chooses letters, takes them through the pipeline and marks them as done; `outcome` prints how they ended.
 """

@@ -2,7 +2,7 @@
 
 It is the service of ``pinstream run`` over a source that hands out the records of the chosen letters, with the offsets
 of the letters. Nothing is written to the topics that they came from. To commit a position means here to mark every
-letter that it settles (`marking`). The order for one dead-letter topic::
+letter that it settles. The order for one dead-letter topic::
 
     take over the transactional id (ends what a killed redrive left open, fences one that still runs)
       -> fix the topic's end -> first pass: marks -> second pass: hand out what is chosen
@@ -19,33 +19,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import click
 
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.commits import CommitResult
-from consumer.adapters.kafka.letters import LETTER_HEADERS, TRIPS, DeadRecord, origin_topic
+from consumer.adapters.kafka.letters import (
+    LETTER_HEADERS,
+    TRIPS,
+    DeadRecord,
+    Done,
+    Home,
+    NewRecord,
+    forms,
+    mark_headers,
+    next_trip,
+    origin_topic,
+    own_headers,
+    read_letter,
+)
 from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.adapters.kafka.transactions import ID_PREFIX, TransactionalWriter
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import Command
-from consumer.commands.dead_letters.marking import LOT_LETTERS, Marker, Redriven
 from consumer.commands.dead_letters.options import RedriveOptions, filter_options
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
 from consumer.commands.replay.engine import FiniteSource, ReplayEnd, load_quietly, serve_to_end
+from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
-from consumer.engine.model import Chunk, Position, Record
+from consumer.engine.ledger import map_place
+from consumer.engine.messages import DeadLetter
+from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.reading import Decoded, SchemaLearner
-from consumer.errors import Incomplete, KafkaError, PinstreamError
+from consumer.errors import Incomplete, KafkaError, PinstreamError, bug
 from consumer.service import Service
 from consumer.settings import Settings, load
 from consumer.web.status import document_of
 
+# Limits of one transaction, which must end within seconds. A letter that is larger has a transaction to itself.
+LOT_LETTERS: Final = 500
+LOT_BYTES: Final = 1 << 20
 # Headers of a letter that go through the pipeline with its record.
 _CARRIED: Final = frozenset({*LETTER_HEADERS, TRIPS})
 
@@ -157,8 +177,6 @@ async def _serve(
     transformer = building.transformer(settings, mapped)
     keys = building.key_store(settings)
     stack.push_async_callback(keys.close)
-    # It stands in for the producer of dead letters, whose letters would not be in one transaction with the marks.
-    marker = Marker(redriven, outcome)
     limits = building.policy(settings, outcome.options.rate)
     # Without the fast path: letters are few.
     pipeline = building.pipeline(settings, mapped, limits, decoding=OfOrigin, fast=False)
@@ -171,13 +189,14 @@ async def _serve(
         # If the topic is created again meanwhile, the marks would be for letters that are gone.
         topic_ids=TopicIds(config),
     )
-    source = LettersSource(inner, marker)
+    source = LettersSource(inner, redriven, outcome)
 
     def connect(listener: Service) -> LettersSource:
         inner.listener = listener
         return source
 
-    service = building.service(settings, pipeline, connect, keys, local, transformer, stack, letters=marker)
+    # The producer of dead letters would not write them in one transaction with the marks.
+    service = building.service(settings, pipeline, connect, keys, local, transformer, stack, letters=source)
 
     def progress(statistics: Statistics) -> tuple[int, str]:
         done = sum(one.matched - one.left for one in outcome.tallies)
@@ -242,13 +261,30 @@ class OfOrigin:
         return self._decoder.section_of(record, origin_topic(record, topic))
 
 
-class LettersSource:
-    """A `FiniteSource` of the chosen letters among the records that `inner` reads."""
+class Redriven(NamedTuple):
+    """A dead-letter topic that is redriven. `write` is `TransactionalWriter.write`."""
 
-    def __init__(self, inner: FiniteSource, marker: Marker) -> None:
+    letters: DeadLetters
+    write: Callable[[Sequence[NewRecord]], Awaitable[int | None]]
+
+
+class LettersSource:
+    """Hands out the chosen letters among the records that `inner` reads of `topics` (by name), and marks them.
+
+    It is the source of a redrive, and its `DeadLetterWriter`.
+    """
+
+    def __init__(self, inner: FiniteSource, topics: Mapping[str, Redriven], outcome: RedriveOutcome) -> None:
         self._inner = inner
-        self._marker = marker
+        self._topics = topics
+        self._outcome = outcome
         self._choosing = False
+        # By partition the offsets of letters that are on their way and not marked yet.
+        self._handed_out: defaultdict[TopicPartition, set[int]] = defaultdict(set)
+        # Once a transaction has failed nothing can be marked any more: what is settled after that goes again next time.
+        self._failure: KafkaError | None = None
+        # One transaction at a time: a producer has no second one, and no letter may be marked twice.
+        self._marking = asyncio.Lock()
         self.start = inner.start
         self.end_offsets = inner.end_offsets
         self.read_anew = inner.read_anew
@@ -257,14 +293,14 @@ class LettersSource:
     def done(self) -> bool:
         """Return True if all letters are handed out, or as many as were asked for."""
         # Not while letters are chosen: `inner` has handed them out, but the service does not have them yet.
-        return not self._choosing and (self._inner.done or self._marker.outcome.spent())
+        return not self._choosing and (self._inner.done or self._outcome.spent())
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
         """See `RecordSource`. Raises `KafkaError` if marks can no longer be written: another redrive has taken over."""
         # A letter that is handed out now could not be marked, so the next redrive would send it again.
-        if self._marker.failure is not None:
-            raise self._marker.failure
-        if self._marker.outcome.spent():
+        if self._failure is not None:
+            raise self._failure
+        if self._outcome.spent():
             # What is handed out is still on its way. Return within the timeout: between fetches the service looks for
             # a stop.
             await asyncio.sleep(timeout)
@@ -281,22 +317,96 @@ class LettersSource:
 
     async def _chosen(self, chunk: Chunk) -> Chunk:
         """Return the chunk with the records of the chosen letters."""
-        redriven = self._marker.topics[chunk.topic]
+        letters = self._topics[chunk.topic].letters
         records: list[Record] = []
         for record in chunk.records:
-            letter = redriven.letters.letter(chunk.partition, record)
-            original = letter and await choose(letter, redriven.letters, self._marker.outcome)
+            letter = letters.letter(chunk.partition, record)
+            original = letter and await choose(letter, letters, self._outcome)
             if original is not None:
-                redriven.handed_out[chunk.partition].add(record.offset)
+                self._handed_out[TopicPartition(chunk.topic, chunk.partition)].add(record.offset)
                 records.append(original)
         return chunk._replace(records=records)
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
         """Mark the letters that these positions settle; they count as committed once the broker has the marks."""
-        if await self._marker.settle(positions):
+        settled: defaultdict[str, dict[TopicPartition, set[int]]] = defaultdict(dict)
+        async with self._marking:
+            for position in positions:
+                name, base = TopicPartition(*position[:2]), position.next_offset
+                above = offset_map.read(position.metadata, base, where=map_place(name))
+                settled[name.topic][name] = {
+                    at
+                    for at in self._handed_out[name]
+                    if at < base or (above is not None and above.settled(at))
+                }
+            # One transaction per dead-letter topic, for all its partitions.
+            for topic, offsets in settled.items():
+                await self._write(topic, offsets)
+        if self._failure is None:
             return CommitResult(tuple(positions), None)
-        # The reason is in `failure`, which the next fetch raises.
+        # The reason is in `_failure`, which the next fetch raises.
         return CommitResult((), "not marked")
+
+    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
+        """Write new letters of records that died again, in one transaction with the marks of the old ones.
+
+        See `consumer.service.DeadLetterWriter.store`.
+        """
+        stored = [False] * len(letters)
+        async with self._marking:
+            for lot in _lots(letters):
+                settled: defaultdict[TopicPartition, set[int]] = defaultdict(set)
+                for at in lot:
+                    one = letters[at]
+                    settled[TopicPartition(one.topic, one.partition)].add(one.record.offset)
+                # What is not stored stays open in the engine: it is not committed past.
+                written = await self._write(letters[lot[0]].topic, settled, [letters[at] for at in lot])
+                for at in lot:
+                    stored[at] = written
+        return stored
+
+    async def _write(
+        self, topic: str, settled: Mapping[TopicPartition, set[int]], dead: Sequence[DeadLetter] = ()
+    ) -> bool:
+        """Write marks of what is `settled`, and the letters that are `dead` again. Return False if that failed."""
+        (letters, write), handed = self._topics[topic], self._handed_out
+        # Fixed before the write: more may be handed out meanwhile.
+        done = {name: handed[name] & offsets for name, offsets in settled.items()}
+        marks = [_mark(letters.homes[name.partition], offsets) for name, offsets in done.items() if offsets]
+        again = [_died_again(one) for one in dead]
+        if self._failure is not None or not (marks or again):
+            return self._failure is None
+        # The topic may accept less than before: a letter that is too large is tried with fewer and fewer of its parts.
+        # A transaction is refused as a whole, so all its other records are written again with it.
+        tries = [forms(letter, topic, len(letters.homes)) for _, letter in again]
+        tried = [next(one) for one in tries]
+        try:
+            while (refused := await write([*tried, *marks])) is not None:
+                if refused >= len(again):
+                    raise KafkaError(
+                        f"Kafka: {topic} takes no mark of what is done: raise its max.message.bytes"
+                    )
+                smaller = next(tries[refused], None)
+                if smaller is None:
+                    raise KafkaError(
+                        f"Kafka: {topic} does not take the letter of {again[refused][0].origin} once more: raise its "
+                        "max.message.bytes, or give it cleanup.policy=delete"
+                    )
+                tried[refused] = smaller
+        except KafkaError as error:
+            self._failure = error
+            return False
+        for (before, _), written in zip(again, tried, strict=True):
+            if written.left_out:
+                self._outcome.note(
+                    f"{before.place} died once more, too large for its topic: the new letter is without its "
+                    f"{' and '.join(written.left_out)}"
+                )
+        # Only now: a letter whose mark is not written must be marked by the next commit.
+        for name, offsets in done.items():
+            handed[name] -= offsets
+            letters.tally.redriven += len(offsets)
+        return True
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Mark what is settled, and close the client."""
@@ -305,10 +415,47 @@ class LettersSource:
                 await self.commit(positions)
         except TimeoutError:
             # The broker may have these marks or not: the user has to run it again.
-            self._marker.failure = self._marker.failure or KafkaError(
+            self._failure = self._failure or KafkaError(
                 "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
                 "delivered is known"
             )
         await self._inner.close(timeout)
-        if self._marker.failure is not None:
-            raise self._marker.failure
+        if self._failure is not None:
+            raise self._failure
+
+
+def _lots(letters: Sequence[DeadLetter]) -> Iterator[list[int]]:
+    """Divide the letters into lots, each for one transaction, which writes to one topic; yield their indices."""
+    lots: dict[str, list[int]] = {}
+    sizes: defaultdict[str, int] = defaultdict(int)
+    for at, letter in enumerate(letters):
+        topic, record = letter.topic, letter.record
+        lots.setdefault(topic, []).append(at)
+        # Without headers: it need not be exact.
+        sizes[topic] += len(record.value or b"") + len(record.key or b"")
+        if len(lots[topic]) >= LOT_LETTERS or sizes[topic] >= LOT_BYTES:
+            yield lots.pop(topic)
+            del sizes[topic]
+    yield from lots.values()
+
+
+def _mark(home: Home, offsets: Iterable[int]) -> NewRecord:
+    """Return the record that says of these letters of a partition that they are done."""
+    done = Done()
+    done.add((at, at + 1) for at in sorted(offsets))
+    headers = mark_headers(done.runs(), home)
+    # A compacted topic keeps what has a key of its own and a value.
+    key = f"pinstream.done-{uuid.uuid4()}".encode()
+    return NewRecord(home.topic, home.partition, key, headers[0][1], headers)
+
+
+def _died_again(letter: DeadLetter) -> tuple[DeadRecord, DeadLetter]:
+    """Return the letter before, and the new one: with the origin of the first, and one more trip."""
+    # The headers of its letter went with the record (`choose`), and the engine keeps headers as they are.
+    before = read_letter(letter.topic, letter.partition, letter.record)
+    if before is None:
+        raise bug("a redriven record does not say where it is from")
+    topic, partition, offset = before.origin
+    headers = next_trip(own_headers(letter.record.headers), before)
+    record = letter.record._replace(offset=offset, headers=headers)
+    return before, letter._replace(topic=topic, partition=partition, record=record)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka.commits import CommitResult
 from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
-from consumer.commands.dead_letters.marking import Marker, Redriven
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import RedriveOutcome
-from consumer.commands.dead_letters.redrive import LettersSource
+from consumer.commands.dead_letters.reading import DeadLetters
+from consumer.commands.dead_letters.redrive import LettersSource, Redriven
 from consumer.engine import offset_map
 from consumer.engine.ledger import map_place
 from consumer.engine.messages import DeadLetter, EndOffsets, NewLife
@@ -112,16 +112,19 @@ def redrive(
     *,
     lot: int = 4,
     **changes: Any,
-) -> tuple[LettersSource, Marker, RedriveOutcome]:
-    """A source over all that lies there, and what stores what dies again."""
+) -> tuple[LettersSource, DeadLetters, RedriveOutcome]:
+    """A source over all that lies there, which stores what dies again, and the letters that it chooses from."""
     given = options(**changes)
     letters = dead_letters(topics, filters=given.filters)
     outcome = RedriveOutcome(given, [letters.tally])
     partitions = range(topics.partitions[DEAD])
     letters.homes = {at: home(DEAD, at) for at in partitions}
     letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
-    marker = Marker({DEAD: Redriven(letters, writer.write)}, outcome)
-    return LettersSource(Inner(topics, lot), marker), marker, outcome
+    return (
+        LettersSource(Inner(topics, lot), {DEAD: Redriven(letters, writer.write)}, outcome),
+        letters,
+        outcome,
+    )
 
 
 def topics(letters: int, **more: Any) -> Topics:
@@ -314,9 +317,9 @@ async def test_what_dies_again_belongs_to_its_origin() -> None:
     """Place and time of the origin, own headers, one trip further, and which letter it was."""
     where = topics(0)
     where.bury(9, partition=2, offset=77, headers=(("own", None), ("pinstream.trips", b"1")))
-    found, marker, _ = redrive(where, Transactions(where))
+    found, _, _ = redrive(where, Transactions(where))
     [chunk] = await read_all(found)
-    assert await marker.store([dead(chunk, chunk.records[0])]) == [True]
+    assert await found.store([dead(chunk, chunk.records[0])]) == [True]
     again = where.logs[DEAD, 0][1]
     letter = read_letter(DEAD, 0, again)
     assert letter is not None
@@ -332,10 +335,10 @@ async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None
     """In one transaction: there are never two that wait. A later commit marks the others alone."""
     where = topics(6)
     writer = Transactions(where)
-    found, marker, outcome = redrive(where, writer)
+    found, _, outcome = redrive(where, writer)
     chunks = await read_all(found)
     records = [(chunk, record) for chunk in chunks for record in chunk.records]
-    assert await marker.store([dead(*records[1]), dead(*records[4])]) == [True, True]
+    assert await found.store([dead(*records[1]), dead(*records[4])]) == [True, True]
     [lot] = writer.lots
     assert [one.value for one in lot[:2]] == values(1, 4)
     assert marked(where) == {1, 4}
@@ -368,13 +371,13 @@ def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
 
 async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
     """One run in which all letters die again."""
-    found, marker, _ = redrive(where, writer, max_trips=99)
-    await marker.topics[DEAD].letters.begin()
+    found, letters, _ = redrive(where, writer, max_trips=99)
+    await letters.begin()
     for chunk in await read_all(found):
         left = list(chunk.records)
         while left:
             size = data.draw(st.integers(1, len(left)))
-            await marker.store([dead(chunk, record) for record in left[:size]])
+            await found.store([dead(chunk, record) for record in left[:size]])
             left = left[size:]
 
 
@@ -400,9 +403,9 @@ async def test_what_is_too_large_now_leaves_its_value_out() -> None:
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.value == b"v1"
-    found, marker, outcome = redrive(where, writer)
+    found, _, outcome = redrive(where, writer)
     [chunk] = await read_all(found)
-    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [True, True]
+    assert await found.store([dead(chunk, one) for one in chunk.records]) == [True, True]
     assert [one.value for one in where.logs[DEAD, 0][2:4]] == [b"v0", None]
     assert marked(where) == {0, 1}
     assert "without its value" in outcome.notes[0]
@@ -413,9 +416,9 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.headers[0][0] != "pinstream.done"
-    found, marker, _ = redrive(where, writer)
+    found, _, _ = redrive(where, writer)
     [chunk] = await read_all(found)
-    assert await marker.store([dead(chunk, one) for one in chunk.records]) == [False, False]
+    assert await found.store([dead(chunk, one) for one in chunk.records]) == [False, False]
     assert marked(where) == set()
     with pytest.raises(KafkaError, match=r"max\.message\.bytes"):
         await found.fetch(4, 0.0)
@@ -429,8 +432,8 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
     for number in range(5, 10):
         where.bury(number)
     where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
-    found, marker, outcome = redrive(where, Transactions(where), most=most)
-    await marker.topics[DEAD].letters.begin()
+    found, letters, outcome = redrive(where, Transactions(where), most=most)
+    await letters.begin()
     handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
     await found.commit([position(0, handed, set(handed))])
     [tally] = outcome.tallies

@@ -71,15 +71,15 @@ class Destination:
 async def redriven(where: Topics, writer: Transactions, there: Destination, data: Any, **changes: Any) -> Any:
     """One redrive to its end, with commits whenever the data says so. Return its outcome."""
     lot = data.draw(st.integers(1, 5))
-    found, marker, outcome = redrive(where, writer, lot=lot, max_trips=100, **changes)
-    await marker.topics[DEAD].letters.begin()
+    found, letters, outcome = redrive(where, writer, lot=lot, max_trips=100, **changes)
+    await letters.begin()
     handed: dict[int, list[int]] = defaultdict(list)
     while not found.done:
         for chunk in await found.fetch(1000, 0.0):
             handed[chunk.partition] += [record.offset for record in chunk.records]
             again = [dead(chunk, record) for record in chunk.records if there.dies(record)]
             if again:
-                await marker.store(again)
+                await found.store(again)
             for record in chunk.records:
                 if not there.dies(record):
                     there.deliver(record)

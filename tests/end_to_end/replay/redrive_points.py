@@ -19,7 +19,7 @@ from typing import Any
 
 from consumer.adapters.kafka.letters import NewRecord
 from consumer.adapters.kafka.transactions import TransactionalWriter
-from consumer.commands.dead_letters import marking
+from consumer.commands.dead_letters import redrive
 from tests.end_to_end.crashes import crashing
 from tests.end_to_end.crashes.crashing import Crash, replace
 
@@ -129,6 +129,6 @@ def marked(crash: Crash) -> None:
 
 
 if __name__ == "__main__":
-    vars(marking)["LOT_LETTERS"] = LOT
+    vars(redrive)["LOT_LETTERS"] = LOT
     crashing.POINTS.update({one.__name__: one for one in (started, unmarked, half_written, whole, marked)})
     crashing.main()
