@@ -118,15 +118,15 @@ def redrive_letters(**given: Any) -> None:
 
 
 async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
-    # From the start, because reading the marks of a large topic takes minutes. Later the service handles the signals.
-    stopped = asyncio.Event()
-    on_stop_signal(stopped.set)
     topics, missing = await find(settings, options.topics, options.filters)
     outcome = RedriveOutcome(options, missing=missing)
     try:
         if options.dry_run:
             await rehearse(topics, outcome)
             return outcome
+        # Reading the marks of a large topic takes minutes. Later the service handles the signals.
+        stopped = asyncio.Event()
+        on_stop_signal(stopped.set)
         async with contextlib.AsyncExitStack() as stack:
             redriven: dict[str, Redriven] = {}
             # The marks of all topics before the service begins: the bar shows how many letters there are.
@@ -144,8 +144,10 @@ async def _run(options: RedriveOptions, settings: Settings) -> RedriveOutcome:
                 await writer.start()
                 await letters.begin(stopped.is_set)
                 redriven[letters.name] = Redriven(letters, writer.write)
-            if stopped.is_set():
-                outcome.end = ReplayEnd.INTERRUPTED
+                # Before the next topic: to take over its id would end another redrive for nothing.
+                if stopped.is_set():
+                    outcome.end = ReplayEnd.INTERRUPTED
+                    break
             else:
                 await _serve(settings, redriven, outcome, stack)
     except PinstreamError as error:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
 from consumer.adapters.kafka.letters import mark_headers
+from consumer.adapters.kafka.ranges import Range
+from consumer.commands.dead_letters import redrive
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, print_redrive
-from consumer.commands.dead_letters.reading import Tally
+from consumer.commands.dead_letters.reading import DeadLetters, Tally
 from consumer.commands.dead_letters.redrive import rehearse
-from consumer.engine.model import Stage
-from tests.commands.dead_letters.fakes import AT, Topics, dead_letters, home
+from consumer.commands.replay.engine import ReplayEnd
+from consumer.engine.model import Chunk, Stage
+from consumer.settings import load
+from tests.commands.dead_letters.fakes import AT, Topics, Transactions, dead_letters, home
 from tests.service.virtual_time import run
 
 DEAD = "orders.dead-letters"
+KAFKA = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, needs=("kafka",))
 
 
 def options(**changes: Any) -> RedriveOptions:
@@ -218,3 +227,59 @@ def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.Capture
     tallies = [Tally("orders", matched=1, redriven=redriven)]
     print_redrive(RedriveOutcome(options(dry_run=False), tallies))
     assert (LATE in capsys.readouterr().out) is bool(redriven)
+
+
+class Interrupted(Topics):
+    """A signal comes while the topic is read for the first time."""
+
+    heard = False
+
+    async def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
+        """See `Reader`."""
+        if not self.heard:
+            self.heard = True
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.5)
+        async for chunks in super().scan(ranges):
+            yield chunks
+
+
+def test_a_signal_ends_a_dry_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has done nothing that has to be finished, and reading a large topic takes minutes."""
+    where = Interrupted(orders=1)
+    where.partitions[DEAD] = 1
+
+    async def find(*_: object) -> tuple[list[DeadLetters], list[str]]:
+        return [dead_letters(where)], []
+
+    monkeypatch.setattr(redrive, "find", find)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(redrive._run(options(), KAFKA))
+
+
+def test_a_signal_ends_a_redrive_before_it_takes_over_the_next_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To take over the next topic's transactional id would end another redrive that goes on there."""
+    where = Interrupted(orders=1, other=1)
+    for origin in ("orders", "other"):
+        where.partitions[f"{origin}.dead-letters"] = 1
+        where.bury(0, origin=origin)
+    started: list[str] = []
+
+    class Writer(Transactions):
+        def __init__(self, config: object, transactional_id: str, *, on_trouble: object) -> None:
+            super().__init__(where)
+            self.id = transactional_id
+
+        async def start(self) -> None:
+            started.append(self.id)
+
+        async def close(self) -> None:
+            pass
+
+    async def find(*_: object) -> tuple[list[DeadLetters], list[str]]:
+        return [dead_letters(where, of=one) for one in ("orders", "other")], []
+
+    monkeypatch.setattr(redrive, "find", find)
+    monkeypatch.setattr(redrive, "TransactionalWriter", Writer)
+    outcome = asyncio.run(redrive._run(options(dry_run=False), KAFKA))
+    assert (outcome.end, started) == (ReplayEnd.INTERRUPTED, [f"pinstream.redrive.{DEAD}"])
