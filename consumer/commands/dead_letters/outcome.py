@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import click
-import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -18,7 +15,8 @@ from consumer.commands.base import prose
 from consumer.commands.dead_letters.options import RedriveOptions
 from consumer.commands.dead_letters.reading import Tally
 from consumer.commands.replay.engine import ReplayEnd
-from consumer.errors import Incomplete, PinstreamError
+from consumer.commands.replay.watch import print_result
+from consumer.errors import PinstreamError
 
 LATE = (
     "what happened more than an hour ago counts as offline at the platform, which does not deduplicate that"
@@ -93,24 +91,8 @@ _BECAME = {
 
 
 def print_redrive(outcome: RedriveOutcome) -> None:
-    """Print the table on stdout; with ``--json``, the document on stdout and the table on stderr.
-
-    Raises `Incomplete` if stdout fails: the letters are marked all the same.
-    """
-    try:
-        _tell(outcome, Console(stderr=outcome.options.as_json))
-        if outcome.options.as_json:
-            click.echo(orjson.dumps(outcome.document()))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # What is left in the buffer would fail once more when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Incomplete(
-            f"the result could not be printed ({error.strerror}); all that was done is marked: run it again with "
-            "--dry-run to see what is left"
-        ) from error
+    """Print the table and, with ``--json``, the document: see `print_result`."""
+    print_result(partial(_tell, outcome), outcome.document(), as_json=outcome.options.as_json)
 
 
 def _tell(outcome: RedriveOutcome, console: Console) -> None:

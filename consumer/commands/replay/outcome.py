@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import click
-import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -15,6 +14,7 @@ from rich.table import Column, Table
 from consumer.adapters.kafka.replay_progress import Plan
 from consumer.commands.replay.engine import Ran, ReplayEnd
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
+from consumer.commands.replay.watch import print_result
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
 from consumer.errors import first_of
@@ -81,14 +81,13 @@ class ReplayOutcome:
     def _ranges(self) -> list[dict[str, Any]]:
         found, left_of = [], self.plan.left()
         for one in sorted(self.plan.ranges):
-            name = TopicPartition(one.topic, one.partition)
-            read_to, left = self.read_to.get(name, one.begin), self.left_at.get(name)
+            read_to, left = self.read_to.get(one.name, one.begin), self.left_at.get(one.name)
             # Where the user would go on: the lowest offset that may not be settled. If nothing is known, where this run
             # began: a named replay may have gone on from the middle of its range.
             at = None if left is None else read_to if left.clear else left.next_offset
-            after = max(left_of[name][0], 0 if at is None else at)
+            after = max(left_of[one.name][0], 0 if at is None else at)
             whole = {"read_to": min(read_to, one.end), "next": min(after, one.end)}
-            found.append({**name._asdict(), "from": one.begin, "to": one.end, **whole})
+            found.append({**one.name._asdict(), "from": one.begin, "to": one.end, **whole})
         return found
 
     def adds_up(self) -> bool:
@@ -135,9 +134,13 @@ class ReplayOutcome:
 
 
 def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
-    """Print the tables on stdout; with `as_json`, the document on stdout and the tables on stderr."""
+    """Print the tables and, with `as_json`, the document: see `print_result`."""
     # The tables are made of the document, so that the two never differ.
-    console, document = Console(stderr=as_json), outcome.document()
+    document = outcome.document()
+    print_result(partial(_tell, document), document, as_json=as_json)
+
+
+def _tell(document: Mapping[str, Any], console: Console) -> None:
     console.print(_ledger_table(document))
     if document["problems"]:
         columns = (Column(one, overflow="fold") for one in ("record", "stage", "code", "reason"))
@@ -146,8 +149,6 @@ def print_replay(outcome: ReplayOutcome, *, as_json: bool) -> None:
             place = f"{one['topic']}:{one['partition']}:{one['offset']}"
             problems.add_row(*map(escape, (place, one["stage"], one["code"], one["message"])))
         console.print(problems)
-    if as_json:
-        click.echo(orjson.dumps(document))
 
 
 def _ledger_table(document: Mapping[str, Any]) -> Table:

@@ -1,12 +1,19 @@
-"""Show the progress of a bounded run on stderr: a bar on a terminal, else a line every few seconds."""
+"""Show the progress of a bounded run on stderr, and print its result.
+
+The progress is a bar on a terminal, else a line every few seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
+import click
+import orjson
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +27,7 @@ from rich.progress import (
 )
 
 from consumer.commands.base import on_terminal, say
+from consumer.errors import Incomplete
 
 # Seconds between two lines in a log: often enough to see that it goes on.
 LINE_EVERY = 5.0
@@ -91,3 +99,24 @@ def _time_left(seconds: float) -> str:
     if seconds < 5400:
         return f"about {seconds / 60:.0f} min"
     return f"about {seconds / 3600:.1f} h"
+
+
+def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the result for people, by `tell`, on stdout; with `as_json`, that on stderr and the document on stdout.
+
+    Raises `Incomplete` if stdout fails: what was done stands all the same.
+    """
+    try:
+        tell(Console(stderr=as_json))
+        if as_json:
+            click.echo(orjson.dumps(document))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Incomplete(
+            f"the result could not be printed ({error.strerror}); what was done stands: run it again with --dry-run "
+            "to see what is left"
+        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.commands.replay.watch import progress_line, watch
+from consumer.commands.replay.watch import print_result, progress_line, watch
+from consumer.errors import Incomplete
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,13 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(" of ")[0] for line in err.splitlines()] == ["replay: 50", "replay: 100"]
+
+
+def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full: the error says so, and that what was done stands. What is left in the buffer fails no more."""
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(
+            Incomplete, match=r"could not be printed \(No space left on device\); what was done stands"
+        ):
+            print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=True)
