@@ -109,10 +109,9 @@ class BoundedSource:
         """Records skipped because of their timestamp."""
         self._parts: dict[tuple[str | None, int | None], _Part] = {}
         for one in self.ranges:
-            name = TopicPartition(one.topic, one.partition)
-            start = self.starts.get(name) or Position(*name, one.begin, None)
+            start = self.starts.get(one.name) or Position(*one.name, one.begin, None)
             # A named replay may have settled its range to the end: then nothing of it is read.
-            self._parts[name] = _Part(name, one, start, min(start.next_offset, one.end))
+            self._parts[one.name] = _Part(one.name, one, start, min(start.next_offset, one.end))
         parts = self._parts.values()
         self.figures: Mapping[TopicPartition, int] = {one.name: one.at for one in parts}
         """Up to which offset each range was read, including what is no record and what was skipped."""

@@ -13,6 +13,7 @@ with the letters of what died again.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -363,19 +364,16 @@ class Done:
             first = [] if low % 2 else [begin]
             self._bounds[low:high] = first if high % 2 else [*first, end]
 
+    def count(self) -> int:
+        """How many offsets these are."""
+        return sum(self._bounds[1::2]) - sum(self._bounds[::2])
+
     def common(self, other: Done) -> int:
         """How many offsets are in both."""
-        # One pass over both, since there may be as many runs as letters.
-        mine, others = list(self.runs()), list(other.runs())
-        total = at = there = 0
-        while at < len(mine) and there < len(others):
-            (begin, end), (low, high) = mine[at], others[there]
-            total += max(0, min(end, high) - max(begin, low))
-            if end <= high:
-                at += 1
-            else:
-                there += 1
-        return total
+        either = Done()
+        # In rising order, so that each run is added at the end: there may be as many runs as letters.
+        either.add(heapq.merge(self.runs(), other.runs()))
+        return self.count() + other.count() - either.count()
 
     def runs(self) -> Iterator[Run]:
         """As [begin, end), rising, apart from each other."""

@@ -55,6 +55,11 @@ class Range(NamedTuple):
     since_ms: int | None = None
     until_ms: int | None = None
 
+    @property
+    def name(self) -> TopicPartition:
+        """The partition."""
+        return TopicPartition(self.topic, self.partition)
+
 
 async def resolve_ranges(
     config: Config,

@@ -115,11 +115,8 @@ class Plan(NamedTuple):
 
     def left(self) -> dict[TopicPartition, tuple[int, int]]:
         """From where to where each partition is still to be read."""
-        found = {}
-        for one in self.ranges:
-            name = TopicPartition(one.topic, one.partition)
-            found[name] = self.starts[name].next_offset if name in self.starts else one.begin, one.end
-        return found
+        begins = {name: start.next_offset for name, start in self.starts.items()}
+        return {one.name: (begins.get(one.name, one.begin), one.end) for one in self.ranges}
 
 
 async def open_plan(
@@ -150,7 +147,7 @@ async def open_plan(
     except BaseException:
         await progress.close()
         raise
-    starts = {TopicPartition(*one.position[:2]): one.position for one in entries}
+    starts = {one.range.name: one.position for one in entries}
     begun = entries[0].begun if entries else int(now)  # a topic that is being made may have no partition yet
     return Plan([one.range for one in entries], starts, begun, resumed, progress)
 
@@ -160,9 +157,8 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
     entries = []
     for one in ranges:
         # The first commit also records the ids of the topics: one that is created again has another id.
-        name, topic_id = TopicPartition(one.topic, one.partition), ids.get(one.topic)
-        text = offset_map.write(one.begin, (), None, where=map_place(name), topic_id=topic_id)
-        start = Position(*name, one.begin, None, text)
+        text = offset_map.write(one.begin, (), None, where=map_place(one.name), topic_id=ids.get(one.topic))
+        start = Position(*one.name, one.begin, None, text)
         entries.append(Entry(plan, len(ranges), fingerprint, begun, one, start))
     return entries
 

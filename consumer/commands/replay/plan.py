@@ -1,6 +1,6 @@
 """What a replay reads, and what to warn of before it does: what the platform could get twice, what is not in the range.
 
-Warnings count offsets, so they say "up to". If the brokers do not answer, the replay goes on without the warning.
+Warnings count offsets, so they say "up to".
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from functools import partial
 
 from consumer.adapters.kafka.cluster import behind_transactions
+from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Plan, open_plan
@@ -55,12 +56,33 @@ async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:
 async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> AsyncIterator[str]:
     """Yield the warnings, one line each."""
     config, group, left = settings.kafka.client_properties(), settings.kafka.group_id, plan.left()
+    topics = sorted({name.topic for name in left})
+
+    def count_below(ends: Mapping[TopicPartition, int]) -> int:
+        return sum(max(0, min(end, ends.get(name, begin)) - begin) for name, (begin, end) in left.items())
+
     if any(begin < end for begin, end in left.values()):
-        settled = await _settled(settings, plan)
+        settled = await _or_nothing(_settled(config, group, topics, left))
+        window = settings.pinstream.dedup_window
+        # Can the key store know what was delivered? A memory of this process begins empty.
         if options.ignore_dedup:
             yield f"--ignore-dedup: what was delivered of these records is sent again; {DOUBLED}"
-        elif (warning := await _not_known(settings, plan, settled)) is not None:
-            yield warning
+        elif settings.pinstream.key_store.get_secret_value() == "memory:":
+            yield (
+                "PINSTREAM_KEY_STORE=memory: knows nothing of what was delivered: all of it is sent again; name the "
+                f"store of the service ({DOUBLED})"
+            )
+        elif (done := count_below(settled)) and not holds_keys(settings):
+            yield (
+                f"there is no key store here, but the group {group} has settled up to {done:,} of these "
+                "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
+                f"({DOUBLED})"
+            )
+        elif older := count_below(await _or_nothing(_begins(config, topics, time.time() - window))):
+            yield (
+                f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({window / 86400:g} d): what "
+                f"was delivered of them is no longer known, and is sent again: {DOUBLED}"
+            )
         # What the live group has not read yet it may send at the same time as this replay.
         unread = sum(max(0, end - max(begin, settled.get(name, end))) for name, (begin, end) in left.items())
         if unread:
@@ -72,10 +94,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
     # The user knows what lies at an offset, and a named replay keeps the end that it began with.
     if options.stop.kind == "offset" or plan.resumed:
         return
-    try:
-        behind = await behind_transactions(config, list(left), _WARNING_TIMEOUT)
-    except PinstreamError:
-        return
+    behind = await _or_nothing(behind_transactions(config, list(left), _WARNING_TIMEOUT))
     if behind:
         places = first_of([str(one) for one in sorted(behind)])
         yield (
@@ -84,51 +103,31 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
         )
 
 
-async def _settled(settings: Settings, plan: Plan) -> Mapping[TopicPartition, int]:
-    """Return the next offset of the live group in each partition; a partition without one starts here if it runs."""
-    config, group, left = settings.kafka.client_properties(), settings.kafka.group_id, plan.left()
-    topics = sorted({name.topic for name in left})
-    # The group may not exist, or this user may not describe it.
+async def _or_nothing(question: Awaitable[Mapping[TopicPartition, int]]) -> Mapping[TopicPartition, int]:
+    """Return the answer; nothing if the brokers give none: a replay goes on without the warning."""
     try:
-        async with GroupOffsets(config, group, _WARNING_TIMEOUT) as offsets:
-            positions = await offsets.positions(await offsets.partitions(topics))
-            running = (await offsets.view()).active
+        return await question
     except PinstreamError:
         return {}
+
+
+async def _settled(
+    config: Config, group: str, topics: Sequence[str], left: Mapping[TopicPartition, tuple[int, int]]
+) -> Mapping[TopicPartition, int]:
+    """Return the next offset of the live group in each partition; a partition without one starts here if it runs."""
+    # The group may not exist, or this user may not describe it: then the question fails.
+    async with GroupOffsets(config, group, _WARNING_TIMEOUT) as offsets:
+        positions = await offsets.positions(await offsets.partitions(topics))
+        running = (await offsets.view()).active
     found = {name: one.next_offset for name, one in positions.items() if name.topic in topics}
     return {**({name: begin for name, (begin, _) in left.items()} if running else {}), **found}
 
 
-async def _not_known(settings: Settings, plan: Plan, settled: Mapping[TopicPartition, int]) -> str | None:
-    """Return a warning if the key store cannot know, or no longer knows, what was delivered."""
-    window, left = settings.pinstream.dedup_window, plan.left()
+async def _begins(config: Config, topics: Sequence[str], since: float) -> Mapping[TopicPartition, int]:
+    """Return for each partition the first offset whose record is not older than `since` (unix seconds).
 
-    def count_below(ends: Mapping[TopicPartition, int]) -> int:
-        return sum(max(0, min(end, ends.get(name, begin)) - begin) for name, (begin, end) in left.items())
-
-    # A memory of this process begins empty.
-    if settings.pinstream.key_store.get_secret_value() == "memory:":
-        return (
-            "PINSTREAM_KEY_STORE=memory: knows nothing of what was delivered: all of it is sent again; name the "
-            f"store of the service ({DOUBLED})"
-        )
-    if (done := count_below(settled)) and not holds_keys(settings):
-        return (
-            f"there is no key store here, but the group {settings.kafka.group_id} has settled up to {done:,} of these "
-            "records: all of them are sent again; run it where the service's PINSTREAM_STATE_DIR is "
-            f"({DOUBLED})"
-        )
-    # By Kafka's timestamps. When each of them was delivered is not known, so this says "up to".
-    begin, end = Bound("time", int((time.time() - window) * 1000)), Bound("end")
-    config, topics = settings.kafka.client_properties(), sorted({name.topic for name in left})
-    try:
-        known = await resolve_ranges(config, topics, (), begin, end, _WARNING_TIMEOUT)
-    except PinstreamError:
-        return None
-    older = count_below({TopicPartition(one.topic, one.partition): one.begin for one in known})
-    if not older:
-        return None
-    return (
-        f"up to {older:,} of these records are older than PINSTREAM_DEDUP_WINDOW ({window / 86400:g} d): what was "
-        f"delivered of them is no longer known, and is sent again: {DOUBLED}"
-    )
+    By Kafka's timestamps: when each record was delivered is not known.
+    """
+    begin, end = Bound("time", int(since * 1000)), Bound("end")
+    ranges = await resolve_ranges(config, topics, (), begin, end, _WARNING_TIMEOUT)
+    return {one.name: one.begin for one in ranges}
