@@ -14,8 +14,7 @@ from rich.table import Column, Table
 from consumer.commands.base import prose
 from consumer.commands.dead_letters.options import RedriveOptions
 from consumer.commands.dead_letters.reading import Tally
-from consumer.commands.replay.engine import ReplayEnd
-from consumer.commands.replay.watch import print_result
+from consumer.commands.replay.bounded_run import ReplayEnd, print_result
 from consumer.errors import PinstreamError
 
 LATE = (

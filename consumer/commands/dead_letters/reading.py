@@ -32,7 +32,7 @@ from consumer.adapters.kafka.topic_ids import ask_once
 from consumer.adapters.thread import run_blocking
 from consumer.commands.base import iso
 from consumer.commands.dead_letters.options import Filters
-from consumer.commands.replay.watch import watch
+from consumer.commands.replay.bounded_run import watch
 from consumer.engine.model import Chunk, Record
 from consumer.errors import SettingsError, UsageError
 from consumer.settings import Settings
@@ -165,13 +165,14 @@ class DeadLetters:
         self._origins = origins
         self._filters = filters
 
-    async def begin(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Fix where the topic ends, and read its marks: the first pass, which ends early when `stopped` says so."""
-        self.ranges = await self.reader.ranges(self.name)
-        await self.read_marks(stopped)
+    async def begin(
+        self, stopped: Callable[[], bool] = lambda: False, *, ranges: Sequence[Range] | None = None
+    ) -> None:
+        """Fix what is read, and read its marks: the first pass, which ends early when `stopped` says so.
 
-    async def read_marks(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Make the first pass over `ranges`."""
+        `ranges`: what of the topic; None: all of it, up to where it ends now.
+        """
+        self.ranges = await self.reader.ranges(self.name) if ranges is None else ranges
         # Marks come after their letters, so a single pass would have to remember all letters. Of marks and of letters
         # that match, runs are enough; which of these are done is known only at the end.
         partitions = [one.partition for one in self.ranges]

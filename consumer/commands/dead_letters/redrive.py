@@ -51,7 +51,7 @@ from consumer.commands.dead_letters.options import RedriveOptions, filter_option
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
-from consumer.commands.replay.engine import FiniteSource, ReplayEnd, load_quietly, serve_to_end
+from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
 from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import map_place
@@ -59,7 +59,6 @@ from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Position, Record, TopicPartition
 from consumer.engine.reading import Decoded, SchemaLearner
 from consumer.errors import Incomplete, KafkaError, PinstreamError, bug
-from consumer.service import Service
 from consumer.settings import Settings, load
 from consumer.web.status import document_of
 
@@ -193,12 +192,11 @@ async def _serve(
     )
     source = LettersSource(inner, redriven, outcome)
 
-    def connect(listener: Service) -> LettersSource:
-        inner.listener = listener
-        return source
-
     # The producer of dead letters would not write them in one transaction with the marks.
-    service = building.service(settings, pipeline, connect, keys, local, transformer, stack, letters=source)
+    service = building.service(
+        settings, pipeline, lambda _: source, keys, local, transformer, stack, letters=source
+    )
+    inner.listener = service
 
     def progress(statistics: Statistics) -> tuple[int, str]:
         done = sum(one.matched - one.left for one in outcome.tallies)

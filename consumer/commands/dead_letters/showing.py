@@ -92,8 +92,7 @@ async def _find(place: letters.Place, reader: Reader) -> tuple[letters.DeadRecor
         raise UsageError(f"{place} is {what}; see pinstream dead-letters list")
     topic = DeadLetters(place.topic, None, Filters(), reader)
     # Marks come after the letters that they are about.
-    topic.ranges = [where._replace(begin=place.offset + 1)]
-    await topic.read_marks()
+    await topic.begin(ranges=[where._replace(begin=place.offset + 1)])
     return letter, topic.is_done(letter)
 
 

@@ -26,7 +26,7 @@ from consumer.adapters.kafka.topic_ids import TopicIds
 from consumer.app import building
 from consumer.commands.base import SettingsCommand, iso, say
 from consumer.commands.parsing import JSON_OPTION, PARTITION_OPTION, RATE_OPTION, topics_option
-from consumer.commands.replay.engine import load_quietly, serve_to_end
+from consumer.commands.replay.bounded_run import load_quietly, serve_to_end
 from consumer.commands.replay.options import (
     LeavingOut,
     ReplayOptions,
@@ -42,12 +42,8 @@ from consumer.conversion.targets import EVENT_NAMES
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.model import Policy
 from consumer.errors import Incomplete, PinstreamError, UsageError
-from consumer.service import Service
 from consumer.settings import Settings
 
-_NOT_ALONE = (
-    "another replay is running with this PINSTREAM_STATE_DIR: what both of them read may be sent twice"
-)
 # More calls a minute than a dry run can make.
 _DRY_CALLS = 1_000_000
 # Seconds without a settlement after which the bar says so.
@@ -128,7 +124,10 @@ def replay(**options: Any) -> None:
             )
         # Two that read the same records would both send them: neither finds a key before the other has stored it.
         if not asked.dry_run and not stack.enter_context(alone(state_dir, "sending.lock", shared=True)):
-            say(f"pinstream: warning: {_NOT_ALONE}")
+            say(
+                "pinstream: warning: another replay is running with this PINSTREAM_STATE_DIR: what both of them read "
+                "may be sent twice"
+            )
         outcome = asyncio.run(_replay(asked, settings))
     # Printed in any case, before the error: what a replay had delivered before it failed is delivered.
     print_replay(outcome, as_json=asked.as_json)
@@ -189,14 +188,11 @@ async def _replay(options: ReplayOptions, settings: Settings) -> ReplayOutcome:
             topic_ids=TopicIds(config),
         )
 
-        def connect(listener: Service) -> BoundedSource:
-            source.listener = listener
-            return source
-
         dry = DryRun() if options.dry_run else None
         service = building.service(
-            settings, pipeline, connect, keys, schemas, function, stack, api=dry, letters=dry
+            settings, pipeline, lambda _: source, keys, schemas, function, stack, api=dry, letters=dry
         )
+        source.listener = service
 
         def progress(statistics: Statistics) -> tuple[int, str]:
             totals = statistics.totals

@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.replay.engine import Ran, ReplayEnd
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
-from consumer.commands.replay.watch import print_result
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
 from consumer.errors import first_of

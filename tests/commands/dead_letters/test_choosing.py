@@ -17,7 +17,7 @@ from consumer.commands.dead_letters.options import Filters, RedriveOptions
 from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, Tally
 from consumer.commands.dead_letters.redrive import rehearse
-from consumer.commands.replay.engine import ReplayEnd
+from consumer.commands.replay.bounded_run import ReplayEnd
 from consumer.engine.model import Chunk, Stage
 from consumer.settings import load
 from tests.commands.dead_letters.fakes import AT, Topics, Transactions, dead_letters, home

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.adapters.kafka.ranges import Range
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.replay.engine import Ran, ReplayEnd
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd
 from consumer.commands.replay.options import read_options
 from consumer.commands.replay.outcome import ReplayOutcome, print_replay
 from consumer.engine.figures.statistics import Cause, GuardStatistics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.commands.replay.watch import print_result, progress_line, watch
+from consumer.commands.replay.bounded_run import print_result, progress_line, watch
 from consumer.errors import Incomplete
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consumer.commands.replay.engine import Ran, ReplayEnd, run_to_end
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd, run_to_end
 from consumer.engine import messages as m
 from consumer.engine.model import Chunk, TopicPartition
 from consumer.errors import KafkaError

@@ -1,0 +1,237 @@
+"""A bounded run: serve until all of a source is read and settled, show the progress, print the result.
+
+The engine knows no ends. So `run_to_end` checks several times a second whether the source has handed out everything and
+whether any of it is still held or open, and then asks for the stop, which is the same path as any stop
+(docs/architecture.md, rule 6): with nothing open, the service only commits and leaves.
+
+The progress is shown on stderr: a bar on a terminal, else a line every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from consumer import logs
+from consumer.app import building
+from consumer.app.run import tune_memory
+from consumer.app.signals import on_stop_signal
+from consumer.commands.base import on_terminal, say
+from consumer.engine.figures.statistics import Statistics
+from consumer.errors import Incomplete, PinstreamError
+from consumer.service import RecordSource, Service
+from consumer.settings import Settings, load
+
+# Seconds between two looks at whether it is over.
+_LOOK = 0.05
+# Seconds between two lines in a log: often enough to see that it goes on.
+LINE_EVERY = 5.0
+_WIDE = 100
+
+
+class FiniteSource(RecordSource, Protocol):
+    """A source that ends."""
+
+    @property
+    def done(self) -> bool:
+        """Return True if everything was handed out."""
+
+
+class ReplayEnd(Enum):
+    """How a run ended."""
+
+    # All of the range is settled.
+    COMPLETE = "complete"
+    # As many records as were asked for are settled; there may be more in the range.
+    LIMITED = "limited"
+    INTERRUPTED = "interrupted"
+    # Too many of the records would have become dead letters.
+    GUARDED = "guarded"
+    # Something outside ended it; see `Ran.failure`.
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that is over: how it ended, its last figures, its length in seconds, and the error that ended it."""
+
+    end: ReplayEnd
+    statistics: Statistics
+    seconds: float
+    failure: PinstreamError | None = None
+
+
+def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
+    """The settings of a command with a progress bar: unless they say otherwise, only warnings are logged."""
+    if "PINSTREAM_LOG_LEVEL" not in environ:
+        # librdkafka's own lines would break the bar. What matters of them is logged as trouble, or is the last line.
+        logs.mute("consumer.kafka")
+    settings = load({"PINSTREAM_LOG_LEVEL": "warning", **environ}, needs=needs)
+    building.set_up_logs(settings)
+    return settings
+
+
+async def serve_to_end(
+    service: Service,
+    source: FiniteSource,
+    what: str,
+    total: int,
+    progress: Callable[[Statistics], tuple[int, str]],
+) -> Ran:
+    """Run `service` over its `source`, and show meanwhile how much of `total` is done and a note, by `progress`."""
+    tune_memory()
+    with watch(what, total) as show:
+        return await run_to_end(service, source, lambda: show(*progress(service.statistics())))
+
+
+async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], None]) -> Ran:
+    """Run until nothing is left to do, a signal comes, or the guard trips; `show` is called at every look.
+
+    What of the error tree ends the service is returned in `Ran.failure`; anything else (a bug) is raised.
+    """
+    begun = time.monotonic()
+    on_stop_signal(service.request_stop)
+    serving = asyncio.create_task(service.run())
+    end: ReplayEnd | None = None
+    failure: PinstreamError | None = None
+    try:
+        # The service ends by itself only on a signal or a failure.
+        while not serving.done() and (end := _state(service, source)) is None:
+            show()
+            await asyncio.wait((serving,), timeout=_LOOK)
+        service.request_stop()
+        await serving
+    except PinstreamError as error:
+        end, failure = ReplayEnd.FAILED, error
+    finally:
+        # The service must not outlive this call, whatever was raised.
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    # Once more, with the final figures.
+    show()
+    # A signal after the last settlement interrupts nothing.
+    end = end or _state(service, source) or ReplayEnd.INTERRUPTED
+    return Ran(end, service.statistics(), time.monotonic() - begun, failure)
+
+
+def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
+    """Return how the run ends; None if it goes on."""
+    progress = service.pipeline.progress()
+    # For a service the guard only stops the intake until an operator acts. No operator watches a replay.
+    if progress.guarded:
+        return ReplayEnd.GUARDED
+    if progress.open:
+        return None
+    # Records that were read but do not fit yet, or were given back while stopping, are not settled.
+    if source.done and not progress.held and not progress.released:
+        return ReplayEnd.COMPLETE
+    return ReplayEnd.LIMITED if progress.enough else None
+
+
+class Show(Protocol):
+    """Shows the progress."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total are done, with a short note beside it."""
+
+
+@contextlib.contextmanager
+def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Show]:
+    """Show progress over `total` records; the bar is gone when it is over."""
+    begun = said = clock()
+    # Escape sequences of a bar would fill the log of a job.
+    if not on_terminal():
+
+        def line(done: int, note: str = "") -> None:
+            nonlocal said
+            now = clock()
+            # No line at the beginning either, so that a short run prints none.
+            if now - said >= LINE_EVERY:
+                said = now
+                say(progress_line(what, done, total, now - begun, note))
+
+        yield line
+        return
+
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    ]
+    # On a narrow terminal the numbers are worth more than the bar.
+    if console.width >= _WIDE:
+        columns[:0] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, note="", rate="")
+
+        def bar(done: int, note: str = "") -> None:
+            # Since the beginning: a rate of the last second would jump with each batch.
+            rate = f"{done / max(0.001, clock() - begun):,.0f}/s" if done else ""
+            progress.update(task, completed=min(done, total), note=note, rate=rate)
+
+        yield bar
+
+
+def progress_line(what: str, done: int, total: int, seconds: float, note: str) -> str:
+    """``replay: 1,200 of 69,659 (2%), 240 a second, about 5 min left, 1,100 delivered``."""
+    # Offsets and events are counted at different moments, so the difference of the two can be out of bounds.
+    done = max(0, min(done, total))
+    rate = done / seconds if seconds > 0 else 0.0
+    # While nothing moves, the time left cannot be estimated.
+    left = f", {_time_left((total - done) / rate)} left" if rate > 0 else ""
+    share = f"{done / total:.0%}" if total else "100%"
+    text = f"{what}: {done:,} of {total:,} ({share}), {rate:,.0f} a second{left}"
+    return f"{text}, {note}" if note else text
+
+
+def _time_left(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"
+
+
+def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the result for people, by `tell`, on stdout; with `as_json`, that on stderr and the document on stdout.
+
+    Raises `Incomplete` if stdout fails: what was done stands all the same.
+    """
+    try:
+        tell(Console(stderr=as_json))
+        if as_json:
+            click.echo(orjson.dumps(document))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Incomplete(
+            f"the result could not be printed ({error.strerror}); what was done stands: run it again with --dry-run "
+            "to see what is left"
+        ) from error
