@@ -1,7 +1,7 @@
 """The sandbox: an HTTP server that behaves like the Conversions API and, on request, misbehaves like it.
 
 ====  ===============================  ========================================================
-POST  ``/v5/ad_accounts/{id}/events``  the API itself; see `platform` for its answers
+POST  ``/v5/ad_accounts/{id}/events``  the API itself
 GET   ``/sandbox/counts``              the counts as JSON; see `accounts.SandboxCounts`
 GET   ``/sandbox/events``              how often each event was accepted
 POST  ``/sandbox/reset``               resets the counts and the used quotas
@@ -9,44 +9,66 @@ GET   ``/sandbox/faults``              the faults in force
 POST  ``/sandbox/faults``              sets the faults; those not named are off. See `faults.Faults`
 ====  ===============================  ========================================================
 
-This module is only the network part: it reads a call, gets the answer from the synchronous `Platform`, then
-delays it, cuts the connection, or sends it. Use it on loopback only: ``/sandbox`` requires no token.
+A call is checked in the order of the real API (see `faults`) and answered in the forms of the OpenAPI description:
+``ConversionApiResponse`` for a 200, ``Error`` and ``DetailedError`` otherwise. The events of a call are recorded only
+if its answer says so, except for a deliberately wrong answer (`Lie`). Only `_events` waits: it reads the body, and it
+delays the answer or cuts the connection instead. What it decides takes the time as `now` and its chances from the
+`CallPlan` of the call.
+
+Use it on loopback only: ``/sandbox`` requires no token.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import hmac
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
-from consumer.demo.accounts import SandboxCounts
-from consumer.demo.faults import FAULTS, Faults, draw_plan
-from consumer.demo.platform import Call, Platform
+from consumer.demo import rules
+from consumer.demo.accounts import Books, SandboxCounts
+from consumer.demo.faults import FAULTS, CallPlan, Faults, Lie, Quota, draw_plan, wait_headers
 from consumer.errors import UsageError
 
 # Pinterest documents no limit; this one only protects the process.
 _MAX_BODY: Final = 64 * 1024 * 1024
 _SHUTDOWN_SECONDS: Final = 1.0
 
+# One item of ``events`` in a ``ConversionApiResponse``.
+Entry = dict[str, str | None]
+_MARKED: Final = rules.Violation("marked", "This event was refused by the sandbox.")
+
 
 @dataclass(eq=False, kw_only=True)
-class Sandbox(Platform):
+class Sandbox:
     """A strict stand-in for Pinterest on its own port; `start` it, use the base URL, `stop` it."""
 
+    token: str  # the valid access token; it may be changed at any time
+    accounts: Collection[str] | None = None  # the existing ad accounts (others get 404); None: any
+    # Registered event names, in addition to the standard ones; they may be changed at any time.
+    own_events: Collection[str] = ()
+    check_age: bool = True  # whether events older than 7 days fail; those in the future always do
+    most_ids: int | None = None  # number of latest event keys to remember, for distinct counts; None: all
     faults: Faults = field(default_factory=Faults)  # the faults in force; see `set_faults`
     clock: Callable[[], float] = time.time  # seconds since 1970, for event ages, quotas and waiting times
     seed: int = 0  # seed of the random faults
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.reset()
         self.set_faults(self.faults)
         self._runner: web.AppRunner | None = None
+
+    def reset(self) -> None:
+        """Reset the counts and the used quotas."""
+        self.books = Books(most_ids=self.most_ids)
+        self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
 
     def set_faults(self, faults: Faults) -> None:
         """Set other faults. Their call numbers and seconds start at zero."""
@@ -92,39 +114,6 @@ class Sandbox(Platform):
         if runner is not None:
             await runner.cleanup()
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        now = self.clock()
-        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
-        self._calls += 1
-        test = request.query.get("test")
-        self.books.counts.test_calls += test == "true"
-        if plan.dropped_before:  # the body is not even read
-            return self._drop(request)
-        call = Call(
-            account=request.match_info["account"],
-            authorization=request.headers.get("Authorization"),
-            content_type=request.content_type,
-            test=test,
-            body=await request.read(),
-        )
-        answer = self.answer(call, plan, now)
-        if plan.slow:
-            # Recorded already: a caller that gives up does not know that its events were accepted.
-            await asyncio.sleep(plan.faults.slow_seconds)
-        if plan.dropped_after:
-            return self._drop(request)
-        self.books.counts.calls[str(answer.status)] += 1
-        headers = {**answer.headers, "x-pinterest-rid": str(plan.random.getrandbits(53))}
-        return web.Response(
-            status=answer.status, body=answer.body, headers=headers, content_type=answer.content_type
-        )
-
-    def _drop(self, request: web.Request) -> web.StreamResponse:
-        self.books.counts.calls["dropped"] += 1
-        if request.transport is not None:
-            request.transport.abort()  # no FIN after a complete answer: the caller must see a broken connection
-        return web.Response()  # not sent: the connection is closed
-
     async def _counts(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             self.reset()
@@ -143,3 +132,212 @@ class Sandbox(Platform):
             except ValueError as error:  # pydantic's, which names each invalid member
                 return web.json_response({"message": str(error)}, status=400)
         return web.json_response(body=FAULTS.dump_json(self.faults))
+
+    # -- the API itself
+
+    async def _events(self, request: web.Request) -> web.Response:
+        now = self.clock()
+        plan = draw_plan(self.faults, seed=self.seed, call=self._calls, elapsed=now - self._set_at)
+        self._calls += 1
+        self.books.counts.test_calls += request.query.get("test") == "true"
+        if plan.dropped_before:  # the body is not even read
+            return self._drop(request)
+        answer = self._answer(request, await request.read(), plan, now)
+        if plan.slow:
+            # Recorded already: a caller that gives up does not know that its events were accepted.
+            await asyncio.sleep(plan.faults.slow_seconds)
+        if plan.dropped_after:
+            return self._drop(request)
+        self.books.counts.calls[str(answer.status)] += 1
+        answer.headers["x-pinterest-rid"] = str(plan.random.getrandbits(53))
+        return answer
+
+    def _drop(self, request: web.Request) -> web.Response:
+        self.books.counts.calls["dropped"] += 1
+        if request.transport is not None:
+            request.transport.abort()  # no FIN after a complete answer: the caller must see a broken connection
+        return web.Response()  # not sent: the connection is closed
+
+    def _answer(self, request: web.Request, body: bytes, plan: CallPlan, now: float) -> web.Response:
+        """Answer a call and record the processed events; `now` is in seconds since 1970."""
+        # In the order of the real system: what stands between, then the caller, the load, the content of the call.
+        limit = plan.faults.max_body_bytes
+        if limit is not None and len(body) > limit:
+            return _page(413, b"<html><body>413 Request Entity Too Large</body></html>")
+        if plan.middleman:
+            return _middleman(request, body, plan.faults)
+        account = request.match_info["account"]
+        refusal = self._refuse_caller(account, request.headers.get("Authorization", ""), plan)
+        if refusal is not None:
+            return refusal
+        # Only a call that is let in counts against the quota.
+        limit = plan.faults.calls_per_minute
+        within, headers = (True, {}) if limit is None else self._quotas[account].take(limit, now)
+        answer = self._refuse_load(plan, within, now)
+        if answer is None:
+            answer = self._read(request, body, plan, now)
+        for name, value in headers.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+    def _refuse_caller(self, account: str, authorization: str, plan: CallPlan) -> web.Response | None:
+        scheme, _, given = authorization.partition(" ")
+        token = given.strip() if scheme.lower() == "bearer" else ""
+        # A header may contain what UTF-8 cannot encode.
+        right = hmac.compare_digest(token.encode(errors="replace"), self.token.encode(errors="replace"))
+        if plan.unauthorised or not right:
+            echoed = f" Token: {token}" if plan.faults.echo else ""
+            return _error(401, 2, f"Authentication failed.{echoed}")
+        if not rules.check_account(account):
+            return _error(400, 4196, "The ad account id must be 1 to 18 digits.")
+        if account in plan.faults.forbidden_accounts:
+            return _error(403, 29, "You are not permitted to access that resource.")
+        unknown = self.accounts is not None and account not in self.accounts
+        if unknown or account in plan.faults.unknown_accounts:
+            return _error(404, 50, "Ad account not found.")  # the code is not documented for this endpoint
+        return None
+
+    def _refuse_load(self, plan: CallPlan, within_quota: bool, now: float) -> web.Response | None:
+        if not within_quota or plan.throttled:
+            answer = _error(429, 8, "This request exceeded a rate limit.")
+            # A quota that is used up has headers of its own.
+            answer.headers.update(wait_headers(plan.faults, now) if within_quota else {})
+            return answer
+        if plan.unavailable:
+            return _error(503, 4197, "The endpoint has been ramped down and is not accepting any traffic.")
+        if plan.server_error:
+            return _error(500, 12, "Something went wrong on our end.")  # the code is not documented either
+        return None
+
+    def _read(self, request: web.Request, body: bytes, plan: CallPlan, now: float) -> web.Response:
+        if request.content_type != "application/json":
+            return self._refuse("content_type", "The content type must be application/json.")
+        test = request.query.get("test", "false")
+        if test not in ("true", "false"):
+            return self._refuse("test", "The query parameter test must be true or false.")
+        try:
+            content = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return self._refuse("not_json", "The body is not JSON.")
+        problem = rules.check_envelope(content)
+        if problem is not None:
+            return self._refuse(problem.code, problem.message)
+        return self._judge(request.match_info["account"], content["data"], plan, now, test=test == "true")
+
+    def _judge(
+        self, account: str, events: list[Any], plan: CallPlan, now: float, *, test: bool
+    ) -> web.Response:
+        max_age = rules.MAX_AGE if self.check_age else None
+        names = rules.KNOWN_EVENT_NAMES.union(self.own_events)
+        problems = [rules.check_event(event, now, max_age=max_age, event_names=names) for event in events]
+        # One structural problem costs the whole call, before any event is recorded.
+        for index, problem in enumerate(problems):
+            if problem is not None and problem.structural:
+                return self._refuse(problem.code, f"data[{index}]: {_message(problem, plan)}")
+        marker, how = plan.faults.marker, plan.faults.marked
+        marked = [marker is not None and marker in event["event_id"] for event in events]
+        unprocessed = "Not all events were successfully processed."
+        if any(marked) and how == "400":
+            return self._refuse("marked", "The request was invalid.")
+        if any(marked) and how == "422":
+            return self._refuse("marked", unprocessed, status=422)
+        # Its own problem goes before the mark: it would be refused without one, too.
+        verdicts = [
+            problem or (_MARKED if mark else None) for problem, mark in zip(problems, marked, strict=True)
+        ]
+        entries = self._settle(account, events, verdicts, plan, test=test)
+        if any(marked) and how == "422_details":
+            # The untyped ``details`` are the body of a 200.
+            return _error(422, 4196, unprocessed, details=_response(entries))
+        lie = plan.faults.lie if plan.lying else None
+        if lie == "not_json":
+            return _page(200, b"<html><body>OK</body></html>")
+        return _json(200, _response(entries, lie))
+
+    def _settle(
+        self,
+        account: str,
+        events: list[Any],
+        verdicts: list[rules.Violation | None],
+        plan: CallPlan,
+        *,
+        test: bool,
+    ) -> list[Entry]:
+        """Return one entry per event, in order. Records processed events, unless in test mode."""
+        most = rules.MAX_TEST_EVENTS
+        entries: list[Entry] = []
+        for event, problem in zip(events, verdicts, strict=True):
+            error = warning = None
+            if test and len(entries) >= most:
+                error = f"Test mode processes at most {most} events of a request."
+            elif problem is not None:
+                error = _message(problem, plan)
+            elif plan.faults.warned and plan.random.random() < plan.faults.warned:
+                warning = "This event was warned about by the sandbox."
+            else:
+                warning = rules.warning_for(event)
+            status = "processed" if error is None else "failed"
+            entries.append({"status": status, "error_message": error, "warning_message": warning})
+            # With ?test=true, Pinterest validates and records nothing.
+            if test:
+                continue
+            if problem is None:
+                self.books.accept(account, event)
+            else:
+                self.books.counts.rejected_events[problem.code] += 1
+        return entries
+
+    def _refuse(self, code: str, message: str, *, status: int = 400) -> web.Response:
+        self.books.counts.refused_calls[code] += 1
+        return _error(status, 4196, message, details={} if status == 422 else None)
+
+
+def _middleman(request: web.Request, body: bytes, faults: Faults) -> web.Response:
+    """The answer of a proxy or firewall in place of Pinterest."""
+    status = faults.middleman_status
+    match faults.middleman_says:
+        case "html":
+            said = f"<html><head><title>{status} Not By Pinterest</title></head><body></body></html>".encode()
+            answer = _page(status, said)
+        case "empty":
+            answer = _page(status, b"")
+        case "json":
+            answer = _json(status, {"message": "Not by Pinterest", "error": {"code": "E1"}})
+        case "echo":
+            denied = f"<html><body>Denied: {request.headers.get('Authorization')} ".encode()
+            answer = _page(status, denied + body + b"</body></html>")
+    answer.headers["Server"] = "middleman/1.0"
+    return answer
+
+
+def _message(problem: rules.Violation, plan: CallPlan) -> str:
+    if plan.faults.echo and problem.value is not None:
+        return f"{problem.message}: {problem.value}"
+    return problem.message
+
+
+def _response(entries: list[Entry], lie: Lie | None = None) -> dict[str, Any]:
+    """A ``ConversionApiResponse``, which may lie."""
+    processed, events = sum(entry["status"] == "processed" for entry in entries), entries
+    match lie:
+        case "wrong_count":
+            events = entries[:-1]
+        case "contradiction":
+            processed += -1 if processed else 1
+        case "processed_with_error":
+            message: Entry = {"error_message": "The sandbox says processed and complains all the same."}
+            events = [one | message if one["status"] == "processed" else one for one in entries]
+    return {"num_events_received": len(entries), "num_events_processed": processed, "events": events}
+
+
+def _error(status: int, code: int, message: str, *, details: dict[str, Any] | None = None) -> web.Response:
+    body: dict[str, Any] = {"code": code, "message": message}
+    return _json(status, body if details is None else {**body, "details": details})
+
+
+def _json(status: int, content: object) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")
+
+
+def _page(status: int, content: bytes) -> web.Response:
+    return web.Response(status=status, body=content, content_type="text/html")

@@ -36,7 +36,7 @@ class _Recording(Sandbox):
         self.queries: list[str] = []
         self.times: list[float] = []
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
+    async def _events(self, request: web.Request) -> web.Response:
         self.bodies.append(await request.read())
         self.queries.append(request.query_string)
         self.times.append(time.monotonic())
