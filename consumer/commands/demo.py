@@ -1,7 +1,7 @@
 """``pinstream demo``: broker, sandbox, producer, consumer and page on this machine, with nothing to install first.
 
 All of it is real but the broker: the consumer is the one of ``pinstream run``, events go over HTTP to the sandbox, keys
-to an LMDB store in a folder that is removed afterwards. The broker is librdkafka's mock cluster.
+to a store on disk, in a folder that is removed afterwards. The broker is librdkafka's mock cluster.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from consumer.demo.api import Sandbox
 from consumer.demo.broker import embedded_broker
 from consumer.demo.faults import DEMO_FAULTS, Faults
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import FileRecords, Produced, made_up, moved_to_now, with_duplicates, with_invalid
+from consumer.demo.records import FileRecords, Produced, disturbed, made_up, moved_to_now
 from consumer.errors import bug
 from consumer.settings import load
 from consumer.web.status import status_document
@@ -58,7 +58,7 @@ _LOOK = 0.02
 
 
 @click.command(cls=Command)
-@record_options
+@record_options(f"{_ENDLESS_RATE:g} without --events and --file, else as fast as possible")
 @click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Send the records of this file (NDJSON or Avro)."
 )
@@ -94,6 +94,7 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         **own,
         # After the user's settings: the demo must reach nothing but its own broker, sandbox and folder.
         "PINSTREAM_STATE_DIR": folder,
+        "PINSTREAM_KEY_STORE": f"disk:{folder}/keys",
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": TOPIC,
         # A classic group's first rebalance takes this broker three seconds.
@@ -222,9 +223,8 @@ class _Demo:
             encode = building.encode(self._sections, [SingleObject()] * len(self._sections.all))
             types = building.file_types(self._sections, topic=TOPIC)
             # A file may be old, and the sandbox refuses events that are older than a week.
-            records = iter(FileRecords(str(self.path), types, encode, moved_to_now(self._sections)))
-            records = with_duplicates(records, self.duplicates, self.seed)
-            records = with_invalid(records, self.invalid, self.seed, time.time, encode)
+            given = FileRecords(str(self.path), types, encode, moved_to_now(self._sections))
+            records = disturbed(given, self.duplicates, self.invalid, self.seed, encode)
         return islice(records, self.events)
 
     def _settled(self) -> int:

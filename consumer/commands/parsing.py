@@ -39,12 +39,24 @@ PARTITION_OPTION: Final = click.option(
 _SHARE: Final = click.FloatRange(0, 0.9)
 
 
-def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of `demo` and `produce`: how many records, how fast, and how many of them are no good."""
-    for option in (
+def record_options(pace: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the options of `demo` and `produce`: how many records, how fast, how many of them are no good.
+
+    `pace`: the default of ``--rate`` in words.
+    """
+    options = (
         click.option(
-            "--rate", type=click.FloatRange(min=0.01), help="Events per second. Default: as fast as possible."
+            "--events",
+            type=click.IntRange(min=1),
+            help="Stop after N events. Default: at the end of the file, or at Ctrl-C.",
         ),
+        click.option(
+            "--duplicates",
+            type=_SHARE,
+            default=0.0,
+            help="Share of events that are produced twice, such as 0.05.",
+        ),
+        click.option("--invalid", type=_SHARE, default=0.0, help="Share of invalid records, such as 0.01."),
         click.option(
             "--seed",
             type=int,
@@ -52,21 +64,10 @@ def record_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="The same seed gives the same random choices.",
         ),
-        click.option("--invalid", type=_SHARE, default=0.0, help="Share of invalid records, such as 0.01."),
-        click.option(
-            "--duplicates",
-            type=_SHARE,
-            default=0.0,
-            help="Share of events that are produced twice, such as 0.05.",
-        ),
-        click.option(
-            "--events",
-            type=click.IntRange(min=1),
-            help="Stop after N events. Default: at the end of the file, or at Ctrl-C.",
-        ),
-    ):
-        command = option(command)
-    return command
+        click.option("--rate", type=click.FloatRange(min=0.01), help=f"Events per second. Default: {pace}."),
+    )
+    # The last one first: each is put before those that the command has.
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 # Without exponents, signs, nan and inf, which `float` would take.

@@ -37,7 +37,7 @@ _DESCRIBE_TIMEOUT = 15.0
 @click.option("--topic", required=True, help="Topic to write to.")
 @click.option("--now", "restamp", is_flag=True, help="Shift all event times so that the newest is now.")
 @click.option("--generate", is_flag=True, help="Generate events instead of reading FILE.")
-@record_options
+@record_options("as fast as possible")
 @RECORD_OPTION
 @asynchronous
 async def produce(

@@ -83,32 +83,21 @@ def made_up(generator: EventGenerator, encode: Encode) -> Iterator[Produced]:
         yield Produced(one.key, value or b"")
 
 
-def with_duplicates(records: Iterable[Produced], share: float, seed: int) -> Iterator[Produced]:
-    """Repeat recent records, byte for byte, so that about `share` of all records are duplicates."""
+def disturbed(
+    records: Iterable[Produced], duplicates: float, invalid: float, seed: int, encode: Encode
+) -> Iterator[Produced]:
+    """Repeat recent records, byte for byte, and insert invalid ones: about these shares of all records."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
     recent: deque[Produced] = deque(maxlen=_RECENT)
-    for record in records:
-        yield record
-        recent.append(record)
-        while dice.random() < share:
-            yield dice.choice(recent)
-
-
-def with_invalid(
-    records: Iterable[Produced],
-    share: float,
-    seed: int,
-    now: Callable[[], float],
-    encode: Encode,
-) -> Iterator[Produced]:
-    """Insert invalid records, so that about `share` of all records cannot be delivered."""
-    dice = random.Random(seed)  # noqa: S311 - the demo's dice
     # Those of the generated shop: a defect of any other schema is not known here.
-    broken = made_up(EventGenerator(seed, now, invalid=1.0), encode)
+    broken = made_up(EventGenerator(seed, time.time, invalid=1.0), encode)
     for record in records:
-        while dice.random() < share:
+        while dice.random() < invalid:
             yield next(broken)
         yield record
+        recent.append(record)
+        while dice.random() < duplicates:
+            yield dice.choice(recent)
 
 
 # -- times

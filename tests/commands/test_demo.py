@@ -180,8 +180,12 @@ def read(page: str) -> dict[str, Any]:
 
 
 def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
-    """Ctrl-C does not wait for the next event that ``--rate`` allows; and no other state folder is touched."""
-    env = bare_environment(tmp_path) | {"PINSTREAM_STATE_DIR": str(tmp_path / "production")}
+    """Ctrl-C does not wait for the next event that ``--rate`` allows; and no other state folder or key store is
+    touched, whatever the environment names."""
+    env = bare_environment(tmp_path) | {
+        "PINSTREAM_STATE_DIR": str(tmp_path / "production"),
+        "PINSTREAM_KEY_STORE": f"disk:{tmp_path}/production/keys",
+    }
     with Process(tmp_path, "demo", "--rate", "0.01", "--json", env=env) as process:
         page = process.until(
             lambda: next(iter(process.stderr.splitlines()), None), "its page's address"

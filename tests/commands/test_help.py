@@ -71,6 +71,20 @@ def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_pace_without_a_rate() -> None:
+    """A demo without an end is a shop and not a load test, and its help says so."""
+    says = {
+        name: option.help
+        for name in ("demo", "produce")
+        for option in COMMANDS[name].params
+        if isinstance(option, click.Option) and option.name == "rate"
+    }
+    assert says == {
+        "demo": "Events per second. Default: 200 without --events and --file, else as fast as possible.",
+        "produce": "Events per second. Default: as fast as possible.",
+    }
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_overview_says_what_the_command_says(name: str) -> None:
     """The first sentence of its own help, though that is not read for the overview."""
