@@ -123,7 +123,7 @@ async def _keys(events: int) -> float:
         for keys in chunks:
             if any(await store.look_up(keys, time.time())):
                 raise RuntimeError("a key is known before it was remembered")
-            await store.remember(keys, time.time())
+            await store.confirm(keys, time.time())
         taken = time.process_time() - begun
         await store.close()
     return taken

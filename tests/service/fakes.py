@@ -259,10 +259,12 @@ class FakeKeyStore(KeyStore):
         await self._call("look_up")
         return bytes(key in self._process.world.keys for key in split_keys(keys))
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        await self._call("remember")
-        self._process.world.keys.update(split_keys(keys))
+    async def confirm(self, keys: bytes, now: float) -> bytes:
+        await self._call("confirm")
+        columns = split_keys(keys)
+        self._process.world.keys.update(columns)
         await asyncio.sleep(STEP)
+        return b"\1" * len(columns)
 
     async def expire(self, now: float) -> None:
         await self._call("expire")

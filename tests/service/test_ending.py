@@ -187,7 +187,7 @@ CALLS = [
     "send",
     "read_token",
     "look_up",
-    "remember",
+    "confirm",
     "fetch_schema",
     "store",
 ]
@@ -273,7 +273,7 @@ def test_an_observer_that_fails_ends_the_service() -> None:
     run(scenario(), limit=60.0)
 
 
-@pytest.mark.parametrize("call", ["send", "look_up", "remember", "store", "commit", "fetch_schema"])
+@pytest.mark.parametrize("call", ["send", "look_up", "confirm", "store", "commit", "fetch_schema"])
 def test_a_call_that_is_cancelled_from_within_does_not_strand_its_records(call: str) -> None:
     """A library may cancel a task of its own accord: the command must be answered, or the service must end."""
     process = Process(World(p0=[UNDECODABLE, of_schema("s", "1"), *values(3)]), linger=0.0)

@@ -109,7 +109,7 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
     assert process.world.committed == {0: 3}
 
 
-@pytest.mark.parametrize("call", ["look_up", "remember"])
+@pytest.mark.parametrize("call", ["look_up", "confirm"])
 def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
     """Reported in one line each time; nothing is sent twice for it, nothing lost."""
     process = Process(World(p0=values(3)))

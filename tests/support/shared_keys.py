@@ -335,10 +335,6 @@ class SharedMember(KeyStore):
         """See `KeyStore.look_up`."""
         return self._answer(self._known.look_up(keys, now, since))
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
-        self._answer(self._known.confirm(keys, now))
-
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """See `KeyStore.claim`."""
         return self._answer(self._known.claim(keys, now, since))

@@ -6,7 +6,7 @@ Merging is compiled code that does not hold the interpreter's lock.
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -70,8 +70,7 @@ class DiskKeyStore(KeyStore):
         self._writer = OwnThread("key-store-writer")
         self._reader: OwnThread | None = None
         self._merger: OwnThread | None = None
-        # Set on the event loop before a merge is queued, cleared by its thread: two are never queued.
-        self._merging = threading.Event()
+        # Infinity from when a merge is queued until its thread has ended it: two are never queued.
         self._merge_not_before = 0.0
         self._merge_problem: str | None = None
         self._waiting: list[tuple[bytes, int]] = []
@@ -109,17 +108,18 @@ class DiskKeyStore(KeyStore):
             for one in reversed(segments):  # a key that comes again was mostly delivered lately
                 one.find(keys, oldest, found, beside=beside)
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
+    async def confirm(self, keys: bytes, now: float) -> bytes:
+        """See `KeyStore.confirm`."""
         check_use(keys, closed=self._closed)
         if not keys:
-            return
+            return b""
         # A flush takes milliseconds. So the calls that come meanwhile share the next one.
         if self._writing is None or not self._waiting:
             self._writing = asyncio.create_task(self._write(self._writing))
         self._waiting.append((keys, self._window.stamp(now)))
         # The write is also that of others: a caller that is cancelled must not cancel it.
         await asyncio.shield(self._writing)
+        return b"\1" * (len(keys) // KEY_BYTES)
 
     async def _write(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -141,10 +141,10 @@ class DiskKeyStore(KeyStore):
 
         await ask_disk(self._writer, run)
         self._refresh()
-        due = not self._closed and not self._merging.is_set() and time.monotonic() >= self._merge_not_before
+        due = not self._closed and time.monotonic() >= self._merge_not_before
         if due and mergeable(self._view.files, self._folder.merge_bytes):
             self._merger = self._merger or OwnThread("key-store-merger")
-            self._merging.set()
+            self._merge_not_before = math.inf
             self._merger.begin(self._merge)
 
     async def expire(self, now: float) -> None:
@@ -200,12 +200,13 @@ class DiskKeyStore(KeyStore):
                 self._view.refresh()
 
     def _merge(self) -> None:
+        not_before = 0.0
         try:
             self._folder.merge(lambda: not self._closed)
             self._merge_problem = None
         except (KeyStoreError, OSError) as failure:
             self._view.forget_prepared()
             self._merge_problem = str(failure)
-            self._merge_not_before = time.monotonic() + _MERGE_AGAIN
+            not_before = time.monotonic() + _MERGE_AGAIN
         finally:
-            self._merging.clear()
+            self._merge_not_before = not_before

@@ -81,8 +81,8 @@ class KeyStore(Protocol):
     """Keys of delivered events, remembered for a window. Made by `open_key_store`; used by one event loop.
 
     Keys come as one column: a bytes object with `KEY_BYTES` for each key. What a member has in flight it knows itself
-    (`consumer.engine.claims`); only a store that members share keeps claims, and then `claim`, `confirm`, `release` and
-    `renew` do more than here.
+    (`consumer.engine.claims`); only a store that members share keeps claims, and then `claim`, `release` and `renew`
+    do more than here.
     """
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
@@ -93,27 +93,19 @@ class KeyStore(Protocol):
         """
         ...
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        """Store the keys as delivered at `now`; they are durable when it returns.
-
-        Raises `KeyStoreError` if it is not certain that all are stored. Some may be; trying again is safe.
-        """
-        ...
-
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """Look keys up, as `look_up` does; where members share the store, claim those that were not delivered, and that
         no live session of another member has claimed. Raises `KeyStoreError`; trying again is safe."""
         return Claimed(await self.look_up(keys, now, since), 0)
 
     async def confirm(self, keys: bytes, now: float) -> bytes:
-        """Store the keys as delivered at `now`, and end our claims. Raises `KeyStoreError` as `remember` does.
+        """Store the keys as delivered at `now`, and end our claims.
 
         Returns a byte for each key: 1, it is durable; 0, another member has claimed it by now; 2, it is durable, and
-        another member had claimed and delivered it, too.
+        another member had claimed and delivered it, too. (A store that is not shared has no other members: 1 for all.)
+        Raises `KeyStoreError` if it is not certain that all are stored. Some may be; trying again is safe.
         """
-        await self.remember(keys, now)
-        # A store that is not shared has no other members: no one else can have claimed them.
-        return b"\1" * (len(keys) // KEY_BYTES)
+        ...
 
     async def release(self, keys: bytes) -> None:
         """End our claims of these keys: they will not be delivered by us. Raises `KeyStoreError`."""

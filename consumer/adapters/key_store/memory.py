@@ -31,7 +31,7 @@ class MemoryKeyStore(KeyStore):
     def __init__(self, window: Window, max_bytes: int) -> None:
         self._window = window
         self._max_keys = max_bytes // BYTES_PER_KEY
-        self._bucket_keys = max(1, self._max_keys // 4)
+        self._bucket_keys = max(1, self._max_keys // 8)
         self._buckets: list[_Bucket] = []
         """Oldest first; with equal start, in order of creation."""
         self._evicted_early = 0
@@ -47,17 +47,18 @@ class MemoryKeyStore(KeyStore):
                 bucket.table.find(keys, oldest, found)
         return bytes(found)
 
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
+    async def confirm(self, keys: bytes, now: float) -> bytes:
+        """See `KeyStore.confirm`."""
         check_use(keys, closed=self._closed)
         stamp = self._window.stamp(now)
-        # Bucket by bucket, none with more than a quarter of the limit: an eviction never drops more than that.
+        # Bucket by bucket, none with more than an eighth of the limit: an eviction never drops more than that.
         position = 0
         while position < len(keys):
             bucket = self._active(stamp)
             room = min(self._bucket_keys - len(bucket.table), self._max_keys - self._keys()) * KEY_BYTES
             bucket.table.insert(keys[position : position + room], stamp)
             position += room
+        return b"\1" * (len(keys) // KEY_BYTES)
 
     async def expire(self, now: float) -> None:
         """See `KeyStore.expire`."""

@@ -23,7 +23,7 @@ from consumer.adapters.key_store.native import Table
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import KeyStoreError
 
-BUCKET: Final = re.compile(r"b-(\d{1,10})-(\d{1,10})-\d{1,9}")
+BUCKET: Final = re.compile(r"b-\d{1,10}-\d{1,10}-\d{1,9}")
 """The name of a folder that holds keys of the older format."""
 LEFTOVER: Final = re.compile(rf"new|(old-)?{BUCKET.pattern}")
 """The same, or what a killed process of that version was making or removing."""
@@ -63,9 +63,8 @@ def refuse_if_in_use(root: str, names: Sequence[str]) -> None:
 
 def slice_of(name: str) -> SegmentFile:
     """The slice of time of a bucket's keys."""
-    found = BUCKET.fullmatch(name)
-    start, window = map(int, found.groups()) if found else (0, 0)
-    return SegmentFile(0, 0, 0, start, window, 0)
+    _, start, window, _ = name.split("-")
+    return SegmentFile(0, 0, 0, int(start), int(window), 0)
 
 
 def read(root: str, name: str) -> Iterator[Table]:
@@ -118,16 +117,20 @@ class _Tree:
         seen, records = 0, []
         while ahead:
             pages -= 1
-            number, flags, nodes = self._nodes(ahead.pop())
+            number = ahead.pop()
+            page = self._page(number)
+            _, flags, lower = _HEADER.unpack_from(page)
             # A page that is in a tree twice, or was never written.
             if pages < 0 or not flags & (_BRANCH | _LEAF):
                 raise Damage(f"page {number} of data.mdb is not as it was written")
-            for node_flags, size, key, at, page in nodes:
+            for node in struct.unpack_from(f"<{(lower - _HEADER.size) // 2}H", page, _HEADER.size):
+                low, high, node_flags, key_bytes = _NODE.unpack_from(page, node)
+                size, at = low | high << 16, node + _NODE.size + key_bytes
                 if flags & _BRANCH:
                     ahead.append(size | node_flags << 32)
                     continue
                 seen += 1
-                value = page[at : at + size]
+                key, value = page[at - key_bytes : at], page[at : at + size]
                 if node_flags & _BIG_DATA:
                     # The value is on pages of its own, behind a header.
                     [first] = _NUMBER.unpack_from(page, at)
@@ -139,19 +142,6 @@ class _Tree:
         if seen != self._count:
             raise Damage(f"data.mdb has {seen} entries of {self._count}")
         yield from _recorded(sorted(records))
-
-    def _nodes(self, number: int) -> tuple[int, int, Iterator[tuple[int, int, bytes, int, bytes]]]:
-        """A page's number, its flags, and of each node: its flags, size, key, and where its value is."""
-        page = self._page(number)
-        _, flags, lower = _HEADER.unpack_from(page)
-
-        def nodes() -> Iterator[tuple[int, int, bytes, int, bytes]]:
-            for at in struct.unpack_from(f"<{(lower - _HEADER.size) // 2}H", page, _HEADER.size):
-                low, high, node_flags, key_bytes = _NODE.unpack_from(page, at)
-                begin = at + _NODE.size
-                yield node_flags, low | high << 16, page[begin : begin + key_bytes], begin + key_bytes, page
-
-        return number, flags, nodes()
 
     def _page(self, number: int, pages: int = 1) -> bytes:
         found = self._read(number, pages)

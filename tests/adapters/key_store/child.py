@@ -23,7 +23,7 @@ def _say(text: object) -> None:
 async def _obey(store: DiskKeyStore, words: list[str]) -> None:
     match words:
         case ["remember", first, last, now]:
-            await store.remember(keys(range(int(first), int(last))), float(now))
+            await store.confirm(keys(range(int(first), int(last))), float(now))
             _say("stored")
         case ["look_up", first, last, now]:
             _say(sum(await store.look_up(keys(range(int(first), int(last))), float(now))))
@@ -34,7 +34,7 @@ async def _obey(store: DiskKeyStore, words: list[str]) -> None:
             _say(store.statistics().evicted_early)
         case ["stream", first, last, step, now]:
             for position in range(int(first), int(last), int(step)):
-                await store.remember(keys(range(position, position + int(step))), float(now))
+                await store.confirm(keys(range(position, position + int(step))), float(now))
                 _say(position + int(step))
 
 

@@ -118,14 +118,14 @@ async def _lose_the_answer(member: KeyStore, number: int) -> None:
         member.end_session()
         raise KeyStoreError("the connection broke")
     assert isinstance(member, RedisKeyStore)
-    run = member._server._run
+    run = member._server.run
 
     async def broken(*asked: Any) -> Any:
         await run(*asked)
-        raise ConnectionError("reset by peer")
+        raise member._server.explain(ConnectionError("reset by peer"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(member._server, "_run", broken)
+        patch.setattr(member._server, "run", broken)
         await member.claim(key(number), NOON)
 
 

@@ -17,14 +17,14 @@ async def test_a_key_is_unknown_until_remembered(make_store: MakeStore) -> None:
     """Each key is answered for itself, in the order asked, repeated ones too."""
     store = make_store(DAY, MIB)
     assert await store.look_up(keys([1, 2]), NOON) == bytes([False, False])
-    await store.remember(key(2), NOON)
+    await store.confirm(key(2), NOON)
     assert await store.look_up(keys([1, 2, 3, 2]), NOON) == bytes([False, True, False, True])
 
 
 async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
     """Empty chunks are legal."""
     store = make_store(DAY, MIB)
-    await store.remember(b"", NOON)
+    await store.confirm(b"", NOON)
     assert await store.look_up(b"", NOON) == b""
     assert store.statistics() == (0, store.statistics().bytes_used, 0, None, 0, 0, None)
 
@@ -35,7 +35,7 @@ async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
 async def test_the_window_is_exact_to_the_second(make_store: MakeStore, start: float) -> None:
     """Remembered for the whole window, forgotten a second later, wherever in a bucket it was stored."""
     store = make_store(10.0, MIB)
-    await store.remember(key(1), start + 0.9)
+    await store.confirm(key(1), start + 0.9)
     assert await store.look_up(key(1), start + 0.9 + 10.0) == bytes([True])
     assert await store.look_up(key(1), start + 11.0) == bytes([False])
 
@@ -43,7 +43,7 @@ async def test_the_window_is_exact_to_the_second(make_store: MakeStore, start: f
 async def test_a_window_of_part_of_a_second_is_rounded_up(make_store: MakeStore) -> None:
     """A key is never forgotten before its window is over."""
     store = make_store(0.5, MIB)
-    await store.remember(key(1), NOON + 0.9)
+    await store.confirm(key(1), NOON + 0.9)
     assert await store.look_up(key(1), NOON + 1.3) == bytes([True])
 
 
@@ -52,7 +52,7 @@ async def test_the_latest_delivery_counts(make_store: MakeStore, times: tuple[in
     """The window runs from the latest time of delivery: same bucket or another, remembered in order or not."""
     store = make_store(100.0, MIB)
     for later in times:
-        await store.remember(key(1), NOON + later)
+        await store.confirm(key(1), NOON + later)
     assert await store.look_up(key(1), NOON + max(times) + 100) == bytes([True])
     assert await store.look_up(key(1), NOON + max(times) + 101) == bytes([False])
 
@@ -60,8 +60,8 @@ async def test_the_latest_delivery_counts(make_store: MakeStore, times: tuple[in
 async def test_a_look_up_may_ask_for_late_deliveries_only(make_store: MakeStore) -> None:
     """With `since`: keys whose latest delivery is of that second or later, and still none out of the window."""
     store = make_store(100.0, MIB)
-    await store.remember(keys([1, 2]), NOON)
-    await store.remember(keys([2, 3]), NOON + 60)
+    await store.confirm(keys([1, 2]), NOON)
+    await store.confirm(keys([2, 3]), NOON + 60)
     assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON + 59.9) == bytes([False, True, True])
     assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON) == bytes([True, True, True])
     assert await store.look_up(keys([1, 2, 3]), NOON + 70, since=NOON + 61) == bytes([False, False, False])
@@ -71,7 +71,7 @@ async def test_a_look_up_may_ask_for_late_deliveries_only(make_store: MakeStore)
 async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -> None:
     """Housekeeping drops only what a look-up would not find; then the store is empty again."""
     store = make_store(10.0, MIB)
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     await store.expire(NOON + 10)
     assert await store.look_up(key(1), NOON + 10) == bytes([True])
     await store.expire(NOON + 16)
@@ -83,10 +83,10 @@ async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -
 async def test_a_clock_that_goes_back_loses_nothing(make_store: MakeStore) -> None:
     """A key delivered "in the future" is remembered, and deliveries at the earlier time are too."""
     store = make_store(10.0, MIB)
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     back = NOON - 7200
     assert await store.look_up(key(1), back) == bytes([True])
-    await store.remember(keys([1, 2]), back)
+    await store.confirm(keys([1, 2]), back)
     await store.expire(back)
     assert await store.look_up(keys([1, 2]), back) == bytes([True, True])
     assert await store.look_up(keys([1, 2]), NOON + 10) == bytes([True, False])
@@ -96,7 +96,7 @@ async def test_a_clock_that_goes_back_loses_nothing(make_store: MakeStore) -> No
 async def test_an_absurd_clock_does_no_harm(make_store: MakeStore, now: float) -> None:
     """Before 1970 and after 2106 keys are still remembered."""
     store = make_store(10.0, MIB)
-    await store.remember(key(1), now)
+    await store.confirm(key(1), now)
     assert await store.look_up(key(1), now) == bytes([True])
 
 
@@ -106,7 +106,7 @@ async def test_a_store_at_its_limit_drops_the_oldest_and_says_so(make_store: Mak
     store = make_store(DAY, MIB)
     total = 96_000
     for first in range(0, total, 500):
-        await store.remember(keys(range(first, first + 500)), NOON + first / 10)
+        await store.confirm(keys(range(first, first + 500)), NOON + first / 10)
         assert store.statistics().bytes_used <= MIB
     answers = await store.look_up(keys(range(total)), NOON + total / 10)
     assert all(answers[-1000:])
@@ -123,9 +123,9 @@ async def test_a_chunk_does_not_push_out_its_own_keys(make_store: MakeStore) -> 
     """At the limit and with the clock set back, so that the bucket being written is the oldest of all."""
     store = make_store(DAY, MIB)
     for step in range(8):
-        await store.remember(keys(range(step * 1000, step * 1000 + 1000)), NOON + step)
+        await store.confirm(keys(range(step * 1000, step * 1000 + 1000)), NOON + step)
     earlier = NOON - 10 * DAY
-    await store.remember(keys(range(50_000, 56_000)), earlier)
+    await store.confirm(keys(range(50_000, 56_000)), earlier)
     assert all(await store.look_up(keys(range(50_000, 56_000)), earlier))
 
 
@@ -133,7 +133,7 @@ async def test_dropping_what_is_out_of_the_window_is_not_early(make_store: MakeS
     """When room is made from keys that no look-up would find, there is nothing to warn of."""
     store = make_store(10.0, MIB)
     for step in range(10):
-        await store.remember(keys(range(step * 2000, step * 2000 + 2000)), NOON + step * 20)
+        await store.confirm(keys(range(step * 2000, step * 2000 + 2000)), NOON + step * 20)
     assert store.statistics().evicted_early == 0
 
 
@@ -141,7 +141,7 @@ async def test_calls_at_the_same_time_are_all_stored(make_store: MakeStore) -> N
     """Many chunks at once, with times of their own, and some keys in several of them."""
     store = make_store(100.0, 4 * MIB)
     chunks = [keys(range(n * 10, n * 10 + 15)) for n in range(40)]
-    await asyncio.gather(*(store.remember(chunk, NOON + n * 3) for n, chunk in enumerate(chunks)))
+    await asyncio.gather(*(store.confirm(chunk, NOON + n * 3) for n, chunk in enumerate(chunks)))
     assert all(await store.look_up(keys(range(70, 405)), NOON + 120))
     assert await store.look_up(keys([0, 55, 60, 65]), NOON + 116) == bytes([False, False, True, True])
 
@@ -150,13 +150,13 @@ async def test_a_key_of_another_length_is_a_bug(make_store: MakeStore) -> None:
     """The length is agreed; anything else stops the line rather than remembering a wrong key."""
     store = make_store(DAY, MIB)
     with pytest.raises(InvariantViolation, match="15 bytes"):
-        await store.remember(key(1)[:15], NOON)
+        await store.confirm(key(1)[:15], NOON)
 
 
 async def test_a_closed_store_refuses(make_store: MakeStore) -> None:
     """Use after close is an error, housekeeping after close is not, and closing twice is fine."""
     store = make_store(DAY, MIB)
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     await store.close()
     await store.close()
     await store.expire(NOON)
@@ -164,4 +164,4 @@ async def test_a_closed_store_refuses(make_store: MakeStore) -> None:
     with pytest.raises(KeyStoreError, match="closed"):
         await store.look_up(key(1), NOON)
     with pytest.raises(KeyStoreError, match="closed"):
-        await store.remember(key(1), NOON)
+        await store.confirm(key(1), NOON)

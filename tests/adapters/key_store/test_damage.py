@@ -40,7 +40,7 @@ async def whole(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = memory_folder / "whole"
     store = open_store(folder)
     for start in range(0, COUNT, 50):
-        await store.remember(KEYS[start * KEY_BYTES : (start + 50) * KEY_BYTES], NOON)
+        await store.confirm(KEYS[start * KEY_BYTES : (start + 50) * KEY_BYTES], NOON)
     await store.close()
     names = {path.name.rstrip("0123456789") for path in folder.iterdir()}
     assert names >= set(PIECES)
@@ -70,7 +70,7 @@ async def is_told(folder: Path) -> bool:
         return True
     assert all(await store.look_up(KEYS, NOON))
     assert not any(await store.look_up(OTHERS, NOON))
-    await store.remember(OTHERS[: 10 * KEY_BYTES], NOON)
+    await store.confirm(OTHERS[: 10 * KEY_BYTES], NOON)
     assert all(await store.look_up(KEYS + OTHERS[: 10 * KEY_BYTES], NOON))
     await store.close()
     return False
@@ -129,7 +129,7 @@ async def test_a_list_that_is_older_than_the_files_is_damage(tmp_path: Path) -> 
     """Put back as it was when the store was new, it names none of them: they are not removed as leftovers."""
     store = open_store(tmp_path)
     older = (tmp_path / "format").read_bytes()
-    await store.remember(KEYS, NOON)
+    await store.confirm(KEYS, NOON)
     await store.close()
     names = set(os.listdir(tmp_path))
     (tmp_path / "format").write_bytes(older)
@@ -143,7 +143,7 @@ async def test_a_journal_that_is_put_back_while_in_use_is_damage(whole: Path) ->
     store = open_store(whole)
     journal = next(whole / name for name in os.listdir(whole) if name.startswith("journal-"))
     older = journal.read_bytes()
-    await store.remember(OTHERS[: 10 * KEY_BYTES], NOON)
+    await store.confirm(OTHERS[: 10 * KEY_BYTES], NOON)
     journal.write_bytes(older)
     with pytest.raises(KeyStoreError, match=rf"is damaged \({journal.name} was cut short\)"):
         await store.look_up(KEYS, NOON)
@@ -217,5 +217,5 @@ async def test_a_journal_that_is_deleted_while_in_use_takes_no_keys(whole: Path)
     store = open_store(whole)
     next(whole / name for name in os.listdir(whole) if name.startswith("journal-")).unlink()
     with pytest.raises(KeyStoreError, match=r"journal-\d+ is missing"):
-        await store.remember(keys([1]), NOON)
+        await store.confirm(keys([1]), NOON)
     await store.close()

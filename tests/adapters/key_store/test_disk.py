@@ -31,7 +31,7 @@ async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:
     store = open_store(tmp_path, window=20.0)
     peak = 0
     for second in range(300):
-        await store.remember(keys(range(second * 1000, second * 1000 + 1000)), NOON + second)
+        await store.confirm(keys(range(second * 1000, second * 1000 + 1000)), NOON + second)
         await store.expire(NOON + second)
         peak = max(peak, disk_usage(tmp_path))
         assert store.statistics().keys <= 31_000
@@ -46,8 +46,8 @@ async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:
 async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_path: Path) -> None:
     """At the limit, with the clock set back and a chunk of more than two buckets: all of the chunk is kept."""
     store = open_store(tmp_path, max_bytes=MIB)
-    await store.remember(keys(range(40_000)), NOON)
-    await store.remember(keys(range(50_000, 80_000)), NOON - 1_000_000)
+    await store.confirm(keys(range(40_000)), NOON)
+    await store.confirm(keys(range(50_000, 80_000)), NOON - 1_000_000)
     assert all(await store.look_up(keys(range(50_000, 80_000)), NOON - 1_000_000))
     assert store.statistics().evicted_early > 0
     await store.close()
@@ -56,7 +56,7 @@ async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_pat
 async def test_expiry_frees_disk(tmp_path: Path) -> None:
     """Files are removed at once and closed beside the event loop: no descriptor and no map keeps their blocks."""
     store = open_store(tmp_path, window=100.0)
-    await store.remember(keys(range(20_000)), NOON)
+    await store.confirm(keys(range(20_000)), NOON)
     full = disk_usage(tmp_path)
     await store.expire(NOON + 200)
     assert disk_usage(tmp_path) < full / 10
@@ -79,7 +79,7 @@ def _is_link(number: str) -> bool:
 async def test_bytes_told_are_bytes_taken(tmp_path: Path) -> None:
     """The statistic is what ``du`` says, or a little more."""
     store = open_store(tmp_path)
-    await store.remember(keys(range(50_000)), NOON)
+    await store.confirm(keys(range(50_000)), NOON)
     taken = disk_usage(tmp_path)
     assert taken <= store.statistics().bytes_used <= taken * 1.02 + 8192
     await store.close()
@@ -87,7 +87,7 @@ async def test_bytes_told_are_bytes_taken(tmp_path: Path) -> None:
 
 async def _store_some(folder: Path) -> None:
     store = open_store(folder)
-    await store.remember(keys(range(5000)), NOON)
+    await store.confirm(keys(range(5000)), NOON)
     await store.close()
 
 
@@ -95,10 +95,10 @@ async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> No
     """What it knew is lost, and counted; what comes now is remembered, also across a restart."""
     folder = tmp_path / "state" / "keys"
     store = open_store(folder)
-    await store.remember(keys(range(3000)), NOON)
+    await store.confirm(keys(range(3000)), NOON)
     shutil.rmtree(tmp_path / "state")
     assert not any(await store.look_up(keys(range(3000)), NOON))
-    await store.remember(keys(range(10)), NOON)
+    await store.confirm(keys(range(10)), NOON)
     assert await store.look_up(keys(range(11)), NOON) == bytes([True] * 10 + [False])
     await store.expire(NOON)
     assert store.statistics().problem is None
@@ -113,10 +113,10 @@ async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> No
 async def test_a_folder_emptied_while_in_use_is_a_key_store_again(tmp_path: Path) -> None:
     """All that is in the folder is deleted: it goes on, and the next start does not take it for something else."""
     store = open_store(tmp_path)
-    await store.remember(keys(range(3000)), NOON)
+    await store.confirm(keys(range(3000)), NOON)
     _empty(tmp_path)
     assert not any(await store.look_up(keys(range(3000)), NOON))
-    await store.remember(keys(range(10)), NOON)
+    await store.confirm(keys(range(10)), NOON)
     await store.close()
     store = open_store(tmp_path)
     assert all(await store.look_up(keys(range(10)), NOON))
@@ -182,10 +182,10 @@ async def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
 async def test_calls_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty chunks at once take a few flushes, not fifty."""
     store = open_store(tmp_path)
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     flushes: list[int] = []
     monkeypatch.setattr(os, "fdatasync", flushes.append)
-    await asyncio.gather(*(store.remember(keys(range(n * 10, n * 10 + 10)), NOON) for n in range(50)))
+    await asyncio.gather(*(store.confirm(keys(range(n * 10, n * 10 + 10)), NOON) for n in range(50)))
     assert len(flushes) <= 4
     await store.close()
 
@@ -193,7 +193,7 @@ async def test_calls_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest
 async def test_a_cancelled_caller_does_not_hurt_the_others(tmp_path: Path) -> None:
     """Its keys may be stored or not; those of the others are."""
     store = open_store(tmp_path)
-    first, second, third = (asyncio.ensure_future(store.remember(key(n), NOON)) for n in (1, 2, 3))
+    first, second, third = (asyncio.ensure_future(store.confirm(key(n), NOON)) for n in (1, 2, 3))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.gather(first, third)
@@ -204,7 +204,7 @@ async def test_a_cancelled_caller_does_not_hurt_the_others(tmp_path: Path) -> No
 async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
     """A write under way is finished and acknowledged, and is there when the store is opened again."""
     store = open_store(tmp_path)
-    writing = asyncio.ensure_future(store.remember(keys(range(30_000)), NOON))
+    writing = asyncio.ensure_future(store.confirm(keys(range(30_000)), NOON))
     await asyncio.sleep(0)
     await store.close()
     await writing
@@ -221,11 +221,11 @@ async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_p
     with pytest.raises(KeyStoreError, match="name a folder, not a file"):
         await store.look_up(keys([1]), NOON)
     with pytest.raises(KeyStoreError, match="name a folder, not a file"):
-        await store.remember(keys([1]), NOON)
+        await store.confirm(keys([1]), NOON)
     await store.expire(NOON)
     assert "not a file" in (store.statistics().problem or "")
     (tmp_path / "store").unlink()
-    await store.remember(keys([1]), NOON)
+    await store.confirm(keys([1]), NOON)
     await store.expire(NOON)
     assert store.statistics().problem is None
     await store.close()

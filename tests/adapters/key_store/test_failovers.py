@@ -214,7 +214,9 @@ async def test_while_a_cluster_moves_a_slot_nothing_is_judged_there(cluster: lis
         asking: Any = client.Redis(port=cluster[target].port, single_connection_client=True)
         asking.execute_command("ASKING")
         with pytest.raises(client.ResponseError, match="non local key"):
-            asking.eval(store._server._scripts["claim"], 1, "pinstream:{0}:", "", "", "", 0, 1, key(mine[0]))
+            asking.eval(
+                store._server._scripts["claim"].script, 1, "pinstream:{0}:", "", "", "", 0, 1, key(mine[0])
+            )
         with pytest.raises(KeyStoreError, match="moves keys to another node"):
             await store.look_up(keys(mine), NOON)
         for node in (nodes[target], nodes[source]):

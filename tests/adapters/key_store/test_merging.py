@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import threading
 import time
@@ -22,6 +23,11 @@ from consumer.adapters.key_store.native import Segment
 from tests.adapters.key_store.helpers import MIB, NOON, eventually, keys
 
 GIB = 1024 * MIB
+
+
+def is_merging(store: DiskKeyStore) -> bool:
+    """Whether a merge is queued or runs."""
+    return store._merge_not_before == math.inf
 
 
 def merged(files: FileList, most_bytes: int) -> tuple[FileList, int]:
@@ -98,10 +104,10 @@ async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path:
         salt = number.to_bytes(2, "big")
         chunk = b"".join(column[at : at + 14] + salt for at in range(0, len(column), 16))
         assert not any(await store.look_up(chunk, NOON))
-        await store.remember(chunk, NOON)
+        await store.confirm(chunk, NOON)
         if number % 20 == 0:
             await store.expire(NOON)
-    while store._merging.is_set():
+    while is_merging(store):
         await asyncio.sleep(0.01)
     watching.cancel()
     assert store.statistics().keys == 800_000
@@ -128,8 +134,8 @@ async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
     monkeypatch.setattr(view, "open_segment", open_segment)
     monkeypatch.setattr(files._Mapping, "close", close)
     store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
-    await store.remember(keys(range(200)), NOON)
-    await store.remember(keys(range(200, 400)), NOON + 5)
+    await store.confirm(keys(range(200)), NOON)
+    await store.confirm(keys(range(200, 400)), NOON + 5)
     [segment] = store._view.segments
     assert segment.file.entries == 200
     assert opened == ["key-store-writer"]
@@ -157,8 +163,8 @@ async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
     monkeypatch.setattr(view, "open_segment", open_segment)
     store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
     for at in range(0, 1200, 200):
-        await store.remember(keys(range(at, at + 200)), NOON)
-    await eventually(lambda: not store._merging.is_set())
+        await store.confirm(keys(range(at, at + 200)), NOON)
+    await eventually(lambda: not is_merging(store))
     assert all(await store.look_up(keys(range(1200)), NOON))
     assert set(opened) == {"key-store-writer", "key-store-merger"}
     assert not store._view._prepared
@@ -180,8 +186,8 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
 
     monkeypatch.setattr(folder, "write_list", write_list)
     for at in range(0, 1000, 200):
-        await store.remember(keys(range(at, at + 200)), NOON)
-    await eventually(lambda: store._merge_problem is not None and not store._merging.is_set())
+        await store.confirm(keys(range(at, at + 200)), NOON)
+    await eventually(lambda: store._merge_problem is not None and not is_merging(store))
     await store.expire(NOON)
     assert "No space left on device" in (store.statistics().problem or "")
     await eventually(lambda: not [name for name in open_segments(tmp_path) if name.endswith("(deleted)")])
@@ -198,8 +204,8 @@ async def test_without_a_thread_the_files_are_closed_all_the_same(
         raise RuntimeError("can't start new thread")
 
     store = DiskKeyStore(str(tmp_path), Window.of(10.0), GIB)
-    await store.remember(keys(range(200)), NOON)
-    await store.remember(keys(range(200, 400)), NOON + 5)
+    await store.confirm(keys(range(200)), NOON)
+    await store.confirm(keys(range(200, 400)), NOON + 5)
     assert len(open_segments(tmp_path)) == 1
     monkeypatch.setattr(view, "run_aside", run_aside)
     await store.expire(NOON + 16)

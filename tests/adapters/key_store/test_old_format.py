@@ -102,7 +102,7 @@ async def test_an_empty_folder_of_the_older_format(tmp_path: Path) -> None:
     (other / "b-1799900000-172800-1" / "data.mdb").touch()
     (other / LIST).write_bytes(b"pinstream key store, format 2\n")
     store = open_store(other)
-    await store.remember(keys([1]), NOON)
+    await store.confirm(keys([1]), NOON)
     await store.close()
     assert not [path for path in other.iterdir() if path.is_dir()]
 

@@ -18,7 +18,7 @@ async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
     """Both kinds open and work; folders that are missing are made."""
     url = scheme if scheme == "memory:" else f"{scheme}{tmp_path}/state/keys"
     store = open_key_store(url, window=48 * HOUR, max_bytes=16 * MIB)
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     assert await store.look_up(key(1), NOON) == bytes([True])
     await store.close()
 
@@ -29,7 +29,7 @@ async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None
     before = os.umask(umask)
     try:
         store = open_key_store(f"disk:{tmp_path}/keys", window=48 * HOUR, max_bytes=16 * MIB)
-        await store.remember(key(1), NOON)
+        await store.confirm(key(1), NOON)
         await store.close()
     finally:
         os.umask(before)

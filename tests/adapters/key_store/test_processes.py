@@ -26,7 +26,7 @@ def open_store(folder: Path, window: float = WINDOW, max_bytes: int = 64 * MIB) 
 async def test_keys_survive_a_restart(tmp_path: Path) -> None:
     """What was remembered is there after close and open, also with another window than before."""
     store = open_store(tmp_path)
-    await store.remember(keys(range(2000)), NOON)
+    await store.confirm(keys(range(2000)), NOON)
     await store.close()
     store = open_store(tmp_path, window=600.0)
     await store.expire(NOON + 100_000)
@@ -51,7 +51,7 @@ async def test_a_kill_loses_no_acknowledged_key(tmp_path: Path, seconds_in: int)
         writer.kill()
     store = open_store(tmp_path)
     assert all(await store.look_up(keys(range(acknowledged)), NOON + 1))
-    await store.remember(key(-1 % 2**63), NOON + 1)
+    await store.confirm(key(-1 % 2**63), NOON + 1)
     await store.close()
 
 
@@ -87,7 +87,7 @@ async def test_processes_see_each_other(tmp_path: Path) -> None:
             theirs, ours = step * 100, step * 100 + 50
             assert other.ask(f"remember {theirs} {theirs + 50} {now}") == "stored"
             assert all(await store.look_up(keys(range(theirs, theirs + 50)), now))
-            await store.remember(keys(range(ours, ours + 50)), now)
+            await store.confirm(keys(range(ours, ours + 50)), now)
             assert other.ask(f"look_up {ours} {ours + 50} {now}") == "50"
         before = store.statistics().buckets
         assert other.ask(f"expire {NOON + 25}") == "expired"
@@ -119,8 +119,8 @@ async def test_two_stores_of_one_process_share_a_folder_too(tmp_path: Path) -> N
     (tmp_path / "alias").symlink_to(tmp_path / "store")
     other = open_store(tmp_path / "alias")
     for first in range(0, 300_000, 50_000):
-        await one.remember(keys(range(first, first + 25_000)), NOON)
-        await other.remember(keys(range(first + 25_000, first + 50_000)), NOON)
+        await one.confirm(keys(range(first, first + 25_000)), NOON)
+        await other.confirm(keys(range(first + 25_000, first + 50_000)), NOON)
         for store in (one, other):
             assert all(await store.look_up(keys(range(first, first + 50_000, 7)), NOON))
     assert all(await other.look_up(keys(range(0, 300_000, 5)), NOON))
@@ -131,12 +131,12 @@ async def test_two_stores_of_one_process_share_a_folder_too(tmp_path: Path) -> N
 async def test_a_folder_that_another_one_made_again_is_followed(tmp_path: Path) -> None:
     """It was deleted while in use, and the other one noticed it first: new files have the names of the old ones."""
     one, other = open_store(tmp_path / "store"), open_store(tmp_path / "store")
-    await one.remember(key(1), NOON)
+    await one.confirm(key(1), NOON)
     assert await other.look_up(key(1), NOON) == b"\1"
     shutil.rmtree(tmp_path / "store")
-    await one.remember(key(2), NOON)
+    await one.confirm(key(2), NOON)
     assert await other.look_up(key(2), NOON) == b"\1"
-    await other.remember(key(3), NOON)
+    await other.confirm(key(3), NOON)
     for store in (one, other):
         assert await store.look_up(keys([1, 2, 3]), NOON) == b"\0\1\1"
         await store.close()
@@ -149,7 +149,7 @@ async def test_a_list_that_is_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr(disk_store, "mergeable", lambda *_: [])
     store = open_store(tmp_path, max_bytes=MIB)
     other = open_store(tmp_path, max_bytes=MIB)
-    await store.remember(keys(range(10_000)), NOON)
+    await store.confirm(keys(range(10_000)), NOON)
     replaced: list[str] = []
     real = open_segment
 

@@ -220,13 +220,14 @@ async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_th
 @pytest.mark.parametrize(
     "nonsense",
     [b":1", b"$-1", b"+OK", b"*0", b"*3\r\n$1\r\n\0\r\n$1\r\nx\r\n:1", b"*3\r\n$2\r\n\0\0\r\n:1\r\n:1",
-     b"*3\r\n$1\r\n\7\r\n:1\r\n:1", b"*3\r\n$0\r\n\r\n:1\r\n:1", b"*x", b"?", b"-ERR what"],
+     b"*4\r\n$1\r\n\0\r\n:1\r\n:1\r\n:1", b"*3\r\n$1\r\n\7\r\n:1\r\n:1", b"*3\r\n$0\r\n\r\n:1\r\n:1",
+     b"*x", b"?", b"-ERR what"],
 )  # fmt: skip
 async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
     """Never a claim, never a key that counts as delivered, and nothing that ends the service."""
     async with pretender(nonsense) as url, member(url, time_limit=0.2) as store:
         store._name = "session"
-        for ask in (store.claim, store.confirm, store.look_up, store.remember):
+        for ask in (store.claim, store.confirm, store.look_up):
             with pytest.raises(KeyStoreError):
                 await ask(key(1), NOON)
             store._name = "session"
@@ -257,8 +258,12 @@ async def pretender(answer: bytes) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while asked := await reader.read(65536):
-                greeting = b"CLIENT" in asked or (b"HELLO" in asked and b"ERR" not in answer)
-                writer.write(b"+OK\r\n" * asked.count(b"CLIENT") if greeting else answer + b"\r\n")
+                if b"HELLO" in asked and b"ERR" not in answer:
+                    writer.write(b"%1\r\n+proto\r\n:3\r\n")
+                elif b"CLIENT" in asked:
+                    writer.write(b"+OK\r\n" * asked.count(b"CLIENT"))
+                else:
+                    writer.write(answer + b"\r\n")
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from redis import ResponseError
 
 from consumer.adapters.key_store import KeyStore
 from consumer.adapters.key_store.shared.store import RedisKeyStore
@@ -75,17 +74,17 @@ async def lose_an_answer(member: Driven, ask: Callable[[], Any], chance: random.
         store.end_session()
         raise KeyStoreError("the connection broke")
     assert isinstance(store, RedisKeyStore)
-    run, when = store._server._run, chance.choice(["never", "now", "later", "later"])
+    run, when = store._server.run, chance.choice(["never", "now", "later", "later"])
 
     async def broken(*asked: Any) -> Any:
         if when == "now":
             await run(*asked)
         elif when == "later":
             member.late.append(partial(run, *asked))
-        raise ConnectionError("reset by peer")
+        raise store._server.explain(ConnectionError("reset by peer"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store._server, "_run", broken)
+        patch.setattr(store._server, "run", broken)
         await ask()
 
 
@@ -114,7 +113,7 @@ async def take_a_step(one: Driven, members: list[Driven], delivered: set[int], c
         case "late":
             chance.shuffle(one.late)
             while one.late:
-                with suppress(ResponseError):
+                with suppress(KeyStoreError):
                     await one.late.pop()()
         case "together":
             others = [number for number in range(KEYS) if number not in numbers and number not in one.held]

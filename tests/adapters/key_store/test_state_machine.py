@@ -101,7 +101,7 @@ class MemoryHistory(RuleBasedStateMachine):
     def deliver(self, chunk: list[bytes], of_interest: list[bytes]) -> None:
         """Remember `chunk` and note in the model what that means for the keys of interest."""
         evicted = self.store.statistics().evicted_early
-        self.runner.run(self.store.remember(b"".join(chunk), self.now))
+        self.runner.run(self.store.confirm(b"".join(chunk), self.now))
         self.note_time_seen()
         if self.store.statistics().evicted_early > evicted:
             self.may_forget.update(self.stamps)

@@ -29,10 +29,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
 
 async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStore) -> None:
     """What was delivered before is known; what would have been is known too, and only to the dry run."""
-    await store.remember(key(1), NOON)
+    await store.confirm(key(1), NOON)
     dry = ReadOnlyKeys(store, Window.of(WINDOW))
     assert await dry.look_up(keys([1, 2]), NOON) == bytes([True, False])
-    await dry.remember(key(2), NOON)
+    await dry.confirm(key(2), NOON)
     assert await dry.look_up(keys([1, 2, 3]), NOON) == bytes([True, True, False])
     assert await store.look_up(keys([1, 2, 3]), NOON) == bytes([True, False, False])
     await dry.expire(NOON + 2 * WINDOW)
@@ -42,7 +42,7 @@ async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStor
 
 async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeyStore) -> None:
     """Only once, however often it is in the range. What was not delivered before is sent and not counted."""
-    await store.remember(keys([1, 2]), NOON - 10)
+    await store.confirm(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON))
     assert (await again.claim(keys([1, 3]), NOON)).found == bytes([False, False])
     assert again.again == 0
@@ -54,7 +54,7 @@ async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeySto
 
 async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -> None:
     """A second run that began at the same moment knows what the first delivered: nothing goes a third time."""
-    await store.remember(keys([1, 2]), NOON - 10)
+    await store.confirm(keys([1, 2]), NOON - 10)
     await SendingAgain(store, int(NOON)).confirm(key(1), NOON + 5)
     resumed = SendingAgain(store, int(NOON))
     assert (await resumed.claim(keys([1, 2]), NOON + 60)).found == bytes([True, False])
@@ -63,7 +63,7 @@ async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -
 
 async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
     """Looked up again and never delivered: not seen twice. Out of the window: the platform does not know it either."""
-    await store.remember(keys([1, 2]), NOON - 10)
+    await store.confirm(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON + WINDOW))
     assert (await again.claim(keys([1, 2]), NOON + 5)).found == bytes([False, False])
     assert (await again.claim(key(2), NOON + WINDOW + 5)).found == bytes([False])
@@ -76,7 +76,7 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
 
 async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store: KeyStore) -> None:
     """The two together: nothing is written, and the number is the same."""
-    await store.remember(key(1), NOON - 10)
+    await store.confirm(key(1), NOON - 10)
     dry = SendingAgain(ReadOnlyKeys(store, Window.of(WINDOW)), int(NOON))
     assert (await dry.claim(keys([1, 2]), NOON)).found == bytes([False, False])
     await dry.confirm(keys([1, 2]), NOON)

@@ -208,13 +208,14 @@ def stored(crash: Crash) -> None:
     """After keys have become durable, before the engine learns of it."""
 
     def make(real: Any) -> Any:
-        async def remember(self: DiskKeyStore, keys: bytes, now: float) -> None:
-            await real(self, keys, now)
+        async def confirm(self: DiskKeyStore, keys: bytes, now: float) -> bytes:
+            stored: bytes = await real(self, keys, now)
             await crash.linger(keys=[key.hex() for key in split_keys(keys)])
+            return stored
 
-        return remember
+        return confirm
 
-    replace(DiskKeyStore, "remember", make)
+    replace(DiskKeyStore, "confirm", make)
 
 
 def uncommitted(crash: Crash) -> None:

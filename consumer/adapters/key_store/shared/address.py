@@ -122,7 +122,7 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
     Raises `SettingsError` if the client library is not installed.
     """
     try:
-        from redis.asyncio import ConnectionPool, Redis, RedisCluster, SSLConnection
+        from redis.asyncio import Redis, RedisCluster
         from redis.asyncio.cluster import ClusterNode
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -140,42 +140,36 @@ def connect(address: Address, password: Callable[[], str | None], timeout: float
 
     # None where neither is set: a server without a password refuses an AUTH.
     credentials = Credentials() if address.user or password() else None
-    ssl: dict[str, Any] = {}
+    tls: dict[str, Any] = {}
     if address.tls:
-        ssl = {"ssl_ca_certs": address.ca, "ssl_certfile": address.cert, "ssl_keyfile": address.key}
+        files = {"ssl_ca_certs": address.ca, "ssl_certfile": address.cert, "ssl_keyfile": address.key}
+        tls = {"ssl": True, **files}
     common: dict[str, Any] = {
         # A socket that hangs is dropped when the call's time is over: no later call reads the answer of an earlier one.
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "client_name": "pinstream",
         "credential_provider": credentials,
+        "max_connections": 4 * CONNECTIONS,
+        "retry": Retry(NoBackoff(), 0),
+        **tls,
     }
     if address.cluster:
-        return RedisCluster(
-            startup_nodes=[ClusterNode(*one) for one in address.hosts],
-            max_connections=4 * CONNECTIONS,
-            # A slot that has moved is entered alone. With the usual 5 the client closes all connections after five
-            # such answers, and the calls on them fail.
-            reinitialize_steps=0,
-            retry=Retry(NoBackoff(), 0),
-            ssl=address.tls,
-            **ssl,
-            **common
-            # The client has to learn which node does not answer, before the call's time is over: then it asks others
-            # who took over, in the next call.
-            | {"socket_timeout": timeout / 2, "socket_connect_timeout": timeout / 4},
-        )
-    once = {"retry": Retry(NoBackoff(), 0), "retry_on_timeout": False, "db": address.database, **common}
+        # The client has to learn which node does not answer, before the call's time is over: then it asks others who
+        # took over, in the next call.
+        common |= {"socket_timeout": timeout / 2, "socket_connect_timeout": timeout / 4}
+        # A slot that has moved is entered alone. With the usual 5 the client closes all connections after five such
+        # answers, and the calls on them fail.
+        nodes = [ClusterNode(*one) for one in address.hosts]
+        return RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **common)
+    common["db"] = address.database
     if address.sentinel is not None:
-        tls = {"ssl": True, **ssl} if address.tls else {}
-        sentinels = _ask_sentinels(address, credentials, timeout, tls)
-        master: Redis = sentinels.master_for(address.sentinel, max_connections=4 * CONNECTIONS, **once)
+        master: Redis = _ask_sentinels(address, credentials, timeout, tls).master_for(
+            address.sentinel, **common
+        )
         return master
     ((host, port),) = address.hosts
-    if address.tls:
-        once["connection_class"] = SSLConnection
-    pool = ConnectionPool(max_connections=4 * CONNECTIONS, host=host, port=port, **ssl, **once)
-    return Redis.from_pool(pool)
+    return Redis(host=host, port=port, **common)
 
 
 def _ask_sentinels(address: Address, credentials: object, timeout: float, tls: dict[str, Any]) -> Any:

@@ -7,8 +7,7 @@ came up with: neither may end the service. `Unclear` says that the call may have
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib.resources import files
 from typing import Any, Final
@@ -18,6 +17,12 @@ from consumer.errors import KeyStoreError, PinstreamError
 
 _SAID_MOST: Final = 200
 """Characters of a server's own words that are repeated."""
+_SCRIPTS: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("claim", "confirm", "release", "renew"), ()),
+    "calls": (int, int, int),
+    **dict.fromkeys(("notes", "tidy"), (list,)),
+}
+"""The scripts, and what each answers behind what all answer: bytes and two numbers."""
 
 
 class Unclear(KeyStoreError):
@@ -42,31 +47,15 @@ class Server:
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._time_outs = 0
         """Counts calls that were not answered."""
-        self._scripts = {
-            name: "".join((files(__package__) / f"{one}.lua").read_text("utf-8") for one in ("common", name))
-            for name in ("claim", "confirm", "release", "renew", "calls", "notes", "tidy")
+        self._scripts: Mapping[str, Any] = {
+            name: self._client.register_script(_text_of(name)) for name in _SCRIPTS
         }
 
     async def run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[list[Any]]:
         """Run a script once for each of `calls`: a shard's prefix, and arguments. Raises `KeyStoreError`.
 
-        Each answer is a list that begins with bytes and two numbers.
+        Each answer is a list: bytes, two numbers, and what `_SCRIPTS` says.
         """
-        try:
-            answers = await self._run(name, calls)
-        except Exception as error:
-            raise self.explain(error) from error
-        # What listens there may be something else, and its answer must not be taken for "delivered".
-        for answer in answers:
-            if not isinstance(answer, list) or [*map(type, answer[:3])] != [bytes, int, int]:
-                raise self.nonsense()
-        return answers
-
-    async def _run(self, name: str, calls: Sequence[tuple[bytes, Sequence[object]]]) -> list[Any]:
-        from redis.exceptions import NoScriptError
-
-        text = self._scripts[name]
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         time_outs = self._time_outs
         # A renewal does not wait for the others: our claims depend on it.
         turn = nullcontext() if name in ("renew", "notes") else self._turns
@@ -77,24 +66,26 @@ class Server:
                     raise TimeoutError
                 try:
                     async with asyncio.timeout(self._time_limit):
-                        try:
-                            return await self._client.evalsha(digest, 1, prefix, *arguments)
-                        except NoScriptError:
-                            # The server was started again, or another one took over. Only this call is made again:
-                            # other nodes of a cluster may have done theirs.
-                            await self._client.script_load(text)
-                            return await self._client.evalsha(digest, 1, prefix, *arguments)
+                        # Where the server was started again, or another one took over, this loads the script. Only
+                        # this call is made again: other nodes of a cluster may have done theirs.
+                        return await self._scripts[name](keys=(prefix,), args=arguments)
                 except TimeoutError:
                     self._time_outs += 1
                     raise
 
         # All are awaited, also where one fails: none is left to happen later.
-        answers = await asyncio.gather(*(ask(*call) for call in calls), return_exceptions=True)
-        for one in answers:
-            if isinstance(one, asyncio.CancelledError):  # by the client library: we were not cancelled
-                raise ConnectionError("the client gave up")
-            if isinstance(one, BaseException):
-                raise one
+        answers: list[Any] = await asyncio.gather(*(ask(*call) for call in calls), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, asyncio.CancelledError):  # by the client library: we were not cancelled
+                raise self.explain(ConnectionError("the client gave up")) from answer
+            if isinstance(answer, Exception):
+                raise self.explain(answer) from answer
+            if isinstance(answer, BaseException):
+                raise answer
+        for answer in answers:
+            # What listens there may be something else, and its answer must not be taken for "delivered".
+            if not isinstance(answer, list) or (*map(type, answer),) != (bytes, int, int, *_SCRIPTS[name]):
+                raise self.nonsense()
         return answers
 
     async def each_info(self) -> list[dict[str, Any]]:
@@ -154,6 +145,10 @@ class Server:
         made = (KeyStoreError if refused else Unclear)(f"the shared key store {self.address} {reason}")
         made.lease_lost = text.startswith("NOLEASE")
         return made
+
+
+def _text_of(script: str) -> bytes:
+    return b"".join(files(__package__).joinpath(f"{one}.lua").read_bytes() for one in ("common", script))
 
 
 # By the names of the client's exceptions (the client is an extra: its classes cannot be imported here), or by how the

@@ -31,8 +31,9 @@ import asyncio
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from consumer.adapters.key_store.interface import (
     Claimed,
@@ -131,10 +132,9 @@ class RedisKeyStore(KeyStore):
         """Keys that a call which failed may have confirmed. They are confirmed again."""
         self._releasing: set[asyncio.Future[None]] = set()
         self._lost = 0
-        self._slices: dict[int, int] = {}
-        self._memory: dict[str, int] = {}
+        self._seen = KeyStoreStatistics(0, 0, 0, None, 0, 0, None)
+        """As of the last `expire`."""
         self._evicted_before: int | None = None
-        self._problem: str | None = None
         self._closed = False
 
     # -- keys
@@ -142,10 +142,6 @@ class RedisKeyStore(KeyStore):
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`."""
         return await self._ask_for("claim", keys, None, 1, self._window.oldest(now, since), self._step)
-
-    async def remember(self, keys: bytes, now: float) -> None:
-        """See `KeyStore.remember`."""
-        await self._ask_for("confirm", keys, None, 1, *self._when(now))
 
     async def claim(self, keys: bytes, now: float, since: float | None = None) -> Claimed:
         """See `KeyStore.claim`."""
@@ -162,8 +158,13 @@ class RedisKeyStore(KeyStore):
     async def confirm(self, keys: bytes, now: float) -> bytes:
         """See `KeyStore.confirm`."""
         columns = split_keys(keys)
+        stamp = self._window.stamp(now)
+        start = self._window.bucket_start(stamp)
+        # The time within its slice, rounded up: a key is never forgotten before its window is over.
+        step = math.ceil((stamp - start) / self._step).to_bytes(2, "big")
+        left = start + self._window.bucket_seconds + self._window.seconds - stamp + _MARGIN
         try:
-            flags = await self._ask_for("confirm", keys, self._name or "none", 2, *self._when(now))
+            flags = await self._ask_for("confirm", keys, self._name or "none", 2, start, step, left)
         except BaseException:  # also where it is cancelled: the server may have done it
             self._unsure.update(columns)
             raise
@@ -192,15 +193,6 @@ class RedisKeyStore(KeyStore):
         finally:
             self._releasing.discard(done)
             done.set_result(None)
-
-    def _when(self, now: float) -> tuple[int, bytes, int]:
-        """The slice that begins before `now`, the time within it, and the seconds until it is out of the window."""
-        stamp = self._window.stamp(now)
-        start = self._window.bucket_start(stamp)
-        # Rounded up: a key is never forgotten before its window is over.
-        step = math.ceil((stamp - start) / self._step)
-        left = start + self._window.bucket_seconds + self._window.seconds - stamp + _MARGIN
-        return start, step.to_bytes(2, "big"), left
 
     # -- the lease
 
@@ -260,8 +252,8 @@ class RedisKeyStore(KeyStore):
 
     async def _notes(self, place: str, text: str, milliseconds: int) -> list[Note]:
         """Keep a note, if there is one, and read those of other members. All are in the first shard."""
-        asked = ("", "", "", place, text, milliseconds)
-        [(_, _, _, found)] = await self._server.run("notes", [(self._shards[0].prefix, asked)])
+        asked = (place, text, milliseconds)
+        [(_, _, _, found)] = await self._run("notes", None, [(self._shards[0], asked)])
         notes = []
         try:
             for where, said, left in zip(found[::3], found[1::3], found[2::3], strict=True):
@@ -276,11 +268,8 @@ class RedisKeyStore(KeyStore):
     async def ask_calls(self, quota: str, calls: int, per_minute: int, seconds: float) -> Given:
         """See `KeyStore.ask_calls`. All quotas are counted in the first shard."""
         check_use(b"", closed=self._closed)
-        asked = ("", "", "", quota, calls, per_minute, seconds)
-        [(_, _, _, *answer)] = await self._server.run("calls", [(self._shards[0].prefix, asked)])
-        if [*map(type, answer)] != [int, int, int]:
-            raise self._server.nonsense()
-        given, wait, left = answer
+        asked = (quota, calls, per_minute, seconds)
+        [(_, _, _, given, wait, left)] = await self._run("calls", None, [(self._shards[0], asked)])
         return Given(given, wait / 1000, left)
 
     # -- asking
@@ -295,18 +284,18 @@ class RedisKeyStore(KeyStore):
         check_use(keys, closed=self._closed)
         rows = range(len(keys) // KEY_BYTES)
         parts: list[tuple[_Shard, Sequence[int], bytes]] = []
-        if len(self._shards) == 1:
-            # Pieces of the column itself: to take it apart costs a quarter of a µs a key.
-            for at in rows[::_MOST_KEYS]:
-                some = rows[at : at + _MOST_KEYS]
-                parts.append((self._shards[0], some, keys[KEY_BYTES * some.start : KEY_BYTES * some.stop]))
-        else:
-            singles = split_keys(keys)
-            for number, shard in enumerate(self._shards):
-                of_shard = [row for row in rows if singles[row][-1] % len(self._shards) == number]
-                for at in range(0, len(of_shard), _MOST_KEYS):
-                    few = of_shard[at : at + _MOST_KEYS]
-                    parts.append((shard, few, b"".join([singles[row] for row in few])))
+        # A single server gets pieces of the column itself: to take it apart costs a quarter of a µs a key.
+        whole = len(self._shards) == 1
+        singles = [] if whole else split_keys(keys)
+        for number, shard in enumerate(self._shards):
+            own = rows if whole else [row for row in rows if singles[row][-1] % len(self._shards) == number]
+            for at in range(0, len(own), _MOST_KEYS):
+                some = own[at : at + _MOST_KEYS]
+                if whole:
+                    column = keys[KEY_BYTES * some[0] : KEY_BYTES * (some[-1] + 1)]
+                else:
+                    column = b"".join([singles[row] for row in some])
+                parts.append((shard, some, column))
         found = await self._run(
             script, session, [(shard, (*arguments, column)) for shard, _, column in parts]
         )
@@ -325,8 +314,8 @@ class RedisKeyStore(KeyStore):
 
     async def _run(
         self, script: str, session: str | None, calls: Sequence[tuple[_Shard, Sequence[object]]]
-    ) -> list[tuple[bytes, int, int]]:
-        """Run a script once for each of `calls`, under this session of ours. Return their answers.
+    ) -> list[list[Any]]:
+        """Run a script once for each of `calls`, under this session of ours, or none. Return their answers.
 
         Raises `KeyStoreError`, also if the answers say that a shard has lost something.
         """
@@ -336,23 +325,20 @@ class RedisKeyStore(KeyStore):
             answers = await self._server.run(
                 script, [(shard.prefix, (*whose, *given)) for shard, given in calls]
             )
-        except KeyStoreError as error:
-            if isinstance(error, Unclear) or error.lease_lost:
+        except BaseException as error:
+            # Cancelled, or no clear answer: it may be done all the same.
+            if not isinstance(error, KeyStoreError) or isinstance(error, Unclear) or error.lease_lost:
                 self._end_session(session)
             raise
-        except BaseException:  # cancelled: it may be done all the same
-            self._end_session(session)
-            raise
-        found = [(flags, number, before) for flags, number, before in answers]
         if session is None:
-            return found
+            return answers
         # Has a shard lost something since it was asked? What one answer says of it, the others need not say again.
         lost = 0
-        for (shard, _), (_, number, before), (highest, times_lost) in zip(calls, found, since, strict=True):
+        for (shard, _), (_, number, before), (highest, times_lost) in zip(calls, answers, since, strict=True):
             if shard.times_lost == times_lost:
                 lost += shard.lost(number, before, highest) or 0
         if all(shard.times_lost == times for (shard, _), (_, times) in zip(calls, since, strict=True)):
-            return found
+            return answers
         self._lost += lost
         self._end_session(session)
         failure = KeyStoreError(
@@ -370,25 +356,37 @@ class RedisKeyStore(KeyStore):
         if self._closed:
             return
         oldest = self._window.oldest(now) - self._window.bucket_seconds + 1
-        calls = [(shard.prefix, ("", "", "", shard.cursor, oldest)) for shard in self._shards]
+        slices: Counter[int] = Counter()
         try:
-            answers = await self._server.run("tidy", calls)
-            servers = await self._server.each_info()
-            self._memory = {
-                name: sum(int(one.get(name, 0)) for one in servers)
-                for name in ("used_memory", "evicted_keys")
-            }
-            slices: dict[int, int] = {}
+            answers = await self._run(
+                "tidy", None, [(shard, (shard.cursor, oldest)) for shard in self._shards]
+            )
             for shard, (cursor, _, _, found) in zip(self._shards, answers, strict=True):
                 shard.cursor = cursor
                 for start, count in zip(found[::2], found[1::2], strict=True):
-                    slices[int(start)] = slices.get(int(start), 0) + int(count)
+                    slices[int(start)] += int(count)
+            servers = await self._server.each_info()
+            used, evicted = (
+                sum(int(one.get(name, 0)) for one in servers) for name in ("used_memory", "evicted_keys")
+            )
         except KeyStoreError as error:
-            self._problem = str(error)
+            self._seen = self._seen._replace(problem=str(error))
+            return
         except (TypeError, ValueError):
-            self._problem = str(self._server.nonsense())
-        else:
-            self._problem, self._slices = None, slices
+            self._seen = self._seen._replace(problem=str(self._server.nonsense()))
+            return
+        # The server counts since its start, and for all who use it: what was before us is not ours.
+        if self._evicted_before is None:
+            self._evicted_before = evicted
+        self._seen = KeyStoreStatistics(
+            keys=slices.total(),
+            bytes_used=used,
+            buckets=len(slices),
+            oldest=min(slices, default=None),
+            evicted_early=max(0, evicted - self._evicted_before),
+            lost=0,
+            problem=None,
+        )
 
     async def review(self) -> Sequence[str]:
         """See `KeyStore.review`: version, eviction and persistence of each server."""
@@ -411,20 +409,8 @@ class RedisKeyStore(KeyStore):
         return list(found)
 
     def statistics(self) -> KeyStoreStatistics:
-        """See `KeyStore.statistics`: as of the last `expire`. Memory is that of the whole server."""
-        evicted = self._memory.get("evicted_keys", 0)
-        # The server counts since its start, and for all who use it: what was before us is not ours.
-        if self._evicted_before is None and self._memory:
-            self._evicted_before = evicted
-        return KeyStoreStatistics(
-            keys=sum(self._slices.values()),
-            bytes_used=self._memory.get("used_memory", 0),
-            buckets=len(self._slices),
-            oldest=min(self._slices, default=None),
-            evicted_early=max(0, evicted - (self._evicted_before or 0)),
-            lost=self._lost,
-            problem=self._problem,
-        )
+        """See `KeyStore.statistics`: as of the last `expire`, but for what was lost. Memory is that of the server."""
+        return self._seen._replace(lost=self._lost)
 
     async def close(self) -> None:
         """See `KeyStore.close`: ends the session, so that others need not wait for the end of its lease."""
