@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 
 from consumer.settings.fields import KafkaSettings, PinstreamSettings, RegistrySettings, Settings
 from consumer.settings.passthrough import kafka_variable, read_secret_file, registry_variable
-from consumer.settings.values import MAX_TOPIC_LENGTH, parse_header_text, parse_login, parse_proxy
+from consumer.settings.values import (
+    MAX_TOPIC_LENGTH,
+    parse_endpoint,
+    parse_header_text,
+    parse_login,
+    parse_proxy,
+)
 
 # With ``?test=true``, Pinterest processes at most this number of events per request (help page on test events).
 TEST_MODE_BATCH_EVENTS = 20
@@ -109,10 +115,12 @@ def _registry_contradictions(registry: RegistrySettings) -> Iterator[str]:
             " them"
         )
     basic, bearer = "basic.auth.user.info", sorted(name for name in given if name.startswith("bearer."))
-    try:
-        parse_proxy(given.get("proxy", ""))
-    except ValueError as error:
-        yield f"{registry_variable('proxy')}: {error}"
+    for name, parse in (("proxy", parse_proxy), ("bearer.auth.issuer.endpoint.url", parse_endpoint)):
+        try:
+            if name in given:
+                parse(given[name])
+        except ValueError as error:
+            yield f"{registry_variable(name)}: {error}"
     if ":" not in given.get(basic, ":"):
         yield f"{registry_variable(basic)} has no colon; write user:password"
     if basic in given and bearer:

@@ -189,8 +189,8 @@ def parse_accounts(text: str) -> tuple[str, ...]:
     return tuple(parse_account(item) for item in split_list(text))
 
 
-def parse_url(text: str) -> str:
-    """An http(s) URL without credentials, query or fragment; a slash at its end is removed."""
+def parse_endpoint(text: str) -> str:
+    """An http(s) URL, which may have a query."""
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -198,6 +198,12 @@ def parse_url(text: str) -> str:
         valid = False
     if not valid or re.search(r"\s", text):
         raise ValueError("not a URL; allowed: http://host[:port][/path] or https://…")
+    return text
+
+
+def parse_url(text: str) -> str:
+    """An http(s) URL without credentials, query or fragment; a slash at its end is removed."""
+    parts = urlsplit(parse_endpoint(text))
     # A URL is shown in the log and on the page.
     if parts.username is not None or parts.password is not None:
         raise ValueError("the URL must not contain a user or password; remove the part before the @")

@@ -29,6 +29,12 @@ BAD_VALUES = {
     ],
     "SCHEMA_REGISTRY_TIMEOUT": ["5s"],
     "SCHEMA_REGISTRY_PROXY": ["proxy.corp", "socks5://proxy.corp:1080"],
+    "SCHEMA_REGISTRY_BEARER_AUTH_ISSUER_ENDPOINT_URL": [
+        "tokens.corp/oauth",
+        "http://[::1/token",
+        "https://x:99999/token",
+        "https://user:hu/sh@tokens.corp/token",
+    ],
     "PINTEREST_AD_ACCOUNT_ID": ["abc", "1234567890123456789", "١٢", "-1", "1 2"],
     "PINTEREST_EXTRA_AD_ACCOUNT_IDS": ["1,,2", "1,x"],
     "PINTEREST_ACCESS_TOKEN": ["two words", "tökén", "a\nb"],
