@@ -39,7 +39,7 @@ _GROUP: Final = re.compile(r"\([^()]*\)")
 class Right(NamedTuple):
     """What a user has to be allowed."""
 
-    # ``topic``, ``group`` or ``transactionalId``.
+    # As Kafka's tool and IAM call it: ``topic``, ``group`` or ``transactional-id``.
     kind: str
     name: str
     # Whether `name` is how the names begin.
@@ -77,7 +77,7 @@ def needed(settings: Settings) -> Sequence[Right]:
     for name, prefixed in letters:
         found.append(Right("topic", name, prefixed, ("Read",), "dead letters are read", PEOPLE))
         why = "a letter that dies again and the mark of the old one are one transaction"
-        found.append(Right("transactionalId", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE))
+        found.append(Right("transactional-id", ID_PREFIX + name, prefixed, ("Write",), why, PEOPLE))
     return found
 
 
@@ -90,7 +90,6 @@ def principal(settings: Settings) -> str:
 def commands(settings: Settings) -> str:
     """Return the rights as commands of Kafka's own tool."""
     tool = ["kafka-acls.sh", "--bootstrap-server", settings.kafka.bootstrap_servers]
-    options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
     lines: list[str] = []
     for who, rights in groupby(needed(settings), key=attrgetter("who")):
         lines.append(f"# {who}")
@@ -99,7 +98,7 @@ def commands(settings: Settings) -> str:
             pattern = "prefixed" if right.prefixed and right.name else "literal"
             given = [word for one in right.operations for word in ("--operation", one)]
             line = [*tool, "--add", "--allow-principal", f"User:{principal(settings)}", *given]
-            line += [options[right.kind], right.name or "*", "--resource-pattern-type", pattern]
+            line += [f"--{right.kind}", right.name or "*", "--resource-pattern-type", pattern]
             lines += [f"# - {right.why}", shlex.join(line)]
     return "\n".join(lines) + "\n"
 
@@ -123,8 +122,11 @@ def strimzi(settings: Settings) -> str:
     for who, rights in groupby(needed(settings), key=attrgetter("who")):
         lines.append(f"      # {who}")
         for right in rights:
+            kind = "transactionalId" if right.kind == "transactional-id" else right.kind
             pattern = "prefix" if right.prefixed and right.name else "literal"
-            resource = f'{{type: {right.kind}, name: "{right.name or "*"}", patternType: {pattern}}}'
+            # A group may have any name. JSON's quotes are YAML's, too.
+            quoted = json.dumps(right.name or "*", ensure_ascii=False)
+            resource = f"{{type: {kind}, name: {quoted}, patternType: {pattern}}}"
             lines.append(f"      - resource: {resource} # {right.why}")
             lines.append(f"        operations: [{', '.join(right.operations)}]")
     return "\n".join(lines) + "\n"
@@ -137,7 +139,7 @@ _ACTIONS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("topic", "Create"): ("CreateTopic",),
     ("topic", "DescribeConfigs"): ("DescribeTopicDynamicConfiguration",),
     ("group", "Read"): ("DescribeGroup", "AlterGroup"),
-    ("transactionalId", "Write"): ("DescribeTransactionalId", "AlterTransactionalId"),
+    ("transactional-id", "Write"): ("DescribeTransactionalId", "AlterTransactionalId"),
 }
 _OF_THE_CLUSTER: Final = ("Connect", "DescribeCluster", "WriteDataIdempotently")
 
@@ -147,12 +149,11 @@ def iam(settings: Settings) -> str:
 
     The reader has to put in region, account, cluster and its UUID, which only AWS knows.
     """
-    kinds = {"topic": "topic", "group": "group", "transactionalId": "transactional-id"}
     arn = "arn:aws:kafka:REGION:ACCOUNT:{}/CLUSTER/UUID"
     actions: dict[str, dict[str, None]] = {arn.format("cluster"): dict.fromkeys(_OF_THE_CLUSTER)}
     for right in needed(settings):
         name = f"{right.name}{'*' if right.prefixed or not right.name else ''}"
-        ours = actions.setdefault(f"{arn.format(kinds[right.kind])}/{name}", {})
+        ours = actions.setdefault(f"{arn.format(right.kind)}/{name}", {})
         for operation in right.operations:
             ours.update(dict.fromkeys(_ACTIONS[right.kind, operation]))
     statements = [

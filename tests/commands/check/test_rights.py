@@ -1,8 +1,10 @@
-"""``pinstream check --rights iam``: the policy for Amazon MSK. (The ACLs are tested on a broker that enforces them.)"""
+"""``pinstream check --rights``: the policy for Amazon MSK, and Strimzi's user. (The ACLs are tested on a broker.)"""
 
 from __future__ import annotations
 
 import json
+
+import yaml
 
 from consumer.commands.check import rights
 from consumer.settings import Settings, load
@@ -50,3 +52,13 @@ def test_the_policy_has_every_right_that_the_acls_have() -> None:
         at("transactional-id", "pinstream.redrive.orders.dead-letters"): redrive,
         at("transactional-id", "pinstream.redrive.web-*"): redrive,
     }
+
+
+def test_a_group_of_any_name_is_quoted() -> None:
+    """Kafka takes quotes, backslashes and the start of a comment in a group's name; YAML reads them back."""
+    group = 'shop "eu" \\ #1: größe'
+    document = yaml.safe_load(rights.strimzi(settings(KAFKA_GROUP_ID=group)))
+    resources = [acl["resource"] for acl in document["spec"]["authorization"]["acls"]]
+    assert {"type": "group", "name": group, "patternType": "literal"} in resources
+    assert {"type": "group", "name": f"{group}.replay.", "patternType": "prefix"} in resources
+    assert {one["type"] for one in resources} == {"topic", "group", "transactionalId"}
