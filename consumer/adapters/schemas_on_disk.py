@@ -31,7 +31,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -87,27 +87,22 @@ class SchemaFiles:
     def read(self, ref: SchemaRef) -> Json | None:
         """Return the schema, complete in itself; None: it is not there. Raises `Unfit` and `OSError`."""
         path = self._path(ref)
+        # A pipe in its place must not block, nor a link lead elsewhere.
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            # A pipe in its place must not block, nor a link lead elsewhere.
-            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            status = os.fstat(number)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unfit(f"{path} is no file")
-            if status.st_uid != os.geteuid():
-                raise Unfit(f"{path} belongs to another user")
-            with open(number, "rb", closefd=False) as file:
+            with open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags)) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise Unfit(f"{path} is no file")
+                if status.st_uid != os.geteuid():
+                    raise Unfit(f"{path} belongs to another user")
                 # One byte more than may be: a longer file fails its checksum, and is not read whole.
                 data = file.read(MOST_SCHEMA_BYTES + 1)
-        finally:
-            os.close(number)
-        if not data.startswith(_FORMAT):
-            raise Unfit(f"{path} is of another version of pinstream, or damaged")
+        except FileNotFoundError:
+            return None
         text, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-        if check != _check(text):
-            raise Unfit(f"{path} is damaged")
+        if not data.startswith(_FORMAT) or check != _check(text):
+            raise Unfit(f"{path} is damaged, or of another version of pinstream")
         found = json.loads(text[len(_FORMAT) :])
         # A file that was renamed by hand is whole, and of another schema all the same.
         if (found["registry"], found["kind"], found["value"]) != (self._registry, *ref):
@@ -160,27 +155,20 @@ class SchemaFiles:
 
     def _refs(self) -> list[SchemaRef]:
         """What is kept of this registry, by the names of the files."""
-        named = [_NAME.fullmatch(path.name) for path, _ in self._files()]
-        return [SchemaRef(one[1], one[2]) for one in named if one is not None and one[3] == self._registry]
-
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """The files of all registries, and those that were left half written; not what others put into the folder."""
-        try:
-            entries = list(os.scandir(self.folder))
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            if _NAME.fullmatch(entry.name) or _HALF_WRITTEN.fullmatch(entry.name):
-                with suppress(FileNotFoundError):  # another process removed it
-                    yield Path(entry.path), entry.stat(follow_symlinks=False)
+        names = os.listdir(self.folder) if self.folder.exists() else []
+        named = [found for name in names if (found := _NAME.fullmatch(name)) is not None]
+        return [SchemaRef(one[1], one[2]) for one in named if one[3] == self._registry]
 
     def _prune(self) -> None:
+        """Remove what was not used for longest, of all registries, and what was left half written."""
         kept = []
-        for path, status in self._files():
-            if not _HALF_WRITTEN.fullmatch(path.name):
-                kept.append((status.st_mtime_ns, status.st_size, path))
-            elif status.st_mtime < time.time() - _ABANDONED:
-                path.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process removed it
+                status = path.lstat()
+                if _NAME.fullmatch(path.name):
+                    kept.append((status.st_mtime_ns, status.st_size, path))
+                elif _HALF_WRITTEN.fullmatch(path.name) and status.st_mtime < time.time() - _ABANDONED:
+                    path.unlink()
         excess, bytes_left = len(kept) - MOST_SCHEMAS, sum(size for _, size, _ in kept)
         for _, size, path in sorted(kept):  # by the time of the latest use
             if excess <= 0 and bytes_left <= MOST_BYTES:
