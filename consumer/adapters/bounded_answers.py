@@ -18,6 +18,7 @@ from typing import Any, Final
 from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
 from consumer.adapters.network import Network, Proxy
+from consumer.adapters.registry_errors import UnboundedAnswer
 
 # Bytes of a decompressed answer: four times the largest schema that is read, since JSON in JSON grows.
 ANSWER_LIMIT: Final = 4 * 1024 * 1024
@@ -89,10 +90,6 @@ def _is_ending(token: Mapping[str, Any]) -> bool:
     number, as some endpoints write it."""
     ends, lives = token.get("expires_at"), token.get("expires_in")
     return ends is not None and float(ends) < time.time() + float(lives or 0) / 5
-
-
-class UnboundedAnswer(Exception):
-    """The answer is larger than the limit, or has a content coding whose size cannot be bounded."""
 
 
 def _bound_answers(session: Any) -> None:

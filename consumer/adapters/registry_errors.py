@@ -25,22 +25,29 @@ _CLIENT_CERTIFICATE: Final = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEM
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
 
-def explain(error: Exception, config: Mapping[str, Any], network: Network, kind: str = "id") -> str:
-    """Return why the registry gave no verdict. `config`: the client's properties; `network`: the way that it went;
-    `kind`: what was asked for, as in `SchemaRef`."""
+class UnboundedAnswer(Exception):
+    """The answer is larger than the limit, or has a content coding whose size cannot be bounded."""
+
+
+def explain(
+    error: Exception, kind: str = "id", *, config: Mapping[str, Any], network: Network, timeout: float
+) -> str:
+    """Return why the registry gave no verdict. `kind`: what was asked for, as in `SchemaRef`; `config`: the client's
+    properties; `network`: the way that it went; `timeout`: the seconds that it had."""
     from confluent_kafka.schema_registry.error import OAuthTokenError
 
-    from consumer.adapters.bounded_answers import UnboundedAnswer
-
+    # Of several addresses the first stands for all: the error does not say which one it is of.
+    url = str(config.get("url")).partition(",")[0]
+    proxy = network.proxy(url)
+    if isinstance(error, TimeoutError):
+        via = "" if proxy is None else f", by way of the proxy {proxy}"
+        return f"the registry did not answer within {timeout:g} s{via}"
     # The most particular first: what an answer shows, then what the way there shows.
     if isinstance(error, UnboundedAnswer):
         return f"the registry's answer is {error}: check what answers at {_URL}"
     if isinstance(error, OAuthTokenError):
         return _no_token(error, config, network)
     status = getattr(error, "http_status_code", None)
-    # Of several addresses the first stands for all: the error does not say which one it is of.
-    url = str(config.get("url")).partition(",")[0]
-    proxy = network.proxy(url)
     if status == LOGIN_REQUIRED and proxy is not None:  # without TLS, the proxy itself may answer
         return f"the registry could not be asked: {proxy.refusal(status, place_of(url))}"
     if isinstance(status, int):
@@ -89,8 +96,6 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
 
 def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> str:
     """Return why the token endpoint gave no token: the client wraps the error that says it."""
-    from consumer.adapters.bounded_answers import UnboundedAnswer
-
     endpoint = f"{_BEARER}_ISSUER_ENDPOINT_URL"
     cause = error.__context__
     if isinstance(cause, UnboundedAnswer):

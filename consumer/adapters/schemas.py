@@ -16,6 +16,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
@@ -266,11 +267,11 @@ class RegistrySchemas:
 
         from consumer.adapters.bounded_answers import take_over
 
-        self._network = network or Network()
+        network = network or Network()
         if proxy := config.get("proxy"):
-            self._network = self._network.through(str(proxy), "SCHEMA_REGISTRY_PROXY")
+            network = network.through(str(proxy), "SCHEMA_REGISTRY_PROXY")
         self._timeout = timeout
-        self._config = config
+        self._why = partial(explain, config=config, network=network, timeout=timeout)
         try:
             # One attempt only: when to ask again is the engine's to decide.
             # With a proxy, its own session, which is replaced, does not look for one in the environment.
@@ -279,7 +280,7 @@ class RegistrySchemas:
             rest: Any = self._client._rest_client  # there is no other way to its HTTP library
             if "ssl.ca.location" not in config:
                 rest.verify.load_default_certs()  # beside those that the client brings
-            self._tokens = take_over(rest, self._network)
+            self._tokens = take_over(rest, network)
         except ssl.SSLError:
             raise RegistryError(
                 "the files that SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM, and a key must belong to "
@@ -317,7 +318,7 @@ class RegistrySchemas:
             # must not make dead letters of good records.
             if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
                 return SchemaMissing(ref)
-            return SchemaUnavailable(ref, self._reason(error, ref.kind), refused=status in (401, 403))
+            return SchemaUnavailable(ref, self._why(error, ref.kind), refused=status in (401, 403))
 
     async def newest(self, subject: str) -> SchemaFound | None:
         """Return the newest schema of this subject, or None if there is none. Raises `RegistryError`."""
@@ -328,7 +329,7 @@ class RegistrySchemas:
         except Exception as error:
             if getattr(error, "error_code", None) in _NOT_FOUND:
                 return None
-            raise RegistryError(self._reason(error)) from None
+            raise RegistryError(self._why(error)) from None
 
     async def contexts(self) -> list[str]:
         """Return the names of the registry's contexts; none if it does not say."""
@@ -337,13 +338,6 @@ class RegistrySchemas:
                 return [str(name).strip(":") for name in await self._client.get_contexts()]
         except Exception:  # an outage, or a registry without contexts: `fetch` says what is wrong
             return []
-
-    def _reason(self, error: Exception, kind: str = "id") -> str:
-        if not isinstance(error, TimeoutError):
-            return explain(error, self._config, self._network, kind)
-        proxy = self._network.proxy(str(self._config.get("url", "")).partition(",")[0])
-        via = "" if proxy is None else f", by way of the proxy {proxy}"
-        return f"the registry did not answer within {self._timeout:g} s{via}"
 
     async def _found(self, ref: SchemaRef, schema: Schema) -> SchemaFound:
         """Return the schema: its text, or, if it refers to others, its JSON with their definitions put in."""
@@ -386,7 +380,7 @@ class RegistrySchemas:
                 return int(await self._client.register_schema(subject, Schema(text, "AVRO")))
         except Exception as error:
             raise RegistryError(
-                f"the schema registry did not take the schema of {subject}: {self._reason(error)}"
+                f"the schema registry did not take the schema of {subject}: {self._why(error)}"
             ) from None
 
     async def close(self) -> None:
