@@ -48,6 +48,8 @@ def open_records(path: str, types: Types) -> Iterator[FileRecord]:
     (`InvalidSchema` otherwise).
     """
     name = "standard input" if path == "-" else path
+    if path == "-" and sys.stdin is None:  # the shell's <&-
+        raise InputError("standard input is closed: name a file, or pipe the records in")
     with contextlib.ExitStack() as closing:
         try:
             file = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb"))

@@ -205,6 +205,13 @@ def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.Monke
         assert not stream.closed
 
 
+def test_a_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has none then."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="standard input is closed: name a file"):
+        open_records("-", Types(OneSchema(SCHEMA)))
+
+
 def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line is given as soon as it is there, though its first bytes come one by one."""
     out, into = os.pipe()
