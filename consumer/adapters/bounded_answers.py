@@ -70,7 +70,10 @@ def take_over(rest: Any, network: Network) -> Any:
     tokens = rest.bearer_field_provider
     if not hasattr(tokens, "client"):
         return None
-    if hasattr(tokens.client, "client_id"):  # Azure's metadata service is on this machine: no TLS, no proxy
+    if not hasattr(tokens.client, "client_id"):
+        # Azure's metadata service is on this machine, so no proxy is asked for it, whatever the environment says.
+        tokens.client = httpx.AsyncClient(trust_env=False)
+    else:
         plain = tokens.client
         tokens.client = type(plain)(
             client_id=plain.client_id,

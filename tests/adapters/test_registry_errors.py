@@ -271,6 +271,32 @@ async def test_a_token_that_is_about_to_end_is_replaced(registry: FakeRegistry, 
     await schemas.close()
 
 
+async def test_the_metadata_service_of_azure_is_asked_without_a_proxy(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on this machine, and gives a token for its identity: no proxy of the environment gets it."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with FakeRegistry() as azure:
+        azure.faults.body = json.dumps({"access_token": "t", "expires_in": 60, "expires_on": 2**40}).encode()
+        schemas = RegistrySchemas(
+            {
+                "url": registry.url,
+                "bearer.auth.credentials.source": "OAUTHBEARER_AZURE_IMDS",
+                "bearer.auth.issuer.endpoint.url": f"{azure.url}/metadata",
+                "bearer.auth.issuer.endpoint.query": "resource=registry",
+                "bearer.auth.logical.cluster": "",
+                "bearer.auth.identity.pool.id": "pool",
+            }
+        )
+        ref = SchemaRef("id", "1")
+        assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, '"string"')
+        await schemas.close()
+        assert azure.requests == ["/metadata"]
+
+
 async def test_the_endpoint_s_certificate(registry: FakeRegistry, authority: Authority) -> None:
     """It is trusted as the registry's is: by the same file of authorities."""
     async with FakeRegistry(tls=authority.server()) as endpoint:
