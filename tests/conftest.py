@@ -54,7 +54,7 @@ settings.load_profile("pinstream")
 _BROKERS = frozenset({"kafka", "embedded_kafka", "own_kafka", "old_kafka", "secured_kafka", "each_kafka"})
 """The fixtures that start a broker, or ask for one."""
 _REGISTRIES = frozenset({"real_registry", "secured_registry", "each_registry"})
-"""Those that start a real schema registry: their tests run in one step with those of the brokers."""
+"""The fixtures that start a real schema registry: their tests run in one step with those of the brokers."""
 _ANY_OTHER = "*"
 _TURNS = (
     "image",
@@ -72,7 +72,7 @@ _TURNS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A directory that all processes of this run have in common, and the process they belong to."""
+    """Make a directory for all processes of this run, and record the process that they belong to."""
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     if worker is None:
         directory, pid = tempfile.mkdtemp(prefix="pinstream-tests-"), os.getpid()
@@ -84,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_report_header() -> str | None:
-    """Say that the tests use a broker that is not theirs: the variable may be exported for something else."""
+    """Report that the tests use an external broker: the variable may be set for something else."""
     return _EXTERNAL_NOTE if EXTERNAL else None
 
 
@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(path: Path) -> int:
-    """Of a test file; the lower, the earlier. Within a turn all stays as it was collected."""
+    """The order of a test file; lower is earlier. Files of one number keep their order."""
     folder = _folder(path)
     return _TURNS.index(folder) if folder in _TURNS else _TURNS.index(_ANY_OTHER)
 
@@ -116,12 +116,12 @@ def _folder(path: Path) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """pytest-xdist makes a worker: tell it the run's directory."""
+    """Give pytest-xdist's new worker the run's directory."""
     node.workerinput[_KEY] = (str(node.config.stash[_RUN_DIRECTORY]), node.config.stash[_RUN_PID])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The run's main process ends the broker and the registry, after all workers are done."""
+    """End the broker and the registry in the run's main process, after all workers."""
     if getattr(config, "workerinput", None) is None and _RUN_DIRECTORY in config.stash:
         directory = config.stash[_RUN_DIRECTORY]
         for name in (BROKER, REGISTRY):
@@ -148,7 +148,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server for all tests of this process that do not harm it; each uses names of its own."""
+    """A server for all tests of this process that do not harm it; each test uses names of its own."""
     with redis_server(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
@@ -170,13 +170,13 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[Kafka]:
 
 @pytest.fixture(scope="session")
 def embedded_kafka() -> Iterator[Kafka]:
-    """The embedded broker, whatever `kafka` is."""
+    """The embedded broker, whichever broker `kafka` is."""
     yield from _embedded()
 
 
 @pytest.fixture(scope="session")
 def started() -> Callable[[RealBroker], AbstractContextManager[RealBroker]]:
-    """``with started(broker):`` for modules that have brokers of another kind. Skipped where none can be started."""
+    """``with started(broker):`` for modules that have brokers of another kind. Skipped if none can be started."""
     return _started
 
 
@@ -196,7 +196,7 @@ def old_kafka() -> Iterator[Kafka]:
 
 @pytest.fixture(scope="module")
 def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
-    """A real broker with TLS, logins and an authorizer, for this module alone; its users have no right yet."""
+    """A real broker with TLS, logins and an authorizer, for this module alone; its users have no rights yet."""
     with _started(SecuredBroker(tmp_path_factory.mktemp("secured"))) as broker:
         broker.add_scram_users()
         yield broker
@@ -204,7 +204,7 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredB
 
 @pytest.fixture(params=["kafka", "embedded_kafka"])
 def each_kafka(request: pytest.FixtureRequest) -> Kafka:
-    """For contracts that both must keep: a test that uses this runs on the run's broker and on the embedded one."""
+    """For contracts that both brokers must keep: a test with this runs on the run's broker and on the embedded one."""
     found: Kafka = request.getfixturevalue(request.param)
     if request.param == "kafka" and found.kind == "embedded":
         pytest.skip("no Kafka but the embedded broker, which the other variant runs on")
@@ -248,7 +248,7 @@ def topic(kafka: Kafka) -> Callable[..., str]:
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own() -> Iterator[None]:
-    """A test that set up the log, to a stream that is gone with it, leaves nothing behind for the next one."""
+    """Restore the log after a test that set it up, to a stream that has ended with the test."""
     yield
     structlog.reset_defaults()
 

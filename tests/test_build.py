@@ -1,4 +1,4 @@
-"""The build: it compiles or fails, leaves no module of older sources behind, and packages what belongs to a release."""
+"""The build: it compiles or fails, leaves no module of older sources, and packages what belongs to a release."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_C = 'cdef extern from *:\n    """\n    #error "not on this machine"\n    """\
 
 
 class Build:
-    """A package of two modules, compiled before, and how it is built now."""
+    """A package of two modules that was compiled before, and how it is built now."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.core = root / "consumer" / "conversion" / "native"
@@ -53,7 +53,7 @@ class Build:
         self.hook = module.Compile(str(root), {}, nothing, nothing, str(root), "wheel", nothing)
 
     def run(self, one: str, two: str) -> dict[str, Any]:
-        """Build these; gives what the hook asks of the wheel."""
+        """Build these modules; return what the hook asks of the wheel."""
         (self.core / "_one.pyx").write_text(one)
         (self.core / "_two.pyx").write_text(two)
         asked: dict[str, Any] = {"pure_python": True, "artifacts": []}
@@ -76,7 +76,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 def test_what_cannot_be_compiled_fails_the_build_and_leaves_no_older_module(
     build: Build, broken: str
 ) -> None:
-    """Where nothing can be compiled, and where one of two can; the error says how to build without."""
+    """If nothing can be compiled, or only one of two modules; the error says how to build without."""
     assert build.compiled == {"_one", "_two", "_renamed_since"}
     with pytest.raises(SystemExit, match=r"cannot be compiled(.|\n)*PINSTREAM_NO_COMPILE=1"):
         build.run(WORKS, broken)
@@ -87,7 +87,7 @@ def test_what_cannot_be_compiled_fails_the_build_and_leaves_no_older_module(
 def test_without_cython_the_build_fails_and_leaves_no_older_module(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the package is built on a machine that has no compiler."""
+    """The same happens on a machine without a compiler."""
     monkeypatch.setitem(sys.modules, "Cython.Build", None)
     with pytest.raises(SystemExit, match="PINSTREAM_NO_COMPILE=1"):
         build.run(WORKS, WORKS)
@@ -95,7 +95,7 @@ def test_without_cython_the_build_fails_and_leaves_no_older_module(
 
 
 def test_the_plain_package_has_to_be_asked_for(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PINSTREAM_NO_COMPILE=1: nothing is compiled, an older module goes, the wheel is for every machine."""
+    """PINSTREAM_NO_COMPILE=1: nothing is compiled, older modules are removed, and the wheel fits every machine."""
     monkeypatch.setenv("PINSTREAM_NO_COMPILE", "1")
     asked = build.run(NO_CYTHON, NO_C)
     assert build.compiled == set()
@@ -106,13 +106,13 @@ def test_the_plain_package_has_to_be_asked_for(build: Build, monkeypatch: pytest
 def test_a_machine_without_a_compiler_is_recognised(
     build: Build, monkeypatch: pytest.MonkeyPatch, compiler: str
 ) -> None:
-    """`make setup` asks this, and goes on with the plain package."""
+    """`make setup` asks this, and continues with the plain package."""
     monkeypatch.setenv("CC", compiler)
     assert not build.can_compile()
 
 
 def test_a_build_replaces_what_was_compiled_before(build: Build) -> None:
-    """With a compiler: the modules that there are now, and they are what the wheel holds beside the sources."""
+    """With a compiler the modules are built from the present sources, and the wheel has them beside the sources."""
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
     assert build.can_compile()
@@ -157,7 +157,7 @@ FALLBACKS = {
     "consumer.adapters.kafka.native": "consumer.adapters.kafka.native._messages",
     "consumer.adapters.key_store.native": "consumer.adapters.key_store.native._keys",
 }
-"""Modules that fall back to plain Python, and the compiled module that each would have."""
+"""Modules that fall back to plain Python, and the compiled module of each."""
 
 IMPORTED_WITH = """
 import importlib, sys

@@ -46,7 +46,7 @@ IN_CI = os.environ.get("CI", "").lower() == "true"
 PROMETHEUS_OWN = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
 ADDED_BY_PROMETHEUS = {"job", "instance"}
 OPEN_VALUES = {"topic", "partition", "account", "kind", "code", "event_name", "status", "reason", "rule"}
-"""Labels whose values the scene below does not all have: what matches them is not checked."""
+"""Labels whose values the scene below does not all have: matchers for them are not checked."""
 
 _NAME = re.compile(r"(?<![\w:.$\"'])([A-Za-z_:][\w:]*)\s*(\{[^}]*\})?")
 _MATCHER = re.compile(r"(\w+)\s*(=~|!=|!~|=)\s*\"((?:[^\"\\]|\\.)*)\"")
@@ -86,7 +86,7 @@ SERIES = scraped()
 
 
 def panels(path: Path) -> list[dict[str, Any]]:
-    """All panels that show something."""
+    """All panels with data."""
     document = json.loads(path.read_text("utf-8"))
     return [one for one in document["panels"] if one["type"] != "row"]
 
@@ -118,7 +118,7 @@ def labels_used(expression: str) -> set[str]:
 
 
 class TestNames:
-    """What deploy/ asks for is there to be had."""
+    """The metrics and labels that deploy/ uses exist."""
 
     @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS)
     def test_metrics_and_labels_exist(self, where: str, expression: str) -> None:
@@ -138,7 +138,7 @@ class TestNames:
         assert labels_used(expression) <= known, where
 
     def test_the_reader_of_expressions_reads(self) -> None:
-        """It finds what is wrong: this test reads what it is meant to read."""
+        """It finds mistakes, so the test really reads the expressions."""
         expression = 'sum by (a, b) (rate(x_total{c="d", e=~"f|g"}[5m])) / on (h) max(y) > 0.5 and z'
         assert list(selectors(expression)) == [
             ("x_total", [("c", "=", "d"), ("e", "=~", "f|g")]),
@@ -155,13 +155,13 @@ class TestNames:
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_the_job_has_its_name(self, rule: dict[str, Any]) -> None:
-        """Rules know pinstream by the name of the scrape job."""
+        """The rules know pinstream by the name of the scrape job."""
         assert set(re.findall(r'job="([^"]*)"', rule["expr"])) <= {"pinstream"}
         assert [one["job_name"] for one in PROMETHEUS["scrape_configs"]] == ["pinstream"]
 
 
 class TestAlerts:
-    """Each says what to do and where that is written."""
+    """Each alert says what to do and where that is written."""
 
     def test_what_is_watched(self) -> None:
         """Lag, freshness, halts, guard, dead letters, ledger, progress, workers, waiting, presence, doubles."""
@@ -188,24 +188,24 @@ class TestAlerts:
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_labels_of_its_text_are_labels_of_its_series(self, rule: dict[str, Any]) -> None:
-        """No hole in the sentence that someone is woken by."""
+        """No label is missing in the text that wakes someone up."""
         told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
         kept = labels_used(rule["expr"]) or ADDED_BY_PROMETHEUS
         assert told <= kept
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_it_is_tried_both_ways(self, rule: dict[str, Any]) -> None:
-        """deploy/alerts_test.yml has it fire in one scene and keep quiet in another."""
+        """In deploy/alerts_test.yml it fires in one scene and does not in another."""
         looks = [one for test in RULE_TESTS for one in test["alert_rule_test"]]
         fires = {bool(one.get("exp_alerts")) for one in looks if one["alertname"] == rule["alert"]}
         assert fires == {True, False}
 
 
 class TestDashboard:
-    """Grafana can load it, and whoever reads it knows what they see."""
+    """Grafana can load it, and readers know what they see."""
 
     def test_there_is_one(self) -> None:
-        """By its name, and with an id that no second one has."""
+        """It has its name, and an id that no other one has."""
         assert [path.name for path in DASHBOARDS] == ["pinstream.json"]
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         assert (document["title"], document["uid"]) == ("pinstream", "pinstream")
@@ -218,7 +218,7 @@ class TestDashboard:
         assert panel["datasource"]["uid"] == "${datasource}"
 
     def test_panels_have_an_id_and_a_place_of_their_own(self) -> None:
-        """None lies on another, none leaves the 24 columns."""
+        """No panel overlaps another or leaves the 24 columns."""
         document = json.loads(DASHBOARDS[0].read_text("utf-8"))
         assert len({one["id"] for one in document["panels"]}) == len(document["panels"])
         taken: set[tuple[int, int]] = set()
@@ -239,7 +239,7 @@ class TestDashboard:
 
     @pytest.mark.parametrize("panel", panels(DASHBOARDS[0]), ids=lambda one: str(one["title"]))
     def test_legends_name_labels_that_are_there(self, panel: dict[str, Any]) -> None:
-        """A label that was summed away would leave a hole."""
+        """A label that was summed away would leave a gap."""
         for target in panel["targets"]:
             told = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             grouped = labels_used(target["expr"])
@@ -251,7 +251,7 @@ class TestWiring:
     """docker-compose.yml starts Prometheus and Grafana with all of this."""
 
     def mounts(self, service: str) -> dict[str, str]:
-        """Where inside -> what of this folder."""
+        """Path in the container -> path in this folder."""
         volumes = [volume.split(":") for volume in SERVICES[service]["volumes"]]
         found = {volume[1]: volume[0] for volume in volumes if volume[0].startswith("./")}
         assert all(volume[2:] == ["ro"] for volume in volumes if volume[0].startswith("./"))
@@ -306,7 +306,7 @@ class TestWiring:
 
 
 class TestPromtool:
-    """What only Prometheus' own parser can tell."""
+    """What only Prometheus' own parser can check."""
 
     def test_the_configuration_and_the_rules_are_valid(self, tmp_path: Path) -> None:
         """``promtool check config``, which checks the rules too."""
@@ -319,7 +319,7 @@ class TestPromtool:
         promtool("test", "rules", str(DEPLOY / "alerts_test.yml"))
 
     def test_the_dashboard_s_expressions_parse(self, tmp_path: Path) -> None:
-        """Each as a rule of its own, with Grafana's variables filled in."""
+        """Each expression as a rule of its own, with values for Grafana's variables."""
         rules = [
             {"record": f"panel:{number}", "expr": filled(expression)}
             for number, (_, expression) in enumerate(shown())
@@ -329,19 +329,19 @@ class TestPromtool:
         promtool("check", "rules", str(path))
 
     def test_the_metrics_are_by_the_conventions(self) -> None:
-        """``promtool check metrics``, on what /metrics answers."""
+        """``promtool check metrics`` on the answer of /metrics."""
         registry = CollectorRegistry()
         registry.register(FiguresCollector(Statistics, lambda: [everything()]))
         promtool("check", "metrics", stdin=generate_latest(registry))
 
 
 def filled(expression: str) -> str:
-    """With Grafana's variables as it would fill them in."""
+    """The expression with values for Grafana's variables."""
     return re.sub(r"\$\{?(__rate_interval|__range)\}?", "5m", expression).replace("$", "")
 
 
 def promtool(*arguments: str, stdin: bytes = b"") -> None:
-    """Run it; it finds nothing wrong."""
+    """Run promtool, which must find no mistake."""
     if PROMTOOL is None:
         if IN_CI:
             pytest.fail(

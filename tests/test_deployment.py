@@ -25,7 +25,7 @@ from consumer.settings.values import parse_duration
 
 ROOT = Path(__file__).parent.parent
 NEEDS = {"run": DEFAULT_NEEDS, "check": DEFAULT_NEEDS, "produce": ("kafka",), "sandbox": ()}
-"""What each command that a service runs cannot do without."""
+"""The settings that each command of a service needs."""
 OUR_PREFIXES = ("PINSTREAM_", "PINTEREST_", "KAFKA_", "SCHEMA_REGISTRY_")
 MAKE_TARGETS = {"setup", "demo", "test", "check", "simulate", "bench", "soak", "fuzz", "clean"}
 
@@ -56,7 +56,7 @@ def image_environment() -> dict[str, str]:
 
 
 def settings_of(service: dict[str, Any]) -> Settings:
-    """The settings that a service of ours starts with; a `SettingsError` fails the test."""
+    """The settings with which a service of ours starts; a `SettingsError` fails the test."""
     environ = {"HOME": "/var/lib/pinstream", **image_environment(), **service.get("environment", {})}
     for name, value in environ.items():
         secret = value.removeprefix("/run/secrets/")
@@ -69,15 +69,15 @@ def settings_of(service: dict[str, Any]) -> Settings:
 
 
 def interpolated(value: str) -> str:
-    """As docker compose reads it where none of the variables is set."""
+    """A value as docker compose reads it if none of its variables is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 class TestCompose:
-    """Every service's command and variables exist, and what has to fit together does."""
+    """Every service's command and variables exist, and settings that depend on each other agree."""
 
     def test_the_whole_system_is_there(self) -> None:
-        """Kafka, topics, registry, sandbox, producer, pinstream, what watches it, and Redis for who asks for it."""
+        """Kafka, topics, registry, sandbox, producer, pinstream, monitoring, and Redis as a profile."""
         watching = {"prometheus", "grafana"}
         assert SERVICES.keys() - watching == {
             *("kafka", "topics", "schema-registry", "sandbox", "producer", "pinstream", "redis")
@@ -87,7 +87,7 @@ class TestCompose:
         assert OURS.keys() == {"sandbox", "producer", "pinstream"}
 
     def test_it_is_valid(self) -> None:
-        """By the schema of the Compose Specification, which lets no unknown key pass."""
+        """It fits the schema of the Compose Specification, which refuses unknown keys."""
         if not COMPOSE_SCHEMA.exists():
             if os.environ.get("CI", "").lower() == "true":
                 pytest.fail("compose-go's schema is not installed: make tests/deploy/target/.ready")
@@ -98,7 +98,7 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_no_service_may_do_more_than_it_needs(self, name: str) -> None:
-        """No capability, none to be had, and bounds of processor and memory."""
+        """No capabilities, no way to get any, and limits of processor and memory."""
         service = SERVICES[name]
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -107,14 +107,15 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_programs_cannot_be_changed(self, name: str) -> None:
-        """Read-only but for volumes and /tmp. Kafka and its registry write their configuration at start."""
+        """Their root is read-only but for volumes and /tmp. Kafka and its registry write their configuration at
+        the start."""
         writes = name in ("kafka", "topics", "schema-registry")
         assert SERVICES[name].get("read_only", False) is not writes
         assert writes or SERVICES[name]["tmpfs"] == ["/tmp"]
 
     @pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "healthcheck" in service])
     def test_health_is_cheap(self, name: str) -> None:
-        """Asked often while the service starts, then seldom, and never with a Java machine."""
+        """It is checked often during the start, then rarely, and never with a Java machine."""
         check = SERVICES[name]["healthcheck"]
         if check.get("disable"):
             return
@@ -123,7 +124,8 @@ class TestCompose:
         assert parse_duration(check["start_interval"]) <= 2
 
     def test_secrets_are_files(self) -> None:
-        """No token or password is in an environment; each secret has a file, and whoever uses it is given it."""
+        """No token or password is in an environment; each secret is a file, and only the services that use it
+        have it."""
         for service in SERVICES.values():
             for variable, value in service.get("environment", {}).items():
                 if re.search(r"TOKEN|PASSWORD|SECRET", variable):
@@ -136,7 +138,7 @@ class TestCompose:
         assert settings.pinterest.access_token_file.read_text("utf-8").strip() == "sandbox"
 
     def test_the_shared_key_store_is_one_variable_away(self) -> None:
-        """Redis never evicts and keeps what it is told; pinstream waits for it where its profile is on."""
+        """Redis never evicts keys and writes them to disk; with its profile pinstream waits for it."""
         environment = SERVICES["pinstream"]["environment"]
         assert environment["PINSTREAM_KEY_STORE"] == "${PINSTREAM_KEY_STORE:-}"
         store = settings_of(
@@ -166,7 +168,7 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_versions_are_fixed(self, name: str) -> None:
-        """No image of today that is another tomorrow."""
+        """No image changes from one day to the next."""
         image, _, tag = SERVICES[name]["image"].rpartition(":")
         assert image
         assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
@@ -177,11 +179,11 @@ class TestCompose:
         assert tags == {f"pinstream:{__version__}"}
 
     def test_one_version_of_kafka(self) -> None:
-        """The broker, and what makes its topics."""
+        """The broker and the container that creates topics have the same version."""
         assert SERVICES["kafka"]["image"] == SERVICES["topics"]["image"]
 
     def test_everyone_waits_for_what_it_needs(self) -> None:
-        """A service that is waited for has a health check or ends; nobody waits for what is not there."""
+        """A service that others wait for has a health check or ends, and exists."""
         for service in SERVICES.values():
             for other, waiting in service.get("depends_on", {}).items():
                 if waiting["condition"] == "service_healthy":
@@ -211,7 +213,7 @@ class TestCompose:
         assert (command[command.index("--topic") + 1],) == settings.kafka.topics
 
     def test_addresses_lead_to_services(self) -> None:
-        """Brokers, registry and API are named as the services that listen there."""
+        """Brokers, registry and API have the names of the services that listen there."""
         settings = settings_of(SERVICES["pinstream"])
         listeners = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
         assert f"://{settings.kafka.bootstrap_servers}" in listeners
@@ -221,7 +223,7 @@ class TestCompose:
         assert settings.pinterest.api_url == f"http://sandbox:{sandbox[sandbox.index('--port') + 1]}/v5"
 
     def test_ports_are_published_on_loopback_only(self) -> None:
-        """Nothing of a development system is open to the network, and the page's port is where it listens."""
+        """No port of a development system is open to the network, and the page's port is the one where it listens."""
         for service in SERVICES.values():
             assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         address = settings_of(SERVICES["pinstream"]).pinstream.http_address
@@ -236,7 +238,7 @@ class TestCompose:
 
 
 class TestDockerfile:
-    """The image runs pinstream, pinned, as process 1, without rights."""
+    """The image runs pinstream with pinned versions, as process 1, without privileges."""
 
     def test_not_root(self) -> None:
         """The last user set is a number (for Kubernetes' runAsNonRoot), and not 0."""
@@ -244,13 +246,13 @@ class TestDockerfile:
         assert int(user) > 0
 
     def test_base_images_are_fixed_and_alike(self) -> None:
-        """Build and run on the same Python."""
+        """The build and the image have the same Python."""
         images = {rest.split(" AS ")[0] for word, rest in instructions() if word == "FROM"}
         assert images == {"${BASE}"}
         assert instructions()[0] == ("ARG", "BASE=python:3.11-slim")
 
     def test_signals_arrive(self) -> None:
-        """Exec form, so that SIGTERM reaches pinstream and not a shell."""
+        """The commands are in exec form, so that SIGTERM reaches pinstream and not a shell."""
         found = dict(final_stage())
         assert (found["ENTRYPOINT"], found["CMD"]) == ('["pinstream"]', '["run"]')
         assert found["HEALTHCHECK"].partition(" CMD ")[2].startswith('["python", "-c", ')
@@ -263,7 +265,7 @@ class TestDockerfile:
 
     @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "all_proxy"])
     def test_the_health_check_asks_past_a_proxy(self, proxy: str) -> None:
-        """A proxy for the way out knows nothing of this container, and cannot reach it."""
+        """A proxy for the way out does not know this container and cannot reach it."""
         [_, _, code] = yaml.safe_load(dict(final_stage())["HEALTHCHECK"].partition(" CMD ")[2])
         asked = []
 
@@ -289,14 +291,14 @@ class TestDockerfile:
         assert (done.returncode, asked) == (0, ["/healthz"])
 
     def test_everything_is_installed_with_the_constraints(self) -> None:
-        """No version is left to the day of the build."""
+        """No version depends on the day of the build."""
         runs = [rest for word, rest in instructions() if word == "RUN"]
         installs = [part for rest in runs for part in rest.split("&&") if "pip install" in part]
         assert installs
         assert all("--constraint constraints.txt" in part for part in installs)
 
     def test_the_extras_are_in_it(self) -> None:
-        """A shared key store and traces are a matter of settings, not of another image."""
+        """A shared key store and traces need settings, not another image."""
         extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
         assert any(f"[{extras}]" in rest for word, rest in instructions() if word == "RUN")
 
@@ -324,7 +326,7 @@ class TestPins:
     """Every dependency has a reason and a version."""
 
     def direct(self) -> list[str]:
-        """All that pyproject.toml asks for, as it is written there, without versions."""
+        """The names in pyproject.toml's requirements, without versions."""
         groups: list[Any] = [entry for group in PYPROJECT["dependency-groups"].values() for entry in group]
         requirements = PYPROJECT["project"]["dependencies"] + [
             entry for entry in groups if isinstance(entry, str)
@@ -352,7 +354,7 @@ class TestPins:
         assert set(requirements) <= set(self.constraints().splitlines())
 
     def test_constraints_hold_pins_only(self) -> None:
-        """No address, no path, no range."""
+        """It has no addresses, paths or ranges."""
         for line in self.constraints().splitlines():
             assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line)
 
@@ -362,10 +364,10 @@ class TestPins:
 
 
 class TestMake:
-    """The targets of the contract, all of them and no other."""
+    """The targets of the Makefile are those of the contract."""
 
     def test_targets(self) -> None:
-        """Beside `help`, which lists them."""
+        """The contract's targets and `help`, which lists them."""
         text = (ROOT / "Makefile").read_text("utf-8")
         targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
         assert targets - {"help"} == MAKE_TARGETS

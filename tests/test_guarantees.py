@@ -1,4 +1,4 @@
-"""docs/guarantees.md names its proofs: each of them exists."""
+"""docs/guarantees.md names its proofs, and each of them exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUGS = sorted(
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_test_or_module_exists(name: str) -> None:
-    """A path leads to a file, and behind ``::`` stands a test in it."""
+    """A path leads to a file, and behind ``::`` is a test in it."""
     path, _, test = name.partition("::")
     assert (ROOT / path).is_file()
     assert not test or defines(path, test)
@@ -31,18 +31,18 @@ def test_the_test_or_module_exists(name: str) -> None:
 
 @pytest.mark.parametrize("name", CRASH_TESTS)
 def test_the_crash_point_has_its_test(name: str) -> None:
-    """One test for each row of the table."""
+    """Each row of the table has one test."""
     assert defines(_CRASH_POINTS, name)
 
 
 @pytest.mark.parametrize("name", BUGS)
 def test_the_bug_is_revived(name: str) -> None:
-    """The simulation's own tests show that it is caught."""
+    """The simulation's own tests show that it catches the bug."""
     assert name in MUTATIONS
 
 
 def test_the_page_names_its_proofs() -> None:
-    """This test reads what it is meant to read."""
+    """The page has proofs, so the tests above really read it."""
     assert len(PATHS) > 20
     assert len(CRASH_TESTS) >= 6
     assert len(BUGS) > 12

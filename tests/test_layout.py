@@ -25,7 +25,7 @@ SHORT = {
     "consumer/commands/run.py": "the service itself is app/run and workers",
     "consumer/engine/native/plain.py": "what is compiled beside it, in Python",
 }
-"""Modules of consumer/ with fewer lines, and why. A package's `__init__` says what is in it, and counts for nothing."""
+"""Modules of consumer/ with fewer lines, and why. `__init__` modules do not count."""
 
 FILES = sorted(
     path.relative_to(ROOT)
@@ -41,13 +41,13 @@ MODULES = {
 
 
 def lines(path: Path) -> int:
-    """Of a file."""
+    """The number of lines of a file."""
     return len((ROOT / path).read_text("utf-8").splitlines())
 
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """What a module imports of consumer: anywhere in it, also under TYPE_CHECKING and in functions."""
+    """The modules of consumer that a module imports, also under TYPE_CHECKING and in functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / MODULES[name]).read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -66,19 +66,19 @@ def test_a_folder_can_be_surveyed() -> None:
 
 
 def test_a_module_is_more_than_a_corner_of_another() -> None:
-    """None of consumer/ is shorter than sixty lines without a reason."""
+    """No module of consumer/ has fewer than sixty lines without a reason."""
     short = {str(one) for one in MODULES.values() if lines(one) < SHORTEST and one.name != "__init__.py"}
     assert short <= SHORT.keys()
 
 
 def test_a_module_is_one_sitting() -> None:
-    """None of consumer/ or tests/ is longer than six hundred lines."""
+    """No module of consumer/ or tests/ has more than six hundred lines."""
     long = {str(one): n for one in FILES if one.suffix == ".py" and (n := lines(one)) > LONGEST}
     assert long == {}
 
 
 def test_a_folder_of_tests_is_one_of_the_code() -> None:
-    """What tests consumer/X is in tests/X; besides, there are the folders of what tests the whole."""
+    """The tests of consumer/X are in tests/X; other folders have the tests of the whole."""
     of_the_whole = {
         *("benchmark", "deploy", "end_to_end", "fuzzing", "image", "references", "runbook", "simulation"),
         *("soak", "support"),
@@ -94,7 +94,7 @@ def test_a_folder_of_tests_is_one_of_the_code() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_circle(name: str) -> None:
-    """No way of imports leads from a module back to it, whatever it is imported for."""
+    """No chain of imports leads from a module back to itself, whatever the imports are for."""
     way, seen = [name], set[str]()
     while way:
         for one in imports(way.pop()):

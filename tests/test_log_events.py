@@ -1,4 +1,4 @@
-"""docs/logs.md lists every line that pinstream logs, with its level and fields: it is held to the code."""
+"""docs/logs.md lists every line that pinstream logs, with its level and fields: the code must agree with it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PAGE = (ROOT / "docs" / "logs.md").read_text("utf-8")
 LEVELS = {"debug", "info", "warning", "error"}
 
 FORWARDING = {("consumer/logs.py", "emit"), ("consumer/app/building.py", "log_report")}
-"""Who hands on what others said: a library's line, a core's report."""
+"""Functions that forward the lines of a library or the reports of the engine."""
 
 
 class Line(NamedTuple):
-    """One way to log something. `fields` None: made of something else, named in the test."""
+    """One place that logs. `fields` None: they come from elsewhere, and the test names them."""
 
     where: str
     event: str
@@ -29,20 +29,20 @@ class Line(NamedTuple):
 
 
 def constants(node: ast.expr) -> set[str]:
-    """The texts that an expression can be."""
+    """The texts that an expression can have as its value."""
     if isinstance(node, ast.IfExp):
         return constants(node.body) | constants(node.orelse)
     return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
 
 
 def keywords(call: ast.Call) -> frozenset[str] | None:
-    """The names of a call's fields; None if they come out of a mapping."""
+    """The names of a call's fields; None if they come from a mapping."""
     names = [one.arg for one in call.keywords]
     return None if None in names else frozenset(name for name in names if name)
 
 
 def keys(node: ast.expr) -> frozenset[str] | None:
-    """The names in a dictionary that is written out."""
+    """The keys of a dictionary that is written out."""
     if not isinstance(node, ast.Dict):
         return None
     return frozenset(name for key in node.keys if key is not None for name in constants(key))
@@ -54,7 +54,7 @@ def is_logger(node: ast.expr) -> bool:
 
 
 def read(call: ast.Call, where: str) -> Line | None:
-    """A report of the core, a `Report`, or a call of structlog's logger; None: something else."""
+    """A report of the engine, a `Report`, or a call of structlog's logger; None for anything else."""
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     if name == "Report" and len(call.args) == 3:
@@ -90,7 +90,7 @@ LINES = list(logged())
 
 
 def listed() -> dict[str, tuple[set[str], set[str]]]:
-    """Event -> levels and fields, as the page has them."""
+    """Event -> levels and fields, from the page."""
     rows = re.findall(r"^\| `(\w+)` \| ([a-z, ]+) \| .+ \| (.+) \|$", PAGE, re.MULTILINE)
     assert len(rows) == len({row[0] for row in rows})
     return {
@@ -99,13 +99,13 @@ def listed() -> dict[str, tuple[set[str], set[str]]]:
 
 
 def test_the_page_lists_every_event() -> None:
-    """All that there are, and no other."""
+    """Every event, and no other."""
     assert len(LINES) > 20
     assert listed().keys() == {line.event for line in LINES}
 
 
 def test_the_page_has_their_levels() -> None:
-    """All that an event can have, and they are levels."""
+    """Every level that the event can have, and they are valid levels."""
     found: dict[str, set[str]] = {}
     for line in LINES:
         found.setdefault(line.event, set()).update(line.levels)
@@ -114,7 +114,7 @@ def test_the_page_has_their_levels() -> None:
 
 
 def test_the_page_has_their_fields() -> None:
-    """All that an event can have; those of ``stopped`` are the ledger's."""
+    """Every field that the event can have; those of ``stopped`` are the ledger's."""
     of_ledger = frozenset(document_of(Core().statistics().totals))
     found: dict[str, set[str]] = {}
     for line in LINES:
@@ -125,14 +125,14 @@ def test_the_page_has_their_fields() -> None:
 
 
 def test_event_names_are_names() -> None:
-    """Lower case with underscores, so that one can filter by them; fields likewise."""
+    """Lower case with underscores, which filters can use; the same for fields."""
     for line in LINES:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", line.event)
         assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in line.fields or ())
 
 
 def test_fields_of_time_have_their_unit() -> None:
-    """No bare delay, wait or age: seconds are called so."""
+    """The names of delays, waits and ages say that they are seconds."""
     for line in LINES:
         for name in line.fields or ():
             assert not re.search(r"(^|_)(delay|wait|age|retry|timeout|duration)(_in)?$", name), (
@@ -142,7 +142,7 @@ def test_fields_of_time_have_their_unit() -> None:
 
 
 def test_nobody_logs_in_a_way_that_this_test_cannot_read() -> None:
-    """Every use of a logger is one of those above, or hands on what others said."""
+    """Every use of a logger has one of the forms above, or forwards lines of others."""
     for path in sorted((ROOT / "consumer").rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
         for function in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -160,7 +160,7 @@ def test_nobody_logs_in_a_way_that_this_test_cannot_read() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """To sections of the runbook that are there."""
+    """Each link leads to a section of the runbook."""
     headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / "runbook.md").read_text("utf-8"), re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     links = re.findall(r"runbook\.md#([\w-]+)", PAGE)

@@ -43,7 +43,8 @@ def test_the_index_has_every_page() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """What it is, how to run it, what it guarantees, and where to read on: everything else has a page."""
+    """It says what pinstream is, how to run it, what it guarantees, and where to read on: everything else has a
+    page."""
     assert 6_000 <= (ROOT / "README.md").stat().st_size <= 8_192
 
 

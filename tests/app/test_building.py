@@ -40,7 +40,7 @@ async def test_what_a_mapping_should_change_is_logged_at_start(tmp_path: Path) -
 def test_modules_that_were_compiled_from_other_sources_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """They would load, and leave every record to the slower path, which nothing but the cost would tell."""
+    """They would load, and leave every record to the slower path, which only the cost would show."""
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
     settings = load({"HOME": str(tmp_path)}, needs=())
@@ -54,7 +54,7 @@ def test_modules_that_were_compiled_from_other_sources_are_an_error(
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_the_state_folder_is_for_its_user_alone(umask: int, tmp_path: Path) -> None:
-    """Whatever the umask: it holds what the commands of other users have no business with."""
+    """Whatever the umask is: the folder is closed to other users."""
     before = os.umask(umask)
     try:
         building.make_state_folder(tmp_path / "state")
@@ -88,13 +88,14 @@ def test_a_schema_that_no_record_can_be_read_as_is_one_line(tmp_path: Path) -> N
 
 
 def test_half_a_character_in_a_schema_is_one_line(tmp_path: Path) -> None:
-    """JSON can write what no text can hold."""
+    """JSON can write a lone surrogate, which no text can hold."""
     with pytest.raises(SchemaError, match=r"e\.avsc: a name in it contains a lone surrogate"):
         decoder_of({"name": "\ud800", "type": "int"}, tmp_path)
 
 
 def test_a_secret_in_a_file_is_read_again_and_its_loss_is_logged(tmp_path: Path) -> None:
-    """By one rule for the proxy's login, the page's token and the key store's password: the last one stays in force."""
+    """The proxy's login, the page's token and the key store's password have one rule: the last readable value
+    stays in force."""
     file = tmp_path / "secret"
     file.write_text("s3cret-one\n")
     read = building.secret(None, file, "PINSTREAM_HTTP_TOKEN_FILE")

@@ -1,4 +1,4 @@
-"""Metrics by OTLP are those of /metrics, and a collector that does not take them costs one line."""
+"""Metrics by OTLP are those of /metrics, and a collector that refuses them costs one log line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OFTEN = {"OTEL_METRIC_EXPORT_INTERVAL": "20"}
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """What is started mutes OpenTelemetry's logger."""
+    """Undo what a start mutes: OpenTelemetry's logger."""
     yield
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
@@ -62,7 +62,7 @@ class Scene:
         return [FiguresCollector(Statistics, self.snapshots), of_workers]
 
     def scrape(self) -> tuple[dict[str, Any], dict[Any, float]]:
-        """/metrics of now."""
+        """The present text of /metrics."""
         registry = CollectorRegistry()
         for one in self.collectors:
             registry.register(one)
@@ -89,13 +89,13 @@ async def exporting(
 
 
 def ours(lines: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
-    """The lines about exports: threads of earlier tests may log others meanwhile."""
+    """The log lines about exports: threads of earlier tests may log others meanwhile."""
     events = ("telemetry", "metrics_not_exported", "metrics_exported_again")
     return [one for one in lines if one["event"] in events]
 
 
 async def until(condition: Any) -> None:
-    """Wait, bounded, until it is true."""
+    """Wait, for a bounded time, until the condition holds."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
@@ -128,7 +128,7 @@ async def test_it_is_what_metrics_shows(monkeypatch: pytest.MonkeyPatch, scene: 
 
 
 async def test_units_and_whose_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The unit stands at the end of the name, so Prometheus adds nothing; OTEL_RESOURCE_ATTRIBUTES come first."""
+    """The unit ends the name, so Prometheus adds nothing; OTEL_RESOURCE_ATTRIBUTES come first."""
     with collecting() as collector:
         async with exporting(
             monkeypatch,
@@ -162,7 +162,7 @@ async def test_units_and_whose_they_are(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody says otherwise."""
+    """service.version is pinstream's unless the user sets another one."""
     with collecting() as collector:
         async with exporting(monkeypatch, Scene(empty()), collector.url):
             await until(lambda: collector.requests)
@@ -170,7 +170,7 @@ async def test_the_version_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_headers_of_a_file_are_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """OTEL_EXPORTER_OTLP_HEADERS_FILE, as our own secrets have it."""
+    """OTEL_EXPORTER_OTLP_HEADERS_FILE is read as pinstream's own secret files are."""
     (tmp_path / "headers").write_text("api-key=secret,authorization=Basic%20YQ==\n")
     with collecting() as collector:
         async with exporting(
@@ -195,7 +195,7 @@ async def test_headers_of_a_file_are_sent(monkeypatch: pytest.MonkeyPatch, tmp_p
 async def test_temporality_is_as_asked(
     monkeypatch: pytest.MonkeyPatch, preference: str, cumulative: set[str]
 ) -> None:
-    """A difference counts from the last export that was accepted: what an outage took comes with the next one."""
+    """A delta counts from the last accepted export: the next one includes the time of an outage."""
     scene = Scene(statistics(counters=counted(5)))
     with collecting() as collector:
         async with exporting(
@@ -228,7 +228,7 @@ async def test_temporality_is_as_asked(
 
 
 def counted(calls: int) -> Counters:
-    """So many answers, each after a quarter of a second."""
+    """`count` answers, each after a quarter of a second."""
     counters = Counters()
     counters.answers["200"] = calls
     counters.call_buckets["verdict", 0.25] = calls
@@ -242,7 +242,7 @@ def counted(calls: int) -> Counters:
 async def failing(
     monkeypatch: pytest.MonkeyPatch, url: str, collector: Collector | None = None, **variables: str
 ) -> Sequence[Mapping[str, Any]]:
-    """What is logged while exports fail for a while, and then end."""
+    """The log lines while exports fail for a while, and when that ends."""
     with capture_logs() as lines:
         async with exporting(
             monkeypatch, Scene(busy()), url, left=0.0, OTEL_EXPORTER_OTLP_TIMEOUT="3000", **OFTEN, **variables
@@ -268,7 +268,7 @@ async def failing(
 async def test_what_is_no_collector_is_one_line(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, reason: str
 ) -> None:
-    """Not one for each interval; with the reason, without a word of the answer, and with what to do."""
+    """One line, not one for each interval: it has the reason and what to do, and no word of the answer."""
     with collecting(answer) as collector:
         lines = await failing(monkeypatch, collector.url, collector)
     assert [one["event"] for one in lines] == ["telemetry", "metrics_not_exported"]
@@ -316,7 +316,7 @@ async def test_what_is_wrong_with_a_certificate_is_said(
 
 
 async def test_the_end_of_an_outage_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the number of exports that were missed, and nothing counted is lost."""
+    """The line has the number of missed exports, and no count is lost."""
     scene = Scene(statistics(counters=full_counters()))
     with collecting(Answer(500)) as collector, capture_logs() as lines:
         async with exporting(monkeypatch, scene, collector.url, **OFTEN):
@@ -333,7 +333,7 @@ async def test_the_end_of_an_outage_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_figures_that_cannot_be_read_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no export of them; once they can, it goes on."""
+    """Nothing is exported then; when the figures can be read again, exports continue."""
     scene = Scene(empty())
     scene.broken = RuntimeError(MARK)
     with collecting() as collector, capture_logs() as lines:
@@ -349,7 +349,7 @@ async def test_figures_that_cannot_be_read_are_one_line(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("left", [0.0, 0.2, 100.0])
 async def test_a_collector_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch, left: float) -> None:
-    """The loop goes on, no second request begins, and the end waits for what is left of the grace, at most 3 s."""
+    """The loop continues, no second request begins, and the end waits for the rest of the grace, at most 3 s."""
     with collecting(Answer(status=0)) as collector, capture_logs() as lines:
         async with exporting(
             monkeypatch,

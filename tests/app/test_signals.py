@@ -1,4 +1,5 @@
-"""Signals: the first asks for an orderly stop, a later one ends the process; what comes at once is one wish."""
+"""Signals: the first asks for an orderly stop, a later one ends the process; the same signal twice at once
+counts once."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ asyncio.run(main())
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_what_a_second_signal_means(signals: Sequence[str], code: int) -> None:
-    """The same one again at once is the same wish (`timeout` and terminals send it to the process and to its group);
-    the same one later, or another one, is impatience."""
+    """The same signal at once counts once (`timeout` and terminals send it to the process and to its group);
+    the same one later, or another one, ends the process at once."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), *signals],
         capture_output=True,

@@ -1,4 +1,5 @@
-"""What OpenTelemetry's variables ask for: traces and metrics by one rule, and one clear line for what cannot be."""
+"""What OpenTelemetry's variables ask for: traces and metrics follow one rule, and one line says what cannot be
+exported."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ Start = Callable[[Mapping[str, str], Settings], Any]
 
 
 def traces(environ: Mapping[str, str], settings: Settings) -> Tracing:
-    """As a worker starts them."""
+    """Start traces as a worker does."""
     return environment.start(environ, settings, "TRACES")[0]
 
 
 def metrics(environ: Mapping[str, str], settings: Settings) -> MetricsExport:
-    """As a supervisor starts them."""
+    """Start metrics as a supervisor does."""
     return environment.start(environ, settings, "METRICS")[1]
 
 
@@ -35,13 +36,13 @@ BOTH = [(traces, Tracing, "TRACES"), (metrics, MetricsExport, "METRICS")]
 
 @pytest.fixture(autouse=True)
 def _unmuted() -> Iterator[None]:
-    """What is started mutes OpenTelemetry's logger."""
+    """Undo what a start mutes: OpenTelemetry's logger."""
     yield
     logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
 
 
 def started(start: Start, environ: Mapping[str, str], **settings: str) -> tuple[Any, list[Any]]:
-    """What is started, and what is logged."""
+    """What was started, and what was logged."""
     with capture_logs() as lines:
         return start(environ, with_(**settings)), lines
 
@@ -96,7 +97,7 @@ def test_the_standard_variables_ask(
     ("exporter", "exported"), [("prometheus", False), ("otlp,prometheus", True), ("OTLP", True), (",", True)]
 )
 def test_metrics_are_there_for_prometheus_anyway(exporter: str, exported: bool) -> None:
-    """So nothing is exported for it, and nothing is complained of."""
+    """Prometheus reads /metrics anyway, so nothing is exported for it, and nothing is logged."""
     found, lines = started(metrics, {"OTEL_METRICS_EXPORTER": exporter, **ENDPOINT})
     assert (type(found) is not MetricsExport) == exported
     assert not [one for one in lines if one["log_level"] == "warning"]
@@ -170,7 +171,7 @@ def test_without_the_extra_it_is_one_line(
 
 
 def test_a_mistake_of_both_is_one_line() -> None:
-    """And two mistakes are two."""
+    """A mistake in a variable of both gives one line, and two mistakes give two."""
     with capture_logs() as lines:
         found = environment.start(
             {**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, with_(), "TRACES", "METRICS"
@@ -197,7 +198,7 @@ def test_check_sees_the_same_and_starts_nothing() -> None:
 
 
 def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:
-    """As other secrets do; not both, and not a file that holds something else."""
+    """As other secrets may; not both the variable and the file, and no file with other content."""
     file = tmp_path / "headers"
     environ = {**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS_FILE": str(file)}
     file.write_text(f"api-key={SECRET}\n")

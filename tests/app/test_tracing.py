@@ -1,4 +1,4 @@
-"""The service with traces: a span for each fetch, convert, send and commit; without them, as it always was."""
+"""The service with traces: a span for each fetch, convert, send and commit; without traces it works as before."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Traced(Process):
         return source
 
     def spans(self, name: str) -> list[ReadableSpan]:
-        """Those of that name, in the order they ended."""
+        """The spans with that name, in the order in which they ended."""
         return [one for one in self.exporter.get_finished_spans() if one.name == name]
 
     def one(self, name: str) -> ReadableSpan:
-        """The only one of that name."""
+        """The only span with that name."""
         [span] = self.spans(name)
         return span
 
@@ -110,7 +110,7 @@ def _unmuted() -> Iterator[None]:
 
 
 def test_each_stage_has_its_span() -> None:
-    """Fetch and convert are one trace; a send and a commit are one each; a fetch that brings nothing is none."""
+    """Fetch and convert are one trace; each send and each commit is one; an empty fetch is none."""
     process = Traced(World(p0=values(5), p1=values(3, "x")))
     run(serve(process, lambda: settled(process)() and process.calls.count("fetch") > 5))
     fetch, convert, send = process.one("fetch"), process.one("convert"), process.one("send")
@@ -140,7 +140,7 @@ def test_each_stage_has_its_span() -> None:
 
 
 def test_commits_have_a_span() -> None:
-    """Those that the broker refuses too, with its reason."""
+    """A commit that the broker refuses has one, too, with the reason."""
     process = Traced(World(p0=values(4), p1=values(4, "x")), commit_interval=0.1)
 
     async def scenario() -> None:
@@ -164,7 +164,7 @@ def test_commits_have_a_span() -> None:
 
 
 def test_a_call_that_fails_says_how_and_which_attempt_it_was() -> None:
-    """No answer, an error status, and the platform's name for the call; the next attempt is a span of its own."""
+    """No answer, an error status, and the platform's request id; the next attempt has a span of its own."""
     process = Traced(World(p0=values(2)))
 
     async def fail(command: m.Send) -> m.Answered | m.Unanswered:
@@ -184,7 +184,7 @@ def test_a_call_that_fails_says_how_and_which_attempt_it_was() -> None:
 
 
 def test_what_an_adapter_raises_ends_its_span_and_goes_on_its_way() -> None:
-    """A dead end is a dead end with traces too; the span has the error's name and not its text."""
+    """A fatal error stays fatal with traces; the span has the error's name and not its text."""
     process = Traced(World(p0=values(2)))
     process.broken["send"] = Trouble(MARK)
     with pytest.raises(Trouble):
@@ -194,7 +194,7 @@ def test_what_an_adapter_raises_ends_its_span_and_goes_on_its_way() -> None:
 
 
 def test_spans_link_to_where_their_records_come_from() -> None:
-    """Convert and send; invalid headers are as good as none, and there is a bound."""
+    """Convert and send link to them; invalid headers are ignored, and the number of links is bounded."""
     headers = [b"not a traceparent", *(traceparent(number) for number in range(1, 60))]
     process = Traced(World(p0=values(70)), headers)
     run(serve(process, settled(process)))
@@ -205,7 +205,7 @@ def test_spans_link_to_where_their_records_come_from() -> None:
 
 
 def test_a_send_links_to_its_own_records_only() -> None:
-    """Each batch has its own."""
+    """Each batch links to its own records."""
     process = Traced(World(p0=values(4)), [traceparent(number) for number in range(1, 5)], batch_events=2)
     run(serve(process, settled(process)))
     assert sorted(linked(one) for one in process.spans("send")) == [[1, 2], [3, 4]]
@@ -213,7 +213,7 @@ def test_a_send_links_to_its_own_records_only() -> None:
 
 
 def test_a_sampler_that_keeps_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard's variable is obeyed, and everything is delivered all the same."""
+    """The standard's variable is obeyed, and all events are delivered all the same."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     process = Traced(World(p0=values(4)), [traceparent(1)])
     run(serve(process, settled(process)))
@@ -222,7 +222,7 @@ def test_a_sampler_that_keeps_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_personal_data_is_in_a_span() -> None:
-    """Neither of the payload, nor of a header, nor of an answer."""
+    """No value of the payload, of a header or of an answer."""
     world = World(p0=[event("a", em=MARK), f"\xff{MARK}".encode(), event(f"bad{MARK}")])
     process = Traced(world, [MARK.encode(), MARK.encode()])
 
@@ -264,7 +264,7 @@ def test_tracing_changes_nothing() -> None:
 def test_a_value_that_cannot_be_is_one_warning(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """Not the end of the service."""
+    """The service continues with one warning."""
     monkeypatch.setenv(name, value)
     with capture_logs() as lines:
         found, _ = environment.start(ENDPOINT, with_(), "TRACES")
@@ -273,7 +273,7 @@ def test_a_value_that_cannot_be_is_one_warning(
 
 
 async def test_without_traces_everything_is_as_it_is() -> None:
-    """The very same source and API, and no search for trace headers."""
+    """The same source and API objects, and no search for trace headers."""
     process, off = Process(World(p0=[])), Tracing()
     source = FakeSource(process, process.service)
     assert off.source(source) is source
@@ -286,13 +286,13 @@ async def test_without_traces_everything_is_as_it_is() -> None:
 
 
 class Deaf(SpanExporter):
-    """A collector with the behaviour of the test: it takes spans, refuses them, or fails."""
+    """A collector that accepts spans, refuses them, or fails, as the test wants."""
 
     def __init__(self) -> None:
         self.does: SpanExportResult | Exception = SpanExportResult.FAILURE
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Behave so."""
+        """Do what the test wants."""
         if isinstance(self.does, Exception):
             raise self.does
         return self.does
@@ -318,7 +318,7 @@ def test_an_outage_of_the_collector_is_two_lines() -> None:
 
 @pytest.mark.parametrize(("left", "most"), [(0.0, 0.5), (0.3, 1.0), (100.0, CLOSING + 1.0)])
 async def test_closing_takes_no_longer_than_is_left(left: float, most: float) -> None:
-    """A processor that never ends is given up."""
+    """A processor that never ends is abandoned."""
     hanging, given_up = asyncio.Event(), []
 
     class Hanging(SimpleSpanProcessor):
@@ -340,7 +340,7 @@ async def test_closing_takes_no_longer_than_is_left(left: float, most: float) ->
 
 
 async def test_closing_sends_what_is_queued() -> None:
-    """And takes no time when there is nothing to wait for."""
+    """It takes no time when the queue is empty."""
     given_up: list[bool] = []
     traced = SpanTracing(
         SimpleSpanProcessor(InMemorySpanExporter()),
@@ -354,7 +354,7 @@ async def test_closing_sends_what_is_queued() -> None:
 
 
 def test_the_service_says_how_much_of_the_grace_is_left() -> None:
-    """All of it until a stop is requested; never negative."""
+    """The whole grace until a stop is requested; never a negative time."""
     process = Process(World(p0=[]), grace=10.0)
 
     async def scenario() -> list[float]:

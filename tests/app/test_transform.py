@@ -121,7 +121,7 @@ def decoded() -> CommerceEvent:
 
 
 def applied(function: Callable[[Any], Any]) -> Any:
-    """What becomes of `EVENT` with this function."""
+    """The outcome of `EVENT` with this function."""
     return Transformer(function, "shop.events:clean", SCHEMA).apply(decoded())
 
 
@@ -131,7 +131,7 @@ def changing(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def refused(function: Callable[[Any], Any], code: str = "transform_misfit") -> str:
-    """The message of the dead letter."""
+    """The message of the dead letter that this function causes."""
     verdict = applied(function)
     assert isinstance(verdict, Rejection), verdict
     assert (verdict.stage, verdict.code) == (Stage.CONVERT, code)
@@ -144,7 +144,8 @@ def refused(function: Callable[[Any], Any], code: str = "transform_misfit") -> s
 
 
 def test_the_function_gets_plain_python() -> None:
-    """Each Avro type is the Python type of the page's table; nanoseconds, which Python does not have, stay a number."""
+    """Each Avro type becomes the Python type of the page's table; nanoseconds, which Python does not have, stay
+    a number."""
     seen: list[dict[str, Any]] = []
 
     def look(record: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def test_the_function_gets_plain_python() -> None:
 
 
 def test_a_record_that_is_returned_unchanged_is_the_decoded_one() -> None:
-    """Value by value and type by type: a function that does nothing changes no event."""
+    """Value by value and type by type: a function that changes nothing leaves every event as it is."""
     assert applied(lambda record: record) == EVENT
     assert type(applied(lambda record: record)["either"]) is int
 
@@ -170,7 +171,7 @@ def test_every_commerce_event_comes_through_unchanged() -> None:
 
 
 def test_what_it_changes_is_what_is_converted() -> None:
-    """Amounts stay exact, times are counts of the schema's unit again, None and a missing field say nothing."""
+    """Amounts stay exact, times become counts of the schema's unit again, and None is the same as a missing field."""
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
         record["total"] = record["total"] * 2 - Decimal("0.1")
@@ -219,7 +220,7 @@ def test_records_share_nothing() -> None:
 
 
 def test_a_whole_number_may_be_of_a_subclass() -> None:
-    """As the members of an `IntEnum` are: it is taken at once, as a plain number of its own size."""
+    """Members of an `IntEnum` are such: the value is taken at once, as a plain number of its own size."""
 
     class Size(IntEnum):
         LARGE = 7
@@ -290,7 +291,7 @@ def test_nonsense_is_a_dead_letter_that_says_where(function: Callable[[Any], Any
 
 
 def test_a_record_that_contains_itself_is_a_dead_letter() -> None:
-    """It neither hangs nor takes all memory."""
+    """It neither hangs nor uses up the memory."""
 
     def cyclic(record: dict[str, Any]) -> dict[str, Any]:
         record["items"][0]["parts"] = record["items"]
@@ -300,7 +301,7 @@ def test_a_record_that_contains_itself_is_a_dead_letter() -> None:
 
 
 def test_a_coroutine_that_is_returned_is_closed(recwarn: pytest.WarningsRecorder) -> None:
-    """A wrapped async function cannot be told at the start; each record says so, without a warning of Python's."""
+    """A wrapped async function cannot be recognised at the start; each record says so, without a warning of Python."""
 
     async def clean(record: dict[str, Any]) -> dict[str, Any]:
         return record
@@ -443,7 +444,7 @@ def test_what_cannot_be_the_function_is_an_error_at_start(
     ],
 )
 def test_what_takes_a_record_is_a_function(folder: Path, text: str) -> None:
-    """Whatever can be called with one argument."""
+    """Any object that can be called with one argument is accepted."""
     write(folder, text)
     name = "shopcode.events:clean"
     assert Transformer(load_transform(name), name, SCHEMA).apply(decoded()) == EVENT
@@ -473,7 +474,7 @@ def test_the_name_of_an_exception_may_hold_a_value(folder: Path) -> None:
 
 
 def test_a_field_that_is_left_out_takes_no_value_of_another_one() -> None:
-    """Its alias may be the name that another field has by now: that value belongs to the other field."""
+    """Its alias may be the name that another field has now: then the value belongs to that field."""
     fields = [
         {"name": "order_id", "type": ["null", "string"], "aliases": ["id"], "default": None},
         {"name": "id", "type": "string"},

@@ -1,4 +1,4 @@
-"""docs/performance.md says what docs/performance.json says, and only that."""
+"""docs/performance.md has the figures of docs/performance.json, and no others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def document() -> dict[str, Any]:
 
 
 def rows(key: str) -> dict[str, tuple[str, ...]]:
-    """A table of the small document: rows by their first cell."""
+    """A table of the small document, as rows by their first cell."""
     [table] = [one for one in tables(document()) if one.key == key]
     return {row[0]: row[1:] for row in table.rows}
 
@@ -92,13 +92,13 @@ def test_what_is_between_markers_is_replaced_and_the_rest_kept() -> None:
 
 
 def test_a_marker_without_figures_is_an_error() -> None:
-    """A misspelt marker would show old figures for ever."""
+    """A misspelt marker would keep old figures."""
     with pytest.raises(KeyError, match="nonesuch"):
         rendered("<!-- bench:nonesuch -->\n<!-- /bench -->\n", document())
 
 
 def test_systems_are_compared_with_the_plain_consumer() -> None:
-    """Cost is shown as a share of the plain consumer's; what has not been measured is blank, a kill is named."""
+    """Cost is shown as a share of the plain consumer's; a figure that was not measured is blank, a kill is named."""
     found = rows("systems")
     assert found["pinstream 1"] == ("20.0", "0.50", "30,000", "150", "15,000", "12", "34", "1.5", "0.2")
     assert found["plain consumer 1"] == ("40.0", "1.00", "30,000", "150", "", "", "", "1.5", "none: killed")
@@ -119,7 +119,7 @@ def test_systems_are_compared_with_the_floor_where_it_was_measured() -> None:
 
 
 def test_all_systems_are_compared_at_one_rate_where_that_was_measured() -> None:
-    """CPU, median and 99th percentile at the same rate; blank for one that did not keep up."""
+    """CPU, median and 99th percentile at the same rate; blank for a system that did not keep up."""
     measured = document()
     figures = measured["figures"]
     figures["plan"]["same_rate"] = 7_000.0
@@ -136,7 +136,7 @@ def test_all_systems_are_compared_at_one_rate_where_that_was_measured() -> None:
 
 
 def test_what_could_not_be_measured_is_said_in_one_cell() -> None:
-    """A reason of several lines or with a bar in it does not break the table."""
+    """A reason with several lines or a bar does not break the table."""
     assert rows("lacks")["Benthos (Go)"] == ("not measured: no `go` on the PATH to build it / with", "")
     assert rows("growth-partitions")["10,000"][0] == "not measured: the broker has no room"
 

@@ -1,4 +1,4 @@
-"""That the floor does pinstream's job: the same bytes for the same records, so that the two may be compared."""
+"""The floor does pinstream's job: it makes the same bytes of the same records, so that the two may be compared."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.engine.building import Read, read_by
 
 _EVENTS = 20_000
 _SIZES = (200, 1_000, 4_000, 20_000)
-"""Of events, beside the usual one: what `make bench` measures, too."""
+"""Sizes of events beside the usual one, as `make bench` measures them."""
 _EVENTS_OF_A_SIZE = 200
 _REFUSED = 3
-"""The floor's exit code for what it is not made for."""
+"""The floor's exit code for records that it is not made for."""
 
 
 @pytest.fixture(scope="module", params=["-march=native", ""], ids=["this processor", "any processor"])
 def floor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, with this processor's instructions for SHA-256 and with none."""
+    """The program, once with this processor's instructions for SHA-256 and once without."""
     binary = tmp_path_factory.mktemp("floor") / "floor"
     try:
         build_floor(binary, *filter(None, [request.param]))
@@ -66,7 +66,7 @@ def test_the_floor_makes_the_same_bytes_of_other_sizes(floor: Path, event_bytes:
     ids=["another event", "no e-mail", "to be escaped", "no currency", "cut"],
 )
 def test_what_the_floor_is_not_made_for_ends_it(floor: Path, usual: bytes, other: bytes) -> None:
-    """It has no rule for an unusual record, and must not pass it on as if it had."""
+    """It has no rule for an unusual record, and must not send it by another rule."""
     [value] = encoded_checkouts(1, 395, 3)
     assert usual in value
     done = _run(floor, [value.replace(usual, other, 1)])

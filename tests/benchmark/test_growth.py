@@ -1,4 +1,4 @@
-"""How the cost grows, with as few events as show that every curve comes about."""
+"""The growth benchmark, with few events: every curve is made."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PLAN = GrowthPlan(
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_every_curve_comes_about(kafka: Kafka) -> None:
-    """A point each, measured in all respects; stores beside an empty one, in turns; workers once each has its part of
-    the partitions."""
+    """One point of each curve with every figure; stores beside an empty one, in turns; workers once each has
+    partitions."""
     told: list[str] = []
     curves = measure_growth(kafka.bootstrap_servers, PLAN, told.append)
     assert len(told) == PLAN.steps

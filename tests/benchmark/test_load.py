@@ -1,4 +1,4 @@
-"""The benchmark's input is what it says it is."""
+"""The benchmark's input has the size and the form that it should have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.kafka.broker import wait_until
 
 @pytest.mark.parametrize("event_bytes", [200, 395, 1_000, 4_000, 20_000])
 def test_events_are_about_as_large_as_asked(event_bytes: int) -> None:
-    """Within a tenth, on the average."""
+    """Within a tenth, on average."""
     values = encoded_checkouts(50, event_bytes, 1)
     assert sum(map(len, values)) / len(values) == pytest.approx(event_bytes, rel=0.1)
 
@@ -37,7 +37,7 @@ def test_events_are_encoded_as_the_product_encodes_them() -> None:
 
 @pytest.mark.parametrize("event_bytes", [200, 395, 4_000])
 def test_a_live_event_says_when_it_was_produced(event_bytes: int) -> None:
-    """The stamp is the first sixteen digits of the event id; all else stays as it was."""
+    """The stamp is the first sixteen digits of the event id; the rest is unchanged."""
     [value] = encoded_checkouts(1, event_bytes, 1)
     convert = conversion(SCHEMA)
     before, after = convert(value), convert(stamped(value))
@@ -58,7 +58,7 @@ def test_the_timed_sink_tells_ages() -> None:
 
 
 def test_the_timed_sink_looks_at_events_of_all_parts_of_a_call() -> None:
-    """So the share of old ones among its ages is their share among the events, within a tenth."""
+    """The share of old events among its ages is their share among all events, within a tenth."""
     now = time.time()
     with Sink(timed=True) as sink:
         old = [f"{int((now - 1_000) * 1e6):016d}-{number}" for number in range(3_000)]

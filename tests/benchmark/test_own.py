@@ -1,4 +1,4 @@
-"""``make bench ARGS="--file F"``: one's own events, schema and mapping, from end to end and piece by piece."""
+"""``make bench ARGS="--file F"``: the user's own events, schema and mapping, from end to end and step by step."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def shop(tmp_path: Path) -> tuple[str, dict[str, str]]:
 
 
 def test_what_is_not_deliverable_is_left_out_and_counted(shop: tuple[str, dict[str, str]]) -> None:
-    """Events of any age are measured; lines that do not fit, and events that would be refused, are not."""
+    """Events of any age are measured; lines that do not fit and events that would be refused are not."""
     own = read_own(*shop)
     assert (len(own.events), own.left_out) == (5, 1)
     assert own.settings.keys() == {*shop[1], "PINSTREAM_MAX_EVENT_AGE"}
 
 
 def test_a_file_of_nothing_says_so(shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    """And how to find out why."""
+    """The message says so, and how to find out why."""
     (tmp_path / "nothing.ndjson").write_text("{}\n")
     with pytest.raises(
         NothingToMeasure, match="none of 1 records is deliverable; `pinstream explain` says why"
@@ -93,7 +93,7 @@ def test_a_file_of_nothing_says_so(shop: tuple[str, dict[str, str]], tmp_path: P
 
 
 def test_the_same_events_come_again_under_other_ids(shop: tuple[str, dict[str, str]]) -> None:
-    """Or all but the first few would be duplicates."""
+    """Otherwise all but the first would be duplicates."""
     own = read_own(*shop)
     values = values_of(own, 23)
     assert len(set(values)) == len(values) == 23
@@ -110,14 +110,14 @@ def test_the_same_events_come_again_under_other_ids(shop: tuple[str, dict[str, s
     ],
 )
 def test_an_id_is_changed_in_its_own_shape(value: Any, expected: Any) -> None:
-    """A UUID stays one, a number stays one; the event itself is not touched."""
+    """A UUID stays a UUID, a number stays a number; the rest of the event is unchanged."""
     before = {"meta": {"id": value}}
     assert with_number(before, ("meta", "id"), 12) == {"meta": {"id": expected}}
     assert before == {"meta": {"id": value}}
 
 
 def test_the_plain_consumer_sends_the_same_facts(shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    """What pinstream sends of an event in its usual spelling the plain consumer sends too: it does the same job."""
+    """For an event in its usual spelling the plain consumer sends the same facts as pinstream: it does the same job."""
     own = read_own(*shop)
     _, _, plain = own_systems(own, tmp_path)
     assert plain.key == "plain"

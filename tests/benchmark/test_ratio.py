@@ -30,7 +30,7 @@ BOUND_OF_FLOOR = 4.5
 with ten times more to do than it had cores, the worst alone was 4.3, and every second one was below 3.6."""
 
 SLOWED = {"PYTHONPATH": str(Path(__file__).with_name("slowed")), "PINSTREAM_FAST_PATH": "false"}
-"""A pinstream off its fast path that decodes and converts twice (`slowed/sitecustomize`)."""
+"""A pinstream without its fast path that decodes and converts twice (`slowed/sitecustomize`)."""
 
 _WARM_UP, _EVENTS = 10_000, 30_000
 _LEAST_PAIRS, _MOST_PAIRS = 2, 6
@@ -56,7 +56,7 @@ def test_an_event_costs_less_than_in_the_plain_consumer(kafka: Kafka, topic: str
 
 @pytest.mark.skipif(COMPILED is None, reason="built without a C compiler")
 def test_an_event_costs_a_bounded_multiple_of_the_floor(kafka: Kafka, topic: str) -> None:
-    """Far from the floor the plain consumer says little: a step back would be small beside it."""
+    """Beside the plain consumer, which costs far more, a small regression would not show."""
     floor = Floor()
     try:
         floor.prepare()
@@ -66,7 +66,7 @@ def test_an_event_costs_a_bounded_multiple_of_the_floor(kafka: Kafka, topic: str
 
 
 def test_the_guard_sees_a_slower_pinstream(kafka: Kafka, topic: str) -> None:
-    """A pinstream that is made slow is above the bound: the guard would fail."""
+    """A pinstream that is slowed down exceeds the bound, so the guard can fail."""
     *_, ratio = islice(_ratios(kafka, topic, Pinstream(settings=SLOWED), Plain()), _LEAST_PAIRS)
     print(f"the same of a slowed pinstream: {ratio:.2f}")
     assert ratio > BOUND
@@ -83,7 +83,7 @@ def _check_ratio(kafka: Kafka, topic: str, other: System, bound: float) -> None:
 
 
 def _ratios(kafka: Kafka, topic: str, pinstream: Pinstream, other: System) -> Iterator[float]:
-    """After each pair of runs: pinstream's CPU time by event as a share of the other's, best runs so far."""
+    """After each pair of runs: pinstream's CPU time by event as a share of the other's, from the best runs so far."""
     ours: list[float] = []
     others: list[float] = []
     while True:

@@ -1,4 +1,4 @@
-"""That the others do the same job: they send what the plain conversion makes of the benchmark's events."""
+"""The other systems do the same job: they send what the plain conversion makes of the benchmark's events."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_system_sends_the_same_events(kafka: Kafka, topic: str, system: Sy
 
 
 def test_what_is_installed_for_the_others_is_pinned() -> None:
-    """.venv-bench is the same on every machine: no range, no address."""
+    """.venv-bench is the same on every machine: exact versions, no addresses."""
     text = (ROOT / "benchmarks" / "rivals" / "requirements.txt").read_text("utf-8")
     pins = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!]+", line) for line in pins)
@@ -63,7 +63,7 @@ def test_what_is_installed_for_the_others_is_pinned() -> None:
 
 
 def _comparable(event: dict[str, Any], system: System) -> Any:
-    """All of it; of pinstream and the floor which fields there are."""
+    """The whole event; for pinstream and the floor the names of its fields."""
     if not isinstance(system, Pinstream | Floor):
         return event
     return {
@@ -75,7 +75,7 @@ def _comparable(event: dict[str, Any], system: System) -> Any:
 
 @contextmanager
 def _api() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """A Conversions API that keeps the events it is sent, by their ids: its URL, and the events."""
+    """A Conversions API that keeps the received events by their ids: its URL, and the events."""
     received: dict[str, dict[str, Any]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -99,7 +99,7 @@ def _api() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
             self.wfile.write(text)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Not on the tests' output."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

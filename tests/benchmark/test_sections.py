@@ -36,7 +36,7 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
 
 
 class _Schemas:
-    """All four types."""
+    """The schemas of all four types."""
 
     def reader(self, name: str) -> dict[str, Any]:
         """See `ReaderSchemas`."""
@@ -64,7 +64,7 @@ def _of_sections(*names: str) -> CompiledReading:
 
 
 def _mixed(values: list[bytes], run: int) -> list[Record]:
-    """The records, of each type `run` after each other."""
+    """The records in turns, `run` of each type after each other."""
     framings = [framing_of(SchemaRef("fingerprint", fingerprint(parse(schema)))) for schema in TYPES.values()]
     return [
         Record(number, -1, None, framings[number // run % 3] + value[10:], ())
@@ -73,7 +73,7 @@ def _mixed(values: list[bytes], run: int) -> list[Record]:
 
 
 def _seconds(reading: CompiledReading, records: list[Record]) -> float:
-    """CPU seconds to read them all, once their schemas are known."""
+    """CPU seconds to read all of them once their schemas are known."""
     for measured in (records[: 2 * SLICE], records):
         now, begun = time.time(), time.process_time()
         for at in range(0, len(measured), SLICE):

@@ -1,4 +1,4 @@
-"""The suite from end to end, with as few events as show that every figure comes about."""
+"""The suite from end to end, with few events: every figure is made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAN = Plan(
 
 
 class Absent(System):
-    """A system that cannot be had."""
+    """A system that is not available."""
 
     key = "absent"
     name = "absent"
@@ -48,7 +48,7 @@ class Broken(Absent):
 
 @pytest.mark.real_kafka
 def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> None:
-    """Two systems are measured in all respects; one that is absent and one that fails are named, with the reason."""
+    """Two systems are measured completely; one that is not available and one that fails are named, with the reason."""
     told: list[str] = []
     systems = (Pinstream(), Plain(), Absent(), Broken())
     figures = measure(kafka.bootstrap_servers, PLAN, systems, told.append)

@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("mmdebstrap", "buildah", "unshare", "setpriv")
 _WITHIN = 1200.0
-"""Seconds that one command may take, on a machine that does much else; usually it is less than a minute."""
+"""Seconds that one command may take on a busy machine; usually it takes less than a minute."""
 _PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "cert", "timeout")
 """How this machine reaches its package index."""
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")
@@ -28,24 +28,24 @@ _NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/
 
 
 def missing_programs() -> list[str]:
-    """What is not installed here."""
+    """The programs that are not installed here."""
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
 def _run(*command: str) -> str:
-    """The output of a command that must succeed."""
+    """The output of a command, which must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=_WITHIN, check=False)
     assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stderr[-4000:]}"
     return done.stdout
 
 
 class Image:
-    """The image, built below `folder`: what it says of itself, and its files."""
+    """The image, built below `folder`: its configuration and its files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.seconds: dict[str, float] = {}
-        """How long each step took."""
+        """How many seconds each step took."""
         begun = time.monotonic()
         self._make_base()
         self.seconds["base"] = time.monotonic() - begun
@@ -87,7 +87,7 @@ class Image:
         self._buildah("commit", "--quiet", "--rm", empty, "localhost/base")
 
     def _build(self) -> None:
-        """As `docker build` does: in its format, since the other one has no health check."""
+        """Build as `docker build` does: in Docker's format, because the other one has no health check."""
         pip = self._pip_configuration()
         secret = self._folder / "pip.conf"
         secret.write_text(
@@ -101,7 +101,7 @@ class Image:
         )
 
     def _pip_configuration(self) -> dict[str, str]:
-        """What pip goes by on this machine: its files, then the environment, which comes last and decides."""
+        """pip's configuration on this machine: its files, then the environment, which overrides them."""
         found = {}
         for line in _run(sys.executable, "-m", "pip", "config", "list").splitlines():
             name, _, value = line.partition("=")
@@ -117,7 +117,7 @@ class Image:
 
     @property
     def megabytes(self) -> dict[str, float]:
-        """The size of the whole, of the base below it, and of what pinstream brings, in MB."""
+        """The size of the whole image, of its base, and of what pinstream adds, in MB."""
         return {
             "image": _size(self.files),
             "base": (self._folder / "base.tar").stat().st_size / 1e6,

@@ -31,11 +31,11 @@ mount --rbind /dev "$root/dev"
 mount -o remount,bind,ro "$root"
 exec chroot "$root" "$@"
 """
-"""As root, in mounts and processes of its own; then nothing but `chroot` and what it becomes."""
+"""A script for root, in mounts and processes of its own; after it only `chroot` and the command run."""
 
 
 class Container:
-    """One container of the image: its volume, its secrets, and what it said."""
+    """A container of the image: its volume, its secrets, and its output."""
 
     def __init__(self, image: Image, folder: Path) -> None:
         self.image = image
@@ -49,7 +49,7 @@ class Container:
         self.state.chmod(0o750)
 
     def secret(self, name: str, text: str) -> str:
-        """A secret as a file; the path that the container sees."""
+        """Write a secret to a file; return its path in the container."""
         (self.secrets / name).write_text(text, "utf-8")
         return f"{SECRETS}/{name}"
 
@@ -73,7 +73,7 @@ class Container:
         entrypoint: Sequence[str] = (),
         settings: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with the image's variables and these, and its entry point or another."""
+        """Run a command to its end, with the image's variables and these, and with its entry point or another."""
         line = self.line(entrypoint or self.image.config["Entrypoint"], *arguments)
         return subprocess.run(
             line,
@@ -86,7 +86,7 @@ class Container:
         )
 
     def start(self, settings: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], psutil.Process]:
-        """Start the image's own command: what runs the container, and process 1 in it."""
+        """Start the image's own command; return the process that runs the container, and the id of process 1 in it."""
         line = self.line(self.image.config["Entrypoint"], *self.image.config["Cmd"])
         with self._err.open("wb") as err:
             runtime = subprocess.Popen(
@@ -105,5 +105,5 @@ class Container:
 
     @property
     def stderr(self) -> str:
-        """What `start`'s process has logged so far."""
+        """What the process of `start` has logged so far."""
         return self._err.read_text("utf-8", "replace")

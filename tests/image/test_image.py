@@ -31,13 +31,13 @@ from tests.support.redis_server import RedisServer
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 MOST_MEGABYTES = 200.0
-"""Of what pinstream and its dependencies add to the base."""
+"""The most that pinstream and its dependencies may add to the base."""
 GRACE = 10.0
 """PINSTREAM_SHUTDOWN_GRACE of the member that is stopped."""
 MODULES = re.findall(
     r'^    "(consumer\.[\w.]+)",$', (ROOT / "hatch_build.py").read_text("utf-8"), re.MULTILINE
 )
-"""What is compiled, by the build's own list."""
+"""The compiled modules, from the build's own list."""
 EXTRAS = ("redis.asyncio", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 LOOK_AROUND = """
 import importlib, json, os, pathlib, re, sys
@@ -63,7 +63,7 @@ def image() -> Iterator[Image]:
 
 @pytest.fixture
 def container(image: Image, tmp_path: Path) -> Container:
-    """One of the image, with an empty volume."""
+    """A container of the image with an empty volume."""
     return Container(image, tmp_path)
 
 
@@ -79,7 +79,8 @@ def api() -> Iterator[Api]:
 
 
 def test_what_is_in_it(image: Image, record_property: Callable[[str, object], None]) -> None:
-    """pinstream and Python: no compiler, no pip of ours, nothing of the build's configuration; and its size."""
+    """It has pinstream and Python: no compiler, no further pip, none of the build's configuration; and its size
+    is bounded."""
     sizes = {name: round(value) for name, value in image.megabytes.items()}
     seconds = {name: round(value) for name, value in image.seconds.items()}
     record_property("figure", f"image: {sizes} MB, made within {seconds} s")
@@ -100,7 +101,7 @@ def test_what_is_in_it(image: Image, record_property: Callable[[str, object], No
 
 
 def test_how_it_is_confined(container: Container) -> None:
-    """The image's user, no capability, a read-only root; the extras and the compiled modules are there."""
+    """The image's user, no capability, a read-only root; the extras and the compiled modules work."""
     done = container.run("-c", LOOK_AROUND, *MODULES, *EXTRAS, entrypoint=["python"])
     assert done.returncode == 0, done.stderr
     *found, files, rights = json.loads(done.stdout)
@@ -146,7 +147,7 @@ def settings_for(container: Container, kafka: Kafka, api: Api, topic: str) -> di
 
 @pytest.mark.parametrize("store", ["disk", "redis"])
 def test_check(container: Container, kafka: Kafka, api: Api, redis: RedisServer, store: str) -> None:
-    """Fit to run, with the key store on the volume as with a shared one."""
+    """It is fit to run, with the key store on the volume and with a shared one."""
     variables = settings_for(container, kafka, api, new_topic(kafka))
     if store == "redis":
         variables["PINSTREAM_KEY_STORE"] = redis.url
@@ -155,7 +156,7 @@ def test_check(container: Container, kafka: Kafka, api: Api, redis: RedisServer,
 
 
 def answers(address: str, path: str) -> int:
-    """The status of a page; 0 where nothing listens yet."""
+    """The status of a page; 0 while nothing listens."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
             return int(answer.status)
@@ -166,7 +167,7 @@ def answers(address: str, path: str) -> int:
 
 
 def test_run_and_stop(container: Container, kafka: Kafka, api: Api) -> None:
-    """It delivers, its own health check is content, and SIGTERM to process 1 ends it within the grace, with code 0."""
+    """It delivers, its health check succeeds, and SIGTERM to process 1 ends it within the grace, with code 0."""
     topic = new_topic(kafka)
     variables = settings_for(container, kafka, api, topic)
     _, events = generated(300, seed=3)

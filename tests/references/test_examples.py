@@ -16,6 +16,6 @@ EXAMPLES: list[dict[str, Any]] = json.loads((DATA / "normalise_examples.json").r
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda one: f"{one['field']}-{one['raw']!r:.40}")
 def test_each_comes_out_as_it_says(example: dict[str, Any]) -> None:
-    """The digest, or the text that is not hashed."""
+    """The digest, or the text if it is not hashed, is that of the example."""
     result = TARGETS[target_name(example["field"])].rule(example["raw"])
     assert result == (example["sha256"] or example["normalised"])

@@ -34,7 +34,7 @@ OBJECTS = {
     "device_info": SCHEMAS["ConversionEventDeviceInfo"],
 }
 LATER = {("content", "item_brand_id"), ("user_data", "customer_type")}
-"""Keys that came with 5.28 and after it."""
+"""Keys that came with version 5.28 or later."""
 LATER_NAMES = {
     "app_open",
     "contact",
@@ -59,18 +59,18 @@ IN_WORDS = {
     "event_name": "anyOf",
     **dict.fromkeys(HASHED_FIELDS, "minItems items.pattern"),
 }
-"""Bounds of ours on a member whose description has none: they stand in its text, or in our rules."""
+"""Bounds in our schema that the description has only in its text, or that are our own rules."""
 
 
 def members(objects: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each object's name, with each of its members."""
+    """Each object's name with each of its members."""
     for name, described in objects.items():
         for key, member in described["properties"].items():
             yield name, key, member
 
 
 def facts(member: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """What is demanded of a member, whichever of the two languages says it; texts for people left out."""
+    """What a schema demands of a member, in either language, without texts for people."""
     if "$ref" in member:
         member = definitions[member["$ref"].rpartition("/")[2]]
     told = {
@@ -95,7 +95,7 @@ def ours() -> dict[str, Any]:
 
 
 def test_the_same_keys() -> None:
-    """Key by key the same, and those that came later beside them."""
+    """The same keys, and the later ones beside them."""
     described = {(name, key) for name, key, _ in members(OBJECTS)}
     mine = {(name, key) for name, key, _ in members(ours())}
     assert mine - described == LATER
@@ -103,7 +103,7 @@ def test_the_same_keys() -> None:
 
 
 def test_the_same_members() -> None:
-    """Types, null, lengths, bounds and enumerations of each member; only ours are those that stand in words."""
+    """Types, null, lengths, bounds and enumerations of each member; only the bounds listed above differ."""
     described = {(name, key): facts(member, SCHEMAS) for name, key, member in members(OBJECTS)}
     for name, key, member in members(ours()):
         if (name, key) in LATER:
@@ -115,7 +115,7 @@ def test_the_same_members() -> None:
 
 
 def test_the_same_required_and_closed() -> None:
-    """What has to be there, what else may be, and how many."""
+    """Required members, further members, and their numbers are the same."""
     for name, described in OBJECTS.items():
         mine = rules.REQUEST["$defs"][name]
         assert set(mine.get("required", ())) == set(described.get("required", ()))

@@ -19,14 +19,14 @@ SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").r
 
 
 def test_the_schema_is_the_one_of_the_orders() -> None:
-    """The file was written with the packaged schema, so nothing is lost in between."""
+    """The file was written with the packaged schema, so no field is lost on the way."""
     canonical = fastavro.schema.to_parsing_canonical_form
     with ORDERS.open("rb") as file:
         assert canonical(fastavro.reader(file).writer_schema) == canonical(SCHEMA)
 
 
 def test_every_order_is_read() -> None:
-    """As fastavro reads it."""
+    """The events are the same as fastavro reads."""
     count = 0
     with ORDERS.open("rb") as file:
         for ours, their in zip(
@@ -41,7 +41,7 @@ def test_every_order_is_read() -> None:
 
 
 def test_explained(tmp_path: Path) -> None:
-    """All deliverable by the clock of then; their values sum up to the cent."""
+    """All can be delivered by the clock of their time; their values add up to the cent."""
     env = bare_environment(tmp_path) | {"PINSTREAM_MAX_EVENT_AGE": "0"}
     done = command("explain", str(ORDERS), "--now", "1998-07-01", env=env)
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -21,30 +21,30 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 
 
 class Command(NamedTuple):
-    """One command; `says`: a line of its output, if the page promises one."""
+    """One command; `says`: a line that the page says it prints."""
 
     text: str
     says: str | None = None
 
 
 class Hook(NamedTuple):
-    """What the world does here."""
+    """A person's action, which the world performs here."""
 
     name: str
 
 
 @dataclass
 class Section:
-    """What stands under one heading."""
+    """The text and the steps under one heading."""
 
     title: str
     steps: list[Command | Hook] = field(default_factory=list)
     text: str = ""
-    """All of it, for who looks for names."""
+    """The whole text, to search for names."""
 
 
 def read_page(page: str) -> list[Section]:
-    """The sections that have steps. Raises `ValueError` for what this would not run."""
+    """The sections that have steps. Raises `ValueError` for anything that the test would not run."""
     sections: list[Section] = [Section("")]
     lines = iter(page.splitlines())
     for line in lines:

@@ -1,4 +1,4 @@
-"""docs/runbook.md is true: every command in it is run, in the trouble that its section is for, and ends it."""
+"""docs/runbook.md is true: every command in it is run in the trouble that its section is for, and ends that trouble."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TIME = re.compile(r"\b20\d\d-\d\d-\d\dT[\d:.]+\d")
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    """The thread that the sandbox and the registry live in."""
+    """The thread in which the sandbox and the registry run."""
     one = Loop()
     yield one
     one.close()
@@ -44,8 +44,8 @@ def loop() -> Iterator[Loop]:
 def test_the_section_ends_its_trouble(
     section: Section, kafka: Kafka, loop: Loop, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """All its commands, in order, where a world is in that trouble: each ends with 0 and says what the page says;
-    afterwards every event was accepted exactly once, nothing is left to read, and the service is ready."""
+    """All its commands are run in order in a world with that trouble: each ends with 0 and prints what the page
+    says; afterwards every event was accepted exactly once, nothing is left to read, and the service is ready."""
     assert section.title in WORLDS, (
         f"no world for the section {section.title}: write one (tests/runbook/worlds.py)"
     )
@@ -64,7 +64,7 @@ def test_the_section_ends_its_trouble(
 
 
 def _follow(section: Section, world: World) -> list[Command]:
-    """Do what the section says; the commands that were run."""
+    """Do what the section says; return the commands that were run."""
     shell = Shell(world)
     hooks, run = dict(world.hooks), []
     for step in section.steps:
@@ -95,7 +95,7 @@ class Shell:
             )
 
     def run(self, command: Command) -> None:
-        """Run it to its end, which must be a good one."""
+        """Run a command to its end; it must succeed."""
         text = _rewritten(command.text, self._world.examples)
         state = shlex.quote(str(self._exported))
         script = f". {state}\n{text}\nexport -p >{state}\n"
@@ -125,7 +125,7 @@ class Shell:
 
 
 def _rewritten(text: str, examples: Mapping[str, str]) -> str:
-    """The command with the page's examples replaced: by whole words, and all that look like one must be known."""
+    """The command with real values for the page's examples; every word that looks like an example must be known."""
     for moment in _TIME.findall(text):
         assert moment in examples, f"{moment} is no time of the page's examples"
     for theirs, ours in examples.items():
@@ -137,12 +137,12 @@ def _rewritten(text: str, examples: Mapping[str, str]) -> str:
 
 
 def test_every_world_has_its_section() -> None:
-    """A heading that was renamed does not leave its world behind."""
+    """A world whose heading was renamed would not be run."""
     assert [section.title for section in SECTIONS] == list(WORLDS)
 
 
 def test_every_line_of_every_block_is_run() -> None:
-    """What is read from the page is all that stands in blocks: lines, less comments and continuations."""
+    """The steps of the page are all the lines of its blocks, without comments and continuations."""
     lines = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     written = [line for block in lines for line in block.replace("\\\n", "").splitlines() if line.strip()]
     read = [step for section in SECTIONS for step in section.steps if isinstance(step, Command)]
@@ -154,7 +154,7 @@ def test_every_line_of_every_block_is_run() -> None:
 
 
 def test_what_it_names_exists() -> None:
-    """Variables, metrics, and the headings it links to; what it says is logged, is looked for in the sections."""
+    """Variables, metrics, and linked headings exist; log lines that it names are found in the log of its section."""
     assert len(_LOGGED.findall(PAGE)) >= 4
     variables = {one.name for one in all_settings()}
     for name in set(re.findall(r"\b(?:PINSTREAM|PINTEREST)_[A-Z_]+", PAGE)):
@@ -182,13 +182,14 @@ def test_what_it_names_exists() -> None:
     ],
 )
 def test_a_command_that_nobody_would_run_is_an_error(page: str) -> None:
-    """Blocks without end or of another kind, code between the lines, comments misspelt, headings twice."""
+    """Blocks without an end or of another kind, code between the lines, misspelt comments, repeated headings."""
     with pytest.raises(ValueError, match=r"block|code|command|comment|two sections"):
         read_page(page)
 
 
 def test_reads_commands_and_hooks_in_their_order() -> None:
-    """Continuations are one command; what it says is not part of it; comments of a hook stand between."""
+    """A command with continuations is one; its printed line is not part of it; a hook's comment stands between
+    commands."""
     page = (
         "## A\n```sh\na \\\n  b\n\nc | d  # says: 1 2\n```\ntext\n<!-- test: do it -->\n```sh\ne # f\n```\n"
     )
@@ -198,7 +199,7 @@ def test_reads_commands_and_hooks_in_their_order() -> None:
 
 
 def test_examples_are_whole_words() -> None:
-    """The topic's name is replaced where it is meant, and what looks like a time must be known."""
+    """The topic's name is replaced only as a whole word, and whatever looks like a time must be known."""
     known = {"orders": "t-1", "2026-11-23T18:00": "then"}
     text = "x --topic orders orders.dead-letters:0:17 --from 2026-11-23T18:00 /orders/ reorders orders-value"
     assert _rewritten(text, known) == (

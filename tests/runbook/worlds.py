@@ -36,7 +36,7 @@ _HOUR = 3600.0
 
 
 def iso(moment: float) -> str:
-    """As one writes it behind --from."""
+    """A time in the form of --from."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
@@ -52,7 +52,7 @@ class World:
         self.kafka, self.api, self.loop, self.folder, self.new_kafka = kafka, api, loop, folder, new_kafka
         self.topic, self.group = new_topic(kafka, self.partitions), new_group()
         self.desk = folder / "desk"
-        """Where the operator's shell stands."""
+        """The folder of the operator's shell."""
         self.desk.mkdir(parents=True)
         self.started_at = time.time() - _HOUR
         self.expected: set[str] = set()
@@ -76,24 +76,24 @@ class World:
     # What a section's world says for itself.
 
     def prepare(self) -> None:
-        """Break it, and wait until that shows."""
+        """Cause the trouble, and wait until it shows."""
         self.write(self.events("order", 20))
         self.start()
         self.until_settled(20)
 
     @property
     def hooks(self) -> Hooks:
-        """What is done where the page asks a person for it, by the page's words."""
+        """The actions that the page asks of a person, by the page's words."""
         return {}
 
     def check(self) -> None:
-        """Beyond what `check_well` looks at."""
+        """Check more than `check_well` does."""
 
     # What the page's examples stand for here.
 
     @property
     def examples(self) -> Mapping[str, str]:
-        """The page's words, and ours. Read when a command runs: the times are of then."""
+        """The page's example values and the real ones, read when a command runs, because times change."""
         return {
             "http://localhost:8080": f"http://{self.address}",
             "2026-11-23T18:00": iso(self.started_at),
@@ -103,7 +103,7 @@ class World:
 
     @property
     def shell_env(self) -> dict[str, str]:
-        """The environment of the operator's shell: the deployment's, and where its page is."""
+        """The environment of the operator's shell: the deployment's, and the page's address."""
         return {**self.env, "PAGE": f"http://{self.address}"}
 
     # Tools.
@@ -111,7 +111,7 @@ class World:
     def events(
         self, prefix: str, count: int, *, count_in: bool = True, **members: Any
     ) -> list[dict[str, Any]]:
-        """So many purchases; `count_in`: the platform must have them in the end."""
+        """`count` purchases; `count_in`: the platform must have them in the end."""
         ids = [f"{prefix}-{number}" for number in range(count)]
         self.expected.update(ids if count_in else ())
         return [commerce_event(one, **members) for one in ids]
@@ -119,7 +119,7 @@ class World:
     def write(
         self, events: Iterable[dict[str, Any] | bytes], framing: Any = _SINGLE, schema: Any = SCHEMA
     ) -> None:
-        """Events, or raw bytes, onto the topic."""
+        """Write events, or raw bytes, to the topic."""
         encoder = Encoder(schema, framing)
         write(
             self.kafka,
@@ -128,29 +128,29 @@ class World:
         )
 
     def write_mapping(self, name: str, text: str) -> Path:
-        """A mapping file on the operator's desk."""
+        """Write a mapping file into the operator's folder."""
         path = self.desk / name
         path.write_text(text)
         return path
 
     def write_sample(self, event: Mapping[str, Any]) -> None:
-        """A record as a line of JSON."""
+        """Write a record as a line of JSON."""
         (self.desk / "sample.ndjson").write_text(json.dumps(event) + "\n")
 
     def start(self, **settings: str) -> None:
-        """Start a service; as a new deployment, `settings` hold from now on."""
+        """Start a service as a new deployment; `settings` hold from now on."""
         self.env.update(settings)
         process = self.stack.enter_context(Process(self.folder, "run", env=self.env))
         self._services.append(process)
         process.until_logged("starting")
 
     def stop(self) -> None:
-        """SIGTERM, and wait."""
+        """Send SIGTERM, and wait for the end."""
         for process in self.running:
             assert process.stop()[0] == 0, process.stderr[-2000:]
 
     def restart(self, **settings: str) -> None:
-        """Stop all of them, start one."""
+        """Stop all services and start one."""
         self.stop()
         self.start(**settings)
 
@@ -161,16 +161,16 @@ class World:
 
     @property
     def service(self) -> Process:
-        """The one that has the page."""
+        """The service that serves the page."""
         return self._services[-1]
 
     @property
     def logged(self) -> set[str]:
-        """Every event that a service has logged so far."""
+        """Every log event of the services so far."""
         return {str(line.get("event")) for one in self._services for line in one.log}
 
     def until_settled(self, records: int) -> None:
-        """So many records are settled since the start of the service, and committed."""
+        """Wait until `count` records are settled since the start of the service, and committed."""
         self.service.until_settled(records)
 
         def committed() -> bool:
@@ -179,7 +179,7 @@ class World:
         self.service.until(committed, "the commit")
 
     def until_lag_is_gone(self) -> None:
-        """Nothing is left to read."""
+        """Wait until nothing is left to read."""
 
         def gone() -> bool:
             lags = [part["lag"] for one in self.running for part in one.status()["partitions"]]
@@ -188,11 +188,11 @@ class World:
         self.service.until(gone, "the end of the lag")
 
     def until_status(self, what: Callable[[dict[str, Any]], object], named: str) -> None:
-        """Wait until the page's document is so."""
+        """Wait until the condition holds for the page's document."""
         self.service.until(lambda: what(self.service.status()), named)
 
     def check_well(self) -> None:
-        """Each event was accepted once; nothing is left; the service is ready, and stops when it is told to."""
+        """Each event was accepted once; nothing is left to read; the service is ready, and a stop ends it."""
         wait_for(lambda: len(self.api.accepted()) >= len(self.expected), "all events")
         self.until_lag_is_gone()
         assert self.api.accepted() == dict.fromkeys(self.expected, 1)
@@ -211,7 +211,7 @@ def _is_ready(process: Process) -> bool:
 
 
 class TokenExpired(World):
-    """The token in the file is yesterday's. It heals without a restart."""
+    """The token in the file has expired. A new one ends the halt without a restart."""
 
     def prepare(self) -> None:
         secret = self.folder / "token"
@@ -252,7 +252,8 @@ class Unreachable(World):
 
 
 class Refused(World):
-    """The mapping lost an event type: first a few of many are refused, then most, and the guard stops intake."""
+    """The mapping lacks an event type: first a few of many events are refused, then most, and the guard stops
+    intake."""
 
     settings: ClassVar[Mapping[str, str]] = {"PINSTREAM_DEAD_LETTER_SAMPLE": "100"}
 
@@ -275,7 +276,7 @@ class Refused(World):
 
 
 class Filtered(Refused):
-    """The mapping filters an event type; all of it is settled, and the group stands behind it."""
+    """The mapping filters an event type; all its records are settled and committed."""
 
     settings: ClassVar[Mapping[str, str]] = {}
 
@@ -293,7 +294,7 @@ class Filtered(Refused):
 
 
 class Unrecorded(World):
-    """A day of events went out in test mode: pinstream takes them for delivered, the platform has none of them."""
+    """A day of events was sent in test mode: pinstream has their keys, and the platform has none of the events."""
 
     settings: ClassVar[Mapping[str, str]] = {"PINTEREST_TEST_MODE": "true"}
 
@@ -310,7 +311,7 @@ class Unrecorded(World):
 
 
 class RegistryDown(World):
-    """The registry is away: one schema is known, one is not, and one was deleted meanwhile."""
+    """The registry is down: one schema is known, one is not, and one was deleted meanwhile."""
 
     settings: ClassVar[Mapping[str, str]] = {"PINSTREAM_SCHEMA_PATIENCE": "2s"}
 
@@ -348,7 +349,7 @@ def _version(number: int) -> dict[str, Any]:
 
 
 class ClockWrong(World):
-    """This machine's clock is an hour behind; all is delivered all the same."""
+    """This machine's clock is an hour behind; all events are delivered all the same."""
 
     def prepare(self) -> None:
         self.clock = WrongClock(self.folder, -3_600.0)
@@ -364,7 +365,8 @@ class ClockWrong(World):
 
 
 class PoisonFlood(World):
-    """A producer writes junk, first a little, then far more than anything else; some name an account we lack."""
+    """A producer writes junk, first a little, then far more than anything else; some records name an unknown
+    account."""
 
     settings: ClassVar[Mapping[str, str]] = {"PINSTREAM_DEAD_LETTER_SAMPLE": "100"}
     other_account = "549755885176"
@@ -393,7 +395,7 @@ class PoisonFlood(World):
 
 
 class LagGrows(World):
-    """The API answers slowly, one call at a time is not enough, and there is more than it comes to."""
+    """The API answers slowly, and one call at a time is not enough for the rate of events."""
 
     settings: ClassVar[Mapping[str, str]] = {"PINSTREAM_CONCURRENCY": "1", "PINSTREAM_BATCH_EVENTS": "10"}
     partitions: ClassVar[int] = 2
@@ -429,7 +431,8 @@ class LagGrows(World):
 
 
 class NewCluster(World):
-    """All was delivered from the old cluster; the new one holds a mirror of its end, at other offsets, and more."""
+    """Everything was delivered from the old cluster; the new one holds a mirror of its end, at other offsets,
+    and more."""
 
     def prepare(self) -> None:
         self.new = self.new_kafka()
@@ -472,7 +475,7 @@ def _write_at(kafka: Kafka, topic: str, records: Iterable[tuple[bytes, float]]) 
 
 
 class CountedTwice(World):
-    """The API said nothing for a while, and events of two hours ago were sent again."""
+    """The API did not answer for a while, and events of two hours ago were sent again."""
 
     def prepare(self) -> None:
         self.api.set_faults(unavailable=Chance(share=1.0))
@@ -500,4 +503,4 @@ WORLDS: Mapping[str, type[World]] = {
     "Lag grows": LagGrows,
     "Moved to a new cluster": NewCluster,
 }
-"""By the section's heading."""
+"""The worlds by the headings of their sections."""

@@ -10,7 +10,7 @@ from tests.service.fakes import STEP, Process, World
 
 
 class Trouble(Exception):
-    """What an adapter raises beyond its Protocol."""
+    """An error outside an adapter's Protocol."""
 
 
 def values(count: int, prefix: str = "") -> list[bytes | None]:
@@ -54,5 +54,5 @@ def settled(process: Process) -> Callable[[], bool]:
 
 
 def something_processed(process: Process) -> Callable[[], bool]:
-    """Whether the API has processed something."""
+    """Whether the API has processed an event."""
     return lambda: bool(process.world.processed)

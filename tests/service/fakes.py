@@ -29,7 +29,7 @@ STEP = 0.01
 
 
 class World:
-    """What a crash leaves."""
+    """What outlives a crash."""
 
     def __init__(self, **log: Sequence[bytes | None]) -> None:
         self.log: dict[int, list[bytes | None]] = {
@@ -39,7 +39,7 @@ class World:
         self.keys: set[bytes] = set()
         self.letters: list[m.DeadLetter] = []
         self.processed: list[str] = []
-        """Event ids that the API processed, in order, repeated ones too."""
+        """The ids of events that the API processed, in order, with repetitions."""
 
 
 class Process:
@@ -49,7 +49,7 @@ class Process:
         self.world = world
         self.dead = False
         self.broken: dict[str, BaseException] = {}
-        """By the name of a call, what it raises."""
+        """For each call's name, the error that it raises."""
         self.calls: list[str] = []
         self.reports: list[m.Report] = []
         self.api = FakeApi(self)
@@ -72,7 +72,7 @@ class Process:
         return self.source
 
     async def step(self, name: str) -> None:
-        """What every call goes through first."""
+        """Do what every call does first: take time, and fail if it must."""
         if self.dead:
             await asyncio.Event().wait()
         self.calls.append(name)
@@ -88,7 +88,7 @@ class Process:
 
 
 class CountingPipeline(Pipeline):
-    """Counts the inputs: a timer that spins shows."""
+    """Counts its inputs, so that a timer that spins shows."""
 
     handled = 0
 
@@ -98,12 +98,12 @@ class CountingPipeline(Pipeline):
 
 
 def fake_clock() -> Instant:
-    """Both clocks, from the loop's virtual one."""
+    """Both clocks, taken from the loop's virtual one."""
     return Instant(now(), UNIX + now() - START)
 
 
 class FakeSource:
-    """A group of one member: all partitions of the world are ours from the start."""
+    """A group of one member, which has all partitions of the world from the start."""
 
     def __init__(self, process: Process, listener: Service) -> None:
         self._process = process
@@ -170,7 +170,7 @@ class FakeSource:
     # -- the group
 
     async def assign(self, *partitions: int) -> None:
-        """These are ours, from where they are committed."""
+        """Assign these partitions, from their committed offsets on."""
         assignments = []
         for one in partitions:
             self._epoch += 1
@@ -179,7 +179,7 @@ class FakeSource:
         await self._listener.assigned(assignments)
 
     async def revoke(self, *partitions: int) -> Sequence[Position]:
-        """These are taken back; gives what was committed in the rebalance."""
+        """Revoke these partitions; return what was committed in the rebalance."""
         positions = await self._listener.revoked([TopicPartition(TOPIC, one) for one in partitions])
         self._take(positions)
         for one in partitions:
@@ -187,7 +187,7 @@ class FakeSource:
         return positions
 
     async def lose(self, *partitions: int) -> None:
-        """These are another's already."""
+        """Report these partitions as lost."""
         for one in partitions:
             del self.epochs[one]
         await self._listener.lost([TopicPartition(TOPIC, one) for one in partitions])
@@ -203,7 +203,7 @@ Answering = Callable[[m.Send], Awaitable[m.Answered | m.Unanswered]]
 
 
 class FakeApi:
-    """Processes everything, unless told how to answer."""
+    """Processes every event, unless a test gives it other answers."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -242,7 +242,7 @@ class FakeApi:
         raise AssertionError("an event that nobody sets was set")
 
     async def refuse(self, command: m.Send) -> m.Answered:
-        """The token is refused."""
+        """Refuse the token."""
         return m.Answered(command.number, 401, {}, b'{"code": 2, "message": "no"}')
 
 
@@ -252,7 +252,7 @@ class FakeKeyStore(KeyStore):
     def __init__(self, process: Process) -> None:
         self._process = process
         self.failures: dict[str, int] = {}
-        """By the name of a call, how often it fails."""
+        """For each call's name, how often it fails."""
         self.evicted_early = 0
 
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:

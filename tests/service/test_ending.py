@@ -1,4 +1,4 @@
-"""The shell's end: it stops in time, and whatever goes wrong beyond an adapter's Protocol ends it, aloud."""
+"""The end of the shell: it stops in time, and an error outside an adapter's Protocol ends it with that error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.service.virtual_time import START, now, run
 
 
 def test_a_stop_drains_and_commits() -> None:
-    """What is in flight is waited for, what is queued is let go; asking again changes nothing."""
+    """Calls in flight are waited for, queued events are dropped; a second request changes nothing."""
     process = Process(World(p0=values(4)), linger=0.0)
 
     async def scenario() -> None:
@@ -69,7 +69,7 @@ def test_partitions_taken_back_after_the_drain_take_their_positions_with_them(lo
 
 @pytest.mark.parametrize("close_time", [0.0, 100.0])
 def test_the_grace_is_one_deadline_for_all_of_the_shutdown(close_time: float) -> None:
-    """Draining, committing and leaving together: what comes after it is a kill (docs/why.md, scality/backbeat)."""
+    """Draining, committing and leaving share one deadline: after it comes a kill (docs/why.md, scality/backbeat)."""
     process = Process(World(p0=values(4)), linger=0.0, grace=25.0)
     process.api.answering = process.api.hang
     process.source.close_time = close_time
@@ -87,7 +87,8 @@ def test_the_grace_is_one_deadline_for_all_of_the_shutdown(close_time: float) ->
 
 
 def test_leaving_has_all_that_is_left_of_the_grace() -> None:
-    """A source that leaves in the middle of a rebalance waits for others, who may drain for as long as we may."""
+    """A source that leaves in the middle of a rebalance waits for other members, whose drains may take as long
+    as ours."""
     process = Process(World(p0=values(4)), linger=0.0, grace=25.0)
     process.source.close_time = 23.0
 
@@ -118,7 +119,7 @@ def test_a_stop_while_the_source_starts() -> None:
 
 
 def test_a_stop_before_the_run() -> None:
-    """A signal can come at any time: the run ends at once instead of idling for ever."""
+    """A signal can come at any time: the run ends at once instead of waiting for ever."""
     process = Process(World(p0=values(4)))
 
     async def scenario() -> None:
@@ -130,7 +131,7 @@ def test_a_stop_before_the_run() -> None:
 
 
 def test_a_cancelled_run_leaves_the_group() -> None:
-    """Close is always called; nothing is committed on the way."""
+    """The source is always closed, and nothing is committed on the way."""
     process = Process(World(p0=values(4)), linger=0.0, commit_interval=100.0)
 
     async def scenario() -> None:
@@ -146,7 +147,7 @@ def test_a_cancelled_run_leaves_the_group() -> None:
 
 
 def test_patience_that_ran_out_ends_with_its_own_exit_code() -> None:
-    """The refused records stay; what was settled before is committed; the error says what is refused."""
+    """The refused records stay open; what was settled before is committed; the error says what is refused."""
     process = Process(World(p0=[filtered(), *values(3)]), linger=0.0, halt_patience=900.0)
     process.api.answering = process.api.refuse
 
@@ -164,7 +165,7 @@ def test_patience_that_ran_out_ends_with_its_own_exit_code() -> None:
 
 
 def test_a_renewed_token_ends_the_halt() -> None:
-    """The token is read again, one probe goes, everything is delivered."""
+    """The token is read again, one probe is sent, and all events are delivered."""
     process = Process(World(p0=values(3)), linger=0.0)
     process.api.answering = process.api.refuse
     process.api.token_changes = [False, False, True]
@@ -195,7 +196,7 @@ CALLS = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_what_an_adapter_raises_beyond_its_protocol_ends_the_service(call: str) -> None:
-    """Nothing is swallowed: the error comes out, the source is closed, and nothing is committed after it."""
+    """No error is swallowed: it is raised, the source is closed, and nothing is committed after it."""
     log = [filtered(), UNDECODABLE, of_schema("s", "1"), *values(3)]
     process = Process(World(p0=log), linger=0.0)
     process.broken[call] = Trouble(call)
@@ -226,7 +227,7 @@ def test_a_dead_end_of_the_source_comes_out_as_it_is() -> None:
 
 
 def test_a_failure_answers_a_revoke_with_nothing_to_commit() -> None:
-    """Also one that comes after the failure: leaving the group must not hang."""
+    """A revoke after the failure is answered in the same way: leaving the group must not hang."""
     process = Process(World(p0=values(3)), linger=0.0)
     process.api.answering = process.api.hang
 
@@ -245,7 +246,7 @@ def test_a_failure_answers_a_revoke_with_nothing_to_commit() -> None:
 
 
 def test_an_observer_that_fails_ends_the_service() -> None:
-    """A log that cannot be written is not lived with silently."""
+    """The service does not continue without its log."""
     process = Process(World(p0=values(1)))
 
     def fail(_: m.Report) -> None:
@@ -275,7 +276,7 @@ def test_an_observer_that_fails_ends_the_service() -> None:
 
 @pytest.mark.parametrize("call", ["send", "look_up", "confirm", "store", "commit", "fetch_schema"])
 def test_a_call_that_is_cancelled_from_within_does_not_strand_its_records(call: str) -> None:
-    """A library may cancel a task of its own accord: the command must be answered, or the service must end."""
+    """A library may cancel a task by itself: the command must be answered, or the service must end."""
     process = Process(World(p0=[UNDECODABLE, of_schema("s", "1"), *values(3)]), linger=0.0)
     process.broken[call] = asyncio.CancelledError()
 

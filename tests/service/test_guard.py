@@ -1,4 +1,4 @@
-"""The shell of a core that reads no more: the guard has tripped, or a replay has read enough."""
+"""The shell with an engine that reads no more: the guard has tripped, or a replay has read enough."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.service.fakes import STEP, Process, World
 from tests.service.virtual_time import now, run
 
 BAD = 2 * SLICE
-"""So many that what comes behind them is in a block of its own: what is in the guard's block is read with it."""
+"""Enough records for what follows them to be in a block of its own: what is in the guard's block is read with it."""
 GUARD: dict[str, Any] = {"dead_letter_share": 0.5, "dead_letter_sample": 20, "linger": 0.0}
 
 
 def test_a_stop_of_a_guarded_process_ends_at_once_and_commits_nothing_of_what_is_open() -> None:
-    """The dead letters that will never be written are not waited for."""
+    """It does not wait for dead letters that will never be written."""
     world = World(p0=[*values(8), *[UNDECODABLE] * BAD, *values(50, "later")])
     process = Process(world, grace=25.0, **GUARD)
 
@@ -37,7 +37,7 @@ def test_a_stop_of_a_guarded_process_ends_at_once_and_commits_nothing_of_what_is
 
 
 def test_a_guarded_process_still_polls() -> None:
-    """The group must not throw it out: it fetches nothing, again and again, and its timer does not spin."""
+    """The group must not throw it out: it polls with empty fetches, and its timer does not spin."""
     process = Process(World(p0=[UNDECODABLE] * 5000), **GUARD)
 
     async def scenario() -> int:
@@ -57,7 +57,7 @@ def test_a_guarded_process_still_polls() -> None:
 
 
 def test_a_restart_without_the_guard_reads_what_was_left_open() -> None:
-    """Nothing was lost: every record is delivered or on the dead-letter topic, once."""
+    """Nothing is lost: every record is delivered or on the dead-letter topic, once."""
     world = World(p0=[*values(8), *[UNDECODABLE] * BAD, *values(50, "later")])
     first = Process(world, **GUARD)
     run(serve(first, lambda: len(world.processed) == 8))
@@ -68,7 +68,7 @@ def test_a_restart_without_the_guard_reads_what_was_left_open() -> None:
 
 
 def test_a_limit_is_what_is_read_and_committed() -> None:
-    """What else a fetch brought is left as if it had not come."""
+    """Records beyond the limit that a fetch brought are ignored."""
     world = World(p0=values(50))
     process = Process(world, most_records=7, linger=0.0)
     run(serve(process, lambda: process.pipeline.progress().enough and len(world.processed) == 7))

@@ -36,34 +36,34 @@ POLICY: dict[str, Any] = {
 BACKOFF = Backoff()
 GRACE = 25.0
 FILLING = 2.0
-"""Seconds in which the budget fills up."""
+"""Seconds within which the budget fills up."""
 HEALING = BACKOFF.cap + 10.0
-"""Seconds after the end in which all is delivered: the longest delay, and the work itself."""
+"""Seconds after the outage within which everything is delivered: the longest delay, and the work itself."""
 MOST_CALLS = (BUDGET // BATCH) * int(LENGTH / (BACKOFF.cap / 2) + 6) * 3 // 2
-"""Each open batch is tried every 15 seconds in the mean (half of the cap, full jitter), and six times on the way
-there: 46 calls a batch. Half as many more are allowed, since the dice may be lucky."""
+"""Each open batch is tried every 15 seconds on average (half of the cap, full jitter), and six times before the
+backoff reaches it: 46 calls a batch. Half as many more are allowed, because delays are random."""
 
 Failure = Callable[[m.Send], Coroutine[Any, Any, m.Answered | m.Unanswered]]
 
 
 async def refused(command: m.Send) -> m.Unanswered:
-    """Nobody listens."""
+    """Nothing listens."""
     return m.Unanswered(command.number, "connect")
 
 
 async def silent(command: m.Send) -> m.Unanswered:
-    """The call runs into its time-out."""
+    """The call times out."""
     await asyncio.sleep(30.0)
     return m.Unanswered(command.number, "timeout")
 
 
 async def unavailable(command: m.Send) -> m.Answered:
-    """A gateway says so."""
+    """A gateway answers 503."""
     return m.Answered(command.number, 503, {}, b"no healthy upstream")
 
 
 async def throttling(command: m.Send) -> m.Answered:
-    """Too many requests, it says, whatever we do."""
+    """Every call is answered with 429."""
     return m.Answered(command.number, 429, {"retry-after": "20"}, b"{}")
 
 
@@ -74,7 +74,7 @@ class Outage:
         self._accept = process.api.answering
         self._failure = failure
         self.calls: list[tuple[float, list[str]]] = []
-        """When each failed call was made, and what was in it."""
+        """When each failed call was made, and the events in it."""
         process.api.answering = self.answer
 
     async def answer(self, command: m.Send) -> m.Answered | m.Unanswered:
@@ -85,19 +85,19 @@ class Outage:
 
 
 class Watcher:
-    """What was seen of a process, twice a second."""
+    """What a process shows, twice a second."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self.read: list[int] = []
-        """How much was read, at each look from `FILLING` seconds after the beginning on until the end."""
+        """How much was read, in each sample from `FILLING` seconds after the beginning of the outage until its end."""
         self.committed: list[int] = []
-        """The sum of the committed offsets, likewise."""
+        """The sum of the committed offsets in the same samples."""
         self.most_tasks = 0
         self.states: set[str] = set()
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """Take samples until cancelled."""
         while True:
             self._look()
             await asyncio.sleep(0.5)
@@ -118,13 +118,13 @@ class Watcher:
 
 
 def a_process() -> Process:
-    """One that has ten times its budget to read, on two partitions."""
+    """A process with ten times its budget to read, on two partitions."""
     world = World(p0=values(RECORDS // 2), p1=values(RECORDS // 2, "x"))
     return Process(world, grace=GRACE, **POLICY)
 
 
 async def live_through(process: Process, watcher: Watcher, done: Callable[[], bool]) -> tuple[float, float]:
-    """Serve until `done`, then stop; how long each took, in virtual seconds."""
+    """Serve until `done`, then stop; return how long each took, in virtual seconds."""
     running = asyncio.create_task(process.service.run())
     watching = asyncio.create_task(watcher.watch())
     waiting = asyncio.create_task(until(done))
@@ -142,7 +142,7 @@ async def live_through(process: Process, watcher: Watcher, done: Callable[[], bo
 
 @pytest.mark.parametrize("failure", [refused, silent, unavailable, throttling])
 def test_ten_minutes_without_the_api(failure: Failure) -> None:
-    """Intake pauses at the budget, calls become few, and all is delivered and committed, once, when it is back."""
+    """Intake pauses at the budget, calls become rare, and everything is delivered and committed, once, afterwards."""
     process = a_process()
     outage, watcher = Outage(process, failure), Watcher(process)
     took, _ = run(live_through(process, watcher, all_committed(process.world)))
@@ -162,7 +162,7 @@ def test_ten_minutes_without_the_api(failure: Failure) -> None:
 
 
 def test_one_call_at_a_time_while_it_is_down() -> None:
-    """An API in trouble is not stormed: soon no more than one call is under way, and it is not alone at the end."""
+    """Soon no more than one call is in flight, and there are several again at the end."""
     process = a_process()
     outage, under_way = Outage(process, silent), []
     failing = process.api.answering
@@ -182,7 +182,7 @@ def test_one_call_at_a_time_while_it_is_down() -> None:
 
 
 def test_the_same_events_travel_together_again() -> None:
-    """What could not be sent is sent again as it was: the same batches, the same event ids."""
+    """Events are sent again in the same batches with the same ids."""
     process = a_process()
     outage = Outage(process, refused)
     run(live_through(process, Watcher(process), all_committed(process.world)))
@@ -193,7 +193,8 @@ def test_the_same_events_travel_together_again() -> None:
 
 @pytest.mark.parametrize("failure", [refused, silent])
 def test_stopped_in_the_middle_of_it(failure: Failure) -> None:
-    """A stop in the tenth minute ends within the grace; what was not delivered is not committed, and is next's."""
+    """A stop in the tenth minute ends within the grace; what was not delivered is not committed, and the next
+    process delivers it."""
     process = a_process()
     Outage(process, failure)
     took, stopping = run(live_through(process, Watcher(process), lambda: now() > END - 60.0))
@@ -210,7 +211,7 @@ def test_stopped_in_the_middle_of_it(failure: Failure) -> None:
 
 
 def test_a_budget_in_bytes_holds_as_well() -> None:
-    """Large events: bytes are what runs out first, and it is the same."""
+    """With large events the bytes run out first; everything else is the same."""
     padding = "a" * 1000
     world = World(p0=[event(str(n), text=padding) for n in range(200)])
     most = 64 * 1024

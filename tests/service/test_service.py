@@ -1,4 +1,4 @@
-"""The shell at work: feed, perform, re-arm; rebalances come in, and a kill at any moment loses nothing."""
+"""The shell at work: it feeds the engine, performs commands and sets the timer; a kill at any moment loses nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.service.virtual_time import START, Stuck, now, run
 
 
 def test_everything_is_delivered_and_committed() -> None:
-    """Each record gets its disposition; at the end the source was told to commit and leave, once."""
+    """Each record gets its outcome; at the end the source commits and leaves, once."""
     world = World(
         p0=[*values(5), filtered(), UNDECODABLE, None], p1=[*values(3, "x"), event("bad"), event("x0")]
     )
@@ -35,7 +35,7 @@ def test_everything_is_delivered_and_committed() -> None:
 
 
 def test_schemas_are_fetched() -> None:
-    """Found or missing: the records go on or become dead letters."""
+    """With or without the schema, the records continue or become dead letters."""
     process = Process(World(p0=[of_schema("a", "1"), of_schema("b", "missing")]))
     run(serve(process, settled(process)))
     assert process.world.processed == ["a"]
@@ -43,7 +43,7 @@ def test_schemas_are_fetched() -> None:
 
 
 def test_the_timer_ticks_at_the_core_s_deadline() -> None:
-    """What does not fill a batch while a call is under way waits for the linger and no longer."""
+    """A batch that is not full while a call is in flight waits for the linger time and no longer."""
     process = Process(World(p0=values(3)), batch_events=2, linger=30.0)
     begun: list[float] = []
 
@@ -73,7 +73,7 @@ def test_an_idle_service_hardly_works() -> None:
 
 
 def test_the_room_is_read_before_each_fetch() -> None:
-    """A full budget fetches nothing, and polls all the same; room comes back as records settle."""
+    """With a full budget it polls without fetching records; records that settle make room again."""
     process = Process(World(p0=values(50)), max_open_events=10)
     run(serve(process, settled(process)))
     assert 0 in process.source.rooms
@@ -82,14 +82,15 @@ def test_the_room_is_read_before_each_fetch() -> None:
 
 
 def test_calls_in_flight_are_bounded() -> None:
-    """No more than the concurrency."""
+    """Never more than the concurrency."""
     process = Process(World(p0=values(60)), batch_events=1, concurrency=4)
     run(serve(process, settled(process)))
     assert process.api.most_in_flight == 4
 
 
 def test_housekeeping_tells_ends_and_expires_keys() -> None:
-    """Lag and what waits for its start are known; a key store that cannot expire is reported, and it goes on."""
+    """The lag and what waits for its start are known; an error while keys expire is reported, and the service
+    continues."""
     process = Process(World(p0=values(3)))
     process.key_store.failures["expire"] = 2
     process.key_store.evicted_early = 7
@@ -111,7 +112,7 @@ def test_housekeeping_tells_ends_and_expires_keys() -> None:
 
 @pytest.mark.parametrize("call", ["look_up", "confirm"])
 def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
-    """Reported in one line each time; nothing is sent twice for it, nothing lost."""
+    """Each failure is one log line; nothing is sent twice because of it, and nothing is lost."""
     process = Process(World(p0=values(3)))
     process.key_store.failures[call] = 7
     run(serve(process, settled(process)))
@@ -121,7 +122,7 @@ def test_a_key_store_in_trouble_is_tried_again(call: str) -> None:
 
 @pytest.mark.parametrize(("late", "reason"), [(0.1, "too_late"), (0.0, None)])
 def test_a_call_that_comes_too_late_does_not_begin(late: float, reason: str | None) -> None:
-    """Its claims may be another member's by now: the process stood still after the engine had decided."""
+    """The process stood still after the engine had decided, so another member may have claimed the events."""
     process = Process(World())
 
     async def attempt() -> m.Input | None:
@@ -147,7 +148,7 @@ def test_deadlines_do_not_depend_on_the_wall_clock(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_revoke_returns_what_to_commit() -> None:
-    """After what is in flight is answered; the partition's later records are another's."""
+    """It returns after the answers to calls in flight; the partition's later records belong to another member."""
     process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0)
 
     async def scenario() -> None:
@@ -162,7 +163,7 @@ def test_a_revoke_returns_what_to_commit() -> None:
 
 
 def test_a_revoke_waits_no_longer_than_the_grace() -> None:
-    """An API that never answers must not get us thrown out of the group."""
+    """An API that never answers must not get the member thrown out of its group."""
     process = Process(World(p0=values(4)), linger=0.0, grace=20.0)
     process.api.answering = process.api.hang
 
@@ -180,7 +181,7 @@ def test_a_revoke_waits_no_longer_than_the_grace() -> None:
 
 
 def test_lost_partitions_commit_nothing() -> None:
-    """And their records are another's; the service goes on."""
+    """Their records belong to another member; the service continues."""
     process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0, commit_interval=5.0)
 
     async def scenario() -> None:
@@ -196,7 +197,7 @@ def test_lost_partitions_commit_nothing() -> None:
 
 
 def test_a_partition_that_comes_back_is_read_on() -> None:
-    """From what was committed; nothing is paused, nothing sent twice that was delivered."""
+    """Reading continues from the committed offset; nothing stays paused, and nothing delivered is sent again."""
     process = Process(World(p0=values(30)), linger=0.0, max_open_events=7)
 
     async def scenario() -> None:
@@ -215,7 +216,7 @@ def test_a_partition_that_comes_back_is_read_on() -> None:
 
 
 def test_a_stop_during_a_revoke_answers_it() -> None:
-    """The consumer's thread waits for that answer: without it, it can neither commit nor leave."""
+    """The consumer's thread waits for that answer, without which it can neither commit nor leave."""
     process = Process(World(p0=values(4), p1=values(4, "x")), linger=0.0)
 
     async def scenario() -> None:
@@ -235,7 +236,7 @@ def test_a_stop_during_a_revoke_answers_it() -> None:
 
 
 def die_at(process: Process, moment: float) -> None:
-    """Run a process and kill it at this virtual time: nothing it has begun goes on."""
+    """Run a process and kill it at this virtual time: nothing that it has begun continues."""
 
     async def scenario() -> None:
         running = asyncio.create_task(process.service.run())
@@ -249,7 +250,8 @@ def die_at(process: Process, moment: float) -> None:
 
 @pytest.mark.parametrize("moment", [n * STEP / 2 for n in range(60)])
 def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
-    """Whatever was under way: the next process delivers the rest, and sends again only what was not remembered."""
+    """Whatever was under way, the next process delivers the rest, and sends again only events whose keys were
+    not stored."""
     world = World(p0=[*values(6), filtered(), UNDECODABLE], p1=[event("0"), event("bad"), *values(5, "x")])
     policy: dict[str, Any] = {"batch_events": 2, "concurrency": 2, "linger": 0.0, "commit_interval": 0.03}
     die_at(Process(world, **policy), moment)
@@ -267,7 +269,7 @@ def test_a_kill_at_any_moment_loses_nothing(moment: float) -> None:
 
 
 def test_a_test_that_would_hang_is_told() -> None:
-    """Waiting for what nobody will do fails at once."""
+    """Waiting for what will never happen fails at once."""
 
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -290,7 +292,7 @@ def test_virtual_time_jumps() -> None:
 
 
 def test_the_engine_is_told_of_a_lost_lease_whatever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here, keys were to be stored. No call begins until the lease is renewed, which is asked for at once."""
+    """Here, keys were to be stored. No call begins until the lease is renewed, which is requested at once."""
     process = Process(World(p0=values(1)), lease=60.0, call_timeout=1.0)
     troubles, left = [KeyStoreError("the store has lost something")], []
     troubles[0].lease_lost = True

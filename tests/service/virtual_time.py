@@ -19,11 +19,11 @@ START = 1_000.0
 
 
 class Stuck(AssertionError):
-    """Nothing is ready, and no timer is set: what is awaited will never come."""
+    """Nothing is ready, and no timer is set: the awaited event will never come."""
 
 
 class _Selector(selectors.SelectSelector):
-    """Moves the clock instead of waiting."""
+    """Moves the clock forward instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
