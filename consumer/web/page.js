@@ -1,15 +1,16 @@
-// The connection to pinstream. Figures arrive on the /events stream; if it fails, the page polls /status each second.
-// Old figures are grey and show their age. When the stream is silent, the page asks /status for an answer.
+// The connection to pinstream. Figures arrive on the /events stream. `tick` looks each second: while there is no stream, or
+// it is silent, it asks /status. Old figures are grey and show their age.
 
 const QUIET = 7;            // seconds of silence on the stream before the page asks /status; there may be nothing new
 const PATIENCE = 3000;      // milliseconds to wait for one answer
-const AGAIN = 2000;         // milliseconds before the next attempt
-const STREAM_AGAIN = 30000; // milliseconds before /events is tried again after two failures
+const AGAIN = 2;            // seconds before the next attempt
+const STREAM_AGAIN = 30;    // seconds before /events is tried again after two failures
 const PACE_OVER = 10;       // seconds over which the current rate is computed
 const HISTORY_EVERY = 10000;
 const SETTLE = 1200;        // milliseconds before a change is announced, so that a short interruption is not
 
-const link = { source: null, fails: 0, streamAt: 0, timer: 0, heard: null, since: 0, checking: false };
+// When the latest figures came, and when to ask /status and /events next, in seconds of `seconds`.
+const link = { source: null, fails: 0, heard: null, asking: false, askAt: 0, streamAt: 0 };
 let shown = null;
 let unknown = false;
 let samples = [];
@@ -31,6 +32,7 @@ function announce(kind, text) {
 // -- a new /status document
 
 function receive(status) {
+  link.askAt = link.source ? seconds() + QUIET : 0;
   if (status.version !== 1) return rejectDocument();
   const back = document.body.classList.contains("gone") || !shown;
   link.heard = seconds();
@@ -119,11 +121,9 @@ function showWaiting() {
 }
 
 function listen() {
-  clearTimeout(link.timer);
-  if (!window.EventSource) return later(poll, 0);
   const source = link.source = new EventSource("/events");
   let spoke = false;
-  link.since = seconds();
+  link.askAt = seconds() + QUIET;
   source.addEventListener("status", event => {
     spoke = true;
     link.fails = 0;
@@ -133,20 +133,16 @@ function listen() {
     if (link.source !== source) return;
     closeStream();
     link.fails += 1;
-    link.streamAt = performance.now() + (link.fails < 2 ? AGAIN : STREAM_AGAIN);
+    link.streamAt = seconds() + (link.fails < 2 ? AGAIN : STREAM_AGAIN);
     if (spoke) showLost();
-    poll();
+    tick();
   };
 }
 
 function closeStream() {
-  if (link.source) link.source.close();
+  link.source?.close();
   link.source = null;
-}
-
-function later(what, milliseconds) {
-  clearTimeout(link.timer);
-  link.timer = setTimeout(what, milliseconds);
+  link.askAt = 0;
 }
 
 /** Fetch /status once and show it; throws if there are no figures. */
@@ -158,43 +154,30 @@ async function ask() {
   throw new Error("no figures");
 }
 
-/** Without a stream: ask for /status each second, and open the stream again once `link.streamAt` has passed. */
-async function poll() {
+/** Show how old the figures are; ask for new ones if it is time, and then for the stream if there is none. */
+async function tick() {
+  if (document.body.classList.contains("gone")) showFiguresAge();
+  else if (shown && !unknown) showTiles(shown, currentRate(), trend());
+  if (link.asking || seconds() < link.askAt) return;
+  link.asking = true;
   try {
     await ask();
-    if (performance.now() >= link.streamAt) { link.fails = Math.min(link.fails, 1); return listen() }
-    later(poll, 1000);
+    if (!link.source && seconds() >= link.streamAt) listen();
   } catch (error) {
     if (error.message !== "no figures") showLost();
-    link.fails = link.streamAt = 0;
-    later(poll, AGAIN);
-  }
-}
-
-/** The stream is silent: ask /status whether there is nothing new or no connection. */
-async function check() {
-  link.checking = true;
-  try {
-    await ask();
-  } catch {
-    showLost();
     closeStream();
-    later(poll, 0);
+    // Once /status answers, the stream is tried at once.
+    link.fails = link.streamAt = 0;
+    link.askAt = seconds() + AGAIN;
   }
-  link.checking = false;
-}
-
-function tick() {
-  if (document.body.classList.contains("gone")) return showFiguresAge();
-  if (shown && link.heard != null && !unknown) showTiles(shown, currentRate(), trend());
-  if (link.source && seconds() - Math.max(link.heard ?? 0, link.since) > QUIET && !link.checking) check();
+  link.asking = false;
 }
 
 async function history() {
   try {
     const answer = await fetch("/history", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
     if (answer.ok) past = await answer.json();
-  } catch { /* poll and check show a lost connection */ }
+  } catch { /* tick shows a lost connection */ }
   draw();
 }
 
@@ -210,14 +193,15 @@ $("more").addEventListener("click", () => {
   allPartitions = !allPartitions;
   if (shown) showPartitions(shown);
 });
-addEventListener("offline", () => { closeStream(); showLost(); later(poll, AGAIN) });
-addEventListener("online", () => { if (!link.source) later(poll, 0) });
+addEventListener("offline", () => { closeStream(); showLost() });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || link.heard == null) return;
   history();
-  if (link.source && seconds() - link.heard > 1 && !link.checking) check();
+  // The system may have stopped the page, and its connection with it.
+  if (seconds() - link.heard > 1) link.askAt = 0;
+  tick();
 });
-showTiles({ ledger: {}, freshness: {}, partitions: [] }, null, null);
+put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", "big", NONE))));
 watchPlots();
 history();
 listen();

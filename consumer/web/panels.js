@@ -189,7 +189,6 @@ function showState(s) {
 function showTiles(s, pace, trend) {
   const l = s.ledger, f = freshnessOver(s, "hour"), lag = lagOf(s), wait = behind(s), unknown = unknownOf(s);
   const oldest = s.oldest_open;
-  if (l.read == null) return put($("tiles"), TILES.map(name => h("div", null, h("dt", null, name), h("dd", "big", NONE))));
   const tiles = [
     [[rate(pace), h("span", "unit", " records/s")], "", `${n(l.read - l.open)} since the start`],
     [n(lag), wait >= HOUR ? "bad" : wait >= 60 ? "warn" : "", [lagNote(lag, unknown, wait), trend && h("br"), trend]],
@@ -276,21 +275,18 @@ function showWorkers(s) {
   $("by-worker").hidden = !all.length;
   put($("h-partitions"), all.length ? "Partitions of all workers" : "Partitions of this member");
   showTable("workers", [["Worker", "left"], ["State", "left"], ["Partitions"], ["Read"], ["Open"], ["Restarts"], ["Last report"]],
-    all.map(w => [`Worker ${n(w.worker)}`, [h("span", w.state === "running" ? "good" : "warn", WORKERS[w.state] || w.state), "left"], n(w.partitions), n(w.read), n(w.open),
-      [w.restarts ? h("span", "warn", n(w.restarts)) : "0"], w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
+    all.map(w => [`Worker ${n(w.worker)}`, h("span", w.state === "running" ? "good" : "warn", WORKERS[w.state] || w.state), n(w.partitions), n(w.read), n(w.open),
+      w.restarts ? h("span", "warn", n(w.restarts)) : "0", w.reported_seconds_ago == null ? NONE : `${age(w.reported_seconds_ago)} ago`]));
 }
 
 function showPartitions(s) {
   const all = [...s.partitions].sort((a, b) => a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : a.partition - b.partition), some = allPartitions || all.length <= MANY_PARTITIONS ? all : worst(all);
-  const heads = [["Partition", "left"], ["Lag, records", null, "lag"], ["Oldest record"], ["Open"], ["Settled", "places"],
-    ["Committed offset", "places"], ["Position", "places"], ["End offset", "places"]];
-  put($("partitions"), all.length ? rows(heads, some.map(p => [
-    [`${p.topic} [${p.partition}]`, "left break"], n(p.lag), age(p.lag_seconds), n(p.ledger.open), [n(p.ledger.read - p.ledger.open), "places"],
-    [n(p.committed), "places"], [n(p.position), "places"], [n(p.end), "places"],
-  ])) : h("tbody", null, h("tr", null, h("td", "left soft", "None assigned."))));
-  $("partitions").className = "stack";
+  showTable("partitions", [["Partition", "left break"], ["Lag, records", null, "lag"], ["Oldest record"], ["Open"], ["Settled", "places"],
+    ["Committed offset", "places"], ["Position", "places"], ["End offset", "places"]],
+    some.map(p => [`${p.topic} [${p.partition}]`, n(p.lag), age(p.lag_seconds), n(p.ledger.open), n(p.ledger.read - p.ledger.open), n(p.committed), n(p.position), n(p.end)]),
+    "None assigned.");
   $("more").hidden = all.length <= MANY_PARTITIONS;
-  say("more", allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
+  put($("more"), allPartitions ? `Show the ${MANY_PARTITIONS} with most lag` : `Show all ${all.length} (these have most lag)`);
 }
 
 /** The partitions with most lag, in partition order, so that rows do not jump. */
@@ -367,10 +363,10 @@ function showCoverage(s) {
   const columns = [["all", "All", events, id => sum(names.map(name => seen[name].carried[id] || 0)) / events],
     ...names.map(name => [name, breakable(name), seen[name].events, id => (seen[name].carried[id] || 0) / seen[name].events])];
   put($("coverage"), rows([["Parameter, and Pinterest's advice"], ...columns.map(([name, title]) => [title, null, name])], [
-    [[["Events", h("small", null, "How many had this name.")]], ...columns.map(([, , count]) => n(count))],
+    [["Events", h("small", null, "How many had this name.")], ...columns.map(([, , count]) => n(count))],
     ...s.coverage.parameters.map(({ id, advice }) => [
-      [[PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)]],
-      ...columns.map(([, , , of]) => [share(of(id), 1, 0), shade(of(id))]),
+      [PARAMETERS[id] || id, " ", h("code", null, id), h("small", null, advice)],
+      ...columns.map(([, , , of]) => h("td", shade(of(id)), share(of(id), 1, 0))),
     ]),
   ]));
 }
@@ -387,22 +383,22 @@ function showReasons(s) {
     for (const [code, count] of Object.entries(codes)) lines.push([stage, code, count, (samples[stage] || {})[code]]);
   }
   lines.sort((a, b) => b[2] - a[2]);
-  showTable("reasons", [["Reason", "left"], ["Stage", "left"], ["Records"], ["Latest message", "left message"]],
-    lines.map(([stage, code, count, sample]) => [[h("code", null, breakable(code)), "left word"], [[stage, ": ", STAGES[stage] || ""], "left"], n(count), [sample || NONE, "left message break"]]));
+  showTable("reasons", [["Reason", "left word"], ["Stage", "left"], ["Records"], ["Latest message", "left message break"]],
+    lines.map(([stage, code, count, sample]) => [h("code", null, breakable(code)), [stage, ": ", STAGES[stage]], n(count), sample || NONE]));
 }
 
 /** Where the mapping has sections, what became of the records of each. */
 function showSections(s) {
   const sections = Object.entries(s.counts.by_section || {}), settled = DISPOSITIONS.filter(([name]) => name !== "open");
   $("by-section").hidden = !sections.length;
-  showTable("sections", [["Section of the mapping", "left"], ...settled.map(([, title]) => [title])],
-    sections.map(([name, counts]) => [[h("code", null, breakable(name)), "left word"], ...settled.map(([outcome]) => n(counts[outcome] || 0))]));
+  showTable("sections", [["Section of the mapping", "left word"], ...settled.map(([, title]) => [title])],
+    sections.map(([name, counts]) => [h("code", null, breakable(name)), ...settled.map(([outcome]) => n(counts[outcome] || 0))]));
 }
 
 function showLatest(s) {
-  showTable("latest", [["When", "left"], ["From", "left"], ["Reason", "left"], ["Message", "left message"]],
-    (s.latest_dead_letters || []).map(one => [[h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)), "left nowrap"],
-      [place(one), "left"], [[one.stage, " ", h("code", null, breakable(one.code)), one.section ? h("small", null, breakable(one.section)) : ""], "left word"], [one.message, "left message break"]]));
+  showTable("latest", [["When", "left nowrap"], ["From", "left"], ["Reason", "left word"], ["Message", "left message break"]],
+    (s.latest_dead_letters || []).map(one => [h("time", { datetime: new Date(one.at * 1000).toISOString(), title: new Date(one.at * 1000).toISOString() }, moment(one.at)),
+      place(one), [one.stage, " ", h("code", null, breakable(one.code)), one.section && h("small", null, breakable(one.section))], one.message]));
 }
 
 function showNotes(s) {
@@ -415,8 +411,8 @@ function showNotes(s) {
   }
   if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
   for (const [name, what, cls] of SINGLES) if (s.counts[name]) lines.push([what, cls, [], s.counts[name], ""]);
-  showTable("notes", [["Kind", "left"], ["Name", "left"], ["Count", null, "times"], ["Latest message", "left message"]],
-    lines.map(([what, cls, names, count, sample]) => [[what, `left ${cls}`], [names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), "left word"], n(count), [sample || "", "left message break"]]));
+  showTable("notes", [["Kind", "left"], ["Name", "left word"], ["Count", null, "times"], ["Latest message", "left message break"]],
+    lines.map(([what, cls, names, count, sample]) => [h("span", cls, what), names.map((name, i) => [i ? " in " : "", h("code", null, breakable(name))]), n(count), sample]));
 }
 
 function showProcess(s) {

@@ -89,30 +89,26 @@ function put(parent, ...children) {
   while (parent.childNodes.length > list.length) parent.lastChild.remove();
 }
 
-/** Set the text and the class of the element `id`. */
-function say(id, text, cls) {
-  put($(id), text);
-  if (cls != null && $(id).className !== cls) $(id).className = cls;
-}
-
-// The content of a table: each head is [text, class, name for narrow screens], each cell is text or [content, class].
-// A figure, which has no class, has the name of its head.
+// The content of a table. A head is [text, class, name]: the class is that of the whole column, the name stands beside its
+// figures on narrow screens (a column with a class has words, which need none). A cell is its content, or a `td`.
 function rows(heads, lines) {
-  // The roles are said, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
   const names = heads.map(([text, cls, name = cls ? null : text.toLowerCase()]) => name);
+  const cell = (content, index) => {
+    const cls = heads[index][1];
+    if (!index) return h("th", { scope: "row", role: "rowheader", class: cls || "left" }, content);
+    const { attributes, children } = content?.tag === "td" ? content : h("td", cls, content);
+    return h("td", { role: "cell", "data-name": names[index], ...attributes }, ...children);
+  };
+  // The roles are said, because narrow screens lay rows out as blocks, which takes the meaning of a table from them.
   return [
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(([text, cls]) =>
-      h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
-    h("tbody", { role: "rowgroup" }, lines.map(cells => h("tr", { role: "row" }, cells.map((cell, index) => {
-      const [content, cls] = Array.isArray(cell) ? cell : [cell];
-      return index ? h("td", { role: "cell", class: cls, "data-name": names[index] }, content)
-        : h("th", { scope: "row", role: "rowheader", class: cls || "left" }, content);
-    })))),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
+      heads.map(([text, cls]) => h("th", { scope: "col", role: "columnheader", class: cls }, text)))),
+    h("tbody", { role: "rowgroup" }, lines.map(cells => h("tr", { role: "row" }, cells.map(cell)))),
   ];
 }
 
-/** Fill the element `id` with a table, named by the heading above it; with a sentence if there are no lines. */
-function showTable(id, heads, lines) {
+/** Fill the element `id` with a table, named by the heading above it; with the sentence `none` if there are no lines. */
+function showTable(id, heads, lines, none = "None since the start.") {
   put($(id), lines.length ? h("table", { class: "stack", role: "table", "aria-labelledby": "h-" + id }, rows(heads, lines))
-    : h("p", "soft", "None since the start."));
+    : h("p", "soft", none));
 }

@@ -39,6 +39,14 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None and not IN_CI, reason="chromium is not installed")
 
+_NOON = 1_700_000_000
+# The clock that Playwright installs has no part in these.
+_TIME_LIMITS = """AbortSignal.timeout = milliseconds => {
+  const limit = new AbortController();
+  setTimeout(() => limit.abort(new DOMException("signal timed out", "TimeoutError")), milliseconds);
+  return limit.signal;
+}"""
+
 # What a browser says by itself when an answer does not come or is not 200; the tests do that on purpose.
 _NETWORK = re.compile(r"Failed to load resource|net::ERR_|EventSource's response")
 
@@ -168,10 +176,13 @@ async def stand(
 
 
 class Visit(Protocol):
-    """Opens the page at `url`; more goes to Playwright's context (color_scheme, reduced_motion, …)."""
+    """Opens the page at `url`; more goes to Playwright's context (color_scheme, reduced_motion, …).
+
+    `clock`: the page's time stands still, and goes on by `Page.clock.run_for` only, however busy the machine is.
+    """
 
     def __call__(
-        self, url: str, size: str = "wide", **context: Any
+        self, url: str, size: str = "wide", *, clock: bool = False, **context: Any
     ) -> contextlib.AbstractAsyncContextManager[Page]:
         """Open the page until the end of the block."""
 
@@ -184,8 +195,10 @@ async def visit() -> AsyncIterator[Visit]:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 
         @contextlib.asynccontextmanager
-        async def open_page(url: str, size: str = "wide", **context: Any) -> AsyncIterator[Page]:
-            async with opened(browser, url, size, **context) as page:
+        async def open_page(
+            url: str, size: str = "wide", *, clock: bool = False, **context: Any
+        ) -> AsyncIterator[Page]:
+            async with opened(browser, url, size, clock=clock, **context) as page:
                 yield page
 
         yield open_page
@@ -193,7 +206,9 @@ async def visit() -> AsyncIterator[Visit]:
 
 
 @contextlib.asynccontextmanager
-async def opened(browser: Browser, url: str, size: str = "wide", **context: Any) -> AsyncIterator[Page]:
+async def opened(
+    browser: Browser, url: str, size: str = "wide", *, clock: bool = False, **context: Any
+) -> AsyncIterator[Page]:
     """The page at `url`, in its own browser profile."""
     width, height = SIZES[size]
     complaints: list[str] = []
@@ -213,6 +228,10 @@ async def opened(browser: Browser, url: str, size: str = "wide", **context: Any)
         shown.on(
             "request", lambda one: None if one.url.startswith((url, "data:")) else others.append(one.url)
         )
+        if clock:
+            await shown.clock.install(time=_NOON)
+            await shown.clock.pause_at(_NOON + 1)
+            await shown.add_init_script(_TIME_LIMITS)
         await shown.goto(url, wait_until="commit")
         yield shown
     finally:

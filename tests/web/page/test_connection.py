@@ -54,14 +54,13 @@ async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
 
 async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
     """The stream is silent because nothing changes: the page asks, gets an answer and stays live."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
+    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
         await live(shown)
-        asked = server.asked.count("/status")
-        await shown.wait_for_function(
-            "document.getElementById('lost').hidden && seconds() - link.heard < 1 && link.source"
-        )
-        while server.asked.count("/status") == asked:
-            await shown.wait_for_timeout(100)
+        heard = await shown.evaluate("link.heard")
+        assert server.asked.count("/status") == 0
+        await shown.clock.run_for(9_000)
+        await shown.wait_for_function("heard => link.heard > heard + 6 && !link.asking", arg=heard)
+        assert server.asked.count("/status") == 1
         assert await shown.is_hidden("#lost")
         assert server.asked.count("/events") == 1
 
