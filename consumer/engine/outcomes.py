@@ -11,7 +11,7 @@ When a leader is refused, its claim passes on (`Lookups.pass_on`): the first eve
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,16 +19,18 @@ from operator import attrgetter
 from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims, Letter, Outbox
 from consumer.engine.context import Context
-from consumer.engine.figures.counters import Samples
+from consumer.engine.figures.counters import LETTERS_MOST, Samples, StoredLetter
 from consumer.engine.figures.coverage import Coverage
 from consumer.engine.figures.freshness import Freshness
 from consumer.engine.guard import Guard
 from consumer.engine.keys import ASK_AGAIN, Lookups
 from consumer.engine.ledger import Ledger
 from consumer.engine.messages import DeadLetter, DeadLettersStored, KeysStored, StoreDeadLetters, StoreKeys
-from consumer.engine.model import Disposition, Rejection
+from consumer.engine.model import Disposition, Problem, Rejection
 from consumer.engine.reading import Kind
 from consumer.engine.runs import divide, keys_of, kinds_of, mark_taken_over, move_all, pick, rows_of, times_of
+
+_PROBLEMS_MOST = 10
 
 
 @dataclass(eq=False)
@@ -48,6 +50,10 @@ class Outcomes:
         self.keys: Outbox[Run] = Outbox(backoff, 10_000, lambda run: run.end - run.first)
         self.letters: Outbox[Letter] = Outbox(backoff, 500)
         self.freshness, self.coverage, self.samples = Freshness(), Coverage(), Samples()
+        # The first records that could not be delivered.
+        self.problems: list[Problem] = []
+        # Newest first.
+        self.latest_letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
 
     # -- delivered
 
@@ -106,7 +112,9 @@ class Outcomes:
         tp, record = row.block.assignment.tp, row.block.record(row.first)
         move_all([row], RecordStage.DEAD_LETTERING)
         self.guard.judge(row, rejection)
-        self.samples.rejected(tp, record.offset, rejection)
+        self.samples.rejections[rejection.stage.value, rejection.code] = rejection.message
+        if len(self.problems) < _PROBLEMS_MOST:
+            self.problems.append(Problem(tp.topic, tp.partition, record.offset, *rejection))
         at_ms = int(self.context.now.unix * 1000)
         letter = DeadLetter(tp.topic, tp.partition, record, rejection, attempts, at_ms)
         self.letters.add([Letter(row, letter)])
@@ -130,6 +138,8 @@ class Outcomes:
             section = self.context.sections[row.block.section(row.first)]
             if self.ledger.settle([row], Disposition.DEAD_LETTERED):
                 counters.rejections[(letter.rejection.stage.value, letter.rejection.code)] += 1
-                self.samples.stored(letter, section)
+                place = (letter.topic, letter.partition, letter.record.offset)
+                stored = StoredLetter(letter.at_ms / 1000, *place, *letter.rejection, section)
+                self.latest_letters.appendleft(stored)
         # What was not written goes back to the outbox, though its partition may have gone meanwhile.
         self.letters.discard(lambda letter: not letter.row.ours)

@@ -31,7 +31,7 @@ from consumer.engine.block import RecordStage
 from consumer.engine.claims import Claims
 from consumer.engine.commits import Commits, Lives, Removals
 from consumer.engine.context import Clock, Context
-from consumer.engine.figures.counters import SamplesSnapshot
+from consumer.engine.figures.definitions import copied
 from consumer.engine.figures.statistics import BrokerStatistics, Statistics
 from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
@@ -91,7 +91,7 @@ class Pipeline:
         self.guard = Guard(self.context)
         self.outcomes = Outcomes(self.context, self.ledger, self.claims, self.lookups, self.guard)
         # The first records that could not be delivered.
-        self.problems: Sequence[Problem] = self.outcomes.samples.problems
+        self.problems: Sequence[Problem] = self.outcomes.problems
         if reading is None:
             reading = TwoSteps(self.transforming, converter, divided=self.context.divided)
         if around is not None:
@@ -308,7 +308,7 @@ class Pipeline:
         looks_up = self.lookups.busy and self.lookups.failures > 0
         allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
         asks = any(one is not None and one.failures for one in allowances)
-        counters = self.context.counters.copy()
+        counters = copied(self.context.counters)
         # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
         for (number, disposition), count in self.ledger.by_section.items():
             if number:
@@ -343,10 +343,8 @@ class Pipeline:
             if oldest is None
             else describe(oldest, now, self.policy, self.dispatcher, self.outcomes, self.guard),
             coverage=self.outcomes.coverage.snapshot(now.monotonic),
-            letters=tuple(self.outcomes.samples.letters),
-            samples=SamplesSnapshot(
-                dict(self.outcomes.samples.rejections), dict(self.outcomes.samples.warnings)
-            ),
+            letters=tuple(self.outcomes.latest_letters),
+            samples=copied(self.outcomes.samples),
             commit_metadata=self.commits.metadata(),
             elsewhere=sum(state.elsewhere for state in self.ledger),
             mismatch=self.ledger.mismatch(),

@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from consumer.engine.figures.counters import Counters
-from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.coverage import counted_as
 from consumer.engine.figures.definitions import merged
 from consumer.engine.figures.freshness import NO_FRESHNESS
 from consumer.engine.figures.statistics import Statistics
 
-# Maximum number of names in a family of counts; further ones are counted as ``other``, as in the engine.
-MOST_NAMES = 64
 # The snapshot of no worker.
 NO_WORKER = merged(Statistics, [])
 
@@ -74,18 +72,19 @@ class Merged:
         return replace(one, stopping=stopping)
 
     def _named(self, statistics: Statistics) -> Statistics:
-        """Limit each family to `MOST_NAMES` names: each worker does, but together they may have more."""
-        counters = Counters()
-        for family, value in vars(statistics.counters).items():
-            setattr(counters, family, self._capped(family, value) if isinstance(value, Counter) else value)
-        return replace(statistics, counters=counters)
+        """Limit the names of each family: each worker does, but together they may have more."""
+        counts: dict[str, Any] = {
+            family: self._capped(family, value) if isinstance(value, Counter) else value
+            for family, value in vars(statistics.counters).items()
+        }
+        return replace(statistics, counters=Counters(**counts))
 
     def _capped(self, family: str, counts: Counter[Any]) -> Counter[Any]:
         known = self._names.setdefault(family, set())
         capped: Counter[Any] = Counter()
         for name, count in counts.items():
-            if name not in known and len(known) < MOST_NAMES:
-                known.add(name)
             # Names of several parts are codes, and the set of codes is limited.
-            capped[name if name in known or not isinstance(name, str) else OTHER] += count
+            named = counted_as(name, known) if isinstance(name, str) else name
+            known.add(named)
+            capped[named] += count
         return capped

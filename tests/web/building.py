@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from consumer.engine.figures.counters import Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.counters import Counters, Samples, StoredLetter
 from consumer.engine.figures.coverage import PARAMETERS, CoverageSnapshot, Covered
 from consumer.engine.figures.freshness import Freshness
 from consumer.engine.figures.statistics import (
@@ -155,7 +155,7 @@ def statistics(
         "oldest_open": None,
         "coverage": CoverageSnapshot({}, {}),
         "letters": (),
-        "samples": SamplesSnapshot({}, {}),
+        "samples": Samples(),
     }
     return Statistics(
         totals=Totals(*(sum(getattr(one, name) for one in all_totals) for name in names)),
@@ -236,9 +236,9 @@ def coverage() -> CoverageSnapshot:
     )
 
 
-def samples() -> SamplesSnapshot:
+def samples() -> Samples:
     """A message of each kind that `full_counters` has."""
-    return SamplesSnapshot(
+    return Samples(
         rejections={
             ("decode", "malformed"): "the record ends in the middle of field total_amount",
             (

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
-from consumer.engine.figures.coverage import OTHER
-from consumer.engine.figures.definitions import figures_of, merged
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, Samples, StoredLetter
+from consumer.engine.figures.coverage import MOST_NAMES, OTHER
+from consumer.engine.figures.definitions import copied, figures_of, merged
 from consumer.engine.figures.freshness import NO_AGES, Ages
 from consumer.engine.figures.statistics import (
     BrokerStatistics,
@@ -31,7 +31,7 @@ from consumer.engine.figures.statistics import (
 from consumer.engine.model import MetadataLeft, Stage
 from consumer.web.metrics import FiguresCollector
 from consumer.web.status import status_document
-from consumer.workers.merging import MOST_NAMES, NO_WORKER, Merged, remains
+from consumer.workers.merging import NO_WORKER, Merged, remains
 from tests.web.building import (
     ACCOUNT,
     INFO,
@@ -230,8 +230,8 @@ def test_the_latest_dead_letters_of_all() -> None:
 
 def test_samples_of_all() -> None:
     """A message of each kind that any worker has."""
-    one = statistics(samples=SamplesSnapshot({("decode", "malformed"): "a"}, {}))
-    other = statistics(samples=SamplesSnapshot({("convert", "expired"): "b"}, {}))
+    one = statistics(samples=Samples({("decode", "malformed"): "a"}, {}))
+    other = statistics(samples=Samples({("convert", "expired"): "b"}, {}))
     assert len(merged(Statistics, [one, other]).samples.rejections) == 2
 
 
@@ -323,7 +323,7 @@ class Shop:
             )
             for number, counts in self._counts.items()
         ]
-        return statistics(*parts, ages=self._ages, counters=self._counters.copy())
+        return statistics(*parts, ages=self._ages, counters=copied(self._counters))
 
 
 @given(seed=st.integers(0, 2**32))

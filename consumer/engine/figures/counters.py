@@ -1,29 +1,25 @@
 """What the engine counts, and samples of it.
 
 Theory of operation. `Counters` only grow. The names of a family are a closed or capped set, so that nothing that a shop
-or the API sends can make it grow without bound. `Samples` keeps a bounded number of single cases.
+or the API sends can make it grow without bound. `Samples` are messages of what is counted. A snapshot has a copy of both
+(`definitions.copied`).
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from consumer.engine.figures.coverage import OTHER
+from consumer.engine.figures.coverage import counted_as
 from consumer.engine.figures.definitions import Histogram, count, counts, derived, figure, snapshot
-from consumer.engine.messages import DeadLetter
-from consumer.engine.model import Problem, Rejection, Stage, TopicPartition
+from consumer.engine.model import Stage
 
-# Names of a family that is not a closed set; further ones count as ``other``, because each is a series of Prometheus.
-_MOST_NAMES = 64
-PROBLEMS_MOST = 10
+# Dead letters that a snapshot names.
 LETTERS_MOST = 20
-
-
 # Upper bounds of the histogram of calls, in seconds.
 CALL_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 # How a call ends: with a verdict, a refused token or account, a 429, an answer without a verdict, or no answer.
@@ -189,13 +185,6 @@ class Counters:
             for outcome in OUTCOMES
         }
 
-    def copy(self) -> Counters:
-        """Return a copy, which does not change any more."""
-        taken = Counters()
-        for name, value in vars(self).items():
-            setattr(taken, name, value.copy() if isinstance(value, Counter) else value)
-        return taken
-
     def call_ended(self, outcome: str, seconds: float) -> None:
         """Count a call that ended."""
         # In plain counts, because these are what copies and merges of workers know to add.
@@ -206,7 +195,7 @@ class Counters:
     @staticmethod
     def bump(family: Counter[str], name: str, by: int = 1) -> None:
         """Count `name`, or ``other`` if the family is full."""
-        family[name if name in family or len(family) < _MOST_NAMES else OTHER] += by
+        family[counted_as(name, family)] += by
 
 
 @snapshot
@@ -231,39 +220,20 @@ def _latest(by_worker: Sequence[Mapping[tuple[str, str], str]]) -> Mapping[tuple
     return {kind: message for messages in by_worker for kind, message in messages.items()}
 
 
-@snapshot
-class SamplesSnapshot:
-    """The latest message of each kind."""
+@dataclass
+class Samples:
+    """The latest message of each kind of what is otherwise only counted. Bounded, because codes are a closed set."""
 
-    rejections: Mapping[tuple[str, str], str] = figure(
+    rejections: dict[tuple[str, str], str] = figure(
         "The latest message of this kind, its dead letter stored or not.",
+        default_factory=dict,
         keys=("stage", "code"),
         merge=_latest,
     )
-    warnings: Mapping[tuple[str, str], str] = figure(
-        "What this warning says.", path="convert_warnings", keys=("code", "field"), merge=_latest
+    warnings: dict[tuple[str, str], str] = figure(
+        "What this warning says.",
+        default_factory=dict,
+        path="convert_warnings",
+        keys=("code", "field"),
+        merge=_latest,
     )
-
-
-class Samples:
-    """Single cases of what is otherwise only counted. Bounded, because codes are a closed set."""
-
-    def __init__(self) -> None:
-        # The first records that could not be delivered.
-        self.problems: list[Problem] = []
-        # The latest dead letters, newest first.
-        self.letters: deque[StoredLetter] = deque(maxlen=LETTERS_MOST)
-        # The latest message of each kind.
-        self.rejections: dict[tuple[str, str], str] = {}
-        self.warnings: dict[tuple[str, str], str] = {}
-
-    def rejected(self, tp: TopicPartition, offset: int, rejection: Rejection) -> None:
-        """Take a record that cannot be delivered."""
-        self.rejections[rejection.stage.value, rejection.code] = rejection.message
-        if len(self.problems) < PROBLEMS_MOST:
-            self.problems.append(Problem(tp.topic, tp.partition, offset, *rejection))
-
-    def stored(self, letter: DeadLetter, section: str = "") -> None:
-        """Take a dead letter that is stored, of a record of this section of the mapping."""
-        place = (letter.topic, letter.partition, letter.record.offset)
-        self.letters.appendleft(StoredLetter(letter.at_ms / 1000, *place, *letter.rejection, section))

@@ -11,7 +11,7 @@ Only delivered events are counted, as in `freshness`, so that both describe the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, Final
@@ -19,7 +19,8 @@ from typing import Any, Final
 from consumer.engine.figures.definitions import derived, figure, snapshot
 from consumer.engine.figures.windows import Windows
 
-_MOST_NAMES = 64
+# Names of a family that is not a closed set: each is a series of Prometheus, and a row in 156 buckets of the windows.
+MOST_NAMES = 64
 # Masks of all names together, before they are split. Usually there are a few dozen: records of one producer are alike.
 _MOST_MASKS = 4096
 OTHER = "other"
@@ -167,6 +168,12 @@ class CoverageSnapshot:
         }
 
 
+def counted_as(name: str, names: Collection[str]) -> str:
+    """Return the name under which `name` is counted beside these `names`: ``other`` once they are `MOST_NAMES`."""
+    # A shop, or the API, may make up names without end.
+    return name if name in names or len(names) < MOST_NAMES else OTHER
+
+
 class Coverage:
     """Counts events by name and by what was written of them."""
 
@@ -196,8 +203,7 @@ class Coverage:
     def _split_masks(self, now: float) -> None:
         """Enter the masks into the minute in which they were counted, then roll the windows to `now`."""
         for (name, mask), count in self._masks.items():
-            # A shop may make up names without end; each known one costs a row in 156 buckets.
-            known = name if name in self._names or len(self._names) < _MOST_NAMES else OTHER
+            known = counted_as(name, self._names)
             self._names.add(known)
             row = self._windows.running.setdefault(known, [0] * (1 + len(PARAMETERS)))
             row[0] += count

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from itertools import chain
@@ -86,6 +87,11 @@ _FIGURE = "figure"
 def snapshot(cls: type[_T]) -> type[_T]:
     """Make a class a frozen dataclass: a snapshot, or a part of one."""
     return dataclass(frozen=True, slots=True)(cls)
+
+
+def copied(counting: _T) -> _T:
+    """Return a copy of a dataclass that goes on counting; the copy does not change any more."""
+    return type(counting)(**{name: copy(value) for name, value in vars(counting).items()})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
-from consumer.engine.figures.counters import LETTERS_MOST, Counters, SamplesSnapshot, StoredLetter
+from consumer.engine.figures.counters import LETTERS_MOST, Counters, Samples, StoredLetter
 from consumer.engine.figures.coverage import CoverageSnapshot
 from consumer.engine.figures.definitions import (
     by_label,
@@ -479,7 +479,7 @@ class Statistics:
         path="latest_dead_letters[]",
         merge=lambda lists: tuple(nlargest(LETTERS_MOST, chain.from_iterable(lists), key=attrgetter("at"))),
     )
-    samples: SamplesSnapshot = figure()
+    samples: Samples = figure()
     room: int = figure(
         "Records that intake would take now; 0: it has stopped, or all room is used.",
         "pinstream_room_records",
