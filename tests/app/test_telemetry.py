@@ -115,6 +115,7 @@ def test_metrics_are_there_for_prometheus_anyway(exporter: str, exported: bool) 
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:http", "is not a URL"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "is not a number of milliseconds, such as 10000"),
         ("OTEL_EXPORTER_OTLP_X_TIMEOUT", "0", "is not a number of milliseconds"),
+        ("OTEL_EXPORTER_OTLP_X_TIMEOUT", "9" * 400, "is not a number of milliseconds"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "is none of gzip, none"),
         ("OTEL_EXPORTER_OTLP_HEADERS", SECRET, "is not a list such as name=value,other=value"),
         ("OTEL_EXPORTER_OTLP_HEADERS_FILE", "/no/such/file", "cannot be read: No such file"),
@@ -195,6 +196,11 @@ def test_check_sees_the_same_and_starts_nothing() -> None:
     wrong = {**ENDPOINT, "OTEL_METRICS_EXPORTER": "console"}
     good, texts = environment.outlook(wrong)
     assert (good, texts) == (["traces"], [off(metrics, wrong, MetricsExport)])
+    wrong = {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE": "/no/such/file",
+    }
+    assert environment.outlook(wrong) == ([], [off(metrics, wrong, MetricsExport)])
 
 
 def test_headers_may_stand_in_a_file(tmp_path: Path) -> None:

@@ -45,29 +45,27 @@ def start(environ: Mapping[str, str], settings: Settings, *signals: str) -> tupl
     given = settings.kafka.properties.get("group.instance.id")
     instance = f"{socket.gethostname()}-{os.getpid()}" if given is None else given.get_secret_value()
     for variables, asked_by in _asked(environ, signals):
-        reason = variables.misfit()
-        if reason is None:
-            # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
-            logs.mute("opentelemetry")
-            try:
-                wish = variables.wish(instance)
-                # Imported here: OpenTelemetry is an extra, and takes half a second.
-                if variables.signal == "TRACES":
-                    from consumer.app.telemetry.spans import export as export_spans
+        # If the collector is down, its libraries log many lines; `spans` and `metrics` log one.
+        logs.mute("opentelemetry")
+        try:
+            wish = variables.wish(instance)
+            # Imported here: OpenTelemetry is an extra, and takes half a second.
+            if variables.signal == "TRACES":
+                from consumer.app.telemetry.spans import export as export_spans
 
-                    tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
-                else:
-                    from consumer.app.telemetry.metrics import OtlpMetrics
+                tracing = export_spans(wish, settings.kafka.group_id, settings.pinterest.api_url)
+            else:
+                from consumer.app.telemetry.metrics import OtlpMetrics
 
-                    exported = OtlpMetrics(wish)
-                structlog.get_logger().info("telemetry", signal=variables.signal.lower(), asked_by=asked_by)
-                continue
-            except ImportError:
-                reason = INSTALL
-            except (ValueError, OSError) as error:
-                reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
-            except SettingsError as error:  # of the file of the headers
-                reason = f"{error}: correct it"
+                exported = OtlpMetrics(wish)
+            structlog.get_logger().info("telemetry", signal=variables.signal.lower(), asked_by=asked_by)
+            continue
+        except SettingsError as error:
+            reason = f"{error}: correct it"
+        except ImportError:
+            reason = INSTALL
+        except (ValueError, OSError) as error:
+            reason = f"an OTEL_… variable has an invalid value ({error}): correct it"
         off.setdefault((asked_by, reason), []).append(variables.signal)
     for text in _texts(off):
         structlog.get_logger().warning("telemetry_off", text=text)
@@ -79,12 +77,16 @@ def outlook(environ: Mapping[str, str]) -> tuple[list[str], list[str]]:
     good: list[str] = []
     off: _Off = {}
     for variables, asked_by in _asked(environ, ("METRICS", "TRACES")):
-        # Looked for and not imported: `check` starts nothing.
-        reason = variables.misfit() or (None if importlib.util.find_spec("opentelemetry") else INSTALL)
-        if reason is None:
-            good.append(variables.signal.lower())
-        else:
-            off.setdefault((asked_by, reason), []).append(variables.signal)
+        try:
+            variables.wish("")
+            # Looked for and not imported: `check` starts nothing.
+            if importlib.util.find_spec("opentelemetry"):
+                good.append(variables.signal.lower())
+                continue
+            reason = INSTALL
+        except SettingsError as error:
+            reason = f"{error}: correct it"
+        off.setdefault((asked_by, reason), []).append(variables.signal)
     return good, list(_texts(off))
 
 
@@ -122,24 +124,22 @@ class _Variables:
             return None
         return self._find("ENDPOINT") or (self._exporter if self._exporter in self._values else None)
 
-    def misfit(self) -> str | None:
-        """Return what pinstream does not support of what is asked for; None if it supports all."""
-        exporters = {"otlp", "otlp_proto_http"} | ({"prometheus"} if self.signal == "METRICS" else set())
-        if not self._exporters <= exporters:
-            return f"{self._exporter} is not otlp, the only exporter that pinstream has: correct it"
-        rules = {self._find(what): rule for what, rule in _OTLP.items()}
-        rules.update(_OTHERS | _OF_METRICS if self.signal == "METRICS" else _OTHERS)
-        for name, (fits, words) in rules.items():
-            if name in self._values and not fits(self._values[name]):
-                return f"{name} {words}: correct it"
-        return None
-
     def wish(self, instance: str) -> Wish:
-        """Return what is asked for. Raises `SettingsError` if the file of the headers cannot be read."""
+        """Return what is asked for. Raises `SettingsError` if pinstream does not support it, or a value is wrong."""
+        exporters = {"otlp", "otlp_proto_http"}
+        rules = [(self._find(what), rule) for what, rule in _OTLP.items()]
+        rules += _OTHERS.items()
         variables, temporality = {"timeout": self._find("TIMEOUT")}, None
         if self.signal == "METRICS":
+            exporters.add("prometheus")
+            rules += _OF_METRICS.items()
             variables |= {"interval": _INTERVAL, "export_timeout": _EXPORT_TIMEOUT}
             temporality = self._values.get(_TEMPORALITY)
+        if not self._exporters <= exporters:
+            raise SettingsError(f"{self._exporter} is not otlp, the only exporter that pinstream has")
+        for name, (fits, words) in rules:
+            if name in self._values and not fits(self._values[name]):
+                raise SettingsError(f"{name} {words}")
         # Milliseconds, as the standard says; OpenTelemetry's Python SDK takes the first for seconds.
         given = {
             field: int(self._values[name]) / 1000 for field, name in variables.items() if name in self._values
@@ -195,9 +195,9 @@ def _are_pairs(value: str) -> bool:
     return all(name.strip() and equals for name, equals, _ in pairs)
 
 
-# The standard means the digits 0-9; `str.isdecimal` is true of others, too.
+# The standard means the digits 0-9; `str.isdecimal` is true of others, too. With no more of them than a float can hold.
 _MILLISECONDS: Final = _Rule(
-    re.compile("0*[1-9][0-9]*").fullmatch, "is not a number of milliseconds, such as 10000"
+    re.compile("0{0,9}[1-9][0-9]{0,11}").fullmatch, "is not a number of milliseconds, such as 10000"
 )
 _PAIRS: Final = _Rule(_are_pairs, "is not a list such as name=value,other=value")
 _FILE: Final = _Rule(

@@ -1,8 +1,8 @@
 """What the engine counts, and samples of it.
 
 Theory of operation. `Counters` only grow. The names of a family are a closed or capped set, so that nothing that a shop
-or the API sends can make it grow without bound. `Samples` are messages of what is counted. A snapshot has a copy of both
-(`definitions.copied`).
+or the API sends can make it grow without bound. `Samples` are messages of what is counted. A snapshot has copies of
+both (`definitions.copied`).
 """
 
 from __future__ import annotations

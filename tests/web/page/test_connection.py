@@ -19,13 +19,14 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit: Visit) -> None:
     """The figures stay, grey and with their age, so that they do not look current. Then the page reconnects."""
-    async with stand(scenes.full(), scenes.history()) as server, visit(server.url) as shown:
+    async with stand(scenes.full(), scenes.history()) as server, visit(server.url, clock=True) as shown:
         await live(shown)
         colour = "getComputedStyle(document.querySelector('#state h2')).color"
         fresh = await shown.evaluate(colour)
         await server.stop()
         await shown.wait_for_selector("#lost:visible", timeout=2_000)
-        await shows(shown, "No connection to pinstream. These figures are", "#lost")
+        await shows(shown, "No connection to pinstream. These figures are 0 s old.", "#lost")
+        await shown.clock.run_for(3_000)
         await shows(shown, "These figures are 3 s old. The page keeps trying.", "#lost")
         assert await text(shown, "#live") == "no connection"
         assert (await text(shown, "#state")).startswith("Keeping up")
@@ -36,6 +37,7 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
         await shoot(shown, "disconnected")
         server.status = scenes.scene(idle)
         await server.start()
+        await shown.clock.resume()
         await live(shown)
         await shows(shown, "Caught up", "#state")
         assert await shown.is_hidden("#lost")
@@ -45,10 +47,11 @@ async def test_a_lost_connection_is_said_at_once_and_comes_back_by_itself(visit:
 
 async def test_a_network_that_swallows_is_found_out(visit: Visit) -> None:
     """When the stream is silent the page asks /status; without an answer the figures are out of date."""
-    async with stand(scenes.full()) as server, visit(server.url) as shown:
+    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
         await live(shown)
         server.silent = True
-        await shown.wait_for_selector("#lost:visible", timeout=20_000)
+        await shown.clock.run_for(12_000)
+        await shown.wait_for_selector("#lost:visible")
         assert re.search(r"These figures are \d+ s old", await text(shown, "#lost"))
 
 
@@ -69,13 +72,16 @@ async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
     """When /events fails twice (a proxy, too many listeners), the page polls /status each second."""
     async with stand(scenes.full()) as server:
         server.stream = 503
-        async with visit(server.url) as shown:
+        async with visit(server.url, clock=True) as shown:
             await live(shown)
-            assert await shown.is_hidden("#lost")
             server.status = scenes.scene(idle)
+            for asked in range(2, 6):
+                await shown.wait_for_function("!link.asking && !link.source")
+                await shown.clock.run_for(1_000)
+                assert await shown.is_hidden("#lost")
+                await shown.wait_for_function("!link.asking")
+                assert server.asked.count("/status") >= asked
             await shows(shown, "Caught up", "#state")
-            while server.asked.count("/status") < 5:
-                await shown.wait_for_timeout(100)
             assert server.asked.count("/events") == 2
 
 
