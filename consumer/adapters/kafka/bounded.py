@@ -185,7 +185,6 @@ class BoundedSource:
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
         """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""
-        progress, self.progress = self.progress, None
         is_open, self._is_open = self._is_open, False
 
         async def finish(progress: NamedProgress) -> None:
@@ -195,8 +194,8 @@ class BoundedSource:
             await progress.close()
 
         ending = [self._thread.run(self._end)] if is_open else []
-        if progress is not None:
-            ending.append(finish(progress))
+        if self.progress is not None:
+            ending.append(finish(self.progress))
         try:
             # Both at once: a consumer that takes its time must not use up that of the last commit.
             async with asyncio.timeout(timeout):
@@ -376,14 +375,13 @@ async def scan(
     config: Config,
     ranges: Sequence[Range],
     *,
-    on_trouble: trouble.OnTrouble = trouble.ignore_trouble,
     still: float = _STILL,
 ) -> AsyncGenerator[list[Chunk], None]:
     """The records of `ranges`, to their ends, at most 1000 at a time: memory holds no more than librdkafka's queue.
 
     Raises `KafkaError` when brokers bring nothing new for `still` seconds. A caller that stops early calls `aclose`.
     """
-    source = BoundedSource(config, ranges, on_trouble=on_trouble)
+    source = BoundedSource(config, ranges)
     try:
         await source.start()
         deadline = time.monotonic() + still

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from consumer.adapters.kafka.bounded import BoundedSource
 from consumer.adapters.kafka.ranges import Range
+from consumer.adapters.kafka.replay_progress import NamedProgress
 from consumer.engine.model import Chunk, Position, TopicPartition
 from consumer.errors import KafkaError
 from consumer.service import RecordSource
@@ -140,6 +141,15 @@ async def test_it_is_a_source_of_the_service() -> None:
     """The type checker says so: this line is the test."""
     source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer().made)
     await source.close(1.0)
+
+
+async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None:
+    """Its client is gone, so the broker does not have it: the answer says so."""
+    config = {"bootstrap.servers": NOBODY}
+    progress = NamedProgress(config, "shop.replay.n")
+    source = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
+    await source.close(1.0)
+    assert await source.commit([Position("t", 0, 1, None)]) == ((), "_DESTROY")
 
 
 async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
