@@ -309,10 +309,9 @@ class LettersSource:
         fetched = await self._inner.fetch(min(room, LOT_LETTERS), timeout)
         # From here on, not before: when all is read, each fetch only waits, and that must count as done.
         self._choosing = True
-        try:
-            chunks = [await self._chosen(chunk) for chunk in fetched]
-        finally:
-            self._choosing = False
+        chunks = [await self._chosen(chunk) for chunk in fetched]
+        # Only now: where a stop cancels this, the service never gets these letters, and the redrive is not complete.
+        self._choosing = False
         return [chunk for chunk in chunks if chunk.records]
 
     async def _chosen(self, chunk: Chunk) -> Chunk:

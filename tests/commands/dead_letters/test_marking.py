@@ -229,6 +229,26 @@ async def test_it_is_not_done_while_letters_are_chosen() -> None:
     assert (len(chunk.records), seen, found.done) == (2, [False], True)
 
 
+async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
+    """The last letters were read and never handed out: the redrive is interrupted, not complete."""
+    where = topics(0)
+    where.bury(0, left_out=("value",))
+    found, _ = source(where, Transactions(where))
+    asked = asyncio.Event()
+
+    async def no_answer(place: Place) -> Record | None:
+        asked.set()
+        never: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
+        return await never
+
+    where.record = no_answer  # type: ignore[method-assign]
+    fetching = asyncio.create_task(found.fetch(1000, 0.0))
+    await asked.wait()
+    fetching.cancel()
+    await asyncio.gather(fetching, return_exceptions=True)
+    assert not found.done
+
+
 def done_at(*offsets: int) -> Done:
     """These are done."""
     done = Done()
