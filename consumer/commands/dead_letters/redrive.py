@@ -408,17 +408,21 @@ class LettersSource:
         return True
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Mark what is settled, and close the client."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self.commit(positions)
-        except TimeoutError:
-            # The broker may have these marks or not: the user has to run it again.
-            self._failure = self._failure or KafkaError(
-                "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
-                "delivered is known"
-            )
-        await self._inner.close(timeout)
+        """Mark what is settled, and close the client, within `timeout` seconds."""
+
+        async def mark() -> None:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.commit(positions)
+            except TimeoutError:
+                # The broker may have these marks or not: the user has to run it again.
+                self._failure = self._failure or KafkaError(
+                    "Kafka: the last letters could not be marked as done in time: run the redrive again; what was "
+                    "delivered is known"
+                )
+
+        # Both at once: they share one deadline.
+        await asyncio.gather(mark(), self._inner.close(timeout))
         if self._failure is not None:
             raise self._failure
 

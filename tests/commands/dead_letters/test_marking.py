@@ -111,6 +111,7 @@ def redrive(
     done: Mapping[int, Done] | None = None,
     *,
     lot: int = 4,
+    inner: Inner | None = None,
     **changes: Any,
 ) -> tuple[LettersSource, DeadLetters, RedriveOutcome]:
     """A source over all that lies there, which stores what dies again, and the letters that it chooses from."""
@@ -120,11 +121,8 @@ def redrive(
     partitions = range(topics.partitions[DEAD])
     letters.homes = {at: home(DEAD, at) for at in partitions}
     letters.done = {at: (done or {}).get(at, Done()) for at in partitions}
-    return (
-        LettersSource(Inner(topics, lot), {DEAD: Redriven(letters, writer.write)}, outcome),
-        letters,
-        outcome,
-    )
+    redriven = {DEAD: Redriven(letters, writer.write)}
+    return LettersSource(inner or Inner(topics, lot), redriven, outcome), letters, outcome
 
 
 def topics(letters: int, **more: Any) -> Topics:
@@ -323,6 +321,30 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
     with pytest.raises(KafkaError, match="another redrive"):
         await found.close(1.0, [])
     assert outcome.tallies[0].redriven == 0
+
+
+def test_closing_keeps_its_deadline() -> None:
+    """The last marks and the end of the client have one time limit, not one each; what was not marked is said."""
+
+    class Hanging(Transactions):
+        async def write(self, records: Sequence[NewRecord]) -> int | None:
+            await asyncio.sleep(1000)
+            return None
+
+    class SlowEnd(Inner):
+        async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
+            await asyncio.sleep(timeout)
+
+    async def main() -> float:
+        where = topics(1)
+        found, _, _ = redrive(where, Hanging(where), inner=SlowEnd(where))
+        await read_all(found)
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(KafkaError, match="could not be marked as done in time"):
+            await found.close(5.0, [position(0, [0], {0})])
+        return asyncio.get_running_loop().time() - begun
+
+    assert run(main()) == pytest.approx(5.0)
 
 
 REJECTION = Rejection(Stage.DELIVER, "refused", "no")
