@@ -93,7 +93,7 @@ class DeadLetterProducer:
         counts = await self._find_topics({letter.topic for letter in letters})
         if self._spoiled or self._watch.stranded:
             await self.close()
-            # Until there is a new one: the next try must not take the closed one for a sound one.
+            # Until there is a new one: the next call must not use the closed one.
             self._spoiled = True
             made = await self._make(self._watch.watching(self._config))
             if made is None:

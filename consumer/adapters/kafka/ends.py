@@ -37,7 +37,7 @@ class Ends:
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
     """High watermarks."""
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """Up to where was read, including what is no record (transaction markers)."""
+    """Up to which offset each was read, transaction markers included."""
     due: float = 0.0
     """When to look again (monotonic)."""
     _of_fetches: dict[TopicPartition, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Ends:
     ) -> bool:
         """Look again. Return True if an end went back, as it does where a log was cut or its topic created again.
 
-        `unread`: partitions of which the consumer has given out more than was handed on, and from which offset.
+        `unread`: the first offset that was not handed on, for each partition where fetched records wait or are damaged.
         """
         now = time.monotonic()
         self.due = now + _EVERY

@@ -146,7 +146,7 @@ def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Header
 
 
 def part_sizes(record: Record) -> dict[str, int]:
-    """The bytes of each part of a record that can be left out of its letter, in the order in which they are."""
+    """The size in bytes of each part of a record that its letter may lack, in the order in which they are left out."""
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return {VALUE: len(record.value or b""), HEADERS: headers, KEY: len(record.key or b"")}
 
@@ -238,7 +238,7 @@ def origin_topic(record: Record, lies_on: str) -> str:
 
 
 def own_headers(headers: Headers) -> Headers:
-    """Those that we did not add."""
+    """The headers that we did not add."""
     # All of one name: a producer's header of that name was hidden by ours.
     return tuple(header for header in headers if header[0] not in _OURS)
 
@@ -272,7 +272,7 @@ def _texts(headers: Headers) -> dict[str, str]:
 
 
 def _number(text: str, most: int = _MOST_OFFSET) -> int:
-    """Raises `ValueError` for what is no such number, as `int` does not: it takes signs, spaces and underscores."""
+    """Read a decimal number up to `most`. Raises `ValueError` for anything else; `int` takes signs, spaces and more."""
     if not _DIGITS.fullmatch(text) or int(text) > most:
         raise ValueError(text)
     return int(text)
@@ -325,8 +325,8 @@ class Mark(NamedTuple):
 
     # What is done; empty if the mark was written elsewhere.
     runs: Sequence[Run]
-    # Whether it was written for what lies here: not if a mirror or a copy carried it in, or the topic was created again
-    # while a redrive went on.
+    # False if a mirror or a copy brought it here, or the topic was created again while a redrive went on: then it is
+    # about other letters.
     at_home: bool
 
 

@@ -182,7 +182,7 @@ class NamedProgress:
 
     @in_own_thread
     def read(self, timeout: float) -> list[Position]:
-        """All that is committed in the group. Raises `KafkaError`."""
+        """All positions that are committed in the group. Raises `KafkaError`."""
         try:
             return ask_patiently(lambda until: ask_committed(self._client, self._group, until), timeout)
         except KafkaException as error:

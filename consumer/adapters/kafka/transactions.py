@@ -187,7 +187,7 @@ class TransactionalWriter:
         return _Failure(self._clearest(causes), next(iter(failed), None)) if causes else self._commit()
 
     def _clearest(self, causes: Sequence[confluent_kafka.KafkaError]) -> confluent_kafka.KafkaError:
-        """Of what was reported the error that says most."""
+        """Of the errors that were reported, the one that says most about the cause."""
         if all(cause.code() in _UNCLEAR for cause in causes):
             # A failed transaction answers any call with its cause. (To begin again is always an error.)
             try:

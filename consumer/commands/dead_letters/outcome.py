@@ -14,12 +14,9 @@ from rich.table import Column, Table
 from consumer.commands.base import prose
 from consumer.commands.dead_letters.options import RedriveOptions
 from consumer.commands.dead_letters.reading import Tally
-from consumer.commands.replay.bounded_run import ReplayEnd, print_result
+from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd, print_result
 from consumer.errors import PinstreamError
 
-LATE = (
-    "what happened more than an hour ago counts as offline at the platform, which does not deduplicate that"
-)
 # How many notes are printed; the others are counted.
 MOST_NAMED = 10
 
@@ -103,7 +100,7 @@ def _tell(outcome: RedriveOutcome, console: Console) -> None:
         became = ", ".join(f"{count:,} {_BECAME[name]}" for name, count in outcome.ledger.items() if count)
         prose(console, f"of the redriven: {became or 'none'}")
     if any(tally.redriven for tally in outcome.tallies):
-        prose(console, LATE)
+        prose(console, DOUBLED)
     for note in outcome.notes:
         prose(console, note)
     if outcome.unnamed:

@@ -48,6 +48,11 @@ _LOOK = 0.05
 # Seconds between two lines in a log: often enough to see that it goes on.
 LINE_EVERY = 5.0
 _WIDE = 100
+# Why sending again what was delivered is not harmless: the platform's one-hour rule.
+DOUBLED = (
+    "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
+    "that: each is a second conversion"
+)
 
 
 class FiniteSource(RecordSource, Protocol):

@@ -16,6 +16,7 @@ from consumer.adapters.kafka.configuration import Config
 from consumer.adapters.kafka.groups import GroupOffsets
 from consumer.adapters.kafka.ranges import Bound, resolve_ranges
 from consumer.adapters.kafka.replay_progress import Plan, open_plan
+from consumer.commands.replay.bounded_run import DOUBLED
 from consumer.commands.replay.options import ReplayOptions
 from consumer.commands.replay.stand_ins import holds_keys
 from consumer.engine.model import TopicPartition
@@ -25,11 +26,6 @@ from consumer.settings import Settings
 # Seconds for the brokers to say where ranges begin and end; and what only a warning needs.
 _TIMEOUT = 30.0
 _WARNING_TIMEOUT = 15.0
-# Why sending again what was delivered is not harmless: the platform's one-hour rule.
-DOUBLED = (
-    "what happened more than an hour before it arrives counts as offline, and the platform does not drop doubles of "
-    "that: each is a second conversion"
-)
 
 
 async def make_plan(options: ReplayOptions, settings: Settings) -> Plan:

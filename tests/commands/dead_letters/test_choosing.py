@@ -14,10 +14,10 @@ from consumer.adapters.kafka.letters import mark_headers
 from consumer.adapters.kafka.ranges import Range
 from consumer.commands.dead_letters import redrive
 from consumer.commands.dead_letters.options import Filters, RedriveOptions
-from consumer.commands.dead_letters.outcome import LATE, RedriveOutcome, print_redrive
+from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, Tally
 from consumer.commands.dead_letters.redrive import rehearse
-from consumer.commands.replay.bounded_run import ReplayEnd
+from consumer.commands.replay.bounded_run import DOUBLED, ReplayEnd
 from consumer.engine.model import Chunk, Stage
 from consumer.settings import load
 from tests.commands.dead_letters.fakes import AT, Topics, Transactions, dead_letters, home
@@ -226,7 +226,7 @@ def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.Capture
     """The output names the platform's one-hour rule if a letter was redriven, and only then."""
     tallies = [Tally("orders", matched=1, redriven=redriven)]
     print_redrive(RedriveOutcome(options(dry_run=False), tallies))
-    assert (LATE in capsys.readouterr().out) is bool(redriven)
+    assert (DOUBLED in capsys.readouterr().out) is bool(redriven)
 
 
 class Interrupted(Topics):
