@@ -51,7 +51,13 @@ from consumer.commands.dead_letters.options import RedriveOptions, filter_option
 from consumer.commands.dead_letters.outcome import RedriveOutcome, print_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, find, whole_record, why_gone
 from consumer.commands.parsing import JSON_OPTION, RATE_OPTION
-from consumer.commands.replay.bounded_run import FiniteSource, ReplayEnd, load_quietly, serve_to_end
+from consumer.commands.replay.bounded_run import (
+    FiniteSource,
+    ReplayEnd,
+    load_quietly,
+    serve_to_end,
+    why_guarded,
+)
 from consumer.engine import offset_map
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import map_place
@@ -208,12 +214,8 @@ async def _serve(
     if ran.failure is not None:
         raise ran.failure
     outcome.end = ran.end
-    guard = ran.statistics.guard
-    if ran.end is ReplayEnd.GUARDED and guard is not None:
-        outcome.failure = Incomplete(
-            f"stopped: too many of the letters would be dead letters again, mostly for {guard.reason} "
-            f"({guard.cause.value}); {guard.remedy} and run it again (or set PINSTREAM_DEAD_LETTER_SHARE=1)"
-        )
+    if (guard := ran.statistics.guard) is not None:
+        outcome.failure = Incomplete(why_guarded(guard))
 
 
 async def choose(letter: DeadRecord, letters: DeadLetters, outcome: RedriveOutcome) -> Record | None:

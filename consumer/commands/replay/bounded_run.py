@@ -38,7 +38,7 @@ from consumer.app import building
 from consumer.app.run import tune_memory
 from consumer.app.signals import on_stop_signal
 from consumer.commands.base import on_terminal, say
-from consumer.engine.figures.statistics import Statistics
+from consumer.engine.figures.statistics import GuardStatistics, Statistics
 from consumer.errors import Incomplete, PinstreamError
 from consumer.service import RecordSource, Service
 from consumer.settings import Settings, load
@@ -85,6 +85,15 @@ class Ran:
     statistics: Statistics
     seconds: float
     failure: PinstreamError | None = None
+
+
+def why_guarded(guard: GuardStatistics) -> str:
+    """Say why the guard ended the run, which it always does once it has tripped, and what to do."""
+    return (
+        f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead letters, "
+        f"mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and run it again (or set "
+        "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all become dead letters)"
+    )
 
 
 def load_quietly(environ: Mapping[str, str], needs: Sequence[str]) -> Settings:
@@ -230,7 +239,8 @@ def print_result(tell: Callable[[Console], None], document: Mapping[str, Any], *
         tell(Console(stderr=as_json))
         if as_json:
             click.echo(orjson.dumps(document))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumer.adapters.kafka.replay_progress import Plan
-from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result
+from consumer.commands.replay.bounded_run import Ran, ReplayEnd, print_result, why_guarded
 from consumer.commands.replay.options import EXPIRED, NOT_SELECTED, ReplayOptions
 from consumer.engine.ledger import LeftAt
 from consumer.engine.model import Problem, TopicPartition
@@ -105,13 +105,8 @@ class ReplayOutcome:
             return "the ledger does not add up; please report this bug"
         if self.ran.failure is not None:
             return str(self.ran.failure)
-        # A guard that has tripped stays so, and ends a replay.
         if (guard := self.ran.statistics.guard) is not None:
-            return (
-                f"stopped: {guard.rejected:,} of the latest {guard.of:,} records of {guard.topic} would be dead "
-                f"letters, mostly for {guard.reason} ({guard.cause.value}); {guard.remedy} and replay again (or set "
-                "PINSTREAM_DEAD_LETTER_SHARE=1 to let them all go to the dead-letter topic)"
-            )
+            return why_guarded(guard)
         if self.ran.end is not ReplayEnd.INTERRUPTED:
             return None  # a limit that is reached is what was asked for
         if self.options.dry_run:

@@ -49,3 +49,9 @@ def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPat
             Incomplete, match=r"could not be printed \(No space left on device\); what was done stands"
         ):
             print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=True)
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``>&-``: the user wants no result."""
+    monkeypatch.setattr("sys.stdout", None)
+    print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=False)
