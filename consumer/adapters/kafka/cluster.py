@@ -279,7 +279,7 @@ def _ask_offsets(
     deadline: float,
     isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> list[int]:
-    """One offset for each partition, in order. One whose leader changes is asked for again while time is left."""
+    """One offset for each partition, in order. Where a leader changes or a login fails unjudged, it is asked again."""
     found: dict[TopicPartition, int] = {}
     while missing := [name for name in names if name not in found]:
         until = time.monotonic() + time_left(deadline, _LEAST)
@@ -293,8 +293,9 @@ def _ask_offsets(
             try:
                 found[name] = int(result_of(answers[name], until).offset)
             except KafkaException as error:
-                moving = trouble.cause_of(error).code() in trouble.MOVING_LEADER
-                if not moving or time_left(deadline, _LEAST) <= _LEAST:
+                cause = trouble.cause_of(error)
+                passing = cause.code() in trouble.MOVING_LEADER or trouble.is_unjudged_login(cause)
+                if not passing or time_left(deadline, _LEAST) <= _LEAST:
                     text = (
                         f"the brokers do not say what {name} holds: check that they are "
                         "healthy, then start again"

@@ -59,8 +59,9 @@ def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answ
         try:
             return question(until)
         except KafkaException as error:
+            cause = trouble.cause_of(error)
             # A coordinator that starts or moves answers within seconds.
-            passing = trouble.cause_of(error).name() in _ASKED_AGAIN
+            passing = cause.name() in _ASKED_AGAIN or trouble.is_unjudged_login(cause)
             if not passing or time.monotonic() + _ASK_AGAIN > deadline:
                 raise
         time.sleep(_ASK_AGAIN)

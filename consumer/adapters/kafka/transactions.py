@@ -144,8 +144,8 @@ class TransactionalWriter:
                     return failure.record
                 one_by_one = True
             # After an abort librdkafka's sequence numbers are ahead of the broker's, which asks for a new epoch once:
-            # that is another abort, and goes away.
-            elif cause.code() not in _GOES_AWAY:
+            # that is another abort, and goes away. So does a login that had to be repeated while records were sent.
+            elif cause.code() not in _GOES_AWAY and not trouble.is_unjudged_login(cause):
                 raise _dead_end(cause)
         raise _dead_end(_Code(_Code._FAIL, "one abort after the other"))
 
@@ -210,8 +210,10 @@ class TransactionalWriter:
             except SystemError:
                 # As in `_try`; the next call says which error it was.
                 continue
-        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing.
-        in_doubt = not cause.txn_requires_abort() or cause.code() == _Code.UNKNOWN
+        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing. Nor does a commit
+        # that was sent when the connection had to log in again, although librdkafka then wants to abort.
+        unsaid = cause.code() == _Code.UNKNOWN or trouble.is_unjudged_login(cause)
+        in_doubt = unsaid or not cause.txn_requires_abort()
         return _Failure(cause, in_doubt=in_doubt)
 
     def _abort(self, cause: confluent_kafka.KafkaError) -> None:

@@ -142,11 +142,12 @@ _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|the
 _NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
 # was not ready for it. librdkafka makes another connection. (Amazon MSK limits the logins with IAM per second.)
-# A request that was under way when a login failed fails with librdkafka's own words: an error about the login itself
-# comes beside it and says whether the broker refused it.
+# A request that was under way when a login failed fails with librdkafka's own words, behind those of the request
+# ("JoinGroup failed: "). An error about the login itself comes beside it, always with a reason, and says whether the
+# broker refused it.
 _NOT_JUDGED: Final = re.compile(
     "mechanism handshake failed: (?!Broker: Unsupported SASL mechanism)|SaslAuthenticateRequest failed: "
-    "|Too many connects|(?:^|response error: )Local: Authentication failure"
+    "|Too many connects|Local: Authentication failure"
 )
 # With TLS, what a broker's alert about the client's certificate reads like.
 _CERTIFICATE_ALERT: Final = re.compile(
@@ -171,10 +172,9 @@ _NO_CONNECTION: Final = re.compile(
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
     """The error that ends the run, or None if librdkafka recovers from this one by itself."""
-    code, text = cause_code(error), error.str()
-    # No word of the broker about the login: librdkafka tries again, for a token every ten seconds.
-    if code == _Code._AUTHENTICATION and (_TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)):
+    if is_unjudged_login(error):
         return None
+    code, text = cause_code(error), error.str()
     advice = _FATAL.get(code)
     if code == _Code._AUTHENTICATION and msk.MECHANISM in text:
         advice = _IAM_REFUSED
@@ -185,6 +185,17 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
         return None
     return KafkaError(
         f"Kafka: {advice or 'the client cannot continue: restart it'} ({describe_error(error)})"
+    )
+
+
+def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:
+    """Whether a login, or a request because of it, failed without a word of the broker about the login.
+
+    librdkafka logs in again, and asks for a token every ten seconds; a request that failed may be made again.
+    """
+    text = error.str()
+    return error.code() == _Code._AUTHENTICATION and bool(
+        _TOKEN_MISSING.search(text) or _NOT_JUDGED.search(text)
     )
 
 

@@ -52,11 +52,14 @@ class Admin:
 
 NAMES = [TopicPartition("t", 0), TopicPartition("t", 1)]
 MOVING = Refused(KafkaError.NOT_LEADER_FOR_PARTITION)
+LOGGING_IN = Refused(KafkaError._AUTHENTICATION)
+"""The question was under way when the connection had to log in again."""
 
 
-def test_a_partition_that_changes_its_leader_is_asked_for_again() -> None:
+@pytest.mark.parametrize("passing", [MOVING, LOGGING_IN])
+def test_a_partition_whose_question_fails_for_a_moment_is_asked_for_again(passing: Refused) -> None:
     """It alone, until it answers."""
-    admin = Admin({0: 5, 1: MOVING}, {1: MOVING}, {1: 7}, {0: 9, 1: 9})
+    admin = Admin({0: 5, 1: passing}, {1: passing}, {1: 7}, {0: 9, 1: 9})
     extents = find_extents(admin, NAMES, time.monotonic() + 30.0)
     assert [(one.low, one.end) for one in extents] == [(5, 9), (7, 9)]
     assert admin.asked == [[0, 1], [1], [1], [0, 1]]

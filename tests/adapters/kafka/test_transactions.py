@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -133,8 +134,8 @@ async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> No
 class Confused:
     """A producer whose broker answers a commit with `code`; whether it requires an abort is `abortable`."""
 
-    def __init__(self, code: int, abortable: bool) -> None:
-        self._error = _Raised(code, abortable)
+    def __init__(self, code: int, abortable: bool, text: str = "as told") -> None:
+        self._error = _Raised(code, abortable, text)
         self.aborts = 0
 
     def begin_transaction(self) -> None: ...
@@ -154,22 +155,60 @@ class Confused:
 class _Raised(ConfluentError):
     """An error with these flags."""
 
-    def __init__(self, code: int, abortable: bool) -> None:
-        super().__init__(code, "as told")
+    def __init__(self, code: int, abortable: bool, text: str = "as told") -> None:
+        super().__init__(code, text)
         self._abortable = abortable
 
     def txn_requires_abort(self) -> bool:
         return self._abortable
 
 
+LOGGING_IN = "EndTxn commit failed: Local: Authentication failure"
+
+
 @pytest.mark.parametrize("abortable", [True, False])
-async def test_a_commit_without_a_verdict_is_said_to_be_one(make: Make, abortable: bool) -> None:
-    """A broker in the middle of fencing says UNKNOWN: nothing is aborted or tried again, since nobody knows."""
+@pytest.mark.parametrize(
+    ("code", "text"), [(ConfluentError.UNKNOWN, "as told"), (ConfluentError._AUTHENTICATION, LOGGING_IN)]
+)
+async def test_a_commit_without_a_verdict_is_said_to_be_one(
+    make: Make, code: int, text: str, abortable: bool
+) -> None:
+    """A broker in the middle of fencing says UNKNOWN, and a commit may be under way when the connection has to log in
+    again: nothing is aborted or tried again, since nobody knows."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
-    producer = writer._producer = Confused(ConfluentError.UNKNOWN, abortable)
+    producer = writer._producer = Confused(code, abortable, text)
     with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
         await writer.write(lot("orders", b"1"))
     assert producer.aborts == 0
+
+
+class LogsInAgain(Confused):
+    """A producer whose first record is under way when the connection has to log in again."""
+
+    def __init__(self) -> None:
+        super().__init__(ConfluentError.NO_ERROR, abortable=False)
+        self.reports: list[Any] = []
+
+    def produce(self, *_: object, **how: Any) -> None:
+        """Reported by the flush."""
+        self.reports.append(how["on_delivery"])
+
+    def flush(self, _: float) -> int:
+        """The first time nothing is stored."""
+        error = None if self.aborts else ConfluentError(ConfluentError._AUTHENTICATION)
+        self.reports.pop()(error, None)
+        return 0
+
+    def commit_transaction(self, _: float) -> None:
+        """All is written."""
+
+
+async def test_records_under_way_at_a_login_are_written_by_another_transaction(make: Make) -> None:
+    """The login was not judged, and nothing was committed: the transaction is aborted, and the next one writes."""
+    writer = make(Kafka("127.0.0.1:9", "external"), "id")
+    producer = writer._producer = LogsInAgain()
+    assert await writer.write(lot("orders", b"1")) is None
+    assert producer.aborts == 1
 
 
 @pytest.mark.kafka

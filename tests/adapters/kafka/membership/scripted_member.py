@@ -248,6 +248,16 @@ class Coordinator:
         """Destroyed."""
 
 
+class Clock:
+    """`time.monotonic`, as a test has it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Bench:
     """A member on a fake consumer."""
 

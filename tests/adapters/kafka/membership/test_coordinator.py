@@ -71,9 +71,11 @@ def client_of(*admins: Any) -> RenewedAdmin:
     return RenewedAdmin({}, make_admin=lambda _: next(left))
 
 
-async def test_offsets_are_asked_for_when_the_coordinator_has_answered() -> None:
-    """It is asked who is in the group until it says so, on a cluster that never had a group."""
-    admin = FakeAdmin(KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
+@pytest.mark.parametrize("passing", [KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError._AUTHENTICATION])
+async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: int) -> None:
+    """It is asked who is in the group until it says so: on a cluster that never had a group, and where the question
+    fails because the connection logs in again."""
+    admin = FakeAdmin(KafkaError.NOT_COORDINATOR, passing)
     offsets = GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 5.0)
     offsets._client = client_of(admin)
     async with offsets:

@@ -20,6 +20,7 @@ from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
 from tests.adapters.kafka.membership.scripted_member import (
     Bench,
+    Clock,
     FakeConsumer,
     given,
     message,
@@ -44,16 +45,6 @@ def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> N
         group_has_offsets(config, 1.0)
 
 
-class Clock:
-    """`time.monotonic`, as a test has it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Time for the member, too."""
@@ -67,6 +58,20 @@ def refuse(bench: Bench, code: int | None) -> None:
     bench.consumer.refused.pop("committed", None)
     if code is not None:
         bench.consumer.refused["committed"] = KafkaException(confluent_kafka.KafkaError(code))
+
+
+def test_a_login_in_the_middle_of_the_question_ends_nothing(clock: Clock) -> None:
+    """The login was not judged: the partition waits, and the question is asked again."""
+    bench = Bench()
+    words = "Failed to get committed offsets: Local: Authentication failure"
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, words)
+    bench.consumer.refused["committed"] = KafkaException(error)
+    bench.assign(0)
+    assert [code for code, _ in bench.told.troubles] == ["_AUTHENTICATION"]
+    refuse(bench, None)
+    clock.now += 0.5
+    bench.fetch()
+    assert [one.partition for one in bench.told.assignments] == [0]
 
 
 def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Bench:
