@@ -65,6 +65,9 @@ _LEAVING_SHARE: Final = 0.9
 _FIRST_DELAY: Final = 0.5
 _MOST_DELAY: Final = 30.0
 
+# Seconds between two attempts to replace a client while none can be made; librdkafka asks for tokens as seldom.
+_REJOIN_EVERY: Final = 10.0
+
 _FULL_FOR: Final = 1.0
 """Seconds without room after which partitions are paused."""
 _LOOK_FOR_ROOM: Final = 0.005
@@ -124,6 +127,7 @@ class GroupMember:
         """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
         self._was_assigned = False
         self._closing = False
+        self._rejoin_due = 0.0
         self._failure: Exception | None = None
         self._open()
 
@@ -181,7 +185,7 @@ class GroupMember:
         """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover."""
         if self._failure is not None:
             raise self._failure
-        if self._forgotten or self._watch.stranded:
+        if (self._forgotten or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
             self._safely(self._rejoin)
         if self._is_full_for_a_moment(room):
             time.sleep(min(timeout, _LOOK_FOR_ROOM))
@@ -500,7 +504,9 @@ class GroupMember:
                 msk.tokens_for(self.config)
             check_files(self.config)
         except (msk.NoToken, SettingsError) as error:
-            # No client can be made without a token, or while a certificate is replaced: the next fetch tries again.
+            # No client can be made without a token, or while a certificate is replaced. A fetch comes many times a
+            # second, and to ask AWS for a token may take longer than one.
+            self._rejoin_due = time.monotonic() + _REJOIN_EVERY
             self.hooks.trouble("_AUTHENTICATION", str(error))
             return
         stranded = self._watch.stranded

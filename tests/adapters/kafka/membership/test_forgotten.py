@@ -5,6 +5,7 @@ when the client has forgotten all brokers."""
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import confluent_kafka
@@ -15,7 +16,7 @@ from consumer.adapters.aws import msk
 from consumer.adapters.kafka.trouble import as_fatal
 from consumer.engine.model import TopicPartition
 from consumer.errors import KafkaError
-from tests.adapters.kafka.membership.scripted_member import Bench, message, offsets
+from tests.adapters.kafka.membership.scripted_member import Bench, Clock, message, offsets
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, create_topic, produce, unique
 from tests.support.limits import LATE
@@ -93,6 +94,8 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     first = bench.consumer
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     msk.tokens_of.cache_clear()
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
     for _ in range(2):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     bench.fetch()
@@ -101,14 +104,20 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
     assert (code, bench.told.losses) == ("_AUTHENTICATION", [])
     assert "no token for AWS_MSK_IAM (eu-west-1): " in text
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
+    clock.now += 10.0
     bench.fetch()
     assert bench.consumer is not first
     assert bench.told.losses == [[TopicPartition("t", 0)]]
     msk.tokens_of.cache_clear()
 
 
-def test_a_client_is_not_replaced_while_a_certificate_is_missing(tmp_path: Path) -> None:
-    """It is being replaced: the member waits, says why, and joins with another client once the file is there."""
+def test_a_client_is_not_replaced_while_a_certificate_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is being replaced: the member waits, says why every ten seconds and not with every fetch, and joins with
+    another client once the file is there."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
     authority = tmp_path / "ca.pem"
     authority.touch()
     bench = Bench(settings={"ssl.ca.location": str(authority)})
@@ -117,12 +126,18 @@ def test_a_client_is_not_replaced_while_a_certificate_is_missing(tmp_path: Path)
     authority.unlink()
     for _ in range(2):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
-    bench.fetch()
+    for _ in range(3):
+        bench.fetch()
     assert bench.consumer is first
     why = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
     assert bench.told.troubles == [("_AUTHENTICATION", why)]
     assert bench.told.losses == []
+    clock.now += 10.0
+    bench.fetch()
+    bench.fetch()
+    assert bench.told.troubles == 2 * [("_AUTHENTICATION", why)]
     authority.touch()
+    clock.now += 10.0
     bench.fetch()
     assert bench.consumer is not first
     assert bench.told.losses == [[TopicPartition("t", 0)]]
