@@ -484,7 +484,9 @@ class GroupMember:
             self.hooks.trouble("_TIMED_OUT", text)
             self.hooks.lost(begun)
             return
-        # The listener may answer for more than what goes: only that may be committed now.
+        # The listener may answer for more than what goes: only that may be committed now. The epochs need no look: the
+        # event loop hears of this only now, and answers for what it holds itself. Of a partition that is to be read
+        # anew and was not sought yet it holds nothing, since the engine ends the earlier life before it asks for that.
         ours = [one for one in positions if one[:2] in begun]
         commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
 

@@ -99,6 +99,16 @@ def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
     assert released(commands) == []
 
 
+def test_what_is_taken_before_it_is_read_anew_commits_nothing() -> None:
+    """The group takes the partition while it is still to be read from its beginning: no offset of the earlier life is
+    committed for the next one, since the source commits what a release says without a look at epochs."""
+    core = core_of(0, 1)
+    core.fetch(filtered())
+    core.fetch(filtered(), partition=1)
+    assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 2
+    assert released(core.revoke(0, 1)) == []
+
+
 @pytest.mark.parametrize("ids", [{}, {TOPIC: TOPIC_ID}, {"another": NEXT_ID}])
 def test_the_same_or_no_id_changes_nothing(ids: dict[str, str]) -> None:
     """The brokers say the same, or nothing: the topic is being deleted, or they know no ids."""

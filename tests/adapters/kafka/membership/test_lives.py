@@ -127,6 +127,26 @@ def test_a_refused_seek_is_tried_again() -> None:
     assert bench.member.end_offsets().unreadable == {}
 
 
+def test_what_goes_before_it_was_sought_is_released_and_not_read_anew() -> None:
+    """The new topic's leader is not known yet, and the group takes the partition: no seek comes after that. What the
+    listener says is committed as it is, since it holds nothing of the earlier life any more (`test_topic_lives`)."""
+    bench = Bench()
+    bench.assign(0, 1)
+    epoch = bench.told.assignments[0].epoch
+    refusal = confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE)
+    bench.consumer.refused["seek"] = KafkaException(refusal)
+    bench.member.read_anew([NewLife("t", 0, epoch, NEW_ID)])
+    bench.told.positions = [Position("t", 1, 3, None)]
+    bench.fetch(taken(0, 1))
+    assert bench.told.revocations == [[P0, P1]]
+    assert bench.calls("commit") == [("commit", False, [(1, 3, None)])]
+    del bench.consumer.refused["seek"]
+    bench.member._again_due = 0.0
+    bench.fetch()
+    assert bench.calls("seek") == []
+    assert len(bench.told.assignments) == 2
+
+
 def test_ids_are_told_while_paused_too() -> None:
     """Every look at the ends brings them, room or not; offsets that go back hurry the next question."""
     bench = Bench()
