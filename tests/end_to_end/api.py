@@ -147,6 +147,10 @@ class Api:
         """Every event of every call, with repetitions."""
         return [event for body in list(self._sandbox.bodies) for event in orjson.loads(body)["data"]]
 
+    def sent_by(self, partner: str) -> set[str]:
+        """The ids of all events that came from this partner, by their own word."""
+        return {event["event_id"] for event in self.events if event.get("partner_name") == partner}
+
     def check_payloads(self) -> int:
         """Hold every body that came against the schema of the request; how many different events there were.
 

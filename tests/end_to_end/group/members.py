@@ -75,6 +75,9 @@ KIP_848 = Protocol({"KAFKA_GROUP_PROTOCOL": "consumer"})
 class Member(Process):
     """One process of the group."""
 
+    name = ""
+    """Each event that it sends says so: see `Api.sent_by`."""
+
     def get(self, path: str) -> tuple[int, str]:
         """See `Process.get`; if the member has ended, the error says why."""
         assert not self.ended, f"a member ended by itself:\n{self.stderr[-3000:]}"
@@ -157,11 +160,13 @@ class Members:
             **settings,
             "PINSTREAM_BATCH_EVENTS": str(BATCH),
             "PINSTREAM_CONCURRENCY": str(CONCURRENCY),
+            "PINTEREST_PARTNER_NAME": name,
         }
         if self.shared:
             settings["PINSTREAM_STATE_DIR"] = str(self._folder / "state")
         env = run_environment(folder, self.kafka, self.topic, self.group, self._api.url, **settings)
         member = Member(folder, "run", env=env, program=program)
+        member.name = name
         self._all.append(member)
         return member
 

@@ -11,8 +11,7 @@ so that calls are in flight and events queued behind them. Afterwards nothing is
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,8 +42,6 @@ SOME, MANY = 500, 900
 """Backlogs for one or two members, and for all of them."""
 BURSTS, LULL = 6, 5.0
 """How often a backlog is tried, and within how many seconds its processing must be seen: a slow test may miss it."""
-STILL = 0.4
-"""Seconds without a call after which none is on its way; far less than the session time-out."""
 SHORT, LONG = 3.0, 10.0
 """Session time-outs in seconds: short where a member must be thrown out, long where none must be."""
 
@@ -59,8 +56,10 @@ class Scene:
     def __init__(self, group: Members, traffic: Traffic, api: Api, commits: CommitLog) -> None:
         self.group, self.traffic, self.commits = group, traffic, commits
         self._api = api
-        self._owed: set[str] = set()
-        self._fallen = 0
+        self._fallen: dict[str, dict[int, int]] = {}
+        """Those that were struck, by name: where each of their partitions was committed then."""
+        self._sent: dict[str, set[str]] = {}
+        """What those that were woken had sent before that."""
 
     def burst(self, *members: Member, backlog: int = SOME, calls: int = CONCURRENCY // 2) -> None:
         """Give them more than they can send at once; wait until each has delivered some of it and has more
@@ -73,31 +72,31 @@ class Scene:
         raise AssertionError(f"{len(members)} members were never seen with {calls} calls in flight each")
 
     def strike(self, number: signal.Signals, *members: Member) -> None:
-        """Send SIGKILL or SIGSTOP while calls are in flight; `owed` gets what may be sent twice because of it."""
-        partitions = frozenset().union(*(member.partitions() for member in members))
+        """Send SIGKILL or SIGSTOP while calls are in flight; what was sent and not committed may be sent twice."""
+        partitions = {member.name: member.partitions() for member in members}
         self.burst(*members, backlog=MANY, calls=CONCURRENCY)
         for member in members:
             member.send(number)
         # Nobody else commits for these partitions, or reads them, before the group gives the members up.
         committed = self.group.committed()
-        self._owed |= self._arrived({one: committed[one] for one in partitions})
-        self._fallen += len(members)
+        for name, own in partitions.items():
+            self._fallen[name] = {one: committed[one] for one in own}
 
-    def _arrived(self, since: Mapping[int, int]) -> set[str]:
-        """What was accepted from these offsets on, after the last call has arrived."""
-        found, begun = set[str](), time.monotonic()
-        news = begun
-        while time.monotonic() < min(news + STILL, begun + SHORT / 2):
-            places = self.traffic.places()
-            now = {
-                event_id
-                for event_id in self._api.accepted()
-                if (place := places.get(event_id)) and place[0] in since and place[1] >= since[place[0]]
-            }
-            if now != found:
-                found, news = now, time.monotonic()
-            time.sleep(0.02)
-        return found
+    def wake(self, member: Member) -> None:
+        """Send SIGCONT; what it sends from now on must be its own again."""
+        # Others have taken over and delivered since: its calls came in long before theirs.
+        self._sent[member.name] = self._api.sent_by(member.name)
+        member.send(signal.SIGCONT)
+
+    def _owed(self) -> set[str]:
+        """What those that fell had sent by then, from the committed offsets on."""
+        places = self.traffic.places()
+        return {
+            event_id
+            for name, since in self._fallen.items()
+            for event_id in self._sent.get(name, self._api.sent_by(name))
+            if (place := places[event_id])[0] in since and place[1] >= since[place[0]]
+        }
 
     def finish(self, *members: Member, letters_again: bool = False) -> None:
         """The traffic ends, all of it is committed, and the members still there leave.
@@ -129,11 +128,11 @@ class Scene:
             assert set(broken) == set(self.traffic.broken)
             return
         assert set(broken) == set(self.traffic.broken)
-        unowed = again.keys() - self._owed
+        unowed = again.keys() - self._owed()
         assert not unowed, f"{len(unowed)} of {len(again)} sent again were not in the hands of one that fell"
         assert set(again.values()) <= {1}, "sent again more than once"
         if self.group.shared:  # then what it delivered and did not commit is known to the others
-            most = self._fallen * IN_FLIGHT
+            most = len(self._fallen) * IN_FLIGHT
             assert len(again) <= most, f"{len(again)} events were sent again, more than {most}"
 
 
@@ -210,7 +209,7 @@ class Rebalances(_Scenes):
             scene.strike(signal.SIGSTOP, victim)
             group.until_divided(*others)
             group.until_moving()
-            victim.send(signal.SIGCONT)
+            scene.wake(victim)
             group.until_divided(victim, *others)
             until_each_delivers(victim, *others)
             scene.finish(victim, *others)
@@ -225,7 +224,7 @@ class Rebalances(_Scenes):
             killed.kill()
             group.until_divided(other)
             group.until_moving()
-            frozen.send(signal.SIGCONT)
+            scene.wake(frozen)
             group.until_divided(frozen, other)
             until_each_delivers(frozen, other)
             scene.finish(frozen, other)
@@ -249,7 +248,7 @@ class Woken(_Scenes):
             group.until_moving()
             own_kafka.pause()
             try:
-                victim.send(signal.SIGCONT)
+                scene.wake(victim)
                 until_quiet(victim)
             finally:
                 own_kafka.resume()
