@@ -63,15 +63,16 @@ class Taken:
         """Those of the messages that are errors, but for damaged batches."""
         self.damaged: dict[TopicPartition, KafkaError] = {}
         """The first damaged batch of each partition that has one."""
-        self._records: dict[_Key, list[Record]] = {}
-        self._before: list[tuple[_Key, list[Record]]] = []
-        """Records after which offsets went back."""
+        self._runs: list[tuple[_Key, list[Record]]] = []
+        """The records of each chunk, in the order in which they began."""
+        self._last: dict[_Key, list[Record]] = {}
+        """Of these the ones that may still grow."""
 
     def chunks(self, epoch_of: Callable[[Any], int | None]) -> list[Chunk]:
         """The chunks of the partitions that have an epoch. (Asked for: one may hold far more than a fetch brings.)"""
         return [
             Chunk(topic, partition, epoch, leader, records)
-            for (topic, partition, leader), records in (*self._before, *self._records.items())
+            for (topic, partition, leader), records in self._runs
             if (epoch := epoch_of((topic, partition))) is not None
         ]
 
@@ -83,7 +84,13 @@ class Taken:
             message = taken[at]
             error, topic, partition = message.error(), message.topic(), message.partition()
             if error is None and (topic, partition) not in self.damaged:
-                records = self._run((topic, partition, message.leader_epoch()), message.offset() or 0)
+                key, offset = (topic, partition, message.leader_epoch()), message.offset() or 0
+                records = self._last.get(key)
+                # Where offsets go back, the log was cut, or its topic deleted and created again. A new chunk begins, so
+                # that offsets rise within each.
+                if records is None or offset <= records[-1].offset:
+                    records = self._last[key] = []
+                    self._runs.append((key, records))
                 at, size = gather(taken, at, records, MOST_BYTES - self.size)
                 self.size += size
                 continue
@@ -99,16 +106,6 @@ class Taken:
                 self.errors.append(message)
         self.messages += taken[:at]
         del messages[:at]
-
-    def _run(self, key: _Key, offset: int) -> list[Record]:
-        """The list for the records of a run that begins at `offset`."""
-        records = self._records.setdefault(key, [])
-        # Where offsets go back, the log was cut, or its topic deleted and created again. A new chunk begins, so that
-        # offsets rise within each.
-        if records and offset <= records[-1].offset:
-            self._before.append((key, records))
-            records = self._records[key] = []
-        return records
 
 
 class Inbox:

@@ -199,12 +199,12 @@ async def topic_settings(
 
     def ask() -> Mapping[str, TopicSettings]:
         deadline = time.monotonic() + timeout
-        found: dict[str, TopicSettings | None] = {}
         with configuration.admin_client(config) as client, contextlib.suppress(KafkaException):
             if has_controller(client.list_topics(timeout=timeout)):
                 # One at a time: some brokers refuse a question about several topics if one of them is not allowed.
-                found = {name: ask_settings(client, name, time_left(deadline)) for name in topics}
-        return {name: one for name, one in found.items() if one is not None}
+                answers = ((name, ask_settings(client, name, time_left(deadline))) for name in topics)
+                return {name: one for name, one in answers if one is not None}
+        return {}
 
     return await run_blocking("pinstream-kafka-settings", ask)
 

@@ -91,15 +91,13 @@ def read_commit_answer(
     return CommitResult(taken, of_size or next(iter(refused.values()), left_out))
 
 
-def raw_positions(positions: Iterable[Position]) -> list[RawPartition]:
-    """As librdkafka names them, with the leader epoch (apache/kafka PR 23183: never without)."""
-    return [raw_partition(*one) for one in positions]
-
-
 def raw_partition(
     topic: str, partition: int, offset: int | None, leader_epoch: int | None, metadata: str = ""
 ) -> RawPartition:
-    """librdkafka's form of an offset in a partition; None is the beginning."""
+    """librdkafka's form of an offset in a partition (None is the beginning), or of a whole `Position`.
+
+    What is committed never goes without its leader epoch (apache/kafka PR 23183).
+    """
     known: dict[str, Any] = {}
     if leader_epoch is not None:  # librdkafka takes any number for an epoch that is known
         known["leader_epoch"] = leader_epoch
@@ -129,7 +127,7 @@ def commit_last(
     left, failure = list(positions), None
     while left:
         try:
-            answered = consumer.commit(offsets=raw_positions(left), asynchronous=False)
+            answered = consumer.commit(offsets=[raw_partition(*one) for one in left], asynchronous=False)
         except KafkaException as error:
             failure = trouble.cause_of(error).name()
         else:

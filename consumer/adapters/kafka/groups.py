@@ -284,7 +284,6 @@ class GroupOffsets:
     """
 
     def __init__(self, config: Config, group: str, timeout: float) -> None:
-        self._config = config
         self._group = group
         self._timeout = timeout
         self._client = cluster.RenewedAdmin(config)
@@ -295,16 +294,6 @@ class GroupOffsets:
 
     async def __aexit__(self, *_: object) -> None:
         await self._thread.end(self._client.close)
-
-    async def partitions(self, topics: Collection[str]) -> list[TopicPartition]:
-        """All partitions of those `topics` that exist."""
-        metadata = await self._thread.run(cluster.fetch_metadata, self._config, self._timeout)
-        return [
-            TopicPartition(topic, number)
-            for topic in topics
-            if topic in metadata.topics
-            for number in sorted(metadata.topics[topic].partitions)
-        ]
 
     @in_own_thread
     def view(self) -> GroupView:

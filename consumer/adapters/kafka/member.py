@@ -219,7 +219,7 @@ class GroupMember:
             answer(commits.CommitResult((), left_out))
             return
         try:
-            self._consumer.commit(offsets=commits.raw_positions(ours), asynchronous=True)
+            self._consumer.commit(offsets=[commits.raw_partition(*one) for one in ours], asynchronous=True)
         except KafkaException as error:
             answer(commits.CommitResult((), trouble.cause_of(error).name()))
         else:

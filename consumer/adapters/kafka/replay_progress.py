@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaException
 
 from consumer.adapters.kafka.cluster import RenewedAdmin
-from consumer.adapters.kafka.commits import CommitResult, raw_positions, read_commit_answer
+from consumer.adapters.kafka.commits import CommitResult, raw_partition, read_commit_answer
 from consumer.adapters.kafka.configuration import Config, time_left
 from consumer.adapters.kafka.groups import alter_offsets, ask_committed, ask_patiently
 from consumer.adapters.kafka.ranges import Range
@@ -239,9 +239,9 @@ class NamedProgress:
         sent = list(self._last.values()) if refresh else ours
         if not sent:
             return CommitResult((), left_out)
-        whole = [one._replace(metadata=self._prefixes[one[:2]] + one.metadata) for one in sent]
+        whole = [raw_partition(*one[:4], self._prefixes[one[:2]] + one.metadata) for one in sent]
         try:
-            answered = alter_offsets(self._client, self._group, raw_positions(whole), timeout)
+            answered = alter_offsets(self._client, self._group, whole, timeout)
         except KafkaException as error:
             return CommitResult((), cause_of(error).name())
         if refresh:

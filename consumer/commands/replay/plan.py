@@ -58,7 +58,7 @@ async def beforehand(options: ReplayOptions, settings: Settings, plan: Plan) -> 
         return sum(max(0, min(end, ends.get(name, begin)) - begin) for name, (begin, end) in left.items())
 
     if any(begin < end for begin, end in left.values()):
-        settled = await _or_nothing(_settled(config, group, topics, left))
+        settled = await _or_nothing(_settled(config, group, left))
         window = settings.pinstream.dedup_window
         # Can the key store know what was delivered? A memory of this process begins empty.
         if options.ignore_dedup:
@@ -108,14 +108,14 @@ async def _or_nothing(question: Awaitable[Mapping[TopicPartition, int]]) -> Mapp
 
 
 async def _settled(
-    config: Config, group: str, topics: Sequence[str], left: Mapping[TopicPartition, tuple[int, int]]
+    config: Config, group: str, left: Mapping[TopicPartition, tuple[int, int]]
 ) -> Mapping[TopicPartition, int]:
     """Return the next offset of the live group in each partition; a partition without one starts here if it runs."""
     # The group may not exist, or this user may not describe it: then the question fails.
     async with GroupOffsets(config, group, _WARNING_TIMEOUT) as offsets:
-        positions = await offsets.positions(await offsets.partitions(topics))
+        positions = await offsets.positions(list(left))
         running = (await offsets.view()).active
-    found = {name: one.next_offset for name, one in positions.items() if name.topic in topics}
+    found = {name: one.next_offset for name, one in positions.items() if name in left}
     return {**({name: begin for name, (begin, _) in left.items()} if running else {}), **found}
 
 

@@ -103,15 +103,14 @@ async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., 
 
 @pytest.mark.real_kafka
 async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Positions come of every topic of the group; partitions only of topics that are there."""
+    """Positions come of every topic of the group, named or not."""
     name, other, group = topic(2), topic(1), unique("group")
     commit(kafka, group, name, 0)
     commit(kafka, group, other, 0)
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
         assert set(await offsets.positions([])) == {TopicPartition(name, 0), TopicPartition(other, 0)}
         assert group in await offsets.known_groups()
-        partitions = await offsets.partitions([name, "no-such-topic"])
-        assert partitions == [TopicPartition(name, 0), TopicPartition(name, 1)]
+        partitions = [TopicPartition(name, 0), TopicPartition(name, 1)]
         assert (await offsets.positions(partitions))[partitions[0]].next_offset == 0
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
         assert await offsets.positions(partitions) == {}
@@ -125,7 +124,7 @@ async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> Non
         await member.until(lambda: len(member.records) == 10, "the records")
         assert (await member.commit()).failure is None
         async with GroupOffsets(each_kafka.config, group, WITHIN) as offsets:
-            found = await offsets.positions(await offsets.partitions([name]))
+            found = await offsets.positions([TopicPartition(name, number) for number in range(4)])
         assert {one: position.next_offset for one, position in found.items()} == {TopicPartition(name, 0): 10}
         view = await members(each_kafka, group)
         assert view.active or view == GroupView("Unknown", ())
