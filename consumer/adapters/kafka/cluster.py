@@ -330,14 +330,16 @@ class RenewedAdmin:
     three times, and after that only when the connection to a broker comes or goes.
 
     Used in one thread. The AdminClient is made for the first question; that raises `SettingsError` as
-    `configuration.make_client` does.
+    `configuration.make_client` does, or `KafkaException` if the configuration is `proven`.
     """
 
     config: Config
     _: KW_ONLY
     make_admin: Callable[[Config], Any] = configuration.admin_client
+    proven: bool = False
+    """A client was made with this configuration: if none can be made now, a certificate is being replaced, for example,
+    and that counts as no answer."""
     _admin: Any = None
-    _made_one: bool = False
 
     @property
     def admin(self) -> Any:
@@ -346,11 +348,10 @@ class RenewedAdmin:
             try:
                 self._admin = self.make_admin(self.config)
             except SettingsError as error:
-                # What worked before fails for a moment: a certificate is being replaced, for example.
-                if self._made_one:
+                if self.proven:
                     raise KafkaException(_Code(_Code._FAIL, str(error))) from error
                 raise
-            self._made_one = True
+            self.proven = True
         return self._admin
 
     def begin(self, question: Question) -> concurrent.futures.Future[Any]:

@@ -34,7 +34,7 @@ from consumer.adapters.kafka.commits import read_position
 from consumer.adapters.kafka.configuration import Config, consumer_config, make_client, result_of, time_left
 from consumer.adapters.thread import OwnThread, in_own_thread
 from consumer.engine.model import Position, TopicPartition
-from consumer.errors import KafkaError, SettingsError
+from consumer.errors import KafkaError
 
 _Answer = TypeVar("_Answer")
 _Code: Final = confluent_kafka.KafkaError
@@ -123,18 +123,14 @@ def alter_offsets(
 
 
 def group_has_offsets(config: Config, timeout: float) -> bool:
-    """Whether the group of `config` (``group.id``) has committed an offset of any partition of any topic.
+    """Whether the group of a consumer of this `config` has committed an offset of any partition of any topic.
 
     The brokers leave out topics that this user may not see. Raises `KafkaException`.
     """
     deadline = time.monotonic() + timeout
     # With a client of its own: it is only asked for a partition without an offset under ``latest``.
-    try:
-        with contextlib.closing(cluster.RenewedAdmin(config)) as client:
-            return bool(ask_committed(client, str(config["group.id"]), deadline))
-    except SettingsError as error:
-        # The consumer was made with the same settings: a certificate is being replaced.
-        raise KafkaException(_Code(_Code._FAIL, str(error))) from error
+    with contextlib.closing(cluster.RenewedAdmin(config, proven=True)) as client:
+        return bool(ask_committed(client, str(config["group.id"]), deadline))
 
 
 def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:

@@ -68,7 +68,7 @@ class KafkaSource:
         commit_timeout: float = 10.0,
         request_timeout: float = 10.0,
         make_consumer: Callable[[dict[str, Any]], confluent_kafka.Consumer] = confluent_kafka.Consumer,
-        make_topic_ids: Callable[[Config], TopicIds] = TopicIds,
+        make_topic_ids: Callable[..., TopicIds] = TopicIds,
     ) -> None:
         pattern = next((topic for topic in topics if topic.startswith("^")), None)
         if pattern is not None and uses_consumer_protocol(config):
@@ -89,9 +89,9 @@ class KafkaSource:
             offset_reset=offset_reset,
             has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
-            topic_ids=make_topic_ids(config),
-            # Costs nothing until it is asked.
-            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config), hooks.trouble),
+            topic_ids=make_topic_ids(config, proven=True),
+            # These two cost nothing until they are asked, which may be long after the consumer was made.
+            group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config, proven=True), hooks.trouble),
             make_consumer=make_consumer,
         )
         self._commit_timeout = commit_timeout

@@ -41,13 +41,16 @@ _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 class TopicIds:
-    """Asks for ids. Made, used and closed in one thread; the client is made with the first question.
+    """Asks for ids. Made, used and closed in one thread; the client is made with the first question. `proven`: see
+    `RenewedAdmin`.
 
     A client that gives no answer for a while is replaced, since it may be one that never will (`BrokerWatch`).
     """
 
-    def __init__(self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client) -> None:
-        self._client = RenewedAdmin(config, make_admin=make_admin)
+    def __init__(
+        self, config: Config, *, make_admin: Callable[[Config], Any] = admin_client, proven: bool = False
+    ) -> None:
+        self._client = RenewedAdmin(config, make_admin=make_admin, proven=proven)
         self._can_tell = False
         self._asked: dict[str, concurrent.futures.Future[Any]] = {}
         self._hurried = False
