@@ -308,9 +308,6 @@ def _ask_offsets(
 
 # ------------------------------------------------------------------- a client that may have to be given up
 
-Question = Callable[[Any, float], Mapping[Any, concurrent.futures.Future[Any]]]
-"""Asks an AdminClient one thing, with the given ``request_timeout``, and returns its one future."""
-
 _LONGEST: Final = 3600.0
 """Seconds: the longest ``request_timeout`` that librdkafka accepts (`rd_kafka_AdminOptions_init`)."""
 
@@ -354,14 +351,19 @@ class RenewedAdmin:
             self.proven = True
         return self._admin
 
-    def begin(self, question: Question) -> concurrent.futures.Future[Any]:
-        """Ask without waiting. The answer may never come: the caller has to call `give_up` in time."""
-        [answer] = question(self.admin, _LONGEST).values()
+    def begin(self, question: str, about: Sequence[Any]) -> concurrent.futures.Future[Any]:
+        """Ask without waiting: `question` is a method of AdminClient, `about` the one thing that it is asked about.
+
+        The answer may never come: the caller has to call `give_up` in time.
+        """
+        found: Mapping[Any, concurrent.futures.Future[Any]]
+        found = getattr(self.admin, question)(about, request_timeout=_LONGEST)
+        [answer] = found.values()
         return answer
 
-    def ask(self, question: Question, deadline: float) -> Any:
-        """Ask, and wait for the answer until `deadline` (monotonic). Raises `KafkaException`."""
-        answer = self.begin(question)
+    def ask(self, question: str, about: Sequence[Any], deadline: float) -> Any:
+        """Ask as `begin` does, and wait for the answer until `deadline` (monotonic). Raises `KafkaException`."""
+        answer = self.begin(question, about)
         try:
             return answer.result(time_left(deadline))
         except TimeoutError:

@@ -60,7 +60,7 @@ class SentCommits:
         """librdkafka's `on_commit`."""
         partitions = list(partitions)
         # The answer names the offsets and not the call: it is for the oldest commit of exactly these. Its caller may
-        # wait no longer, which is harmless.
+        # have stopped waiting, which is harmless.
         offsets = {(one.topic, one.partition, one.offset) for one in partitions}
         for index, sent in enumerate(self.sent):
             if offsets == {one[:3] for one in sent.positions}:

@@ -43,6 +43,8 @@ _ASK_AGAIN: Final = 0.2
 _ASKED_AGAIN: Final = trouble.PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
 """Seconds that one of several tries gets, as far as there is time."""
+_WHO: Final = "describe_consumer_groups"
+"""The question for a group's state and members."""
 _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
 
 
@@ -59,9 +61,8 @@ def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answ
         try:
             return question(until)
         except KafkaException as error:
-            cause = trouble.cause_of(error)
             # A coordinator that starts or moves answers within seconds.
-            passing = cause.name() in _ASKED_AGAIN or trouble.is_unjudged_login(cause)
+            passing = trouble.cause_of(error).name() in _ASKED_AGAIN
             if not passing or time.monotonic() + _ASK_AGAIN > deadline:
                 raise
         time.sleep(_ASK_AGAIN)
@@ -80,9 +81,7 @@ def ask_committed(
     meet_coordinator(client, group, deadline)
     named = None if partitions is None else [RawPartition(*one) for one in partitions]
     asked = [ConsumerGroupTopicPartitions(group, named)]
-    answer = client.ask(
-        lambda admin, limit: admin.list_consumer_group_offsets(asked, request_timeout=limit), deadline
-    )
+    answer = client.ask("list_consumer_group_offsets", asked, deadline)
     answers: list[RawPartition] = answer.topic_partitions or []
     for one in answers:
         if one.error is not None:  # "unknown" must not be taken for "none"
@@ -98,15 +97,10 @@ def meet_coordinator(client: cluster.RenewedAdmin, group: str, deadline: float) 
     # had a group; confluent-kafka-javascript #374 has the stack.) Who is in the group is asked of the same coordinator,
     # needs the same permission, and its errors are only errors. What is left is a coordinator that moves in between.
     try:
-        client.ask(_description(group), deadline)
+        client.ask(_WHO, [group], deadline)
     except KafkaException as error:
         if trouble.cause_of(error).code() not in trouble.CANNOT_SAY:
             raise
-
-
-def _description(group: str) -> cluster.Question:
-    """The question for a group's state and members."""
-    return lambda admin, limit: admin.describe_consumer_groups([group], request_timeout=limit)
 
 
 def alter_offsets(
@@ -114,10 +108,7 @@ def alter_offsets(
 ) -> Sequence[RawPartition]:
     """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
     asked = [ConsumerGroupTopicPartitions(group, list(raw))]
-    answer = client.ask(
-        lambda admin, limit: admin.alter_consumer_group_offsets(asked, request_timeout=limit),
-        time.monotonic() + timeout,
-    )
+    answer = client.ask("alter_consumer_group_offsets", asked, time.monotonic() + timeout)
     answered: Sequence[RawPartition] = answer.topic_partitions
     return answered
 
@@ -211,7 +202,7 @@ class GroupWatch:
             if answered is None or self._outdated:
                 if now >= self._due:
                     self._asked_at, self._due, self._outdated = now, now + _COUNT_EVERY, False
-                    self._asked = self.client.begin(_description(self.group))
+                    self._asked = self.client.begin(_WHO, [self.group])
                 return None
             group = answered.result()
         except KafkaException as failed:  # the last number stands, and it is asked again
@@ -295,7 +286,7 @@ class GroupOffsets:
     def view(self) -> GroupView:
         """State and members; the state is ``Unknown`` where the brokers cannot say."""
         try:
-            found = ask_patiently(partial(self._client.ask, _description(self._group)), self._timeout)
+            found = ask_patiently(partial(self._client.ask, _WHO, [self._group]), self._timeout)
         except KafkaException as error:
             if trouble.cause_of(error).code() in trouble.CANNOT_SAY:
                 return GroupView("Unknown", ())

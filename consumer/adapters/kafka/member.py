@@ -484,9 +484,9 @@ class GroupMember:
             self.hooks.trouble("_TIMED_OUT", text)
             self.hooks.lost(begun)
             return
-        # The listener may answer for more than what goes: only that may be committed now. The epochs need no look: the
-        # event loop hears of this only now, and answers for what it holds itself. Of a partition that is to be read
-        # anew and was not sought yet it holds nothing, since the engine ends the earlier life before it asks for that.
+        # The listener may answer for more than what goes: only that may be committed now. Epochs need no check here: it
+        # answers for the assignments that it has at this moment. Of a partition that waits for the seek into a new life
+        # it has none, because the engine ends the old life before it asks for that (`read_anew`).
         ours = [one for one in positions if one[:2] in begun]
         commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
 

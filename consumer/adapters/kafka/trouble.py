@@ -95,8 +95,9 @@ _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, _Code.GROUP_ID_NOT
 MOVING_COORDINATOR: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )
-# The same for a question in the beginning, when also a broken connection to the coordinator passes.
-PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT"}
+# The same for a question in the beginning, when also a connection to the coordinator passes that broke or had to log in
+# again. (Whether a login was refused, no question says: see `_NOT_JUDGED`.)
+PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT", "_AUTHENTICATION"}
 # With these brokers refuse offsets from outside while a group has members.
 GROUP_IN_USE: Final = frozenset(
     {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS"}
