@@ -509,7 +509,8 @@ class GroupMember:
             # No client can be made without a token, or while a certificate is replaced. A fetch comes many times a
             # second, and to ask AWS for a token may take longer than one.
             self._rejoin_due = time.monotonic() + _REJOIN_EVERY
-            self.hooks.trouble("_AUTHENTICATION", str(error))
+            text = f"the group cannot be joined again yet; next attempt in {_REJOIN_EVERY:g} s ({error})"
+            self.hooks.trouble("_AUTHENTICATION", text)
             return
         stranded = self._watch.stranded
         if stranded:

@@ -129,7 +129,8 @@ def test_a_client_is_not_replaced_while_a_certificate_is_missing(
     for _ in range(3):
         bench.fetch()
     assert bench.consumer is first
-    why = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
+    missing = f"KAFKA_SSL_CA_LOCATION: {authority} cannot be read: No such file or directory"
+    why = f"the group cannot be joined again yet; next attempt in 10 s ({missing})"
     assert bench.told.troubles == [("_AUTHENTICATION", why)]
     assert bench.told.losses == []
     clock.now += 10.0
