@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from consumer.avro import reading
 from consumer.avro.paths import EACH, Asked, Path
@@ -84,6 +84,7 @@ class Layout:
     """The operations that read records of one plan, and the slots that they fill.
 
     `asked`: the paths that values are asked for at; `item_steps`: that of the items, empty if there are none.
+    `is_possible`: whether there are any operations; if not, the plain path takes the records.
     """
 
     def __init__(self, plan: Plan, asked: Asked, item_steps: Path) -> None:
@@ -95,11 +96,12 @@ class Layout:
         # The slot of what stands at a path; within items that have slots, the slot in the item.
         self._slots: dict[Path, int] = {}
         self._around: list[Plan] = []  # what the value that is being laid out is part of
+        self._made = 0  # operations so far
         # A decoder may have been asked for more than the mapping asks for: what is too much is passed over.
         plan = trimmed(plan, asked)
         self.is_possible = self._is_spread(plan, ())
-        if self.is_possible and isinstance(plan, RecordPlan):
-            self._spread(plan, ())
+        if self._is_spread(plan, ()):
+            self.operations = self._fields(plan, ())
 
     def place(self, steps: Path) -> At:
         """Return the slot nearest to the value at `steps`, and the steps on from there. Raises `KeyError`."""
@@ -109,9 +111,9 @@ class Layout:
                 return At(slot, steps[count:])
         raise KeyError(steps)
 
-    # -- which fields get slots
+    # -- values whose parts have slots of their own
 
-    def _is_spread(self, plan: Plan, path: Path) -> bool:
+    def _is_spread(self, plan: Plan, path: Path) -> TypeGuard[RecordPlan]:
         """Return whether this is a record with few enough fields, and has all that is asked for below `path`."""
         if not isinstance(plan, RecordPlan) or plan.fields is None or self._is_too_much(plan):
             return False
@@ -125,93 +127,92 @@ class Layout:
         """Return the steps on from `path` of all that is asked for at it or below."""
         return [steps[len(path) :] for steps in self._asked if steps[: len(path)] == path]
 
-    def _are_items(self, plan: Plan, path: Path) -> bool:
-        steps = (*path, EACH)
-        if steps != self._item_steps or not isinstance(plan, ArrayPlan):
-            return False
-        # An item that is null is as one that is not there.
-        item = plan.item.value if isinstance(plan.item, OptionalPlan) else plan.item
-        return self._is_spread(item, steps)
-
-    def _keys(self, plan: Plan, path: Path) -> list[str]:
-        """Return the keys that are asked for if this is a map whose keys get slots; else none."""
-        if not isinstance(plan, MapPlan) or self._is_too_much(plan):
-            return []
-        below = self._below(path)
-        keys = sorted({steps[0] for steps in below if steps})
-        return [] if () in below or EACH in keys or len(keys) > MOST_KEYS else keys
-
-    def _spread(self, plan: RecordPlan, path: Path) -> None:
+    def _fields(self, plan: RecordPlan, path: Path) -> list[Operation]:
+        """Return what reads the fields of a record that is spread."""
         self._around.append(plan)
+        operations = []
         for name, value in plan.fields or ():
-            if name is None:
-                self._operation(value, NOWHERE)
-            else:
-                self._field(value, (*path, name))
+            # `trimmed` left a name only to what is asked for.
+            operations += self._value(value, NOWHERE) if name is None else self._field(value, (*path, name))
         self._around.pop()
+        return operations
 
-    def _field(self, plan: Plan, path: Path) -> None:
-        """Lay out one field that our schema has."""
-        value = plan.value if isinstance(plan, OptionalPlan) else plan
-        if self._is_spread(value, path) or self._are_items(value, path) or self._keys(value, path):
-            slot = self.width
-            at = self._add(Code.OPTIONAL, slot) if isinstance(plan, OptionalPlan) else 0
-            if isinstance(value, RecordPlan):
-                self._spread(value, path)
-            elif isinstance(value, ArrayPlan):
-                self._items(value, path)
-            elif isinstance(value, MapPlan):
-                self._map(value, path)
-            if isinstance(plan, OptionalPlan):
-                self._end(at, Code.OPTIONAL, slot, self.width - slot, plan.null_byte, 2 - plan.null_byte)
-        else:
-            self._operation(plan, self._new_slot(path) if self._below(path) else NOWHERE)
+    def _field(self, plan: Plan, path: Path) -> list[Operation]:
+        """Return what reads one field that our schema has: into slots of its parts, or into one."""
+        first = self.width
+        parts = self._parts(plan.value if isinstance(plan, OptionalPlan) else plan, path)
+        if parts is None:
+            return self._value(plan, self._new_slot(path))
+        if isinstance(plan, OptionalPlan):
+            return self._with(Code.OPTIONAL, first, self.width - first, parts, _branches(plan))
+        return parts
+
+    def _parts(self, plan: Plan, path: Path) -> list[Operation] | None:
+        """Return what reads the parts of this value into slots of their own; None if it gets one slot as a whole."""
+        if self._is_spread(plan, path):
+            return self._fields(plan, path)
+        steps = (*path, EACH)
+        if isinstance(plan, ArrayPlan) and steps == self._item_steps:
+            # An item that is null is as one that is not there.
+            item, branches = plan.item, (0, 0)
+            if isinstance(item, OptionalPlan):
+                branches, item = _branches(item), item.value
+            if self._is_spread(item, steps):
+                slot = self._new_slot(path)
+                around, self.width = self.width, 0  # an item has slots of its own
+                fields = self._fields(item, steps)
+                self.item_width, self.width = self.width, around
+                return self._with(Code.ITEMS, slot, self.item_width, fields, branches)
+        if isinstance(plan, MapPlan) and not self._is_too_much(plan):
+            below = self._below(path)
+            keys = sorted({steps[0] for steps in below if steps})
+            if () not in below and EACH not in keys and len(keys) <= MOST_KEYS:
+                slots = [self._new_slot((*path, key)) for key in keys]
+                self._around.append(plan)
+                value = self._value(plan.value, _SOMEWHERE)
+                self._around.pop()
+                extra = tuple(key.encode() for key in keys)
+                return self._with(Code.KEYS, slots[0], len(keys), value, extra=extra)
+        return None
 
     def _new_slot(self, path: Path) -> int:
         self._slots[path] = self.width
         self.width += 1
         return self.width - 1
 
-    def _items(self, plan: ArrayPlan, path: Path) -> None:
-        slot = self._new_slot(path)
-        at = self._add(Code.ITEMS, slot)
-        item, branches = plan.item, (0, 0)
-        if isinstance(item, OptionalPlan):
-            branches = (item.null_byte, 2 - item.null_byte)
-            item = item.value
-        assert isinstance(item, RecordPlan)  # noqa: S101
-        around, self.width = self.width, 0  # an item has slots of its own
-        self._spread(item, self._item_steps)
-        self.item_width, self.width = self.width, around
-        self._end(at, Code.ITEMS, slot, self.item_width, *branches)
+    # -- values in one slot
 
-    def _map(self, plan: MapPlan, path: Path) -> None:
-        keys, first = self._keys(plan, path), self.width
-        for key in keys:
-            self._new_slot((*path, key))
-        at = self._add(Code.KEYS, first)
-        self._around.append(plan)
-        self._operation(plan.value, _SOMEWHERE)
-        self._around.pop()
-        self._end(at, Code.KEYS, first, len(keys), extra=tuple(key.encode() for key in keys))
-
-    # -- operations
-
-    def _operation(self, plan: Plan, slot: int) -> None:
-        """Add what reads one value into `slot`."""
+    def _value(self, plan: Plan, slot: int) -> list[Operation]:
+        """Return what reads one value into `slot`."""
         if isinstance(plan, DefaultPlan):
-            if slot != NOWHERE:  # nothing is read; null where its record is
-                self._add(Code.MAKE, slot, extra=plan.make)
-        elif isinstance(plan, EnumPlan):
-            self._add(Code.ENUM, slot, extra=plan.symbols)
-        elif isinstance(plan, Leaf):
-            self._leaf(plan, slot)
-        elif self._is_too_much(plan):
-            self._add(Code.CALL, slot, extra=plan.read)
+            # Nothing is read; null where its record is.
+            return [] if slot == NOWHERE else self._with(Code.MAKE, slot, extra=plan.make)
+        if isinstance(plan, EnumPlan):
+            return self._with(Code.ENUM, slot, extra=plan.symbols)
+        if isinstance(plan, Leaf):
+            return self._leaf(plan, slot)
+        if self._is_too_much(plan):
+            return self._with(Code.CALL, slot, extra=plan.read)
+        self._around.append(plan)
+        part = min(slot, _SOMEWHERE)
+        if isinstance(plan, OptionalPlan):
+            # Its value goes into the same slot.
+            made = self._with(Code.OPTIONAL, slot, 1, self._value(plan.value, slot), _branches(plan))
+        elif isinstance(plan, ArrayPlan):
+            made = self._with(Code.ARRAY, slot, 1, self._value(plan.item, part))
+        elif isinstance(plan, MapPlan):
+            made = self._with(Code.MAP, slot, 1, self._value(plan.value, part), extra=plan.keys)
+        elif isinstance(plan, UnionPlan):
+            branches = [operation for branch in plan.branches for operation in self._value(branch, part)]
+            made = self._with(Code.UNION, slot, len(plan.branches), branches)
         else:
-            self._around.append(plan)
-            self._nest(plan, slot)
-            self._around.pop()
+            fields: list[Operation] = []
+            for name, value in plan.fields or ():
+                fields += self._value(value, NOWHERE if name is None else part)
+            names = tuple(name for name, _ in plan.fields or () if name is not None)
+            made = self._with(Code.RECORD, slot, 1, fields, extra=names)
+        self._around.pop()
+        return made
 
     def _is_too_much(self, plan: Plan) -> bool:
         """Return whether the plain reader is called: the program would not end, be too long, or nest too deeply."""
@@ -219,57 +220,36 @@ class Layout:
             return True
         if isinstance(plan, UnionPlan) and len(plan.branches) > MOST_BRANCHES:
             return True
-        return len(self._around) >= MOST_NESTED or len(self.operations) >= MOST_OPERATIONS
+        return len(self._around) >= MOST_NESTED or self._made >= MOST_OPERATIONS
 
-    def _nest(self, plan: Plan, slot: int) -> None:
-        """Add what reads a value that has parts."""
-        part = min(slot, _SOMEWHERE)
-        at = self._add(Code.CALL, slot)  # what it is follows below, when its extent is known
-        if isinstance(plan, OptionalPlan):
-            # Its value goes into the same slot: the operations that follow put it there.
-            self._operation(plan.value, slot)
-            self._end(at, Code.OPTIONAL, slot, 1, plan.null_byte, 2 - plan.null_byte)
-        elif isinstance(plan, ArrayPlan):
-            self._operation(plan.item, part)
-            self._end(at, Code.ARRAY, slot, 1)
-        elif isinstance(plan, MapPlan):
-            self._operation(plan.value, part)
-            self._end(at, Code.MAP, slot, 1, extra=plan.keys)
-        elif isinstance(plan, UnionPlan):
-            for branch in plan.branches:
-                self._operation(branch, part)
-            self._end(at, Code.UNION, slot, len(plan.branches))
-        elif isinstance(plan, RecordPlan):
-            for name, value in plan.fields or ():
-                self._operation(value, NOWHERE if name is None else part)
-            names = tuple(name for name, _ in plan.fields or () if name is not None)
-            self._end(at, Code.RECORD, slot, 1, extra=names)
-
-    def _leaf(self, plan: Leaf, slot: int) -> None:
-        convert, into = plan.convert, slot
+    def _leaf(self, plan: Leaf, slot: int) -> list[Operation]:
+        convert = plan.convert
         if slot == NOWHERE and isinstance(convert, partial) and convert.func is rescaled:
             convert = None  # it takes every number, so there is nothing to find out
-        at = len(self.operations)
-        if convert is not None:
-            self._add(Code.CONVERT, slot)
-            into = min(slot, _SOMEWHERE)
+        into = slot if convert is None else min(slot, _SOMEWHERE)
         if plan.size is not None:
-            self._add(Code.FIXED, into, plan.size)
+            made = self._with(Code.FIXED, into, plan.size)
         else:
             code = _CODES.get(plan.primitive, Code.CALL)
-            self._add(code, into, extra=plan.primitive if code is Code.CALL else None)
+            made = self._with(code, into, extra=plan.primitive if code is Code.CALL else None)
         if isinstance(convert, DecimalReader):
-            self._end(at, Code.DECIMAL, slot, convert.precision, convert.scale, extra=convert)
-        elif convert is not None:
-            self._end(at, Code.CONVERT, slot, 1, extra=convert)
+            return self._with(Code.DECIMAL, slot, convert.precision, made, (convert.scale, 0), convert)
+        return made if convert is None else self._with(Code.CONVERT, slot, 1, made, extra=convert)
 
-    def _add(self, code: Code, slot: int, slots: int = 1, extra: Any = None) -> int:
-        """Append an operation, and return its index."""
-        self.operations.append((code, slot, slots, 0, 0, 0, extra))
-        return len(self.operations) - 1
+    def _with(
+        self,
+        code: Code,
+        slot: int,
+        slots: int = 1,
+        behind: Sequence[Operation] = (),
+        branches: tuple[int, int] = (0, 0),
+        extra: Any = None,
+    ) -> list[Operation]:
+        """Return an operation with those behind it that belong to it."""
+        self._made += 1
+        return [(code, slot, slots, len(behind), *branches, extra), *behind]
 
-    def _end(
-        self, at: int, code: Code, slot: int, slots: int, null: int = 0, value: int = 0, extra: Any = None
-    ) -> None:
-        """Write the operation at `at`, after all operations that belong to it were added."""
-        self.operations[at] = (code, slot, slots, len(self.operations) - at - 1, null, value, extra)
+
+def _branches(plan: OptionalPlan) -> tuple[int, int]:
+    """Return the bytes of null and of the other branch."""
+    return plan.null_byte, 2 - plan.null_byte
