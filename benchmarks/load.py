@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.events import checkouts
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "commerce_event.avsc"
 _FILL_SECONDS = 300.0
@@ -58,7 +58,7 @@ def encoded_checkouts(count: int, event_bytes: int, seed: int) -> list[bytes]:
         if (
             not head
         ):  # the product's encoder knows it; fastavro's is in C, and writes a large topic in seconds
-            head = Encoder(schema, SingleObject()).encode(event)[:_HEAD]
+            head = Encoder(schema).encode(event)[:_HEAD]
         body = io.BytesIO()
         fastavro.schemaless_writer(body, parsed, event)
         values.append(head + body.getvalue())

@@ -27,7 +27,7 @@ from benchmarks.systems import Pinstream, Plain, System, TwoSteps
 from consumer.adapters.files import Types, open_records
 from consumer.app import building
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.avro.paths import EACH, Source
 from consumer.conversion.computed.expressions import Computed
 from consumer.conversion.converter import Converter
@@ -105,7 +105,7 @@ def read_own(file: str, environ: Mapping[str, str]) -> Own:
 
 def values_of(own: Own, count: int) -> list[bytes]:
     """The values of `count` records: the events again and again, each time with a new id."""
-    encoder = Encoder(own.schema, SingleObject())
+    encoder = Encoder(own.schema)
     source = own.mapping.dedup_key or own.mapping.sources["event_id"]
     if isinstance(source, Computed):
         raise NothingToMeasure(f"ids that are computed ({source.path}) cannot be numbered: name a path")

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import Disposition
 
@@ -102,7 +102,7 @@ _HUGE = Template((b"\xff" * _HUGE_BYTES,), Disposition.DEAD_LETTERED)
 
 def _templates(seed: int) -> tuple[list[Template], list[Template]]:
     """The usual templates and the heavy ones."""
-    encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
+    encoder = Encoder(json.loads(SCHEMA.read_text()))
     usual = list(islice(EventGenerator(seed, time.time, invalid=_INVALID), _TEMPLATES))
     orders = [one for one in usual if one.event is not None and (one.event["order"] or {}).get("items")]
     heavy = [_made_heavy(one) for one in orders if one.expected is Disposition.DELIVERED]

@@ -26,8 +26,7 @@ from consumer.adapters.network import Network
 from consumer.adapters.schemas import LocalSchemas, RegistrySchemas
 from consumer.adapters.schemas_on_disk import KeptSchemas, SchemaFiles, registry_digest
 from consumer.adapters.transform import TransformThread
-from consumer.avro.decode import Choice, Decoder, WireFormat
-from consumer.avro.encode import ConfluentId, Encode, Encoder, SingleObject, encoding
+from consumer.avro.decode import Decoder, WireFormat
 from consumer.avro.schema import InvalidSchema
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
@@ -274,11 +273,6 @@ def file_types(mapped: Sections, record: str | None = None, topic: str | None = 
         known = or_all(record, mapped.records)
         raise UsageError(f"--record {record[:300]!r} is no record type of the mapping; {known}")
     return Types(mapped, topic, record)
-
-
-def encode(choice: Choice, framings: Sequence[ConfluentId | SingleObject]) -> Encode:
-    """Return what encodes the events of a file (`file_types`), each section's in its framing."""
-    return encoding([Encoder(one.schema, framing) for one, framing in zip(choice.all, framings, strict=True)])
 
 
 def transformer(settings: Settings, mapped: Sections) -> Transformer | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import fastavro
 
-from consumer.avro.decode import framing_of
+from consumer.avro.decode import Choice, framing_of
 from consumer.avro.fitting import Fit, Fitter, Misfit, python_leaf
 from consumer.avro.schema import Fixed, Logical, Primitive, fingerprint, label, outline, parse
 from consumer.avro.values import decimal_to_bytes
@@ -24,30 +24,20 @@ from consumer.engine.model import CommerceEvent, SchemaRef, section_of
 Encode = Callable[[CommerceEvent], bytes]  # see `Encoder.encode`
 
 
-class ConfluentId(NamedTuple):
-    """Framing: ``00`` and the id that a registry gave the schema."""
-
-    schema_id: int
-
-
-class SingleObject(NamedTuple):
-    """Framing: ``C3 01`` and the schema's fingerprint; needs no registry."""
-
-
 class Unencodable(ValueError):
     """An event does not fit the schema it is to be written with. Names fields and types, never data."""
 
 
 class Encoder:
-    """Writes events of one schema (JSON) in one framing. Raises `InvalidSchema`, a `ValueError`."""
+    """Writes events of one schema (JSON), in Confluent's framing, with the id that a registry gave the schema.
 
-    def __init__(self, schema: dict[str, Any], framing: ConfluentId | SingleObject) -> None:
+    Without an id: in that of Avro's single-object encoding. Raises `InvalidSchema`, a `ValueError`.
+    """
+
+    def __init__(self, schema: dict[str, Any], schema_id: int | None = None) -> None:
         node = parse(schema)
-        if isinstance(framing, ConfluentId):
-            ref = SchemaRef("id", str(framing.schema_id))
-        else:
-            ref = SchemaRef("fingerprint", fingerprint(node))
-        self._framing = framing_of(ref)
+        own = SchemaRef("fingerprint", fingerprint(node))
+        self._framing = framing_of(own if schema_id is None else SchemaRef("id", str(schema_id)))
         self._name = label(node)
         self._fitter = Fitter(node, _leaf, "paired")
         # Without logical types: fastavro would convert what is converted already.
@@ -68,8 +58,10 @@ class Encoder:
         return out.getvalue()
 
 
-def encoding(encoders: Sequence[Encoder]) -> Encode:
-    """Return what writes an event by the encoder of its section; see `Encoder.encode`."""
+def encoding(choice: Choice, schema_ids: Sequence[int] = ()) -> Encode:
+    """Return what writes an event with the schema of its section, as `Encoder` does; `schema_ids`: one for each."""
+    ids: Sequence[int | None] = schema_ids or [None] * len(choice.all)
+    encoders = [Encoder(ours.schema, schema_id) for ours, schema_id in zip(choice.all, ids, strict=True)]
     return lambda event: encoders[section_of(event) - 1].encode(event)
 
 

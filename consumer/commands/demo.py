@@ -30,7 +30,7 @@ from consumer.adapters.kafka.producer import RecordProducer
 from consumer.app import building
 from consumer.app.run import member
 from consumer.app.signals import on_stop_signal
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder, encoding
 from consumer.commands.base import Command, on_terminal, paced, say
 from consumer.commands.parsing import record_options
 from consumer.demo.api import Sandbox
@@ -218,9 +218,9 @@ class _Demo:
         if self.path is None:
             # The generated shop has one type of records: that of the mapping's, or of its first section.
             generator = EventGenerator(self.seed, time.time, self.duplicates, self.invalid)
-            records = made_up(generator, Encoder(self._sections.all[0].schema, SingleObject()).encode)
+            records = made_up(generator, Encoder(self._sections.all[0].schema).encode)
         else:
-            encode = building.encode(self._sections, [SingleObject()] * len(self._sections.all))
+            encode = encoding(self._sections)
             types = building.file_types(self._sections, topic=TOPIC)
             # A file may be old, and the sandbox refuses events that are older than a week.
             given = FileRecords(str(self.path), types, encode, moved_to_now(self._sections))

@@ -17,7 +17,7 @@ from consumer.adapters.schemas import LocalSchemas
 from consumer.app import building
 from consumer.app.signals import on_stop_signal
 from consumer.avro.decode import Choice, OneSchema
-from consumer.avro.encode import ConfluentId, Encode, SingleObject
+from consumer.avro.encode import Encode, encoding
 from consumer.commands.base import Command, asynchronous, paced, say
 from consumer.commands.parsing import RECORD_OPTION, record_options
 from consumer.conversion.sections import Sections
@@ -128,16 +128,16 @@ async def _encode(settings: Settings, choice: Choice, subjects: Sequence[str]) -
     """Return what encodes records, each schema's under its subject: with registered schemas if there is a registry."""
     # Glue has an id of its own form, which Confluent's framing cannot hold.
     if not settings.registry.url or settings.registry.is_glue:
-        return building.encode(choice, [SingleObject()] * len(choice.all))
-    ids: dict[str, ConfluentId] = {}
+        return encoding(choice)
+    ids: dict[str, int] = {}
     registry = building.registry(settings)
     try:
         for subject, one in zip(subjects, choice.all, strict=True):
             if subject not in ids:  # sections of several topics may be of one type
-                ids[subject] = ConfluentId(await registry.register(subject, one.schema))
+                ids[subject] = await registry.register(subject, one.schema)
     finally:
         await registry.close()
-    return building.encode(choice, [ids[subject] for subject in subjects])
+    return encoding(choice, [ids[subject] for subject in subjects])
 
 
 def _moving_to_now(file: str, types: Types, mapped: Sections) -> Callable[[CommerceEvent], CommerceEvent]:

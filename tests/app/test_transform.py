@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.conversion.transform import FILTERED, Transformer, load_transform
 from consumer.engine.model import CommerceEvent, Record, Rejection, Stage
 from consumer.errors import SettingsError
@@ -114,7 +114,7 @@ GIVEN: dict[str, Any] = {
 
 def decoded() -> CommerceEvent:
     """`EVENT`, written and read, as a record of Kafka is."""
-    value = Encoder(SCHEMA, SingleObject()).encode(EVENT)
+    value = Encoder(SCHEMA).encode(EVENT)
     event = Decoder(OneSchema(SCHEMA)).decode(Record(0, 0, None, value, ()))
     assert isinstance(event, dict)
     return event
@@ -164,7 +164,7 @@ def test_a_record_that_is_returned_unchanged_is_the_decoded_one() -> None:
 
 def test_every_commerce_event_comes_through_unchanged() -> None:
     """The packaged schema, with its unions and defaults."""
-    value = Encoder(COMMERCE, SingleObject()).encode(commerce_event("e-1"))
+    value = Encoder(COMMERCE).encode(commerce_event("e-1"))
     event, again = (Decoder(OneSchema(COMMERCE)).decode(Record(0, 0, None, value, ())) for _ in range(2))
     assert isinstance(again, dict)
     assert Transformer(lambda record: record, "a:b", COMMERCE).apply(again) == event

@@ -23,7 +23,7 @@ from consumer.avro.decode import (
     WireFormat,
     framing_of,
 )
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.avro.schema import InvalidSchema
 from consumer.engine.model import Record, Rejection, SchemaRef, Stage
 
@@ -117,13 +117,13 @@ def test_the_keys_schema_header_says_nothing_of_the_value() -> None:
 
 def test_single_object_of_our_own_schema_needs_no_look_up() -> None:
     """What was written with our very schema is known from the start."""
-    assert decoder().decode(record(Encoder(SCHEMA, SingleObject()).encode(EVENT))) == EVENT
+    assert decoder().decode(record(Encoder(SCHEMA).encode(EVENT))) == EVENT
 
 
 def test_single_object_of_another_schema_is_asked_for() -> None:
     """An unknown fingerprint is named as the wire has it: little-endian hex."""
     older = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
-    value = Encoder(older, SingleObject()).encode({"id": "e-1"})
+    value = Encoder(older).encode({"id": "e-1"})
     ref = SchemaRef("fingerprint", value[2:10].hex())
     made = decoder()
     assert made.decode(record(value)) == ref
@@ -181,8 +181,8 @@ def test_a_malformed_schema_header_is_rejected(header: bytes, expected: str) -> 
 
 def test_a_fixed_wire_format_reads_no_other() -> None:
     """With the format fixed by a setting, the bytes of another are rejected, not guessed at."""
-    single = Encoder(SCHEMA, SingleObject()).encode(EVENT)
-    prefixed = Encoder(SCHEMA, ConfluentId(7)).encode(EVENT)
+    single = Encoder(SCHEMA).encode(EVENT)
+    prefixed = Encoder(SCHEMA, 7).encode(EVENT)
     header = (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")
     confluent = decoder(WireFormat.CONFLUENT, SEVEN)
     headers = decoder(WireFormat.HEADER, SEVEN)
@@ -227,7 +227,7 @@ def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireForm
         record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")),
         record(prefixed, (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x08")),
         record(prefixed, ("traceparent", b"00-1")),
-        record(Encoder(SCHEMA, SingleObject()).encode(EVENT)),
+        record(Encoder(SCHEMA).encode(EVENT)),
         record(datum(EVENT)),
         record(prefixed[:3]),
         record(b""),
@@ -375,7 +375,7 @@ def test_the_packaged_schema_round_trips() -> None:
         "customer": {"emails": ["jané@example.com"]},
         "order": {"total": "27.50", "items": [{"sku": "007"}, {"sku": None, "quantity": 3}]},
     }
-    decoded = Decoder(OneSchema(schema)).decode(record(Encoder(schema, SingleObject()).encode(event)))
+    decoded = Decoder(OneSchema(schema)).decode(record(Encoder(schema).encode(event)))
     assert isinstance(decoded, dict)
     assert decoded["customer"]["emails"] == ["jané@example.com"]
     assert [item["quantity"] for item in decoded["order"]["items"]] == [1, 3]

@@ -16,7 +16,7 @@ from consumer.avro.decode import (
     WireFormat,
     framing_of,
 )
-from consumer.avro.encode import ConfluentId, Encoder
+from consumer.avro.encode import Encoder
 from consumer.engine.model import Filtered, Rejection, SchemaRef
 from tests.avro.test_decode import EVENT, SCHEMA, SEVEN, code, datum, decoder, record
 from tests.conversion.test_compiled import Both
@@ -131,7 +131,7 @@ def test_other_fixed_formats_do_not_read_it() -> None:
     value = glue_value(VERSION, datum(EVENT))
     for other in (WireFormat.CONFLUENT, WireFormat.HEADER, WireFormat.SINGLE_OBJECT):
         assert code(decoder(other).decode(record(value))) == "unknown_wire_format"
-    confluent = Encoder(SCHEMA, ConfluentId(int(SEVEN.value))).encode(EVENT)
+    confluent = Encoder(SCHEMA, int(SEVEN.value)).encode(EVENT)
     assert code(decoder(WireFormat.GLUE, SEVEN).decode(record(confluent))) == "unknown_wire_format"
 
 

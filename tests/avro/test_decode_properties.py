@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.encode import ConfluentId, Encoder
+from consumer.avro.encode import Encoder
 from consumer.avro.resolution import compile_reader
 from consumer.avro.schema import canonical_form, parse
 from consumer.engine.model import Record, SchemaRef
@@ -192,7 +192,7 @@ def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
     schema, value = generated
     decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
-    encoded = Encoder(schema, ConfluentId(7)).encode(value)
+    encoded = Encoder(schema, 7).encode(value)
     assert decoder.decode(Record(0, -1, None, encoded, ())) == value
 
 

@@ -11,7 +11,7 @@ import fastavro.schema
 import pytest
 
 from consumer.avro.decode import Decoder, OneSchema
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject, Unencodable
+from consumer.avro.encode import Encoder, Unencodable
 from consumer.avro.schema import canonical_form, fingerprint, parse
 from consumer.engine.model import Record
 
@@ -24,9 +24,7 @@ def schema(*fields: tuple[str, Any]) -> dict[str, Any]:
 def there_and_back(kind: Any, value: Any) -> Any:
     """`value` of a field of `kind`, encoded and decoded."""
     of = schema(("v", kind))
-    event = Decoder(OneSchema(of)).decode(
-        Record(0, -1, None, Encoder(of, SingleObject()).encode({"v": value}), ())
-    )
+    event = Decoder(OneSchema(of)).decode(Record(0, -1, None, Encoder(of).encode({"v": value}), ()))
     assert isinstance(event, dict)
     return event["v"]
 
@@ -75,8 +73,8 @@ def test_the_canonical_form_drops_what_bytes_do_not_depend_on() -> None:
 def test_framings() -> None:
     """Confluent's prefix, and single-object encoding with the schema's fingerprint."""
     of = schema(("v", "int"))
-    assert Encoder(of, ConfluentId(300)).encode({"v": 1}) == b"\x00\x00\x00\x01\x2c\x02"
-    single = Encoder(of, SingleObject())
+    assert Encoder(of, 300).encode({"v": 1}) == b"\x00\x00\x00\x01\x2c\x02"
+    single = Encoder(of)
     print_hex = fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(of), "CRC-64-AVRO")
     assert single.encode({"v": 1}) == b"\xc3\x01" + bytes.fromhex(print_hex) + b"\x02"
 
@@ -139,7 +137,7 @@ def test_missing_fields_take_the_schemas_default() -> None:
             },
         ],
     }
-    event = Decoder(OneSchema(of)).decode(Record(0, -1, None, Encoder(of, SingleObject()).encode({}), ()))
+    event = Decoder(OneSchema(of)).decode(Record(0, -1, None, Encoder(of).encode({}), ()))
     assert event == {"b": b"\xff", "r": {"z": 4}}
 
 
@@ -165,21 +163,21 @@ def test_missing_fields_take_the_schemas_default() -> None:
 def test_what_does_not_fit_raises_without_telling_the_value(kind: Any, value: Any) -> None:
     """The message names fields and types, never data."""
     with pytest.raises(Unencodable) as caught:
-        Encoder(schema(("v", kind)), SingleObject()).encode({"v": value})
+        Encoder(schema(("v", kind))).encode({"v": value})
     assert "jane" not in str(caught.value)
 
 
 def test_a_missing_field_without_default_is_named() -> None:
     """So that the author of the file can add it."""
     with pytest.raises(Unencodable, match=r"E\.v: is missing"):
-        Encoder(schema(("v", "int")), SingleObject()).encode({})
+        Encoder(schema(("v", "int"))).encode({})
 
 
 def test_recursive_schemas() -> None:
     """A record that holds itself."""
     node = schema(("v", MILLIS), ("next", ["null", "E"]))
     value = {"v": 1000, "next": {"v": 2, "next": None}}
-    encoded = Encoder(node, SingleObject()).encode(value)
+    encoded = Encoder(node).encode(value)
     expected = {"v": 1000, "next": {"v": 2, "next": None}}
     assert Decoder(OneSchema(node)).decode(Record(0, -1, None, encoded, ())) == expected
     assert fastavro.schemaless_reader(io.BytesIO(encoded[10:]), parse_plain(node), None) == expected
@@ -242,4 +240,4 @@ def test_what_fits_no_branch_says_which_there_are() -> None:
     """The message names the field and the branches."""
     of = schema(("v", [record("A", v="string"), record("B", v="long")]))
     with pytest.raises(Unencodable, match=r"field E\.v: expected one of: A, B"):
-        Encoder(of, SingleObject()).encode({"v": {"v": 1.5}})
+        Encoder(of).encode({"v": {"v": 1.5}})

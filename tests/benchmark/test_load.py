@@ -13,7 +13,7 @@ from benchmarks.events import checkouts
 from benchmarks.load import SCHEMA, encoded_checkouts, stamped
 from benchmarks.rivals.conversion import conversion
 from benchmarks.sink import Sink
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from tests.support.kafka.broker import wait_until
 
 
@@ -26,7 +26,7 @@ def test_events_are_about_as_large_as_asked(event_bytes: int) -> None:
 
 def test_events_are_encoded_as_the_product_encodes_them() -> None:
     """Byte for byte, apart from the time."""
-    encoder = Encoder(json.loads(SCHEMA.read_text()), SingleObject())
+    encoder = Encoder(json.loads(SCHEMA.read_text()))
     convert = conversion(SCHEMA)
     [value] = encoded_checkouts(1, 395, 7)
     [event] = checkouts(1, 7, int(time.time() * 1000))

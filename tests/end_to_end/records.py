@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator, GeneratedEvent
 from consumer.engine.model import CommerceEvent, Disposition
 from tests.end_to_end.processes import ROOT
@@ -21,7 +21,7 @@ from tests.support.kafka.harness import WITHIN, Kafka, create_topic, read_all, u
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "commerce_event.avsc").read_text())
 PARTITIONS = 4
 """Partitions of each topic: as many as the embedded broker gives, so that the tests are the same on both."""
-ENCODER = Encoder(SCHEMA, SingleObject())
+ENCODER = Encoder(SCHEMA)
 
 
 def commerce_event(event_id: str, **members: Any) -> CommerceEvent:
@@ -89,7 +89,7 @@ def write_registered(
     kafka: Kafka, topic: str, schema_id: int, events: Iterable[CommerceEvent], schema: Any = None
 ) -> None:
     """Produce events in Confluent's wire format with a registry's id, without a key."""
-    encoder = Encoder(schema or SCHEMA, ConfluentId(schema_id))
+    encoder = Encoder(schema or SCHEMA, schema_id)
     write(kafka, topic, ((None, encoder.encode(event)) for event in events))
 
 

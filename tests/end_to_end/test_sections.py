@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.avro.decode import framing_of
-from consumer.avro.encode import ConfluentId, Encoder
+from consumer.avro.encode import Encoder
 from consumer.engine.model import SchemaRef
 from tests.conversion.sections.shop import (
     CLICK,
@@ -49,7 +49,7 @@ def in_union(kind: str, event: dict[str, Any]) -> bytes:
 
 def with_own_id(kind: str, event: dict[str, Any]) -> bytes:
     """The record with the schema of its type alone, which has another schema id."""
-    return Encoder(SCHEMAS[kind], ConfluentId(BRANCHES[kind])).encode(event)
+    return Encoder(SCHEMAS[kind], BRANCHES[kind]).encode(event)
 
 
 def test_three_record_types_and_two_topics(kafka: Kafka, api: Api, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import fastavro
 
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent
 from tests.fuzzing import fast_path
@@ -38,7 +38,7 @@ def _events(count: int, now: float = _NOW) -> list[CommerceEvent]:
 
 def _decode() -> Iterator[bytes]:
     events = _events(6)
-    confluent, single = Encoder(SCHEMA, ConfluentId(0)), Encoder(SCHEMA, SingleObject())
+    confluent, single = Encoder(SCHEMA, 0), Encoder(SCHEMA)
     for event in events:
         yield b"\x00\x00\x00" + confluent.encode(event)
         yield b"\x00\x03\x00" + single.encode(event)
@@ -61,7 +61,7 @@ def _decode() -> Iterator[bytes]:
 
 
 def _convert() -> Iterator[bytes]:
-    encoder = Encoder(SCHEMA, ConfluentId(0))
+    encoder = Encoder(SCHEMA, 0)
     for event in _events(8):
         yield b"\x00" + encoder.encode(event)
     yield from (bytes([1, wild]) + bytes((step * number) % 256 for number in range(300)) for wild in (0, 1) for step in
@@ -70,7 +70,7 @@ def _convert() -> Iterator[bytes]:
 
 def _fast_path() -> Iterator[bytes]:
     """The shop's events, alone and together, under both mappings of its schema; an event or two of other shapes."""
-    encoder = Encoder(SCHEMA, ConfluentId(0))
+    encoder = Encoder(SCHEMA, 0)
     bodies = [encoder.encode(event)[5:] for event in _events(6, fast_path.NOW)]
     for shape in fast_path.OF_THE_SHOP:
         yield from (bytes([shape, 0]) + body for body in bodies)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from confluent_kafka import Producer
 
-from consumer.avro.encode import ConfluentId, Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import ACCOUNT, Process, run_environment, wait_for
@@ -31,7 +31,6 @@ from tests.support.kafka.broker import free_ports
 from tests.support.kafka.harness import WITHIN, Kafka, create_topic
 
 Hooks = Mapping[str, Callable[[], None]]
-_SINGLE = SingleObject()
 _HOUR = 3600.0
 
 
@@ -117,10 +116,10 @@ class World:
         return [commerce_event(one, **members) for one in ids]
 
     def write(
-        self, events: Iterable[dict[str, Any] | bytes], framing: Any = _SINGLE, schema: Any = SCHEMA
+        self, events: Iterable[dict[str, Any] | bytes], schema_id: int | None = None, schema: Any = SCHEMA
     ) -> None:
         """Write events, or raw bytes, to the topic."""
-        encoder = Encoder(schema, framing)
+        encoder = Encoder(schema, schema_id)
         write(
             self.kafka,
             self.topic,
@@ -320,13 +319,13 @@ class RegistryDown(World):
         self.env["SCHEMA_REGISTRY_URL"] = self.registry.url
         known, new = self.registry.add("orders-value", SCHEMA), self.registry.add("orders-value", _version(1))
         deleted = new + 1
-        self.write(self.events("known", 5), ConfluentId(known))
+        self.write(self.events("known", 5), known)
         self.start()
         self.until_settled(5)
         self.registry.down()
-        self.write(self.events("new", 5), ConfluentId(new), _version(1))
-        self.write(self.events("deleted", 3), ConfluentId(deleted), _version(2))
-        self.write(self.events("still-known", 5), ConfluentId(known))
+        self.write(self.events("new", 5), new, _version(1))
+        self.write(self.events("deleted", 3), deleted, _version(2))
+        self.write(self.events("still-known", 5), known)
         self.until_status(lambda status: status["open"]["waiting_for_schema"] == 8, "the records that wait")
         wait_for(lambda: len(self.api.accepted()) == 10, "the known ones")
         self.service.until_logged("schema_unavailable")
@@ -438,7 +437,7 @@ class NewCluster(World):
         self.new = self.new_kafka()
         create_topic(self.new, 1, self.topic)
         begun = time.time() - 2 * _HOUR
-        encoder = Encoder(SCHEMA, _SINGLE)
+        encoder = Encoder(SCHEMA)
         old = [(encoder.encode(one), begun + at * 60) for at, one in enumerate(self.events("old", 60))]
         new = [(encoder.encode(one), begun + (60 + at) * 60) for at, one in enumerate(self.events("new", 30))]
         _write_at(self.kafka, self.topic, old)

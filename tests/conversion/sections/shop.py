@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consumer.adapters.schemas import LocalSchemas
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.conversion.sections import Sections, load_sections
 
 ROOT: Final = Path(__file__).parents[3]
@@ -133,7 +133,7 @@ NOW: Final = 1_772_366_400
 
 def single_object(schema: Any, event: dict[str, Any]) -> bytes:
     """The value of a record in single-object encoding."""
-    return Encoder(schema, SingleObject()).encode(event)
+    return Encoder(schema).encode(event)
 
 
 def datum(schema: Any, event: dict[str, Any]) -> bytes:

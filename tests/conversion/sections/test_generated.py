@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.avro.decode import Decoder, framing_of
-from consumer.avro.encode import Encoder, SingleObject, Unencodable
+from consumer.avro.encode import Encoder, Unencodable
 from consumer.avro.paths import EACH, SchemaPaths
 from consumer.conversion.computed.expressions import Unreadable, computation, is_many, results_of
 from consumer.conversion.computed.tables import Reading
@@ -208,7 +208,7 @@ class Readings:
 
 
 RECORDS: Final = {name: shaped(schema, wild=False) for name, schema in TYPES.items()}
-ENCODERS: Final = {name: Encoder(schema, SingleObject()) for name, schema in TYPES.items()}
+ENCODERS: Final = {name: Encoder(schema) for name, schema in TYPES.items()}
 SPOILED: Final = st.sampled_from(["", "", "", "", "cut", "longer"])
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.avro.decode import MAX_REFUSED_SCHEMAS, SCHEMA_ID_HEADER, Decoder, WireFormat, framing_of
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from consumer.conversion.converter import Converter
 from consumer.conversion.program import COMPILED
 from consumer.conversion.reading import CompiledReading
@@ -46,7 +46,7 @@ EVENTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
 BRANCHES: Final = {"null": 0, "order": 1, "click": 2, "signup": 3, "refund": 4}
 GUID: Final = uuid.UUID(int=77)
 IDS: Final = {"order": 1, "click": 2, "signup": 3, "refund": 4, "union": 9}
-OWN: Final = {name: Encoder(schema, SingleObject()) for name, schema in SCHEMAS.items()}
+OWN: Final = {name: Encoder(schema) for name, schema in SCHEMAS.items()}
 
 
 def value(kind: str, number: int, how: str) -> Record:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.avro.encode import Encoder, SingleObject
+from consumer.avro.encode import Encoder
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import Process, command, run_environment
 from tests.end_to_end.records import (
@@ -36,7 +36,7 @@ def glue() -> Iterator[Glue]:
 
 def value(version: str, event_id: str, *, zipped: bool = False) -> tuple[None, bytes]:
     """A record of Glue's serialiser."""
-    datum = Encoder(SCHEMA, SingleObject()).encode(commerce_event(event_id))[_HEAD:]
+    datum = Encoder(SCHEMA).encode(commerce_event(event_id))[_HEAD:]
     return None, glue_value(version, datum, zipped=zipped)
 
 
