@@ -204,12 +204,15 @@ class Found(NamedTuple):
 
 
 class Writer:
-    """A writer's schema that is known. With `typed`, the branches of a union are types of their own."""
+    """A writer's schema that is known, or why it can never be read.
+
+    With `typed`, the branches of a union are types of their own.
+    """
 
     __slots__ = ("is_union", "plans", "routes", "types")
 
-    def __init__(self, node: AvroType, typed: bool) -> None:
-        self.types = branches_of(node) if typed else (node,)
+    def __init__(self, node: AvroType | Rejection, typed: bool) -> None:
+        self.types = branches_of(node) if typed and isinstance(node, Union) else (node,)
         self.is_union = typed and isinstance(node, Union)
         # By topic, a route for each type.
         self.routes: dict[str, list[Route]] = {}
@@ -232,8 +235,7 @@ class Decoder:
         self._choice, self._typed = choice, choice.typed
         self._ours = [(parse(ours.schema), ALL if whole else ours.asked) for ours in choice.all]
         self.known: dict[bytes, Writer] = {}  # by framing
-        self._refused: OrderedDict[bytes, Rejection] = OrderedDict()
-        # The framings of known schemas of which no type is read on any topic: only where types are told apart.
+        # The framings of known schemas of which no type is read on any topic, the one not asked for longest first.
         self._unread: OrderedDict[bytes, None] = OrderedDict()
         # By framing, schemas that are what the registry answered earlier, in a life before this one perhaps.
         self._doubted: dict[bytes, SchemaRef] = {}
@@ -267,6 +269,8 @@ class Decoder:
 
     def _route(self, framing: bytes, writer: Writer, at: int, topic: str | None) -> Route:
         node = writer.types[at]
+        if isinstance(node, Rejection):
+            return Route(node, 0)
         number = self._choice.choose(label(node), topic) if self._typed else 1
         if not isinstance(number, int):
             return Route(number, 0)
@@ -295,34 +299,27 @@ class Decoder:
                 raise InvalidSchema(f"it is a {kind} schema; pinstream reads Avro")
             writer = Writer(parse(schema_json), self._typed)
         except InvalidSchema as error:
-            return self._refuse(framing, _incompatible(framing, error))
+            writer = Writer(_incompatible(framing, error), False)
         routes = [self._route(framing, writer, at, None) for at in range(len(writer.types))]
-        # Where types are told apart, a schema that does not fit is known, too: its records count for their own section.
-        if not self._typed and isinstance(routes[0].plan, Rejection):
-            return self._refuse(framing, routes[0].plan)
-        # It may have been refused before, as when the folder held another file.
-        self._refused.pop(framing, None)
-        self._unread.pop(framing, None)
-        self.known[framing] = writer
         for node, (plan, number) in zip(writer.types, routes, strict=True):
             # One type that is read is enough; also on another topic, whose section is found with its first record.
-            if not isinstance(plan, Rejection | Filtered) or (not number and self._choice.knows(label(node))):
+            is_elsewhere = not number and not isinstance(node, Rejection) and self._choice.knows(label(node))
+            if is_elsewhere or not isinstance(plan, Rejection | Filtered):
+                self._unread.pop(framing, None)
+                self.known[framing] = writer
                 return None
-        self._unread[framing] = None
-        if len(self._unread) > MAX_REFUSED_SCHEMAS:
-            stalest, _ = self._unread.popitem(last=False)
-            del self.known[stalest]
+        # What could be read before still can. Where types are told apart, a schema that does not fit is known all the
+        # same: its records count for their own section.
+        was_read = framing in self.known and framing not in self._unread
+        if not was_read or (self._typed and not isinstance(writer.types[0], Rejection)):
+            self.known[framing] = writer
+            self._unread[framing] = None
+            self._unread.move_to_end(framing)
+            if len(self._unread) > MAX_REFUSED_SCHEMAS:
+                stalest, _ = self._unread.popitem(last=False)
+                del self.known[stalest]
         verdict = routes[-1].plan
         assert isinstance(verdict, Rejection | Filtered)  # noqa: S101 - or one would be read
-        return verdict
-
-    def _refuse(self, framing: bytes, verdict: Rejection) -> Rejection:
-        # If it could be read before, it still can: what is known goes first.
-        self._refused[framing] = verdict
-        # The one not asked for longest is dropped, and asked for again if it comes.
-        self._refused.move_to_end(framing)
-        if len(self._refused) > MAX_REFUSED_SCHEMAS:
-            self._refused.popitem(last=False)
         return verdict
 
     def doubt(self, ref: SchemaRef) -> None:
@@ -334,7 +331,6 @@ class Decoder:
         """Know this schema no more: its records are answered with `ref`."""
         framing = framing_of(ref)
         self._doubted.pop(framing, None)
-        self._refused.pop(framing, None)
         self._unread.pop(framing, None)
         self.known.pop(framing, None)
 
@@ -403,15 +399,11 @@ class Decoder:
             return value  # a bare datum, which may begin with any bytes
         return _unzipped(value)
 
-    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | Filtered | SchemaRef:
+    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
         if not value:
             return rejected(
                 DecodeCode.EMPTY, "the value is empty: zero bytes are no datum (and no tombstone)"
             )
-        refusal = self._refused.get(framing)
-        if refusal is not None:
-            self._refused.move_to_end(framing)
-            return self.unless_doubted(framing, refusal)
         return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
 
 

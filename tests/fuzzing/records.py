@@ -52,7 +52,7 @@ def fresh(decoder: Decoder) -> Decoder:
     """A copy that may learn schemas; a new one would have to compile our schema again."""
     copied = copy.copy(decoder)
     copied.known = dict(decoder.known)
-    copied._refused = OrderedDict(decoder._refused)
+    copied._unread = OrderedDict(decoder._unread)
     return copied
 
 
