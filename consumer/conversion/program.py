@@ -24,7 +24,7 @@ from consumer.conversion.codes import Usual, Way
 from consumer.conversion.computed.expressions import Computation, Read
 from consumer.conversion.decisions import LeftOutWarnings
 from consumer.conversion.fields import MARKS, Description, ProgramField
-from consumer.conversion.layout import At, ComputedAt, Layout, Operation
+from consumer.conversion.layout import At, ComputedAt, Layout
 from consumer.conversion.normalise import client_ip_address, text_of
 from consumer.conversion.rules import CalendarDay, Rule, flag, order_id, web_url
 from consumer.conversion.targets import EXTERNAL_ID_AS_WRITTEN, TARGETS
@@ -73,18 +73,28 @@ def usual_of(rule: Rule | None) -> Usual:
     return Usual.NOT_KNOWN if rule is None else USUAL.get(rule, Usual.NOT_KNOWN)
 
 
-class CompiledField(NamedTuple):
-    """A field, and how the program makes its value."""
+class CompiledField:
+    """A field, and how the program makes its value.
 
-    field: ProgramField
-    key: bytes  # its name in JSON, and the colon
-    way: Way
-    at: At | ComputedAt | None  # of its value, or of its array; None: it has no source
-    gather: At | ComputedAt | None  # of all its values, where there may be several
-    warnings: tuple[LeftOutWarnings, ...]  # those of all fields that go without if this one is left out
-    constant: bytes | None  # as JSON
-    mark: int  # see `MARKS`; 0: nothing depends on it
-    usual: Usual
+    `at`: where its value stands, or its array; `gather`: where all its values are found, if there may be several.
+    """
+
+    def __init__(
+        self,
+        field: ProgramField,
+        at: At | ComputedAt | None,
+        gather: At | ComputedAt | None = None,
+        listed: tuple[LeftOutWarnings, ...] = (),
+    ) -> None:
+        """`listed`: the warnings of the list that lacks this value, too, if it is left out."""
+        self.field = field
+        self.key = b'"%s":' % field.key.encode()  # its name in JSON, and the colon
+        self.way = _compiled_way(field)
+        self.at, self.gather = at, gather
+        self.warnings = (field.warnings, *listed)
+        self.constant = None if field.constant is None else orjson.dumps(field.constant)
+        self.mark = MARKS.get(field.name, 0)  # 0: nothing depends on it
+        self.usual = usual_of(field.rule)
 
 
 class Items(NamedTuple):
@@ -100,97 +110,74 @@ class Items(NamedTuple):
     sum_warnings: LeftOutWarnings | None
 
 
-class Program(NamedTuple):
-    """All that `_events.pyx` takes to read records of one plan."""
-
-    operations: list[Operation]
-    width: int
-    description: Description
-    # By name (`targets.DECIDED`), where the values stand that are decided by; None if the mapping has no source for it.
-    decided: dict[str, At | ComputedAt | None]
-    consent: At | ComputedAt | None
-    dedup_id: At | ComputedAt | None
-    fields: dict[str, list[CompiledField]]  # by the object that holds them (`_OBJECTS`)
-    items: Items | None
-
-
 # The lists of a `Description` whose fields stand in the event, or in an object of it.
 _OBJECTS: Final = ("event", "app_info", "device_info", "user_data", "custom_data")
 
 
-def make_program(what: Description, plan: RecordPlan) -> Program | None:
-    """Return the program of this description for records of this plan; None if no program can read them."""
-    layout = Layout(plan, what.mapping.asked, _slotted_items(what))
-    if not layout.is_possible:
-        return None
-    maker = _Maker(what, layout)
-    return Program(
-        layout.operations,
-        layout.width,
-        what,
-        {name: maker.place(steps) for name, steps in what.decided.items()},
-        maker.place(what.consent),
-        maker.place(what.dedup_key),
-        {name: [maker.compiled(field) for field in getattr(what, name)] for name in _OBJECTS},
-        maker.items() if what.items else None,
-    )
+class Program:
+    """All that `_events.pyx` takes to read records that are laid out so, under this description."""
 
-
-class _Maker:
-    """Says where in a layout the values of fields stand."""
-
-    def __init__(self, description: Description, layout: Layout) -> None:
-        self._description = description
+    def __init__(self, what: Description, layout: Layout) -> None:
         self._layout = layout
+        self.operations, self.width = layout.operations, layout.width
+        self.description = what
+        # By name (`targets.DECIDED`), where the values stand that are decided by; None: the mapping names no source.
+        self.decided = {name: self._place(steps) for name, steps in what.decided.items()}
+        self.consent, self.dedup_id = self._place(what.consent), self._place(what.dedup_key)
+        # By the object that holds them.
+        self.fields = {name: [self._field(field) for field in getattr(what, name)] for name in _OBJECTS}
+        self.items = self._items() if what.items else None
 
-    def place(self, place: Path | Computation | None) -> At | ComputedAt | None:
-        """Return where a value stands that is decided by; None: there is none."""
-        if isinstance(place, Computation):
-            return self._computed(place, ())
-        return None if place is None else self._layout.place(place)
-
-    def _computed(self, computation: Computation, below: Path) -> ComputedAt:
-        reads = []
-        for of_item, names in computation.reads:
-            at = self._in_item(names) if of_item else self._layout.place(names)
-            reads.append((of_item, at))
-        return ComputedAt(computation.function, tuple(reads), below)
+    def _place(self, place: Path | Computation | None, below: Path = ()) -> At | ComputedAt | None:
+        """Return where a value stands, or how it is computed, and where it is `below` the result; None: nowhere."""
+        if not isinstance(place, Computation):
+            return None if place is None else self._layout.place(place)
+        reads = tuple(
+            (of_item, self._in_item(names) if of_item else self._layout.place(names))
+            for of_item, names in place.reads
+        )
+        return ComputedAt(place.function, reads, below)
 
     def _in_item(self, steps: Path) -> At:
         # Items that have no slots are looked at one by one, as what stands in the only slot.
-        of_items = self._description.item_steps
+        of_items = self.description.item_steps
         is_slot = self._layout.item_width is not None or not of_items
         return self._layout.place((*of_items, *steps)) if is_slot else At(0, steps)
 
-    def compiled(self, field: ProgramField) -> CompiledField:
+    def _at_all(self, steps: Path) -> At:
+        of_items, at = self.description.item_steps, self._layout.place(steps)
+        if self._layout.item_width is None or steps[: len(of_items)] != of_items:
+            return at
+        return At(self._layout.place(of_items[:-1]).slot, at.below, at.slot)
+
+    def _field(self, field: ProgramField) -> CompiledField:
         """Return a field of the event, or of an object of it."""
         way = _compiled_way(field)
-        at: At | ComputedAt | None = None
-        gather: At | ComputedAt | None = None
+        are_gathered = way in (Way.ONE_DIGEST, Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL)
+        if field.rule is None:
+            return CompiledField(field, None)
         if field.computed is not None:
-            at = self._computed(field.computed, field.rest)
-            if way in (Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
-                at, gather = None, at
-        elif field.rule is not None:
-            if way in (Way.ONE_DIGEST, Way.DIGESTS, Way.ALL, Way.FIRST, Way.TOTAL):
-                gather = self._at_all(field.steps)
+            place = self._place(field.computed, field.rest)
+            return CompiledField(field, None, place) if are_gathered else CompiledField(field, place)
+        if way is Way.ONE_DIGEST:
             # One digest is mostly taken from the slot of its array.
-            if way is Way.ONE_DIGEST or gather is None:
-                at = self._layout.place(field.steps[:-1] if way is Way.ONE_DIGEST else field.steps)
-        return _field(field, at, gather, (field.warnings,))
+            return CompiledField(field, self._layout.place(field.steps[:-1]), self._at_all(field.steps))
+        if are_gathered:
+            return CompiledField(field, None, self._at_all(field.steps))
+        return CompiledField(field, self._layout.place(field.steps))
 
-    def items(self) -> Items:
+    def _items(self) -> Items:
         """Return the fields of each item, and what is gathered from them."""
-        what, steps = self._description, self._description.item_steps
+        what, steps = self.description, self.description.item_steps
         slotted = self._layout.item_width is not None
         gathered = {field.name: field for field in what.gathered}
         ids, total = gathered.get("custom_data.content_ids"), gathered.get("custom_data.num_items")
         fields = []
         for field in what.items:
-            at = self._in_item(field.steps) if field.computed is None else self._computed(field.computed, ())
+            at = self._in_item(field.steps) if field.computed is None else self._place(field.computed)
             # An id that is left out is missing from the list of ids, too.
             listed = (ids.warnings,) if ids is not None and field.key == "id" else ()
-            fields.append(_field(field, at, None, (field.warnings, *listed)))
+            fields.append(CompiledField(field, at, listed=listed))
         at_items = None
         if steps:
             at_items = self._layout.place(steps[:-1]) if slotted else self._at_all(steps)
@@ -203,26 +190,6 @@ class _Maker:
             keys.index("id") if ids is not None else -1,
             None if total is None else total.warnings,
         )
-
-    def _at_all(self, steps: Path) -> At:
-        of_items, at = self._description.item_steps, self._layout.place(steps)
-        if self._layout.item_width is None or steps[: len(of_items)] != of_items:
-            return at
-        return At(self._layout.place(of_items[:-1]).slot, at.below, at.slot)
-
-
-def _field(
-    field: ProgramField,
-    at: At | ComputedAt | None,
-    gather: At | ComputedAt | None,
-    warnings: tuple[LeftOutWarnings, ...],
-) -> CompiledField:
-    key = b'"%s":' % field.key.encode()
-    constant = None if field.constant is None else orjson.dumps(field.constant)
-    mark = MARKS.get(field.name, 0)
-    return CompiledField(
-        field, key, _compiled_way(field), at, gather, warnings, constant, mark, usual_of(field.rule)
-    )
 
 
 def _slotted_items(what: Description) -> Path:
@@ -247,6 +214,12 @@ def _compiled_way(field: ProgramField) -> Way:
         return field.way
     # True and false are written without asking.
     return Way.FLAG if field.rule is flag else Way.VALUE
+
+
+def make_program(what: Description, plan: RecordPlan) -> Program | None:
+    """Return the program of this description for records of this plan; None if no program can read them."""
+    layout = Layout(plan, what.mapping.asked, _slotted_items(what))
+    return Program(what, layout) if layout.is_possible else None
 
 
 def write_program(description: Description, plan: RecordPlan) -> Many | None:
