@@ -18,7 +18,6 @@ import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from consumer.avro.decode import DecodeCode, rejected
@@ -64,24 +63,70 @@ class ReaderSchemas(Protocol):
 _Place = tuple[str, str | None]  # a record type, and a topic; None: every topic that is not named
 
 
-@dataclass(frozen=True, slots=True)
 class Sections:
-    """A checked mapping file. Make it with `load_sections`."""
+    """A checked mapping file, for these record types. Make it with `load_sections`; do not change what it holds."""
 
-    all: tuple[Section, ...]  # a section's number is its place here, counted from 1
-    names: tuple[
-        str, ...
-    ]  # of all sections; none if the file has none, and `all` is one mapping for everything
-    typed: bool  # whether record types are told apart, which also a file without sections may ask for
-    unknown_record: str
-    warnings: tuple[str, ...]
-    topics: tuple[str, ...]  # the topics that the file names
-    records: tuple[str, ...]  # the record types that are mapped
-    own_events: tuple[str, ...]  # the advertiser's own event names in all sections
-    # The number of the section for a place; or, of a record type that has sections, why there is none.
-    _places: Map[_Place, int | str]
-    _records: Map[str, str]  # record types that are mapped, by their names and aliases
-    _unqualified: Map[str, str]  # the same by names without namespace, as far as these are enough
+    def __init__(self, file: _File, schemas: Map[str, AvroSchema]) -> None:
+        # The number of the section for a place; or, of a record type that has sections, why there is none.
+        self._places: dict[_Place, int | str] = {}
+        found: list[Section] = []
+        warnings: list[str] = []
+        loaders: list[Loader] = []
+        for record, schema in schemas.items():
+            error: Incomplete | None = None
+            for topic in (None, *file.topics(record)):
+                layers = file.layers(record, topic)
+                # What errors call it: its header, and the record type where that is not in there.
+                where = f"{layers[-1].name} ({record})" if layers[-1].rank is Rank.SHARED else layers[-1].name
+                loaders.append(Loader(layers, schema, where))
+                try:
+                    mapping = loaders[-1].mapping()
+                except Incomplete as incomplete:
+                    # A topic's layer can only take a source away: that is a mistake.
+                    if isinstance(self._places.get((record, None)), int):
+                        raise
+                    error = error or incomplete
+                    self._places[record, topic] = str(incomplete)
+                    on = "topics that have no section of their own" if topic is None else f"the topic {topic}"
+                    warnings.append(
+                        f"records of {record} on {on} have no mapping, which unknown_record is for: {incomplete}"
+                    )
+                else:
+                    name = record if topic is None else f"{record} on {topic}"
+                    found.append(Section(name if file.is_divided else "", record, schema, mapping))
+                    self._places[record, topic] = len(found)
+            # It may be complete on some topics alone: perhaps it never comes on others.
+            if error is not None and not any(section.record == record for section in found):
+                raise error
+        # Only now is known whether any section has the paths of the lines that they share.
+        file.refuse_unused(loaders, schemas)
+        if len(found) > _MOST_SECTIONS:
+            raise MappingError(f"{file.name} makes {len(found)} sections; {_MOST_SECTIONS} are the most")
+        self.all = tuple(found)  # a section's number is its place here, counted from 1
+        # Of all sections; none if the file has none, and `all` is one mapping for everything.
+        self.names = tuple(section.name for section in found if section.name)
+        self.records = tuple(dict.fromkeys(section.record for section in found))  # that are mapped
+        self.topics = file.topics()  # that the file names
+        # The advertiser's own event names in all sections.
+        self.own_events = tuple(
+            dict.fromkeys(name for section in found for name in section.mapping.own_events)
+        )
+        if len(self.own_events) > MOST_OWN_EVENTS:
+            raise MappingError(
+                f"{file.name}: [own_events] of all sections declare {len(self.own_events)} names, but an advertiser "
+                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
+            )
+        self.unknown_record = file.unknown_record
+        # Whether record types are told apart, which also a file without sections may ask for.
+        self.typed = file.is_divided or self.unknown_record == "filter"
+        # Those of the sections first: what has no mapping is the exception.
+        warned = [*(warning for section in found for warning in section.mapping.warnings), *warnings]
+        self.warnings = tuple(dict.fromkeys(warned))
+        # The record types that are mapped, by their names and aliases.
+        self._records = file.by_name(schemas)
+        # Without sections for record types, names are enough that resolution takes for the same.
+        by_name = {} if file.records else self._records
+        self._unqualified = {name.rpartition(".")[2]: record for name, record in by_name.items()}
 
     def _record_of(self, name: str) -> str | None:
         """Return the mapped record type that a writer calls `name`; None: it is not mapped."""
@@ -159,7 +204,7 @@ def load_sections(
                 found[name] = schemas.record(name)
             except SchemaError as error:
                 raise SchemaError(f"{overlay_name} [record.{_quoted(name)}]: {error}") from None
-    return file.sections(found)
+    return Sections(file, found)
 
 
 def is_divided(overlay_toml: str) -> bool:
@@ -182,7 +227,7 @@ class _File:
     """The tables of a mapping file, checked for shape only."""
 
     def __init__(self, overlay_toml: str | None, default_toml: str, name: str) -> None:
-        self._name = name
+        self.name = name
         self._default = _checked(_parsed(default_toml, "packaged mapping"), "packaged mapping", _TOP)
         self._top = _checked(_parsed(overlay_toml or "", name), name, (*_TOP, *_SECTIONS))
         records, topics = (self._top.pop(key, {}) for key in _SECTIONS)
@@ -198,20 +243,28 @@ class _File:
             narrow = layer.tables.pop("topic", {})
             for topic, inner in self._named(narrow, f"record.{_quoted(record)}.topic", ()):
                 self._layers[record, topic] = inner
+        self.is_divided = bool(self._layers)
+        # Checked by each `Loader`, as all settings are.
+        self.unknown_record: str = {**self._default, **self._top}.get("unknown_record", "")
 
     def _named(self, tables: Any, key: str, inner: tuple[str, ...]) -> Iterator[tuple[str, Layer]]:
         """Yield the sections below `key` by their names, checked."""
         kind = "topic" if key.endswith("topic") else "record type"
         if not isinstance(tables, dict):
-            raise MappingError(f'{self._name}: {key} is a table: write [{key}."<{kind}>"]')
+            raise MappingError(f'{self.name}: {key} is a table: write [{key}."<{kind}>"]')
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise MappingError(
-                    f"{self._name} [{key}]: {name!r} is a setting of no section; it belongs above"
+                    f"{self.name} [{key}]: {name!r} is a setting of no section; it belongs above"
                 )
             header = f"[{key}.{_quoted(name)}"
-            where = f"{self._name} {header}]"
+            where = f"{self.name} {header}]"
             yield name, Layer(where, _checked(table, where, inner, quoted=header))
+
+    def topics(self, record: str | None = None) -> tuple[str, ...]:
+        """Return the topics of all sections; or of those that apply to this record type."""
+        named = (at for at in self._layers if record is None or at[0] in (None, record))
+        return tuple(dict.fromkeys(topic for _, topic in named if topic is not None))
 
     def layers(self, record: str, topic: str | None) -> list[Layer]:
         """Return what applies to a record type on a topic, from the packaged default to the narrowest."""
@@ -219,76 +272,11 @@ class _File:
         places = dict.fromkeys(((None, topic), (record, None), (record, topic)))
         return [
             Layer("packaged mapping", self._default, Rank.DEFAULT),
-            Layer(self._name, self._top, Rank.SHARED if self._layers else Rank.OWN),
+            Layer(self.name, self._top, Rank.SHARED if self.is_divided else Rank.OWN),
             *(self._layers[place] for place in places if place in self._layers),
         ]
 
-    def sections(self, schemas: Map[str, AvroSchema]) -> Sections:
-        """Check all sections, for these record types."""
-        all_of_them: list[Section] = []
-        places: dict[_Place, int | str] = {}
-        warnings: list[str] = []
-        loaders: list[Loader] = []
-        for record, schema in schemas.items():
-            error: Incomplete | None = None
-            topics = [topic for of, topic in self._layers if of in (None, record) and topic is not None]
-            for topic in (None, *dict.fromkeys(topics)):
-                layers = self.layers(record, topic)
-                # What errors call it: its header, and the record type where that is not in there.
-                where = f"{layers[-1].name} ({record})" if layers[-1].rank is Rank.SHARED else layers[-1].name
-                loaders.append(Loader(layers, schema, where))
-                try:
-                    mapping = loaders[-1].mapping()
-                except Incomplete as incomplete:
-                    # A topic's layer can only take a source away: that is a mistake.
-                    if isinstance(places.get((record, None)), int):
-                        raise
-                    error = error or incomplete
-                    places[record, topic] = str(incomplete)
-                    on = "topics that have no section of their own" if topic is None else f"the topic {topic}"
-                    warnings.append(
-                        f"records of {record} on {on} have no mapping, which unknown_record is for: {incomplete}"
-                    )
-                else:
-                    name = record if topic is None else f"{record} on {topic}"
-                    all_of_them.append(Section(name if self._layers else "", record, schema, mapping))
-                    places[record, topic] = len(all_of_them)
-            # It may be complete on some topics alone: perhaps it never comes on others.
-            if error is not None and not any(section.record == record for section in all_of_them):
-                raise error
-        # Only now is known whether any section has the paths of the lines that they share.
-        self._refuse_unused(loaders, schemas)
-        if len(all_of_them) > _MOST_SECTIONS:
-            raise MappingError(
-                f"{self._name} makes {len(all_of_them)} sections; {_MOST_SECTIONS} are the most"
-            )
-        own_events = dict.fromkeys(name for section in all_of_them for name in section.mapping.own_events)
-        if len(own_events) > MOST_OWN_EVENTS:
-            raise MappingError(
-                f"{self._name}: [own_events] of all sections declare {len(own_events)} names, but an advertiser "
-                f"may register {MOST_OWN_EVENTS}: take those away that are not registered"
-            )
-        # Without sections for record types, names are enough that resolution takes for the same.
-        names = self._by_name(schemas)
-        unqualified = {} if self.records else {name.rpartition(".")[2]: of for name, of in names.items()}
-        # Those of the sections first: what has no mapping is the exception.
-        warned = [*(warning for section in all_of_them for warning in section.mapping.warnings), *warnings]
-        unknown_record = {**self._default, **self._top}["unknown_record"]
-        return Sections(
-            all=tuple(all_of_them),
-            names=tuple(section.name for section in all_of_them if section.name),
-            typed=bool(self._layers) or unknown_record == "filter",
-            unknown_record=unknown_record,
-            warnings=tuple(dict.fromkeys(warned)),
-            topics=tuple(dict.fromkeys(topic for _, topic in self._layers if topic is not None)),
-            records=tuple(dict.fromkeys(section.record for section in all_of_them)),
-            own_events=tuple(own_events),
-            _places=places,
-            _records=names,
-            _unqualified=unqualified,
-        )
-
-    def _by_name(self, schemas: Map[str, AvroSchema]) -> dict[str, str]:
+    def by_name(self, schemas: Map[str, AvroSchema]) -> dict[str, str]:
         """Return the record types by their names and aliases; a name goes before an alias."""
         by_name: dict[str, str] = {}
         for record, schema in schemas.items():
@@ -296,12 +284,12 @@ class _File:
                 other = by_name.setdefault(alias, record)
                 if other != record and alias not in schemas:
                     raise MappingError(
-                        f"{self._name}: {other} and {record} both have the alias {alias} in their schemas: records of "
+                        f"{self.name}: {other} and {record} both have the alias {alias} in their schemas: records of "
                         "that name could be either; take it from one of them"
                     )
         return by_name | {record: record for record in schemas}
 
-    def _refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
+    def refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
         """Raise `MappingError` if a path that sections share is in no schema that it was looked for in."""
         by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
         used: set[Line] = {line for loader in loaders for line in loader.used}
