@@ -192,11 +192,12 @@ class Route(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How a record is read: its framing, where its datum starts, and its route.
+    """How a record is read: its value, decompressed; its framing, where its datum starts, and its route.
 
     `plan` is None if its schema is not known yet.
     """
 
+    value: bytes
     framing: bytes
     start: int
     plan: Plan | Rejection | Filtered | None
@@ -245,11 +246,18 @@ class Decoder:
             self.known[framing_of(SchemaRef("fingerprint", fingerprint(node)))] = Writer(node, self._typed)
 
     def find(self, record: Record, value: bytes, topic: str) -> Found:
-        """Return how a record of this topic is read, whose value is `value`."""
+        """Return how a record of this topic is read, whose value is `value`, compressed or not."""
+        if value.startswith(_GLUE_ZLIB) and "glue" in self._kinds:
+            # Where a header names the schema, the value is a bare datum, which may begin with any bytes.
+            is_bare = "guid" in self._kinds and record.headers and _schema_header(record) is not None
+            unzipped = value if is_bare else _unzipped(value)
+            if isinstance(unzipped, Rejection):
+                return Found(value, b"", 0, unzipped, 0)
+            value = unzipped
         framing, start = self.split(record, value)
         writer = self.known.get(framing)
         if writer is None:
-            return Found(framing, start, None, 0)
+            return Found(value, framing, start, None, 0)
         if framing in self._unread:
             self._unread.move_to_end(framing)
         routes = writer.routes.get(topic)
@@ -258,14 +266,14 @@ class Decoder:
             writer.routes[topic] = routes
         if not writer.is_union:
             plan, number = routes[0]  # named: records of two schemas in turn come here each
-            return Found(framing, start, plan, number)
+            return Found(value, framing, start, plan, number)
         try:
             branch, begin = read_length(value, start)
             chosen = routes[branch]
         except Exception as error:  # whatever hostile bytes provoke is this record's verdict
-            return Found(framing, start, _failed(framing, error), 0)
+            return Found(value, framing, start, _failed(framing, error), 0)
         # The branch belongs to the framing, but where a header names the schema.
-        return Found(value[:begin] if start else framing, begin, *chosen)
+        return Found(value, value[:begin] if start else framing, begin, *chosen)
 
     def _route(self, framing: bytes, writer: Writer, at: int, topic: str | None) -> Route:
         node = writer.types[at]
@@ -358,8 +366,7 @@ class Decoder:
 
     def section_of(self, record: Record, topic: str = "") -> int:
         """See `consumer.engine.reading.Decoding.section_of`."""
-        value = None if record.value is None else self.unpacked(record, record.value)
-        return self.find(record, value, topic).number if isinstance(value, bytes) else 0
+        return 0 if record.value is None else self.find(record, record.value, topic).number
 
     def decode_chunk(self, records: list[Record], topic: str = "") -> list[Decoded]:
         """Return the event of each record of this topic, in order, or why there is none."""
@@ -369,12 +376,12 @@ class Decoder:
         """Return the event of one record, or why there is none. Never raises because of what it holds."""
         if record.value is None:
             return None
-        value = self.unpacked(record, record.value)
-        if isinstance(value, Rejection):
-            return value
-        framing, start, plan, number = self.find(record, value, topic)
+        value, framing, start, plan, number = self.find(record, record.value, topic)
         if plan is None:
-            return self._unknown(framing, start, value)
+            if not value:
+                why = "the value is empty: zero bytes are no datum (and no tombstone)"
+                return rejected(DecodeCode.EMPTY, why)
+            return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
         if isinstance(plan, Rejection | Filtered):
             return self.unless_doubted(framing, plan)
         event: CommerceEvent
@@ -390,21 +397,6 @@ class Decoder:
         if end > len(value):
             code, what = DecodeCode.UNDECODABLE, "the bytes end inside"
         return self.unless_doubted(framing, rejected(code, f"{what} the datum of {describe(framing)}"))
-
-    def unpacked(self, record: Record, value: bytes) -> bytes | Rejection:
-        """Return the record's `value` as if its serialiser had not compressed it (AWS Glue's can)."""
-        if not value.startswith(_GLUE_ZLIB) or "glue" not in self._kinds:
-            return value
-        if "guid" in self._kinds and record.headers and _schema_header(record) is not None:
-            return value  # a bare datum, which may begin with any bytes
-        return _unzipped(value)
-
-    def _unknown(self, framing: bytes, start: int, value: bytes) -> Rejection | SchemaRef:
-        if not value:
-            return rejected(
-                DecodeCode.EMPTY, "the value is empty: zero bytes are no datum (and no tombstone)"
-            )
-        return _named_schema(framing, self._kinds & (_IN_HEADER if start == 0 else _IN_VALUE))
 
 
 _UNKNOWN_WIRE_FORMAT: Final = rejected(

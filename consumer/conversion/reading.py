@@ -58,16 +58,13 @@ class CompiledReading:
             if record is None or record.value is None:
                 columns.add(TOMBSTONE if record is not None else None)
                 continue
-            value, lot, before = self._decoder.unpacked(record, record.value), records, len(columns)
-            if isinstance(value, Rejection):
-                columns.add(value)
-                continue
+            value, framing, start, plan, number = find(record, record.value, topic)
+            lot, before = records, len(columns)
             if value is not record.value:
                 # An unpacked record may be large: it is read alone, at its place, before the next one is unpacked.
                 record = record._replace(value=value)
                 lot = [*repeat(None, before), record]
-            framing, start, plan, number = find(record, value, topic)
-            # No section of the mapping is for it, or its schema cannot be read as ours.
+            # It cannot be unpacked, no section of the mapping is for it, or its schema cannot be read as ours.
             if isinstance(plan, Rejection | Filtered):
                 columns.add(self._decoder.unless_doubted(framing, plan))
             elif (function := self._function(framing, plan, number)) is not None:
