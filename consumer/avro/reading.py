@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 # From bytes and a position to a value and the next position; see above for what it promises.
 Read = Callable[[bytes, int], tuple[Any, int]]
@@ -154,17 +154,13 @@ PROMOTIONS: Final[dict[tuple[str, str], Read]] = {
 }
 
 
-def fixed_reader(size: int) -> Read:
-    """Return a reader of this many bytes."""
-
-    def read_fixed(data: bytes, at: int) -> tuple[bytes, int]:
-        end = at + size
-        # They have no length that reading past the end would trip over, so it is checked here.
-        if end > len(data):
-            raise ValueError("the data end inside a fixed")
-        return data[at:end], end
-
-    return read_fixed
+def read_fixed(size: int, data: bytes, at: int) -> tuple[bytes, int]:
+    """Read this many bytes; `partial` makes a `Read` of it."""
+    end = at + size
+    # They have no length that reading past the end would trip over, so it is checked here.
+    if end > len(data):
+        raise ValueError("the data end inside a fixed")
+    return data[at:end], end
 
 
 def read_count(data: bytes, at: int) -> tuple[int, int]:
@@ -175,10 +171,6 @@ def read_count(data: bytes, at: int) -> tuple[int, int]:
     return abs(count), at
 
 
-def refusing(reason: str) -> Read:
-    """Return a reader for a branch that cannot be resolved: it fails for the data that use the branch."""
-
-    def refuse(_data: bytes, _at: int) -> tuple[Any, int]:
-        raise Unresolvable(reason)
-
-    return refuse
+def refuse(reason: str, _data: bytes, _at: int) -> NoReturn:
+    """Fail for the data that use a branch which cannot be resolved; `partial` makes a `Read` of it."""
+    raise Unresolvable(reason)

@@ -41,7 +41,7 @@ from consumer.avro.plan import (
     RecordPlan,
     UnionPlan,
 )
-from consumer.avro.reading import PROMOTIONS, Read, Unresolvable, fixed_reader, read_bytes, refusing
+from consumer.avro.reading import PROMOTIONS, Read, Unresolvable, read_bytes, read_fixed, refuse
 from consumer.avro.schema import (
     Array,
     AvroType,
@@ -155,7 +155,7 @@ class _Resolver:
             except Incompatible as error:
                 reasons.append(str(error))
                 # It is refused only for the data that use it.
-                branches.append(Leaf(refusing(str(error))))
+                branches.append(Leaf(partial(refuse, str(error))))
         if len(reasons) == len(branches):
             raise Incompatible(reasons[writer.null == 0 and len(reasons) > 1])  # of null it says least
         # The union of null and one type has a plan of its own, since nearly every field is one.
@@ -270,7 +270,7 @@ def _leaf(writer: Primitive | Fixed, reader: Primitive | Fixed) -> Leaf:
     else:
         convert = partial(rescaled, per_second=theirs.per_second, new_per_second=ours.per_second)
     if isinstance(writer, Fixed):
-        return Leaf(fixed_reader(writer.size), convert, writer.size)
+        return Leaf(partial(read_fixed, writer.size), convert, writer.size)
     return Leaf(PROMOTIONS[writer.kind, reader.kind], convert)
 
 
