@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import fastavro
 
 from consumer.avro.decode import Choice, framing_of
-from consumer.avro.fitting import Fit, Fitter, Misfit, python_leaf
-from consumer.avro.schema import Fixed, Logical, Primitive, fingerprint, label, outline, parse
+from consumer.avro.fitting import Fit, Fitter, Misfit, fit_decimal, python_leaf
+from consumer.avro.schema import Fixed, Primitive, fingerprint, label, outline, parse
 from consumer.avro.values import decimal_to_bytes
 from consumer.engine.model import CommerceEvent, SchemaRef, section_of
 
@@ -70,20 +71,13 @@ def _leaf(node: Primitive | Fixed) -> Fit:
     size = node.size if isinstance(node, Fixed) else None
     family = "" if node.logical is None else node.logical.family
     if node.logical is not None and family == "decimal":
-        return _decimal(node.logical, size)
+        # Exact, or a misfit: nothing is rounded on the way to a topic.
+        make = partial(decimal_to_bytes, logical=node.logical, size=size)
+        return fit_decimal(
+            (Decimal, str, int, float), make, f"expected a decimal of scale {node.logical.scale}"
+        )
     # A UUID that is text is written as it is.
     return python_leaf(node) if family != "uuid" or size is None else _uuid
-
-
-def _decimal(logical: Logical, size: int | None) -> Fit:
-    def fit(value: Any) -> bytes:
-        try:
-            # Exact, or a misfit: nothing is rounded on the way to a topic.
-            return decimal_to_bytes(Decimal(value), logical, size)
-        except (ValueError, TypeError, ArithmeticError):
-            raise Misfit(f"expected a decimal of scale {logical.scale}") from None
-
-    return fit
 
 
 def _uuid(value: Any) -> bytes:

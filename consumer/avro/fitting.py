@@ -278,6 +278,21 @@ def _whole(bounds: range) -> Fit:
     return fit
 
 
+def fit_decimal(takes: tuple[type[Any], ...], make: Callable[[Decimal], Any], expected: str) -> Fit:
+    """Return what makes a decimal of a number of these Python types; `make` raises for one that does not fit."""
+
+    def fit(value: Any) -> Any:
+        try:
+            # True is a number in Python, and no amount.
+            if isinstance(value, takes) and not isinstance(value, bool):
+                return make(Decimal(value))
+        except (ValueError, ArithmeticError):
+            pass
+        raise Misfit(expected)
+
+    return fit
+
+
 def _bytes_of(size: int | None) -> Fit:
     def fit(value: Any) -> bytes:
         if not isinstance(value, bytes | bytearray) or (size is not None and len(value) != size):

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from consumer.avro.decode import MAX_RECORD_BYTES, Choice, DecodeCode, rejected
@@ -30,6 +31,7 @@ from consumer.avro.fitting import (
     Number,
     TooMuch,
     fit_boolean,
+    fit_decimal,
     fit_null,
     fit_text,
     misfit,
@@ -156,7 +158,9 @@ def _leaf(node: Primitive | Fixed) -> Fit:
     if logical is not None and (logical.per_second or logical.family == "date"):
         return _time(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
     if logical is not None and logical.family == "decimal":
-        return _decimal(logical)
+        expected = f"expected a decimal of {logical.precision} digits, {logical.scale} behind the point"
+        # Text, too: exports quote amounts, so that no reader makes floats of them.
+        return fit_decimal((str,), partial(decimal_to_scale, logical=logical), expected)
     return _fixed(node) if isinstance(node, Fixed) else _PLAIN[node.kind]
 
 
@@ -198,19 +202,6 @@ def _year(count: int, per_second: int) -> int:
     """Return the year of a count since 1970, however far away: the calendar comes again every 400 years."""
     cycles, days = divmod(count // (86_400 * per_second), 146_097)
     return 400 * cycles + (date(1970, 1, 1) + timedelta(days)).year
-
-
-def _decimal(logical: Logical) -> Fit:
-    def fit(value: Any) -> Decimal:
-        try:
-            # Text, too: exports quote amounts, so that no reader makes floats of them.
-            if type(value) is Number or type(value) is str:
-                return decimal_to_scale(Decimal(value), logical)
-        except (ValueError, InvalidOperation):
-            pass
-        raise Misfit(f"expected a decimal of {logical.precision} digits, {logical.scale} behind the point")
-
-    return fit
 
 
 def _fixed(node: Fixed) -> Fit:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 
-from consumer.avro.fitting import Fit, Fitter, Misfit, TooMuch, fit_text, may_be, python_leaf
+from consumer.avro.fitting import Fit, Fitter, Misfit, TooMuch, fit_decimal, fit_text, may_be, python_leaf
 from consumer.avro.reading import MOST_ITEMS
 from consumer.avro.schema import (
     Array,
@@ -30,15 +31,13 @@ from consumer.avro.schema import (
     branches_of,
     label,
 )
-from consumer.avro.values import INT_RANGE, LONG_RANGE, decimal_to_scale
+from consumer.avro.values import INT_RANGE, LONG_RANGE, MICROS, count_of, decimal_to_scale
 from consumer.errors import nearest
 
 # Of one record. A list may hold itself, or a thousand times the same list: what that takes must be bounded.
 MOST_VALUES: Final = 200_000
 MOST_CHARACTERS: Final = 16 << 20
 _FIRST_DAY: Final = date(1970, 1, 1)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_MICROS: Final = 1_000_000
 _NO_ZONE: Final = datetime(1970, 1, 1)
 # By family of a logical type: what a function may return for it, and the moment that its counts begin at.
 _TIMES: Final[dict[str, tuple[str, Any]]] = {
@@ -187,7 +186,10 @@ def _leaf_taker(node: Primitive | Fixed) -> Fit:
     if logical is not None and logical.family in _TIMES:
         return _time_taker(logical, INT_RANGE if node.kind == "int" else LONG_RANGE)
     if logical is not None and logical.family == "decimal":
-        return _decimal_taker(logical)
+        # A float has lost the exact amount already.
+        expected = f"expected a Decimal of at most {logical.precision} digits, {logical.scale} of them after the point"
+        to_scale = partial(decimal_to_scale, logical=logical)
+        return fit_decimal((Decimal, int), to_scale, f"{expected} (quantize rounds)")
     # A decoded UUID is text, also that of a fixed.
     return fit_text if logical is not None else python_leaf(node)
 
@@ -197,7 +199,7 @@ def _time_giver(logical: Logical) -> Fit | None:
 
     A count beyond the year 9999, which a record may hold, stays a number.
     """
-    if logical.per_second > _MICROS:
+    if logical.per_second > MICROS:
         return None  # Python's times have no nanoseconds: to round them is the function's choice
     begin = _TIMES[logical.family][1]
     unit = timedelta(seconds=1) / logical.per_second if logical.per_second else timedelta(days=1)
@@ -228,29 +230,9 @@ def _time_taker(logical: Logical, bounds: range) -> Fit:
                 since = None
             if not isinstance(since, timedelta):
                 raise Misfit(f"expected {wanted}")
-            # Rounded down: an instant never moves into the future.
-            count = (
-                since // _MICROSECOND * logical.per_second // _MICROS if logical.per_second else since.days
-            )
+            count = count_of(since, logical)
         if count not in bounds:
             raise Misfit(f"expected {wanted}; this one is too far off")
         return count
-
-    return take
-
-
-def _decimal_taker(logical: Logical) -> Fit:
-    wanted = (
-        f"expected a Decimal of at most {logical.precision} digits, {logical.scale} of them after the point"
-    )
-
-    def take(value: Any) -> Decimal:
-        # A float has lost the exact amount already, and True is no amount.
-        if isinstance(value, bool) or not isinstance(value, Decimal | int):
-            raise Misfit(wanted)
-        try:
-            return decimal_to_scale(Decimal(value), logical)
-        except (ValueError, ArithmeticError):
-            raise Misfit(f"{wanted} (quantize rounds)") from None
 
     return take

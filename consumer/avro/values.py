@@ -22,8 +22,7 @@ LONG_RANGE: Final = range(-(2**63), 2**63)
 MILLIS: Final = 1_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_MICROS: Final = 1_000_000
+MICROS: Final = 1_000_000  # as many times a second Python's own times count
 # `fromisoformat` takes almost any run of digits for a date; what people mean by ISO 8601 is narrower.
 _DATE_AND_TIME: Final = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[Tt ].+)?|\d{8}(?:[Tt].+)?)", re.ASCII)
 _TIME_OF_DAY: Final = re.compile(r"\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?", re.ASCII)
@@ -104,7 +103,11 @@ def from_text(text: str, logical: Logical) -> int:
     if moment.tzinfo is None or logical.family != "timestamp":
         # Dates and local timestamps are what the wall shows: its offset is not part of them.
         moment = moment.replace(tzinfo=UTC)
-    micros = (moment - _EPOCH) // _MICROSECOND
-    if logical.family == "date":
-        return micros // (86_400 * _MICROS)  # the time is cut off
-    return rescaled(micros, _MICROS, logical.per_second)
+    return count_of(moment - _EPOCH, logical)
+
+
+def count_of(since: timedelta, logical: Logical) -> int:
+    """Return the time since a logical type's first moment as a count of its unit, rounded down; of days for a date."""
+    if not logical.per_second:
+        return since.days
+    return rescaled(since // timedelta(microseconds=1), MICROS, logical.per_second)

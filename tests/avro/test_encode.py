@@ -151,6 +151,7 @@ def test_missing_fields_take_the_schemas_default() -> None:
         (MILLIS, "20251009085320"),
         ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "1.234"),
         ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, "jane@example.com"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, True),
         ({"type": "enum", "name": "C", "symbols": ["A"]}, "jane@example.com"),
         ({"type": "fixed", "name": "F", "size": 2}, b"abc"),
         ({"type": "array", "items": "int"}, 5),
