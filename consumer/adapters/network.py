@@ -26,6 +26,8 @@ from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 _PORTS: Final = {"http": 80, "https": 443}
+# The settings of the proxies that serve all calls.
+_SHARED: Final = frozenset({"HTTPS_PROXY", "HTTP_PROXY"})
 # OpenSSL's numbers for what is wrong with a certificate (x509_vfy.h); the last: it names another host, or address.
 _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 # What OpenSSL calls bytes that are no TLS; which of them it is depends on the first bytes and on its version.
@@ -67,16 +69,20 @@ class Proxy:
 
     def refusal(self, status: int, target: str) -> str:
         """Say what it means that the proxy answered with this status, in place of opening the way to `target`."""
-        if status == LOGIN_REQUIRED:
-            asks = "it asks for a user and password; put them into PINSTREAM_PROXY_CREDENTIALS_FILE"
-            refused = "it refused the user and password; correct PINSTREAM_PROXY_CREDENTIALS_FILE, or the proxy's URL"
-            return f"the proxy {self} answered {status}: {refused if self.login else asks}"
+        # A proxy of one service alone has its login in its URL, and NO_PROXY does not count for it (`through`).
+        is_shared = self.variable in _SHARED
         said = f"the proxy {self} answered {status}"
+        if status == LOGIN_REQUIRED:
+            file = "PINSTREAM_PROXY_CREDENTIALS_FILE"
+            if self.login is None:
+                return f"{said}: it asks for a user and password; put them into {file if is_shared else self.variable}"
+            wrong = f"{file}, or the proxy's URL" if is_shared else self.variable
+            return f"{said}: it refused the user and password; correct {wrong}"
         if status in _NO_PROXY_SAYS:
             return f"{said}, as what is no proxy does: correct {self.variable}, or let it allow {target}"
         if status >= 500:  # 502 and 504, mostly: it has looked for the target and found nothing
             return f"{said}: it cannot reach {target} itself; check it and its network"
-        return f"{said}: let it allow {target}, or name that in NO_PROXY"
+        return f"{said}: let it allow {target}" + (", or name that in NO_PROXY" if is_shared else "")
 
     def trouble(self, what: Literal["absent", "unknown", "silent", "broken off"], target: str = "") -> str:
         """Say what it means that nothing answers there, that its name is unknown, that it took the connection and did

@@ -263,6 +263,26 @@ async def test_the_registrys_own_proxy(authority: Authority) -> None:
         assert len(behind.calls) == 1
 
 
+async def test_the_registrys_own_proxy_refuses() -> None:
+    """What is said names its own setting: it has its login in its URL, and NO_PROXY does not count."""
+    async with behind_a_proxy(None, login="user:right") as (behind, proxy):
+        for url, said in (
+            (proxy.url, "it asks for a user and password; put them into SCHEMA_REGISTRY_PROXY"),
+            (
+                proxy.url.replace("//", "//user:wr0ng@"),
+                "it refused the user and password; correct SCHEMA_REGISTRY_PROXY",
+            ),
+        ):
+            answer = await ask(Network(), proxy=url)
+            assert isinstance(answer, SchemaUnavailable)
+            assert answer.reason.endswith(f"the proxy {proxy.place} answered 407: {said}")
+        await proxy.set(Way.REFUSE)
+        answer = await ask(Network(), proxy=proxy.url)
+        assert isinstance(answer, SchemaUnavailable)
+        assert answer.reason.endswith(f"the proxy {proxy.place} answered 403: let it allow {REGISTRY}:443")
+        assert behind.calls == []
+
+
 # -- its faults: the API
 
 
