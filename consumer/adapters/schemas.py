@@ -310,13 +310,11 @@ class RegistrySchemas:
                 # The client caches every answer for ever, also one without a schema. When the time is over, the
                 # references that it has by then stay: the next attempt goes on from there.
                 await self._client.clear_caches()  # type: ignore[no-untyped-call]  # it has no annotations
-            status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+            status = getattr(error, "http_status_code", None)
             if status == 401 and self._tokens is not None:
                 # The next attempt asks for another: the registry's keys may have changed.
                 self._tokens.token = ""
-            # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense
-            # must not make dead letters of good records.
-            if status == 404 and isinstance(code, int) and code in _NOT_FOUND:
+            if _says_missing(error):
                 return SchemaMissing(ref)
             return SchemaUnavailable(ref, self._why(error, ref.kind), refused=status in (401, 403))
 
@@ -327,7 +325,7 @@ class RegistrySchemas:
                 latest = await self._client.get_latest_version(subject)
                 return await self._found(SchemaRef("id", str(latest.schema_id)), latest.schema)
         except Exception as error:
-            if getattr(error, "error_code", None) in _NOT_FOUND:
+            if _says_missing(error):
                 return None
             raise RegistryError(self._why(error)) from None
 
@@ -388,6 +386,13 @@ class RegistrySchemas:
         await self._client.aclose()
         if self._tokens is not None:
             await self._tokens.client.aclose()
+
+
+def _says_missing(error: Exception) -> bool:
+    # Only an explicit "not found" of the registry is missing. An outage, a refusal, a proxy's 404 or nonsense must not
+    # make dead letters of good records. The code comes from the body, which may hold anything.
+    status, code = getattr(error, "http_status_code", None), getattr(error, "error_code", None)
+    return status == 404 and isinstance(code, int) and code in _NOT_FOUND
 
 
 def _bounded(text: str) -> str:

@@ -473,3 +473,17 @@ def test_guids_of_the_fake_are_guids() -> None:
     """The fake speaks as the real one does."""
     stored = FakeRegistry().add("t", "{}")
     assert str(uuid.UUID(stored.guid)) == stored.guid
+
+
+@pytest.mark.parametrize("code", [[], {}, "40401", 404, None, True])
+async def test_a_404_with_a_code_that_is_not_the_registrys_is_no_verdict(code: Any) -> None:
+    """Neither on a schema by its id, nor on the newest one of a subject: a proxy answers so, too."""
+    async with FakeRegistry() as registry:
+        registry.faults.status, registry.faults.body = 404, json.dumps({"error_code": code}).encode()
+        schemas = RegistrySchemas({"url": registry.url})
+        assert isinstance(await schemas.fetch(FetchSchema(SchemaRef("id", "1"))), SchemaUnavailable)
+        with pytest.raises(RegistryError, match="the registry answered 404"):
+            await schemas.newest("orders-value")
+        registry.faults.body = b'{"error_code": 40401}'
+        assert await schemas.newest("orders-value") is None
+        await schemas.close()

@@ -15,6 +15,7 @@ from consumer.adapters.aws import glue
 from consumer.adapters.schemas_on_disk import KeptSchemas
 from consumer.adapters.thread import run_blocking
 from consumer.app import building
+from consumer.avro.schema import shown
 from consumer.commands.check.rows import Answer, Found, Skip, cluster_of, counted, ok, warning
 from consumer.engine.messages import FetchSchema, SchemaFound, SchemaUnavailable
 from consumer.engine.model import Rejection, SchemaRef
@@ -24,6 +25,8 @@ from consumer.settings import Settings
 _CONTEXTS: Final = "/contexts/"
 # A pattern may match thousands.
 _MOST_TOPICS: Final = 50
+# Characters of a context.
+_LONGEST_NAME: Final = 100
 
 
 async def answers(found: Found) -> Sequence[Answer]:
@@ -109,7 +112,8 @@ async def _check_context(settings: Settings) -> None:
         context = rest.partition("/")[0].strip(":")
         # A registry that does not know contexts lists none.
         if there and context not in there:
+            names = first_of([shown(one, _LONGEST_NAME) for one in sorted(there)])  # they may be anything
             raise RegistryError(
-                f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {first_of(sorted(there))}; correct "
-                "what follows /contexts/"
+                f"SCHEMA_REGISTRY_URL: the registry has no context {context}, only {names}; correct what follows "
+                "/contexts/"
             )

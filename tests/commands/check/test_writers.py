@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ from uuid import uuid4
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
+from consumer.commands.check import registry as questions
+from consumer.commands.check.rows import Found
+from consumer.errors import RegistryError
+from consumer.settings import load
 from tests.commands.check.test_check import check
 from tests.end_to_end.api import Api, Loop, Registry
 from tests.end_to_end.processes import run_environment
@@ -74,6 +79,17 @@ def test_a_context_that_the_registry_does_not_have(
                 "SCHEMA_REGISTRY_URL: the registry has no context .stagign, only ., .shop, .staging; correct what "
                 "follows /contexts/"
             )
+
+
+def test_names_of_contexts_are_shown_printable_and_bounded(registry: Registry, tmp_path: Path) -> None:
+    """They are what the registry answers, which may be anything."""
+    registry.set_contexts("\x1b]0;title\x07", "x" * 5_000)
+    env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
+    settings = load(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/.shop"})
+    with pytest.raises(RegistryError, match=r"has no context \.shop, only") as told:
+        asyncio.run(questions.writers(Found(settings)))
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 300
 
 
 def test_a_registry_that_is_down_is_said_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
