@@ -136,8 +136,8 @@ class ConversionsApi:
             async with asyncio.timeout(None) as limit:
                 return await self._post(command, proxy, headers)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason = failure_kind(error, proxied=proxy is not None)
-            return Unanswered(command.number, reason, headers, failure_text(error, self._url, proxy))
+            reason, said = failure(error, self._url, proxy)
+            return Unanswered(command.number, reason, headers, said)
         finally:
             timer.cancel()
 
@@ -163,9 +163,9 @@ class ConversionsApi:
                 if response.status == LOGIN_REQUIRED and proxy is not None:
                     return proxy.refusal(response.status, place_of(self._url))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            reason = failure_kind(error, proxied=proxy is not None)
-            said = failure_text(error, self._url, proxy) or "check PINTEREST_API_URL, the DNS and the network"
-            return f"no answer from {place_of(self._url)} ({reason}): {said}"
+            reason, said = failure(error, self._url, proxy)
+            what = said or "check PINTEREST_API_URL, the DNS and the network"
+            return f"no answer from {place_of(self._url)} ({reason}): {what}"
         return None
 
     def _way(self, proxy: Proxy | None) -> dict[str, Any]:
@@ -273,7 +273,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 # Kinds of failures; of several that fit the first is meant, since these classes inherit from each other.
 _FAILURES: Final = (
-    ("proxy", aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError),
     ("timeout", TimeoutError),
     ("dns", aiohttp.ClientConnectorDNSError),
     ("tls", aiohttp.ClientSSLError | ssl.SSLError),
@@ -281,45 +280,36 @@ _FAILURES: Final = (
     ("connection", aiohttp.ClientConnectionError | OSError),
 )
 
-# What ends a call by way of a proxy before anything of it was sent to the API, but for a certificate.
-_NO_WAY: Final = (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
 
-
-def failure_kind(error: BaseException, *, proxied: bool = False) -> str:
-    """Why no answer came: one of a closed set of words, never the text of `error`, which can hold addresses.
-
-    `proxied`: the call went by way of a proxy.
-    """
-    if (
-        proxied
-        and isinstance(error, _NO_WAY)
-        and not isinstance(error, aiohttp.ClientConnectorCertificateError)
-    ):
-        return "proxy"
-    return next((word for word, kind in _FAILURES if isinstance(error, kind)), "broken_answer")
-
-
-def failure_text(error: BaseException, url: str, proxy: Proxy | None) -> str | None:
-    """What is known beyond the kind of the failure, and what to do; None: nothing is."""
+def failure(error: BaseException, url: str, proxy: Proxy | None) -> tuple[str, str | None]:
+    """Return why no answer came to a call of `url` by way of `proxy`: one of a closed set of words, never the text of
+    `error`, which can hold addresses; and what is known beyond that and what to do, or None."""
+    kind = next((word for word, one in _FAILURES if isinstance(error, one)), "broken_answer")
     # aiohttp wraps what OpenSSL said in two ways. An error of an open connection is not about the way.
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-    if isinstance(inner, ssl.SSLError):
-        return tls_trouble(inner, url, proxy, "PINTEREST_API_URL")
+    # By way of a proxy, only a certificate shows that the other end was reached.
+    reached = proxy is None or isinstance(inner, ssl.SSLCertVerificationError)
+    if reached and isinstance(inner, ssl.SSLError):
+        return kind, tls_trouble(inner, url, proxy, "PINTEREST_API_URL")
     if proxy is None:
         ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
         if ended and url.startswith("http:") and not isinstance(error, aiohttp.ClientConnectorError):
-            return f"{place_of(url)} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL"
-        return None
+            return (
+                kind,
+                f"{place_of(url)} ended the connection: if it requires TLS, write https:// in PINTEREST_API_URL",
+            )
+        return kind, None
+    # "proxy": the call ended before anything of it was sent to the API.
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return proxy.refusal(error.status, place_of(url))
+        return "proxy", proxy.refusal(error.status, place_of(url))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return proxy.trouble("unknown")
+        return "proxy", proxy.trouble("unknown")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return proxy.trouble("absent")
+        return "proxy", proxy.trouble("absent")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return proxy.trouble("silent", place_of(url))
+        return "proxy", proxy.trouble("silent", place_of(url))
     if isinstance(error, aiohttp.ClientConnectorError):
-        return proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
+        return "proxy", proxy.broken_promise(place_of(url), "PINTEREST_API_URL")
     if isinstance(error, TimeoutError):
-        return f"the call went by way of the proxy {proxy}"
-    return proxy.trouble("broken off")
+        return kind, f"the call went by way of the proxy {proxy}"
+    return kind, proxy.trouble("broken off")

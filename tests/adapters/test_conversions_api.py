@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from consumer.adapters import conversions_api
-from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, failure_kind
+from consumer.adapters.conversions_api import ConversionsApi, Token, Tokens, failure
 from consumer.engine.messages import Answered, Send, Unanswered
 from tests.support.limits import LATE
 
@@ -494,7 +494,7 @@ async def test_closing_twice_or_unused_is_fine() -> None:
 def test_kinds_of_failure_are_a_closed_set() -> None:
     """Whatever is raised has one of these names, never the exception's text."""
     kinds = {
-        failure_kind(error)
+        failure(error, "https://api.example.com/v5", None)[0]
         for error in (
             TimeoutError(),
             aiohttp.ServerTimeoutError(),
