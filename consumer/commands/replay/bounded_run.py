@@ -194,7 +194,8 @@ def watch(what: str, total: int, clock: Callable[[], float] = time.monotonic) ->
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
+        # No markup: a note may quote what the platform or a proxy said, with brackets in it.
+        TextColumn("{task.fields[note]}", markup=False),
     ]
     # On a narrow terminal the numbers are worth more than the bar.
     if console.width >= _WIDE:

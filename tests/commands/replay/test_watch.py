@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from consumer.commands.replay import bounded_run
 from consumer.commands.replay.bounded_run import print_result, progress_line, watch
 from consumer.errors import Incomplete
 
@@ -39,6 +40,18 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.split(" of ")[0] for line in err.splitlines()] == ["replay: 50", "replay: 100"]
+
+
+def test_a_note_is_text_and_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may quote what the platform or a proxy said, and brackets in that must not end the run."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(bounded_run, "on_terminal", lambda: True)
+    with watch("replay", 10) as show:
+        show(3, "destination halted ([/v5/ad_accounts] says no)")
+    assert "destination halted ([/v5/ad_accounts] says no)" in capsys.readouterr().err
 
 
 def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
