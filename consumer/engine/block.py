@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -144,7 +145,7 @@ class Fence:
     read: int = field(default=0, init=False)
     open: int = field(default=0, init=False)
     open_bytes: int = field(default=0, init=False)
-    counts: dict[Disposition, int] = field(default_factory=lambda: dict.fromkeys(SETTLED_AS, 0), init=False)
+    counts: Counter[Disposition] = field(default_factory=Counter, init=False)
 
 
 # How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.

@@ -35,7 +35,7 @@ from consumer.engine.context import Context
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
 from consumer.engine.messages import Assignment, Commit, CommitDone, CommitTrouble, NewLife, ReadAnew
 from consumer.engine.model import Chunk, Instant, MetadataLeft, Position, TopicPartition
-from consumer.engine.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.errors import bug
 
 # Seconds after which failed commits are no longer usual: more than members may take to drain by default.
@@ -85,13 +85,11 @@ class Commits:
             if now - self.withheld_since >= _SHOWN_FOR:
                 raise bug("the ledger does not add up, and nothing is committed")
             return
-        positions = list(self._ledger.committables())
-        if positions:
+        asked = [*self._ledger.committables()]
+        if asked:
             number = self._context.number()
-            states = [self._ledger.get(TopicPartition(one.topic, one.partition)) for one in positions]
-            pairs = [(s, p) for s, p in zip(states, positions, strict=True) if s is not None]
-            self._under_way = (number, pairs)
-            self._context.emit(Commit(number, positions))
+            self._under_way = (number, asked)
+            self._context.emit(Commit(number, [position for _, position in asked]))
 
     def done(self, happened: CommitDone) -> None:
         """Take the answer to the commit in flight."""
@@ -113,7 +111,7 @@ class Commits:
         if happened.trouble is CommitTrouble.METADATA and self._ledger.map_most:
             # The metadata was too large for the broker: commit at once with less, without maps or without any.
             with_maps = any(state.maps_something(position) for state, position in asked)
-            self._ledger.limit_metadata(offset_map.IDS_MOST if with_maps else 0)
+            self._ledger.map_most = offset_map.IDS_MOST if with_maps else 0
             self._due_at = self._context.now.monotonic
             left = "ids" if with_maps else "nothing"
             self._context.report("warning", "commit_metadata_refused", left=left)
@@ -182,19 +180,7 @@ class Lives:
 
         Reports topics that are in another life than what was read or committed before.
         """
-        states = []
-        for one in assignments:
-            tp = TopicPartition(one.topic, one.partition)
-            told = self._read_metadata(tp, one)
-            inherited = None if told is None else told.settled
-            # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
-            topic_id = one.topic_id or (None if told is None else told.topic_id)
-            state = self._ledger.assign(
-                tp, one.epoch, one.start, one.commit_start, one.leader_epoch, inherited, topic_id
-            )
-            destinations = (None, self._context.policy.destination)
-            state.elsewhere = told is not None and told.destination not in destinations
-            states.append(state)
+        states = [self._ledger.assign(one, self._read_metadata(one)) for one in assignments]
         anew = Counter(
             one.topic
             for one in assignments
@@ -205,14 +191,15 @@ class Lives:
             self._tell(topic, partitions, 0)
         return states
 
-    def _read_metadata(self, tp: TopicPartition, one: Assignment) -> CommitMetadata | None:
-        """Return the metadata that was committed with the start, if it can be read."""
+    def _read_metadata(self, one: Assignment) -> CommitMetadata:
+        """Return what was committed with the start, as far as it can be read."""
         if not one.metadata or one.start is None:
-            return None
-        told = offset_map.read_metadata(one.metadata, one.start, where=map_place(tp))
-        if told is None:
-            self._context.report("info", "commit_metadata_ignored", topic=tp.topic, partition=tp.partition)
-        return told
+            return NOTHING_SAID
+        where = map_place(TopicPartition(one.topic, one.partition))
+        said = offset_map.read_metadata(one.metadata, one.start, where=where)
+        if said is None:
+            self._context.report("info", "commit_metadata_ignored", topic=one.topic, partition=one.partition)
+        return said or NOTHING_SAID
 
     def told(self, ids: Mapping[str, str]) -> bool:
         """End the assignments of an earlier life than these ids say. Return True if there were any."""

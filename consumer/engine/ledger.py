@@ -25,10 +25,12 @@ from typing import NamedTuple
 
 from consumer.engine import offset_map
 from consumer.engine.block import SETTLED_AS, Block, Fence, Finished, Run, settled_bounds
+from consumer.engine.context import Context
 from consumer.engine.figures.statistics import Totals
-from consumer.engine.model import METADATA_BYTES, Chunk, Disposition, Position, TopicPartition
+from consumer.engine.messages import Assignment
+from consumer.engine.model import Chunk, Disposition, Position, TopicPartition
 from consumer.engine.native import rising
-from consumer.engine.offset_map import OffsetMap
+from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.engine.reading import Columns
 from consumer.engine.runs import pick
 from consumer.errors import bug
@@ -50,16 +52,14 @@ class LeftAt(NamedTuple):
 class AssignmentState(Fence):
     """One partition under one epoch: the books, and the fence (`live`)."""
 
+    ledger: Ledger
+    """Whose books these are: it says how much may go with a commit, and for which destination that is."""
     start: int | None
     start_leader_epoch: int | None = None
     inherited: OffsetMap | None = None
     """What was settled above `start` before this assignment, as far as it was not read again yet."""
     topic_id: str | None = None
     """Which life of the topic its offsets are of; None: the brokers do not tell."""
-    map_most: int = METADATA_BYTES
-    """Bytes that the metadata of a commit may take."""
-    destination: str | None = None
-    """Where its events go: stands in what is committed."""
     proven: bool = True
     """False after the process was away: the group may have given the partition to another meanwhile."""
     elsewhere: bool = False
@@ -102,12 +102,16 @@ class AssignmentState(Fence):
 
         With it goes the map of what is settled above it.
         """
-        self._take_off_finished()
+        blocks = self.blocks
+        while blocks and not blocks[0].open:
+            done = blocks.popleft()
+            self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
+        self.keep_little()
         # The epoch of the record before it: a broker that was cut off then knows whether the offset is of its log
         # (KIP-320).
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
         # Its first block is never a finished one: these were just taken off.
-        first = self.blocks[0] if self.blocks else None
+        first = blocks[0] if blocks else None
         if isinstance(first, Block) and (lowest := first.lowest()) > 0:
             next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
         if next_offset is not None:
@@ -126,16 +130,17 @@ class AssignmentState(Fence):
         1 also where the broker takes no maps: none is lost then by reading on. Measured only where the window is so
         long that its pattern matters, and then not at every turn.
         """
-        if not self.blocks or self.map_most <= offset_map.IDS_MOST:
+        most = self.ledger.map_most
+        if not self.blocks or most <= offset_map.IDS_MOST:
             return 1.0
         window = max(self.last_seen + 1, self.inherited.end if self.inherited is not None else 0)
-        if window - self.blocks[0].first_offset <= offset_map.safe_window(self.map_most) // 2:
+        if window - self.blocks[0].first_offset <= offset_map.safe_window(most) // 2:
             return 1.0
         if now >= self._measure_at:
             self._measure_at = now + _MEASURE_EVERY
             self.committable()
         # What is open may settle in any pattern: a bit each, six to a character.
-        free = 1 - (self._map_size + self.open / 6) / max(1, self.map_most)
+        free = 1 - (self._map_size + self.open / 6) / most
         return min(1.0, max(0.0, free - 0.1) * 2)
 
     def _beginning(self) -> Position | None:
@@ -149,15 +154,11 @@ class AssignmentState(Fence):
         # A reader of such a map would skip what is open.
         if bounds and bounds[0] < next_offset:
             raise bug(f"the map of {self.tp} begins before {next_offset}")
+        where, destination = map_place(self.tp), self.ledger.destination
         text = offset_map.write(
-            next_offset,
-            bounds,
-            highest,
-            self.map_most,
-            where=map_place(self.tp),
-            topic_id=self.topic_id,
-            destination=self.destination,
-        )
+            next_offset, bounds, highest, self.ledger.map_most,
+            where=where, topic_id=self.topic_id, destination=destination,
+        )  # fmt: skip
         self._map_size = len(text)
         return Position(*self.tp, next_offset, leader_epoch, text)
 
@@ -165,13 +166,6 @@ class AssignmentState(Fence):
         """Whether this position of its own goes with a map."""
         where = map_place(self.tp)
         return offset_map.read(position.metadata, position.next_offset, where=where) is not None
-
-    def _take_off_finished(self) -> None:
-        blocks = self.blocks
-        while blocks and not blocks[0].open:
-            done = blocks.popleft()
-            self.next_offset, self.next_leader_epoch = done.end, done.leader_epoch
-        self.keep_little()
 
     def keep_little(self) -> None:
         """Keep little of finished blocks behind an unfinished one: it may stand there for hours."""
@@ -202,14 +196,13 @@ class AssignmentState(Fence):
 
     def totals(self) -> Totals:
         """This assignment's figures."""
-        counts = {disposition.value: count for disposition, count in self.counts.items()}
-        return Totals(read=self.read, open=self.open, **counts)
+        settled = {one.value: self.counts[one] for one in Disposition}
+        return Totals(read=self.read, open=self.open, **settled)
 
     def off(self) -> int:
         """By how many records the books do not add up."""
-        return abs(self.read - sum(self.counts.values()) - self.open) + abs(
-            sum(map(_OPEN, self.blocks)) - self.open
-        )
+        unsettled = self.read - self.counts.total()
+        return abs(unsettled - self.open) + abs(sum(map(_OPEN, self.blocks)) - self.open)
 
     def left_at(self) -> LeftAt:
         """Where it stands."""
@@ -225,25 +218,26 @@ def map_place(tp: TopicPartition) -> str:
 class Ledger:
     """All live assignments, and the sums of those that ended."""
 
-    def __init__(self, map_most: int = METADATA_BYTES, destination: str | None = None) -> None:
-        """`map_most`: bytes that the metadata of a commit may take; `destination`: where events go, for it."""
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._assignments: dict[TopicPartition, AssignmentState] = {}
-        self._ended = dict.fromkeys(SETTLED_AS, 0)
+        # What became of the records of assignments that ended, and where each partition was left at.
+        self._ended: Counter[Disposition] = Counter()
+        self._ended_at: dict[TopicPartition, LeftAt] = {}
         self._entered = 0
         self._released = 0
         # Records fetched, and dropped without being read.
         self.released_unread = 0
-        self.map_most = map_most
-        self._destination = destination
-        self._ended_at: dict[TopicPartition, LeftAt] = {}
+        # Bytes that the metadata of a commit may take: less where the broker takes less.
+        self.map_most = context.policy.map_bytes
+        # Where events go: stands in what is committed.
+        self.destination = context.policy.destination
         # Records passed over, ever.
         self.passed = 0
         self.open = 0
         self.open_bytes = 0
         # How often something settled, ever: whether there is progress.
         self.settlements = 0
-        # Records settled, by the number of the mapping's section.
-        self.by_section: Counter[tuple[int, Disposition]] = Counter()
 
     def __iter__(self) -> Iterator[AssignmentState]:
         return iter(self._assignments.values())
@@ -252,29 +246,19 @@ class Ledger:
         """The live assignment of a partition."""
         return self._assignments.get(tp)
 
-    def assign(
-        self,
-        tp: TopicPartition,
-        epoch: int,
-        start: int | None,
-        commit_start: bool,
-        start_leader_epoch: int | None = None,
-        inherited: OffsetMap | None = None,
-        topic_id: str | None = None,
-    ) -> AssignmentState:
-        """Open the books of a new assignment; an older one of the same partition ends here."""
+    def assign(self, one: Assignment, said: CommitMetadata = NOTHING_SAID) -> AssignmentState:
+        """Open the books of a new assignment; an older one of the same partition ends here.
+
+        `said`: what was committed with its start.
+        """
+        tp = TopicPartition(one.topic, one.partition)
         self.drop(tp)
-        state = AssignmentState(
-            tp,
-            epoch,
-            start,
-            start_leader_epoch,
-            inherited,
-            topic_id,
-            self.map_most,
-            self._destination,
-            next_offset=start if commit_start else None,
-        )
+        # If the brokers do not say the id, the offset still belongs to the life in which it was committed.
+        topic_id = one.topic_id or said.topic_id
+        state = AssignmentState(tp, one.epoch, self, one.start, one.leader_epoch, said.settled, topic_id)
+        state.next_offset = one.start if one.commit_start else None
+        # Where no destination is said, the commit is from before they were.
+        state.elsewhere = said.destination not in (None, self.destination)
         self._assignments[tp] = state
         return state
 
@@ -292,8 +276,7 @@ class Ledger:
         self.open -= state.open
         self.open_bytes -= state.open_bytes
         self._released += state.open
-        for disposition, count in state.counts.items():
-            self._ended[disposition] += count
+        self._ended.update(state.counts)
         state.blocks.clear()
         return state
 
@@ -398,6 +381,7 @@ class Ledger:
     def settle(self, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
         """Give open records their one final disposition. Gives those that it settled: of assignments that go on."""
         ours: list[Run] = []
+        counters = self._context.counters
         for run in runs:
             block, first, end = run
             if block.move(first, end, SETTLED_AS[disposition]):
@@ -410,8 +394,9 @@ class Ledger:
             count, state = end - first, block.assignment
             # Before the block drops its columns.
             sections = block.sections[first:end]
-            for number in set(sections):
-                self.by_section[number, disposition] += sections.count(number)
+            for number in {*sections} - {0}:  # 0: none
+                section = self._context.sections[number]
+                counters.by_section[section, disposition.value] += sections.count(number)
             self._grow(state, -block.settled(first, end))
             state.counts[disposition] += count
             state.open -= count
@@ -424,18 +409,18 @@ class Ledger:
         state.open_bytes += size
         self.open_bytes += size
 
-    def committables(self) -> Iterator[Position]:
+    def committables(self) -> Iterator[tuple[AssignmentState, Position]]:
         """Positions that differ from what is committed, for partitions that are not being drained.
 
         With them, for what must be proven to be ours (see `AssignmentState.proof`), even what is committed already.
         """
-        for state in self._assignments.values():
+        for state in self:
             # Its last position goes with its release: two commits under way could overtake each other.
             if state.draining:
                 continue
             position = state.committable() if state.proven else state.proof()
             if position is not None and (position != state.committed or not state.proven):
-                yield position
+                yield state, position
 
     def final_positions(self, states: Iterable[AssignmentState]) -> list[Position]:
         """What to commit of assignments that are about to end. Raises `InvariantViolation` if a ledger is off."""
@@ -449,31 +434,29 @@ class Ledger:
                 positions.append(position)
         return positions
 
-    def limit_metadata(self, most: int) -> None:
-        """The broker takes no more with a commit than this."""
-        self.map_most = most
-        for state in self._assignments.values():
-            state.map_most = most
-
     def map_share(self, now: float) -> float:
         """How much of the usual room the fullest offset map leaves, 0 to 1."""
         # With nothing open a map cannot grow, however long it is.
-        return min((state.map_share(now) for state in self._assignments.values() if state.open), default=1.0)
+        return min((state.map_share(now) for state in self if state.open), default=1.0)
 
     def totals(self) -> Totals:
         """The whole process's figures, each as it was counted: they add up, or there is a `mismatch`."""
-        columns = zip(self._ended.values(), *(state.counts.values() for state in self), strict=True)
-        delivered, duplicate, filtered, dead_lettered = map(sum, columns)  # the order of `SETTLED_AS`
-        released = self._released + self.released_unread
-        return Totals(
-            self._entered - self._released, delivered, duplicate, filtered, dead_lettered, self.open, released
-        )
+        counts, released = self._settled(), self._released + self.released_unread
+        settled = {one.value: counts[one] for one in Disposition}
+        return Totals(read=self._entered - self._released, open=self.open, released=released, **settled)
+
+    def _settled(self) -> Counter[Disposition]:
+        """What became of all records that were ours."""
+        settled = self._ended.copy()
+        for state in self:
+            settled.update(state.counts)
+        return settled
 
     def mismatch(self) -> int:
         """Records ever entered that are neither settled, open nor released, or by how many partitions are off."""
         # Both sides are counted apart: what was entered, and what became of it.
-        settled = sum(self._ended.values()) + sum(sum(state.counts.values()) for state in self)
-        return self._entered - self._released - settled - self.open or sum(state.off() for state in self)
+        unsettled = self._entered - self._released - self._settled().total()
+        return unsettled - self.open or sum(state.off() for state in self)
 
     def check(self) -> None:
         """Raises `InvariantViolation` unless the books add up."""
@@ -488,5 +471,5 @@ class Ledger:
         if off:
             raise bug(
                 f"the ledger of {state.tp} does not add up, by {off}: read {state.read}, "
-                f"settled {sum(state.counts.values())}, open {state.open}"
+                f"settled {state.counts.total()}, open {state.open}"
             )

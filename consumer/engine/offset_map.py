@@ -104,6 +104,9 @@ class CommitMetadata(NamedTuple):
     settled: OffsetMap | None
 
 
+NOTHING_SAID: Final = CommitMetadata(None, None, None)
+
+
 def write(
     base: int,
     bounds: Sequence[int],

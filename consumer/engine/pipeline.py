@@ -82,7 +82,7 @@ class Pipeline:
         self.policy = policy
         self.context = Context(policy, seed, sections)
         self.clock = Clock(self.context)
-        self.ledger = Ledger(policy.map_bytes, policy.destination)
+        self.ledger = Ledger(self.context)
         self.claims = Claims()
         self.dispatcher = Dispatcher(self.context)
         self.lookups = Lookups(self.context, self.claims, self.ledger, self.dispatcher)
@@ -308,11 +308,6 @@ class Pipeline:
         looks_up = self.lookups.busy and self.lookups.failures > 0
         allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
         asks = any(one is not None and one.failures for one in allowances)
-        counters = copied(self.context.counters)
-        # The ledger counts by number, because a section has a name only in the mapping; 0 is none.
-        for (number, disposition), count in self.ledger.by_section.items():
-            if number:
-                counters.by_section[self.context.sections[number], disposition.value] = count
         return Statistics(
             totals=self.ledger.totals(),
             partitions=tuple(
@@ -336,7 +331,7 @@ class Pipeline:
             oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
             seconds_since_progress=max(0.0, now.monotonic - (self.progress_at or now.monotonic)),
             freshness=self.outcomes.freshness.snapshot(now.monotonic),
-            counters=counters,
+            counters=copied(self.context.counters),
             stopping=self.stopping,
             guard=self.guard.tripped,
             oldest_open=None

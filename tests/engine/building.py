@@ -17,7 +17,7 @@ from hypothesis import settings
 from consumer.engine import messages as m
 from consumer.engine import offset_map
 from consumer.engine.block import MOVES, SETTLED_AS, Block, RecordStage, Run
-from consumer.engine.context import SKEW
+from consumer.engine.context import SKEW, Context
 from consumer.engine.figures.coverage import written_in
 from consumer.engine.figures.statistics import Statistics
 from consumer.engine.ledger import AssignmentState, Ledger, map_place
@@ -40,7 +40,7 @@ from consumer.engine.model import (
     Warned,
 )
 from consumer.engine.native import sizes_of
-from consumer.engine.offset_map import OffsetMap
+from consumer.engine.offset_map import CommitMetadata, OffsetMap
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import OFFLINE, Columns, Keys, Kind, Reading, SchemaLearner, Verdict, split_keys
 
@@ -178,6 +178,26 @@ class FakeConverter:
 class Books(Ledger):
     """A ledger alone, without what brings records to the stage that they settle from."""
 
+    def __init__(self) -> None:
+        super().__init__(Context(Policy(), 0))
+
+    def begin(
+        self,
+        tp: TopicPartition,
+        epoch: int,
+        start: int | None,
+        commit_start: bool,
+        leader_epoch: int | None = None,
+        settled: OffsetMap | None = None,
+    ) -> AssignmentState:
+        """Begin an assignment; `settled`: the map that was committed with its start."""
+        one = m.Assignment(tp.topic, tp.partition, epoch, start, commit_start, leader_epoch)
+        return self.assign(one, CommitMetadata(None, None, settled))
+
+    def to_commit(self) -> list[Position]:
+        """What may be committed now."""
+        return [position for _, position in self.committables()]
+
     def enter(self, state: AssignmentState, chunk: Chunk, passed: Sequence[int] = ()) -> Block:
         """Enter fetched records that became no events (yet)."""
         return self.track(state, chunk, sizes_of(chunk.records), no_events(len(chunk.records)), passed)
@@ -220,9 +240,9 @@ def make_runs(
     count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
 ) -> list[Run]:
     """A row for each event of one block; each has a body of `size` bytes, and a key of its own."""
-    ledger = Ledger()
+    ledger = Books()
     if state is None:
-        state = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
+        state = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
     first = state.last_seen + 1
     columns = Columns(Keys())
     for index in range(count):

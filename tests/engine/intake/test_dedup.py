@@ -11,12 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from consumer.engine.block import RecordStage, Run
 from consumer.engine.claims import Claims, KeySet, PlainKeySet
-from consumer.engine.ledger import AssignmentState, Ledger
+from consumer.engine.ledger import AssignmentState
 from consumer.engine.model import REAL_API, TopicPartition, destination_tag
 from consumer.engine.reading import KEY_BYTES, Columns, Keys, Kind
 from consumer.engine.runs import move_all
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE, PROPERTY, TOPIC, UNIX, Core, chunk, event
+from tests.engine.building import MACHINE, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
 
 KEYS = Keys()
 
@@ -25,11 +25,11 @@ class Maker:
     """Makes events in assignments that a test can end."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        self.ledger = Books()
 
     def assign(self, partition: int = 0) -> AssignmentState:
         """A live assignment."""
-        return self.ledger.assign(TopicPartition(TOPIC, partition), 1, 0, False)
+        return self.ledger.begin(TopicPartition(TOPIC, partition), 1, 0, False)
 
     def event(self, state: AssignmentState, event_id: str = "k") -> Run:
         """A record with this event id."""

@@ -45,7 +45,7 @@ def missing(parking: Parking, wanted: SchemaRef, now: float) -> list[int]:
 def ledger() -> Books:
     """A ledger with one assignment."""
     ledger = Books()
-    ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
+    ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
     return ledger
 
 

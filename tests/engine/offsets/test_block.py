@@ -31,7 +31,7 @@ def tracked(
 ) -> tuple[list[Block | Finished], dict[int, bool]]:
     """Blocks of that layout, and what is settled; `pack`: finished ones as what is left of them."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     blocks: list[Block | Finished] = []
     books: dict[int, bool] = {}
     for records in layout:
@@ -83,7 +83,7 @@ def test_a_gap_between_spans_belongs_to_the_run_before_it() -> None:
 def test_what_the_log_was_cut_of_is_in_no_run() -> None:
     """A block that was cut ends where the log was; records above it are neither open nor settled."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, None, b"v", ()) for offset in range(6)]
     block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, records))
     for index in (1, 2, 4):
@@ -98,7 +98,7 @@ def test_what_the_log_was_cut_of_is_in_no_run() -> None:
 def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
     """A record above the cut is no longer where its block ends, though it was released there."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     for offsets in ((0, 10), (5, 6, 7)):
         if offsets[0] <= state.last_seen:
             ledger.rewind(state, offsets[0])
@@ -122,7 +122,7 @@ def test_a_settled_record_is_not_held() -> None:
 def test_records_passed_over_are_settled_from_the_start() -> None:
     """They hold no record, no bytes, are not open, and no one else's mark."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, b"k", b"v", ()) for offset in range(4)]
     block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, records), [0, 2])
     assert (block.open, state.open, state.read, ledger.passed) == (2, 2, 2, 2)
@@ -181,7 +181,7 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
     for first, end in ((0, 1), (1, 3), (0, 4)):
         indexes = range(first, end)
         ledger = Books()
-        state = ledger.assign(TP, 1, 0, False)
+        state = ledger.begin(TP, 1, 0, False)
         records = [Record(offset, 0, None, b"v", ()) for offset in range(4)]
         block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, records))
         block.stages[:] = bytes([before]) * 4
@@ -201,7 +201,7 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
 def test_nothing_moves_in_an_assignment_that_has_ended() -> None:
     """Its records belong to whoever reads them next."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, [Record(0, 0, None, b"v", ())]))
     ledger.drop(TP)
     assert not block.move(0, 1, RecordStage.STORING)

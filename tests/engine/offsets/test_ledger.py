@@ -30,7 +30,7 @@ TP = TopicPartition(TOPIC, 0)
 def opened(commit_start: bool = False, start: int | None = 0) -> Books:
     """A ledger with one assignment."""
     ledger = Books()
-    ledger.assign(TP, 1, start, commit_start)
+    ledger.begin(TP, 1, start, commit_start)
     return ledger
 
 
@@ -114,7 +114,7 @@ def test_an_ended_assignment_settles_nothing() -> None:
     assert state is not None
     assert ledger.settle_row(block, 1, Disposition.DELIVERED) is False
     assert ledger.final_positions([state]) == []
-    assert list(ledger.committables()) == []
+    assert ledger.to_commit() == []
     totals = ledger.totals()
     assert (totals.read, totals.delivered, totals.open, totals.released) == (1, 1, 0, 1)
     assert (ledger.open, ledger.open_bytes) == (0, 0)
@@ -124,7 +124,7 @@ def test_a_new_assignment_ends_the_older_one_of_the_same_partition() -> None:
     """Two epochs of one partition are never live at once."""
     ledger = opened()
     block = track(ledger, 0)
-    ledger.assign(TP, 2, 0, False)
+    ledger.begin(TP, 2, 0, False)
     assert ledger.settle_row(block, 0, Disposition.DELIVERED) is False
     assert ledger.totals().open == 0
 
@@ -141,13 +141,13 @@ def test_what_is_committed_is_not_offered_again() -> None:
     ledger.settle_row(block, 0, Disposition.DELIVERED)
     state = ledger.get(TP)
     assert state is not None
-    [position] = ledger.committables()
+    [position] = ledger.to_commit()
     state.committed = position
-    assert list(ledger.committables()) == []
+    assert ledger.to_commit() == []
     assert ledger.final_positions([state]) == []
     ledger.settle_row(block, 1, Disposition.DELIVERED)
     state.draining = True
-    assert list(ledger.committables()) == []
+    assert ledger.to_commit() == []
     assert ledger.final_positions([state]) == [Position(TOPIC, 0, 2, 7)]
 
 
@@ -239,7 +239,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(partition=st.integers(0, 1))
     def assign(self, partition: int) -> None:
         self._forget(partition)
-        self.ledger.assign(TopicPartition(TOPIC, partition), self.next_epoch, None, False)
+        self.ledger.begin(TopicPartition(TOPIC, partition), self.next_epoch, None, False)
         self.epochs[partition] = self.next_epoch
         self.seen[self.next_epoch] = {}
         self.tracked[self.next_epoch] = []
@@ -309,7 +309,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """What was committed is committed: later positions are only ever ahead."""
-        for position in list(self.ledger.committables()):
+        for position in self.ledger.to_commit():
             state = self.ledger.get(TopicPartition(position.topic, position.partition))
             assert state is not None
             forward = state.committed is None or position.next_offset >= state.committed.next_offset

@@ -35,7 +35,7 @@ def settle_all(ledger: Books, block: Block) -> None:
 def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start: bool) -> None:
     """The log was cut, or made anew, and is read from its beginning: settled runs are above what a commit names."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 999, commit_start, 3)
+    state = ledger.begin(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
     block = reads(ledger, 0, 10)
     ledger.settle_row(block, 5, Disposition.DELIVERED)
@@ -53,7 +53,7 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
 def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> None:
     """Records below the committed offset came and are open: it is not committed, not even to hear if it is ours."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 999, commit_start, 3)
+    state = ledger.begin(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
     reads(ledger, 0, 10)
     for position in (state.committable(), state.proof()):
@@ -66,7 +66,7 @@ def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> No
 def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
     """10,000 finished blocks behind one open record are a handful of objects, and one run in the map."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     reads(ledger, 0, 1)
     most = 0
     for number in range(10_000):
@@ -87,7 +87,7 @@ def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
 def test_many_open_records_keep_no_more_than_themselves() -> None:
     """Some open ones among thousands of finished blocks: what is kept grows with the open, not with the others."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     waiting: list[Block] = []
     for number in range(5_000):
         block = reads(ledger, 2 * number, 2)
@@ -106,7 +106,7 @@ def test_many_open_records_keep_no_more_than_themselves() -> None:
 def test_finished_spans_keep_their_leader_epoch() -> None:
     """What is packed commits with the leader epoch of the last record before the position, as if it had not been."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     first = reads(ledger, 0, 1, leader_epoch=1)
     for number in range(40):
         settle_all(ledger, reads(ledger, 1 + number, 1, leader_epoch=1 + number // 20))
@@ -155,16 +155,16 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
     """From then on, in assignments of now and of later; what is settled behind an open first record waits."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     block = reads(ledger, 0, 4)
     ledger.settle_row(block, 2, Disposition.DELIVERED)
-    assert [one.metadata != "" for one in ledger.committables()] == [True]
-    ledger.limit_metadata(0)
-    assert list(ledger.committables()) == []
+    assert [one.metadata != "" for one in ledger.to_commit()] == [True]
+    ledger.map_most = 0
+    assert ledger.to_commit() == []
     ledger.settle_row(block, 0, Disposition.DELIVERED)
-    assert list(ledger.committables()) == [Position(TOPIC, 0, 1, 7)]
+    assert ledger.to_commit() == [Position(TOPIC, 0, 1, 7)]
     assert state.map_share(1e9) == 1.0
-    later = ledger.assign(TP, 2, 0, False)
+    later = ledger.begin(TP, 2, 0, False)
     settle_all(ledger, reads(ledger, 0, 1))
     reads(ledger, 1, 1)
     settle_all(ledger, reads(ledger, 2, 1))
@@ -175,8 +175,8 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
 def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
     """Nothing can be written down of what settles behind an open record, so reading less of it saves nothing."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 0, False)
-    ledger.limit_metadata(most)
+    state = ledger.begin(TP, 1, 0, False)
+    ledger.map_most = most
     block = reads(ledger, 0, 2000)
     for index in range(1, 2000, 2):
         ledger.settle_row(block, index, Disposition.DELIVERED)
@@ -186,7 +186,7 @@ def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
 def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
     """Where reading began, with what is settled behind the record there; without such a map there is no commit."""
     ledger = Books()
-    state = ledger.assign(TP, 1, 3, False, 6)
+    state = ledger.begin(TP, 1, 3, False, 6)
     block = reads(ledger, 5, 3)
     assert state.committable() is None
     assert state.proof() == Position(TOPIC, 0, 3, 6)
@@ -200,7 +200,7 @@ def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
 def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
     """Without a committed offset: the first record that came, not the first that settled."""
     ledger = Books()
-    state = ledger.assign(TP, 1, None, False)
+    state = ledger.begin(TP, 1, None, False)
     assert state.proof() is None
     reads(ledger, 20, 2)
     settle_all(ledger, reads(ledger, 30, 2))
@@ -216,7 +216,7 @@ def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
 def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
     """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
     ledger = Books()
-    ledger.assign(TP, 1, 0, False)
+    ledger.begin(TP, 1, 0, False)
     block = reads(ledger, 0, offset_map.safe_window(METADATA_BYTES) // 2)
     for index in range(1, len(block.offsets)):
         if waits_every and index % waits_every:
@@ -227,7 +227,7 @@ def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
 def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
     """One record that waits for hours does not stop the rest."""
     ledger = Books()
-    ledger.assign(TP, 1, 0, False)
+    ledger.begin(TP, 1, 0, False)
     reads(ledger, 0, 1)
     for number in range(100):
         settle_all(ledger, reads(ledger, 1 + 1_000 * number, 1_000))
@@ -248,7 +248,7 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
     Gives whether a map was cut, how many records were read, and the lowest share. Ends when there is no room.
     """
     random, ledger = Random(seed), Books()
-    state = ledger.assign(TP, 1, 0, False)
+    state = ledger.begin(TP, 1, 0, False)
     loose: list[tuple[Block, int]] = []
     lowest, seen = 1.0, 0
     for turn in range(300):

@@ -46,10 +46,10 @@ def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
 def begin(ledger: Books, position: Position | None, epoch: int = 1) -> AssignmentState:
     """An assignment that begins at what was committed, as the pipeline opens its books."""
     if position is None:
-        return ledger.assign(TP, epoch, FIRST, False)
+        return ledger.begin(TP, epoch, FIRST, False)
     inherited = read_map(position)
     assert (inherited is None) == (position.metadata == "")
-    return ledger.assign(TP, epoch, position.next_offset, False, position.leader_epoch, inherited)
+    return ledger.begin(TP, epoch, position.next_offset, False, position.leader_epoch, inherited)
 
 
 class Reader:
@@ -225,7 +225,7 @@ class MapMachine(RuleBasedStateMachine):
     def position(self) -> Position | None:
         """What may be committed now."""
         state = self.reader.state
-        state.map_most = self.most
+        state.ledger.map_most = self.most
         if self.eager:
             state._pack_at = 1
         return state.committable()

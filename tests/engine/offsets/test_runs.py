@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
-from consumer.engine.ledger import Ledger
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.reading import Columns, Keys, Kind
 from consumer.engine.runs import cut, each_of, keys_of, kinds_of, move_all, pick, rows_of
-from tests.engine.building import PROPERTY, TOPIC, UNIX
+from tests.engine.building import PROPERTY, TOPIC, UNIX, Books
 
 TP = TopicPartition(TOPIC, 0)
 ROWS = st.lists(
@@ -45,10 +44,10 @@ def columns_of(rows: dict[int, tuple[str, int]], count: int) -> Columns:
     return columns
 
 
-def block_of(rows: dict[int, tuple[str, int]], count: int) -> tuple[Ledger, Block]:
+def block_of(rows: dict[int, tuple[str, int]], count: int) -> tuple[Books, Block]:
     """A block of as many records, and its ledger."""
-    ledger = Ledger()
-    state = ledger.assign(TP, 1, 0, False)
+    ledger = Books()
+    state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, None, b"v", ()) for offset in range(count)]
     return ledger, ledger.track(state, Chunk(TOPIC, 0, 1, 7, records), [1] * count, columns_of(rows, count))
 

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from consumer.engine.block import Run
-from consumer.engine.ledger import Ledger
 from consumer.engine.model import Policy, TopicPartition
 from consumer.engine.runs import divide, each_of
 from consumer.engine.sending.gate import Gate
 from consumer.engine.sending.queues import AccountQueue, Batch
-from tests.engine.building import ACCOUNT, MACHINE, TOPIC, make_runs
+from tests.engine.building import ACCOUNT, MACHINE, TOPIC, Books, make_runs
 
 MIB = 1024 * 1024
 
@@ -119,9 +118,9 @@ def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
 
 def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
     """From the batch being filled, the full ones and those to be tried again; empty batches go with it."""
-    ledger = Ledger()
-    mine = ledger.assign(TopicPartition(TOPIC, 0), 1, 0, False)
-    theirs = ledger.assign(TopicPartition(TOPIC, 1), 1, 0, False)
+    ledger = Books()
+    mine = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
+    theirs = ledger.begin(TopicPartition(TOPIC, 1), 1, 0, False)
     kept, gone = make_runs(3, state=mine), make_runs(4, state=theirs)
     queue = queue_of(batch_events=2, linger=0.0)
     queue.put_back(Batch(1, ACCOUNT, [kept[0], gone[0]]), 0.0)
@@ -153,8 +152,8 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.queue = queue_of(batch_events=4, batch_bytes=600, linger=1.0)
-        self.ledger = Ledger()
-        self.states = [self.ledger.assign(TopicPartition(TOPIC, n), 1, 0, False) for n in (0, 1)]
+        self.ledger = Books()
+        self.states = [self.ledger.begin(TopicPartition(TOPIC, n), 1, 0, False) for n in (0, 1)]
         self.now = 0.0
         self.number = 0
         self.inside: list[Run] = []
@@ -204,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
         gone = self.queue.purge()
         assert set(each_of(gone)) == {one for one in self.inside if not one.accepted}
         self.inside = [one for one in self.inside if one.accepted]
-        self.states[partition] = self.ledger.assign(TopicPartition(TOPIC, partition), 2, 0, False)
+        self.states[partition] = self.ledger.begin(TopicPartition(TOPIC, partition), 2, 0, False)
 
     @invariant()
     def it_holds_what_was_put_in(self) -> None:

@@ -77,7 +77,7 @@ class Books(RuleBasedStateMachine):
         self.first: set[tuple[str, int, int]] = set()
         """What the first input that was too much says: of two topics in one input the guard may name either."""
         ledger = LedgerBooks()
-        self.states = {one: ledger.assign(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
+        self.states = {one: ledger.begin(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
         self.ledger = ledger
 
     def look(self, *topics: str) -> None:

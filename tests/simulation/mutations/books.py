@@ -15,7 +15,7 @@ from consumer.engine.commits import Commits, Lives, Removals, removed_unread
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Chunk, Disposition, Position, Rejection, TopicPartition
-from consumer.engine.offset_map import CommitMetadata, OffsetMap
+from consumer.engine.offset_map import NOTHING_SAID, CommitMetadata, OffsetMap
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.pipeline import Pipeline
 from consumer.engine.reading import Keys, split_keys
@@ -240,8 +240,9 @@ def failed_commit_is_taken_for_done(patch: pytest.MonkeyPatch) -> None:
 def draining_partitions_are_committed_twice(patch: pytest.MonkeyPatch) -> None:
     """The timer and the release both commit a draining partition."""
 
-    def all_of_them(self: Ledger) -> Iterable[Position]:
-        return self.final_positions(self)
+    def all_of_them(self: Ledger) -> Iterable[tuple[AssignmentState, Position]]:
+        pairs = ((state, state.committable()) for state in self)
+        return ((state, one) for state, one in pairs if one is not None and one != state.committed)
 
     patch.setattr(Ledger, "committables", all_of_them)
 
@@ -367,12 +368,13 @@ def a_map_of_another_life_is_believed(patch: pytest.MonkeyPatch) -> None:
     """Reading begins again, but skips the offsets that were settled in the topic's earlier life."""
     read = Lives._read_metadata
 
-    def of_before(self: Lives, tp: TopicPartition, one: messages.Assignment) -> CommitMetadata | None:
+    def of_before(self: Lives, one: messages.Assignment) -> CommitMetadata:
         if one.void is None:
-            return read(self, tp, one)
-        found = read(self, tp, one._replace(start=one.void))
-        known = None if found is None else found.settled
-        return None if found is None or known is None else found._replace(settled=OffsetMap(known.bounds, 9))
+            return read(self, one)
+        found = read(self, one._replace(start=one.void))
+        if found.settled is None:
+            return NOTHING_SAID
+        return found._replace(settled=OffsetMap(found.settled.bounds, 9))
 
     patch.setattr(Lives, "_read_metadata", of_before)
 
