@@ -100,7 +100,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.IN_FLIGHT: Move({_S.QUEUED}, "sending", "read again, sent again under the same event id"),
     _S.STORING: Move({_S.IN_FLIGHT}, "outcomes.delivered", "sent again under the same event id"),
     _S.DEAD_LETTERING: Move(
-        {_S.READ, _S.ROOM, _S.IN_FLIGHT}, "outcomes.dead_letter", "its letter may be written twice"
+        {_S.READ, _S.SCHEMA, _S.ROOM, _S.IN_FLIGHT}, "outcomes.dead_letter", "its letter may be written twice"
     ),
     # What is delivered already is not freed: its key is being written.
     _S.FREED: Move(
@@ -110,7 +110,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     ),
     _S.DELIVERED: Move({_S.STORING}, "ledger", "a duplicate: its key is durable"),
     _S.DUPLICATE: Move({_S.LOOKED_UP, _S.ELSEWHERE, _S.FOLLOWING}, "ledger", "a duplicate once more"),
-    _S.FILTERED: Move({_S.READ, _S.ROOM}, "ledger", "filtered once more"),
+    _S.FILTERED: Move({_S.READ, _S.SCHEMA, _S.ROOM}, "ledger", "filtered once more"),
     _S.DEAD_LETTERED: Move({_S.DEAD_LETTERING}, "ledger", "its letter is written twice"),
     _S.PASSED: Move({_S.READ}, "block, when it is made", "passed over once more"),
     _S.RELEASED: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),

@@ -18,10 +18,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, takewhile
-from typing import NamedTuple
 
 from consumer.engine.block import ROW_BYTES, Block, RecordStage, Run
 from consumer.engine.claims import Claims
@@ -85,14 +84,6 @@ class Limit:
         return int(left * (1 + counted + self.left_out) // (1 + counted)) - held
 
 
-class _Deferred(NamedTuple):
-    """An open record that waits for room. `known`: what it is, where that is known already."""
-
-    row: Run
-    known: Columns | Verdict | None
-    """A row of its own; or the verdict, on it and on others."""
-
-
 @dataclass(eq=False)
 class Admission:
     """Held and deferred records: reads them, enters what fits, and has events claim their keys."""
@@ -116,7 +107,7 @@ class Admission:
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         # By partition, the last offset that was held since nothing was.
         self._highest: dict[AssignmentState, int] = {}
-        self._deferred: deque[_Deferred] = deque()
+        self._deferred: deque[Run] = deque()
         # Free bytes without which it makes no sense to try again.
         self._need = 0
         self._mean_cost = float(_FIRST_GUESS)
@@ -163,21 +154,27 @@ class Admission:
         self._held.append((state, chunk))
         self._highest[state] = chunk.records[-1].offset
 
-    def unparked(self, rows: Sequence[Run], known: Columns | Verdict | None = None) -> None:
-        """These need not wait any longer; see `_Deferred`."""
-        if not rows:
-            return
-        move_all(rows, RecordStage.ROOM)
-        self._deferred.extend(_Deferred(row, known) for row in rows if goes_on(row))
-        # They may need less than what could not be taken in before.
-        self._need = 0
+    def unparked(self, rows: Sequence[Run]) -> None:
+        """Open records that waited for their schema or their time can be read: they wait for room now."""
+        if rows:
+            move_all(rows, RecordStage.ROOM)
+            self._deferred.extend(row for row in rows if goes_on(row))
+            # They may need less than what could not be taken in before.
+            self._need = 0
+
+    def decided(self, rows: Iterable[tuple[Run, Verdict]]) -> None:
+        """Open records that waited are no events, or none yet, each for this reason: none needs room."""
+        for row, verdict in rows:
+            self._set_aside(row, verdict)
+            if isinstance(verdict, Filtered):
+                self._guard.judge(row, None)
 
     def purge(self) -> None:
         """Forget what is no longer ours to begin."""
         before = self.held
         self._held = deque(one for one in self._held if one[0].live and not one[0].draining)
         self._ledger.released_unread += before - self.held
-        self._deferred = deque(one for one in self._deferred if goes_on(one.row))
+        self._deferred = deque(row for row in self._deferred if goes_on(row))
         self._transforming.purge()
         self._need = 0
 
@@ -199,23 +196,24 @@ class Admission:
         While all is `quiet`, no news will come: then one is sent as a pilot (see `EarlyRecords`).
         """
         now = self._context.now
-        if self._guard.tripped is not None:
-            return
-        taken = self._early.take(now, version)
-        if taken:
+        if self._guard.tripped is None and (taken := self._early.take(now, version)):
             self.unparked(taken)
             self.admit()
         # One after the other: a pilot may turn out to be filtered, or a duplicate.
-        while quiet() and (pilot := self._early.pilot(now, lambda row: self._ready([row]) > 0)) is not None:
-            record = pilot.block.record(pilot.first)
+        while self._guard.tripped is None and quiet():
+            pilot = self._early.pilot(now, lambda row: self._ready([row]) > 0)
+            if pilot is None:
+                return
+            # Nothing else waits for room while all is quiet. (If there is none, it is judged by our clock later.)
+            self.unparked([pilot])
             # By the time that it was stamped with, not by ours.
-            columns = Columns(self._keys)
-            self._reading.read([record], record.timestamp / 1000, columns, pilot.block.assignment.tp.topic)
-            self._transforming.read([record])
+            record, topic = pilot.block.record(pilot.first), pilot.block.assignment.tp.topic
+            columns = self._prepare([record], topic, record.timestamp / 1000)
             if columns.verdicts:
                 self._early.pilot_at = -math.inf
-            self.unparked([pilot], columns)
-            self.admit()
+            leaders: list[Run] = []
+            self._admit_rows([pilot], columns, leaders)
+            self._lookups.look_up(leaders)
 
     def _may_try(self) -> bool:
         """Whether there may be room for the next. When all that is open waits, one goes, however large it is."""
@@ -243,7 +241,7 @@ class Admission:
             del records[ready:], sizes[ready:]
             piece = piece._replace(records=piece.records[:ready])
             passed = [at for at in passed if at < ready]
-        columns = self._prepare(records, chunk.topic)
+        columns = self._prepare(records, chunk.topic, self._context.now.unix)
         fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
             self._transforming.read(records[:fitting])
@@ -265,9 +263,19 @@ class Admission:
 
     def _admit_deferred(self, leaders: list[Run]) -> bool:
         """Take in some of the deferred, as many as fit. False if not all of these do."""
-        rows, columns = self._next_deferred()
+        topic = self._deferred[0].block.assignment.tp.topic
+        alike = takewhile(lambda row: row.block.assignment.tp.topic == topic, self._deferred)
+        rows = [*islice(alike, SLICE)]
+        rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
+        rows = rows[: self._ready(rows)]
         if not rows:
             return False  # the user's function has not returned yet
+        records = [block.record(index) for block, index, _ in rows]
+        columns = self._prepare(records, topic, self._context.now.unix)
+        return self._admit_rows(rows, columns, leaders)
+
+    def _admit_rows(self, rows: Sequence[Run], columns: Columns, leaders: list[Run]) -> bool:
+        """Take in the first of the deferred, which became this, as many as fit. False if not all do."""
         fitting = self._fitting(columns)
         self._transforming.read(block.record(index) for block, index, _ in rows[:fitting])
         events: dict[Block, dict[int, int]] = {}
@@ -283,30 +291,10 @@ class Admission:
             verdict = columns.verdicts.get(row)
             if verdict is None:
                 leaders += self._claim(run)
-                continue
-            self._set_aside(run, verdict)
-            if isinstance(verdict, Filtered):
-                self._guard.judge(run, None)
+            else:
+                self.decided([(run, verdict)])
         self._note(columns, fitting)
         return fitting == len(rows)
-
-    def _next_deferred(self) -> tuple[Sequence[Run], Columns]:
-        """The next of the deferred that are of one kind and can be read, and what they became."""
-        known, topic = self._deferred[0].known, self._deferred[0].row.block.assignment.tp.topic
-        alike = takewhile(
-            lambda one: one.known is known and one.row.block.assignment.tp.topic == topic, self._deferred
-        )
-        rows = [row for row, _ in islice(alike, SLICE)]
-        if isinstance(known, Columns):
-            return rows, known
-        if known is None:
-            rows = rows[: _one_slice([block.sizes[index] for block, index, _ in rows])]
-            rows = rows[: self._ready(rows)]
-            return rows, self._prepare([block.record(index) for block, index, _ in rows], topic)
-        columns = Columns(self._keys)
-        for _ in rows:
-            columns.add(known)
-        return rows, columns
 
     # -- one step of it
 
@@ -315,10 +303,10 @@ class Admission:
         records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
         return self._transforming.ready(records)
 
-    def _prepare(self, records: Sequence[Record | None], topic: str) -> Columns:
-        """A row for each record of this topic; None is not read, since it was settled before."""
+    def _prepare(self, records: Sequence[Record | None], topic: str, now: float) -> Columns:
+        """A row for each record of this topic, judged at `now` (unix seconds); None was settled before."""
         columns = Columns(self._keys)
-        self._reading.read(records, self._context.now.unix, columns, topic)
+        self._reading.read(records, now, columns, topic)
         self._context.counters.in_two_steps = self._reading.in_two_steps
         for row, verdict in columns.verdicts.items():
             record = records[row]

@@ -156,7 +156,7 @@ class Pipeline:
             case m.SchemaFound():
                 self.admission.unparked(self.parking.found(happened))
             case m.SchemaMissing():
-                self.admission.unparked(*self.parking.missing(happened.ref))
+                self.admission.decided(self.parking.missing(happened.ref))
             case m.SchemaUnavailable():
                 self.parking.unavailable(happened)
             case m.Transformed() | m.TransformIsSlow():

@@ -236,9 +236,9 @@ class Parking:
             context.report("warning", "schema_from_disk", ref=ref.value, reason=reason)
         return rows
 
-    def missing(self, ref: SchemaRef) -> tuple[Sequence[Run], Filtered | Rejection | None]:
+    def missing(self, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
         """The registry says that there is no such schema (yet): return the records for which that is final, and their
-        verdict."""
+        verdicts."""
         context = self._context
         wanted, jitter = self._answered(ref, None), context.jitter()
         final = [] if wanted is None else self._deny(wanted)
@@ -250,12 +250,12 @@ class Parking:
                 "error", "schema", ref=ref.value, verdict="no_such_schema", records=len(final),
                 reason=rejection.message if isinstance(rejection, Rejection) else "",
             )  # fmt: skip
-            return self._leave(final), rejection
+            return [(row, rejection) for row in self._leave(final)]
         known = self._wanted.get(ref) or self._absent.get(ref)
         if known is None or known.denied == 0:
             patience = context.policy.schema_patience
             context.report("warning", "schema_missing", ref=ref.value, patience=patience)
-        return (), None
+        return []
 
     def _deny(self, wanted: _Wanted) -> list[_Record]:
         """Take away the records for which it is final that there is no such schema."""

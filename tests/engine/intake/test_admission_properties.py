@@ -46,7 +46,7 @@ def waiting(core: Core) -> set[tuple[int, int]]:
     parked = [one.row for each in core.pipeline.parking._wanted.values() for one in each.records]
     return {
         (block.assignment.tp.partition, block.offsets[index])
-        for block, index, _ in (*parked, *(one.row for one in core.pipeline.admission._deferred))
+        for block, index, _ in (*parked, *core.pipeline.admission._deferred)
     }
 
 

@@ -38,7 +38,7 @@ def unanswered(parking: Parking, wanted: SchemaRef, now: float) -> None:
 def missing(parking: Parking, wanted: SchemaRef, now: float) -> list[int]:
     """The registry says at this time that there is none; the records for which that is final."""
     parking._context.now = Instant(now, now)
-    return [row.first for row in parking.missing(wanted)[0]]
+    return [row.first for row, _ in parking.missing(wanted)]
 
 
 @pytest.fixture

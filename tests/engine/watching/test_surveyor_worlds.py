@@ -34,7 +34,7 @@ def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, in
         RecordStage.FOLLOWING: chain(*pipeline.claims.followers.values()),
         RecordStage.SCHEMA: parked,
         RecordStage.CLOCK: (one for _, _, one in pipeline.early._waiting),
-        RecordStage.ROOM: (one.row for one in pipeline.admission._deferred),
+        RecordStage.ROOM: pipeline.admission._deferred,
         RecordStage.DEAD_LETTERING: (one.row for one in pipeline.outcomes.letters),
     }
     return {stage: {(row.block, row.first) for row in each_of(runs)} for stage, runs in held.items()}

@@ -72,12 +72,12 @@ def a_schema_from_disk_ends_the_questions(patch: pytest.MonkeyPatch) -> None:
 def no_such_schema_is_final_at_once(patch: pytest.MonkeyPatch) -> None:
     """A schema that one replica of the registry does not have yet counts as missing."""
 
-    def final(self: Parking, ref: SchemaRef) -> tuple[Sequence[Run], Filtered | Rejection | None]:
+    def final(self: Parking, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
         wanted = self._answered(ref, None)
         if wanted is None:
-            return (), None
+            return []
         del self._wanted[ref]
-        return self._leave(wanted.records), self._decoder.missing(ref)
+        return [(row, self._decoder.missing(ref)) for row in self._leave(wanted.records)]
 
     patch.setattr(Parking, "missing", final)
 
@@ -91,7 +91,7 @@ def one_record_s_wait_counts_for_all(patch: pytest.MonkeyPatch) -> None:
 @mutation
 def no_such_schema_is_asked_for_once(patch: pytest.MonkeyPatch) -> None:
     """A schema that the registry lacks is neither final nor asked for again."""
-    patch.setattr(Parking, "missing", lambda *_: ((), None))
+    patch.setattr(Parking, "missing", lambda *_: [])
 
 
 @mutation
