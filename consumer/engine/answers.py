@@ -13,7 +13,7 @@ or it is given up because it is no longer ours. None of them loses an event.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from consumer.engine.answering.masking import kind, mask, who_answered
 from consumer.engine.answering.verdicts import (
@@ -66,20 +66,17 @@ _TROUBLES: Mapping[str, str] = {
 }
 
 
+@dataclass(eq=False)
 class Answers:
     """Applies verdicts to batches."""
 
-    def __init__(
-        self, context: Context, clock: Clock, dispatcher: Dispatcher, lookups: Lookups, outcomes: Outcomes
-    ) -> None:
-        self._context = context
-        self._clock = clock
-        self._dispatcher = dispatcher
-        self._lookups = lookups
-        self._outcomes = outcomes
-        # The last 200 that was read: for how many events, and its body; its verdict is the next.
-        self._read_last: tuple[int, bytes] | None = None
-        self._verdict_last: Verdict
+    _context: Context
+    _clock: Clock
+    _dispatcher: Dispatcher
+    _lookups: Lookups
+    _outcomes: Outcomes
+    # The last 200 that was read: for how many events, its body, and its verdict.
+    _read_last: tuple[int, bytes, Verdict] | None = None
 
     def answered(self, answer: Answered) -> None:
         """The API answered an attempt."""
@@ -99,12 +96,12 @@ class Answers:
         some tens of kilobytes costs far more than to see that they are those that were read before."""
         if answer.status != 200 or len(answer.body) > _REMEMBERED_MOST:
             return read_answer(answer.status, answer.headers, answer.body, events, self._context.now.unix)
-        # With 200, the verdict follows from these two alone.
-        asked = (events, answer.body)
-        if asked != self._read_last:
-            self._verdict_last = read_answer(200, answer.headers, answer.body, events, self._context.now.unix)
-            self._read_last = asked
-        return self._verdict_last
+        # With 200, the verdict follows from the number of events and the body alone.
+        last = self._read_last
+        if last is None or last[:2] != (events, answer.body):
+            verdict = read_answer(200, answer.headers, answer.body, events, self._context.now.unix)
+            last = self._read_last = (events, answer.body, verdict)
+        return last[2]
 
     def unanswered(self, answer: Unanswered) -> None:
         """No answer came to an attempt."""

@@ -22,6 +22,7 @@ A claim that ends without delivery is released, so that other members need not w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from math import inf
 from typing import Final
@@ -47,27 +48,29 @@ _MARGIN: Final = 1.0
 _DELIVERED, _ELSEWHERE = 1, 2
 
 
+@dataclass(eq=False)
 class Lookups:
     """Look-ups that are under way or to be tried again; and the lease, where the key store is shared."""
 
-    def __init__(self, context: Context, claims: Claims, ledger: Ledger, dispatcher: Dispatcher) -> None:
-        self._context = context
-        self._claims = claims
-        self._ledger = ledger
-        self._dispatcher = dispatcher
+    _context: Context
+    _claims: Claims
+    _ledger: Ledger
+    _dispatcher: Dispatcher
+
+    def __post_init__(self) -> None:
         self._asked: dict[int, Sequence[Run]] = {}
         self._again: list[tuple[float, Sequence[Run]]] = []
         # Look-ups in a row that failed, and whether the latest renewal did.
         self.failures = 0
         self.renewal_fails = False
-        self._shared = context.policy.lease > 0
+        self._shared = self._context.policy.lease > 0
         # The renewal under way: its number, and when it was asked for.
         self._renewing: tuple[int, float] | None = None
         self._renew_at = -inf
         # How far the wall clock is ahead of the monotonic one. It grows by the time that the machine is suspended for.
         self._ahead: float | None = None
         if self._shared:
-            dispatcher.lease_until = -inf
+            self._dispatcher.lease_until = -inf
 
     @property
     def busy(self) -> bool:

@@ -9,6 +9,7 @@ input is handled.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from consumer.engine.context import Context
 from consumer.engine.guard import Guard
@@ -28,25 +29,24 @@ _AHEAD = 2.0
 _ROUNDING = 1e-6
 
 
+@dataclass(eq=False)
 class Room:
     """What all the limits leave."""
 
-    def __init__(
-        self, context: Context, ledger: Ledger, admission: Admission, dispatcher: Dispatcher, guard: Guard
-    ) -> None:
-        self._context = context
-        self._ledger = ledger
-        self._admission = admission
-        self._dispatcher = dispatcher
-        self._guard = guard
-        # When the last fetch came back.
-        self.fed_at = 0.0
-        rate = context.policy.events_per_second
-        self._rate = rate
-        self._burst = max(1.0, rate * _BURST)
-        self._ahead = max(1.0, rate * _AHEAD)
+    _context: Context
+    _ledger: Ledger
+    _admission: Admission
+    _dispatcher: Dispatcher
+    _guard: Guard
+    # When the last fetch came back.
+    fed_at: float = 0.0
+    _paced_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self._rate = self._context.policy.events_per_second
+        self._burst = max(1.0, self._rate * _BURST)
+        self._ahead = max(1.0, self._rate * _AHEAD)
         self._allowed = self._left = self._burst
-        self._paced_at: float | None = None
 
     def go_on(self) -> None:
         """An input was handled: note how many events have gone on, open ones included. The first call starts the pace.
