@@ -22,7 +22,7 @@ from consumer.engine.messages import AskCalls, CallsGiven, Send
 from consumer.engine.model import trace_parents
 from consumer.engine.reading import COUNTED, OFFLINE, UNCLEAR
 from consumer.engine.runs import each_of, move_all, rows_of
-from consumer.engine.sending.gate import Allowance, Gate, Quota
+from consumer.engine.sending.gate import Gate, Quota
 from consumer.engine.sending.halts import Halts
 from consumer.engine.sending.queues import AccountQueue, Batch
 from consumer.errors import bug
@@ -110,8 +110,8 @@ class Dispatcher:
         opens = queue.gate.opens_at(now, queue.in_flight)
         if not self._may_risk() or opens is None or opens > now:
             return False
-        if queue.gate.allowance is not None and not queue.gate.allowance.given(now):
-            self._ask_for_calls(queue, queue.gate.allowance)
+        if not queue.gate.allowance.given(now):
+            self._ask_for_calls(queue)
             return False
         batch = queue.take(now, self._context.number(), self._early_at(queue))
         if batch is None:
@@ -127,13 +127,12 @@ class Dispatcher:
         As in Nagle's algorithm: at once where nothing is in flight; else what is in flight gives the next one its time
         to fill. Half of the calls that may be in flight are left to full batches of other accounts.
         """
-        if queue.in_flight or queue.gate.halt is not None:
-            return math.inf
-        if 2 * len(self._in_flight) >= self._context.policy.concurrency:
+        is_busy = queue.in_flight or 2 * len(self._in_flight) >= self._context.policy.concurrency
+        if is_busy or queue.gate.halt is not None:
             return math.inf
         return queue.gate.spares_at(self._context.now.monotonic)
 
-    def _ask_for_calls(self, queue: AccountQueue, allowance: Allowance) -> None:
+    def _ask_for_calls(self, queue: AccountQueue) -> None:
         """Ask the shared key store for the calls that could begin now: what is given and not used is lost to all."""
         context, policy = self._context, self._context.policy
         now = context.now.monotonic
@@ -141,7 +140,7 @@ class Dispatcher:
         calls = min(queue.takeable(now, self._early_at(queue)), free if queue.gate.halt is None else 1)
         if not calls:
             return
-        number = context.number()
+        number, allowance = context.number(), queue.gate.allowance
         allowance.asked, allowance.asked_at = number, now
         whose = policy.destination or "", queue.account
         context.emit(AskCalls(number, *whose, calls, policy.calls_per_minute, allowance.seconds))
@@ -150,7 +149,7 @@ class Dispatcher:
         """The shared key store has answered the question `number` for calls; None: it did not."""
         context = self._context
         now, allowance = context.now.monotonic, self._queues[account].gate.allowance
-        if allowance is None or allowance.asked != number:
+        if allowance.asked != number:
             raise bug(f"question {number} for calls was answered but not asked")
         if given is not None:
             allowance.answered(given.calls, given.wait, given.left, now)

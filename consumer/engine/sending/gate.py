@@ -52,11 +52,8 @@ class Halt:
         """What is refused, in words."""
         what = {401: "the access token is refused", 403: "the token may not use this ad account"}
         text = what.get(self.status, "the ad account is unknown")
-        return (
-            f"{text} (HTTP {self.status}"
-            + (f", code {self.code})" if self.code is not None else ")")
-            + (", as another member has told" if self.told else "")
-        )
+        code = "" if self.code is None else f", code {self.code}"
+        return f"{text} (HTTP {self.status}{code})" + (", as another member has told" if self.told else "")
 
 
 # Seconds that calls may take to begin once the store has given them, and the most that this is raised to.
@@ -65,10 +62,13 @@ _VALID, _VALID_MOST = 2.0, 10.0
 
 @dataclass(slots=True)
 class Allowance:
-    """Calls to an account that the shared key store has given to this member. Times are monotonic."""
+    """Calls to an account that the shared key store has given to this member. Times are monotonic.
 
-    calls: int = 0
-    until: float = 0.0
+    By default they have no end: no store counts the calls of all members.
+    """
+
+    calls: float = math.inf
+    until: float = math.inf
     """When what is left of them is void: the store counts them for a minute from then."""
     asked: int | None = None
     """The number of the question under way."""
@@ -139,8 +139,7 @@ class Gate:
         self._calls: deque[float] = deque()
         # When the first call went after a minute without any.
         self._began = 0.0
-        # None: no shared key store counts the calls of all members.
-        self.allowance = Allowance() if policy.lease else None
+        self.allowance = Allowance(calls=0) if policy.lease else Allowance()
         self._remaining: int | None = None
         self._reset_at = 0.0
         self._scarce_until = 0.0
@@ -169,7 +168,7 @@ class Gate:
         elif in_flight >= int(self.pace):
             return None
         opens, allowance = max(self.throttled_until(now), self._evenly_at(now)), self.allowance
-        if allowance is None or allowance.given(now):
+        if allowance.given(now):
             return opens
         return None if allowance.asked is not None else max(opens, allowance.ask_at)
 
@@ -178,8 +177,7 @@ class Gate:
         if not self._calls:
             self._began = now
         self._calls.append(now)
-        if self.allowance is not None:
-            self.allowance.calls -= 1
+        self.allowance.calls -= 1
         # The oldest call without an answer counts; later ones do not start the time anew.
         if self.silent_since is None:
             self.silent_since = now
@@ -240,13 +238,13 @@ class Gate:
             return self.halt.reason
         return f"no verdict on any event; the latest call: {self.last_trouble or 'not answered yet'}"
 
-    def refuse(self, status: int, code: int | None, now: float, *, told: bool = False) -> bool:
-        """Begin a halt, because of a refusal; `told`: another member met it. Return False if there is one already."""
+    def refuse(self, status: int, code: int | None, now: float, *, told: bool = False) -> Halt | None:
+        """Begin a halt, because of a refusal, and return it; `told`: another member met it. None: it was halted."""
         if self.halt is not None:
-            return False
+            return None
         probe_at = now + self._policy.probe_backoff.delay(1)
         self.halt = Halt(status, code, now, probe_at, waiting_since=now, told=told)
-        return True
+        return self.halt
 
     def refuse_again(self, status: int, code: int | None, now: float, jitter: float) -> None:
         """Send the next probe later, because one was refused."""
@@ -275,7 +273,7 @@ class Gate:
         if now >= self._reset_at:
             self._remaining = None
         opens = max(self.closed_until, self._quota_at(now))
-        if self.allowance is not None and not self.allowance.given(now):
+        if not self.allowance.given(now):
             opens = max(opens, self.allowance.used_up_until)
         return max(opens, self._reset_at) if self._remaining == 0 else opens
 
@@ -288,10 +286,10 @@ class Gate:
         """
         opens = max(self.throttled_until(now), self._evenly_at(now), self._scarce_until)
         most, allowance = self._quota.calls, self.allowance
-        if not self._calls or (allowance is not None and allowance.given(now)):
+        if not self._calls or (self._policy.lease and allowance.given(now)):
             return opens  # what the shared store has given and is not used is lost to all
         left = most - len(self._calls)
-        if allowance is not None and allowance.left is not None:
+        if allowance.left is not None:
             # However many members there are, their early calls together stay below half of the quota.
             left = min(left, 2 * allowance.left - most)
         between = _MINUTE / max(1, left)

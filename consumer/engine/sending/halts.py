@@ -65,32 +65,30 @@ class Halts:
         """
         own, now = self._queues[batch.account], self._context.now.monotonic
         of_all = is_of_all(status, self._context.policy)
+        probed = own.gate.halt if batch.probe else None
         if batch.probe:
             own.gate.refuse_again(status, code, now, self._context.jitter())
-            # Where one probe found the token of all refused, the others need not ask as well.
-            for queue in self._queues.values() if of_all and own.gate.halt is not None else ():
-                halt = queue.gate.halt
-                if halt is not None and own.gate.halt is not None and halt.status == TOKEN_REFUSED:
-                    halt.may_probe = False
-                    halt.probe_at = own.gate.halt.probe_at
         elif own.gate.halt is None:
             # No account: what holds for all of them.
             self._tell("" if of_all else own.account, status, code, _TELL_FOR)
         for queue in self._queues.values() if of_all else (own,):
-            if queue.gate.halt is not None:
-                queue.gate.halt.may_probe = False
-            self._halt(queue, status, code, rid)
+            halt = queue.gate.halt
+            if halt is None:
+                self._halt(queue, status, code, rid)
+                continue
+            halt.may_probe = False
+            # Where one probe found the token of all refused, the others need not ask as well.
+            if probed is not None and halt.status == TOKEN_REFUSED:
+                halt.probe_at = probed.probe_at
 
     def _halt(
         self, queue: AccountQueue, status: int, code: int | None, rid: str | None, *, told: bool = False
     ) -> None:
         """Halt an account, unless it is halted already, and report it; `told`: another member met the refusal."""
-        if (
-            queue.gate.refuse(status, code, self._context.now.monotonic, told=told)
-            and queue.gate.halt is not None
-        ):
+        halt = queue.gate.refuse(status, code, self._context.now.monotonic, told=told)
+        if halt is not None:
             self._context.report(
-                "error", "halted", account=queue.account, status=status, code=code, reason=queue.gate.halt.reason,
+                "error", "halted", account=queue.account, status=status, code=code, reason=halt.reason,
                 request_id=rid,
             )  # fmt: skip
 

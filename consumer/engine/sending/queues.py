@@ -111,28 +111,24 @@ class AccountQueue:
 
     def add(self, run: Run, now: float) -> None:
         """New events join the batch being filled, as many at a time as it has room for."""
-        while True:
-            count = min(run.end - run.first, self._policy.batch_events - self._filling_events)
+        block, first, end = run
+        while first < end:
+            count = min(end - first, self._policy.batch_events - self._filling_events)
             room = self._most_bytes - self._filling_bytes
-            if run.size > room:
-                ends, start = run.block.ends, run.block.start(run.first)
-                count = min(count, bisect_right(ends, start + room, run.first, run.end) - run.first)
-            if not count and self.filling:
+            fit = bisect_right(block.ends, block.start(first) + room, first, first + count) - first
+            if not fit and self.filling:
                 self._close()
                 continue
             if not self.filling:
                 self._filling_since = now
-            count = max(1, count)  # one alone goes, however large
-            some, rest = cut([run], count)
-            self.filling += some
-            self._filling_events += count
-            self._filling_bytes += some[0].size
-            self.queued += count
+            some = Run(block, first, first + max(1, fit))  # one alone goes, however large
+            self.filling.append(some)
+            self._filling_bytes += some.size
+            self._filling_events += some.end - first
+            self.queued += some.end - first
             if self._filling_events >= self._policy.batch_events:
                 self._close()
-            if not rest:
-                return
-            (run,) = rest
+            first = some.end
 
     def put_back(self, batch: Batch, at: float) -> None:
         """A batch to be tried again, not before `at`."""

@@ -139,7 +139,7 @@ def test_the_pace_halves_in_trouble_and_grows_by_one() -> None:
 def test_a_halt_lets_one_probe_go_at_a_time() -> None:
     """Nothing goes until the token was read again; then one call, and no second while it is in flight."""
     gate = Gate(Policy())
-    assert gate.refuse(401, 2, 100.0) is True
+    assert gate.refuse(401, 2, 100.0) is not None
     assert gate.halt is not None
     assert gate.opens_at(200.0, 0) is None
     gate.halt.may_probe = True
@@ -159,7 +159,7 @@ def test_refused_probes_come_ever_more_rarely() -> None:
     assert gate.halt.probe_at == policy.probe_backoff.base
     delays = []
     for _ in range(6):
-        assert gate.refuse(403, 29, 0.0) is False
+        assert gate.refuse(403, 29, 0.0) is None
         gate.refuse_again(403, 29, 0.0, 1.0)
         delays.append(gate.halt.probe_at)
     assert delays == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
