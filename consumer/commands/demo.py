@@ -228,7 +228,7 @@ class _Demo:
         return islice(records, self.events)
 
     def _settled(self) -> int:
-        return self._member.service.pipeline.progress().settled
+        return sum(self._member.service.statistics().settled.values())
 
     # -- watching
 
@@ -238,16 +238,16 @@ class _Demo:
         with Progress(*columns, console=Console(stderr=True), disable=not on_terminal()) as progress:
             total = self.events if self.path is None else None
             task = progress.add_task("settled", total=total)
-            pipeline = self._member.service.pipeline
+            service = self._member.service
             while not serving.done():
                 settled, all_are_known = self._settled(), feeding.done()
                 progress.update(task, completed=settled, total=self.produced if all_are_known else total)
                 if all_are_known:
                     feeding.result()
-                    if settled >= self.produced and pipeline.committed():
+                    if settled >= self.produced and service.pipeline.committed():
                         return
                     # A guard that stops the intake would wait for a person.
-                    if pipeline.progress().guarded or time.monotonic() > self._give_up_at:
+                    if service.statistics().guard is not None or time.monotonic() > self._give_up_at:
                         return
                 await asyncio.wait((serving,), timeout=_LOOK)
 

@@ -13,7 +13,7 @@ The stage is one byte, and says where a record is on its way. Two rules:
 
 Memory is counted as it is held: the records that are open, the page of bodies, and the other columns until the last
 record of the block is settled. A page of which a quarter belongs to settled records is copied into a smaller one.
-Finished blocks behind an unfinished one are packed (`Finished`): one record that waits for hours must not keep what a
+Finished blocks behind an unfinished one are packed (`Block.pack`): one record that waits for hours must not keep what a
 million after it needed.
 """
 
@@ -266,8 +266,6 @@ class Block:
 
     def runs(self, stage: RecordStage) -> list[Run]:
         """All rows on this stage."""
-        if self.stages.count(stage) == len(self.stages):  # nearly always
-            return [Run(self, 0, len(self.stages))]
         found = re.finditer(b"%b+" % re.escape(bytes((stage,))), self.stages)
         return [Run(self, run.start(), run.end()) for run in found]
 
@@ -339,6 +337,13 @@ class Block:
         self._drop_what_is_dead()
         return released, before - self.held
 
+    def pack(self) -> None:
+        """All is settled, and records before it wait yet, maybe for hours: keep where it begins and ends, no more.
+
+        Its stages stay, so that a row of it that is settled twice is still found.
+        """
+        self.records, self.offsets, self.sizes = [], array("q"), array("q")
+
     def _drop_what_is_dead(self) -> None:
         """Drop all columns with the last open row; before that the bodies of others, once these are a quarter."""
         if not self.open:
@@ -392,18 +397,7 @@ class Run(NamedTuple):
         return [(account, Run(block, rows[0], rows[-1] + 1)) for account, rows in parts]
 
 
-@dataclass(eq=False, slots=True)
-class Finished:
-    """What is left of finished blocks that stand next to each other and have one leader epoch."""
-
-    first_offset: int
-    end: int
-    leader_epoch: int | None
-    # As of a block, always 0.
-    open: int = 0
-
-
-def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
+def settled_bounds(blocks: Iterable[Block], base: int) -> list[int]:
     """Where settled runs above `base`, the lowest open offset, begin and end, in turns (see `OffsetMap`).
 
     What lies between two blocks holds no records, and belongs to the run before it.
@@ -414,7 +408,7 @@ def settled_bounds(blocks: Iterable[Block | Finished], base: int) -> list[int]:
     for block in blocks:
         if settled_from is None:
             settled_from = max(base, block.first_offset)
-        for begin, after in block.open_runs() if isinstance(block, Block) else ():
+        for begin, after in block.open_runs():
             if settled_from is not None and begin > settled_from:
                 bounds += (settled_from, begin)
             settled_from = after

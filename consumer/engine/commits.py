@@ -178,7 +178,8 @@ class Lives:
     def assigned(self, assignments: Sequence[Assignment]) -> list[AssignmentState]:
         """Begin the ledgers of new assignments, with what was committed along with their starts.
 
-        Reports topics that are in another life than what was read or committed before.
+        Reports topics that are in another life than what was read or committed before, and what was committed for
+        another destination.
         """
         states = [self._ledger.assign(one, self._read_metadata(one)) for one in assignments]
         anew = Counter(
@@ -189,6 +190,9 @@ class Lives:
         self._ids.update({one.topic: one.topic_id for one in assignments if one.topic_id is not None})
         for topic, partitions in anew.items():
             self._tell(topic, partitions, 0)
+        elsewhere = sum(state.elsewhere for state in states)
+        if elsewhere:
+            self._context.report("warning", "committed_for_another_destination", partitions=elsewhere)
         return states
 
     def _read_metadata(self, one: Assignment) -> CommitMetadata:
@@ -233,22 +237,19 @@ class Lives:
 
 @dataclass(eq=False)
 class Removals:
-    """Reports records that were removed from a log before they were read.
-
-    `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
-    """
+    """Reports records that were removed from a log before they were read."""
 
     _context: Context
 
-    def fetched(self, state: AssignmentState, chunk: Chunk, held_to: int) -> None:
+    def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
         """Look for offsets that are missing before or within a chunk, below the log's beginning."""
-        expected = _read_to(state, held_to)
+        expected = _read_to(state)
         self._tell(state, expected, chunk.log_start, removed_unread(chunk, expected, state.inherited))
 
-    def begins(self, state: AssignmentState, beginning: int, held_to: int) -> None:
+    def begins(self, state: AssignmentState, beginning: int) -> None:
         """Take where the log begins. If the log is empty, no chunk comes that would show what is missing."""
         # It counts when it is seen twice, because records that were fetched earlier may still be on their way to us.
-        expected = _read_to(state, held_to)
+        expected = _read_to(state)
         if expected is None or beginning <= expected or state.end != beginning:
             state.emptied = None
             return
@@ -267,10 +268,12 @@ class Removals:
         )  # fmt: skip
 
 
-def _read_to(state: AssignmentState, held_to: int) -> int | None:
+def _read_to(state: AssignmentState) -> int | None:
     """Return the next offset, after held records, markers and what is known to be removed; None: unknown."""
     position = state.position()
-    return None if position is None else max(position, held_to, state.reached_before, state.removed_to)
+    return (
+        None if position is None else max(position, state.fetched_to, state.reached_before, state.removed_to)
+    )
 
 
 def removed_unread(chunk: Chunk, expected: int | None, known: OffsetMap | None) -> int:

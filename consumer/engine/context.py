@@ -34,7 +34,7 @@ from typing import Final
 from consumer.engine.answering.verdicts import unix_of
 from consumer.engine.figures.counters import Counters
 from consumer.engine.figures.statistics import ClockStatistics
-from consumer.engine.messages import BrokerTimes, Command, Report
+from consumer.engine.messages import Command, Report
 from consumer.engine.model import Chunk, Instant, Policy
 
 
@@ -49,8 +49,6 @@ class Context:
         # Whether the mapping has sections: most have none, and then no section is looked for.
         self.divided = len(sections) > 0
         self.counters = Counters()
-        # What each client last measured of its brokers.
-        self.brokers: dict[str, Sequence[BrokerTimes]] = {}
         self.now = Instant(0.0, 0.0)
         self.commands: list[Command] = []
         # The only source of random numbers, from 0 to 1: same seed, same commands (docs/architecture.md, rule 10).

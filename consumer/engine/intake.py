@@ -105,8 +105,6 @@ class Admission:
         self._keys = Keys(policy.destination)
         self.limit = Limit(policy.most_records, self._ledger)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
-        # By partition, the last offset that was held since nothing was.
-        self._highest: dict[AssignmentState, int] = {}
         self._deferred: deque[Run] = deque()
         # Free bytes without which it makes no sense to try again.
         self._need = 0
@@ -121,10 +119,6 @@ class Admission:
     def deferred(self) -> int:
         """Open records that wait to be taken in."""
         return len(self._deferred)
-
-    def held_to(self) -> dict[AssignmentState, int]:
-        """By partition, the offset after the last record that is held."""
-        return {state: chunk.records[-1].offset + 1 for state, chunk in self._held}
 
     def waiting(self) -> int:
         """Open records that wait: for their schema, their time, or room."""
@@ -141,10 +135,7 @@ class Admission:
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
         """These came in. What is held of the same partition from their offset on comes again with them."""
         first = chunk.records[0].offset
-        # Nothing is held, so nothing can come again.
-        if not self._held:
-            self._highest.clear()
-        if first <= self._highest.get(state, -1):
+        if first < state.fetched_to:
             before, held, self._held = self.held, self._held, deque()
             for one, other in held:
                 records = [each for each in other.records if one is not state or each.offset < first]
@@ -152,7 +143,7 @@ class Admission:
                     self._held.append((one, other._replace(records=records)))
             self._ledger.released_unread += before - self.held
         self._held.append((state, chunk))
-        self._highest[state] = chunk.records[-1].offset
+        state.fetched_to = chunk.records[-1].offset + 1
 
     def unparked(self, rows: Sequence[Run]) -> None:
         """Open records that waited for their schema or their time can be read: they wait for room now."""
@@ -171,8 +162,12 @@ class Admission:
 
     def purge(self) -> None:
         """Forget what is no longer ours to begin."""
-        before = self.held
-        self._held = deque(one for one in self._held if one[0].live and not one[0].draining)
+        before, held, self._held = self.held, self._held, deque()
+        for state, chunk in held:
+            if state.live and not state.draining:
+                self._held.append((state, chunk))
+            else:
+                state.fetched_to = 0
         self._ledger.released_unread += before - self.held
         self._deferred = deque(row for row in self._deferred if goes_on(row))
         self._transforming.purge()
@@ -235,12 +230,10 @@ class Admission:
         for at in passed:
             records[at], sizes[at] = None, 0
         ready = self._transforming.ready([(state.tp, record) for record in records])
-        if ready < len(records):
-            if ready == 0:
-                return False  # the user's function has not returned yet
-            del records[ready:], sizes[ready:]
-            piece = piece._replace(records=piece.records[:ready])
-            passed = [at for at in passed if at < ready]
+        if not ready:
+            return False  # the user's function has not returned yet
+        del records[ready:], sizes[ready:]
+        passed = [at for at in passed if at < ready]
         columns = self._prepare(records, chunk.topic, self._context.now.unix)
         fitting = self.limit.cut(columns, self._fitting(columns, sizes, passed))
         if fitting:
@@ -358,14 +351,12 @@ class Admission:
 
     def _claim(self, run: Run) -> list[Run]:
         """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
-        followers = self._claims.claim(run)
-        if not followers:
-            move_all([run], RecordStage.LOOKED_UP)
-            return [run]
-        self._context.counters.followers += len(followers)
-        move_all(followers, RecordStage.FOLLOWING)
-        follows = {follower.first for follower in followers}
-        leaders, _ = pick([run], [index not in follows for index in range(run.first, run.end)])
+        leaders, followers = [run], self._claims.claim(run)
+        if followers:
+            self._context.counters.followers += len(followers)
+            move_all(followers, RecordStage.FOLLOWING)
+            follows = {follower.first for follower in followers}
+            leaders, _ = pick([run], [index not in follows for index in range(run.first, run.end)])
         move_all(leaders, RecordStage.LOOKED_UP)
         return leaders
 

@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from consumer.engine import offset_map
-from consumer.engine.block import SETTLED_AS, Block, Fence, Finished, Run, settled_bounds
+from consumer.engine.block import SETTLED_AS, Block, Fence, Run, settled_bounds
 from consumer.engine.context import Context
 from consumer.engine.figures.statistics import Totals
 from consumer.engine.messages import Assignment
@@ -64,8 +64,10 @@ class AssignmentState(Fence):
     """False after the process was away: the group may have given the partition to another meanwhile."""
     elsewhere: bool = False
     """What lies before its start was committed for another destination."""
-    blocks: deque[Block | Finished] = field(default_factory=deque)
+    blocks: deque[Block] = field(default_factory=deque)
     last_seen: int = -1
+    fetched_to: int = 0
+    """The offset after the last record that was fetched: up to there from `position` on records are held."""
     last_timestamp: int = -1
     """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
     next_offset: int | None = None
@@ -93,7 +95,7 @@ class AssignmentState(Fence):
     def lowest_open(self) -> tuple[Block, int] | None:
         """The lowest open record: its block, and its index there."""
         block = next((one for one in self.blocks if one.open), None) if self.open else None
-        return (block, block.lowest()) if isinstance(block, Block) and block.lowest() >= 0 else None
+        return (block, block.lowest()) if block is not None and block.lowest() >= 0 else None
 
     # -- what may be committed
 
@@ -111,9 +113,8 @@ class AssignmentState(Fence):
         # (KIP-320).
         next_offset, leader_epoch = self.next_offset, self.next_leader_epoch
         # Its first block is never a finished one: these were just taken off.
-        first = blocks[0] if blocks else None
-        if isinstance(first, Block) and (lowest := first.lowest()) > 0:
-            next_offset, leader_epoch = first.offsets[lowest], first.leader_epoch
+        if blocks and (lowest := blocks[0].lowest()) > 0:
+            next_offset, leader_epoch = blocks[0].offsets[lowest], blocks[0].leader_epoch
         if next_offset is not None:
             return self._position(next_offset, leader_epoch)
         # The first record still waits; what is settled behind it is worth a commit all the same.
@@ -171,15 +172,15 @@ class AssignmentState(Fence):
         """Keep little of finished blocks behind an unfinished one: it may stand there for hours."""
         if len(self.blocks) < self._pack_at:
             return
-        packed: deque[Block | Finished] = deque()
+        packed: deque[Block] = deque()
         for block in self.blocks:
             last = packed[-1] if packed else None
-            if block.open:
-                packed.append(block)
-            elif isinstance(last, Finished) and last.leader_epoch == block.leader_epoch:
+            if not block.open:
+                block.pack()
+            if last is not None and not (last.open or block.open) and last.leader_epoch == block.leader_epoch:
                 last.end = block.end
             else:
-                packed.append(Finished(block.first_offset, block.end, block.leader_epoch))
+                packed.append(block)
         self.blocks = packed
         self._pack_at = max(16, 2 * len(packed))
 
@@ -238,6 +239,8 @@ class Ledger:
         self.open_bytes = 0
         # How often something settled, ever: whether there is progress.
         self.settlements = 0
+        # When something last settled, or began to be open with nothing else open (monotonic).
+        self.moved_at = 0.0
 
     def __iter__(self) -> Iterator[AssignmentState]:
         return iter(self._assignments.values())
@@ -289,9 +292,7 @@ class Ledger:
 
         It is released; what is open before `offset` will not come again and stays. Gives how many were released.
         """
-        released = sum(
-            self._release_from(block, offset) for block in state.blocks if isinstance(block, Block)
-        )
+        released = sum(self._release_from(block, offset) for block in state.blocks)
         state.blocks = deque(block for block in state.blocks if block.first_offset < offset)
         for block in state.blocks:
             # Where it ends is where reading goes on: what is committed does not go back to before a gap.
@@ -358,12 +359,14 @@ class Ledger:
         # The first record that is not final is the lowest open one only where offsets rise.
         if offsets[0] <= state.last_seen or not rising(offsets):
             raise bug(f"offsets of {state.tp} do not rise after {state.last_seen}")
-        state.blocks.append(block)
-        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up.
+        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up. Before
+        # the new block is among them, for its offsets are needed yet, though all of its records may be passed over.
         state.keep_little()
+        state.blocks.append(block)
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
         if state.inherited is not None and state.inherited.end <= state.last_seen + 1:
             state.inherited = None
+        self.moved_at = self.moved_at if self.open else self._context.now.monotonic
         self.passed += len(passed)
         self._entered += block.open
         state.read += block.open
@@ -402,6 +405,7 @@ class Ledger:
             state.open -= count
             self.open -= count
             self.settlements += count
+            self.moved_at = self._context.now.monotonic
         return ours
 
     def _grow(self, state: Fence, size: int) -> None:
@@ -460,11 +464,10 @@ class Ledger:
 
     def check(self) -> None:
         """Raises `InvariantViolation` unless the books add up."""
-        if not self.mismatch():
-            return
         for state in self:
             self._check(state)
-        raise bug(f"the ledger does not add up: {self.totals()}")
+        if self.mismatch():
+            raise bug(f"the ledger does not add up: {self.totals()}")
 
     def _check(self, state: AssignmentState) -> None:
         off = state.off()

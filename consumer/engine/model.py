@@ -81,19 +81,6 @@ class Disposition(Enum):
     DEAD_LETTERED = "dead_lettered"
 
 
-class Progress(NamedTuple):
-    """Where the work stands, in records. `held`: fetched, not read yet; `released`: given up unsettled."""
-
-    settled: int
-    open: int
-    held: int
-    released: int
-    # The guard has stopped intake.
-    guarded: bool
-    # `Policy.most_records` are read: nothing more will be.
-    enough: bool
-
-
 class Stage(Enum):
     """Where a record was rejected; the dead letter's ``pinstream.stage``."""
 

@@ -7,7 +7,7 @@ batched -> sent -> answered -> its key stored -> settled. Each step either ends 
 open, and what is open is never committed past. The parts emit commands themselves, through `Context`, in an order that
 is fixed here.
 
-A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `progress`, `committed`, `left_at`,
+A shell feeds `handle`, and reads `next_deadline`, `room`, `statistics`, `enough`, `committed`, `left_at`,
 `problems` and `stopping`: nothing else.
 
 Where the rules of docs/architecture.md are kept: offsets and fences in `ledger`, claims in `claims` and `keys`, what an
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import assert_never
 
@@ -37,7 +38,7 @@ from consumer.engine.guard import Guard
 from consumer.engine.intake import Admission
 from consumer.engine.keys import Lookups
 from consumer.engine.ledger import AssignmentState, Ledger
-from consumer.engine.model import GateState, Instant, Policy, Problem, Progress, TopicPartition
+from consumer.engine.model import Instant, Policy, Problem, TopicPartition
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.reading import Converting, Reading, SchemaLearner, TwoSteps, split_keys
 from consumer.engine.room import Room
@@ -47,7 +48,6 @@ from consumer.engine.survey import (
     Stall,
     account_statistics,
     describe,
-    end_and_lag,
     partition_statistics,
     timestamp_of,
 )
@@ -114,15 +114,17 @@ class Pipeline:
         self.commits = Commits(self.context, self.ledger)
         self._lives = Lives(self.context, self.ledger)
         self._removals = Removals(self.context)
-        self.stall = Stall(self.context)
+        self.stall = Stall(self.context, self.ledger, self.dispatcher, self.guard, self.transforming)
+        # What each client last measured of its brokers.
+        self._brokers: dict[str, Sequence[BrokerStatistics]] = {}
         # Those of revokes before that of the stop.
         self._drains: list[Drain] = []
+        # Whether a replay's limit is reached.
+        self.enough = self._room.enough
         # Where each partition that was ever ours stands, or was left at.
         self.left_at = self.ledger.left_at
         self.stopping = False
-        self.progress_at: float | None = None
-        self.waiting_for_start = 0
-        self.joined = False
+        self._ends = m.EndOffsets({})
 
     # -- what a shell calls
 
@@ -132,12 +134,8 @@ class Pipeline:
         # Before anything is begun: the process may have been away, and its partitions or claims another's by now.
         self.commits.mind_absence(now)
         self.lookups.mind_clocks(now)
-        settled_before = self.ledger.settlements
         self._take_in(happened)
         self._go_on()
-        # With nothing open there is nothing that could be stuck.
-        if self.ledger.settlements > settled_before or not self.ledger.open or self.progress_at is None:
-            self.progress_at = now.monotonic
         commands, self.context.commands = self.context.commands, []
         return commands
 
@@ -180,7 +178,7 @@ class Pipeline:
             case m.KeyStoreFailed():
                 self._key_store_failed(happened.command)
             case m.KeysForgotten():
-                self._keys_forgotten(happened)
+                self.lookups.forgotten(happened)
             # -- the API
             case m.Answered():
                 self._answers.answered(happened)
@@ -201,7 +199,8 @@ class Pipeline:
                 if self._lives.told(happened.ids):
                     self._purge()
             case m.BrokersTold():
-                self.context.brokers[happened.client] = happened.brokers
+                client = happened.client
+                self._brokers[client] = [BrokerStatistics(client, *one) for one in happened.brokers]
             case m.Tick():
                 pass  # what is due begins in `_go_on`
             case _:
@@ -281,17 +280,6 @@ class Pipeline:
         """How many records to fetch now at most; 0: pause. A level, read before each fetch (rules 5 and 8)."""
         return 0 if self.stopping or self.commits.withheld_since is not None else self._room.level()
 
-    def progress(self) -> Progress:
-        """Where the work stands, at little cost."""
-        return Progress(
-            settled=self.ledger.settlements,
-            open=self.ledger.open,
-            held=self.admission.held,
-            released=self.ledger.totals().released,
-            guarded=self.guard.tripped is not None,
-            enough=self._room.enough(),
-        )
-
     def committed(self) -> bool:
         """Whether everything is committed that may be."""
         return next(self.ledger.committables(), None) is None
@@ -303,23 +291,19 @@ class Pipeline:
         lowest = [place for place in (state.lowest_open() for state in self.ledger) if place is not None]
         # A record without a timestamp only if none has one.
         oldest = min(lowest, key=lambda place: (timestamp_of(place) < 0, timestamp_of(place)), default=None)
-        held_to = self.admission.held_to()
         # Where all events of a failed look-up were dropped, or none waits for calls, nothing is tried again.
         looks_up = self.lookups.busy and self.lookups.failures > 0
-        allowances = [queue.gate.allowance for queue in self.dispatcher if queue.queued]
-        asks = any(one is not None and one.failures for one in allowances)
+        asks = any(queue.gate.allowance.failures for queue in self.dispatcher if queue.queued)
         return Statistics(
             totals=self.ledger.totals(),
-            partitions=tuple(
-                partition_statistics(state, now.unix, held_to.get(state, 0)) for state in self.ledger
-            ),
+            partitions=tuple(partition_statistics(state, now.unix) for state in self.ledger),
             accounts=tuple(account_statistics(queue, now.monotonic) for queue in self.dispatcher),
             open_bytes=self.ledger.open_bytes,
             held=self.admission.held,
             passed=self.ledger.passed,
-            waiting_for_start=self.waiting_for_start,
+            waiting_for_start=self._ends.waiting_for_start,
             # The source says it from time to time (`EndOffsets`); an assignment proves it earlier.
-            joined=self.joined or any(True for _ in self.ledger),
+            joined=self._ends.joined or any(True for _ in self.ledger),
             stalled_for=self.stall.seconds(),
             key_store_fails=looks_up or asks or self.lookups.renewal_fails or self.outcomes.keys.failures > 0,
             claimed_elsewhere=self.lookups.elsewhere,
@@ -329,7 +313,8 @@ class Pipeline:
             claims=len(self.claims.claimed),
             waiting_for_schema=len(self.parking),
             oldest_open_ms=None if oldest is None or timestamp_of(oldest) < 0 else timestamp_of(oldest),
-            seconds_since_progress=max(0.0, now.monotonic - (self.progress_at or now.monotonic)),
+            # With nothing open there is nothing that could be stuck.
+            seconds_since_progress=now.monotonic - self.ledger.moved_at if self.ledger.open else 0.0,
             freshness=self.outcomes.freshness.snapshot(now.monotonic),
             counters=copied(self.context.counters),
             stopping=self.stopping,
@@ -347,11 +332,7 @@ class Pipeline:
             schemas_from_disk=self.parking.stand_ins,
             clock=self.clock.statistics(local, len(self.early)),
             slow_transform=self.transforming.slow(now.monotonic),
-            brokers=tuple(
-                BrokerStatistics(client, *one)
-                for client, brokers in self.context.brokers.items()
-                for one in brokers
-            ),
+            brokers=tuple(chain.from_iterable(self._brokers.values())),
         )
 
     # -- assignments
@@ -361,9 +342,6 @@ class Pipeline:
             return  # the group gives them to others once we have left
         states = self._lives.assigned(happened.assignments)
         self.commits.assigned(states)
-        elsewhere = sum(state.elsewhere for state in states)
-        if elsewhere:
-            self.context.report("warning", "committed_for_another_destination", partitions=elsewhere)
         # A partition that was ours already: its older assignment has ended.
         self._purge()
 
@@ -421,21 +399,13 @@ class Pipeline:
         """Whether something of these is out there and may still settle."""
         concerned = {id(state) for state in states if state.live}
         events = [*self.dispatcher.in_flight(), *self.outcomes.keys]
-        # Also of records that were released because the position went back: without their keys they are sent again.
-        if any(
-            id(run.block.assignment) in concerned
-            for run in (*events, *(one.row for one in self.outcomes.letters))
-        ):
-            return True
         # A follower settles with the event that it waits for, which may be of another partition: in a call, or in a
         # write of its key.
         out = set(split_keys(keys_of(events)))
-        return any(
-            id(follower.block.assignment) in concerned
-            for key, followers in self.claims.followers.items()
-            if key in out
-            for follower in followers
-        )
+        followers = chain.from_iterable(rows for key, rows in self.claims.followers.items() if key in out)
+        # Also of records that were released because the position went back: without their keys they are sent again.
+        rows = chain(events, (one.row for one in self.outcomes.letters), followers)
+        return any(id(row.block.assignment) in concerned for row in rows)
 
     def _finish(self, drain: Drain, late: bool) -> None:
         # Before they are dropped: a dropped assignment commits nothing.
@@ -467,7 +437,7 @@ class Pipeline:
                 self.ledger.released_unread += len(chunk.records)
                 continue
             if chunk.log_start > 0:
-                self._removals.fetched(state, chunk, self.admission.held_to().get(state, 0))
+                self._removals.fetched(state, chunk)
             if chunk.records[0].offset < (state.position() or 0):
                 self._go_back(state, chunk.records[0].offset)
             self.admission.fetched(state, chunk)
@@ -495,39 +465,14 @@ class Pipeline:
     # -- ends
 
     def _end_offsets(self, happened: m.EndOffsets) -> None:
-        self.waiting_for_start, self.joined = happened.waiting_for_start, happened.joined
+        self._ends = happened
         for tp, end in happened.ends.items():
             state = self.ledger.get(tp)
             if state is not None:
                 state.end = end
                 state.reached_before, state.reached = state.reached, happened.reached.get(tp, -1)
-        held_to = self.admission.held_to()
         for state in self.ledger:
             state.unreadable_at = happened.unreadable.get(state.tp)
-            self._removals.begins(state, happened.begins.get(state.tp, -1), held_to.get(state, 0))
+            self._removals.begins(state, happened.begins.get(state.tp, -1))
         # Once in each of the shell's rounds, now that it is known how much is left.
-        lag = sum(end_and_lag(state, held_to.get(state, 0))[1] or 0 for state in self.ledger)
-        self.stall.look(self.ledger.settlements, self.ledger.open + lag, self._waits_by_name())
-
-    def _waits_by_name(self) -> bool:
-        """Whether what the work waits for is reported under its own name, so that it is no stall."""
-        now = self.context.now.monotonic
-        gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in self.dispatcher]
-        # Some account takes no events, and those that do have nothing to send.
-        platform = any(state is not GateState.OPEN for state, _ in gates) and not any(
-            state is GateState.OPEN and busy for state, busy in gates
-        )
-        function = self.transforming.slow(now) is not None
-        return self.stopping or self.guard.tripped is not None or platform or function
-
-    def _keys_forgotten(self, happened: m.KeysForgotten) -> None:
-        newly = happened.early - self.context.counters.keys_forgotten_early
-        lost = happened.lost - self.context.counters.keys_lost
-        if lost > 0:
-            self.context.counters.keys_lost = happened.lost
-            self.context.report("warning", "keys_lost", keys=lost)
-        if newly > 0:
-            self.context.counters.keys_forgotten_early = happened.early
-            self.context.report(
-                "warning", "keys_forgotten_early", keys=newly, advice="raise PINSTREAM_KEY_STORE_MAX_BYTES"
-            )
+        self.stall.look(self.stopping)

@@ -18,6 +18,7 @@ store that does not answer, a dead-letter topic that cannot be written, another 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -30,35 +31,36 @@ from consumer.engine.figures.statistics import (
     WaitsFor,
 )
 from consumer.engine.guard import Guard
-from consumer.engine.ledger import AssignmentState
+from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import GateState, Instant, Policy
 from consumer.engine.outcomes import Outcomes
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import AccountQueue
+from consumer.engine.waiting import Transforming
 
 Place = tuple[Block, int]
 """A record: its block, and its index there."""
 
 
-def end_and_lag(state: AssignmentState, held_to: int) -> tuple[int | None, int | None]:
+def end_and_lag(state: AssignmentState) -> tuple[int | None, int | None]:
     """Return the offset after the last record of the log, and the number of offsets from the committed one to there.
 
-    None: not known. `held_to`: the offset after the last record that was fetched and is not read yet; 0: none is.
+    None: not known.
     """
     if state.end is None:
         return None, None
     position = state.position()
     # What was read or fetched is in the log, even if its end was last heard of before that.
-    end = max(state.end, state.reached, held_to, position or 0)
+    end = max(state.end, state.reached, state.fetched_to, position or 0)
     # Where nothing is committed yet, from where reading began.
     begin = state.committed.next_offset if state.committed is not None else state.start
-    if begin is not None and not state.open and held_to <= state.removed_to:
+    if begin is not None and not state.open and state.fetched_to <= max(position or 0, state.removed_to):
         begin = max(begin, state.removed_to)  # what was removed will not come
     if end == 0:
         return 0, 0  # nothing is left in a log that ends where logs begin
     if begin is None or position is None:
         return end, None
-    all_read = held_to <= position and max(position, state.reached) >= end
+    all_read = state.fetched_to <= position and max(position, state.reached) >= end
     if all_read and position == begin and not state.open:
         return end, 0  # all is settled and committed: the rest are markers and aborted transactions
     return end, end - begin
@@ -73,21 +75,26 @@ def age(timestamp: int, unix_now: float) -> float | None:
 _REMIND_EVERY = 300.0
 
 
+@dataclass(eq=False)
 class Stall:
     """Reports when nothing has settled for too long though there is work."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        # No ledger has settled -1 records, so the first look starts the clock.
-        self._settled = -1
-        self._moved_at = inf
-        self._remind_at: float | None = None
+    _context: Context
+    _ledger: Ledger
+    _dispatcher: Dispatcher
+    _guard: Guard
+    _transforming: Transforming
+    # No ledger has settled -1 records, so the first look starts the clock.
+    _settled: int = -1
+    _moved_at: float = inf
+    _remind_at: float | None = None
 
-    def look(self, settled: int, work: int, excused: bool) -> None:
-        """Compare the records `settled` so far with those of the last look. `work`: open records, and lag."""
-        now = self._context.now.monotonic
+    def look(self, stopping: bool) -> None:
+        """Compare the records settled so far with those of the last look."""
+        now, settled = self._context.now.monotonic, self._ledger.settlements
+        work = self._ledger.open + sum(end_and_lag(state)[1] or 0 for state in self._ledger)
         # Without work, or where another name explains it, the time does not count: it begins anew after that.
-        if not work or excused or settled != self._settled:
+        if not work or stopping or self._waits_by_name(now) or settled != self._settled:
             if self._remind_at is not None:
                 self._context.report("info", "moves_again", seconds=round(now - self._moved_at, 3))
             self._settled, self._moved_at, self._remind_at = settled, now, None
@@ -96,6 +103,15 @@ class Stall:
         if seconds is not None and (self._remind_at is None or now >= self._remind_at):
             self._remind_at = now + _REMIND_EVERY
             self._context.report("error", "stalled", seconds=round(seconds, 3), work=work)
+
+    def _waits_by_name(self, now: float) -> bool:
+        """Return True if what the work waits for is reported under its own name."""
+        gates = [(queue.gate.state(now), queue.queued or queue.in_flight) for queue in self._dispatcher]
+        # Some account takes no events, and those that do have nothing to send.
+        platform = any(state is not GateState.OPEN for state, _ in gates) and not any(
+            state is GateState.OPEN and busy for state, busy in gates
+        )
+        return self._guard.tripped is not None or platform or self._transforming.slow(now) is not None
 
     def seconds(self) -> float | None:
         """Return for how long nothing has settled; None: not for too long."""
@@ -109,9 +125,9 @@ def timestamp_of(place: Place) -> int:
     return block.record(index).timestamp
 
 
-def partition_statistics(state: AssignmentState, unix_now: float, held_to: int) -> PartitionStatistics:
-    """Return the figures of a partition; `held_to` as for `end_and_lag`."""
-    end, lag = end_and_lag(state, held_to)
+def partition_statistics(state: AssignmentState, unix_now: float) -> PartitionStatistics:
+    """Return the figures of a partition."""
+    end, lag = end_and_lag(state)
     lowest = state.lowest_open()
     if lowest is not None:
         lag_seconds = age(timestamp_of(lowest), unix_now)
@@ -206,7 +222,7 @@ def _queued(place: Place, now: float, policy: Policy, dispatcher: Dispatcher, ou
     if again is not None and again > now:
         return WaitsFor.RETRY
     opens, allowance = queue.gate.opens_at(now, queue.in_flight), queue.gate.allowance
-    if opens is None and allowance is not None and allowance.asked is not None:
+    if opens is None and allowance.asked is not None:
         return WaitsFor.KEY_STORE
     if opens is None:
         # All calls that may be in flight are: fewer than usual, if the platform was in trouble.

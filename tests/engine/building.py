@@ -530,8 +530,6 @@ class Core:
         state = self.pipeline.ledger.get(TopicPartition(position.topic, position.partition))
         assert state is not None, "a commit for a partition that is not ours"
         for block in state.blocks:
-            if not isinstance(block, Block):
-                continue
             for index, stage in enumerate(block.stages):
                 assert stage >= RecordStage.DELIVERED or block.record(index).offset >= position.next_offset, (
                     "committed past an open record"

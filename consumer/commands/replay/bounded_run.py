@@ -151,16 +151,16 @@ async def run_to_end(service: Service, source: FiniteSource, show: Callable[[], 
 
 def _state(service: Service, source: FiniteSource) -> ReplayEnd | None:
     """Return how the run ends; None if it goes on."""
-    progress = service.pipeline.progress()
+    now = service.statistics()
     # For a service the guard only stops the intake until an operator acts. No operator watches a replay.
-    if progress.guarded:
+    if now.guard is not None:
         return ReplayEnd.GUARDED
-    if progress.open:
+    if now.totals.open:
         return None
     # Records that were read but do not fit yet, or were given back while stopping, are not settled.
-    if source.done and not progress.held and not progress.released:
+    if source.done and not now.held and not now.totals.released:
         return ReplayEnd.COMPLETE
-    return ReplayEnd.LIMITED if progress.enough else None
+    return ReplayEnd.LIMITED if service.pipeline.enough() else None
 
 
 class Show(Protocol):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.engine import messages as m
-from consumer.engine.block import ROW_BYTES, Block
+from consumer.engine.block import ROW_BYTES
 from consumer.engine.model import TopicPartition
 from consumer.engine.native import sizes_of
 from consumer.engine.reading import Keys, split_keys
@@ -59,7 +59,7 @@ def open_bytes(core: Core) -> dict[tuple[int, int], int]:
     waits, found = waiting(core) | dying, {}
     for state in core.pipeline.ledger:
         for block in state.blocks:
-            for record in block.records if isinstance(block, Block) else ():
+            for record in block.records:
                 if record is None:
                     continue
                 place = (state.tp.partition, record.offset)
@@ -70,9 +70,7 @@ def open_bytes(core: Core) -> dict[tuple[int, int], int]:
 
 def settled_bytes(core: Core) -> int:
     """The most that may be held of settled records: their rows, and a third of the bodies of open ones."""
-    blocks = [
-        one for state in core.pipeline.ledger for one in state.blocks if isinstance(one, Block) and one.open
-    ]
+    blocks = [one for state in core.pipeline.ledger for one in state.blocks if one.open]
     rows = sum(len(block.stages) - block.open for block in blocks)
     return rows * ROW_BYTES + sum(len(block.page) // 4 for block in blocks)
 

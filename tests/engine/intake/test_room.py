@@ -58,7 +58,7 @@ def test_without_a_limit_there_is_never_enough() -> None:
     """As the service runs."""
     core = made()
     core.fetch(*(event(f"{n}") for n in range(2000)))
-    assert not core.pipeline.progress().enough
+    assert not core.pipeline.enough()
 
 
 def test_the_limit_is_reached_and_not_exceeded() -> None:
@@ -68,7 +68,7 @@ def test_the_limit_is_reached_and_not_exceeded() -> None:
     core.fetch(event("a"), filtered(), *(event(f"{n}") for n in range(5)))
     core.deliver()
     core.advance(60.0)
-    assert core.pipeline.progress().enough
+    assert core.pipeline.enough()
     assert core.pipeline.room() == 0
     assert (core.statistics().totals.read, core.statistics().totals.delivered) == (4, 3)
     assert core.committable() == 4
@@ -80,7 +80,7 @@ def test_what_where_left_out_does_not_count() -> None:
     core.fetch(left_out(), event("a"), left_out(UNJUDGED), left_out(), event("b"), left_out(), event("c"))
     assert selected(core) == 2
     assert core.statistics().totals.read == 6
-    assert core.pipeline.progress().enough
+    assert core.pipeline.enough()
 
 
 def test_room_grows_with_what_is_left_out() -> None:
@@ -94,7 +94,7 @@ def test_room_grows_with_what_is_left_out() -> None:
 def test_a_limit_of_nothing_reads_nothing() -> None:
     """There is enough from the start."""
     core = made(most_records=0)
-    assert core.pipeline.progress().enough
+    assert core.pipeline.enough()
     core.fetch(event("a"))
     assert core.statistics().totals.read == 0
 
@@ -111,9 +111,9 @@ def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
     """It may be selected yet, so nothing is read in its place; when it is not, reading goes on."""
     core = made(most_records=2)
     core.fetch(event("a"), orjson.dumps({"filter": LEFT_OUT, "schema": "1"}), event("b"), event("c"))
-    assert (selected(core), core.pipeline.room(), core.pipeline.progress().enough) == (2, 0, False)
+    assert (selected(core), core.pipeline.room(), core.pipeline.enough()) == (2, 0, False)
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
-    assert (selected(core), core.pipeline.progress().enough) == (2, True)
+    assert (selected(core), core.pipeline.enough()) == (2, True)
     core.deliver()
     assert core.statistics().totals.delivered == 2
 
@@ -124,7 +124,7 @@ def test_held_records_are_read_up_to_the_limit() -> None:
     core.fetch(*(event(f"{n}") for n in range(9)))
     core.deliver()
     assert (core.statistics().totals.read, core.statistics().held) == (4, 5)
-    assert core.pipeline.progress().enough
+    assert core.pipeline.enough()
     assert released(core.revoke(0)) is not None
     assert core.statistics().totals.released == 5
 
@@ -170,9 +170,9 @@ def test_the_limit_is_exact_whatever_comes(
     values = [value for one in fetches for value in one]
     candidates = [one for one in values if one is not None and not one.startswith(b'{"filter":')]
     assert selected(core) == min(most, len(candidates))
-    assert core.pipeline.progress().enough == (len(candidates) >= most)
+    assert core.pipeline.enough() == (len(candidates) >= most)
     assert not core.statistics().totals.open
-    if core.pipeline.progress().enough:
+    if core.pipeline.enough():
         assert core.pipeline.room() == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.engine.block import MOVES, ROW_BYTES, Block, Finished, RecordStage, Run, settled_bounds
+from consumer.engine.block import MOVES, ROW_BYTES, Block, RecordStage, Run, settled_bounds
 from consumer.engine.model import Chunk, Disposition, Record, TopicPartition
 from consumer.engine.native import sizes_of
 from consumer.engine.native.plain import size_of_headers
@@ -26,13 +26,11 @@ BLOCKS = st.lists(
 """Per block, its records: how far each is from the one before it, and whether it is settled."""
 
 
-def tracked(
-    layout: list[list[tuple[int, bool]]], pack: bool = False
-) -> tuple[list[Block | Finished], dict[int, bool]]:
-    """Blocks of that layout, and what is settled; `pack`: finished ones as what is left of them."""
+def tracked(layout: list[list[tuple[int, bool]]], pack: bool = False) -> tuple[list[Block], dict[int, bool]]:
+    """Blocks of that layout, and what is settled; with `pack`, finished ones are packed."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
-    blocks: list[Block | Finished] = []
+    blocks: list[Block] = []
     books: dict[int, bool] = {}
     for records in layout:
         offsets: list[int] = []
@@ -45,8 +43,9 @@ def tracked(
             books[offset] = settled
             if settled:
                 ledger.settle_row(block, index, Disposition.DELIVERED)
-        packed = Finished(block.first_offset, block.end, block.leader_epoch)
-        blocks.append(packed if pack and not block.open else block)
+        if pack and not block.open:
+            block.pack()
+        blocks.append(block)
     return blocks, books
 
 
@@ -111,7 +110,6 @@ def test_a_settled_record_is_not_held() -> None:
     """Its bytes go with it, while the block still waits for others; asking for it again is a bug."""
     blocks, _ = tracked([[(1, True), (1, False)]])
     block = blocks[0]
-    assert isinstance(block, Block)
     assert block.records[0] is None
     with pytest.raises(InvariantViolation):
         block.record(0)

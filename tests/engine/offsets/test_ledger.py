@@ -340,7 +340,7 @@ class LedgerMachine(RuleBasedStateMachine):
         open_now = sum(not done for books in self.seen.values() for done in books.values())
         assert (totals.open, totals.released) == (open_now, self.released)
         assert totals.read == self.settled + open_now
-        blocks = [one for state in self.ledger for one in state.blocks if isinstance(one, Block) and one.open]
+        blocks = [one for state in self.ledger for one in state.blocks if one.open]
         assert self.ledger.open_bytes == 5 * open_now + ROW_BYTES * sum(len(one.stages) for one in blocks)
         assert totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered == self.settled
 

@@ -279,7 +279,7 @@ class MapMachine(RuleBasedStateMachine):
         if self.eager:
             self.position()
             blocks = list(self.reader.state.blocks)
-            unfinished = sum(1 for block in blocks if isinstance(block, Block))
+            unfinished = sum(1 for block in blocks if block.open)
             leader_epochs = len({block.leader_epoch for block in blocks})
             assert unfinished <= len(self.reader.open)
             assert len(blocks) <= 2 * unfinished + leader_epochs

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from consumer.engine import messages as m
-from consumer.engine.block import Block, RecordStage
+from consumer.engine.block import RecordStage
 from consumer.engine.commits import _SHOWN_FOR
 from consumer.engine.ledger import AssignmentState, Ledger
 from consumer.engine.model import Disposition, Instant, TopicPartition
@@ -48,14 +48,12 @@ def the_whole_forgot_one(ledger: Ledger) -> None:
 def a_span_holds_what_it_has_not(ledger: Ledger) -> None:
     """A finished one believes that one of its records is open."""
     block = state_of(ledger).blocks[0]
-    assert isinstance(block, Block)
     block.open += 1
 
 
 def a_finished_span_holds_one(ledger: Ledger) -> None:
     """And what is lowest of the open ones is none."""
     block = state_of(ledger).blocks[0]
-    assert isinstance(block, Block)
     block.stages[:] = bytes([RecordStage.DELIVERED]) * len(block.stages)
 
 

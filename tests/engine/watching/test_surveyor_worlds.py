@@ -50,7 +50,7 @@ def _look(pipeline: Pipeline, now: Instant) -> None:
     places = _where_they_are(pipeline)
     for state in pipeline.ledger:
         for block in state.blocks:
-            for index, stage in enumerate(block.stages if isinstance(block, Block) else b""):
+            for index, stage in enumerate(block.stages):
                 if stage >= RecordStage.DELIVERED:
                     assert not any((block, index) in held for held in places.values()) or stage == RELEASED
                 elif stage == RecordStage.FREED:

@@ -166,11 +166,7 @@ def ended_assignments_settle(patch: pytest.MonkeyPatch) -> None:
         heir = self.ledger.get(row.block.assignment.tp)
         if not row.block.assignment.live and heir is not None and heir.blocks:
             other = heir.blocks[0]
-            if (
-                isinstance(other, Block)
-                and row.first < len(other.stages)
-                and other.stages[row.first] < RecordStage.DELIVERED
-            ):
+            if row.first < len(other.stages) and other.stages[row.first] < RecordStage.DELIVERED:
                 return Run(other, row.first, row.end)
         return row
 
