@@ -14,7 +14,7 @@ Errors are one line, name the file and the key, and say what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, NoReturn
@@ -94,18 +94,6 @@ class Layer(NamedTuple):
     rank: Rank = Rank.OWN
 
 
-class Line(NamedTuple):
-    """A line of a layer; `table` is empty for a setting of no table."""
-
-    layer: str
-    table: str
-    key: str
-
-    def __str__(self) -> str:
-        table = f"[{self.table}] " if self.table else ""
-        return f"{self.layer}: {table}{self.key!r}"
-
-
 class Incomplete(MappingError):
     """Fields that every event needs have no source."""
 
@@ -126,9 +114,10 @@ class Loader:
         }
         # By field, the layer whose line stands.
         self._standing: dict[str, Layer] = {}
-        # Lines of shared layers of which the schema lacks this path, which may be all of the line; or lacks nothing.
-        self.unused: dict[Line, tuple[str, bool]] = {}
-        self.used: set[Line] = set()
+        # Lines of shared layers, as errors call them, of which the schema lacks this path, which may be all of the
+        # line; or lacks nothing.
+        self.unused: dict[str, tuple[str, bool]] = {}
+        self.used: set[str] = set()
         self._warnings = tuple(
             f"{layer.name}: {text}"
             for layer in layers[1:]
@@ -292,30 +281,34 @@ class Loader:
         found: dict[str, Expression] = {}
         for name in self._tables["fields"]:
             target = self._target("fields", name)
-            for layer in reversed(self._layers):
-                said = layer.tables.get("fields", {}).get(name)
-                # What the section itself writes must hold; a proposal counts only where the schema has its paths.
-                if said is None or (said and not self._applies(layer, "fields", name, said)):
-                    continue
+            layer, said = self._line("fields", name, self._reading.missing)
+            if layer is not None:
                 self._standing[name] = layer
-                if said != "":
-                    found[name] = self._proposed(layer, target, said)
-                break
+            if layer is not None and said != "":
+                found[name] = self._proposed(layer, target, said)
         self._unify_items(found)
         return found
 
-    def _applies(self, layer: Layer, table: str, key: str, said: Any) -> bool:
-        """Return whether the schema has the paths of a line, if it is a proposal; what shared lines lack is noted."""
-        if layer.rank is Rank.OWN:
-            return True
-        line = Line(layer.name, table, key)
-        missing = self._reading.missing(said)
-        # `sections` refuses a line whose path no section has: it is misspelled.
-        if missing is None:
-            self.used.add(line)
-        elif layer.rank is Rank.SHARED:
-            self.unused[line] = missing, isinstance(said, str)
-        return missing is None
+    def _line(self, table: str, key: str, missing: Callable[[Any], str | None]) -> tuple[Layer | None, Any]:
+        """Return the line that stands at a key of a table (of none: ""), and its layer; None twice: there is none.
+
+        It is the narrowest one, but for proposals that lack something in this schema: `missing` says what.
+        """
+        for layer in reversed(self._layers):
+            said = (layer.tables.get(table, {}) if table else layer.tables).get(key)
+            if said is None:
+                continue
+            # What the section itself writes must hold. An empty line takes the wider ones away, whoever wrote it.
+            if layer.rank is Rank.OWN or not said:
+                return layer, said
+            line, lacks = f"{layer.name}: " + (f"[{table}] {key!r}" if table else key), missing(said)
+            if lacks is None:
+                self.used.add(line)
+                return layer, said
+            # `sections` refuses a line whose path no section has: it is misspelled.
+            if layer.rank is Rank.SHARED:
+                self.unused[line] = lacks, isinstance(said, str)
+        return None, None
 
     def _proposed(self, layer: Layer, target: Target, said: Any) -> Expression:
         try:
@@ -355,30 +348,24 @@ class Loader:
     def _add_phone_country(self, sources: dict[str, Expression]) -> None:
         """Phone numbers get the code of the country that ``phone_country`` names."""
         numbers = sources.get("user_data.ph")
-        for layer in reversed(self._layers):
-            said = layer.tables.get("phone_country")
-            if said is None:
-                continue
-            if not said:
-                return
-            if numbers is None:
-                if layer.rank is not Rank.SHARED:
-                    self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
-                # Other record types have them, or none has: `sections` knows.
-                self.unused[Line(layer.name, "", "phone_country")] = "", False
-                continue
-            is_for_all = isinstance(said, str) and is_region(said)
-            # Shared, it is a proposal, as a shared line of a table.
-            if is_for_all:
-                self.used.add(Line(layer.name, "", "phone_country"))
-            elif not self._applies(layer, "", "phone_country", said):
-                continue
-            # Now, and not with the first record that has a number.
-            if not is_installed():
-                self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
-            country: Expression = Constant(said) if is_for_all else self._country(said)
-            sources["user_data.ph"] = Phone((numbers, country))
+
+        def is_for_all(said: Any) -> bool:
+            return isinstance(said, str) and is_region(said)
+
+        def missing(said: Any) -> str | None:
+            # Without numbers: other record types have them, or none has, and `sections` knows.
+            return "" if numbers is None else None if is_for_all(said) else self._reading.missing(said)
+
+        _, said = self._line("", "phone_country", missing)
+        if not said:
             return
+        if numbers is None:
+            self._fail("phone_country has no numbers: name the path of user_data.ph in [fields]")
+        # Now, and not with the first record that has a number.
+        if not is_installed():
+            self._fail(f"phone_country needs a library, and {missing_extra('phones')}")
+        country: Expression = Constant(said) if is_for_all(said) else self._country(said)
+        sources["user_data.ph"] = Phone((numbers, country))
 
     def _country(self, said: Any) -> Expression:
         """What gives the country of a record."""
@@ -515,26 +502,21 @@ class Loader:
         return Consent(When((agreed, *every), None), ())
 
     def _dedup_key(self) -> Expression | None:
-        said = self._settings_of("dedup", "key").get("key", "")
-        if not said:
-            return None
-        layer = next(one for one in reversed(self._layers) if "key" in one.tables.get("dedup", {}))
+        self._settings_of("dedup", "key")
+        _, said = self._line("dedup", "key", self._reading.missing)
         # Records without such a value are known by their event_id: so are those of a schema without it.
-        if not self._applies(layer, "dedup", "key", said):
-            return None
-        return self._one("[dedup] key", said, TARGETS["event_id"].kinds, "must be text")
+        return self._one("[dedup] key", said, TARGETS["event_id"].kinds, "must be text") if said else None
 
     def _one(self, key: str, said: Any, kinds: frozenset[str] | None, meant: str) -> Expression:
         """The source of one value that this key names, of one of these `kinds`; None: of any."""
         with self._about(key):
             source = self._reading.expression(said)
-        # Which of several would count is for the user to say.
-        if is_many(source):
-            self._fail(
-                f"{key}: {source.path!r} may give several values{hints.element_of(source) or '; name one'}"
-            )
-        if isinstance(source, Computed):
-            with self._about(key):
+            # Which of several would count is for the user to say.
+            if is_many(source):
+                raise Unreadable(
+                    f"{source.path!r} may give several values{hints.element_of(source) or '; name one'}"
+                )
+            if isinstance(source, Computed):
                 computation(source, None, None, lambda _: None)
         if kinds is not None and not source.kinds & kinds:
             self._fail(f"{key}: {source.path!r} is {listed(source.kinds)}, but {meant}")

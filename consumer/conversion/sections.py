@@ -25,7 +25,7 @@ from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
-from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Line, Loader, Rank
+from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Rank
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
@@ -292,16 +292,14 @@ class _File:
     def refuse_unused(self, loaders: Sequence[Loader], schemas: Map[str, AvroSchema]) -> None:
         """Raise `MappingError` if a path that sections share is in no schema that it was looked for in."""
         by_record = {record: SchemaPaths(schema) for record, schema in schemas.items()}
-        used: set[Line] = {line for loader in loaders for line in loader.used}
+        used = {line for loader in loaders for line in loader.used}
         for loader in loaders:
             for line, (path, is_all) in loader.unused.items():
                 # The section that has the path may have a line of its own.
                 if line in used or (is_all and any(paths.has(path) for paths in by_record.values())):
                     continue
                 if not path:
-                    raise MappingError(
-                        f"{line.layer}: {line.key} has no numbers: name the path of user_data.ph in [fields]"
-                    )
+                    raise MappingError(f"{line} has no numbers: name the path of user_data.ph in [fields]")
                 places = {at: record for record, paths in by_record.items() for at in paths.all_paths()}
                 near = nearest(path, places)
                 hint = f"the nearest is {near!r} ({places[near]})" if near else "see the schemas for its name"

@@ -204,6 +204,17 @@ def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: P
     assert path_of(sections, "com.shop.Signup", None, "user_data.ph") == "member.mail"
 
 
+def test_a_shared_key_that_a_schema_lacks_makes_way_for_the_wider_one(tmp_path: Path) -> None:
+    """As every shared line does; a record type that has neither goes without."""
+    lines = '[dedup]\nkey = "id"\n[topic."web".dedup]\nkey = "click"\n'
+    sections = loaded(tmp_path, MAPPING + lines)
+    keys = {one.name: one.mapping.dedup_key for one in sections.all}
+    paths = {name: None if key is None else key.path for name, key in keys.items()}
+    assert paths["com.shop.Click"] is None
+    assert paths["com.shop.Click on web"] == "click"
+    assert paths["com.shop.Order on web"] == paths["com.shop.Order"] == "id"
+
+
 def test_many_sections_are_read_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a proposal would be mistaken for is not looked for: it takes a look at every path of the schema."""
 
@@ -278,7 +289,7 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
         ('time_unit = "sec"', r"^my.toml: time_unit must be one of"),
         ('phone_country = "DE"', r"^my.toml: phone_country has no numbers"),
         ('[topic."a"]\nphone_country = "contry"\n[topic."a".fields]\n"user_data.ph" = "email"',
-         r'^my.toml \[topic."a"\]: .phone_country.: .contry. is in no schema of the sections'),
+         r'^my.toml \[topic."a"\]: phone_country: .contry. is in no schema of the sections'),
         ("record = 1", r"record is a table: write \[record"),
         ("[record]\nfields = 1", "'fields' is a setting of no section"),
         ('[topic."a".fields]\n"user_data.ph" = "fone"', r'\[topic."a"\]: \[fields\] .user_data.ph.: .fone. is in no'),
