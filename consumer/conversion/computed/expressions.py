@@ -44,7 +44,14 @@ _ITSELF: Final = "<branch>"  # no name of Avro's
 
 
 class Unreadable(ValueError):
-    """What a mapping says is no expression, or not one of this schema. One line."""
+    """What a mapping says is no expression, or not one of this schema. One line.
+
+    `missing`: the path that the schema lacks, if that is what is wrong.
+    """
+
+    def __init__(self, message: str, missing: str | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 @dataclass(frozen=True, slots=True)

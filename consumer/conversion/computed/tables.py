@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from consumer.avro.paths import NoSuchPath, SchemaPaths
 from consumer.avro.schema import Array, Field, Map, Record, branches_of
@@ -54,12 +54,7 @@ _BESIDE: Final = {"join": ("with",), "table": ("of", "otherwise")}
 _CONDITIONS: Final = ("when", "when_event")
 
 
-class Missing(Unreadable):
-    """The schema has no such path."""
-
-    def __init__(self, message: str, path: str) -> None:
-        super().__init__(message)
-        self.path = path
+_Found = TypeVar("_Found")
 
 
 class Reading:
@@ -72,13 +67,7 @@ class Reading:
     def expression(self, said: Any) -> Expression:
         """Return what the mapping says: a path, or a table. Raises `Unreadable`."""
         if isinstance(said, str):
-            try:
-                source = self._paths.resolve(said)
-            except NoSuchPath as error:
-                # A path that ends at a record exists, and is a mistake in every schema that has it.
-                if not self._paths.has(said):
-                    raise Missing(str(error), said) from None
-                raise Unreadable(str(error)) from None
+            source = self._resolved(said, self._paths.resolve)
             return Element((source,)) if source.picks else source
         if isinstance(said, list):
             raise Unreadable(
@@ -97,12 +86,18 @@ class Reading:
             return None if self._paths.has(said) else said
         try:
             self.expression(said)
-        except Missing as error:
-            return error.path
-        except Unreadable:
-            # It is wrong in another way, whatever the schema.
-            pass
+        except Unreadable as error:
+            # None if it is wrong in another way, whatever the schema.
+            return error.missing
         return None
+
+    def _resolved(self, path: str, resolve: Callable[[str], _Found]) -> _Found:
+        """Return what `resolve`, a method of `SchemaPaths`, finds at a path. Raises `Unreadable`."""
+        try:
+            return resolve(path)
+        except NoSuchPath as error:
+            # A path that ends at a record exists, and is a mistake in every schema that has it.
+            raise Unreadable(str(error), None if self._paths.has(path) else path) from None
 
     def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
         # Unknown keys are told first: a misspelled operator would else be said to be missing.
@@ -138,10 +133,7 @@ class Reading:
         return Arithmetic(self._parts(operator, operand), operator)
 
     def _branch(self, path: str) -> Branch:
-        try:
-            source, records = self._paths.records(path)
-        except NoSuchPath as error:
-            raise Unreadable(str(error)) from None
+        source, records = self._resolved(path, self._paths.records)
         # Names without namespace are what people write, if they are enough to tell the types apart.
         short = [record.name.rpartition(".")[2] for record in records]
         names_are_short = len(set(short)) == len(records)

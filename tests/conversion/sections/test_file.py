@@ -171,6 +171,18 @@ def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path)
     assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
 
 
+def test_a_shared_branch_is_left_out_where_there_is_no_such_path(tmp_path: Path) -> None:
+    """As every shared line; where the path ends at no record, the line is a mistake."""
+    line = '[topic."web".fields]\n"custom_data.order_id" = { branch = "member" }\n'
+    sections = loaded(tmp_path, MAPPING + line)
+    assert path_of(sections, "com.shop.Signup", "web", "custom_data.order_id") == "member"
+    number = sections.choose("com.shop.Order", "web")
+    assert isinstance(number, int)
+    assert "custom_data.order_id" not in sections.all[number - 1].mapping.sources
+    with pytest.raises(MappingError, match=r"'email' is no record but string; this line is of my.toml"):
+        loaded(tmp_path, MAPPING + line.replace("member", "email"))
+
+
 def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: Path) -> None:
     """A record type without numbers, or without the country, goes without; a narrower one goes before."""
     sections = loaded(
