@@ -223,19 +223,14 @@ def choice(words: Iterable[str]) -> Rule:
 
 def total(values: Iterable[Any]) -> int | LeftOut | None:
     """Return the sum of quantities; None if one is negative; malformed if one is malformed."""
-    numbers: list[int] = []
-    for value in values:
-        number = count(value)
-        if number is None:
-            return None
+    summed: int | LeftOut = LeftOut.BLANK
+    for number in map(count, values):
         # A sum without it would be a wrong one.
-        if number is LeftOut.MALFORMED:
-            return LeftOut.MALFORMED
+        if number is None or number is LeftOut.MALFORMED:
+            return number
         if isinstance(number, int):
-            numbers.append(number)
-    if not numbers:
-        return LeftOut.BLANK
-    return sum(numbers) if sum(numbers) <= MAX_COUNT else LeftOut.MALFORMED
+            summed = number if isinstance(summed, LeftOut) else summed + number
+    return summed if isinstance(summed, LeftOut) or summed <= MAX_COUNT else LeftOut.MALFORMED
 
 
 def moment(units: int, days: bool) -> Rule:

@@ -41,6 +41,7 @@ _OPERATIONS: Final[dict[str, Callable[[Decimal, Decimal], Decimal]]] = {
     "multiply": _EXACT.multiply,
 }
 _ITSELF: Final = "<branch>"  # no name of Avro's
+_ITEM, _EVENT = -1, -2  # where a way begins that begins in no sum
 
 
 class Unreadable(ValueError):
@@ -72,9 +73,7 @@ class Computed:
         """The kinds of value that it may be; see `Source`."""
         if isinstance(self, Constant | Table):  # what the mapping itself says
             return frozenset(map(kind_of, constants_in(self)))
-        # The other parts of `When` are conditions: none of them is the value.
-        parts = self.parts[:1] if isinstance(self, When) else self.parts
-        return self.gives or frozenset[str]().union(*(part.kinds for part in parts))
+        return self.gives or frozenset[str]().union(*(result.kinds for result in results_of(self)))
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """Return its function; `maker` makes those of its parts. Raises `Unreadable`."""
@@ -194,12 +193,8 @@ class Sum(Computed):
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
         [of] = self.parts
-        array = maker.array(of, scopes)
-        elements, _ = maker.value(array, scopes)
-        function = maker.one(of, "sum", (*scopes, array))
-        return lambda read, at: _folded(
-            _EXACT.add, (function(read, (*at, element)) for element in elements(read, at))
-        ), False
+        values = maker.each(maker.array(of, scopes), of, "sum", scopes)
+        return lambda read, at: _folded(_EXACT.add, values(read, at)), False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,15 +258,9 @@ class Each(Computed):
 
     def make(self, maker: Maker, scopes: Scopes) -> Made:
         """See `Computed.make`."""
-        elements, _ = maker.value(self.array, scopes)
-        function = maker.one(self.parts[0], "a field of an item", (*scopes, self.array))
-
-        def each(read: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
-            values = [function(read, (*at, element)) for element in elements(read, at)]
-            # As `walk` does it for a path.
-            return [value for value in values if value is not None]
-
-        return each, True
+        values = maker.each(self.array, self.parts[0], "a field of an item", scopes)
+        # Without nulls, as `walk` gives the values of a path.
+        return lambda read, at: [value for value in values(read, at) if value is not None], True
 
 
 class Phone(Computed):
@@ -321,12 +310,12 @@ def sources_in(expression: Expression, *, in_sums: bool = True) -> Iterator[Sour
 
 def results_of(expression: Expression) -> Iterator[Expression]:
     """Yield what this may be the value of: the alternatives, without what chooses among them."""
-    if not isinstance(expression, First | When | Each):
+    if isinstance(expression, First | When | Each | Element | Branch):
+        # The other parts of `When` are conditions: they choose, and none of them is the value.
+        for part in expression.parts if isinstance(expression, First) else expression.parts[:1]:
+            yield from results_of(part)
+    else:
         yield expression
-        return
-    # Conditions, the other parts of `When`, choose.
-    for part in expression.parts if isinstance(expression, First) else expression.parts[:1]:
-        yield from results_of(part)
 
 
 def constants_in(expression: Expression) -> Iterator[Scalar]:
@@ -481,30 +470,37 @@ class Maker:
 
     def value(self, way: Way, scopes: Scopes) -> Made:
         """Return the function of what stands at the end of a way."""
+        depth, passed = self._scope(way, scopes)
+        rest = way[passed:]
         # Below the element of a sum that is at hand, nothing more is read of the record.
-        depth, passed = _scope(way, scopes)
         if depth >= 0:
-            on = way[passed:]
-            get = walk if EACH in on else value_at
-            return lambda _read, at: get(at[depth], on), EACH in on
-        of_item = self._is_in_item(way)
-        rest = way[len(self._item or ()) :] if of_item else way
+            get = walk if EACH in rest else value_at
+            return lambda _read, at: get(at[depth], rest), EACH in rest
         # The executors read names alone, each in its own way; from the first array on it is gone through here.
         names = tuple(map(str, takewhile(lambda step: isinstance(step, str) and step != EACH, rest)))
-        index, beyond = self.reads.setdefault(Read(of_item, names), len(self.reads)), rest[len(names) :]
+        index, beyond = (
+            self.reads.setdefault(Read(depth == _ITEM, names), len(self.reads)),
+            rest[len(names) :],
+        )
         if not beyond:
             return lambda read, _at: read[index], False
         reach = walk if EACH in beyond else value_at
         return lambda read, _at: reach(read[index], beyond), EACH in beyond
+
+    def each(
+        self, array: Way, of: Expression, operator: str, scopes: Scopes
+    ) -> Callable[[Sequence[Any], tuple[Any, ...]], Iterator[Any]]:
+        """Return what yields the one value of an operand for each element of an array. Raises `Unreadable`."""
+        elements, _ = self.value(array, scopes)
+        function = self.one(of, operator, (*scopes, array))
+        return lambda read, at: (function(read, (*at, element)) for element in elements(read, at))
 
     def array(self, of: Expression, scopes: Scopes) -> Way:
         """Return the way to the one array that the paths of `of` go through: a sum is over it. Raises `Unreadable`."""
         arrays: dict[Way, str] = {}
         for source in sources_in(of, in_sums=False):
             way = _marked(source)
-            _, passed = _scope(way, scopes)
-            if passed == 0 and self._item and self._is_in_item(way):
-                passed = len(self._item)
+            _, passed = self._scope(way, scopes)
             # One value for all elements, as a rate, may stand in a sum.
             if EACH not in way[passed:]:
                 continue
@@ -516,7 +512,7 @@ class Maker:
                 while way[end : end + 1] == (EACH,):
                     end += 1
             arrays.setdefault(way[:end], source.path)
-        if not arrays and self._item and any(self._is_in_item(_marked(one)) for one in sources_in(of)):
+        if not arrays and self._item and any(self._scope(_marked(one), ())[1] for one in sources_in(of)):
             raise Unreadable(
                 f"sum: {shown(of)} is one value of the item at hand; a sum in a field of the items goes over a list "
                 "within the item"
@@ -528,8 +524,15 @@ class Maker:
             raise Unreadable(f"sum: {one!r} and {other!r} are of two arrays; a sum is over one")
         return next(iter(arrays))
 
-    def _is_in_item(self, way: Way) -> bool:
-        return self._item is not None and way[: len(self._item)] == self._item
+    def _scope(self, way: Way, scopes: Scopes) -> tuple[int, int]:
+        """Return the scope that this way begins in (its place, `_ITEM` or `_EVENT`), and how many steps lead there."""
+        # The innermost first: its elements lie in those of the others.
+        for depth in range(len(scopes) - 1, -1, -1):
+            size = len(scopes[depth])
+            if way[:size] == scopes[depth]:
+                return depth, size
+        item = self._item
+        return (_EVENT, 0) if item is None or way[: len(item)] != item else (_ITEM, len(item))
 
 
 def _marked(source: Source) -> Way:
@@ -538,16 +541,6 @@ def _marked(source: Source) -> Way:
     for position, index in source.picks:
         steps[position] = index
     return tuple(steps)
-
-
-def _scope(way: Way, scopes: Scopes) -> tuple[int, int]:
-    """Return which of the scopes this way begins in, and how many of its steps lead there; -1 and 0: in none."""
-    # The innermost first: its elements lie in those of the others.
-    for depth in range(len(scopes) - 1, -1, -1):
-        size = len(scopes[depth])
-        if way[:size] == scopes[depth]:
-            return depth, size
-    return -1, 0
 
 
 # -- what is made of values
