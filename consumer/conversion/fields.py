@@ -20,7 +20,7 @@ from consumer.conversion.decisions import REFUSALS, Decisions, LeftOutWarnings
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.normalise import text_of
 from consumer.conversion.rules import Memory, Rule, flag, order_id, web_url
-from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, Arity, Target
+from consumer.conversion.targets import CONTENTS, DECIDED, DERIVED, TARGETS, WORDS, Arity, Target
 from consumer.engine.figures.coverage import BITS, BITS_OF_FIELDS
 from consumer.engine.model import Rejection, Warned
 
@@ -30,7 +30,6 @@ _PARTNER_NAME: Final = "partner_name"
 _CLICK_ID: Final = "user_data.click_id"
 _ADDRESS: Final = "event_source_url"
 _AGENT: Final = "user_data.client_user_agent"
-_WORDS = frozenset({"string", "enum"})
 # Values that rarely come again, or are judged quickly: a memory would cost more than it saves.
 _NOT_REMEMBERED: tuple[Rule, ...] = (text_of, order_id, web_url, flag, amount, count)
 _OF_ONE_PERSON: Final = frozenset(
@@ -105,7 +104,7 @@ class Description:
         """See `ProgramField.is_text`."""
         source = self.mapping.sources.get(name)
         # What is computed may be malformed, and then it is no text.
-        return isinstance(source, Source) and source.kinds <= _WORDS
+        return isinstance(source, Source) and source.kinds <= WORDS
 
     def _is_gathered(self, name: str) -> bool:
         """Whether this field has the same source as a field of the items."""

@@ -1,8 +1,9 @@
-"""What a wrong line of a mapping probably means: the end of its error's message.
+"""What is said of a wrong line of a mapping: what it probably means, as the end of its error's message.
 
 Theory of operation. Shops and trackers have usual words for what the platform names otherwise: ``purchase`` is its
 ``checkout``. Those are tables here. A name that is in none of them is compared by its spelling, and if nothing is
-spelled alike there is no suggestion: one that is far off would mislead. Nothing here decides anything.
+spelled alike there is no suggestion: one that is far off would mislead. Two functions also judge: whether a constant is
+a value of its field, and whether names can be the advertiser's own.
 """
 
 from __future__ import annotations

@@ -41,19 +41,22 @@ from consumer.conversion.computed.expressions import (
     shown,
 )
 from consumer.conversion.computed.phones import is_installed, is_region
-from consumer.conversion.computed.tables import NUMBERS, WORDS, Reading
+from consumer.conversion.computed.tables import Reading
 from consumer.conversion.countries import country_code
 from consumer.conversion.mapping import Consent, Mapping, item_steps_of
 from consumer.conversion.normalise import LeftOut, trim
 from consumer.conversion.targets import (
     ACTION_SOURCES,
     CONTENTS,
+    DAYS,
     DERIVED,
     EVENT_NAMES,
     FILTER,
     NEVER_SENT,
+    NUMBERS,
     TARGETS,
     TIME_UNITS,
+    WORDS,
     Arity,
     Target,
 )
@@ -71,8 +74,6 @@ WITHOUT_EFFECT: Final = {
     "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
     "line away"
 }
-# Kinds that count time, each in a unit of its own.
-_COUNTED = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
 _TIMES = frozenset({"event_time", "app_info.install_time", "user_data.db"})
 _PHONE_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _REQUIRED = ("event_id", "event_name", "event_time", "action_source")
@@ -338,7 +339,7 @@ class Loader:
             )
         if isinstance(source, Computed) and target.name in _TIMES:
             # A number without a logical type counts in `time_unit`.
-            units = {kind if kind in _COUNTED else "number" for kind in source.kinds & (_COUNTED | NUMBERS)}
+            units = {kind if kind in DAYS else "number" for kind in source.kinds & (DAYS | NUMBERS)}
             if len(units) > 1:
                 self._fail(
                     f"{key}: {source.path!r} are {' and '.join(sorted(units))}, which count time in different units"

@@ -108,16 +108,17 @@ NEVER_SENT: Final = frozenset(
 # The mapping's names for units of time -> how many make a second.
 TIME_UNITS: Final = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
-_NUMBERS = frozenset({"int", "long", "float", "double", "decimal"})
+# Kinds of value (see `consumer.avro.paths.Source`).
+NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
 # What may hold a number or a time. A symbol of an enum begins with a letter, so it is neither.
-_DIGITS = _NUMBERS | {"string"}
-_WORDS = frozenset({"string", "enum"})
-_TEXT = _NUMBERS | _WORDS
-# A day can be taken from any of them.
-_DAYS = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
+_DIGITS = NUMBERS | {"string"}
+WORDS: Final = frozenset({"string", "enum"})
+_TEXT = NUMBERS | WORDS
+# They count time, each in a unit of its own; a day can be taken from any of them.
+DAYS: Final = frozenset({"date", "timestamp-millis", "timestamp-micros", "timestamp-nanos"})
 _WHOLE = frozenset({"int", "long", "string"})
 # What `rules.flag` reads.
-_FLAG = _WORDS | {"boolean", "int"}
+_FLAG = WORDS | {"boolean", "int"}
 
 
 def _special(name: str, meant: str, kinds: frozenset[str], constant: bool = False) -> Target:
@@ -191,9 +192,9 @@ _DEVICE_NUMBERS = {
 
 def _table() -> list[Target]:
     return [
-        _special("event_name", "text", _WORDS, constant=True),
-        _special("action_source", "text", _WORDS, constant=True),
-        _special("event_time", "a time", _DIGITS | _DAYS),
+        _special("event_name", "text", WORDS, constant=True),
+        _special("action_source", "text", WORDS, constant=True),
+        _special("event_time", "a time", _DIGITS | DAYS),
         _special("event_id", "text", frozenset({"string", "int", "long"})),
         _special("ad_account_id", "digits", frozenset({"string", "int", "long"})),
         Target("event_source_url", rules.web_url, "an absolute http or https URL", frozenset({"string"})),
@@ -206,7 +207,7 @@ def _table() -> list[Target]:
         Target("wifi", rules.flag, "true or false", _FLAG, Arity.ONE),
         *(_text(f"app_info.{key}", longest) for key, longest in _APP_TEXTS.items()),
         # Its rule depends on how the schema counts time: `decisions.rule_for` makes another one.
-        Target("app_info.install_time", text_of, "a time", _TEXT | _DAYS, Arity.ONE, constant=False),
+        Target("app_info.install_time", text_of, "a time", _TEXT | DAYS, Arity.ONE, constant=False),
         _text("app_info.user_agent", 16384),
         *(_integer(f"app_info.window_{side}", 30720) for side in ("height", "width")),
         *(_text(f"device_info.{key}", longest) for key, longest in _DEVICE_TEXTS.items()),
@@ -216,7 +217,7 @@ def _table() -> list[Target]:
                 "wifi cellular_2g cellular_3g cellular_4g cellular_5g cellular_6g ethernet unknown"),
         _choice("device_info.os_family", "ios android macos windows linux bsd other"),
         Target("device_info.languages", rules.language, "a language", _TEXT, Arity.ALL, constant=False),
-        *(Target(f"user_data.{key}", hashing(normaliser), _MEANT[key], _TEXT | _DAYS if key == "db" else _TEXT,
+        *(Target(f"user_data.{key}", hashing(normaliser), _MEANT[key], _TEXT | DAYS if key == "db" else _TEXT,
                  Arity.ALL, hashed=True) for key, normaliser in HASHED_FIELDS.items()),
         Target("user_data.client_ip_address", client_ip_address, "an IP address", _TEXT),
         *(_text(f"user_data.{key}") for key in ("client_user_agent", "click_id", "partner_id")),

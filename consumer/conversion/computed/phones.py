@@ -10,13 +10,14 @@ is left as it was written.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final
 
 from consumer.conversion.countries import country_code
 from consumer.conversion.normalise import LeftOut, text_of, trim
 
-MOST_REMEMBERED: Final = 8192  # numbers: a megabyte or two
+_MOST_REMEMBERED: Final = 8192  # numbers: a megabyte or two
 _LONGEST: Final = 64  # characters; a ready digest is left alone, too
 
 # With its code, and nothing in it that is no part of the number: no (0), no extension.
@@ -26,8 +27,6 @@ _MEXICAN: Final = re.compile(r"(?:\+?52)?(?:01|044|045|1)([0-9]{10})")
 _NOT_DIGITS: Final = re.compile(r"[^0-9+]+")
 # How exports that take numbers for floats write them.
 _WHOLE_FLOAT: Final = re.compile(r"([0-9]+)\.0+")
-
-_remembered: dict[tuple[str, str], str] = {}
 
 
 def is_installed() -> bool:
@@ -55,17 +54,11 @@ def with_country(number: Any, country: Any) -> Any:
         return number
     of = text_of(country)
     region = None if isinstance(of, LeftOut) else country_code(trim(of))
-    if region is None:
-        return number
-    known = _remembered.get((region, text))
-    if known is None:
-        # To forget all costs less than to know which was asked for least (`rules.Memory`).
-        if len(_remembered) >= MOST_REMEMBERED:
-            _remembered.clear()
-        known = _remembered[region, text] = _international(trim(text), region.upper()) or text
-    return known
+    return number if region is None else _international(trim(text), region.upper()) or text
 
 
+# The library takes longer than all else that is done to a number, and shoppers come again.
+@lru_cache(_MOST_REMEMBERED)
 def _international(text: str, region: str) -> str | None:
     phonenumbers = import_module("phonenumbers")
     whole = _WHOLE_FLOAT.fullmatch(text)

@@ -34,10 +34,9 @@ from consumer.conversion.computed.expressions import (
     results_of,
     shown,
 )
+from consumer.conversion.targets import NUMBERS, WORDS
 from consumer.errors import or_all
 
-NUMBERS: Final = frozenset({"int", "long", "float", "double", "decimal"})
-WORDS: Final = frozenset({"string", "enum"})
 # What an operand may be, as kinds and in words; those of other operators may be anything. A number may be written as
 # text; a symbol of an enum is none.
 _NUMBER: Final = (NUMBERS | {"string"}, "a number")
