@@ -69,6 +69,7 @@ CHOICES: Final = {
     "external_id_case": ("lower", "as_written"),
     "time_unit": tuple(TIME_UNITS),
 }
+SETTINGS: Final = (*CHOICES, "phone_country_code", "phone_country")  # keys that stand in no table
 # Keys of older versions that are accepted -> what is said of them.
 WITHOUT_EFFECT: Final = {
     "newer_event_names": "newer_event_names has no effect any more, as all 22 standard event names are known: take the "
@@ -235,7 +236,7 @@ class Loader:
             if not value or value in known:
                 continue
             # A setting below a table's header belongs to that table: the usual mistake with TOML.
-            if key in CHOICES:
+            if key in SETTINGS:
                 self._misplaced(table, key)
             # A channel may well be called as an action source is, so that nothing follows from its name.
             if table == "action_sources":
@@ -256,7 +257,7 @@ class Loader:
         if name.rpartition(".")[2] in NEVER_SENT:
             self._fail(f"[{table}] {name!r} is never sent: take the line away")
         if name not in TARGETS:
-            if name in CHOICES or name in ("phone_country_code", "phone_country"):
+            if name in SETTINGS:
                 self._misplaced(table, name)
             path = self._tables[table][name]
             if isinstance(path, str) and path in TARGETS:
@@ -465,7 +466,9 @@ class Loader:
         table = self._settings_of("consent", "require", "any", "allowed")
         allowed = table.get("allowed", [])
         if not isinstance(allowed, list) or not all(isinstance(value, str | int) for value in allowed):
-            self._fail('[consent] allowed must be a list of values: allowed = ["granted"]')
+            self._fail(
+                '[consent] allowed must be a list of texts, whole numbers, true or false: allowed = ["granted"]'
+            )
         # Without allowed values only true will do, and text is never true.
         kinds = None if allowed else frozenset({"boolean"})
         found: dict[str, list[Expression]] = {"require": [], "any": []}
@@ -526,7 +529,7 @@ class Loader:
     def _settings_of(self, table: str, *allowed: str) -> dict[str, Any]:
         """Return the table, which may have the `allowed` keys only."""
         for key in self._tables[table]:
-            if key in CHOICES:
+            if key in SETTINGS:
                 self._misplaced(table, key)
             if key not in allowed:
                 self._fail(f"[{table}] {key!r} is not a key; {or_all(key, allowed)}")

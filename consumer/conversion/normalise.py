@@ -114,16 +114,19 @@ def email(text: str) -> str | LeftOut:
 _NOT_A_DIGIT = re.compile(r"[^0-9]+")
 # What stays is named too: `str.translate` makes and drops an exception for each character that it does not find.
 _ASCII_DIGITS = {code: chr(code) if 48 <= code <= 57 else None for code in range(128)}
-# How exports that take numbers for floats write a phone number or a postal code: 94107.0.
 _WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
+
+
+def without_zeros(text: str) -> str:
+    """Return 94107.0, as exports that take numbers for floats write a phone number or a postal code, as 94107."""
+    return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
 def phone(text: str) -> str | LeftOut:
     """Keep the digits 0-9 after NFKC (full-width digits become plain ones); remove leading zeros."""
     digits = text.removeprefix("+")
     if len(text) > _LONGEST_NAME or not digits.isdigit() or not digits.isascii():
-        if _WHOLE_FLOAT.fullmatch(text):
-            text = text.partition(".")[0]
+        text = without_zeros(text)
         if len(text) > _LONGEST_NAME:
             return LeftOut.MALFORMED
         if text.isascii():
@@ -239,12 +242,8 @@ _BETWEEN_DIGITS = re.compile(r"[\s\-‐‑‒–—―−]+")
 
 def postal_code(text: str) -> str | LeftOut:
     """Return the digits of a code made of digits, blanks and dashes; leading zeros stay."""
-    if text.isdigit() and text.isascii():
-        return text
-    if _WHOLE_FLOAT.fullmatch(text):
-        return text.partition(".")[0]
     # Codes with letters exist (London has them), but the platform's rule is digits.
-    digits = _BETWEEN_DIGITS.sub("", text)
+    digits = text if text.isdigit() else _BETWEEN_DIGITS.sub("", without_zeros(text))
     return digits if digits.isdigit() and digits.isascii() else LeftOut.MALFORMED
 
 

@@ -25,7 +25,7 @@ from consumer.avro.paths import Asked, AvroSchema, SchemaPaths
 from consumer.avro.schema import PRIMITIVES, Record, parse
 from consumer.conversion.computed.tables import flat
 from consumer.conversion.hints import fields_within, line_meant
-from consumer.conversion.loading import CHOICES, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Rank
+from consumer.conversion.loading import SETTINGS, TABLES, WITHOUT_EFFECT, Incomplete, Layer, Loader, Rank
 from consumer.conversion.mapping import Mapping
 from consumer.conversion.targets import MOST_OWN_EVENTS, TARGETS
 from consumer.engine.model import Filtered, Rejection
@@ -330,8 +330,8 @@ def _checked(
     Dotted names that TOML took apart are put together again. `more`: further keys that may stand there; `quoted`: how
     the header of a section begins.
     """
-    choices = [key for key in CHOICES if key not in _TOP]
-    allowed = (*TABLES, *choices, "phone_country_code", "phone_country", *WITHOUT_EFFECT, *more)
+    settings = [key for key in SETTINGS if key not in _TOP]
+    allowed = (*TABLES, *settings, *WITHOUT_EFFECT, *more)
     for key, value in tables.items():
         if key in allowed:
             if key in TABLES and not isinstance(value, dict):

@@ -309,6 +309,14 @@ ERRORS = {
         "[fields] 'unknown_event_name' is a setting of the whole file: put its line above the first [table]",
     ),
     "a setting below event names": ('[event_names]\ntime_unit = "seconds"', "is a setting of the whole file"),
+    "a country of phone numbers below event names": (
+        '[event_names]\nphone_country = "DE"',
+        "[event_names] 'phone_country' is a setting of the whole file",
+    ),
+    "a calling code at the end of the file": (
+        '[dedup]\nphone_country_code = "49"',
+        "[dedup] 'phone_country_code' is a setting of the whole file",
+    ),
     "a setting at the end of the file": ('[dedup]\ntime_unit = "seconds"', "is a setting of the whole file"),
     "a setting below action sources": (
         '[action_sources]\ntime_unit = "seconds"',
@@ -396,6 +404,10 @@ ERRORS = {
     "a consent that is no boolean": ('[consent]\nrequire = "language"', "say which values will do"),
     "a consent of several": ('[consent]\nrequire = "customer.emails"\nallowed = ["x"]', "may give several"),
     "allowed without require": ('[consent]\nallowed = ["x"]', "needs require"),
+    "an allowed value with a fraction": (
+        '[consent]\nrequire = "language"\nallowed = [1.5]',
+        "allowed must be a list of texts, whole numbers, true or false",
+    ),
     "allowed that is no list": ('[consent]\nrequire = "language"\nallowed = "x"', "must be a list"),
     "an unknown key of consent": (
         '[consent]\nrequires = "opt_out"',

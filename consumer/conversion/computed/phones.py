@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from consumer.conversion.countries import country_code
-from consumer.conversion.normalise import LeftOut, text_of, trim
+from consumer.conversion.normalise import LeftOut, text_of, trim, without_zeros
 
 _MOST_REMEMBERED: Final = 8192  # numbers: a megabyte or two
 _LONGEST: Final = 64  # characters; a ready digest is left alone, too
@@ -25,8 +25,6 @@ _has_code = re.compile(r"(?:\+|00)[0-9 ./-]+").fullmatch
 # Until 2019 Mexicans dialled these before the ten digits of a mobile; they are no part of the number any more.
 _MEXICAN: Final = re.compile(r"(?:\+?52)?(?:01|044|045|1)([0-9]{10})")
 _NOT_DIGITS: Final = re.compile(r"[^0-9+]+")
-# How exports that take numbers for floats write them.
-_WHOLE_FLOAT: Final = re.compile(r"([0-9]+)\.0+")
 
 
 def is_installed() -> bool:
@@ -54,21 +52,20 @@ def with_country(number: Any, country: Any) -> Any:
         return number
     of = text_of(country)
     region = None if isinstance(of, LeftOut) else country_code(trim(of))
-    return number if region is None else _international(trim(text), region.upper()) or text
+    return number if region is None else _international(text, region) or text
 
 
 # The library takes longer than all else that is done to a number, and shoppers come again.
 @lru_cache(_MOST_REMEMBERED)
 def _international(text: str, region: str) -> str | None:
     phonenumbers = import_module("phonenumbers")
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    text = whole[1] if whole else text
+    text = without_zeros(trim(text))
     if text.startswith("00"):  # not every country dials it so, but everybody writes it
         text = f"+{text[2:]}"
-    elif region == "MX" and (mobile := _MEXICAN.fullmatch(_NOT_DIGITS.sub("", text))):
+    elif region == "mx" and (mobile := _MEXICAN.fullmatch(_NOT_DIGITS.sub("", text))):
         text = mobile[1]
     try:
-        number = phonenumbers.parse(text, region)
+        number = phonenumbers.parse(text, region.upper())
     except phonenumbers.NumberParseException:
         return None
     # By its length alone: which prefixes a country has in use changes every month. A number without its area code is
