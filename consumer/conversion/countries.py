@@ -105,7 +105,7 @@ STATE_NAMES = _by_name(
         ),
     ]
 )
-# Replaced in 2023 to 2026: orders of then are still converted, and a list that grows older must not refuse them.
+# Withdrawn from 2023 to 2026. Orders of those years are still converted, and a newer list must not refuse them.
 _LATELY_WITHDRAWN = frozenset({"ANG", "BGN", "HRK"})
 # The codes of ISO 4217, upper case.
 CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) | _LATELY_WITHDRAWN

@@ -88,7 +88,7 @@ def warnings_of(target: Target) -> LeftOutWarnings:
     """Return the warning for each reason to leave this field out. A blank value gets none."""
     name = target.name
     return {
-        # What was blank gets no warning: most records leave some fields blank.
+        # `LeftOut.BLANK` is missing: most records leave some fields blank.
         LeftOut.MALFORMED: Warned("malformed", f"{name} is not {target.meant}: left out", name),
         LeftOut.PLACEHOLDER: Warned("placeholder", f"{name} stands for nothing: left out", name),
     }

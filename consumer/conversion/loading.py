@@ -114,10 +114,9 @@ class Loader:
         self._settings = {
             key: value for layer in layers for key, value in layer.tables.items() if key not in TABLES
         }
-        # By field, the layer whose line stands.
+        # Field -> the layer whose line is in force.
         self._standing: dict[str, Layer] = {}
-        # Lines of shared layers, as errors call them, of which the schema lacks this path, which may be all of the
-        # line; or lacks nothing.
+        # Lines of shared layers, as errors call them. Unused: this schema lacks the path, which may be all of the line.
         self.unused: dict[str, tuple[str, bool]] = {}
         self.used: set[str] = set()
         self._warnings = tuple(
@@ -416,7 +415,7 @@ class Loader:
         ranks = {name: self._standing[name].rank for name in arrays}
         leader = max(items, key=ranks.__getitem__)
         for name, array in arrays.items():
-            # What is the same for all items is of any array.
+            # A value that is the same for all items goes with any array.
             if array is None or array == arrays[leader]:
                 continue
             if ranks[name] is Rank.DEFAULT or (name in items and ranks[name] < ranks[leader]):

@@ -65,7 +65,7 @@ def trim(text: str) -> str:
 
 def _number_text(value: Any) -> str | LeftOut:
     """Return the decimal text of a number in a field that is meant for text, such as an id kept as a long."""
-    # True is an int for Python, and no id for anyone.
+    # To Python True is an int; it is no id.
     if isinstance(value, bool):
         return LeftOut.MALFORMED
     if isinstance(value, int):

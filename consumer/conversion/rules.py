@@ -111,7 +111,7 @@ def web_url(value: Any) -> str | LeftOut:
     return url
 
 
-# Spelled exactly: the ads write it so, and another parameter may only look like it.
+# Only in lower case: the ads write it so, and another parameter may only look like it.
 _EPIK = re.compile(r"(?:^|&)epik=([^&]+)")
 _CLICK_ID = re.compile(r"[!-~]{1,1024}")
 
@@ -119,7 +119,7 @@ _CLICK_ID = re.compile(r"[!-~]{1,1024}")
 def click_id_of(url: str) -> str | None:
     """Return the click id that an ad added to the address of its landing page; None if there is none.
 
-    It is the value of the first query parameter called ``epik`` (so spelled) that is not empty, with its ``%XX``
+    It is the value of the first query parameter called ``epik`` (in lower case) that is not empty, with its ``%XX``
     decoded: 1 to 1024 visible ASCII characters, else there is none. A ``+`` stays one: ids may hold it, and no blank.
     """
     # What follows # is the browser's, and is not part of the query.

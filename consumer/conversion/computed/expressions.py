@@ -91,7 +91,7 @@ class Element(Computed):
 class Branch(Computed):
     """The name of the record's type that stands at a path, of those that may.
 
-    A record holds all fields of its type, so which of some `fields` it holds tells its type: `names` has it by those.
+    A record holds all fields of its type, so its type follows from which of `fields` it holds: `names` is by those.
     """
 
     fields: frozenset[str]

@@ -99,7 +99,7 @@ class Reading:
             raise Unreadable(str(error), None if self._paths.has(path) else path) from None
 
     def _operation(self, said: dict[str, Any]) -> Expression:  # noqa: C901 (one case for each operator)
-        # Unknown keys are told first: a misspelled operator would else be said to be missing.
+        # Unknown keys are reported first: a misspelled operator would otherwise be reported as missing.
         operators = [key for key in said if key in _OPERATORS]
         beside = _BESIDE.get(operators[0], ()) if operators else ()
         for key in said:
