@@ -28,7 +28,7 @@ from consumer.settings import REVOKE_MARGIN, Settings, load
 from consumer.web.health import FETCH_HANGS_AFTER, why_unhealthy
 from consumer.web.metrics import FiguresCollector
 from consumer.web.server import Urls, WebServer
-from consumer.web.status import KeyStoreSize, Process, document_of
+from consumer.web.status import Process, document_of
 
 _DESCRIBE_TIMEOUT = 15.0
 
@@ -157,12 +157,9 @@ class Member:
 
     def info(self) -> dict[str, Any]:
         """Return the part of /status that is about this process."""
-        keys = self.key_store.statistics()
         return {
             "process": process(self.settings, self._started),
-            "key_store": document_of(
-                KeyStoreSize(keys.keys, keys.bytes_used, keys.buckets, keys.evicted_early)
-            ),
+            "key_store": document_of(self.key_store.statistics()),
         }
 
     def unhealthy(self, statistics: Statistics) -> str | None:

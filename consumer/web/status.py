@@ -39,18 +39,6 @@ class Process:
 
 
 @snapshot
-class KeyStoreSize:
-    """What the key store holds."""
-
-    keys: int = figure("Delivered keys that are remembered.")
-    bytes: int = figure("What they take on disk.")
-    buckets: int = figure("Slices of time that they are kept in.")
-    evicted_early: int = figure(
-        "Keys forgotten before the window was over: it was full, or somebody deleted the folder."
-    )
-
-
-@snapshot
 class Document:
     """What /status consists of; the rest of it is `Statistics`."""
 

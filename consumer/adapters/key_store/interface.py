@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from consumer.engine.figures.definitions import figure, snapshot
 from consumer.engine.model import Note
 from consumer.engine.reading import KEY_BYTES
 from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
@@ -29,19 +30,21 @@ from consumer.errors import InvariantViolation, KeyStoreError, SettingsError
 MAX_STAMP = 2**32 - 1  # stamps are kept as four bytes: until the year 2106
 
 
-class KeyStoreStatistics(NamedTuple):
-    """A snapshot for the page and the metrics."""
+@snapshot
+class KeyStoreStatistics:
+    """A snapshot; what is a figure of it is ``key_store`` in /status."""
 
-    keys: int
-    """Keys held, including those already out of the window; a key in two places counts twice."""
-    bytes_used: int
-    """Bytes on disk (or an upper bound of those in memory); never above the store's limit."""
-    buckets: int
-    """Slices of time that there are keys of."""
+    keys: int = figure("Delivered keys that are remembered.")
+    """Including those already out of the window; a key in two places counts twice."""
+    bytes_used: int = figure("What they take on disk.", path="bytes")
+    """Or an upper bound of what they take in memory; never above the store's limit."""
+    buckets: int = figure("Slices of time that they are kept in.")
     oldest: int | None
     """Unix seconds at which the oldest slice begins; None when the store is empty."""
-    evicted_early: int
-    """Keys that this process dropped within their window because of the size limit. If not zero, raise the limit."""
+    evicted_early: int = figure(
+        "Keys forgotten before the window was over: it was full, or somebody deleted the folder."
+    )
+    """By this process. If not zero, raise the limit."""
     lost: int
     """Keys that a shared store has lost: a replica took over that lacked them, or it was flushed or restored."""
     problem: str | None

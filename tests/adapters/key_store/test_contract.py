@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from consumer.adapters.key_store import KeyStoreStatistics
 from consumer.errors import InvariantViolation, KeyStoreError
 from tests.adapters.key_store.conftest import LOCAL, MakeStore
 from tests.adapters.key_store.helpers import MIB, NOON, key, keys
@@ -26,7 +27,7 @@ async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
     store = make_store(DAY, MIB)
     await store.confirm(b"", NOON)
     assert await store.look_up(b"", NOON) == b""
-    assert store.statistics() == (0, store.statistics().bytes_used, 0, None, 0, 0, None)
+    assert store.statistics() == KeyStoreStatistics(0, store.statistics().bytes_used, 0, None, 0, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -
     await store.expire(NOON + 10)
     assert await store.look_up(key(1), NOON + 10) == bytes([True])
     await store.expire(NOON + 16)
-    assert store.statistics()[0] == 0
+    assert store.statistics().keys == 0
     assert store.statistics().buckets == 0
     assert store.statistics().evicted_early == 0
 

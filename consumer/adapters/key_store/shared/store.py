@@ -33,6 +33,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from consumer.adapters.key_store.interface import (
@@ -370,10 +371,10 @@ class RedisKeyStore(KeyStore):
                 sum(int(one.get(name, 0)) for one in servers) for name in ("used_memory", "evicted_keys")
             )
         except KeyStoreError as error:
-            self._seen = self._seen._replace(problem=str(error))
+            self._seen = replace(self._seen, problem=str(error))
             return
         except (TypeError, ValueError):
-            self._seen = self._seen._replace(problem=str(self._server.nonsense()))
+            self._seen = replace(self._seen, problem=str(self._server.nonsense()))
             return
         # The server counts since its start, and for all who use it: what was before us is not ours.
         if self._evicted_before is None:
@@ -410,7 +411,7 @@ class RedisKeyStore(KeyStore):
 
     def statistics(self) -> KeyStoreStatistics:
         """See `KeyStore.statistics`: as of the last `expire`, but for what was lost. Memory is that of the server."""
-        return self._seen._replace(lost=self._lost)
+        return replace(self._seen, lost=self._lost)
 
     async def close(self) -> None:
         """See `KeyStore.close`: ends the session, so that others need not wait for the end of its lease."""
