@@ -71,7 +71,7 @@ def why_not_ready(statistics: Statistics) -> str | None:
     if guard is not None:
         return (
             f"intake stopped: {guard.rejected} of the latest {guard.of} of {guard.topic} would be dead letters, "
-            f"mostly {guard.reason} ({guard.cause.value}): {guard.remedy} and start again"
+            f"mostly {guard.reason} ({guard.cause.value}): {guard.advice}"
         )
     # An account that is throttled takes events again in a known time.
     accounts = statistics.accounts

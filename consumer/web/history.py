@@ -9,7 +9,6 @@ Unknown values are None, not zero: no ages if nothing was delivered, no rate if 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -43,16 +42,12 @@ class History:
     """Takes snapshots in order and makes the /history document."""
 
     def __init__(self) -> None:
-        self._begun: float | None = None
         self._steps = [_Step(seconds, points) for seconds, points in STEPS]
 
     def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
         """Take the snapshot of `now` (monotonic seconds). `keys`, the key store's size, is called for a point only."""
-        if self._begun is None:
-            self._begun = now
-        # Both intervals count from the first snapshot, so that points of the day stand at points of the hour.
         for step in self._steps:
-            step.look(statistics, now, now - self._begun, keys)
+            step.look(statistics, now, keys)
 
     def document(self, now: float, unix: float) -> dict[str, Any]:
         """Return the points as JSON, oldest first; `unix` is the wall-clock time at the monotonic `now`."""
@@ -73,28 +68,30 @@ class _Step:
     def __init__(self, seconds: int, points: int) -> None:
         self.seconds = seconds
         self.points: deque[Point] = deque(maxlen=points)
-        self._tick = 0
+        # All steps count their intervals from the first look: points of the day stand at points of the hour.
+        self._begun = 0.0
+        self._interval = 0
         # Time, counts and age buckets at the latest point: a point is about the time since then.
         self._before: tuple[float, Sequence[int], Sequence[int]] | None = None
         # The maximum of all looks since then, so that a short peak is seen.
         self._lag: int | None = None
         self._lag_seconds: float | None = None
 
-    def look(self, statistics: Statistics, now: float, age: float, keys: Callable[[], int | None]) -> None:
-        """Take a snapshot; make a point if one is due. `age`: seconds since the first snapshot."""
+    def look(self, statistics: Statistics, now: float, keys: Callable[[], int | None]) -> None:
+        """Take a snapshot; make a point if one is due."""
         totals, buckets = statistics.totals, statistics.freshness.buckets
         settled = totals.delivered + totals.duplicate + totals.filtered + totals.dead_lettered
         counts = (settled, totals.delivered, totals.duplicate, totals.dead_lettered)
         if self._before is None:
-            self._before = (now, counts, buckets)
+            self._begun, self._before = now, (now, counts, buckets)
             return
         # A partition whose lag is unknown adds nothing; if none is known, there is no sum.
         known = [one.lag for one in statistics.partitions if one.lag is not None]
         self._lag = most((self._lag, sum(known) if known else None))
         self._lag_seconds = most((self._lag_seconds, *(one.lag_seconds for one in statistics.partitions)))
         # By the number of the interval: a late look must not shift all later points.
-        tick = int(age // self.seconds)
-        if tick == self._tick:
+        interval = int((now - self._begun) // self.seconds)
+        if interval == self._interval:
             return
         then, counts_then, buckets_then = self._before
         # A count that has decreased gives no rate: unknown is None, not zero.
@@ -104,12 +101,9 @@ class _Step:
         ]
         grown = [late - early for early, late in zip(buckets_then, buckets, strict=True)]
         delivered = ages(grown if min(grown) >= 0 else ())
-        p50, p95, p99 = (
-            None if age is None or math.isinf(age) else age  # beyond the last bucket, as in /status
-            for age in (delivered.p50, delivered.p95, delivered.p99)
-        )
         lags = self._lag, self._lag_seconds
-        values = (now, *rates, *lags, p50, p95, keys(), delivered.within_hour, p99)
+        quantiles = delivered.p50, delivered.p95
+        values = (now, *rates, *lags, *quantiles, keys(), delivered.within_hour, delivered.p99)
         self.points.append(Point._make(values))
-        self._tick, self._before = tick, (now, counts, buckets)
+        self._interval, self._before = interval, (now, counts, buckets)
         self._lag = self._lag_seconds = None

@@ -7,7 +7,6 @@ partition. Times are in seconds, sizes in bytes, lags in records. The figures th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -77,7 +76,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, float):
-        return None if math.isinf(value) else round(value, 3)  # JSON has no infinity
+        return round(value, 3)
     if isinstance(value, Mapping):
         nested: dict[str, Any] = {}
         for names, one in sorted(value.items()):

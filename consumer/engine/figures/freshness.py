@@ -154,7 +154,8 @@ def ages(buckets: Sequence[int]) -> Ages:
         return NO_AGES
     seen = [*accumulate(buckets)]
     # A quantile is the upper bound of the bucket that has it; the last bucket has none.
-    quantiles = (_BOUNDS[bisect_left(seen, share * count)] for share in (0.50, 0.95, 0.99))
+    bounds = (*_BOUNDS[:-1], None)
+    quantiles = (bounds[bisect_left(seen, share * count)] for share in (0.50, 0.95, 0.99))
     # Rounded down, so that 1 means all.
     within_hour = seen[_LAST_WITHIN_HOUR] * 1_000_000 // count / 1_000_000
     return Ages(count, within_hour, *quantiles)

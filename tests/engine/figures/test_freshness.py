@@ -33,9 +33,9 @@ def naive(ages: list[int]) -> Ages:
     return Ages(len(ages), within, *(bound(age) for age in quantiles))
 
 
-def bound(age: int) -> float:
+def bound(age: int) -> float | None:
     """The least bound that is not below the age."""
-    return next((float(one) for one in AGE_BOUNDS if age <= one), math.inf)
+    return next((float(one) for one in AGE_BOUNDS if age <= one), None)
 
 
 def test_a_quantile_is_at_most_a_quarter_too_high() -> None:
