@@ -155,6 +155,7 @@ class AccountStatistics:
         labels=("state",),
         metric_note="1: it is in this one.",
         number=lambda state: {one.value: one.value == state for one in GateState},
+        # All that are merged are in the same state (`of_workers`).
         merge=first,
     )
     reason: str | None = figure(
@@ -371,6 +372,7 @@ class Statistics:
     joined: bool = figure(
         "Whether the group has assigned partitions, or none, to this process.",
         "pinstream_joined",
+        # A worker that starts again, and has not joined yet, does not make the process unready.
         merge=any,
     )
     stalled_for: float | None = figure(
@@ -399,6 +401,7 @@ class Statistics:
         "[runbook](runbook.md#commits-without-offset-maps).",
         metric_note="1: no offset maps, so what settles behind an open record may be sent again.",
         number=lambda left: left is not MetadataLeft.MAPS,
+        # The least that any worker's commits may carry.
         merge=lambda values: max(values, key=list(MetadataLeft).index, default=MetadataLeft.MAPS),
     )
     elsewhere: int = figure(
@@ -487,6 +490,7 @@ class Statistics:
     seconds_since_progress: float = figure(
         "Time since something settled, or since nothing was left to settle.",
         "pinstream_since_progress_seconds",
+        # The longest: the progress of the others must not hide a worker that stands still.
         merge=lambda values: max(values, default=0.0),
     )
     stopping: bool = figure(
@@ -514,6 +518,7 @@ class Statistics:
         default=None,
         status_note="null: the key store is not shared.",
         number=lambda seconds: seconds or 0,
+        # Each worker has a lease of its own: the one that ends first.
         merge=least,
     )
     schemas_from_disk: int = figure(
@@ -521,6 +526,7 @@ class Statistics:
         "pinstream_schemas_from_disk",
         default=0,
         status_note="See the [runbook](runbook.md#registry-down).",
+        # Workers read the same schemas: a sum would count each of them several times.
         merge=lambda values: max(values, default=0),
     )
     quota_members: int = figure(
@@ -530,6 +536,7 @@ class Statistics:
         path="destination.quota_divided_by",
         default=1,
         status_note="1, too, with a shared key store: there the calls of all members are counted.",
+        # Each worker counts the members of the whole group.
         merge=lambda values: max(values, default=1),
     )
     brokers: Sequence[BrokerStatistics] = figure(
