@@ -378,10 +378,8 @@ const breakable = name => name.split(/(?<=[_.])/).flatMap((part, i) => i ? [h("w
 const shade = part => "c" + (part ? Math.min(5, 1 + Math.floor(part * 5)) : 0);
 
 function showReasons(s) {
-  const samples = s.samples && s.samples.rejections || {}, lines = [];
-  for (const [stage, codes] of Object.entries(s.counts.rejections)) {
-    for (const [code, count] of Object.entries(codes)) lines.push([stage, code, count, (samples[stage] || {})[code]]);
-  }
+  const lines = Object.entries(s.counts.rejections).flatMap(([stage, codes]) =>
+    Object.entries(codes).map(([code, count]) => [stage, code, count, s.samples?.rejections[stage]?.[code]]));
   lines.sort((a, b) => b[2] - a[2]);
   showTable("reasons", [["Reason", "left word"], ["Stage", "left"], ["Records"], ["Latest message", "left message break"]],
     lines.map(([stage, code, count, sample]) => [h("code", null, breakable(code)), [stage, ": ", STAGES[stage]], n(count), sample || NONE]));
@@ -402,11 +400,11 @@ function showLatest(s) {
 }
 
 function showNotes(s) {
-  const samples = s.samples && s.samples.convert_warnings || {}, lines = [];
+  const lines = [];
   for (const [family, what, cls] of NOTES) {
     for (const [name, count] of Object.entries(s.counts[family])) {
       if (family !== "convert_warnings") lines.push([what, cls, [name], count, ""]);
-      else for (const [field, times] of Object.entries(count)) lines.push([what, cls, [name, field], times, (samples[name] || {})[field]]);
+      else for (const [field, times] of Object.entries(count)) lines.push([what, cls, [name, field], times, s.samples?.convert_warnings[name]?.[field]]);
     }
   }
   if (s.commit_metadata !== "maps") lines.push(["commits carry no offset maps: the brokers refuse them", "warn", ["offset.metadata.max.bytes"], 1, s.commit_metadata === "ids" ? "commits carry topic ids and the destination" : "commits carry offsets only"]);
