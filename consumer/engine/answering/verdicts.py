@@ -153,7 +153,10 @@ def _read_ok(body: bytes, events: int) -> Verdict:
 def _outcomes(entries: object, events: int) -> list[EventOutcome] | None:
     if not isinstance(entries, list) or len(entries) != events or not entries:
         return None
-    alike = entries.count(entries[0]) == events  # nearly always
+    try:
+        alike = entries.count(entries[0]) == events  # nearly always
+    except RecursionError:  # nested as deep as can be parsed, which is deeper than Python compares
+        return None
     outcomes = []
     for entry in entries[:1] if alike else entries:
         status = entry.get("status") if isinstance(entry, dict) else None

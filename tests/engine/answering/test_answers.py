@@ -14,6 +14,10 @@ from consumer.engine import messages as m
 from consumer.engine.model import Stage
 from tests.engine.building import PROPERTY, Core, accepted, answer_body, event, event_ids, sends
 
+_EVENT = b'{"status":"processed","x":' + b"[" * 1_020 + b"]" * 1_020 + b"}"
+# An answer for two events that can be parsed, and is nested deeper than Python compares.
+DEEP = b'{"num_events_received":2,"num_events_processed":2,"events":[%s,%s]}' % (_EVENT, _EVENT)
+
 
 def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
     """A core with these events in one call that waits for its answer."""
@@ -104,6 +108,8 @@ def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
         (200, b"nonsense"),
         (200, b"{}"),
         (200, accepted(3)),
+        (200, DEEP),
+        (400, DEEP),
         (500, b""),
         (503, b'{"code": 4197, "message": "no"}'),
         (302, b""),
