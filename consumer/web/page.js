@@ -159,16 +159,20 @@ async function tick() {
   if (document.body.classList.contains("gone")) showFiguresAge();
   else if (shown && !unknown) showTiles(shown, currentRate(), trend());
   if (link.asking || seconds() < link.askAt) return;
+  const begun = seconds();
   link.asking = true;
   try {
     await ask();
     if (!link.source && seconds() >= link.streamAt) listen();
   } catch (error) {
-    if (error.message !== "no figures") showLost();
-    closeStream();
-    // Once /status answers, the stream is tried at once.
-    link.fails = link.streamAt = 0;
-    link.askAt = seconds() + AGAIN;
+    // If the stream has spoken meanwhile, the answer is late and the connection is not lost.
+    if (!(link.heard > begun)) {
+      if (error.message !== "no figures") showLost();
+      closeStream();
+      // Once /status answers, the stream is tried at once.
+      link.fails = link.streamAt = 0;
+      link.askAt = seconds() + AGAIN;
+    }
   }
   link.asking = false;
 }

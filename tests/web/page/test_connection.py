@@ -68,6 +68,21 @@ async def test_a_stream_with_nothing_new_is_not_lost(visit: Visit) -> None:
         assert server.asked.count("/events") == 1
 
 
+async def test_a_late_answer_beside_a_stream_that_speaks_is_not_lost(visit: Visit) -> None:
+    """The stream speaks again while the page waits for /status: the figures are current."""
+    async with stand(scenes.full()) as server, visit(server.url, clock=True) as shown:
+        await live(shown)
+        await shown.route("**/status", lambda _: None)  # never answered
+        await shown.clock.run_for(8_000)
+        await shown.wait_for_function("link.asking")
+        server.tell(stopping=True)
+        await shows(shown, "Stopping", "#state")
+        await shown.clock.run_for(3_000)
+        await shown.wait_for_function("!link.asking")
+        assert await shown.is_hidden("#lost")
+        assert server.asked.count("/events") == 1
+
+
 async def test_without_streams_the_page_asks_instead(visit: Visit) -> None:
     """When /events fails twice (a proxy, too many listeners), the page polls /status each second."""
     async with stand(scenes.full()) as server:
