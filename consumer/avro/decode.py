@@ -491,8 +491,13 @@ def _named_schema(framing: bytes, kinds: Collection[str]) -> SchemaRef | Rejecti
 
 def describe(framing: bytes) -> str:
     """Return what messages call the schema that a framing names."""
-    named = _named_schema(framing, _FRAMINGS)
-    return f"schema {named.kind} {named.value}" if isinstance(named, SchemaRef) else "its schema"
+    for kind, (magic, length) in _FRAMINGS.items():
+        if framing.startswith(magic):
+            # Behind it may be the number of a union's branch, which belongs to the framing.
+            named = _named_schema(framing[:length], {kind})
+            if isinstance(named, SchemaRef):
+                return f"schema {named.kind} {named.value}"
+    return "its schema"
 
 
 def _incompatible(framing: bytes, error: Exception) -> Rejection:

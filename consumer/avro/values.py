@@ -22,7 +22,7 @@ LONG_RANGE: Final = range(-(2**63), 2**63)
 MILLIS: Final = 1_000
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MICROS: Final = 1_000_000  # as many times a second Python's own times count
+MICROS: Final = 1_000_000  # of a second, the unit of Python's own times
 # `fromisoformat` takes almost any run of digits for a date; what people mean by ISO 8601 is narrower.
 _DATE_AND_TIME: Final = re.compile(r"(?:\d{4}-\d\d-\d\d(?:[Tt ].+)?|\d{8}(?:[Tt].+)?)", re.ASCII)
 _TIME_OF_DAY: Final = re.compile(r"\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?", re.ASCII)

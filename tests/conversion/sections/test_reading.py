@@ -192,6 +192,17 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
     assert isinstance(read, dict)
 
 
+@pytest.mark.parametrize(("how", "name"), [("id", "id 1"), ("union", "id 9"), ("header", f"guid {GUID}")])
+def test_what_is_wrong_with_a_datum_names_its_schema(how: str, name: str, readings: Readings) -> None:
+    """Also where the datum is a branch of a union, whose number follows the id."""
+    record = value("order", 0, how)
+    assert record.value is not None
+    columns = readings.check([record._replace(value=record.value[:-1])], "web.orders")
+    verdict = columns.verdicts[0]
+    assert isinstance(verdict, Rejection)
+    assert f"datum of schema {name}" in verdict.message
+
+
 def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: Path) -> None:
     """On the fast path and off it, so that the guard and the counts name it."""
     both = Readings(loaded(tmp_path))
