@@ -21,6 +21,14 @@ _BASIC: Final = "SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
 _BEARER: Final = "SCHEMA_REGISTRY_BEARER_AUTH"
 _CLIENT_CERTIFICATE: Final = "SCHEMA_REGISTRY_SSL_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_SSL_KEY_LOCATION"
 
+# What to do about an answer, where its status alone says it. The last two are answers to a schema that is registered.
+_HINTS: Final[Mapping[int, str]] = {
+    403: "this user may not do that; grant it the right, or check the credentials",
+    409: "the schema is not compatible with those registered before; change it so that both can be read, or use "
+    "another topic",
+    422: "the schema, or its subject, is not valid there; correct it",
+}
+
 # What the client raises for an answer of another shape than it expects.
 _NONSENSE: Final = (ValueError, TypeError, LookupError, AttributeError)
 
@@ -78,8 +86,6 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
                 f"{_BEARER}_… settings"
             )
         return f"{said}: {hint}"
-    if status == 403:
-        return f"{said}: this user may not do that; grant it the right, or check the credentials"
     if status == 404:
         # A known code for "no such schema" is a verdict and not explained here: this is a path that it does not know.
         # A registry that knows no GUIDs, as Apicurio's, has no path for them, and answers the same.
@@ -91,7 +97,7 @@ def _answered(status: int, code: object, config: Mapping[str, Any], kind: str) -
         return (
             f"{said}: it sends us to another address; set {_URL} to that one (https:// instead of http://?)"
         )
-    return said
+    return f"{said}: {_HINTS.get(status, 'check the registry, and what is in front of it')}"
 
 
 def _no_token(error: Exception, config: Mapping[str, Any], network: Network) -> str:

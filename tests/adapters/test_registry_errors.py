@@ -165,6 +165,7 @@ async def test_nobody_there(registry: FakeRegistry) -> None:
         ),
         (302, b"", "id", "it sends us to another address; set SCHEMA_REGISTRY_URL to that one"),
         (403, b"", "id", "this user may not do that; grant it the right"),
+        (503, b"", "id", "the registry answered 503: check the registry, and what is in front of it"),
         (401, b"", "id", "it requires a login; set SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO, or"),
         (200, b"{}", "id", "contains no schema (ValueError): check what answers at SCHEMA_REGISTRY_URL"),
         (200, b"[]", "id", "contains no schema"),

@@ -431,8 +431,15 @@ async def test_registering_gives_the_id(registry: FakeRegistry, schemas: Registr
 
 async def test_a_registration_that_fails_raises(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
     """One line with the subject and what the registry said."""
-    with pytest.raises(RegistryError, match=r"t-value: the registry answered 422, code 42201"):
+    with pytest.raises(
+        RegistryError, match=r"t-value: the registry answered 422, code 42201: the schema, or"
+    ):
         await schemas.register("t-value", "nonsense")
+    registry.faults.status = 409
+    with pytest.raises(
+        RegistryError, match=r"other: the registry answered 409.*: the schema is not compatible with"
+    ):
+        await schemas.register("other", PLAIN)
     await registry.stop()
     with pytest.raises(RegistryError, match="refuses connections"):
         await schemas.register("other", PLAIN)
