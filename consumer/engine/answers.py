@@ -185,9 +185,8 @@ class Answers:
         rows = [*each_of(batch.runs)]
         _, rest = pick(batch.runs, [index in verdict.errors for index in range(len(rows))])
         refused = [
-            self._refuse(row, verdict.errors[index] or _NO_REASON, batch.attempts)
-            for index, row in enumerate(rows)
-            if index in verdict.errors
+            self._refuse(rows[index], message or _NO_REASON, batch.attempts)
+            for index, message in sorted(verdict.errors.items())
         ]
         # None of the others was processed: the platform refused the call, and named who is at fault.
         if rest:

@@ -52,7 +52,8 @@ _MOST_BOUNDS = 1 << 17
 # Bytes that each form may inflate to.
 _LONGEST_RUNS = 9 * _MOST_BOUNDS
 _LONGEST_BITS = 1 << 17
-_RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED = range(4)
+# How runs are written: flags. Without either they are varints.
+_DEFLATED, _BITS = 1, 2
 _SAME = re.compile("0+|1+")
 
 
@@ -136,7 +137,7 @@ def write(
 
     def sealed(runs: int) -> str:
         """Return the metadata with the lowest `runs` settled runs of the map."""
-        how, written = _shortest(base, bounds[: 2 * runs]) if runs else (_RUNS, b"")
+        how, written = _shortest(base, bounds[: 2 * runs]) if runs else (0, b"")
         how |= which
         body = ids + (epoch + written if runs else b"\0")
         raw = bytes([how]) + _checksum(base, where, how, body) + body
@@ -204,14 +205,14 @@ def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:
     try:
         epoch, at = _varint(raw, at)
         data = raw[at:]
-        if how in (_RUNS_DEFLATED, _BITS_DEFLATED):
+        if how & ~(_DEFLATED | _BITS):
+            return None  # a later version
+        if how & _DEFLATED:
             unpack = zlib.decompressobj()
-            data = unpack.decompress(data, _LONGEST_RUNS if how == _RUNS_DEFLATED else _LONGEST_BITS)
+            data = unpack.decompress(data, _LONGEST_BITS if how & _BITS else _LONGEST_RUNS)
             if not unpack.eof:
                 return None  # it inflates to more than we ever write
-        if how not in (_RUNS, _RUNS_DEFLATED, _BITS, _BITS_DEFLATED):
-            return None
-        found = (_bounds_of_runs if how in (_RUNS, _RUNS_DEFLATED) else _bounds_of_bits)(data, base)
+        found = (_bounds_of_bits if how & _BITS else _bounds_of_runs)(data, base)
         bounds = list(islice(found, _MOST_BOUNDS + 1))
     except (ValueError, zlib.error):
         return None
@@ -223,15 +224,14 @@ def _read_map(how: int, raw: bytes, at: int, base: int) -> OffsetMap | None:
 def _shortest(base: int, bounds: Sequence[int]) -> tuple[int, bytes]:
     """Return the shortest form of the runs, and the runs in this form."""
     lengths = [after - before for before, after in zip((base, *bounds), bounds, strict=False)]
-    plain, deflated, raw = _RUNS, _RUNS_DEFLATED, _varints(lengths)
+    how, raw = 0, _varints(lengths)
     if (bounds[-1] - base + 7) // 8 <= min(len(raw), _LONGEST_BITS):
         # A bit for each offset, the lowest first: 1 is settled.
         text = "".join(("1" if turn % 2 else "0") * length for turn, length in enumerate(lengths))
-        raw = int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
-        plain, deflated = _BITS, _BITS_DEFLATED
+        how, raw = _BITS, int(text[::-1], 2).to_bytes((len(text) + 7) // 8, "little")
     # A short map seldom becomes shorter, so both forms exist.
     packed = zlib.compress(raw)
-    return (deflated, packed) if len(packed) < len(raw) else (plain, raw)
+    return (how | _DEFLATED, packed) if len(packed) < len(raw) else (how, raw)
 
 
 def _bounds_of_runs(data: bytes, base: int) -> Iterator[int]:
