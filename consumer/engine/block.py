@@ -304,7 +304,7 @@ class Block:
         self.page, self.keys = bytes(page), bytes(keys)
 
     def settled(self, first: int, end: int) -> int:
-        """These rows are final now: drop what they held. Gives how many bytes that is."""
+        """Drop what these rows held, which are final now. Return how many bytes that is."""
         before = self.held
         # The record is needed for a dead letter only, so it goes first.
         self.records[first:end] = [None] * (end - first)
@@ -338,7 +338,7 @@ class Block:
         return released, before - self.held
 
     def pack(self) -> None:
-        """All is settled, and records before it wait yet, maybe for hours: keep where it begins and ends, no more.
+        """Keep where it begins and ends, no more: all of it is settled, and records before it may wait for hours.
 
         Its stages stay, so that a row of it that is settled twice is still found.
         """

@@ -133,7 +133,7 @@ class Admission:
     # -- what comes in, and what is forgotten
 
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
-        """These came in. What is held of the same partition from their offset on comes again with them."""
+        """Hold a fetched chunk. It brings again what is held already of its partition from its first offset on."""
         first = chunk.records[0].offset
         if first < state.fetched_to:
             before, held, self._held = self.held, self._held, deque()
@@ -146,7 +146,7 @@ class Admission:
         state.fetched_to = chunk.records[-1].offset + 1
 
     def unparked(self, rows: Sequence[Run]) -> None:
-        """Open records that waited for their schema or their time can be read: they wait for room now."""
+        """Have open records wait for room: they waited for their schema or their time, and can be read now."""
         if rows:
             move_all(rows, RecordStage.ROOM)
             self._deferred.extend(row for row in rows if goes_on(row))
@@ -154,14 +154,14 @@ class Admission:
             self._need = 0
 
     def decided(self, rows: Iterable[tuple[Run, Verdict]]) -> None:
-        """Open records that waited are no events, or none yet, each for this reason: none needs room."""
+        """Take open records that waited and are no events (yet), each with its verdict: none of them needs room."""
         for row, verdict in rows:
             self._set_aside(row, verdict)
             if isinstance(verdict, Filtered):
                 self._guard.judge(row, None)
 
     def purge(self) -> None:
-        """Forget what is no longer ours to begin."""
+        """Forget records of partitions that are not ours any more, or are being drained."""
         before, held, self._held = self.held, self._held, deque()
         for state, chunk in held:
             if state.live and not state.draining:
@@ -186,7 +186,7 @@ class Admission:
         self._lookups.look_up(leaders)
 
     def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
-        """Judge events that lie ahead again where their time comes, or `version` says that there is news of the time.
+        """Judge events that lie ahead once more: those whose time has come; all, if `version` is another than before.
 
         While all is `quiet`, no news will come: then one is sent as a pilot (see `EarlyRecords`).
         """
@@ -217,7 +217,7 @@ class Admission:
         return roomy and self._guard.tripped is None
 
     def _admit_held(self, leaders: list[Run]) -> bool:
-        """Read a slice of what is held, as much of it as fits. False if not all of it does."""
+        """Read a slice of what is held, as much of it as fits. Return whether all of it did."""
         state, chunk = self._held[0]
         most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
         if most <= 0 or self.limit.left() <= 0:
@@ -255,7 +255,7 @@ class Admission:
         return fitting == len(sizes)
 
     def _admit_deferred(self, leaders: list[Run]) -> bool:
-        """Take in some of the deferred, as many as fit. False if not all of these do."""
+        """Read a slice of the deferred records and take in as much of it as fits. Return whether all of it did."""
         topic = self._deferred[0].block.assignment.tp.topic
         alike = takewhile(lambda row: row.block.assignment.tp.topic == topic, self._deferred)
         rows = [*islice(alike, SLICE)]
@@ -268,7 +268,10 @@ class Admission:
         return self._admit_rows(rows, columns, leaders)
 
     def _admit_rows(self, rows: Sequence[Run], columns: Columns, leaders: list[Run]) -> bool:
-        """Take in the first of the deferred, which became this, as many as fit. False if not all do."""
+        """Take in these, the first of the deferred records, as many as fit. Return whether all did.
+
+        `columns`: what they became.
+        """
         fitting = self._fitting(columns)
         self._transforming.read(block.record(index) for block, index, _ in rows[:fitting])
         events: dict[Block, dict[int, int]] = {}
@@ -297,7 +300,7 @@ class Admission:
         return self._transforming.ready(records)
 
     def _prepare(self, records: Sequence[Record | None], topic: str, now: float) -> Columns:
-        """A row for each record of this topic, judged at `now` (unix seconds); None was settled before."""
+        """Return a row for each record of this topic, as of `now` (unix seconds). None: it was settled before."""
         columns = Columns(self._keys)
         self._reading.read(records, now, columns, topic)
         self._context.counters.in_two_steps = self._reading.in_two_steps
@@ -310,7 +313,7 @@ class Admission:
         return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
-        """How many of these, from the first on, fit now; sets what the rest needs.
+        """Return how many of these rows, from the first on, fit now. Notes how many free bytes the rest needs.
 
         `sizes`: of their records, unless these are counted already; `passed`: rows that were settled before.
         """
@@ -350,7 +353,7 @@ class Admission:
         return count
 
     def _claim(self, run: Run) -> list[Run]:
-        """These are read. Gives those that lead their keys and are to be looked up; the others follow who does."""
+        """Claim the keys of these events. Return those that lead their keys, to be looked up; the others follow."""
         leaders, followers = [run], self._claims.claim(run)
         if followers:
             self._context.counters.followers += len(followers)
@@ -361,7 +364,7 @@ class Admission:
         return leaders
 
     def _set_aside(self, row: Run, verdict: Verdict) -> None:
-        """This record is no event, or none yet."""
+        """Take a record that is no event, or none yet: it ends or waits, as its verdict says."""
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)
             self._parking.park(verdict, row, self._context.now.monotonic)

@@ -67,7 +67,7 @@ class AssignmentState(Fence):
     blocks: deque[Block] = field(default_factory=deque)
     last_seen: int = -1
     fetched_to: int = 0
-    """The offset after the last record that was fetched: up to there from `position` on records are held."""
+    """The offset after the last record that was fetched: what lies between `position` and there is held."""
     last_timestamp: int = -1
     """Kafka's (milliseconds) of the record at `last_seen`; -1 while that is not known."""
     next_offset: int | None = None
@@ -164,12 +164,12 @@ class AssignmentState(Fence):
         return Position(*self.tp, next_offset, leader_epoch, text)
 
     def maps_something(self, position: Position) -> bool:
-        """Whether this position of its own goes with a map."""
+        """Whether a map goes with this position, which is one of ours."""
         where = map_place(self.tp)
         return offset_map.read(position.metadata, position.next_offset, where=where) is not None
 
     def keep_little(self) -> None:
-        """Keep little of finished blocks behind an unfinished one: it may stand there for hours."""
+        """Pack and join finished blocks behind an unfinished one, which may stand there for hours."""
         if len(self.blocks) < self._pack_at:
             return
         packed: deque[Block] = deque()
@@ -382,7 +382,7 @@ class Ledger:
         self._grow(block.assignment, block.held - before)
 
     def settle(self, runs: Iterable[Run], disposition: Disposition) -> list[Run]:
-        """Give open records their one final disposition. Gives those that it settled: of assignments that go on."""
+        """Settle open records with their final disposition. Return those that it settled: of live assignments."""
         ours: list[Run] = []
         counters = self._context.counters
         for run in runs:
@@ -409,7 +409,7 @@ class Ledger:
         return ours
 
     def _grow(self, state: Fence, size: int) -> None:
-        """Blocks of this assignment hold this many bytes more."""
+        """Count this many bytes more that blocks of an assignment hold."""
         state.open_bytes += size
         self.open_bytes += size
 

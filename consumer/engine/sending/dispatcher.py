@@ -194,10 +194,10 @@ class Dispatcher:
         context.emit(Send(batch.number, batch.account, parts, events, batch.attempts, parents, begin_by))
 
     def _count_unclear(self, batch: Batch) -> None:
-        """Count, once, each event that goes again though it may have arrived, and is not dropped as a double then.
+        """Count, once, each event that is sent again though it may have arrived, and may then count twice.
 
-        It drops doubles of web and app events, and an event that reaches it more than an hour after it happened is no
-        such event any more.
+        The platform drops doubles of web and app events only, and an event that reaches it more than an hour after it
+        happened is an offline one.
         """
         counters, since = self._context.counters, self._context.now.unix - COUNTS_AS_OFFLINE_AFTER
         # Whatever the attempt: what was claimed again begins in another batch.

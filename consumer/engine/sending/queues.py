@@ -46,7 +46,7 @@ class Batch:
     failures: int = 0
     """Calls in a row that brought no verdict."""
     failing_since: float = 0.0
-    """Since when it may be what is in them: since the first of these, the last 429, or the cut from another batch."""
+    """Since when its events may be the reason: since the first of these, the last 429, or a bisection."""
     session: int = 0
     """Whose claims in a shared key store its events had when its last call went."""
     sent_at: float = 0.0
@@ -110,7 +110,7 @@ class AccountQueue:
         self.queued = 0
 
     def add(self, run: Run, now: float) -> None:
-        """New events join the batch being filled, as many at a time as it has room for."""
+        """Add new events to the batch being filled, as many at a time as it has room for."""
         block, first, end = run
         while first < end:
             count = min(end - first, self._policy.batch_events - self._filling_events)
@@ -131,7 +131,7 @@ class AccountQueue:
             first = some.end
 
     def put_back(self, batch: Batch, at: float) -> None:
-        """A batch to be tried again, not before `at`."""
+        """Queue a batch that is to be tried again, not before `at`."""
         heapq.heappush(self.again, (at, batch.number, batch))
         self.queued += batch.events
 
@@ -169,7 +169,7 @@ class AccountQueue:
         return sum(at <= now for at, _, _ in self.again) + len(self.ready) + filled
 
     def shrink(self, size: int, now: float) -> None:
-        """A body of several events and this many bytes was too large for somebody: half of it from now on."""
+        """Take half of this many bytes as the limit: such a body, of several events, was too large for somebody."""
         if size // 2 < self._most_bytes:  # else it went before the limit was known
             self._most_bytes = size // 2
             # A larger one was tried, and refused again: try less often.
@@ -179,7 +179,7 @@ class AccountQueue:
         self._grow_at = now + self._grow_after
 
     def _fitting(self, runs: Sequence[Run]) -> tuple[Sequence[Run], Sequence[Run]]:
-        """What of these is within the limit in bytes, at least one event, and what goes beyond it."""
+        """Return what of these fits into the limit in bytes, one event at least, and the rest."""
         if self._most_bytes >= self._policy.batch_bytes or _size_of(runs) <= self._most_bytes:
             return runs, ()
         up_to = [*accumulate((row.size for row in each_of(runs)), initial=_ENVELOPE)]
@@ -200,7 +200,7 @@ class AccountQueue:
         return lingered if self.again else min(lingered, early_at)
 
     def purge(self, stays: Callable[[Run], bool] = attrgetter("accepted")) -> list[Run]:
-        """Take out, and return, all but what stays: by default what is no longer ours to send."""
+        """Take out and return all but what stays: by default what is not ours to send any more."""
         kept, gone = divide(self.filling, stays)
         self.filling = [*kept]
         self._filling_events, self._filling_bytes = rows_of(kept), _size_of(kept)
