@@ -156,6 +156,10 @@ class Admission:
     def decided(self, rows: Iterable[tuple[Run, Verdict]]) -> None:
         """Take open records that waited and are no events (yet), each with its verdict: none of them needs room."""
         for row, verdict in rows:
+            # Nothing ends behind a guard that has tripped: it is read again, when its cause is corrected.
+            if self._guard.tripped is not None:
+                move_all([row], RecordStage.FREED)
+                continue
             self._set_aside(row, verdict)
             if isinstance(verdict, Filtered):
                 self._guard.judge(row, None)

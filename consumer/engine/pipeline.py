@@ -346,11 +346,9 @@ class Pipeline:
         self._purge()
 
     def _lost(self, happened: m.Lost) -> None:
-        released = 0
-        for tp in happened.partitions:
-            state = self.ledger.drop(tp)
-            # Nothing is committed: the new owner may have committed more, and ours would set it back.
-            released += state.open if state is not None else 0
+        # Nothing is committed: the new owner may have committed more, and ours would set it back.
+        states = [self.ledger.drop(tp) for tp in happened.partitions]
+        released = sum(state.open for state in states if state is not None)
         self._purge()
         self.context.report(
             "warning", "partitions_lost", partitions=len(happened.partitions), released=released

@@ -10,17 +10,19 @@ import pytest
 
 from consumer.engine import messages as m
 from consumer.engine.guard import _Sample
-from consumer.engine.model import Rejection, Stage
+from consumer.engine.model import Filtered, Rejection, SchemaRef, Stage
 from tests.engine.building import (
     TOPIC,
     UNDECODABLE,
     Core,
+    FakeDecoder,
     answer_body,
     chunk,
     event,
     event_ids,
     filtered,
     of_schema,
+    ref,
     released,
     stopped,
     unconvertible,
@@ -266,6 +268,26 @@ def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> 
     assert tripped(core) is None
     core.deny_schema()
     assert tripped(core) == (TOPIC, 10, 10)
+
+
+def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its question was under way when the guard tripped: its records stay open, also where they would be filtered."""
+    final = FakeDecoder.missing
+
+    def missing(self: FakeDecoder, wanted: SchemaRef) -> Rejection | Filtered:
+        return Filtered("where") if wanted == ref("2") else final(self, wanted)
+
+    monkeypatch.setattr(FakeDecoder, "missing", missing)
+    core = guarded(schema_patience=1.0)
+    core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *(of_schema(f"{n}", "2") for n in range(10, 12)))
+    for _ in range(2):
+        asked = sorted(core.take(m.FetchSchema).ref for _ in range(2))
+        core.advance(10.0)
+        for one in asked:
+            core.feed(m.SchemaMissing(one))
+        core.advance(10.0)
+    assert tripped(core) == (TOPIC, 10, 10)
+    assert (core.statistics().totals.open, core.statistics().totals.filtered) == (12, 0)
 
 
 def test_a_registry_that_is_away_leaves_no_rejections_alone() -> None:
