@@ -359,8 +359,8 @@ class Ledger:
         # The first record that is not final is the lowest open one only where offsets rise.
         if offsets[0] <= state.last_seen or not rising(offsets):
             raise bug(f"offsets of {state.tp} do not rise after {state.last_seen}")
-        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up. Before
-        # the new block is among them, for its offsets are needed yet, though all of its records may be passed over.
+        # Here, not at a commit only: while the lowest record waits, nothing is committed that would clear up. And
+        # before the new block is added: its offsets are needed yet, even where all of its records are passed over.
         state.keep_little()
         state.blocks.append(block)
         state.last_seen, state.last_timestamp = offsets[-1], chunk.records[-1].timestamp
