@@ -22,7 +22,7 @@ from consumer.commands.base import Command, asynchronous, paced, say
 from consumer.commands.parsing import RECORD_OPTION, record_options
 from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
-from consumer.demo.records import FileRecords, Produced, made_up, times_of
+from consumer.demo.records import FileRecords, Produced, disturbed, made_up, times_of
 from consumer.engine.model import CommerceEvent, Filtered, Rejection
 from consumer.errors import InputError, MappingError, UsageError
 from consumer.settings import DEFAULT_SCHEMA, Settings, load
@@ -55,7 +55,7 @@ async def produce(
     """Encode FILE's records (NDJSON or an Avro container; - is standard input) and produce them.
 
     With SCHEMA_REGISTRY_URL the schema is registered and records are in Confluent's wire format; without it, they are
-    in Avro single-object encoding. --duplicates, --invalid and --seed are for --generate.
+    in Avro single-object encoding.
     """
     if (file is None) != generate:
         raise UsageError("give either FILE or --generate")
@@ -84,7 +84,8 @@ async def produce(
         records = made_up(EventGenerator(seed, time.time, duplicates, invalid), encode)
     else:
         change = None if mapped is None or not restamp else _moving_to_now(file, types, mapped)
-        records = source = FileRecords(file, types, encode, change)
+        source = FileRecords(file, types, encode, change)
+        records = disturbed(source, duplicates, invalid, seed, encode)
     # Made after the encoder: what is wrong with a schema or the registry needs no connection for records.
     producer = RecordProducer(config)
     try:

@@ -23,6 +23,7 @@ from consumer.conversion.rules import SECONDS_A_DAY, moment
 from consumer.conversion.sections import Sections
 from consumer.demo.generator import EventGenerator
 from consumer.engine.model import CommerceEvent, Filtered, Rejection, section_of
+from consumer.errors import InputError
 
 # A duplicate repeats one of this number of latest records.
 _RECENT = 500
@@ -76,10 +77,19 @@ def key_of(event: CommerceEvent) -> bytes:
     return str(event.get("event_id", "")).encode()
 
 
-def made_up(generator: EventGenerator, encode: Encode) -> Iterator[Produced]:
-    """Yield the records of the generated shop without end; invalid ones are not encoded."""
+def made_up(generator: EventGenerator, encode: Encode, *, skips: bool = False) -> Iterator[Produced]:
+    """Yield the records of the generated shop without end. Raises `InputError` for an event that does not fit the
+    schema, or `skips` it."""
     for one in generator:
-        value = one.raw if one.event is None else encode(one.event)
+        try:
+            value = one.raw if one.event is None else encode(one.event)
+        except Unencodable as error:
+            if skips:
+                continue
+            raise InputError(
+                f"the events of the made-up shop do not fit your schema ({error}); name a file of records, or unset "
+                "PINSTREAM_SCHEMA and PINSTREAM_MAPPING_FILE"
+            ) from error
         yield Produced(one.key, value or b"")
 
 
@@ -89,8 +99,9 @@ def disturbed(
     """Repeat recent records, byte for byte, and insert invalid ones: about these shares of all records."""
     dice = random.Random(seed)  # noqa: S311 - the demo's dice
     recent: deque[Produced] = deque(maxlen=_RECENT)
-    # Those of the generated shop: a defect of any other schema is not known here.
-    broken = made_up(EventGenerator(seed, time.time, invalid=1.0), encode)
+    # Those of the generated shop: a defect of any other schema is not known here. Where its events do not fit, what is
+    # left of them is bytes in no wire format.
+    broken = made_up(EventGenerator(seed, time.time, invalid=1.0), encode, skips=True)
     for record in records:
         while dice.random() < invalid:
             yield next(broken)

@@ -218,6 +218,16 @@ def test_made_up_events(kafka: Kafka, tmp_path: Path) -> None:
     assert (done.returncode, records_on(kafka, topic)) == (0, 300), done.stderr
 
 
+def test_a_file_is_repeated_and_spoiled_as_asked(kafka: Kafka, tmp_path: Path) -> None:
+    """``--duplicates`` and ``--invalid`` hold for the records of a file, too."""
+    topic = new_topic(kafka)
+    shares = ("--duplicates", "0.2", "--invalid", "0.2")
+    text = ndjson(commerce_event(f"e-{number}") for number in range(100))
+    done = command("produce", "-", "--topic", topic, *shares, env=env_of(kafka, tmp_path), stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert records_on(kafka, topic) > 120
+
+
 def test_stops_promptly_between_two_events(kafka: Kafka, tmp_path: Path) -> None:
     """Ctrl-C does not wait for what ``--rate`` will let through: what was produced is there, exit code 0."""
     topic = new_topic(kafka)
