@@ -82,7 +82,7 @@ class DiskKeyStore(KeyStore):
     async def look_up(self, keys: bytes, now: float, since: float | None = None) -> bytes:
         """See `KeyStore.look_up`."""
         check_use(keys, closed=self._closed)
-        self._refresh()
+        await self._refresh()
         oldest = self._window.oldest(now, since)
         all_found = bytearray()
         for at in range(0, len(keys), _KEYS_AT_ONCE * KEY_BYTES):
@@ -125,7 +125,7 @@ class DiskKeyStore(KeyStore):
         if before is not None:
             await asyncio.wait([before])
         calls, self._waiting = self._waiting, []
-        self._refresh()  # if the folder was deleted, it is made again
+        await self._refresh()  # if the folder was deleted, it is made again
         await self._change(partial(self._folder.append, calls))
 
     async def _change(self, step: Callable[[], None]) -> None:
@@ -140,7 +140,7 @@ class DiskKeyStore(KeyStore):
             self._bytes = self._folder.bytes_on_disk()
 
         await ask_disk(self._writer, run)
-        self._refresh()
+        await self._refresh()
         due = not self._closed and time.monotonic() >= self._merge_not_before
         if due and mergeable(self._view.files, self._folder.merge_bytes):
             self._merger = self._merger or OwnThread("key-store-merger")
@@ -152,7 +152,7 @@ class DiskKeyStore(KeyStore):
         if self._closed:
             return
         try:
-            self._refresh()
+            await self._refresh()
             await self._change(partial(self._folder.expire, self._window.stamp(now)))
             self._problem = self._merge_problem
         except KeyStoreError as failure:
@@ -187,7 +187,7 @@ class DiskKeyStore(KeyStore):
                 await thread.end(timeout=TIME_LIMIT)
         self._view.close()
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         """Take in what this process and others have changed."""
         with translated(self._folder.root):
             try:
@@ -196,7 +196,8 @@ class DiskKeyStore(KeyStore):
                 # The whole folder was deleted: make a new one, and count the keys that are lost.
                 self._lost += self._view.keys()
                 self._view.close()
-                self._folder.open()
+                # On the thread: it waits for the disk, and for the lock where another process does the same.
+                await ask_disk(self._writer, self._folder.open)
                 self._view.refresh()
 
     def _merge(self) -> None:

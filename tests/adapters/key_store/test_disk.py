@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import threading
@@ -107,6 +108,22 @@ async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> No
     await store.close()
     store = open_store(folder)
     assert all(await store.look_up(keys(range(10)), NOON))
+    await store.close()
+
+
+async def test_a_deleted_folder_is_made_again_beside_the_event_loop(tmp_path: Path) -> None:
+    """Another process that makes it, too, holds its lock: the look-up waits for that, and nothing else does."""
+    folder = tmp_path / "keys"
+    store = open_store(folder)
+    await store.confirm(keys(range(10)), NOON)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with (folder / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        looking = asyncio.create_task(store.look_up(key(1), NOON))
+        await eventually(lambda: store.statistics().keys == 0)
+        assert not looking.done()
+    assert await looking == b"\0"
     await store.close()
 
 
