@@ -95,6 +95,10 @@ def _settings(environ: Mapping[str, str], brokers: str, url: str, folder: str) -
         # After the user's settings: the demo must reach nothing but its own broker, sandbox and folder.
         "PINSTREAM_STATE_DIR": folder,
         "PINSTREAM_KEY_STORE": f"disk:{folder}/keys",
+        "PINSTREAM_KEY_STORE_PASSWORD": "",
+        "PINSTREAM_KEY_STORE_PASSWORD_FILE": "",
+        # As the demo writes its records.
+        "PINSTREAM_WIRE_FORMAT": "single-object",
         "KAFKA_BOOTSTRAP_SERVERS": brokers,
         "KAFKA_TOPICS": TOPIC,
         # A classic group's first rebalance takes this broker three seconds.
