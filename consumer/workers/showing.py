@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from consumer.engine.figures.definitions import figure, snapshot
@@ -80,20 +80,23 @@ def why_workers_unhealthy(workers: Sequence[WorkerFigures], silent_after: float 
 class SharedKeyStore:
     """The key store in /status, merged from the workers that share it: the largest size seen, and all evictions.
 
-    While no worker lives, the size is the last one seen.
+    While no worker lives, the size is the last one seen. `is_server`: the store is one that other machines share.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_server: bool) -> None:
         self._sizes = dict.fromkeys(("keys", "bytes", "buckets"), 0)
+        # A server counts its evictions itself, and each worker reports all of them. On disk each reports its own.
+        self._total: Callable[[Iterable[int]], int] = max if is_server else sum
         # Keys evicted by workers that are gone.
         self._evicted = 0
 
     def gone(self, part: Mapping[str, Any]) -> None:
         """Keep the evictions of a worker that is gone; `part` is its last report."""
-        self._evicted += part["evicted_early"]
+        self._evicted = self._total((self._evicted, part["evicted_early"]))
 
     def of_all(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Merge the reports of the live workers."""
         if parts:
             self._sizes = {name: max(part[name] for part in parts) for name in self._sizes}
-        return {**self._sizes, "evicted_early": self._evicted + sum(part["evicted_early"] for part in parts)}
+        evicted = self._total((self._evicted, *(part["evicted_early"] for part in parts)))
+        return {**self._sizes, "evicted_early": evicted}

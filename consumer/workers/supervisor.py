@@ -82,7 +82,7 @@ class Supervisor:
         self._lives: dict[int, _Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._keys = showing.SharedKeyStore()
+        self._keys = showing.SharedKeyStore(is_server=settings.pinstream.shares_key_store)
         self._started = time.time()
         self._closing = False
         self._end: asyncio.Future[s.Finish]

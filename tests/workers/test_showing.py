@@ -90,7 +90,7 @@ def test_metrics() -> None:
 def test_the_key_store_is_one() -> None:
     """Sizes are the largest that a worker reports, or the last known; evictions are added, those of dead workers
     too."""
-    keys = SharedKeyStore()
+    keys = SharedKeyStore(is_server=False)
     assert keys.of_all([]) == {"keys": 0, "bytes": 0, "buckets": 0, "evicted_early": 0}
     one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 1}
     other = {"keys": 12, "bytes": 800, "buckets": 2, "evicted_early": 2}
@@ -99,6 +99,17 @@ def test_the_key_store_is_one() -> None:
     assert keys.of_all([one]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
     keys.gone(one)
     assert keys.of_all([]) == {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+
+
+def test_evictions_of_a_server_are_counted_once() -> None:
+    """Each worker reports all that the server has evicted."""
+    keys = SharedKeyStore(is_server=True)
+    one = {"keys": 10, "bytes": 900, "buckets": 2, "evicted_early": 3}
+    other = one | {"evicted_early": 5}
+    assert keys.of_all([one, other])["evicted_early"] == 5
+    keys.gone(other)
+    assert keys.of_all([one])["evicted_early"] == 5
+    assert keys.of_all([one | {"evicted_early": 8}])["evicted_early"] == 8
 
 
 def test_docs_explain_each_figure() -> None:
