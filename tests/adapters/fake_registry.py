@@ -26,7 +26,7 @@ from consumer.avro.schema import parse
 
 
 class Stored(NamedTuple):
-    """One schema, as registered."""
+    """A schema as registered."""
 
     schema_id: int
     guid: str
@@ -39,35 +39,35 @@ class Stored(NamedTuple):
 
 @dataclass
 class Faults:
-    """What goes wrong with every request, until it is set back."""
+    """The faults of every answer, until they are reset."""
 
     status: int | None = None
     """Answer with this status and the registry's own error body."""
     body: bytes | None = None
-    """Answer with these bytes (and `status`, else 200), which are no registry's."""
+    """Answer with these bytes (and `status`, else 200), which no registry would send."""
     coding: str | None = None
-    """With `body`: say that it is packed so (``Content-Encoding``)."""
+    """With `body`: the answer's ``Content-Encoding``."""
     endless: bool = False
-    """Answer with zeros (after `body`, if there is one), for as long as somebody reads."""
+    """Answer with zeros (after `body`, if set) for as long as the client reads."""
     hang: bool = False
-    """Take the request and never answer."""
+    """Accept the request and never answer."""
     drop: bool = False
-    """Take the request and close the connection."""
+    """Accept the request and close the connection."""
 
 
 @dataclass
 class FakeRegistry:
-    """An async context manager; `requests` are the paths asked for, in order."""
+    """The registry, an async context manager; `requests` are the paths requested, in order."""
 
     faults: Faults = field(default_factory=Faults)
     requests: list[str] = field(default_factory=list)
     sent: int = 0
-    """Bytes of an endless answer that somebody read, or that are on their way."""
+    """Bytes of an endless answer that the client has read or that are on their way."""
     credentials: str | None = None
-    """If set, ``user:password`` that every request must bring."""
+    """If set, the ``user:password`` that every request needs."""
     tls: ssl.SSLContext | None = None
     contexts: tuple[str, ...] = ()
-    """Besides the default one. Below ``/contexts/<name>`` a registry shows what belongs to it: here, nothing."""
+    """Contexts besides the default one; all of them are empty here (``/contexts/<name>``)."""
     _stored: list[Stored] = field(default_factory=list)
     _deleted: set[tuple[str, int]] = field(default_factory=set)
     """Subjects and versions that were deleted softly."""
@@ -81,7 +81,7 @@ class FakeRegistry:
         return self
 
     async def start(self) -> None:
-        """Be up: the first time on a free port, after `stop` on the same one, with the same schemas."""
+        """Start: the first time on a free port, after `stop` on the same one with the same schemas."""
         app = web.Application(middlewares=[self._misbehave])
         app.router.add_get("/schemas/ids/{id}", self._by_id)
         app.router.add_get("/schemas/guids/{guid}", self._by_guid)
@@ -104,7 +104,7 @@ class FakeRegistry:
         await self.stop()
 
     async def stop(self) -> None:
-        """Be down: refuse connections."""
+        """Stop, so that connections are refused."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -112,7 +112,7 @@ class FakeRegistry:
     def add(
         self, subject: str, text: str, *, kind: str = "AVRO", references: list[dict[str, Any]] | None = None
     ) -> Stored:
-        """Register `text`, whatever it is. The same under another subject is another version of the same schema."""
+        """Register any `text`. The same text under another subject is another version of the same schema."""
         content = (text, kind, references or [])
         alike = [one for one in self._stored if (one.text, one.kind, one.references) == content]
         for stored in alike:
@@ -125,7 +125,7 @@ class FakeRegistry:
         return self._stored[-1]
 
     def lose_all(self) -> None:
-        """Be a registry whose database was lost."""
+        """Drop all schemas, as after the loss of the registry's database."""
         self._stored.clear()
 
     @web.middleware
@@ -171,7 +171,7 @@ class FakeRegistry:
 
     async def _by_id(self, request: web.Request) -> web.Response:
         wanted = request.match_info["id"]
-        if int(wanted) >= 2**31:  # Confluent's and Apicurio's are written in Java, and take no such path
+        if int(wanted) >= 2**31:  # registries in Java (Confluent's, Apicurio's) answer such a path with 404
             raise web.HTTPNotFound
         return self._answer([stored for stored in self._stored if str(stored.schema_id) == wanted])
 
@@ -207,7 +207,7 @@ class FakeRegistry:
         return web.json_response({"id": stored.schema_id, "version": stored.version, "guid": stored.guid})
 
     def _referred(self, references: list[dict[str, Any]]) -> Iterator[Any]:
-        """All schemas that these refer to, directly or not. Raises `ValueError` if one does not exist."""
+        """Yield all schemas that `references` name, directly or not. Raises `ValueError` if one does not exist."""
         for reference in references:
             at = (reference["subject"], reference["version"])
             found = [one for one in self._stored if one[2:4] == at and at not in self._deleted]
@@ -235,7 +235,7 @@ class FakeRegistry:
 
 
 def _body(stored: Stored) -> dict[str, Any]:
-    """What a registry says of a schema; the type is left out for Avro, references if there are none."""
+    """Return a registry's answer for a schema: the type is left out for Avro, references if there are none."""
     body: dict[str, Any] = {"schema": stored.text, "id": stored.schema_id, "guid": stored.guid}
     if stored.kind != "AVRO":
         body["schemaType"] = stored.kind

@@ -1,4 +1,5 @@
-"""``python -m tests.adapters.last_look ARGUMENTS``: ``pinstream ARGUMENTS``, and what is left of it at the very end.
+"""``python -m tests.adapters.last_look ARGUMENTS`` runs ``pinstream ARGUMENTS`` and prints which threads are
+left at its end.
 
 The last line on stderr: the names of librdkafka's threads, and of our own, that still run when the interpreter is about
 to be taken down. Linux only: they stand in /proc.
@@ -20,7 +21,7 @@ def _look() -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(_look)  # before all others, so it is called after them
+    atexit.register(_look)  # registered before all others, so it is called after them
     from consumer.commands import main
 
     main()

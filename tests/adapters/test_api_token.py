@@ -1,4 +1,4 @@
-"""The access token: read again when its file changes, and shown nowhere."""
+"""The access token: read again when its file changes, and never shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMED = "PINTEREST_ACCESS_TOKEN_FILE"
 
 
 async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """Before each attempt, without a restart; white space around it does not count."""
+    """A token file is read before each attempt, without a restart and without white space around the token."""
     path = tmp_path / "token"
     path.write_text("pina_one\n")
     async with serving() as (url, seen), client(url, Token(path=path, variable=NAMED)) as api:
@@ -33,7 +33,7 @@ async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
 
 
 async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
-    """Kubernetes swaps a symbolic link: same size, and the time may be the same too."""
+    """A secret that Kubernetes swaps by a symbolic link, with equal size and perhaps equal time, is read again."""
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"pina_{name}")
     link = tmp_path / "token"
@@ -45,7 +45,7 @@ async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
 
 
 def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
-    """A file that is written again with the same token is no change."""
+    """A file that is written again with the same token counts as unchanged."""
     path = tmp_path / "token"
     path.write_text("pina_one")
     token = Token(path=path, variable=NAMED)
@@ -58,7 +58,7 @@ def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trouble", ["missing", "empty", "not text"])
 def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, trouble: str) -> None:
-    """A secret that is being replaced is missing or empty for a moment."""
+    """While the file is missing, empty or no text, as a secret is while it is replaced, the last token is used."""
     path = tmp_path / "token"
     path.write_text("pina_one")
     token = Token(path=path, variable=NAMED)
@@ -76,7 +76,7 @@ def test_a_file_in_trouble_leaves_the_last_token_in_force(tmp_path: Path, troubl
 def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """One line that says what to do."""
+    """Without a token at the start the error names the variable."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
@@ -86,7 +86,7 @@ def test_no_token_to_begin_with_is_an_error_that_names_the_variable(
 
 
 def test_the_token_shows_nowhere(tmp_path: Path) -> None:
-    """Not in a repr, not in what a traceback prints."""
+    """The token is in no repr and no text of an object."""
     path = tmp_path / "token"
     path.write_text(SECRET)
     api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
@@ -99,7 +99,8 @@ def test_the_token_shows_nowhere(tmp_path: Path) -> None:
     "token", ["pina_a\npina_SECRET", "pina_\0SECRET", "pina_SECRET\u2028x", "pina_SECRETé"]
 )
 async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token: str) -> None:
-    """It is an answer that never came, with a kind from the closed set, and the text is nowhere in it."""
+    """A token that no header can hold makes the attempt unanswered, without an exception and without the
+    token's text."""
     async with serving() as (url, seen), client(url, Token(token)) as api:
         try:
             answer = await api.send(SEND)
@@ -112,7 +113,7 @@ async def test_a_token_no_header_can_hold_raises_nothing_and_shows_nowhere(token
 
 
 async def test_personal_data_is_in_no_repr() -> None:
-    """A command in an error or a log line must not show its events."""
+    """The repr of a command or an answer does not contain events or the body."""
     send = Send(7, "549755885175", [b'{"data":[{"user_data":{"em":["jane@example.org"]}}]}'], 1)
     assert "jane" not in repr(send)
     assert "jane" not in repr(Answered(7, 200, {}, b'{"error_message": "jane@example.org"}'))

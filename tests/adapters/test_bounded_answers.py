@@ -1,4 +1,4 @@
-"""A registry's answer is read and unpacked in bounded steps, whatever server sent it."""
+"""A registry's answer is read and decompressed in bounded steps, whatever a server sends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _schemas(registry: FakeRegistry) -> AsyncIterator[RegistrySchemas]:
 
 
 async def peak_of_asking(schemas: RegistrySchemas, reason: str) -> int:
-    """Ask; that the answer is this; the most memory that it took."""
+    """Query a schema, check that it is unavailable for `reason`, and return the peak of memory that this took."""
     tracemalloc.start()
     try:
         answer = await schemas.fetch(FetchSchema(REF))
@@ -54,14 +54,15 @@ TOO_LARGE = "the registry's answer is larger than 4 MiB: check what answers at S
 async def test_a_small_answer_that_unpacks_to_much(
     registry: FakeRegistry, schemas: RegistrySchemas, status: int
 ) -> None:
-    """0.2 MB that are 200 MB: no more of it is unpacked than may be read. Of an error's body, too."""
+    """Of an answer of 0.2 MB that decompresses to 200 MB, also in an error's body, no more is decompressed than
+    may be read."""
     registry.faults.body, registry.faults.coding = gzip.compress(bytes(200 * MIB), 1), "gzip"
     registry.faults.status = status
     assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
 
 
 async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """The connection is closed at the limit."""
+    """The connection of an endless answer is closed at the limit."""
     registry.faults.endless = True
     assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
     assert registry.sent < 8 * ANSWER_LIMIT
@@ -70,7 +71,7 @@ async def test_an_answer_without_an_end(registry: FakeRegistry, schemas: Registr
 async def test_what_follows_a_packed_answer_is_bounded(
     registry: FakeRegistry, schemas: RegistrySchemas
 ) -> None:
-    """Behind the end of the packed data come bytes without an end: they unpack to nothing, and count all the same."""
+    """Endless bytes after the end of the compressed data, which add nothing to the text, count towards the limit."""
     registry.faults.body, registry.faults.coding = gzip.compress(b'{"schema": "x"}'), "gzip"
     registry.faults.endless = True
     assert await peak_of_asking(schemas, TOO_LARGE) < 4 * ANSWER_LIMIT
@@ -78,19 +79,19 @@ async def test_what_follows_a_packed_answer_is_bounded(
 
 
 async def test_a_coding_that_was_not_asked_for(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """What cannot be watched while it is unpacked is not unpacked."""
+    """An answer in a coding that was not requested is refused, since its decompression cannot be bounded."""
     registry.faults.body, registry.faults.coding = zlib.compress(bytes(MIB)), "deflate"
     await peak_of_asking(schemas, "compressed as 'deflate', which was not requested")
 
 
 async def test_a_broken_packing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """Nonsense in a packed answer is no verdict on the schema."""
+    """A compressed answer that cannot be decompressed makes the schema unavailable, not missing."""
     registry.faults.body, registry.faults.coding = b"nonsense", "gzip"
     await peak_of_asking(schemas, "contains no schema")
 
 
 async def test_packed_answers_are_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """An honest server may pack, and answer again over the same connection."""
+    """Compressed answers are read, several over one connection."""
     registry.faults.body = gzip.compress(json.dumps({"schema": '"int"'}).encode())
     registry.faults.coding = "gzip"
     for number in ("7", "8"):
@@ -99,7 +100,7 @@ async def test_packed_answers_are_read(registry: FakeRegistry, schemas: Registry
 
 
 async def test_the_largest_schema_is_read(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A megabyte of text, each quote of it escaped in the answer."""
+    """A schema of a megabyte is read, with each of its quotes escaped in the answer."""
     text = json.dumps({"type": "enum", "name": "E", "symbols": ["A"] * ((MAX_SCHEMA_CHARACTERS - 100) // 5)})
     assert len(text) <= MAX_SCHEMA_CHARACTERS
     stored = registry.add("t", text)
@@ -108,7 +109,7 @@ async def test_the_largest_schema_is_read(registry: FakeRegistry, schemas: Regis
 
 
 async def test_references_are_bounded_together(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A hundred references of a megabyte each would be gigabytes of JSON."""
+    """References are bounded in sum, since a hundred of a megabyte each would be gigabytes of JSON."""
     large = json.dumps({"type": "enum", "name": "E", "symbols": ["A" * (MAX_SCHEMA_CHARACTERS - 100)]})
     references = []
     for number in range(8):

@@ -29,7 +29,7 @@ Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 
 class Seen:
-    """What a server was asked."""
+    """The requests that a server received."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
@@ -37,7 +37,7 @@ class Seen:
 
 @asynccontextmanager
 async def serving(handler: Handler | None = None) -> AsyncIterator[tuple[str, Seen]]:
-    """An HTTP server that notes each request, and answers as `handler` says (else 200, ``{}``)."""
+    """Run an HTTP server that records each request and answers as `handler` says (else 200, ``{}``)."""
     seen = Seen()
 
     async def note(request: web.Request) -> web.StreamResponse:
@@ -57,7 +57,7 @@ async def serving(handler: Handler | None = None) -> AsyncIterator[tuple[str, Se
 
 @asynccontextmanager
 async def listening(connected: Connected, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A raw TCP server: its port."""
+    """Run a raw TCP server and yield its port."""
 
     async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -78,7 +78,7 @@ async def listening(connected: Connected, tls: ssl.SSLContext | None = None) -> 
 async def client(
     url: str, token: Tokens | None = None, *, timeout: float = 5.0, test_mode: bool = False
 ) -> AsyncIterator[ConversionsApi]:
-    """The adapter, closed at the end."""
+    """Yield the adapter; it is closed at the end."""
     api = ConversionsApi(
         url,
         token or Token(SECRET),
@@ -94,7 +94,7 @@ async def client(
 
 
 async def answer_of(handler: Handler | None = None, *, timeout: float = 5.0) -> Answered | Unanswered:
-    """What one attempt against such a server brings."""
+    """Return the answer of one attempt at a server with `handler`."""
     async with serving(handler) as (url, _), client(url, timeout=timeout) as api:
         return await api.send(SEND)
 
@@ -102,7 +102,7 @@ async def answer_of(handler: Handler | None = None, *, timeout: float = 5.0) -> 
 async def raw_answer(
     connected: Connected, *, scheme: str = "http", timeout: float = 5.0
 ) -> Answered | Unanswered:
-    """What one attempt against such a raw server brings."""
+    """Return the answer of one attempt at a raw server."""
     async with listening(connected) as port, client(f"{scheme}://127.0.0.1:{port}", timeout=timeout) as api:
         return await api.send(SEND)
 
@@ -117,7 +117,7 @@ async def read_request(reader: asyncio.StreamReader) -> None:
 
 
 async def test_the_request_is_the_platform_s() -> None:
-    """POST to the account's endpoint, the token as bearer, JSON, the body to the byte."""
+    """The request is a POST to the account's endpoint, with the token as bearer and the body unchanged as JSON."""
     async with serving() as (url, seen), client(url + "/") as api:
         await api.send(SEND)
     [(method, path, headers, body)] = seen.requests
@@ -128,14 +128,14 @@ async def test_the_request_is_the_platform_s() -> None:
 
 
 async def test_test_mode_says_so() -> None:
-    """``?test=true``: validated, not recorded."""
+    """In test mode the URL has ``?test=true``, so that events are validated and not recorded."""
     async with serving() as (url, seen), client(url, test_mode=True) as api:
         await api.send(SEND)
     assert seen.requests[0][1] == "/v5/ad_accounts/549755885175/events?test=true"
 
 
 async def test_a_batch_of_four_mebibytes_arrives() -> None:
-    """The largest body we send."""
+    """A body of 4 MiB, the largest that is sent, arrives unchanged."""
     body = b'{"data":["' + b"x" * (4 * 1024 * 1024 - 13) + b'"]}'
     async with serving() as (url, seen), client(url) as api:
         answer = await api.send(Send(7, "1", [body], 1))
@@ -144,7 +144,7 @@ async def test_a_batch_of_four_mebibytes_arrives() -> None:
 
 
 async def test_cookies_are_not_kept() -> None:
-    """What an answer sets must not travel with other calls: each is on its own."""
+    """A cookie that an answer sets is not sent with later calls."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         response = web.json_response({})
@@ -162,7 +162,7 @@ async def test_cookies_are_not_kept() -> None:
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 404, 413, 422, 429, 500, 503])
 async def test_any_status_is_an_answer(status: int) -> None:
-    """What it means is the core's to decide."""
+    """An answer of any status is returned as it is, since the core decides about it."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(
@@ -179,7 +179,8 @@ async def test_any_status_is_an_answer(status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
 async def test_a_token_that_an_answer_repeats_is_taken_out(status: int) -> None:
-    """Only here is it known what it looks like: the platform's 401 may repeat it, and so may a proxy's page."""
+    """The adapter removes its token from an answer that repeats it, as a 401 or a proxy's page may: the core
+    does not know the token."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         text = f"<html>{request.headers['Authorization']} is wrong</html>"
@@ -192,7 +193,7 @@ async def test_a_token_that_an_answer_repeats_is_taken_out(status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(status: int) -> None:
-    """The token must not travel where a redirect points."""
+    """Redirects are returned and not followed, so that the token goes to no other server."""
     async with serving() as (elsewhere, seen_elsewhere):
 
         async def handler(_: web.Request) -> web.StreamResponse:
@@ -205,7 +206,7 @@ async def test_redirects_are_not_followed(status: int) -> None:
 
 
 async def test_a_compressed_answer_is_read() -> None:
-    """gzip, as servers send it unasked."""
+    """An answer in gzip, which servers may send unasked, is decompressed."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(body=gzip.compress(b'{"events":[]}'), headers={"Content-Encoding": "gzip"})
@@ -216,7 +217,7 @@ async def test_a_compressed_answer_is_read() -> None:
 
 
 async def test_a_compressed_answer_that_is_not_is_no_answer() -> None:
-    """Garbage under a gzip label: broken, not an exception."""
+    """An answer that says gzip but is not is a broken answer, without an exception."""
 
     async def handler(_: web.Request) -> web.StreamResponse:
         return web.Response(body=b"not gzip at all", headers={"Content-Encoding": "gzip"})
@@ -228,7 +229,7 @@ async def test_a_compressed_answer_that_is_not_is_no_answer() -> None:
 async def test_a_huge_answer_is_not_read_to_its_end(
     compressed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong server may send anything: memory has a bound, also against what swells when unpacked."""
+    """A huge answer is not read to its end, compressed or not, so that memory is bounded with a wrong server."""
     monkeypatch.setattr(conversions_api, "_ANSWER_LIMIT", 300_000)
     sent = 0
 
@@ -249,7 +250,7 @@ async def test_a_huge_answer_is_not_read_to_its_end(
 
 
 async def test_an_answer_of_exactly_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit itself is allowed."""
+    """An answer of exactly the limit is read."""
     monkeypatch.setattr(conversions_api, "_ANSWER_LIMIT", 1000)
 
     async def handler(_: web.Request) -> web.StreamResponse:
@@ -264,7 +265,7 @@ async def test_an_answer_of_exactly_the_limit_is_read(monkeypatch: pytest.Monkey
 
 
 async def test_a_server_that_does_not_answer_times_out() -> None:
-    """Bounded by the time limit, and reported as a time-out."""
+    """A server that does not answer is a time-out after the time limit."""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -275,7 +276,8 @@ async def test_a_server_that_does_not_answer_times_out() -> None:
 
 
 async def test_an_answer_that_came_while_the_process_stood_still_is_read() -> None:
-    """The time limit is over when it goes on, and yet the events count as delivered: they need not go again."""
+    """An answer that arrived while the process stood still is read after the time limit, so that its events are
+    not sent again."""
     asked, answered = threading.Event(), threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -308,7 +310,7 @@ async def test_an_answer_that_came_while_the_process_stood_still_is_read() -> No
 
 
 async def test_a_server_that_trickles_times_out() -> None:
-    """The limit is one for the whole attempt: a byte now and then does not keep it alive."""
+    """A server that sends a byte now and then is a time-out: the limit is for the whole attempt."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -324,7 +326,7 @@ async def test_a_server_that_trickles_times_out() -> None:
 
 
 async def test_a_reset_is_a_lost_connection() -> None:
-    """Before any answer."""
+    """A reset before any answer is a lost connection."""
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -334,7 +336,7 @@ async def test_a_reset_is_a_lost_connection() -> None:
 
 
 def abort(writer: asyncio.StreamWriter) -> None:
-    """Close with a reset."""
+    """Close the connection with a reset."""
     raw = writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     writer.transport.abort()
@@ -342,7 +344,7 @@ def abort(writer: asyncio.StreamWriter) -> None:
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
 async def test_an_answer_cut_off_in_its_middle_is_no_answer(how: str) -> None:
-    """Half a body is no verdict, however it ended."""
+    """An answer that ends in the middle of its body, by a reset or a close, is no answer."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -358,7 +360,7 @@ async def test_an_answer_cut_off_in_its_middle_is_no_answer(how: str) -> None:
 
 
 async def test_what_is_not_http_is_a_broken_answer() -> None:
-    """Another protocol on that port."""
+    """Another protocol on the port is a broken answer."""
 
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -369,7 +371,7 @@ async def test_what_is_not_http_is_a_broken_answer() -> None:
 
 
 async def test_a_closed_port_is_a_failure_to_connect() -> None:
-    """Nothing was sent."""
+    """A closed port is a failure to connect."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -378,7 +380,7 @@ async def test_a_closed_port_is_a_failure_to_connect() -> None:
 
 
 async def test_a_server_without_tls_is_a_failure_of_tls() -> None:
-    """https against a plain port."""
+    """https to a port without TLS is a failure of TLS."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
@@ -389,7 +391,7 @@ async def test_a_server_without_tls_is_a_failure_of_tls() -> None:
 
 
 async def test_a_certificate_nobody_signed_is_a_failure_of_tls(tmp_path: Path) -> None:
-    """The token is never sent to a server that cannot prove who it is."""
+    """A certificate that no known authority signed is a failure of TLS, and the server receives no token."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
     received = b""
@@ -404,7 +406,7 @@ async def test_a_certificate_nobody_signed_is_a_failure_of_tls(tmp_path: Path) -
 
 
 def certificate(folder: Path) -> Path:
-    """A self-signed certificate and its key, in one file."""
+    """Make a self-signed certificate; return the file with it and its key."""
     pytest.importorskip("cryptography", reason="cryptography is not installed")
     from datetime import UTC, datetime, timedelta
 
@@ -435,7 +437,7 @@ def certificate(folder: Path) -> Path:
 
 
 async def test_a_name_that_does_not_resolve_is_a_failure_of_dns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told from a failure to connect: what to change is another thing."""
+    """A name that does not resolve is a failure of DNS, which asks for another remedy than a failure to connect."""
 
     async def resolve(*_: object, **__: object) -> list[object]:
         raise OSError(None, "Name or service not known")
@@ -447,7 +449,8 @@ async def test_a_name_that_does_not_resolve_is_a_failure_of_dns(monkeypatch: pyt
 
 
 async def test_one_attempt_is_one_request() -> None:
-    """Also on a kept connection that the server closed meanwhile: retries are the core's."""
+    """One attempt is one request, also on a kept connection that the server has closed: the core decides about
+    retries."""
     asked = 0
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -467,7 +470,8 @@ async def test_one_attempt_is_one_request() -> None:
 
 
 async def test_a_cancelled_attempt_is_cancelled() -> None:
-    """The end of the service must not wait for a slow server, and must not be reported as a time-out."""
+    """A cancelled attempt ends as cancelled and not as a time-out, so that the service's end does not wait for
+    a server."""
     begun = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -483,7 +487,7 @@ async def test_a_cancelled_attempt_is_cancelled() -> None:
 
 
 async def test_closing_twice_or_unused_is_fine() -> None:
-    """The end of the process calls it whatever happened."""
+    """The adapter may be closed twice, and without having been used."""
     api = ConversionsApi("http://127.0.0.1:1", Token(SECRET), timeout=1.0, concurrency=1, agent="x")
     await api.close()
     async with serving() as (url, _), client(url) as used:
@@ -492,7 +496,7 @@ async def test_closing_twice_or_unused_is_fine() -> None:
 
 
 def test_kinds_of_failure_are_a_closed_set() -> None:
-    """Whatever is raised has one of these names, never the exception's text."""
+    """Every failure has one of a closed set of kinds, and never the exception's text."""
     kinds = {
         failure(error, "https://api.example.com/v5", None)[0]
         for error in (

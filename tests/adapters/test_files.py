@@ -40,24 +40,24 @@ WRITER: dict[str, Any] = {
 
 
 def container(path: Path, schema: dict[str, Any], events: list[dict[str, Any]], **more: Any) -> str:
-    """An Avro container by fastavro; its path."""
+    """Write an Avro container with fastavro; return its path."""
     with path.open("wb") as file:
         fastavro.writer(file, schema, events, **more)
     return str(path)
 
 
 def writer_event(number: int) -> dict[str, Any]:
-    """A record of `WRITER`."""
+    """Return record `number` in the schema `WRITER`."""
     return {"gone": "x", "id": f"e{number}", "at": 1_000_000 + number}
 
 
 def event(number: int) -> dict[str, Any]:
-    """The same as a record of `SCHEMA`."""
+    """Return record `number` in the schema `SCHEMA`."""
     return {"id": f"e{number}", "at": (1_000_000 + number) // 1000, "colour": "RED"}
 
 
 def taken(records: Iterator[FileRecord]) -> tuple[list[FileRecord], str | None]:
-    """All that can be read, and the error that ended it, if one did."""
+    """Return all records that can be read, and the error that ended the reading, or None."""
     read = []
     while True:
         try:
@@ -69,7 +69,8 @@ def taken(records: Iterator[FileRecord]) -> tuple[list[FileRecord], str | None]:
 
 
 def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
-    """Each line has its number; blank ones are none; the last needs no newline."""
+    """After a line that does not fit the next ones are read. Blank lines are no records, and the last needs no
+    newline."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b'{"id": "a", "at": 1}\r\n\n  \nnonsense\n{"id": 7, "at": "1970-01-01T00:00:01Z"}')
     first, second, third = open_records(str(path), Types(OneSchema(SCHEMA)))
@@ -80,7 +81,8 @@ def test_ndjson_goes_on_after_a_line_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_container_is_resolved_to_our_schema(tmp_path: Path) -> None:
-    """Whatever the file is called: fields dropped and added, units converted; over several blocks."""
+    """A container is read by its content, whatever its name: fields are dropped and added, and units converted,
+    over several blocks."""
     events = [writer_event(number) for number in range(500)]
     path = container(tmp_path / "events.ndjson", WRITER, events, sync_interval=100)
     assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [
@@ -90,13 +92,13 @@ def test_a_container_is_resolved_to_our_schema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz"])
 def test_codecs_of_the_standard_library(tmp_path: Path, codec: str) -> None:
-    """These need nothing installed."""
+    """The codecs of the standard library work without anything else installed."""
     path = container(tmp_path / "f", WRITER, [writer_event(1)], codec=codec)
     assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [(1, event(1))]
 
 
 def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
-    """By name."""
+    """An unknown codec is an error that names it, or says that the file is broken."""
     path = Path(container(tmp_path / "f", WRITER, [writer_event(1)], codec="deflate"))
     path.write_bytes(path.read_bytes().replace(b"deflate", b"snoopy!"))
     _, error = taken(open_records(str(path), Types(OneSchema(SCHEMA))))
@@ -105,7 +107,7 @@ def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
 
 
 def test_a_datum_that_ours_has_no_place_for_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
-    """The verdict is that one record's; the next is found behind it."""
+    """A datum that does not fit the reader's schema is rejected alone, and the next ones are read."""
     colours = {"type": "enum", "name": "Colour", "symbols": ["BLUE", "RED"]}
     writer = {**SCHEMA, "fields": [{"name": "colour", "type": colours}, *SCHEMA["fields"][:2]]}
     events = [{"id": "a", "at": 1, "colour": colour} for colour in ("RED", "BLUE", "RED")]
@@ -116,7 +118,7 @@ def test_a_datum_that_ours_has_no_place_for_is_rejected_and_the_rest_goes_on(tmp
 
 
 def test_a_container_of_another_schema_is_an_error(tmp_path: Path) -> None:
-    """None of it could be read: said at once, before the first record."""
+    """A container of another schema is an error before the first record, since none could be read."""
     other = {"type": "record", "name": "shop.Other", "fields": []}
     path = container(tmp_path / "f", other, [{}])
     with pytest.raises(InputError, match=r"its schema cannot be read as ours: shop\.Other"):
@@ -124,7 +126,7 @@ def test_a_container_of_another_schema_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_broken_block_is_an_error_after_what_could_be_read(tmp_path: Path) -> None:
-    """Wherever the file is cut, all whole blocks come first, and no record is made up."""
+    """When a container is cut anywhere, the records of all whole blocks are read before the error, and no others."""
     events = [writer_event(number) for number in range(60)]
     whole = Path(container(tmp_path / "whole", WRITER, events, sync_interval=50, codec="null")).read_bytes()
     cut = tmp_path / "cut"
@@ -135,13 +137,13 @@ def test_a_broken_block_is_an_error_after_what_could_be_read(tmp_path: Path) -> 
         except InputError as failure:
             read, error = [], str(failure)
         assert [record.event for record in read] == [event(number) for number in range(len(read))]
-        assert error is not None or len(read) < len(events)  # a cut between two blocks shows nowhere
+        assert error is not None or len(read) < len(events)  # a cut between two blocks does not show
         assert error is None or "\n" not in error
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
 def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) -> None:
-    """One byte changed: records, or an `InputError`."""
+    """With one byte changed anywhere, reading returns records or raises an `InputError`."""
     events = [writer_event(number) for number in range(10)]
     whole = Path(container(tmp_path / "whole", WRITER, events, sync_interval=50, codec=codec)).read_bytes()
     damaged = tmp_path / "damaged"
@@ -155,7 +157,7 @@ def test_damage_anywhere_never_raises_anything_else(tmp_path: Path, codec: str) 
 
 
 def test_what_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
-    """At once, naming the file."""
+    """A file that cannot be opened is an error at once, in one line that names it."""
     with pytest.raises(InputError, match=r"nowhere cannot be read: No such file"):
         open_records(str(tmp_path / "nowhere"), Types(OneSchema(SCHEMA)))
     with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
@@ -165,7 +167,7 @@ def test_what_cannot_be_opened_is_an_error_of_one_line(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
-    """And is no error."""
+    """An empty file has no records and is no error."""
     (tmp_path / "empty").write_bytes(b"")
     assert list(open_records(str(tmp_path / "empty"), Types(OneSchema(SCHEMA)))) == []
 
@@ -173,7 +175,7 @@ def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
 def test_a_line_that_is_too_large_is_rejected_and_read_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bounded memory; the next line is found."""
+    """A line that is too large is rejected in bounded memory, and the next one is read."""
     for module in ("consumer.adapters.files", "consumer.avro.ndjson"):
         monkeypatch.setattr(f"{module}.MAX_LINE_BYTES", 100)
     path = tmp_path / "f"
@@ -186,14 +188,14 @@ def test_a_line_that_is_too_large_is_rejected_and_read_over(
 
 
 class Stdin:
-    """Standard input over a stream."""
+    """A stand-in for standard input over a stream."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
 
 
 def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``-``; it is not closed, for it is not ours."""
+    """With ``-`` standard input is read, NDJSON or a container, and left open."""
     avro = Path(container(tmp_path / "f", WRITER, [writer_event(1)])).read_bytes()
     for data, expected in (
         (avro, event(1)),
@@ -206,14 +208,14 @@ def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python has none then."""
+    """A closed standard input, for which Python has None, is an error."""
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputError, match="standard input is closed: name a file"):
         open_records("-", Types(OneSchema(SCHEMA)))
 
 
 def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line is given as soon as it is there, though its first bytes come one by one."""
+    """Each line of a pipe is returned as soon as it is complete, even if its first bytes come one by one."""
     out, into = os.pipe()
     go_on = threading.Event()
     told: list[bool] = []
@@ -235,11 +237,11 @@ def test_a_pipe_is_read_as_it_trickles_in(tmp_path: Path, monkeypatch: pytest.Mo
         go_on.set()
         assert [record.ordinal for record in records] == [2]
     writing.join(10)
-    assert told == [True]  # the first line was given before the second was written
+    assert told == [True]  # the first line was returned before the second was written
 
 
 def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:
-    """Also when it is not read to its end."""
+    """The file is closed with the iterator, also if it was not read to its end."""
     path = tmp_path / "f"
     path.write_bytes(b'{"id": "a", "at": 1}\n' * 3)
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
@@ -252,7 +254,8 @@ def test_the_file_is_closed_with_the_iterator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
 def test_a_year_and_a_half_of_orders(tmp_path: Path, codec: str) -> None:
-    """A container of many blocks: every order is read, in order, as it was written and as fastavro reads it."""
+    """Of a container of 10,000 orders in many blocks, every order is read in order, as it was written and as
+    fastavro reads it."""
     schema = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
     orders, path = make_orders(10_000), tmp_path / "orders.avro"
     write_container(path, orders, schema, codec)

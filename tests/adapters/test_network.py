@@ -1,4 +1,5 @@
-"""The way out, through a proxy of the tests: which calls take it, how each of its faults is told, and whom we trust.
+"""Outgoing calls through a proxy of the tests: which calls use it, how each fault is reported, and which
+authorities are trusted.
 
 The API and the registry are servers on loopback under names that only the proxy knows.
 """
@@ -30,7 +31,7 @@ LOGIN = "us@er:p:w%/ 1"
 SEND = Send(7, "549755885175", [b'{"data":[', b'{"event_id":"a"}' * 200, b"]}"], 1)
 ASK = FetchSchema(SchemaRef("id", "7"))
 TIMEOUT = 20.0
-"""Long for what is answered; what hangs is given `SHORT`."""
+"""Seconds that calls get which are answered; those that hang get `SHORT`."""
 SHORT = 1.0
 
 
@@ -68,13 +69,14 @@ SHORT = 1.0
     ],
 )
 def test_no_proxy(no_proxy: str, url: str, direct: bool) -> None:
-    """Names with all below them, addresses, networks, ports, a star; what cannot be read is never met."""
+    """NO_PROXY matches names with all subdomains, addresses, networks, ports and a star; an entry that cannot
+    be read matches nothing."""
     proxy = Network(https_proxy="http://proxy:3128", no_proxy=no_proxy).proxy(url)
     assert (proxy is None) is direct
 
 
 def test_the_scheme_of_the_url_chooses_the_proxy() -> None:
-    """As with curl: HTTPS_PROXY is for https:// URLs, HTTP_PROXY for http:// ones."""
+    """As with curl, HTTPS_PROXY is used for https:// URLs and HTTP_PROXY for http:// URLs."""
     network = Network(https_proxy="http://one:1", http_proxy="http://[fd00::1]:2")
     assert str(network.proxy("https://api.example.com")) == "one:1"
     assert str(network.proxy("http://api.example.com")) == "[fd00::1]:2"
@@ -82,7 +84,7 @@ def test_the_scheme_of_the_url_chooses_the_proxy() -> None:
 
 
 def test_the_password_is_in_no_text() -> None:
-    """Neither that of the URL nor that of the file: a proxy is shown as host and port."""
+    """No text of a proxy shows the password, of the URL or of the file; a proxy is shown as host and port."""
     network = Network(https_proxy="http://user:hunter2@proxy:3128", login=lambda: "")
     proxy = network.proxy("https://api.example.com")
     assert proxy is not None
@@ -98,14 +100,14 @@ def test_the_password_is_in_no_text() -> None:
 
 
 class Behind:
-    """The servers that only the proxy reaches."""
+    """The API, registry and token endpoint, which only the proxy can reach."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.headers: list[Mapping[str, str]] = []
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """As API, registry and endpoint of tokens."""
+        """Answer as API, registry and token endpoint."""
         self.calls.append(f"{request.method} {request.path}")
         self.headers.append(request.headers)
         if request.path == "/token":
@@ -117,7 +119,7 @@ class Behind:
 async def behind_a_proxy(
     server_tls: ssl.SSLContext | None, **options: Any
 ) -> AsyncIterator[tuple[Behind, OutProxy]]:
-    """A server under the three names, with or without TLS, and the proxy before it."""
+    """Run a server under the three names, with or without TLS, and the proxy before it."""
     behind = Behind()
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", behind.answer)
@@ -138,7 +140,7 @@ async def behind_a_proxy(
 async def send(
     network: Network, url: str = f"https://{API}/v5", timeout: float = TIMEOUT
 ) -> Answered | Unanswered:
-    """What one call to the API brings."""
+    """Return the answer of one call to the API."""
     api = ConversionsApi(
         url, Token("pina_SECRET"), timeout=timeout, concurrency=1, agent="pinstream/test", network=network
     )
@@ -151,7 +153,7 @@ async def send(
 async def ask(
     network: Network, url: str = f"https://{REGISTRY}", timeout: float = TIMEOUT, **config: Any
 ) -> SchemaFound | SchemaUnavailable:
-    """What one question to the registry brings."""
+    """Return the answer of one query to the registry."""
     registry = RegistrySchemas({"url": url, **config}, timeout=timeout, network=network)
     try:
         answer = await registry.fetch(ASK)
@@ -162,18 +164,18 @@ async def ask(
 
 
 def of(authority: Authority, host: str) -> ssl.SSLContext:
-    """The TLS of a server of this name."""
+    """Return the TLS context of a server named `host`."""
     return authority.server(host=host)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """The private authority of the company."""
+    """Return a private authority."""
     return Authority(tmp_path, "company-ca")
 
 
 async def test_a_tunnel_with_a_login(authority: Authority) -> None:
-    """Both clients go through the tunnel, with a password of any characters, which no server behind it sees."""
+    """Both clients use the tunnel with a password of any characters, which no server behind the proxy receives."""
     async with behind_a_proxy(of(authority, API), login=LOGIN) as (behind, proxy):
         network = Network(https_proxy=proxy.url, login=lambda: LOGIN, authorities=authority.file)
         assert isinstance(await send(network), Answered)
@@ -189,7 +191,7 @@ async def test_a_tunnel_with_a_login(authority: Authority) -> None:
 
 
 async def test_without_tls_the_proxy_forwards(authority: Authority) -> None:
-    """HTTP_PROXY, and a login in its URL."""
+    """Without TLS the proxy of HTTP_PROXY forwards the requests, with the login of its URL."""
     async with behind_a_proxy(None, login="user:a@b") as (behind, proxy):
         network = Network(http_proxy=proxy.url.replace("//", "//user:a%40b@"))
         assert isinstance(await send(network, f"http://{API}/v5"), Answered)
@@ -199,7 +201,7 @@ async def test_without_tls_the_proxy_forwards(authority: Authority) -> None:
 
 
 async def test_a_proxy_that_is_reached_by_tls(authority: Authority, tmp_path: Path) -> None:
-    """TLS to the proxy, and TLS to the API inside of it."""
+    """A proxy may be reached by TLS, with the TLS of the API or the registry inside."""
     async with behind_a_proxy(of(authority, API), tls=authority.server()) as (_, proxy):
         assert proxy.url.startswith("https:")
         assert isinstance(await send(Network(https_proxy=proxy.url, authorities=authority.file)), Answered)
@@ -208,7 +210,7 @@ async def test_a_proxy_that_is_reached_by_tls(authority: Authority, tmp_path: Pa
 
 
 async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> None:
-    """The endpoint that gives tokens for the registry is asked by way of the proxy, too."""
+    """Tokens for the registry are requested through the proxy too."""
     async with behind_a_proxy(None) as (behind, proxy):
         bearer: dict[str, Any] = {
             "bearer.auth.credentials.source": "OAUTHBEARER",
@@ -227,7 +229,7 @@ async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> N
 
 
 async def test_what_is_no_proxy(authority: Authority) -> None:
-    """A web server in its place, or the way to it by the wrong scheme: the setting is named."""
+    """A web server in place of the proxy, or a wrong scheme for the proxy, is an error that names the setting."""
     async with behind_a_proxy(None) as (_, proxy):
         server = f"127.0.0.1:{proxy.routes[API][1]}"
         answer = await send(Network(https_proxy=f"http://{server}"))
@@ -244,7 +246,7 @@ async def test_what_is_no_proxy(authority: Authority) -> None:
 
 
 async def test_tls_is_required(authority: Authority) -> None:
-    """A server that ends connections without TLS: the scheme is what is wrong."""
+    """When a server ends connections without TLS, the error names the URL's scheme."""
     async with behind_a_proxy(authority.server()) as (_, proxy):
         at = f"127.0.0.1:{proxy.routes[API][1]}"
         answer = await send(Network(), f"http://{at}/v5")
@@ -256,7 +258,7 @@ async def test_tls_is_required(authority: Authority) -> None:
 
 
 async def test_the_registrys_own_proxy(authority: Authority) -> None:
-    """SCHEMA_REGISTRY_PROXY is for the registry alone, and NO_PROXY is not asked."""
+    """SCHEMA_REGISTRY_PROXY is used for the registry alone, and NO_PROXY does not count for it."""
     async with behind_a_proxy(None) as (behind, proxy):
         network = Network(http_proxy="http://127.0.0.1:1", no_proxy="*")
         assert isinstance(await ask(network, f"http://{REGISTRY}", proxy=proxy.url), SchemaFound)
@@ -264,7 +266,8 @@ async def test_the_registrys_own_proxy(authority: Authority) -> None:
 
 
 async def test_the_registrys_own_proxy_refuses() -> None:
-    """What is said names its own setting: it has its login in its URL, and NO_PROXY does not count."""
+    """When SCHEMA_REGISTRY_PROXY refuses, the error names that setting alone: its login is in its URL, and
+    NO_PROXY does not count."""
     async with behind_a_proxy(None, login="user:right") as (behind, proxy):
         for url, said in (
             (proxy.url, "it asks for a user and password; put them into SCHEMA_REGISTRY_PROXY"),
@@ -314,7 +317,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("mode", FAULTS)
 async def test_a_fault_on_the_way_to_the_api(mode: Way, authority: Authority) -> None:
-    """No answer, by one of few reasons, and a line that names the proxy and says what to do; afterwards all is well."""
+    """A fault of the proxy leaves the call unanswered, with a reason and a line that names the proxy and what
+    to do; later calls work."""
     reason, text = FAULTS[mode]
     async with behind_a_proxy(of(authority, API)) as (behind, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
@@ -342,7 +346,8 @@ async def test_a_fault_on_the_way_to_the_api(mode: Way, authority: Authority) ->
     ],
 )
 async def test_a_refused_login(tls: bool, login: str, said: str, authority: Authority) -> None:
-    """407 is the proxy's word, also without TLS; the right password, put into the file, is used at once."""
+    """A refused login of the proxy (407) is reported, with and without TLS; a corrected password in the file is
+    used at once."""
     words = [login]
     async with behind_a_proxy(of(authority, API) if tls else None, login=LOGIN) as (behind, proxy):
         network = Network(
@@ -359,7 +364,7 @@ async def test_a_refused_login(tls: bool, login: str, said: str, authority: Auth
 
 
 async def test_no_proxy_there(authority: Authority) -> None:
-    """Nobody listens, or its name is unknown."""
+    """A proxy that does not listen, or whose name is unknown, is reported with the setting to correct."""
     async with behind_a_proxy(None) as (_, proxy):
         await proxy.stop()
         answer = await send(Network(https_proxy=proxy.url))
@@ -392,11 +397,11 @@ REGISTRY_FAULTS = {
 
 @pytest.mark.parametrize("mode", REGISTRY_FAULTS)
 async def test_a_fault_on_the_way_to_the_registry(mode: Way, authority: Authority) -> None:
-    """Unavailable, which makes no dead letter, and the same line."""
+    """A fault of the proxy makes a schema unavailable, which leads to no dead letter, with the same line."""
     async with behind_a_proxy(of(authority, REGISTRY)) as (behind, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
         await proxy.set(mode)
-        # The request has to be long enough to be cut.
+        # the request has to be long enough to be cut
         login: dict[str, Any] = {"basic.auth.user.info": f"user:{'x' * 3000}"}
         answer = await ask(network, **login)
         assert isinstance(answer, SchemaUnavailable)
@@ -411,7 +416,7 @@ async def test_a_fault_on_the_way_to_the_registry(mode: Way, authority: Authorit
 
 @pytest.mark.parametrize("mode", [Way.SILENT, Way.DEAF])
 async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Authority) -> None:
-    """It is known in time, and who it was."""
+    """A proxy that hangs before the registry is named in the reason after the time limit."""
     async with behind_a_proxy(of(authority, REGISTRY)) as (_, proxy):
         network = Network(https_proxy=proxy.url, authorities=authority.file)
         await proxy.set(mode)
@@ -424,7 +429,8 @@ async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Auth
 
 
 async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> None:
-    """Its authority has to be known: without it not a byte of a request, and the line says where to put it."""
+    """A proxy that opens TLS receives no request until its authority is known, and the line says in which file
+    to put it."""
     inspector = Authority(tmp_path, "proxy-ca")
     async with behind_a_proxy(of(authority, API), authority=inspector) as (behind, proxy):
         await proxy.set(Way.INSPECT)
@@ -473,7 +479,7 @@ REGISTRY_WORDS = {
 
 @pytest.mark.parametrize("case", WRONG)
 async def test_a_certificate_that_is_wrong(case: str, authority: Authority, tmp_path: Path) -> None:
-    """One line each, for both clients."""
+    """Each fault of a certificate is one line, for the API's client and the registry's."""
     how, said = WRONG[case]
     known = Authority(tmp_path, "other-ca") if case == "another authority" else authority
     async with behind_a_proxy(authority.server(**{"host": "127.0.0.1", **how})) as (_, proxy):
@@ -489,7 +495,8 @@ async def test_a_certificate_that_is_wrong(case: str, authority: Authority, tmp_
 
 
 async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Path) -> None:
-    """What is added to the file is trusted at the next attempt; a file that is gone changes nothing, and is told."""
+    """An authority that is added to the file is trusted at the next attempt; when the file is missing, the old
+    ones stay trusted and a line says so."""
     file, told = tmp_path / "bundle.pem", list[str]()
     file.write_bytes(Authority(tmp_path, "other-ca").file.read_bytes())
     async with behind_a_proxy(authority.server()) as (_, proxy):
@@ -512,15 +519,16 @@ async def test_an_authority_that_comes_later(authority: Authority, tmp_path: Pat
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_again(authority: Authority, tmp_path: Path) -> None:
-    """It is gone for a moment just when the first context reads it: the next attempt trusts what is in it."""
+    """A file that is replaced while the first context reads it is read again, so that its authority is trusted
+    at the next attempt."""
     file = tmp_path / "bundle.pem"
     file.write_text("half of a certificate")
 
     class Slow(ssl.SSLContext):
-        """The file is whole again only when this one has read it."""
+        """A context that writes the whole file only after reading it."""
 
         def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
-            """See `ssl.SSLContext`."""
+            """Read the file as `ssl.SSLContext` does, then replace it."""
             whole = file.read_bytes() == authority.file.read_bytes()
             try:
                 super().load_verify_locations(cafile, capath, cadata)

@@ -1,4 +1,4 @@
-"""What a registry is, on a real one (Apicurio) and on the fake: each test here runs on both.
+"""The behaviour of a registry, on a real one (Apicurio) and on the fake: each test here runs on both.
 
 Schemas are registered and deleted with Confluent's own client, as serialisers and people do it. Subjects have names of
 their own, since all tests of a run share the real registry.
@@ -25,7 +25,7 @@ from tests.adapters.fake_registry import FakeRegistry
 
 @pytest.fixture(params=["fake", "real"])
 async def each_registry(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """The address of one and of the other."""
+    """Yield the address of the fake registry, then of the real one."""
     if request.param == "real":
         yield request.getfixturevalue("real_registry")
         return
@@ -35,34 +35,35 @@ async def each_registry(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def client(each_registry: str) -> AsyncIterator[AsyncSchemaRegistryClient]:
-    """Confluent's own."""
+    """Yield Confluent's own client."""
     async with AsyncSchemaRegistryClient({"url": each_registry}) as one:
         yield one
 
 
 @pytest.fixture
 async def schemas(each_registry: str) -> AsyncIterator[RegistrySchemas]:
-    """Ours."""
+    """Yield pinstream's client."""
     one = RegistrySchemas({"url": each_registry})
     yield one
     await one.close()
 
 
 def record(name: str, *types: Any) -> dict[str, Any]:
-    """A record whose fields are of these types, and whose text no other test has."""
+    """Return a record schema with fields of these types and a name that no other test has."""
     fields = [{"name": f"f{number}", "type": one} for number, one in enumerate(types)]
     return {"type": "record", "name": f"shop.{name}_{uuid4().hex}", "fields": fields}
 
 
 def ref_of(schema_id: int) -> SchemaRef:
-    """By id."""
+    """Return the reference to a schema id."""
     return SchemaRef("id", str(schema_id))
 
 
 async def register(
     client: AsyncSchemaRegistryClient, schema: Any, *referred: tuple[str, str], subject: str = ""
 ) -> int:
-    """The id of this schema, under a subject of its own. `referred`: full names, and the subjects of version 1."""
+    """Register `schema` under a subject of its own and return its id; `referred` are full names and the
+    subjects of version 1."""
     references = [SchemaReference(name, of, 1) for name, of in referred]
     return await client.register_schema(
         subject or f"s-{uuid4().hex}", Schema(json.dumps(schema), "AVRO", references)
@@ -72,7 +73,8 @@ async def register(
 async def test_an_id_gives_the_text_as_registered(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas
 ) -> None:
-    """Whatever the subject is called: by topic, by record, by both, or with characters that a path has to escape."""
+    """A schema's text is found by its id, whatever its subject is named, also with characters that a path has
+    to escape."""
     name = uuid4().hex
     for subject in (
         f"orders-{name}-value",
@@ -89,7 +91,7 @@ async def test_an_id_gives_the_text_as_registered(
 
 
 async def test_one_schema_has_one_id(client: AsyncSchemaRegistryClient) -> None:
-    """Registered twice, and under two subjects."""
+    """A schema registered twice, or under two subjects, has one id."""
     schema = record("Order", "int")
     first = await register(client, schema, subject=(subject := f"s-{uuid4().hex}"))
     assert await register(client, schema, subject=subject) == first
@@ -100,7 +102,7 @@ async def test_one_schema_has_one_id(client: AsyncSchemaRegistryClient) -> None:
 async def test_our_own_registration_is_theirs(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas
 ) -> None:
-    """`pinstream produce` and a serialiser get one id for one schema; what is no schema is refused."""
+    """`pinstream produce` and a serialiser get the same id for one schema; a text that is no schema is refused."""
     schema, subject = record("Order", "int"), f"s-{uuid4().hex}"
     assert await schemas.register(subject, schema) == await register(client, schema, subject=subject)
     for nonsense in (
@@ -114,14 +116,15 @@ async def test_our_own_registration_is_theirs(
 
 
 async def test_an_id_that_nobody_has_is_missing(schemas: RegistrySchemas) -> None:
-    """By the registry's own code. The highest of four bytes is none that a registry could ever give."""
+    """An unknown id is missing by the registry's own code, also the highest of four bytes, which no registry
+    can assign."""
     for number in (2_000_000_000, 2**31 - 1, 2**31, 2**32 - 1):
         answer = await schemas.fetch(FetchSchema(ref_of(number)))
         assert answer == SchemaMissing(ref_of(number))
 
 
 async def test_a_path_that_it_does_not_know_is_no_verdict(each_registry: str) -> None:
-    """An address without the API's path, or with too much of it: the records wait, and a person is told."""
+    """An address with a wrong path makes schemas unavailable, so that records wait and the reason names the setting."""
     schemas = RegistrySchemas({"url": f"{each_registry}/nowhere"})
     answer = await schemas.fetch(FetchSchema(ref_of(1)))
     await schemas.close()
@@ -139,7 +142,7 @@ OTHERS = {
 async def test_a_schema_of_another_kind(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas, kind: str
 ) -> None:
-    """Its records are refused for what they are."""
+    """A schema of another kind is found with its kind, and its records are rejected for it."""
     text = OTHERS[kind] % uuid4().hex
     ref = ref_of(await client.register_schema(f"s-{uuid4().hex}", Schema(text, kind)))
     assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, "", kind)
@@ -149,7 +152,8 @@ async def test_a_schema_of_another_kind(
 
 
 async def registered_with_references(client: AsyncSchemaRegistryClient) -> tuple[int, list[str]]:
-    """The id of a schema that refers to others over two levels, to one of them twice; and all subjects, ours first."""
+    """Register a schema with references over two levels, one of them twice; return its id and all subjects, its
+    own first."""
     subjects = [f"s-{uuid4().hex}" for _ in range(3)]
     size: dict[str, Any] = {"type": "enum", "name": f"shop.Size_{uuid4().hex}", "symbols": ["S", "L"]}
     item = record("Item", "string", size["name"])
@@ -161,7 +165,7 @@ async def registered_with_references(client: AsyncSchemaRegistryClient) -> tuple
 
 
 async def test_references_are_put_in(client: AsyncSchemaRegistryClient, schemas: RegistrySchemas) -> None:
-    """The answer is complete in itself: it can read its own records."""
+    """A schema with references is returned complete, so that it can be read alone."""
     ref = ref_of((await registered_with_references(client))[0])
     answer = await schemas.fetch(FetchSchema(ref))
     assert isinstance(answer, SchemaFound)
@@ -170,7 +174,7 @@ async def test_references_are_put_in(client: AsyncSchemaRegistryClient, schemas:
 
 
 async def test_a_reference_to_nowhere_cannot_be_registered(client: AsyncSchemaRegistryClient) -> None:
-    """So no record was ever written with such a schema."""
+    """A schema with an unknown reference cannot be registered, so that no record is written with one."""
     with pytest.raises(SchemaRegistryError) as caught:
         await register(client, record("Order", "shop.Item"), ("shop.Item", f"s-{uuid4().hex}"))
     assert caught.value.http_status_code in (404, 422)
@@ -179,7 +183,7 @@ async def test_a_reference_to_nowhere_cannot_be_registered(client: AsyncSchemaRe
 async def test_a_deleted_subject_is_read_by_id(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas
 ) -> None:
-    """Records outlive the subject that their schema was registered under."""
+    """A schema is found by its id after its subject was deleted, since records outlive it."""
     schema, subject = record("Order", "int"), f"s-{uuid4().hex}"
     ref = ref_of(await register(client, schema, subject=subject))
     assert await client.delete_subject(subject) == [1]
@@ -193,7 +197,7 @@ async def test_a_deleted_subject_is_read_by_id(
 
 
 async def test_what_is_referred_to_is_not_deleted(client: AsyncSchemaRegistryClient) -> None:
-    """Not while the schema that refers to it is there."""
+    """A subject that another schema refers to cannot be deleted while that one exists."""
     subjects = (await registered_with_references(client))[1]
     with pytest.raises(SchemaRegistryError) as caught:
         await client.delete_subject(subjects[1])
@@ -203,8 +207,8 @@ async def test_what_is_referred_to_is_not_deleted(client: AsyncSchemaRegistryCli
 async def test_references_of_deleted_subjects(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas, request: pytest.FixtureRequest
 ) -> None:
-    """Confluent's lets all subjects be deleted, the referring one first, and keeps the versions for who asks for
-    deleted ones. Apicurio keeps what a schema refers to for ever. Either way the schema can be completed."""
+    """A schema whose references were deleted is still found complete: Confluent's registry returns deleted
+    versions on request, Apicurio never deletes versions that are referred to."""
     schema_id, subjects = await registered_with_references(client)
     await client.delete_subject(subjects[0])
     if "real" not in request.node.callspec.id:
@@ -218,7 +222,8 @@ async def test_references_of_deleted_subjects(
 async def test_guids(
     client: AsyncSchemaRegistryClient, schemas: RegistrySchemas, request: pytest.FixtureRequest
 ) -> None:
-    """A registry that has them answers; one that does not (Apicurio) gives no verdict, and the line says why."""
+    """A registry with GUIDs finds a schema by one; with one that lacks them (Apicurio) it is unavailable and
+    the reason says why."""
     stored = await client.register_schema_full_response(f"s-{uuid4().hex}", Schema('"string"', "AVRO"))
     real = "real" in request.node.callspec.id
     ref = SchemaRef("guid", str(uuid4()) if real else str(stored.guid))

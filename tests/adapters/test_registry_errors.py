@@ -1,4 +1,4 @@
-"""What a person reads who has set something wrong about the registry: one line that names the cause and what to change.
+"""Errors for wrong settings of the registry: each is one line that names the cause and what to change.
 
 Servers, certificates and tokens are real; only the registry is the fake.
 """
@@ -41,14 +41,14 @@ def _authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    """Gives tokens."""
+    """Yield an issuer of tokens."""
     found = Issuer(Signer())
     yield found
     found.close()
 
 
 async def told(config: dict[str, str], kind: str = "id") -> str:
-    """The reason why no verdict comes with this configuration."""
+    """Return why a schema is unavailable with this configuration."""
     schemas = RegistrySchemas(config, timeout=10)
     answer = await schemas.fetch(FetchSchema(SchemaRef(kind, "1" if kind == "id" else GUID)))
     await schemas.close()
@@ -59,7 +59,7 @@ async def told(config: dict[str, str], kind: str = "id") -> str:
 
 
 async def served(tls: ssl.SSLContext, config: dict[str, str], scheme: str = "https") -> str:
-    """The reason that a registry with this TLS leads to."""
+    """Return why a schema is unavailable at a registry with this TLS context."""
     async with FakeRegistry(tls=tls) as registry:
         return await told({"url": registry.url.replace("https", scheme), **config})
 
@@ -68,7 +68,8 @@ async def served(tls: ssl.SSLContext, config: dict[str, str], scheme: str = "htt
 
 
 async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authority) -> None:
-    """With and without a file of authorities; the right one is all that it takes."""
+    """An unknown authority is reported with and without a file of authorities; with the right file the schema
+    is found."""
     line = await served(authority.server(), {})
     assert line == (
         "the certificate of the registry is signed by an authority that this machine does not know: set "
@@ -86,7 +87,7 @@ async def test_an_authority_that_is_not_known(tmp_path: Path, authority: Authori
 
 
 async def test_a_certificate_that_has_expired_or_is_for_another(authority: Authority) -> None:
-    """Each says which."""
+    """A certificate that has expired, is not valid yet or is for another name is reported as such."""
     trust = {"ssl.ca.location": str(authority.file)}
     line = await served(authority.server(age=timedelta(days=3)), trust)
     assert line.startswith("the certificate of the registry has expired: renew it there")
@@ -100,7 +101,7 @@ async def test_a_certificate_that_has_expired_or_is_for_another(authority: Autho
 
 
 async def test_tls_and_none(authority: Authority, registry: FakeRegistry) -> None:
-    """http where the registry speaks TLS, and https where it does not."""
+    """http to a registry with TLS and https to one without are reported with the scheme to write."""
     line = await served(authority.server(), {}, "http")
     assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
     line = await told({"url": registry.url.replace("http", "https")})
@@ -110,7 +111,7 @@ async def test_tls_and_none(authority: Authority, registry: FakeRegistry) -> Non
 
 
 async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority) -> None:
-    """Missing, of a stranger, and right."""
+    """A missing or foreign client certificate is reported with its settings; with the right one the schema is found."""
     tls = authority.server()
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.load_verify_locations(authority.file)
@@ -130,7 +131,7 @@ async def test_a_certificate_of_the_client(tmp_path: Path, authority: Authority)
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:
-    """A file of something else, where an authority's certificate is due."""
+    """A file that is no certificate is refused with the names of the settings."""
     (tmp_path / "ca.pem").write_text("nonsense")
     with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_SSL_… name cannot be used: they must be PEM"):
         RegistrySchemas({"url": "https://r", "ssl.ca.location": str(tmp_path / "ca.pem")})
@@ -140,7 +141,7 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
 
 
 async def test_nobody_there(registry: FakeRegistry) -> None:
-    """No such host, and nothing that listens."""
+    """A closed port and an unknown host name are reported with what to check."""
     line = await told({"url": f"http://127.0.0.1:{free_ports(1)[0]}"})
     assert line.startswith("the registry refuses connections: check whether it runs")
     line = await told({"url": "http://registry.invalid"})
@@ -174,13 +175,13 @@ async def test_nobody_there(registry: FakeRegistry) -> None:
 async def test_what_is_there_is_no_registry(
     registry: FakeRegistry, status: int, body: bytes, kind: str, words: str
 ) -> None:
-    """A web page, a path that is not the API's, a wall."""
+    """A web page, a wrong path, a redirect or a refusal is reported with what to correct."""
     registry.faults.status, registry.faults.body = status, body
     assert words in await told({"url": registry.url}, kind)
 
 
 async def test_a_wrong_password(registry: FakeRegistry) -> None:
-    """The setting is named, and not what is in it."""
+    """A wrong password is reported with its setting and not its value."""
     registry.credentials = "shop:another"
     line = await told({"url": registry.url, **BASIC})
     assert line.endswith("it refused the login; check SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO")
@@ -190,7 +191,7 @@ async def test_a_wrong_password(registry: FakeRegistry) -> None:
 
 
 def by_token(registry: FakeRegistry, endpoint: str, secret: str = PASSWORD) -> dict[str, str]:
-    """The client's properties for a login with a token of this endpoint."""
+    """Return the properties for a login with tokens of `endpoint`."""
     return {
         "url": registry.url,
         "bearer.auth.credentials.source": "OAUTHBEARER",
@@ -203,7 +204,8 @@ def by_token(registry: FakeRegistry, endpoint: str, secret: str = PASSWORD) -> d
 
 
 async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> None:
-    """A wrong secret; an outage; an answer without a token; nobody there."""
+    """A wrong secret, an outage, an answer without a token and a closed port of the token endpoint are each
+    reported."""
     line = await told(by_token(registry, issuer.url, "not-the-secret"))
     assert line.startswith(
         "the token endpoint answered invalid_client: check SCHEMA_REGISTRY_BEARER_AUTH_CLIENT_ID,"
@@ -228,7 +230,7 @@ async def test_the_endpoint_refuses(registry: FakeRegistry, issuer: Issuer) -> N
 
 
 async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issuer) -> None:
-    """The registry may have other keys now: the next attempt comes with another token."""
+    """A token that the registry refuses, as after a change of its keys, is replaced at the next attempt."""
     registry.faults.status = 401
     schemas = RegistrySchemas(by_token(registry, issuer.url))
     for _ in range(2):
@@ -248,7 +250,7 @@ async def test_a_refused_token_is_replaced(registry: FakeRegistry, issuer: Issue
 
 @pytest.mark.parametrize("lives", [{}, {"expires_in": "3600"}, {"expires_in": 3600}, {"expires_in": None}])
 async def test_how_long_a_token_lives(registry: FakeRegistry, issuer: Issuer, lives: dict[str, Any]) -> None:
-    """Said as a number, as text, or not at all: one token for all questions."""
+    """With a life as a number, as text or missing, one token is used for all queries."""
     for size in range(3):
         registry.add("t", f'{{"type": "fixed", "name": "F", "size": {size}}}')
     issuer.fails = (200, json.dumps({"access_token": "t", "token_type": "Bearer", **lives}).encode())
@@ -262,7 +264,7 @@ async def test_how_long_a_token_lives(registry: FakeRegistry, issuer: Issuer, li
 
 
 async def test_a_token_that_is_about_to_end_is_replaced(registry: FakeRegistry, issuer: Issuer) -> None:
-    """Before the registry would refuse it."""
+    """A token that is about to expire is replaced before the registry would refuse it."""
     registry.add("t", '"int"')
     issuer.lifetime = 0.5
     schemas = RegistrySchemas(by_token(registry, issuer.url))
@@ -275,7 +277,8 @@ async def test_a_token_that_is_about_to_end_is_replaced(registry: FakeRegistry, 
 async def test_the_metadata_service_of_azure_is_asked_without_a_proxy(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is on this machine, and gives a token for its identity: no proxy of the environment gets it."""
+    """Azure's metadata service, which gives tokens for this machine's identity, is called without the
+    environment's proxies."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
     for name in ("NO_PROXY", "no_proxy"):
@@ -299,7 +302,7 @@ async def test_the_metadata_service_of_azure_is_asked_without_a_proxy(
 
 
 async def test_the_endpoint_s_certificate(registry: FakeRegistry, authority: Authority) -> None:
-    """It is trusted as the registry's is: by the same file of authorities."""
+    """The token endpoint's certificate is checked with the registry's file of authorities."""
     async with FakeRegistry(tls=authority.server()) as endpoint:
         config = by_token(registry, f"{endpoint.url}/token")
         line = await told(config)

@@ -1,4 +1,4 @@
-"""Where writers' schemas come from: a folder, and a registry with its faults."""
+"""The sources of writers' schemas: a folder, and a registry with its faults."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GUID = "89791762-2336-4186-9674-299b90a802e2"
 
 
 def write(folder: Path, **files: Any) -> Path:
-    """``.avsc`` files; double underscores in a name stand for dots."""
+    """Write ``.avsc`` files; double underscores in a name stand for dots."""
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / f"{name.replace('__', '.')}.avsc").write_text(text, "utf-8")
@@ -59,7 +59,7 @@ def write(folder: Path, **files: Any) -> Path:
 
 
 def test_the_packaged_schema_is_found_by_each_of_its_names() -> None:
-    """Full name, short name, file name; as its author wrote it."""
+    """The packaged schema is found by full name, short name and file name, and returned as it was written."""
     folder = Path(__file__).parents[2] / "schemas"
     schemas = LocalSchemas(folder)
     written = json.loads((folder / "commerce_event.avsc").read_text("utf-8"))
@@ -68,7 +68,8 @@ def test_the_packaged_schema_is_found_by_each_of_its_names() -> None:
 
 
 def test_fingerprints_ids_and_guids_are_found(tmp_path: Path) -> None:
-    """By content for single-object encoding, by file name for Confluent's framings."""
+    """A schema file is found by its content's fingerprint, for single-object encoding, and by an id or GUID in
+    its name, for Confluent's framings."""
     schemas = LocalSchemas(write(tmp_path, plain=PLAIN, plain__17=OLDER, **{f"plain__{GUID.upper()}": ITEM}))
     assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(PLAIN)))) == PLAIN
     assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(OLDER)))) == OLDER
@@ -79,21 +80,22 @@ def test_fingerprints_ids_and_guids_are_found(tmp_path: Path) -> None:
 
 
 def test_of_two_files_with_one_fingerprint_the_first_counts(tmp_path: Path) -> None:
-    """A fingerprint says nothing of logical types, so the files may differ in how a value is read."""
+    """Of two files with one fingerprint the first counts. A fingerprint leaves out logical types, so the files
+    may differ in how a value is read."""
     day = {**PLAIN, "fields": [{"name": "v", "type": {"type": "int", "logicalType": "date"}}]}
     schemas = LocalSchemas(write(tmp_path, a=PLAIN, b=day))
     assert schemas.find(SchemaRef("fingerprint", fingerprint(parse(day)))) == PLAIN
 
 
 def test_the_unversioned_file_is_the_reader(tmp_path: Path) -> None:
-    """Older versions beside it, with an id in their name, are writers'."""
+    """The file without an id in its name is the reader's; files with one are writers'."""
     schemas = LocalSchemas(write(tmp_path, plain=PLAIN, plain__17=OLDER))
     assert schemas.reader("shop.Plain") == PLAIN
     assert schemas.reader("plain.17") == OLDER
 
 
 async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path) -> None:
-    """What is not there is missing: no one else could be asked."""
+    """The folder finds the schemas that it has and reports all others as missing, since there is no other source."""
     schemas = LocalSchemas(write(tmp_path, plain__17=PLAIN))
     known, unknown = SchemaRef("id", "17"), SchemaRef("id", "18")
     assert await schemas.fetch(FetchSchema(known)) == SchemaFound(known, PLAIN)
@@ -102,7 +104,8 @@ async def test_the_folder_answers_for_all_it_has_and_nothing_else(tmp_path: Path
 
 
 async def test_a_file_that_comes_late_is_found(tmp_path: Path) -> None:
-    """The folder is looked at again for what it lacked. While one file cannot be read, nothing is known to lack."""
+    """A missing schema is looked for again in the folder. While a file there cannot be read, the schema is
+    unavailable instead."""
     schemas = LocalSchemas(write(tmp_path, plain=PLAIN))
     late = FetchSchema(SchemaRef("id", "18"))
     assert await schemas.fetch(late) == SchemaMissing(late.ref)
@@ -118,7 +121,7 @@ async def test_a_file_that_comes_late_is_found(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) -> None:
-    """As a mounted volume does it: the new file may be as large and as old as the one before."""
+    """A file swapped by its link, as in a mounted volume, is read again, even with the same size and time."""
     schemas = LocalSchemas(write(tmp_path, plain__17=PLAIN))
     there, other = tmp_path / "plain.17.avsc", tmp_path / "new"
     other.write_text(there.read_text().replace('"v"', '"u"'))
@@ -130,7 +133,8 @@ async def test_a_file_that_is_swapped_by_its_link_is_read_again(tmp_path: Path) 
 
 
 def test_references_between_files_are_resolved(tmp_path: Path) -> None:
-    """The result is complete in itself: types of the other file stand where they are first needed, once."""
+    """References between files are resolved: the result is complete, with each type defined once, where it is
+    first used."""
     schemas = LocalSchemas(write(tmp_path, a_event=EVENT, the_item=ITEM))
     schema = schemas.reader("shop.Event")
     assert schema["doc"] == "kept"
@@ -140,7 +144,7 @@ def test_references_between_files_are_resolved(tmp_path: Path) -> None:
 
 
 def test_files_may_refer_to_each_other(tmp_path: Path) -> None:
-    """Also in a circle, and without any namespace."""
+    """Files may refer to each other in a circle, and without a namespace."""
     a = {"type": "record", "name": "A", "fields": [{"name": "b", "type": ["null", "B"]}]}
     b = {"type": "record", "name": "B", "fields": [{"name": "a", "type": {"type": "array", "items": "A"}}]}
     schemas = LocalSchemas(write(tmp_path, a=a, b=b))
@@ -149,7 +153,7 @@ def test_files_may_refer_to_each_other(tmp_path: Path) -> None:
 
 
 def test_a_type_inside_another_files_type_is_defined_once(tmp_path: Path) -> None:
-    """Size is needed before Item, which holds its definition."""
+    """A type that is defined within another file's type is defined once, also if it is used before that type."""
     size_first = {**EVENT, "fields": [EVENT["fields"][2], *EVENT["fields"][:2]]}
     schemas = LocalSchemas(write(tmp_path, event=size_first, item=ITEM))
     assert len(Decoder(OneSchema(schemas.reader("shop.Event"))).known) == 1
@@ -166,7 +170,7 @@ def test_a_type_inside_another_files_type_is_defined_once(tmp_path: Path) -> Non
     ],
 )
 def test_a_file_that_is_no_schema_is_named(tmp_path: Path, text: str, reason: str) -> None:
-    """One line that says which file and why."""
+    """A file that is no schema is an error of one line with the file and the reason."""
     (tmp_path / "broken.avsc").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(SchemaError, match=reason) as caught:
         LocalSchemas(tmp_path)
@@ -175,13 +179,13 @@ def test_a_file_that_is_no_schema_is_named(tmp_path: Path, text: str, reason: st
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
-    """A mapping, a README: only ``.avsc`` is read."""
+    """Files with another ending than ``.avsc``, such as a mapping, are ignored."""
     (write(tmp_path, plain=PLAIN) / "commerce_event.mapping.toml").write_text("[x]")
     assert LocalSchemas(tmp_path).reader("Plain") == PLAIN
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """As is a file that cannot be read."""
+    """A missing folder, and a file that cannot be read, are named in an error."""
     with pytest.raises(SchemaError, match="nowhere: cannot be read"):
         LocalSchemas(tmp_path / "nowhere")
     (tmp_path / "folder.avsc").mkdir()
@@ -190,7 +194,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None:
-    """So is one that two files define, and a schema that is no record."""
+    """An unknown reader is an error with the records that there are; so is one defined by two files, or a
+    schema that is no record."""
     schemas = LocalSchemas(write(tmp_path, one=PLAIN, two=OLDER, size='"string"'))
     with pytest.raises(
         SchemaError, match=r"defines the record shop\.Event, only shop\.Plain; set PINSTREAM_SCHEMA to"
@@ -204,7 +209,7 @@ def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None
 
 
 def test_a_branch_of_a_union_is_a_record_too(tmp_path: Path) -> None:
-    """By its full name, or without namespace; if that may be two of them, it is none."""
+    """A record in a union is found by its full name, or by its short name if only one record has it."""
     branches = [
         {"type": "record", "name": name, "namespace": space, "fields": [{"name": "x", "type": "string"}]}
         for name, space in (("Order", "shop"), ("Click", "shop"), ("Click", "old"))
@@ -213,7 +218,7 @@ def test_a_branch_of_a_union_is_a_record_too(tmp_path: Path) -> None:
     schemas = LocalSchemas(tmp_path)
     assert schemas.reader("shop.Click")["fields"] == schemas.reader("Order")["fields"]
     own = SchemaRef("fingerprint", fingerprint(parse(branches[0])))
-    assert schemas.find(own) == schemas.reader("Order")  # as `produce` writes it
+    assert schemas.find(own) == schemas.reader("Order")  # `produce` writes this fingerprint
     with pytest.raises(
         SchemaError, match=r"defines the record Click, only old.Click, shop.Click, shop.Order"
     ):
@@ -221,7 +226,8 @@ def test_a_branch_of_a_union_is_a_record_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_schemas_is_told_what_belongs_there(tmp_path: Path) -> None:
-    """Which folder, what to put there, and which setting names another."""
+    """A folder without schemas is an error that names the folder, what to put there and the setting for another
+    folder."""
     with pytest.raises(
         SchemaError, match=r"is no \.avsc file in .*; put .* shop\.Event .* or set PINSTREAM_SCHEMAS_DIR"
     ):
@@ -232,7 +238,8 @@ def test_a_folder_without_schemas_is_told_what_belongs_there(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["avro/event.avsc", "event.json"])
 def test_a_schema_that_is_not_looked_at_is_named(tmp_path: Path, name: str) -> None:
-    """One in a folder below, or with another ending."""
+    """An error about a missing schema names the files that were not read: those in subfolders and those with
+    another ending."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(json.dumps(PLAIN))
     with pytest.raises(SchemaError, match=rf"no \.avsc file .* are not read: {name}\)"):
@@ -240,7 +247,7 @@ def test_a_schema_that_is_not_looked_at_is_named(tmp_path: Path, name: str) -> N
 
 
 def test_two_files_of_one_id_contradict_each_other(tmp_path: Path) -> None:
-    """It would be left to chance which one counts."""
+    """Two files with one id are refused, since it would be left to chance which one counts."""
     with pytest.raises(SchemaError, match="have the same id"):
         LocalSchemas(write(tmp_path, a__17=PLAIN, b__17=OLDER))
 
@@ -262,12 +269,12 @@ async def _schemas(registry: FakeRegistry) -> AsyncIterator[RegistrySchemas]:
 
 
 def ref_of(schema_id: int) -> SchemaRef:
-    """By Confluent id."""
+    """Return the reference to a Confluent id."""
     return SchemaRef("id", str(schema_id))
 
 
 async def test_ids_and_guids_are_fetched(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """The schema's text, as registered."""
+    """Schemas are fetched by id and by GUID, with their text as registered."""
     stored = registry.add("t-value", json.dumps(PLAIN))
     for ref in (ref_of(stored.schema_id), SchemaRef("guid", stored.guid)):
         assert await schemas.fetch(FetchSchema(ref)) == SchemaFound(ref, stored.text)
@@ -277,7 +284,8 @@ async def test_ids_and_guids_are_fetched(registry: FakeRegistry, schemas: Regist
 async def test_a_schema_of_another_kind_is_told_as_that(
     registry: FakeRegistry, schemas: RegistrySchemas, kind: str
 ) -> None:
-    """The id belongs to records that are not Avro: their dead letters say so, and not that the schema is broken."""
+    """A schema of another kind is found with that kind, so that its records' dead letters name it instead of a
+    broken schema."""
     stored = registry.add(
         "other-value", '{"type": "object"}' if kind == "JSON" else 'syntax = "proto3";', kind=kind
     )
@@ -290,7 +298,7 @@ async def test_a_schema_of_another_kind_is_told_as_that(
 
 
 async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """Over two levels, each referred schema once."""
+    """References over two levels are fetched, each schema once, and put into the schema."""
     size = registry.add("size", json.dumps({"type": "enum", "name": "shop.Size", "symbols": ["S"]}))
     item = {**ITEM, "fields": [{"name": "size", "type": "Size"}]}
     size_ref = {"name": "shop.Size", "subject": "size", "version": size.version}
@@ -307,7 +315,7 @@ async def test_references_are_fetched_and_put_in(registry: FakeRegistry, schemas
 
 
 async def test_a_circle_of_references_ends(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A registry would not have it; nor do we go round in it."""
+    """A circle of references, which no registry would accept, does not make the fetch run for ever."""
     itself = {"name": "shop.Plain", "subject": "t", "version": 1}
     stored = registry.add("t", json.dumps(PLAIN), references=[itself])
     answer = await schemas.fetch(FetchSchema(ref_of(stored.schema_id)))
@@ -316,12 +324,12 @@ async def test_a_circle_of_references_ends(registry: FakeRegistry, schemas: Regi
 
 @pytest.mark.parametrize("ref", [ref_of(99), SchemaRef("guid", GUID)])
 async def test_only_an_explicit_not_found_is_missing(schemas: RegistrySchemas, ref: SchemaRef) -> None:
-    """404 with the registry's own code."""
+    """A schema is missing only if the registry answers 404 with its own code."""
     assert await schemas.fetch(FetchSchema(ref)) == SchemaMissing(ref)
 
 
 async def test_a_reference_to_nowhere_is_missing(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """The schema cannot be completed, now or later."""
+    """A schema with an unknown reference is missing, since it can never be completed."""
     stored = registry.add(
         "t", json.dumps(EVENT), references=[{"name": "shop.Item", "subject": "item", "version": 1}]
     )
@@ -333,7 +341,8 @@ async def test_a_reference_to_nowhere_is_missing(registry: FakeRegistry, schemas
 async def test_every_other_answer_is_no_verdict(
     registry: FakeRegistry, schemas: RegistrySchemas, status: int
 ) -> None:
-    """Good records must not become dead letters because a registry is ill; and it is asked once."""
+    """Any other answer makes the schema unavailable after one request, so that a failing registry does not make
+    dead letters of good records."""
     registry.faults.status = status
     registry.faults.body = b"<html>token=secret</html>" if status == 404 else None
     answer = await schemas.fetch(FetchSchema(ref_of(1)))
@@ -360,7 +369,7 @@ async def test_every_other_answer_is_no_verdict(
 async def test_nonsense_is_no_verdict(
     registry: FakeRegistry, schemas: RegistrySchemas, status: int, body: bytes
 ) -> None:
-    """A proxy's page, a registry too old for GUIDs, an empty answer."""
+    """An answer that makes no sense, as of a proxy or an old registry, makes the schema unavailable."""
     registry.faults.status, registry.faults.body = status, body
     assert isinstance(await schemas.fetch(FetchSchema(ref_of(1))), SchemaUnavailable)
 
@@ -368,7 +377,7 @@ async def test_nonsense_is_no_verdict(
 async def test_a_registry_that_is_down_is_unavailable(
     registry: FakeRegistry, schemas: RegistrySchemas
 ) -> None:
-    """Connection refused, or dropped in the middle."""
+    """A refused or dropped connection makes the schema unavailable."""
     registry.faults.drop = True
     assert isinstance(await schemas.fetch(FetchSchema(ref_of(1))), SchemaUnavailable)
     await registry.stop()
@@ -376,7 +385,8 @@ async def test_a_registry_that_is_down_is_unavailable(
 
 
 async def test_a_registry_that_hangs_is_unavailable_in_time(registry: FakeRegistry) -> None:
-    """Confluent's client has no time limit of its own."""
+    """A registry that hangs makes the schema unavailable after the time limit, which Confluent's client does
+    not have."""
     schemas = RegistrySchemas({"url": registry.url}, timeout=0.2)
     registry.faults.hang = True
     started = time.monotonic()
@@ -387,7 +397,7 @@ async def test_a_registry_that_hangs_is_unavailable_in_time(registry: FakeRegist
 
 
 async def test_an_outage_heals(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A failure is not remembered."""
+    """A failure is not kept: the next fetch finds the schema."""
     stored = registry.add("t", json.dumps(PLAIN))
     registry.faults.status = 503
     command = FetchSchema(ref_of(stored.schema_id))
@@ -397,7 +407,7 @@ async def test_an_outage_heals(registry: FakeRegistry, schemas: RegistrySchemas)
 
 
 async def test_a_fetch_can_be_cancelled(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """A stop does not wait for a registry."""
+    """A fetch can be cancelled, so that a stop does not wait for a registry."""
     registry.faults.hang = True
     fetching = asyncio.ensure_future(schemas.fetch(FetchSchema(ref_of(1))))
     async with asyncio.timeout(LATE):
@@ -409,7 +419,7 @@ async def test_a_fetch_can_be_cancelled(registry: FakeRegistry, schemas: Registr
 
 
 async def test_fingerprints_are_looked_up_in_the_folder(registry: FakeRegistry, tmp_path: Path) -> None:
-    """No registry knows them, so none is asked."""
+    """Fingerprints, which no registry knows, are looked up in the folder alone."""
     local = LocalSchemas(write(tmp_path, plain=PLAIN))
     files = SchemaFiles(tmp_path / "kept", "0" * 16)
     both = KeptSchemas(RegistrySchemas({"url": registry.url}), files, local.fetch)
@@ -422,7 +432,7 @@ async def test_fingerprints_are_looked_up_in_the_folder(registry: FakeRegistry, 
 
 
 async def test_registering_gives_the_id(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """The same each time, and it can be fetched by it."""
+    """Registering a schema returns the same id each time, and the schema is found by it."""
     first = await schemas.register("t-value", PLAIN)
     assert first == await schemas.register("t-value", json.dumps(PLAIN))
     ref = ref_of(first)
@@ -430,7 +440,7 @@ async def test_registering_gives_the_id(registry: FakeRegistry, schemas: Registr
 
 
 async def test_a_registration_that_fails_raises(registry: FakeRegistry, schemas: RegistrySchemas) -> None:
-    """One line with the subject and what the registry said."""
+    """A failed registration raises an error of one line with the subject and the registry's answer."""
     with pytest.raises(
         RegistryError, match=r"t-value: the registry answered 422, code 42201: the schema, or"
     ):
@@ -446,7 +456,7 @@ async def test_a_registration_that_fails_raises(registry: FakeRegistry, schemas:
 
 
 async def test_credentials_are_sent_and_their_refusal_says_so(registry: FakeRegistry) -> None:
-    """Without the credentials in the reason."""
+    """Credentials are sent, and the reason for their refusal does not contain them."""
     registry.credentials = "user:s3cret"
     stored = registry.add("t", json.dumps(PLAIN))
     good = RegistrySchemas({"url": registry.url, "basic.auth.user.info": "user:s3cret"})
@@ -470,21 +480,22 @@ async def test_credentials_are_sent_and_their_refusal_says_so(registry: FakeRegi
     ],
 )
 def test_a_configuration_that_cannot_be_raises_without_telling_it(config: dict[str, str]) -> None:
-    """Its values may be secrets."""
+    """A wrong configuration raises an error without its values, which may be secrets."""
     with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_URL") as caught:
         RegistrySchemas(config)
     assert "s3cret" not in str(caught.value)
 
 
 def test_guids_of_the_fake_are_guids() -> None:
-    """The fake speaks as the real one does."""
+    """The fake's GUIDs have the form of real ones."""
     stored = FakeRegistry().add("t", "{}")
     assert str(uuid.UUID(stored.guid)) == stored.guid
 
 
 @pytest.mark.parametrize("code", [[], {}, "40401", 404, None, True])
 async def test_a_404_with_a_code_that_is_not_the_registrys_is_no_verdict(code: Any) -> None:
-    """Neither on a schema by its id, nor on the newest one of a subject: a proxy answers so, too."""
+    """A 404 without the registry's own code, as a proxy may answer, means neither that a schema nor that a
+    subject is missing."""
     async with FakeRegistry() as registry:
         registry.faults.status, registry.faults.body = 404, json.dumps({"error_code": code}).encode()
         schemas = RegistrySchemas({"url": registry.url})

@@ -1,4 +1,4 @@
-"""What the registry answered, kept on disk: read while the registry is away, and never a wrong schema.
+"""The registry's answers kept on disk: read while the registry is away, and never a wrong schema.
 
 The files are real ones. What fails is a system call of the module, at each place where it can.
 """
@@ -36,7 +36,7 @@ ELSEWHERE = registry_digest({"url": "http://other:8081"})
 
 
 class Answers:
-    """A registry that answers as it is told."""
+    """A registry whose answers a test sets."""
 
     kinds = frozenset({"id", "guid"})
 
@@ -45,22 +45,22 @@ class Answers:
         self.away = False
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
-        """See `schemas_on_disk.Registry`."""
+        """Do as `schemas_on_disk.Registry`."""
         if self.away:
             return SchemaUnavailable(command.ref, "it is away")
         return self.known.get(command.ref, SchemaMissing(command.ref))
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 async def local(command: FetchSchema) -> SchemaAnswer:
-    """A folder that has every schema that it is asked for."""
+    """Answer like a folder that has every schema."""
     return SchemaFound(command.ref, PLAIN)
 
 
 class Kept:
-    """The schemas of one process after the other, over one folder and one registry."""
+    """The schemas of successive processes, over one folder and one registry."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "kept"
@@ -69,37 +69,37 @@ class Kept:
         self.told: list[str] = []
 
     async def ask(self, *refs: SchemaRef, writes: bool = True) -> list[SchemaAnswer]:
-        """What a new process gets."""
+        """Return the answers that a new process gets."""
         schemas = KeptSchemas(self.registry, self.files, local, self.told.append, writes=writes)
         answers = [await schemas.fetch(FetchSchema(ref)) for ref in refs]
         await schemas.close()
         return answers
 
     async def ask_away(self, *refs: SchemaRef) -> list[SchemaAnswer]:
-        """What a new process gets while the registry is away."""
+        """Return the answers that a new process gets while the registry is away."""
         self.registry.away = True
         answers = await self.ask(*refs)
         self.registry.away = False
         return answers
 
     def has(self, ref: SchemaRef, schema: Any) -> None:
-        """The registry has this schema from now on."""
+        """Let the registry have this schema from now on."""
         self.registry.known[ref] = SchemaFound(ref, schema)
 
     @property
     def names(self) -> list[str]:
-        """The files there are."""
+        """The names of the files."""
         return sorted(os.listdir(self.folder)) if self.folder.exists() else []
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Kept:
-    """An empty state folder."""
+    """Return an empty state folder."""
     return Kept(tmp_path)
 
 
 def away(ref: SchemaRef) -> SchemaUnavailable:
-    """The answer where neither the registry nor the disk has one."""
+    """Return the answer when neither the registry nor the disk has the schema."""
     return SchemaUnavailable(ref, "it is away")
 
 
@@ -107,7 +107,8 @@ def away(ref: SchemaRef) -> SchemaUnavailable:
 
 
 async def test_what_was_answered_is_read_while_the_registry_is_away(kept: Kept) -> None:
-    """By id and by GUID, as text and as JSON; the answer says why it is not the registry's. What is new waits."""
+    """While the registry is away, schemas that it once returned are read by id and GUID, with the reason for
+    its absence; new ones are unavailable."""
     kept.has(ID, json.dumps(PLAIN))
     kept.has(GUID, OLDER)
     await kept.ask(ID, GUID)
@@ -120,7 +121,7 @@ async def test_what_was_answered_is_read_while_the_registry_is_away(kept: Kept) 
 
 
 async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
-    """A real client's answer: complete in itself, so that no second question is needed."""
+    """A schema is kept complete, with its references, so that it can be read without the registry."""
     async with FakeRegistry() as registry:
         registry.add("plain", json.dumps(PLAIN))
         event = {"type": "record", "name": "shop.Event", "fields": [{"name": "p", "type": "shop.Plain"}]}
@@ -138,7 +139,8 @@ async def test_references_are_kept_with_what_refers_to_them(kept: Kept) -> None:
 
 
 async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
-    """Also where the disk has another schema: that is written anew, and the log says what it means."""
+    """When the registry answers, its schema counts. If it differs from the one on disk, all that is kept of
+    that registry is removed, and a line says why."""
     kept.has(ID, PLAIN)
     kept.has(GUID, PLAIN)
     await kept.ask(ID, GUID)
@@ -148,13 +150,13 @@ async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
         "the registry has another schema id 17, and had one before: was it set up anew? What was kept of it on disk is "
         "removed (2 in all)"
     ]
-    # Of a registry that was set up anew nothing else is what it was either.
+    # After a registry was set up anew, its other schemas may differ too.
     assert await kept.ask_away(ID, GUID) == [SchemaFound(ID, OLDER, unanswered=away(ID)), away(GUID)]
 
 
 @pytest.mark.parametrize("answer", [SchemaMissing(ID), SchemaFound(ID, "", "PROTOBUF")])
 async def test_what_the_registry_denies_is_removed(kept: Kept, answer: SchemaAnswer) -> None:
-    """It has no such schema any more, or one that is not Avro."""
+    """A schema that the registry no longer has, or that is not Avro now, is removed from disk."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
     kept.registry.known[ID] = answer
@@ -166,7 +168,8 @@ async def test_what_the_registry_denies_is_removed(kept: Kept, answer: SchemaAns
 
 
 async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
-    """A registry of another version may write it with other spaces, or its keys in another order."""
+    """A schema with other spaces or another order of keys, as another version of the registry may write it,
+    counts as equal."""
     kept.has(ID, json.dumps(PLAIN, indent=2))
     await kept.ask(ID)
     kept.has(ID, json.dumps(dict(reversed(PLAIN.items()))))
@@ -175,14 +178,14 @@ async def test_the_same_schema_in_other_words_is_the_same(kept: Kept) -> None:
 
 
 async def test_fingerprints_are_the_folders(kept: Kept) -> None:
-    """PINSTREAM_SCHEMAS_DIR answers for them, with or without a registry: nothing is kept."""
+    """Fingerprints are looked up in PINSTREAM_SCHEMAS_DIR alone, and nothing is kept for them."""
     ref = SchemaRef("fingerprint", "0" * 16)
     assert await kept.ask(ref) == [SchemaFound(ref, PLAIN)]
     assert kept.names == []
 
 
 async def test_each_registry_has_its_own(kept: Kept) -> None:
-    """Another address may be another registry, where the id is another schema."""
+    """Schemas of each registry's address are kept apart, since one id may mean different schemas."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
     assert SchemaFiles(kept.folder, ELSEWHERE).read(ID) is None
@@ -193,7 +196,8 @@ async def test_each_registry_has_its_own(kept: Kept) -> None:
 
 
 def test_a_registry_is_told_by_its_address_without_credentials() -> None:
-    """The order of several addresses and a default port mean nothing; a context and a logical cluster do."""
+    """A registry is identified by its addresses, without credentials, order and default ports; a context and a
+    logical cluster count."""
     same = [
         "http://a:8081,http://b/sr",
         "http://b:80/sr/, http://A:8081",
@@ -211,7 +215,8 @@ def test_a_registry_is_told_by_its_address_without_credentials() -> None:
 
 
 async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept: Kept) -> None:
-    """Whatever the umask is; the name holds a digest of the address."""
+    """Under any umask files can be read by their owner alone; their name has a digest of the address, and no
+    file shows it."""
     kept.has(ID, PLAIN)
     before = os.umask(0)
     try:
@@ -226,7 +231,8 @@ async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept
 
 
 async def test_who_may_not_write_reads_only(kept: Kept) -> None:
-    """A dry run, `check` and `dead-letters show` change nothing, not even the time of a file."""
+    """A process that may not write, as a dry run, `check` or `dead-letters show`, changes neither files nor
+    their times."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
     [path] = kept.folder.iterdir()
@@ -243,14 +249,14 @@ async def test_who_may_not_write_reads_only(kept: Kept) -> None:
 
 
 def file_of(kept: Kept) -> Path:
-    """The file of a schema that was kept."""
+    """Write a schema; return its file."""
     kept.files.write(ID, PLAIN)
     [path] = kept.folder.iterdir()
     return path
 
 
 def read(kept: Kept) -> Json | None:
-    """What is read; None for everything that is not."""
+    """Return the schema that is read, or None if its file is refused."""
     try:
         return kept.files.read(ID)
     except (Unfit, OSError):
@@ -258,7 +264,7 @@ def read(kept: Kept) -> Json | None:
 
 
 def test_no_flipped_bit_is_read(kept: Kept) -> None:
-    """In every byte of the file one."""
+    """A file with one flipped bit, in any byte, is not read."""
     path = file_of(kept)
     whole = path.read_bytes()
     for at in range(len(whole)):
@@ -271,7 +277,7 @@ def test_no_flipped_bit_is_read(kept: Kept) -> None:
 
 
 def test_no_cut_file_is_read(kept: Kept) -> None:
-    """At every length; nor one with more behind it."""
+    """A file cut at any length, or with bytes added, is not read."""
     path = file_of(kept)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -322,7 +328,8 @@ def _large(path: Path) -> None:
 async def test_what_is_no_file_of_this_schema_is_as_if_it_were_not_there(
     kept: Kept, spoil: Callable[[Path], None]
 ) -> None:
-    """One line says so, however often it is asked for. Once the registry answers, it is written anew, or told of."""
+    """A file that is no valid one of this schema is ignored with one line; once the registry answers, it is
+    written again (a folder in its place is not)."""
     spoil(file_of(kept))
     assert await kept.ask_away(ID, ID) == [away(ID), away(ID)]
     assert len(kept.told) == 1
@@ -334,7 +341,7 @@ async def test_what_is_no_file_of_this_schema_is_as_if_it_were_not_there(
 
 
 async def test_another_users_file_is_not_read(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever can put a file there would decide how records are read."""
+    """Another user's file is not read, since it would decide how records are read."""
     path = file_of(kept)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert await kept.ask_away(ID) == [away(ID)]
@@ -345,14 +352,14 @@ async def test_another_users_file_is_not_read(kept: Kept, monkeypatch: pytest.Mo
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Raised by every call after the process was killed."""
 
 
 CALLS = ("open", "write", "fsync", "rename")
 
 
 class Disk:
-    """Stands in for `os`: at call number `at` of those that change files it fails, is cut short, or is the last one."""
+    """A stand-in for `os`: call number `at` of those that change files fails, is cut short, or is the last one."""
 
     def __init__(self, fault: str, at: int) -> None:
         self._fault, self._at = fault, at
@@ -393,7 +400,8 @@ class Disk:
 def test_a_write_leaves_the_schema_before_or_the_one_after(
     kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever call fails, is cut short, or is the last of the process. The next write works, and tidies up."""
+    """When any call of a write fails, is cut short or is the last one, the old or the new schema is there, and
+    the next write works and removes leftovers."""
     for at in range(1, 20):
         kept.files.remove_all()
         kept.files.write(ID, PLAIN)
@@ -420,12 +428,12 @@ def test_a_write_leaves_the_schema_before_or_the_one_after(
 async def test_trouble_with_the_disk_is_a_line_and_no_more(
     kept: Kept, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers come as without a disk, and the same trouble is told once."""
+    """With a disk that fails, answers come as without it, and each trouble is reported once."""
     kept.has(ID, PLAIN)
     kept.has(GUID, PLAIN)
 
     class Broken(Disk):
-        """Every call fails."""
+        """A disk on which every call fails."""
 
         def __getattr__(self, name: str) -> Any:
             self.calls, self._at = 0, 1
@@ -443,15 +451,16 @@ async def test_trouble_with_the_disk_is_a_line_and_no_more(
 
 
 async def test_a_disk_that_hangs_holds_up_no_one(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing is not waited for, reading not for long; the loop runs meanwhile, and closing is bounded."""
+    """A disk that hangs delays no answer: writes are not waited for, reads only shortly, and the close has a
+    time limit."""
     monkeypatch.setattr(schemas_on_disk, "_READ_WITHIN", 0.05)
     goes_on = threading.Event()
 
     class Hanging(SchemaFiles):
-        """Does not come back."""
+        """Files whose reads do not return."""
 
         def read(self, ref: SchemaRef) -> Json | None:
-            """See `SchemaFiles.read`."""
+            """Wait as long as the test says."""
             goes_on.wait()
             return None
 
@@ -471,7 +480,8 @@ async def test_a_disk_that_hangs_holds_up_no_one(kept: Kept, monkeypatch: pytest
 
 
 def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over all registries, by number and by bytes; reading is use. Files of others stay."""
+    """Above the limit of number or bytes, over all registries, the schemas unused for longest are removed;
+    other files stay."""
     monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMAS", 3)
     elsewhere = SchemaFiles(kept.folder, ELSEWHERE)
     refs = [SchemaRef("id", str(number)) for number in range(5)]
@@ -490,7 +500,7 @@ def test_what_was_not_used_for_longest_is_removed(kept: Kept, monkeypatch: pytes
 
 
 def test_what_is_larger_than_a_file_may_be_is_not_kept(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is fetched each time, as before."""
+    """A schema larger than a file may be is not kept."""
     monkeypatch.setattr(schemas_on_disk, "MOST_SCHEMA_BYTES", 300)
     kept.files.write(ID, {**PLAIN, "doc": "x" * 300})
     assert kept.names == []
@@ -516,17 +526,17 @@ for turn in range(150):
 
 
 def test_many_processes_use_one_folder(kept: Kept) -> None:
-    """Each writes, reads and removes: what is read is always one schema, whole, and the bound holds."""
+    """While several processes write, read and remove, every schema that is read is whole, and the limit holds."""
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(kept.folder), HERE, letter]) for letter in "abc"
     ]
     assert [one.wait(60) for one in writers] == [0, 0, 0]
-    assert len(kept.names) <= 7  # two of them may have written one more each after the last look
+    assert len(kept.names) <= 7  # two of them may each have written one more after the last check
     assert not [name for name in kept.names if name.startswith(".")]
 
 
 async def test_how_many_can_be_read_is_told(kept: Kept) -> None:
-    """For `pinstream check`: whole ones of this registry, and none where there is no folder."""
+    """`kept` counts the valid files of this registry, for `pinstream check`, and is 0 without a folder."""
     schemas = KeptSchemas(kept.registry, kept.files, local)
     assert await schemas.kept() == 0
     kept.files.write(ID, PLAIN)
@@ -544,7 +554,7 @@ async def _no_task_is_left() -> AsyncIterator[None]:
 
 
 def test_a_schema_that_was_kept_is_still_a_schema(kept: Kept) -> None:
-    """The content survives as it was: names beyond ASCII, numbers, defaults."""
+    """A kept schema is read unchanged, with names beyond ASCII, numbers and defaults."""
     schema = {
         **PLAIN,
         "doc": "größe 😀",

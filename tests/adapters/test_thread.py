@@ -1,4 +1,4 @@
-"""Threads of our own: what they were asked, how they end, and that no client outlives a command."""
+"""Threads of pinstream: the results of their calls, how they end, and that no client outlives a command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 async def test_run_blocking_gives_the_answer_and_ends_its_thread() -> None:
-    """The answer or the error of the function; its thread is gone soon after."""
+    """`run_blocking` returns the function's result or raises its error, and its thread ends."""
     assert await run_blocking("own-answer", lambda one, other: one + other, 1, other=2) == 3
     with pytest.raises(ZeroDivisionError):
         await run_blocking("own-error", lambda: 1 // 0)
@@ -40,7 +40,7 @@ async def test_run_blocking_gives_the_answer_and_ends_its_thread() -> None:
 
 
 async def test_an_end_waits_for_the_last_thing_and_not_for_what_hangs() -> None:
-    """`last` comes after what was asked before; a call that never returns is left behind after a moment."""
+    """An end runs `last` after earlier calls; a call that never returns is left behind after a moment."""
     done: list[str] = []
     thread = OwnThread("own-orderly")
     asked = asyncio.ensure_future(thread.run(done.append, "asked"))
@@ -62,7 +62,8 @@ async def test_an_end_waits_for_the_last_thing_and_not_for_what_hangs() -> None:
 
 
 def left_by(command: str, brokers: str, topic: str, folder: Path, **settings: str) -> str:
-    """What of a command's clients and threads is left when the interpreter is about to be taken down."""
+    """Run a command; return the line about its clients and threads that are left when the interpreter is about
+    to end."""
     (folder / "none.ndjson").write_text("")
     words = [word.format(topic=topic, file=folder / "none.ndjson") for word in COMMANDS[command]]
     env = bare_environment(folder) | {
@@ -90,7 +91,7 @@ def left_by(command: str, brokers: str, topic: str, folder: Path, **settings: st
 def test_no_client_is_left_when_the_interpreter_is_taken_down(
     command: str, kafka: Kafka, topic: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Neither a thread of librdkafka nor one of ours: either may crash the process in its last moment."""
+    """No thread of librdkafka or of pinstream is left when the interpreter ends, since either may crash the process."""
     assert left_by(command, kafka.bootstrap_servers, topic(2), tmp_path) == "left: nothing"
 
 
@@ -99,7 +100,8 @@ def test_no_client_is_left_when_the_interpreter_is_taken_down(
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("command", ["offsets", "letters", "redrive", "replay"])
 def test_nor_after_an_error(command: str, kafka: Kafka, tmp_path: Path) -> None:
-    """Brokers that refuse the login: the error is kept to the end, and with it all that it went through."""
+    """No thread is left after a refused login either, although the error keeps the objects of its traceback to
+    the end."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("an external broker: nobody knows how it wants its users to log in")
     login = {

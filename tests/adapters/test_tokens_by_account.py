@@ -1,4 +1,4 @@
-"""``PINTEREST_ACCESS_TOKEN_FILE`` as a folder: each ad account has a token of its own, in the file of its name."""
+"""``PINTEREST_ACCESS_TOKEN_FILE`` as a folder: each ad account has its own token, in the file of its name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE, OTHER = "549755885175", "549755885176"
 
 
 def tokens(folder: Path, said: list[str] | None = None) -> dict[str, Token]:
-    """Of both accounts, as `building.token` makes them."""
+    """Return the tokens of both accounts, as `building.token` makes them."""
     lines: list[str] = [] if said is None else said
     return {one: Token(path=folder / one, variable=NAMED, on_trouble=lines.append) for one in (ONE, OTHER)}
 
@@ -31,7 +31,7 @@ def fill(folder: Path, one: str = "pina_one", other: str = "pina_other") -> None
 
 
 async def test_each_account_sends_its_own_and_reads_it_again(tmp_path: Path) -> None:
-    """Before each attempt, without a restart."""
+    """Each account's calls carry its own token, which is read again before each attempt."""
     fill(tmp_path)
     async with serving() as (url, seen), client(url, tokens(tmp_path)) as api:
         for account in (ONE, OTHER):
@@ -44,7 +44,8 @@ async def test_each_account_sends_its_own_and_reads_it_again(tmp_path: Path) -> 
 
 
 def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
-    """As Kubernetes mounts it: files are links through ``..data``, which is swapped for all of them at once."""
+    """Tokens are read again after Kubernetes swaps ``..data``, the link through which all files of a secret are
+    reached."""
     for name in ("..one", "..two"):
         (tmp_path / name).mkdir()
         fill(tmp_path / name, f"pina_{name}_1", f"pina_{name}_2")
@@ -59,7 +60,7 @@ def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
 
 
 async def test_reading_again_reads_all_and_tells_whether_one_changed(tmp_path: Path) -> None:
-    """Also where only one of them did, or both."""
+    """`read_token` reads all files and returns whether the token of one or both has changed."""
     fill(tmp_path)
     found = tokens(tmp_path)
     async with client("http://127.0.0.1:1", found) as api:
@@ -73,7 +74,8 @@ async def test_reading_again_reads_all_and_tells_whether_one_changed(tmp_path: P
 
 
 def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) -> None:
-    """Once, with its path; and again only after it was there."""
+    """When a file is missing its last token is used and one line names the path; another line comes only after
+    the file was there again."""
     fill(tmp_path)
     said: list[str] = []
     found = tokens(tmp_path, said)
@@ -92,7 +94,8 @@ def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) 
 
 @pytest.mark.parametrize("content", [None, "", " \n"])
 def test_an_account_without_a_token_is_an_error_at_start(tmp_path: Path, content: str | None) -> None:
-    """It names the account and the file; the same where the settings are read."""
+    """An account without a token is an error at the start that names account and file, also where the settings
+    are read."""
     fill(tmp_path)
     (tmp_path / OTHER).unlink()
     (tmp_path / ".hidden").write_text("pina_hidden")
@@ -108,6 +111,6 @@ def test_an_account_without_a_token_is_an_error_at_start(tmp_path: Path, content
 
 
 def test_the_tokens_show_nowhere(tmp_path: Path) -> None:
-    """Not in a repr."""
+    """The tokens are in no repr."""
     fill(tmp_path)
     assert "pina_" not in repr(tokens(tmp_path)) + str(tokens(tmp_path))

@@ -1,4 +1,4 @@
-"""The thread of the user's function: the loop goes on while it works, and looks at it from outside."""
+"""The thread of the user's function: the event loop goes on while the function works, and reports one that is slow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 60.0
 def run(
     function: Callable[[dict[str, Any]], dict[str, Any] | None], count: int = 3
 ) -> tuple[Any, list[TransformIsSlow]]:
-    """What the thread brings for so many records, and what was said meanwhile."""
+    """Return the thread's result for `count` records, and the warnings that came meanwhile."""
     said: list[TransformIsSlow] = []
 
     async def session() -> Any:
@@ -45,7 +45,7 @@ def run(
 
 
 def test_it_is_called_for_each_record_in_its_own_thread() -> None:
-    """One call after the other, never in the loop's thread."""
+    """The function is called for one record after the other, never in the event loop's thread."""
     threads = set()
 
     def double(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -60,7 +60,8 @@ def test_it_is_called_for_each_record_in_its_own_thread() -> None:
 
 
 def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
-    """Those that are done go on while the others wait: a hundred milliseconds' worth, and one at least."""
+    """A slow function's results are returned after a hundred milliseconds' worth of records, at least one, so
+    that they do not wait."""
 
     def slow(record: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.15)
@@ -71,12 +72,13 @@ def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
 
 
 def test_a_call_that_takes_long_is_said_while_it_does() -> None:
-    """Which record it works on, and for how long; the loop goes on meanwhile, although the function computes."""
+    """A long call is reported with its record and time while it runs, and the event loop goes on although the
+    function computes."""
     turns = 0
     enough = threading.Event()
 
     def slow(record: dict[str, Any]) -> dict[str, Any]:
-        while not enough.is_set():  # it never waits: only Python's switching gives others a turn
+        while not enough.is_set():  # it never waits: only Python's switching of threads lets others run
             pass
         return record
 
@@ -105,7 +107,7 @@ def test_a_call_that_takes_long_is_said_while_it_does() -> None:
     "error", [KeyboardInterrupt, SystemExit, GeneratorExit, RecursionError, asyncio.CancelledError]
 )
 def test_whatever_it_raises_is_the_verdict_on_its_record(error: type[BaseException]) -> None:
-    """The thread and the process go on, with the next record."""
+    """Whatever exception the function raises rejects its record alone, and the next record is converted."""
 
     def raises(record: dict[str, Any]) -> dict[str, Any]:
         if record["id"] == "1":
@@ -120,7 +122,7 @@ def test_whatever_it_raises_is_the_verdict_on_its_record(error: type[BaseExcepti
 
 
 def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
-    """Its thread is a daemon; cancelling the wait and closing come back at once."""
+    """A cancelled wait and the close return at once, although the function's daemon thread hangs."""
     entered, forever = threading.Event(), threading.Event()
 
     def wait(record: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def test_the_end_does_not_wait_for_a_function_that_hangs() -> None:
 
 
 def test_without_a_stderr_it_works_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is written where a function holds up all of Python is lost."""
+    """Without a stderr the thread works; only the report of a function that blocks all of Python is lost."""
     monkeypatch.setattr(sys, "stderr", None)
     done, _ = run(lambda record: record)
     assert len(done.results) == 3
@@ -184,7 +186,8 @@ asyncio.run(main())
 
 
 def test_code_in_c_that_lets_nobody_run_is_found_in_stderr_and_told_when_it_returns() -> None:
-    """A regular expression that backtracks stops the loop, too: where it hangs is written without Python's help."""
+    """A regular expression that backtracks blocks the event loop too: the place is written to stderr without
+    Python's help, and reported once it returns."""
     done = subprocess.run(
         [sys.executable, "-c", _IN_C], capture_output=True, text=True, timeout=LIMIT, check=False
     )

@@ -1,4 +1,4 @@
-"""No test here meets this machine's own AWS, or a token of an earlier test."""
+"""Keep this machine's own AWS settings, and tokens of earlier tests, from every test here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES = (
 
 @pytest.fixture(autouse=True)
 def no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No credentials, no region, no instance to ask."""
+    """Remove credentials and region, and disable the instance's metadata."""
     for name in _NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -1,4 +1,4 @@
-"""Writers' schemas from AWS Glue, against a stub of its API: what each answer means, and what a person reads."""
+"""Writers' schemas from AWS Glue, against a stub of its API: the meaning of each answer, and the messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Glue]:
-    """The stub; this process asks it."""
+    """Yield the stub, to which AWS requests of this process go."""
     found = Glue()
     for name, value in found.variables().items():
         monkeypatch.setenv(name, value)
@@ -34,12 +34,12 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Glue]:
 
 
 async def nothing_local(command: FetchSchema) -> SchemaAnswer:
-    """A folder without schemas."""
+    """Answer like a folder without schemas."""
     return SchemaMissing(command.ref)
 
 
 async def ask(version: str, *, timeout: float = 30.0) -> SchemaAnswer:
-    """What one source says of one version."""
+    """Return a new source's answer for one version."""
     source = GlueSchemas("glue:eu-west-1", timeout=timeout)
     try:
         return await source.fetch(FetchSchema(SchemaRef("glue", version)))
@@ -48,7 +48,7 @@ async def ask(version: str, *, timeout: float = 30.0) -> SchemaAnswer:
 
 
 def reason(answer: SchemaAnswer) -> str:
-    """Why there is no verdict: one line, without the secret."""
+    """Return why the schema is unavailable: one line, without the secret."""
     assert isinstance(answer, SchemaUnavailable)
     assert "\n" not in answer.reason
     assert "only-for-tests" not in answer.reason
@@ -57,7 +57,7 @@ def reason(answer: SchemaAnswer) -> str:
 
 @pytest.mark.parametrize("status", ["AVAILABLE", "DELETING"])
 async def test_a_version_is_found(status: str, registry: Glue) -> None:
-    """Also one that is being deleted: its records were written with it."""
+    """A version is found, also one that is being deleted, since records were written with it."""
     version = registry.add('"string"', status=status)
     assert await ask(version) == SchemaFound(SchemaRef("glue", version), '"string"')
     assert registry.asked == [version]
@@ -65,20 +65,20 @@ async def test_a_version_is_found(status: str, registry: Glue) -> None:
 
 @pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
 async def test_another_kind_is_found_as_that(kind: str, registry: Glue) -> None:
-    """The decoder then says that it reads Avro."""
+    """A schema of another kind is found with that kind and no text; the decoder then says that it reads only Avro."""
     answer = await ask(registry.add("syntax = x", kind))
     assert isinstance(answer, SchemaFound)
     assert (answer.schema, answer.kind) == ("", kind)
 
 
 async def test_what_does_not_exist_is_missing(registry: Glue) -> None:
-    """Only Glue's own word for that, or a version that it refused, is a verdict."""
+    """A version is missing only if Glue says so or has refused the version."""
     assert isinstance(await ask(UNKNOWN), SchemaMissing)
     assert isinstance(await ask(registry.add('"string"', status="FAILURE")), SchemaMissing)
 
 
 async def test_a_version_that_is_being_checked_is_waited_for(registry: Glue) -> None:
-    """Its records wait."""
+    """While Glue checks a version, it is unavailable, so that its records wait."""
     assert "as PENDING, not as AVAILABLE" in reason(await ask(registry.add('"string"', status="PENDING")))
 
 
@@ -94,7 +94,8 @@ async def test_a_version_that_is_being_checked_is_waited_for(registry: Glue) -> 
 async def test_other_errors_are_no_verdict(
     failure: tuple[int, str], refused: bool, said: str, registry: Glue
 ) -> None:
-    """They are asked again, once each time: when is the engine's to decide. What does not heal by itself is marked."""
+    """Any other error makes the schema unavailable after one query, since the engine decides about retries; an
+    error that does not pass is marked as refused."""
     version = registry.add('"string"')
     registry.fails = failure
     answer = await ask(version)
@@ -105,7 +106,7 @@ async def test_other_errors_are_no_verdict(
 
 
 async def test_it_goes_on_after_an_error(registry: Glue) -> None:
-    """The same source answers once Glue does."""
+    """After an error the same source finds the schema once Glue answers."""
     version = registry.add('"string"')
     source = GlueSchemas("glue:eu-west-1")
     registry.fails = (400, "ThrottlingException")
@@ -116,7 +117,7 @@ async def test_it_goes_on_after_an_error(registry: Glue) -> None:
 
 
 async def test_nobody_listens(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No connection is no verdict."""
+    """Without a connection the schema is unavailable."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{port}")
@@ -124,14 +125,14 @@ async def test_nobody_listens(registry: Glue, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_no_answer_in_time(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is taken and never answered is given up."""
+    """A connection without an answer is given up at the time limit, and the schema is unavailable."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", f"http://127.0.0.1:{one.getsockname()[1]}")
         assert "did not answer within 0.5 s" in reason(await ask(UNKNOWN, timeout=0.5))
 
 
 async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That does not heal by itself, and says what to check."""
+    """Missing credentials are marked as refused, since that does not pass, and the reason says what to check."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     answer = await ask(UNKNOWN)
@@ -142,7 +143,8 @@ async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPat
 
 
 async def test_other_names_are_asked_of_the_folder(registry: Glue, tmp_path: Path) -> None:
-    """Glue knows no ids, GUIDs and fingerprints. A file with a version's UUID in its name is found without Glue."""
+    """Ids and GUIDs, which Glue does not know, are looked up in the folder alone; a file named by a version's
+    UUID is found without Glue."""
     (tmp_path / f"plain.{UNKNOWN}.avsc").write_text(json.dumps(PLAIN))
     local = LocalSchemas(tmp_path)
     assert isinstance(await local.fetch(FetchSchema(SchemaRef("glue", UNKNOWN))), SchemaFound)
@@ -155,7 +157,7 @@ async def test_other_names_are_asked_of_the_folder(registry: Glue, tmp_path: Pat
 
 
 async def test_what_was_found_is_kept_on_disk(registry: Glue, tmp_path: Path) -> None:
-    """A start while Glue is away reads what it has read before."""
+    """A schema that was found is kept on disk and found there after a restart while Glue fails."""
     version = registry.add('"string"')
     command = FetchSchema(SchemaRef("glue", version))
     for away in (False, True):
@@ -180,20 +182,20 @@ async def test_what_was_found_is_kept_on_disk(registry: Glue, tmp_path: Path) ->
 def test_where_the_region_is_from(
     address: str, variables: dict[str, str], region: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The setting's own, else AWS's conventions."""
+    """The region is that of the setting, otherwise that of AWS's variables."""
     for name, value in {**variables, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}.items():
         monkeypatch.setenv(name, value)
     assert glue.describe(address) == f"AWS Glue: region {region}, credentials by env"
 
 
 def test_without_a_region() -> None:
-    """One line that says what to write."""
+    """Without a region the error says in one line what to write."""
     with pytest.raises(SettingsError, match="needs a region: write glue:REGION, or set AWS_REGION"):
         GlueSchemas("glue:")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what to install."""
+    """Without the extra the error says in one line what to install."""
     monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(
         SettingsError,

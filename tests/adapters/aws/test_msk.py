@@ -1,4 +1,4 @@
-"""Tokens for Amazon MSK, made by AWS's own signer with made-up credentials: no network."""
+"""Tokens for Amazon MSK, made by AWS's own signer with made-up credentials, without a network."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ CONFIG = {"bootstrap.servers": BROKERS, "sasl.mechanism": "AWS_MSK_IAM"}
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Static credentials in the environment."""
+    """Set static credentials in the environment."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTESTS")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
 def signed(token: str) -> dict[str, str]:
-    """What the token says: a signed URL, as base64 without padding."""
+    """Return the parts of the token, which is a signed URL as base64 without padding."""
     assert not token.endswith("=")
     url = urlsplit(base64.urlsafe_b64decode(token + "==").decode())
     return {"host": url.netloc, **{name: one for name, [one] in parse_qs(url.query).items()}}
 
 
 def token_of(config: dict[str, str]) -> tuple[dict[str, str], float]:
-    """What the first token for this configuration says, and for how long librdkafka may use it, in seconds."""
+    """Return the parts of the first token for `config`, and the seconds for which librdkafka may use it."""
     text, ends = msk.with_tokens(config)["oauth_cb"]("")
     return signed(text), ends - time.time()
 
 
 @pytest.mark.usefixtures("keys")
 def test_what_librdkafka_gets() -> None:
-    """OAUTHBEARER over TLS, whose token is a signed request to connect. It ends well before its credentials may."""
+    """librdkafka gets OAUTHBEARER over TLS with a signed request to connect as its token, which it may use for
+    600 of its 900 seconds."""
     found = msk.with_tokens({**CONFIG, "client.id": "mine"})
     assert found["sasl.mechanism"] == "OAUTHBEARER"
     assert found["security.protocol"] == "SASL_SSL"
@@ -64,7 +65,7 @@ def test_what_librdkafka_gets() -> None:
 
 @pytest.mark.usefixtures("keys")
 def test_clients_share_a_token_in_the_first_half_of_its_life() -> None:
-    """Each client asks by itself, and AWS is not asked for each."""
+    """Clients share a token during the first half of its life, so that AWS is not asked for each client."""
     source = msk.with_tokens(CONFIG)["oauth_cb"]
     assert source("") == msk.with_tokens(CONFIG)["oauth_cb"]("")
 
@@ -89,7 +90,7 @@ def test_where_the_region_is_from(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The brokers' name tells the cluster's region. Otherwise AWS's own order: variables, then the profile."""
+    """The region is taken from the brokers' name, otherwise from AWS's variables, then from the profile."""
     (tmp_path / "config").write_text("[profile shop]\nregion = ap-south-1\n")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -100,13 +101,13 @@ def test_where_the_region_is_from(
 
 @pytest.mark.parametrize("name", ["sasl.mechanism", "sasl.mechanisms"])
 def test_both_names_of_the_property(name: str) -> None:
-    """librdkafka has two names for it; case does not matter."""
+    """Both of librdkafka's names of the property are recognised, in upper or lower case."""
     assert msk.asked({name: "aws_msk_iam"})
     assert not msk.asked({name: "OAUTHBEARER"})
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what to install."""
+    """Without the extra the error says in one line what to install."""
     monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
     with pytest.raises(
         SettingsError,
@@ -117,13 +118,14 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("keys")
 def test_without_a_region() -> None:
-    """One line that says what to set."""
+    """Without a region the error says in one line what to set."""
     with pytest.raises(SettingsError, match="needs the region of the cluster: set AWS_REGION"):
         msk.with_tokens({**CONFIG, "bootstrap.servers": OTHERS})
 
 
 def test_without_credentials() -> None:
-    """No client is made, and one line says what is missing. It is not a mistake in the settings: a role may come."""
+    """Without credentials no client is made and an error of one line says what is missing, which is no settings
+    error: a role may come later."""
     with pytest.raises(msk.NoToken) as caught:
         make_client(confluent_kafka.Producer, dict(CONFIG))
     line = str(caught.value)
@@ -135,7 +137,7 @@ def test_without_credentials() -> None:
 
 
 def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is named."""
+    """An unknown profile is named in the error."""
     monkeypatch.setenv("AWS_PROFILE", "no-such-one")
     with pytest.raises(msk.NoToken, match=r"The config profile \(no-such-one\) could not be found: check"):
         msk.with_tokens(CONFIG)
@@ -153,7 +155,8 @@ _DENIED = """<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><E
 
 @pytest.fixture
 def sts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A pod of EKS with a role, and a stub of AWS's token service: ``answer`` is its answer, ``asked`` what it got."""
+    """Set up an EKS pod with a role and a stub of AWS's token service: ``answer`` is its answer, ``asked`` the
+    request's body."""
     seen = {"answer": _ASSUMED, "asked": ""}
 
     class Handler(BaseHTTPRequestHandler):
@@ -180,7 +183,8 @@ def sts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, s
 
 
 def test_the_role_of_a_pod(sts: dict[str, str]) -> None:
-    """AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, as EKS sets them: the token is the role's."""
+    """With AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, as EKS sets them, the token is signed by the role's
+    credentials."""
     said, _ = token_of(CONFIG)
     assert said["X-Amz-Credential"].startswith("ASIAROLE/")
     assert said["X-Amz-Security-Token"] == "session"
@@ -190,7 +194,7 @@ def test_the_role_of_a_pod(sts: dict[str, str]) -> None:
 
 
 def test_a_role_that_is_refused(sts: dict[str, str]) -> None:
-    """AWS's words, on one line, without the pod's own token."""
+    """The error for a refused role has AWS's message on one line, without the pod's own token."""
     sts["answer"] = _DENIED
     with pytest.raises(msk.NoToken) as caught:
         msk.with_tokens(CONFIG)
@@ -202,7 +206,7 @@ def test_a_role_that_is_refused(sts: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("keys")
 def test_errors_of_a_login_say_what_it_used() -> None:
-    """Why there is no token, in place of librdkafka's words; or region and credentials, for a broker's refusal."""
+    """The error of a refused login names the region and the credentials that were used; other errors are unchanged."""
     heard: list[confluent_kafka.KafkaError] = []
     config = msk.with_tokens({**CONFIG, "error_cb": heard.append})
     code = confluent_kafka.KafkaError._AUTHENTICATION

@@ -1,4 +1,4 @@
-"""What tests of bounded reading share: read ranges to their ends, and make logs with gaps."""
+"""Helpers of the tests of bounded reading: read ranges to their ends, and make logs with gaps."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 class Listener:
-    """Writes down what it hears."""
+    """A listener that records assignments."""
 
     def __init__(self) -> None:
         self.assignments: list[Assignment] = []
 
     async def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """As the service."""
+        """Record the assignments."""
         self.assignments += assignments
 
 
 async def read_on(source: BoundedSource, room: int = 1000) -> list[Chunk]:
-    """All chunks until the source is done; the figures never get ahead of the records."""
+    """Return all chunks until the source is done, and check that no fetch returns more records than `room`."""
     found: list[Chunk] = []
     async with asyncio.timeout(WITHIN):
         while not source.done:
@@ -43,7 +43,7 @@ async def read_on(source: BoundedSource, room: int = 1000) -> list[Chunk]:
 
 
 async def read(kafka: Kafka, *ranges: Range, **options: Any) -> list[int]:
-    """The offsets of all records of the ranges, in the order they came."""
+    """Return the offsets of all records of the ranges, in the order in which they came."""
     source = BoundedSource(kafka.config, ranges, **options)
     await source.start()
     try:
@@ -56,12 +56,12 @@ async def read(kafka: Kafka, *ranges: Range, **options: Any) -> list[int]:
 
 
 def offsets(chunks: Iterable[Chunk]) -> list[int]:
-    """Of all their records."""
+    """Return the offsets of all records of `chunks`."""
     return [record.offset for one in chunks for record in one.records]
 
 
 async def everything(kafka: Kafka, topic: str, partition: str = "0") -> Range:
-    """All that the partition holds now."""
+    """Return the range of all records that the partition has now."""
     [found] = await resolve_ranges(
         kafka.config, [topic], [partition], Bound("beginning"), Bound("end"), WITHIN
     )
@@ -69,7 +69,7 @@ async def everything(kafka: Kafka, topic: str, partition: str = "0") -> Range:
 
 
 def begin_transaction(kafka: Kafka) -> Producer:
-    """A producer in the middle of a transaction."""
+    """Return a producer in the middle of a transaction."""
     producer = Producer({**kafka.config, "transactional.id": unique("writer"), "log_level": 0})
     producer.init_transactions(WITHIN)
     producer.begin_transaction()
@@ -77,14 +77,15 @@ def begin_transaction(kafka: Kafka) -> Producer:
 
 
 def write(producer: Producer, topic: str, values: Sequence[bytes | None]) -> None:
-    """Write `values` within its transaction, and wait until they are there."""
+    """Write `values` within the producer's transaction, and wait until they are written."""
     for value in values:
         producer.produce(topic, value=value, partition=0)
     assert producer.flush(WITHIN) == 0
 
 
 def end_transaction(kafka: Kafka, topic: str, producer: Producer, *, commit: bool) -> None:
-    """Commit or abort what it wrote to `topic`, and wait for the marker: the answer comes before that is written."""
+    """Commit or abort the producer's transaction on `topic`, and wait for its marker, which is written after
+    the answer."""
     before = _end(kafka, topic, "read_uncommitted")
     producer.commit_transaction(WITHIN) if commit else producer.abort_transaction(WITHIN)
     assert wait_until(lambda: _end(kafka, topic, "read_committed") > before, WITHIN)
@@ -105,13 +106,13 @@ def _end(kafka: Kafka, topic: str, isolation: str) -> int:
 
 
 def delete_before(kafka: Kafka, topic: str, first: int) -> None:
-    """What retention does: the partition begins at `first` from now on."""
+    """Delete the records before `first`, as retention does."""
     admin = AdminClient({**kafka.config, "log_level": 0})
     [done] = admin.delete_records([RawPartition(topic, 0, first)]).values()
     done.result(WITHIN)
 
 
 async def records_of(kafka: Kafka, topic: str) -> list[Record]:
-    """All records of the partition 0."""
+    """Return all records of partition 0."""
     reading = scan(kafka.config, [await everything(kafka, topic)])
     return [record async for chunks in reading for one in chunks for record in one.records]

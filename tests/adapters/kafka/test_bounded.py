@@ -1,4 +1,4 @@
-"""The bounded source on brokers: exactly the records of its ranges, whatever the log holds."""
+"""The bounded source on brokers: exactly the records of its ranges, with any gaps in the log."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from tests.support.kafka.harness import WITHIN, Kafka, committed, create_topic, 
 
 @pytest.mark.kafka
 class TestRanges:
-    """What is read."""
+    """Which records are read."""
 
     @pytest.mark.parametrize(("begin", "end"), [(0, 10), (3, 7), (0, 1), (9, 10), (4, 4), (10, 10)], ids=str)
     async def test_exactly_the_range(self, each_kafka: Kafka, begin: int, end: int) -> None:
-        """From `begin`, to before `end`; also where there is nothing between."""
+        """Records from `begin` to before `end` are read, also where that is an empty range."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         assert await read(each_kafka, Range(topic, 0, begin, end)) == list(range(begin, end))
 
     async def test_each_partition_to_its_own_end(self, each_kafka: Kafka) -> None:
-        """Several at once, in order within each; a chunk is of one partition and its epoch, with the leader epoch."""
+        """Several ranges are each read to their own end, in order; a chunk is of one partition, with its epoch
+        and leader epoch."""
         topic = create_topic(each_kafka, 4)
         for partition in range(4):
             produce(each_kafka, topic, TEN * 10, partition=partition)
@@ -59,7 +60,8 @@ class TestRanges:
             assert {(one.epoch, one.leader_epoch) for one in own} == {(epochs[partition], 0)}
 
     async def test_what_the_listener_is_told(self, each_kafka: Kafka) -> None:
-        """All ranges, once, at their beginnings, each with an epoch that no other source has; nothing to commit."""
+        """The listener gets all ranges once, at their beginnings, each with an epoch that no other source has
+        and no commit to make."""
         topic = create_topic(each_kafka, 4)
         seen: set[int] = set()
         for turn in (1, 2):
@@ -75,7 +77,7 @@ class TestRanges:
             assert len(seen) == 2 * turn
 
     async def test_where_a_named_replay_goes_on(self, each_kafka: Kafka) -> None:
-        """At the position, with its leader epoch and map; what was done before stays so."""
+        """A named replay starts at its positions, with their leader epochs and maps, and reads nothing from before."""
         topic = create_topic(each_kafka, 4)
         for partition in range(2):
             produce(each_kafka, topic, TEN, partition=partition)
@@ -98,7 +100,7 @@ class TestRanges:
         assert told == [(6, 0, "a map"), (9, 0, "")]
 
     async def test_a_log_that_grows_meanwhile(self, each_kafka: Kafka) -> None:
-        """What is written after the end was fixed is not read, and does not keep the source from its end."""
+        """Records written after the end was fixed are not read and do not keep the source from being done."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         source = BoundedSource(each_kafka.config, [await everything(each_kafka, topic)])
@@ -111,7 +113,7 @@ class TestRanges:
         await source.close(WITHIN)
 
     async def test_figures_and_records_come_together(self, each_kafka: Kafka) -> None:
-        """After each fetch the figure is the offset after the last record that was handed out."""
+        """After each fetch the figures name the offset after the last record returned."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         name = TopicPartition(topic, 0)
@@ -126,7 +128,8 @@ class TestRanges:
         await source.close(WITHIN)
 
     async def test_no_group_is_joined_and_nothing_committed(self, each_kafka: Kafka) -> None:
-        """Also with a static membership or the new protocol configured: those are of the service."""
+        """No group is joined and nothing committed, even if settings of the service name an instance id or the
+        new protocol."""
         topic, group = create_topic(each_kafka), unique("group")
         produce(each_kafka, topic, TEN)
         own = {"group.id": group, "group.instance.id": "a", "group.protocol": "consumer"}
@@ -149,7 +152,8 @@ class TestGaps:
     async def test_a_transaction_at_the_end(
         self, kafka: Kafka, topic: Callable[..., str], commit: bool
     ) -> None:
-        """Its marker is the last offset; aborted, none of its records come. The source is done all the same."""
+        """With a transaction at the end, whose marker is the last offset, committed records alone are read and
+        the source is done."""
         name = topic()
         produce(kafka, name, TEN)
         transaction(kafka, name, TEN[:5], commit=commit)
@@ -158,7 +162,7 @@ class TestGaps:
         assert await read(kafka, held) == list(range(15 if commit else 10))
 
     async def test_an_end_within_a_gap(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """The record that ends the range is far behind it; or there is none, and the partition ends in a gap."""
+        """A range whose end lies within a gap is done, whether a record follows the gap or not."""
         name = topic()
         produce(kafka, name, TEN[:3])
         transaction(kafka, name, TEN, commit=False)
@@ -170,13 +174,13 @@ class TestGaps:
         assert await read(kafka, Range(name, 0, 13, 15)) == [14]
 
     async def test_a_range_of_nothing_but_gaps(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Only aborted records: done, without one."""
+        """A range of aborted records alone is done without a record."""
         name = topic()
         transaction(kafka, name, TEN, commit=False)
         assert await read(kafka, await everything(kafka, name)) == []
 
     async def test_an_open_transaction_behind_the_end(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """It does not hold up the reading."""
+        """An open transaction after the end of the range does not delay the reading."""
         name = topic()
         produce(kafka, name, TEN)
         producer = begin_transaction(kafka)
@@ -185,7 +189,7 @@ class TestGaps:
         producer.abort_transaction(WITHIN)
 
     async def test_compaction(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """What it removed is a gap, at the beginning, within and at the end of a range."""
+        """Records removed by compaction are gaps at the beginning, within and at the end of a range."""
         name = topic(
             cleanup_policy="compact",
             segment_ms="50",
@@ -197,7 +201,7 @@ class TestGaps:
         left: list[int] = []
         async with asyncio.timeout(WITHIN):
             while left[:3] != [3, 5, 6]:
-                produce(kafka, name, [b"x"], key=unique("other").encode())  # it makes a new segment
+                produce(kafka, name, [b"x"], key=unique("other").encode())  # a new segment
                 await asyncio.sleep(0.2)
                 left = await read(kafka, await everything(kafka, name))
         assert await read(kafka, Range(name, 0, 0, 3)) == []
@@ -205,7 +209,7 @@ class TestGaps:
         assert await read(kafka, Range(name, 0, 4, 7)) == [5, 6]
 
     async def test_a_beginning_that_was_moved(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """What is left is read."""
+        """After records were deleted at the beginning of the log, the remaining ones are read."""
         name = topic()
         produce(kafka, name, TEN)
         delete_before(kafka, name, 4)
@@ -215,10 +219,10 @@ class TestGaps:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 class TestTimes:
-    """Records outside of the time are passed over."""
+    """Records outside of the time limits are left out."""
 
     async def test_exactly_the_records_of_the_time(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """In any order: those at or after `from` and before `to`, and the others are counted."""
+        """Records at or after `from` and before `to` are read, in any order of times; all others are counted."""
         name = topic()
         stamps = [5000, 1000, 3000, 2000, 3999, 4000, 2999, 3000]
         for stamp in stamps:
@@ -246,7 +250,7 @@ class TestTimes:
     async def test_times_that_the_broker_gave_end_the_range(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
-        """They are in order: the first that is too late is the end, however much comes after it."""
+        """Times given by the broker are in order, so the first record that is too late ends the range."""
         name = topic(message_timestamp_type="LogAppendTime")
         produce(kafka, name, TEN)
         [first, *_, last] = [record for chunks in [await records_of(kafka, name)] for record in chunks]
@@ -255,7 +259,7 @@ class TestTimes:
             while time.time() * 1000 <= until:
                 await asyncio.sleep(0.005)
         produce(kafka, name, TEN)
-        # An end that the partition never reaches: only the time can end this.
+        # The partition never reaches this end, so only the time can end the range.
         source = BoundedSource(kafka.config, [Range(name, 0, 0, 1000, first.timestamp, until)])
         await source.start()
         assert offsets(await read_on(source)) == list(range(10))

@@ -1,4 +1,4 @@
-"""The bounded source: room, cancelling, closing; what is gone; and `scan`, for those who only look."""
+"""The bounded source: room, cancelling, closing and deleted records; and `scan`, which only reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestFetch:
     """Room, cancelling, closing."""
 
     async def test_no_room_brings_nothing_and_waits(self, each_kafka: Kafka) -> None:
-        """Room 0 waits out its time; nothing is lost by it, at whatever moment it comes."""
+        """A fetch with room 0 waits out its time and returns nothing, and no record is lost by it."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN * 20)
         source = BoundedSource(each_kafka.config, [Range(topic, 0, 0, 200)])
@@ -52,7 +52,7 @@ class TestFetch:
         await source.close(WITHIN)
 
     async def test_cancelled_fetch_loses_nothing(self, each_kafka: Kafka) -> None:
-        """Fetches cancelled at any moment: what they had consumed comes with the next one, and is read only then."""
+        """Records that a cancelled fetch had consumed come with the next one, and count as read only then."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN * 30)
         source = BoundedSource(each_kafka.config, [Range(topic, 0, 0, 300)])
@@ -71,7 +71,8 @@ class TestFetch:
         await source.close(WITHIN)
 
     async def test_use_before_start_and_after_close(self, each_kafka: Kafka) -> None:
-        """It is an error; to close twice, or without a start, does nothing."""
+        """A fetch before the start or after the close is an error; a second close, or one without a start, does
+        nothing."""
         source = BoundedSource(each_kafka.config, [])
         with pytest.raises(KafkaError, match="not open"):
             await source.fetch(1, 0.1)
@@ -85,7 +86,8 @@ class TestFetch:
 
 
 async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
-    """No broker listens, or one that never answers: nothing comes, it is reported, and closing keeps its time limit."""
+    """When no broker listens, or one never answers, the trouble is reported, no record comes, and closing keeps
+    its time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         for address in (NOBODY, f"127.0.0.1:{server.getsockname()[1]}"):
             told: list[tuple[str, str]] = []
@@ -104,7 +106,7 @@ async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
 
 
 async def test_settings_that_cannot_be_name_the_variable() -> None:
-    """A property that librdkafka does not know is an error when the source starts."""
+    """A property that librdkafka does not know is a settings error when the source starts."""
     source = BoundedSource({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [])
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
         await source.start()
@@ -113,11 +115,11 @@ async def test_settings_that_cannot_be_name_the_variable() -> None:
 
 @pytest.mark.kafka
 class TestGone:
-    """What was to be read and is not there: an error, never a silent skip, never a wait without end."""
+    """When records of the range are not there, an error ends the reading, without a silent skip or an endless wait."""
 
     @pytest.mark.real_kafka
     async def test_deleted_under_the_reader(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Retention passed the place where it reads: which partition, which offset, and what to do."""
+        """When retention deletes the records to be read next, the error names partition and offset, and what to do."""
         name = topic()
         produce(kafka, name, TEN)
         held = await everything(kafka, name)
@@ -127,7 +129,7 @@ class TestGone:
 
     @pytest.mark.real_kafka
     async def test_a_topic_deleted_under_the_reader(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """It is reported, too."""
+        """When the topic is deleted, an error names the partition."""
         name = topic()
         produce(kafka, name, TEN)
         source = BoundedSource(
@@ -142,7 +144,8 @@ class TestGone:
         await source.close(WITHIN)
 
     async def test_a_partition_that_ends_too_early(self, each_kafka: Kafka) -> None:
-        """For longer than is borne: the brokers lost what the range was made of."""
+        """When a partition ends before its range for longer than `patience`, an error says that the brokers
+        lost records."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         source = BoundedSource(each_kafka.config, [Range(topic, 0, 0, 15)], patience=0.3)
@@ -152,7 +155,7 @@ class TestGone:
         await source.close(WITHIN)
 
     async def test_one_that_ends_too_early_for_a_moment(self, each_kafka: Kafka) -> None:
-        """A replica that is behind catches up: nothing is wrong."""
+        """When a partition ends before its range for a moment, as on a replica that lags, reading continues."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         source = BoundedSource(each_kafka.config, [Range(topic, 0, 0, 15)], patience=WITHIN)
@@ -170,10 +173,10 @@ class TestGone:
 
 @pytest.mark.kafka
 class TestScan:
-    """For those who only look."""
+    """Reading of records alone, by `scan` and `read_record`."""
 
     async def test_all_records_to_the_end(self, each_kafka: Kafka) -> None:
-        """In lots that are no larger than those of a fetch."""
+        """All records of the ranges are read, in lots no larger than those of a fetch."""
         topic = create_topic(each_kafka, 4)
         produce(each_kafka, topic, TEN * 250)
         produce(each_kafka, topic, TEN, partition=1)
@@ -185,13 +188,13 @@ class TestScan:
         assert found == {0: list(range(2500)), 1: list(range(5, 10))}
 
     async def test_nothing_to_read(self, each_kafka: Kafka) -> None:
-        """Ends at once."""
+        """A scan of empty ranges, or of none, ends at once."""
         topic = create_topic(each_kafka)
         assert [one async for one in scan(each_kafka.config, [Range(topic, 0, 0, 0)])] == []
         assert [one async for one in scan(each_kafka.config, [])] == []
 
     async def test_stopped_early(self, each_kafka: Kafka) -> None:
-        """The client is closed with the generator."""
+        """A scan that its caller ends early closes its client."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN * 250)
         reading = scan(each_kafka.config, [Range(topic, 0, 0, 2500)])
@@ -199,7 +202,7 @@ class TestScan:
         await asyncio.wait_for(reading.aclose(), WITHIN)
 
     async def test_one_record(self, each_kafka: Kafka) -> None:
-        """The one at the offset, with its bytes; none where there is none."""
+        """The record at an offset is returned with its bytes, or None without one; an unknown partition is an error."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN, key=b"k", headers=[("h", b"\x00")])
         found = await read_record(each_kafka.config, topic, 0, 7, WITHIN)
@@ -213,7 +216,7 @@ class TestScan:
 
     @pytest.mark.real_kafka
     async def test_one_record_that_is_no_more(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Deleted, a marker, or aborted: none."""
+        """At the offset of a deleted record, of an aborted one or of a marker there is no record."""
         name = topic()
         produce(kafka, name, TEN)
         transaction(kafka, name, TEN[:2], commit=False)
@@ -224,7 +227,7 @@ class TestScan:
 
 
 async def test_scan_gives_up_when_nothing_comes() -> None:
-    """Nobody listens: a command that only looks must end."""
+    """Without a broker a scan fails after `still` seconds, so that its command ends."""
     reading = scan({"bootstrap.servers": NOBODY}, [Range("orders", 0, 0, 10)], still=0.5)
     with pytest.raises(KafkaError, match=r"no record came for 0\.5 s"):
         await anext(reading)

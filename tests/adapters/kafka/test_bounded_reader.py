@@ -1,4 +1,4 @@
-"""The bounded source on a fake consumer: what no broker does on demand, above all within one consume."""
+"""The bounded source on a fake consumer: cases that no broker produces on demand, above all within one consume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOBODY = "127.0.0.1:9"
 
 
 class FakeConsumer:
-    """Hands out one list of messages for each consume that waits (``consume(1, …)``)."""
+    """A consumer that returns a list of messages for each consume that waits (``consume(1, …)``)."""
 
     def __init__(self, *lots: list[Message]) -> None:
         self.lots = list(lots)
@@ -40,36 +40,36 @@ class FakeConsumer:
         self.config: dict[str, Any] = {}
 
     def made(self, config: dict[str, Any]) -> Any:
-        """As the class makes one, with a configuration."""
+        """Keep the configuration; return this consumer in place of a new one."""
         self.config = config
         return self
 
     def incremental_assign(self, partitions: list[RawPartition]) -> None:
-        """Remembered."""
+        """Record the partitions."""
         self.assigned += [(one.partition, one.offset) for one in partitions]
 
     def incremental_unassign(self, partitions: list[RawPartition]) -> None:
-        """Remembered, or refused."""
+        """Record the partitions, or raise an error."""
         self.let_go += [one.partition for one in partitions]
         if self.unassign_fails:
             raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._STATE))
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
-        """The next lot."""
+        """Return the next lot."""
         return self.lots.pop(0) if num_messages == 1 and self.lots else []
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 def record(offset: int, partition: int = 0, *, timestamp: int = 1000, by_broker: bool = False) -> Message:
-    """A record of topic ``t``."""
+    """Return a record of topic ``t``."""
     kind = TIMESTAMP_LOG_APPEND_TIME if by_broker else TIMESTAMP_CREATE_TIME
     return Message("t", partition, offset, b"k", b"v", None, None, (kind, timestamp), 0.0, 0)
 
 
 def failing(code: int, partition: int = 0, offset: int = -1) -> Message:
-    """What a consume returns instead of a record, of topic ``t``."""
+    """Return the error message of topic ``t`` that a consume returns instead of a record."""
     error = confluent_kafka.KafkaError(code)
     return Message("t", partition, offset, error=error)
 
@@ -80,7 +80,7 @@ _Code = confluent_kafka.KafkaError
 async def play(
     fake: FakeConsumer, *ranges: Range, starts: Mapping[TopicPartition, Position] | None = None
 ) -> tuple[BoundedSource, list[Chunk], list[str]]:
-    """Read to the end, or as far as the script goes; the source, its chunks, and the codes of what was trouble."""
+    """Read to the end or as far as the script goes; return the source, its chunks and the codes of its troubles."""
     told: list[str] = []
     source = BoundedSource(
         {"bootstrap.servers": NOBODY},
@@ -99,7 +99,7 @@ async def play(
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Message]:
-    """A log of one partition: holes, times in any order, leader epochs that rise."""
+    """Draw a log of one partition, with gaps, times in any order and leader epochs that rise."""
     steps = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(0, 1)), max_size=40))
     offset, leader, found = -1, 0, []
     for step, timestamp, rise in steps:
@@ -113,14 +113,15 @@ def _offset(message: Message) -> int:
     return message.offset() or 0
 
 
-@settings(deadline=None)  # each example has a thread of its own
+@settings(deadline=None)  # each example has its own thread
 @given(
     logs(), st.tuples(*[st.integers(0, 60)] * 2), st.tuples(*[st.none() | st.integers(0, 9)] * 2), st.data()
 )
 async def test_any_log_cut_anyhow_gives_exactly_the_range(
     log: list[Message], bounds: tuple[int, int], times: tuple[int | None, int | None], data: st.DataObject
 ) -> None:
-    """Whatever comes in one consume: each record of the range and its time once, in order; then it is done."""
+    """However the log is divided into consumes, each record of the range and its time comes once, in order, and
+    the source is done."""
     begin, end = sorted(bounds)
     since, until = (-1 if times[0] is None else times[0]), (99 if times[1] is None else times[1])
     left = [one for one in log if _offset(one) >= begin]
@@ -138,13 +139,13 @@ async def test_any_log_cut_anyhow_gives_exactly_the_range(
 
 
 async def test_it_is_a_source_of_the_service() -> None:
-    """The type checker says so: this line is the test."""
+    """A bounded source is a `RecordSource`, as the type checker verifies in this function."""
     source: RecordSource = BoundedSource({"bootstrap.servers": NOBODY}, [], make_consumer=FakeConsumer().made)
     await source.close(1.0)
 
 
 async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None:
-    """Its client is gone, so the broker does not have it: the answer says so."""
+    """A commit after the close of a named replay fails with ``_DESTROY``, since its client is closed."""
     config = {"bootstrap.servers": NOBODY}
     progress = NamedProgress(config, "shop.replay.n")
     source = BoundedSource(config, [], progress=progress, make_consumer=FakeConsumer().made)
@@ -153,7 +154,8 @@ async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None
 
 
 async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
-    """Also under another leader epoch; the partition is unassigned once."""
+    """Records after the end in the same consume are dropped, also under another leader epoch, and the partition
+    is unassigned once."""
     later = Message("t", 0, 7, b"k", b"v", None, None, (1, 1000), 0.0, 5)
     fake = FakeConsumer(
         [record(3), record(4), record(5), record(6), later, failing(_Code._PARTITION_EOF, 0, 8)]
@@ -164,7 +166,8 @@ async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
 
 
 async def test_a_partition_that_cannot_be_let_go_of_is_dropped_all_the_same() -> None:
-    """More of it comes, errors too, and none of it goes on or ends the rest."""
+    """When a partition cannot be unassigned, its later records and errors are dropped, and the other partitions
+    are read."""
     fake = FakeConsumer(
         [record(0), record(1)],
         [record(2), failing(_Code._AUTO_OFFSET_RESET), record(0, 1)],
@@ -178,7 +181,7 @@ async def test_a_partition_that_cannot_be_let_go_of_is_dropped_all_the_same() ->
 
 
 async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() -> None:
-    """Before it, the figure moves on, and more is waited for."""
+    """An end of the partition before the range's end moves the figure; at or after it, the source is done."""
     name = TopicPartition("t", 0)
     fake = FakeConsumer([record(0), failing(_Code._PARTITION_EOF, 0, 4)])
     source, _, _ = await play(fake, Range("t", 0, 0, 6))
@@ -189,7 +192,7 @@ async def test_the_end_of_the_partition_counts_from_the_end_of_the_range_on() ->
 
 
 async def test_only_times_of_the_broker_end_a_range() -> None:
-    """Of a topic that changed its mind, too: it is the record that says whose time it is."""
+    """A record too late ends the range only if the broker gave its time, which each record says for itself."""
     lots = [
         [record(0, timestamp=10), record(1, timestamp=99), record(2, timestamp=11)],
         [record(3, timestamp=99), record(4, timestamp=12), record(5, timestamp=99, by_broker=True)],
@@ -200,7 +203,7 @@ async def test_only_times_of_the_broker_end_a_range() -> None:
 
 
 async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_for() -> None:
-    """A record without a timestamp is in every range that has no beginning in time."""
+    """A record without a timestamp is read unless the range has a beginning in time."""
     without = Message("t", 0, 0, b"k", b"v", None, None, (0, -1), 0.0, 0)
     for since, until, expected in ((None, None, [0]), (None, 5, [0]), (0, None, [])):
         _, found, _ = await play(FakeConsumer([without]), Range("t", 0, 0, 1, since, until))
@@ -218,7 +221,7 @@ async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_fo
     ],
 )
 async def test_what_does_not_mend_itself_ends_the_reading(code: int, text: str) -> None:
-    """At once and ever after, in one line."""
+    """An error that does not pass ends the reading, in one line."""
     fake = FakeConsumer([record(0), record(1)], [failing(code)])
     with pytest.raises(KafkaError, match=text) as raised:
         await play(fake, Range("t", 0, 0, 9))
@@ -226,7 +229,7 @@ async def test_what_does_not_mend_itself_ends_the_reading(code: int, text: str) 
 
 
 async def test_what_mends_itself_is_told() -> None:
-    """Of a partition, or of none; reading goes on."""
+    """An error that passes, of a partition or of none, is reported, and reading goes on."""
     fake = FakeConsumer(
         [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)], [record(0)]
     )
@@ -236,7 +239,7 @@ async def test_what_mends_itself_is_told() -> None:
 
 
 async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None:
-    """A refused login comes through no record."""
+    """A refused login, which only the client's error callback reports, ends the reading too, at every fetch."""
     fake = FakeConsumer()
     source, _, _ = await play(fake, Range("t", 0, 0, 1))
     fake.config["error_cb"](
@@ -248,7 +251,8 @@ async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None
 
 
 async def test_a_deleted_topic_is_heard_of_by_the_client_itself() -> None:
-    """The text names the partition: it counts only while that is read."""
+    """When the error callback reports a deleted topic, it ends the reading only if the partition in its text is
+    still read."""
 
     def heard(topic: str) -> None:
         text = f"{topic} [0]: topic does not exist"
@@ -266,7 +270,7 @@ async def test_a_deleted_topic_is_heard_of_by_the_client_itself() -> None:
 
 
 async def test_nothing_is_skipped_or_committed_by_the_client_itself() -> None:
-    """What the configuration must say, whatever the user's does."""
+    """The configuration excludes resets, commits and aborted records."""
     fake = FakeConsumer()
     await play(fake, Range("t", 0, 0, 1))
     fixed = {

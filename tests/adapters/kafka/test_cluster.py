@@ -1,4 +1,4 @@
-"""Questions about the cluster, and the record producer."""
+"""Queries about the cluster, and the record producer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBODY = "127.0.0.1:9"
 
 
 async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0) -> str:
-    """The one line that `describe` fails with."""
+    """Return the one line that `describe` fails with."""
     with pytest.raises(KafkaError) as raised:
         await describe(config, topics, timeout)
     line = str(raised.value)
@@ -28,7 +28,7 @@ async def told(config: dict[str, str], topics: list[str], timeout: float = 10.0)
 
 @pytest.mark.kafka
 async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
-    """Brokers, each topic's partitions, and all else that is known."""
+    """The view has the brokers, each topic's number of partitions, and all other topics of the cluster."""
     topic = create_topic(each_kafka, 4)
     other = create_topic(each_kafka, 4)
     view = await describe(each_kafka.config, [topic], 10.0)
@@ -41,7 +41,8 @@ async def test_describes_brokers_and_topics(each_kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
-    """A pattern stands for the topics it matches, without dead-letter topics; one that matches none is reported."""
+    """A pattern stands for the topics that it matches, without dead-letter topics; one that matches none is
+    reported."""
     prefix = unique("shop")
     orders = create_topic(kafka, 2, name=f"{prefix}.orders")
     create_topic(kafka, name=f"{prefix}.orders.dead-letters")
@@ -52,7 +53,8 @@ async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
 
 @pytest.mark.kafka
 async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None:
-    """One line with the name, the nearest that exists, and the variable to correct; the topic is not created."""
+    """A missing topic is an error of one line with its name, the nearest that exists and the setting; it is not
+    created."""
     topic = create_topic(each_kafka)
     mistyped = topic[:-1] + "_"
     line = await told(each_kafka.config, [mistyped])  # type: ignore[arg-type]
@@ -63,7 +65,7 @@ async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None
 
 
 async def test_unreachable_broker_is_told_in_time() -> None:
-    """No broker listens: one line with the address and the variable, within the limit."""
+    """When no broker listens, an error names address and setting within the time limit."""
     started = time.monotonic()
     line = await told({"bootstrap.servers": NOBODY}, ["orders"], 2.0)
     assert time.monotonic() - started < LATE
@@ -72,7 +74,7 @@ async def test_unreachable_broker_is_told_in_time() -> None:
 
 
 async def test_silent_server_is_told_in_time() -> None:
-    """Someone listens and never answers: the same, within the limit."""
+    """When a server listens but never answers, an error names its address within the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()
@@ -82,7 +84,7 @@ async def test_silent_server_is_told_in_time() -> None:
 
 
 async def test_name_that_does_not_resolve_is_told() -> None:
-    """The DNS is named, not only 'transport failure'."""
+    """The error for a name that does not resolve says so, not only 'transport failure'."""
     line = await told({"bootstrap.servers": "no-such-host.invalid:9092"}, ["orders"], 10.0)
     assert "resolved" in line
 
@@ -90,7 +92,7 @@ async def test_name_that_does_not_resolve_is_told() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_refused_login_is_told_at_once(kafka: Kafka) -> None:
-    """A wrong password: the variables to check, no password, long before the limit."""
+    """A wrong password is an error at once that names the variables to check, and not the password."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that we know of")
     config = {
@@ -110,7 +112,7 @@ async def test_refused_login_is_told_at_once(kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_tls_against_plaintext_says_so(kafka: Kafka) -> None:
-    """The wrong security protocol: the variable to check, and the connection that was tried."""
+    """TLS to a plaintext listener is an error that names the security protocol's setting and the connection tried."""
     config = {"bootstrap.servers": kafka.bootstrap_servers, "security.protocol": "SSL"}
     line = await told(config, ["orders"], 2.0)
     assert "KAFKA_SECURITY_PROTOCOL" in line
@@ -120,7 +122,8 @@ async def test_tls_against_plaintext_says_so(kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
-    """The broker's listener without logins: the port to change, or the setting. No password."""
+    """A login at a listener without logins is an error that names the port or the setting to change, and not
+    the password."""
     config = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "security.protocol": "SASL_PLAINTEXT",
@@ -135,20 +138,21 @@ async def test_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
 
 
 async def test_settings_that_cannot_be_name_the_variable() -> None:
-    """A property that librdkafka does not know, and a pattern that cannot be read, are settings errors."""
+    """A property that librdkafka does not know is a settings error that names the variable."""
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
         await describe({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [], 1.0)
 
 
 @pytest.mark.kafka
 async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None:
-    """A pattern that is no regular expression names KAFKA_TOPICS."""
+    """A pattern that is no regular expression is a settings error that names KAFKA_TOPICS."""
     with pytest.raises(SettingsError, match="KAFKA_TOPICS"):
         await describe(each_kafka.config, ["^(unclosed"], 10.0)
 
 
 async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
-    """It takes the connection and ends it at once, which librdkafka reports only in its log."""
+    """A broker that closes each connection at once, which librdkafka only logs, is reported as one that
+    requires TLS or a login."""
 
     async def end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -170,8 +174,8 @@ async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
-    """The broker's SASL listener: once the broker has closed a connection within the time limit, which a busy one may
-    not do within 2 s, the line names the setting. Without that it names what to check."""
+    """Plaintext to a SASL listener is an error that names the setting, if the broker closes a connection within
+    the time limit (a busy one may not within 2 s); otherwise it names what to check."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that is known here")
     for limit in (2.0, 8.0, 30.0):
@@ -184,7 +188,7 @@ async def test_plaintext_against_a_login_says_so(kafka: Kafka) -> None:
 
 @pytest.mark.kafka
 async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
-    """Many more records than the queue holds: all are acknowledged, and arrive as they were."""
+    """Many more records than the queue holds are all acknowledged and arrive unchanged."""
     topic = create_topic(each_kafka)
     producer = RecordProducer(each_kafka.config, queue_records=50)
     for number in range(1000):
@@ -197,7 +201,7 @@ async def test_produces_with_back_pressure(each_kafka: Kafka) -> None:
 
 
 async def test_record_that_fails_fails_what_follows() -> None:
-    """No broker: flush, and every produce after it, say so in one line."""
+    """When a record cannot be delivered, the flush and every later produce fail in one line."""
     producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5)
     await producer.produce("orders", None, b"v")
     with pytest.raises(KafkaError, match="orders"):
@@ -208,7 +212,7 @@ async def test_record_that_fails_fails_what_follows() -> None:
 
 
 async def test_full_queue_without_a_broker_does_not_wait_for_ever() -> None:
-    """Back-pressure ends when the queued records reach their time limit."""
+    """A produce that waits for room in a full queue fails when the queued records reach their time limit."""
     producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=0.5, queue_records=10)
 
     async def fill() -> None:
@@ -221,7 +225,7 @@ async def test_full_queue_without_a_broker_does_not_wait_for_ever() -> None:
 
 
 async def test_flush_is_bounded() -> None:
-    """What is not acknowledged in time is an error with the number of records left."""
+    """A flush that exceeds its time limit fails with the number of records that are not acknowledged."""
     producer = RecordProducer({"bootstrap.servers": NOBODY}, delivery_timeout=60)
     await producer.produce("orders", None, b"v")
     with pytest.raises(KafkaError, match="1 records not acknowledged"):
@@ -241,5 +245,5 @@ async def test_flush_is_bounded() -> None:
     ids=["2.8", "3.9, a preview", "4.3", "later", "no answer"],
 )
 def test_which_brokers_lack_the_consumer_protocol(log: str, lacks: bool) -> None:
-    """By what they say of their APIs: nothing is refused that may work."""
+    """Only brokers whose list of APIs lacks the protocol's final version are refused."""
     assert lacks_consumer_protocol(log) is lacks

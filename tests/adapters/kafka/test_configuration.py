@@ -1,4 +1,4 @@
-"""librdkafka's configuration: layers, what is fixed, what is refused, and which topics a template can name."""
+"""librdkafka's configuration: its layers, fixed and refused properties, and the topics that a template can name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ templates = st.builds(
 
 
 def test_user_properties_win_over_defaults_and_not_over_the_guarantee() -> None:
-    """What the user says holds, except what would let records be lost."""
+    """The user's properties replace defaults, but not those that keep records from being lost."""
     user = {"client.id": "mine", "enable.auto.commit": "true", "isolation.level": "read_uncommitted"}
     config = consumer_config(user, offset_reset="earliest", ignore=None)
     assert config["client.id"] == "mine"
@@ -52,7 +52,7 @@ def test_user_properties_win_over_defaults_and_not_over_the_guarantee() -> None:
 
 
 def test_defaults_are_bounded_and_cooperative() -> None:
-    """Fetching ahead is bounded in bytes; nothing is committed or stored by itself."""
+    """By default fetching ahead is bounded in bytes, and nothing is committed or stored by librdkafka itself."""
     config = consumer_config({}, offset_reset="earliest", ignore=None)
     assert config["partition.assignment.strategy"] == "cooperative-sticky"
     assert config["queued.max.messages.kbytes"] == 16384
@@ -64,12 +64,12 @@ def test_defaults_are_bounded_and_cooperative() -> None:
     ("reset", "librdkafka"), [("earliest", "earliest"), ("latest", "earliest"), ("error", "error")]
 )
 def test_librdkafka_itself_never_resets_to_the_end(reset: str, librdkafka: str) -> None:
-    """Only an explicit start may skip records; a reset inside librdkafka goes to the beginning, or is an error."""
+    """A reset inside librdkafka goes to the beginning or is an error: only an explicit start may skip records."""
     assert consumer_config({}, offset_reset=reset, ignore=None)["auto.offset.reset"] == librdkafka
 
 
 def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
-    """librdkafka refuses these properties with KIP-848; the client accepts what is left."""
+    """With KIP-848 the properties that the broker decides are left out, and librdkafka accepts the rest."""
     user = {"group.protocol": "consumer", "session.timeout.ms": "9000", "heartbeat.interval.ms": "100"}
     config = consumer_config(user, offset_reset="earliest", ignore=None)
     assert (
@@ -80,7 +80,7 @@ def test_new_group_protocol_leaves_out_what_the_broker_decides() -> None:
 
 
 def test_a_property_for_another_kind_of_client_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """A producer is given group settings, a consumer acknowledgements, an admin both: nothing is refused or logged."""
+    """A property for another kind of client, such as a group setting for a producer, is neither refused nor logged."""
     user = {
         "bootstrap.servers": "127.0.0.1:9",
         "group.id": "g",
@@ -107,13 +107,13 @@ def test_a_property_for_another_kind_of_client_is_no_news(caplog: pytest.LogCapt
                 make_client(confluent_kafka.Producer, producer_config(config, delivery_timeout=10)),
                 admin_client(config),
             ):
-                client.poll(0.1)  # brings what librdkafka logs
+                client.poll(0.1)  # so that librdkafka's log arrives
                 client.__exit__(None, None, None)
     assert caplog.messages == []
 
 
 def test_what_only_a_consumer_must_not_see_others_do() -> None:
-    """Topics that the user hides can be written to and asked about."""
+    """Topics that the user hides from consumers can still be written to and queried."""
     user = {"sasl.username": "u", "topic.blacklist": "dead"}
     for config in (producer_config(user, delivery_timeout=1), admin_config(user)):
         assert config["sasl.username"] == "u"
@@ -128,13 +128,13 @@ def test_own_blacklist_is_kept() -> None:
 
 @given(templates, topic_names)
 def test_pattern_matches_every_topic_that_the_template_names(template: str, topic: str) -> None:
-    """No dead-letter topic escapes the pattern that keeps it from being consumed."""
+    """The pattern that keeps dead-letter topics from being consumed matches every name that the template can make."""
     assert re.match(dead_letter_pattern(template), dead_letter_topic(template, topic))
 
 
 @given(topic_names)
 def test_pattern_spares_the_topics_themselves(topic: str) -> None:
-    """With the default template only names with that ending are hidden; a dot in the template is a dot."""
+    """With the default template only names with its ending are hidden; a dot in the template matches only a dot."""
     hidden = re.match(dead_letter_pattern("{topic}.dead-letters"), topic) is not None
     assert hidden == (topic.endswith(".dead-letters") and topic != ".dead-letters")
     assert not re.match(dead_letter_pattern("{topic}.dead-letters"), topic + "-dead-letters")
@@ -145,14 +145,15 @@ def test_pattern_spares_the_topics_themselves(topic: str) -> None:
     [("groupid", "did you mean KAFKA_GROUP_ID?"), ("no.such.thing", "correct or remove it")],
 )
 def test_an_unknown_property_is_told_with_the_nearest(slip: str, hint: str) -> None:
-    """In words of the environment's variables; none is named that is not alike."""
+    """An unknown property is an error that names the environment's variable and the nearest known one, if any
+    is similar."""
     with pytest.raises(SettingsError) as caught:
         make_client(confluent_kafka.Consumer, {"group.id": "shop", slip: "1"})
     assert str(caught.value) == f"{variable(slip)} is not a librdkafka property; {hint}"
 
 
 def broker(**members: Any) -> dict[str, Any]:
-    """One of librdkafka's statistics, as far as it is read."""
+    """Return the statistics of one broker in librdkafka's form, as far as the watch reads them."""
     times = {"cnt": 2, "avg": 1500, "p99": 2000, "max": 2500, "outofrange": 0}
     known = {"name": "b:9092/3", "nodeid": 3, "source": "learned", "rtt": times, "throttle": {"sum": 0}}
     return known | members
@@ -161,14 +162,14 @@ def broker(**members: Any) -> dict[str, Any]:
 def told(
     watch: BrokerWatch, heard: list[Sequence[BrokerTimes]], *brokers: dict[str, Any]
 ) -> list[BrokerTimes]:
-    """What the watch makes of these, in the form that librdkafka gives it."""
+    """Return the times that `watch` reports for these brokers."""
     inner = ", ".join(f'"{number}":{json.dumps(one)}' for number, one in enumerate(brokers))
     watch.take(f'{{ "name":"x", "brokers":{{ {inner} }}, "topics":{{ "orders":{{ "not": "read' + "...")
     return list(heard.pop())
 
 
 def test_what_is_measured_of_brokers() -> None:
-    """In seconds; the throttle is a sum since the start; who was not asked is left out."""
+    """Times are in seconds, the throttle is a sum since the start, and a broker without requests is left out."""
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
     bootstrap = broker(nodeid=-1, source="configured")
@@ -183,21 +184,22 @@ def test_what_is_measured_of_brokers() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"brokers": {"a": {}}}', '{"brokers": 3}', "not JSON"])
 def test_statistics_of_another_form_harm_nothing(text: str) -> None:
-    """An error would come out of the poll."""
+    """Statistics of another form are ignored, since an error would be raised by the poll."""
     heard: list[Sequence[BrokerTimes]] = []
     BrokerWatch(heard.append).take(text)
     assert not heard
 
 
 def test_how_often_is_measured_can_be_set() -> None:
-    """Every ten seconds, unless the user says otherwise; 0 turns it off."""
+    """Statistics come every ten seconds unless the user sets another interval; 0 turns them off."""
     watch = BrokerWatch(lambda told: None)
     assert watch.watching({})["statistics.interval.ms"] == 10_000
     assert watch.watching({"statistics.interval.ms": "0"})["statistics.interval.ms"] == "0"
 
 
 def test_a_client_without_brokers_is_seen() -> None:
-    """Twice in a row: while others take the place of all brokers there may be none for a moment."""
+    """A client is stranded when two statistics in a row name no broker: for a moment that can also be while
+    brokers are replaced."""
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
     coordinator = broker(name="GroupCoordinator", nodeid=-1, source="logical")

@@ -1,4 +1,4 @@
-"""Dead letters that the broker refuses for what they are: none may hold its partition for ever (docs/why.md)."""
+"""Dead letters that the broker refuses for their content: none may block its partition for ever (docs/why.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = b"secret"
 
 
 def bulk(size: int) -> bytes:
-    """This many bytes, which do not compress, and must not show in any message."""
+    """Return `size` bytes that do not compress and begin with a word that no message may show."""
     return SECRET + DICE.randbytes(size - len(SECRET))
 
 
@@ -35,7 +35,7 @@ def bulk(size: int) -> bytes:
 async def producing(
     kafka: Kafka, troubles: Troubles | None = None, config: Mapping[str, str | int] | None = None
 ) -> AsyncIterator[DeadLetterProducer]:
-    """A producer that tells `troubles`."""
+    """Yield a producer that reports to `troubles`."""
     told = Troubles() if troubles is None else troubles
     producer = DeadLetterProducer({**kafka.config, **(config or {})}, on_trouble=told)
     try:
@@ -45,24 +45,25 @@ async def producing(
 
 
 def topics(kafka: Kafka, limit: int, **settings: str) -> tuple[str, str]:
-    """A topic, and its dead-letter topic that takes batches of at most `limit` bytes."""
+    """Create a topic, and its dead-letter topic with batches of at most `limit` bytes; return both names."""
     topic = create_topic(kafka)
     name = f"{topic}.dead-letters"
     return topic, create_topic(kafka, 1, name, max_message_bytes=str(limit), **settings)
 
 
 def headers_of(message: Message) -> dict[str, Any]:
-    """A letter's headers by name."""
+    """Return a letter's headers by name."""
     return dict(message.headers() or ())
 
 
 def omitted(size: int) -> bytes:
-    """What stands in the header of a part that was left out."""
+    """Return the header's text for a part of `size` bytes that was left out."""
     return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
 
 
 def test_headers_tell_of_what_is_left_out() -> None:
-    """One header for each part; own headers only if they stay; those of an earlier death never."""
+    """Each part that was left out has a header; own headers are written only if they are kept, and those of an
+    earlier dead letter never."""
     sent = letter("orders", value=b"12345", headers=(("a", b"1"), ("pinstream.value", b"omitted: of old")))
     whole, without_value = letter_headers(sent), letter_headers(sent, ("value",))
     assert [name for name, _ in whole if name in ("a", "pinstream.value")] == ["a"]
@@ -75,7 +76,8 @@ def test_headers_tell_of_what_is_left_out() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> None:
-    """Stored, on its partition, with key, headers and reason; reported once, with its origin and without content."""
+    """A letter too large is stored without its value on its partition, and reported once, with its origin but
+    no content."""
     topic, name = topics(kafka, 5000)
     troubles = Troubles()
     sent = letter(topic, offset=41, key=SECRET, value=bulk(20_000), headers=(("h", b"1"),))
@@ -96,7 +98,8 @@ async def test_too_large_a_letter_is_stored_without_its_value(kafka: Kafka) -> N
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -> None:
-    """In one lot, over several batches in flight: only what is too large loses its value; nothing twice or missing."""
+    """In one lot of several batches, only letters that are too large lose their value; none is missing or
+    stored twice."""
     topic, name = topics(kafka, 1_500_000)
     troubles = Troubles()
     large = {0, 7, 8, 29}
@@ -116,7 +119,7 @@ async def test_neighbours_of_too_large_a_letter_are_stored_whole(kafka: Kafka) -
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: Kafka) -> None:
-    """The broker measures batches: what is refused for its company goes again by itself, and nobody need know."""
+    """Letters that are too large only as a batch are stored whole one by one, and nothing is reported."""
     topic, name = topics(kafka, 20_000)
     troubles = Troubles()
     letters = [letter(topic, offset=number, value=bulk(1000)) for number in range(200)]
@@ -141,7 +144,8 @@ async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: 
 async def test_what_is_still_too_large_goes_too(
     kafka: Kafka, key: int, header: int, left_out: tuple[str, ...]
 ) -> None:
-    """Without its value still too large: its own headers go, then its key; each part that went has its header."""
+    """If a letter without its value is still too large, its own headers are left out, then its key; each part
+    left out has its header."""
     topic, name = topics(kafka, 5000)
     troubles = Troubles()
     sent = letter(topic, key=bulk(key), value=b"v", headers=(("h", bulk(header)),))
@@ -158,7 +162,8 @@ async def test_what_is_still_too_large_goes_too(
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_does(kafka: Kafka) -> None:
-    """Still too large without all that can be left out: not stored, and reported; whole once the limit is raised."""
+    """A letter too large even without all parts is not stored, and reported; once the limit is raised, it is
+    stored whole."""
     topic, name = topics(kafka, 100)
     troubles = Troubles()
     sent = letter(topic, value=bulk(9000))
@@ -177,7 +182,7 @@ async def test_a_topic_that_takes_not_even_the_reason_stores_nothing_until_it_do
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_larger_than_a_segment_is_too_large_as_well(kafka: Kafka) -> None:
-    """The broker has another word for it, and it means the same."""
+    """A letter larger than a segment, for which the broker has another error code, is stored without its value too."""
     topic, name = topics(kafka, 4_000_000, segment_bytes=str(1024 * 1024))
     async with producing(kafka) as producer:
         assert list(await producer.store([letter(topic, value=bulk(2_000_000))])) == [True]
@@ -188,7 +193,8 @@ async def test_larger_than_a_segment_is_too_large_as_well(kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_larger_than_a_request_is_not_even_tried_whole(kafka: Kafka) -> None:
-    """A broker hangs up on a request of more than 100 MiB: that would look like an outage, for ever."""
+    """A letter above 100 MiB is not tried whole: the broker would close the connection, which would look like
+    an outage for ever."""
     topic, name = topics(kafka, 200_000_000)
     async with producing(kafka) as producer:
         assert list(await producer.store([letter(topic, value=bytes(105_000_000))])) == [True]
@@ -199,7 +205,7 @@ async def test_larger_than_a_request_is_not_even_tried_whole(kafka: Kafka) -> No
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_limits_of_the_client_are_no_limits_of_a_letter(kafka: Kafka) -> None:
-    """``KAFKA_MESSAGE_MAX_BYTES`` and the producer's queue, however small, keep no letter from being stored whole."""
+    """``KAFKA_MESSAGE_MAX_BYTES`` and a small producer queue do not keep a letter from being stored whole."""
     topic, name = topics(kafka, 5_000_000)
     small = {"message.max.bytes": 1000, "queue.buffering.max.kbytes": 1, "queue.buffering.max.messages": 1}
     sent = letter(topic, value=bulk(4_000_000))
@@ -212,7 +218,8 @@ async def test_limits_of_the_client_are_no_limits_of_a_letter(kafka: Kafka) -> N
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("limit", [20_000, 3_000_000, 2**31 - 1])
 async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: int) -> None:
-    """Room above the largest record of the origin, for batches of many too; as far as a limit can go."""
+    """A dead-letter topic is created with a limit above its origin's, so that the largest record fits, up to
+    the largest limit."""
     topic = create_topic(kafka, max_message_bytes=str(limit))
     size = min(limit, 3_000_000) - 200
     letters = [
@@ -230,7 +237,8 @@ async def test_a_created_topic_takes_more_than_its_origin(kafka: Kafka, limit: i
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along(kafka: Kafka) -> None:
-    """A compacted topic takes no letter without a key, and refuses the whole batch for it: the others are stored."""
+    """A letter without a key, for which a compacted topic refuses the whole batch, does not keep the others
+    from being stored."""
     topic, name = topics(kafka, 1_000_000, cleanup_policy="compact")
     letters = [
         letter(topic, key=None if number == 1 else b"k%d" % number, offset=number) for number in range(3)
@@ -241,7 +249,7 @@ async def test_a_record_that_the_topic_cannot_take_does_not_take_its_batch_along
 
 
 def limit_of(kafka: Kafka, topic: str) -> int:
-    """The topic's ``max.message.bytes``."""
+    """Return the topic's ``max.message.bytes``."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     admin = AdminClient({**kafka.config})
     described: Any = admin.describe_configs([resource])[resource].result(WITHIN)

@@ -1,4 +1,4 @@
-"""The dead-letter producer: what a letter looks like, and that it counts only when the broker has it."""
+"""The dead-letter producer: the form of a letter, and that it counts as stored only when the broker has it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.limits import LATE
 
 
 def letter(topic: str, *, partition: int = 0, offset: int = 0, **record: Any) -> DeadLetter:
-    """A dead letter of topic `topic`."""
+    """Return a dead letter of `topic`."""
     parts: dict[str, Any] = {
         "timestamp": 1_600_000_000_123,
         "key": b"k",
@@ -46,13 +46,13 @@ class Troubles(list[tuple[str, str]]):
 
 @pytest.fixture
 def troubles() -> Troubles:
-    """Collects what the producer tells."""
+    """Return a list that collects the producer's troubles."""
     return Troubles()
 
 
 @pytest_asyncio.fixture
 async def make_producer(troubles: Troubles) -> AsyncIterator[Callable[..., DeadLetterProducer]]:
-    """Makes producers that are closed at the end."""
+    """Yield a function that makes producers, which are closed at the end."""
     made: list[DeadLetterProducer] = []
 
     def make(kafka: Kafka, **options: Any) -> DeadLetterProducer:
@@ -65,7 +65,7 @@ async def make_producer(troubles: Troubles) -> AsyncIterator[Callable[..., DeadL
 
 
 def test_added_headers_are_the_nine_of_the_contract() -> None:
-    """Names and texts as docs/dead-letters.md has them; numbers in decimal, `at` in ISO 8601 UTC."""
+    """The nine headers have names and texts as in docs/dead-letters.md: numbers in decimal, `at` in ISO 8601 UTC."""
     assert dict(letter_headers(letter("orders", partition=2, offset=41))) == {
         "pinstream.stage": b"convert",
         "pinstream.code": b"event_id_missing",
@@ -80,7 +80,7 @@ def test_added_headers_are_the_nine_of_the_contract() -> None:
 
 
 def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
-    """Original headers stay, in order, repeats and nulls included; of ours there is one set, the newest."""
+    """Original headers are kept in order, with repeats and nulls; of the nine headers only the newest set is kept."""
     original = (
         ("a", b"1"),
         ("a", b"2"),
@@ -98,7 +98,8 @@ def test_own_headers_are_kept_and_those_of_an_earlier_death_give_way() -> None:
 async def test_letter_is_stored_with_the_original_bytes(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
 ) -> None:
-    """Acknowledged, on the partition of the same number, with key, value and headers as they were and ours added."""
+    """A letter is stored on the partition of the same number, with original key, value and headers, and the
+    nine added."""
     topic = create_topic(each_kafka, 2)
     sent = letter(topic, partition=1, offset=7, key=b"\x00k", value=b"\xff\x00", headers=(("h", b"\x80"),))
     before = time.time() * 1000
@@ -114,7 +115,7 @@ async def test_letter_is_stored_with_the_original_bytes(
 async def test_a_client_that_lost_its_brokers_is_replaced(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """The next letters are stored by another one; the first would never store any again."""
+    """When the client has lost all brokers, which it would never find again, another one stores the next letters."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
     first = producer._together
     for _ in range(2):
@@ -135,8 +136,8 @@ async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    """There is no token of AWS at that moment, or a certificate is being replaced: nothing is stored, one line says
-    why; the next lot is stored."""
+    """While no new client can be made, for want of an AWS token or a certificate, nothing is stored and a line
+    says why; the next lot is stored."""
     topic, producer = create_topic(each_kafka), make_producer(each_kafka)
     for _ in range(2):
         producer._watch.take('{ "brokers":{ }, "topics":{ } }')
@@ -155,7 +156,8 @@ async def test_a_replacement_that_cannot_be_made_is_made_with_a_later_lot(
 
 
 async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troubles, tmp_path: Path) -> None:
-    """The certificate of the brokers' authority is being replaced: no letter is stored, and one line says why."""
+    """While the certificate of the brokers' authority is missing, topics cannot be looked up: no letter is
+    stored and a line says why."""
     authority = Authority(tmp_path, "brokers").file
     config = {
         "bootstrap.servers": "127.0.0.1:1",
@@ -175,7 +177,7 @@ async def test_topics_that_cannot_be_looked_up_now_store_nothing(troubles: Troub
 async def test_tombstones_and_keyless_records_are_stored(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """A null value stays null (not empty), a null key too."""
+    """A null value stays null and not empty, and so does a null key."""
     topic = create_topic(each_kafka)
     letters = [letter(topic, key=None, value=None), letter(topic, key=b"", value=b"")]
     assert list(await make_producer(each_kafka).store(letters)) == [True, True]
@@ -187,7 +189,7 @@ async def test_tombstones_and_keyless_records_are_stored(
 async def test_no_letters_is_no_work(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """Nothing to store, nothing stored, at once."""
+    """Storing no letters returns at once."""
     assert list(await make_producer(each_kafka).store([])) == []
 
 
@@ -195,7 +197,7 @@ async def test_no_letters_is_no_work(
 async def test_many_letters_of_several_topics_in_one_lot(
     each_kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """One verdict each, in order; one fixed topic for all works too."""
+    """Of many letters of several topics, all to one fixed topic, each one gets a result, in order."""
     first, second, together = create_topic(each_kafka), create_topic(each_kafka), unique("letters")
     letters = [letter((first, second)[number % 2], offset=number) for number in range(600)]
     assert list(await make_producer(each_kafka, topic=together).store(letters)) == [True] * 600
@@ -212,7 +214,8 @@ async def test_many_letters_of_several_topics_in_one_lot(
 async def test_missing_topic_is_created_like_its_origin(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """As many partitions as the origin, never compacted, with room for the largest record and the headers."""
+    """A missing dead-letter topic is created with its origin's number of partitions, without compaction, and
+    with room for its largest record."""
     topic = create_topic(kafka, 3, max_message_bytes="200000", cleanup_policy="compact")
     largest = b"x" * 199_000
     assert list(await make_producer(kafka).store([letter(topic, partition=2, key=None, value=largest)])) == [
@@ -229,7 +232,7 @@ async def test_missing_topic_is_created_like_its_origin(
 async def test_fewer_partitions_than_the_origin_are_enough(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """An existing dead-letter topic with fewer partitions takes the letters all the same."""
+    """A dead-letter topic with fewer partitions than its origin stores the letters of all partitions."""
     topic = create_topic(kafka, 3)
     create_topic(kafka, 1, name=f"{topic}.dead-letters")
     letters = [letter(topic, partition=number) for number in range(3)]
@@ -241,7 +244,8 @@ async def test_fewer_partitions_than_the_origin_are_enough(
 async def test_topic_that_vanished_is_created_again(
     kafka: Kafka, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """Deleted under the producer: a later store finds that out and creates it; no letter is called stored falsely."""
+    """After its dead-letter topic was deleted a later store creates it again; no letter is falsely reported as
+    stored."""
     topic = create_topic(kafka)
     producer = make_producer(kafka, timeout=3.0)
     assert list(await producer.store([letter(topic)])) == [True]
@@ -249,7 +253,7 @@ async def test_topic_that_vanished_is_created_again(
     admin = AdminClient({**kafka.config})
     admin.delete_topics([name])[name].result(WITHIN)
     stored = False
-    for _ in range(5):  # the first tries may meet a producer that has not heard yet
+    for _ in range(5):  # at first the producer may not know of the deletion
         [stored] = await producer.store([letter(topic, offset=1)])
         if stored:
             break
@@ -260,7 +264,7 @@ async def test_topic_that_vanished_is_created_again(
 async def test_unreachable_broker_stores_nothing_within_the_limit(
     make_producer: Callable[..., DeadLetterProducer], troubles: Troubles
 ) -> None:
-    """No broker: every verdict is False, in bounded time, and the trouble is reported."""
+    """Without a broker every result is False within the time limit, and the trouble is reported."""
     producer = make_producer(Kafka("127.0.0.1:9", "external"), timeout=1.0)
     started = time.monotonic()
     assert list(await producer.store([letter("orders"), letter("orders", offset=1)])) == [False, False]
@@ -272,7 +276,8 @@ async def test_unreachable_broker_stores_nothing_within_the_limit(
 async def test_silent_broker_gives_no_verdict_and_heals(
     own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """A broker that hangs (SIGSTOP): False within the time limit; once it goes on, letters are stored again."""
+    """While a broker hangs (SIGSTOP) results are False within the time limit; once it continues, letters are
+    stored again."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic = create_topic(kafka)
     producer = make_producer(kafka, timeout=2.0)
@@ -296,7 +301,7 @@ async def test_silent_broker_gives_no_verdict_and_heals(
 async def test_restarted_broker_is_found_again(
     own_kafka: RealBroker, make_producer: Callable[..., DeadLetterProducer]
 ) -> None:
-    """Killed and started again on the same ports: nothing acknowledged before is gone, and new letters are stored."""
+    """After a broker was killed and restarted on its ports, acknowledged letters are there and new ones are stored."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic = create_topic(kafka)
     produce(kafka, topic, [b"one"])

@@ -1,4 +1,4 @@
-"""How many members of a group hold partitions: on a scripted client, and on brokers of both protocols."""
+"""The number of members of a group that hold partitions: on a scripted client, and on brokers of both protocols."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.limits import LATE
 
 
 def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = ConsumerGroupType.CLASSIC) -> Any:
-    """A group; of each member, how many partitions it holds."""
+    """Return a description of a group whose members hold `held` partitions each."""
     parts = [SimpleNamespace(topic_partitions=["p"] * count) for count in held]
     members = [
         SimpleNamespace(member_id=f"m{number}", assignment=one, target_assignment=None)
@@ -29,7 +29,7 @@ def described(*held: int, state: Any = ConsumerGroupState.STABLE, of: Any = Cons
 
 
 class FakeAdmin:
-    """Answers as a test says, when it says so."""
+    """An AdminClient whose answers a test gives."""
 
     def __init__(self) -> None:
         self.asked: list[concurrent.futures.Future[Any]] = []
@@ -38,7 +38,7 @@ class FakeAdmin:
     def describe_consumer_groups(
         self, names: list[str], request_timeout: float
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """A future for the group."""
+        """Return a future for the group."""
         assert request_timeout == 3600.0, "librdkafka must never be the one that times out"
         self.asked.append(concurrent.futures.Future())
         return {names[0]: self.asked[-1]}
@@ -48,7 +48,7 @@ class FakeAdmin:
 
 
 class Bench:
-    """Who asks, on a clock that a test moves."""
+    """A group watch on a clock that a test moves."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now, self.troubles = 1000.0, list[tuple[str, str]]()
@@ -60,18 +60,18 @@ class Bench:
 
     @property
     def admin(self) -> FakeAdmin:
-        """The client that was made last."""
+        """Return the client that was made last."""
         return self.admins[-1]
 
     def make_admin(self, _: object) -> FakeAdmin:
-        """One more, unless that is refused."""
+        """Make another client, or raise `refusal`."""
         if self.refusal is not None:
             raise self.refusal
         self.admins.append(FakeAdmin())
         return self.admin
 
     def answer(self, with_: Any) -> int | None:
-        """The latest question is answered; what that tells."""
+        """Answer the latest query with a description or an error code; return the number that the watch reports."""
         if isinstance(with_, int):
             self.admin.asked[-1].set_exception(KafkaException(KafkaError(with_)))
         else:
@@ -79,7 +79,7 @@ class Bench:
         return self.size.look()
 
     def asks_within(self, seconds: float) -> bool:
-        """Whether it asks again in so many seconds, and not much before."""
+        """Report whether the watch queries again after `seconds`, and not 10 ms earlier."""
         before = len(self.admin.asked)
         self.now += seconds - 0.01
         assert self.size.look() is None
@@ -91,14 +91,15 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """One that has just asked for the first time."""
+    """Return a watch that has just made its first query."""
     made = Bench(monkeypatch)
     assert made.size.look() is None
     return made
 
 
 def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
-    """Spares are not; nobody waits for the answer, and ten seconds after the question it is asked again."""
+    """Members with partitions are counted, without spares; the look does not wait for the answer, and ten
+    seconds later the query is repeated."""
     assert bench.size.look() is None
     assert len(bench.admin.asked) == 1
     assert bench.answer(described(2, 0, 1)) == 2
@@ -110,21 +111,23 @@ def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
     "state", [ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING]
 )
 def test_while_a_classic_group_rebalances_nothing_is_told(bench: Bench, state: Any) -> None:
-    """The last number stands, and it is asked again soon."""
+    """During a classic group's rebalance no number is reported, so that the last one stays, and the query is
+    repeated soon."""
     assert bench.answer(described(2, 1, state=state)) is None
     assert bench.asks_within(0.5)
     assert bench.answer(described(1, 1, 1)) == 3
 
 
 def test_a_kip_848_group_counts_those_that_will_hold_partitions(bench: Bench) -> None:
-    """The coordinator knows the target before partitions have moved."""
+    """In a KIP-848 group members that will get partitions are counted: the coordinator knows the target before
+    partitions move."""
     group = described(3, 0, 0, state=ConsumerGroupState.UNKNOWN, of=ConsumerGroupType.CONSUMER)
     group.members[1].target_assignment = SimpleNamespace(topic_partitions=["p"])
     assert bench.answer(group) == 2
 
 
 def test_who_waits_to_be_in_the_group_asks_soon(bench: Bench) -> None:
-    """Until its id is among the members. They are forgotten when partitions come or go."""
+    """A member that waits to be listed has the query repeated soon; the list is dropped when partitions come or go."""
     bench.admin.asked[-1].set_result(described(1))
     assert bench.size.look("m1") == 1
     assert bench.asks_within(0.5)
@@ -139,7 +142,7 @@ def test_who_waits_to_be_in_the_group_asks_soon(bench: Bench) -> None:
 
 
 def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
-    """Also if the last answer has just come."""
+    """When partitions come or go the query is repeated at once, also right after an answer."""
     assert bench.answer(described(1)) == 1
     bench.size.hurry()
     assert bench.size.look() is None
@@ -147,7 +150,8 @@ def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
 
 
 def test_what_was_asked_before_they_came_or_went_tells_nothing(bench: Bench) -> None:
-    """Its answer is waited for, so that a silent coordinator never has two questions, and then it is asked again."""
+    """A query from before partitions came or went has its answer ignored; a new one follows it, so that a
+    silent coordinator never has two."""
     for _ in range(3):
         bench.size.hurry()
         assert bench.size.look() is None
@@ -158,7 +162,8 @@ def test_what_was_asked_before_they_came_or_went_tells_nothing(bench: Bench) -> 
 
 
 def test_what_is_not_answered_is_asked_by_another_client(bench: Bench) -> None:
-    """After half a minute, at once, also if partitions came or went meanwhile; the first client is destroyed."""
+    """After half a minute without an answer a new client repeats the query, also if partitions came or went;
+    the first client is destroyed."""
     first = bench.admin
     bench.size.hurry()
     bench.now += 29.99
@@ -174,7 +179,8 @@ def test_what_is_not_answered_is_asked_by_another_client(bench: Bench) -> None:
 
 
 def test_another_client_that_cannot_be_made_is_tried_again(bench: Bench) -> None:
-    """A certificate that is being replaced does not end the run."""
+    """When no new client can be made, as while a certificate is replaced, the run goes on and a later look
+    makes one."""
     bench.refusal = SettingsError("KAFKA_SSL_CA_LOCATION: ca.pem cannot be read: No such file or directory")
     bench.now += 30.0
     assert bench.size.look() is None
@@ -186,7 +192,7 @@ def test_another_client_that_cannot_be_made_is_tried_again(bench: Bench) -> None
 
 
 def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
-    """As everywhere."""
+    """A wrong setting that keeps the first client from being made is raised as a settings error."""
 
     def refuse(_: object) -> FakeAdmin:
         raise SettingsError("KAFKA_GROUPID is not a librdkafka property")
@@ -205,14 +211,14 @@ def test_a_client_that_could_never_be_made_is_a_setting_s_fault() -> None:
     ],
 )
 def test_a_question_that_fails_is_asked_again(bench: Bench, code: int, again: float) -> None:
-    """It tells nothing, and is no trouble."""
+    """A query that fails is repeated; it reports neither a number nor trouble."""
     assert bench.answer(code) is None
     assert bench.asks_within(again)
     assert bench.troubles == []
 
 
 def test_a_missing_right_is_told_once(bench: Bench) -> None:
-    """In words that say what to do."""
+    """A missing right is reported once, with what to do."""
     assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
     assert bench.asks_within(10.0)
     assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
@@ -227,7 +233,7 @@ def test_a_missing_right_is_told_once(bench: Bench) -> None:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 async def test_members_hear_how_many_they_are(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
-    """One, then three, of which one is a spare, then one again: each member is told by its own source."""
+    """Each member's source reports one member, then the two of three that hold partitions, then one again."""
     name, group = topic(2), unique("group")
     config = {"group.protocol": protocol}
     if protocol == "classic":

@@ -1,4 +1,4 @@
-"""A group from outside: members, committed offsets, where partitions begin and end, and setting offsets."""
+"""A group seen from outside: members, committed offsets, begins and ends of partitions, and setting offsets."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.kafka
 
 
 def commit_with(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
-    """Commit from outside the group, with metadata."""
+    """Commit from outside the group, with `metadata`."""
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
     consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
     consumer.close()
 
 
 async def members(kafka: Kafka, group: str) -> GroupView:
-    """Who is in the group now."""
+    """Return the present view of the group."""
     async with GroupOffsets(kafka.config, group, WITHIN) as offsets:
         return await offsets.view()
 
@@ -42,7 +42,7 @@ async def members(kafka: Kafka, group: str) -> GroupView:
 @pytest.mark.real_kafka
 @PROTOCOLS
 async def test_tells_who_is_in_the_group(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
-    """Nobody yet, two members, nobody any more: the same words for classic and for KIP-848 groups."""
+    """The view of a group is the same for classic and KIP-848 groups: without members, with two, and without again."""
     name, group = topic(4), unique("group")
     assert await members(kafka, group) == GroupView("Dead", ())
     config = {"group.protocol": protocol, "client.id": "shop"}
@@ -59,7 +59,8 @@ async def test_tells_who_is_in_the_group(kafka: Kafka, topic: Callable[..., str]
 
 
 def test_a_group_is_active_while_it_rebalances() -> None:
-    """Members that are just joining count, too; where the brokers cannot say, they refuse by themselves."""
+    """A group is active while it rebalances, since members are joining; one of unknown state is active only if
+    it has members."""
     assert GroupView("CompletingRebalance", ()).active
     assert GroupView("Unknown", (ActiveMember("shop", "127.0.0.1"),)).active
     assert not GroupView("Unknown", ()).active
@@ -70,7 +71,8 @@ def test_a_group_is_active_while_it_rebalances() -> None:
 async def test_a_group_with_members_takes_no_offsets(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
-    """The broker itself refuses, under both protocols; what was committed stays, with its metadata."""
+    """The broker refuses to set offsets of a group with members, under both protocols; committed offsets and
+    metadata stay."""
     name, group = topic(2), unique("group")
     produce(kafka, name, [b"a"] * 10)
     place = TopicPartition(name, 0)
@@ -85,7 +87,7 @@ async def test_a_group_with_members_takes_no_offsets(
 
 @pytest.mark.real_kafka
 async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """What is set is read back; the map of the old position is gone; other partitions stay."""
+    """Offsets that are set are read back without metadata, so that an old offset map is gone; other partitions stay."""
     name, group = topic(2), unique("group")
     produce(kafka, name, [b"a"] * 10)
     commit_with(kafka, group, name, 4, "of the old one")
@@ -103,7 +105,7 @@ async def test_new_offsets_carry_no_metadata(kafka: Kafka, topic: Callable[..., 
 
 @pytest.mark.real_kafka
 async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Positions come of every topic of the group, named or not."""
+    """Positions of all topics of the group are returned, also of topics that are not named."""
     name, other, group = topic(2), topic(1), unique("group")
     commit(kafka, group, name, 0)
     commit(kafka, group, other, 0)
@@ -117,7 +119,7 @@ async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Calla
 
 
 async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> None:
-    """A member's commits, seen from outside; the embedded broker tells offsets, and not who is in the group."""
+    """A member's commits are seen from outside on both brokers; the embedded one does not report a group's members."""
     name, group = create_topic(each_kafka, 4), unique("group")
     produce(each_kafka, name, [b"a"] * 10)
     async with Member(each_kafka, [name], group) as member:
@@ -132,7 +134,7 @@ async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> Non
 
 @pytest.mark.real_kafka
 async def test_the_end_is_the_last_stable_offset(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records of an open transaction are beyond the end, as they are for who reads only what is committed."""
+    """Records of an open transaction are beyond the end, as they are for readers of committed records."""
     name = topic(2)
     produce(kafka, name, [b"a"] * 5)
     places = [TopicPartition(name, 0), TopicPartition(name, 1)]
@@ -153,7 +155,8 @@ async def test_the_end_is_the_last_stable_offset(kafka: Kafka, topic: Callable[.
 
 @pytest.mark.real_kafka
 async def test_finds_the_first_record_since(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """In each partition by itself; none where all is earlier; a time before 1970 is the beginning, not the end."""
+    """The first record since a time is found in each partition, if any; a time before 1970 finds the beginning,
+    not the end."""
     name = topic(3)
     now = int(time.time() * 1000)
     for partition, ages in enumerate([[3000, 2000, 1000], [3000, 2500], []]):
@@ -169,7 +172,7 @@ async def test_finds_the_first_record_since(kafka: Kafka, topic: Callable[..., s
 
 @pytest.mark.real_kafka
 async def test_a_partition_that_is_not_there_is_told(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """One line that names it."""
+    """An unknown partition is an error of one line that names it."""
     name = topic(1)
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
         with pytest.raises(KafkaError, match=rf"{name}\[7\]") as raised:
@@ -178,7 +181,7 @@ async def test_a_partition_that_is_not_there_is_told(kafka: Kafka, topic: Callab
 
 
 async def test_brokers_that_do_not_answer_are_told_in_time() -> None:
-    """Every question and the order end within their limit, in one line."""
+    """Without brokers every query, and the setting of offsets, fails within its time limit in one line."""
     place = TopicPartition("orders", 0)
     async with GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 0.5) as offsets:
         for ask in (

@@ -1,4 +1,4 @@
-"""Dead letters and marks as they lie on their topic: what is written is read again, and nothing hostile is believed."""
+"""Dead letters and marks on their topic: what is written is read again, and nothing hostile is accepted as one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ DEAD = st.builds(
 
 
 def dead(**parts: Any) -> DeadLetter:
-    """A letter of ``orders:2:41``; parts of its record by name."""
+    """Return a letter of ``orders:2:41``; `parts` are fields of its record."""
     record = {
         "offset": 41,
         "timestamp": 1_600_000_000_123,
@@ -89,7 +89,7 @@ def dead(**parts: Any) -> DeadLetter:
 
 
 def lying(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> Record:
-    """The record of a letter as it lies on its topic."""
+    """Return the record of a letter on its dead-letter topic."""
     return Record(
         offset,
         1_700_000_000_100,
@@ -100,14 +100,14 @@ def lying(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -
 
 
 def read(letter: DeadLetter, offset: int = 7, left_out: tuple[str, ...] = ()) -> letters.DeadRecord:
-    """The letter, written and read again."""
+    """Return the letter as it is read after being written."""
     found = read_letter(TOPIC, 2, lying(letter, offset, left_out))
     assert found is not None
     return found
 
 
 def test_a_letter_says_what_was_written() -> None:
-    """All nine headers, and where it lies."""
+    """A letter that is read has its place and the values of all nine headers."""
     found = read(dead())
     assert found == letters.DeadRecord(
         place=Place(TOPIC, 2, 7),
@@ -128,7 +128,8 @@ def test_a_letter_says_what_was_written() -> None:
 @PROPERTY
 @given(DEAD, st.sampled_from([(), ("value",), ("value", "headers"), ("value", "headers", "key")]))
 def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ...]) -> None:
-    """Every letter that the producer can write is one of ours, with any headers of its own; what it was comes back."""
+    """Every letter that the producer can write is read again with its origin, rejection and parts, whatever
+    headers its record has."""
     found = read(letter, left_out=left_out)
     assert found.origin == Place(letter.topic, letter.partition, letter.record.offset)
     assert (found.stage, found.code, found.reason) == letter.rejection
@@ -148,7 +149,7 @@ def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ..
 @PROPERTY
 @given(st.lists(FOREIGN | OURS, max_size=14), OFFSETS)
 def test_hostile_headers_are_not_ours(headers: list[tuple[str, bytes | None]], offset: int) -> None:
-    """Anything may stand in a header: it is a letter, a mark or neither, and never an error, never both."""
+    """With any headers a record is a letter, a mark or neither, and never both or an error."""
     record = Record(offset, -1, None, None, tuple(headers))
     letter, mark = read_letter(TOPIC, 0, record), read_mark(record, HOME)
     assert letter is None or mark is None
@@ -160,7 +161,8 @@ def test_hostile_headers_are_not_ours(headers: list[tuple[str, bytes | None]], o
 @pytest.mark.parametrize("name", letters.LETTER_HEADERS)
 @pytest.mark.parametrize("value", [None, b"", b"\xff", b"no such thing\x1b[31m"])
 def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
-    """One missing, or with what we never write there, and it is not ours. A message may be any text."""
+    """A record that lacks one of the nine headers, or has an impossible value in one, is no letter; a message
+    may be any text."""
     whole = lying(dead())
     without = tuple(header for header in whole.headers if header[0] != name)
     assert read_letter(TOPIC, 2, whole._replace(headers=without)) is None
@@ -173,7 +175,7 @@ def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
 
 
 def test_what_is_shown_of_a_message_holds_nothing_personal() -> None:
-    """Whoever wrote the header."""
+    """The message that is shown contains no personal data or control characters, whatever the header says."""
     letter = dead()._replace(
         rejection=Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
     )
@@ -181,7 +183,8 @@ def test_what_is_shown_of_a_message_holds_nothing_personal() -> None:
 
 
 def test_of_several_headers_the_last_counts() -> None:
-    """A producer's own header of our name stands before ours, which the dead-letter producer puts last."""
+    """Of several headers of one name the last counts, since the dead-letter producer adds its own after the
+    record's."""
     record = lying(dead())
     found = read_letter(TOPIC, 2, record._replace(headers=((letters.CODE, b"forged"), *record.headers)))
     assert found is not None
@@ -194,7 +197,8 @@ def test_of_several_headers_the_last_counts() -> None:
 @PROPERTY
 @given(DEAD, st.integers(1, 9))
 def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter, partitions: int) -> None:
-    """Whole, then without more and more of what is there: value, own headers, key. All say which record it was."""
+    """The forms of a letter are whole, then without value, own headers and key in turn; each is a letter with
+    its origin."""
     record = letter.record
     there = [
         part
@@ -218,7 +222,7 @@ def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter,
 
 
 def test_what_is_empty_stays_as_it_is() -> None:
-    """An empty value and no key have no form without them: they take no room, and would not be what they were."""
+    """An empty value and a missing key take no room, so that no form leaves them out."""
     [whole, bare] = forms(dead(value=b"", key=None, headers=(("h", b"1"),)), TOPIC, 1)
     assert (whole.value, bare.value, bare.key, bare.left_out) == (b"", b"", None, ("headers",))
 
@@ -227,7 +231,8 @@ def test_what_is_empty_stays_as_it_is() -> None:
 
 
 def test_trips_are_counted_over_any_number_of_deaths() -> None:
-    """Put back and dead again, over and over: own headers stay as they were, the count goes up, nothing piles up."""
+    """However often a letter is put back and dies again, its own headers stay as they were and the trips are
+    counted."""
     own = (("a", b"1"), ("a", None))
     record = dead(headers=own).record
     for trip in range(1, 6):
@@ -244,7 +249,7 @@ def test_trips_are_counted_over_any_number_of_deaths() -> None:
 
 
 def test_trips_are_counted_even_where_headers_are_left_out() -> None:
-    """A letter too large for its topic loses its headers, but not what keeps it from going in circles."""
+    """A letter that had its headers left out keeps the count of its trips, so that it cannot circle for ever."""
     went = next_trip((("h", b"x" * 1000),), read(dead()))
     found = read(dead(headers=went), left_out=("value", "headers"))
     assert (found.trips, found.omitted) == (
@@ -256,7 +261,8 @@ def test_trips_are_counted_even_where_headers_are_left_out() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"-1", b"many", b"\xff", None, b"1" * 400, b"%d" % 2**63])
 def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
-    """A producer may write what it likes: no circle begins with it. Put back all the same, it stays so."""
+    """A count of trips that is no valid number counts as the largest one, also after the letter is put back, so
+    that it cannot begin to circle."""
     letter = read(dead(headers=(("pinstream.trips", text),)))
     assert letter.trips == 2**63 - 1
     assert read(dead(headers=next_trip((), letter))).trips == letter.trips
@@ -266,7 +272,8 @@ def test_trips_that_are_no_number_are_too_many(text: bytes | None) -> None:
 
 
 def test_another_record_at_the_origin_is_not_the_one_that_died() -> None:
-    """A topic that is created again has other records at the same offsets: timestamp, size, key and headers show it."""
+    """Another record at the origin, as in a topic created again, is recognised by its timestamp, size, key or
+    headers."""
     letter = dead(headers=(("h", b"1"),))
     found = read(letter, left_out=("value",))
     assert is_original(found, letter.record)
@@ -289,14 +296,14 @@ RUNS = st.lists(
 @PROPERTY
 @given(RUNS)
 def test_what_a_mark_says_is_read_again(runs: list[tuple[int, int]]) -> None:
-    """As text, and in a record that lies behind all it speaks of."""
+    """The runs of a mark are read again, from its text and from a record whose offset is above all of them."""
     assert read_done((dict(mark_headers(runs, HOME))[DONE] or b"").decode()) == (runs or None)
     record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
     assert read_mark(record, HOME) == (Mark(runs, at_home=True) if runs else None)
 
 
 def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
-    """Both ends are meant."""
+    """In the text of a mark both ends of a run are inclusive."""
     assert dict(mark_headers([(17, 31), (45, 46)], HOME))[DONE] == b"17-30,45"
 
 
@@ -304,19 +311,19 @@ def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
     "text", ["", ",", "1,", "1-", "-1", "3-2", "1 2", "a", "1-2-3", "9" * 25, "١-٢", "1" * 3_000_000]
 )
 def test_what_is_no_mark_says_nothing(text: str) -> None:
-    """Not ours, and no error."""
+    """A text that is no mark is read as None, without an error."""
     assert read_done(text) is None
 
 
 @PROPERTY
 @given(st.text(max_size=40))
 def test_any_text_is_a_mark_or_not(text: str) -> None:
-    """It never raises, and what it takes rises to its end."""
+    """Any text is read without an exception, and runs that are returned are not empty."""
     assert all(begin < end for begin, end in read_done(text) or ())
 
 
 def test_a_mark_speaks_only_of_what_lies_before_it() -> None:
-    """One that speaks of later offsets was written for another topic."""
+    """A mark that names offsets at or above its own was written for another topic and is ignored."""
     headers = mark_headers([(17, 31)], HOME)
     assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
     assert read_mark(Record(31, -1, b"k", b"v", headers), HOME) == Mark([(17, 31)], at_home=True)
@@ -334,7 +341,7 @@ HOMES = st.builds(
 @PROPERTY
 @given(HOMES, HOMES)
 def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> None:
-    """Cluster, topic and partition: elsewhere it marks nothing, and is not taken for what is no mark."""
+    """A mark counts only for its own cluster, topic and partition; elsewhere it is recognised and marks nothing."""
     record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], home))
     assert read_mark(record, home) == Mark([(17, 31)], at_home=True)
     if other != home:
@@ -343,8 +350,8 @@ def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> N
 
 
 def test_a_mark_of_an_earlier_life_of_the_topic_is_not_believed() -> None:
-    """The topic was created again while a redrive went on: what it marked are offsets of other letters. Where one of
-    both does not say which life it is of (a mark of an older version, brokers without ids) the mark is believed."""
+    """A mark from before its topic was created again marks nothing, since its offsets are of other letters. If
+    the mark (of an older version) or the brokers name no topic id, it counts."""
     old, new = HOME._replace(topic_id="old"), HOME._replace(topic_id="new")
     believed, ignored = Mark([(17, 31)], at_home=True), Mark((), at_home=False)
     for written, read, expected in (
@@ -358,7 +365,7 @@ def test_a_mark_of_an_earlier_life_of_the_topic_is_not_believed() -> None:
 
 
 def test_a_letter_is_no_mark_whatever_its_producer_wrote() -> None:
-    """A record with a forged mark that dies is a letter."""
+    """A letter whose record has a forged mark is a letter."""
     record = lying(dead(headers=((letters.DONE, b"0-6"),)))
     assert read_letter(TOPIC, 2, record) is not None
     assert read_mark(record, HOME) is None
@@ -367,7 +374,7 @@ def test_a_letter_is_no_mark_whatever_its_producer_wrote() -> None:
 @PROPERTY
 @given(st.lists(RUNS, max_size=8))
 def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> None:
-    """In any order, overlapping or not: the same offsets as a plain set, in as few runs as can be."""
+    """Marks in any order, overlapping or not, make the same set of offsets, in as few runs as possible."""
     done, model = Done(), set[int]()
     for runs in marks:
         done.add(runs)
@@ -383,7 +390,7 @@ def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> N
 def test_what_two_have_in_common_is_counted(
     mine: list[tuple[int, int]], others: list[tuple[int, int]]
 ) -> None:
-    """As of two plain sets."""
+    """The number of offsets that two sets of marks have in common is that of two plain sets."""
     first, second = Done(), Done()
     first.add(mine)
     second.add(others)

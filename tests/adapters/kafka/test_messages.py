@@ -1,4 +1,4 @@
-"""Records are read from the client's messages in compiled code as in plain Python."""
+"""Compiled code reads records from the client's messages as plain Python does."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ compiled = pytest.importorskip(
 )
 
 HEADERS = st.none() | st.lists(st.tuples(st.text(max_size=3), st.none() | st.binary(max_size=3)), max_size=3)
-"""Of a name and a value each."""
+"""A message's headers: a name and a value each."""
 
 
 @st.composite
 def messages(draw: st.DrawFn) -> Message:
-    """A message that goes on where another ended, or does not."""
+    """Draw a message that may continue the run of another."""
     return Message(
         topic=draw(st.sampled_from(["t", "t" * 2, "ü"])),
         partition=draw(st.integers(0, 1)),
@@ -38,7 +38,7 @@ def messages(draw: st.DrawFn) -> Message:
 
 
 def run_of(many: list[tuple[bytes | None, Any]]) -> list[Message]:
-    """Messages of one run, with these values and headers."""
+    """Return messages of one run, with these values and headers."""
     return [
         Message(topic="".join(["to", "pic"]), partition=1, offset=place, value=value, headers=headers, timestamp=(1, 9))
         for place, (value, headers) in enumerate(many)
@@ -48,7 +48,7 @@ def run_of(many: list[tuple[bytes | None, Any]]) -> list[Message]:
 @settings(deadline=None)
 @given(st.lists(messages(), min_size=1, max_size=6), st.integers(0, 40))
 def test_any_messages(many: list[Message], most: int) -> None:
-    """Also errors, and what does not belong together."""
+    """For any messages, with errors and breaks of runs, compiled code gathers the same records as plain Python."""
     at = 0
     while at < len(many):
         if many[at].error() is not None:
@@ -71,7 +71,7 @@ def test_any_messages(many: list[Message], most: int) -> None:
     st.integers(0, 900),
 )
 def test_a_run_ends_with_what_it_may_hold(many: list[tuple[bytes | None, Any]], most: int) -> None:
-    """The record that is the last is in it."""
+    """A run ends with the record that reaches the limit, which is still part of it."""
     run = run_of(many)
     for way in (plain.gather, compiled.gather):
         read: list[Record] = []
@@ -83,7 +83,8 @@ def test_a_run_ends_with_what_it_may_hold(many: list[tuple[bytes | None, Any]], 
 
 
 def test_what_is_no_message_is_refused() -> None:
-    """Its fields are read where those of a message would stand."""
+    """An object that is no message raises a TypeError, since the compiled code reads fields at fixed places of
+    memory."""
     with pytest.raises(TypeError):
         compiled.gather([object()], 0, [], 1)
     with pytest.raises(TypeError):

@@ -20,19 +20,19 @@ NOBODY = "127.0.0.1:9"
 
 
 def offset(number: int) -> Bound:
-    """``offset:N``."""
+    """Return the bound ``offset:N``."""
     return Bound("offset", number)
 
 
 def at(milliseconds: int) -> Bound:
-    """A time."""
+    """Return the bound of a time."""
     return Bound("time", milliseconds)
 
 
 async def ranges(
     kafka: Kafka, topic: str, start: Bound = BEGINNING, stop: Bound = END, partitions: Sequence[str] = ()
 ) -> list[tuple[int, int, int]]:
-    """Partition, begin and end of each range of one topic."""
+    """Return partition, begin and end of each range of one topic."""
     found = await resolve_ranges(kafka.config, [topic], partitions, start, stop, WITHIN)
     assert {one.topic for one in found} <= {topic}
     return [(one.partition, one.begin, one.end) for one in found]
@@ -45,7 +45,7 @@ async def told(
     stop: Bound = END,
     partitions: Sequence[str] = (),
 ) -> str:
-    """The one line of the `UsageError`."""
+    """Return the one line of the `UsageError`."""
     topics = [topics] if isinstance(topics, str) else topics
     with pytest.raises(UsageError) as raised:
         await resolve_ranges(kafka.config, topics, partitions, start, stop, WITHIN)
@@ -59,14 +59,14 @@ class TestOffsets:
     """Beginning, end and offsets."""
 
     async def test_all_of_all_partitions(self, each_kafka: Kafka) -> None:
-        """By partition; one that is empty has an empty range."""
+        """Ranges are ordered by partition, and an empty partition has an empty range."""
         topic = create_topic(each_kafka, 4)
         produce(each_kafka, topic, TEN, partition=1)
         produce(each_kafka, topic, TEN[:3], partition=3)
         assert await ranges(each_kafka, topic) == [(0, 0, 0), (1, 0, 10), (2, 0, 0), (3, 0, 3)]
 
     async def test_the_end_is_fixed(self, each_kafka: Kafka) -> None:
-        """What is written later changes nothing about a range that was made before."""
+        """Records written later do not change a range that was made before."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         before = await resolve_ranges(each_kafka.config, [topic], ["0"], BEGINNING, END, WITHIN)
@@ -89,13 +89,14 @@ class TestOffsets:
     async def test_offsets(
         self, each_kafka: Kafka, start: Bound, stop: Bound, expected: tuple[int, int]
     ) -> None:
-        """From inclusive, to exclusive; a range of nothing is one too."""
+        """From is inclusive, to exclusive, and a range may be empty."""
         topic = create_topic(each_kafka)
         produce(each_kafka, topic, TEN)
         assert await ranges(each_kafka, topic, start, stop, ["0"]) == [(0, *expected)]
 
     async def test_an_offset_out_of_range_is_told_with_what_there_is(self, each_kafka: Kafka) -> None:
-        """Option, topic, partition, and its range; of an empty partition its next offset."""
+        """An offset out of range is an error with option, topic, partition and the offsets there, or the next
+        one of an empty partition."""
         topic = create_topic(each_kafka, 4)
         produce(each_kafka, topic, TEN)
         line = await told(each_kafka, topic, offset(99999), END, ["0"])
@@ -106,7 +107,7 @@ class TestOffsets:
 
     @pytest.mark.real_kafka
     async def test_a_beginning_that_has_moved(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """After retention: `beginning` is what is left, and an offset below it is out of range."""
+        """After retention `beginning` is the first record left, and an offset below it is out of range."""
         name = topic()
         produce(kafka, name, TEN)
         delete_before(kafka, name, 4)
@@ -121,7 +122,8 @@ class TestOffsets:
     async def test_the_end_is_where_an_open_transaction_begins(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
-        """A reader of what is committed gets no further, also not to what stands behind it, until it is closed."""
+        """The end is where an open transaction begins, since a reader of committed records cannot pass it until
+        it is closed."""
         name = topic()
         produce(kafka, name, TEN)
         producer = begin_transaction(kafka)
@@ -136,12 +138,13 @@ class TestOffsets:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 class TestTimes:
-    """By the records' timestamps."""
+    """Bounds by the records' timestamps."""
 
     async def test_begins_at_the_first_record_that_is_late_enough(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
-        """Out of order, it is the first in the log; the end stays that of the partition, and the times come along."""
+        """The begin is the first record in the log at or after the time; the end is the partition's, and the
+        range carries both times."""
         name = topic()
         for timestamp in (5000, 1000, 3000, 2000, 4000, 1000):
             produce(kafka, name, [b"x"], timestamp=timestamp)
@@ -152,14 +155,14 @@ class TestTimes:
             assert await ranges(kafka, name, at(since)) == [(0, begin, 7)]
 
     async def test_only_an_end_by_time(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Then only that comes along."""
+        """With a time as its end alone, a range carries that time alone."""
         name = topic()
         produce(kafka, name, TEN, timestamp=1000)
         found = await resolve_ranges(kafka.config, [name], [], offset(2), at(500), WITHIN)
         assert found == [Range(name, 0, 2, 10, None, 500)]
 
     async def test_nothing_is_late_enough(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """An empty range at the end, in the partitions where that is so; also in an empty one."""
+        """In partitions without a record late enough, and in empty ones, the range is empty and at the end."""
         name = topic(3)
         produce(kafka, name, TEN, timestamp=1000)
         produce(kafka, name, TEN, timestamp=3000, partition=1)
@@ -168,7 +171,7 @@ class TestTimes:
     async def test_what_is_late_enough_only_behind_the_end(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
-        """A record of an open transaction does not make a range that begins after its end."""
+        """A late record of an open transaction does not make the range begin after its end."""
         name = topic()
         produce(kafka, name, TEN, timestamp=1000)
         producer = begin_transaction(kafka)
@@ -177,7 +180,8 @@ class TestTimes:
         end_transaction(kafka, name, producer, commit=False)
 
     async def test_a_time_after_the_offset_is_told(self, kafka: Kafka, topic: Callable[..., str]) -> None:
-        """Only the brokers could tell: with the offset that the time means, and the partition."""
+        """When the time of `from` is found after the offset of `to`, an error names the time's offset and the
+        partition."""
         name = topic()
         produce(kafka, name, TEN, timestamp=1000)
         produce(kafka, name, TEN, timestamp=2000)
@@ -188,10 +192,11 @@ class TestTimes:
 
 @pytest.mark.kafka
 class TestNames:
-    """Which topics and partitions are meant."""
+    """Which topics and partitions are selected."""
 
     async def test_partitions_of_one_or_of_all_topics(self, each_kafka: Kafka) -> None:
-        """``P`` means each topic's, ``TOPIC:P`` that one's; what is named twice comes once, in order."""
+        """``P`` selects a partition of each topic, ``TOPIC:P`` one of that topic; repeated names are used once,
+        in order."""
         first, second = create_topic(each_kafka, 4, unique("a")), create_topic(each_kafka, 4, unique("b"))
         found = await resolve_ranges(
             each_kafka.config, [second, first, first], ["2", f"{second}:0", "2"], BEGINNING, END, WITHIN
@@ -199,7 +204,7 @@ class TestNames:
         assert [one[:2] for one in found] == [(first, 2), (second, 0), (second, 2)]
 
     async def test_an_unknown_topic_is_told_with_the_nearest(self, each_kafka: Kafka) -> None:
-        """And with the option to correct, not a variable."""
+        """An unknown topic is an error with the nearest name and the option to correct, not the variable."""
         topic = create_topic(each_kafka)
         line = await told(each_kafka, f"{topic}s")
         assert f"nearest that does is {topic}" in line
@@ -207,25 +212,25 @@ class TestNames:
         assert "KAFKA_TOPICS" not in line
 
     async def test_an_unknown_partition_is_told_with_those_there_are(self, each_kafka: Kafka) -> None:
-        """The topic, the number, and the others."""
+        """An unknown partition is an error with the topic, the number and the partitions that the topic has."""
         topic = create_topic(each_kafka, 4)
         assert f"{topic} has no partition 4; it has 0 to 3" in await told(each_kafka, topic, partitions=["4"])
         assert "no partition 4" in await told(each_kafka, topic, partitions=["0", f"{topic}:4"])
 
     @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", "1,2", ":1", "1:", "٣", "9" * 11])
     async def test_what_names_no_partition_is_told(self, each_kafka: Kafka, text: str) -> None:
-        """With both forms."""
+        """A text that names no partition is an error with both valid forms."""
         line = await told(each_kafka, create_topic(each_kafka), partitions=[text])
         assert "write P, or TOPIC:P" in line
 
     async def test_a_partition_of_a_topic_that_is_not_asked_for(self, each_kafka: Kafka) -> None:
-        """The option that is missing."""
+        """A partition of a topic that is not selected is an error that names the missing option."""
         line = await told(each_kafka, create_topic(each_kafka), partitions=["orders:1"])
         assert "add --topic orders" in line
 
 
 async def test_unreachable_brokers_are_told_in_time() -> None:
-    """No broker listens: one line with the address, within the limit."""
+    """When no broker listens, an error of one line names the address, within the time limit."""
     started = time.monotonic()
     with pytest.raises(KafkaError, match=NOBODY):
         await resolve_ranges({"bootstrap.servers": NOBODY}, ["orders"], [], BEGINNING, END, 1.5)
@@ -233,7 +238,7 @@ async def test_unreachable_brokers_are_told_in_time() -> None:
 
 
 async def test_silent_brokers_are_told_in_time() -> None:
-    """Someone listens and never answers: the same."""
+    """When a server listens but never answers, an error names its address within the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Progress of named replays: the text of the plan, and what a group holds after ends of every kind."""
+"""Progress of named replays: the text of the plan, and a group's offsets after a replay that ended in any way."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ times = st.none() | st.integers(-62135596800000, 253402300799999)
 
 
 def progress_of(plan: Plan) -> NamedProgress:
-    """That of a named replay."""
+    """Return the progress of a named replay's plan."""
     assert plan.progress is not None
     return plan.progress
 
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
-    """Any that can be."""
+    """Draw any possible entry."""
     begin, end = sorted((draw(st.integers(0, LARGEST)), draw(st.integers(0, LARGEST))))
     begun, partitions = draw(st.integers(0, 253402300799)), draw(st.integers(1, 9_999_999))
     planned = Range("orders", 0, begin, end, draw(times), draw(times))
@@ -61,21 +61,21 @@ def entries(draw: st.DrawFn) -> Entry:
 
 
 def committed_as(text: str) -> Position:
-    """A commit with this metadata."""
+    """Return a commit with the metadata `text`."""
     return Position("orders", 0, 0, None, text)
 
 
 def whole_text(entry: Entry) -> str:
-    """The metadata of its commit."""
+    """Return the metadata of the entry's commit."""
     return write_entry(entry) + entry.position.metadata
 
 
 FINGERPRINT = "0123456789abcdef"
-"""As the plan has it: a digest."""
+"""A digest, as in a plan."""
 
 
 class Held(NamedTuple):
-    """What a group holds of one partition."""
+    """A group's committed offset of one partition, with its metadata."""
 
     partition: int
     offset: int
@@ -83,12 +83,12 @@ class Held(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """As the brokers have it."""
+        """The commit as the brokers return it."""
         return Position("orders", self.partition, self.offset, None, self.text)
 
 
 def committed_plan(offsets: Sequence[int]) -> list[Held]:
-    """What a group holds of a replay of one partition for each offset that it stands at; all begin at 5."""
+    """Return the commits of a replay that begins at 5 in each partition and has reached `offsets`."""
     ranges = [Range("orders", number, 5, 970, None, 1_700_000_000_000) for number in range(len(offsets))]
     planned = _new_plan(ranges, FINGERPRINT, 1_795_521_600, {})
     return [
@@ -98,24 +98,26 @@ def committed_plan(offsets: Sequence[int]) -> list[Held]:
 
 
 class TestEntries:
-    """What stands before the offset map in a commit's metadata."""
+    """The text of an entry, which stands before the offset map in a commit's metadata."""
 
     @given(entries())
     def test_what_is_written_is_read(self, entry: Entry) -> None:
-        """Whatever follows it, also nothing; and both fit into what brokers take."""
+        """An entry is read as it was written, with any text after it or none, and entry and map together fit
+        into a commit's metadata."""
         assert read_entry(committed_as(whole_text(entry))) == entry
         assert write_entry(entry).isascii()
         assert len(write_entry(entry)) + METADATA_MOST <= METADATA_BYTES
 
     @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
     def test_what_is_hostile_is_not_ours(self, text: str) -> None:
-        """Any text is an entry that would be written so, or none; it never raises."""
+        """Any text is read as an entry that would be written so or as none, without an exception."""
         found = read_entry(committed_as(text))
         assert found is None or whole_text(found) == text
 
     @given(entries(), st.data())
     def test_what_was_cut_off_or_changed_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
-        """Never an exception, never the entry that it was; what follows is as it was."""
+        """An entry that was cut off or changed is read as another one or as none, without an exception; the
+        text after it stays."""
         text, rest = write_entry(entry), entry.position.metadata
         at = data.draw(st.integers(0, len(text) - 1))
         assert read_entry(committed_as(text[:at])) is None
@@ -127,8 +129,9 @@ class TestEntries:
 
     @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
     def test_a_plan_that_was_changed_is_none(self, offsets: list[int]) -> None:
-        """Any character of any partition's entry changed, or all from there on cut off: what is settled is never gone
-        on with by another plan, nor thrown away; where nothing is settled, the replay is as new."""
+        """With a character changed or the rest cut off in any entry of a plan, the plan is refused or found
+        unchanged, so that settled offsets are neither used by another plan nor dropped; if nothing is settled,
+        the replay begins anew."""
         plan = committed_plan(offsets)
         assert len(_find_plan([one.position for one in plan], "g", FINGERPRINT)) == len(offsets)
         for victim, at in itertools.product(plan, range(len(plan[0].text))):
@@ -143,13 +146,13 @@ class TestEntries:
 
     @pytest.mark.parametrize("begin", ["007", "+7", "٧", "7_0", "", "-1", "9" * 19])
     def test_numbers_have_one_form(self, begin: str) -> None:
-        """And a beginning is not after its end, which an offset can be."""
+        """A number in another form is refused, and so is a range that begins after its end."""
         entry = Entry("0" * 16, 1, "1" * 16, 0, Range("orders", 0, 7, 9), committed_as(""))
         text = write_entry(entry).replace(":7:9:", f":{begin}:9:")
         assert read_entry(committed_as(text)) is None
 
     def test_the_core_s_map_fits_beside_it(self) -> None:
-        """The largest map that the core writes within the bound, behind the longest entry, is what brokers take."""
+        """The largest offset map within its bound, after the longest entry, fits into a commit's metadata."""
         random, bounds = Random(1), [5]
         for _ in range(5_999):
             bounds.append(bounds[-1] + random.randint(1, 200))
@@ -163,13 +166,13 @@ class TestEntries:
 
 
 def has_joined(consumer: Consumer) -> bool:
-    """Poll once; whether it has partitions."""
+    """Poll once; report whether the consumer has partitions."""
     consumer.poll(0.1)
     return bool(consumer.assignment())
 
 
 class Replay:
-    """A named replay of all that a topic holds, begun and resumed."""
+    """A named replay of all records of a topic, begun and resumed."""
 
     def __init__(self, kafka: Kafka, topic: str) -> None:
         self.kafka = kafka
@@ -178,7 +181,7 @@ class Replay:
         self.resolved = 0
 
     async def resolve(self) -> list[Range]:
-        """The ranges as they are now."""
+        """Return the ranges as they are now."""
         self.resolved += 1
         return await resolve_ranges(
             self.kafka.config, [self.topic], [], Bound("beginning"), Bound("end"), WITHIN
@@ -186,7 +189,7 @@ class Replay:
 
     @contextlib.asynccontextmanager
     async def open(self, fingerprint: str = "arguments", now: float = NOW) -> AsyncIterator[Plan]:
-        """The plan, for a while."""
+        """Open the plan; close its progress at the end of the block."""
         plan = await open_plan(self.kafka.config, self.group, fingerprint, self.resolve, now, WITHIN)
         try:
             yield plan
@@ -194,7 +197,7 @@ class Replay:
             await progress_of(plan).close()
 
     async def told(self, fingerprint: str = "arguments", error: type[Exception] = UsageError) -> str:
-        """The one line that opening fails with."""
+        """Return the one line that opening the plan fails with."""
         with pytest.raises(error) as raised:
             async with self.open(fingerprint):
                 pass
@@ -203,7 +206,8 @@ class Replay:
         return line
 
     def forget(self, *partitions: int) -> None:
-        """What brokers do with old offsets, and a killed process with a plan: these are not there."""
+        """Delete the commits of these partitions, as if brokers had dropped old offsets or a process had been
+        killed while it planned."""
         admin = AdminClient({**self.kafka.config, "log_level": 0})
         kept = self.metadata()
         admin.delete_consumer_groups([self.group])[self.group].result(WITHIN)
@@ -213,7 +217,7 @@ class Replay:
             admin.alter_consumer_group_offsets(request)[self.group].result(WITHIN)
 
     def metadata(self) -> list[RawPartition]:
-        """All that is committed."""
+        """Return all that the group has committed."""
         consumer = Consumer({**self.kafka.config, "group.id": self.group, "log_level": 0})
         partitions = consumer.list_topics(self.topic, timeout=WITHIN).topics[self.topic].partitions
         found = consumer.committed([RawPartition(self.topic, one) for one in partitions], timeout=WITHIN)
@@ -223,7 +227,7 @@ class Replay:
 
 @pytest.fixture
 def replay(kafka: Kafka, topic: Callable[..., str]) -> Replay:
-    """Of a topic of three partitions with ten records each."""
+    """Return a replay of a topic with three partitions of ten records each."""
     name = topic(3)
     for partition in range(3):
         produce(kafka, name, TEN, partition=partition)
@@ -233,10 +237,11 @@ def replay(kafka: Kafka, topic: Callable[..., str]) -> Replay:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 class TestPlans:
-    """Beginning, going on, and refusing."""
+    """New plans, resumed plans and refused plans."""
 
     async def test_a_new_plan_is_committed_at_once(self, replay: Replay) -> None:
-        """At the beginning of each range, and nothing else is needed to find it again: the ends stay."""
+        """A new plan is committed at once at the begins of its ranges, and resuming it needs nothing else: its
+        ends stay."""
         async with replay.open() as plan:
             assert plan.ranges == [Range(replay.topic, number, 0, 10) for number in range(3)]
             assert [one.next_offset for one in plan.starts.values()] == [0, 0, 0]
@@ -251,7 +256,7 @@ class TestPlans:
         assert replay.resolved == 1
 
     async def test_goes_on_where_it_was_with_its_map(self, replay: Replay) -> None:
-        """Offset, leader epoch and map of each commit come back; without a map the plan still stands there."""
+        """A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
         text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
         async with replay.open() as plan:
@@ -262,7 +267,7 @@ class TestPlans:
         assert committed(replay.kafka, replay.group, replay.topic).offset == 4
 
     async def test_times_are_part_of_the_plan(self, replay: Replay) -> None:
-        """A resumed replay passes over the same records."""
+        """The times of ranges are part of the plan, so that a resumed replay leaves out the same records."""
         timed = [Range(replay.topic, 0, 2, 10, -5, 7), Range(replay.topic, 1, 0, 10, None, 7)]
 
         async def resolve() -> Sequence[Range]:
@@ -274,7 +279,8 @@ class TestPlans:
             assert (plan.ranges, plan.resumed) == (timed, resumed)
 
     async def test_read_killed_and_resumed(self, replay: Replay) -> None:
-        """All records once, up to the ends that were fixed in the beginning, though the last commit was long ago."""
+        """A replay that is killed and resumed reads all records up to the ends fixed at first, each once but
+        for those after the last commit."""
         async with replay.open() as plan:
             source = BoundedSource(
                 replay.kafka.config, plan.ranges, progress=plan.progress, starts=plan.starts
@@ -286,7 +292,7 @@ class TestPlans:
                 for one in first
             ]
             assert (await source.commit(positions)).failure is None
-            await source.fetch(5, WITHIN)  # and of this, nothing is committed: killed
+            await source.fetch(5, WITHIN)  # no commit for this lot: the process was killed
         produce(replay.kafka, replay.topic, TEN)
         async with replay.open() as again:
             listener = Listener()
@@ -312,7 +318,7 @@ class TestPlans:
             await source.close(WITHIN)
 
     async def test_other_arguments_are_refused(self, replay: Replay) -> None:
-        """With when it was begun, and what to do; what was committed stays."""
+        """Other arguments are refused with the time at which the replay began and what to do; its commits stay."""
         async with replay.open():
             pass
         before = [(one.offset, one.metadata) for one in replay.metadata()]
@@ -325,7 +331,8 @@ class TestPlans:
         "text", ["", "moved by hand", "pinstream:1:AAAA", "pinstream.replay:1:", "größer"]
     )
     async def test_offsets_of_somebody_else_are_never_overwritten(self, replay: Replay, text: str) -> None:
-        """Refused, with the partition; also where only one is, and the plan beside it is whole."""
+        """Offsets that another program wrote are refused with their partition, also if the plan is whole
+        otherwise, and never overwritten."""
         async with replay.open():
             pass
         consumer = Consumer({**replay.kafka.config, "group.id": replay.group, "log_level": 0})
@@ -335,7 +342,7 @@ class TestPlans:
         assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
 
     async def test_an_offset_outside_of_its_range_is_not_ours(self, replay: Replay) -> None:
-        """A tool moved it, and kept the text."""
+        """An offset outside of its range, which another tool moved without changing the text, is refused."""
         async with replay.open():
             pass
         [*_, last] = replay.metadata()
@@ -346,7 +353,8 @@ class TestPlans:
         assert f"no replay wrote ({replay.topic}[2])" in await replay.told()
 
     async def test_a_plan_that_was_cut_short_begins_anew(self, replay: Replay) -> None:
-        """Nothing was settled yet: the ends are those of now, also with other arguments."""
+        """A plan that was only partly committed, so that nothing was settled, begins anew with the present
+        ends, also with other arguments."""
         async with replay.open():
             pass
         replay.forget(1)
@@ -358,7 +366,7 @@ class TestPlans:
             assert again.resumed
 
     async def test_what_is_left_of_a_plan_that_was_cut_short_disturbs_no_other(self, replay: Replay) -> None:
-        """The new plan may have fewer partitions: what the old one wrote elsewhere does not count."""
+        """Remains of a partly committed plan do not count for a new plan with fewer partitions."""
         async with replay.open():
             pass
         replay.forget(0)
@@ -375,14 +383,15 @@ class TestPlans:
     async def test_a_plan_that_is_not_whole_any_more_is_refused(
         self, replay: Replay, position: Position
     ) -> None:
-        """Something was settled, and a partition is forgotten: it must not become a shorter replay, nor a new one."""
+        """A plan with settled offsets and a missing partition is refused, and becomes neither a shorter replay
+        nor a new one."""
         async with replay.open() as plan:
             await progress_of(plan).commit([position._replace(topic=replay.topic)])
         replay.forget(2)
         assert "is incomplete" in await replay.told()
 
     async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
-        """There is nothing to go on from."""
+        """A plan whose commits are all gone begins anew."""
         async with replay.open() as plan:
             await progress_of(plan).commit([Position(replay.topic, 1, 4, 0)])
         replay.forget(0, 1, 2)
@@ -391,7 +400,7 @@ class TestPlans:
 
     @pytest.mark.parametrize("protocol", ["classic", "consumer"])
     async def test_a_group_with_members_is_refused(self, replay: Replay, protocol: str) -> None:
-        """In one line, at the beginning and when the replay goes on."""
+        """A group with members is refused in one line, both for a new replay and for a resumed one."""
         for _ in range(2):
             config: dict[str, Any] = {**replay.kafka.config, "group.id": replay.group, "log_level": 0}
             consumer = Consumer({**config, "enable.auto.commit": False, "group.protocol": protocol})
@@ -403,7 +412,7 @@ class TestPlans:
                 pass
 
     async def test_what_is_done_is_not_forgotten_while_the_rest_goes_on(self, replay: Replay) -> None:
-        """From time to time a commit takes along what was committed long ago: brokers forget one by one."""
+        """From time to time a commit repeats old commits of the plan, since brokers drop offsets one by one."""
         async with replay.open():
             pass
         found = [read_entry(read_position(one)) for one in replay.metadata()]
@@ -419,14 +428,14 @@ class TestPlans:
             assert len(replay.metadata()) == left
 
     async def test_a_position_of_another_partition_is_left_out(self, replay: Replay) -> None:
-        """And named as the failure."""
+        """A position of another partition is left out and reported as failed."""
         ours, foreign = Position(replay.topic, 0, 4, 0), Position("other", 0, 4, 0)
         async with replay.open() as plan:
             assert await progress_of(plan).commit([ours, foreign]) == ((ours,), "_UNKNOWN_PARTITION")
             assert await progress_of(plan).commit([foreign]) == ((), "_UNKNOWN_PARTITION")
 
     async def test_too_much_metadata_is_refused_by_name(self, replay: Replay) -> None:
-        """So that the core leaves its map out, as it does for the service."""
+        """A commit whose metadata are too large fails with the error that makes the core leave its map out."""
         async with replay.open() as plan:
             large = Position(replay.topic, 0, 4, 0, "x" * METADATA_BYTES)
             assert await progress_of(plan).commit([large]) == ((), "OFFSET_METADATA_TOO_LARGE")
@@ -434,7 +443,7 @@ class TestPlans:
             assert await progress_of(plan).commit([fits]) == ((fits,), None)
 
     async def test_the_group_of_the_service_is_another(self, replay: Replay) -> None:
-        """A replay leaves its offsets alone."""
+        """A replay does not change the offsets of the service's group."""
         group = unique("service")
         commit(replay.kafka, group, replay.topic, 7)
         async with replay.open() as plan:
@@ -448,7 +457,8 @@ class TestPlans:
 
 
 async def test_brokers_that_are_away_are_told_in_time() -> None:
-    """One line when the plan is opened; a commit is a failure, not an exception."""
+    """Without brokers, opening a plan fails in one line within the time limit, and a commit returns a failure
+    instead of raising."""
 
     async def resolve() -> Sequence[Range]:
         raise AssertionError("not asked")

@@ -1,4 +1,4 @@
-"""Topic ids: asked before a start, looked at while a topic is read, on a fake and on brokers."""
+"""Topic ids: queried before a start and while a topic is read, on a fake and on brokers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE, OTHER = Uuid(1, 2), Uuid(-3, 4)
 
 
 class FakeAdmin:
-    """Answers as a test says, when it says so."""
+    """An admin client whose answers a test gives."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.controller = 1
@@ -26,13 +26,13 @@ class FakeAdmin:
         self.at_once = True
 
     def list_topics(self, timeout: float) -> Any:
-        """Metadata: which broker is the controller."""
+        """Return metadata that name the controller."""
         return SimpleNamespace(controller_id=self.controller, brokers={1: None})
 
     def describe_topics(
         self, topics: TopicCollection, request_timeout: float
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """A future for each."""
+        """Return a future for each topic."""
         asked = {name: concurrent.futures.Future[Any]() for name in topics.topic_names}
         self.asked.append(asked)
         if self.at_once:
@@ -40,7 +40,7 @@ class FakeAdmin:
         return asked
 
     def answer(self) -> None:
-        """Answer the latest question."""
+        """Answer the latest query."""
         for name, future in self.asked[-1].items():
             told = self.ids.get(name, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
             if isinstance(told, KafkaException):
@@ -49,24 +49,24 @@ class FakeAdmin:
                 future.set_result(SimpleNamespace(topic_id=told))
 
     def __exit__(self, *_: object) -> None:
-        """Destroyed."""
+        """Do nothing: the client is closed."""
 
 
 def made() -> tuple[FakeAdmin, TopicIds]:
-    """A client, and who asks it."""
+    """Return a client, and the topic ids that query it."""
     admin = FakeAdmin({})
     return admin, TopicIds({"bootstrap.servers": "x"}, make_admin=lambda _: admin)
 
 
 def test_an_id_is_written_as_kafka_writes_it() -> None:
-    """Base64url of 16 bytes without padding; that of zeros means that the broker knows none."""
+    """An id is written as base64url of 16 bytes without padding; one of zeros means that the broker knows none."""
     assert id_text(Uuid(1, 2)) == "AAAAAAAAAAEAAAAAAAAAAg"
     assert id_text(Uuid(-1, -1)) == "_____________________w"
     assert id_text(Uuid(0, 0)) is None
 
 
 def test_asked_for_topics_it_tells_those_that_have_an_id() -> None:
-    """One that is not there, or of a broker without ids, is left out."""
+    """A query returns the ids of the topics that have one, and leaves out missing topics and those without ids."""
     admin, ids = made()
     admin.ids = {"a": ONE, "b": Uuid(0, 0)}
     assert ids.ask({"a", "b", "gone"}, 1.0) == {"a": id_text(ONE)}
@@ -74,7 +74,7 @@ def test_asked_for_topics_it_tells_those_that_have_an_id() -> None:
 
 
 def test_a_broker_without_a_controller_is_not_asked() -> None:
-    """The embedded one, which would leave the question without an answer."""
+    """A broker without a controller, as the embedded one, is not queried, since it would never answer."""
     admin, ids = made()
     admin.controller = -1
     assert ids.ask({"a"}, 1.0) == {}
@@ -83,7 +83,7 @@ def test_a_broker_without_a_controller_is_not_asked() -> None:
 
 
 def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start goes without ids. Looks ask seldom at first, hurried or not, and as usual once there is an answer."""
+    """Without a controller a start gets no ids and looks query rarely, hurried or not, until an answer comes."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     admin, ids = made()
@@ -100,7 +100,8 @@ def test_a_cluster_that_has_no_controller_for_a_moment_tells_later(monkeypatch: 
 
 
 def test_a_client_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After twenty seconds of questions in vain, asked or looked for; it may have lost its brokers for ever."""
+    """A client without an answer for twenty seconds, to queries or looks, is replaced: it may have lost its
+    brokers for ever."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     admins: list[FakeAdmin] = []
@@ -128,7 +129,8 @@ def test_a_client_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPat
 
 
 def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer describes each partition of each topic: it may cost about a hundredth of the time."""
+    """With many topics looks query less often, since an answer describes each partition and may take only about
+    a hundredth of the time."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     admin, ids = made()
@@ -149,7 +151,7 @@ def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_may_pass_is_raised() -> None:
-    """No answer is no "none": whoever asked has to ask again."""
+    """An error that may pass is raised, since it does not mean that there is no id."""
     admin, ids = made()
     admin.ids = {"a": KafkaException(KafkaError(KafkaError._TRANSPORT))}
     with pytest.raises(KafkaException):
@@ -157,7 +159,8 @@ def test_what_may_pass_is_raised() -> None:
 
 
 def test_a_look_never_waits() -> None:
-    """It begins a question, and brings its answer once it is there; no other question is begun meanwhile."""
+    """A look starts a query and returns without waiting; a later look returns its answer, and no second query
+    runs meanwhile."""
     admin, ids = made()
     admin.ids = {"a": ONE}
     ids.ask({"a"}, 1.0)
@@ -172,7 +175,7 @@ def test_a_look_never_waits() -> None:
 
 
 def test_what_was_asked_before_a_start_is_not_told_after_it() -> None:
-    """An answer of before would end what has just begun."""
+    """The answer to a look from before a start is dropped, since its old id would end the new assignment."""
     admin, ids = made()
     admin.ids = {"a": ONE}
     ids.ask({"a"}, 1.0)
@@ -185,7 +188,7 @@ def test_what_was_asked_before_a_start_is_not_told_after_it() -> None:
 
 
 def test_a_failed_look_is_made_again() -> None:
-    """It tells nothing, and harms nothing."""
+    """A look that failed is repeated, and reports nothing."""
     admin, ids = made()
     admin.ids = {"a": ONE}
     ids.ask({"a"}, 1.0)
@@ -196,7 +199,7 @@ def test_a_failed_look_is_made_again() -> None:
 
 @pytest.mark.kafka
 async def test_real_topics_have_ids_and_the_embedded_ones_none(each_kafka: Kafka) -> None:
-    """The same one each time; asking for a topic that is not there does not make it."""
+    """Real topics keep their ids, embedded ones have none, and a query for a missing topic does not create it."""
     name, missing = create_topic(each_kafka), unique("missing")
     ids = TopicIds(each_kafka.config)
     if each_kafka.kind == "embedded":

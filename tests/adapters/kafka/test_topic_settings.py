@@ -1,4 +1,4 @@
-"""What topics are set to, where the brokers say so; nothing where they do not; within bounded time."""
+"""Settings of topics: returned where the brokers have them, empty where they do not, within bounded time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.kafka.harness import Kafka, create_topic, unique
 
 @pytest.mark.real_kafka
 async def test_what_the_brokers_tell(kafka: Kafka) -> None:
-    """Both settings, of each topic that is there."""
+    """Both settings of each existing topic are returned."""
     plain = create_topic(kafka, max_message_bytes="123456")
     compacted = create_topic(kafka, cleanup_policy="compact", max_message_bytes="2000000")
     found = await topic_settings({**kafka.config}, [plain, unique("missing"), compacted], 10.0)
@@ -20,7 +20,7 @@ async def test_what_the_brokers_tell(kafka: Kafka) -> None:
 
 
 async def test_a_broker_that_cannot_tell(embedded_kafka: Kafka) -> None:
-    """The embedded broker has no settings to give, and the question does not wait for them."""
+    """The embedded broker has no settings of topics, and the query returns before its time limit."""
     begun = time.monotonic()
     topic = create_topic(embedded_kafka)
     assert await topic_settings({**embedded_kafka.config}, [topic], 30.0) == {}
@@ -28,5 +28,5 @@ async def test_a_broker_that_cannot_tell(embedded_kafka: Kafka) -> None:
 
 
 async def test_brokers_that_are_away() -> None:
-    """Nothing is known after the time limit."""
+    """Without brokers nothing is returned after the time limit."""
     assert await topic_settings({"bootstrap.servers": "127.0.0.1:9", "log_level": 0}, ["orders"], 0.5) == {}

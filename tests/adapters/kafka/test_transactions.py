@@ -1,4 +1,5 @@
-"""The transactional producer of a redrive: all of a lot or nothing, once, also if one is killed or fenced."""
+"""The transactional producer of a redrive writes a whole lot or nothing, once, also if a producer is killed or
+fenced."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Make = Callable[..., TransactionalWriter]
 
 @pytest_asyncio.fixture
 async def make() -> AsyncIterator[Make]:
-    """Makes writers that are closed at the end."""
+    """Yield a function that makes writers, which are closed at the end."""
     made: list[TransactionalWriter] = []
 
     def build(kafka: Kafka, name: str, **config: str | int) -> TransactionalWriter:
@@ -39,12 +40,12 @@ async def make() -> AsyncIterator[Make]:
 
 
 def lot(topic: str, *values: bytes, partition: int = 0) -> list[NewRecord]:
-    """Records with these values, which are their keys too."""
+    """Return records with these values, which are also their keys."""
     return [NewRecord(topic, partition, value, value, (("h", value), ("none", None))) for value in values]
 
 
 def committed_values(kafka: Kafka, topic: str, partition: int = 0) -> list[bytes | None]:
-    """What a read_committed reader finds now, up to the last stable offset."""
+    """Return the values that a read_committed reader finds up to the last stable offset."""
     consumer = Consumer(
         {
             **kafka.config,
@@ -69,7 +70,7 @@ def committed_values(kafka: Kafka, topic: str, partition: int = 0) -> list[bytes
 
 
 def left_open(kafka: Kafka, name: str, topic: str) -> Producer:
-    """A transaction with one record in it that is neither committed nor aborted, as a kill leaves it."""
+    """Leave a transaction with one record open, neither committed nor aborted, as a kill does; return its producer."""
     producer = Producer(
         {**kafka.config, "transactional.id": name, "transaction.timeout.ms": 60_000, "log_level": 0}
     )
@@ -82,7 +83,7 @@ def left_open(kafka: Kafka, name: str, topic: str) -> Producer:
 
 @pytest.mark.kafka
 async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
-    """Key, value, headers, order and partition; over several topics in one lot; lots after lots."""
+    """Lots are written one after the other with key, value, headers, order and partition, also over several topics."""
     first, second = create_topic(each_kafka, 4), create_topic(each_kafka, 4)
     writer = make(each_kafka, unique("redrive"))
     await writer.start()
@@ -104,7 +105,8 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_what_a_killed_one_left_open_is_ended_at_the_start(kafka: Kafka, make: Make) -> None:
-    """Readers do not wait for a dead redrive's transaction any more, and what was in it is not there."""
+    """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its
+    record is not read."""
     topic, name = create_topic(kafka), unique("redrive")
     dead = left_open(kafka, name, topic)
     writer = make(kafka, name)
@@ -117,7 +119,7 @@ async def test_what_a_killed_one_left_open_is_ended_at_the_start(kafka: Kafka, m
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> None:
-    """The first hears of it with its next lot: one clear line, nothing of that lot is there, and it stays dead."""
+    """A second redrive fences the first one, whose next lots fail with one clear line and are not written."""
     topic, name = create_topic(kafka), unique("redrive")
     first, second = make(kafka, name), make(kafka, name)
     await first.start()
@@ -132,7 +134,7 @@ async def test_a_second_redrive_fences_the_first(kafka: Kafka, make: Make) -> No
 
 
 class Confused:
-    """A producer whose broker answers a commit with `code`; whether it requires an abort is `abortable`."""
+    """A producer whose broker answers a commit with `code`; `abortable` is whether the error requires an abort."""
 
     def __init__(self, code: int, abortable: bool, text: str = "as told") -> None:
         self._error = _Raised(code, abortable, text)
@@ -153,7 +155,7 @@ class Confused:
 
 
 class _Raised(ConfluentError):
-    """An error with these flags."""
+    """An error with a given `txn_requires_abort`."""
 
     def __init__(self, code: int, abortable: bool, text: str = "as told") -> None:
         super().__init__(code, text)
@@ -173,8 +175,8 @@ LOGGING_IN = "EndTxn commit failed: Local: Authentication failure"
 async def test_a_commit_without_a_verdict_is_said_to_be_one(
     make: Make, code: int, text: str, abortable: bool
 ) -> None:
-    """A broker in the middle of fencing says UNKNOWN, and a commit may be under way when the connection has to log in
-    again: nothing is aborted or tried again, since nobody knows."""
+    """A commit without a clear answer, as UNKNOWN of a broker that fences or a failed login during the commit,
+    is neither aborted nor retried: its result is unknown."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = Confused(code, abortable, text)
     with pytest.raises(KafkaError, match=r"did not say whether .* another redrive has taken over"):
@@ -183,28 +185,29 @@ async def test_a_commit_without_a_verdict_is_said_to_be_one(
 
 
 class LogsInAgain(Confused):
-    """A producer whose first record is under way when the connection has to log in again."""
+    """A producer whose first record is in flight when the connection has to log in again."""
 
     def __init__(self) -> None:
         super().__init__(ConfluentError.NO_ERROR, abortable=False)
         self.reports: list[Any] = []
 
     def produce(self, *_: object, **how: Any) -> None:
-        """Reported by the flush."""
+        """Keep the delivery callback for the flush."""
         self.reports.append(how["on_delivery"])
 
     def flush(self, _: float) -> int:
-        """The first time nothing is stored."""
+        """Report a failed login the first time, and success after an abort."""
         error = None if self.aborts else ConfluentError(ConfluentError._AUTHENTICATION)
         self.reports.pop()(error, None)
         return 0
 
     def commit_transaction(self, _: float) -> None:
-        """All is written."""
+        """Succeed."""
 
 
 async def test_records_under_way_at_a_login_are_written_by_another_transaction(make: Make) -> None:
-    """The login was not judged, and nothing was committed: the transaction is aborted, and the next one writes."""
+    """Records in flight at a failed login, which no broker refused, are written by another transaction after an
+    abort."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = LogsInAgain()
     assert await writer.write(lot("orders", b"1")) is None
@@ -217,7 +220,8 @@ async def test_records_under_way_at_a_login_are_written_by_another_transaction(m
 async def test_a_record_too_large_is_named_and_nothing_written(
     kafka: Kafka, make: Make, together: int
 ) -> None:
-    """Also where the batch would be refused for all; without it the rest goes, and later lots do."""
+    """A record too large is named, also if the broker refuses its whole batch; without it the rest is written,
+    and later lots are."""
     topic = create_topic(kafka, max_message_bytes="4000")
     writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
     await writer.start()
@@ -233,7 +237,7 @@ async def test_a_record_too_large_is_named_and_nothing_written(
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_many_small_records_are_no_large_one(kafka: Kafka, make: Make) -> None:
-    """A topic that takes only small batches takes small records in any number."""
+    """Small records in any number are written to a topic that accepts only small batches."""
     topic = create_topic(kafka, max_message_bytes="3000")
     writer = make(kafka, unique("redrive"), **{"compression.type": "none"})
     await writer.start()
@@ -245,7 +249,8 @@ async def test_many_small_records_are_no_large_one(kafka: Kafka, make: Make) -> 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Make) -> None:
-    """It is that one record's fault."""
+    """A record without a key, which a compacted topic refuses, is named as the cause, and the lot is written
+    without it."""
     topic = create_topic(kafka, cleanup_policy="compact")
     writer = make(kafka, unique("redrive"))
     await writer.start()
@@ -258,7 +263,7 @@ async def test_a_compacted_topic_refuses_what_has_no_key(kafka: Kafka, make: Mak
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Kafka, make: Make) -> None:
-    """In one batch each gets the error for the other; all the rest goes."""
+    """Of two records without a key in one batch, each attempt names one; without both the rest is written."""
     topic = create_topic(kafka, cleanup_policy="compact")
     writer = make(kafka, unique("redrive"))
     await writer.start()
@@ -272,7 +277,8 @@ async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Ka
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_topic_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> None:
-    """With what to grant, not with what the client makes of it."""
+    """A forbidden topic ends the writing with an error that names the right to grant, instead of the client's
+    own error."""
     writer = make(kafka, unique("redrive"))
     await writer.start()
     await asyncio.to_thread(fill_internal_topics, kafka)
@@ -281,7 +287,7 @@ async def test_a_topic_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> No
 
 
 def fill_internal_topics(kafka: Kafka) -> None:
-    """There is a group that has committed: Kafka makes its own topics when they are needed."""
+    """Commit an offset of some group, so that Kafka creates its internal topics."""
     consumer = Consumer({**kafka.config, "group.id": unique("group"), "log_level": 0})
     topic = create_topic(kafka)
     consumer.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
@@ -289,7 +295,8 @@ def fill_internal_topics(kafka: Kafka) -> None:
 
 
 class Forbidding:
-    """A producer that may not write to ``forbidden``: the transaction knows why it failed, the records do not."""
+    """A producer that may not write to ``forbidden``: its transaction's error names the cause, its records'
+    errors do not."""
 
     def __init__(self) -> None:
         self.failed = False
@@ -325,7 +332,7 @@ class Forbidding:
 
 
 async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> None:
-    """Each record's error says only that another one failed: the transaction is asked, and knows the cause."""
+    """When the errors of records name no cause, the cause is taken from the transaction's error."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = Forbidding()
     with pytest.raises(KafkaError, match="grant WRITE"):
@@ -335,7 +342,7 @@ async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> No
 
 
 async def test_the_advice_on_transactional_ids_fits_ours(make: Make) -> None:
-    """Whoever grants what it says can redrive any topic: each redrive's id begins so."""
+    """The advice on transactional ids names the prefix of all redrives' ids, so that one grant allows any redrive."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     writer._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
     with pytest.raises(KafkaError, match="transactional ids that begin with") as caught:
@@ -347,7 +354,7 @@ async def test_the_advice_on_transactional_ids_fits_ours(make: Make) -> None:
 
 @pytest.mark.kafka
 async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
-    """The same for all who ask."""
+    """Every query returns the same id of the cluster."""
     first = await cluster_id(each_kafka.config, WITHIN)
     assert first == await cluster_id(each_kafka.config, WITHIN)
     assert len(first) > 1
@@ -356,7 +363,7 @@ async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_partition_that_is_not_there_ends_it(kafka: Kafka, make: Make) -> None:
-    """One clear line within bounds; what was put back before stays."""
+    """A missing partition is one clear error within bounded time; lots written before stay."""
     topic = create_topic(kafka)
     writer = make(kafka, unique("redrive"))
     await writer.start()
@@ -367,7 +374,7 @@ async def test_a_partition_that_is_not_there_ends_it(kafka: Kafka, make: Make) -
 
 
 async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And closing takes no longer for it."""
+    """Without a broker the start fails in one line within its time limit, and closing takes no longer."""
     monkeypatch.setattr("consumer.adapters.kafka.transactions._START_SECONDS", 1.5)
     writer = make(Kafka("127.0.0.1:9", "external"), "nobody")
     started = time.monotonic()
@@ -379,14 +386,15 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
 
 
 async def test_a_property_that_cannot_be_is_named() -> None:
-    """As everywhere: the variable."""
+    """An unknown property is a settings error that names the variable."""
     with pytest.raises(SettingsError, match="KAFKA_SEKURITY_PROTOCOL"):
         TransactionalWriter({"bootstrap.servers": "127.0.0.1:9", "sekurity.protocol": "x"}, "id")
 
 
 @pytest.mark.kafka
 async def test_a_broker_that_hangs_ends_it_within_its_limits(own_kafka: RealBroker, make: Make) -> None:
-    """SIGSTOP: one line; when the broker goes on, the next redrive finds all of the lot, or nothing of it."""
+    """While a broker hangs (SIGSTOP) a write fails in one line within its time limit; afterwards all of the lot
+    is there, or none of it."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, name = create_topic(kafka), unique("redrive")
     writer = make(kafka, name)

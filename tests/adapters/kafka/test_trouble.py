@@ -1,4 +1,4 @@
-"""What librdkafka says of its connections, as people read it: once, without its inner words."""
+"""librdkafka's errors of connections as users read them: once, and without internal terms."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 
     ],
 )
 def test_it_is_one_readable_line(said: str, shown: str) -> None:
-    """Who is not to be reached, and why; neither the time nor the state it happened in, which differ each time."""
+    """The line names the broker and the reason, without time and state, which differ each time."""
     error = KafkaError(KafkaError._TRANSPORT, said)
     assert words(error) == shown
     assert describe_error(error) == f"_TRANSPORT: {shown}"
 
 
 def test_it_is_told_once() -> None:
-    """With the code beside the words, not in them; a lone broker's error says already that all are away."""
+    """Each trouble is reported once, with its code beside the text; that all of one broker are down adds
+    nothing to its own error."""
     told: list[tuple[str, str]] = []
     tell = Teller(lambda *one: told.append((one[0], one[1])))
     for code, said in (
@@ -59,7 +60,8 @@ def test_it_is_told_once() -> None:
 
 
 def test_a_lone_broker_that_says_nothing_is_told_of() -> None:
-    """It takes the connection and never answers: that it is down is all that librdkafka says."""
+    """A lone broker that accepts connections and never answers is reported by the only error that librdkafka
+    has for it."""
     told: list[tuple[str, str]] = []
     Teller(lambda *one: told.append((one[0], one[1])))(
         KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
@@ -68,7 +70,8 @@ def test_a_lone_broker_that_says_nothing_is_told_of() -> None:
 
 
 def test_its_own_line_of_the_same_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """librdkafka logs what it also hands over; its other lines stay. Who debugs sees all."""
+    """librdkafka's log lines of errors that it also reports by callback are dropped, except at level DEBUG; its
+    other lines stay."""
 
     def log() -> None:
         for facility in ("FAIL", "MAXPOLL"):
@@ -115,15 +118,16 @@ _LOGIN = "sasl_ssl://kafka:9093/1: SASL "
     ],
 )  # fmt: skip
 def test_what_ends_the_run(said: str, ends: str | None) -> None:
-    """The broker's own refusal. A connection that broke, or a token that cannot be had, passes by itself; so does a
-    request that failed with a login, because the login's own error comes beside it."""
+    """A broker's refusal of the login ends the run. A broken connection or a missing token passes; so does a
+    request that failed with a login, since the login's own error decides."""
     found = as_fatal(KafkaError(KafkaError._AUTHENTICATION, said))
     assert (found is None) == (ends is None)
     assert ends is None or ends in str(found)
 
 
 def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
-    """And nothing else does: neither TLS that fails with the same file, nor another file while TLS works."""
+    """A changed TLS file ends the run when TLS fails; neither a TLS failure with the same file nor a change
+    while TLS works does."""
     file = tmp_path / "client.pem"
     file.write_text("one")
     files = TlsFiles({"ssl.key.location": str(file), "ssl.ca.location": "probe", "client.id": "pinstream"})
@@ -154,7 +158,7 @@ def test_another_file_ends_the_run_when_tls_fails(tmp_path: Path) -> None:
     ],
 )
 def test_why_no_token_could_be_had(curl: str, advice: str) -> None:
-    """What librdkafka's curl says of the way to the endpoint, and what to do."""
+    """The line says why no token could be fetched, in the words of librdkafka's curl, and what to do."""
     error = KafkaError(KafkaError._AUTHENTICATION, f"Failed to acquire SASL OAUTHBEARER token: {curl}")
     line = str(no_contact({"bootstrap.servers": "kafka:9093", "security.protocol": "sasl_ssl"}, 1.0, [error]))
     assert "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL" in line

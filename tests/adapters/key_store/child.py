@@ -1,4 +1,4 @@
-"""A process with a key store of its own, for tests of sharing and of sudden death.
+"""A process with a key store of its own, for tests of shared stores and of sudden ends of a process.
 
 ``python -m tests.adapters.key_store.child FOLDER WINDOW MAX_BYTES`` answers each line with one line:
 ``remember FROM TO NOW``, ``look_up FROM TO NOW`` (how many are remembered), ``expire NOW``, ``statistics``;

@@ -1,4 +1,4 @@
-"""Makers of each kind of key store, for the suite that all of them must pass."""
+"""Makers of each kind of key store, for the suite that every kind must pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.adapters.key_store.shops import Shop, on_redis, on_the_stand_in
 
 
 def use_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the compiled operations by their plain twins."""
+    """Replace the compiled operations by those in plain Python."""
     for module in (files, folder, view):
         for name in native.__all__:
             if hasattr(module, name):
@@ -28,18 +28,18 @@ def use_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MakeStore = Callable[[float, int], KeyStore]
-"""Window in seconds, size limit in bytes -> store."""
+"""A function that makes a store from its window in seconds and its size limit in bytes."""
 
 
 LOCAL = ("memory", "disk", "disk read on a thread", "disk in plain Python")
-"""The kinds of store of one host."""
+"""The kinds of key stores that one host has for itself."""
 
 
 @pytest.fixture(params=[*LOCAL, "redis"])
 async def make_store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[MakeStore]:
-    """Make a store of the kind under test; closed at the end."""
+    """Yield a function that makes stores of the kind under test; they are closed at the end."""
     if request.param == "disk read on a thread":
         monkeypatch.setattr(disk_store, "INLINE_BYTES", 0)
     if request.param == "disk in plain Python":
@@ -74,7 +74,7 @@ async def shop(request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 def memory_folder() -> Iterator[Path]:
-    """A folder in memory, if there is such: for tests that make thousands of files."""
+    """Yield a folder in memory if the host has such a file system, for tests that make thousands of files."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)

@@ -1,4 +1,5 @@
-"""A disk that fails: the key store's system calls, each of which can fail, be cut short, or be the last one.
+"""A disk that fails: each system call of the key store can fail, be cut short, or be the last one of the
+process.
 
 Theory of operation. `Disk` stands in for the module `os` where the key store changes files. It counts its calls; at the
 N-th it does as its `Fault` says. ``kill``: from there on no call does anything (`Killed` passes through all that would
@@ -24,24 +25,25 @@ CHANGES = ("open", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlin
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Raised by every call to a disk after the process was killed."""
 
 
 class Fault(NamedTuple):
-    """What happens at which call."""
+    """A kind of fault and the number of the call at which it occurs."""
 
     kind: str
-    """``EIO``, ``kill``, ``power`` at any call; ``short``, ``half ENOSPC``, ``half kill`` at a write, half of which is
-    done before."""
+    """``EIO``, ``kill`` and ``power`` occur at any call; ``short``, ``half ENOSPC`` and ``half kill`` at a
+    write, half of which is done first."""
     number: int
 
     def may_be_at(self, name: str) -> bool:
-        """Whether it can happen at such a call."""
+        """Report whether this fault can occur at a call of the function `name`."""
         return name == "pwrite" or self.kind in ("EIO", "kill", "power")
 
 
 class Disk:
-    """Stands in for `os`."""
+    """A stand-in for the module `os` that counts calls which change files, and fails at the one that its fault
+    names."""
 
     def __init__(self, root: Path, fault: Fault | None) -> None:
         self.calls = 0
@@ -82,7 +84,7 @@ class Disk:
         raise Killed
 
     def _do(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        if name not in ("fsync", "fdatasync"):  # flushing costs time, and means nothing to a kill
+        if name not in ("fsync", "fdatasync"):  # a flush takes time, and kills lose nothing without
             return real(*arguments)
         if self._fault is None or self._fault.kind != "power":
             return None
@@ -94,7 +96,7 @@ class Disk:
         return None
 
     def lose_power(self) -> None:
-        """Leave what was flushed."""
+        """Set the folder back to what was flushed."""
         for path in self._root.iterdir():
             path.unlink()
         for name, number in self._names.items():
@@ -103,7 +105,7 @@ class Disk:
 
 @contextmanager
 def failing(root: Path, fault: Fault | None) -> Iterator[Disk]:
-    """Let the key store in `root` use a disk that fails; a kill ends the block."""
+    """Let the key store in `root` use a disk that fails with `fault`; a kill ends the block."""
     disk = Disk(root, fault)
     with pytest.MonkeyPatch.context() as patch:
         for module in (disk_module, files, folder):

@@ -24,21 +24,21 @@ MIB = 1024 * 1024
 WINDOW = Window.of(3600.0)
 RIGHTS = "~pinstream:* +evalsha +script|load +exists +get +set +setnx +mget +append +expire +pexpire +del "
 RIGHTS += "+hkeys +hget +hgetall +hmget +hset +hdel +hincrby +hscan +time +info +client|setname"
-"""What docs/scaling.md says that the user needs."""
+"""The rights that the Redis user needs, as in docs/scaling.md."""
 
 
 def key(number: int) -> bytes:
-    """The key of event `number`: hashed, so spread evenly, as real ones are."""
+    """Return the key of event `number`: a hash, so that keys are spread evenly as real ones are."""
     return hashlib.blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def keys(numbers: Iterable[int]) -> bytes:
-    """The keys of several events, as one column."""
+    """Return the keys of several events as one column."""
     return b"".join(map(key, numbers))
 
 
 def disk_usage(folder: Path) -> int:
-    """Bytes that `folder` takes, counted like ``du``; files may vanish while it counts."""
+    """Return the bytes that `folder` takes, counted like ``du``; files may vanish during the count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for path in [parent, *(os.path.join(parent, name) for name in names)]:
@@ -50,7 +50,7 @@ def disk_usage(folder: Path) -> int:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Until it holds."""
+    """Wait until `condition` holds, at most a minute."""
     async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
@@ -69,7 +69,7 @@ class Child:
         self.process.stdin.flush()
 
     def receive(self) -> str:
-        """The next line of its output; empty when it has ended."""
+        """Return the next line of its output, or an empty string when the process has ended."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -79,7 +79,7 @@ class Child:
         return self.receive()
 
     def kill(self) -> None:
-        """SIGKILL, as by the out-of-memory killer."""
+        """Kill the process by SIGKILL, as the out-of-memory killer does."""
         self.process.kill()
         self.process.wait()
 
@@ -111,7 +111,7 @@ def child(folder: Path, window: float, max_bytes: int) -> Iterator[Child]:
 async def member(
     url: str, *, time_limit: float = 5.0, word: str | None = None
 ) -> AsyncIterator[RedisKeyStore]:
-    """A member with this URL; `word`: its password."""
+    """Yield a member with the store's address `url` and the password `word`."""
     password = None if word is None else lambda: word
     store = RedisKeyStore(parse_address(url), WINDOW, lease=30.0, password=password, time_limit=time_limit)
     try:
@@ -121,7 +121,8 @@ async def member(
 
 
 async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask until the store answers: what a server does meanwhile is not ours to signal from."""
+    """Call `ask` until the store answers, at most 30 seconds: the server's progress gives the test no signal to
+    wait for."""
     deadline = time.monotonic() + 30.0
     while True:
         try:
@@ -134,7 +135,8 @@ async def until_answered(ask: Callable[[], Awaitable[object]]) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll, bounded: what servers do among themselves is not ours to signal from."""
+    """Poll `condition` for at most 30 seconds: what servers do among themselves gives the test no signal to
+    wait for."""
     deadline = time.monotonic() + 30.0
     while not condition():
         assert time.monotonic() < deadline
@@ -142,7 +144,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 async def works(store: RedisKeyStore) -> None:
-    """All that a member asks of a server."""
+    """Check that every kind of call that a member makes to a server works."""
     await store.renew()
     assert (await store.claim(keys(range(50)), NOON)).found == bytes(50)
     await store.release(keys(range(5)))

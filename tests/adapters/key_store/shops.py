@@ -19,7 +19,7 @@ WINDOW = Window.of(3600.0)
 
 
 class Shop:
-    """A shared store, its members, and what a test does to the server."""
+    """A shared store, its members, and what a test can do to the server."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Shop:
         self.made: list[KeyStore] = []
 
     async def member(self) -> KeyStore:
-        """A member with a session."""
+        """Return a new member that has a session."""
         self.made.append(self._make())
         await self.made[-1].renew()
         return self.made[-1]

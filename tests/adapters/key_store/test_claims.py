@@ -1,4 +1,5 @@
-"""What a key store that members share promises beyond the others: one suite, on Redis and on the tests' stand-in."""
+"""What a key store that members share guarantees beyond other stores: one suite, on Redis and on the tests'
+stand-in."""
 
 from __future__ import annotations
 
@@ -17,12 +18,13 @@ from tests.support.shared_keys import SharedMember
 
 
 async def found(member: KeyStore, *numbers: int) -> list[int]:
-    """What the store says when this member claims these."""
+    """Return the flags of the store's answer when `member` claims the keys with these numbers."""
     return [*(await member.claim(keys(numbers), NOON)).found]
 
 
 async def test_of_two_members_one_claims(shop: Shop) -> None:
-    """The other is told that it is in flight; who has claimed it may ask again."""
+    """Of two members that claim a key, the first gets it, the other learns that it is in flight; the first may
+    claim again."""
     one, other = await shop.member(), await shop.member()
     assert await found(one, 1, 2) == [0, 0]
     assert await found(other, 2, 3) == [2, 0]
@@ -30,14 +32,14 @@ async def test_of_two_members_one_claims(shop: Shop) -> None:
 
 
 async def test_members_that_claim_at_the_same_moment_agree(shop: Shop) -> None:
-    """Of a thousand keys, each is claimed by exactly one of four."""
+    """When four members claim a thousand keys at the same moment, each key is claimed by exactly one of them."""
     members = [await shop.member() for _ in range(4)]
     answers = await asyncio.gather(*(member.claim(keys(range(1000)), NOON) for member in members))
     assert all(sorted(flags) == [0, 2, 2, 2] for flags in zip(*(one.found for one in answers), strict=True))
 
 
 async def test_what_is_confirmed_is_delivered_for_all(shop: Shop) -> None:
-    """And claimed by none any more."""
+    """A key that one member confirmed is delivered for every member, and none can claim it any more."""
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     assert await one.confirm(key(1), NOON) == b"\1"
@@ -46,7 +48,7 @@ async def test_what_is_confirmed_is_delivered_for_all(shop: Shop) -> None:
 
 
 async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:
-    """Only one's own claims are released."""
+    """A key that its member released may be claimed by another; a member cannot release the claims of others."""
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
     await other.release(key(1))
@@ -56,7 +58,7 @@ async def test_what_is_released_may_be_claimed_by_another(shop: Shop) -> None:
 
 
 async def test_a_member_that_is_gone_loses_its_claims_when_its_lease_ends(shop: Shop) -> None:
-    """Not before."""
+    """The claims of a member that has vanished become free when its lease ends, and not before."""
     gone, other = await shop.member(), await shop.member()
     await found(gone, 1)
     assert await found(other, 1) == [2]
@@ -66,7 +68,7 @@ async def test_a_member_that_is_gone_loses_its_claims_when_its_lease_ends(shop: 
 
 
 async def test_who_leaves_frees_its_claims_at_once(shop: Shop) -> None:
-    """The others need not wait for its lease."""
+    """A member that closes its store frees its claims at once: the others need not wait until its lease ends."""
     leaving, other = await shop.member(), await shop.member()
     await found(leaving, 1)
     await leaving.close()
@@ -74,7 +76,8 @@ async def test_who_leaves_frees_its_claims_at_once(shop: Shop) -> None:
 
 
 async def test_a_session_whose_lease_has_ended_claims_nothing(shop: Shop) -> None:
-    """The next renewal begins another one; claims say of which they are."""
+    """After its lease has ended a session can claim nothing; the next renewal begins a new session, which
+    claims name."""
     member = await shop.member()
     assert (await member.claim(key(1), NOON)).session == 1
     assert (await member.renew()).session == 1
@@ -86,7 +89,8 @@ async def test_a_session_whose_lease_has_ended_claims_nothing(shop: Shop) -> Non
 
 
 async def test_a_member_that_stood_still_does_not_confirm_what_is_anothers_now(shop: Shop) -> None:
-    """It is told which; they can be confirmed when the other has delivered or released them."""
+    """A member whose lease ended cannot confirm keys that another has claimed since, until that one delivers or
+    releases them."""
     slow, other = await shop.member(), await shop.member()
     await found(slow, 1, 2, 3)
     shop.end_leases()
@@ -95,12 +99,13 @@ async def test_a_member_that_stood_still_does_not_confirm_what_is_anothers_now(s
     assert await slow.confirm(keys([1, 2, 3]), NOON) == b"\0\0\1"
     await other.confirm(key(1), NOON)
     await other.release(key(2))
-    assert await slow.confirm(keys([1, 2]), NOON) == b"\2\1"  # the first one went twice
+    assert await slow.confirm(keys([1, 2]), NOON) == b"\2\1"  # the first event was sent twice
     assert await other.look_up(keys([1, 2, 3]), NOON) == b"\1\1\1"
 
 
 async def test_claims_of_our_earlier_session_are_ours(shop: Shop) -> None:
-    """What it is not known to have claimed, a new session may claim at once; others wait."""
+    """A new session may claim at once the keys that the member's earlier session claimed; other members wait
+    for them."""
     member, other = await shop.member(), await shop.member()
     await found(member, 1)
     with pytest.raises(KeyStoreError):
@@ -112,7 +117,7 @@ async def test_claims_of_our_earlier_session_are_ours(shop: Shop) -> None:
 
 
 async def _lose_the_answer(member: KeyStore, number: int) -> None:
-    """The store claims for this member, and the connection breaks before it says so."""
+    """Let the store claim a key for `member`, and break the connection before its answer arrives."""
     if isinstance(member, SharedMember):
         await member.claim(key(number), NOON)
         member.end_session()
@@ -132,7 +137,8 @@ async def _lose_the_answer(member: KeyStore, number: int) -> None:
 async def test_a_release_that_is_refused_ends_the_session(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not tried again: as long as the session is renewed, nobody else could claim these."""
+    """A release that the store refuses ends the session, without a retry: renewals would keep those keys from
+    all others."""
     member = await shop.member()
     await found(member, 1)
     with monkeypatch.context() as patch:
@@ -147,7 +153,7 @@ def _refuse(*_: object) -> None:
 
 
 async def test_what_was_delivered_before_the_window_may_be_claimed(shop: Shop) -> None:
-    """The window is that of look-ups."""
+    """A key that was delivered before the window, or before `since`, may be claimed again."""
     member = await shop.member()
     await member.confirm(key(1), NOON)
     assert (await member.claim(key(1), NOON + 3600)).found == b"\1"
@@ -156,7 +162,8 @@ async def test_what_was_delivered_before_the_window_may_be_claimed(shop: Shop) -
 
 
 async def test_a_store_that_was_set_back_is_noticed(shop: Shop) -> None:
-    """The keys that it lost are counted, and the session ends: claims may be lost, too."""
+    """When the store was set back, the keys that it lost are counted and the session ends, since claims may be
+    lost too."""
     member = await shop.member()
     await member.confirm(keys(range(10)), NOON)
     shop.keep()
@@ -172,7 +179,7 @@ async def test_a_store_that_was_set_back_is_noticed(shop: Shop) -> None:
 
 
 async def test_a_flushed_store_is_noticed_by_the_next_renewal(shop: Shop) -> None:
-    """Nothing that it held is left."""
+    """A store that was flushed is noticed by the next renewal, and all keys that it held are counted as lost."""
     member = await shop.member()
     await member.confirm(keys(range(10)), NOON)
     shop.go_back()
@@ -183,7 +190,8 @@ async def test_a_flushed_store_is_noticed_by_the_next_renewal(shop: Shop) -> Non
 
 
 async def test_members_share_a_quota(shop: Shop) -> None:
-    """Each is given what is free; then the store says how long to wait. Every quota has a count of its own."""
+    """Members share a quota: each gets the calls that are free, then a time to wait. Every quota is counted for
+    itself."""
     one, other = await shop.member(), await shop.member()
     assert await one.ask_calls("shop", 3, 5, 2.0) == (3, 0.0, 2)
     assert await other.ask_calls("shop", 4, 5, 2.0) == (2, 0.0, 0)
@@ -194,7 +202,7 @@ async def test_members_share_a_quota(shop: Shop) -> None:
 
 
 async def test_each_member_is_held_to_its_own_limit_on_the_calls_of_all(shop: Shop) -> None:
-    """While members are restarted with another quota, no one goes beyond the one that it has."""
+    """While members restart with another quota, each applies its own limit to the calls of all members."""
     one, other = await shop.member(), await shop.member()
     assert (await one.ask_calls("shop", 4, 10, 2.0)).calls == 4
     assert (await other.ask_calls("shop", 4, 5, 2.0)).calls == 1
@@ -203,7 +211,7 @@ async def test_each_member_is_held_to_its_own_limit_on_the_calls_of_all(shop: Sh
 
 
 async def test_members_that_ask_for_calls_at_the_same_moment_get_no_more_than_the_quota(shop: Shop) -> None:
-    """Forty questions for four calls, and a hundred calls a minute."""
+    """Forty requests for four calls each, at the same moment, get exactly the quota of a hundred calls a minute."""
     members = [await shop.member() for _ in range(4)]
     given = await asyncio.gather(
         *(member.ask_calls("shop", 4, 100, 2.0) for member in members for _ in range(10))
@@ -212,7 +220,8 @@ async def test_members_that_ask_for_calls_at_the_same_moment_get_no_more_than_th
 
 
 async def test_what_others_write_meanwhile_does_not_hide_that_a_store_was_set_back(shop: Shop) -> None:
-    """A claim may be lost, so its session ends, however much the others have confirmed since."""
+    """A session whose claim was lost ends, even if other members have confirmed many keys since the store was
+    set back."""
     member, other = await shop.member(), await shop.member()
     await member.confirm(key(1), NOON)
     shop.keep()
@@ -226,7 +235,8 @@ async def test_what_others_write_meanwhile_does_not_hide_that_a_store_was_set_ba
 
 
 async def test_what_a_large_block_has_lost_is_counted_once(shop: Shop) -> None:
-    """However many calls it takes, and however many blocks are under way."""
+    """Keys that the store lost are counted once, even if several large blocks in several calls each find them
+    missing."""
     member = await shop.member()
     await member.confirm(keys(range(2500)), NOON)
     shop.go_back()
@@ -237,7 +247,7 @@ async def test_what_a_large_block_has_lost_is_counted_once(shop: Shop) -> None:
 
 
 async def test_a_wrong_clock_makes_nobody_forget(shop: Shop) -> None:
-    """A member whose clock is years ahead tidies up; what the others look up is there."""
+    """When a member whose clock is years ahead expires keys, the keys that other members look up are still there."""
     member, other = await shop.member(), await shop.member()
     await member.confirm(key(1), NOON)
     if not isinstance(other, SharedMember):
@@ -246,7 +256,8 @@ async def test_a_wrong_clock_makes_nobody_forget(shop: Shop) -> None:
 
 
 async def test_what_a_member_tells_the_others_get_with_their_next_renewal(shop: Shop) -> None:
-    """With the time that is left; not the member itself, nor anyone once it has expired."""
+    """Other members get a note with their next renewal, with the time that is left; its writer does not, nor
+    does anyone once it expired."""
     one, other = await shop.member(), await shop.member()
     throttle = Note("AAAAAAAA", "549755885175", 429, None, 30.0)
     await one.tell(throttle)
@@ -259,7 +270,7 @@ async def test_what_a_member_tells_the_others_get_with_their_next_renewal(shop: 
     assert 25.0 < heard[0].seconds <= 30.0
     assert len({note.name for note in heard}) == 2
     assert (await one.renew()).notes in ([], ())
-    await other.tell(throttle._replace(seconds=5.0))  # shorter: the longer one stays
+    await other.tell(throttle._replace(seconds=5.0))  # shorter, so the longer one stays
     assert {note.name for note in (await other.renew()).notes} == {note.name for note in heard}
     await other.tell(throttle._replace(account="1", seconds=0.0))
     assert (await one.renew()).notes in ([], ())

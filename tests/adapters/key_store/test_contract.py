@@ -1,4 +1,4 @@
-"""What every key store promises: one suite, run on each kind."""
+"""What every key store guarantees: one suite, run on each kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = 86400.0
 
 
 async def test_a_key_is_unknown_until_remembered(make_store: MakeStore) -> None:
-    """Each key is answered for itself, in the order asked, repeated ones too."""
+    """A key is unknown until it is confirmed; answers are in the order of the keys asked, also for repeated keys."""
     store = make_store(DAY, MIB)
     assert await store.look_up(keys([1, 2]), NOON) == bytes([False, False])
     await store.confirm(key(2), NOON)
@@ -23,7 +23,7 @@ async def test_a_key_is_unknown_until_remembered(make_store: MakeStore) -> None:
 
 
 async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
-    """Empty chunks are legal."""
+    """An empty chunk is confirmed and looked up without error and changes nothing."""
     store = make_store(DAY, MIB)
     await store.confirm(b"", NOON)
     assert await store.look_up(b"", NOON) == b""
@@ -34,7 +34,7 @@ async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
     "start", [NOON, NOON + 4, NOON + 9], ids=["bucket's begin", "within", "bucket's end"]
 )
 async def test_the_window_is_exact_to_the_second(make_store: MakeStore, start: float) -> None:
-    """Remembered for the whole window, forgotten a second later, wherever in a bucket it was stored."""
+    """A key is remembered for the whole window and forgotten a second later, wherever in a bucket it was stored."""
     store = make_store(10.0, MIB)
     await store.confirm(key(1), start + 0.9)
     assert await store.look_up(key(1), start + 0.9 + 10.0) == bytes([True])
@@ -42,7 +42,7 @@ async def test_the_window_is_exact_to_the_second(make_store: MakeStore, start: f
 
 
 async def test_a_window_of_part_of_a_second_is_rounded_up(make_store: MakeStore) -> None:
-    """A key is never forgotten before its window is over."""
+    """A window with a part of a second is rounded up, so that no key is forgotten before its window is over."""
     store = make_store(0.5, MIB)
     await store.confirm(key(1), NOON + 0.9)
     assert await store.look_up(key(1), NOON + 1.3) == bytes([True])
@@ -50,7 +50,7 @@ async def test_a_window_of_part_of_a_second_is_rounded_up(make_store: MakeStore)
 
 @pytest.mark.parametrize("times", [(0, 10), (10, 0), (0, 90), (90, 0)], ids=str)
 async def test_the_latest_delivery_counts(make_store: MakeStore, times: tuple[int, int]) -> None:
-    """The window runs from the latest time of delivery: same bucket or another, remembered in order or not."""
+    """The window runs from the latest time of delivery, in the same bucket or another, confirmed in order or not."""
     store = make_store(100.0, MIB)
     for later in times:
         await store.confirm(key(1), NOON + later)
@@ -59,7 +59,8 @@ async def test_the_latest_delivery_counts(make_store: MakeStore, times: tuple[in
 
 
 async def test_a_look_up_may_ask_for_late_deliveries_only(make_store: MakeStore) -> None:
-    """With `since`: keys whose latest delivery is of that second or later, and still none out of the window."""
+    """A look-up with `since` finds only keys whose latest delivery was at that second or later, and within the
+    window."""
     store = make_store(100.0, MIB)
     await store.confirm(keys([1, 2]), NOON)
     await store.confirm(keys([2, 3]), NOON + 60)
@@ -70,7 +71,7 @@ async def test_a_look_up_may_ask_for_late_deliveries_only(make_store: MakeStore)
 
 
 async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -> None:
-    """Housekeeping drops only what a look-up would not find; then the store is empty again."""
+    """Expiry drops only keys that a look-up would not find; after the window the store is empty."""
     store = make_store(10.0, MIB)
     await store.confirm(key(1), NOON)
     await store.expire(NOON + 10)
@@ -82,7 +83,8 @@ async def test_expire_forgets_nothing_inside_the_window(make_store: MakeStore) -
 
 
 async def test_a_clock_that_goes_back_loses_nothing(make_store: MakeStore) -> None:
-    """A key delivered "in the future" is remembered, and deliveries at the earlier time are too."""
+    """When the clock goes back, keys with a later time of delivery are still found, and earlier deliveries are
+    stored too."""
     store = make_store(10.0, MIB)
     await store.confirm(key(1), NOON)
     back = NOON - 7200
@@ -95,15 +97,15 @@ async def test_a_clock_that_goes_back_loses_nothing(make_store: MakeStore) -> No
 
 @pytest.mark.parametrize("now", [0.0, -5.0, 2.0**33])
 async def test_an_absurd_clock_does_no_harm(make_store: MakeStore, now: float) -> None:
-    """Before 1970 and after 2106 keys are still remembered."""
+    """Keys are remembered even if the clock shows a time before 1970 or after 2106."""
     store = make_store(10.0, MIB)
     await store.confirm(key(1), now)
     assert await store.look_up(key(1), now) == bytes([True])
 
 
-@pytest.mark.parametrize("make_store", LOCAL, indirect=True)  # a server has a limit of its own
+@pytest.mark.parametrize("make_store", LOCAL, indirect=True)  # a server has its own limit
 async def test_a_store_at_its_limit_drops_the_oldest_and_says_so(make_store: MakeStore) -> None:
-    """The newest keys are always remembered, size stays below the limit, what was dropped is counted."""
+    """At its size limit a store drops the oldest keys and counts them; the newest are always found."""
     store = make_store(DAY, MIB)
     total = 96_000
     for first in range(0, total, 500):
@@ -119,9 +121,9 @@ async def test_a_store_at_its_limit_drops_the_oldest_and_says_so(make_store: Mak
     assert store.statistics().oldest is not None
 
 
-@pytest.mark.parametrize("make_store", LOCAL, indirect=True)  # a server has a limit of its own
+@pytest.mark.parametrize("make_store", LOCAL, indirect=True)  # a server has its own limit
 async def test_a_chunk_does_not_push_out_its_own_keys(make_store: MakeStore) -> None:
-    """At the limit and with the clock set back, so that the bucket being written is the oldest of all."""
+    """At the limit a chunk keeps all its keys, even if the clock was set back, so that its bucket is the oldest."""
     store = make_store(DAY, MIB)
     for step in range(8):
         await store.confirm(keys(range(step * 1000, step * 1000 + 1000)), NOON + step)
@@ -131,7 +133,7 @@ async def test_a_chunk_does_not_push_out_its_own_keys(make_store: MakeStore) -> 
 
 
 async def test_dropping_what_is_out_of_the_window_is_not_early(make_store: MakeStore) -> None:
-    """When room is made from keys that no look-up would find, there is nothing to warn of."""
+    """Dropping keys that are out of the window is not counted as dropping keys early."""
     store = make_store(10.0, MIB)
     for step in range(10):
         await store.confirm(keys(range(step * 2000, step * 2000 + 2000)), NOON + step * 20)
@@ -139,7 +141,7 @@ async def test_dropping_what_is_out_of_the_window_is_not_early(make_store: MakeS
 
 
 async def test_calls_at_the_same_time_are_all_stored(make_store: MakeStore) -> None:
-    """Many chunks at once, with times of their own, and some keys in several of them."""
+    """Many chunks confirmed at once, at different times and with keys in common, are all stored."""
     store = make_store(100.0, 4 * MIB)
     chunks = [keys(range(n * 10, n * 10 + 15)) for n in range(40)]
     await asyncio.gather(*(store.confirm(chunk, NOON + n * 3) for n, chunk in enumerate(chunks)))
@@ -148,14 +150,14 @@ async def test_calls_at_the_same_time_are_all_stored(make_store: MakeStore) -> N
 
 
 async def test_a_key_of_another_length_is_a_bug(make_store: MakeStore) -> None:
-    """The length is agreed; anything else stops the line rather than remembering a wrong key."""
+    """A key of a wrong length is a bug and raises `InvariantViolation`, since a wrong key must not be remembered."""
     store = make_store(DAY, MIB)
     with pytest.raises(InvariantViolation, match="15 bytes"):
         await store.confirm(key(1)[:15], NOON)
 
 
 async def test_a_closed_store_refuses(make_store: MakeStore) -> None:
-    """Use after close is an error, housekeeping after close is not, and closing twice is fine."""
+    """After `close` every look-up and confirmation raises an error; expiry and a second `close` do not."""
     store = make_store(DAY, MIB)
     await store.confirm(key(1), NOON)
     await store.close()

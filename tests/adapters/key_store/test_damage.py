@@ -29,13 +29,13 @@ PIECES = ("format", "journal-", "segment-")
 
 
 def open_store(folder: Path) -> DiskKeyStore:
-    """A store with small journals (see `whole`)."""
+    """Open a store with small journals (see `whole`)."""
     return DiskKeyStore(str(folder), WINDOW, MIB)
 
 
 @pytest.fixture
 async def whole(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with several segments and a journal."""
+    """Return a folder with several segments and a journal."""
     monkeypatch.setattr(folder_module, "JOURNAL_KEYS", 300)
     folder = memory_folder / "whole"
     store = open_store(folder)
@@ -48,7 +48,7 @@ async def whole(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def copies(whole: Path, piece: str) -> Iterator[Path]:
-    """Fresh copies of a file of this kind, each in a folder of its own."""
+    """Yield paths of files of kind `piece`, each in a new copy of the folder `whole`."""
     names = sorted(path.name for path in whole.iterdir() if path.name.startswith(piece))
     for number in range(10_000):
         folder = whole.parent / "copy"
@@ -58,7 +58,7 @@ def copies(whole: Path, piece: str) -> Iterator[Path]:
 
 
 async def is_told(folder: Path) -> bool:
-    """Whether the damage is reported; if not, all keys must be there. It is reported each time."""
+    """Report whether opening the store reports damage, each time; if it does not, check that all keys are there."""
     try:
         store = open_store(folder)
     except KeyStoreError as failure:
@@ -78,7 +78,8 @@ async def is_told(folder: Path) -> bool:
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_a_file_cut_anywhere_is_damage_or_whole(whole: Path, piece: str) -> None:
-    """At its begin, in the middle of it, at the end of a chunk, one byte before its end."""
+    """A file cut anywhere, such as at its begin, at the end of a chunk or a byte before its end, is damage or
+    has all keys."""
     for file, share in zip(copies(whole, piece), [0, 1, 2, 30, 33, 50, 66, 80, 90, 95, 98, 99], strict=False):
         size = file.stat().st_size
         os.truncate(file, size * share // 100)
@@ -90,7 +91,8 @@ async def test_a_file_cut_anywhere_is_damage_or_whole(whole: Path, piece: str) -
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_a_flipped_bit_is_damage_or_does_nothing(whole: Path, piece: str) -> None:
-    """Anywhere. Only a few spare bytes at the begin of a journal may be anything."""
+    """A flipped bit anywhere is damage or has no effect; only a few spare bytes at the begin of a journal may
+    change."""
     dice = random.Random(piece)
     for file, _ in zip(copies(whole, piece), range(60), strict=False):
         data = bytearray(file.read_bytes())
@@ -102,7 +104,7 @@ async def test_a_flipped_bit_is_damage_or_does_nothing(whole: Path, piece: str) 
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_zeros_or_other_bytes_in_place_of_a_page_are_damage(whole: Path, piece: str) -> None:
-    """As a broken disk or a power failure leaves them."""
+    """A page of zeros or other bytes, as a broken disk or a power failure leaves it, is damage or has no effect."""
     for filler in (b"\0", b"\xff"):
         for file, page in zip(copies(whole, piece), range(3), strict=False):
             data = file.read_bytes()
@@ -114,7 +116,7 @@ async def test_zeros_or_other_bytes_in_place_of_a_page_are_damage(whole: Path, p
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_a_file_that_is_missing_is_damage(whole: Path, piece: str) -> None:
-    """The rest is not taken for all there was."""
+    """A missing file is damage: the remaining files are not taken for the whole store."""
     file = next(copies(whole, piece))
     file.unlink()
     with pytest.raises(
@@ -126,7 +128,8 @@ async def test_a_file_that_is_missing_is_damage(whole: Path, piece: str) -> None
 
 
 async def test_a_list_that_is_older_than_the_files_is_damage(tmp_path: Path) -> None:
-    """Put back as it was when the store was new, it names none of them: they are not removed as leftovers."""
+    """A list from when the store was new is damage, and the files that it does not name are not removed as
+    leftovers."""
     store = open_store(tmp_path)
     older = (tmp_path / "format").read_bytes()
     await store.confirm(KEYS, NOON)
@@ -139,7 +142,8 @@ async def test_a_list_that_is_older_than_the_files_is_damage(tmp_path: Path) -> 
 
 
 async def test_a_journal_that_is_put_back_while_in_use_is_damage(whole: Path) -> None:
-    """An earlier state of the same file: what was written since is lost, and that is told."""
+    """When a journal is replaced by an earlier state of it while in use, the next look-up reports that it was
+    cut short."""
     store = open_store(whole)
     journal = next(whole / name for name in os.listdir(whole) if name.startswith("journal-"))
     older = journal.read_bytes()
@@ -153,7 +157,8 @@ async def test_a_journal_that_is_put_back_while_in_use_is_damage(whole: Path) ->
 async def test_a_segment_that_the_disk_cannot_read_is_told(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start, by an error that says what to do: to read it through its mapping would end the process."""
+    """A segment that the disk cannot read is reported at the start; a read through its mapping would end the
+    process."""
     real = open
 
     class Unreadable(io.FileIO):
@@ -169,7 +174,7 @@ async def test_a_segment_that_the_disk_cannot_read_is_told(
 
 
 async def test_bytes_behind_the_certain_end_are_cut_off(whole: Path) -> None:
-    """What a killed process had begun to write was not acknowledged."""
+    """Bytes after the acknowledged end of a journal are cut off: they are what a killed process had begun to write."""
     for file, tail in zip(copies(whole, "journal-"), (b"x", bytes(40), b"\0\0\0\1" * 700), strict=False):
         size = file.stat().st_size
         with file.open("ab") as journal:
@@ -181,7 +186,8 @@ async def test_bytes_behind_the_certain_end_are_cut_off(whole: Path) -> None:
 async def test_damage_of_a_large_store_is_told_when_it_is_come_to(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a store that is too large to be read at the start: by the look-up, and a new start is what can help."""
+    """In a store too large to be checked at the start, the look-up that finds damage reports it and asks for a
+    restart."""
     monkeypatch.setattr(view_module, "CHECKED_BYTES", 0)
     file = next(copies(whole, "segment-"))
     with file.open("r+b") as segment:
@@ -195,7 +201,7 @@ async def test_damage_of_a_large_store_is_told_when_it_is_come_to(
 
 
 async def test_a_merge_that_comes_to_damage_tells_it(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a problem in the statistics, and the segments stay as they are."""
+    """A merge that finds damage reports it and leaves the segments as they are."""
     monkeypatch.setattr(view_module, "CHECKED_BYTES", 0)
     for name in os.listdir(whole):
         if name.startswith("segment-"):
@@ -213,7 +219,7 @@ async def test_a_merge_that_comes_to_damage_tells_it(whole: Path, monkeypatch: p
 
 
 async def test_a_journal_that_is_deleted_while_in_use_takes_no_keys(whole: Path) -> None:
-    """What would be written into it nobody could find after a restart."""
+    """A journal that was deleted while in use takes no keys: after a restart they could not be found."""
     store = open_store(whole)
     next(whole / name for name in os.listdir(whole) if name.startswith("journal-")).unlink()
     with pytest.raises(KeyStoreError, match=r"journal-\d+ is missing"):

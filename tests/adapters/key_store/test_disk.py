@@ -1,4 +1,4 @@
-"""The store on disk and the disk: size, leftovers, damage, refusals, and who waits for what."""
+"""The store on disk and its files: size, leftovers, damage, refusals, and which calls wait for which."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOBODY = 65534
 
 
 def open_store(folder: Path, window: float = 172_800.0, max_bytes: int = 64 * MIB) -> DiskKeyStore:
-    """A store in `folder`."""
+    """Open a store in `folder`."""
     return DiskKeyStore(str(folder), Window.of(window), max_bytes)
 
 
 async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:
-    """300,000 keys over 15 windows: the disk holds about a window and a half of them, at every moment."""
+    """With 300,000 keys over 15 windows, the disk holds about the keys of a window and a half at every moment."""
     store = open_store(tmp_path, window=20.0)
     peak = 0
     for second in range(300):
@@ -45,7 +45,7 @@ async def test_disk_is_bounded_over_many_windows(tmp_path: Path) -> None:
 
 
 async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_path: Path) -> None:
-    """At the limit, with the clock set back and a chunk of more than two buckets: all of the chunk is kept."""
+    """At the limit and with the clock set back, a chunk of more than two buckets is kept whole."""
     store = open_store(tmp_path, max_bytes=MIB)
     await store.confirm(keys(range(40_000)), NOON)
     await store.confirm(keys(range(50_000, 80_000)), NOON - 1_000_000)
@@ -55,7 +55,8 @@ async def test_several_buckets_of_one_chunk_outlive_those_of_other_times(tmp_pat
 
 
 async def test_expiry_frees_disk(tmp_path: Path) -> None:
-    """Files are removed at once and closed beside the event loop: no descriptor and no map keeps their blocks."""
+    """Expired files are removed at once and closed beside the event loop: no descriptor or mapping keeps their
+    blocks."""
     store = open_store(tmp_path, window=100.0)
     await store.confirm(keys(range(20_000)), NOON)
     full = disk_usage(tmp_path)
@@ -67,7 +68,7 @@ async def test_expiry_frees_disk(tmp_path: Path) -> None:
 
 
 def _held() -> list[str]:
-    """What this process holds by a descriptor or a map."""
+    """Return the names of all files that this process has open or mapped."""
     numbers = filter(_is_link, os.listdir("/proc/self/fd"))
     maps = Path("/proc/self/maps").read_text().splitlines()
     return [os.readlink(f"/proc/self/fd/{number}") for number in numbers] + maps
@@ -78,7 +79,7 @@ def _is_link(number: str) -> bool:
 
 
 async def test_bytes_told_are_bytes_taken(tmp_path: Path) -> None:
-    """The statistic is what ``du`` says, or a little more."""
+    """The statistics report as many bytes as ``du`` does, or a little more."""
     store = open_store(tmp_path)
     await store.confirm(keys(range(50_000)), NOON)
     taken = disk_usage(tmp_path)
@@ -93,7 +94,8 @@ async def _store_some(folder: Path) -> None:
 
 
 async def test_a_folder_deleted_while_in_use_is_made_again(tmp_path: Path) -> None:
-    """What it knew is lost, and counted; what comes now is remembered, also across a restart."""
+    """When the folder is deleted while in use, its keys are counted as lost, and a new folder takes keys, also
+    across a restart."""
     folder = tmp_path / "state" / "keys"
     store = open_store(folder)
     await store.confirm(keys(range(3000)), NOON)
@@ -128,7 +130,8 @@ async def test_a_deleted_folder_is_made_again_beside_the_event_loop(tmp_path: Pa
 
 
 async def test_a_folder_emptied_while_in_use_is_a_key_store_again(tmp_path: Path) -> None:
-    """All that is in the folder is deleted: it goes on, and the next start does not take it for something else."""
+    """When all files in the folder are deleted, the store works on, and the next start accepts the folder as a
+    key store."""
     store = open_store(tmp_path)
     await store.confirm(keys(range(3000)), NOON)
     _empty(tmp_path)
@@ -146,7 +149,7 @@ def _empty(folder: Path) -> None:
 
 
 async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
-    """Rather than misread or mixed with this one."""
+    """A folder with the format of a later version is refused, so that it is neither misread nor mixed with this one."""
     await _store_some(tmp_path)
     (tmp_path / "format").write_text("pinstream key store, format 4\n")
     with pytest.raises(KeyStoreError, match="a format that this version does not know"):
@@ -154,7 +157,7 @@ async def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    """A folder that holds other things is refused before anything is written into it."""
+    """A folder that holds other files is refused before anything is written into it."""
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(KeyStoreError, match="contains files that are not a key store"):
         open_store(tmp_path)
@@ -162,7 +165,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
-    """The message names the path and asks for a folder."""
+    """When a file is in the place of the folder, the error names the path and asks for a folder."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(KeyStoreError, match=r"file.*name a folder, not a file"):
@@ -171,7 +174,7 @@ def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Without root's right to write everywhere."""
+    """Run the block without root's right to write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -183,7 +186,8 @@ def unprivileged() -> Iterator[None]:
 
 
 async def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
-    """The message says for whom the folder must be writable, for a new store as for one that exists."""
+    """When a folder may not be written, the error names the user that needs the right, for a new store and for
+    an old one."""
     await _store_some(tmp_path / "made")
     for path in (tmp_path / "made", tmp_path):
         path.chmod(0o555)
@@ -197,7 +201,7 @@ async def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
 
 
 async def test_calls_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty chunks at once take a few flushes, not fifty."""
+    """Fifty chunks confirmed at once take a few flushes, not fifty."""
     store = open_store(tmp_path)
     await store.confirm(key(1), NOON)
     flushes: list[int] = []
@@ -208,7 +212,7 @@ async def test_calls_that_wait_share_a_flush(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_a_cancelled_caller_does_not_hurt_the_others(tmp_path: Path) -> None:
-    """Its keys may be stored or not; those of the others are."""
+    """When one caller is cancelled, the keys of the others are stored; its own may be stored or not."""
     store = open_store(tmp_path)
     first, second, third = (asyncio.ensure_future(store.confirm(key(n), NOON)) for n in (1, 2, 3))
     await asyncio.sleep(0)
@@ -219,7 +223,7 @@ async def test_a_cancelled_caller_does_not_hurt_the_others(tmp_path: Path) -> No
 
 
 async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
-    """A write under way is finished and acknowledged, and is there when the store is opened again."""
+    """`close` waits for a write under way, whose keys are there when the store is opened again."""
     store = open_store(tmp_path)
     writing = asyncio.ensure_future(store.confirm(keys(range(30_000)), NOON))
     await asyncio.sleep(0)
@@ -231,7 +235,8 @@ async def test_close_waits_for_what_is_being_written(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_path: Path) -> None:
-    """Reading and writing raise; housekeeping does not, and shows its problem; all of it heals by itself."""
+    """While the folder cannot be made again, reads and writes raise, and expiry reports its problem; afterwards
+    all work."""
     store = open_store(tmp_path / "store")
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").touch()
@@ -249,7 +254,7 @@ async def test_a_folder_that_cannot_be_made_again_is_an_error_until_it_can(tmp_p
 
 
 async def test_a_disk_that_does_not_answer_is_an_error_after_a_while() -> None:
-    """The caller gets an error; the thread goes on when the disk does."""
+    """When the disk does not answer, callers get an error after a while; the thread continues once the disk does."""
     disk = threading.Event()
     thread = OwnThread("test")
     with pytest.raises(KeyStoreError, match="did not answer"):

@@ -1,4 +1,4 @@
-"""The shared key store behind Sentinels, and in a cluster: real servers, of which some are lost."""
+"""The shared key store behind Sentinels and in a cluster: real servers, of which some fail."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.redis_server import RedisServer, redis_cluster, redis_server
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    """Three nodes."""
+    """Yield the three nodes of a cluster."""
     with redis_cluster(tmp_path, 3) as nodes:
         yield nodes
 
 
 async def test_sentinels_lead_to_the_primary_and_what_a_failover_lost_is_counted(tmp_path: Path) -> None:
-    """The replica stood still while the last keys were confirmed."""
+    """Sentinels lead to the new primary, and the keys confirmed while its replica stood still are counted as lost."""
     with ExitStack() as stack:
         primary = stack.enter_context(redis_server(tmp_path / "one", "--repl-diskless-sync-delay", "0"))
         of = ("--replicaof", f"127.0.0.1 {primary.port}")
@@ -42,7 +42,7 @@ async def test_sentinels_lead_to_the_primary_and_what_a_failover_lost_is_counted
             await store.confirm(keys(range(10)), NOON)
             wait_for(lambda: follower.hget("pinstream:{0}:slices", str(int(NOON))) == b"10")
             replica.freeze()
-            # Else what it lacks would be in its socket when it goes on.
+            # Otherwise the keys that it lacks would still be in its socket when it continues.
             assert client.Redis(port=primary.port).client_kill_filter(_type="replica") == 1
             await store.confirm(keys(range(10, 13)), NOON)
             primary.kill()
@@ -54,13 +54,14 @@ async def test_sentinels_lead_to_the_primary_and_what_a_failover_lost_is_counted
 
 
 SENTINEL_RIGHTS = "allchannels +sentinel|masters +client|setname"
-"""What docs/scaling.md says that the user needs at Sentinels."""
+"""The rights that the user needs at Sentinels, as in docs/scaling.md."""
 
 
 def ask_sentinels(
     stack: ExitStack, folder: Path, primary: RedisServer, secured: str, count: int = 3
 ) -> list[RedisServer]:
-    """Start Sentinels that know this primary as "shop". `secured`: whom they answer, as lines of their files."""
+    """Start Sentinels that watch `primary` as "shop"; `secured` are the lines of their files that say whom they
+    answer."""
     told = f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop hush\n{secured}\n"
     return [
         stack.enter_context(redis_server(folder / f"sentinel-{n}", "--sentinel", configuration=told))
@@ -69,7 +70,7 @@ def ask_sentinels(
 
 
 def url_of(sentinels: list[RedisServer], user: str = "") -> str:
-    """The address of a store behind these."""
+    """Return the address of a store behind `sentinels`."""
     return f"redis://{user}{','.join(f'127.0.0.1:{one.port}' for one in sentinels)}?sentinel=shop"
 
 
@@ -83,7 +84,8 @@ def url_of(sentinels: list[RedisServer], user: str = "") -> str:
     ids=["open", "a password", "a user"],
 )
 async def test_sentinels_may_ask_for_the_same_password(tmp_path: Path, user: str, secured: str) -> None:
-    """Those that do not ask are not told it. A wrong one is a clear line, which says whether Sentinels refuse it."""
+    """Sentinels get the password only if they ask for it; the error for a wrong one says whether Sentinels
+    refuse it."""
     word = {"": "--requirepass", "shop@": "--masterauth"}[user]
     acl = f"user shop on >hush {RIGHTS}\n" if user else ""
     with ExitStack() as stack:
@@ -106,7 +108,8 @@ async def test_sentinels_may_ask_for_the_same_password(tmp_path: Path, user: str
 async def test_sentinels_that_do_not_answer_leave_time_for_the_others(
     tmp_path: Path, word: str | None
 ) -> None:
-    """Two of three stand still, the first ones. When all do, and where they know no such name, that is said."""
+    """When two of three Sentinels stand still the third one is asked; when all do, or none knows the name, an
+    error says so."""
     secured = ("--requirepass", word) if word else ()
     with ExitStack() as stack:
         primary = stack.enter_context(redis_server(tmp_path / "one", *secured))
@@ -125,7 +128,7 @@ async def test_sentinels_that_do_not_answer_leave_time_for_the_others(
 
 
 async def test_a_primary_that_too_few_replicas_follow_is_said(tmp_path: Path) -> None:
-    """With `min-replicas-to-write` an old primary that is cut off takes nothing."""
+    """With `min-replicas-to-write` and too few replicas a primary takes no writes, and the error names the setting."""
     with redis_server(tmp_path, "--min-replicas-to-write", "1") as server:
         async with member(server.url) as store:
             with pytest.raises(KeyStoreError, match=r"takes no writes, .* \(min-replicas-to-write\)"):
@@ -136,7 +139,8 @@ async def test_a_primary_that_too_few_replicas_follow_is_said(tmp_path: Path) ->
 
 @pytest.mark.parametrize("how", ["killed", "silent"])
 async def test_a_node_of_a_cluster_that_is_lost_is_replaced(tmp_path: Path, how: str) -> None:
-    """Its replica takes over, and members follow it by themselves; so they do when the node comes back as one.
+    """When a node is lost, members follow its replica by themselves, and continue when the node returns as a
+    replica.
 
     A machine that is gone does not even refuse connections: its calls end by their time limit.
     """
@@ -159,12 +163,13 @@ async def test_a_node_of_a_cluster_that_is_lost_is_replaced(tmp_path: Path, how:
             nodes[0].start() if how == "killed" else nodes[0].thaw()
             wait_for(lambda: client.Redis(port=nodes[0].port).info("replication")["role"] == "slave")
             await until_answered(store.renew)
-            # The new primary does not know the script yet, so its part of the call is made again, and no other part.
+            # The new primary does not know the script yet, so only its part of the call is made again.
             assert await store.confirm(keys(range(100, 200)), NOON) == b"\1" * 100
 
 
 async def test_in_a_cluster(cluster: list[RedisServer]) -> None:
-    """Keys are spread over its nodes; any node leads to all; one that is gone is named."""
+    """Keys are spread over all nodes of a cluster, any node leads to the others, and an error names the
+    cluster's address."""
     url = f"redis://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}?cluster=true"
     async with member(url) as store:
         await works(store)
@@ -176,7 +181,7 @@ async def test_in_a_cluster(cluster: list[RedisServer]) -> None:
 
 
 async def test_more_calls_at_once_than_connections_wait_their_turn(cluster: list[RedisServer]) -> None:
-    """Each block goes to all shards of a cluster; renewals do not wait."""
+    """When more blocks are claimed at once than there are connections, they wait for one; renewals do not."""
     async with member(f"{cluster[0].url}?cluster=true") as store:
         await until_answered(store.renew)
         blocks = [keys(range(100 * n, 100 * n + 100)) for n in range(20)]
@@ -187,7 +192,8 @@ async def test_more_calls_at_once_than_connections_wait_their_turn(cluster: list
 
 
 async def test_while_a_cluster_moves_a_slot_nothing_is_judged_there(cluster: list[RedisServer]) -> None:
-    """Its keys are on two nodes: what was delivered would be missing on the other. Afterwards all is as before."""
+    """While a cluster moves a slot, look-ups and writes there fail, since its keys are on two nodes; afterwards
+    none is lost."""
     slot = key_slot(b"0")
     async with member(f"{cluster[0].url}?cluster=true") as store:
         await until_answered(store.renew)
@@ -204,13 +210,13 @@ async def test_while_a_cluster_moves_a_slot_nothing_is_judged_there(cluster: lis
         nodes[source].execute_command(f"CLUSTER SETSLOT {slot} MIGRATING {names[target]}")
         moved = nodes[source].execute_command(f"CLUSTER GETKEYSINSLOT {slot} 1000")
         for some in (moved[::2], moved[1::2]):
-            for _ in range(3):  # the client may follow to the other node
+            for _ in range(3):  # the client may follow the keys to the other node
                 with pytest.raises(KeyStoreError, match="moves keys to another node"):
                     await store.look_up(keys(mine), NOON)
                 with pytest.raises(KeyStoreError):
                     await store.confirm(keys(mine[5:]), NOON)
             nodes[source].migrate("127.0.0.1", cluster[target].port, some, 0, 5000)
-        # Also where the client says that it knows.
+        # The script refuses also if the client has sent ASKING.
         asking: Any = client.Redis(port=cluster[target].port, single_connection_client=True)
         asking.execute_command("ASKING")
         with pytest.raises(client.ResponseError, match="non local key"):

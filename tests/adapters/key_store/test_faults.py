@@ -25,23 +25,25 @@ START = int(NOON)
 
 
 class History:
-    """One history of a store: chunks that are acknowledged, with all that happens to them on the way."""
+    """A store whose chunks are confirmed, sealed, merged and expired step by step, with a record of what must
+    be found."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stamps: dict[int, int] = {}
         self.unsure: dict[int, int] = {}
-        """Chunks that were begun and not acknowledged."""
+        """The times of chunks that were begun and not acknowledged, by number."""
         self.now = START
         self.folder: Folder | None = None
 
     def open(self) -> Folder:
-        """Open the folder, as at a start."""
+        """Open the folder as a start does."""
         self.folder = Folder(str(self.root), WINDOW, 64 * MIB, lambda _: None)
         return self.folder
 
     def steps(self) -> Iterator[None]:
-        """Journals that are sealed, segments that are merged, slices of time that begin and are dropped."""
+        """Confirm a chunk a step; meanwhile journals are sealed, segments merged, and slices of time begun and
+        dropped."""
         folder = self.open()
         for number in range(STEPS):
             self.now = START + number // 6 * 50
@@ -54,7 +56,7 @@ class History:
             yield
 
     def check(self) -> None:
-        """What was acknowledged and is in the window is found; what was never delivered is not."""
+        """Check that all acknowledged keys within the window are found, and none that were never delivered."""
         view = View(str(self.root))
         view.refresh()
         view.check()
@@ -77,7 +79,7 @@ STEPS = 16
 
 @cache
 def column(number: int) -> bytes:
-    """The keys of a chunk."""
+    """Return the keys of chunk `number`."""
     return b"".join(key(number * CHUNK + one) for one in range(CHUNK))
 
 
@@ -87,7 +89,7 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_history_has_all_that_can_happen(memory_folder: Path) -> None:
-    """Without a fault: several journals, merges, drops, and each kind of call many times."""
+    """Without a fault the history has several journals, merges and drops, and more than 300 calls."""
     history = History(memory_folder)
     most = merged = 0
     with failing(memory_folder, None) as disk:
@@ -107,7 +109,7 @@ def test_the_history_has_all_that_can_happen(memory_folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["kill", "half kill", "power"])
 def test_a_kill_at_any_system_call_loses_nothing(memory_folder: Path, kind: str) -> None:
-    """Afterwards the store opens, has all that was acknowledged, and goes on."""
+    """After a kill at any system call the store opens, has all acknowledged keys, and works on."""
     for number in count(1):
         folder = memory_folder / str(number)
         folder.mkdir()
@@ -133,7 +135,8 @@ def test_a_kill_at_any_system_call_loses_nothing(memory_folder: Path, kind: str)
 
 @pytest.mark.parametrize("kind", ["short", "half ENOSPC", "EIO"])
 def test_a_call_that_fails_is_told_and_does_no_harm(memory_folder: Path, kind: str) -> None:
-    """The caller hears of it and tries again; a short write is simply continued."""
+    """When a system call fails, the caller gets an error and can retry without loss; a short write is continued
+    silently."""
     for number in count(1):
         folder = memory_folder / str(number)
         folder.mkdir()
@@ -158,7 +161,7 @@ def test_a_call_that_fails_is_told_and_does_no_harm(memory_folder: Path, kind: s
 
 
 def rest_of(history: History) -> Iterator[None]:
-    """Go on after a failure, with the same folder: what failed is tried again."""
+    """Go on with the same folder after a failure: confirm the chunks that failed again, then the rest."""
     folder = history.folder or history.open()
     for number, stamp in list(history.unsure.items()):
         folder.append([(column(number), stamp)])
@@ -173,7 +176,7 @@ def rest_of(history: History) -> Iterator[None]:
 
 
 def test_a_merge_that_is_no_longer_wanted_changes_nothing(memory_folder: Path) -> None:
-    """At a stop: it ends soon, its file goes, and what it would have merged stays."""
+    """A merge that is no longer wanted, as at a stop, removes its file and leaves the segments as they are."""
     history = History(memory_folder)
     with failing(memory_folder, None):
         for _ in history.steps():

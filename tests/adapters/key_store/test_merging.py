@@ -1,4 +1,4 @@
-"""Which segments are merged: few remain, a key is seldom written again, and the event loop goes on meanwhile."""
+"""Which segments are merged: few remain, a key is seldom written again, and the event loop is never blocked."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ GIB = 1024 * MIB
 
 
 def is_merging(store: DiskKeyStore) -> bool:
-    """Whether a merge is queued or runs."""
+    """Report whether a merge is queued or runs."""
     return store._merge_not_before == math.inf
 
 
 def merged(files: FileList, most_bytes: int) -> tuple[FileList, int]:
-    """Merge as long as there is something to merge; how many keys were written for that."""
+    """Merge `files` until nothing is left to merge; return the new list and the number of keys written."""
     written = 0
     while chosen := mergeable(files, most_bytes):
         assert len({(one.start, one.window) for one in chosen}) == 1
@@ -46,28 +46,29 @@ def merged(files: FileList, most_bytes: int) -> tuple[FileList, int]:
 
 
 def sealed(files: FileList, start: int, entries: int = JOURNAL_KEYS) -> FileList:
-    """One more segment of the slice that begins at `start`, which is the current one."""
+    """Return `files` with one more segment, of the slice that begins at `start`, which becomes the current one."""
     new = SegmentFile(files.next, entries, 0, start, 1000, 0)
     return files._replace(next=files.next + 1, start=start, window=1000, segments=(*files.segments, new))
 
 
 @pytest.mark.parametrize("journals", [10, 100, 700])
 def test_few_segments_remain_and_a_key_is_seldom_written_again(journals: int) -> None:
-    """While a slice grows, three of each size at most; when the next one begins, it soon becomes one."""
+    """A growing slice has few segments of each size, and when the next one begins, it is merged into at most two."""
     files, written = FileList(), 0
     for _ in range(journals):
         files, more = merged(sealed(files, 0), 64 * GIB)
         written += more
         assert len(files.segments) <= 16
     assert written <= 6 * journals * JOURNAL_KEYS
-    files = sealed(files, 0, 900)  # what was in the journal when the slice was over
+    files = sealed(files, 0, 900)  # the journal's keys at the end of the slice
     files, more = merged(sealed(files, 500), 64 * GIB)
     assert len([one for one in files.segments if one.start == 0]) <= 2
     assert more <= 2 * journals * JOURNAL_KEYS
 
 
 def test_a_few_small_segments_do_not_make_a_large_one_be_written_again() -> None:
-    """A clock that goes back and forth adds small ones to a slice that is over."""
+    """Small segments that a clock going back and forth adds to an ended slice do not make its large one be
+    merged again."""
     files = sealed(FileList(), 0, 1000 * JOURNAL_KEYS)
     written = 0
     for _ in range(100):
@@ -79,7 +80,7 @@ def test_a_few_small_segments_do_not_make_a_large_one_be_written_again() -> None
 
 
 def test_no_merge_is_larger_than_its_room() -> None:
-    """At the size limit: what does not fit stays as it is."""
+    """No merge makes a segment larger than the size that it may have; segments that do not fit stay as they are."""
     files = FileList()
     for _ in range(60):
         files, _ = merged(sealed(files, 0), 8 * JOURNAL_KEYS * 21)
@@ -87,8 +88,8 @@ def test_no_merge_is_larger_than_its_room() -> None:
 
 
 async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path: Path) -> None:
-    """None of its turns takes 20 ms of its thread's time: the work is done elsewhere (what other processes take of
-    the machine does not count)."""
+    """While keys are sealed and merged, no turn of the event loop takes 20 ms of its thread's time (time that
+    other processes take does not count)."""
     store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
     column = keys(range(4000))
     turns = []
@@ -119,7 +120,7 @@ async def test_the_event_loop_goes_on_while_keys_are_sealed_and_merged(tmp_path:
 async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open a file, to end its mapping and to free a removed one all wait for others: that is another thread's."""
+    """Segments are opened by the writer's thread and unmapped by the closer's: both would block the event loop."""
     opened, unmapped = [], []
     real_open, real_close = files.open_segment, files._Mapping.close
 
@@ -151,7 +152,7 @@ async def test_segments_are_opened_and_unmapped_beside_the_event_loop(
 async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop takes in a merge without opening a file, and what was merged into it is known from then on."""
+    """A merged segment is opened by the merger's thread, not by the event loop, and its keys are found from then on."""
     opened = []
     real = files.open_segment
 
@@ -174,7 +175,7 @@ async def test_a_merged_segment_is_opened_by_the_thread_that_merged_it(
 async def test_a_merge_that_cannot_be_listed_keeps_no_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list has no room on a full disk: the new segment is removed, and nothing holds the removed file."""
+    """When a full disk has no room for the new list, the merged segment is removed and its file does not stay open."""
     monkeypatch.setattr(folder, "JOURNAL_KEYS", 200)
     store = DiskKeyStore(str(tmp_path), Window.of(172_800.0), GIB)
     real = files.write_list
@@ -198,7 +199,8 @@ async def test_a_merge_that_cannot_be_listed_keeps_no_space(
 async def test_without_a_thread_the_files_are_closed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system gives no thread for it, the event loop waits: no look-up fails, and no file stays open."""
+    """Where the system refuses a thread for closing, the event loop closes the files itself: no look-up fails,
+    none stays open."""
 
     def run_aside(_name: str, _function: Callable[[], object]) -> None:
         raise RuntimeError("can't start new thread")
@@ -215,7 +217,7 @@ async def test_without_a_thread_the_files_are_closed_all_the_same(
 
 
 def open_segments(folder: Path) -> list[str]:
-    """Files of segments that this process has open."""
+    """Return the names of segment files that this process has open."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):

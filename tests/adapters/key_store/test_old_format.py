@@ -1,4 +1,4 @@
-"""Folders of versions that used LMDB are taken over once, whole or not at all."""
+"""Folders of versions that used LMDB are converted once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ RECORD = struct.Struct(">16sQII")
 
 
 def bucket(folder: Path, start: int, first: int, count: int, in_records: int = 0, sequence: int = 0) -> Path:
-    """What such a version left of `count` keys: most in the tree, the last `in_records` in records of 100."""
+    """Write a bucket of `count` keys as such a version left it: the last `in_records` in records of 100, others
+    in the tree."""
     path = folder / f"b-{start}-172800-{sequence}"
     path.mkdir(parents=True)
     (folder / LIST).write_bytes(b"pinstream key store, format 2\n")
@@ -47,7 +48,7 @@ def bucket(folder: Path, start: int, first: int, count: int, in_records: int = 0
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A folder with two slices of time, one of them in two buckets."""
+    """Return a folder with two slices of time, one of them in two buckets."""
     folder = tmp_path / "keys"
     bucket(folder, START - WINDOW.bucket_seconds, 0, 3000)
     bucket(folder, START, 3000, 5000, in_records=1250)
@@ -56,12 +57,12 @@ def old(tmp_path: Path) -> Path:
 
 
 def open_store(folder: Path) -> DiskKeyStore:
-    """The store in a folder."""
+    """Open the store in `folder`."""
     return DiskKeyStore(str(folder), WINDOW, 64 * MIB)
 
 
 async def test_all_keys_are_taken_over_once(old: Path) -> None:
-    """With their times, and a line of progress for each bucket; then nothing is left of the older format."""
+    """All keys are converted once, with their times and a line of progress for each bucket, and no old file remains."""
     told: list[str] = []
     for lines in (3, 3):
         store = open_key_store(f"disk:{old}", window=172_800, max_bytes=64 * MIB, progress=told.append)
@@ -77,12 +78,12 @@ async def test_all_keys_are_taken_over_once(old: Path) -> None:
 
 
 def has_buckets(folder: Path) -> bool:
-    """Whether something of the older format is left."""
+    """Report whether `folder` still has files of the older format."""
     return bool([*folder.glob("b-*"), *folder.rglob("*.mdb")])
 
 
 async def is_told(folder: Path) -> bool:
-    """Whether damage is reported; if not, all keys are there."""
+    """Report whether opening the store reports damage; if it does not, check that all keys are there."""
     try:
         store = open_store(folder)
     except KeyStoreError as failure:
@@ -93,7 +94,8 @@ async def is_told(folder: Path) -> bool:
 
 
 async def test_an_empty_folder_of_the_older_format(tmp_path: Path) -> None:
-    """And one with a bucket that was being made when its process was killed."""
+    """An empty folder of the older format is converted, and one with a bucket that a killed process was about
+    to make."""
     (tmp_path / LIST).write_bytes(b"pinstream key store, format 1\n")
     await open_store(tmp_path).close()
     other = tmp_path / "other"
@@ -108,7 +110,7 @@ async def test_an_empty_folder_of_the_older_format(tmp_path: Path) -> None:
 
 
 def test_a_kill_anywhere_on_the_way_leaves_a_folder_that_is_taken_over(old: Path) -> None:
-    """By the next start: nothing is lost, nothing is left."""
+    """After a kill at any call of the conversion, the next start converts all keys and leaves no old files."""
     for number in range(1, 60, 3):
         with failing(old, Fault("kill", number)) as disk:
             Folder(str(old), WINDOW, 64 * MIB, lambda _: None)
@@ -120,21 +122,22 @@ def test_a_kill_anywhere_on_the_way_leaves_a_folder_that_is_taken_over(old: Path
 
 
 async def test_a_file_of_the_older_format_cut_anywhere_is_told(tmp_path: Path) -> None:
-    """Or is whole; and the process is not killed by a page that is missing."""
+    """A file of the older format that was cut is reported as damaged or has all keys; a missing page does not
+    end the process."""
     told = 0
     size = (bucket(tmp_path / "first", START, 0, 3000, in_records=700) / "data.mdb").stat().st_size
     for number, cut in enumerate([0, 100, 4096, *range(8192, size, size // 20), size - 4096, size - 1]):
         folder = tmp_path / str(number)
         data = bucket(folder, START, 0, 3000, in_records=700) / "data.mdb"
         os.truncate(data, cut)
-        if cut == 0:  # as a killed process leaves it that was making it
+        if cut == 0:  # as a process leaves it that was killed while making the file
             continue
         told += await is_told(folder)
     assert told > 10
 
 
 async def test_pages_of_the_older_format_that_were_overwritten_are_told(tmp_path: Path) -> None:
-    """Whichever it is: all keys are there, or it is reported."""
+    """When a page of the older format was overwritten, all keys are found or the damage is reported."""
     size = (bucket(tmp_path / "first", START, 0, 3000, in_records=700) / "data.mdb").stat().st_size
     told = 0
     for page in range(0, size // 4096, 3):
@@ -149,7 +152,7 @@ async def test_pages_of_the_older_format_that_were_overwritten_are_told(tmp_path
 
 
 def test_a_folder_that_an_older_version_has_open_is_refused(old: Path) -> None:
-    """What that one stores from now on would be lost."""
+    """A folder that an older version has open is refused: keys that the older one stores afterwards would be lost."""
     path = next(old.glob("b-*"))
     program = f"import lmdb, sys; env = lmdb.open({str(path)!r}); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -164,7 +167,8 @@ def test_a_folder_that_an_older_version_has_open_is_refused(old: Path) -> None:
 
 
 def test_a_value_of_the_older_format_that_is_no_time_is_told(tmp_path: Path) -> None:
-    """Found by fuzzing: it ended with a traceback."""
+    """A value of the older format that is no time is reported as damage; a fuzzer found that it ended with a
+    traceback."""
     path = bucket(tmp_path, START, 0, 100)
     with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
         transaction.put(key(5), b"much longer than a time")

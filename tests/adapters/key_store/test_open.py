@@ -15,7 +15,7 @@ from tests.adapters.key_store.helpers import HOUR, MIB, NOON, key
 
 @pytest.mark.parametrize("scheme", ["memory:", "disk:"])
 async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
-    """Both kinds open and work; folders that are missing are made."""
+    """A URL of each kind opens a store that works; folders that are missing are made."""
     url = scheme if scheme == "memory:" else f"{scheme}{tmp_path}/state/keys"
     store = open_key_store(url, window=48 * HOUR, max_bytes=16 * MIB)
     await store.confirm(key(1), NOON)
@@ -25,7 +25,7 @@ async def test_a_url_names_a_store(scheme: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None:
-    """Whatever the umask is, nobody else may enter the folder, or read a file there."""
+    """Under any umask, only the owner can enter the folder and read its files."""
     before = os.umask(umask)
     try:
         store = open_key_store(f"disk:{tmp_path}/keys", window=48 * HOUR, max_bytes=16 * MIB)
@@ -59,7 +59,7 @@ async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None
     ],
 )
 def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
-    """The message names the variable and what may stand there, and repeats no secret."""
+    """The error names the variable and the values that it accepts, and repeats no secret."""
     with pytest.raises(
         SettingsError, match=r"PINSTREAM_KEY_STORE: .*(disk:/path|docs/scaling.md)"
     ) as refused:
@@ -71,6 +71,6 @@ def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
     ("window", "max_bytes"), [(0, 16 * MIB), (-1, 16 * MIB), (float("nan"), 16 * MIB), (60, MIB)]
 )
 def test_limits_that_cannot_be_are_refused(window: float, max_bytes: int) -> None:
-    """A window must be positive, a size limit large enough to be of use."""
+    """A window that is not positive and a size limit that is too small are refused."""
     with pytest.raises(SettingsError, match="cannot be"):
         open_key_store("memory:", window=window, max_bytes=max_bytes)

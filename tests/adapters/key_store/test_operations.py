@@ -1,4 +1,4 @@
-"""The compiled operations and their plain twins do the same, and both find damage."""
+"""The compiled operations and those in plain Python return the same results, and both find damage."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _CHUNKS = st.lists(
 
 
 def column(numbers: list[int]) -> bytes:
-    """Keys by number; negative ones are those at the edges."""
+    """Return the keys of `numbers` as one column; negative numbers stand for the keys in `EDGES`."""
     return b"".join(EDGES[-number - 1] if number < 0 else key(number) for number in numbers)
 
 
 def segment(module: ModuleType | Any, entries: bytes, bits: int) -> Any:
-    """A segment of these entries."""
+    """Build a segment of `entries` with the operations of `module`."""
     builder = module.Builder(bits)
     for at in range(0, len(entries), 60):
         builder.add(entries[at : at + 60])
@@ -41,13 +41,13 @@ def segment(module: ModuleType | Any, entries: bytes, bits: int) -> Any:
 
 
 def test_they_are_compiled_wherever_they_can_be() -> None:
-    """With a C compiler at hand they cannot be missing unnoticed."""
+    """Where there is a C compiler, the operations must have been compiled."""
     if not IS_COMPILED and shutil.which("cc") is not None:
         pytest.fail("consumer/adapters/key_store/native was not compiled: run `make clean setup`")
 
 
 def test_what_is_compiled_is_what_stands_here() -> None:
-    """The module was made of these sources, not of older ones."""
+    """The compiled module was made of the present sources, not of older ones."""
     if not IS_COMPILED:
         pytest.skip("the package was built without a C compiler")
     folder = REPOSITORY / "consumer" / "adapters" / "key_store" / "native"
@@ -62,7 +62,8 @@ def test_what_is_compiled_is_what_stands_here() -> None:
 def test_all_give_the_same(
     chunks: list[tuple[list[int], int]], asked: list[int], oldest: int, bits: int
 ) -> None:
-    """Table and segment against a dict; entries, directory and checksums byte for byte."""
+    """Tables and segments of both kinds find what a dict finds; entries, directories and checksums are equal
+    byte for byte."""
     model: dict[bytes, int] = {}
     for numbers, stamp in chunks:
         for number in numbers:
@@ -96,7 +97,7 @@ def test_all_give_the_same(
 def test_a_merge_is_the_union_with_the_latest_stamps(
     parts: list[list[tuple[list[int], int]]], most: int
 ) -> None:
-    """Of any number of segments, in steps of any size."""
+    """A merge of any number of segments, in steps of any size, has every key with its latest stamp."""
     union = plain.Table()
     tables = []
     for chunks in parts:
@@ -115,7 +116,7 @@ def test_a_merge_is_the_union_with_the_latest_stamps(
 
 @pytest.mark.parametrize("module", BOTH)
 def test_many_keys(module: Any) -> None:
-    """Tens of thousands, among them many that begin alike: the directory leads to all and to none too many."""
+    """Of tens of thousands of keys, many with the same first bytes, each one is found, and none that is not there."""
     count = 40_000 if module is native else 4_000
     alike = b"".join(b"\x80\0\0\0\0\0\0\0" + number.to_bytes(8, "little") for number in range(count // 8))
     keys = b"".join(map(key, range(count))) + alike
@@ -135,7 +136,8 @@ def test_many_keys(module: Any) -> None:
 
 @pytest.mark.parametrize("module", BOTH)
 def test_a_flipped_bit_anywhere_is_damage(module: Any) -> None:
-    """`check` finds each one; a search that comes across it says so, and never "not there"."""
+    """`check` finds every flipped bit, and a search or merge that meets one raises `Damage` instead of missing
+    a key."""
     dice = random.Random(1)
     table = plain.Table()
     keys = b"".join(map(key, range(300)))
@@ -157,7 +159,7 @@ def test_a_flipped_bit_anywhere_is_damage(module: Any) -> None:
 
 
 def merge_all(module: Any, segment: Any) -> None:
-    """Merge a segment with none."""
+    """Merge a segment alone to its end."""
     merger = module.Merger([segment])
     while merger.take(50):
         pass
@@ -166,7 +168,7 @@ def merge_all(module: Any, segment: Any) -> None:
 @pytest.mark.parametrize("module", BOTH)
 @pytest.mark.parametrize("change", [-32, -12, -1, 1, 1024])
 def test_another_length_is_damage(module: Any, change: int) -> None:
-    """Nothing beyond the end is read."""
+    """A segment of a wrong length raises `Damage`, so that no byte beyond the end is read."""
     builder = plain.Builder(0)
     builder.add(key(1) + b"\0\0\0\1")
     good = key(1) + b"\0\0\0\1" + b"".join(builder.finish())

@@ -1,4 +1,4 @@
-"""The store on disk across processes: restarts, sudden death, and sharing."""
+"""The store on disk across processes: restarts, kills and shared folders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ WINDOW = 172_800.0
 
 
 def open_store(folder: Path, window: float = WINDOW, max_bytes: int = 64 * MIB) -> DiskKeyStore:
-    """The store of this process."""
+    """Open the store in this process."""
     return DiskKeyStore(str(folder), Window.of(window), max_bytes)
 
 
 async def test_keys_survive_a_restart(tmp_path: Path) -> None:
-    """What was remembered is there after close and open, also with another window than before."""
+    """Confirmed keys are found after a restart, and a shorter window in between does not drop what a longer one
+    needs."""
     store = open_store(tmp_path)
     await store.confirm(keys(range(2000)), NOON)
     await store.close()
@@ -42,7 +43,7 @@ async def test_keys_survive_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds_in", [1, 20, 60])
 async def test_a_kill_loses_no_acknowledged_key(tmp_path: Path, seconds_in: int) -> None:
-    """SIGKILL in the middle of a stream of writes: every chunk acknowledged before is there afterwards."""
+    """After SIGKILL in the middle of a stream of writes, every chunk acknowledged before is found."""
     acknowledged = 0
     with child(tmp_path, WINDOW, 64 * MIB) as writer:
         writer.send(f"stream 0 10000000 250 {NOON}")
@@ -56,7 +57,8 @@ async def test_a_kill_loses_no_acknowledged_key(tmp_path: Path, seconds_in: int)
 
 
 async def test_a_kill_while_buckets_are_made_and_dropped_leaves_a_store_that_opens(tmp_path: Path) -> None:
-    """With a limit so low that buckets come and go all the time, ten kills in a row do no harm."""
+    """Ten kills in a row, with a limit so low that buckets are made and dropped all the time, leave a store
+    that opens."""
     for attempt in range(10):
         with child(tmp_path, WINDOW, MIB) as writer:
             first = attempt * 1_000_000
@@ -74,7 +76,7 @@ async def test_a_kill_while_buckets_are_made_and_dropped_leaves_a_store_that_ope
 
 
 def names_of(folder: Path) -> set[str]:
-    """The files that the list names."""
+    """Return the names of the files in the list of `folder`."""
     return decode_list((folder / "format").read_bytes()).names()
 
 
@@ -97,7 +99,8 @@ async def test_processes_see_each_other(tmp_path: Path) -> None:
 
 
 async def test_processes_share_one_limit(tmp_path: Path) -> None:
-    """Two processes write against the same limit at once: it holds, and each finds what it wrote last."""
+    """While two processes write at once, the limit that they share holds, and each finds the keys that it wrote
+    last."""
     limit, step = 16 * MIB, 6000
     with child(tmp_path, WINDOW, limit) as one, child(tmp_path, WINDOW, limit) as two:
         one.send(f"stream 0 600000 {step} {NOON}")
@@ -114,7 +117,7 @@ async def test_processes_share_one_limit(tmp_path: Path) -> None:
 
 
 async def test_two_stores_of_one_process_share_a_folder_too(tmp_path: Path) -> None:
-    """By another name of the folder as well: each finds at once what the other stored."""
+    """Two stores of one process, under two names of one folder, each find at once the keys that the other stored."""
     one = open_store(tmp_path / "store")
     (tmp_path / "alias").symlink_to(tmp_path / "store")
     other = open_store(tmp_path / "alias")
@@ -129,7 +132,7 @@ async def test_two_stores_of_one_process_share_a_folder_too(tmp_path: Path) -> N
 
 
 async def test_a_folder_that_another_one_made_again_is_followed(tmp_path: Path) -> None:
-    """It was deleted while in use, and the other one noticed it first: new files have the names of the old ones."""
+    """When the folder was deleted in use and another store made it again, its new files of the same names are read."""
     one, other = open_store(tmp_path / "store"), open_store(tmp_path / "store")
     await one.confirm(key(1), NOON)
     assert await other.look_up(key(1), NOON) == b"\1"
@@ -145,7 +148,7 @@ async def test_a_folder_that_another_one_made_again_is_followed(tmp_path: Path) 
 async def test_a_list_that_is_replaced_while_it_is_read_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files that the older one names are gone: that is no damage."""
+    """A list replaced while it is read is read again: that the files of the older list are gone is no damage."""
     monkeypatch.setattr(disk_store, "mergeable", lambda *_: [])
     store = open_store(tmp_path, max_bytes=MIB)
     other = open_store(tmp_path, max_bytes=MIB)

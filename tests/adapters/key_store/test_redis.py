@@ -24,7 +24,8 @@ from tests.support.redis_server import RedisServer, redis_server
 
 
 async def test_a_server_that_is_not_there_is_one_line() -> None:
-    """The address is named, the password is not; housekeeping keeps the reason for the page."""
+    """When the server cannot be reached the error names its address without the password, and expiry keeps it
+    as `problem`."""
     async with member(f"redis://user:hush@127.0.0.1:{free_ports(1)[0]}") as store:
         with pytest.raises(KeyStoreError, match=r"redis://127\.0\.0\.1:\d+ cannot be reached") as refused:
             await store.renew()
@@ -34,7 +35,8 @@ async def test_a_server_that_is_not_there_is_one_line() -> None:
 
 
 async def test_a_frozen_server_is_an_error_in_time_and_heals(tmp_path: Path) -> None:
-    """What it had been asked meanwhile is done under the session before: the next one is not disturbed."""
+    """After a frozen server's time-out a new session begins, and late answers to the previous session do not
+    disturb it."""
     with redis_server(tmp_path) as server:
         async with member(server.url, time_limit=0.5) as store, member(server.url) as other:
             await store.renew()
@@ -52,7 +54,7 @@ async def test_a_frozen_server_is_an_error_in_time_and_heals(tmp_path: Path) -> 
 
 
 async def test_a_server_that_forgot_all_is_noticed(tmp_path: Path) -> None:
-    """Killed and started again without its data: what it lost is counted, and claims are made again."""
+    """When the server restarts without its data, the keys that it lost are counted and a new session begins."""
     with redis_server(tmp_path) as server:
         async with member(server.url) as store:
             await store.renew()
@@ -67,7 +69,7 @@ async def test_a_server_that_forgot_all_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_a_server_with_an_append_only_file_forgets_nothing(tmp_path: Path) -> None:
-    """Killed and started again: leases go on, too."""
+    """A server with an append-only file that is killed and restarted has lost no key, claim or lease."""
     with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with member(server.url) as store:
             await store.renew()
@@ -81,7 +83,7 @@ async def test_a_server_with_an_append_only_file_forgets_nothing(tmp_path: Path)
 
 
 async def test_a_full_server_refuses_and_goes_on_when_it_has_room(tmp_path: Path) -> None:
-    """Nothing is evicted; confirming goes on as soon as there is memory."""
+    """A full server evicts nothing and refuses writes; once it has memory again, keys are confirmed."""
     with redis_server(tmp_path, "--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
         async with member(server.url) as store:
             await store.renew()
@@ -96,7 +98,7 @@ async def test_a_full_server_refuses_and_goes_on_when_it_has_room(tmp_path: Path
 
 
 async def test_a_replica_is_refused_by_name(tmp_path: Path) -> None:
-    """It would answer look-ups, and take nothing."""
+    """A read-only replica is refused by an error that says so, since it could answer look-ups but not claims."""
     with redis_server(tmp_path / "one") as primary:
         of = ("--replicaof", f"127.0.0.1 {primary.port}")
         with redis_server(tmp_path / "two", *of) as replica:
@@ -106,7 +108,7 @@ async def test_a_replica_is_refused_by_name(tmp_path: Path) -> None:
 
 
 async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
-    """With those of docs/scaling.md everything works; a wrong password is one clear line."""
+    """The rights listed in docs/scaling.md are enough for all calls; a wrong password is an error of one clear line."""
     with redis_server(tmp_path, configuration=f"user shop on >hush {RIGHTS}\nuser default off\n") as server:
         url = server.url.replace("//", "//shop@")
         async with member(url, word="hush") as store:
@@ -125,7 +127,8 @@ async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
     ("right", "named"), [("+evalsha", "evalsha"), ("+hmget", "docs/scaling.md"), ("~pinstream:*", "keys")]
 )
 async def test_a_missing_right_is_said(tmp_path: Path, right: str, named: str) -> None:
-    """As far as the server's words go: of a command in a script they do not say which."""
+    """An error names the missing right as far as the server says it, which it does not for a command within a
+    script."""
     user = f"user shop on >hush {RIGHTS.replace(right, '')}\nuser default off\n"
     with redis_server(tmp_path, configuration=user) as server:
         async with member(server.url.replace("//", "//shop:hush@")) as store:
@@ -134,7 +137,7 @@ async def test_a_missing_right_is_said(tmp_path: Path, right: str, named: str) -
 
 
 async def test_a_password_that_changes_is_read_again(tmp_path: Path) -> None:
-    """For each new connection."""
+    """The password is read again for each new connection."""
     with redis_server(tmp_path, "--requirepass", "old") as server:
         word = "old"
         store = RedisKeyStore(parse_address(server.url), WINDOW, lease=30.0, password=lambda: word)
@@ -148,7 +151,7 @@ async def test_a_password_that_changes_is_read_again(tmp_path: Path) -> None:
 
 
 async def test_over_tls(tmp_path: Path) -> None:
-    """With an authority of our own; without it the reason is named."""
+    """A server with a certificate of an own authority is accepted with `ca=`; without it the error names the reason."""
     authority = Authority(tmp_path, "ca")
     pair, port = str(authority.issue()), free_ports(1)[0]
     tls = ("--tls-port", str(port), "--tls-cert-file", pair, "--tls-key-file", pair)
@@ -162,7 +165,7 @@ async def test_over_tls(tmp_path: Path) -> None:
 
 
 async def test_no_claim_is_left_of_what_was_confirmed_or_released(tmp_path: Path) -> None:
-    """Else claims would fill the server while their session lasts."""
+    """No claim stays in the server for keys that were confirmed or released, so that claims do not fill its memory."""
     with redis_server(tmp_path) as server:
         async with member(server.url) as store:
             await works(store)
@@ -170,7 +173,8 @@ async def test_no_claim_is_left_of_what_was_confirmed_or_released(tmp_path: Path
 
 
 async def test_members_with_different_windows_are_told(tmp_path: Path) -> None:
-    """Slices of time would not be the same: neither would find what the other delivered."""
+    """A member with another window is refused: with different slices of time, neither would find the other's
+    deliveries."""
     with redis_server(tmp_path) as server:
         async with member(server.url) as store:
             await store.renew()
@@ -181,7 +185,7 @@ async def test_members_with_different_windows_are_told(tmp_path: Path) -> None:
 
 
 async def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
-    """Eviction, and neither file nor replica."""
+    """The review names an eviction policy, and a server with neither an append-only file nor a replica."""
     with redis_server(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         async with member(server.url) as store:
             said = await store.review()
@@ -194,7 +198,8 @@ async def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
 async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_that_it_ended(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The release may be done later, and would end that claim: another member would send the event, too."""
+    """A claim that waited for a release without an answer fails: that release may be done later and would undo
+    the claim."""
     async with member(f"{redis.url}?prefix=late") as store, member(f"{redis.url}?prefix=late") as other:
         await store.renew()
         await other.renew()
@@ -224,7 +229,7 @@ async def test_a_claim_that_waits_for_a_release_does_not_go_under_the_session_th
      b"*x", b"?", b"-ERR what"],
 )  # fmt: skip
 async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
-    """Never a claim, never a key that counts as delivered, and nothing that ends the service."""
+    """An answer that makes no sense raises an error, and is never taken for a claim or a delivered key."""
     async with pretender(nonsense) as url, member(url, time_limit=0.2) as store:
         store._name = "session"
         for ask in (store.claim, store.confirm, store.look_up):
@@ -242,7 +247,7 @@ async def test_answers_that_make_no_sense_are_errors(nonsense: bytes) -> None:
 
 
 async def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log() -> None:
-    """Some name the arguments of a command that they do not know."""
+    """When the server's error repeats the password, as some do with an unknown command's arguments, ours does not."""
     answer = b"-ERR unknown command 'AUTH', with args beginning with: 'user' 'hush', or hush"
     async with pretender(answer) as url, member(url.replace("//", "//user@"), word="hush") as store:
         with pytest.raises(KeyStoreError) as refused:
@@ -253,7 +258,7 @@ async def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log
 
 @asynccontextmanager
 async def pretender(answer: bytes) -> AsyncIterator[str]:
-    """A server that greets as Redis does and answers everything else with this. Gives its URL."""
+    """Yield the URL of a server that greets as Redis does and answers all other commands with `answer`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -277,13 +282,13 @@ async def pretender(answer: bytes) -> AsyncIterator[str]:
     "url", ["redis://h?prefix=a{b}", "redis://h:99999", "redis://h/x", "redis://h?cluster=maybe"]
 )
 def test_a_wrong_url_says_what_is_wrong(url: str) -> None:
-    """And repeats no password."""
+    """The error for a wrong URL names the variable and repeats no password."""
     with pytest.raises(SettingsError, match="PINSTREAM_KEY_STORE"):
         parse_address(url.replace("//", "//user:hush@"))
 
 
 async def test_a_note_that_makes_no_sense_is_an_error(tmp_path: Path) -> None:
-    """Whoever wrote it: it does not end the service, and goes when it is over."""
+    """A note that makes no sense raises an error at the next renewal and does not end the service."""
     with redis_server(tmp_path) as server:
         async with member(server.url) as store:
             await store.renew()

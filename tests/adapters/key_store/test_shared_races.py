@@ -24,34 +24,36 @@ STEPS = 150
 
 
 class Driven:
-    """One member as the engine drives it, and what it may believe: it holds, or has sent, these keys."""
+    """A member as the engine drives it, with the keys that it holds or has sent."""
 
     def __init__(self, store: KeyStore) -> None:
         self.store = store
         self.session = 0
         self.held: set[int] = set()
-        """Claimed under the session that is known to hold."""
+        """Numbers of keys claimed under the present session."""
         self.sent: set[int] = set()
-        """Delivered, and not confirmed yet."""
+        """Numbers of keys delivered and not confirmed yet."""
         self.late: list[Callable[[], Awaitable[Any]]] = []
-        """What was not answered, and the server does later."""
+        """Calls that were not answered and that the server does later."""
 
     async def renew(self) -> None:
-        """A new session voids what was claimed; what was sent stays sent."""
+        """Renew the session; a new one voids the keys held, and keys that were sent stay sent."""
         session = (await self.store.renew()).session
         if session != self.session:
             self.session, self.held = session, set()
 
     async def claim(self, numbers: list[int]) -> list[int]:
-        """What may be sent after it; also what was delivered, for the test to check."""
-        numbers = [one for one in numbers if one not in self.sent]  # the engine knows these itself
+        """Claim these keys; return those that were delivered already, for the test to check."""
+        numbers = [
+            one for one in numbers if one not in self.sent
+        ]  # the engine does not claim keys that it has sent
         claimed = await self.store.claim(b"".join(map(key, numbers)), NOON)
         if claimed.session == self.session:
             self.held |= {one for one, flag in zip(numbers, claimed.found, strict=True) if flag == 0}
         return [one for one, flag in zip(numbers, claimed.found, strict=True) if flag == 1]
 
     async def confirm(self) -> set[int]:
-        """What is durable after it."""
+        """Confirm the keys that were sent; return those that are durable."""
         asked = sorted(self.sent)
         flags = await self.store.confirm(b"".join(map(key, asked)), NOON)
         done = {one for one, flag in zip(asked, flags, strict=True) if flag}
@@ -59,17 +61,18 @@ class Driven:
         return done
 
     async def release(self, numbers: list[int]) -> None:
-        """Only what is held."""
+        """Release those of these keys that are held."""
         given = [one for one in numbers if one in self.held]
         self.held.difference_update(given)
         await self.store.release(b"".join(map(key, given)))
 
 
 async def lose_an_answer(member: Driven, ask: Callable[[], Any], chance: random.Random) -> None:
-    """The connection breaks before the server does it, before it says so, or the server does it much later."""
+    """Make the connection break before the server does the call, before it answers, or let the server do the
+    call later."""
     store = member.store
     if isinstance(store, SharedMember):
-        if chance.random() < 0.5:  # or before it was asked
+        if chance.random() < 0.5:  # otherwise the connection breaks before the call
             await ask()
         store.end_session()
         raise KeyStoreError("the connection broke")
@@ -89,7 +92,7 @@ async def lose_an_answer(member: Driven, ask: Callable[[], Any], chance: random.
 
 
 async def take_a_step(one: Driven, members: list[Driven], delivered: set[int], chance: random.Random) -> None:
-    """What the engine of one member does next, or what happens to it."""
+    """Let one member do its next step at random, or lose an answer."""
     numbers = chance.sample(range(KEYS), chance.randint(1, 4))
     match chance.choice(
         ["claim", "claim", "claim", "send", "confirm", "release", "renew", "lose", "late", "together"]
@@ -127,7 +130,8 @@ async def take_a_step(one: Driven, members: list[Driven], delivered: set[int], c
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_no_key_is_held_by_two_members_at_once(shop: Shop, seed: int) -> None:
-    """With answers that are lost, sessions that end, releases and claims at the same moment; none is held for ever."""
+    """With lost answers, ended sessions and simultaneous releases and claims, each key has one holder, and none
+    for ever."""
     chance = random.Random(seed)
     members = [Driven(await shop.member()) for _ in range(MEMBERS)]
     delivered: set[int] = set()

@@ -1,4 +1,4 @@
-"""Random histories of a key store, against a plain dict of stamps.
+"""Random histories of a key store, checked against a plain dict of stamps.
 
 The model knows of each key its stamp and whether forgetting it is allowed: it is once some call has seen a time at
 which the key was out of the window (the bucket may have been dropped; the clock may go back afterwards), or once
@@ -27,7 +27,7 @@ _BACK_AND_FORTH = st.sampled_from([0.0, 0.3, 1.0, 2.5, 4.0, 5.0, 11.0, 60.0, -0.
 
 
 class MemoryHistory(RuleBasedStateMachine):
-    """The store in memory."""
+    """A random history of the store in memory."""
 
     limit = MIB // 8
     flood_unit = 30
@@ -41,7 +41,7 @@ class MemoryHistory(RuleBasedStateMachine):
         self.next_fresh = 1000
 
     def make(self) -> KeyStore:
-        """Open a store; the same one again where it is kept."""
+        """Open the store; subclasses whose store is kept open the same one again."""
         return MemoryKeyStore(self.window, self.limit)
 
     @initialize(window=st.sampled_from([1.0, 7.0, 10.0, 10.5, 40.0]))
@@ -53,7 +53,7 @@ class MemoryHistory(RuleBasedStateMachine):
 
     @rule(by=_BACK_AND_FORTH)
     def pass_time(self, by: float) -> None:
-        """The clock goes on, or is set back."""
+        """Let the clock go on or set it back."""
         self.now += by
 
     @rule(numbers=st.lists(_FEW, min_size=1, max_size=12))
@@ -71,7 +71,7 @@ class MemoryHistory(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        """Housekeeping."""
+        """Expire keys."""
         self.runner.run(self.store.expire(self.now))
         self.note_time_seen()
         assert self.store.statistics().problem is None
@@ -110,7 +110,7 @@ class MemoryHistory(RuleBasedStateMachine):
             self.may_forget.discard(delivered)
 
     def note_time_seen(self) -> None:
-        """What is out of the window now may be gone for good."""
+        """Note which keys are out of the window now: the store may have dropped them for good."""
         oldest = math.floor(self.now) - self.seconds
         self.may_forget.update(known for known, stamp in self.stamps.items() if stamp < oldest)
 
@@ -122,7 +122,7 @@ class MemoryHistory(RuleBasedStateMachine):
 
 
 class DiskHistory(MemoryHistory):
-    """The store on disk, which may also be closed and opened again."""
+    """A random history of the store on disk, which may also be closed and opened again."""
 
     limit = MIB
     flood_unit = 200
@@ -137,23 +137,23 @@ class DiskHistory(MemoryHistory):
 
     @rule()
     def reopen(self) -> None:
-        """A restart: all keys are still there."""
+        """Restart the store: all keys are still there."""
         self.runner.run(self.store.close())
         self.store = self.make()
 
     @invariant()
     def disk_is_bounded(self) -> None:
-        """What the disk itself counts is within the limit."""
+        """The files on disk stay within the limit."""
         assert disk_usage(Path(self.folder.name)) <= self.limit
 
     def teardown(self) -> None:
-        """Remove the folder, too."""
+        """Close the store and remove its folder."""
         super().teardown()
         self.folder.cleanup()
 
 
 class JournalHistory(DiskHistory):
-    """A store so large that its buckets have journals, which floods fill over and over."""
+    """A history of a store so large that its buckets have journals, which floods fill over and over."""
 
     limit = 16 * MIB
     flood_unit = 20

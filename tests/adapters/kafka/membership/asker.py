@@ -1,4 +1,5 @@
-"""A process that asks a group's coordinator again and again: ``python -m`` this with a route and the brokers' address.
+"""A process that queries a group's coordinator again and again: ``python -m`` with a route and the brokers'
+address.
 
 A process of its own, since the fault that it is to show ends the process. It prints ``answered`` after the first
 answer, waits for a line (the broker is away from then on), prints ``unanswered`` after `VAIN` questions in vain, and
@@ -22,16 +23,16 @@ from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, create_topic, unique
 
 LIMIT: Final = 0.5
-"""Seconds that each question gets."""
+"""Seconds that each query gets."""
 VAIN: Final = 4
 Ask = Callable[[], Awaitable[bool]]
-"""Asks once; whether there was an answer."""
+"""A function that queries once and returns whether an answer came."""
 
 
 @asynccontextmanager
 async def group_size(kafka: Kafka) -> AsyncIterator[Ask]:
-    """A running member counts the members of its group."""
-    # What is final there is as long as a test may take, here.
+    """Let a running member count the members of its group."""
+    # These constants are final, but a test cannot take as long as they say.
     groups._COUNT_EVERY = LIMIT / 4  # type: ignore[misc]
     groups._COUNT_PATIENCE = LIMIT  # type: ignore[misc]
     told: list[int] = []
@@ -47,7 +48,7 @@ async def group_size(kafka: Kafka) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def offsets(kafka: Kafka) -> AsyncIterator[Ask]:
-    """`pinstream offsets` and the warnings of a replay read what a group has committed, and who is in it."""
+    """Read what a group has committed and who its members are, as `pinstream offsets` and a replay's warnings do."""
 
     async def ask() -> bool:
         try:
@@ -63,7 +64,7 @@ async def offsets(kafka: Kafka) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def progress(kafka: Kafka) -> AsyncIterator[Ask]:
-    """A named replay commits its progress."""
+    """Commit the progress of a named replay."""
     replay_progress._COMMIT_TIMEOUT = LIMIT  # type: ignore[misc]  # as above
     topic = create_topic(kafka)
 
@@ -86,14 +87,14 @@ ROUTES: Final = {one.__name__: one for one in (group_size, offsets, progress)}
 
 
 async def main(route: str, servers: str) -> None:
-    """See above."""
+    """Run the route as the module says."""
     async with ROUTES[route](Kafka(servers, "real")) as ask:
         while not await ask():
             pass
         print("answered", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         vain = 0
-        while vain < VAIN:  # an answer may have come just before it went
+        while vain < VAIN:  # an answer may still have come just before the broker ended
             vain = 0 if await ask() else vain + 1
         print("unanswered", flush=True)
         while not await ask():

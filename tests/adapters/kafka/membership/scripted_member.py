@@ -1,4 +1,4 @@
-"""A `GroupMember` on a fake consumer that plays a script: what no broker does on demand."""
+"""A `GroupMember` on a fake consumer that plays a script, for cases that no broker produces on demand."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Step = Callable[["FakeConsumer"], list[Message]]
 
 
 def message(offset: int, partition: int = 0, leader_epoch: int = 0) -> Message:
-    """A record of topic ``t``."""
+    """Return a record of topic ``t``."""
     return Message("t", partition, offset, b"k", b"v", None, None, (1, 1000), 0.0, leader_epoch)
 
 
 def parts(*numbers: int) -> list[RawPartition]:
-    """Partitions of topic ``t``."""
+    """Return partitions of topic ``t`` by number."""
     return [RawPartition("t", number) for number in numbers]
 
 
 def brings(*messages: Message) -> Step:
-    """A consume that brings these."""
+    """Return a step that yields these records."""
     return lambda _: list(messages)
 
 
 def given(*numbers: int) -> Step:
-    """A rebalance that gives these, and no record."""
+    """Return a step in which a rebalance assigns these partitions and no record comes."""
 
     def step(consumer: FakeConsumer) -> list[Message]:
         consumer.assign_to(*numbers)
@@ -50,7 +50,7 @@ def given(*numbers: int) -> Step:
 
 
 def taken(*numbers: int) -> Step:
-    """A rebalance that takes these, and no record."""
+    """Return a step in which a rebalance revokes these partitions and no record comes."""
 
     def step(consumer: FakeConsumer) -> list[Message]:
         consumer.take_away(*numbers)
@@ -60,7 +60,8 @@ def taken(*numbers: int) -> Step:
 
 
 class FakeConsumer:
-    """Plays a script: one step for each consume that waits (``consume(1, …)``); the other consumes are empty."""
+    """A consumer that plays a script: a step for each consume that waits (``consume(1, …)``); other consumes
+    are empty."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -69,20 +70,20 @@ class FakeConsumer:
         self.stored: dict[int, int] = {}
         self.cached_begin = self.cached_end = -1001
         self.refused: dict[str, KafkaException] = {}
-        """What fails, always."""
+        """The error that each method named here always raises."""
         self.commit_answers: list[int] = []
-        """Error codes of the next commits; when there are no more, they are taken."""
+        """Error codes of the next commits; when the list is empty, commits succeed."""
         self.member_id: str | None = "one-of-many"
         self.rebalance_lasts = 0
-        """For this many consumes after the unsubscription a rebalance is under way, which puts it off."""
+        """Number of consumes after the unsubscription during which a rebalance delays it."""
         self._unsubscribed = False
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
-        """Remember the callbacks; a script calls them."""
+        """Keep the callbacks for the script to call."""
         self.on = SimpleNamespace(**callbacks)
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
-        """The next step."""
+        """Play the next step of the script."""
         if self._unsubscribed and self.member_id is not None:
             self.rebalance_lasts -= 1
             if self.rebalance_lasts < 0 and self.config.get("group.protocol") != "consumer":
@@ -91,37 +92,37 @@ class FakeConsumer:
         return self.script.pop(0)(self) if num_messages == 1 and self.script else []
 
     def assign_to(self, *numbers: int) -> None:
-        """A rebalance gives these."""
+        """Let a rebalance assign these partitions."""
         self.on.on_assign(self, parts(*numbers))
 
     def take_away(self, *numbers: int) -> None:
-        """A rebalance takes these."""
+        """Let a rebalance revoke these partitions."""
         self.on.on_revoke(self, parts(*numbers))
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """From `stored`, or the refusal."""
+        """Return the offsets of `stored`, or raise the refusal."""
         self._refuse("committed")
         for one in partitions:
             one.offset = self.stored.get(one.partition, confluent_kafka.OFFSET_INVALID)
         return partitions
 
     def seek(self, partition: RawPartition) -> None:
-        """Remembered."""
+        """Record the call."""
         self._refuse("seek")
         self.calls.append(("seek", [(partition.partition, partition.offset)]))
 
     def position(self, partitions: list[RawPartition]) -> list[RawPartition]:
-        """Nothing was read yet."""
+        """Return that no record was read yet."""
         return [RawPartition(one.topic, one.partition, -1001) for one in partitions]
 
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """Not known when cached, unless a test says so; 77 when asked."""
+        """Return (0, 77) when asked, and the cached ends, by default unknown, when `cached`."""
         return (self.cached_begin, self.cached_end) if cached else (0, 77)
 
     def commit(self, *, offsets: list[RawPartition], asynchronous: bool) -> Any:
-        """Taken."""
+        """Record the call and succeed, unless `refused` or `commit_answers` names an error."""
         named = [(one.partition, one.offset, one.leader_epoch) for one in offsets]
         self.calls.append(("commit", asynchronous, named))
         self._refuse("commit")
@@ -130,20 +131,20 @@ class FakeConsumer:
         return None if asynchronous else offsets
 
     def unsubscribe(self) -> None:
-        """The goodbye follows with the next consumes, once no rebalance is under way."""
+        """Record the call; the member leaves with a later consume, once no rebalance is under way."""
         self.calls.append(("unsubscribe",))
         self._unsubscribed = True
 
     def memberid(self) -> str | None:
-        """Given up with the goodbye."""
+        """Return the member id, or None after the member has left."""
         return self.member_id
 
     def close(self) -> None:
-        """Takes all away, as librdkafka does."""
+        """Record the call."""
         self.calls.append(("close",))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """assign, unassign, incremental_…, pause, resume: remembered."""
+        """Record calls of assign, unassign, incremental_…, pause and resume."""
         return lambda partitions=(): self.calls.append(
             (name, [(one.partition, one.offset) for one in partitions])
         )
@@ -154,7 +155,7 @@ class FakeConsumer:
 
 
 class Told(Hooks):
-    """The hooks: answers at once, and remembers."""
+    """Hooks that answer at once and record their calls."""
 
     def __init__(self) -> None:
         self.assignments: list[Assignment] = []
@@ -167,32 +168,32 @@ class Told(Hooks):
         self.counts_members = False
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """Noted."""
+        """Record the assignments."""
         self.assignments.extend(assignments)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Noted; answers `positions`, unless `too_late`."""
+        """Record the partitions; return `positions`, or raise `TimeoutError` if `too_late`."""
         self.revocations.append(partitions)
         if self.too_late:
             raise TimeoutError
         return self.positions
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Noted."""
+        """Record the partitions."""
         self.losses.append(partitions)
 
     def trouble(self, code: str, text: str) -> None:
-        """Noted."""
+        """Record the trouble."""
         self.troubles.append((code, text))
 
     def tell(self, news: TopicIdsTold | GroupSize | BrokersTold) -> None:
-        """Noted, if they are topic ids."""
+        """Record `news` if they are topic ids."""
         if isinstance(news, TopicIdsTold):
             self.ids.append(dict(news.ids))
 
 
 class Ids(TopicIds):
-    """The brokers' topic ids: what is `told` now."""
+    """The brokers' topic ids, as `told` has them now."""
 
     def __init__(self) -> None:
         self.told: dict[str, str] = {}
@@ -202,27 +203,27 @@ class Ids(TopicIds):
         self.refused: KafkaException | None = None
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """The scripted answer, or the refusal."""
+        """Return the scripted answer, or raise the refusal."""
         self.asked.append(set(topics))
         if self.refused is not None:
             raise self.refused
         return dict(self.told)
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
-        """The scripted answer."""
+        """Return the scripted answer."""
         return {name: self.told[name] for name in topics if name in self.told}
 
     def hurry(self) -> None:
-        """Counted."""
+        """Count the call."""
         self.hurried += 1
 
     def close(self) -> None:
-        """Noted."""
+        """Record the call."""
         self.closed = True
 
 
 class Coordinator:
-    """An AdminClient that describes the group: whose members are `members`; None: no answer comes."""
+    """An AdminClient that describes the group with `members`, or never answers if they are None."""
 
     def __init__(self) -> None:
         self.members: list[str] | None = None
@@ -231,7 +232,7 @@ class Coordinator:
     def describe_consumer_groups(
         self, names: list[str], **_: Any
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Answered at once, or never. None of the members holds a partition."""
+        """Return the description at once, or a future without a result; no member holds a partition."""
         self.asked += 1
         answer = concurrent.futures.Future[Any]()
         if self.members is not None:
@@ -245,11 +246,11 @@ class Coordinator:
         return {names[0]: answer}
 
     def __exit__(self, *_: object) -> None:
-        """Destroyed."""
+        """Do nothing: the client is closed."""
 
 
 class Clock:
-    """`time.monotonic`, as a test has it."""
+    """A stand-in for `time.monotonic` whose time a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -297,11 +298,11 @@ class Bench:
 
     @property
     def consumer(self) -> FakeConsumer:
-        """The one that is used now."""
+        """The consumer that is used now."""
         return self.made[-1]
 
     def fetch(self, *steps: Step, room: int = 100) -> list[Chunk]:
-        """One fetch during which `steps`' first is played."""
+        """Fetch once while `steps` are the script, and return the chunks."""
         self.consumer.script = list(steps)
         self.member.fetch(room, 0.0)
         chunks = list(self.ready)
@@ -309,20 +310,20 @@ class Bench:
         return chunks
 
     def assign(self, *numbers: int, room: int = 100) -> None:
-        """A rebalance gives these, and the next fetch begins with them."""
+        """Let a rebalance assign these partitions, and fetch until they have begun."""
         self.fetch(given(*numbers), room=room)
         self.fetch(room=room)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Close, with what the listener would commit."""
+        """Close the member with the positions that the listener would commit."""
         epochs = [one.epoch for one in self.told.assignments[: len(self.told.positions)]]
         self.member.close(self.told.positions, epochs, time.monotonic() + timeout)
 
     def calls(self, name: str) -> list[tuple[Any, ...]]:
-        """What was called by this name."""
+        """Return the calls of the method `name`."""
         return [call for call in self.consumer.calls if call[0] == name]
 
 
 def offsets(chunks: list[Chunk]) -> list[int]:
-    """Of all records, in order."""
+    """Return the offsets of all records, in order."""
     return [record.offset for chunk in chunks for record in chunk.records]

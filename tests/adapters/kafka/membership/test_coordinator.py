@@ -1,4 +1,4 @@
-"""Two ways in which a question to a group's coordinator could end the process, and how they are avoided.
+"""Two ways in which a query to a group's coordinator could end the process, and how they are avoided.
 
 A group's offsets are asked for only once its coordinator has answered (`meet_coordinator`), and no question is ever
 given up by librdkafka (`RenewedAdmin`).
@@ -31,7 +31,7 @@ from tests.support.limits import LATE
 
 
 class FakeAdmin:
-    """Describes its group after this many refusals; answers with the offsets of a group without any."""
+    """An AdminClient that describes its group after `refusals`, or never if `silent`; the group has no offsets."""
 
     def __init__(self, *refusals: int, silent: bool = False) -> None:
         self.refusals = list(refusals)
@@ -42,7 +42,7 @@ class FakeAdmin:
     def describe_consumer_groups(
         self, groups: list[str], **_: Any
     ) -> dict[str, concurrent.futures.Future[Any]]:
-        """Refused, or described, or never answered."""
+        """Refuse, describe the group, or never answer."""
         self.calls.append("describe")
         answer = concurrent.futures.Future[Any]()
         if self.silent:
@@ -54,7 +54,7 @@ class FakeAdmin:
         return {groups[0]: answer}
 
     def list_consumer_group_offsets(self, _: Any, **__: Any) -> dict[str, concurrent.futures.Future[Any]]:
-        """None at all."""
+        """Return no offsets."""
         self.calls.append("offsets")
         answer = concurrent.futures.Future[Any]()
         answer.set_result(SimpleNamespace(topic_partitions=[]))
@@ -66,15 +66,15 @@ class FakeAdmin:
 
 
 def client_of(*admins: Any) -> RenewedAdmin:
-    """One that makes these, one after the other."""
+    """Return a client that uses `admins` one after the other."""
     left = iter(admins)
     return RenewedAdmin({}, make_admin=lambda _: next(left))
 
 
 @pytest.mark.parametrize("passing", [KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError._AUTHENTICATION])
 async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: int) -> None:
-    """It is asked who is in the group until it says so: on a cluster that never had a group, and where the question
-    fails because the connection logs in again."""
+    """Offsets are queried only after the coordinator has described the group, also on a cluster without any
+    group, and where a query fails because its connection logs in again."""
     admin = FakeAdmin(KafkaError.NOT_COORDINATOR, passing)
     offsets = GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 5.0)
     offsets._client = client_of(admin)
@@ -84,12 +84,13 @@ async def test_offsets_are_asked_for_when_the_coordinator_has_answered(passing: 
 
 
 def test_a_broker_that_cannot_describe_groups_is_asked_all_the_same() -> None:
-    """The embedded one: there the question does no harm."""
+    """A broker that cannot describe groups, as the embedded one, is queried without that answer: it does no
+    harm there."""
     meet_coordinator(client_of(FakeAdmin(KafkaError._UNSUPPORTED_FEATURE)), "shop", time.monotonic() + 1.0)
 
 
 def test_a_refusal_is_the_caller_s() -> None:
-    """An error that waiting does not help against is raised."""
+    """An error that does not pass by waiting is raised to the caller."""
     with pytest.raises(KafkaException):
         meet_coordinator(
             client_of(FakeAdmin(KafkaError.GROUP_AUTHORIZATION_FAILED)), "shop", time.monotonic() + 1.0
@@ -97,7 +98,8 @@ def test_a_refusal_is_the_caller_s() -> None:
 
 
 def test_a_question_without_an_answer_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the same limit: the first client may never get an answer, although the broker is well."""
+    """A query without an answer is repeated by a new client within its limit: the first may never get one,
+    although the broker works."""
     monkeypatch.setattr("consumer.adapters.kafka.groups._LEAST_TRY", 0.1)
     silent, other = FakeAdmin(silent=True), FakeAdmin()
     client = client_of(silent, other)
@@ -109,7 +111,8 @@ def test_a_question_without_an_answer_is_asked_by_another_client(monkeypatch: py
 
 @pytest.mark.timeout(180)
 def test_questions_that_were_given_up_do_not_end_the_process(own_kafka: RealBroker) -> None:
-    """The broker is away for longer than any question waits, and comes back: the next question is answered."""
+    """When the broker is away for longer than any query waits and then returns, the process lives and the next
+    query is answered."""
     command = [sys.executable, "-m", asker.__name__]
     with ExitStack() as stack:
         children = {

@@ -1,4 +1,4 @@
-"""What the source hands out is of the epoch that was announced last: what a cancelled fetch left behind is not."""
+"""The source returns only records of the epoch announced last, and none that a cancelled fetch left behind."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from tests.support.kafka.harness import until
 
 
 class Listener:
-    """Remembers what is ours."""
+    """A listener that records epochs and losses."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
         self.losses: list[TopicPartition] = []
 
     async def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """Noted."""
+        """Record the epochs."""
         self.epochs += [one.epoch for one in assignments]
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Nothing to commit."""
+        """Return no positions to commit."""
         return ()
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Noted."""
+        """Record the partitions."""
         self.losses += partitions
 
 
 async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_path: Path) -> None:
-    """The ids of their topics need another client, which was not made before: that ends nothing; a line says why."""
+    """Partitions assigned while a certificate is replaced wait, since the client for their topic ids cannot be
+    made; a warning says why."""
     authority = tmp_path / "ca.pem"
     authority.write_text(Authority(tmp_path, "brokers").file.read_text())
     fake = FakeConsumer({})
@@ -70,7 +71,8 @@ async def test_partitions_that_come_while_a_certificate_is_replaced_wait(tmp_pat
 
 
 async def test_what_a_cancelled_fetch_left_is_dropped_when_its_partition_is_lost() -> None:
-    """The engine heard that the partition is gone: its records come again under the next epoch, and only so."""
+    """Records that a cancelled fetch left are dropped when their partition is lost: they come again under the
+    next epoch only."""
     made: list[FakeConsumer] = []
 
     def make(config: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
-"""What ends a client of librdkafka: another process with its instance id, which the error names; and brokers that do
-not know the group any more, since another cluster stands in place of theirs: then the group is joined again. So it is
-when the client has forgotten all brokers."""
+"""What ends a client of librdkafka: another process with its instance id, which the error names, or a replaced
+cluster whose brokers do not know the group, which is then joined again, as it is when the client has lost all
+brokers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FORGOTTEN = "Fatal error: Broker: The group id does not exist: ConsumerGroupHear
 
 
 def ended(text: str) -> Message:
-    """What comes out of the queue of a client that has ended."""
+    """Return the message that the queue of a client holds when the client has ended."""
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, text)
     return Message(None, -1, -1, None, None, None, error, (0, -1), 0.0, -1)
 
 
 def test_a_forgotten_group_is_joined_anew() -> None:
-    """Its partitions are lost, commits under way are not done, and another client takes the place of the first."""
+    """When the brokers no longer know the group, its partitions are lost and another client joins it."""
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.assign(0, 1)
     bench.fetch(lambda _: [message(4), ended(FORGOTTEN)])
@@ -50,7 +50,8 @@ def test_a_forgotten_group_is_joined_anew() -> None:
 
 
 def test_a_client_that_lost_its_brokers_is_replaced() -> None:
-    """Its partitions are lost, the end of the first client is not waited for, and what it still says is not heard."""
+    """When a client has lost all brokers, its partitions are lost; another client joins without waiting for its
+    end and ignores its callbacks."""
     bench = Bench()
     bench.assign(0, 1)
     first, closing, close = bench.consumer, threading.Event(), threading.Event()
@@ -79,7 +80,8 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
 
 
 def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logging in with IAM while AWS is away: it waits, says why, and joins with another client once there is one."""
+    """While IAM gives no token, a client that lost its brokers is kept and the reason reported; then another
+    one joins."""
     servers = "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098"
     keys = {
         "AWS_ACCESS_KEY_ID": "AKIDTESTS",
@@ -114,8 +116,8 @@ def test_a_client_is_not_replaced_before_there_is_a_token(monkeypatch: pytest.Mo
 def test_a_client_is_not_replaced_while_a_certificate_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is being replaced: the member waits, says why every ten seconds and not with every fetch, and joins with
-    another client once the file is there."""
+    """While a certificate is missing, a client that lost its brokers is kept and the reason reported every ten
+    seconds, not with every fetch; once the file is there, another client joins."""
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     authority = tmp_path / "ca.pem"
@@ -146,7 +148,8 @@ def test_a_client_is_not_replaced_while_a_certificate_is_missing(
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
 def test_the_cause_behind_the_end_of_a_client_is_told(code: str) -> None:
-    """Not "restart it", where another process uses the same instance id: they would fence each other for ever."""
+    """The error names a shared instance id as the cause, and does not ask for a restart, which would fence the
+    other process."""
     words = confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, code)).str()
     found = as_fatal(
         confluent_kafka.KafkaError(confluent_kafka.KafkaError._FATAL, f"Fatal error: {words}: x")
@@ -160,7 +163,7 @@ def test_the_cause_behind_the_end_of_a_client_is_told(code: str) -> None:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["cooperative", "kip-848"])
 async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -> None:
-    """Classic: the second takes the place of the first, which ends. KIP-848: the second ends. Either says why."""
+    """Of two processes with one instance id, a classic group ends the first, KIP-848 the second; its error says why."""
     topic, group = create_topic(kafka), unique("group")
     settings = {**PROTOCOLS[protocol], "group.instance.id": "one"}
     async with Member(kafka, [topic], group, config=settings) as first:
@@ -174,7 +177,7 @@ async def test_two_processes_with_one_instance_id(kafka: Kafka, protocol: str) -
 @pytest.mark.kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_a_cluster_that_is_replaced(own_kafka: RealBroker, protocol: str) -> None:
-    """Another one on the same ports, with nothing on its disk: the member joins its group there, reads, and commits."""
+    """When an empty cluster takes the ports of the old one, the member joins its group there, reads and commits."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")
     topic, group = create_topic(kafka), unique("group")
     produce(kafka, topic, TEN)

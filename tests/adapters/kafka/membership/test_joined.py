@@ -1,4 +1,4 @@
-"""A member that the group gives nothing knows that it has joined: a spare one is ready, too."""
+"""A member without partitions knows that it has joined its group, so that it counts as ready, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
 
 
 def test_a_member_without_partitions_hears_it_from_the_coordinator() -> None:
-    """Under KIP-848 no callback says so. Until it is among the members it asks on; then it asks no more."""
+    """Under KIP-848 no callback says that a member without partitions has joined: it asks the coordinator until
+    it is listed."""
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.coordinator.members = ["another"]
 
@@ -30,7 +31,7 @@ def test_a_member_without_partitions_hears_it_from_the_coordinator() -> None:
 
 
 def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
-    """What the coordinator said before that is out of date."""
+    """When a member loses its partitions, the coordinator's earlier answer no longer counts."""
     bench = Bench(settings={"group.protocol": "consumer"})
     bench.coordinator.members = ["one-of-many"]
     bench.assign(0)
@@ -42,7 +43,7 @@ def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
 
 
 def test_a_member_of_a_classic_group_asks_nobody() -> None:
-    """There an assignment comes, also one of no partition."""
+    """A member of a classic group queries no coordinator: an assignment comes there, also an empty one."""
     bench = Bench()
     bench.fetch()
     assert not bench.member.end_offsets().joined
@@ -57,7 +58,7 @@ def test_a_member_of_a_classic_group_asks_nobody() -> None:
 async def test_a_spare_member_knows_that_nothing_is_its_own(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
-    """One partition, two members: both hear what the group gives them, with the partition or without."""
+    """Of two members and one partition, both learn that they have joined, the one without the partition too."""
     name, group = topic(1), unique("group")
     one, other = (Member(kafka, [name], group, config=PROTOCOLS[protocol]) for _ in range(2))
     async with one:

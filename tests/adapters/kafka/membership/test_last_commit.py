@@ -1,4 +1,4 @@
-"""The last commit of a partition that is given up: what is refused for a moment is repeated, all else is not.
+"""The last commit of a revoked partition: a refusal that passes is retried, any other is not.
 
 Nothing could make up for it: what was settled since the commit before would be sent again by the next owner.
 """
@@ -23,7 +23,7 @@ COMMIT = ("commit", False, [(0, 8, 2)])
 
 
 def a_member() -> Bench:
-    """It holds partition 0, and has 8 to commit of it."""
+    """Return a member that holds partition 0 and has to commit offset 8 of it."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2)]
     bench.assign(0)
@@ -32,7 +32,8 @@ def a_member() -> Bench:
 
 @pytest.mark.parametrize("code", PASSING)
 def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None:
-    """Of a revoked partition, before it is unassigned; and no trouble is reported."""
+    """While a refusal passes, a revoked partition's commit is repeated before the unassignment, and no trouble
+    reported."""
     bench = a_member()
     bench.consumer.commit_answers = [code, code]
     bench.fetch(taken(0))
@@ -44,7 +45,7 @@ def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None
 
 @pytest.mark.parametrize("code", PASSING)
 def test_leaving_repeats_it_too(code: int) -> None:
-    """The commit is taken before the group is left."""
+    """A commit that is refused at first is repeated before the member leaves the group."""
     bench = a_member()
     bench.consumer.commit_answers = [code]
     bench.close()
@@ -55,7 +56,7 @@ def test_leaving_repeats_it_too(code: int) -> None:
 
 @pytest.mark.parametrize("code", FINAL)
 def test_what_does_not_pass_is_tried_once_and_told(code: int) -> None:
-    """A member that is none any more cannot commit, however often it tries."""
+    """A refusal that does not pass is reported after one attempt: a member that was removed cannot commit."""
     bench = a_member()
     bench.consumer.commit_answers = [code] * 5
     bench.fetch(taken(0))
@@ -64,7 +65,7 @@ def test_what_does_not_pass_is_tried_once_and_told(code: int) -> None:
 
 
 def test_metadata_that_is_too_large_is_left_out() -> None:
-    """There is no later commit: the offsets alone are better than nothing."""
+    """If the metadata are too large the offsets are committed without, since no later commit can follow."""
     bench = a_member()
     bench.told.positions = [Position("t", 0, 8, 2, "a map")]
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.OFFSET_METADATA_TOO_LARGE]
@@ -74,7 +75,7 @@ def test_metadata_that_is_too_large_is_left_out() -> None:
 
 
 def test_it_has_a_bound() -> None:
-    """A group that stays between generations does not keep a process from ending, and the failure is reported."""
+    """Repeated refusals do not keep a process from ending in time, and the failure is reported."""
     bench = a_member()
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION] * 1000
     bench.close(0.3)
@@ -84,7 +85,7 @@ def test_it_has_a_bound() -> None:
 
 
 def test_without_time_it_is_tried_once() -> None:
-    """The very last moment of a stop is for leaving."""
+    """Without time left the commit is tried once, so that the member can still leave."""
     bench = a_member()
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION]
     bench.close(0.0)

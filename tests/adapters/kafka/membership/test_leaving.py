@@ -1,4 +1,5 @@
-"""Leaving in the middle of a rebalance: what the brokers hold up is waited for, as long as the deadline allows.
+"""Leaving in the middle of a rebalance: brokers that delay an answer are waited for, as long as the deadline
+allows.
 
 A member that ended without a goodbye would keep its whole group waiting until its session times out.
 """
@@ -21,23 +22,23 @@ GRACE = 25.0
 
 
 class Clock:
-    """Time that passes only in sleeps, or when it is set."""
+    """A clock whose time passes only in sleeps, or when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """Return the time in seconds."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """They pass at once."""
+        """Let `seconds` pass at once."""
         self.now += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The member's own."""
+    """Replace the clock of the member's modules."""
     one = Clock()
     for module in (commits, ends, member):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=one.monotonic, sleep=one.sleep))
@@ -45,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def a_member(*partitions: int, **settings: Any) -> Bench:
-    """It holds these, and has something to commit of each."""
+    """Return a member that holds `partitions` and has an offset of each to commit."""
     bench = Bench(settings=settings)
     bench.told.positions = [Position("t", one, 8, 2) for one in partitions]
     bench.assign(*partitions)
@@ -53,7 +54,7 @@ def a_member(*partitions: int, **settings: Any) -> Bench:
 
 
 def passing(bench: Bench, clock: Clock, *, commit: float = 0.0, consume: float = 0.0) -> None:
-    """A commit, or a consume that waits, takes this many seconds."""
+    """Let each commit and each consume that waits take this many seconds."""
     commit_, consume_ = bench.consumer.commit, bench.consumer.consume
 
     def slow_commit(**options: Any) -> Any:
@@ -69,7 +70,7 @@ def passing(bench: Bench, clock: Clock, *, commit: float = 0.0, consume: float =
 
 
 def close(bench: Bench, clock: Clock, timeout: float = GRACE) -> list[str]:
-    """What is called of the consumer as the member leaves."""
+    """Close the member and return the names of the consumer's methods called meanwhile."""
     before = len(bench.consumer.calls)
     epochs = [one.epoch for one in bench.told.assignments]
     bench.member.close(bench.told.positions, epochs, clock.now + timeout)
@@ -77,7 +78,8 @@ def close(bench: Bench, clock: Clock, timeout: float = GRACE) -> list[str]:
 
 
 def test_without_partitions_it_leaves_once_the_rebalance_is_over(clock: Clock) -> None:
-    """librdkafka puts the unsubscription off until then, and closing would forget the goodbye."""
+    """A member without partitions leaves after the rebalance, since librdkafka delays the unsubscription and a
+    close would drop it."""
     bench = a_member()
     passing(bench, clock, consume=0.1)
     bench.consumer.rebalance_lasts = 200
@@ -86,7 +88,7 @@ def test_without_partitions_it_leaves_once_the_rebalance_is_over(clock: Clock) -
 
 
 def test_what_it_let_go_of_it_does_not_hold(clock: Clock) -> None:
-    """All its partitions were taken, and the group has not said yet what it gets instead: as one without any."""
+    """A member whose partitions were all revoked, with no new ones yet, leaves like a member without partitions."""
     bench = a_member(0)
     bench.fetch(taken(0))
     passing(bench, clock, consume=0.1)
@@ -95,7 +97,7 @@ def test_what_it_let_go_of_it_does_not_hold(clock: Clock) -> None:
 
 
 def test_a_rebalance_without_end_does_not_hold_it_up(clock: Clock) -> None:
-    """Then it goes without a goodbye, and leaves some time for closing."""
+    """When a rebalance does not end, the member closes without having left, with some of the time to spare."""
     bench = a_member()
     passing(bench, clock, consume=0.1)
     bench.consumer.rebalance_lasts = 10_000
@@ -104,7 +106,7 @@ def test_a_rebalance_without_end_does_not_hold_it_up(clock: Clock) -> None:
 
 
 def test_under_kip_848_the_goodbye_waits_for_nobody(clock: Clock) -> None:
-    """There the member id is the client's own and stays: it says nothing of the goodbye."""
+    """Under KIP-848 the member does not wait to leave: its id is the client's own and stays."""
     bench = a_member(**{"group.protocol": "consumer"})
     passing(bench, clock, consume=0.1)
     assert close(bench, clock) == ["unsubscribe", "close"]
@@ -112,17 +114,17 @@ def test_under_kip_848_the_goodbye_waits_for_nobody(clock: Clock) -> None:
 
 
 def test_a_static_member_says_no_goodbye(clock: Clock) -> None:
-    """It will be back before its session times out, and no rebalance is worth that."""
+    """A static member closes without leaving: it will be back before its session times out, without a rebalance."""
     assert close(a_member(**{"group.instance.id": "one"}), clock) == ["close"]
 
 
 def test_with_partitions_closing_says_it(clock: Clock) -> None:
-    """Nothing else is needed; and what is settled is committed before."""
+    """A member with partitions commits what is settled and leaves by closing alone."""
     assert close(a_member(0), clock) == ["commit", "close"]
 
 
 def test_a_commit_that_was_held_up_is_tried_again(clock: Clock) -> None:
-    """It waited behind a rebalance, and was refused for the generation before: the next one is taken, and no trouble is
+    """A commit that waited for a rebalance and was refused for its old generation is repeated, and no trouble
     reported."""
     bench = a_member(0)
     passing(bench, clock, commit=12.0)
@@ -132,7 +134,7 @@ def test_a_commit_that_was_held_up_is_tried_again(clock: Clock) -> None:
 
 
 def test_between_generations_it_is_tried_for_as_long_as_there_is_time(clock: Clock) -> None:
-    """A group that waits for one that drains can take long to agree; no later commit could make up for this one."""
+    """Between generations the last commit is repeated while there is time, since no later commit can replace it."""
     bench = a_member(0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 100
     names = close(bench, clock)
@@ -141,7 +143,8 @@ def test_between_generations_it_is_tried_for_as_long_as_there_is_time(clock: Clo
 
 
 def test_a_revoked_partition_has_less_time(clock: Clock) -> None:
-    """The group waits for it, and so does this member's poll."""
+    """For a revoked partition the commit is repeated for a shorter time, since the group and this member's poll
+    wait for it."""
     bench = a_member(0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 100
     bench.fetch(taken(0))

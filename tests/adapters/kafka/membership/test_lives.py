@@ -1,4 +1,5 @@
-"""A topic that is created again, as a member sees it: ids go with starts, and a seek back begins a new epoch."""
+"""A topic that is created again, as a member sees it: assignments carry topic ids, and a seek back begins a new
+epoch."""
 
 from __future__ import annotations
 
@@ -39,18 +40,19 @@ EAGER = "range"
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_an_offset_of_an_earlier_life_is_the_beginning(reset: str) -> None:
-    """Whatever the setting: the committed id is another one than the topic has. Without an id it is what it is."""
+    """An offset committed under another topic id starts at the beginning, whatever the reset; one without an id
+    counts as it is."""
     source = FakeOffsets([7, 7], [9, 9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0, P1], reset, 1, set(), ids={"t": NEW_ID}).starts
     assert starts[P0] == Assignment(*P0, 0, None, False, None, source.metadata, NEW_ID, void=7)
-    # Written for partition 0: of partition 1 it says nothing.
+    # The metadata are of partition 0 and say nothing of partition 1.
     assert starts[P1] == Assignment(*P1, 0, 7, False, None, source.metadata, NEW_ID)
 
 
 @pytest.mark.parametrize("ids", [{}, {"t": OLD_ID}])
 def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str, str]) -> None:
-    """The same id, or none."""
+    """An offset committed under the topic's present id, or where that id is unknown, is the start."""
     source = FakeOffsets([7], [9])
     source.metadata = offset_map.write(7, [], None, where="t-0", topic_id=OLD_ID)
     starts = find_starts(source, [P0], "earliest", 1, set(), ids=ids).starts
@@ -58,7 +60,7 @@ def test_an_offset_of_this_life_or_of_an_unknown_one_is_the_start(ids: dict[str,
 
 
 def test_chunks_are_parted_where_offsets_go_back() -> None:
-    """The tail of one log, then the head of the next: two chunks, each with offsets that rise. So with an equal one."""
+    """Where offsets of a partition go back or repeat, a new chunk begins, so that offsets within each chunk rise."""
     taken = Taken()
     taken.add([message(one) for one in (8, 9, 0, 1, 1, 5)], 100)
     chunks = taken.chunks({("t", 0): 3}.get)
@@ -67,7 +69,8 @@ def test_chunks_are_parted_where_offsets_go_back() -> None:
 
 
 def test_chunks_are_parted_between_runs_as_well() -> None:
-    """Another partition's records stand between; those of one partition that rise stay together."""
+    """Chunks are also parted where another partition's records stand between; rising records of one partition
+    stay together."""
     taken = Taken()
     taken.add([message(8), message(3, 1), message(0), message(4, 1)], 100)
     chunks = taken.chunks({("t", 0): 3, ("t", 1): 4}.get)
@@ -78,7 +81,7 @@ def test_chunks_are_parted_between_runs_as_well() -> None:
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
 def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
-    """A seek to the beginning; what the same consume brings afterwards is of the new assignment."""
+    """Reading a partition anew seeks to its beginning under a new epoch, which the records that follow carry."""
     bench = Bench(strategy=strategy)
     bench.ids.told = {"t": OLD_ID}
     bench.consumer.stored = {0: 5, 1: 6}
@@ -96,7 +99,7 @@ def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
 
 
 def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
-    """It was taken meanwhile, or is already read from its beginning."""
+    """A request to read anew is ignored for a partition that was revoked meanwhile or that has a later epoch."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
@@ -106,7 +109,8 @@ def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
 
 
 def test_a_refused_seek_is_tried_again() -> None:
-    """The new topic's leader is not known yet: reported, and tried again after a while, not with each fetch."""
+    """A seek that fails because the new leader is unknown is reported, and tried again after a while, not with
+    each fetch."""
     bench = Bench()
     bench.assign(0)
     epoch = bench.told.assignments[0].epoch
@@ -128,8 +132,8 @@ def test_a_refused_seek_is_tried_again() -> None:
 
 
 def test_what_goes_before_it_was_sought_is_released_and_not_read_anew() -> None:
-    """The new topic's leader is not known yet, and the group takes the partition: no seek comes after that. What the
-    listener says is committed as it is, since it holds nothing of the earlier life any more (`test_topic_lives`)."""
+    """A partition revoked before its seek succeeded is not read anew. The listener's positions are committed
+    unchanged, since it holds nothing of the earlier topic any more (`test_topic_lives`)."""
     bench = Bench()
     bench.assign(0, 1)
     epoch = bench.told.assignments[0].epoch
@@ -148,7 +152,8 @@ def test_what_goes_before_it_was_sought_is_released_and_not_read_anew() -> None:
 
 
 def test_ids_are_told_while_paused_too() -> None:
-    """Every look at the ends brings them, room or not; offsets that go back hurry the next question."""
+    """Topic ids are reported with each look at the ends, also while paused; offsets that go back hurry the next
+    query."""
     bench = Bench()
     bench.ids.told = {"t": OLD_ID}
     bench.assign(0)
@@ -157,7 +162,7 @@ def test_ids_are_told_while_paused_too() -> None:
     bench.fetch(lambda _: [message(0)])
     assert bench.ids.hurried == 1
     bench.told.ids.clear()
-    bench.member._full_since, bench.member._ends.due = 0.0, 0.0  # full for long, and time to look
+    bench.member._full_since, bench.member._ends.due = 0.0, 0.0  # full for long, and the next look is due
     bench.fetch(room=0)
     assert bench.told.ids == [{"t": OLD_ID}]
     bench.close()
@@ -165,7 +170,8 @@ def test_ids_are_told_while_paused_too() -> None:
 
 
 def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
-    """Under ``latest``: brokers forget offsets with a deleted topic; its next life is read from the beginning."""
+    """Under ``latest`` a partition whose offset was deleted with its topic is read from the beginning of the
+    new topic."""
     bench = Bench(reset="latest")
     bench.consumer.stored = {0: 5}
     bench.assign(0)
@@ -182,7 +188,8 @@ def test_a_group_whose_offsets_went_with_its_topic_is_no_new_group() -> None:
 
 
 def test_a_group_that_the_brokers_forgot_is_no_new_group() -> None:
-    """Under ``latest`` too: in the cluster that took the place of the other one all is read from the beginning."""
+    """Under ``latest`` a group that its brokers forgot reads all from the beginning of the cluster that
+    replaced the old one."""
     bench = Bench(reset="latest", settings={"group.protocol": "consumer"})
     bench.consumer.stored = {0: 5}
     bench.assign(0)
@@ -193,7 +200,7 @@ def test_a_group_that_the_brokers_forgot_is_no_new_group() -> None:
 
 
 async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
-    """Its plan is of an earlier life of the topic: nothing is left open for the end of the process to trip over."""
+    """A replay whose plan is of an earlier topic of the same name fails to start and closes its clients."""
     ids = Ids()
     ids.told = {"t": NEW_ID}
     text = offset_map.write(0, [], None, where="t-0", topic_id=OLD_ID)
@@ -206,7 +213,7 @@ async def test_a_replay_that_may_not_begin_ends_its_clients() -> None:
 
 
 def delete_and_make(kafka: Kafka, topic: str) -> None:
-    """The topic's next life, as soon as the broker allows it."""
+    """Delete `topic` and create it again as soon as the broker allows it."""
     admin = AdminClient({**kafka.config, "log_level": 0})
     admin.delete_topics([topic])[topic].result(WITHIN)
 
@@ -224,7 +231,8 @@ def delete_and_make(kafka: Kafka, topic: str) -> None:
 
 @pytest.mark.real_kafka
 async def test_a_replay_ends_where_its_topic_is_made_anew_while_it_reads(kafka: Kafka) -> None:
-    """It does not go on in another log under the offsets of the one before: one line that says so."""
+    """A replay whose topic is created again while it reads fails with a clear error instead of reading on in
+    the new log."""
     topic = create_topic(kafka)
     produce(kafka, topic, [b"old"] * 10)
     source = BoundedSource(kafka.config, [Range(topic, 0, 0, 100)], topic_ids=TopicIds(kafka.config))
@@ -243,7 +251,7 @@ async def test_a_replay_ends_where_its_topic_is_made_anew_while_it_reads(kafka: 
 
 
 async def read_on(source: BoundedSource) -> None:
-    """Fetch until it fails, bounded."""
+    """Fetch until an error is raised, for a limited time."""
     deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         await source.fetch(1, 0.05)
@@ -251,7 +259,8 @@ async def read_on(source: BoundedSource) -> None:
 
 @pytest.mark.real_kafka
 async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> None:
-    """Its plan names the topic's id from the first commit on: with another id it is refused, by name."""
+    """The plan of a named replay holds the topic's id from its first commit; for a topic with another id it is
+    refused."""
     topic, group = create_topic(kafka), unique("replay")
     produce(kafka, topic, [b"old"] * 10)
 
@@ -263,7 +272,7 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
     await plan.progress.close()
     delete_and_make(kafka, topic)
     produce(kafka, topic, [b"new"] * 10)
-    # The brokers forget the group's offsets with the topic; one that comes late is of the old life.
+    # Brokers forget the group's offsets with the topic; an offset committed late is of the old topic.
     late = NamedProgress(kafka.config, group)
     held = [(one, plan.starts[TopicPartition(one.topic, one.partition)]) for one in plan.ranges]
     source = BoundedSource(
@@ -279,13 +288,14 @@ async def test_a_named_replay_is_not_resumed_on_another_log(kafka: Kafka) -> Non
 
 
 def many_headers(offset: int) -> Message:
-    """Two of these are more than one fetch holds."""
+    """Return a record of which two are more than one fetch may hold."""
     headers: list[tuple[str, str | bytes | None]] = [("name", b"v")] * 15_000
     return Message("t", 0, offset, b"k", b"v", headers, None, (1, 1000), 0.0, 0)
 
 
 def test_what_is_kept_back_does_not_outlive_its_life() -> None:
-    """Records of many headers are handed out a few at a time; what is kept back of an earlier life is dropped."""
+    """Records with many headers are returned a few at a time; those kept back are dropped when their topic is
+    read anew."""
     bench = Bench()
     bench.ids.told = {"t": OLD_ID}
     bench.assign(0)
@@ -298,7 +308,8 @@ def test_what_is_kept_back_does_not_outlive_its_life() -> None:
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
 def test_what_is_kept_back_does_not_outlive_its_assignment(strategy: str) -> None:
-    """Taken away and given back: the new owner of it begins where the group stands."""
+    """Records kept back are dropped with their assignment: after the next one reading starts from the group's
+    offset."""
     bench = Bench(strategy=strategy)
     bench.assign(0)
     assert offsets(bench.fetch(brings(*map(many_headers, range(12))))) == [0, 1]

@@ -1,4 +1,4 @@
-"""The consumer's thread on a fake consumer: what no broker does on demand, above all within one consume."""
+"""The consumer's thread on a fake consumer: cases that no broker produces on demand, above all within one consume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tests.adapters.kafka.membership.scripted_member import (
 
 
 def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> None:
-    """The engine has drained the partition: a record that arrives with the revocation is dropped."""
+    """A record that arrives in the same consume as its partition's revocation is dropped, since the engine has
+    drained it."""
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
@@ -36,7 +37,8 @@ def test_records_of_a_partition_revoked_in_the_same_consume_are_dropped() -> Non
 
 
 def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
-    """Its records could be from before or after: none is handed out, and it is read from its new start."""
+    """Records of a partition revoked and assigned again in one consume are dropped, and it is read from its new
+    start."""
     bench = Bench()
     bench.consumer.stored[0] = 3
 
@@ -55,7 +57,8 @@ def test_partition_gone_and_back_in_one_consume_starts_again() -> None:
 
 
 def test_chunks_split_where_the_leader_epoch_changes() -> None:
-    """A position carries the leader epoch of the record before it, so a chunk has one."""
+    """A chunk ends where the leader epoch changes, since a position carries the leader epoch of the record
+    before it."""
     bench = Bench()
     bench.assign(0, 1)
     chunks = bench.fetch(
@@ -69,7 +72,8 @@ def test_chunks_split_where_the_leader_epoch_changes() -> None:
 
 
 def test_revoked_positions_are_committed_before_letting_go() -> None:
-    """In the callback, synchronously, with leader epochs, and only of the partitions that go."""
+    """Positions of revoked partitions alone are committed in the callback, with leader epochs, before the
+    unassignment."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2), Position("t", 1, 9, 2)]
     bench.assign(0, 1)
@@ -80,7 +84,7 @@ def test_revoked_positions_are_committed_before_letting_go() -> None:
 
 
 def test_draining_out_of_time_commits_nothing() -> None:
-    """The listener hears that the partitions are lost; the thread lets go."""
+    """When draining exceeds its time the partitions are reported lost and unassigned, and nothing is committed."""
     bench = Bench()
     bench.told.too_late = True
     bench.assign(0)
@@ -91,7 +95,7 @@ def test_draining_out_of_time_commits_nothing() -> None:
 
 
 def test_lost_is_never_committed() -> None:
-    """Lost partitions: reported, dropped, not committed."""
+    """Lost partitions are reported and dropped, and not committed."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2)]
     bench.assign(0)
@@ -111,7 +115,7 @@ def test_eager_assigns_and_unassigns_whole() -> None:
 
 
 def test_commit_of_an_older_epoch_is_not_sent() -> None:
-    """A commit asked for under an earlier assignment of the same partition does not reach the broker."""
+    """A commit for an earlier assignment of a partition is not sent to the broker."""
     bench = Bench()
     bench.assign(0)
     old = bench.told.assignments[0].epoch
@@ -124,7 +128,8 @@ def test_commit_of_an_older_epoch_is_not_sent() -> None:
 
 
 def test_refused_partition_of_a_commit_is_named() -> None:
-    """The answer says which positions were taken, and the code of the one that was not."""
+    """The result of a commit names the positions that were committed, and the error code of the one that was
+    refused."""
     bench = Bench()
     bench.assign(0, 1)
     epochs = [one.epoch for one in bench.told.assignments]
@@ -142,7 +147,8 @@ def test_refused_partition_of_a_commit_is_named() -> None:
 
 
 def test_close_answers_commits_in_flight() -> None:
-    """A commit whose answer cannot come any more fails; its caller does not wait for ever."""
+    """A commit in flight whose answer can no longer come fails at the close, so that its caller does not wait
+    for ever."""
     bench = Bench()
     bench.assign(0)
     results: list[CommitResult] = []
@@ -154,7 +160,8 @@ def test_close_answers_commits_in_flight() -> None:
 
 
 def test_a_moment_without_room_pauses_nothing() -> None:
-    """A pause throws away what was fetched ahead, and the resume takes up to a second: not for each full budget."""
+    """A moment without room pauses nothing, since a pause drops records fetched ahead and the resume takes up
+    to a second."""
     bench = Bench()
     bench.assign(0)
     for _ in range(3):
@@ -164,7 +171,7 @@ def test_a_moment_without_room_pauses_nothing() -> None:
 
 
 def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
-    """Only polls bring rebalances: after a second they go on, with everything paused, until there is room again."""
+    """After a second without room partitions are paused and polls continue, since rebalances come only with polls."""
     bench = Bench()
     bench.assign(0)
     begun = time.monotonic()
@@ -180,7 +187,7 @@ def test_without_room_for_long_partitions_are_paused_and_polled() -> None:
 
 
 def test_ends_are_asked_for_while_paused() -> None:
-    """Unknown without fetching; asked for while paused; gone with the partition."""
+    """End offsets are unknown without a fetch, queried while partitions are paused, and dropped with the partition."""
     bench = Bench()
     bench.assign(0)
     assert bench.member.end_offsets().ends == {}
@@ -195,7 +202,7 @@ def test_ends_are_asked_for_while_paused() -> None:
 
 
 def test_the_end_heard_last_is_told() -> None:
-    """A fetch after a question, a question after a fetch; and a log that was cut ends where it ends now."""
+    """The end offset seen last is reported, from a fetch or a query, also if the log was cut."""
     bench = Bench()
     bench.assign(0)
 
@@ -227,7 +234,7 @@ def test_the_end_heard_last_is_told() -> None:
     ],
 )
 def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: str) -> None:
-    """Told by librdkafka's error callback, raised by the fetch that is going on."""
+    """An error that does not pass, from librdkafka's error callback, ends the fetch and names the setting to change."""
     bench = Bench()
 
     def step(consumer: FakeConsumer) -> list[Message]:
@@ -241,7 +248,7 @@ def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: 
 
 @pytest.mark.parametrize("code", ["_TRANSPORT", "_ALL_BROKERS_DOWN", "NOT_COORDINATOR", "_MAX_POLL_EXCEEDED"])
 def test_what_mends_itself_is_trouble(code: str) -> None:
-    """Told, and gone on from."""
+    """An error that passes is reported as trouble, and fetching continues."""
     bench = Bench()
     number: int = getattr(confluent_kafka.KafkaError, code)
     bench.fetch(lambda consumer: consumer.config["error_cb"](confluent_kafka.KafkaError(number)) or [])
@@ -250,7 +257,8 @@ def test_what_mends_itself_is_trouble(code: str) -> None:
 
 
 def test_topic_that_vanishes_later_is_trouble() -> None:
-    """A missing topic ends the run only before the first assignment: later there may be others to go on with."""
+    """A missing topic ends the run only before the first assignment; later it is trouble, since other topics
+    may be left."""
     unknown = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART)
     lacking = Message("t", -1, -1, None, None, None, unknown, (0, 0), 0.0, 0)
     with pytest.raises(KafkaError, match="topic t does not exist"):

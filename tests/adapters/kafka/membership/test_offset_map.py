@@ -1,4 +1,4 @@
-"""Metadata of commits on a broker: the offset map comes back with the next assignment, and so does what is foreign."""
+"""Metadata of commits on a broker: an offset map and any foreign text come back with the next assignment."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ REFUSED = "OFFSET_METADATA_TOO_LARGE"
 
 @pytest.fixture(params=list(PROTOCOLS))
 def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The configuration of a group protocol."""
+    """Return the configuration of a group protocol."""
     return PROTOCOLS[request.param]
 
 
 def a_map(base: int) -> str:
-    """A map of some settled offsets above `base`."""
+    """Return a map of some settled offsets above `base`."""
     return offset_map.write(base, [base + 1, base + 3, base + 4, base + 6], 0)
 
 
 def largest() -> str:
-    """A map that takes all the room there is: of many that had to be cut, the longest."""
+    """Return a map as large as allowed: the longest of many that had to be cut."""
     texts = []
     for seed in range(30):
         random, bounds = Random(seed), [5]
@@ -56,14 +56,14 @@ def largest() -> str:
 
 
 def commit_text(kafka: Kafka, group: str, topic: str, offset: int, metadata: str) -> None:
-    """Another client commits, with its own metadata (the group must have no members)."""
+    """Commit `metadata` by another client; the group must have no members."""
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
     consumer.commit(offsets=[RawPartition(topic, 0, offset, metadata=metadata)], asynchronous=False)
     consumer.close()
 
 
 def commit_bytes(kafka: Kafka, group: str, topic: str, offset: int, metadata: bytes) -> int:
-    """The same from a client that may write anything: OffsetCommit version 2, by hand. Gives the broker's error."""
+    """Commit any bytes as metadata by a hand-made OffsetCommit request of version 2; return the broker's error code."""
 
     def text(value: bytes) -> bytes:
         return struct.pack(">h", len(value)) + value
@@ -82,7 +82,7 @@ def commit_bytes(kafka: Kafka, group: str, topic: str, offset: int, metadata: by
 
 
 async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> Assignment:
-    """What the next member of the group finds for the topic's first partition."""
+    """Return the assignment of the topic's first partition to the next member of the group."""
     async with Member(kafka, [topic], group, **options) as member:
         await member.until(lambda: TopicPartition(topic, 0) in member.held, "an assignment")
         return member.held[TopicPartition(topic, 0)]
@@ -92,7 +92,7 @@ async def assignment(kafka: Kafka, topic: str, group: str, **options: Any) -> As
 async def test_the_map_comes_back_with_the_next_assignment(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Offset, leader epoch and map, as they were committed; a map as large as may be, too."""
+    """Offset, leader epoch and map come back as they were committed, also with a map of the largest size."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     async with Member(kafka, [name], group, config=protocol) as first:
@@ -113,7 +113,7 @@ async def test_the_map_comes_back_with_the_next_assignment(
 async def test_the_map_of_a_revoke_goes_to_the_member_that_takes_over(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """It is committed in the rebalance itself, and known to the other member from its first record on."""
+    """A map committed during a rebalance reaches the partition's new owner with its assignment."""
     name, group = topic(2), unique("group")
     for partition in (0, 1):
         produce(kafka, name, TEN, partition=partition)
@@ -129,7 +129,7 @@ async def test_the_map_of_a_revoke_goes_to_the_member_that_takes_over(
 
 
 async def test_the_map_of_the_last_commit_comes_back(each_kafka: Kafka) -> None:
-    """The one that is committed on leaving the group; a later commit without a map leaves none."""
+    """A map committed on leaving the group comes back; after a later commit without a map there is none."""
     name, group = create_topic(each_kafka), unique("group")
     produce(each_kafka, name, TEN)
     async with Member(each_kafka, [name], group) as member:
@@ -147,7 +147,7 @@ async def test_the_map_of_the_last_commit_comes_back(each_kafka: Kafka) -> None:
 async def test_more_than_the_broker_takes_is_refused_by_name(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """The failure says why, and what was committed before stays.
+    """Metadata larger than the broker accepts are refused with an error that says why; earlier commits stay.
 
     The broker takes another partition's position of the same commit. librdkafka then gives one error for all: that
     position counts as not taken, and is committed again.
@@ -173,7 +173,7 @@ async def test_more_than_the_broker_takes_is_refused_by_name(
 
 @pytest.mark.parametrize("offset_reset", ["earliest", "latest"])
 async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: str) -> None:
-    """Another client's text, in any language: the start counts, and the text is no map."""
+    """Another client's text in any language comes back unchanged and is no map; the offset is the start."""
     name = create_topic(each_kafka)
     produce(each_kafka, name, TEN)
     for text in ("moved by hand on Monday", "größer als 4 €", "pinstream:1:", "x" * 4095):
@@ -197,7 +197,7 @@ async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: 
     ],
 )
 async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
-    """Whatever another client wrote: the start counts, reading goes on, there is no map.
+    """With any metadata of another client, the offset is the start, reading continues and there is no map.
 
     Confluent's client writes a NUL behind each text and relies on it when it reads: behind what others wrote, a Java
     client for one, it reads on into whatever memory comes next, which may be no UTF-8.
@@ -216,7 +216,7 @@ async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
 
 @pytest.mark.real_kafka
 async def test_the_broker_s_limit_counts_the_client_s_nul(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """4,096 bytes as the broker counts them: one less is what can be committed with this client."""
+    """The broker's limit of 4,096 bytes includes the NUL that this client adds, so 4,095 bytes can be committed."""
     name = topic()
     for length, taken in ((4094, True), (4095, True), (4096, False)):
         async with Member(kafka, [name], unique("group")) as member:

@@ -1,4 +1,4 @@
-"""Rebalances on a real broker: revoke, commit, unassign; lost partitions; pauses. Under each group protocol."""
+"""Rebalances on a real broker: revocations, commits, unassignments, losses and pauses, under each group protocol."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
 PARTITIONS = 4
 BOTH_GIVE = 6
-"""Enough partitions that each of two members has to give one to a third."""
+"""Number of partitions with which each of two members has to hand one to a third."""
 
 
 @pytest.fixture(params=list(PROTOCOLS))
 def protocol(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The configuration of a group protocol."""
+    """Return the configuration of a group protocol."""
     return PROTOCOLS[request.param]
 
 
 def fill(
     kafka: Kafka, topic: str, label: str, count: int = 100, partitions: int = PARTITIONS
 ) -> Counter[bytes | None]:
-    """`count` records on each partition; what a reader of all must have seen, once each."""
+    """Write `count` records to each partition; return the values that a complete reader must have seen, once each."""
     expected: Counter[bytes | None] = Counter()
     for partition in range(partitions):
         values: list[bytes | None] = [f"{label}-{partition}-{number}".encode() for number in range(count)]
@@ -43,7 +43,8 @@ def fill(
 async def test_second_member_takes_over_where_the_first_committed(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """The first member is asked, its positions are committed, the second starts there: nothing skipped or doubled."""
+    """The first member's positions are committed on revocation and the second starts there: no record is
+    skipped or doubled."""
     name, group = topic(PARTITIONS), unique("group")
     expected = fill(kafka, name, "before")
     async with Member(kafka, [name], group, config=protocol) as first:
@@ -57,14 +58,14 @@ async def test_second_member_takes_over_where_the_first_committed(
             assert not first.held.keys() & second.held.keys()
             expected += fill(kafka, name, "after")
             await second.until(lambda: first.counts + second.counts == expected, "each record once")
-        # The second has left without a commit of its own last records: the first reads those again.
+        # The second leaves without committing its last records, so the first reads those again.
         await first.until(lambda: len(first.held) == PARTITIONS, "all partitions back")
         await first.until(lambda: first.counts == expected, "the first to have all")
     assert first.losses == second.losses == []
 
 
 async def test_epochs_only_rise(kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]) -> None:
-    """Each assignment of a partition gets an epoch never used before in this process."""
+    """Each assignment of a partition gets an epoch that this process has never used before."""
     name, group = topic(PARTITIONS), unique("group")
     async with Member(kafka, [name], group, config=protocol) as first:
         await first.until(lambda: len(first.held) == PARTITIONS)
@@ -80,7 +81,7 @@ async def test_epochs_only_rise(kafka: Kafka, topic: Callable[..., str], protoco
 async def test_draining_may_take_its_time(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """While the listener drains, the partition has no other owner, and the member is not thrown out."""
+    """While the listener drains, the partition has no other owner, and the member stays in the group."""
     name, group = topic(PARTITIONS), unique("group")
     fill(kafka, name, "one", 5)
     drained = asyncio.Event()
@@ -99,7 +100,8 @@ async def test_draining_may_take_its_time(
 
 
 async def test_draining_too_long_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Out of time, the listener is cancelled and hears that all is lost; nothing is committed; the group goes on."""
+    """When draining exceeds its time the listener is cancelled and told of the loss; nothing is committed; the
+    group goes on."""
     name, group = topic(PARTITIONS), unique("group")
     fill(kafka, name, "one", 5)
     async with Member(kafka, [name], group, revoke_timeout=0.5) as first:
@@ -115,7 +117,7 @@ async def test_draining_too_long_is_given_up(kafka: Kafka, topic: Callable[..., 
 
 
 async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Closing while the listener drains: it gets half the deadline, then the group is left (backbeat PR 2818)."""
+    """A close while the listener drains gives it half the deadline, then the group is left (backbeat PR 2818)."""
     name, group = topic(PARTITIONS), unique("group")
     async with Member(kafka, [name], group, revoke_timeout=60) as first:
         await first.until(lambda: len(first.held) == PARTITIONS)
@@ -132,8 +134,8 @@ async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[
 async def test_who_leaves_while_another_drains_is_not_missed(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """A newcomer is stopped before it was given anything, while the group waits for a member that drains: it says
-    goodbye, and nobody waits for its session (45 s; what follows has 30)."""
+    """A member stopped while the group waits for another to drain leaves properly: the rest do not wait for its
+    session to time out (45 s; the test waits 30)."""
     name, group = topic(BOTH_GIVE), unique("group")
     async with (
         Member(kafka, [name], group, config=protocol) as first,
@@ -157,8 +159,8 @@ async def test_who_leaves_while_another_drains_is_not_missed(
 async def test_what_is_settled_is_committed_however_long_another_drains(
     kafka: Kafka, topic: Callable[..., str]
 ) -> None:
-    """A member with partitions leaves while the group waits for another: its commit is held up, refused for the
-    generation before, and repeated; the next owner starts where it ended."""
+    """When a member leaves while another drains, its commit is delayed, refused for its old generation and
+    repeated, and the next owner starts at its offset."""
     name, group = topic(BOTH_GIVE), unique("group")
     async with Member(kafka, [name], group) as first, Member(kafka, [name], group) as second:
         await second.until(lambda: len(second.held) == len(first.held) == 3)
@@ -169,7 +171,7 @@ async def test_what_is_settled_is_committed_however_long_another_drains(
             other = await draining.until_begun()
             await until_waiting(other, third)
             leaving = asyncio.create_task(other.stop(commit=True))
-            await asyncio.wait([leaving], timeout=3.5)  # longer than is tried where partitions are revoked
+            await asyncio.wait([leaving], timeout=3.5)  # longer than commits of revoked partitions are tried
             draining.end()
             await leaving
             left = draining.drainer
@@ -182,7 +184,7 @@ async def test_what_is_settled_is_committed_however_long_another_drains(
 
 
 class Draining:
-    """Of two members whose partitions are revoked, the first to be asked takes its time, until `end`."""
+    """Two members whose partitions are revoked: the first of them to be asked drains until `end`."""
 
     def __init__(self, *both: Member) -> None:
         self._over = {id(one): asyncio.Event() for one in both}
@@ -192,7 +194,7 @@ class Draining:
             one.on_revoked = self._over[id(one)].wait
 
     async def until_begun(self) -> Member:
-        """Wait for it; gives the other one, which lets go at once."""
+        """Wait until one drains; return the other one, which drains at once."""
         await self._both[0].until(lambda: bool(self._asked()), "a revocation")
         self.drainer = self._asked()[0]
         [other] = [one for one in self._both if one is not self.drainer]
@@ -203,7 +205,7 @@ class Draining:
         return [one for one, n in zip(self._both, self._before, strict=True) if len(one.revocations) > n]
 
     def end(self) -> None:
-        """It has drained."""
+        """End the draining."""
         self._let_go(self.drainer)
 
     def _let_go(self, member: Member) -> None:
@@ -212,13 +214,13 @@ class Draining:
 
 
 async def until_waiting(*members: Member) -> None:
-    """Some heartbeats, so that all of these have heard of the rebalance and joined again."""
+    """Wait for some heartbeats, so that all `members` have learned of the rebalance and joined again."""
     goals = [(member, member.fetches + 8) for member in members]
     await until(lambda: all(member.fetches >= goal for member, goal in goals), "eight fetches of each")
 
 
 async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """A member that did not poll for too long hears `lost`, not `revoked`, and commits nothing (librdkafka #5604)."""
+    """A member that did not poll for too long gets `lost`, not `revoked`, and commits nothing (librdkafka #5604)."""
     name, group = topic(PARTITIONS), unique("group")
     fill(kafka, name, "one", 5)
     hasty = {"max.poll.interval.ms": 1000, "session.timeout.ms": 1000, "heartbeat.interval.ms": 200}
@@ -233,14 +235,14 @@ async def test_lost_partitions_are_never_committed(kafka: Kafka, topic: Callable
             assert first.revocations == []
             assert all(one.start is None for one in second.assignments[:PARTITIONS])
             assert (await first.source.commit(stale)).committed == ()
-            # It comes back as a new member, with new epochs.
+            # It returns as a new member, with new epochs.
             await first.until(lambda: len(first.held) == 2, "two partitions again")
             assert min(one.epoch for one in first.held.values()) > PARTITIONS
     assert "_MAX_POLL_EXCEEDED" in {code for code, _ in first.troubles}
 
 
 async def test_commit_of_a_former_assignment_is_not_sent(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """After a partition went to another member, its old owner's commit is left out: ``_ASSIGNMENT_LOST``."""
+    """A commit for a partition that another member now has is not sent and fails with ``_ASSIGNMENT_LOST``."""
     name, group = topic(PARTITIONS), unique("group")
     fill(kafka, name, "one", 5)
     async with Member(kafka, [name], group) as first:
@@ -256,7 +258,7 @@ async def test_commit_of_a_former_assignment_is_not_sent(kafka: Kafka, topic: Ca
 async def test_pause_dies_with_the_assignment(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """Partitions that went away while paused and come back when there is room are read (parallel-consumer #857)."""
+    """Partitions revoked while paused and assigned again when there is room are read (parallel-consumer #857)."""
     name, group = topic(PARTITIONS), unique("group")
     async with Member(kafka, [name], group, config=protocol) as first:
         await first.until(lambda: len(first.held) == PARTITIONS)
@@ -272,7 +274,7 @@ async def test_pause_dies_with_the_assignment(
 async def test_what_is_assigned_while_paused_is_paused(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
-    """The level holds for partitions that come while there is no room; they are read once there is."""
+    """Partitions assigned while there is no room are paused too, and read once there is room."""
     name, group = topic(PARTITIONS), unique("group")
     async with Member(kafka, [name], group, config=protocol) as first:
         await first.until(lambda: len(first.held) == PARTITIONS)
@@ -289,11 +291,11 @@ async def test_what_is_assigned_while_paused_is_paused(
 
 
 async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """What the listener raises comes out of the fetch, and is not swallowed in librdkafka's callback."""
+    """An exception of the listener is raised by the fetch, and not swallowed in librdkafka's callback."""
     name = topic()
 
     class Broken(Member):
-        """Finds its books wrong at the first assignment."""
+        """A member that raises at its first assignment."""
 
         async def assigned(self, assignments: object) -> None:
             raise InvariantViolation("the books are wrong")
@@ -303,7 +305,7 @@ async def test_listener_failure_ends_the_run(kafka: Kafka, topic: Callable[..., 
 
 
 async def test_mixed_protocols_are_one_clear_error(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """A member whose strategy the group does not share hears what to change."""
+    """A member whose assignment strategy the group does not share fails with an error that names it."""
     name, group = topic(), unique("group")
     async with Member(kafka, [name], group) as first:
         await first.until(lambda: len(first.held) == 1)

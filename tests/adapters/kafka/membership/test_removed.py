@@ -1,4 +1,5 @@
-"""What a log lacks: its begin is reported with the records behind a gap, and with the ends where none come."""
+"""Records removed from a log: where it begins now is reported with the first record after a gap, or with the
+ends if none comes."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 def remove(kafka: Kafka, topic: str, before: int) -> None:
-    """As retention does, and at once."""
+    """Delete the records before offset `before`, as retention does, but at once."""
     admin = AdminClient({**kafka.config, "log_level": 0})
     admin.delete_records([RawPartition(topic, 0, before)])[RawPartition(topic, 0)].result(WITHIN)
 
 
 def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
-    """Before what comes and within it; not where nothing is missing, nor where reading begins at the beginning."""
+    """The begin of the log is looked up at gaps alone: before or within fetched records, but not at the first
+    read from the beginning."""
     bench = Bench()
     bench.consumer.cached_begin = 4
     bench.consumer.stored = {1: 2}
@@ -37,7 +39,7 @@ def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("away", [True, False], ids=["while it was away", "under a running member"])
 async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
-    """The first record behind it comes with where the log begins now; gaps of transactions do not lie below that."""
+    """The first record after removed ones comes with the log's begin; gaps of transactions lie above it."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN * 3)
     if away:
@@ -60,7 +62,7 @@ async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str],
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 async def test_a_log_that_was_emptied_is_told_with_its_end(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """No record comes; where it begins and ends is heard all the same."""
+    """For a log that was emptied, its begin and end are reported although no record comes."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     commit(kafka, group, name, 5)

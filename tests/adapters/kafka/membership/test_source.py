@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kafka
 
 
 def numbered(count: int, start: int = 0) -> list[bytes | None]:
-    """Values that tell records apart."""
+    """Return distinct values by number."""
     return [b"%d" % number for number in range(start, start + count)]
 
 
@@ -39,7 +39,7 @@ async def test_fetches_original_bytes_in_order(each_kafka: Kafka) -> None:
 
 
 async def test_chunks_are_one_partition_and_bounded_by_room(each_kafka: Kafka) -> None:
-    """No fetch hands out more records than there is room for; a chunk holds one partition, offsets rising."""
+    """No fetch returns more records than there is room for; a chunk holds rising offsets of one partition."""
     topic = create_topic(each_kafka, 2)
     for partition in (0, 1):
         produce(each_kafka, topic, numbered(100), partition=partition)
@@ -58,7 +58,7 @@ async def test_chunks_are_one_partition_and_bounded_by_room(each_kafka: Kafka) -
 
 
 async def test_commit_survives_restart(each_kafka: Kafka) -> None:
-    """What was committed is where the next member starts; its assignment says so."""
+    """The next member starts at the committed offset, which its assignment names."""
     topic, group = create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, numbered(10))
     async with Member(each_kafka, [topic], group) as first:
@@ -93,7 +93,7 @@ async def test_nothing_is_committed_unasked(each_kafka: Kafka) -> None:
 
 
 async def test_close_commits_what_it_is_given(each_kafka: Kafka) -> None:
-    """The positions handed to `close` are committed before the group is left."""
+    """The positions given to `close` are committed before the group is left."""
     topic, group = create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, numbered(5))
     member = Member(each_kafka, [topic], group)
@@ -105,7 +105,8 @@ async def test_close_commits_what_it_is_given(each_kafka: Kafka) -> None:
 
 
 async def test_no_room_pauses_and_polls_on(each_kafka: Kafka) -> None:
-    """Room 0: no record comes, the member stays in the group for longer than its session, then all come."""
+    """With room 0 no record comes and the member stays in the group for longer than its session; then all
+    records come."""
     topic, group = create_topic(each_kafka), unique("group")
     member = Member(
         each_kafka, [topic], group, config={"session.timeout.ms": 1000, "heartbeat.interval.ms": 300}
@@ -124,7 +125,7 @@ async def test_no_room_pauses_and_polls_on(each_kafka: Kafka) -> None:
 
 
 async def test_pause_in_the_middle_neither_loses_nor_doubles(each_kafka: Kafka) -> None:
-    """Flipping the level while records are buffered ahead: each record comes once, in order."""
+    """While fetches alternate between some room and none, each record comes once and in order."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, numbered(500))
     member = Member(each_kafka, [topic], unique("group"))
@@ -140,7 +141,7 @@ async def test_pause_in_the_middle_neither_loses_nor_doubles(each_kafka: Kafka) 
 
 
 async def test_cancelled_fetch_loses_nothing(each_kafka: Kafka) -> None:
-    """Fetches cancelled at any moment: what they had consumed comes with the next one."""
+    """Records that a cancelled fetch had consumed come with the next one."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, numbered(300))
     member = Member(each_kafka, [topic], unique("group"))
@@ -162,7 +163,7 @@ async def test_cancelled_fetch_loses_nothing(each_kafka: Kafka) -> None:
 
 
 async def test_end_offsets_are_heard_of_also_while_paused(each_kafka: Kafka) -> None:
-    """End offsets follow the log while records are fetched, and while nothing is."""
+    """End offsets follow the log, both while records are fetched and while partitions are paused."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, numbered(5))
     name = TopicPartition(topic, 0)
@@ -184,7 +185,7 @@ async def test_end_offsets_are_heard_of_also_while_paused(each_kafka: Kafka) -> 
 
 
 async def test_commit_of_a_partition_not_held_is_not_sent(each_kafka: Kafka) -> None:
-    """A position of a partition that is not assigned is left out and named as the failure; the others go through."""
+    """A position of a partition that is not assigned is left out and reported as failed; the others are committed."""
     topic, other, group = create_topic(each_kafka), create_topic(each_kafka), unique("group")
     produce(each_kafka, topic, numbered(2))
     async with Member(each_kafka, [topic], group) as member:
@@ -210,7 +211,7 @@ async def test_commit_does_not_hold_up_fetching(each_kafka: Kafka) -> None:
 
 
 async def test_commit_without_an_answer_is_given_up(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Without fetches a commit's answer cannot come: it fails within its time limit instead of hanging."""
+    """Without fetches a commit gets no answer and fails within its time limit instead of hanging."""
     name = topic()
     produce(kafka, name, numbered(1))
     async with Member(kafka, [name], unique("group"), commit_timeout=0.3) as member:
@@ -221,7 +222,7 @@ async def test_commit_without_an_answer_is_given_up(kafka: Kafka, topic: Callabl
 
 @pytest.mark.real_kafka
 async def test_pattern_never_matches_dead_letters(kafka: Kafka) -> None:
-    """A pattern that would match the dead-letter topics derived from the template leaves them alone."""
+    """A pattern leaves out the dead-letter topics of the template, even those that it matches."""
     prefix = unique("shop")
     orders = create_topic(kafka, name=f"{prefix}.orders")
     letters = create_topic(kafka, name=f"{prefix}.orders.dead-letters")
@@ -233,12 +234,12 @@ async def test_pattern_never_matches_dead_letters(kafka: Kafka) -> None:
         late = create_topic(kafka, name=f"{prefix}.dead-letters-of-whales")
         assert {one.topic for one in member.held} == {orders}
     assert member.values == [b"order"]
-    assert late  # a name that merely resembles one is a topic like any other: see the pattern's own tests
+    assert late  # a name that merely resembles one is an ordinary topic: see the pattern's own tests
 
 
 @pytest.mark.real_kafka
 async def test_explicit_topic_is_read_though_it_looks_like_dead_letters(kafka: Kafka) -> None:
-    """Without a pattern nothing is hidden: a topic named in full is read."""
+    """A topic named in full is read, even if its name looks like one of dead letters."""
     name = create_topic(kafka, name=unique("x") + ".dead-letters")
     produce(kafka, name, [b"letter"])
     async with Member(kafka, [name], unique("group")) as member:
@@ -246,10 +247,11 @@ async def test_explicit_topic_is_read_though_it_looks_like_dead_letters(kafka: K
 
 
 async def test_pattern_with_the_new_group_protocol_is_refused() -> None:
-    """With KIP-848 the broker matches patterns and knows no exceptions: dead letters would be read again."""
+    """A pattern is refused with KIP-848, where the broker matches it without exceptions: dead letters would be
+    read again."""
 
     class Nobody:
-        """No listener is asked."""
+        """A listener that is never called."""
 
         assigned = revoked = lost = None
 
@@ -259,7 +261,7 @@ async def test_pattern_with_the_new_group_protocol_is_refused() -> None:
 
 @pytest.mark.real_kafka
 async def test_missing_topic_is_named(kafka: Kafka) -> None:
-    """A configured topic that does not exist ends the run, naming it."""
+    """A configured topic that does not exist ends the run with an error that names it."""
     missing = unique("nowhere")
     async with Member(kafka, [missing], unique("group")) as member:
         failure = await member.until_fails()
@@ -270,7 +272,7 @@ async def test_missing_topic_is_named(kafka: Kafka) -> None:
 
 @pytest.mark.real_kafka
 async def test_aborted_transactions_are_not_seen(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """Records of an aborted transaction never come; offsets have gaps where its records and the markers are."""
+    """Records of an aborted transaction are never read; offsets have gaps for them and for the markers."""
     name = topic()
     producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
     producer.init_transactions(WITHIN)
@@ -289,7 +291,8 @@ async def test_aborted_transactions_are_not_seen(kafka: Kafka, topic: Callable[.
 async def test_transaction_markers_at_the_end_count_as_reached(
     kafka: Kafka, topic: Callable[..., str]
 ) -> None:
-    """Behind the last record stand a marker and an aborted transaction: what was read reaches the end all the same."""
+    """With a marker and an aborted transaction after the last record, reading still counts as having reached
+    the end."""
     name = topic()
     producer = Producer({**kafka.config, "transactional.id": unique("tx"), "log_level": 0})
     producer.init_transactions(WITHIN)
@@ -307,7 +310,7 @@ async def test_transaction_markers_at_the_end_count_as_reached(
 
 @pytest.mark.real_kafka
 async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """On a compacted topic offsets are missing in the middle; what is left comes in order, and commits work."""
+    """Of a compacted topic the remaining records come in order, with gaps in their offsets, and commits work."""
     settings = {"segment_ms": "50", "min_cleanable_dirty_ratio": "0.01", "max_compaction_lag_ms": "100"}
     name, group = topic(cleanup_policy="compact", **settings), unique("group")
     for round_number in range(5):
@@ -330,7 +333,7 @@ async def test_compaction_leaves_gaps(kafka: Kafka, topic: Callable[..., str]) -
 
 
 async def test_unreachable_broker_is_trouble_not_the_end() -> None:
-    """A broker that is away is reported and waited for: fetches go on, empty; closing does not hang."""
+    """A broker that cannot be reached is reported and waited for: fetches return nothing, and closing does not hang."""
     nowhere = Kafka("127.0.0.1:9", "external")
     async with Member(nowhere, ["orders"], "group") as member:
         await until(lambda: len(member.troubles) > 0, "trouble")
@@ -344,7 +347,7 @@ async def test_unreachable_broker_is_trouble_not_the_end() -> None:
 
 @pytest.mark.real_kafka
 async def test_refused_login_ends_the_run(kafka: Kafka) -> None:
-    """A wrong password is an error with the variables to change, and without the password."""
+    """A wrong password ends the run with an error that names the variables to change, and not the password."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that we know of")
     config = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}
@@ -359,7 +362,7 @@ async def test_refused_login_ends_the_run(kafka: Kafka) -> None:
 
 
 async def test_settings_that_cannot_be_name_the_variable() -> None:
-    """What librdkafka refuses is a settings error with the variable's name."""
+    """A setting that librdkafka refuses is a settings error that names the variable."""
     member = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g", config={"session.timeout.ms": "soon"})
     with pytest.raises(SettingsError, match="KAFKA_SESSION_TIMEOUT_MS"):
         await member.source.start()
@@ -369,7 +372,7 @@ async def test_settings_that_cannot_be_name_the_variable() -> None:
 
 
 async def test_use_before_start_and_after_close_is_an_error() -> None:
-    """A source that is not open says so."""
+    """A source that is not open raises an error that says so."""
     member = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g")
     with pytest.raises(KafkaError, match="not open"):
         await member.source.fetch(1, 0.1)

@@ -32,17 +32,17 @@ TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 class FakeOffsets:
-    """A cluster with one topic: what is committed (None for nothing) and where each partition ends."""
+    """A cluster with one topic: each partition's committed offset (None without a commit) and its end."""
 
     def __init__(self, offsets: list[int | None], ends: list[int]) -> None:
         self.offsets = offsets
         self.ends = ends
         self.metadata = ""
-        """What was committed with each offset."""
+        """The metadata committed with each offset."""
         self.error: confluent_kafka.KafkaError | None = None
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """As `confluent_kafka.Consumer.committed`."""
+        """Do as `confluent_kafka.Consumer.committed`."""
         found = []
         for one in partitions:
             offset = self.offsets[one.partition]
@@ -60,14 +60,14 @@ class FakeOffsets:
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """As `confluent_kafka.Consumer.get_watermark_offsets`."""
+        """Do as `confluent_kafka.Consumer.get_watermark_offsets`."""
         return 0, self.ends[partition.partition]
 
 
 def starting(
     name: TopicPartition, offset: int | None, *, commit: bool = False, leader_epoch: int | None = None
 ) -> Assignment:
-    """The start of a partition that has no epoch yet."""
+    """Return the start of a partition that has no epoch yet."""
     return Assignment(*name, 0, offset, commit, leader_epoch)
 
 
@@ -81,7 +81,8 @@ def find_starts(
     elsewhere: bool = False,
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
-    """What `Unstarted.find` finds; the group has what `source` says, and offsets `elsewhere`."""
+    """Return what `Unstarted.find` finds for a group with the offsets of `source`, and of other topics if
+    `elsewhere`."""
 
     def has_offsets(_: float) -> bool:
         return elsewhere or any(offset is not None for offset in source.offsets)
@@ -98,7 +99,7 @@ def find_all_starts(
     has_offsets: Callable[[float], bool],
     ids: Mapping[str, str] = MappingProxyType({}),
 ) -> FoundStarts:
-    """What `Unstarted.find` finds; `new` is remembered from one call to the next."""
+    """Return what `Unstarted.find` finds; `new` is kept from one call to the next."""
     unstarted = Unstarted(
         cast(Any, source),
         reset,
@@ -120,13 +121,13 @@ LEADERLESS = confluent_kafka.KafkaException(
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_committed_offset_always_wins(reset: str) -> None:
-    """Whatever the reset says: a committed offset is the start, and is not committed again."""
+    """Under any reset a committed offset is the start, and is not committed again."""
     found = find_starts(FakeOffsets([7, 0], [9, 9]), [P0, P1], reset, 1, set())
     assert found == ({P0: starting(P0, 7), P1: starting(P1, 0)}, None)
 
 
 def test_the_metadata_comes_with_the_committed_offset() -> None:
-    """Whatever text it is; where nothing is committed there is none."""
+    """The metadata come with the committed offset, whatever their text; without a commit they are empty."""
     source = FakeOffsets([7, None], [9, 9])
     source.metadata = "pinstream:1:äö€"
     starts = find_starts(source, [P0, P1], "earliest", 1, set()).starts
@@ -134,10 +135,11 @@ def test_the_metadata_comes_with_the_committed_offset() -> None:
 
 
 def test_metadata_that_is_not_text_is_none_at_all() -> None:
-    """confluent_kafka decodes it when it is looked at, and raises; the offset and its leader epoch still count."""
+    """Metadata that are not UTF-8, which confluent_kafka raises for when they are read, count as empty; offset
+    and leader epoch are used."""
 
     class NotText:
-        """A committed offset whose metadata is the byte 0xff."""
+        """A committed offset whose metadata are the byte 0xff."""
 
         topic, partition, offset, leader_epoch, error = "t", 0, 7, 3, None
 
@@ -146,7 +148,7 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
             return b"\xff".decode()
 
     class Foreign(FakeOffsets):
-        """A broker that keeps what it is given."""
+        """A broker that returns such an offset for each partition."""
 
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
             return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
@@ -158,13 +160,14 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
 
 
 def test_earliest_without_commit_is_the_beginning() -> None:
-    """Beside a partition that has one, which keeps it."""
+    """Under ``earliest`` a partition without a commit starts at the beginning, and one with a commit at its offset."""
     found = find_starts(FakeOffsets([None, 3], [9, 4]), [P0, P1], "earliest", 1, set())
     assert found == ({P0: starting(P0, None), P1: starting(P1, 3)}, None)
 
 
 def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
-    """One partition by name, and how many more; nothing is started."""
+    """Under ``error`` a partition without a commit is refused, by a message that names it and counts the
+    others; none starts."""
     found = find_starts(FakeOffsets([None, 3, None, None], [9] * 4), [P0, P1, P2, P3], "error", 1, set())
     assert found.starts == {}
     assert code_of(found) == confluent_kafka.KafkaError._AUTO_OFFSET_RESET
@@ -172,19 +175,20 @@ def test_error_without_commit_is_a_refusal_that_names_what_lacks_one() -> None:
 
 
 def code_of(found: FoundStarts) -> int:
-    """Why not all are known."""
+    """Return the error code of a search that failed."""
     assert found.failure is not None
     return int(found.failure.args[0].code())
 
 
 def test_latest_starts_a_new_group_at_the_end_and_commits_it() -> None:
-    """A group without any commit starts at the end offset, to be committed at once."""
+    """Under ``latest`` a group without any commit starts at the end offset, which is to be committed at once."""
     found = find_starts(FakeOffsets([None, None], [9, 4]), [P0, P1], "latest", 1, set())
     assert found == ({P0: starting(P0, 9, commit=True), P1: starting(P1, 4, commit=True)}, None)
 
 
 def test_latest_never_skips_in_a_group_that_has_commits() -> None:
-    """A partition without commit where another one has some, ours or not, of this topic or not: from the beginning."""
+    """Under ``latest`` a partition without a commit starts at the beginning if the group has any other commit,
+    of this topic or another."""
     assert find_starts(FakeOffsets([None, 3], [9, 4]), [P0], "latest", 1, set()) == (
         {P0: starting(P0, None)},
         None,
@@ -194,7 +198,8 @@ def test_latest_never_skips_in_a_group_that_has_commits() -> None:
 
 
 def test_the_group_is_asked_for_only_where_that_decides() -> None:
-    """Not where an offset is known, and not under `earliest`; where it is not known, what needs it waits."""
+    """The group's commits are queried only under ``latest`` for a partition without one; if that fails the
+    partition waits."""
 
     def unasked(_: float) -> bool:
         raise AssertionError("asked for the group")
@@ -214,10 +219,10 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
 
 
 def test_what_is_known_of_one_does_not_wait_for_another() -> None:
-    """A partition without a leader, or a topic that is gone, does not hide the starts of the others."""
+    """A partition without a leader, or a topic that was deleted, does not delay the starts of the others."""
 
     class Partly(FakeOffsets):
-        """Nothing is committed; partition 1 has no leader, and the topic `gone` is no more."""
+        """A cluster without commits where partition 1 has no leader and the topic `gone` was deleted."""
 
         def get_watermark_offsets(
             self, partition: RawPartition, timeout: float = -1, cached: bool = False
@@ -235,8 +240,8 @@ def test_what_is_known_of_one_does_not_wait_for_another() -> None:
 
 
 def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
-    """Partition 0 began at its end, which is committed; 1, which had no leader, begins at its end too, not at the
-    beginning of all. A partition that comes later is judged by what is committed then."""
+    """Under ``latest`` partition 1, found new but without a leader, starts at its end even after partition 0
+    has committed; a partition that comes later is judged by the commits of that time."""
     source, new = FakeOffsets([None] * 3, [9, 4, 5]), set[TopicPartition]()
     find_starts(source, [P0, P1], "latest", 1, new)
     assert new == {P0, P1}
@@ -247,11 +252,11 @@ def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
 
 
 def test_all_questions_share_one_time_limit() -> None:
-    """What hangs uses up the time of what comes after it, and no more."""
+    """All queries share one time limit: one that hangs takes the time of those after it, and no more."""
     asked: list[float] = []
 
     class Hanging(FakeOffsets):
-        """No partition has a leader, which takes all the time to say."""
+        """A cluster where each query for an end takes its whole time limit and fails for want of a leader."""
 
         def get_watermark_offsets(
             self, partition: RawPartition, timeout: float = -1, cached: bool = False
@@ -270,10 +275,10 @@ def test_all_questions_share_one_time_limit() -> None:
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_unknown_is_not_taken_for_none(reset: str) -> None:
-    """A partition whose committed offset the broker does not give has no start; another one has."""
+    """A partition whose committed offset the broker does not return gets no start; another one does."""
 
     class Failing(FakeOffsets):
-        """The coordinator does not tell of partition 0."""
+        """A cluster whose coordinator does not return the offset of partition 0."""
 
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
             unstable = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSTABLE_OFFSET_COMMIT)
@@ -291,7 +296,7 @@ def test_unknown_is_not_taken_for_none(reset: str) -> None:
 
 @pytest.mark.kafka
 async def test_earliest_reads_from_the_beginning(each_kafka: Kafka) -> None:
-    """A new group reads what was there before it."""
+    """Under ``earliest`` a new group reads all records from before."""
     name = create_topic(each_kafka)
     produce(each_kafka, name, TEN)
     async with Member(each_kafka, [name], unique("group")) as member:
@@ -301,7 +306,7 @@ async def test_earliest_reads_from_the_beginning(each_kafka: Kafka) -> None:
 
 @pytest.mark.kafka
 async def test_latest_reads_only_what_comes_after(each_kafka: Kafka) -> None:
-    """A new group under ``latest`` starts at the end, says so, and wants it committed."""
+    """Under ``latest`` a new group starts at the end, reports so, and has it to commit."""
     name = create_topic(each_kafka)
     produce(each_kafka, name, TEN)
     async with Member(each_kafka, [name], unique("group"), offset_reset="latest") as member:
@@ -313,7 +318,7 @@ async def test_latest_reads_only_what_comes_after(each_kafka: Kafka) -> None:
 
 @pytest.mark.kafka
 async def test_latest_in_a_known_group_reads_new_partitions_from_the_beginning(each_kafka: Kafka) -> None:
-    """Where one partition has a commit, ``latest`` skips nothing on the others."""
+    """Under ``latest`` a group with one commit reads its other partitions from the beginning."""
     name, group = create_topic(each_kafka, 2), unique("group")
     produce(each_kafka, name, TEN, partition=0)
     produce(each_kafka, name, TEN, partition=1)
@@ -332,7 +337,8 @@ FIFTY: list[bytes | None] = [b"new %d" % number for number in range(50)]
 async def test_latest_reads_a_topic_that_is_added_from_the_beginning(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
-    """A group that has offsets of one topic, and of one that it reads no more, skips nothing of another."""
+    """Under ``latest`` a group that has offsets of other topics, also of one that it no longer reads, reads a
+    new topic whole."""
     old, added, instead, group = topic(), topic(), topic(), unique("group")
     settings = PROTOCOLS[protocol]
     produce(kafka, old, TEN)
@@ -356,8 +362,8 @@ def _has_read(member: Member, values: list[bytes | None]) -> bool:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strategy: str) -> None:
-    """While it runs: a topic that is made under its pattern, and partitions that are added to a topic, are seen when
-    the topics are looked for again (topic.metadata.refresh.interval.ms, 30 s by default), and read whole."""
+    """Under ``latest`` a running group reads new topics of its pattern and new partitions whole, once topics
+    are looked up again (topic.metadata.refresh.interval.ms, 30 s by default)."""
     prefix, group = unique("family"), unique("group")
     first = create_topic(kafka, name=f"{prefix}.one")
     settings = {"partition.assignment.strategy": strategy, "topic.metadata.refresh.interval.ms": 500}
@@ -382,7 +388,7 @@ async def test_latest_reads_what_appears_from_the_beginning(kafka: Kafka, strate
 async def test_out_of_range_never_jumps_to_the_end(
     kafka: Kafka, topic: Callable[..., str], reset: str
 ) -> None:
-    """A committed offset that is not there leads to the beginning, also under ``latest``."""
+    """A committed offset outside the log leads to its beginning, also under ``latest``."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     commit(kafka, group, name, 999)
@@ -394,7 +400,8 @@ async def test_out_of_range_never_jumps_to_the_end(
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("offset", [None, 999], ids=["none committed", "out of range"])
 async def test_error_ends_the_run(kafka: Kafka, topic: Callable[..., str], offset: int | None) -> None:
-    """Under ``error`` a partition without a usable start ends the run and says what to do; nothing is committed."""
+    """Under ``error`` a partition without a usable start ends the run with a message on what to do; nothing is
+    committed."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     if offset is not None:

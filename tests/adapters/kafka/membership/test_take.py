@@ -1,4 +1,4 @@
-"""Records are taken from the client in slices that are bounded in bytes: it hands them out by their number only."""
+"""Records are taken from the client in slices bounded in bytes, although the client limits them by number only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADER = 184
 
 
 class Queue:
-    """A client's queue; `asked` is how many records were asked for, one call after the other."""
+    """A client's queue; `asked` are the numbers of records asked for, call by call."""
 
     def __init__(self, *messages: Message) -> None:
         self._left = deque(messages)
@@ -29,12 +29,12 @@ class Queue:
 
 
 def inbox_of(queue: Queue) -> Inbox:
-    """An inbox that takes from there."""
+    """Return an inbox that takes from `queue`."""
     return Inbox(cast(Consumer, queue))
 
 
 def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Message:
-    """A record of one partition."""
+    """Return a record of one partition."""
     many: list[tuple[str, str | bytes | None]] = [("abc", b"d")] * headers
     return Message(
         topic="t", partition=0, offset=offset, key=key, value=value, headers=many, timestamp=(1, 1)
@@ -42,7 +42,7 @@ def message(offset: int, value: bytes, key: bytes = b"", headers: int = 0) -> Me
 
 
 def test_small_records_come_as_many_as_there_is_room_for() -> None:
-    """One chunk, in order; only the first is waited for."""
+    """As many small records as there is room for come in one chunk, in order; only the first is waited for."""
     queue = Queue(*(message(offset, b"v" * 500) for offset in range(MOST_RECORDS + 100)))
     inbox = inbox_of(queue)
     taken = inbox.take(5_000, 0.5)
@@ -53,7 +53,7 @@ def test_small_records_come_as_many_as_there_is_room_for() -> None:
 
 
 def test_it_ends_with_what_is_there() -> None:
-    """A slice that is not full is the last one: nothing is asked for twice."""
+    """A slice that is not full ends the fetch, without another query."""
     queue = Queue(*(message(offset, b"v") for offset in range(10)))
     inbox = inbox_of(queue)
     assert len(inbox.take(1000, 0.5).messages) == 10
@@ -62,7 +62,7 @@ def test_it_ends_with_what_is_there() -> None:
 
 
 class Arriving:
-    """A client whose records arrive at set times, and the clock that both go by: a wait is over in no time."""
+    """A client whose records arrive at set times, with a clock that a wait moves at once."""
 
     def __init__(self, *times: float) -> None:
         self._times = deque(times)
@@ -82,7 +82,7 @@ class Arriving:
 
 
 def test_records_that_come_one_by_one_are_gathered() -> None:
-    """The first comes at once, and what follows within some milliseconds comes in one fetch."""
+    """The first record comes at once, and those that follow within some milliseconds come in one fetch."""
     queue = Arriving(1.0, *(1.0 + at / 1000 for at in range(1, 10)))
     inbox = Inbox(cast(Consumer, queue), queue.clock)
     taken = []
@@ -92,7 +92,7 @@ def test_records_that_come_one_by_one_are_gathered() -> None:
 
 
 def test_a_record_that_comes_alone_does_not_wait() -> None:
-    """Longer after the last one than records are gathered for."""
+    """A record that comes long after the last one, when no records are gathered, is returned without a wait."""
     queue = Arriving(0.1, 0.2, 0.3)
     inbox = Inbox(cast(Consumer, queue), queue.clock)
     assert [len(inbox.take(1000, 2.0).messages) for _ in range(3)] == [1, 1, 1]
@@ -100,7 +100,8 @@ def test_a_record_that_comes_alone_does_not_wait() -> None:
 
 
 def test_what_fills_the_room_does_not_wait() -> None:
-    """Neither for the time in which others are gathered, nor behind a fetch that left some."""
+    """Records that fill the room are returned at once, also while others are gathered and after a fetch that
+    left some."""
     queue = Arriving(*[0.1] * 10, 0.101, *[0.102] * 700)
     inbox = Inbox(cast(Consumer, queue), queue.clock)
     assert len(inbox.take(1000, 2.0).messages) == 10
@@ -109,7 +110,7 @@ def test_what_fills_the_room_does_not_wait() -> None:
 
 
 def test_large_records_come_a_few_at_a_time() -> None:
-    """Values and keys count; what is larger than all of it comes alone."""
+    """Large records come a few at a time: keys and values count, and one larger than the bound comes alone."""
     queue = Queue(*(message(offset, b"v" * 500_000, b"k" * 500_000) for offset in range(20)))
     assert len(inbox_of(queue).take(1000, 0.5).messages) == MOST_BYTES // 1_000_000
     queue = Queue(*(message(offset, b"v" * MOST_BYTES) for offset in range(3)))
@@ -117,7 +118,7 @@ def test_large_records_come_a_few_at_a_time() -> None:
 
 
 def test_headers_count_as_objects() -> None:
-    """Twenty thousand of four bytes are four megabytes, also behind records that have none."""
+    """Headers count with the size of their objects, also in records after many without headers."""
     small = [message(offset, b"v") for offset in range(100)]
     queue = Queue(*small, *(message(100 + offset, b"v", headers=20_000) for offset in range(20)))
     inbox = inbox_of(queue)
@@ -127,7 +128,7 @@ def test_headers_count_as_objects() -> None:
 
 
 def test_what_is_kept_back_comes_next_and_in_order() -> None:
-    """Nothing is lost, nothing comes twice, and each fetch polls the client once."""
+    """Records that are kept back come next, once and in order, and each fetch polls the client."""
     queue = Queue(*(message(offset, b"v", headers=20_000 * (offset % 7 == 0)) for offset in range(300)))
     inbox, offsets, fetches = inbox_of(queue), [], 0
     while taken := inbox.take(1000, 0.5).messages:
@@ -139,7 +140,8 @@ def test_what_is_kept_back_comes_next_and_in_order() -> None:
 
 
 def test_without_room_what_is_kept_back_stays() -> None:
-    """With nothing kept back one is taken all the same: it may be an error."""
+    """Without room, records kept back stay, and with none kept back one is taken all the same, since it may be
+    an error."""
     queue = Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5)))
     inbox = inbox_of(queue)
     assert [one.offset() for one in inbox.take(0, 0.5).messages] == [0]
@@ -155,7 +157,8 @@ def test_without_room_what_is_kept_back_stays() -> None:
 
 @pytest.mark.parametrize("end", [lambda inbox: inbox.keep(()), lambda inbox: inbox.keep({("t", 1): 7})])
 def test_what_is_kept_back_ends_with_its_assignment(end: Callable[[Inbox], None]) -> None:
-    """Or where its partition is read from another place: it would come twice, or out of order."""
+    """Records kept back are dropped when their assignment ends or their partition is read from another place,
+    since they would come twice or out of order."""
     inbox = inbox_of(Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5))))
     assert [one.offset() for one in inbox.take(9, 0.5).messages] == [0, 1]
     assert inbox.first_offsets() == {("t", 0): 2}
@@ -165,7 +168,7 @@ def test_what_is_kept_back_ends_with_its_assignment(end: Callable[[Inbox], None]
 
 
 def test_one_slice_is_all_that_comes_unforeseen() -> None:
-    """Small records before large ones: the slice that meets them is the last."""
+    """Where large records follow small ones, the slice that meets them is the last."""
     small = [message(offset, b"v" * 100) for offset in range(300)]
     large = [message(300 + offset, b"v" * 20_000) for offset in range(600)]
     queue = Queue(*small, *large)
@@ -174,14 +177,15 @@ def test_one_slice_is_all_that_comes_unforeseen() -> None:
 
 
 def test_errors_are_among_them_and_no_records() -> None:
-    """What is no record of what is held is dropped."""
+    """Records of partitions that are not held are dropped."""
     taken = inbox_of(Queue(message(0, b"a"))).take(1000, 0.5)
     assert taken.chunks({}.get) == []
     assert taken.errors == []
 
 
 def test_what_follows_a_damaged_batch_counts_into_the_bound() -> None:
-    """It is dropped, and held all the same until the fetch ends: the rest of it is not taken in the same one."""
+    """Records after a damaged batch are dropped, but count into the bound, since they take memory until the
+    fetch ends."""
     error = KafkaError(KafkaError._BAD_MSG, "failed CRC32C check")
     damaged = Message("t", 0, 0, None, None, None, error, (0, -1), 0.0, -1)
     queue = Queue(damaged, *(message(offset, b"v" * 1_000_000) for offset in range(1000)))

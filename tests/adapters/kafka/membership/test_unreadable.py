@@ -1,5 +1,5 @@
-"""Damaged batches: nothing of one, and nothing behind it, is read until it is whole; other partitions go on, and the
-trouble is reported."""
+"""Damaged batches: neither the batch nor records after it are read until it is repaired; other partitions go
+on, and the trouble is reported."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ ALL = [value for batch in BATCHES for value in batch]
 
 
 class Clock:
-    """The member's `time`."""
+    """A stand-in for the member's module `time`."""
 
     now = 1000.0
 
     def monotonic(self) -> float:
-        """Virtual."""
+        """Return the virtual time."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """At once."""
+        """Let `seconds` pass at once."""
         self.now += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that only a test moves."""
+    """Give the member's modules a time that only a test moves."""
     clock = Clock()
     for module in (member_module, ends):
         monkeypatch.setattr(module, "time", clock)
@@ -52,14 +52,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def damaged(offset: int, code: int = confluent_kafka.KafkaError._BAD_MSG, partition: int = 0) -> Message:
-    """What librdkafka hands out for a damaged batch."""
+    """Return the message that librdkafka yields for a damaged batch."""
     error = confluent_kafka.KafkaError(code, "failed CRC32C check")
     return Message("t", partition, offset, None, None, None, error, (0, -1), 0.0, -1)
 
 
 @pytest.mark.parametrize("code", ["_BAD_MSG", "_BAD_COMPRESSION", "_NOT_IMPLEMENTED", "INVALID_MSG"])
 def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> None:
-    """librdkafka goes on anywhere behind it, in the same consume and in later ones; other partitions go on."""
+    """Records after a damaged batch are dropped, in the same consume and in later ones, since librdkafka may go
+    on anywhere; other partitions are read."""
     bench = Bench()
     bench.assign(0, 1)
     error = damaged(5, getattr(confluent_kafka.KafkaError, code))
@@ -75,7 +76,8 @@ def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> Non
 
 
 def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: Clock) -> None:
-    """Half a second later, then twice as long each time, 30 s at most; whole again, that is forgotten."""
+    """A damaged batch is tried again after half a second, then in doubled intervals up to 30 s; once it is
+    read, it is no longer reported."""
     bench = Bench()
     bench.assign(0)
     bench.fetch(brings(message(3), damaged(4)))
@@ -99,7 +101,7 @@ def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: C
 
 
 def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> None:
-    """The committed offset, or the beginning."""
+    """A partition of which nothing was read is tried again from its committed offset, or from the beginning."""
     bench = Bench()
     bench.consumer.stored = {1: 7}
     bench.assign(0, 1)
@@ -111,7 +113,8 @@ def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> 
 
 
 def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
-    """Room resumes the others; the damaged one is resumed when it is asked for, and not before."""
+    """Without room a damaged partition stays paused; with room the others resume, and it resumes when it is
+    tried again."""
     bench = Bench()
     bench.assign(0, 1)
     bench.fetch(brings(damaged(0)))
@@ -126,7 +129,8 @@ def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
 
 
 def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
-    """Nothing is asked of it; given again it is read from its committed offset as any other."""
+    """After its revocation a damaged partition is no longer tried; assigned again, it is read from its
+    committed offset."""
     bench = Bench()
     bench.assign(0)
     bench.fetch(brings(damaged(0)))
@@ -140,7 +144,8 @@ def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
 
 
 def test_checksums_are_checked_whatever_the_user_says() -> None:
-    """Without them a byte that was changed on the wire or the disk is delivered."""
+    """Checksums are always verified, even if the user's setting says otherwise, so that no changed byte is
+    delivered."""
     assert "checksums" in (passthrough.refusal("check.crcs", "false") or "")
     config = consumer_config({"check.crcs": False}, offset_reset="earliest", ignore=None)
     assert config["check.crcs"] is True
@@ -148,12 +153,12 @@ def test_checksums_are_checked_whatever_the_user_says() -> None:
 
 @pytest.fixture(scope="module")
 def disk(own_kafka: RealBroker) -> Kafka:
-    """A broker whose segments a test may change."""
+    """Return a broker whose segments a test may change."""
     return Kafka(own_kafka.bootstrap_servers, "real")
 
 
 def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1) -> tuple[str, Segment]:
-    """A topic with six batches of ten records in partition 0, and its segment."""
+    """Make a topic with six batches of ten records in partition 0; return its name and its segment."""
     name = create_topic(kafka, partitions, compression_type=codec)
     for batch in BATCHES:
         produce(kafka, name, batch)
@@ -167,8 +172,8 @@ def segment(kafka: Kafka, own_kafka: RealBroker, codec: str, partitions: int = 1
 async def test_a_flipped_bit_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker, strategy: str, codec: str
 ) -> None:
-    """On a broker's disk: the batch and all behind it is read once, in order, when the disk is whole again; until
-    then another partition goes on."""
+    """A batch with a flipped bit on the broker's disk, and all records after it, are read once and in order
+    when the disk is repaired; until then another partition is read."""
     name, log = segment(disk, own_kafka, codec, partitions=2)
     hurt = next(one for one in log.batches() if one.base >= 20)
     log.flip(hurt)
@@ -194,14 +199,14 @@ async def test_a_flipped_bit_is_waited_for_and_told(
 async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker, codec: str
 ) -> None:
-    """Its checksum fits, and what it packs is noise."""
+    """A batch with a valid checksum that cannot be decompressed is reported, and read once it is repaired."""
     name, log = segment(disk, own_kafka, codec)
     hurt = next(one for one in log.batches() if one.base >= 20)
     before = log.spoil(hurt)
     async with Member(disk, [name], unique("group")) as member:
         await member.until(lambda: bool(member.troubles), "the trouble")
         assert member.troubles[0][0] == "_BAD_COMPRESSION"
-        # The consumer's thread reports the trouble; what was read before it may still be on its way.
+        # The consumer's thread reports the trouble; records read before it may not have arrived yet.
         await member.until(lambda: len(member.values) >= hurt.base, "what is before it")
         assert member.values == ALL[: hurt.base]
         log.restore(hurt, before)
@@ -213,7 +218,7 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
 async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
     disk: Kafka, own_kafka: RealBroker
 ) -> None:
-    """Its length on the disk is impossible: the broker reports it until the file is repaired."""
+    """A batch with an impossible length on disk, which the broker itself reports, is read once the file is repaired."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt = log.batches()[2]
     before = log.unmeasure(hurt)
@@ -230,7 +235,8 @@ async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
 async def test_who_moves_the_group_behind_it_reads_what_is_behind_it(
     disk: Kafka, own_kafka: RealBroker
 ) -> None:
-    """As the runbook says: from where the next batch begins."""
+    """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next
+    batch."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt, behind = log.batches()[2:4]
     log.flip(hurt)
@@ -243,7 +249,7 @@ async def test_who_moves_the_group_behind_it_reads_what_is_behind_it(
 
 @pytest.mark.kafka
 async def test_a_replay_ends_at_a_damaged_batch(disk: Kafka, own_kafka: RealBroker) -> None:
-    """It cannot wait for ever, and must not go on behind it by itself: it says where, and what to do."""
+    """A replay fails at a damaged batch and says where, since it can neither wait for ever nor skip the batch."""
     name, log = segment(disk, own_kafka, "uncompressed")
     hurt = log.batches()[2]
     log.flip(hurt)

@@ -1,4 +1,4 @@
-"""Partitions whose start the brokers do not tell: they wait, are asked for again, and never read from a guess."""
+"""Partitions whose start the brokers do not return wait, are queried again, and are never read from a guess."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ TEN: list[bytes | None] = [b"%d" % number for number in range(10)]
 
 
 def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> None:
-    """No client can be made then to ask whether the group has offsets: that counts as no answer, and ends nothing."""
+    """While a certificate is replaced, no client can ask whether the group has offsets: that counts as a query
+    that failed and may be repeated."""
     config = {
         "bootstrap.servers": "127.0.0.1:1",
         "group.id": "g",
@@ -47,21 +48,22 @@ def test_a_certificate_that_is_being_replaced_is_waited_for(tmp_path: Path) -> N
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time for the member, too."""
+    """Replace the member's clock."""
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
 def refuse(bench: Bench, code: int | None) -> None:
-    """What the coordinator says when it is asked for committed offsets; None: it answers."""
+    """Let the coordinator refuse queries for committed offsets with `code`, or answer them if it is None."""
     bench.consumer.refused.pop("committed", None)
     if code is not None:
         bench.consumer.refused["committed"] = KafkaException(confluent_kafka.KafkaError(code))
 
 
 def test_a_login_in_the_middle_of_the_question_ends_nothing(clock: Clock) -> None:
-    """The login was not judged: the partition waits, and the question is asked again."""
+    """A failed login during a query, which no broker refused, does not end the run: the partition waits and is
+    queried again."""
     bench = Bench()
     words = "Failed to get committed offsets: Local: Authentication failure"
     error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, words)
@@ -75,7 +77,7 @@ def test_a_login_in_the_middle_of_the_question_ends_nothing(clock: Clock) -> Non
 
 
 def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Bench:
-    """A member that was given partitions 0 and 1, and asked once, while the coordinator moved."""
+    """Return a member with partitions 0 and 1 that queried their offsets once, while the coordinator was moving."""
     bench = Bench(strategy=strategy, reset=reset)
     bench.consumer.stored.update({0: 40, 1: 50})
     refuse(bench, MOVED)
@@ -87,8 +89,8 @@ def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Be
     ("strategy", "assign"), [("cooperative-sticky", "incremental_assign"), ("range", "assign")]
 )
 def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str, assign: str) -> None:
-    """The rebalance is answered without it, and the listener hears nothing; half a second later it starts where it was
-    committed."""
+    """A partition without a start is not read and not reported as assigned; half a second later it is queried
+    again and starts at its committed offset."""
     bench = waiting(strategy)
     assert bench.calls(assign) == [(assign, [])]
     assert bench.told.assignments == []
@@ -106,7 +108,8 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
 def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
-    """Whatever the reset: each refusal is reported, and the answer counts whenever it comes."""
+    """Under any reset the query is repeated without limit, each refusal is reported, and an answer counts
+    whenever it comes."""
     bench = waiting(reset=reset)
     for _ in range(120):
         clock.now += 0.5
@@ -125,7 +128,8 @@ def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
     ("strategy", "unassign"), [("cooperative-sticky", "incremental_unassign"), ("range", "unassign")]
 )
 def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: str, unassign: str) -> None:
-    """The listener, which never heard of it, is not asked; nothing is committed, and it does not start later."""
+    """A partition revoked before its start is known was never assigned: no hook is called, nothing is
+    committed, and it does not start later."""
     bench = waiting(strategy)
     bench.fetch(taken(0, 1))
     assert bench.calls(unassign) == [(unassign, [])]
@@ -140,9 +144,9 @@ def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: 
 
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
 def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strategy: str) -> None:
-    """Between the answer and the start is a poll, which tells of the loss. (An assignment after it would hide it:
-    librdkafka would call revoked, and ask to be committed, what another member owns already.)
-    """
+    """A partition lost during its query does not start: a poll between answer and start reports the loss.
+    (After an assignment librdkafka would call revoked instead, and the member would commit what another one
+    owns.)"""
     bench = waiting(strategy)
     refuse(bench, None)
     clock.now += 0.5
@@ -160,7 +164,8 @@ def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strateg
 
 
 def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
-    """Cooperative: one partition is read, two wait; of a revocation the listener hears only of what it was given."""
+    """Under a cooperative strategy one partition is read while two wait; a revocation names only the partition
+    that had started."""
     bench = Bench()
     bench.assign(0)
     refuse(bench, MOVED)
@@ -176,7 +181,7 @@ def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
 
 
 def test_it_starts_paused_while_there_is_no_room(clock: Clock) -> None:
-    """The level holds for what comes late, too."""
+    """A partition that starts late while there is no room is paused like the others."""
     bench = Bench()
     bench.assign(0)
     refuse(bench, MOVED)
@@ -190,7 +195,7 @@ def test_it_starts_paused_while_there_is_no_room(clock: Clock) -> None:
 
 @pytest.mark.parametrize("code", ["GROUP_AUTHORIZATION_FAILED", "TOPIC_AUTHORIZATION_FAILED"])
 def test_a_refusal_that_does_not_pass_ends_the_run(clock: Clock, code: str) -> None:
-    """At once, and also when it comes later."""
+    """A refusal that does not pass ends the run, whether it comes at the first query or later."""
     refusal = getattr(confluent_kafka.KafkaError, code)
     bench = Bench()
     refuse(bench, refusal)
@@ -205,20 +210,20 @@ def test_a_refusal_that_does_not_pass_ends_the_run(clock: Clock, code: str) -> N
 
 
 class Slow:
-    """A cluster in which every question takes all the time it has, except for what `answers` says."""
+    """A cluster in which every query takes its whole time limit, unless its fields say otherwise."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.asked: list[tuple[float, float]] = []
-        """When each question was asked, and how long it had."""
+        """When each query was asked, and how many seconds it had."""
         self.has_commits = False
-        """On partition 9, which is another member's."""
+        """Whether the group has a commit of partition 9, which is another member's."""
         self.leaderless: set[int] = set()
         self.silent = True
         self.refuses = False
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """After all the time nothing; or what is committed."""
+        """Raise a refusal or a time-out, or return the committed offsets."""
         self.asked.append((self.clock.now, timeout))
         if self.refuses:
             raise KafkaException(confluent_kafka.KafkaError(MOVED))
@@ -229,13 +234,13 @@ class Slow:
         return partitions
 
     def has_offsets(self, _: float) -> bool:
-        """Those of partition 9, if any."""
+        """Report whether the group has the commit of partition 9."""
         return self.has_commits
 
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """100, unless it has no leader."""
+        """Return 100 as the end, or time out for a partition without a leader."""
         if partition.partition in self.leaderless:
             self._hang(timeout)
         return 0, 100
@@ -248,7 +253,7 @@ class Slow:
 def slow(
     clock: Clock, *partitions: int, whole: bool = False, reset: str = "latest"
 ) -> tuple[Slow, Unstarted]:
-    """These wait in such a cluster."""
+    """Return such a cluster, and these partitions waiting in it."""
     cluster = Slow(clock)
     unstarted = Unstarted(
         cast(Consumer, cluster),
@@ -264,7 +269,8 @@ def slow(
 
 
 def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
-    """It has 2 s, then 4, then half of what an answer may take; and as long as it took nothing is asked."""
+    """A query that hangs gets 2 s, then 4 s, then half of an answer's time limit, and a pause as long as it
+    took follows it."""
     cluster, unstarted = slow(clock, 0)
     while clock.now < 1040.0:
         assert not unstarted.ask()
@@ -284,7 +290,8 @@ def test_a_question_that_hangs_leaves_time_for_others(clock: Clock) -> None:
 
 
 def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
-    """Only what hangs shows that more time is needed; and an empty assignment cancels no pause."""
+    """A query that is refused at once does not lengthen the next one's time, and an empty assignment does not
+    shorten the pause."""
     cluster, unstarted = slow(clock, 0)
     cluster.silent = False
     cluster.refuses = True
@@ -298,7 +305,8 @@ def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
-    """Under `latest` one hangs: others begin after it was asked for once; all at once where they must."""
+    """Under `latest` a partition without a leader delays the others by one query only, or until it is known
+    where all must start together."""
     cluster, unstarted = slow(clock, 0, 1, 3, whole=whole)
     cluster.silent = False
     cluster.leaderless.add(0)
@@ -321,13 +329,13 @@ def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole:
 
 
 class Moving(confluent_kafka.Consumer):
-    """A consumer whose coordinator has moved, until it is found."""
+    """A consumer whose coordinator has moved, until a test sets `found`."""
 
     found = False
     asked = 0
 
     def committed(self, *args: Any, **options: Any) -> Any:
-        """Refused by this broker, or answered."""
+        """Raise a refusal until the coordinator is found, then query the broker."""
         type(self).asked += 1
         if not self.found:
             raise KafkaException(confluent_kafka.KafkaError(MOVED))
@@ -336,7 +344,7 @@ class Moving(confluent_kafka.Consumer):
 
 @pytest.fixture
 def moving() -> type[Moving]:
-    """One for a test."""
+    """Return a class of such a consumer for one test."""
     return type("MovingOnce", (Moving,), {})
 
 
@@ -346,7 +354,7 @@ def moving() -> type[Moving]:
 async def test_on_a_broker_it_goes_on_where_it_was_committed(
     kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: str
 ) -> None:
-    """Under each protocol: a member lives through several refusals, reads from its commits, and commits."""
+    """Under each protocol, after several refused queries, a member reads from its commits, and commits."""
     name, group = topic(2), unique("group")
     for partition in range(2):
         produce(kafka, name, TEN, partition=partition)
@@ -368,7 +376,7 @@ async def test_on_a_broker_it_goes_on_where_it_was_committed(
 async def test_on_a_broker_others_get_what_waits(
     kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: str
 ) -> None:
-    """A rebalance takes a partition that waits, and so does the goodbye: others read it, without delay."""
+    """A partition that waits for its start goes to another member at a rebalance, or at once when its member leaves."""
     name, group = topic(2), unique("group")
     for partition in range(2):
         produce(kafka, name, TEN, partition=partition)
