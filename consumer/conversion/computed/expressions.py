@@ -560,8 +560,11 @@ def _is_among(value: Any, allowed: Sequence[Scalar]) -> bool:
         if isinstance(one, bool) or isinstance(value, bool) or isinstance(one, str):
             if type(value) is type(one) and value == one:
                 return True
-        elif isinstance(value, int | float | Decimal) and exact(value) == exact(one):
-            return True
+        elif isinstance(value, int | float | Decimal):
+            # Two numbers that are malformed, such as NaN, are not equal.
+            number = exact(value)
+            if isinstance(number, Decimal) and number == exact(one):
+                return True
     return False
 
 

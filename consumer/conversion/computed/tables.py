@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from consumer.avro.paths import NoSuchPath, SchemaPaths
 from consumer.avro.schema import Array, Field, Map, Record, branches_of
-from consumer.conversion.amounts import exact
+from consumer.conversion.amounts import MAX_DIGITS, exact
 from consumer.conversion.computed.expressions import (
     Arithmetic,
     Branch,
@@ -237,6 +237,12 @@ class Reading:
             fitting = {"boolean": {"boolean"}, "string": WORDS}.get(kind, NUMBERS)
             if not of.kinds & fitting:
                 raise Unreadable(f"when: {path!r} is {listed(of.kinds)}, so it is never {value!r}")
+            # Not-a-number and infinity would hold for no record.
+            if fitting is NUMBERS and not isinstance(exact(value), Decimal):
+                raise Unreadable(
+                    f"when: {path!r} is compared with a number of at most {MAX_DIGITS} digits before and after the "
+                    f"point, but {value!r} is none"
+                )
         return Condition((of,), tuple(allowed))
 
 

@@ -63,6 +63,15 @@ from tests.conversion.test_convert import DEFAULT
             f'"{VALUE}" = {{ path = "rate", when = {{ country = 1 }} }}',
             "when: 'country' is string, so it is never 1",
         ),
+        *(
+            (
+                f'"{VALUE}" = {{ path = "shipping", when = {{ shipping = [1, {number}] }} }}',
+                f"when: 'shipping' is compared with a number of at most 64 digits before and after the point, but "
+                f"{float(number)!r} is none",
+            )
+            for number in ("nan", "inf", "-inf", "1e300")
+        ),
+        (f'"{VALUE}" = {{ path = "rate", when = {{ rate = [0.5, -1e60, 0] }} }}', None),
         (
             f'"{VALUE}" = {{ path = "rate", when = {{ contry = "DE" }} }}',
             "'contry' is not in the schema; the nearest that is: 'country'",

@@ -409,6 +409,11 @@ key = { join = ["id", "country"] }
         ('require = "ads"\nany = ["terms"]', {"ads": True}, False),
         ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "yes"}, True),
         ('require = ["ads", "terms"]\nallowed = [true, "yes"]', {"ads": True, "terms": "no"}, False),
+        (
+            f'require = ["ads", "rate"]\nallowed = [true, {10**70}]',
+            {"ads": True, "rate": float("nan")},
+            False,
+        ),
     ],
 )
 def test_more_than_one_consent(consent: str, event: dict[str, Any], is_sent: bool) -> None:
