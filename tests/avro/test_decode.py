@@ -1,4 +1,4 @@
-"""Wire formats, what is known of schemas, and the verdicts of stage decode."""
+"""Wire formats, learning schemas, and the rejections of stage decode."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ EVENT = {"id": "e-1", "note": None}
 
 
 def record(value: bytes | None, *headers: tuple[str, bytes | None]) -> Record:
-    """A record of which only value and headers matter."""
+    """Return a record with this value and these headers; its other parts do not count here."""
     return Record(0, -1, None, value, headers)
 
 
 def datum(event: dict[str, Any], schema: dict[str, Any] = SCHEMA) -> bytes:
-    """Bare Avro, written by fastavro."""
+    """Return bare Avro, written by fastavro."""
     out = io.BytesIO()
     fastavro.schemaless_writer(out, schema, event)
     return out.getvalue()
 
 
 def decoder(wire_format: WireFormat = WireFormat.AUTO, *known: SchemaRef) -> Decoder:
-    """A decoder of `SCHEMA` that knows it under `known`."""
+    """Return a decoder for `SCHEMA` that has learnt it under each ref of `known`."""
     made = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
     for ref in known:
         assert made.add_schema(ref, SCHEMA) is None
@@ -61,14 +61,15 @@ def decoder(wire_format: WireFormat = WireFormat.AUTO, *known: SchemaRef) -> Dec
 
 
 def code(decoded: object) -> str:
-    """The code of a rejection of stage decode."""
+    """Return the code of a rejection, which must be of stage decode."""
     assert isinstance(decoded, Rejection)
     assert decoded.stage is Stage.DECODE
     return decoded.code
 
 
 def test_confluent_prefix() -> None:
-    """``00`` and a big-endian id name the schema; unknown, it is asked for; learnt, the record decodes."""
+    """``00`` and a big-endian id name the schema. While it is unknown, decoding returns its ref; once learnt,
+    the event."""
     made = decoder()
     value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     assert made.decode(record(value)) == SEVEN
@@ -77,12 +78,12 @@ def test_confluent_prefix() -> None:
 
 
 def test_the_largest_confluent_id_is_unsigned() -> None:
-    """Ids are four bytes without a sign."""
+    """The id of Confluent's prefix is read as an unsigned integer of four bytes."""
     assert decoder().decode(record(b"\x00\xff\xff\xff\xff")) == SchemaRef("id", "4294967295")
 
 
 def test_header_guid_as_confluents_own_serialiser_writes_it() -> None:
-    """The GUID in the header names the schema, the value is the bare datum."""
+    """The GUID in the header that Confluent's serialiser writes names the schema; the value is the bare datum."""
     written: list[Any] = []
     context = SerializationContext("t", MessageField.VALUE, headers=written)
     value = header_schema_id_serializer(datum(EVENT), context, SchemaId("AVRO", 7, GUID))
@@ -95,13 +96,14 @@ def test_header_guid_as_confluents_own_serialiser_writes_it() -> None:
 
 
 def test_header_may_hold_an_id() -> None:
-    """Magic 0 in the header is followed by an id."""
+    """A schema header that begins with magic byte 0 holds an id."""
     made = decoder(WireFormat.AUTO, SEVEN)
     assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07"))) == EVENT
 
 
 def test_the_first_schema_header_with_a_value_counts() -> None:
-    """As Confluent's deserialiser has it; a header without a value says nothing."""
+    """Of several schema headers the first with a value counts, as for Confluent's deserialiser; one without is
+    ignored."""
     made = decoder(WireFormat.AUTO, SEVEN)
     first, second = b"\x00\x00\x00\x00\x07", b"\x00\x00\x00\x00\x08"
     assert made.decode(record(datum(EVENT), (SCHEMA_ID_HEADER, first), (SCHEMA_ID_HEADER, second))) == EVENT
@@ -109,19 +111,19 @@ def test_the_first_schema_header_with_a_value_counts() -> None:
 
 
 def test_the_keys_schema_header_says_nothing_of_the_value() -> None:
-    """``__key_schema_id`` is not looked at."""
+    """The header ``__key_schema_id`` is ignored: it is about the key."""
     made = decoder(WireFormat.AUTO, SEVEN)
     value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     assert made.decode(record(value, ("__key_schema_id", b"\x01" + uuid.UUID(GUID).bytes))) == EVENT
 
 
 def test_single_object_of_our_own_schema_needs_no_look_up() -> None:
-    """What was written with our very schema is known from the start."""
+    """A record in single-object encoding that was written with the reader's own schema is read without a look-up."""
     assert decoder().decode(record(Encoder(SCHEMA).encode(EVENT))) == EVENT
 
 
 def test_single_object_of_another_schema_is_asked_for() -> None:
-    """An unknown fingerprint is named as the wire has it: little-endian hex."""
+    """An unknown fingerprint is asked for in the form that the record has it: little-endian hex."""
     older = {**SCHEMA, "fields": SCHEMA["fields"][:1]}
     value = Encoder(older).encode({"id": "e-1"})
     ref = SchemaRef("fingerprint", value[2:10].hex())
@@ -152,12 +154,12 @@ def test_single_object_of_another_schema_is_asked_for() -> None:
     ],
 )
 def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> None:
-    """Every malformation has its code."""
+    """Each way in which a record can be malformed is rejected with its own code."""
     assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value))) == expected
 
 
 def test_what_is_left_over_is_said_in_a_sentence() -> None:
-    """With the schema that the record was read by."""
+    """Bytes after the end of the datum are rejected, and the message names the schema that the record was read by."""
     rejection = decoder(WireFormat.AUTO, SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
     assert isinstance(rejection, Rejection)
     assert rejection.message == "bytes are left over after the datum of schema id 7"
@@ -174,13 +176,13 @@ def test_what_is_left_over_is_said_in_a_sentence() -> None:
     ],
 )
 def test_a_malformed_schema_header_is_rejected(header: bytes, expected: str) -> None:
-    """A header that names no schema is not made up for by the bytes of the value."""
+    """A schema header that names no schema rejects the record, even if the value begins with a schema id."""
     value = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value, (SCHEMA_ID_HEADER, header)))) == expected
 
 
 def test_a_fixed_wire_format_reads_no_other() -> None:
-    """With the format fixed by a setting, the bytes of another are rejected, not guessed at."""
+    """With a wire format fixed by a setting, records in another format are rejected instead of guessed at."""
     single = Encoder(SCHEMA).encode(EVENT)
     prefixed = Encoder(SCHEMA, 7).encode(EVENT)
     header = (SCHEMA_ID_HEADER, b"\x00\x00\x00\x00\x07")
@@ -197,12 +199,12 @@ def test_a_fixed_wire_format_reads_no_other() -> None:
 
 
 def test_a_tombstone_is_none() -> None:
-    """A record without a value is no rejection; an empty value is."""
+    """A record without a value decodes to None, which is no rejection."""
     assert decoder().decode(record(None)) is None
 
 
 def test_a_chunk_keeps_its_order() -> None:
-    """Each record has its result, in place, whatever the others hold."""
+    """Each record of a chunk has its result in its place, whatever the other records hold."""
     made = decoder(WireFormat.AUTO, SEVEN)
     good = record(b"\x00\x00\x00\x00\x07" + datum(EVENT))
     first, second, third, fourth, fifth = made.decode_chunk(
@@ -217,7 +219,7 @@ def test_a_chunk_keeps_its_order() -> None:
 
 @pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.CONFLUENT, WireFormat.HEADER])
 def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireFormat) -> None:
-    """Whatever the one before it had: in any order, each is decoded as it would be alone."""
+    """Records of all framings, in any order, are each decoded in a chunk as they would be alone."""
     made = decoder(wire_format, SEVEN, SchemaRef("id", "8"))
     prefixed = b"\x00\x00\x00\x00\x07" + datum(EVENT)
     kinds = [
@@ -238,7 +240,8 @@ def test_each_record_of_a_chunk_is_read_by_its_own_framing(wire_format: WireForm
 
 
 def test_ids_of_eight_bytes_are_explained() -> None:
-    """Apicurio's own serialisers write such by default: they begin with four zeros, which is no id of any registry."""
+    """Apicurio's own serialisers write ids of eight bytes by default. They are read as id 0, which no registry
+    has, and the rejection names the setting to change."""
     wanted = decoder().decode(record(b"\x00" + (7).to_bytes(8, "big") + b"\x02"))
     assert wanted == SchemaRef("id", "0")
     verdict = decoder().missing(wanted)
@@ -250,7 +253,8 @@ def test_ids_of_eight_bytes_are_explained() -> None:
 
 
 def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
-    """The verdict names the schema; it is not remembered, so that what is found later is read at once."""
+    """A missing schema gives a rejection that names it. It is not remembered: records are read once the schema
+    is found."""
     made = decoder()
     verdict = made.missing(SEVEN)
     assert code(verdict) == "no_such_schema"
@@ -274,7 +278,7 @@ def test_a_missing_schema_rejects_its_records_and_may_come_later() -> None:
     ],
 )
 def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
-    """The verdict is given when the schema is learnt, and again for each of its records."""
+    """An incompatible schema is rejected when it is learnt, and again for each of its records."""
     made = decoder()
     verdict = made.add_schema(SEVEN, schema)
     assert code(verdict) == "incompatible_schema"
@@ -282,7 +286,7 @@ def test_an_incompatible_schema_rejects_its_records(schema: str) -> None:
 
 
 def test_a_schema_once_known_is_never_lost() -> None:
-    """Neither a later answer that cannot be read nor any number of refused schemas costs one that can be read."""
+    """A readable schema stays known after an answer that cannot be read, and after any number of refused schemas."""
     made = decoder(WireFormat.AUTO, SEVEN)
     made.add_schema(SEVEN, '"string"')
     for number in range(2 * MAX_REFUSED_SCHEMAS):
@@ -291,7 +295,8 @@ def test_a_schema_once_known_is_never_lost() -> None:
 
 
 def test_refusals_are_bounded_and_the_stalest_goes_first() -> None:
-    """A refusal that was dropped is asked for again; one in use stays."""
+    """Only so many refused schemas are remembered. One that records still name stays; the dropped one is asked
+    for again."""
     made = decoder()
     used, stale = SchemaRef("id", "1"), SchemaRef("id", "2")
     made.add_schema(used, '"string"')
@@ -304,7 +309,7 @@ def test_refusals_are_bounded_and_the_stalest_goes_first() -> None:
 
 
 def test_a_schema_that_was_refused_can_be_learnt() -> None:
-    """What is found later replaces the refusal."""
+    """A schema that is found after it was refused replaces the refusal."""
     made = decoder()
     made.add_schema(SEVEN, '"string"')
     assert made.add_schema(SEVEN, SCHEMA) is None
@@ -312,7 +317,8 @@ def test_a_schema_that_was_refused_can_be_learnt() -> None:
 
 
 def test_what_a_doubted_schema_cannot_read_names_it() -> None:
-    """It may be another registry's schema under the same id: no verdict, until it is added again without doubt."""
+    """What a doubted schema cannot read gives its ref instead of a rejection, since the id may be another
+    registry's. Once the schema is added again, it is rejected."""
     made = decoder(WireFormat.AUTO, SEVEN, SchemaRef("id", "8"))
     framing = framing_of(SEVEN)
     unreadable = [framing + tail for tail in (b"", b"\xff" * 9, datum(EVENT)[:-1], datum(EVENT) + b"\0")]
@@ -327,7 +333,7 @@ def test_what_a_doubted_schema_cannot_read_names_it() -> None:
 
 
 def test_a_doubted_schema_that_does_not_fit_ours_is_no_verdict() -> None:
-    """Its records wait for what the registry has now."""
+    """Records of a doubted schema that does not fit ours are not rejected: they wait for what the registry has now."""
     made = decoder()
     made.add_schema(SEVEN, '"string"')
     made.doubt(SEVEN)
@@ -338,7 +344,7 @@ def test_a_doubted_schema_that_does_not_fit_ours_is_no_verdict() -> None:
 
 
 def test_a_schema_can_be_forgotten() -> None:
-    """Readable, refused, or never known: its records ask for it."""
+    """After a schema is forgotten, whether readable, refused or never known, its records ask for it."""
     made = decoder(WireFormat.AUTO, SEVEN)
     refused, unknown = SchemaRef("id", "8"), SchemaRef("id", "9")
     made.add_schema(refused, '"string"')
@@ -349,7 +355,7 @@ def test_a_schema_can_be_forgotten() -> None:
 
 
 def test_messages_hold_no_data() -> None:
-    """Nothing of the record's bytes is in the verdict, only schema and exception."""
+    """The message of a rejection names the schema and the exception, and holds none of the record's bytes."""
     made = decoder(WireFormat.AUTO, SEVEN)
     for tail in (b"jane@example.com", b"\x20jane@example.com\x09", b"\x20jane@example.com\x00jane"):
         verdict = made.decode(record(b"\x00\x00\x00\x00\x07" + tail))
@@ -359,13 +365,13 @@ def test_messages_hold_no_data() -> None:
 
 
 def test_a_reader_schema_that_is_none_raises() -> None:
-    """Our own schema is checked when the decoder is made."""
+    """A reader's schema that is not valid Avro raises when the decoder is made."""
     with pytest.raises(InvalidSchema, match="no type"):
         Decoder(OneSchema({"type": "nonsense"}))
 
 
 def test_the_packaged_schema_round_trips() -> None:
-    """An event of the default schema, with defaults filled in, comes back as it was."""
+    """An event of the packaged schema, with its defaults filled in, is decoded as it was encoded."""
     schema = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
     event = {
         "event_id": "e-1",

@@ -30,7 +30,7 @@ ZIPPED = pytest.mark.parametrize("zipped", [False, True], ids=["plain", "zlib"])
 
 
 def message(decoded: object) -> str:
-    """That of a rejection."""
+    """Return the message of a rejection."""
     assert isinstance(decoded, Rejection)
     return decoded.message
 
@@ -38,21 +38,21 @@ def message(decoded: object) -> str:
 @ZIPPED
 @pytest.mark.parametrize("wire_format", [WireFormat.AUTO, WireFormat.GLUE])
 def test_a_known_version_is_read(zipped: bool, wire_format: WireFormat) -> None:
-    """Compressed or not, by the same schema; recognised from the bytes."""
+    """Records of a known version, compressed or not, are read, with the format recognised from the bytes or fixed."""
     value = glue_value(VERSION, datum(EVENT), zipped=zipped)
     assert decoder(wire_format, REF).decode(record(value)) == EVENT
 
 
 @ZIPPED
 def test_an_unknown_version_is_asked_for(zipped: bool) -> None:
-    """By its UUID, as text."""
+    """An unknown version is asked for by its UUID, as text."""
     assert decoder().decode(record(glue_value(VERSION, datum(EVENT), zipped=zipped))) == REF
     assert framing_of(REF) == glue_value(VERSION, b"")
 
 
 @ZIPPED
 def test_what_is_cut_off_is_rejected(zipped: bool) -> None:
-    """At any length: inside the header it is that, behind it the datum is not whole. None of it raises."""
+    """A record cut off at any length is rejected: within the header as a truncated header, after it as undecodable."""
     whole = glue_value(VERSION, datum(EVENT), zipped=zipped)
     one = decoder(WireFormat.AUTO, REF)
     assert code(one.decode(record(whole[:1]))) == "unknown_wire_format"
@@ -64,7 +64,7 @@ def test_what_is_cut_off_is_rejected(zipped: bool) -> None:
 
 
 def test_another_compression_is_no_format_of_ours() -> None:
-    """There are two."""
+    """A record with a compression byte other than Glue's two is rejected as an unknown wire format."""
     value = bytearray(glue_value(VERSION, datum(EVENT)))
     value[1] = 7
     assert code(decoder(WireFormat.AUTO, REF).decode(record(bytes(value)))) == "unknown_wire_format"
@@ -79,7 +79,7 @@ def test_another_compression_is_no_format_of_ours() -> None:
     ],
 )
 def test_broken_compression_is_undecodable(tail: bytes, expected: str) -> None:
-    """The verdict says what is wrong with it."""
+    """Broken compressed data is undecodable, and the message says what is wrong with it."""
     value = b"\x03\x05" + uuid.UUID(VERSION).bytes + tail
     decoded = decoder(WireFormat.AUTO, REF).decode(record(value))
     assert code(decoded) == "undecodable"
@@ -87,7 +87,7 @@ def test_broken_compression_is_undecodable(tail: bytes, expected: str) -> None:
 
 
 def test_a_bomb_is_not_unpacked() -> None:
-    """What unpacks to more than a record may have is refused, and never in memory as a whole."""
+    """Data that unpacks to more than a record may have is refused, and is never in memory as a whole."""
     bomb = glue_value(VERSION, bytes(40 * MAX_RECORD_BYTES), zipped=True)
     assert len(bomb) < MAX_RECORD_BYTES
     one = decoder(WireFormat.AUTO, REF)
@@ -103,7 +103,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 def test_a_header_goes_before_what_the_value_begins_with() -> None:
-    """With Confluent's header the value is a bare datum, which may begin like a compressed record of Glue."""
+    """With Confluent's header the value is a bare datum, even if it begins like a compressed record of Glue."""
     schema = {"type": "record", "name": "R", "fields": [{"name": name, "type": "int"} for name in "ab"]}
     one, guid = Decoder(OneSchema(schema)), SchemaRef("guid", VERSION)
     assert one.add_schema(guid, schema) is None
@@ -114,7 +114,7 @@ def test_a_header_goes_before_what_the_value_begins_with() -> None:
 
 @pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
 def test_a_schema_of_another_kind_says_so(kind: str) -> None:
-    """pinstream reads Avro."""
+    """A version that is a JSON or Protobuf schema is refused with the message that pinstream reads Avro."""
     one = decoder()
     assert one.add_schema(REF, "", kind) is not None
     said = message(one.decode(record(glue_value(VERSION, b"{}", zipped=True))))
@@ -122,12 +122,13 @@ def test_a_schema_of_another_kind_says_so(kind: str) -> None:
 
 
 def test_a_missing_version_says_what_to_set() -> None:
-    """The likeliest cause is that Glue is not asked at all."""
+    """The rejection for a missing version says to set a Glue registry, since the usual cause is that Glue is
+    not asked."""
     assert "set SCHEMA_REGISTRY_URL=glue:" in decoder().missing(REF).message
 
 
 def test_other_fixed_formats_do_not_read_it() -> None:
-    """What is fixed is fixed, in both directions."""
+    """A decoder fixed to another format refuses Glue's records, and one fixed to Glue refuses Confluent's."""
     value = glue_value(VERSION, datum(EVENT))
     for other in (WireFormat.CONFLUENT, WireFormat.HEADER, WireFormat.SINGLE_OBJECT):
         assert code(decoder(other).decode(record(value))) == "unknown_wire_format"
@@ -136,7 +137,8 @@ def test_other_fixed_formats_do_not_read_it() -> None:
 
 
 def test_the_compiled_program_reads_it_too() -> None:
-    """In one go, compressed or not, between records of other formats, and says of each what the two steps say."""
+    """The compiled program reads Glue's records in one go, compressed or not, among records of other formats,
+    and gives the same result for each as the two steps."""
     both = Both((COMMERCE, None, None))
     both.learn(REF, COMMERCE)
     confluent = both.value(event_of({}))
@@ -152,4 +154,4 @@ def test_the_compiled_program_reads_it_too() -> None:
     assert said[1] == said[0] == said[9]
     assert [code(said[at]) for at in (4, 7)] == ["undecodable", "truncated_header"]
     if both.function is not None:
-        assert both.compiled.in_two_steps == 1  # that of the cut header
+        assert both.compiled.in_two_steps == 1  # the record with the cut header

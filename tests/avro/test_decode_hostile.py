@@ -1,4 +1,4 @@
-"""Bytes and schemas that are out to hurt: nothing raises, hangs, or takes memory for what is not there."""
+"""Hostile bytes and schemas: none raises, hangs, or takes memory for data that is only claimed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = b"\x00\x00\x00\x00\x07"
 
 
 def zigzag(number: int) -> bytes:
-    """A long as Avro writes it."""
+    """Return a long in Avro's encoding."""
     rest = (number << 1) ^ (number >> 63)
     rest &= (1 << 64) - 1
     out = bytearray()
@@ -30,7 +30,7 @@ def zigzag(number: int) -> bytes:
 
 
 def decode(kind: Any, data: bytes) -> object:
-    """What becomes of `data` as the only field of a record."""
+    """Return what `data` decodes to as the only field of a record."""
     schema = {"type": "record", "name": "E", "fields": [{"name": "v", "type": kind}]}
     decoder = Decoder(OneSchema(schema))
     assert decoder.add_schema(SEVEN, schema) is None
@@ -85,7 +85,7 @@ FIXED = {"type": "fixed", "name": "F", "size": 4}
     ],
 )
 def test_lies_about_lengths_and_indexes_are_undecodable(kind: Any, data: bytes) -> None:
-    """Quickly, and without allocating what was claimed."""
+    """Lengths and indexes that lie are undecodable, which is found out quickly."""
     started = time.thread_time()
     verdict = decode(kind, data)
     assert isinstance(verdict, Rejection)
@@ -94,7 +94,7 @@ def test_lies_about_lengths_and_indexes_are_undecodable(kind: Any, data: bytes) 
 
 
 def test_a_claimed_length_allocates_nothing() -> None:
-    """Two gigabytes that are not there take no memory."""
+    """A length of two gigabytes without the data allocates no memory for it."""
     tracemalloc.start()
     try:
         decode("bytes", zigzag(2 << 30))
@@ -106,7 +106,8 @@ def test_a_claimed_length_allocates_nothing() -> None:
 
 @pytest.mark.parametrize("depth", [10_000, 1_000_000])
 def test_data_nested_too_deeply_are_undecodable(depth: int) -> None:
-    """A chain of a million records ends in a verdict, not in a dead process; so does one in a list or map."""
+    """Data nested ten thousand or a million levels deep, in records or in an array, is undecodable; the process
+    survives."""
     chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
     tree = {"type": "record", "name": "N", "fields": [{"name": "n", "type": {"type": "array", "items": "N"}}]}
     for schema, data in ((chain, b"\x02" * depth + b"\x00"), (tree, b"\x02" * depth + b"\x00" * (depth + 1))):
@@ -119,7 +120,7 @@ def test_data_nested_too_deeply_are_undecodable(depth: int) -> None:
 
 
 def test_data_nested_a_hundred_deep_are_read() -> None:
-    """The bound is far above what people write."""
+    """Data nested a hundred levels deep is read."""
     chain = {"type": "record", "name": "N", "fields": [{"name": "next", "type": ["null", "N"]}]}
     decoder = Decoder(OneSchema(chain))
     decoder.add_schema(SEVEN, chain)
@@ -131,7 +132,8 @@ def test_data_nested_a_hundred_deep_are_read() -> None:
 
 
 def test_what_is_really_there_is_read() -> None:
-    """Blocks with a size, several blocks, a big map, NaN and infinity are data like any other."""
+    """Arrays of several blocks or with a size, a big map, NaN, the least and the largest long, and a longer
+    spelling of an index are read."""
     assert decode(INTS, zigzag(-2) + zigzag(2) + b"\x02\x04" + b"\x02\x06" + b"\x00") == {"v": [1, 2, 3]}
     keys = 100_000
     data = zigzag(keys) + b"".join(b"\x0c%06d\x02" % number for number in range(keys)) + b"\x00"
@@ -147,7 +149,7 @@ def test_what_is_really_there_is_read() -> None:
 
 
 def record(name: str, *types: Any) -> dict[str, Any]:
-    """A record whose fields have these types."""
+    """Return the schema of a record whose fields have these types."""
     return {
         "type": "record",
         "name": name,
@@ -156,7 +158,7 @@ def record(name: str, *types: Any) -> dict[str, Any]:
 
 
 def doubling(levels: int) -> Any:
-    """A record of 2^levels nulls in no bytes."""
+    """Return the schema of a record of 2^`levels` nulls, which take no bytes."""
     kind: Any = "null"
     for level in range(levels):
         kind = record(f"L{level}", kind, f"L{level - 1}" if level else "null")
@@ -178,7 +180,8 @@ def doubling(levels: int) -> Any:
     ids=["nulls", "fixed0", "empty", "in a map", "in a union", "doubling", "wide", "endless"],
 )
 def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
-    """An array of items of no bytes can claim 2^62 of them; a record that only holds itself has no end."""
+    """A schema whose data may be endless is refused: an array of items of no bytes, which can claim 2^62 of
+    them, and a record that always holds itself."""
     decoder = Decoder(OneSchema(record("E", "string")))
     started = time.thread_time()
     verdict = decoder.add_schema(SEVEN, record("E", "string", kind))
@@ -217,7 +220,7 @@ def test_schemas_whose_data_have_no_bound_are_refused(kind: Any) -> None:
     ids=lambda schema: str(schema)[:40],
 )
 def test_schemas_that_are_none_are_refused_in_bounded_time(schema: str) -> None:
-    """Too large, too deep, too many, or not Avro: a verdict each time."""
+    """A schema that is too large, too deep, or not Avro is refused, each within two seconds."""
     started = time.thread_time()
     verdict = Decoder(OneSchema(record("E", "string"))).add_schema(SEVEN, schema)
     assert isinstance(verdict, Rejection)
@@ -234,7 +237,7 @@ NOTHINGS = {
         *({"name": f"n{number}", "type": "null"} for number in range(14)),
     ],
 }
-"""Of one byte, and fifteen fields: the most that is read."""
+"""A record of fifteen fields in one byte: the most fields for a byte that are accepted."""
 BOMB = {
     "type": "record",
     "name": "E",
@@ -253,7 +256,8 @@ BOMB = {
 @pytest.mark.parametrize("ours", ["lacks it", "has it, and nobody asks for it"])
 @pytest.mark.parametrize("field", ["junk", "named", "either"])
 def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) -> None:
-    """Many records of one byte each: a megabyte of them took half a gigabyte. What stands behind it is read."""
+    """Many records of one byte each that are not wanted are skipped and not built: a megabyte of them once took
+    half a gigabyte. The field behind them is read."""
     count = 200_000
     data = {
         "junk": zigzag(count) + b"\x01" * count + b"\x00" + b"\x00" + b"\x00\x02",
@@ -280,7 +284,7 @@ def test_what_is_not_wanted_is_read_over_and_not_built(field: str, ours: str) ->
 
 
 def test_only_the_keys_that_are_asked_for_are_kept() -> None:
-    """Of a map of a hundred thousand one is wanted, and of what is under it one field."""
+    """Of a map, only the key that the mapping names is kept, and of its value only the field that is named."""
     inner = {"type": "record", "name": "I", "fields": [{"name": name, "type": "int"} for name in "ab"]}
     schema = {
         "type": "record",
@@ -295,7 +299,8 @@ def test_only_the_keys_that_are_asked_for_are_kept() -> None:
 
 
 def test_an_array_of_too_many_items_is_refused() -> None:
-    """In two steps and in one go: the verdict names the limit, and no more items than that were made."""
+    """An array of too many items is refused in two steps and in one go. The message names the limit, and no
+    more items than that are made."""
     kind = {"type": "array", "items": "boolean"}
     assert isinstance(decode(kind, zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + b"\x00"), dict)
     for blocks in (zigzag(MOST_ITEMS + 1), zigzag(MOST_ITEMS) + b"\x01" * MOST_ITEMS + zigzag(1)):

@@ -1,4 +1,4 @@
-"""Schemas as large and as deep as they may be are read in bounded time, and names are only text."""
+"""The largest and deepest schemas that are allowed are read in bounded time, and names in them are never code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Schema = Any
 
 
 def record(types: list[Schema], name: str = "R") -> Schema:
-    """A record whose fields have these types."""
+    """Return the schema of a record whose fields have these types."""
     fields = [{"name": f"f{number}", "type": each} for number, each in enumerate(types)]
     return {"type": "record", "name": name, "fields": fields}
 
 
 def reader(schema: Schema) -> Read:
-    """The reader of `schema`'s data as they are, made in bounded time."""
+    """Return a reader of the data of `schema` as they are; assert that it is made in bounded time."""
     node = parse(schema)
     started = time.perf_counter()
     read = compile_reader(node, node)
@@ -51,7 +51,7 @@ ITEM = record(["string", OPTIONAL, "int"], "Item")
     ids=["many optionals", "very wide", "one record in many places", "records in a record"],
 )
 def test_schemas_as_large_as_they_may_be(schema: Schema, value: Any) -> None:
-    """Their readers are made in bounded time, and read the fields in order."""
+    """Readers of the largest schemas are made in bounded time, and read the fields in order."""
     read = reader(schema)
     data = written(schema, value)
     assert read(data, 0) == (value, len(data))
@@ -60,7 +60,7 @@ def test_schemas_as_large_as_they_may_be(schema: Schema, value: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["array", "optional", "record", "map"])
 def test_schemas_nested_as_deeply_as_they_may_be(kind: str) -> None:
-    """Levels of one kind, one in the other."""
+    """A schema nested nearly as deep as is allowed, by arrays, optionals, records or maps, is read."""
     schema: Schema = "string"
     value: Any = "x"
     for level in range(MAX_SCHEMA_DEPTH // 2 - 2):
@@ -96,7 +96,7 @@ NAMES = [
 
 
 def test_names_are_only_text() -> None:
-    """Whatever a foreign schema calls its fields, records and symbols."""
+    """Names of fields, records and symbols that look like code are read as text."""
     enum = {"type": "enum", "name": "E'); raise SystemExit", "symbols": NAMES}
     schema = {
         "type": "record",
@@ -109,7 +109,7 @@ def test_names_are_only_text() -> None:
 
 
 def test_a_default_is_shared_only_if_it_cannot_change() -> None:
-    """Events are mutable: a list or map that the writer lacks is made anew for each."""
+    """A default that is a list, map or record is made anew for each event, since events are mutable; text is shared."""
     writer = parse({"type": "record", "name": "R", "fields": []})
     defaults: list[tuple[Schema, Any]] = [
         ("string", "text"),

@@ -1,4 +1,4 @@
-"""Generated schemas and data: what fastavro writes we read as fastavro does, and no bytes make us raise."""
+"""Generated schemas and data: we read what fastavro writes as fastavro reads it, and no bytes raise anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from consumer.avro.schema import canonical_form, parse
 from consumer.engine.model import Record, SchemaRef
 
 Pair = tuple[Any, st.SearchStrategy[Any]]
-"""A schema, and what makes values of it."""
+"""A schema, and a strategy for its values."""
 
 SEVEN = SchemaRef("id", "7")
 PREFIX = b"\x00\x00\x00\x00\x07"
@@ -35,11 +35,12 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "string": st.text(max_size=200),
 }
 CLASSES = [["boolean"], ["int", "long", "float", "double"], ["bytes", "fixed", "array"], ["string", "enum"]]
-"""One of each at most in a union, so that fastavro writes the branch that was meant (it takes bytes for an array)."""
+"""A union has at most one type of each class, so that fastavro writes the branch that was meant: it takes bytes
+for an array."""
 
 
 def named(draw: st.DrawFn, counter: itertools.count[int], kind: str) -> Pair:
-    """An enum or fixed type with a new name."""
+    """Return an enum or fixed type with a new name, and its values."""
     name = f"T{next(counter)}"
     if kind == "fixed":
         size = draw(st.integers(1, 20))
@@ -49,7 +50,7 @@ def named(draw: st.DrawFn, counter: itertools.count[int], kind: str) -> Pair:
 
 
 def kind_of(draw: st.DrawFn, counter: itertools.count[int], depth: int, kind: str) -> Pair:
-    """A schema of this kind."""
+    """Return a schema of this kind, and its values."""
     if kind in LEAVES:
         return kind, LEAVES[kind]
     if kind in ("fixed", "enum"):
@@ -65,7 +66,7 @@ def kind_of(draw: st.DrawFn, counter: itertools.count[int], depth: int, kind: st
 
 
 def union(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
-    """Branches that a value tells apart, with or without null."""
+    """Return a union whose branches a value tells apart, with or without null, and its values."""
     classes = draw(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=3, unique_by=str))
     kinds = [draw(st.sampled_from(each)) for each in classes]
     pairs = [kind_of(draw, counter, depth - 1, kind) for kind in kinds]
@@ -75,7 +76,7 @@ def union(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
 
 
 def record(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
-    """Up to four fields."""
+    """Return a record of up to four fields, and its values."""
     name = f"shop.R{next(counter)}"
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
     fields = {each: anything(draw, counter, depth - 1) for each in names}
@@ -88,7 +89,7 @@ def record(draw: st.DrawFn, counter: itertools.count[int], depth: int) -> Pair:
 
 
 def anything(draw: st.DrawFn, counter: itertools.count[int], depth: int, *, empty: bool = True) -> Pair:
-    """Any schema; unless `empty`, one whose data take bytes."""
+    """Return any schema, and its values; unless `empty`, a schema whose data take at least a byte."""
     leaves = ["boolean", "int", "long", "float", "double", "bytes", "string", "enum", "fixed"]
     branching = ["array", "map", "union", "record"] if empty else ["array", "map", "union"]
     kinds = leaves + (["null"] if empty else []) + (branching if depth > 0 else [])
@@ -97,7 +98,7 @@ def anything(draw: st.DrawFn, counter: itertools.count[int], depth: int, *, empt
 
 @st.composite
 def records(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a record, and a record of it."""
+    """Return the schema of a record, and a record of it."""
     schema, values = record(draw, itertools.count(), 3)
     return schema, draw(values)
 
@@ -113,16 +114,16 @@ ADDED: list[tuple[Any, Any]] = [
 
 
 def evolved(draw: st.DrawFn, schema: Any) -> Any:
-    """A schema that reads all data of `schema`: promoted, wrapped in a union, with fields and symbols that come,
-    go and move, at any depth."""
-    if isinstance(schema, list):  # of its branches, no primitive becomes another: two could become the same
+    """Return a schema that reads all data of `schema`: at any depth types are promoted or wrapped in a union,
+    and fields and symbols are added, removed and moved."""
+    if isinstance(schema, list):  # no primitive branch becomes another type: two could become the same
         return [branch if isinstance(branch, str) else evolved_type(draw, branch) for branch in schema]
     made = evolved_type(draw, schema)
     return ["null", made] if made != "null" and draw(st.booleans()) else made
 
 
 def evolved_type(draw: st.DrawFn, schema: Any) -> Any:
-    """As `evolved`, never a union."""
+    """Return such a schema as `evolved`, but never a union."""
     if isinstance(schema, str):
         return draw(st.sampled_from(WIDER.get(schema, [schema])))
     if schema["type"] == "enum":
@@ -134,7 +135,7 @@ def evolved_type(draw: st.DrawFn, schema: Any) -> Any:
 
 
 def evolved_record(draw: st.DrawFn, schema: Any) -> Any:
-    """Some of its fields in any order, and some of our own."""
+    """Return a record with some of the fields of `schema` in any order, and some fields that only the reader has."""
     kept = draw(st.lists(st.sampled_from(schema["fields"]), unique_by=lambda each: str(each["name"])))
     added = draw(st.lists(st.sampled_from(ADDED), max_size=2))
     fields = [{"name": each["name"], "type": evolved(draw, each["type"])} for each in kept]
@@ -147,13 +148,13 @@ def evolved_record(draw: st.DrawFn, schema: Any) -> Any:
 
 @st.composite
 def evolutions(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The writer's schema, ours, and a record of the writer's."""
+    """Return the writer's schema, the reader's, and a record of the writer's."""
     schema, values = record(draw, itertools.count(), 3)
     return schema, evolved_record(draw, schema), draw(values)
 
 
 def has_text_and_bytes(schema: Any) -> bool:
-    """Whether any union in it has both."""
+    """Return whether any union in the schema has both text and bytes."""
     if isinstance(schema, list):
         return {"string", "bytes"} <= {one for one in schema if isinstance(one, str)} or any(
             map(has_text_and_bytes, schema)
@@ -166,7 +167,7 @@ def has_text_and_bytes(schema: Any) -> bool:
 
 
 def written(schema: Any, value: Any) -> bytes:
-    """Bare Avro by fastavro."""
+    """Return bare Avro, written by fastavro."""
     out = io.BytesIO()
     fastavro.schemaless_writer(out, schema, value)
     return out.getvalue()
@@ -175,7 +176,7 @@ def written(schema: Any, value: Any) -> bytes:
 @given(records())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_fastavro_writes_is_read_as_fastavro_reads_it(generated: tuple[Any, Any]) -> None:
-    """Same schema on both sides."""
+    """Read by the schema that wrote it, data comes out as fastavro reads it, and as it was written."""
     schema, value = generated
     data = written(schema, value)
     node = parse(schema)
@@ -188,7 +189,7 @@ def test_what_fastavro_writes_is_read_as_fastavro_reads_it(generated: tuple[Any,
 @given(records())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
-    """What our encoder writes our decoder reads."""
+    """What our encoder writes, our decoder reads as the same value."""
     schema, value = generated
     decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
@@ -199,9 +200,10 @@ def test_encode_and_decode_are_inverse(generated: tuple[Any, Any]) -> None:
 @given(evolutions())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_schema_that_evolved_is_resolved_as_fastavro_resolves_it(generated: tuple[Any, Any, Any]) -> None:
-    """Fields that came, went and moved, symbols, promotions, unions: at any depth, all at once.
+    """Data of an evolved schema is read as fastavro reads it, with fields, symbols, promotions and unions
+    changed at any depth at once.
 
-    But for a union of both text and bytes: fastavro takes the first branch that the text can be promoted to, we and
+    A union of both text and bytes is left out: fastavro takes the first branch that the text can be promoted to, we and
     Java the exact one (`consumer.avro.resolution`).
     """
     writer, reader, value = generated
@@ -216,7 +218,7 @@ def test_a_schema_that_evolved_is_resolved_as_fastavro_resolves_it(generated: tu
 @given(records())
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_canonical_form_is_that_of_fastavro(generated: tuple[Any, Any]) -> None:
-    """And so are all fingerprints."""
+    """The canonical form and the fingerprint of any schema are those of fastavro."""
     schema, _ = generated
     assert canonical_form(parse(schema)) == fastavro.schema.to_parsing_canonical_form(schema)
 
@@ -224,7 +226,7 @@ def test_the_canonical_form_is_that_of_fastavro(generated: tuple[Any, Any]) -> N
 @given(records(), st.binary(max_size=300))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_bytes_never_raise(generated: tuple[Any, Any], noise: bytes) -> None:
-    """Behind a known prefix, and as they are."""
+    """Random bytes never raise, neither behind a known prefix nor alone."""
     schema, _ = generated
     decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
@@ -237,7 +239,8 @@ def test_random_bytes_never_raise(generated: tuple[Any, Any], noise: bytes) -> N
 def test_damaged_records_never_raise_and_truncated_ones_never_decode(
     generated: tuple[Any, Any], data: st.DataObject
 ) -> None:
-    """A bit flipped may still be a datum; a byte cut off or added never is."""
+    """Damaged records never raise. A record with a flipped bit may still decode; one with a byte cut off or
+    added never does."""
     schema, value = generated
     decoder = Decoder(OneSchema(schema))
     decoder.add_schema(SEVEN, schema)
@@ -253,7 +256,7 @@ def test_damaged_records_never_raise_and_truncated_ones_never_decode(
 
 
 def test_nan_is_read() -> None:
-    """The properties leave it out, for it equals nothing."""
+    """NaN is read; the generated data leaves it out, since it equals nothing."""
     node = parse("double")
     value, _ = compile_reader(node, node)(written("double", math.nan), 0)
     assert math.isnan(value)

@@ -35,22 +35,22 @@ PROMOTIONS = {
 
 
 class Bad(Exception):
-    """No datum of the writer's schema."""
+    """Raised for bytes that are no datum of the writer's schema."""
 
 
 class NoPlace(Exception):
-    """A datum that the reader's schema has no place for."""
+    """Raised for a datum that the reader's schema has no place for."""
 
 
 def kind_of(schema: Schema) -> str:
-    """``union`` or what its ``type`` says."""
+    """Return ``union``, or the ``type`` of the schema."""
     if isinstance(schema, list):
         return "union"
     return schema if isinstance(schema, str) else str(schema["type"])
 
 
 def resolves(writer: Schema, reader: Schema) -> bool:
-    """Whether two types, neither a union, are the same or a promotion."""
+    """Return whether two types, neither of them a union, are the same or a promotion."""
     kinds = (kind_of(writer), kind_of(reader))
     if kinds in PROMOTIONS:
         return True
@@ -59,7 +59,7 @@ def resolves(writer: Schema, reader: Schema) -> bool:
 
 
 class Interpreter:
-    """One datum being read."""
+    """Reads one datum, by the writer's schema and the reader's."""
 
     def __init__(self, data: bytes, definitions: dict[str, Schema] | None = None) -> None:
         self.data = data
@@ -126,7 +126,7 @@ class Interpreter:
         return byte == 1
 
     def read_int(self, _writer: Schema, reader: Schema) -> int | float:
-        # Promoted to a float, an int's range is not checked: no value is wrong for it.
+        # The range of an int that is promoted to a float is not checked: any number is a valid float.
         return float(self.number()) if kind_of(reader) in ("float", "double") else self.number(32)
 
     def read_long(self, _writer: Schema, reader: Schema) -> int | float:
@@ -194,7 +194,7 @@ class Interpreter:
 
 
 def interpreted(writer: Schema, reader: Schema, data: bytes, definitions: dict[str, Schema]) -> str:
-    """The interpreter's verdict: the value and where it ends as text, so that NaN and types compare too."""
+    """Return the interpreter's verdict: the value and where it ends as text, so that NaN and types are compared too."""
     interpreter = Interpreter(data, definitions)
     try:
         value = interpreter.read(writer, reader)
@@ -208,7 +208,7 @@ def interpreted(writer: Schema, reader: Schema, data: bytes, definitions: dict[s
 def assert_same_verdicts(
     writer: Schema, reader: Schema, values: list[bytes], definitions: dict[str, Schema] | None = None
 ) -> None:
-    """That the generated reader has the interpreter's verdict on each of `values`."""
+    """Assert that the generated reader and the interpreter have the same verdict on each of `values`."""
     read = compile_reader(parse(writer), parse(reader))
     for data in values:
         try:
@@ -222,7 +222,7 @@ def assert_same_verdicts(
 
 
 def damaged(data: bytes, places: list[tuple[int, int]]) -> list[bytes]:
-    """`data`, every truncation of it, a longer one, and one with each of `places` (byte, bit) flipped."""
+    """Return `data`, all its truncations, a longer one, and one with each of `places` (byte, bit) flipped."""
     flips = [(byte % len(data), bit) for byte, bit in places] if data else []
     flipped = [data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :] for byte, bit in flips]
     return [data, data + b"\x00", *flipped, *(data[:end] for end in range(len(data)))]
@@ -236,7 +236,7 @@ PLACES = st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 7)), min_size=
 def test_any_bytes_of_any_pair_of_schemas_have_the_same_verdict(
     generated: tuple[Any, Any, Any], places: list[tuple[int, int]], noise: bytes
 ) -> None:
-    """Valid data, cut, with bits flipped, and bytes that never were data."""
+    """Valid, cut and damaged data, and random bytes, have the same verdict under any pair of schemas."""
     writer, reader, value = generated
     assert_same_verdicts(writer, reader, [noise, *damaged(written(writer, value), places)])
 
@@ -259,7 +259,8 @@ TREE = {**LEAF, "left": LEAF, "kind": "tree", "all": [LEAF, {**LEAF, "by": {"x":
 @given(PLACES)
 @settings(max_examples=50, deadline=None)
 def test_a_schema_that_holds_itself(places: list[tuple[int, int]]) -> None:
-    """Through an optional, an array and a map; wholly, and with only the array read."""
+    """Data of a schema that holds itself, through an optional, an array and a map, has the same verdict,
+    whether all of it is read or only the array."""
     part = {**NODE, "fields": [NODE["fields"][3], {"name": "new", "type": "int", "default": 1}]}
     values = damaged(written(NODE, TREE), places)
     assert_same_verdicts(NODE, NODE, values, {"Node": NODE})
@@ -311,7 +312,7 @@ NARROW = {
 )
 @settings(max_examples=200, deadline=None)
 def test_branches_and_symbols_without_a_place(value: dict[str, Any], places: list[tuple[int, int]]) -> None:
-    """Told from bad bytes, whichever of the two is met first."""
+    """A branch or symbol without a place is told from bad bytes, whichever of the two comes first."""
     assert_same_verdicts(WIDE, NARROW, damaged(written(WIDE, value), places))
 
 
@@ -330,7 +331,8 @@ EVENT = {
 @given(PLACES)
 @settings(max_examples=20, deadline=None)
 def test_the_packaged_schema(places: list[tuple[int, int]]) -> None:
-    """The readers that nearly every record goes through: of our own schema, and of one without its last fields."""
+    """The readers that nearly every record goes through have the same verdict: of the packaged schema, and of
+    one without its last fields."""
     ours = json.loads((Path(__file__).parents[2] / "schemas" / "commerce_event.avsc").read_text("utf-8"))
     older = {**ours, "fields": ours["fields"][:-4]}
     for writer in (ours, older):
@@ -338,7 +340,7 @@ def test_the_packaged_schema(places: list[tuple[int, int]]) -> None:
 
 
 def record(*types: Schema) -> Schema:
-    """A record whose fields have these types."""
+    """Return the schema of a record whose fields have these types."""
     fields = [{"name": f"f{number}", "type": each} for number, each in enumerate(types)]
     return {"type": "record", "name": "R", "fields": fields}
 
@@ -372,13 +374,14 @@ def record(*types: Schema) -> Schema:
     ids=str,
 )
 def test_every_spelling_of_lengths_counts_and_indexes(kind: Schema, data: bytes, rest: bytes) -> None:
-    """Longer than need be, negative, cut: inline or by a call, the verdict is the same."""
+    """Lengths, counts and indexes that are spelled too long, negative or cut have the same verdict, read inline
+    or by a call."""
     assert_same_verdicts(record(kind, "int"), record(kind, "int"), [data + rest])
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 127, 128, 8_191, 8_192, 1 << 20])
 def test_text_of_every_length_of_length(length: int) -> None:
-    """One byte of length is read inline, two and more are not."""
+    """Text has the same verdict whether its length takes one byte, which is read inline, or more."""
     schema = record("string", ["null", "string"], "bytes", {"type": "array", "items": "string"})
     text = "x" * length
     data = written(schema, {"f0": text, "f1": text, "f2": text.encode(), "f3": [text]})

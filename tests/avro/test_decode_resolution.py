@@ -17,22 +17,22 @@ Schema = Any
 
 
 def record(*fields: Schema, name: str = "shop.Event", **more: Any) -> Schema:
-    """A record schema."""
+    """Return a record schema."""
     return {"type": "record", "name": name, "fields": list(fields), **more}
 
 
 def field(name: str, kind: Schema, **more: Any) -> Schema:
-    """A field of a record schema."""
+    """Return a field of a record schema."""
     return {"name": name, "type": kind, **more}
 
 
 def enum(*symbols: str, name: str = "Colour", **more: Any) -> Schema:
-    """An enum schema."""
+    """Return an enum schema."""
     return {"type": "enum", "name": name, "symbols": list(symbols), **more}
 
 
 def read(writer: Schema, reader: Schema, value: Any) -> Any:
-    """`value`, written by fastavro with `writer` (logical types aside), read by us as `reader`."""
+    """Write `value` with `writer` by fastavro, without logical types, and return it as read with `reader`."""
     out = io.BytesIO()
     node = parse(writer)
     fastavro.schemaless_writer(out, fastavro.parse_schema(outline(node)), value)
@@ -43,14 +43,14 @@ def read(writer: Schema, reader: Schema, value: Any) -> Any:
 
 
 def test_fields_match_by_name_in_any_order() -> None:
-    """The order of fields is the writer's business."""
+    """Fields are matched by name, in whatever order the writer has them."""
     writer = record(field("a", "int"), field("b", "string"))
     reader = record(field("b", "string"), field("a", "int"))
     assert read(writer, reader, {"a": 1, "b": "x"}) == {"a": 1, "b": "x"}
 
 
 def test_fields_of_the_writer_only_are_read_over() -> None:
-    """Whatever their type, and the fields behind them are found."""
+    """Fields of any type that only the writer has are skipped, and the fields behind them are read."""
     inner = record(field("q", {"type": "array", "items": ["null", "double"]}), name="Inner")
     extra = [
         field("x1", inner),
@@ -75,7 +75,8 @@ def test_fields_of_the_writer_only_are_read_over() -> None:
 
 
 def test_fields_of_the_reader_only_take_their_default() -> None:
-    """Of every kind; bytes are text of code points; records are filled with their fields' defaults."""
+    """Fields of any type that only the reader has take their default; the text of a default for bytes is code
+    points, and records are filled with the defaults of their fields."""
     reader = record(
         field("i", "int", default=7),
         field("d", "double", default=1),
@@ -111,7 +112,7 @@ def test_fields_of_the_reader_only_take_their_default() -> None:
 
 
 def test_default_values_are_fresh_for_each_record() -> None:
-    """Events are mutable: one must not see what was done to another."""
+    """A default that can be changed is made anew for each record: events are mutable."""
     reader = record(
         field("list", {"type": "array", "items": "int"}, default=[]),
         field("full", {"type": "array", "items": {"type": "map", "values": "int"}}, default=[{"a": 1}]),
@@ -128,24 +129,25 @@ def test_default_values_are_fresh_for_each_record() -> None:
     [("int", "1"), ("int", True), ("int", 2**31), ("string", 1), (["null", "int"], "x"), (enum("A"), "B")],
 )
 def test_a_default_that_is_no_value_of_its_type_is_the_schemas_fault(kind: Schema, default: Any) -> None:
-    """It would give events that are not of the schema."""
+    """A reader's default that is no value of its type makes the schema invalid."""
     with pytest.raises(InvalidSchema, match="default of field a"):
         compile_reader(parse(record(field("x", "int"))), parse(record(field("a", kind, default=default))))
 
 
 def test_a_wrong_default_of_the_writer_is_no_matter() -> None:
-    """Only ours are ever used."""
+    """A wrong default in the writer's schema is accepted, since only the reader's defaults are used."""
     assert read(record(field("a", "int", default="x")), record(field("a", "int")), {"a": 1}) == {"a": 1}
 
 
 def test_a_field_without_default_that_is_not_written_is_incompatible() -> None:
-    """The reason names it."""
+    """A field without a default that the writer lacks makes the schemas incompatible, and the reason names the
+    field."""
     with pytest.raises(Incompatible, match=r"shop\.Event\.b is not written"):
         compile_reader(parse(record(field("a", "int"))), parse(record(field("b", "int"))))
 
 
 def test_the_path_of_a_nested_mismatch_is_told() -> None:
-    """So that its author finds it."""
+    """The reason for a mismatch names the path of the nested field."""
     writer = record(field("order", ["null", record(field("total", "int"), name="Order")]))
     reader = record(field("order", record(field("total", "string"), name="Order")))
     with pytest.raises(Incompatible, match=r"field shop\.Event\.order: .*Order\.total: int .* string"):
@@ -153,7 +155,7 @@ def test_the_path_of_a_nested_mismatch_is_told() -> None:
 
 
 def test_aliases_of_fields_records_enums_and_fixed() -> None:
-    """Ours rename the writer's, at any depth."""
+    """The reader's aliases of fields, records, enums and fixed types match the writer's names, at any depth."""
     writer = record(
         field("old", record(field("was", enum("A", name="OldColour")), name="Old")),
         field("raw", {"type": "fixed", "name": "other.Hash", "size": 1}),
@@ -179,27 +181,27 @@ def test_aliases_of_fields_records_enums_and_fixed() -> None:
 
 
 def test_a_name_goes_before_an_alias() -> None:
-    """A field that is there by name is not taken from another that an alias claims."""
+    """A field that the writer has by name is not taken from another field that an alias names."""
     writer = record(field("a", "int"), field("b", "int"))
     reader = record(field("b", "int", aliases=["a"]), field("c", "int", aliases=["a"], default=0))
     assert read(writer, reader, {"a": 1, "b": 2}) == {"b": 2, "c": 1}
 
 
 def test_fields_can_swap_names_by_alias() -> None:
-    """Only a name that is free can be claimed by an alias, so both keep theirs."""
+    """Two fields that name each other as aliases both keep their names: an alias only takes a name that is free."""
     writer = record(field("a", "int"), field("b", "int"))
     reader = record(field("b", "int", aliases=["a"]), field("a", "int", aliases=["b"]))
     assert read(writer, reader, {"a": 1, "b": 2}) == {"a": 1, "b": 2}
 
 
 def test_records_match_by_unqualified_name() -> None:
-    """The namespace may have changed."""
+    """Records match by their name without the namespace."""
     fields = [field("a", "int")]
     assert read(record(*fields, name="v1.Event"), record(*fields, name="v2.Event"), {"a": 1}) == {"a": 1}
 
 
 def test_records_of_different_names_are_incompatible() -> None:
-    """As the specification has it: an alias says that they are the same."""
+    """Records of different names are incompatible, as in the specification: only an alias makes them the same."""
     with pytest.raises(Incompatible, match=r"shop\.Event cannot be read as shop\.Other"):
         compile_reader(parse(record(name="shop.Event")), parse(record(name="shop.Other")))
 
@@ -218,7 +220,7 @@ def test_records_of_different_names_are_incompatible() -> None:
     ],
 )
 def test_promotions(writer: str, reader: str, value: Any, expected: Any) -> None:
-    """Every promotion of the specification, to the exact Python type."""
+    """Each promotion of the specification gives the exact Python type."""
     result = read(writer, reader, value)
     assert result == expected
     assert type(result) is type(expected)
@@ -247,7 +249,7 @@ KINDS: list[Schema] = [
 @pytest.mark.parametrize("writer", KINDS, ids=str)
 @pytest.mark.parametrize("reader", KINDS, ids=str)
 def test_nothing_else_resolves(writer: Schema, reader: Schema) -> None:
-    """Two types resolve if they are the same or the pair is a promotion; never otherwise."""
+    """Two types that are neither the same nor a promotion are incompatible."""
     allowed = writer is reader or (isinstance(writer, str) and (writer, str(reader)) in PROMOTIONS)
     if allowed:
         compile_reader(parse(writer), parse(reader))
@@ -257,28 +259,29 @@ def test_nothing_else_resolves(writer: Schema, reader: Schema) -> None:
 
 
 def test_fixed_of_another_size_is_incompatible() -> None:
-    """Size and name must match."""
+    """Fixed types are incompatible unless both size and name match."""
     fixed = {"type": "fixed", "name": "F", "size": 1}
     with pytest.raises(Incompatible):
         compile_reader(parse(fixed), parse({**fixed, "size": 2}))
 
 
 def test_a_union_is_read_as_a_single_type() -> None:
-    """Its matching branches are; data of another branch is refused, not misread."""
+    """A union is read as a single type if the datum's branch matches; data of another branch is refused."""
     assert read(["null", "int"], "long", 5) == 5
     with pytest.raises(Unresolvable, match="null"):
         read(["null", "int"], "long", None)
 
 
 def test_a_single_type_is_read_as_a_union() -> None:
-    """As the branch that it matches."""
+    """A single type is read as the branch of the reader's union that it matches."""
     assert read("int", ["null", "long"], 5) == 5
     with pytest.raises(Incompatible, match="string is none of null, long"):
         compile_reader(parse("string"), parse(["null", "long"]))
 
 
 def test_unions_are_matched_branch_by_branch() -> None:
-    """Reordered, extended and promoted; a branch without a match is refused only if it is used."""
+    """Unions match branch by branch when reordered, extended or promoted; a branch without a match is refused
+    only in data that uses it."""
     reader = ["string", "double", "null"]
     writer = ["null", "string", "int", "boolean"]
     assert [read(writer, reader, value) for value in (None, "x", 5)] == [None, "x", 5.0]
@@ -287,13 +290,14 @@ def test_unions_are_matched_branch_by_branch() -> None:
 
 
 def test_unions_without_a_common_branch_are_incompatible() -> None:
-    """No datum could ever be read."""
+    """Unions without a common branch are incompatible, since no datum could be read."""
     with pytest.raises(Incompatible):
         compile_reader(parse(["boolean", "string"]), parse(["int", "null"]))
 
 
 def test_an_exact_branch_goes_before_a_promotion() -> None:
-    """An int stays an int though a double comes first (as in Java); a record goes to its own name."""
+    """An exact match goes before a promotion: an int stays an int though a double comes first (as in Java), and
+    a record goes to the branch of its own name."""
     assert type(read("int", ["null", "double", "int"], 5)) is int
     assert read("bytes", ["string", "bytes"], b"\xff") == b"\xff"
     near, exact = record(field("a", "int"), name="x.R"), record(field("b", "int", default=0), name="y.R")
@@ -301,7 +305,7 @@ def test_an_exact_branch_goes_before_a_promotion() -> None:
 
 
 def test_enum_symbols() -> None:
-    """Reordered symbols keep their meaning; unknown ones take our default, also inside unions."""
+    """Reordered symbols keep their meaning; unknown ones take the reader's default, also inside unions."""
     ours = enum("UNKNOWN", "RED", default="UNKNOWN")
     assert read(enum("RED", "BLUE"), ours, "RED") == "RED"
     assert read(enum("RED", "BLUE"), ours, "BLUE") == "UNKNOWN"
@@ -312,7 +316,8 @@ def test_enum_symbols() -> None:
 
 
 def test_an_unknown_symbol_without_a_default_is_refused() -> None:
-    """Only for the data that use it, and the symbol is not told: it is data."""
+    """An unknown symbol without a default is refused only in data that uses it. The message does not name it,
+    since it is data."""
     assert read(enum("RED", "BLUE"), enum("RED"), "RED") == "RED"
     with pytest.raises(Unresolvable, match=r"Colour lacks") as caught:
         read(enum("RED", "BLUE"), enum("RED"), "BLUE")
@@ -322,13 +327,13 @@ def test_an_unknown_symbol_without_a_default_is_refused() -> None:
 
 
 def test_the_default_of_the_writers_enum_is_not_used() -> None:
-    """It is the reader's that counts."""
+    """For an unknown symbol the default of the reader's enum is used, not the writer's."""
     with pytest.raises(Unresolvable):
         read(enum("RED", "BLUE", default="RED"), enum("RED"), "BLUE")
 
 
 def test_recursive_schemas() -> None:
-    """A list of records that hold themselves, with a field added on our side at each level."""
+    """Records that hold lists of themselves are read, with a field that the reader adds at each level."""
     writer = record(field("v", "int"), field("next", ["null", "Node"]), name="Node")
     reader = record(
         field("v", "long"), field("next", ["null", "Node"]), field("n", "int", default=0), name="Node"
@@ -338,7 +343,7 @@ def test_recursive_schemas() -> None:
 
 
 def test_mutually_recursive_schemas_with_a_dropped_field() -> None:
-    """Records that refer to each other, and a recursive field that we do not have."""
+    """Records that refer to each other are read, without a recursive field that the reader lacks."""
     tree = record(
         field("leaves", {"type": "array", "items": record(field("tree", ["null", "Tree"]), name="Leaf")}),
         field("extra", {"type": "map", "values": "Leaf"}),
@@ -356,7 +361,7 @@ def test_mutually_recursive_schemas_with_a_dropped_field() -> None:
 
 
 def test_one_named_type_in_several_places() -> None:
-    """References by short and by full name, inside and outside the namespace."""
+    """A named type is referred to by short and by full name, inside and outside its namespace."""
     money = record(field("amount", "string"), name="Money", namespace="pay")
     schema = record(
         field("a", money),
@@ -386,7 +391,8 @@ def test_one_named_type_in_several_places() -> None:
 def test_units_of_time_are_converted_to_ours(
     writer: str | None, reader: str | None, value: int, expected: int
 ) -> None:
-    """Exactly, rounding down; what one side does not declare is taken as it is."""
+    """Times are converted to the reader's unit exactly, rounding down; without a unit on either side the number
+    stays."""
 
     def long(name: str | None) -> Schema:
         return "long" if name is None else {"type": "long", "logicalType": name}
@@ -396,7 +402,7 @@ def test_units_of_time_are_converted_to_ours(
 
 
 def test_time_of_day_is_converted_over_a_promotion() -> None:
-    """time-millis is an int, time-micros a long."""
+    """A time of day is converted although time-millis is an int and time-micros a long."""
     millis = {"type": "int", "logicalType": "time-millis"}
     micros = {"type": "long", "logicalType": "time-micros"}
     assert read(millis, micros, 86_399_999) == 86_399_999_000
@@ -415,18 +421,18 @@ def test_time_of_day_is_converted_over_a_promotion() -> None:
     ],
 )
 def test_different_meanings_are_incompatible(writer: Schema, reader: Schema) -> None:
-    """The number would be read, and be wrong."""
+    """Logical types of different meanings are incompatible: the number would be read, and be wrong."""
     with pytest.raises(Incompatible):
         compile_reader(parse(writer), parse(reader))
 
 
 def decimal(precision: int, scale: int = 0, **more: Any) -> Schema:
-    """A decimal over bytes."""
+    """Return the schema of a decimal over bytes."""
     return {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale, **more}
 
 
 def test_decimals_are_exact() -> None:
-    """Big-endian two's complement, with the sign and the scale."""
+    """Decimals are read exactly, as big-endian two's complement with sign and scale."""
     assert read(decimal(6, 2), decimal(6, 2), b"\x0a\xbe") == Decimal("27.50")
     assert str(read(decimal(6, 2), decimal(6, 2), b"\x0a\xbe")) == "27.50"
     assert read(decimal(6, 2), decimal(6, 2), b"\xff") == Decimal("-0.01")
@@ -438,7 +444,7 @@ def test_decimals_are_exact() -> None:
 
 
 def test_decimals_are_rescaled_exactly_or_refused() -> None:
-    """Another scale is no reason to lose a digit, or an event that loses none."""
+    """A decimal is brought to the reader's scale exactly, or refused if digits would be lost."""
     assert str(read(decimal(6, 2), decimal(8, 4), b"\x0a\xbe")) == "27.5000"
     assert str(read(decimal(6, 2), decimal(6, 1), b"\x0a\xbe")) == "27.5"
     with pytest.raises(Unresolvable, match="scale of 0"):
@@ -448,13 +454,13 @@ def test_decimals_are_rescaled_exactly_or_refused() -> None:
 
 
 def test_a_decimal_beyond_its_precision_is_no_datum() -> None:
-    """More digits than the schema declares."""
+    """A decimal with more digits than its precision is refused."""
     with pytest.raises(ValueError, match="precision"):
         read(decimal(2), decimal(2), b"\x00\xff")
 
 
 def test_uuids_are_text() -> None:
-    """Over string and over fixed."""
+    """UUIDs over string and over fixed are read as text."""
     text = "89791762-2336-4186-9674-299b90a802e2"
     over_string = {"type": "string", "logicalType": "uuid"}
     over_fixed = {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"}

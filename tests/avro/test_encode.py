@@ -17,12 +17,12 @@ from consumer.engine.model import Record
 
 
 def schema(*fields: tuple[str, Any]) -> dict[str, Any]:
-    """A record of fields without defaults."""
+    """Return the schema of a record of fields without defaults."""
     return {"type": "record", "name": "E", "fields": [{"name": name, "type": kind} for name, kind in fields]}
 
 
 def there_and_back(kind: Any, value: Any) -> Any:
-    """`value` of a field of `kind`, encoded and decoded."""
+    """Encode and decode `value` as a field of type `kind`, and return it."""
     of = schema(("v", kind))
     event = Decoder(OneSchema(of)).decode(Record(0, -1, None, Encoder(of).encode({"v": value}), ()))
     assert isinstance(event, dict)
@@ -43,12 +43,14 @@ def there_and_back(kind: Any, value: Any) -> Any:
     ],
 )
 def test_fingerprints_of_the_avro_projects_own_vectors(document: str, expected: int) -> None:
-    """CRC-64-AVRO as in share/test/data/schema-tests.txt of Apache Avro, little-endian as on the wire."""
+    """Fingerprints are those of share/test/data/schema-tests.txt of Apache Avro (CRC-64-AVRO), little-endian as
+    on the wire."""
     assert fingerprint(parse(document)) == expected.to_bytes(8, "little").hex()
 
 
 def test_the_canonical_form_drops_what_bytes_do_not_depend_on() -> None:
-    """Docs, defaults, aliases, logical types and namespaces go; full names and the order of keys come."""
+    """The canonical form leaves out docs, defaults, aliases and logical types, writes full names instead of
+    namespaces, and puts keys in order."""
     document = {
         "fields": [
             {
@@ -71,7 +73,7 @@ def test_the_canonical_form_drops_what_bytes_do_not_depend_on() -> None:
 
 
 def test_framings() -> None:
-    """Confluent's prefix, and single-object encoding with the schema's fingerprint."""
+    """A datum is framed with Confluent's prefix, or in single-object encoding with the schema's fingerprint."""
     of = schema(("v", "int"))
     assert Encoder(of, 300).encode({"v": 1}) == b"\x00\x00\x00\x01\x2c\x02"
     single = Encoder(of)
@@ -98,13 +100,13 @@ MICROS = {"type": "long", "logicalType": "timestamp-micros"}
     ],
 )
 def test_times(kind: Any, value: Any, expected: Any) -> None:
-    """Counts of the schema's unit, as decoded events have them."""
+    """Times are encoded from counts of the schema's unit, as decoded events have them."""
     assert there_and_back(kind, value) == expected
 
 
 @pytest.mark.parametrize("value", ["27.5", Decimal("27.50"), Decimal("-99.99"), 3, "0"])
 def test_decimals(value: Any) -> None:
-    """As bytes and as fixed, exact and with the schema's scale."""
+    """Decimals over bytes and over fixed are encoded exactly, with the schema's scale."""
     logical = {"logicalType": "decimal", "precision": 4, "scale": 2}
     for kind in ({"type": "bytes", **logical}, {"type": "fixed", "name": "D", "size": 3, **logical}):
         result = there_and_back(kind, value)
@@ -113,14 +115,15 @@ def test_decimals(value: Any) -> None:
 
 
 def test_uuids() -> None:
-    """Over string and fixed."""
+    """UUIDs are encoded over string and over fixed."""
     given = "89791762-2336-4186-9674-299b90a802e2"
     for kind in ({"type": "string"}, {"type": "fixed", "name": "U", "size": 16}):
         assert there_and_back({**kind, "logicalType": "uuid"}, given) == given
 
 
 def test_missing_fields_take_the_schemas_default() -> None:
-    """Also bytes and nested records, whose defaults JSON writes as something else."""
+    """Missing fields take the schema's default, also bytes and nested records, whose defaults JSON writes
+    differently."""
     of = {
         "type": "record",
         "name": "E",
@@ -162,20 +165,20 @@ def test_missing_fields_take_the_schemas_default() -> None:
     ],
 )
 def test_what_does_not_fit_raises_without_telling_the_value(kind: Any, value: Any) -> None:
-    """The message names fields and types, never data."""
+    """The message for a value that does not fit names fields and types, never the value."""
     with pytest.raises(Unencodable) as caught:
         Encoder(schema(("v", kind))).encode({"v": value})
     assert "jane" not in str(caught.value)
 
 
 def test_a_missing_field_without_default_is_named() -> None:
-    """So that the author of the file can add it."""
+    """A missing field without a default is named in the message, so that the author of the file can add it."""
     with pytest.raises(Unencodable, match=r"E\.v: is missing"):
         Encoder(schema(("v", "int"))).encode({})
 
 
 def test_recursive_schemas() -> None:
-    """A record that holds itself."""
+    """A record that holds itself is encoded."""
     node = schema(("v", MILLIS), ("next", ["null", "E"]))
     value = {"v": 1000, "next": {"v": 2, "next": None}}
     encoded = Encoder(node).encode(value)
@@ -185,7 +188,7 @@ def test_recursive_schemas() -> None:
 
 
 def parse_plain(of: dict[str, Any]) -> Any:
-    """Without logical types, for fastavro to give counts."""
+    """Return the schema without logical types, so that fastavro reads plain counts."""
     return fastavro.parse_schema({**of, "fields": [{**of["fields"][0], "type": "long"}, of["fields"][1]]})
 
 
@@ -193,7 +196,7 @@ MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
 
 
 def record(name: str, **fields: Any) -> dict[str, Any]:
-    """A record in a union."""
+    """Return the schema of a record in a union."""
     return {
         "type": "record",
         "name": name,
@@ -217,7 +220,8 @@ def record(name: str, **fields: Any) -> dict[str, Any]:
     ],
 )
 def test_decimals_and_times_inside_a_union_of_several_records(value: Any, expected: Any) -> None:
-    """A record goes to the branch that it fits, and what is inside it is converted as anywhere else."""
+    """A record goes to the branch of the union that it fits; decimals and times inside it are converted as
+    anywhere else."""
     of = [
         "null",
         record("Seen", at=MILLIS),
@@ -230,7 +234,7 @@ def test_decimals_and_times_inside_a_union_of_several_records(value: Any, expect
 
 
 def test_a_record_goes_to_the_branch_whose_types_fit() -> None:
-    """Where two records have the same fields their types decide."""
+    """Of two records with the same fields, the one whose types fit is written."""
     of = [record("A", v="string"), record("B", v=MONEY), record("C", v="boolean")]
     assert there_and_back(of, {"v": "1.10"}) == {"v": "1.10"}
     assert there_and_back(of, {"v": Decimal("1.10")}) == {"v": Decimal("1.10")}
@@ -238,7 +242,7 @@ def test_a_record_goes_to_the_branch_whose_types_fit() -> None:
 
 
 def test_what_fits_no_branch_says_which_there_are() -> None:
-    """The message names the field and the branches."""
+    """The message for a value that fits no branch names the field and the branches."""
     of = schema(("v", [record("A", v="string"), record("B", v="long")]))
     with pytest.raises(Unencodable, match=r"field E\.v: expected one of: A, B"):
         Encoder(of).encode({"v": {"v": 1.5}})

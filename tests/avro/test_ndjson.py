@@ -29,19 +29,19 @@ LEAST: dict[str, Any] = {
 
 
 def line(**changes: Any) -> bytes:
-    """The least line of the packaged schema, changed."""
+    """Return the least line that fits the packaged schema, with `changes`."""
     return json.dumps({**LEAST, **changes}).encode()
 
 
 def parsed(data: bytes, plan: LinePlan = PLAN) -> dict[str, Any]:
-    """The event of a line that fits."""
+    """Return the event of a line that fits."""
     event = parse_line(data, plan)
     assert not isinstance(event, Rejection | Filtered), event
     return event
 
 
 def rejection(data: bytes, plan: LinePlan = PLAN) -> Rejection:
-    """The verdict on a line that does not."""
+    """Return the rejection of a line that does not fit."""
     verdict = parse_line(data, plan)
     assert isinstance(verdict, Rejection)
     assert verdict.stage is Stage.DECODE
@@ -49,19 +49,19 @@ def rejection(data: bytes, plan: LinePlan = PLAN) -> Rejection:
 
 
 def plan_of(kind: Any, **more: Any) -> LinePlan:
-    """A record with one field ``v``."""
+    """Return the plan of a record with one field ``v``."""
     return LinePlan(
         OneSchema({"type": "record", "name": "E", "fields": [{"name": "v", "type": kind, **more}]})
     )
 
 
 def value_of(kind: Any, literal: str) -> Any:
-    """What `literal` is as a value of `kind`."""
+    """Return what `literal` is read as for a field of type `kind`."""
     return parsed(b'{"v": %s}' % literal.encode(), plan_of(kind))["v"]
 
 
 def test_missing_fields_take_the_default() -> None:
-    """At every level, and each event has its own."""
+    """Missing fields take their default at every level, and each event has its own copy."""
     first, second = parsed(line(order={"items": [{}]})), parsed(line())
     assert first["customer"]["emails"] == []
     assert first["order"]["items"] == [
@@ -74,7 +74,7 @@ def test_missing_fields_take_the_default() -> None:
 
 
 def test_a_missing_field_without_default_is_named() -> None:
-    """With its path."""
+    """A missing field without a default is named with its path."""
     assert rejection(b"{}").message == "field event_id: is missing, and has no default"
     nested = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}
     plan = plan_of({"type": "array", "items": nested})
@@ -82,19 +82,20 @@ def test_a_missing_field_without_default_is_named() -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """As fields that only a writer has are dropped."""
+    """Fields that the schema lacks are ignored, as are fields that only a writer has."""
     assert parsed(line(nonsense={"a": 1})) == parsed(line())
 
 
 def test_a_line_may_name_its_type() -> None:
-    """As Avro's JSON encoding of a union does: one schema may be a branch of the union that was exported."""
+    """A line may name its record type, as Avro's JSON encoding of a union does: the schema may be a branch of
+    the union that was exported."""
     named = b'{"commerce.v1.CommerceEvent": %s}' % line()
     assert parsed(named) == parsed(line())
     assert rejection(b'{"commerce.v1.Other": %s}' % line()).code == "misfit"
 
 
 def test_aliases_are_accepted() -> None:
-    """The field's own name goes first."""
+    """A field may be called by an alias; its own name goes first."""
     plan = plan_of("int", aliases=["old"])
     assert parsed(b'{"old": 1}', plan) == {"v": 1}
     assert parsed(b'{"old": 1, "v": 2}', plan) == {"v": 2}
@@ -104,7 +105,7 @@ def test_aliases_are_accepted() -> None:
     "literal", ["27.50", "0.1", "1E3", "-0", "123456789012345678901234567890", "1.10e-7"]
 )
 def test_a_number_where_text_is_wanted_keeps_its_literal(literal: str) -> None:
-    """It never goes through a float."""
+    """A number where text is wanted keeps its literal, without going through a float."""
     event = parsed(b'{"order": {"total": %s}, ' % literal.encode() + line()[1:])
     assert event["order"]["total"] == literal
     assert type(event["order"]["total"]) is str
@@ -136,7 +137,7 @@ def test_a_number_where_text_is_wanted_keeps_its_literal(literal: str) -> None:
     ],
 )
 def test_leaves(kind: Any, literal: str, expected: Any) -> None:
-    """Each primitive type, to the exact Python type of a decoded record."""
+    """Each primitive type is read as the exact Python type of a decoded record."""
     value = value_of(kind, literal)
     assert value == expected
     assert type(value) is type(expected)
@@ -183,7 +184,7 @@ def test_leaves(kind: Any, literal: str, expected: Any) -> None:
     ],
 )
 def test_what_does_not_fit_is_a_misfit_that_tells_no_value(kind: Any, literal: str) -> None:
-    """It names the field and what was expected there."""
+    """The rejection of a value that does not fit names the field and what is expected there, never the value."""
     verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(kind))
     assert verdict.code == "misfit"
     assert verdict.message.startswith("field v")
@@ -228,7 +229,7 @@ MICROS = {"type": "long", "logicalType": "timestamp-micros"}
     ],
 )
 def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: Any) -> None:
-    """Whatever the schema's unit; without an offset it is UTC."""
+    """Whatever the schema's unit, times are written as milliseconds or as ISO 8601, which is UTC without an offset."""
     assert value_of(kind, literal) == expected
 
 
@@ -246,7 +247,7 @@ def test_times_are_milliseconds_or_iso_8601(kind: Any, literal: str, expected: A
     ],
 )
 def test_what_is_no_time_is_a_misfit(literal: str) -> None:
-    """Digits in quotes are no date, though Python would find one in them."""
+    """Text and numbers that are no time are misfits; so are digits in quotes, in which Python would find a date."""
     verdict = rejection(b'{"v": %s}' % literal.encode(), plan_of(MILLIS))
     assert verdict.code == "misfit"
 
@@ -266,7 +267,8 @@ def test_what_is_no_time_is_a_misfit(literal: str) -> None:
 def test_a_whole_number_of_another_unit_is_refused_with_both_readings(
     unit: str, count: int, readings: str, clock: str
 ) -> None:
-    """No calendar has it as milliseconds; the years are told, which name no person, and what to write."""
+    """A whole number that is no year of the calendar as milliseconds is refused. The message has the year under
+    both units, which tells nothing of a person, and what to write."""
     plan = plan_of(["null", {"type": "long", "logicalType": f"{clock}-{unit}"}])
     verdict = rejection(b'{"v": %d}' % count, plan)
     assert verdict.code == "misfit"
@@ -275,7 +277,7 @@ def test_a_whole_number_of_another_unit_is_refused_with_both_readings(
 
 @pytest.mark.parametrize("count", [-62_135_596_800_000, 253_402_300_799_999])
 def test_every_millisecond_of_the_calendar_is_one(count: int) -> None:
-    """From the first of the year 1 to the last of the year 9999."""
+    """Each millisecond from the first of year 1 to the last of year 9999 is read."""
     assert value_of(MICROS, str(count)) == count * 1000
 
 
@@ -302,7 +304,8 @@ ORDER = {
     ],
 )
 def test_tagged_unions_are_tolerated_where_they_are_clear(kind: Any, literal: str, expected: Any) -> None:
-    """As Avro's own JSON has them; what can be read bare is."""
+    """Avro's own JSON encoding of a union value is accepted; a value that can be read without the tag is read
+    without it."""
     assert value_of(kind, literal) == expected
 
 
@@ -333,7 +336,7 @@ SQUARE = {
         ([{"type": "enum", "name": "C", "symbols": ["A"]}, "string"], '"A"', "A"),
         ([{"type": "enum", "name": "C", "symbols": ["A"], "default": "A"}, "string"], '"B"', "B"),
         (["null", {"type": "array", "items": "int"}, "string"], "[1]", [1]),
-        # Text of a time fits a time and a UUID alike, in a file; neither is checked against the other.
+        # In a file, text of a time fits a time and a UUID equally well, so the first branch is taken.
         (
             [
                 {"type": "long", "logicalType": "timestamp-millis"},
@@ -353,7 +356,7 @@ SQUARE = {
     ],
 )
 def test_a_bare_value_goes_to_the_branch_it_fits_best(kind: Any, literal: str, expected: Any) -> None:
-    """The first of equals, in the schema's order."""
+    """A value without a tag goes to the branch that it fits best, and to the first of equals."""
     value = value_of(kind, literal)
     assert value == expected
     assert type(value) is type(expected)
@@ -383,24 +386,24 @@ def test_a_bare_value_goes_to_the_branch_it_fits_best(kind: Any, literal: str, e
     ids=lambda value: str(value)[:30],
 )
 def test_hostile_lines_are_rejected(data: bytes, code: str) -> None:
-    """Never an exception, and in bounded time."""
+    """Hostile lines are rejected in bounded time, without an exception."""
     started = time.perf_counter()
     assert rejection(data).code == code
     assert time.perf_counter() - started < 3
 
 
 def test_a_byte_order_mark_is_no_reason_to_refuse() -> None:
-    """Some editors put one before the first line."""
+    """A byte order mark, which some editors put before the first line, is ignored."""
     assert parsed(b"\xef\xbb\xbf" + line()) == parsed(line())
 
 
 def test_the_last_of_equal_keys_counts() -> None:
-    """As in nearly every JSON parser."""
+    """Of equal keys the last counts, as in nearly every JSON parser."""
     assert parsed(b'{"v": 1, "v": 2}', plan_of("int")) == {"v": 2}
 
 
 def test_unions_within_unions_are_bounded() -> None:
-    """A line that could be tried in 2^60 ways is given up."""
+    """A line that could be tried in 2^60 ways, by unions within unions, is given up in bounded time."""
     node: dict[str, Any] = {
         "type": "record",
         "name": "A",
@@ -422,7 +425,7 @@ def test_unions_within_unions_are_bounded() -> None:
 
 
 def test_recursive_schemas() -> None:
-    """A record that holds itself; nested too deeply it is refused."""
+    """A record that holds itself is read; if it is nested too deeply, the line is rejected."""
     plan = LinePlan(
         OneSchema(
             {"type": "record", "name": "N", "fields": [{"name": "n", "type": ["null", "N"], "default": None}]}
@@ -442,7 +445,7 @@ JSON = st.recursive(
 @given(st.sampled_from([*LEAST, "order", "device", "customer"]), JSON)
 @settings(max_examples=300, deadline=None)
 def test_no_json_raises(name: str, value: Any) -> None:
-    """Whatever a field holds."""
+    """Whatever JSON a field holds, the line is read or rejected without an exception."""
     result = parse_line(json.dumps({**LEAST, name: value}).encode(), PLAN)
     assert isinstance(result, dict | Rejection)
 
@@ -450,12 +453,12 @@ def test_no_json_raises(name: str, value: Any) -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_raise(data: bytes) -> None:
-    """Whatever a line holds."""
+    """Whatever bytes a line holds, it is read or rejected without an exception."""
     assert isinstance(parse_line(data, PLAN), dict | Rejection)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_doubles_are_what_they_were(value: float) -> None:
-    """The shortest literal comes back as the same double."""
+    """The shortest literal of a double is read as the same double."""
     assert math.copysign(1, value_of("double", repr(value))) == math.copysign(1, value)
     assert value_of("double", repr(value)) == value

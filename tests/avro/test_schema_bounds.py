@@ -1,4 +1,4 @@
-"""Schemas that are out to hurt: what one costs to learn is bounded by its size, counted in steps, not in seconds."""
+"""Hostile schemas: the cost to learn one is bounded by its size, counted in steps and not in seconds."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SCHEMA = SchemaRef("id", "7")
 
 
 def levels(depth: int, variants: int, last: Any) -> Any:
-    """Records ``shop.L0`` to ``shop.L{depth}``; each holds, in a union, all `variants` of the next one, which are
-    defined once and referred to ever after. The last one has a field of type `last`.
+    """Return records ``shop.L0`` to ``shop.L{depth}``; each holds a union of all `variants` of the next one,
+    which are defined once and referred to elsewhere. The last one has a field of type `last`.
 
     Read by chains of single records, each way from top to bottom is another one: `variants` to the power of `depth`.
     """
@@ -39,7 +39,7 @@ def levels(depth: int, variants: int, last: Any) -> Any:
 
 
 def chain(depth: int, last: Any) -> Any:
-    """The reader that goes with `levels`."""
+    """Return the reader's schema that goes with `levels`."""
     kind = record(field("end", last), name=f"L{depth}")
     for level in range(depth - 1, -1, -1):
         kind = record(field("next", kind), name=f"L{level}")
@@ -47,19 +47,20 @@ def chain(depth: int, last: Any) -> Any:
 
 
 def test_pairs_that_fail_are_resolved_once() -> None:
-    """Three records on each of twenty levels, none of which can be read: 3^20 ways, and some hundred pairs."""
+    """Pairs of records that cannot be read are resolved once each: three records on twenty levels make 3^20
+    ways, but only some hundred pairs."""
     writer, reader = parse(levels(20, 3, "string")), parse(chain(20, "int"))
     with pytest.raises(Incompatible, match=r"field shop\.L0\.next: field shop\.L1\.next"):
         resolve(writer, reader, 2_000)
 
 
 def test_pairs_that_resolve_are_resolved_once() -> None:
-    """The same where all of them can be read."""
+    """Pairs of records that can be read are resolved once each, too."""
     resolve(parse(levels(20, 3, "int")), parse(chain(20, "int")), 2_000)
 
 
 def test_a_pair_that_failed_fails_again() -> None:
-    """What was refused in one branch of a union is not taken for good where it stands alone."""
+    """A pair that was refused in one branch of a union is refused again where it stands alone."""
     bad = record(field("a", "string"), name="Bad")
     ours = record(field("a", "int"), name="Bad")
     writer = record(field("x", ["null", bad]), field("y", "Bad"))
@@ -69,7 +70,7 @@ def test_a_pair_that_failed_fails_again() -> None:
 
 
 def test_an_enum_that_failed_fails_again() -> None:
-    """As a record does."""
+    """An enum that was refused in one branch of a union is refused again where it stands alone."""
     writer = record(field("x", ["null", enum("A")]), field("y", "Colour"))
     reader = record(field("x", ["null", enum("B")]), field("y", "Colour"))
     with pytest.raises(Incompatible, match=r"Event\.y: enum shop\.Colour shares no symbol"):
@@ -77,7 +78,7 @@ def test_an_enum_that_failed_fails_again() -> None:
 
 
 def test_one_enum_in_many_places_is_mapped_once() -> None:
-    """Its symbols count once, and all places share one plan."""
+    """The symbols of an enum in many places count once, and all places share one plan."""
     symbols = [f"S{number}" for number in range(10_000)]
     many = record(field("e0", enum(*symbols)), *(field(f"e{number}", "Colour") for number in range(1, 1_000)))
     plan = resolve(parse(many), parse(many), 50_000)
@@ -87,7 +88,8 @@ def test_one_enum_in_many_places_is_mapped_once() -> None:
 
 
 def test_a_schema_that_takes_too_many_steps_is_refused() -> None:
-    """A clear verdict that names the limit, for the record that uses it; the decoder goes on with the others."""
+    """A schema that takes too many steps is refused with a message that names the limit; other schemas are
+    still learnt."""
     reader = record(field("e", enum("A", "B")))
     decoder = Decoder(OneSchema(reader))
     large = record(field("e", enum("A", *(f"S{number}" for number in range(avro_resolution.MOST_STEPS)))))
@@ -99,12 +101,13 @@ def test_a_schema_that_takes_too_many_steps_is_refused() -> None:
 
 
 def parse_text(schema: Any) -> str:
-    """As a registry gives it."""
+    """Return the schema as a registry sends it."""
     return json.dumps(schema, separators=(",", ":"))
 
 
 def test_the_budget_ends_the_resolution_and_not_a_branch() -> None:
-    """A branch that used up the steps is no branch that cannot be read: the others would go on without a bound."""
+    """Running out of steps ends the whole resolution, not only the branch of a union: the other branches would
+    go on without a bound."""
     wide = record(*(field(f"f{number}", "int") for number in range(100)), name="Wide")
     writer = record(field("x", ["null", wide]))
     with pytest.raises(Incompatible, match="too large or too intricate"):
@@ -112,7 +115,7 @@ def test_the_budget_ends_the_resolution_and_not_a_branch() -> None:
 
 
 def test_steps_grow_with_the_size_of_a_schema() -> None:
-    """Of an honest wide schema each field costs a few steps: the largest that is read is far from the limit."""
+    """Each field of a wide schema costs at most ten steps, so the largest schema stays far below the limit."""
 
     def resolved(fields: int, steps: int) -> Plan:
         wide = parse(record(*(field(f"f{number}", ["null", "string"]) for number in range(fields))))
@@ -143,7 +146,8 @@ def test_steps_grow_with_the_size_of_a_schema() -> None:
     ids=["name", "namespace", "field", "aliases", "alias"],
 )
 def test_names_cannot_fill_the_memory(schema: Any) -> None:
-    """A namespace stands in the name of each type below it: half a megabyte of text made gigabytes."""
+    """Long names are refused before they take memory: with a namespace in the name of each type below it, half
+    a megabyte of text once made gigabytes."""
     tracemalloc.start()
     try:
         with pytest.raises(InvalidSchema, match=f"{MAX_NAME_CHARACTERS} are read|aliases of more than"):
@@ -155,7 +159,7 @@ def test_names_cannot_fill_the_memory(schema: Any) -> None:
 
 
 def test_a_name_of_the_greatest_length_is_read() -> None:
-    """The namespace counts."""
+    """A name of the greatest length, namespace included, is read; one character more is refused."""
     parse(record(name="n" * (MAX_NAME_CHARACTERS - 2), namespace="s"))
     with pytest.raises(InvalidSchema, match="namespace included"):
         parse(record(name="n" * (MAX_NAME_CHARACTERS - 1), namespace="s"))
