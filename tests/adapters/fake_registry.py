@@ -1,8 +1,8 @@
 """A schema registry in this process: the part of the Confluent REST API that pinstream uses, and its faults.
 
 Bodies, codes and paths are those of the Schema Registry API reference: 40401 no such subject, 40402 no such
-version, 40403 no such schema, 42201 invalid schema, 42206 referred to. `test_registry_contract` holds it against a
-real registry. Start it on a loopback port of its own::
+version, 40403 no such schema, 42201 invalid schema, 42206 referred to. `test_registry_contract` compares it with a
+real registry. It starts on a loopback port of its own::
 
     async with FakeRegistry() as registry:
         registry.add("subject", schema_text)

@@ -1,8 +1,8 @@
 """``python -m tests.adapters.last_look ARGUMENTS`` runs ``pinstream ARGUMENTS`` and prints which threads are
 left at its end.
 
-The last line on stderr: the names of librdkafka's threads, and of our own, that still run when the interpreter is about
-to be taken down. Linux only: they stand in /proc.
+The last line on stderr has the names of the threads of librdkafka and of pinstream that still run when the interpreter
+is about to end. Linux only: the names are read from /proc.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ async def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
     assert token.value() == "pina_two"
 
 
-def test_reload_tells_whether_the_token_changed(tmp_path: Path) -> None:
+def test_reload_returns_whether_the_token_changed(tmp_path: Path) -> None:
     """A file that is written again with the same token counts as unchanged."""
     path = tmp_path / "token"
     path.write_text("pina_one")

@@ -97,7 +97,7 @@ def test_codecs_of_the_standard_library(tmp_path: Path, codec: str) -> None:
     assert list(open_records(path, Types(OneSchema(SCHEMA)))) == [(1, event(1))]
 
 
-def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
+def test_an_unknown_codec_is_an_error(tmp_path: Path) -> None:
     """An unknown codec is an error that names it, or says that the file is broken."""
     path = Path(container(tmp_path / "f", WRITER, [writer_event(1)], codec="deflate"))
     path.write_bytes(path.read_bytes().replace(b"deflate", b"snoopy!"))
@@ -106,7 +106,7 @@ def test_an_unknown_codec_is_told(tmp_path: Path) -> None:
     assert "codec" in error or "broken" in error
 
 
-def test_a_datum_that_ours_has_no_place_for_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_datum_that_does_not_fit_is_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
     """A datum that does not fit the reader's schema is rejected alone, and the next ones are read."""
     colours = {"type": "enum", "name": "Colour", "symbols": ["BLUE", "RED"]}
     writer = {**SCHEMA, "fields": [{"name": "colour", "type": colours}, *SCHEMA["fields"][:2]]}
@@ -207,7 +207,7 @@ def test_standard_input_of_either_kind(tmp_path: Path, monkeypatch: pytest.Monke
         assert not stream.closed
 
 
-def test_a_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed standard input, for which Python has None, is an error."""
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputError, match="standard input is closed: name a file"):

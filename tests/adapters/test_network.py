@@ -1,7 +1,7 @@
 """Outgoing calls through a proxy of the tests: which calls use it, how each fault is reported, and which
 authorities are trusted.
 
-The API and the registry are servers on loopback under names that only the proxy knows.
+The API and the registry are servers on loopback under names that only the proxy can resolve.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TIMEOUT = 20.0
 SHORT = 1.0
 
 
-# -- the rule
+# -- NO_PROXY and the choice of the proxy
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_the_registrys_tokens_take_the_same_way(authority: Authority) -> N
         assert shown in behind.headers[0]["Authorization"]
 
 
-async def test_what_is_no_proxy(authority: Authority) -> None:
+async def test_a_server_that_is_no_proxy_is_reported(authority: Authority) -> None:
     """A web server in place of the proxy, or a wrong scheme for the proxy, is an error that names the setting."""
     async with behind_a_proxy(None) as (_, proxy):
         server = f"127.0.0.1:{proxy.routes[API][1]}"
@@ -286,7 +286,7 @@ async def test_the_registrys_own_proxy_refuses() -> None:
         assert behind.calls == []
 
 
-# -- its faults: the API
+# -- faults of the proxy: calls to the API
 
 
 FAULTS = {
@@ -384,7 +384,7 @@ async def test_no_proxy_there(authority: Authority) -> None:
     )
 
 
-# -- its faults: the registry
+# -- faults of the proxy: queries to the registry
 
 
 REGISTRY_FAULTS = {
@@ -425,7 +425,7 @@ async def test_a_proxy_that_hangs_before_the_registry(mode: Way, authority: Auth
         assert answer.reason == f"the registry did not answer within 1 s, by way of the proxy {proxy.place}"
 
 
-# -- whom we trust
+# -- trusted authorities
 
 
 async def test_a_proxy_that_opens_tls(authority: Authority, tmp_path: Path) -> None:

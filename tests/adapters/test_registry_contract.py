@@ -1,7 +1,7 @@
 """The behaviour of a registry, on a real one (Apicurio) and on the fake: each test here runs on both.
 
-Schemas are registered and deleted with Confluent's own client, as serialisers and people do it. Subjects have names of
-their own, since all tests of a run share the real registry.
+Schemas are registered and deleted with Confluent's own client, as by serialisers and users. Each test uses subjects of
+its own, since all tests of a run share the real registry.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ async def test_our_own_registration_is_theirs(
             await schemas.register(subject, nonsense)
 
 
-async def test_an_id_that_nobody_has_is_missing(schemas: RegistrySchemas) -> None:
+async def test_an_unknown_id_is_missing(schemas: RegistrySchemas) -> None:
     """An unknown id is missing by the registry's own code, also the highest of four bytes, which no registry
     can assign."""
     for number in (2_000_000_000, 2**31 - 1, 2**31, 2**32 - 1):

@@ -100,7 +100,7 @@ async def test_a_certificate_that_has_expired_or_is_for_another(authority: Autho
     )
 
 
-async def test_tls_and_none(authority: Authority, registry: FakeRegistry) -> None:
+async def test_a_wrong_scheme_is_reported(authority: Authority, registry: FakeRegistry) -> None:
     """http to a registry with TLS and https to one without are reported with the scheme to write."""
     line = await served(authority.server(), {}, "http")
     assert line.endswith("if it requires TLS, write https:// in SCHEMA_REGISTRY_URL")
@@ -140,7 +140,7 @@ def test_files_that_are_no_certificates(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- address and login
 
 
-async def test_nobody_there(registry: FakeRegistry) -> None:
+async def test_a_closed_port_and_an_unknown_host_are_reported(registry: FakeRegistry) -> None:
     """A closed port and an unknown host name are reported with what to check."""
     line = await told({"url": f"http://127.0.0.1:{free_ports(1)[0]}"})
     assert line.startswith("the registry refuses connections: check whether it runs")
@@ -172,7 +172,7 @@ async def test_nobody_there(registry: FakeRegistry) -> None:
         (200, b"[]", "id", "contains no schema"),
     ],
 )
-async def test_what_is_there_is_no_registry(
+async def test_an_answer_that_is_no_registry_s_is_reported(
     registry: FakeRegistry, status: int, body: bytes, kind: str, words: str
 ) -> None:
     """A web page, a wrong path, a redirect or a refusal is reported with what to correct."""

@@ -193,7 +193,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         LocalSchemas(tmp_path)
 
 
-def test_a_reader_that_is_not_there_is_told_with_what_is(tmp_path: Path) -> None:
+def test_an_unknown_reader_is_an_error_with_the_known_ones(tmp_path: Path) -> None:
     """An unknown reader is an error with the records that there are; so is one defined by two files, or a
     schema that is no record."""
     schemas = LocalSchemas(write(tmp_path, one=PLAIN, two=OLDER, size='"string"'))
@@ -225,7 +225,7 @@ def test_a_branch_of_a_union_is_a_record_too(tmp_path: Path) -> None:
         schemas.reader("Click")
 
 
-def test_a_folder_without_schemas_is_told_what_belongs_there(tmp_path: Path) -> None:
+def test_a_folder_without_schemas_is_an_error(tmp_path: Path) -> None:
     """A folder without schemas is an error that names the folder, what to put there and the setting for another
     folder."""
     with pytest.raises(
@@ -281,7 +281,7 @@ async def test_ids_and_guids_are_fetched(registry: FakeRegistry, schemas: Regist
 
 
 @pytest.mark.parametrize("kind", ["PROTOBUF", "JSON"])
-async def test_a_schema_of_another_kind_is_told_as_that(
+async def test_a_schema_of_another_kind_is_named_as_such(
     registry: FakeRegistry, schemas: RegistrySchemas, kind: str
 ) -> None:
     """A schema of another kind is found with that kind, so that its records' dead letters name it instead of a
@@ -479,7 +479,7 @@ async def test_credentials_are_sent_and_their_refusal_says_so(registry: FakeRegi
         {"url": "http://host", "ssl.ca.location": "/s3cret/nowhere"},
     ],
 )
-def test_a_configuration_that_cannot_be_raises_without_telling_it(config: dict[str, str]) -> None:
+def test_a_wrong_configuration_raises_without_its_values(config: dict[str, str]) -> None:
     """A wrong configuration raises an error without its values, which may be secrets."""
     with pytest.raises(RegistryError, match="SCHEMA_REGISTRY_URL") as caught:
         RegistrySchemas(config)

@@ -1,6 +1,6 @@
 """The registry's answers kept on disk: read while the registry is away, and never a wrong schema.
 
-The files are real ones. What fails is a system call of the module, at each place where it can.
+The files are real. Faults are failing system calls of the module, at each place where one can fail.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Answers:
         self.away = False
 
     async def fetch(self, command: FetchSchema) -> SchemaAnswer:
-        """Do as `schemas_on_disk.Registry`."""
+        """Behave like `schemas_on_disk.Registry`."""
         if self.away:
             return SchemaUnavailable(command.ref, "it is away")
         return self.known.get(command.ref, SchemaMissing(command.ref))
@@ -155,7 +155,7 @@ async def test_the_registry_counts_where_it_answers(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("answer", [SchemaMissing(ID), SchemaFound(ID, "", "PROTOBUF")])
-async def test_what_the_registry_denies_is_removed(kept: Kept, answer: SchemaAnswer) -> None:
+async def test_a_schema_that_the_registry_no_longer_has_is_removed(kept: Kept, answer: SchemaAnswer) -> None:
     """A schema that the registry no longer has, or that is not Avro now, is removed from disk."""
     kept.has(ID, PLAIN)
     await kept.ask(ID)
@@ -195,7 +195,7 @@ async def test_each_registry_has_its_own(kept: Kept) -> None:
     assert SchemaFiles(kept.folder, ELSEWHERE).count() == 1
 
 
-def test_a_registry_is_told_by_its_address_without_credentials() -> None:
+def test_a_registry_is_identified_by_its_address_without_credentials() -> None:
     """A registry is identified by its addresses, without credentials, order and default ports; a context and a
     logical cluster count."""
     same = [
@@ -230,7 +230,7 @@ async def test_files_are_for_this_user_alone_and_say_nothing_of_credentials(kept
     assert "registry:8081" not in path.read_text()
 
 
-async def test_who_may_not_write_reads_only(kept: Kept) -> None:
+async def test_a_process_that_may_not_write_changes_nothing(kept: Kept) -> None:
     """A process that may not write, as a dry run, `check` or `dead-letters show`, changes neither files nor
     their times."""
     kept.has(ID, PLAIN)
@@ -325,7 +325,7 @@ def _large(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_renamed, _of_another_registry, _newer, _pipe, _folder, _link, _large])
-async def test_what_is_no_file_of_this_schema_is_as_if_it_were_not_there(
+async def test_a_file_that_is_not_of_this_schema_is_ignored(
     kept: Kept, spoil: Callable[[Path], None]
 ) -> None:
     """A file that is no valid one of this schema is ignored with one line; once the registry answers, it is
@@ -450,7 +450,7 @@ async def test_trouble_with_the_disk_is_a_line_and_no_more(
     ]
 
 
-async def test_a_disk_that_hangs_holds_up_no_one(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_delays_no_answer(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that hangs delays no answer: writes are not waited for, reads only shortly, and the close has a
     time limit."""
     monkeypatch.setattr(schemas_on_disk, "_READ_WITHIN", 0.05)
@@ -535,7 +535,7 @@ def test_many_processes_use_one_folder(kept: Kept) -> None:
     assert not [name for name in kept.names if name.startswith(".")]
 
 
-async def test_how_many_can_be_read_is_told(kept: Kept) -> None:
+async def test_valid_files_are_counted(kept: Kept) -> None:
     """`kept` counts the valid files of this registry, for `pinstream check`, and is 0 without a folder."""
     schemas = KeptSchemas(kept.registry, kept.files, local)
     assert await schemas.kept() == 0

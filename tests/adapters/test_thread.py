@@ -99,7 +99,7 @@ def test_no_client_is_left_when_the_interpreter_is_taken_down(
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("command", ["offsets", "letters", "redrive", "replay"])
-def test_nor_after_an_error(command: str, kafka: Kafka, tmp_path: Path) -> None:
+def test_no_client_is_left_after_an_error(command: str, kafka: Kafka, tmp_path: Path) -> None:
     """No thread is left after a refused login either, although the error keeps the objects of its traceback to
     the end."""
     if kafka.sasl_bootstrap_servers is None:

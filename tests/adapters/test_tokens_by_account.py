@@ -59,7 +59,7 @@ def test_a_mounted_secret_that_is_swapped_is_read(tmp_path: Path) -> None:
     assert (found[ONE].value(), found[OTHER].value()) == ("pina_..two_1", "pina_..two_2")
 
 
-async def test_reading_again_reads_all_and_tells_whether_one_changed(tmp_path: Path) -> None:
+async def test_read_token_returns_whether_a_token_changed(tmp_path: Path) -> None:
     """`read_token` reads all files and returns whether the token of one or both has changed."""
     fill(tmp_path)
     found = tokens(tmp_path)
@@ -73,7 +73,7 @@ async def test_reading_again_reads_all_and_tells_whether_one_changed(tmp_path: P
         assert await api.read_token() is True
 
 
-def test_a_file_that_goes_leaves_its_token_in_force_and_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_leaves_its_token_in_force_and_is_reported(tmp_path: Path) -> None:
     """When a file is missing its last token is used and one line names the path; another line comes only after
     the file was there again."""
     fill(tmp_path)

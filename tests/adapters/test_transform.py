@@ -71,7 +71,7 @@ def test_a_slow_function_returns_some_of_the_records_at_a_time() -> None:
     assert done.results == [{"id": "0", "n": 0}]
 
 
-def test_a_call_that_takes_long_is_said_while_it_does() -> None:
+def test_a_long_call_is_reported_while_it_runs() -> None:
     """A long call is reported with its record and time while it runs, and the event loop goes on although the
     function computes."""
     turns = 0
@@ -106,7 +106,7 @@ def test_a_call_that_takes_long_is_said_while_it_does() -> None:
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, SystemExit, GeneratorExit, RecursionError, asyncio.CancelledError]
 )
-def test_whatever_it_raises_is_the_verdict_on_its_record(error: type[BaseException]) -> None:
+def test_any_exception_rejects_its_record_alone(error: type[BaseException]) -> None:
     """Whatever exception the function raises rejects its record alone, and the next record is converted."""
 
     def raises(record: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ asyncio.run(main())
 """
 
 
-def test_code_in_c_that_lets_nobody_run_is_found_in_stderr_and_told_when_it_returns() -> None:
+def test_code_in_c_that_blocks_python_is_reported() -> None:
     """A regular expression that backtracks blocks the event loop too: the place is written to stderr without
     Python's help, and reported once it returns."""
     done = subprocess.run(

@@ -64,7 +64,7 @@ async def test_a_version_is_found(status: str, registry: Glue) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JSON", "PROTOBUF"])
-async def test_another_kind_is_found_as_that(kind: str, registry: Glue) -> None:
+async def test_a_schema_of_another_kind_is_found_with_its_kind(kind: str, registry: Glue) -> None:
     """A schema of another kind is found with that kind and no text; the decoder then says that it reads only Avro."""
     answer = await ask(registry.add("syntax = x", kind))
     assert isinstance(answer, SchemaFound)
@@ -116,7 +116,9 @@ async def test_it_goes_on_after_an_error(registry: Glue) -> None:
     await source.close()
 
 
-async def test_nobody_listens(registry: Glue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_connection_a_schema_is_unavailable(
+    registry: Glue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a connection the schema is unavailable."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
@@ -142,7 +144,7 @@ async def test_without_credentials(registry: Glue, monkeypatch: pytest.MonkeyPat
     assert glue.describe("glue:eu-west-1") == "AWS Glue: region eu-west-1, no credentials"
 
 
-async def test_other_names_are_asked_of_the_folder(registry: Glue, tmp_path: Path) -> None:
+async def test_ids_and_guids_are_looked_up_in_the_folder(registry: Glue, tmp_path: Path) -> None:
     """Ids and GUIDs, which Glue does not know, are looked up in the folder alone; a file named by a version's
     UUID is found without Glue."""
     (tmp_path / f"plain.{UNKNOWN}.avsc").write_text(json.dumps(PLAIN))

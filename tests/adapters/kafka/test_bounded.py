@@ -59,7 +59,7 @@ class TestRanges:
             assert offsets(own) == list(numbers)
             assert {(one.epoch, one.leader_epoch) for one in own} == {(epochs[partition], 0)}
 
-    async def test_what_the_listener_is_told(self, each_kafka: Kafka) -> None:
+    async def test_the_listener_gets_all_ranges_once(self, each_kafka: Kafka) -> None:
         """The listener gets all ranges once, at their beginnings, each with an epoch that no other source has
         and no commit to make."""
         topic = create_topic(each_kafka, 4)

@@ -105,7 +105,7 @@ async def test_no_broker_is_trouble_and_closing_is_bounded() -> None:
             assert time.monotonic() - started < 2 + LATE
 
 
-async def test_settings_that_cannot_be_name_the_variable() -> None:
+async def test_wrong_settings_name_the_variable() -> None:
     """A property that librdkafka does not know is a settings error when the source starts."""
     source = BoundedSource({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [])
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):

@@ -153,7 +153,7 @@ async def test_a_commit_after_the_end_of_a_named_replay_does_not_count() -> None
     assert await source.commit([Position("t", 0, 1, None)]) == ((), "_DESTROY")
 
 
-async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
+async def test_records_after_the_end_in_one_consume_are_dropped() -> None:
     """Records after the end in the same consume are dropped, also under another leader epoch, and the partition
     is unassigned once."""
     later = Message("t", 0, 7, b"k", b"v", None, None, (1, 1000), 0.0, 5)
@@ -165,7 +165,7 @@ async def test_what_comes_after_the_end_in_one_consume_is_dropped() -> None:
     assert fake.assigned == [(0, 3)]
 
 
-async def test_a_partition_that_cannot_be_let_go_of_is_dropped_all_the_same() -> None:
+async def test_a_partition_that_cannot_be_unassigned_is_dropped() -> None:
     """When a partition cannot be unassigned, its later records and errors are dropped, and the other partitions
     are read."""
     fake = FakeConsumer(
@@ -202,7 +202,7 @@ async def test_only_times_of_the_broker_end_a_range() -> None:
     assert (offsets(found), source.done, source.outside_time) == ([0, 2, 4], True, 3)
 
 
-async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_for() -> None:
+async def test_a_record_without_a_time_is_left_out_only_after_a_beginning_in_time() -> None:
     """A record without a timestamp is read unless the range has a beginning in time."""
     without = Message("t", 0, 0, b"k", b"v", None, None, (0, -1), 0.0, 0)
     for since, until, expected in ((None, None, [0]), (None, 5, [0]), (0, None, [])):
@@ -220,7 +220,7 @@ async def test_no_time_is_no_reason_to_pass_a_record_over_unless_one_is_asked_fo
         (_Code.TOPIC_AUTHORIZATION_FAILED, "grant READ"),
     ],
 )
-async def test_what_does_not_mend_itself_ends_the_reading(code: int, text: str) -> None:
+async def test_an_error_that_does_not_pass_ends_the_reading(code: int, text: str) -> None:
     """An error that does not pass ends the reading, in one line."""
     fake = FakeConsumer([record(0), record(1)], [failing(code)])
     with pytest.raises(KafkaError, match=text) as raised:
@@ -228,7 +228,7 @@ async def test_what_does_not_mend_itself_ends_the_reading(code: int, text: str) 
     assert "\n" not in str(raised.value)
 
 
-async def test_what_mends_itself_is_told() -> None:
+async def test_an_error_that_passes_is_reported() -> None:
     """An error that passes, of a partition or of none, is reported, and reading goes on."""
     fake = FakeConsumer(
         [Message(error=_Code(_Code._TRANSPORT)), failing(_Code.NOT_LEADER_FOR_PARTITION)], [record(0)]
@@ -238,7 +238,7 @@ async def test_what_mends_itself_is_told() -> None:
     assert told == ["_TRANSPORT", "NOT_LEADER_FOR_PARTITION"]
 
 
-async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None:
+async def test_a_refused_login_ends_the_reading_too() -> None:
     """A refused login, which only the client's error callback reports, ends the reading too, at every fetch."""
     fake = FakeConsumer()
     source, _, _ = await play(fake, Range("t", 0, 0, 1))
@@ -250,7 +250,7 @@ async def test_what_the_client_hears_of_by_itself_ends_the_reading_too() -> None
             await source.fetch(1000, 0.0)
 
 
-async def test_a_deleted_topic_is_heard_of_by_the_client_itself() -> None:
+async def test_a_deleted_topic_that_the_client_reports_ends_the_reading() -> None:
     """When the error callback reports a deleted topic, it ends the reading only if the partition in its text is
     still read."""
 

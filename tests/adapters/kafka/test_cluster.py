@@ -52,7 +52,7 @@ async def test_pattern_names_what_it_matches(kafka: Kafka) -> None:
 
 
 @pytest.mark.kafka
-async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None:
+async def test_a_missing_topic_is_named_with_the_nearest(each_kafka: Kafka) -> None:
     """A missing topic is an error of one line with its name, the nearest that exists and the setting; it is not
     created."""
     topic = create_topic(each_kafka)
@@ -64,7 +64,7 @@ async def test_missing_topic_is_told_with_the_nearest(each_kafka: Kafka) -> None
     assert mistyped not in (await describe(each_kafka.config, [topic], 10.0)).known
 
 
-async def test_unreachable_broker_is_told_in_time() -> None:
+async def test_an_unreachable_broker_is_reported_in_time() -> None:
     """When no broker listens, an error names address and setting within the time limit."""
     started = time.monotonic()
     line = await told({"bootstrap.servers": NOBODY}, ["orders"], 2.0)
@@ -73,7 +73,7 @@ async def test_unreachable_broker_is_told_in_time() -> None:
     assert "KAFKA_BOOTSTRAP_SERVERS" in line
 
 
-async def test_silent_server_is_told_in_time() -> None:
+async def test_a_silent_server_is_reported_in_time() -> None:
     """When a server listens but never answers, an error names its address within the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -83,7 +83,7 @@ async def test_silent_server_is_told_in_time() -> None:
     assert address in line
 
 
-async def test_name_that_does_not_resolve_is_told() -> None:
+async def test_a_name_that_does_not_resolve_is_reported() -> None:
     """The error for a name that does not resolve says so, not only 'transport failure'."""
     line = await told({"bootstrap.servers": "no-such-host.invalid:9092"}, ["orders"], 10.0)
     assert "resolved" in line
@@ -91,7 +91,7 @@ async def test_name_that_does_not_resolve_is_told() -> None:
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_refused_login_is_told_at_once(kafka: Kafka) -> None:
+async def test_a_refused_login_is_reported_at_once(kafka: Kafka) -> None:
     """A wrong password is an error at once that names the variables to check, and not the password."""
     if kafka.sasl_bootstrap_servers is None:
         pytest.skip("this broker has no SASL listener that we know of")
@@ -137,7 +137,7 @@ async def test_a_login_against_plaintext_says_so(kafka: Kafka) -> None:
     assert "not-to-be-shown" not in line
 
 
-async def test_settings_that_cannot_be_name_the_variable() -> None:
+async def test_wrong_settings_name_the_variable() -> None:
     """A property that librdkafka does not know is a settings error that names the variable."""
     with pytest.raises(SettingsError, match="KAFKA_NO_SUCH_THING"):
         await describe({"bootstrap.servers": NOBODY, "no.such.thing": "1"}, [], 1.0)
@@ -150,7 +150,7 @@ async def test_unreadable_pattern_is_a_settings_error(each_kafka: Kafka) -> None
         await describe(each_kafka.config, ["^(unclosed"], 10.0)
 
 
-async def test_a_broker_that_wants_tls_is_told_as_that() -> None:
+async def test_a_broker_that_requires_tls_is_reported_as_such() -> None:
     """A broker that closes each connection at once, which librdkafka only logs, is reported as one that
     requires TLS or a login."""
 

@@ -112,7 +112,7 @@ def test_a_property_for_another_kind_of_client_is_no_news(caplog: pytest.LogCapt
     assert caplog.messages == []
 
 
-def test_what_only_a_consumer_must_not_see_others_do() -> None:
+def test_topics_hidden_from_consumers_can_be_written_to() -> None:
     """Topics that the user hides from consumers can still be written to and queried."""
     user = {"sasl.username": "u", "topic.blacklist": "dead"}
     for config in (producer_config(user, delivery_timeout=1), admin_config(user)):
@@ -144,7 +144,7 @@ def test_pattern_spares_the_topics_themselves(topic: str) -> None:
     ("slip", "hint"),
     [("groupid", "did you mean KAFKA_GROUP_ID?"), ("no.such.thing", "correct or remove it")],
 )
-def test_an_unknown_property_is_told_with_the_nearest(slip: str, hint: str) -> None:
+def test_an_unknown_property_is_named_with_the_nearest(slip: str, hint: str) -> None:
     """An unknown property is an error that names the environment's variable and the nearest known one, if any
     is similar."""
     with pytest.raises(SettingsError) as caught:
@@ -168,7 +168,7 @@ def told(
     return list(heard.pop())
 
 
-def test_what_is_measured_of_brokers() -> None:
+def test_times_of_brokers_are_in_seconds() -> None:
     """Times are in seconds, the throttle is a sum since the start, and a broker without requests is left out."""
     heard: list[Sequence[BrokerTimes]] = []
     watch = BrokerWatch(heard.append)
@@ -190,7 +190,7 @@ def test_statistics_of_another_form_harm_nothing(text: str) -> None:
     assert not heard
 
 
-def test_how_often_is_measured_can_be_set() -> None:
+def test_the_interval_of_statistics_can_be_set() -> None:
     """Statistics come every ten seconds unless the user sets another interval; 0 turns them off."""
     watch = BrokerWatch(lambda told: None)
     assert watch.watching({})["statistics.interval.ms"] == 10_000

@@ -61,7 +61,7 @@ def omitted(size: int) -> bytes:
     return f"omitted: {size} bytes, too large for this topic; read it at its origin".encode()
 
 
-def test_headers_tell_of_what_is_left_out() -> None:
+def test_headers_name_parts_that_are_left_out() -> None:
     """Each part that was left out has a header; own headers are written only if they are kept, and those of an
     earlier dead letter never."""
     sent = letter("orders", value=b"12345", headers=(("a", b"1"), ("pinstream.value", b"omitted: of old")))
@@ -141,7 +141,7 @@ async def test_letters_that_are_too_large_only_together_are_stored_whole(kafka: 
         (20_000, 20_000, ("value", "headers", "key")),
     ],
 )
-async def test_what_is_still_too_large_goes_too(
+async def test_further_parts_are_left_out_of_a_letter_still_too_large(
     kafka: Kafka, key: int, header: int, left_out: tuple[str, ...]
 ) -> None:
     """If a letter without its value is still too large, its own headers are left out, then its key; each part

@@ -110,7 +110,7 @@ def test_members_that_hold_partitions_are_counted(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "state", [ConsumerGroupState.PREPARING_REBALANCING, ConsumerGroupState.COMPLETING_REBALANCING]
 )
-def test_while_a_classic_group_rebalances_nothing_is_told(bench: Bench, state: Any) -> None:
+def test_while_a_classic_group_rebalances_no_number_is_reported(bench: Bench, state: Any) -> None:
     """During a classic group's rebalance no number is reported, so that the last one stays, and the query is
     repeated soon."""
     assert bench.answer(described(2, 1, state=state)) is None
@@ -126,7 +126,7 @@ def test_a_kip_848_group_counts_those_that_will_hold_partitions(bench: Bench) ->
     assert bench.answer(group) == 2
 
 
-def test_who_waits_to_be_in_the_group_asks_soon(bench: Bench) -> None:
+def test_a_member_that_waits_to_be_listed_queries_again_soon(bench: Bench) -> None:
     """A member that waits to be listed has the query repeated soon; the list is dropped when partitions come or go."""
     bench.admin.asked[-1].set_result(described(1))
     assert bench.size.look("m1") == 1
@@ -141,7 +141,7 @@ def test_who_waits_to_be_in_the_group_asks_soon(bench: Bench) -> None:
     assert list(bench.size.members) == []
 
 
-def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
+def test_when_partitions_come_or_go_the_query_is_repeated_at_once(bench: Bench) -> None:
     """When partitions come or go the query is repeated at once, also right after an answer."""
     assert bench.answer(described(1)) == 1
     bench.size.hurry()
@@ -149,7 +149,7 @@ def test_when_partitions_come_or_go_it_is_asked_at_once(bench: Bench) -> None:
     assert bench.answer(described(1, 1)) == 2
 
 
-def test_what_was_asked_before_they_came_or_went_tells_nothing(bench: Bench) -> None:
+def test_a_query_from_before_partitions_came_or_went_is_ignored(bench: Bench) -> None:
     """A query from before partitions came or went has its answer ignored; a new one follows it, so that a
     silent coordinator never has two."""
     for _ in range(3):
@@ -161,7 +161,7 @@ def test_what_was_asked_before_they_came_or_went_tells_nothing(bench: Bench) -> 
     assert bench.answer(described(1, 1)) == 2
 
 
-def test_what_is_not_answered_is_asked_by_another_client(bench: Bench) -> None:
+def test_a_query_without_an_answer_is_repeated_by_another_client(bench: Bench) -> None:
     """After half a minute without an answer a new client repeats the query, also if partitions came or went;
     the first client is destroyed."""
     first = bench.admin
@@ -217,7 +217,7 @@ def test_a_question_that_fails_is_asked_again(bench: Bench, code: int, again: fl
     assert bench.troubles == []
 
 
-def test_a_missing_right_is_told_once(bench: Bench) -> None:
+def test_a_missing_right_is_reported_once(bench: Bench) -> None:
     """A missing right is reported once, with what to do."""
     assert bench.answer(KafkaError.GROUP_AUTHORIZATION_FAILED) is None
     assert bench.asks_within(10.0)
@@ -232,7 +232,9 @@ def test_a_missing_right_is_told_once(bench: Bench) -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
-async def test_members_hear_how_many_they_are(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
+async def test_each_member_is_told_the_number_of_members(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
     """Each member's source reports one member, then the two of three that hold partitions, then one again."""
     name, group = topic(2), unique("group")
     config = {"group.protocol": protocol}

@@ -1,4 +1,4 @@
-"""A group seen from outside: members, committed offsets, begins and ends of partitions, and setting offsets."""
+"""A group seen from outside: members, committed offsets, beginnings and ends of partitions, and setting offsets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ async def members(kafka: Kafka, group: str) -> GroupView:
 
 @pytest.mark.real_kafka
 @PROTOCOLS
-async def test_tells_who_is_in_the_group(kafka: Kafka, topic: Callable[..., str], protocol: str) -> None:
+async def test_the_view_names_the_members_of_the_group(
+    kafka: Kafka, topic: Callable[..., str], protocol: str
+) -> None:
     """The view of a group is the same for classic and KIP-848 groups: without members, with two, and without again."""
     name, group = topic(4), unique("group")
     assert await members(kafka, group) == GroupView("Dead", ())
@@ -118,7 +120,7 @@ async def test_finds_all_that_the_group_has_committed(kafka: Kafka, topic: Calla
         assert await offsets.positions(partitions) == {}
 
 
-async def test_finds_what_is_committed_on_both_brokers(each_kafka: Kafka) -> None:
+async def test_commits_are_found_on_both_brokers(each_kafka: Kafka) -> None:
     """A member's commits are seen from outside on both brokers; the embedded one does not report a group's members."""
     name, group = create_topic(each_kafka, 4), unique("group")
     produce(each_kafka, name, [b"a"] * 10)
@@ -171,7 +173,7 @@ async def test_finds_the_first_record_since(kafka: Kafka, topic: Callable[..., s
 
 
 @pytest.mark.real_kafka
-async def test_a_partition_that_is_not_there_is_told(kafka: Kafka, topic: Callable[..., str]) -> None:
+async def test_an_unknown_partition_is_named(kafka: Kafka, topic: Callable[..., str]) -> None:
     """An unknown partition is an error of one line that names it."""
     name = topic(1)
     async with GroupOffsets(kafka.config, unique("group"), WITHIN) as offsets:
@@ -180,7 +182,7 @@ async def test_a_partition_that_is_not_there_is_told(kafka: Kafka, topic: Callab
     assert "\n" not in str(raised.value)
 
 
-async def test_brokers_that_do_not_answer_are_told_in_time() -> None:
+async def test_brokers_that_do_not_answer_are_reported_in_time() -> None:
     """Without brokers every query, and the setting of offsets, fails within its time limit in one line."""
     place = TopicPartition("orders", 0)
     async with GroupOffsets({"bootstrap.servers": "127.0.0.1:9"}, "shop", 0.5) as offsets:

@@ -127,7 +127,7 @@ def test_a_letter_says_what_was_written() -> None:
 
 @PROPERTY
 @given(DEAD, st.sampled_from([(), ("value",), ("value", "headers"), ("value", "headers", "key")]))
-def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ...]) -> None:
+def test_every_letter_is_read_again(letter: DeadLetter, left_out: tuple[str, ...]) -> None:
     """Every letter that the producer can write is read again with its origin, rejection and parts, whatever
     headers its record has."""
     found = read(letter, left_out=left_out)
@@ -148,7 +148,9 @@ def test_whatever_died_is_read_again(letter: DeadLetter, left_out: tuple[str, ..
 
 @PROPERTY
 @given(st.lists(FOREIGN | OURS, max_size=14), OFFSETS)
-def test_hostile_headers_are_not_ours(headers: list[tuple[str, bytes | None]], offset: int) -> None:
+def test_hostile_headers_make_no_letter_and_no_mark(
+    headers: list[tuple[str, bytes | None]], offset: int
+) -> None:
     """With any headers a record is a letter, a mark or neither, and never both or an error."""
     record = Record(offset, -1, None, None, tuple(headers))
     letter, mark = read_letter(TOPIC, 0, record), read_mark(record, HOME)
@@ -174,7 +176,7 @@ def test_a_letter_has_all_nine_headers(name: str, value: bytes | None) -> None:
         assert spoiled is None
 
 
-def test_what_is_shown_of_a_message_holds_nothing_personal() -> None:
+def test_a_message_is_shown_without_personal_data() -> None:
     """The message that is shown contains no personal data or control characters, whatever the header says."""
     letter = dead()._replace(
         rejection=Rejection(Stage.DELIVER, "refused", "no jane@example.org\n\x1b[2Jhere")
@@ -221,7 +223,7 @@ def test_each_form_of_a_letter_is_smaller_and_still_a_letter(letter: DeadLetter,
         assert is_original(lying_there, record)
 
 
-def test_what_is_empty_stays_as_it_is() -> None:
+def test_empty_parts_are_not_left_out() -> None:
     """An empty value and a missing key take no room, so that no form leaves them out."""
     [whole, bare] = forms(dead(value=b"", key=None, headers=(("h", b"1"),)), TOPIC, 1)
     assert (whole.value, bare.value, bare.key, bare.left_out) == (b"", b"", None, ("headers",))
@@ -295,7 +297,7 @@ RUNS = st.lists(
 
 @PROPERTY
 @given(RUNS)
-def test_what_a_mark_says_is_read_again(runs: list[tuple[int, int]]) -> None:
+def test_the_runs_of_a_mark_are_read_again(runs: list[tuple[int, int]]) -> None:
     """The runs of a mark are read again, from its text and from a record whose offset is above all of them."""
     assert read_done((dict(mark_headers(runs, HOME))[DONE] or b"").decode()) == (runs or None)
     record = Record(100, -1, b"key", b"value", mark_headers(runs, HOME))
@@ -310,7 +312,7 @@ def test_the_text_of_a_mark_is_as_the_contract_has_it() -> None:
 @pytest.mark.parametrize(
     "text", ["", ",", "1,", "1-", "-1", "3-2", "1 2", "a", "1-2-3", "9" * 25, "١-٢", "1" * 3_000_000]
 )
-def test_what_is_no_mark_says_nothing(text: str) -> None:
+def test_a_text_that_is_no_mark_is_read_as_none(text: str) -> None:
     """A text that is no mark is read as None, without an error."""
     assert read_done(text) is None
 
@@ -322,7 +324,7 @@ def test_any_text_is_a_mark_or_not(text: str) -> None:
     assert all(begin < end for begin, end in read_done(text) or ())
 
 
-def test_a_mark_speaks_only_of_what_lies_before_it() -> None:
+def test_a_mark_counts_only_for_offsets_before_its_own() -> None:
     """A mark that names offsets at or above its own was written for another topic and is ignored."""
     headers = mark_headers([(17, 31)], HOME)
     assert read_mark(Record(30, -1, b"k", b"v", headers), HOME) is None
@@ -340,7 +342,7 @@ HOMES = st.builds(
 
 @PROPERTY
 @given(HOMES, HOMES)
-def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> None:
+def test_a_mark_counts_at_its_own_place_alone(home: Home, other: Home) -> None:
     """A mark counts only for its own cluster, topic and partition; elsewhere it is recognised and marks nothing."""
     record = Record(31, -1, b"k", b"v", mark_headers([(17, 31)], home))
     assert read_mark(record, home) == Mark([(17, 31)], at_home=True)
@@ -349,7 +351,7 @@ def test_a_mark_is_believed_at_its_own_place_alone(home: Home, other: Home) -> N
     assert read_mark(record._replace(headers=record.headers[:1]), home) is None
 
 
-def test_a_mark_of_an_earlier_life_of_the_topic_is_not_believed() -> None:
+def test_a_mark_from_before_its_topic_was_created_again_is_ignored() -> None:
     """A mark from before its topic was created again marks nothing, since its offsets are of other letters. If
     the mark (of an older version) or the brokers name no topic id, it counts."""
     old, new = HOME._replace(topic_id="old"), HOME._replace(topic_id="new")
@@ -364,7 +366,7 @@ def test_a_mark_of_an_earlier_life_of_the_topic_is_not_believed() -> None:
         assert read_mark(record, read) == expected
 
 
-def test_a_letter_is_no_mark_whatever_its_producer_wrote() -> None:
+def test_a_letter_with_a_forged_mark_is_a_letter() -> None:
     """A letter whose record has a forged mark is a letter."""
     record = lying(dead(headers=((letters.DONE, b"0-6"),)))
     assert read_letter(TOPIC, 2, record) is not None
@@ -387,7 +389,7 @@ def test_done_is_the_union_of_all_marks(marks: list[list[tuple[int, int]]]) -> N
 
 @PROPERTY
 @given(RUNS, RUNS)
-def test_what_two_have_in_common_is_counted(
+def test_common_offsets_of_two_sets_are_counted(
     mine: list[tuple[int, int]], others: list[tuple[int, int]]
 ) -> None:
     """The number of offsets that two sets of marks have in common is that of two plain sets."""

@@ -70,7 +70,9 @@ def test_any_messages(many: list[Message], most: int) -> None:
     st.lists(st.tuples(st.none() | st.binary(max_size=9), HEADERS), min_size=1, max_size=20),
     st.integers(0, 900),
 )
-def test_a_run_ends_with_what_it_may_hold(many: list[tuple[bytes | None, Any]], most: int) -> None:
+def test_a_run_ends_with_the_record_that_reaches_the_limit(
+    many: list[tuple[bytes | None, Any]], most: int
+) -> None:
     """A run ends with the record that reaches the limit, which is still part of it."""
     run = run_of(many)
     for way in (plain.gather, compiled.gather):
@@ -82,7 +84,7 @@ def test_a_run_ends_with_what_it_may_hold(many: list[tuple[bytes | None, Any]], 
         assert end == 1 or sum(sizes_of(read[:-1])) < most
 
 
-def test_what_is_no_message_is_refused() -> None:
+def test_an_object_that_is_no_message_is_refused() -> None:
     """An object that is no message raises a TypeError, since the compiled code reads fields at fixed places of
     memory."""
     with pytest.raises(TypeError):

@@ -94,7 +94,7 @@ class TestOffsets:
         produce(each_kafka, topic, TEN)
         assert await ranges(each_kafka, topic, start, stop, ["0"]) == [(0, *expected)]
 
-    async def test_an_offset_out_of_range_is_told_with_what_there_is(self, each_kafka: Kafka) -> None:
+    async def test_an_offset_out_of_range_is_refused_with_the_range(self, each_kafka: Kafka) -> None:
         """An offset out of range is an error with option, topic, partition and the offsets there, or the next
         one of an empty partition."""
         topic = create_topic(each_kafka, 4)
@@ -143,7 +143,7 @@ class TestTimes:
     async def test_begins_at_the_first_record_that_is_late_enough(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
-        """The begin is the first record in the log at or after the time; the end is the partition's, and the
+        """The range begins at the first record in the log at or after the time; the end is the partition's, and the
         range carries both times."""
         name = topic()
         for timestamp in (5000, 1000, 3000, 2000, 4000, 1000):
@@ -168,7 +168,7 @@ class TestTimes:
         produce(kafka, name, TEN, timestamp=3000, partition=1)
         assert await ranges(kafka, name, at(2000)) == [(0, 10, 10), (1, 0, 10), (2, 0, 0)]
 
-    async def test_what_is_late_enough_only_behind_the_end(
+    async def test_a_late_record_after_the_end_makes_an_empty_range(
         self, kafka: Kafka, topic: Callable[..., str]
     ) -> None:
         """A late record of an open transaction does not make the range begin after its end."""
@@ -179,7 +179,7 @@ class TestTimes:
         assert await ranges(kafka, name, at(2000)) == [(0, 10, 10)]
         end_transaction(kafka, name, producer, commit=False)
 
-    async def test_a_time_after_the_offset_is_told(self, kafka: Kafka, topic: Callable[..., str]) -> None:
+    async def test_a_time_after_the_offset_is_refused(self, kafka: Kafka, topic: Callable[..., str]) -> None:
         """When the time of `from` is found after the offset of `to`, an error names the time's offset and the
         partition."""
         name = topic()
@@ -203,7 +203,7 @@ class TestNames:
         )
         assert [one[:2] for one in found] == [(first, 2), (second, 0), (second, 2)]
 
-    async def test_an_unknown_topic_is_told_with_the_nearest(self, each_kafka: Kafka) -> None:
+    async def test_an_unknown_topic_is_named_with_the_nearest(self, each_kafka: Kafka) -> None:
         """An unknown topic is an error with the nearest name and the option to correct, not the variable."""
         topic = create_topic(each_kafka)
         line = await told(each_kafka, f"{topic}s")
@@ -211,14 +211,14 @@ class TestNames:
         assert "--topic" in line
         assert "KAFKA_TOPICS" not in line
 
-    async def test_an_unknown_partition_is_told_with_those_there_are(self, each_kafka: Kafka) -> None:
+    async def test_an_unknown_partition_is_named_with_the_known_ones(self, each_kafka: Kafka) -> None:
         """An unknown partition is an error with the topic, the number and the partitions that the topic has."""
         topic = create_topic(each_kafka, 4)
         assert f"{topic} has no partition 4; it has 0 to 3" in await told(each_kafka, topic, partitions=["4"])
         assert "no partition 4" in await told(each_kafka, topic, partitions=["0", f"{topic}:4"])
 
     @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", "1,2", ":1", "1:", "٣", "9" * 11])
-    async def test_what_names_no_partition_is_told(self, each_kafka: Kafka, text: str) -> None:
+    async def test_a_text_that_names_no_partition_is_refused(self, each_kafka: Kafka, text: str) -> None:
         """A text that names no partition is an error with both valid forms."""
         line = await told(each_kafka, create_topic(each_kafka), partitions=[text])
         assert "write P, or TOPIC:P" in line
@@ -229,7 +229,7 @@ class TestNames:
         assert "add --topic orders" in line
 
 
-async def test_unreachable_brokers_are_told_in_time() -> None:
+async def test_unreachable_brokers_are_reported_in_time() -> None:
     """When no broker listens, an error of one line names the address, within the time limit."""
     started = time.monotonic()
     with pytest.raises(KafkaError, match=NOBODY):
@@ -237,7 +237,7 @@ async def test_unreachable_brokers_are_told_in_time() -> None:
     assert time.monotonic() - started < LATE
 
 
-async def test_silent_brokers_are_told_in_time() -> None:
+async def test_silent_brokers_are_reported_in_time() -> None:
     """When a server listens but never answers, an error names its address within the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

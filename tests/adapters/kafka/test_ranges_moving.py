@@ -66,7 +66,7 @@ def test_a_partition_whose_question_fails_for_a_moment_is_asked_for_again(passin
 
 
 @pytest.mark.parametrize(("code", "timeout"), [(MOVING, 0.0), (Refused(KafkaError.INVALID_REQUEST), 30.0)])
-def test_without_time_or_hope_it_is_told_at_once(code: Refused, timeout: float) -> None:
+def test_without_time_or_with_a_lasting_error_the_query_fails_at_once(code: Refused, timeout: float) -> None:
     """Without time, or with an error that does not pass, the query fails at once in one line that names the
     partition."""
     admin = Admin({0: 5, 1: code})

@@ -109,13 +109,13 @@ class TestEntries:
         assert len(write_entry(entry)) + METADATA_MOST <= METADATA_BYTES
 
     @given(st.text() | st.text("pinstream.replay:1;0f-").map(lambda text: f"pinstream.replay:1:{text}"))
-    def test_what_is_hostile_is_not_ours(self, text: str) -> None:
+    def test_any_text_is_an_entry_or_none(self, text: str) -> None:
         """Any text is read as an entry that would be written so or as none, without an exception."""
         found = read_entry(committed_as(text))
         assert found is None or whole_text(found) == text
 
     @given(entries(), st.data())
-    def test_what_was_cut_off_or_changed_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
+    def test_a_changed_entry_is_another_or_none(self, entry: Entry, data: st.DataObject) -> None:
         """An entry that was cut off or changed is read as another one or as none, without an exception; the
         text after it stays."""
         text, rest = write_entry(entry), entry.position.metadata
@@ -128,10 +128,9 @@ class TestEntries:
             assert whole_text(found) == changed + rest
 
     @pytest.mark.parametrize("offsets", [[5, 5, 5], [5, 8, 5], [8, 9, 970], [8]])
-    def test_a_plan_that_was_changed_is_none(self, offsets: list[int]) -> None:
-        """With a character changed or the rest cut off in any entry of a plan, the plan is refused or found
-        unchanged, so that settled offsets are neither used by another plan nor dropped; if nothing is settled,
-        the replay begins anew."""
+    def test_a_changed_plan_is_refused_or_begins_anew(self, offsets: list[int]) -> None:
+        """With a character changed or the rest cut off in any entry, a plan is refused, or begins again if
+        nothing is settled: settled offsets are neither used by another plan nor dropped."""
         plan = committed_plan(offsets)
         assert len(_find_plan([one.position for one in plan], "g", FINGERPRINT)) == len(offsets)
         for victim, at in itertools.product(plan, range(len(plan[0].text))):
@@ -240,7 +239,7 @@ class TestPlans:
     """New plans, resumed plans and refused plans."""
 
     async def test_a_new_plan_is_committed_at_once(self, replay: Replay) -> None:
-        """A new plan is committed at once at the begins of its ranges, and resuming it needs nothing else: its
+        """A new plan is committed at once at the beginnings of its ranges, and resuming it needs nothing else: its
         ends stay."""
         async with replay.open() as plan:
             assert plan.ranges == [Range(replay.topic, number, 0, 10) for number in range(3)]
@@ -255,7 +254,7 @@ class TestPlans:
             assert again.resumed
         assert replay.resolved == 1
 
-    async def test_goes_on_where_it_was_with_its_map(self, replay: Replay) -> None:
+    async def test_a_replay_resumes_with_its_maps(self, replay: Replay) -> None:
         """A resumed replay gets offset, leader epoch and map of each commit, also of one without a map."""
         text = offset_map.write(4, [5, 7], 0, METADATA_MOST, where=f"{replay.topic}[0]")
         positions = [Position(replay.topic, 0, 4, 0, text), Position(replay.topic, 2, 10, 0)]
@@ -341,7 +340,7 @@ class TestPlans:
         assert f"no replay wrote ({replay.topic}[1])" in await replay.told()
         assert committed(replay.kafka, replay.group, replay.topic, 1).metadata == text or not text
 
-    async def test_an_offset_outside_of_its_range_is_not_ours(self, replay: Replay) -> None:
+    async def test_an_offset_outside_of_its_range_is_refused(self, replay: Replay) -> None:
         """An offset outside of its range, which another tool moved without changing the text, is refused."""
         async with replay.open():
             pass
@@ -353,7 +352,7 @@ class TestPlans:
         assert f"no replay wrote ({replay.topic}[2])" in await replay.told()
 
     async def test_a_plan_that_was_cut_short_begins_anew(self, replay: Replay) -> None:
-        """A plan that was only partly committed, so that nothing was settled, begins anew with the present
+        """A plan that was only partly committed, so that nothing was settled, begins again with the present
         ends, also with other arguments."""
         async with replay.open():
             pass
@@ -365,7 +364,7 @@ class TestPlans:
         async with replay.open("others") as again:
             assert again.resumed
 
-    async def test_what_is_left_of_a_plan_that_was_cut_short_disturbs_no_other(self, replay: Replay) -> None:
+    async def test_remains_of_a_plan_that_was_cut_short_do_not_count(self, replay: Replay) -> None:
         """Remains of a partly committed plan do not count for a new plan with fewer partitions."""
         async with replay.open():
             pass
@@ -380,9 +379,7 @@ class TestPlans:
             assert (plan.ranges, plan.resumed) == ([Range(replay.topic, 0, 0, 5)], resumed)
 
     @pytest.mark.parametrize("position", [Position("", 1, 4, 0), Position("", 1, 0, None, "a map")])
-    async def test_a_plan_that_is_not_whole_any_more_is_refused(
-        self, replay: Replay, position: Position
-    ) -> None:
+    async def test_an_incomplete_plan_is_refused(self, replay: Replay, position: Position) -> None:
         """A plan with settled offsets and a missing partition is refused, and becomes neither a shorter replay
         nor a new one."""
         async with replay.open() as plan:
@@ -391,7 +388,7 @@ class TestPlans:
         assert "is incomplete" in await replay.told()
 
     async def test_all_forgotten_begins_anew(self, replay: Replay) -> None:
-        """A plan whose commits are all gone begins anew."""
+        """A plan whose commits are all gone begins again."""
         async with replay.open() as plan:
             await progress_of(plan).commit([Position(replay.topic, 1, 4, 0)])
         replay.forget(0, 1, 2)
@@ -411,7 +408,7 @@ class TestPlans:
             async with replay.open():
                 pass
 
-    async def test_what_is_done_is_not_forgotten_while_the_rest_goes_on(self, replay: Replay) -> None:
+    async def test_old_commits_are_repeated_while_the_replay_goes_on(self, replay: Replay) -> None:
         """From time to time a commit repeats old commits of the plan, since brokers drop offsets one by one."""
         async with replay.open():
             pass
@@ -456,7 +453,7 @@ class TestPlans:
         assert committed(replay.kafka, replay.group, replay.topic).offset == 10
 
 
-async def test_brokers_that_are_away_are_told_in_time() -> None:
+async def test_brokers_that_are_away_are_reported_in_time() -> None:
     """Without brokers, opening a plan fails in one line within the time limit, and a commit returns a failure
     instead of raising."""
 

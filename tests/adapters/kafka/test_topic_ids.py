@@ -65,7 +65,7 @@ def test_an_id_is_written_as_kafka_writes_it() -> None:
     assert id_text(Uuid(0, 0)) is None
 
 
-def test_asked_for_topics_it_tells_those_that_have_an_id() -> None:
+def test_a_query_returns_the_topics_that_have_an_id() -> None:
     """A query returns the ids of the topics that have one, and leaves out missing topics and those without ids."""
     admin, ids = made()
     admin.ids = {"a": ONE, "b": Uuid(0, 0)}
@@ -150,7 +150,7 @@ def test_many_topics_are_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -
         clock.now += 100.0
 
 
-def test_what_may_pass_is_raised() -> None:
+def test_an_error_that_may_pass_is_raised() -> None:
     """An error that may pass is raised, since it does not mean that there is no id."""
     admin, ids = made()
     admin.ids = {"a": KafkaException(KafkaError(KafkaError._TRANSPORT))}
@@ -174,7 +174,7 @@ def test_a_look_never_waits() -> None:
     assert len(admin.asked) == 2
 
 
-def test_what_was_asked_before_a_start_is_not_told_after_it() -> None:
+def test_an_answer_from_before_a_start_is_dropped() -> None:
     """The answer to a look from before a start is dropped, since its old id would end the new assignment."""
     admin, ids = made()
     admin.ids = {"a": ONE}

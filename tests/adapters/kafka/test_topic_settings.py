@@ -11,7 +11,7 @@ from tests.support.kafka.harness import Kafka, create_topic, unique
 
 
 @pytest.mark.real_kafka
-async def test_what_the_brokers_tell(kafka: Kafka) -> None:
+async def test_both_settings_are_returned(kafka: Kafka) -> None:
     """Both settings of each existing topic are returned."""
     plain = create_topic(kafka, max_message_bytes="123456")
     compacted = create_topic(kafka, cleanup_policy="compact", max_message_bytes="2000000")

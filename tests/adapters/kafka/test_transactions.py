@@ -104,7 +104,9 @@ async def test_a_lot_is_written_as_it_is(each_kafka: Kafka, make: Make) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_what_a_killed_one_left_open_is_ended_at_the_start(kafka: Kafka, make: Make) -> None:
+async def test_a_transaction_that_a_killed_redrive_left_open_is_ended_at_the_start(
+    kafka: Kafka, make: Make
+) -> None:
     """A start aborts the transaction that a killed redrive left open: readers do not wait for it, and its
     record is not read."""
     topic, name = create_topic(kafka), unique("redrive")
@@ -172,7 +174,7 @@ LOGGING_IN = "EndTxn commit failed: Local: Authentication failure"
 @pytest.mark.parametrize(
     ("code", "text"), [(ConfluentError.UNKNOWN, "as told"), (ConfluentError._AUTHENTICATION, LOGGING_IN)]
 )
-async def test_a_commit_without_a_verdict_is_said_to_be_one(
+async def test_a_commit_without_a_clear_answer_is_reported_as_such(
     make: Make, code: int, text: str, abortable: bool
 ) -> None:
     """A commit without a clear answer, as UNKNOWN of a broker that fences or a failed login during the commit,
@@ -276,7 +278,7 @@ async def test_two_records_without_a_key_are_named_one_after_the_other(kafka: Ka
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_a_topic_that_is_forbidden_ends_it(kafka: Kafka, make: Make) -> None:
+async def test_a_forbidden_topic_ends_the_writing(kafka: Kafka, make: Make) -> None:
     """A forbidden topic ends the writing with an error that names the right to grant, instead of the client's
     own error."""
     writer = make(kafka, unique("redrive"))
@@ -331,7 +333,7 @@ class Forbidding:
         self.failed = self.begun = False
 
 
-async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> None:
+async def test_the_cause_is_taken_from_the_transaction_where_records_name_none(make: Make) -> None:
     """When the errors of records name no cause, the cause is taken from the transaction's error."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     producer = writer._producer = Forbidding()
@@ -341,7 +343,7 @@ async def test_a_forbidden_topic_is_told_where_records_are_not(make: Make) -> No
     assert producer.written == ["orders"]
 
 
-async def test_the_advice_on_transactional_ids_fits_ours(make: Make) -> None:
+async def test_the_advice_on_transactional_ids_names_our_prefix(make: Make) -> None:
     """The advice on transactional ids names the prefix of all redrives' ids, so that one grant allows any redrive."""
     writer = make(Kafka("127.0.0.1:9", "external"), "id")
     writer._producer = Confused(ConfluentError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, False)
@@ -362,7 +364,7 @@ async def test_a_cluster_has_an_id_of_its_own(each_kafka: Kafka) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_a_partition_that_is_not_there_ends_it(kafka: Kafka, make: Make) -> None:
+async def test_a_missing_partition_ends_the_writing(kafka: Kafka, make: Make) -> None:
     """A missing partition is one clear error within bounded time; lots written before stay."""
     topic = create_topic(kafka)
     writer = make(kafka, unique("redrive"))
@@ -385,14 +387,14 @@ async def test_no_broker_is_one_line_in_bounded_time(make: Make, monkeypatch: py
     assert time.monotonic() - started < LATE
 
 
-async def test_a_property_that_cannot_be_is_named() -> None:
+async def test_an_unknown_property_is_named() -> None:
     """An unknown property is a settings error that names the variable."""
     with pytest.raises(SettingsError, match="KAFKA_SEKURITY_PROTOCOL"):
         TransactionalWriter({"bootstrap.servers": "127.0.0.1:9", "sekurity.protocol": "x"}, "id")
 
 
 @pytest.mark.kafka
-async def test_a_broker_that_hangs_ends_it_within_its_limits(own_kafka: RealBroker, make: Make) -> None:
+async def test_a_broker_that_hangs_ends_a_write_within_its_limit(own_kafka: RealBroker, make: Make) -> None:
     """While a broker hangs (SIGSTOP) a write fails in one line within its time limit; afterwards all of the lot
     is there, or none of it."""
     kafka = Kafka(own_kafka.bootstrap_servers, "real")

@@ -34,14 +34,14 @@ REFUSED = "{0}/bootstrap: Connect to ipv4#{1} failed: Connection refused (after 
         ("3/3 brokers\n are  down", "3/3 brokers are down"),
     ],
 )
-def test_it_is_one_readable_line(said: str, shown: str) -> None:
+def test_an_error_is_one_readable_line(said: str, shown: str) -> None:
     """The line names the broker and the reason, without time and state, which differ each time."""
     error = KafkaError(KafkaError._TRANSPORT, said)
     assert words(error) == shown
     assert describe_error(error) == f"_TRANSPORT: {shown}"
 
 
-def test_it_is_told_once() -> None:
+def test_an_error_is_reported_once() -> None:
     """Each trouble is reported once, with its code beside the text; that all of one broker are down adds
     nothing to its own error."""
     told: list[tuple[str, str]] = []
@@ -59,7 +59,7 @@ def test_it_is_told_once() -> None:
     ]
 
 
-def test_a_lone_broker_that_says_nothing_is_told_of() -> None:
+def test_a_silent_lone_broker_is_reported() -> None:
     """A lone broker that accepts connections and never answers is reported by the only error that librdkafka
     has for it."""
     told: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ def test_a_lone_broker_that_says_nothing_is_told_of() -> None:
     assert told == [("_ALL_BROKERS_DOWN", "1/1 brokers are down")]
 
 
-def test_its_own_line_of_the_same_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_librdkafka_s_own_line_of_the_same_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """librdkafka's log lines of errors that it also reports by callback are dropped, except at level DEBUG; its
     other lines stay."""
 
@@ -117,7 +117,7 @@ _LOGIN = "sasl_ssl://kafka:9093/1: SASL "
         ("OAUTHBEARER cannot log in because there is no token available; last error: timed out", None),
     ],
 )  # fmt: skip
-def test_what_ends_the_run(said: str, ends: str | None) -> None:
+def test_a_refused_login_ends_the_run(said: str, ends: str | None) -> None:
     """A broker's refusal of the login ends the run. A broken connection or a missing token passes; so does a
     request that failed with a login, since the login's own error decides."""
     found = as_fatal(KafkaError(KafkaError._AUTHENTICATION, said))

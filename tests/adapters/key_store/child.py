@@ -1,8 +1,8 @@
 """A process with a key store of its own, for tests of shared stores and of sudden ends of a process.
 
 ``python -m tests.adapters.key_store.child FOLDER WINDOW MAX_BYTES`` answers each line with one line:
-``remember FROM TO NOW``, ``look_up FROM TO NOW`` (how many are remembered), ``expire NOW``, ``statistics``;
-``stream FROM TO STEP NOW`` remembers step by step and tells after each how far it is.
+``remember FROM TO NOW``, ``look_up FROM TO NOW`` (the number of keys found), ``expire NOW``, ``statistics`` (the number
+of keys evicted early); ``stream FROM TO STEP NOW`` remembers keys step by step and prints its position after each.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A disk that fails: each system call of the key store can fail, be cut short, or be the last one of the
 process.
 
-Theory of operation. `Disk` stands in for the module `os` where the key store changes files. It counts its calls; at the
-N-th it does as its `Fault` says. ``kill``: from there on no call does anything (`Killed` passes through all that would
-clean up), and what the calls before have done stays, as after SIGKILL. ``power``: only what was flushed stays: the
-content of a file as of its last flush, and its name as of the last flush of the folder.
+Theory of operation. `Disk` replaces the module `os` where the key store changes files. It counts its calls, and at the
+N-th it fails as its `Fault` says. After ``kill`` no call does anything (`Killed` passes through all code that would
+clean up), and the changes of earlier calls stay, as after SIGKILL. After ``power`` only flushed data stay: a file's
+content as of its last flush, and its name as of the folder's last flush.
 """
 
 from __future__ import annotations

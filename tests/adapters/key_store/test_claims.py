@@ -38,7 +38,7 @@ async def test_members_that_claim_at_the_same_moment_agree(shop: Shop) -> None:
     assert all(sorted(flags) == [0, 2, 2, 2] for flags in zip(*(one.found for one in answers), strict=True))
 
 
-async def test_what_is_confirmed_is_delivered_for_all(shop: Shop) -> None:
+async def test_a_confirmed_key_is_delivered_for_all_members(shop: Shop) -> None:
     """A key that one member confirmed is delivered for every member, and none can claim it any more."""
     one, other = await shop.member(), await shop.member()
     await found(one, 1, 2)
@@ -67,7 +67,7 @@ async def test_a_member_that_is_gone_loses_its_claims_when_its_lease_ends(shop: 
     assert await found(other, 1) == [0]
 
 
-async def test_who_leaves_frees_its_claims_at_once(shop: Shop) -> None:
+async def test_a_member_that_leaves_frees_its_claims_at_once(shop: Shop) -> None:
     """A member that closes its store frees its claims at once: the others need not wait until its lease ends."""
     leaving, other = await shop.member(), await shop.member()
     await found(leaving, 1)
@@ -103,7 +103,7 @@ async def test_a_member_that_stood_still_does_not_confirm_what_is_anothers_now(s
     assert await other.look_up(keys([1, 2, 3]), NOON) == b"\1\1\1"
 
 
-async def test_claims_of_our_earlier_session_are_ours(shop: Shop) -> None:
+async def test_a_new_session_may_claim_keys_of_its_earlier_session(shop: Shop) -> None:
     """A new session may claim at once the keys that the member's earlier session claimed; other members wait
     for them."""
     member, other = await shop.member(), await shop.member()
@@ -246,7 +246,7 @@ async def test_what_a_large_block_has_lost_is_counted_once(shop: Shop) -> None:
     assert member.statistics().lost == 2500
 
 
-async def test_a_wrong_clock_makes_nobody_forget(shop: Shop) -> None:
+async def test_a_member_with_a_wrong_clock_expires_no_key_of_others(shop: Shop) -> None:
     """When a member whose clock is years ahead expires keys, the keys that other members look up are still there."""
     member, other = await shop.member(), await shop.member()
     await member.confirm(key(1), NOON)

@@ -22,7 +22,7 @@ async def test_a_key_is_unknown_until_remembered(make_store: MakeStore) -> None:
     assert await store.look_up(keys([1, 2, 3, 2]), NOON) == bytes([False, True, False, True])
 
 
-async def test_nothing_asked_nothing_answered(make_store: MakeStore) -> None:
+async def test_empty_chunks_are_accepted(make_store: MakeStore) -> None:
     """An empty chunk is confirmed and looked up without error and changes nothing."""
     store = make_store(DAY, MIB)
     await store.confirm(b"", NOON)

@@ -78,7 +78,7 @@ async def is_told(folder: Path) -> bool:
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_a_file_cut_anywhere_is_damage_or_whole(whole: Path, piece: str) -> None:
-    """A file cut anywhere, such as at its begin, at the end of a chunk or a byte before its end, is damage or
+    """A file cut anywhere, such as at its beginning, at the end of a chunk or a byte before its end, is damage or
     has all keys."""
     for file, share in zip(copies(whole, piece), [0, 1, 2, 30, 33, 50, 66, 80, 90, 95, 98, 99], strict=False):
         size = file.stat().st_size
@@ -91,7 +91,7 @@ async def test_a_file_cut_anywhere_is_damage_or_whole(whole: Path, piece: str) -
 
 @pytest.mark.parametrize("piece", PIECES)
 async def test_a_flipped_bit_is_damage_or_does_nothing(whole: Path, piece: str) -> None:
-    """A flipped bit anywhere is damage or has no effect; only a few spare bytes at the begin of a journal may
+    """A flipped bit anywhere is damage or has no effect; only a few spare bytes at the beginning of a journal may
     change."""
     dice = random.Random(piece)
     for file, _ in zip(copies(whole, piece), range(60), strict=False):
@@ -154,7 +154,7 @@ async def test_a_journal_that_is_put_back_while_in_use_is_damage(whole: Path) ->
     await store.close()
 
 
-async def test_a_segment_that_the_disk_cannot_read_is_told(
+async def test_a_segment_that_the_disk_cannot_read_is_reported(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A segment that the disk cannot read is reported at the start; a read through its mapping would end the
@@ -183,7 +183,7 @@ async def test_bytes_behind_the_certain_end_are_cut_off(whole: Path) -> None:
         assert file.stat().st_size == size + 12 + 10 * 16
 
 
-async def test_damage_of_a_large_store_is_told_when_it_is_come_to(
+async def test_damage_of_a_large_store_is_reported_by_the_look_up_that_finds_it(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a store too large to be checked at the start, the look-up that finds damage reports it and asks for a
@@ -200,7 +200,7 @@ async def test_damage_of_a_large_store_is_told_when_it_is_come_to(
     await store.close()
 
 
-async def test_a_merge_that_comes_to_damage_tells_it(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_merge_that_finds_damage_reports_it(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merge that finds damage reports it and leaves the segments as they are."""
     monkeypatch.setattr(view_module, "CHECKED_BYTES", 0)
     for name in os.listdir(whole):

@@ -78,7 +78,7 @@ def _is_link(number: str) -> bool:
     return os.path.islink(f"/proc/self/fd/{number}")
 
 
-async def test_bytes_told_are_bytes_taken(tmp_path: Path) -> None:
+async def test_the_size_in_the_statistics_is_that_on_disk(tmp_path: Path) -> None:
     """The statistics report as many bytes as ``du`` does, or a little more."""
     store = open_store(tmp_path)
     await store.confirm(keys(range(50_000)), NOON)
@@ -164,7 +164,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     """When a file is in the place of the folder, the error names the path and asks for a folder."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -185,7 +185,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
-async def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     """When a folder may not be written, the error names the user that needs the right, for a new store and for
     an old one."""
     await _store_some(tmp_path / "made")

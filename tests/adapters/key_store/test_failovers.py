@@ -127,7 +127,7 @@ async def test_sentinels_that_do_not_answer_leave_time_for_the_others(
                 await store.renew()
 
 
-async def test_a_primary_that_too_few_replicas_follow_is_said(tmp_path: Path) -> None:
+async def test_a_primary_with_too_few_replicas_is_reported(tmp_path: Path) -> None:
     """With `min-replicas-to-write` and too few replicas a primary takes no writes, and the error names the setting."""
     with redis_server(tmp_path, "--min-replicas-to-write", "1") as server:
         async with member(server.url) as store:
@@ -142,7 +142,7 @@ async def test_a_node_of_a_cluster_that_is_lost_is_replaced(tmp_path: Path, how:
     """When a node is lost, members follow its replica by themselves, and continue when the node returns as a
     replica.
 
-    A machine that is gone does not even refuse connections: its calls end by their time limit.
+    A machine that is switched off does not even refuse connections: calls to it end by their time limit.
     """
     with redis_cluster(tmp_path, 3, replicas=1) as nodes:
         async with member(
@@ -191,7 +191,7 @@ async def test_more_calls_at_once_than_connections_wait_their_turn(cluster: list
         assert (await renewal).session == 1
 
 
-async def test_while_a_cluster_moves_a_slot_nothing_is_judged_there(cluster: list[RedisServer]) -> None:
+async def test_while_a_cluster_moves_a_slot_calls_there_fail(cluster: list[RedisServer]) -> None:
     """While a cluster moves a slot, look-ups and writes there fail, since its keys are on two nodes; afterwards
     none is lost."""
     slot = key_slot(b"0")

@@ -88,7 +88,7 @@ def _small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "JOURNAL_KEYS", 64)
 
 
-def test_the_history_has_all_that_can_happen(memory_folder: Path) -> None:
+def test_the_history_has_every_kind_of_step(memory_folder: Path) -> None:
     """Without a fault the history has several journals, merges and drops, and more than 300 calls."""
     history = History(memory_folder)
     most = merged = 0
@@ -134,7 +134,7 @@ def test_a_kill_at_any_system_call_loses_nothing(memory_folder: Path, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["short", "half ENOSPC", "EIO"])
-def test_a_call_that_fails_is_told_and_does_no_harm(memory_folder: Path, kind: str) -> None:
+def test_a_call_that_fails_is_reported_and_can_be_repeated(memory_folder: Path, kind: str) -> None:
     """When a system call fails, the caller gets an error and can retry without loss; a short write is continued
     silently."""
     for number in count(1):

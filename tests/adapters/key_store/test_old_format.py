@@ -121,7 +121,7 @@ def test_a_kill_anywhere_on_the_way_leaves_a_folder_that_is_taken_over(old: Path
     assert not list(old.glob("b-*"))
 
 
-async def test_a_file_of_the_older_format_cut_anywhere_is_told(tmp_path: Path) -> None:
+async def test_a_cut_file_of_the_older_format_is_reported(tmp_path: Path) -> None:
     """A file of the older format that was cut is reported as damaged or has all keys; a missing page does not
     end the process."""
     told = 0
@@ -136,7 +136,7 @@ async def test_a_file_of_the_older_format_cut_anywhere_is_told(tmp_path: Path) -
     assert told > 10
 
 
-async def test_pages_of_the_older_format_that_were_overwritten_are_told(tmp_path: Path) -> None:
+async def test_overwritten_pages_of_the_older_format_are_reported(tmp_path: Path) -> None:
     """When a page of the older format was overwritten, all keys are found or the damage is reported."""
     size = (bucket(tmp_path / "first", START, 0, 3000, in_records=700) / "data.mdb").stat().st_size
     told = 0
@@ -166,7 +166,7 @@ def test_a_folder_that_an_older_version_has_open_is_refused(old: Path) -> None:
     assert Folder(str(old), WINDOW, 64 * MIB, lambda _: None)._read_list().segments
 
 
-def test_a_value_of_the_older_format_that_is_no_time_is_told(tmp_path: Path) -> None:
+def test_a_value_of_the_older_format_that_is_no_time_is_reported(tmp_path: Path) -> None:
     """A value of the older format that is no time is reported as damage; a fuzzer found that it ended with a
     traceback."""
     path = bucket(tmp_path, START, 0, 100)

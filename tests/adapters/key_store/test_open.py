@@ -58,7 +58,7 @@ async def test_a_folder_is_its_owner_s_alone(umask: int, tmp_path: Path) -> None
         "rediss://user:secret@host/1?cluster=true",
     ],
 )
-def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
+def test_a_url_that_names_no_store_is_refused(url: str) -> None:
     """The error names the variable and the values that it accepts, and repeats no secret."""
     with pytest.raises(
         SettingsError, match=r"PINSTREAM_KEY_STORE: .*(disk:/path|docs/scaling.md)"
@@ -70,7 +70,7 @@ def test_a_url_that_names_none_is_a_setting_that_cannot_be(url: str) -> None:
 @pytest.mark.parametrize(
     ("window", "max_bytes"), [(0, 16 * MIB), (-1, 16 * MIB), (float("nan"), 16 * MIB), (60, MIB)]
 )
-def test_limits_that_cannot_be_are_refused(window: float, max_bytes: int) -> None:
+def test_impossible_limits_are_refused(window: float, max_bytes: int) -> None:
     """A window that is not positive and a size limit that is too small are refused."""
     with pytest.raises(SettingsError, match="cannot be"):
         open_key_store("memory:", window=window, max_bytes=max_bytes)

@@ -40,7 +40,7 @@ def segment(module: ModuleType | Any, entries: bytes, bits: int) -> Any:
     return module.Segment(entries + b"".join(builder.finish()), builder.entries, bits)
 
 
-def test_they_are_compiled_wherever_they_can_be() -> None:
+def test_operations_are_compiled_where_there_is_a_compiler() -> None:
     """Where there is a C compiler, the operations must have been compiled."""
     if not IS_COMPILED and shutil.which("cc") is not None:
         pytest.fail("consumer/adapters/key_store/native was not compiled: run `make clean setup`")
@@ -59,7 +59,7 @@ def test_what_is_compiled_is_what_stands_here() -> None:
 
 @given(_CHUNKS, st.lists(st.integers(-4, 70), max_size=80), st.integers(0, 6), st.integers(0, 9))
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_all_give_the_same(
+def test_compiled_and_plain_operations_agree(
     chunks: list[tuple[list[int], int]], asked: list[int], oldest: int, bits: int
 ) -> None:
     """Tables and segments of both kinds find what a dict finds; entries, directories and checksums are equal

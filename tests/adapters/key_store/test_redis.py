@@ -23,7 +23,7 @@ from tests.support.kafka.broker import free_ports
 from tests.support.redis_server import RedisServer, redis_server
 
 
-async def test_a_server_that_is_not_there_is_one_line() -> None:
+async def test_a_server_that_cannot_be_reached_is_an_error_of_one_line() -> None:
     """When the server cannot be reached the error names its address without the password, and expiry keeps it
     as `problem`."""
     async with member(f"redis://user:hush@127.0.0.1:{free_ports(1)[0]}") as store:
@@ -126,7 +126,7 @@ async def test_a_user_with_the_least_rights_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "named"), [("+evalsha", "evalsha"), ("+hmget", "docs/scaling.md"), ("~pinstream:*", "keys")]
 )
-async def test_a_missing_right_is_said(tmp_path: Path, right: str, named: str) -> None:
+async def test_a_missing_right_is_named(tmp_path: Path, right: str, named: str) -> None:
     """An error names the missing right as far as the server says it, which it does not for a command within a
     script."""
     user = f"user shop on >hush {RIGHTS.replace(right, '')}\nuser default off\n"
@@ -172,7 +172,7 @@ async def test_no_claim_is_left_of_what_was_confirmed_or_released(tmp_path: Path
             assert client.Redis(port=server.port).hlen("pinstream:{0}:claims") == 0
 
 
-async def test_members_with_different_windows_are_told(tmp_path: Path) -> None:
+async def test_a_member_with_another_window_is_refused(tmp_path: Path) -> None:
     """A member with another window is refused: with different slices of time, neither would find the other's
     deliveries."""
     with redis_server(tmp_path) as server:
@@ -184,7 +184,7 @@ async def test_members_with_different_windows_are_told(tmp_path: Path) -> None:
             await other.close()
 
 
-async def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
+async def test_a_review_names_eviction_and_missing_persistence(tmp_path: Path) -> None:
     """The review names an eviction policy, and a server with neither an append-only file nor a replica."""
     with redis_server(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         async with member(server.url) as store:

@@ -1,8 +1,8 @@
 """Random histories of a key store, checked against a plain dict of stamps.
 
-The model knows of each key its stamp and whether forgetting it is allowed: it is once some call has seen a time at
-which the key was out of the window (the bucket may have been dropped; the clock may go back afterwards), or once
-the store has counted keys as evicted early. Never allowed is to remember a key that was not delivered.
+The model has the stamp of each key and whether the store may have dropped it: it may once a call has seen a time at
+which the key was out of the window (its bucket may have been dropped, and the clock may go back afterwards), or once
+the store has counted keys as evicted early. It may never find a key that was not delivered.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A process that queries a group's coordinator again and again: ``python -m`` with a route and the brokers'
 address.
 
-A process of its own, since the fault that it is to show ends the process. It prints ``answered`` after the first
-answer, waits for a line (the broker is away from then on), prints ``unanswered`` after `VAIN` questions in vain, and
-ends with ``answered`` after the next answer. The limits of time are short.
+It is a separate process, since the fault under test would end it. It prints ``answered`` after the first answer, waits
+for a line (from then on the broker is away), prints ``unanswered`` after `VAIN` queries without an answer, and ends
+with ``answered`` after the next answer. Its time limits are short.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two ways in which a query to a group's coordinator could end the process, and how they are avoided.
 
-A group's offsets are asked for only once its coordinator has answered (`meet_coordinator`), and no question is ever
-given up by librdkafka (`RenewedAdmin`).
+A group's offsets are queried only after its coordinator has answered (`meet_coordinator`), and librdkafka never gives
+up a query (`RenewedAdmin`).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_a_client_that_lost_its_brokers_is_replaced() -> None:
         closing.set()
         close.wait(LATE)
 
-    first.close = end  # type: ignore[method-assign] # the fake one never waits
+    first.close = end  # type: ignore[method-assign] # the fake's own never waits
     for _ in range(2):
         first.config["stats_cb"]('{ "brokers":{ "GroupCoordinator":{ "source":"logical" } }, "topics":{}}')
     bench.fetch()
@@ -147,7 +147,7 @@ def test_a_client_is_not_replaced_while_a_certificate_is_missing(
 
 
 @pytest.mark.parametrize("code", ["FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID"])
-def test_the_cause_behind_the_end_of_a_client_is_told(code: str) -> None:
+def test_the_cause_of_a_client_s_end_is_named(code: str) -> None:
     """The error names a shared instance id as the cause, and does not ask for a restart, which would fence the
     other process."""
     words = confluent_kafka.KafkaError(getattr(confluent_kafka.KafkaError, code)).str()

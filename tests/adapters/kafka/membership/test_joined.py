@@ -11,7 +11,7 @@ from tests.support.kafka.broker import wait_until
 from tests.support.kafka.harness import PROTOCOLS, Kafka, Member, unique
 
 
-def test_a_member_without_partitions_hears_it_from_the_coordinator() -> None:
+def test_a_member_without_partitions_learns_from_the_coordinator_that_it_joined() -> None:
     """Under KIP-848 no callback says that a member without partitions has joined: it asks the coordinator until
     it is listed."""
     bench = Bench(settings={"group.protocol": "consumer"})
@@ -42,7 +42,7 @@ def test_a_member_that_lost_its_partitions_has_to_be_seen_again() -> None:
     assert not bench.member.end_offsets().joined
 
 
-def test_a_member_of_a_classic_group_asks_nobody() -> None:
+def test_a_member_of_a_classic_group_queries_no_coordinator() -> None:
     """A member of a classic group queries no coordinator: an assignment comes there, also an empty one."""
     bench = Bench()
     bench.fetch()
@@ -55,7 +55,7 @@ def test_a_member_of_a_classic_group_asks_nobody() -> None:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
-async def test_a_spare_member_knows_that_nothing_is_its_own(
+async def test_a_spare_member_knows_that_it_has_joined(
     kafka: Kafka, topic: Callable[..., str], protocol: str
 ) -> None:
     """Of two members and one partition, both learn that they have joined, the one without the partition too."""

@@ -1,6 +1,6 @@
 """The last commit of a revoked partition: a refusal that passes is retried, any other is not.
 
-Nothing could make up for it: what was settled since the commit before would be sent again by the next owner.
+No later commit can replace it: the next owner would send again all records settled since the previous commit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def a_member() -> Bench:
 
 
 @pytest.mark.parametrize("code", PASSING)
-def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None:
+def test_a_last_commit_between_generations_is_repeated(code: int) -> None:
     """While a refusal passes, a revoked partition's commit is repeated before the unassignment, and no trouble
     reported."""
     bench = a_member()
@@ -44,7 +44,7 @@ def test_between_generations_it_is_repeated_until_it_is_taken(code: int) -> None
 
 
 @pytest.mark.parametrize("code", PASSING)
-def test_leaving_repeats_it_too(code: int) -> None:
+def test_a_last_commit_is_repeated_before_leaving(code: int) -> None:
     """A commit that is refused at first is repeated before the member leaves the group."""
     bench = a_member()
     bench.consumer.commit_answers = [code]
@@ -55,7 +55,7 @@ def test_leaving_repeats_it_too(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", FINAL)
-def test_what_does_not_pass_is_tried_once_and_told(code: int) -> None:
+def test_a_refusal_that_does_not_pass_is_reported_at_once(code: int) -> None:
     """A refusal that does not pass is reported after one attempt: a member that was removed cannot commit."""
     bench = a_member()
     bench.consumer.commit_answers = [code] * 5
@@ -74,7 +74,7 @@ def test_metadata_that_is_too_large_is_left_out() -> None:
     assert bench.told.troubles == []
 
 
-def test_it_has_a_bound() -> None:
+def test_repeated_refusals_do_not_delay_a_stop_beyond_its_deadline() -> None:
     """Repeated refusals do not keep a process from ending in time, and the failure is reported."""
     bench = a_member()
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION] * 1000
@@ -84,7 +84,7 @@ def test_it_has_a_bound() -> None:
     assert [told for told, _ in bench.told.troubles] == ["ILLEGAL_GENERATION"]
 
 
-def test_without_time_it_is_tried_once() -> None:
+def test_without_time_the_last_commit_is_tried_once() -> None:
     """Without time left the commit is tried once, so that the member can still leave."""
     bench = a_member()
     bench.consumer.commit_answers = [confluent_kafka.KafkaError.ILLEGAL_GENERATION]

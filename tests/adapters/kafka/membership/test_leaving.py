@@ -1,7 +1,7 @@
 """Leaving in the middle of a rebalance: brokers that delay an answer are waited for, as long as the deadline
 allows.
 
-A member that ended without a goodbye would keep its whole group waiting until its session times out.
+A member that closes without leaving keeps its whole group waiting until its session times out.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def close(bench: Bench, clock: Clock, timeout: float = GRACE) -> list[str]:
     return [call[0] for call in bench.consumer.calls[before:]]
 
 
-def test_without_partitions_it_leaves_once_the_rebalance_is_over(clock: Clock) -> None:
+def test_a_member_without_partitions_leaves_after_the_rebalance(clock: Clock) -> None:
     """A member without partitions leaves after the rebalance, since librdkafka delays the unsubscription and a
     close would drop it."""
     bench = a_member()
@@ -87,7 +87,7 @@ def test_without_partitions_it_leaves_once_the_rebalance_is_over(clock: Clock) -
     assert clock.now < 1000.0 + GRACE
 
 
-def test_what_it_let_go_of_it_does_not_hold(clock: Clock) -> None:
+def test_a_member_whose_partitions_were_all_revoked_leaves_as_one_without(clock: Clock) -> None:
     """A member whose partitions were all revoked, with no new ones yet, leaves like a member without partitions."""
     bench = a_member(0)
     bench.fetch(taken(0))
@@ -96,7 +96,7 @@ def test_what_it_let_go_of_it_does_not_hold(clock: Clock) -> None:
     assert close(bench, clock) == ["unsubscribe", "goodbye", "close"]
 
 
-def test_a_rebalance_without_end_does_not_hold_it_up(clock: Clock) -> None:
+def test_a_rebalance_without_end_does_not_delay_a_stop(clock: Clock) -> None:
     """When a rebalance does not end, the member closes without having left, with some of the time to spare."""
     bench = a_member()
     passing(bench, clock, consume=0.1)
@@ -105,7 +105,7 @@ def test_a_rebalance_without_end_does_not_hold_it_up(clock: Clock) -> None:
     assert 1000.0 + 0.8 * GRACE < clock.now < 1000.0 + GRACE
 
 
-def test_under_kip_848_the_goodbye_waits_for_nobody(clock: Clock) -> None:
+def test_under_kip_848_a_member_leaves_without_waiting(clock: Clock) -> None:
     """Under KIP-848 the member does not wait to leave: its id is the client's own and stays."""
     bench = a_member(**{"group.protocol": "consumer"})
     passing(bench, clock, consume=0.1)
@@ -113,17 +113,17 @@ def test_under_kip_848_the_goodbye_waits_for_nobody(clock: Clock) -> None:
     assert clock.now <= 1000.0 + 0.2
 
 
-def test_a_static_member_says_no_goodbye(clock: Clock) -> None:
+def test_a_static_member_does_not_leave(clock: Clock) -> None:
     """A static member closes without leaving: it will be back before its session times out, without a rebalance."""
     assert close(a_member(**{"group.instance.id": "one"}), clock) == ["close"]
 
 
-def test_with_partitions_closing_says_it(clock: Clock) -> None:
+def test_a_member_with_partitions_leaves_by_closing(clock: Clock) -> None:
     """A member with partitions commits what is settled and leaves by closing alone."""
     assert close(a_member(0), clock) == ["commit", "close"]
 
 
-def test_a_commit_that_was_held_up_is_tried_again(clock: Clock) -> None:
+def test_a_commit_that_a_rebalance_delayed_is_repeated(clock: Clock) -> None:
     """A commit that waited for a rebalance and was refused for its old generation is repeated, and no trouble
     reported."""
     bench = a_member(0)
@@ -133,7 +133,7 @@ def test_a_commit_that_was_held_up_is_tried_again(clock: Clock) -> None:
     assert bench.told.troubles == []
 
 
-def test_between_generations_it_is_tried_for_as_long_as_there_is_time(clock: Clock) -> None:
+def test_a_last_commit_is_repeated_while_there_is_time(clock: Clock) -> None:
     """Between generations the last commit is repeated while there is time, since no later commit can replace it."""
     bench = a_member(0)
     bench.consumer.commit_answers = [ILLEGAL_GENERATION] * 100

@@ -80,7 +80,7 @@ def test_chunks_are_parted_between_runs_as_well() -> None:
 
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
-def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
+def test_a_partition_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
     """Reading a partition anew seeks to its beginning under a new epoch, which the records that follow carry."""
     bench = Bench(strategy=strategy)
     bench.ids.told = {"t": OLD_ID}
@@ -98,7 +98,7 @@ def test_what_is_read_anew_begins_under_a_new_epoch(strategy: str) -> None:
     assert (chunk.epoch, offsets([chunk])) == (again.epoch, [0])
 
 
-def test_what_is_not_held_under_that_epoch_is_left_alone() -> None:
+def test_reading_anew_is_ignored_for_another_epoch() -> None:
     """A request to read anew is ignored for a partition that was revoked meanwhile or that has a later epoch."""
     bench = Bench()
     bench.assign(0)
@@ -131,7 +131,7 @@ def test_a_refused_seek_is_tried_again() -> None:
     assert bench.member.end_offsets().unreadable == {}
 
 
-def test_what_goes_before_it_was_sought_is_released_and_not_read_anew() -> None:
+def test_a_partition_revoked_before_its_seek_is_not_read_anew() -> None:
     """A partition revoked before its seek succeeded is not read anew. The listener's positions are committed
     unchanged, since it holds nothing of the earlier topic any more (`test_topic_lives`)."""
     bench = Bench()
@@ -151,7 +151,7 @@ def test_what_goes_before_it_was_sought_is_released_and_not_read_anew() -> None:
     assert len(bench.told.assignments) == 2
 
 
-def test_ids_are_told_while_paused_too() -> None:
+def test_topic_ids_are_reported_while_paused_too() -> None:
     """Topic ids are reported with each look at the ends, also while paused; offsets that go back hurry the next
     query."""
     bench = Bench()
@@ -293,7 +293,7 @@ def many_headers(offset: int) -> Message:
     return Message("t", 0, offset, b"k", b"v", headers, None, (1, 1000), 0.0, 0)
 
 
-def test_what_is_kept_back_does_not_outlive_its_life() -> None:
+def test_records_kept_back_are_dropped_when_their_topic_is_created_again() -> None:
     """Records with many headers are returned a few at a time; those kept back are dropped when their topic is
     read anew."""
     bench = Bench()
@@ -307,7 +307,7 @@ def test_what_is_kept_back_does_not_outlive_its_life() -> None:
 
 
 @pytest.mark.parametrize("strategy", [EAGER, "cooperative-sticky"])
-def test_what_is_kept_back_does_not_outlive_its_assignment(strategy: str) -> None:
+def test_records_kept_back_are_dropped_with_their_assignment(strategy: str) -> None:
     """Records kept back are dropped with their assignment: after the next one reading starts from the group's
     offset."""
     bench = Bench(strategy=strategy)

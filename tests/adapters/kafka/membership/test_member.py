@@ -71,7 +71,7 @@ def test_chunks_split_where_the_leader_epoch_changes() -> None:
     ]
 
 
-def test_revoked_positions_are_committed_before_letting_go() -> None:
+def test_revoked_positions_are_committed_before_the_unassignment() -> None:
     """Positions of revoked partitions alone are committed in the callback, with leader epochs, before the
     unassignment."""
     bench = Bench()
@@ -94,7 +94,7 @@ def test_draining_out_of_time_commits_nothing() -> None:
     assert len(bench.calls("incremental_unassign")) == 1
 
 
-def test_lost_is_never_committed() -> None:
+def test_lost_partitions_are_not_committed() -> None:
     """Lost partitions are reported and dropped, and not committed."""
     bench = Bench()
     bench.told.positions = [Position("t", 0, 8, 2)]
@@ -201,7 +201,7 @@ def test_ends_are_asked_for_while_paused() -> None:
     assert bench.member.end_offsets().ends == {}
 
 
-def test_the_end_heard_last_is_told() -> None:
+def test_the_end_seen_last_is_reported() -> None:
     """The end offset seen last is reported, from a fetch or a query, also if the log was cut."""
     bench = Bench()
     bench.assign(0)
@@ -233,7 +233,7 @@ def test_the_end_heard_last_is_told() -> None:
         (confluent_kafka.KafkaError.FENCED_INSTANCE_ID, "KAFKA_GROUP_INSTANCE_ID"),
     ],
 )
-def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: str) -> None:
+def test_an_error_that_does_not_pass_ends_the_run(code: int, says: str) -> None:
     """An error that does not pass, from librdkafka's error callback, ends the fetch and names the setting to change."""
     bench = Bench()
 
@@ -247,7 +247,7 @@ def test_what_never_mends_ends_the_run_and_says_what_to_change(code: int, says: 
 
 
 @pytest.mark.parametrize("code", ["_TRANSPORT", "_ALL_BROKERS_DOWN", "NOT_COORDINATOR", "_MAX_POLL_EXCEEDED"])
-def test_what_mends_itself_is_trouble(code: str) -> None:
+def test_an_error_that_passes_is_trouble(code: str) -> None:
     """An error that passes is reported as trouble, and fetching continues."""
     bench = Bench()
     number: int = getattr(confluent_kafka.KafkaError, code)

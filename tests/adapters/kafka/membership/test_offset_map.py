@@ -149,8 +149,8 @@ async def test_more_than_the_broker_takes_is_refused_by_name(
 ) -> None:
     """Metadata larger than the broker accepts are refused with an error that says why; earlier commits stay.
 
-    The broker takes another partition's position of the same commit. librdkafka then gives one error for all: that
-    position counts as not taken, and is committed again.
+    The broker accepts another partition's position of the same commit, but librdkafka returns one error for all: that
+    position counts as not committed, and is committed again.
     """
     name, group = topic(2), unique("group")
     for partition in (0, 1):
@@ -199,8 +199,8 @@ async def test_foreign_metadata_comes_as_it_is(each_kafka: Kafka, offset_reset: 
 async def test_any_metadata_does_no_harm(each_kafka: Kafka, raw: bytes) -> None:
     """With any metadata of another client, the offset is the start, reading continues and there is no map.
 
-    Confluent's client writes a NUL behind each text and relies on it when it reads: behind what others wrote, a Java
-    client for one, it reads on into whatever memory comes next, which may be no UTF-8.
+    Confluent's client writes a NUL after each text and relies on it when it reads: after a text of another client, such
+    as one in Java, it reads on into the memory that follows, which may be no UTF-8.
     """
     name, group = create_topic(each_kafka), unique("group")
     produce(each_kafka, name, TEN)

@@ -131,7 +131,7 @@ async def test_close_does_not_hang_in_a_rebalance(kafka: Kafka, topic: Callable[
     assert "closed without leaving" not in str(first.troubles)
 
 
-async def test_who_leaves_while_another_drains_is_not_missed(
+async def test_a_member_that_leaves_while_another_drains_does_not_delay_the_group(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
     """A member stopped while the group waits for another to drain leaves properly: the rest do not wait for its
@@ -156,7 +156,7 @@ async def test_who_leaves_while_another_drains_is_not_missed(
     assert third.troubles == []
 
 
-async def test_what_is_settled_is_committed_however_long_another_drains(
+async def test_a_member_that_leaves_while_another_drains_commits_what_is_settled(
     kafka: Kafka, topic: Callable[..., str]
 ) -> None:
     """When a member leaves while another drains, its commit is delayed, refused for its old generation and
@@ -271,7 +271,7 @@ async def test_pause_dies_with_the_assignment(
         await first.until(lambda: first.counts == expected, "records of all partitions")
 
 
-async def test_what_is_assigned_while_paused_is_paused(
+async def test_partitions_assigned_while_paused_are_paused(
     kafka: Kafka, topic: Callable[..., str], protocol: dict[str, Any]
 ) -> None:
     """Partitions assigned while there is no room are paused too, and read once there is room."""

@@ -23,7 +23,7 @@ def remove(kafka: Kafka, topic: str, before: int) -> None:
 
 
 def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
-    """The begin of the log is looked up at gaps alone: before or within fetched records, but not at the first
+    """The log's beginning is looked up at gaps alone: before or within fetched records, but not at the first
     read from the beginning."""
     bench = Bench()
     bench.consumer.cached_begin = 4
@@ -39,7 +39,7 @@ def test_where_the_log_begins_is_looked_for_at_gaps_alone() -> None:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("away", [True, False], ids=["while it was away", "under a running member"])
 async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str], away: bool) -> None:
-    """The first record after removed ones comes with the log's begin; gaps of transactions lie above it."""
+    """The first record after removed ones comes with the log's beginning; gaps of transactions lie above it."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN * 3)
     if away:
@@ -61,8 +61,8 @@ async def test_what_was_removed_is_told(kafka: Kafka, topic: Callable[..., str],
 
 @pytest.mark.kafka
 @pytest.mark.real_kafka
-async def test_a_log_that_was_emptied_is_told_with_its_end(kafka: Kafka, topic: Callable[..., str]) -> None:
-    """For a log that was emptied, its begin and end are reported although no record comes."""
+async def test_an_emptied_log_is_reported_with_its_end(kafka: Kafka, topic: Callable[..., str]) -> None:
+    """For a log that was emptied, its beginning and end are reported although no record comes."""
     name, group = topic(), unique("group")
     produce(kafka, name, TEN)
     commit(kafka, group, name, 5)

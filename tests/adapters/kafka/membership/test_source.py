@@ -162,7 +162,7 @@ async def test_cancelled_fetch_loses_nothing(each_kafka: Kafka) -> None:
     await member.source.close(WITHIN)
 
 
-async def test_end_offsets_are_heard_of_also_while_paused(each_kafka: Kafka) -> None:
+async def test_end_offsets_are_known_while_paused(each_kafka: Kafka) -> None:
     """End offsets follow the log, both while records are fetched and while partitions are paused."""
     topic = create_topic(each_kafka)
     produce(each_kafka, topic, numbered(5))
@@ -361,7 +361,7 @@ async def test_refused_login_ends_the_run(kafka: Kafka) -> None:
     assert "\n" not in str(failure)
 
 
-async def test_settings_that_cannot_be_name_the_variable() -> None:
+async def test_wrong_settings_name_the_variable() -> None:
     """A setting that librdkafka refuses is a settings error that names the variable."""
     member = Member(Kafka("127.0.0.1:9", "external"), ["t"], "g", config={"session.timeout.ms": "soon"})
     with pytest.raises(SettingsError, match="KAFKA_SESSION_TIMEOUT_MS"):

@@ -42,7 +42,7 @@ class FakeOffsets:
         self.error: confluent_kafka.KafkaError | None = None
 
     def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-        """Do as `confluent_kafka.Consumer.committed`."""
+        """Behave like `confluent_kafka.Consumer.committed`."""
         found = []
         for one in partitions:
             offset = self.offsets[one.partition]
@@ -60,7 +60,7 @@ class FakeOffsets:
     def get_watermark_offsets(
         self, partition: RawPartition, timeout: float = -1, cached: bool = False
     ) -> tuple[int, int]:
-        """Do as `confluent_kafka.Consumer.get_watermark_offsets`."""
+        """Behave like `confluent_kafka.Consumer.get_watermark_offsets`."""
         return 0, self.ends[partition.partition]
 
 
@@ -151,7 +151,7 @@ def test_metadata_that_is_not_text_is_none_at_all() -> None:
         """A broker that returns such an offset for each partition."""
 
         def committed(self, partitions: list[RawPartition], timeout: float = -1) -> list[RawPartition]:
-            return [NotText() for _ in partitions]  # type: ignore[misc]  # as good as one
+            return [NotText() for _ in partitions]  # type: ignore[misc]  # it has the same fields
 
     assert find_starts(Foreign([7], [9]), [P0], "latest", 1, set()) == (
         {P0: starting(P0, 7, leader_epoch=3)},
@@ -218,7 +218,7 @@ def test_the_group_is_asked_for_only_where_that_decides() -> None:
     assert new == set()
 
 
-def test_what_is_known_of_one_does_not_wait_for_another() -> None:
+def test_a_partition_without_a_leader_does_not_delay_others() -> None:
     """A partition without a leader, or a topic that was deleted, does not delay the starts of the others."""
 
     class Partly(FakeOffsets):
@@ -239,7 +239,7 @@ def test_what_is_known_of_one_does_not_wait_for_another() -> None:
     assert code_of(found) == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
-def test_what_was_new_when_it_was_first_asked_for_stays_so() -> None:
+def test_a_partition_that_was_new_at_its_first_query_stays_new() -> None:
     """Under ``latest`` partition 1, found new but without a leader, starts at its end even after partition 0
     has committed; a partition that comes later is judged by the commits of that time."""
     source, new = FakeOffsets([None] * 3, [9, 4, 5]), set[TopicPartition]()

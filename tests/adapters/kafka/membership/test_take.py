@@ -52,7 +52,7 @@ def test_small_records_come_as_many_as_there_is_room_for() -> None:
     assert len(inbox.take(70, 0.5).messages) == 70
 
 
-def test_it_ends_with_what_is_there() -> None:
+def test_a_fetch_ends_with_a_slice_that_is_not_full() -> None:
     """A slice that is not full ends the fetch, without another query."""
     queue = Queue(*(message(offset, b"v") for offset in range(10)))
     inbox = inbox_of(queue)
@@ -99,7 +99,7 @@ def test_a_record_that_comes_alone_does_not_wait() -> None:
     assert queue.now == 0.3
 
 
-def test_what_fills_the_room_does_not_wait() -> None:
+def test_records_that_fill_the_room_do_not_wait() -> None:
     """Records that fill the room are returned at once, also while others are gathered and after a fetch that
     left some."""
     queue = Arriving(*[0.1] * 10, 0.101, *[0.102] * 700)
@@ -127,7 +127,7 @@ def test_headers_count_as_objects() -> None:
     assert taken.size >= (len(taken.messages) - 100) * 20_000 * HEADER
 
 
-def test_what_is_kept_back_comes_next_and_in_order() -> None:
+def test_records_kept_back_come_next_and_in_order() -> None:
     """Records that are kept back come next, once and in order, and each fetch polls the client."""
     queue = Queue(*(message(offset, b"v", headers=20_000 * (offset % 7 == 0)) for offset in range(300)))
     inbox, offsets, fetches = inbox_of(queue), [], 0
@@ -139,7 +139,7 @@ def test_what_is_kept_back_comes_next_and_in_order() -> None:
     assert fetches > 20
 
 
-def test_without_room_what_is_kept_back_stays() -> None:
+def test_without_room_records_kept_back_stay() -> None:
     """Without room, records kept back stay, and with none kept back one is taken all the same, since it may be
     an error."""
     queue = Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5)))
@@ -156,7 +156,7 @@ def test_without_room_what_is_kept_back_stays() -> None:
 
 
 @pytest.mark.parametrize("end", [lambda inbox: inbox.keep(()), lambda inbox: inbox.keep({("t", 1): 7})])
-def test_what_is_kept_back_ends_with_its_assignment(end: Callable[[Inbox], None]) -> None:
+def test_records_kept_back_end_with_their_assignment(end: Callable[[Inbox], None]) -> None:
     """Records kept back are dropped when their assignment ends or their partition is read from another place,
     since they would come twice or out of order."""
     inbox = inbox_of(Queue(*(message(offset, b"v", headers=30_000 * min(offset, 1)) for offset in range(5))))
@@ -167,7 +167,7 @@ def test_what_is_kept_back_ends_with_its_assignment(end: Callable[[Inbox], None]
     assert inbox.take(9, 0.5).messages == []
 
 
-def test_one_slice_is_all_that_comes_unforeseen() -> None:
+def test_a_slice_that_meets_large_records_is_the_last() -> None:
     """Where large records follow small ones, the slice that meets them is the last."""
     small = [message(offset, b"v" * 100) for offset in range(300)]
     large = [message(300 + offset, b"v" * 20_000) for offset in range(600)]
@@ -176,7 +176,7 @@ def test_one_slice_is_all_that_comes_unforeseen() -> None:
     assert sum(queue.asked) <= 300 + 256 + 1
 
 
-def test_errors_are_among_them_and_no_records() -> None:
+def test_records_of_partitions_not_held_are_dropped() -> None:
     """Records of partitions that are not held are dropped."""
     taken = inbox_of(Queue(message(0, b"a"))).take(1000, 0.5)
     assert taken.chunks({}.get) == []

@@ -75,7 +75,7 @@ def test_what_follows_a_damaged_batch_is_dropped(clock: Clock, code: str) -> Non
     assert bench.member.end_offsets().unreadable == {P0: 5}
 
 
-def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: Clock) -> None:
+def test_a_damaged_batch_is_tried_again_less_and_less_often(clock: Clock) -> None:
     """A damaged batch is tried again after half a second, then in doubled intervals up to 30 s; once it is
     read, it is no longer reported."""
     bench = Bench()
@@ -100,7 +100,7 @@ def test_it_is_asked_for_again_where_it_stopped_and_less_and_less_often(clock: C
     assert names == ["pause", "resume", "seek"] * (len(names) // 3)
 
 
-def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> None:
+def test_a_damaged_partition_of_which_nothing_was_read_is_tried_from_its_start(clock: Clock) -> None:
     """A partition of which nothing was read is tried again from its committed offset, or from the beginning."""
     bench = Bench()
     bench.consumer.stored = {1: 7}
@@ -112,7 +112,7 @@ def test_it_is_asked_for_from_its_start_where_nothing_was_read(clock: Clock) -> 
     assert bench.member.end_offsets().unreadable == {P0: 0, P1: 7}
 
 
-def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
+def test_a_damaged_partition_stays_paused_without_room(clock: Clock) -> None:
     """Without room a damaged partition stays paused; with room the others resume, and it resumes when it is
     tried again."""
     bench = Bench()
@@ -128,7 +128,7 @@ def test_while_there_is_no_room_it_stays_paused(clock: Clock) -> None:
     assert len(bench.calls("seek")) == 1
 
 
-def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
+def test_a_damaged_partition_is_forgotten_with_its_revocation(clock: Clock) -> None:
     """After its revocation a damaged partition is no longer tried; assigned again, it is read from its
     committed offset."""
     bench = Bench()
@@ -143,7 +143,7 @@ def test_what_was_taken_away_is_forgotten(clock: Clock) -> None:
     assert offsets(bench.fetch(brings(message(0)))) == [0]
 
 
-def test_checksums_are_checked_whatever_the_user_says() -> None:
+def test_checksums_are_checked_against_the_user_s_setting() -> None:
     """Checksums are always verified, even if the user's setting says otherwise, so that no changed byte is
     delivered."""
     assert "checksums" in (passthrough.refusal("check.crcs", "false") or "")
@@ -215,7 +215,7 @@ async def test_a_batch_that_cannot_be_unpacked_is_waited_for_and_told(
 
 
 @pytest.mark.kafka
-async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
+async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_reported(
     disk: Kafka, own_kafka: RealBroker
 ) -> None:
     """A batch with an impossible length on disk, which the broker itself reports, is read once the file is repaired."""
@@ -232,7 +232,7 @@ async def test_a_batch_that_the_broker_cannot_read_is_waited_for_and_told(
 
 
 @pytest.mark.kafka
-async def test_who_moves_the_group_behind_it_reads_what_is_behind_it(
+async def test_a_group_moved_past_a_damaged_batch_reads_the_next_one(
     disk: Kafka, own_kafka: RealBroker
 ) -> None:
     """When the group's offset is moved past the damaged batch, as the runbook says, reading starts at the next

@@ -88,7 +88,7 @@ def waiting(strategy: str = "cooperative-sticky", reset: str = "earliest") -> Be
 @pytest.mark.parametrize(
     ("strategy", "assign"), [("cooperative-sticky", "incremental_assign"), ("range", "assign")]
 )
-def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str, assign: str) -> None:
+def test_a_partition_without_a_start_is_not_read(clock: Clock, strategy: str, assign: str) -> None:
     """A partition without a start is not read and not reported as assigned; half a second later it is queried
     again and starts at its committed offset."""
     bench = waiting(strategy)
@@ -107,7 +107,7 @@ def test_what_has_no_start_is_not_read_until_it_has(clock: Clock, strategy: str,
 
 
 @pytest.mark.parametrize("reset", ["earliest", "latest", "error"])
-def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
+def test_a_start_is_queried_without_limit(clock: Clock, reset: str) -> None:
     """Under any reset the query is repeated without limit, each refusal is reported, and an answer counts
     whenever it comes."""
     bench = waiting(reset=reset)
@@ -127,7 +127,9 @@ def test_it_is_asked_for_as_long_as_it_takes(clock: Clock, reset: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "unassign"), [("cooperative-sticky", "incremental_unassign"), ("range", "unassign")]
 )
-def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: str, unassign: str) -> None:
+def test_a_partition_revoked_before_its_start_was_never_assigned(
+    clock: Clock, strategy: str, unassign: str
+) -> None:
     """A partition revoked before its start is known was never assigned: no hook is called, nothing is
     committed, and it does not start later."""
     bench = waiting(strategy)
@@ -143,7 +145,7 @@ def test_what_is_taken_before_it_started_was_never_ours(clock: Clock, strategy: 
 
 
 @pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
-def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strategy: str) -> None:
+def test_a_partition_lost_during_its_query_does_not_start(clock: Clock, strategy: str) -> None:
     """A partition lost during its query does not start: a poll between answer and start reports the loss.
     (After an assignment librdkafka would call revoked instead, and the member would commit what another one
     owns.)"""
@@ -163,7 +165,7 @@ def test_what_is_lost_while_it_is_asked_for_does_not_start(clock: Clock, strateg
     ]
 
 
-def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
+def test_a_partition_is_read_while_others_wait_for_their_start(clock: Clock) -> None:
     """Under a cooperative strategy one partition is read while two wait; a revocation names only the partition
     that had started."""
     bench = Bench()
@@ -180,7 +182,7 @@ def test_what_is_held_goes_on_beside_what_waits(clock: Clock) -> None:
     assert [one.partition for one in bench.told.assignments] == [0, 2]
 
 
-def test_it_starts_paused_while_there_is_no_room(clock: Clock) -> None:
+def test_a_late_start_is_paused_without_room(clock: Clock) -> None:
     """A partition that starts late while there is no room is paused like the others."""
     bench = Bench()
     bench.assign(0)
@@ -304,7 +306,7 @@ def test_a_refusal_at_once_costs_no_patience(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_one_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
+def test_a_partition_without_a_leader_keeps_no_other_from_its_start(clock: Clock, whole: bool) -> None:
     """Under `latest` a partition without a leader delays the others by one query only, or until it is known
     where all must start together."""
     cluster, unstarted = slow(clock, 0, 1, 3, whole=whole)
@@ -351,7 +353,7 @@ def moving() -> type[Moving]:
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
-async def test_on_a_broker_it_goes_on_where_it_was_committed(
+async def test_on_a_broker_a_late_start_is_where_the_group_committed(
     kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: str
 ) -> None:
     """Under each protocol, after several refused queries, a member reads from its commits, and commits."""
@@ -373,7 +375,7 @@ async def test_on_a_broker_it_goes_on_where_it_was_committed(
 @pytest.mark.kafka
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
-async def test_on_a_broker_others_get_what_waits(
+async def test_on_a_broker_a_partition_that_waits_can_go_to_others(
     kafka: Kafka, topic: Callable[..., str], moving: type[Moving], protocol: str
 ) -> None:
     """A partition that waits for its start goes to another member at a rebalance, or at once when its member leaves."""
