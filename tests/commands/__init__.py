@@ -1,1 +1,1 @@
-"""The command line as a person meets it: what it prints, what it says when something is wrong, how it ends."""
+"""The command line as a person uses it: what it prints, what it says when something is wrong, and its exit code."""

@@ -1,4 +1,4 @@
-"""``pinstream demo``: everything in one command, and its last line adds up with what the sandbox counted."""
+"""``pinstream demo`` runs everything in one command, and its last line agrees with what the sandbox counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.support.limits import LATE
 
 
 def document_of(stdout: str) -> dict[str, Any]:
-    """The last line of stdout; its ledger adds up and agrees with the sandbox, and with all that counts deliveries."""
+    """Return the document on the last line of stdout; assert that its ledger adds up and agrees with the
+    sandbox and with all counts of deliveries."""
     document: dict[str, Any] = json.loads(stdout.strip().splitlines()[-1])
     ledger, sandbox = document["ledger"], document["sandbox"]
     parts = ("delivered", "duplicate", "filtered", "dead_lettered", "open")
@@ -34,7 +35,7 @@ def document_of(stdout: str) -> dict[str, Any]:
 
 
 def test_made_up_events_to_their_end(tmp_path: Path) -> None:
-    """All events are settled and committed; the sandbox accepted each once. People read stderr."""
+    """All events are settled and committed, and the sandbox accepted each once. The report for people is on stderr."""
     done = command("demo", "--events", "3000", "--json", env=bare_environment(tmp_path))
     assert done.returncode == 0, done.stderr
     document = document_of(done.stdout)
@@ -47,7 +48,7 @@ def test_made_up_events_to_their_end(tmp_path: Path) -> None:
 
 
 def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:
-    """The same sums come out whatever the sandbox does, and they are those of a run where it behaves."""
+    """With faults of the sandbox the sums are the same as without."""
     arguments = ("--events", "3000", "--duplicates", "0.05", "--invalid", "0.02", "--seed", "4", "--json")
     env = bare_environment(tmp_path) | {"PINSTREAM_BATCH_EVENTS": "50", "PINSTREAM_LINGER": "50ms"}
     documents = []
@@ -65,7 +66,7 @@ def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) ->
 
 
 def test_names_of_ones_own(tmp_path: Path) -> None:
-    """What the mapping declares is registered with the sandbox, and arrives under its name."""
+    """Own event names of the mapping are registered with the sandbox, and events arrive under them."""
     mapping = tmp_path / "mapping.toml"
     mapping.write_text('[own_events]\nnames = ["Loyalty joined"]\n[event_names]\njoined = "Loyalty joined"')
     with (tmp_path / "orders.avro").open("wb") as file:
@@ -79,7 +80,7 @@ def test_names_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_file(tmp_path: Path) -> None:
-    """``--file`` sends its records, as if they happened now; ``--duplicates`` repeats some of them."""
+    """``--file`` sends a file's records as if they happened now, and ``--duplicates`` repeats some of them."""
     with (tmp_path / "orders.avro").open("wb") as file:
         fastavro.writer(
             file, SCHEMA, [commerce_event(f"e-{n}", occurred_at=10**12, opt_out=False) for n in range(500)]
@@ -101,7 +102,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_of_several_record_types(tmp_path: Path) -> None:
-    """The records of each go through their section, as if they happened now."""
+    """Records of several types are each converted by the section of their type, as if they happened now."""
     (tmp_path / "mapping.toml").write_text(MAPPING)
     (tmp_path / "schemas").mkdir()
     write_schemas(tmp_path / "schemas", UNION)
@@ -133,7 +134,7 @@ def test_a_file_of_several_record_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("content", "code"), [(None, 1), (b"", 0)])
 def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, code: int) -> None:
-    """A missing file is one clear line; an empty one a ledger of noughts."""
+    """A missing file is an error in one line; an empty file gives a ledger of zeros."""
     file = tmp_path / "events.ndjson"
     if content is not None:
         file.write_bytes(content)
@@ -147,8 +148,8 @@ def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, 
 
 
 def test_without_an_end_until_told(tmp_path: Path) -> None:
-    """Until Ctrl-C, with its page where another holds port 8080; then the ledger, with nothing left open, and what the
-    sandbox counted beside it."""
+    """A demo without an end runs until Ctrl-C, on another port if 8080 is taken. It then prints the ledger,
+    with nothing open, beside what the sandbox counted."""
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     with closing(holder):
@@ -156,7 +157,7 @@ def test_without_an_end_until_told(tmp_path: Path) -> None:
             holder.bind(("127.0.0.1", 8080))
             holder.listen()
         except OSError:
-            pass  # another process uses it, which is as good
+            pass  # another process uses the port already, which serves as well
         with Process(tmp_path, "demo", "--json", env=bare_environment(tmp_path)) as process:
             line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its page's address")
             page = line.split()[1]
@@ -173,15 +174,15 @@ def test_without_an_end_until_told(tmp_path: Path) -> None:
 
 
 def read(page: str) -> dict[str, Any]:
-    """The /status document."""
+    """Return the /status document."""
     with urllib.request.urlopen(page + "status", timeout=10) as answer:
         document: dict[str, Any] = json.load(answer)
         return document
 
 
 def test_a_slow_shop_stops_promptly_too(tmp_path: Path) -> None:
-    """Ctrl-C does not wait for the next event that ``--rate`` allows; and no other state folder or key store is
-    touched, whatever the environment names: nor does it decide how the demo's records are read."""
+    """Ctrl-C does not wait for the next event that ``--rate`` allows. State folder and key store that the
+    environment names are not touched, and its settings do not decide how the records of the demo are read."""
     env = bare_environment(tmp_path) | {
         "PINSTREAM_STATE_DIR": str(tmp_path / "production"),
         "PINSTREAM_KEY_STORE": f"disk:{tmp_path}/production/keys",

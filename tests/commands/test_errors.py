@@ -1,4 +1,4 @@
-"""What cannot be is one clear line on stderr that names what to change, and the right exit code (docs/run.md)."""
+"""A mistake or a failure is one line on stderr that names what to change, with the right exit code (docs/run.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "5up3rs3cr3t"
 
 
 class Case(NamedTuple):
-    """`settings` on top of good ones (None: taken away); files to write first; what the line must say."""
+    """`settings` on top of good ones (None removes one), the files to write first, and what the line must say."""
 
     settings: dict[str, str | None]
     says: tuple[str, ...]
@@ -131,7 +131,8 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run a command line in this process: for those that end before they begin. A process each would take a second."""
+    """Run a command line in this process, for commands that end before they start: a process each would take a
+    second."""
 
     def call(*arguments: str, env: Mapping[str, str]) -> Ended:
         monkeypatch.setattr(os, "environ", dict(env))
@@ -146,7 +147,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
 def test_a_setting_that_cannot_be(name: str, tmp_path: Path, in_process: Callable[..., Ended]) -> None:
-    """Exit code 2 and one line that names the variable or the file."""
+    """A setting that is wrong is exit code 2 and one line that names the variable or the file."""
     case = WRONG_SETTINGS[name]
     for file, content in case.files:
         (tmp_path / file).write_bytes(content)
@@ -166,7 +167,7 @@ def test_a_setting_that_cannot_be(name: str, tmp_path: Path, in_process: Callabl
 
 @pytest.fixture(scope="module", autouse=True)
 def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """`run` against a port where no broker is. It takes its time to be sure, so it begins with the module."""
+    """`run` against a port without a broker. It takes a while to give up, so it starts with the module."""
     folder = tmp_path_factory.mktemp("unreachable")
     env = {**bare_environment(folder), **SETTINGS, "PINSTREAM_HTTP_ADDRESS": "127.0.0.1:0"}
     with Process(folder, "run", env=env) as process:
@@ -174,7 +175,8 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def test_a_missing_topic(kafka: Kafka, tmp_path: Path) -> None:
-    """Exit code 1, naming the topic and the nearest there is; it is not created by asking for it."""
+    """A missing topic is exit code 1 and a line that names it and the nearest that exists; it is not created by
+    asking."""
     topic = new_topic(kafka)
     env = run_environment(tmp_path, kafka, topic[:-1], new_group(), "http://127.0.0.1:9/v5")
     done = command("run", env=env)
@@ -185,7 +187,7 @@ def test_a_missing_topic(kafka: Kafka, tmp_path: Path) -> None:
 
 
 def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
-    """Exit code 2: the address of the page is a setting, and the line names it and says why."""
+    """A page's address that is taken is exit code 2, since it is a setting, and a line that names it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         env = run_environment(
@@ -208,7 +210,8 @@ def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
     ],
 )
 def test_a_key_store_that_cannot_be(tmp_path: Path, url: str, code: int, says: str) -> None:
-    """A store that cannot be opened is a failure (1), a kind of store that does not exist a wrong setting (2)."""
+    """A key store that cannot be opened is a failure (1); a kind of store that does not exist is a wrong
+    setting (2)."""
     (tmp_path / "file").write_bytes(b"not a folder")
     env = {**bare_environment(tmp_path), **SETTINGS, "PINSTREAM_KEY_STORE": url.format(folder=tmp_path)}
     done = command("run", env=env)
@@ -231,7 +234,7 @@ def test_a_key_store_that_cannot_be(tmp_path: Path, url: str, code: int, says: s
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], tmp_path: Path, in_process: Callable[..., Ended]) -> None:
-    """Exit code 2, something on stderr that says what was wrong, nothing on stdout, no traceback."""
+    """Wrong usage is exit code 2, with the reason on stderr, nothing on stdout and no traceback."""
     ended = in_process(*arguments, env={**bare_environment(tmp_path), **SETTINGS})
     assert (ended.code, ended.out) == (2, "")
     assert "Error: " in ended.err or ended.err.startswith("pinstream: ")
@@ -240,7 +243,7 @@ def test_wrong_usage(arguments: tuple[str, ...], tmp_path: Path, in_process: Cal
 
 @pytest.mark.parametrize("arguments", [("--debug", "run"), ("run", "--debug")])
 def test_tracebacks_only_on_request(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    """``--debug`` before or after the command shows where an error is from; the one line still ends it."""
+    """``--debug`` before or after the command prints a traceback, followed by the line of the error."""
     done = command(*arguments, env=bare_environment(tmp_path))
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -248,7 +251,7 @@ def test_tracebacks_only_on_request(arguments: tuple[str, ...], tmp_path: Path) 
 
 
 def test_an_unreachable_broker(unreachable: Process) -> None:
-    """Exit code 1, in bounded time, naming the address and the setting."""
+    """An unreachable broker is exit code 1 in bounded time, with a line that names the address and the setting."""
     assert unreachable.wait() == 1
     line = last_error(unreachable.stderr)
     assert "127.0.0.1:1" in line
@@ -256,7 +259,8 @@ def test_an_unreachable_broker(unreachable: Process) -> None:
 
 
 def test_while_no_broker_answers_the_log_says_so_once(unreachable: Process) -> None:
-    """Where it reads and where its page is; the trouble, however often it is tried, in one line; and the end."""
+    """While no broker answers, stderr has three lines: where it reads and where its page is, the trouble once,
+    and the error at the end."""
     assert unreachable.wait() == 1
     assert len(unreachable.stderr.strip().splitlines()) == 3, unreachable.stderr
     [starting] = [line for line in unreachable.log if line["event"] == "starting"]

@@ -1,4 +1,4 @@
-"""Moving events in time: whatever form the time has, it is later by as much, and nothing else is touched."""
+"""Moving an event in time: in whatever form the time is, it becomes that much later, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ action_source = "web"
 
 
 def logical(kind: str, name: str) -> dict[str, Any]:
-    """A type with a meaning."""
+    """Return a type with a logical type."""
     return {"type": kind, "logicalType": name}
 
 
 def mapping_for(kind: Any) -> Mapping:
-    """A mapping under which the time is of this type, two levels down, the lower one a map."""
+    """Return a mapping under which the time is of this type, two levels down in a map."""
     times = {"type": "map", "values": ["null", kind]}
     schema = record_of(
         "Event", *fields(id="string", meta=record_of("Meta", *fields(times=times, note="string")))
@@ -40,7 +40,7 @@ def mapping_for(kind: Any) -> Mapping:
 
 
 def event(at: Any) -> dict[str, Any]:
-    """An event at this time."""
+    """Return an event at this time."""
     return {"id": "e", "meta": {"times": {"at": at, "other": 7}, "note": "n"}}
 
 
@@ -65,7 +65,7 @@ def event(at: Any) -> dict[str, Any]:
     ids=str,
 )
 def test_a_time_is_moved_in_its_own_form(kind: Any, before: Any, seconds: int, after: Any) -> None:
-    """And the converter reads the moved one as so many seconds later."""
+    """A time is moved in its own form, and the converter reads the moved time as that many seconds later."""
     mapping, original = mapping_for(kind), event(before)
     times = EventTimes(mapping)
     moved = times.moved(original, seconds)
@@ -82,14 +82,14 @@ def test_a_time_is_moved_in_its_own_form(kind: Any, before: Any, seconds: int, a
     "broken", [event(None), event("soon"), event(""), {"id": "e", "meta": None}, {"id": "e"}], ids=str
 )
 def test_what_has_no_time_stays_as_it_is(broken: dict[str, Any]) -> None:
-    """It is produced as it is: the consumer says what is wrong with it."""
+    """An event without a time that can be read is not changed: the consumer reports what is wrong with it."""
     times = EventTimes(mapping_for("string"))
     assert times.seconds(broken) is None
     assert times.moved(broken, 5) == broken
 
 
 def test_a_time_that_is_computed_is_moved_wherever_it_may_stand() -> None:
-    """All paths of the alternatives: whichever counts, it is later by as much."""
+    """With alternatives for the time, the values at all their paths are moved, since any of them may count."""
     schema = record_of("Event", *fields(id="string", paid=["null", "long"], made="long", dept="long"))
     overlay = MAPPING.replace(
         '"meta.times.at"', '{ first = [{ path = "paid", when = { dept = 1 } }, "made"] }'

@@ -29,7 +29,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def bash(script: str, project: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a script as GitHub Actions does: by bash that stops at the first failure, with pinstream installed."""
+    """Run a script as GitHub Actions does: with bash that stops at the first failure, and with pinstream installed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script], cwd=project, text=True, timeout=120,
@@ -38,7 +38,8 @@ def bash(script: str, project: Path, env: dict[str, str]) -> subprocess.Complete
 
 
 def test_the_workflow_passes_and_notices_a_change(project: Path) -> None:
-    """Its last step, with its variables: all agree; another mapping is exit code 1, and the line says what differs."""
+    """The workflow's last step passes; with another mapping it ends with exit code 1 and a line that says what
+    differs."""
     [script] = [step["run"] for step in JOB["steps"] if step.get("name") == "expect"]
     done = bash(script, project, JOB["env"])
     assert (done.returncode, done.stderr) == (0, "")
@@ -54,7 +55,7 @@ def test_the_workflow_passes_and_notices_a_change(project: Path) -> None:
 
 
 def test_the_readme_s_commands_work(project: Path) -> None:
-    """One after the other, in one shell; the expectations that they make are those that are there."""
+    """The commands of the README work in order in one shell, and make the expectations that are in the project."""
     blocks = re.findall(r"```sh\n(.*?)```", (project / "README.md").read_text("utf-8"), re.DOTALL)
     assert len(blocks) == 3
     done = bash("\n".join(blocks), project, {})

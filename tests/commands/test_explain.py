@@ -1,4 +1,5 @@
-"""``pinstream explain``: one JSON line for each record, no network, no settings, and an honest exit code."""
+"""``pinstream explain`` prints a JSON line for each record, without network or settings, and its exit code
+tells failures."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ HAPPENED = "2026-03-01T11:59:00Z"
 
 
 def lines(text: str) -> list[dict[str, Any]]:
-    """The JSON lines of stdout; each has the shape the contract fixes."""
+    """Return the JSON lines of stdout; assert that each has the shape of the contract."""
     found = [json.loads(line) for line in text.splitlines()]
     for line in found:
         assert line["outcome"] in ("deliverable", "filtered", "rejected")
@@ -47,7 +48,8 @@ MINIMAL = {
 
 
 def test_each_outcome_from_standard_input(tmp_path: Path) -> None:
-    """Deliverable, filtered and rejected of both stages, in order; the exit code is 0 whatever the outcomes."""
+    """Deliverable, filtered and rejected records (of both stages) are printed in order; the exit code is 0 for
+    all outcomes."""
     text = "\n".join(
         (
             json.dumps(MINIMAL),
@@ -84,7 +86,7 @@ def test_each_outcome_from_standard_input(tmp_path: Path) -> None:
 
 
 def test_an_avro_container_with_its_own_schema(tmp_path: Path) -> None:
-    """A container written with another schema than ours is read by Avro's rules, and explained alike."""
+    """A container that was written with an older schema is read by Avro's rules."""
     writer = {
         "type": "record", "name": "CommerceEvent", "namespace": "commerce.v1",
         "fields": [field for field in SCHEMA["fields"] if field["name"] not in ("opt_out", "app", "device")]
@@ -101,7 +103,7 @@ def test_an_avro_container_with_its_own_schema(tmp_path: Path) -> None:
 
 
 def test_the_clock_decides_on_age(tmp_path: Path) -> None:
-    """``--now`` is what ages are judged by; a date alone is midnight in UTC."""
+    """``--now`` is the time by which ages are judged; a date alone is midnight in UTC."""
     for now, outcome in [
         ("2026-03-01T11:54:00Z", "deliverable"),
         ("2026-03-01T11:53:00+00:00", "rejected"),
@@ -115,7 +117,7 @@ def test_the_clock_decides_on_age(tmp_path: Path) -> None:
 
 
 def test_a_file_that_breaks_off(tmp_path: Path) -> None:
-    """A truncated container: what can be read is printed, then one line on stderr and exit code 1."""
+    """Of a truncated container what can be read is printed, followed by one line on stderr and exit code 1."""
     whole = io.BytesIO()
     events = [commerce_event(f"e-{number}") for number in range(3000)]
     fastavro.writer(whole, SCHEMA, events, codec="null")
@@ -130,7 +132,7 @@ def test_a_file_that_breaks_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere.ndjson", "."])
 def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
-    """One line that names it, exit code 1."""
+    """A missing file and a folder are one line that names the path, and exit code 1."""
     done = command("explain", str(tmp_path / name), env=bare_environment(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"pinstream: {tmp_path / name}".rstrip("/."))
@@ -138,7 +140,7 @@ def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
-    """``pinstream explain … | head -1``: no traceback, no complaint."""
+    """With ``pinstream explain … | head -1`` there is no traceback and no complaint."""
     (tmp_path / "many.ndjson").write_text(ndjson(commerce_event(f"e-{number}") for number in range(5000)))
     process = subprocess.Popen(
         [sys.executable, "-m", "consumer", "explain", str(tmp_path / "many.ndjson")],
@@ -154,7 +156,7 @@ def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
 
 
 def test_mapping_and_account_settings_count(tmp_path: Path) -> None:
-    """A mapping of one's own and the accounts are taken from the environment where they are set."""
+    """The mapping and the accounts that the environment sets are used."""
     (tmp_path / "m.toml").write_text('[event_names]\norder_completed = "lead"\n')
     env = bare_environment(tmp_path) | {
         "PINSTREAM_MAPPING_FILE": str(tmp_path / "m.toml"),
@@ -170,7 +172,8 @@ def test_mapping_and_account_settings_count(tmp_path: Path) -> None:
 
 
 def test_a_year_and_a_half_of_orders(tmp_path: Path) -> None:
-    """Thousands of orders of 1997 and 1998, all deliverable by the clock of then; their values sum up to the cent."""
+    """Thousands of orders of 1997 and 1998 are all deliverable with ``--now`` of that time, and their values
+    sum up to the cent."""
     orders = make_orders(8_000)
     write_container(tmp_path / "orders.avro", orders, SCHEMA)
     env = bare_environment(tmp_path) | {"PINSTREAM_MAX_EVENT_AGE": "0"}

@@ -42,7 +42,7 @@ class Try:
 
     def __init__(self, folder: Path) -> None:
         self.samples, self.expected = folder / "samples.ndjson", folder / "expected.ndjson"
-        # None takes a variable of this process away.
+        # None removes a variable of this process.
         ours = (
             name for name in os.environ if name.startswith(("PINSTREAM_", "PINTEREST_", "SCHEMA_", "KAFKA_"))
         )
@@ -54,29 +54,30 @@ class Try:
         self.samples.write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
     def explain(self, *options: str, now: str | None = NOW) -> Result:
-        """Run it on the samples, in this process: to start one takes longer than everything else."""
+        """Run `explain` on the samples in this process: starting one takes longer than the run."""
         clock = () if now is None else ("--now", now)
         return CliRunner(env=self.env).invoke(main, ["explain", str(self.samples), *clock, *options])
 
     def record(self) -> list[dict[str, Any]]:
-        """Make the expectations as a user does: `> expected.ndjson`."""
+        """Write the expectations as a user does, with `> expected.ndjson`, and return them."""
         self.expected.write_text(self.explain().stdout)
         return [json.loads(line) for line in self.expected.read_text().splitlines()]
 
     def expect(self, lines: list[Any], now: str | None = NOW) -> Result:
-        """Compare with these lines."""
+        """Run `explain` with these lines as expectations."""
         self.expected.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return self.explain("--expect", str(self.expected), now=now)
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Try:
-    """Records of each outcome."""
+    """Samples with a record of each outcome."""
     return Try(tmp_path)
 
 
 def test_what_it_printed_is_what_it_expects(samples: Try) -> None:
-    """Its own output, redirected to a file, is an expectation of every record; so is one with rules."""
+    """The output of `explain`, redirected to a file, is an expectation that all records agree with; so is its
+    output with --rules."""
     samples.record()
     done = samples.explain("--expect", str(samples.expected))
     assert (done.exit_code, done.stderr) == (0, "")
@@ -148,7 +149,8 @@ DIFFERENCES: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], list[str]]] 
 def test_each_difference_is_a_line(
     samples: Try, case: tuple[Callable[[list[dict[str, Any]]], Any], list[str]]
 ) -> None:
-    """Path by path, what was expected and what is; exit code 1; the rest agrees."""
+    """Each difference is a line with its path, what was expected and what was found; the exit code is 1, and
+    other records agree."""
     change, said = case
     lines = samples.record()
     change(lines)
@@ -162,7 +164,7 @@ def test_each_difference_is_a_line(
 
 
 def test_an_expectation_may_leave_things_out(samples: Try) -> None:
-    """What is not in a line is not compared, nor are messages; the payload is compared whole."""
+    """Keys that an expectation leaves out are not compared, nor are messages; a payload is compared whole."""
     lines = [
         {"outcome": "deliverable"},
         {"outcome": "filtered", "warnings": []},
@@ -183,7 +185,7 @@ def test_an_expectation_may_leave_things_out(samples: Try) -> None:
 
 
 def test_the_clock_is_named_where_ages_differ(samples: Try) -> None:
-    """Old samples are expired without --now; the line after the differences says so."""
+    """Old samples are expired without --now; a line after the differences says so."""
     lines = samples.record()
     assert "give --now the time for which EXPECTED was made" in samples.expect(lines, now=None).stdout
     lines[0]["payload"]["event_id"] = "x"
@@ -191,7 +193,7 @@ def test_the_clock_is_named_where_ages_differ(samples: Try) -> None:
 
 
 def test_many_differences_are_not_all_shown(samples: Try) -> None:
-    """After two hundred a person has seen enough; they are all counted."""
+    """The first two hundred differences are printed, and the others are counted."""
     samples.write([PAID] * 300)
     line = samples.record()[0]
     line["payload"]["event_id"] = "x"
@@ -201,7 +203,7 @@ def test_many_differences_are_not_all_shown(samples: Try) -> None:
 
 
 def test_empty_lines_do_not_count_as_records(samples: Try) -> None:
-    """In neither file; a record is called by its number, and by its line where that is another."""
+    """Empty lines are ignored in both files. A record is named by its number, and by its line where that differs."""
     samples.samples.write_text(f"\n{json.dumps(PAID)}\n")
     line = samples.record()[0]
     assert samples.expect([line]).exit_code == 0
@@ -226,7 +228,8 @@ def test_empty_lines_do_not_count_as_records(samples: Try) -> None:
     ],
 )
 def test_what_is_no_expectation_is_an_error(samples: Try, text: str | None, said: str) -> None:
-    """One line on stderr that names file and line: a misspelled key would else agree with everything."""
+    """A file that is no list of expectations is an error in one line that names file and line. A misspelled key
+    is one, since it would agree with everything."""
     if text is not None:
         samples.expected.write_text(text, encoding="latin-1")
     done = samples.explain("--expect", str(samples.expected))
@@ -246,14 +249,15 @@ def test_what_is_no_expectation_is_an_error(samples: Try, text: str | None, said
     ],
 )
 def test_wrong_usage(samples: Try, options: tuple[str, ...], said: str) -> None:
-    """Exit code 2, and what to change."""
+    """Wrong usage is exit code 2 and says what to change."""
     done = samples.explain(*options)
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
 
 
 def test_strict_fails_where_a_record_is_rejected(samples: Try) -> None:
-    """Exit code 1 and one line on stderr; what is printed is the same. Filtered records are no failure."""
+    """With --strict a rejected record is exit code 1 and one line on stderr, with the same output; filtered
+    records are no failure."""
     done = samples.explain("--strict")
     assert (done.exit_code, done.stdout) == (1, samples.explain().stdout)
     assert done.stderr == f"pinstream: 2 of 4 records of {samples.samples} were rejected (--strict)\n"
@@ -262,7 +266,8 @@ def test_strict_fails_where_a_record_is_rejected(samples: Try) -> None:
 
 
 def test_the_summary_counts(samples: Try) -> None:
-    """Outcomes, codes, warnings by field and coverage, in one line of JSON; with --strict the exit code is honest."""
+    """--summary counts outcomes, codes, warnings by field and coverage in one line of JSON; with --strict the
+    exit code is 1 if any is rejected."""
     done = samples.explain("--summary", "--strict")
     assert done.exit_code == 1
     counts = json.loads(done.stdout)
@@ -279,7 +284,8 @@ def test_the_summary_counts(samples: Try) -> None:
 
 
 def test_the_rules_say_where_each_field_is_from(samples: Try) -> None:
-    """Path, rule, what was done and why something was left out; names and counts, never a value of the record."""
+    """--rules prints for each field its path, the rule, what was done and why values were left out, without any
+    value of the record."""
     lines = [json.loads(line) for line in samples.explain("--rules").stdout.splitlines()]
     rules = {rule["field"]: rule for rule in lines[0]["rules"]}
     assert rules["user_data.em"] == {
@@ -302,7 +308,7 @@ def test_the_rules_say_where_each_field_is_from(samples: Try) -> None:
 
 
 def on_a_terminal(samples: Try, *options: str, **env: str) -> str:
-    """What it prints on a terminal."""
+    """Return what `explain` prints on a terminal."""
     master, slave = pty.openpty()
     arguments = [sys.executable, "-m", "consumer", "explain", str(samples.samples), "--now", NOW, *options]
     with subprocess.Popen(
@@ -318,7 +324,7 @@ def on_a_terminal(samples: Try, *options: str, **env: str) -> str:
         try:
             while read := os.read(master, 65536):
                 shown += read
-        except OSError:  # Linux ends the reading of a terminal that nobody writes to so
+        except OSError:  # raised by Linux when no process has the terminal open any more
             pass
         os.close(master)
         assert process.wait(60) == 0
@@ -326,7 +332,7 @@ def on_a_terminal(samples: Try, *options: str, **env: str) -> str:
 
 
 def test_on_a_terminal_it_is_text_for_people(samples: Try) -> None:
-    """Payloads are indented and coloured, NO_COLOR takes the colours away, and why stands beside each outcome."""
+    """On a terminal payloads are indented and coloured unless NO_COLOR is set, and each outcome has its reason."""
     coloured = on_a_terminal(samples)
     assert "\x1b[1;32mdeliverable" in coloured
     assert '\x1b[32m"checkout"' in coloured
@@ -343,7 +349,7 @@ def test_on_a_terminal_it_is_text_for_people(samples: Try) -> None:
 
 
 def test_a_terminal_is_sent_no_commands_of_a_record(samples: Try) -> None:
-    """Escape sequences in a value are shown, not carried out."""
+    """Escape sequences in a value are printed as text, and not executed by the terminal."""
     samples.write([PAID | {"event_id": "e\x1b[2J\x9b\x7f\u202e"}])
     shown = on_a_terminal(samples, NO_COLOR="1")
     assert '"e\\u001b[2J\\u009b\\u007f\\u202e"' in shown

@@ -1,4 +1,4 @@
-"""``--help``: every command has one, and those that go by settings list all of them."""
+"""Every command has ``--help``, and those that read settings list them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = {name: commands.command(name) for name in commands.main.commands}
 
 
 def leaves() -> Iterator[tuple[str, ...]]:
-    """The words of each command, those within groups included."""
+    """Return the words of each command, those within groups included."""
     for name, found in COMMANDS.items():
         if isinstance(found, click.Group):
             yield from ((name, within) for within in found.commands)
@@ -29,7 +29,7 @@ def leaves() -> Iterator[tuple[str, ...]]:
 
 
 def test_every_promised_command_is_there() -> None:
-    """Those that docs/run.md names."""
+    """Every command that docs/run.md names exists."""
     promised = {"run", "replay", "demo", "explain", "check", "produce", "sandbox", "dead-letters", "offsets"}
     assert COMMANDS.keys() == promised
     assert {path for path in leaves() if path[0] == "offsets"} == {
@@ -40,7 +40,7 @@ def test_every_promised_command_is_there() -> None:
 
 @pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
 def test_the_page_names_every_command(path: tuple[str, ...]) -> None:
-    """In the table of docs/run.md, those within groups beside each other."""
+    """The table of docs/run.md has every command, those of a group in one row."""
     rows = [
         line
         for line in (ROOT / "docs" / "run.md").read_text("utf-8").splitlines()
@@ -51,7 +51,7 @@ def test_the_page_names_every_command(path: tuple[str, ...]) -> None:
 
 
 def test_the_overview_names_every_command(tmp_path: Path) -> None:
-    """``pinstream --help``, and no command at all: what there is, each with a whole sentence on what it does."""
+    """``pinstream --help``, and pinstream without a command, list every command with a sentence on what it does."""
     done = command("--help", env=bare_environment(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     for name in COMMANDS:
@@ -63,7 +63,7 @@ def test_the_overview_names_every_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", list(leaves()), ids=" ".join)
 def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) -> None:
-    """Usage and options; it needs no setting and touches nothing."""
+    """The help of each command has its usage and options; it needs no setting and writes no file."""
     done = command(*path, "--help", env=bare_environment(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
@@ -72,7 +72,7 @@ def test_every_command_explains_itself(path: tuple[str, ...], tmp_path: Path) ->
 
 
 def test_the_pace_without_a_rate() -> None:
-    """A demo without an end is a shop and not a load test, and its help says so."""
+    """The help of `demo` says how fast it is without ``--rate``, so that a demo without an end is no load test."""
     says = {
         name: option.help
         for name in ("demo", "produce")
@@ -87,14 +87,14 @@ def test_the_pace_without_a_rate() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_overview_says_what_the_command_says(name: str) -> None:
-    """The first sentence of its own help, though that is not read for the overview."""
+    """The overview has the first sentence of each command's help, although the command is not imported for it."""
     assert commands.main.commands[name].get_short_help_str(1000) == COMMANDS[name].get_short_help_str(1000)
     assert COMMANDS[name].name == name
 
 
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("wrong",)], ids=" ".join)
 def test_the_overview_imports_no_command(words: Sequence[str]) -> None:
-    """So it is there at once: nothing but click is imported."""
+    """The overview imports click and none of the commands, so that it appears at once."""
     script = f"""
 import sys
 from consumer.commands import main
@@ -109,7 +109,7 @@ finally:
 
 
 def test_run_lists_every_setting(tmp_path: Path) -> None:
-    """Name, default and reason of each, from the one place that defines them."""
+    """The help of `run` lists name, default and reason of every setting, from the one place that defines them."""
     done = command("run", "--help", env=bare_environment(tmp_path))
     text = " ".join(done.stdout.split())
     for doc in all_settings():

@@ -1,4 +1,4 @@
-"""docs/conversion.md and docs/run.md show how a schema of one's own is mapped: what they show is what happens."""
+"""What docs/conversion.md and docs/run.md show about mapping an own schema is what happens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW = 1772366400.0
 
 
 def blocks() -> list[str]:
-    """Of the page: schema, mapping, record, commands, payload."""
+    """Return the page's schema, mapping, record, commands and payload."""
     section = SECTION.search((ROOT / "docs" / "conversion.md").read_text("utf-8"))
     assert section is not None
     found = BLOCK.findall(section[1])
@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -> None:
-    """The page's record, schema and mapping give the page's payload, without a warning."""
+    """The page's record is converted with its schema and mapping to its payload, without a warning."""
     [(_, shown)] = explanations(str(tmp_path / "sample.ndjson"), NOW, files)
     assert shown["payload"] == json.loads(blocks()[4])
     assert shown["outcome"] == "deliverable"
@@ -54,7 +54,7 @@ def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -
 
 
 def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> None:
-    """The page's commands set what the first test sets, and the clock that it has."""
+    """The page's commands set the settings and the clock of the first test."""
     commands = blocks()[3]
     for name in ("PINSTREAM_SCHEMAS_DIR", "PINSTREAM_SCHEMA", "PINSTREAM_MAPPING_FILE"):
         assert f"{name}={files[name].replace(str(tmp_path), '.')}" in commands
@@ -63,7 +63,7 @@ def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> N
 
 
 def test_the_shorter_mapping_fits_that_schema(files: dict[str, str], tmp_path: Path) -> None:
-    """The mapping of docs/run.md is for the same records."""
+    """The mapping of docs/run.md fits the record and schema of docs/conversion.md."""
     page = (ROOT / "docs" / "run.md").read_text("utf-8")
     toml = re.search(r"## Your own schema\n.*?```toml\n(.*?)```", page, re.DOTALL)
     assert toml is not None
@@ -80,7 +80,7 @@ def test_the_shorter_mapping_fits_that_schema(files: dict[str, str], tmp_path: P
 
 
 async def test_check_names_the_packaged_lines_that_hold(files: dict[str, str], tmp_path: Path) -> None:
-    """A path that only the packaged mapping names may be there by accident: the row says so."""
+    """A line of the packaged mapping whose path an own schema has by accident is named by `check`."""
     avsc = json.loads(blocks()[0])
     (tmp_path / "schemas" / "shop_event.avsc").write_text(json.dumps(avsc))
     assert "packaged mapping" not in await _mapping_row(files)

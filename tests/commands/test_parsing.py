@@ -1,4 +1,4 @@
-"""What --from and --to accept, and the messages about everything else."""
+"""The values that --from and --to accept, and the messages about others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def message_of(text: str, option: str = "--from") -> str:
-    """The one line that `parse_bound` fails with."""
+    """Return the one line that `parse_bound` fails with."""
     with pytest.raises(UsageError) as raised:
         parse_bound(text, option, NOW)
     line = str(raised.value)
@@ -46,7 +46,8 @@ def message_of(text: str, option: str = "--from") -> str:
     ],
 )
 def test_each_form_is_read(text: str, bound: Bound) -> None:
-    """The four forms; a time without a zone is UTC, a day is its beginning, now is not the future."""
+    """Each of the four forms is read. A time without a zone is UTC, a day is its beginning, and now is not the
+    future."""
     assert parse_bound(text, "--from", NOW) == bound
 
 
@@ -54,26 +55,26 @@ def test_each_form_is_read(text: str, bound: Bound) -> None:
     "text", ["", "yesterday", "End", "BEGINNING", "1700000000", "12:00", "offset", "latest"]
 )
 def test_what_is_no_bound_is_told_with_the_forms_there_are(text: str) -> None:
-    """One line that names all forms and gives an example of a time."""
+    """Text that is no bound is refused with one line that names all forms and has an example of a time."""
     line = message_of(text)
     for form in ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z"):
         assert form in line
 
 
 @pytest.mark.parametrize("digits", ["", "x", "1.5", "1_000", "+5", " 5", "٣", "1e3", "9" * 20, "0x10", "--5"])
-def test_an_offset_that_is_no_number_is_message_of(digits: str) -> None:
-    """With an example of one that is."""
+def test_an_offset_that_is_no_number_is_refused(digits: str) -> None:
+    """An offset that is no number is refused with an example of one."""
     assert "offset:1000" in message_of(f"offset:{digits}", "--to")
 
 
-def test_a_negative_offset_is_message_of() -> None:
-    """In some tools -1 and -2 are the ends of a partition: here they are words."""
+def test_a_negative_offset_is_refused() -> None:
+    """A negative offset is refused: in some tools -1 and -2 are the ends of a partition, which here are words."""
     assert "0 or more" in message_of("offset:-2")
 
 
 @pytest.mark.parametrize("text", ["2026-11-24T12:00:00.001Z", "2026-11-24T13:00:00+00:30", "9999-12-31"])
 def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> None:
-    """Nothing that is still to come belongs to a replay."""
+    """A time in the future is refused, and the message says that the end is `end`."""
     assert "is in the future; the end is `end`" in message_of(text, "--to")
 
 
@@ -85,7 +86,7 @@ def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> 
 def test_a_time_between_two_timestamps_parts_them_as_it_is(
     moment: datetime, offset: int, timestamp: int
 ) -> None:
-    """Whatever the zone and the microseconds: a timestamp is at or after the bound if it is at or after the time."""
+    """With any zone and microseconds, a timestamp is at or after the bound if it is at or after the time."""
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset)))
     bound = parse_bound(aware.isoformat(), "--from", NOW)
     near = bound.value + timestamp
@@ -101,13 +102,13 @@ def test_a_time_between_two_timestamps_parts_them_as_it_is(
     )
 )
 def test_a_bound_is_shown_as_one_would_write_it(bound: Bound) -> None:
-    """What an error shows can be given back."""
+    """A bound that an error shows can be read again."""
     assert parse_bound(str(bound), "--from", NOW) == bound
 
 
 @given(st.text())
 def test_any_text_is_a_bound_or_one_line(text: str) -> None:
-    """Never another exception."""
+    """Any text is read as a bound, or is a usage error."""
     with contextlib.suppress(UsageError):
         parse_bound(text, "--from", NOW)
 
@@ -124,8 +125,9 @@ def test_any_text_is_a_bound_or_one_line(text: str) -> None:
         (Bound("time", 5), Bound("time", 4)),
     ],
 )
-def test_bounds_that_leave_nothing_between_are_message_of(start: Bound, stop: Bound) -> None:
-    """Also those that are in order and yet are a slip: the end as the beginning."""
+def test_bounds_that_leave_nothing_between_are_refused(start: Bound, stop: Bound) -> None:
+    """Bounds in the wrong order are refused, as are those that are in order but a slip, such as the end as the
+    beginning."""
     with pytest.raises(UsageError, match=r"--from|--to"):
         check_order(start, stop)
 
@@ -141,5 +143,5 @@ def test_bounds_that_leave_nothing_between_are_message_of(start: Bound, stop: Bo
     ],
 )
 def test_bounds_that_may_have_something_between_pass(start: Bound, stop: Bound) -> None:
-    """An empty range is fine, and an offset cannot be compared with a time without asking the brokers."""
+    """Bounds with an empty range are accepted, as are an offset and a time, which only the brokers could compare."""
     check_order(start, stop)

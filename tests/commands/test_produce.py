@@ -1,4 +1,4 @@
-"""``pinstream produce``: a file's records onto a topic, in either framing; and what ``run`` makes of them."""
+"""``pinstream produce`` writes a file's records onto a topic, in either framing, and ``run`` reads them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def registry(servers: Loop) -> Iterator[FakeRegistry]:
 
 
 def env_of(kafka: Kafka, folder: Path, **settings: str) -> dict[str, str]:
-    """What ``produce`` needs: brokers, nothing else."""
+    """Return the environment that ``produce`` needs: brokers, and nothing else."""
     return {**bare_environment(folder), "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, **settings}
 
 
 def decoded(kafka: Kafka, topic: str) -> list[Any]:
-    """The events on the topic, in the order of their ids, read by fastavro alone."""
+    """Return the events on the topic in the order of their ids, read by fastavro alone."""
     values = [message.value() or b"" for message in read_all(kafka, topic, records_on(kafka, topic))]
     assert all(value[:2] == b"\xc3\x01" for value in values)
     events: list[Any] = [fastavro.schemaless_reader(BytesIO(value[10:]), SCHEMA, SCHEMA) for value in values]
@@ -58,7 +58,7 @@ def decoded(kafka: Kafka, topic: str) -> list[Any]:
 
 
 def test_single_object_encoding_without_a_registry(kafka: Kafka, tmp_path: Path) -> None:
-    """NDJSON from standard input, a container from a file: each record is on the topic, keyed by its shopper."""
+    """Each record of NDJSON on standard input and of a container file is on the topic, with its shopper as key."""
     topic = new_topic(kafka)
     events = [commerce_event(f"e-{number}") for number in range(20)]
     done = command("produce", "-", "--topic", topic, env=env_of(kafka, tmp_path), stdin=ndjson(events[:10]))
@@ -74,7 +74,7 @@ def test_single_object_encoding_without_a_registry(kafka: Kafka, tmp_path: Path)
 
 
 def test_lines_that_do_not_fit_are_told_and_left_out(kafka: Kafka, tmp_path: Path) -> None:
-    """The others are produced; each bad line is named without its data, and the exit code is 1."""
+    """Lines that do not fit are named without their data and the others are produced; the exit code is 1."""
     topic = new_topic(kafka)
     (tmp_path / "mixed.ndjson").write_text(
         ndjson([commerce_event("e-1")])
@@ -94,7 +94,7 @@ def test_lines_that_do_not_fit_are_told_and_left_out(kafka: Kafka, tmp_path: Pat
 
 
 def test_now_moves_times_and_keeps_distances(kafka: Kafka, tmp_path: Path) -> None:
-    """``--now``: the newest event is now, the others as much earlier as they were."""
+    """With ``--now`` the newest event is now, and the others are as much older as they were."""
     topic = new_topic(kafka)
     times = [10**12, 10**12 + 5000, 10**12 - 60_000]
     (tmp_path / "old.ndjson").write_text(
@@ -112,7 +112,7 @@ def test_now_moves_times_and_keeps_distances(kafka: Kafka, tmp_path: Path) -> No
 
 
 def test_now_cannot_read_standard_input_twice(kafka: Kafka, tmp_path: Path) -> None:
-    """One line that says what to do instead, exit code 2, nothing produced."""
+    """``--now`` with standard input is exit code 2 and a message that a file is needed; nothing is produced."""
     topic = new_topic(kafka)
     done = command("produce", "-", "--topic", topic, "--now", env=env_of(kafka, tmp_path), stdin=ndjson([]))
     assert done.returncode == 2
@@ -121,7 +121,7 @@ def test_now_cannot_read_standard_input_twice(kafka: Kafka, tmp_path: Path) -> N
 
 
 def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
-    """A schema with other field names works too; ``--now`` says what it needs."""
+    """Records of a schema with other field names are produced; with ``--now`` the message says what is needed."""
     (tmp_path / "sale.avsc").write_text(
         '{"type": "record", "name": "Sale", "namespace": "shop", "fields": [{"name": "no", "type": "string"}]}'
     )
@@ -137,7 +137,7 @@ def test_records_of_any_schema(kafka: Kafka, tmp_path: Path) -> None:
 
 
 def test_decimals_and_times_in_a_union_of_records(kafka: Kafka, tmp_path: Path) -> None:
-    """What `explain` takes can be produced, and what fits no branch is left out in one line."""
+    """Records that `explain` reads are produced, with decimals and times in a union of records."""
     topic = new_topic(kafka)
     money = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}
     at = {"type": "long", "logicalType": "timestamp-millis"}
@@ -167,7 +167,7 @@ def test_decimals_and_times_in_a_union_of_records(kafka: Kafka, tmp_path: Path) 
 
 
 def test_now_moves_the_times_that_the_mapping_reads(kafka: Kafka, tmp_path: Path) -> None:
-    """Of another schema too: seconds, in a record of their own."""
+    """``--now`` moves the times that the mapping reads, here seconds in a nested record of an own schema."""
     (tmp_path / "sale.avsc").write_text(
         '{"type": "record", "name": "Sale", "fields": [{"name": "no", "type": "string"}, {"name": "when", "type": '
         '{"type": "record", "name": "When", "fields": [{"name": "at", "type": "long"}]}}]}'
@@ -194,7 +194,7 @@ def test_now_moves_the_times_that_the_mapping_reads(kafka: Kafka, tmp_path: Path
 
 
 def test_a_missing_topic_is_one_clear_line(kafka: Kafka, tmp_path: Path) -> None:
-    """It is named, the exit code is 1, and no record was read."""
+    """A missing topic is one line that names it and exit code 1, and no record is read."""
     done = command("produce", "-", "--topic", "no-such-topic", env=env_of(kafka, tmp_path), stdin="not read")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -229,7 +229,8 @@ def test_a_file_is_repeated_and_spoiled_as_asked(kafka: Kafka, tmp_path: Path) -
 
 
 def test_stops_promptly_between_two_events(kafka: Kafka, tmp_path: Path) -> None:
-    """Ctrl-C does not wait for what ``--rate`` will let through: what was produced is there, exit code 0."""
+    """Ctrl-C does not wait for the next event that ``--rate`` allows: what was produced stays, and the exit
+    code is 0."""
     topic = new_topic(kafka)
     arguments = ("produce", "--generate", "--rate", "0.01", "--topic", topic)
     with Process(tmp_path, *arguments, env=env_of(kafka, tmp_path)) as process:
@@ -243,7 +244,8 @@ def test_stops_promptly_between_two_events(kafka: Kafka, tmp_path: Path) -> None
 def test_with_a_registry_there_and_back(
     kafka: Kafka, api: Api, registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """Registered, framed as Confluent does, read by ``run`` through the same registry; an outage only delays."""
+    """With a registry the schema is registered and records have Confluent's framing; ``run`` reads them through
+    the same registry, and waits while it is down."""
     topic = new_topic(kafka)
     with_registry = {"SCHEMA_REGISTRY_URL": registry.url}
     text = ndjson(commerce_event(f"e-{number}") for number in range(30))
@@ -274,7 +276,7 @@ def test_with_a_registry_there_and_back(
 def test_the_registry_is_asked_through_the_proxy(
     kafka: Kafka, registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """As by every other command; here it is the proxy itself that answers for a registry which is nowhere."""
+    """The registry is asked through the proxy, which here answers for a registry that does not exist."""
     topic = new_topic(kafka)
     env = env_of(kafka, tmp_path, SCHEMA_REGISTRY_URL="http://registry.invalid:8081", http_proxy=registry.url)
     done = command("produce", "--generate", "--topic", topic, "--events", "3", env=env)
@@ -283,7 +285,7 @@ def test_the_registry_is_asked_through_the_proxy(
 
 
 def test_a_registry_that_is_down(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
-    """One clear line, exit code 1, nothing produced."""
+    """A registry that is down is one line and exit code 1, and nothing is produced."""
     topic = new_topic(kafka)
     registry.faults.status = 503
     env = env_of(kafka, tmp_path, SCHEMA_REGISTRY_URL=registry.url)
@@ -295,7 +297,8 @@ def test_a_registry_that_is_down(kafka: Kafka, registry: FakeRegistry, tmp_path:
 
 
 def test_records_of_several_types(kafka: Kafka, registry: FakeRegistry, tmp_path: Path) -> None:
-    """Each is written with the schema of its type, registered under its name; a type without a section is left out."""
+    """Each record is written with the schema of its type, registered under its name; records of a type without
+    a section are left out."""
     (tmp_path / "mapping.toml").write_text(MAPPING)
     (tmp_path / "schemas").mkdir()
     write_schemas(tmp_path / "schemas", UNION)
@@ -327,7 +330,7 @@ def test_records_of_several_types(kafka: Kafka, registry: FakeRegistry, tmp_path
     ]
     by_id = {one.get("id", one.get("click")): one for one in events}
     assert by_id["o"]["total"] == Decimal("59.90")
-    # The newest is now, and the others as much older as they were, each in its own unit.
+    # The newest event is now, and the others are as much older as they were, each in its own unit of time.
     assert begun - 1 <= by_id["s"]["at"].timestamp() <= time.time()
     assert by_id["s"]["at"].timestamp() - by_id["o"]["at"].timestamp() == pytest.approx(10, abs=0.01)
 

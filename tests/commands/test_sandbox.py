@@ -18,7 +18,7 @@ from tests.support.limits import LATE
 
 
 def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") -> tuple[int, dict[str, Any]]:
-    """Status and JSON of an answer."""
+    """Return status and JSON of an answer."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     try:
@@ -30,7 +30,8 @@ def ask(url: str, body: dict[str, Any] | None = None, token: str = "sandbox") ->
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serves_until_told_and_says_what_it_counted(tmp_path: Path, number: signal.Signals) -> None:
-    """It announces its URL, answers, refuses a wrong token and an unknown account, counts, and ends with 0."""
+    """The sandbox prints its URL, answers, refuses a wrong token and an unknown account, and counts events;
+    when stopped it ends with 0."""
     arguments = ("sandbox", "--port", "0", "--account", "549755885175", "--own-event", "Store visit")
     with Process(tmp_path, *arguments, env=bare_environment(tmp_path)) as process:
         line = process.until(lambda: next(iter(process.stderr.splitlines()), None), "its address")
@@ -54,7 +55,7 @@ def test_serves_until_told_and_says_what_it_counted(tmp_path: Path, number: sign
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """Exit code 2 and one line that names it."""
+    """A port that is taken is exit code 2 and one line that names it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = command("sandbox", "--port", port, env=bare_environment(tmp_path))

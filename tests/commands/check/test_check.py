@@ -1,4 +1,4 @@
-"""``pinstream check``: one row a question, all that is wrong in one run, exit code 0 or 1."""
+"""``pinstream check``: a row for each question, all problems in one run, and exit code 0 or 1."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ class Table(NamedTuple):
     """What the command printed, and its exit code."""
 
     rows: dict[str, list[tuple[str, str]]]
-    """First column -> verdict and text of each of its rows."""
+    """Verdict and text of each row, by the question in the first column."""
     summary: str
     code: int
 
     def verdicts(self, name: str) -> list[str]:
-        """Of one question."""
+        """Return the verdicts on one question."""
         return [verdict for verdict, _ in self.rows[name]]
 
     def text(self, name: str, verdict: str) -> str:
-        """What is said with this verdict."""
+        """Return the text of the one row of this question with this verdict."""
         [text] = [text for one, text in self.rows[name] if one == verdict]
         return text
 
     def names(self, verdict: str) -> set[str]:
-        """The questions with such a row."""
+        """Return the questions that have a row with this verdict."""
         return {name for name, rows in self.rows.items() if verdict in dict(rows)}
 
 
 def check(env: Mapping[str, str], *arguments: str) -> Table:
-    """Run it on a screen so wide that a row is a line, and read it."""
+    """Run `check` on a screen so wide that each row is one line, and read what it prints."""
     done = command("check", *arguments, env={**env, "COLUMNS": "1000"})
     assert done.stderr == ""
     assert env["PINTEREST_ACCESS_TOKEN"] not in done.stdout
@@ -68,7 +68,7 @@ def check(env: Mapping[str, str], *arguments: str) -> Table:
 
 
 def read(shown: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
-    """The rows, by question, and the last line."""
+    """Return the rows, by question, and the last line."""
     *lines, summary = shown.strip().splitlines()
     rows: dict[str, list[tuple[str, str]]] = {}
     name = ""
@@ -81,7 +81,8 @@ def read(shown: str) -> tuple[dict[str, list[tuple[str, str]]], str]:
 
 
 def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Every row is there and none failed; exit code 0; the test events went through test mode and are not recorded."""
+    """With a configuration that is fit to run every row is there, none failed, and the exit code is 0. The test
+    events are sent in test mode and not recorded."""
     topic = new_topic(kafka)
     found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url), "--send-test-event")
     assert set(found.rows) == {*ROWS, "test view", "test events"}
@@ -96,10 +97,10 @@ def test_a_configuration_that_is_fit_to_run(kafka: Kafka, api: Api, tmp_path: Pa
 
 
 class TestMapping:
-    """What is said of the mapping file; in this process, as nothing else is asked."""
+    """The rows about the mapping file, asked for in this process and without the other questions."""
 
     def said(self, folder: Path, toml: str) -> tuple[str, list[str]]:
-        """The answer, and its warnings."""
+        """Return the answer, and its warnings."""
         file = folder / "mapping.toml"
         file.write_text(toml)
         kafka = Kafka("127.0.0.1:9", "none")
@@ -114,7 +115,7 @@ class TestMapping:
         return said.text, [answer.text for answer in warnings]
 
     def test_own_events_are_counted(self, tmp_path: Path) -> None:
-        """Against the fifteen that an advertiser may register, and by name."""
+        """Own events are named and counted against the fifteen that an advertiser may register."""
         text, warnings = self.said(tmp_path, '[own_events]\nnames = ["loyalty_joined", "Store visit"]')
         assert (
             "own events: 2 of the 15 that may be registered with Pinterest: loyalty_joined, Store visit"
@@ -125,12 +126,12 @@ class TestMapping:
         assert "own events" not in text
 
     def test_a_setting_without_effect_is_told(self, tmp_path: Path) -> None:
-        """`newer_event_names` of older versions."""
+        """A setting of older versions that has no effect any more, `newer_event_names`, is a warning."""
         _, [warning] = self.said(tmp_path, "newer_event_names = true")
         assert "newer_event_names has no effect any more" in warning
 
     def test_what_is_new_at_the_platform_is_told(self, tmp_path: Path) -> None:
-        """Fields that it takes only of late: how to find out whether it does."""
+        """Fields that are new at the platform are a warning, which says how to find out whether it accepts them."""
         _, [warning] = self.said(tmp_path, f"[fields]\n{NEW_FIELDS}")
         assert "custom_data.contents[].item_brand_id (since 5.28)" in warning
         assert "user_data.customer_type (as one reading of 5.31 has it)" in warning
@@ -138,7 +139,8 @@ class TestMapping:
 
 
 def test_what_opentelemetry_is_asked_for_has_a_row(tmp_path: Path) -> None:
-    """A mistake there is a warning, since events are delivered all the same; without such variables there is no row."""
+    """What OpenTelemetry would export has a row; a mistake in its variables is a warning, since events are
+    delivered all the same."""
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "a", "b", "http://127.0.0.1:9/v5")
     asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_METRIC_EXPORT_INTERVAL": "1m"}
     found = check(env | asked)
@@ -149,7 +151,8 @@ def test_what_opentelemetry_is_asked_for_has_a_row(tmp_path: Path) -> None:
 
 
 def test_the_function_is_loaded(tmp_path: Path) -> None:
-    """It says which and what it costs, or why it cannot be loaded; without one there is no such row."""
+    """The row for PINSTREAM_TRANSFORM names the function and says what it costs, or why it cannot be loaded;
+    without the setting there is no row."""
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     found = Found(load(env | {"PINSTREAM_TRANSFORM": "copy:copy"}))
     assert (
@@ -164,7 +167,7 @@ def test_the_function_is_loaded(tmp_path: Path) -> None:
 
 
 def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A row says what each would get, or why it cannot be divided; without the option there is none."""
+    """With ``--workers`` a row says what each worker would have, or why the settings cannot be divided."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
     found = check(env, "--workers", "4")
     assert found.code == 0
@@ -183,14 +186,15 @@ def test_divided_by_workers(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 
 def test_it_leaves_nothing_behind(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """The state folder holds what a run would make, and no probe."""
+    """After `check` no probe file is left in the state folder."""
     env = run_environment(tmp_path, kafka, new_topic(kafka), new_group(), api.url)
     assert check(env).code == 0
     assert not [one for one in (tmp_path / "state").rglob("*") if one.name.startswith(".check-")]
 
 
 def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A missing topic, a wrong token, a mapping that does not fit, a registry that is down: a failed row each."""
+    """A missing topic, a wrong token, a mapping that does not fit and a registry that is down are a failed row
+    each, in one run."""
     (tmp_path / "m.toml").write_text('[fields]\n"user_data.em" = "customer.email"\n')
     env = run_environment(
         tmp_path, kafka, "no-such-topic", new_group(), api.url,
@@ -218,7 +222,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
 
 
 def test_settings_that_cannot_be(kafka: Kafka, tmp_path: Path) -> None:
-    """They are a failed row, and exit code 1: nothing else can be asked."""
+    """Settings that cannot be read are one failed row with exit code 1, and no other question is asked."""
     env = run_environment(tmp_path, kafka, "a", "b", "http://127.0.0.1:9/v5", PINSTREAM_LINGER="[soon]")
     found = check(env)
     assert (found.code, set(found.rows)) == (1, {"settings"})
@@ -227,7 +231,7 @@ def test_settings_that_cannot_be(kafka: Kafka, tmp_path: Path) -> None:
 
 
 def test_it_reads_well_on_a_narrow_screen(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """At 80 columns no line is longer, and the first two columns stand by themselves."""
+    """At 80 columns no line is longer, and the columns of questions and verdicts hold nothing else."""
     env = run_environment(tmp_path, kafka, "no-such-topic", new_group(), api.url, COLUMNS="80")
     done = command("check", env=env)
     lines = done.stdout.splitlines()
@@ -240,10 +244,10 @@ def test_it_reads_well_on_a_narrow_screen(kafka: Kafka, api: Api, tmp_path: Path
 
 
 class TestGroup:
-    """Where reading would begin."""
+    """The row about the consumer group, which says where reading would begin."""
 
     def test_a_new_group(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """At the beginning: all that is there is read."""
+        """A new group begins at the beginning and reads all records."""
         topic = new_topic(kafka)
         write_events(kafka, topic, [commerce_event(str(number)) for number in range(7)])
         env = run_environment(tmp_path, kafka, topic, group := new_group(), api.url)
@@ -251,7 +255,7 @@ class TestGroup:
         assert text.startswith(f"{group}: new, begins at the beginning: 7 records; ")
 
     def test_a_group_that_was_here_before(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """It goes on; a partition that it has no offset for begins at its beginning."""
+        """A known group goes on at its offsets; a partition without one is read from its beginning."""
         topic, group = new_topic(kafka), new_group()
         produce(kafka, topic, [b"1", b"2", b"3"], partition=0)
         produce(kafka, topic, [b"4", b"5"], partition=1)
@@ -264,7 +268,8 @@ class TestGroup:
         assert text.startswith(f"{group}: {expected}; ")
 
     def test_one_that_may_not_begin_anywhere(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """``error`` and no offset: a run would end at once, so it is not fit."""
+        """With KAFKA_AUTO_OFFSET_RESET=error a group without offsets is not fit to run, since a run would end
+        at once."""
         env = run_environment(
             tmp_path, kafka, new_topic(kafka), new_group(), api.url, KAFKA_AUTO_OFFSET_RESET="error"
         )
@@ -273,7 +278,7 @@ class TestGroup:
         assert "`pinstream offsets set`" in found.text("consumer group", "failed")
 
     def test_latest_says_what_it_skips(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """How many records a new group would never read."""
+        """With ``latest`` the row of a new group says how many records will not be read."""
         topic = new_topic(kafka)
         produce(kafka, topic, [b"1", b"2", b"3"])
         env = run_environment(tmp_path, kafka, topic, new_group(), api.url, KAFKA_AUTO_OFFSET_RESET="latest")
@@ -283,7 +288,7 @@ class TestGroup:
     def test_latest_skips_nothing_of_a_group_that_has_offsets(
         self, kafka: Kafka, api: Api, tmp_path: Path
     ) -> None:
-        """Of another topic, which it reads no more: to these it is new, and reads them whole."""
+        """With ``latest`` a group that has offsets of another topic reads new topics from their beginning."""
         other, topic, group = new_topic(kafka), new_topic(kafka), new_group()
         produce(kafka, topic, [b"1", b"2", b"3"])
         commit(kafka, group, other, 0)
@@ -292,7 +297,8 @@ class TestGroup:
         assert check(env).text("consumer group", "ok").startswith(expected)
 
     def test_what_was_committed_for_another_destination(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """A sandbox, mostly: what lies before is not sent to this one. Said of this one's own commits it is not."""
+        """Offsets that were committed for another destination, such as a sandbox, are a warning, since the
+        records before them are not sent to this one. Offsets of this destination are not."""
         topic, group = new_topic(kafka), new_group()
         produce(kafka, topic, [b"1", b"2", b"3"])
         env = run_environment(tmp_path, kafka, topic, group, api.url)
@@ -306,7 +312,7 @@ class TestGroup:
         assert text.startswith(f"{topic}[0]: committed for another PINTEREST_API_URL or PINTEREST_TEST_MODE")
 
     def test_an_offset_beyond_the_end(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """The topic was created again, or it is another cluster: a warning before it runs."""
+        """An offset beyond the end is a warning: the topic was created again, or it is another cluster."""
         topic, group = new_topic(kafka), new_group()
         commit(kafka, group, topic, 500)
         found = check(run_environment(tmp_path, kafka, topic, group, api.url))
@@ -318,10 +324,10 @@ class TestGroup:
 
 
 class TestDeadLetters:
-    """Can they be stored, whole."""
+    """The row about dead-letter topics, which says whether dead letters can be stored whole."""
 
     def test_a_topic_that_is_missing(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """It is made when it is needed."""
+        """A dead-letter topic that is missing is no problem: it is created with the first letter."""
         topic = create_topic(kafka, 1)
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
         assert found.text("dead-letter topics", "ok").endswith(f": {topic}.dead-letters")
@@ -329,7 +335,7 @@ class TestDeadLetters:
 
     @pytest.mark.real_kafka
     def test_a_compacted_topic(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """Letters without a key cannot be stored there."""
+        """A compacted dead-letter topic is a warning, since letters without a key cannot be stored there."""
         topic = create_topic(kafka, 1)
         create_topic(kafka, 1, f"{topic}.dead-letters", cleanup_policy="compact,delete")
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
@@ -338,7 +344,8 @@ class TestDeadLetters:
 
     @pytest.mark.real_kafka
     def test_a_topic_that_takes_less_than_its_origin(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """Letters would lose their value; the line has the setting that corrects it."""
+        """A dead-letter topic that takes smaller records than its origin is a warning, since letters would lose
+        their value; it has the setting that corrects it."""
         topic = create_topic(kafka, 1, max_message_bytes="2000000")
         create_topic(kafka, 1, f"{topic}.dead-letters", max_message_bytes="1000000")
         found = check(run_environment(tmp_path, kafka, topic, new_group(), api.url))
@@ -347,10 +354,10 @@ class TestDeadLetters:
 
 
 class TestPageAddress:
-    """Can the page be served."""
+    """The row about the page's address, which says whether the page can be served."""
 
     def test_another_program_has_it(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """A run would end at once."""
+        """An address that another program uses is a failed row, since a run would end at once."""
         with closing(socket.create_server(("127.0.0.1", 0))) as other:
             address = f"127.0.0.1:{other.getsockname()[1]}"
             env = run_environment(
@@ -361,7 +368,8 @@ class TestPageAddress:
         assert f"{address} is used by another program" in found.text("page address", "failed")
 
     def test_this_member_runs_already(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """The runbook has people check beside a running member: its own page is no trouble."""
+        """An address that this member uses already is no problem: the runbook says to run `check` beside a
+        running member."""
         topic, group = new_topic(kafka), new_group()
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -374,14 +382,14 @@ class TestPageAddress:
         assert "another pinstream uses it already" in found.text("page address", "ok")
 
     def test_it_is_turned_off(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
-        """Then there is nothing to ask."""
+        """With the page turned off the row is skipped."""
         env = run_environment(
             tmp_path, kafka, new_topic(kafka), new_group(), api.url, PINSTREAM_HTTP_ADDRESS=""
         )
         assert check(env).verdicts("page address") == ["skipped"]
 
     def test_both_addresses_are_tried(self, tmp_path: Path) -> None:
-        """The page's own as well: the one that cannot be had is named, and so are two that cannot be had together."""
+        """Both addresses are tried. The one that is not free is named, and so are two that cannot be used together."""
         env = run_environment(
             tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5"
         )
@@ -413,14 +421,14 @@ class TestPageAddress:
         ],
     )
     def test_it_says_who_may_look(self, tmp_path: Path, settings: dict[str, str], text: str) -> None:
-        """An address for everyone, without a token, is worth a word."""
+        """For an address that is not local, the row says who may read the page, with a token and without."""
         url = "http://127.0.0.1:9/v5"
         env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", url, **settings)
         assert text in asyncio.run(page(Found(load(env))))[0].text
 
 
 def test_a_state_folder_that_cannot_be_written(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """It names the variable and what to do."""
+    """A state folder that cannot be written is a failed row that names the variable."""
     env = run_environment(
         tmp_path, kafka, new_topic(kafka), new_group(), api.url,
         PINSTREAM_STATE_DIR="/proc/pinstream", PINSTREAM_KEY_STORE="memory:",
@@ -429,7 +437,7 @@ def test_a_state_folder_that_cannot_be_written(kafka: Kafka, api: Api, tmp_path:
 
 
 def test_a_key_store_without_room_to_grow(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """A full disk is never how one learns of it."""
+    """A disk without room for the key store to grow is a warning before it is full."""
     env = run_environment(
         tmp_path, kafka, new_topic(kafka), new_group(), api.url, PINSTREAM_KEY_STORE_MAX_BYTES="1TiB"
     )
@@ -439,7 +447,7 @@ def test_a_key_store_without_room_to_grow(kafka: Kafka, api: Api, tmp_path: Path
 
 
 class Verdicts:
-    """An API that gives the answers of the test, and echoes what it gets."""
+    """An API that gives the answers set by the test; their texts may quote fields of the event's user data."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -447,7 +455,7 @@ class Verdicts:
         self.given: dict[str, Any] = {}
 
     async def start(self) -> str:
-        """Listen; the base URL."""
+        """Listen, and return the base URL."""
         application = web.Application()
         application.router.add_post("/v5/ad_accounts/{account}/events", self._answer)
         self._runner = web.AppRunner(application, access_log=None)
@@ -477,23 +485,24 @@ class Verdicts:
 
 @pytest.fixture
 def verdicts(servers: Loop) -> Iterator[tuple[str, Verdicts]]:
-    """The API that gives the answers of the test, and its base URL."""
+    """The API's base URL, and the API, which gives the answers set by the test."""
     server = Verdicts()
     yield servers.call(server.start()), server
     servers.call(server.stop())
 
 
 class TestTestEvents:
-    """The API's answer to each of them."""
+    """The rows about the test events, which have the API's answers."""
 
     def rows(self, folder: Path, url: str, **settings: str) -> list[tuple[str, str]]:
-        """Verdict and text of each; in this process, as nothing else is asked."""
+        """Return verdict and text of each row, asked for in this process and without the other questions."""
         env = run_environment(folder, Kafka("127.0.0.1:9", "none"), "orders", "group", url, **settings)
         answers = asyncio.run(questions.test_events(Found(load(env), sends=True)))
         return [(answer.verdict.value, answer.text) for answer in answers]
 
     def test_each_event_has_its_answer(self, verdicts: tuple[str, Verdicts], tmp_path: Path) -> None:
-        """Status, error and warning, without what was in the event, and how the platform names the call."""
+        """Each test event has a row with its status, error or warning and the platform's id of the request,
+        without values of the event."""
         url, server = verdicts
         server.outcomes = [
             {"status": "processed", "error_message": None, "warning_message": "em {em} is thin"},
@@ -510,7 +519,7 @@ class TestTestEvents:
         assert "973dfe" not in rows[0][1]
 
     def test_every_account_is_tried(self, api: Api, tmp_path: Path) -> None:
-        """Those of PINTEREST_EXTRA_AD_ACCOUNT_IDS too."""
+        """Test events are sent for each account, also those of PINTEREST_EXTRA_AD_ACCOUNT_IDS."""
         rows = self.rows(tmp_path, api.url, PINTEREST_EXTRA_AD_ACCOUNT_IDS="549755885176")
         assert {verdict for verdict, _ in rows} == {"ok"}
         assert [text.split(" (")[0] for _, text in rows] == [
@@ -520,7 +529,8 @@ class TestTestEvents:
         ]
 
     def test_what_is_new_goes_in_a_call_of_its_own(self, api: Api, tmp_path: Path) -> None:
-        """Where the mapping asks for it: it is seen whether the platform takes it, and nothing else fails."""
+        """Fields that are new at the platform are sent in a call of their own if the mapping has them, so that
+        their refusal fails nothing else."""
         file = tmp_path / "mapping.toml"
         file.write_text(f"[fields]\n{NEW_FIELDS}")
         kafka = Kafka("127.0.0.1:9", "none")
@@ -555,7 +565,7 @@ class TestTestEvents:
         verdict: str,
         advice: str,
     ) -> None:
-        """One row for the account: no event got a verdict."""
+        """A refused call is one row for the account with what to do, since no event has an answer of its own."""
         url, server = verdicts
         server.status = status
         server.given = {"events": None, "code": 2, "message": "no"}
@@ -572,7 +582,7 @@ class TestTestEvents:
         ],
     )
     def test_no_answer_says_what_to_do(self, tmp_path: Path, url: str, advice: str) -> None:
-        """By why none came."""
+        """Without an answer the row says why none came, and what to do."""
         [(verdict, text)] = self.rows(tmp_path, url)
         assert verdict == "failed"
         assert advice in text

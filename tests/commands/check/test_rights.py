@@ -11,7 +11,7 @@ from consumer.settings import Settings, load
 
 
 def settings(**variables: str) -> Settings:
-    """These on top of the least that `run` needs."""
+    """Return the least settings that `run` needs, with `variables` on top."""
     least = {
         "HOME": "/home/shop",
         "KAFKA_BOOTSTRAP_SERVERS": "b-1.x.y.c1.kafka.eu-west-1.amazonaws.com:9098",
@@ -23,7 +23,7 @@ def settings(**variables: str) -> Settings:
 
 
 def policy(of: Settings) -> dict[str, set[str]]:
-    """The last part of each resource -> what is allowed on it."""
+    """Return the allowed actions of the policy, by the resource's name without its prefix."""
     document = json.loads(rights.iam(of))
     assert document["Version"] == "2012-10-17"
     assert {one["Effect"] for one in document["Statement"]} == {"Allow"}
@@ -36,7 +36,8 @@ def policy(of: Settings) -> dict[str, set[str]]:
 
 
 def test_the_policy_has_every_right_that_the_acls_have() -> None:
-    """One statement a resource. IAM's ReadData and WriteData do not bring DescribeTopic with them, so it is named."""
+    """The policy has a statement for each resource with the rights that the ACLs have. DescribeTopic is named,
+    since IAM's ReadData and WriteData do not include it."""
     found = policy(settings())
     read = {"DescribeTopic", "ReadData", "DescribeTopicDynamicConfiguration"}
     letters = read | {"WriteData", "CreateTopic"}
@@ -45,7 +46,7 @@ def test_the_policy_has_every_right_that_the_acls_have() -> None:
     assert found == {
         "cluster/CLUSTER/UUID": {"Connect", "DescribeCluster", "WriteDataIdempotently"},
         at("topic", "orders"): read,
-        at("topic", "web-*"): letters,  # the names of its dead-letter topics begin alike
+        at("topic", "web-*"): letters,  # the pattern's dead-letter topics have the same prefix
         at("topic", "orders.dead-letters"): letters,
         at("group", "pinstream"): {"DescribeGroup", "AlterGroup"},
         at("group", "pinstream.replay.*"): {"DescribeGroup", "AlterGroup"},
@@ -55,7 +56,7 @@ def test_the_policy_has_every_right_that_the_acls_have() -> None:
 
 
 def test_a_group_of_any_name_is_quoted() -> None:
-    """Kafka takes quotes, backslashes and the start of a comment in a group's name; YAML reads them back."""
+    """A group's name with quotes, backslashes and ``#``, which Kafka allows, is read back from the YAML as it was."""
     group = 'shop "eu" \\ #1: größe'
     document = yaml.safe_load(rights.strimzi(settings(KAFKA_GROUP_ID=group)))
     resources = [acl["resource"] for acl in document["spec"]["authorization"]["acls"]]

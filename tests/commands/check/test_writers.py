@@ -1,4 +1,4 @@
-"""`check` asks the registry what is in it: the newest schema of each topic, and the context."""
+"""`check` asks the registry for the newest schema of each topic, and for the context."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ ROW = "writers' schemas"
 
 @pytest.fixture
 def registry(servers: Loop) -> Iterator[Registry]:
-    """The fake."""
+    """A fake registry."""
     with Registry(servers) as one:
         yield one
 
 
 def test_the_newest_schemas_of_the_topics(kafka: Kafka, real_registry: str, api: Api, tmp_path: Path) -> None:
-    """Nothing by the topic's name; then one that is read; then one of another kind, and one that does not fit."""
+    """The row says that no subject has a topic's name, or how many newest schemas can be read; a schema of
+    another kind and one that does not fit are warnings."""
     topic = new_topic(kafka, 1)
     env = run_environment(tmp_path, kafka, topic, new_group(), api.url, SCHEMA_REGISTRY_URL=real_registry)
     found = check(env)
@@ -67,7 +68,8 @@ def test_the_newest_schemas_of_the_topics(kafka: Kafka, real_registry: str, api:
 def test_a_context_that_the_registry_does_not_have(
     kafka: Kafka, registry: Registry, api: Api, tmp_path: Path
 ) -> None:
-    """It would have no schema for any record. One that it has is right, with or without the colons around its name."""
+    """A context that the registry lacks is a failed row, since no schema would be found. One that exists is
+    right with or without colons around its name."""
     registry.set_contexts(".shop", ".staging")
     env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
     for context, verdict in ((".stagign", "failed"), (".staging", "ok"), (":.shop:", "ok")):
@@ -82,7 +84,8 @@ def test_a_context_that_the_registry_does_not_have(
 
 
 def test_names_of_contexts_are_shown_printable_and_bounded(registry: Registry, tmp_path: Path) -> None:
-    """They are what the registry answers, which may be anything."""
+    """Names of contexts, which may be anything that the registry answers, are printed without control
+    characters and cut."""
     registry.set_contexts("\x1b]0;title\x07", "x" * 5_000)
     env = run_environment(tmp_path, Kafka("127.0.0.1:9", "none"), "orders", "group", "http://127.0.0.1:9/v5")
     settings = load(env | {"SCHEMA_REGISTRY_URL": f"{registry.url}/contexts/.shop"})
@@ -93,7 +96,7 @@ def test_names_of_contexts_are_shown_printable_and_bounded(registry: Registry, t
 
 
 def test_a_registry_that_is_down_is_said_once(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Its own row has the error; the row of what is in it says only what it needs."""
+    """A registry that is down is reported in its own row; the row about its schemas is skipped."""
     env = run_environment(tmp_path, kafka, new_topic(kafka, 1), new_group(), api.url)
     found = check(env | {"SCHEMA_REGISTRY_URL": "http://127.0.0.1:9"})
     assert found.verdicts("schema registry") == ["failed"]

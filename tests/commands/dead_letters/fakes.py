@@ -1,4 +1,5 @@
-"""A Kafka of lists for the dead-letter commands: topics, partitions, records; and a writer of transactions on it."""
+"""A Kafka made of lists for the tests of dead-letter commands, with topics, partitions and records, and a
+transactional writer on it."""
 
 from __future__ import annotations
 
@@ -14,35 +15,35 @@ from consumer.engine.messages import DeadLetter
 from consumer.engine.model import Chunk, Record, Rejection, Stage
 
 AT = 1_700_000_000_000
-"""When the first letter died, in milliseconds; each further one a second later."""
+"""When the first letter was written, in milliseconds; each further one is a second later."""
 
 
 def home(topic: str, partition: int = 0) -> Home:
-    """In the cluster of these tests."""
+    """Return this partition's home, in the cluster of these tests."""
     return Home("here", topic, partition)
 
 
 def runs_in(record: Record, topic: str, partition: int = 0) -> list[tuple[int, int]]:
-    """What a mark of there says is done."""
+    """Return the runs of offsets that a mark in this partition says are done."""
     mark = read_mark(record, home(topic, partition)) or Mark((), at_home=True)
     return list(mark.runs)
 
 
 class Topics(Reader):
-    """What there is, and the answers to the questions to Kafka."""
+    """Topics held in lists, and the answers to questions about them."""
 
     def __init__(self, **partitions: int) -> None:
         super().__init__({})
         self.partitions = {name.replace("_", "-"): count for name, count in partitions.items()}
         self.logs: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self.chunk = 3
-        """Records that come together."""
+        """Number of records that a scan returns together."""
         self.asked: list[Place] = []
 
     def append(
         self, topic: str, partition: int, key: Any, value: Any, headers: Any = (), timestamp: int = AT
     ) -> Record:
-        """One more record."""
+        """Append a record to a partition, and return it."""
         log = self.logs[topic, partition]
         log.append(Record(len(log), timestamp, key, value, tuple(headers)))
         return log[-1]
@@ -61,7 +62,7 @@ class Topics(Reader):
         offset: int | None = None,
         attempts: int = 0,
     ) -> Record:
-        """One more letter on the dead-letter topic of `origin`."""
+        """Append a letter to the dead-letter topic of `origin`, and return it."""
         record = Record(number if offset is None else offset, AT, b"k%d" % number, b"v%d" % number, headers)
         rejection = Rejection(stage, code, "what is wrong")
         letter = DeadLetter(origin, partition, record, rejection, attempts, AT + number * 1000)
@@ -74,7 +75,7 @@ class Topics(Reader):
         )
 
     def values(self, topic: str, partition: int | None = None) -> list[bytes | None]:
-        """What lies on a topic, by partition and offset."""
+        """Return the values of the records on a topic, by partition and offset."""
         logs = sorted(item for item in self.logs.items() if item[0][0] == topic)
         return [one.value for (_, at), log in logs if partition in (None, at) for one in log]
 
@@ -107,19 +108,20 @@ EVERYTHING = Filters()
 
 
 def dead_letters(where: Topics, *, of: str | None = "orders", filters: Filters = EVERYTHING) -> DeadLetters:
-    """The letters of one topic on its dead-letter topic; `of` None: all on the topic ``letters``."""
+    """Return the letters of one topic on its dead-letter topic; with `of` None, all on the topic ``letters``."""
     name = "letters" if of is None else f"{of}.dead-letters"
     return DeadLetters(name, None if of is None else frozenset({of}), filters, where)
 
 
 class Killed(Exception):
-    """The process is gone."""
+    """Raised where the process is killed."""
 
 
 class Transactions:
-    """Writes lots onto `topics`, all of a lot or nothing. Its `write` is that of a `TransactionalWriter`.
+    """Writes lots onto `topics`, all records of a lot or none. Its `write` is that of a `TransactionalWriter`.
 
-    `refuses`: what the broker does not take. `before` and `after` are called around each lot, and may raise.
+    `refuses` returns whether the broker refuses a record. `before` and `after` are called around each lot, and may
+    raise.
     """
 
     def __init__(self, topics: Topics) -> None:
@@ -130,7 +132,7 @@ class Transactions:
         self.lots: list[Sequence[NewRecord]] = []
 
     async def write(self, records: Sequence[NewRecord]) -> int | None:
-        """All of them, or the index of one that is refused."""
+        """Write all records; return the index of one that is refused, and then write none."""
         for index, record in enumerate(records):
             if self.refuses(record):
                 return index

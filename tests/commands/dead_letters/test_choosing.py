@@ -1,4 +1,4 @@
-"""Which letters a redrive takes and which stay, on a Kafka of lists; a dry run chooses in the same way."""
+"""Which letters a redrive takes and which stay, on a Kafka made of lists; a dry run chooses in the same way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KAFKA = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, needs=("kafka",))
 
 
 def options(**changes: Any) -> RedriveOptions:
-    """All letters."""
+    """Return options for a dry run over all letters, with `changes`."""
     given: dict[str, Any] = {
         "topics": (),
         "filters": Filters(),
@@ -43,7 +43,7 @@ def options(**changes: Any) -> RedriveOptions:
 
 
 def topics(letters: int = 10, partitions: int = 1) -> Topics:
-    """An empty topic ``orders`` and `letters` letters of it, in turns over the partitions."""
+    """Return an empty topic ``orders`` and `letters` letters of it, spread over the partitions."""
     found = Topics(orders=partitions)
     found.partitions[DEAD] = partitions
     for number in range(letters):
@@ -57,7 +57,7 @@ def rehearsed(
     which: tuple[str | None, ...] = ("orders",),
     **changes: Any,
 ) -> RedriveOutcome:
-    """A dry run to its end; nothing is written."""
+    """Return the outcome of a dry run; assert that it writes nothing."""
     before = {key: list(log) for key, log in where.logs.items()}
     given = options(**changes)
     outcome = RedriveOutcome(given)
@@ -67,18 +67,18 @@ def rehearsed(
 
 
 def tally(outcome: RedriveOutcome) -> Tally:
-    """The one dead-letter topic's."""
+    """Return the tally of the only dead-letter topic."""
     [found] = outcome.tallies
     return found
 
 
 def done(where: Topics, *runs: tuple[int, int], partition: int = 0) -> None:
-    """Mark these offsets of the dead-letter topic."""
+    """Mark runs of offsets of the dead-letter topic as done."""
     where.append(DEAD, partition, b"k", b"v", mark_headers(runs, home(DEAD, partition)))
 
 
 def test_what_is_found_is_told() -> None:
-    """Every number, and the whole as JSON."""
+    """The outcome has every number, for each topic and in all, as one JSON document."""
     where = topics(3)
     done(where, (0, 1))
     counts = dict.fromkeys(("looped", "gone", "left", "foreign", "elsewhere"), 0)
@@ -105,7 +105,7 @@ FILTERS = {
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_filters_choose(name: str) -> None:
-    """What does not match is not counted."""
+    """Letters that do not match the filters are not counted."""
     filters, expected = FILTERS[name]
     where = topics(1)
     where.bury(1, stage=Stage.DECODE)
@@ -115,7 +115,7 @@ def test_filters_choose(name: str) -> None:
 
 
 def test_max_is_never_exceeded() -> None:
-    """Over partitions and topics; what is left is counted."""
+    """Over all partitions and topics no more letters are redriven than ``--max`` says, and the others are counted."""
     where = topics(7, partitions=2)
     where.partitions |= {"other": 1, "other.dead-letters": 1}
     for number in range(3):
@@ -130,7 +130,8 @@ def test_max_is_never_exceeded() -> None:
 
 
 def test_what_was_redriven_too_often_stays() -> None:
-    """The loop guard: by the count in its header, whatever it died of last. One that cannot be read is too often."""
+    """A letter that was redriven too often stays, by the count in its header and whatever it died of. A count
+    that cannot be read is too high."""
     where = topics(0)
     unreadable = (b"junk", b"", None, b"\xff", b"%d" % 2**63, b"9" * 40)
     for number, trips in enumerate((b"2", b"3", b"4", *unreadable)):
@@ -141,19 +142,19 @@ def test_what_was_redriven_too_often_stays() -> None:
 
 
 def test_a_topic_that_is_gone_keeps_no_letter_back() -> None:
-    """Nothing is written to it, so it need not be there."""
+    """Letters of a topic that was deleted are redriven, since nothing is written to it."""
     where = topics(5)
     del where.partitions["orders"]
     assert tally(rehearsed(where)) == Tally(DEAD, matched=5, redriven=5)
 
 
 def whole(where: Topics, number: int, headers: Any = ()) -> None:
-    """The record of a letter, still at its origin."""
+    """Append the record of letter `number` to its origin."""
     where.append("orders", 0, b"k%d" % number, b"v%d" % number, headers)
 
 
 def test_what_was_too_large_for_its_letter_is_fetched() -> None:
-    """From its origin."""
+    """What was left out of a letter, since it was too large, is fetched from its origin."""
     where = topics(0)
     own = (("h", b"1"), ("pinstream.trips", b"1"), ("pinstream.redriven", b"x:0:0"))
     whole(where, 0, own)
@@ -163,7 +164,8 @@ def test_what_was_too_large_for_its_letter_is_fetched() -> None:
 
 @pytest.mark.parametrize("there", ["nothing", "another", "no topic", "fewer partitions"])
 def test_what_cannot_be_fetched_any_more_is_named(there: str) -> None:
-    """Retention took it, or the topic was deleted or created again: the letter stays."""
+    """A letter whose record cannot be fetched from its origin stays and is named: retention deleted it, or the
+    topic was deleted or created again."""
     where = topics(0)
     if there == "another":
         where.append("orders", 0, b"k0", b"v0", timestamp=AT + 1)
@@ -179,7 +181,7 @@ def test_what_cannot_be_fetched_any_more_is_named(there: str) -> None:
 
 
 def test_notes_do_not_flood() -> None:
-    """Ten are named, of the rest how many."""
+    """Ten letters that stay are named, and the others are only counted."""
     where = topics(0)
     for number in range(25):
         where.bury(number, left_out=("value",))
@@ -188,7 +190,7 @@ def test_notes_do_not_flood() -> None:
 
 
 def test_records_that_are_not_ours_stay() -> None:
-    """Junk, letters of other topics, letters carried in from elsewhere: counted, and not touched."""
+    """Records that are no letters, and letters of other topics, are counted and left alone."""
     where = topics(2)
     where.append(DEAD, 0, b"k", b"junk")
     where.bury(7, origin="foreign", on=DEAD)
@@ -198,7 +200,8 @@ def test_records_that_are_not_ours_stay() -> None:
 
 
 def test_marks_of_another_cluster_are_not_believed() -> None:
-    """A mirror closed its offsets up: what they say is of other letters. They are counted."""
+    """Marks of another cluster, partition or topic are ignored and counted: in a mirrored topic their offsets
+    are those of other letters."""
     where = topics(3)
     for one in (
         home(DEAD)._replace(cluster="there"),
@@ -212,7 +215,8 @@ def test_marks_of_another_cluster_are_not_believed() -> None:
 
 
 def test_one_topic_for_all() -> None:
-    """Without a restriction any origin's letters are meant, those of the dead-letter topic itself too."""
+    """Without a restriction all letters of a dead-letter topic are redriven, of any origin, the dead-letter
+    topic itself included."""
     where = Topics(a=1, b=1, letters=1)
     where.bury(0, origin="a", on="letters")
     where.bury(1, origin="b", on="letters")
@@ -230,7 +234,7 @@ def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.Capture
 
 
 class Interrupted(Topics):
-    """A signal comes while the topic is read for the first time."""
+    """Topics that send this process a signal when they are scanned for the first time."""
 
     heard = False
 
@@ -245,7 +249,7 @@ class Interrupted(Topics):
 
 
 def test_a_signal_ends_a_dry_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has done nothing that has to be finished, and reading a large topic takes minutes."""
+    """A signal ends a dry run at once: it has nothing to finish, and reading a large topic takes minutes."""
     where = Interrupted(orders=1)
     where.partitions[DEAD] = 1
 
@@ -258,7 +262,8 @@ def test_a_signal_ends_a_dry_run_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_signal_ends_a_redrive_before_it_takes_over_the_next_topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To take over the next topic's transactional id would end another redrive that goes on there."""
+    """After a signal a redrive does not start the next topic: taking over its transactional id would end
+    another redrive of that topic."""
     where = Interrupted(orders=1, other=1)
     for origin in ("orders", "other"):
         where.partitions[f"{origin}.dead-letters"] = 1

@@ -51,7 +51,7 @@ LETTER = DeadRecord(
     ],
 )
 def test_filters(filters: Filters, holds: bool) -> None:
-    """Each must hold; of several values of one, any. A time range is half-open."""
+    """A letter must match each filter, and one of several values of a filter. A time range excludes its end."""
     assert filters.hold(LETTER) is holds
 
 
@@ -62,7 +62,7 @@ def test_filters(filters: Filters, holds: bool) -> None:
     st.none() | st.integers(0, 2**63 - 1),
 )
 def test_origins_are_written_as_places_are(topic: str, partition: int | None, offset: int | None) -> None:
-    """``TOPIC[:PARTITION[:OFFSET]]``."""
+    """An origin is written as ``TOPIC[:PARTITION[:OFFSET]]``, as a place is."""
     parts = (
         (topic,)
         if partition is None
@@ -80,7 +80,7 @@ def test_origins_are_written_as_places_are(topic: str, partition: int | None, of
     "text", ["", ":", "a:", "a:b", "a:1:", "a:1:x", "a:1:2:3", "a b", "a:-1", "ä", "a:99999999999", "a:1:2 "]
 )
 def test_what_is_no_origin_is_no_place_either(text: str) -> None:
-    """One line that says how to write it."""
+    """Text that is no origin is no place either, and the error says in one line how to write it."""
     with pytest.raises(UsageError, match="write TOPIC"):
         parse_origin(text)
     with pytest.raises(UsageError, match="write TOPIC:PARTITION:OFFSET"):
@@ -90,7 +90,7 @@ def test_what_is_no_origin_is_no_place_either(text: str) -> None:
 @PROPERTY
 @given(st.text(max_size=30))
 def test_any_text_is_a_place_or_a_usage_error(text: str) -> None:
-    """Nothing else comes out."""
+    """Any text is read as an origin and as a place, or is a usage error."""
     for parse in (parse_origin, parse_place):
         with contextlib.suppress(UsageError):
             parse(text)

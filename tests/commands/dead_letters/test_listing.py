@@ -1,4 +1,4 @@
-"""``pinstream dead-letters list`` and ``show``: what is there and why; nothing of a person, ever."""
+"""``pinstream dead-letters list`` and ``show`` print which letters there are and why, and never a person's data."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ KNOWN = dict.fromkeys(
 
 
 def names(*topics: str, template: str = "{topic}.dead-letters", configured: str = "orders") -> dict[str, Any]:
-    """The dead-letter topics meant by ``--topic``: name -> origins."""
+    """Return the dead-letter topics meant by ``--topic``, with the origins of each."""
     env = {"KAFKA_BOOTSTRAP_SERVERS": "b:1", "PINSTREAM_DEAD_LETTER_TOPIC": template, "HOME": "/"}
     settings = load({**env, **({"KAFKA_TOPICS": configured} if configured else {})}, needs=("kafka",))
     return {name: origins and set(origins) for name, origins in chosen(settings, topics, KNOWN).items()}
 
 
 def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:
-    """An origin or a dead-letter topic; patterns as the service reads them, and origins of which only letters are."""
+    """``--topic`` names an origin, a dead-letter topic or a pattern, which also finds origins of which only
+    letters are left; without it the settings count."""
     assert names() == {"orders.dead-letters": {"orders"}}
     assert names("returns") == {"returns.dead-letters": {"returns"}}
     assert names("orders.dead-letters", "orders") == {"orders.dead-letters": {"orders"}}
@@ -47,7 +48,8 @@ def test_topics_are_those_of_the_settings_or_of_the_command_line() -> None:
 
 
 def test_one_dead_letter_topic_for_all() -> None:
-    """Named by an origin it means that origin's letters; by its own name all that lies there."""
+    """Where all origins share a dead-letter topic, an origin's name means its letters, and the topic's own name
+    all letters on it."""
     assert names("orders", "returns", template="gone.dead-letters") == {
         "gone.dead-letters": {"orders", "returns"}
     }
@@ -56,7 +58,8 @@ def test_one_dead_letter_topic_for_all() -> None:
 
 
 def test_a_topic_that_cannot_be_meant() -> None:
-    """Mistyped: the nearest is named. A pattern that is none. No topic at all."""
+    """A mistyped topic is an error that names the nearest; so are a pattern that cannot be read, and no topic
+    at all."""
     with pytest.raises(UsageError, match="nearest that does is orders"):
         names("ordres")
     with pytest.raises(UsageError, match="--topic nowhere"):
@@ -71,7 +74,8 @@ def test_a_topic_that_cannot_be_meant() -> None:
 
 
 async def test_counting_is_by_origin_stage_and_code() -> None:
-    """Waiting and done, oldest and latest; what is not ours apart; the latest first."""
+    """Waiting and done letters are counted by origin, stage and code, with the oldest and the latest; other
+    records are counted apart. The latest letters come first."""
     where = Topics(orders=1)
     where.partitions["orders.dead-letters"] = 2
     for number in range(6):
@@ -105,7 +109,7 @@ async def test_counting_is_by_origin_stage_and_code() -> None:
 
 
 async def test_any_number_of_codes_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too much to count apart is counted together; of the latest no key and value is kept."""
+    """Beyond a number of codes, letters are counted together; of the latest letters no key or value is kept."""
     monkeypatch.setattr("consumer.commands.dead_letters.listing.MOST_KINDS", 5)
     where = Topics(letters=1)
     for number in range(50):
@@ -119,7 +123,7 @@ TOPICS = ("orders", "a-team.with-a-long-name.orders-of-all-the-shops-of-europe.v
 
 
 def printed(topic: str, code: str, width: int, waiting: int = 7) -> str:
-    """The listing of letters of one kind, on a terminal of this width."""
+    """Return the listing of letters of one kind, on a terminal of this width."""
     count = {"topic": topic, "stage": "convert", "code": code, "waiting": waiting, "done": 4321}
     times = dict.fromkeys(("oldest", "latest"), "2023-11-14T22:13:20Z")
     none: dict[str, Any] = {"latest": [], "foreign": 0, "elsewhere": 0, "no_dead_letters": []}
@@ -132,7 +136,8 @@ def printed(topic: str, code: str, width: int, waiting: int = 7) -> str:
 @pytest.mark.parametrize("waiting", [7, 1_234_567_890])
 @pytest.mark.parametrize("topic", TOPICS)
 def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> None:
-    """Numbers stand whole, names are broken over lines; what does not fit a table is no table."""
+    """On a narrow terminal numbers are whole and names are broken over lines; what does not fit a table is
+    printed without one."""
     code = "unsupported_action_source_and_more"
     text = printed(topic, code, width, waiting)
     assert "…" not in text
@@ -146,13 +151,13 @@ def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_code_of_ours_stands_whole(topic: str) -> None:
-    """It is what people copy into ``--code``, also on a terminal of the usual width."""
+    """At the usual width of a terminal a code is printed whole, since people copy it into ``--code``."""
     assert "unknown_action_source" in printed(topic, "unknown_action_source", width=80)
 
 
 @pytest.fixture
 def buried(each_kafka: Kafka, tmp_path: Path) -> tuple[str, dict[str, str]]:
-    """A topic with letters of events that are marked all over; the topic, and the environment of the command."""
+    """A topic with letters of events that have a mark in every field, and the environment of the command."""
     topic = new_topic(each_kafka)
     whole = ENCODER.encode(marked("event"))
     personal = {"key": EMAIL.encode(), "headers": ((MARK, EMAIL.encode()), ("plain", b"x"))}
@@ -182,7 +187,7 @@ def buried(each_kafka: Kafka, tmp_path: Path) -> tuple[str, dict[str, str]]:
 
 
 def test_list_tells_all_but_what_letters_hold(buried: tuple[str, dict[str, str]]) -> None:
-    """Counts, and the latest of them; of a person nothing, neither in the table nor in the JSON."""
+    """``list`` prints counts and the latest letters, and no marked value, neither in the table nor in the JSON."""
     topic, env = buried
     done = command("dead-letters", "list", env=env)
     assert (done.returncode, done.stderr) == (0, "")
@@ -222,7 +227,7 @@ def test_list_tells_all_but_what_letters_hold(buried: tuple[str, dict[str, str]]
 
 
 def test_list_filters(buried: tuple[str, dict[str, str]]) -> None:
-    """As redrive does."""
+    """``list`` takes the same filters as ``redrive``."""
     topic, env = buried
 
     def numbers(*arguments: str) -> list[int]:
@@ -241,7 +246,7 @@ def test_list_filters(buried: tuple[str, dict[str, str]]) -> None:
 
 
 def test_no_dead_letters_is_no_error(each_kafka: Kafka, tmp_path: Path) -> None:
-    """A topic whose letters' topic is not there yet, and one where it is empty."""
+    """A topic without a dead-letter topic, and one whose dead-letter topic is empty, are no error."""
     empty, none = new_topic(each_kafka), create_topic(each_kafka)
     env = kafka_environment(tmp_path, each_kafka, f"{empty},{none}", new_group())
     done = command("dead-letters", "list", env=env)
@@ -255,7 +260,7 @@ def test_no_dead_letters_is_no_error(each_kafka: Kafka, tmp_path: Path) -> None:
 
 
 def test_show_tells_where_from_and_why(buried: tuple[str, dict[str, str]]) -> None:
-    """Sizes, and names of own headers; no content."""
+    """``show`` prints sizes and the names of the record's own headers, and no content."""
     topic, env = buried
     document = asked("show", f"{topic}.dead-letters:1:0", env=env)
     assert document | {"headers": [], "value_bytes": 0} == {
@@ -281,7 +286,7 @@ def test_show_tells_where_from_and_why(buried: tuple[str, dict[str, str]]) -> No
 
 
 def test_show_payload_masks(buried: tuple[str, dict[str, str]]) -> None:
-    """The record as JSON: what was bought, not by whom."""
+    """``show --payload`` prints the record as JSON with what was bought, and masks who bought it."""
     topic, env = buried
     place = f"{topic}.dead-letters:0:0"
     record = asked("show", place, "--payload", env=env)["payload"]["record"]
@@ -298,7 +303,8 @@ def test_show_payload_masks(buried: tuple[str, dict[str, str]]) -> None:
 
 
 def test_show_payload_of_what_cannot_be_decoded(buried: tuple[str, dict[str, str]]) -> None:
-    """Why, how it is framed, and how large it is; not a byte of it."""
+    """For a record that cannot be decoded ``show --payload`` prints why, how it is framed and how large it is,
+    and none of its bytes."""
     topic, env = buried
     half = asked("show", f"{topic}.dead-letters:2:0", "--payload", env=env)["payload"]
     assert (half["record"], half["undecodable"]["code"]) == (None, "undecodable")
@@ -315,7 +321,7 @@ def test_show_payload_of_what_cannot_be_decoded(buried: tuple[str, dict[str, str
 
 
 def test_show_reads_at_the_origin_what_the_letter_lacks(kafka: Kafka, tmp_path: Path) -> None:
-    """While it is there; else it says where it was."""
+    """What a letter lacks is read at its origin; if it is gone from there, the note says where it was."""
     topic = new_topic(kafka)
     sent = letter(topic, 0)
     produce(kafka, topic, [sent.record.value], key=sent.record.key, timestamp=sent.record.timestamp)
@@ -331,7 +337,8 @@ def test_show_reads_at_the_origin_what_the_letter_lacks(kafka: Kafka, tmp_path: 
 
 
 def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None:
-    """It names what the command has: the place, and no option."""
+    """The error for a place on a topic that does not exist names the topic, and not ``--topic``, which ``show``
+    lacks."""
     env = kafka_environment(tmp_path, kafka, new_topic(kafka), new_group())
     done = command("dead-letters", "show", "nope:0:0", env=env)
     assert done.returncode == 2
@@ -352,7 +359,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_arguments_are_one_line(name: str, tmp_path: Path) -> None:
-    """Before anything is asked of a broker; exit code 2."""
+    """Wrong arguments are an error in one line with exit code 2, before any broker is asked."""
     arguments, says = WRONG[name]
     env = {**bare_environment(tmp_path), "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_TOPICS": "orders"}
     done = command("dead-letters", *arguments, env=env)
@@ -361,14 +368,15 @@ def test_wrong_arguments_are_one_line(name: str, tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_gone_is_named(tmp_path: Path) -> None:
-    """What only the copying back onto the topic had, and what chose between the two: wrong usage, exit code 2."""
+    """An option of older versions is wrong usage, named in the error, with exit code 2."""
     done = command("dead-letters", "redrive", "--through-pipeline", env=bare_environment(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert "No such option '--through-pipeline'" in done.stderr
 
 
 async def test_a_record_of_no_topic_or_partition_is_not_there(each_kafka: Kafka) -> None:
-    """What a letter lacks is gone with its topic, and that is no error."""
+    """Reading a record of a topic or partition that does not exist returns None, since what a letter lacks may
+    be deleted with its topic."""
     reader, topic = Reader(each_kafka.config), create_topic(each_kafka)
     produce(each_kafka, topic, [b"a record"])
     found = await reader.record(Place(topic, 0, 0))
@@ -379,7 +387,7 @@ async def test_a_record_of_no_topic_or_partition_is_not_there(each_kafka: Kafka)
 
 
 def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) -> None:
-    """Which topic, partition or offset it is, and what there is."""
+    """A topic, partition or offset that does not exist is an error in one line that says what exists."""
     topic = new_topic(kafka)
     bury(kafka, [letter(topic, 0)])
     produce(kafka, topic, [b"a record"])
@@ -404,7 +412,7 @@ def test_places_that_are_not_there_are_one_line(kafka: Kafka, tmp_path: Path) ->
 
 
 def test_no_broker_is_one_line(tmp_path: Path) -> None:
-    """Which, and what to check."""
+    """An unreachable broker is an error in one line that names it and what to check."""
     env = kafka_environment(tmp_path, Kafka("127.0.0.1:9", "external"), unique("topic"), new_group())
     done = command("dead-letters", "list", env=env)
     assert done.returncode == 1

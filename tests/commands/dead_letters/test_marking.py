@@ -1,4 +1,5 @@
-"""A redrive: what its source hands out, what it marks and when, and where the letters go that die again."""
+"""A redrive's source: which records it returns, which letters it marks and when, and where letters that die
+again are written."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ DEAD = "orders.dead-letters"
 
 
 class Inner:
-    """Reads all of a topic of lists, in lots of `most` records. Fits `FiniteSource`."""
+    """Reads all of a topic made of lists, `most` records at a time. Fits `FiniteSource`."""
 
     def __init__(self, topics: Topics, most: int = 4) -> None:
         self._left: list[tuple[int, Record]] = [
@@ -82,7 +83,7 @@ class Inner:
 
 
 class Slow(Transactions):
-    """Takes its time, so that other things happen meanwhile."""
+    """Transactions that take a few turns of the event loop, so that other tasks run meanwhile."""
 
     async def write(self, records: Sequence[NewRecord]) -> int | None:
         """See `Transactions`."""
@@ -92,7 +93,7 @@ class Slow(Transactions):
 
 
 def options(**changes: Any) -> RedriveOptions:
-    """All letters."""
+    """Return options for a redrive of all letters, with `changes`."""
     given: dict[str, Any] = {"topics": (), "filters": Filters(), "most": None, "rate": None, "max_trips": 3}
     return RedriveOptions(**{**given, "dry_run": False, "as_json": False, **changes})
 
@@ -100,7 +101,7 @@ def options(**changes: Any) -> RedriveOptions:
 def source(
     topics: Topics, writer: Transactions, done: Mapping[int, Done] | None = None, most: int | None = None
 ) -> tuple[LettersSource, RedriveOutcome]:
-    """A source over all that lies there."""
+    """Return a source over all letters, and its outcome."""
     found, _, outcome = redrive(topics, writer, done, most=most)
     return found, outcome
 
@@ -114,7 +115,8 @@ def redrive(
     inner: Inner | None = None,
     **changes: Any,
 ) -> tuple[LettersSource, DeadLetters, RedriveOutcome]:
-    """A source over all that lies there, which stores what dies again, and the letters that it chooses from."""
+    """Return a source over all letters, which stores what dies again, the letters that it chooses from, and the
+    outcome."""
     given = options(**changes)
     letters = dead_letters(topics, filters=given.filters)
     outcome = RedriveOutcome(given, [letters.tally])
@@ -126,7 +128,7 @@ def redrive(
 
 
 def topics(letters: int, **more: Any) -> Topics:
-    """A topic and letters of it."""
+    """Return a topic and `letters` letters of it."""
     found = Topics(orders=1)
     found.partitions[DEAD] = 1
     for number in range(letters):
@@ -135,15 +137,16 @@ def topics(letters: int, **more: Any) -> Topics:
 
 
 def marked(where: Topics, partition: int = 0) -> set[int]:
-    """The offsets that marks tell of."""
+    """Return the offsets that are marked as done."""
     runs = [run for record in where.logs[DEAD, partition] for run in runs_in(record, DEAD, partition)]
     return {offset for begin, end in runs for offset in range(begin, end)}
 
 
 def position(partition: int, handed: Sequence[int], settled: set[int]) -> Position:
-    """What the core would commit: the lowest open offset, and a map of what is settled above it.
+    """Return the position that the core would commit: the lowest open offset, and a map of what is settled
+    above it.
 
-    As the ledger has it, what lies between two records belongs to the run before it.
+    As in the ledger, offsets between two records belong to the run before them.
     """
     still_open = [offset for offset in handed if offset not in settled]
     base = still_open[0] if still_open else handed[-1] + 1
@@ -158,7 +161,7 @@ def position(partition: int, handed: Sequence[int], settled: set[int]) -> Positi
 
 
 async def read_all(found: LettersSource) -> list[Chunk]:
-    """All that it hands out."""
+    """Return all chunks that the source returns until it is done."""
     chunks: list[Chunk] = []
     while not found.done:
         chunks += await found.fetch(1000, 0.0)
@@ -166,7 +169,8 @@ async def read_all(found: LettersSource) -> list[Chunk]:
 
 
 async def test_letters_are_handed_out_as_the_records_they_were() -> None:
-    """Key, value, own headers, time; at the letter's place. Others are not."""
+    """Letters are returned as the records they were, with key, value, own headers and time, at the letter's
+    offset. Letters that stay and other records are not returned."""
     where = topics(2, headers=(("own", b"1"),))
     where.append(DEAD, 0, b"k", b"junk")
     where.bury(2, headers=(("pinstream.trips", b"3"),))
@@ -182,7 +186,8 @@ async def test_letters_are_handed_out_as_the_records_they_were() -> None:
 
 
 async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
-    """Key, value and own headers of the record there; the trips are those of the letter."""
+    """What a letter lacks is returned from its origin: key, value and own headers. The trips are those of the
+    letter."""
     where = topics(0)
     own = (("h", b"1"), ("pinstream.trips", b"9"), ("pinstream.redriven", b"x:0:0"))
     where.append("orders", 0, b"k0", b"v0", own)
@@ -196,7 +201,7 @@ async def test_what_a_letter_lacks_is_handed_out_from_its_origin() -> None:
 
 
 async def test_it_is_done_while_it_waits_for_more() -> None:
-    """The service goes on fetching until it is told to stop: that there is nothing left is seen meanwhile."""
+    """The source is done while a fetch waits, since the service fetches until it is stopped."""
     where = topics(1)
     found, _ = source(where, Transactions(where))
     await read_all(found)
@@ -208,8 +213,8 @@ async def test_it_is_done_while_it_waits_for_more() -> None:
 
 
 async def test_it_is_not_done_while_letters_are_chosen() -> None:
-    """What a letter lacks is read from Kafka, which takes a moment: a redrive that ended there would overlook the last
-    letters, and say that it is complete."""
+    """The source is not done while letters are chosen. What a letter lacks is read from Kafka, which takes a
+    moment; a redrive that ended then would miss the last letters and report that it is complete."""
     where = topics(1)
     where.append("orders", 0, b"k0", b"v0")
     where.bury(0, left_out=("value",))
@@ -228,7 +233,8 @@ async def test_it_is_not_done_while_letters_are_chosen() -> None:
 
 
 async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
-    """The last letters were read and never handed out: the redrive is interrupted, not complete."""
+    """If a stop cancels the choosing, the source is not done: its last letters were never returned, so the
+    redrive is interrupted."""
     where = topics(0)
     where.bury(0, left_out=("value",))
     found, _ = source(where, Transactions(where))
@@ -248,14 +254,14 @@ async def test_it_is_not_done_where_a_stop_cancels_the_choosing() -> None:
 
 
 def done_at(*offsets: int) -> Done:
-    """These are done."""
+    """Return the state in which these offsets are done."""
     done = Done()
     done.add((offset, offset + 1) for offset in offsets)
     return done
 
 
 async def test_no_more_are_handed_out_than_asked_for() -> None:
-    """Then it is done, and waits without reading."""
+    """After as many letters as ``--max`` says the source is done, and fetches return nothing."""
     where = topics(10)
     found, _ = source(where, Transactions(where), most=3)
     assert [record.offset for chunk in await read_all(found) for record in chunk.records] == [0, 1, 2]
@@ -263,7 +269,7 @@ async def test_no_more_are_handed_out_than_asked_for() -> None:
 
 
 async def test_only_what_is_settled_is_marked() -> None:
-    """Below the position, and above it by its map."""
+    """A commit marks the letters below the position, and those above it that its map has as settled."""
     where = topics(8)
     writer = Transactions(where)
     found, outcome = source(where, writer)
@@ -280,7 +286,7 @@ async def test_only_what_is_settled_is_marked() -> None:
 
 
 async def test_what_is_marked_is_not_marked_again() -> None:
-    """The same position once more writes nothing."""
+    """Committing the same position again writes no marks."""
     where = topics(4)
     writer = Transactions(where)
     found, _ = source(where, writer)
@@ -291,7 +297,7 @@ async def test_what_is_marked_is_not_marked_again() -> None:
 
 
 async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> None:
-    """Reading goes on during a commit."""
+    """Letters that are returned while marks are written are marked by a later commit."""
     where = topics(12)
     found, outcome = source(where, Slow(where))
     await found.fetch(4, 0.0)
@@ -305,7 +311,7 @@ async def test_what_is_handed_out_while_marks_are_written_is_marked_later() -> N
 
 
 async def test_a_mark_that_cannot_be_written_ends_it() -> None:
-    """Nothing counts as committed; the next fetch, and closing, say why."""
+    """If a mark cannot be written, nothing counts as committed, and the next fetch and closing raise the reason."""
 
     class Fenced(Transactions):
         async def write(self, records: Sequence[NewRecord]) -> int | None:
@@ -324,7 +330,8 @@ async def test_a_mark_that_cannot_be_written_ends_it() -> None:
 
 
 def test_closing_keeps_its_deadline() -> None:
-    """The last marks and the end of the client have one time limit, not one each; what was not marked is said."""
+    """Closing has one time limit for the last marks and the end of the client together, and raises if letters
+    are not marked."""
 
     class Hanging(Transactions):
         async def write(self, records: Sequence[NewRecord]) -> int | None:
@@ -351,12 +358,13 @@ REJECTION = Rejection(Stage.DELIVER, "refused", "no")
 
 
 def dead(chunk: Chunk, record: Record) -> DeadLetter:
-    """This one dies again."""
+    """Return the letter of a record that dies again."""
     return DeadLetter(chunk.topic, chunk.partition, record, REJECTION, 4, AT + 5)
 
 
 async def test_what_dies_again_belongs_to_its_origin() -> None:
-    """Place and time of the origin, own headers, one trip further, and which letter it was."""
+    """A letter that dies again has place and time of the origin, its own headers, one more trip, and the place
+    of the letter it was."""
     where = topics(0)
     where.bury(9, partition=2, offset=77, headers=(("own", None), ("pinstream.trips", b"1")))
     found, _, _ = redrive(where, Transactions(where))
@@ -374,7 +382,8 @@ async def test_what_dies_again_belongs_to_its_origin() -> None:
 
 
 async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None:
-    """In one transaction: there are never two that wait. A later commit marks the others alone."""
+    """A letter that dies again is written in one transaction with the mark of the old one, so that never both
+    wait. A later commit marks only the others."""
     where = topics(6)
     writer = Transactions(where)
     found, _, outcome = redrive(where, writer)
@@ -392,14 +401,15 @@ async def test_what_dies_again_is_written_with_the_mark_of_what_it_was() -> None
 
 
 def values(*numbers: int) -> list[bytes]:
-    """What these letters hold."""
+    """Return the values of these letters."""
     return [b"v%d" % number for number in numbers]
 
 
 @PROPERTY
 @given(st.data())
 def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
-    """All die again, in lots of any size, killed before or after any transaction: one waits for each record."""
+    """All letters die again, in lots of any size, and the redrive is killed before or after any transaction:
+    one letter waits for each record."""
     count = data.draw(st.integers(1, 8))
     where = topics(count)
     for _ in range(data.draw(st.integers(0, 4))):
@@ -412,7 +422,7 @@ def test_killed_anywhere_no_letter_waits_twice(data: st.DataObject) -> None:
 
 
 async def die_again(where: Topics, writer: Transactions, data: st.DataObject) -> None:
-    """One run in which all letters die again."""
+    """Run a redrive in which all letters die again."""
     found, letters, _ = redrive(where, writer, max_trips=99)
     await letters.begin()
     for chunk in await read_all(found):
@@ -424,14 +434,14 @@ async def die_again(where: Topics, writer: Transactions, data: st.DataObject) ->
 
 
 def waiting(where: Topics) -> list[bytes]:
-    """What of the topic's letters is not marked."""
+    """Return the values of the letters that are not marked."""
     done = marked(where)
     letters = [one for one in where.logs[DEAD, 0] if read_letter(DEAD, 0, one) and one.offset not in done]
     return sorted(one.value or b"" for one in letters)
 
 
 def dies_at(lot: int) -> Callable[[int], None]:
-    """Killed when it comes to this lot."""
+    """Return a function that raises `Killed` at this lot."""
 
     def die(at: int) -> None:
         if at == lot:
@@ -441,7 +451,8 @@ def dies_at(lot: int) -> Callable[[int], None]:
 
 
 async def test_what_is_too_large_now_leaves_its_value_out() -> None:
-    """As for any letter; a note says so, and the mark is there."""
+    """If a letter that dies again is too large now, its value is left out, a note says so, and the old letter
+    is marked."""
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.value == b"v1"
@@ -454,7 +465,7 @@ async def test_what_is_too_large_now_leaves_its_value_out() -> None:
 
 
 async def test_a_topic_that_takes_no_letter_ends_it() -> None:
-    """Nothing is stored, nothing marked, and the next fetch says what to do."""
+    """If the topic refuses all letters, nothing is stored or marked, and the next fetch raises what to do."""
     where = topics(2)
     writer = Transactions(where)
     writer.refuses = lambda record: record.headers[0][0] != "pinstream.done"
@@ -468,7 +479,7 @@ async def test_a_topic_that_takes_no_letter_ends_it() -> None:
 
 @pytest.mark.parametrize("most", [None, 1, 3, 100])
 async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
-    """What was done before is known from the marks, however little was read."""
+    """The numbers add up although the redrive ends early: what was done before is known from the marks."""
     where = topics(4)
     where.bury(4, headers=(("pinstream.trips", b"3"),))
     for number in range(5, 10):
@@ -487,7 +498,8 @@ async def test_numbers_add_up_where_it_ends_early(most: int | None) -> None:
 @PROPERTY
 @given(st.data())
 def test_marks_tell_exactly_of_what_is_settled(data: st.DataObject) -> None:
-    """Fetches, settlements and commits in any order, commits while it reads: never an open letter, in the end all."""
+    """With fetches, settlements and commits in any order, and commits during fetches, an open letter is never
+    marked, and in the end all are."""
     partitions = data.draw(st.integers(1, 2))
     where = topics(0)
     where.partitions[DEAD] = partitions

@@ -1,4 +1,4 @@
-"""What `show --payload` shows of a record: what is known to say nothing of a person, and nothing else."""
+"""`show --payload` shows of a record what is known to tell nothing of a person, and masks everything else."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 
 
 def masker(overlay: str | None = None, schema: dict[str, Any] = SCHEMA) -> Masker:
-    """Of the packaged schema and mapping, with something laid over it."""
+    """Return a masker of the packaged schema and mapping, with `overlay`."""
     return Masker(schema, load_mapping(overlay, schema, default_toml=DEFAULT))
 
 
 def whole(**members: Any) -> dict[str, Any]:
-    """An event with something in every field, in the shape that the decoder gives."""
+    """Return an event with a value in every field, in the shape that the decoder gives."""
     items = [
         {
             "sku": "ring-7",
@@ -68,7 +68,8 @@ def whole(**members: Any) -> dict[str, Any]:
 
 
 def test_what_is_shown_and_what_is_not() -> None:
-    """What happened, when, and what was bought is shown; all of the customer, the device and the page is not."""
+    """What happened, when, and what was bought is shown; everything of the customer, the device and the page is
+    masked."""
     shown = masker().masked(whole())
     assert shown["customer"].keys() == CUSTOMER.keys()
     for name, value in CUSTOMER.items():
@@ -97,7 +98,7 @@ def test_what_is_shown_and_what_is_not() -> None:
 
 
 def test_nulls_and_structure_stay() -> None:
-    """What is absent may be seen to be absent."""
+    """Nulls, empty lists and the number of elements are shown as they are."""
     bare = dict.fromkeys(CUSTOMER) | {"emails": [], "phones": [], "external_ids": ["a@b.example", "c"]}
     shown = masker().masked(whole(customer=bare, order=None, device=None))
     assert shown["customer"]["first_name"] is None
@@ -107,7 +108,7 @@ def test_nulls_and_structure_stay() -> None:
 
 
 def test_no_marked_value_is_shown() -> None:
-    """A mark in every field that may be personal."""
+    """No value of a field that may be personal is shown."""
     event = whole(
         **{
             name: EVERYTHING[name]
@@ -139,23 +140,24 @@ def test_no_marked_value_is_shown() -> None:
     ],
 )
 def test_text_goes_through_the_nets(field: str, value: str, shown: str) -> None:
-    """A value that is to be shown is not, where it repeats a hidden one or looks like a person's."""
+    """A value that would be shown is masked where it repeats a masked value or looks like personal data."""
     assert masker().masked(whole(**{field: value}))[field] == shown
 
 
 def test_a_path_that_is_personal_too_is_personal() -> None:
-    """The user's mapping sends the order's id as an external id."""
+    """A path that the mapping also sends as personal data is masked: here the order's id as external id."""
     overlay = '[fields]\n"user_data.external_id" = "order.order_id"\n'
     assert masker(overlay).masked(whole())["order"]["order_id"] == "***"
 
 
 def test_a_path_that_is_not_mapped_is_hidden() -> None:
-    """It could hold anything."""
+    """A path that is not mapped is masked, since it could hold anything."""
     assert masker('[fields]\n"custom_data.currency" = ""\n').masked(whole())["order"]["currency"] == "***"
 
 
 def test_an_enum_or_a_boolean_that_is_not_mapped_is_hidden() -> None:
-    """Beside personal values or not; mapped to a field that is not personal they are shown."""
+    """Enums and booleans that are not mapped are masked, beside personal values or not; if they are mapped to a
+    field that is not personal, they are shown."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     customer = next(field for field in schema["fields"] if field["name"] == "customer")["type"]
     vip = {"name": "vip", "type": "boolean", "default": False}
@@ -175,7 +177,7 @@ def test_an_enum_or_a_boolean_that_is_not_mapped_is_hidden() -> None:
 
 
 def test_personal_enums_at_the_top_level_are_hidden() -> None:
-    """A flat schema of the user's own: mapped as personal, or not mapped at all."""
+    """In a flat schema enums and booleans are masked that are mapped as personal data or not mapped."""
 
     def enum(name: str, *symbols: str) -> dict[str, Any]:
         return {"name": name, "type": {"type": "enum", "name": name.title(), "symbols": [*symbols]}}
@@ -227,7 +229,8 @@ WEB = "web"
     ],
 )
 def test_short_hidden_values_are_found_as_words(field: str, value: str, shown: str) -> None:
-    """Two letters are a name: hidden where they are a word, and not within another one."""
+    """A masked value of two letters is a name: it is masked elsewhere where it is a whole word, but not within
+    another word."""
     empty: dict[str, Any] = {**dict.fromkeys(CUSTOMER), "emails": [], "phones": []}
     empty["external_ids"] = ["Li Na", "李明"]
     customer = {**empty, "advertising_ids": [], "first_name": "Bo", "last_name": "Xi"}
@@ -236,7 +239,7 @@ def test_short_hidden_values_are_found_as_words(field: str, value: str, shown: s
 
 
 def test_a_country_does_not_hide_the_language() -> None:
-    """Written alike, they say different things; a code says nothing of a person."""
+    """A masked country does not mask a language that is written alike, since a code tells nothing of a person."""
     empty: dict[str, Any] = {
         **dict.fromkeys(CUSTOMER),
         "emails": [],
@@ -248,7 +251,7 @@ def test_a_country_does_not_hide_the_language() -> None:
 
 
 def test_numbers_that_are_hidden_elsewhere_are_hidden() -> None:
-    """A phone number as a quantity; others are shown."""
+    """A number that equals a masked value, such as a phone number as a quantity, is masked; others are shown."""
     event = whole()
     event["customer"] = {**CUSTOMER, "phones": ["+49 151 23456"], "external_ids": ["7001"]}
     item = event["order"]["items"][0]
@@ -258,7 +261,7 @@ def test_numbers_that_are_hidden_elsewhere_are_hidden() -> None:
 
 
 def test_maps_keys_are_data() -> None:
-    """Only a key that the mapping names is shown."""
+    """Of a map only a key that the mapping names is shown."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     texts = {"type": "map", "values": ["null", "string"]}
     lists = {"type": "map", "values": {"type": "array", "items": "string"}}
@@ -272,7 +275,7 @@ def test_maps_keys_are_data() -> None:
 
 
 def test_a_union_that_does_not_tell_hides() -> None:
-    """A text may be a symbol of an enum or any text."""
+    """A value of a union of enum, text, number and bytes is masked, since a text may be anything."""
     schema: dict[str, Any] = copy.deepcopy(SCHEMA)
     kind = [{"type": "enum", "name": "Kind", "symbols": ["GIFT"]}, "string", "long", "bytes"]
     schema["fields"].append({"name": "kind", "type": kind})
@@ -286,7 +289,7 @@ SECRETS = st.text(st.characters(categories=["L", "N", "P"], exclude_characters="
 @PROPERTY
 @given(st.lists(SECRETS, min_size=1, max_size=3), st.data())
 def test_no_personal_value_passes(secrets: list[str], data: st.DataObject) -> None:
-    """Wherever it stands in the customer, and wherever a producer's mistake repeats it."""
+    """No personal value is shown, wherever it is in the customer, and wherever a producer's mistake repeats it."""
     names = [name for name, value in CUSTOMER.items() if isinstance(value, str)]
     event = whole(
         customer={
@@ -316,5 +319,5 @@ def test_no_personal_value_passes(secrets: list[str], data: st.DataObject) -> No
     )
 )
 def test_it_is_json_whatever_the_record_holds(value: Any) -> None:
-    """Even in a shape that the schema does not have."""
+    """A masked record can be written as JSON, even one in a shape that the schema does not have."""
     orjson.dumps(masker().masked(whole(order=value, customer=CUSTOMER)), option=orjson.OPT_NON_STR_KEYS)

@@ -1,4 +1,4 @@
-"""Whatever letters there are and wherever it is killed: a redrive delivers each once, and none waits twice."""
+"""Whatever letters there are and wherever it is killed, a redrive delivers each once, and none waits twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.service.virtual_time import run
 
 
 def drawn_topics(data: st.DataObject) -> Topics:
-    """Letters of all kinds, and other records between them."""
+    """Return a topic with letters of all kinds, and other records between them."""
     where = Topics(orders=data.draw(st.integers(1, 3)))
     where.partitions[DEAD] = data.draw(st.integers(1, 3))
     where.chunk = data.draw(st.integers(1, 5))
@@ -46,30 +46,31 @@ def drawn_topics(data: st.DataObject) -> Topics:
 
 
 def drawn_options(data: st.DataObject) -> dict[str, Any]:
-    """Filters and bounds."""
+    """Return drawn filters and a bound."""
     codes = data.draw(st.sampled_from([frozenset(), frozenset({"expired"})]))
     return {"filters": Filters(codes=codes), "most": data.draw(st.none() | st.integers(1, 8))}
 
 
 class Destination:
-    """What is delivered, and the key store: both outlive a kill."""
+    """The delivered records and the key store, which both outlive a kill."""
 
     def __init__(self) -> None:
         self.sent: Counter[bytes | None] = Counter()
         self.keys: set[bytes | None] = set()
 
     def dies(self, record: Record) -> bool:
-        """Whether this record dies again."""
+        """Return whether this record dies again."""
         return record.value is None or record.value.endswith((b"0", b"3", b"7"))
 
     def deliver(self, record: Record) -> None:
-        """As the service does: sent unless its key is known, which is stored before anything is marked."""
+        """Deliver a record as the service does: send it unless its key is known, and store the key before
+        anything is marked."""
         self.sent[record.value] += record.value not in self.keys
         self.keys.add(record.value)
 
 
 async def redriven(where: Topics, writer: Transactions, there: Destination, data: Any, **changes: Any) -> Any:
-    """One redrive to its end, with commits whenever the data says so. Return its outcome."""
+    """Run one redrive to its end, with commits whenever the data says so. Return its outcome."""
     lot = data.draw(st.integers(1, 5))
     found, letters, outcome = redrive(where, writer, lot=lot, max_trips=100, **changes)
     await letters.begin()
@@ -90,7 +91,7 @@ async def redriven(where: Topics, writer: Transactions, there: Destination, data
 
 
 def letters_of(where: Topics) -> list[Record]:
-    """Drawn letters that can be redriven."""
+    """Return the drawn letters that can be redriven."""
     logs = [log for (topic, _), log in where.logs.items() if topic == DEAD]
     return [
         record
@@ -105,13 +106,13 @@ def letters_of(where: Topics) -> list[Record]:
 @PROPERTY
 @given(st.data())
 def test_a_dry_run_says_what_would_be(data: st.DataObject) -> None:
-    """The same numbers and notes as the redrive after it."""
+    """A dry run reports the numbers and notes that the redrive after it has."""
     where, changes = drawn_topics(data), drawn_options(data)
     said = rehearsed(where, max_trips=100, **changes)
     did = run(redriven(where, Transactions(where), Destination(), data, **changes))
     if changes["most"] is None:
         assert (said.tallies, said.notes) == (did.tallies, did.notes)
-    else:  # it does not read on once it has as many as were asked for
+    else:  # a redrive stops reading after `most` letters, so it counts fewer of the others
         [found], [expected] = did.tallies, said.tallies
         names = ("matched", "done_before", "redriven")
         assert [getattr(found, name) for name in names] == [getattr(expected, name) for name in names]
@@ -120,8 +121,8 @@ def test_a_dry_run_says_what_would_be(data: st.DataObject) -> None:
 @PROPERTY
 @given(st.data())
 def test_killed_anywhere_and_run_again_each_is_delivered_once(data: st.DataObject) -> None:
-    """Before or after any transaction, with any filters, any number of times: what can be delivered is delivered once;
-    of what dies again one letter waits; all others are marked."""
+    """Killed before or after any transaction and run again with any filters, a redrive delivers each letter
+    that can be delivered once. Of each that dies again one letter waits, and all others are marked."""
     where, there = drawn_topics(data), Destination()
     letters = letters_of(where)
     for _ in range(data.draw(st.integers(0, 6))):

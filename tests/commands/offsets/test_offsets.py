@@ -1,4 +1,4 @@
-"""``pinstream offsets``: where the group stands, and moving it, against real brokers and a real service."""
+"""``pinstream offsets`` shows where the group stands, and moves it, against real brokers and a real service."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ PLACE = TopicPartition("orders", 0)
 
 
 def environment(folder: Path, kafka: Kafka, topics: str, group: str) -> dict[str, str]:
-    """Kafka's settings and no others: nothing else is needed."""
+    """Return the environment with Kafka's settings only, which is all that the command needs."""
     kafka_only = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "KAFKA_GROUP_ID": group}
     return {**bare_environment(folder), **kafka_only, "KAFKA_TOPICS": topics}
 
 
 def document(*arguments: str, env: dict[str, str]) -> dict[str, Any]:
-    """What ``pinstream offsets … --json`` says: one document, and nothing else."""
+    """Return the document of ``pinstream offsets … --json``; assert that nothing else is printed."""
     done = command("offsets", *arguments, "--json", env=env)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -56,14 +56,14 @@ def document(*arguments: str, env: dict[str, str]) -> dict[str, Any]:
 
 
 def refused(*arguments: str, env: dict[str, str]) -> tuple[int, str]:
-    """Exit code and the one line; nothing on stdout."""
+    """Return exit code and the one line of an error; assert that nothing is on stdout."""
     done = command("offsets", *arguments, env=env)
     assert done.stdout == ""
     return done.returncode, the_one_line(done.stderr)
 
 
 def commit_map(kafka: Kafka, group: str, topic: str, offset: int, *settled: int, plan: str = "") -> None:
-    """Commit partition 0 from outside, with an offset map of these bounds."""
+    """Commit an offset of partition 0 from outside, with an offset map of these bounds."""
     text = plan + offset_map.write(offset, settled, 0, where=f"{topic}-0")
     consumer = Consumer({**kafka.config, "group.id": group, "enable.auto.commit": False, "log_level": 0})
     raw = RawPartition(topic, 0, offset, metadata=text, leader_epoch=0)
@@ -71,7 +71,7 @@ def commit_map(kafka: Kafka, group: str, topic: str, offset: int, *settled: int,
     consumer.close()
 
 
-# What a move means.
+# The meaning of a move.
 
 
 @given(
@@ -82,7 +82,7 @@ def commit_map(kafka: Kafka, group: str, topic: str, offset: int, *settled: int,
 def test_counts_what_a_move_repeats_and_skips(
     settled: set[int], ends: list[int], data: st.DataObject
 ) -> None:
-    """Held against the sets themselves: settled and read again; not settled and passed over."""
+    """The numbers of records read again and skipped are those that sets of settled and unsettled offsets give."""
     begin, end = ends
     committed = data.draw(st.integers(0, end))
     after = data.draw(st.integers(begin, end))
@@ -96,7 +96,7 @@ def test_counts_what_a_move_repeats_and_skips(
     here = set(range(begin, end))
     done = {one for one in here if one < committed or one in above}
     to_read = {one for one in here if one >= after}
-    # What the map says of deleted records is of no use to anyone, and is counted all the same only where it counts.
+    # `settled` counts all that the map has above the offset, also records that are deleted; the other counts do not.
     assert row.read_again(after) == len(to_read & done)
     assert row.skipped(after) == len(here - done - to_read)
     assert row.skipped(end) == len(here - done)
@@ -104,13 +104,14 @@ def test_counts_what_a_move_repeats_and_skips(
 
 
 def test_nothing_committed_is_nothing_read() -> None:
-    """Without a committed offset nothing is read again; what lies before the new one is skipped."""
+    """Without a committed offset no record is read again, and those before the new offset are skipped."""
     row = Standing(PLACE, None, Extent(10, 50))
     assert (row.committed, row.read_again(30), row.skipped(30), row.lag) == (None, 0, 20, 40)
 
 
 def test_each_trouble_is_one_line() -> None:
-    """For all partitions that have it: first five names, and how many more. What is in order is not named."""
+    """Each kind of trouble is one line for all its partitions, which names five and counts the others.
+    Partitions in order are not named."""
 
     def row(partition: int, committed: int | None, extent: Extent | None) -> Standing:
         place = TopicPartition("orders", partition)
@@ -144,7 +145,8 @@ def test_each_trouble_is_one_line() -> None:
 
 @pytest.mark.real_kafka
 def test_shows_where_the_group_stands(kafka: Kafka, tmp_path: Path) -> None:
-    """Committed, beginning, end, lag, settled above; what is out of order; also of topics that only the group knows."""
+    """``show`` prints committed offset, beginning, end, lag and settled records above, and what is wrong; also
+    for topics that only the group has offsets for."""
     topic, other, group = create_topic(kafka, 2), create_topic(kafka), new_group()
     produce(kafka, topic, [b"a"] * 10)
     commit_map(kafka, group, topic, 4, 6, 9)
@@ -170,7 +172,7 @@ def test_shows_where_the_group_stands(kafka: Kafka, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
-    """Each names what is wrong and what there is; nothing is written."""
+    """Wrong arguments are one line that says what is wrong and what exists, and nothing is written."""
     topic, group = create_topic(kafka, 3), new_group()
     produce(kafka, topic, [b"a"] * 10, partition=1)
     commit(kafka, group, topic, 0, 0)
@@ -211,7 +213,8 @@ def test_bad_arguments_get_one_line(kafka: Kafka, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_without_yes_nothing_is_changed(kafka: Kafka, tmp_path: Path) -> None:
-    """Before and after as a table, what it means in words, and how to do it."""
+    """Without ``--yes`` nothing is changed: a table shows before and after, and text says what the move means
+    and how to do it."""
     topic, group = create_topic(kafka, 2), new_group()
     for partition in range(2):
         produce(kafka, topic, [b"a"] * 100, partition=partition)
@@ -235,7 +238,8 @@ def _line_of(table: str, text: str) -> str:
 
 @pytest.mark.real_kafka
 def test_with_yes_shows_what_is_committed(kafka: Kafka, tmp_path: Path) -> None:
-    """Read back from the brokers, as a table and as JSON; partitions that were not named stay."""
+    """With ``--yes`` the committed offsets are read back and printed, as a table or as JSON. Partitions that
+    are not named stay."""
     topic, group = create_topic(kafka, 3), new_group()
     for partition in range(3):
         produce(kafka, topic, [b"a"] * 10, partition=partition)
@@ -259,7 +263,8 @@ def test_with_yes_shows_what_is_committed(kafka: Kafka, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_a_time_is_of_each_partition(kafka: Kafka, tmp_path: Path) -> None:
-    """The first record at or after it, the end where all is earlier; also for a group's very first offsets."""
+    """A time moves each partition to its first record at or after it, or to its end; also where the group has
+    no offsets yet."""
     topic, group = create_topic(kafka, 3), new_group()
     now = int(time.time()) * 1000
     for partition, ages in enumerate([[90, 60, 30], [90, 80], []]):
@@ -277,7 +282,8 @@ def test_a_time_is_of_each_partition(kafka: Kafka, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_dead_letter_topics_of_a_pattern_are_not_touched(kafka: Kafka, tmp_path: Path) -> None:
-    """Neither those that a pattern would match, nor those that the group has offsets for."""
+    """Dead-letter topics are not moved, neither those that a pattern matches nor those that the group has
+    offsets for."""
     topic, group = create_topic(kafka), new_group()
     letters = create_topic(kafka, name=f"{topic}.dead-letters")
     for name in (topic, letters):
@@ -291,7 +297,8 @@ def test_dead_letter_topics_of_a_pattern_are_not_touched(kafka: Kafka, tmp_path:
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_refused_while_the_service_runs(kafka: Kafka, api: Api, tmp_path: Path, protocol: str) -> None:
-    """Exit code 1 and one line with who is in the group; with `--yes` and without; under both protocols."""
+    """While the service runs, ``set`` is refused with exit code 1 and one line that names the members, under
+    both group protocols."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(20)))
     env = run_environment(tmp_path, kafka, topic, group, api.url, KAFKA_GROUP_PROTOCOL=protocol)
@@ -309,7 +316,8 @@ def test_refused_while_the_service_runs(kafka: Kafka, api: Api, tmp_path: Path, 
 
 
 def test_the_brokers_own_refusal_gives_the_same_line(embedded_kafka: Kafka, tmp_path: Path) -> None:
-    """Where the look at the members shows none (the embedded broker cannot tell), the write is refused: one line."""
+    """Where members cannot be listed, as on the embedded broker, the broker refuses the write, and the error is
+    the same line."""
     topic, group = create_topic(embedded_kafka), new_group()
     produce(embedded_kafka, topic, [b"a"])
     env = environment(tmp_path, embedded_kafka, topic, group)
@@ -331,7 +339,8 @@ def test_the_brokers_own_refusal_gives_the_same_line(embedded_kafka: Kafka, tmp_
 
 @pytest.mark.real_kafka
 def test_the_next_run_obeys(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Back to the beginning: all is read again, and nothing is sent again. To the end: nothing is read."""
+    """After a move to the beginning the next run reads all records again and sends none; after one to the end
+    it reads none of the old ones."""
     topic, group = new_topic(kafka), new_group()
     write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(40)))
     env = run_environment(tmp_path, kafka, topic, group, api.url)
@@ -361,7 +370,8 @@ def test_the_next_run_obeys(kafka: Kafka, api: Api, tmp_path: Path) -> None:
 
 @pytest.mark.real_kafka
 def test_the_old_map_does_not_hold_for_the_new_offset(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Set to the very offset that was committed with a map: what the map says is settled is read all the same."""
+    """After a move to the offset that was already committed with a map, records are read again that the map
+    says are settled."""
     topic, group = create_topic(kafka), new_group()
     create_topic(kafka, name=f"{topic}.dead-letters")
     write_events(kafka, topic, (commerce_event(f"e{number}") for number in range(10)))

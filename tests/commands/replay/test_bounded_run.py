@@ -1,4 +1,5 @@
-"""A bounded run ends when all is settled, and says how it ended; on virtual time, over the service's fakes."""
+"""A bounded run ends when all records are settled, and reports how it ended; on virtual time, over the
+service's fakes."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from tests.service.virtual_time import run
 
 
 class FiniteFake(FakeSource):
-    """The fake source, which ends where the log ends."""
+    """The fake source, which is done at the end of the log."""
 
     held: asyncio.Event | None = None
-    """While set up and not set, fetches wait with the room they were given."""
+    """Set up and not set: fetches with room wait for it. None: they do not wait."""
     waiting = False
 
     async def fetch(self, room: int, timeout: float) -> Sequence[Chunk]:
@@ -52,7 +53,7 @@ class Bounded(Process):
         return self.source
 
     async def replay(self) -> Ran:
-        """Run it to its end."""
+        """Run the process to its end."""
         self.looks = 0
 
         def look() -> None:
@@ -62,7 +63,7 @@ class Bounded(Process):
 
 
 def replay(world: World, **policy: Any) -> tuple[Bounded, Ran]:
-    """One bounded run over `world`."""
+    """Return the process and the result of one bounded run over `world`."""
 
     async def main() -> tuple[Bounded, Ran]:
         process = Bounded(world, **policy)
@@ -72,7 +73,8 @@ def replay(world: World, **policy: Any) -> tuple[Bounded, Ran]:
 
 
 def test_it_ends_when_all_is_settled() -> None:
-    """Delivered, filtered, dead-lettered: nothing open, all committed, and it was shown meanwhile."""
+    """The run ends when all records are delivered, filtered or dead-lettered and committed; progress was shown
+    meanwhile."""
     world = World(p0=values(50), p1=[event("a"), filtered(), unconvertible(), event("a"), None])
     process, ran = replay(world)
     totals = ran.statistics.totals
@@ -84,7 +86,7 @@ def test_it_ends_when_all_is_settled() -> None:
 
 
 def test_nothing_to_read_is_complete() -> None:
-    """An empty range ends at once."""
+    """A run over an empty range ends at once, and is complete."""
     _, ran = replay(World(p0=[]))
     assert (ran.end, ran.statistics.totals.read) == (ReplayEnd.COMPLETE, 0)
 
@@ -100,19 +102,20 @@ def test_a_limit_is_kept_to_the_record(limit: int) -> None:
 
 
 def test_a_limit_that_is_not_reached_is_the_whole_range() -> None:
-    """Fewer records than asked for: complete."""
+    """A range of fewer records than the limit is complete."""
     _, ran = replay(World(p0=values(10)), most_records=11)
     assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 10)
 
 
 def test_a_small_budget_holds_records_and_still_ends() -> None:
-    """What was fetched and does not fit is not forgotten at the end."""
+    """Records that were fetched but do not fit a small budget are still delivered before the run ends."""
     _, ran = replay(World(p0=values(200)), max_open_events=8, batch_events=4)
     assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 200)
 
 
 def test_told_to_stop_it_drains_and_says_so() -> None:
-    """What is on its way is settled, the rest is released. The ledger adds up, and a second run does the rest."""
+    """When the run is stopped, records in flight are settled and the others released. The ledger adds up, and a
+    second run delivers the rest."""
     world = World(p0=values(500))
 
     async def main() -> Ran:
@@ -133,7 +136,7 @@ def test_told_to_stop_it_drains_and_says_so() -> None:
 
 
 def test_a_stop_at_the_very_end_interrupts_nothing() -> None:
-    """All was settled already: it is complete."""
+    """A run that is stopped after all records are settled is complete."""
     world = World(p0=values(20))
 
     async def main() -> Ran:
@@ -147,7 +150,7 @@ def test_a_stop_at_the_very_end_interrupts_nothing() -> None:
 
 
 def test_the_guard_ends_it() -> None:
-    """No operator watches a replay: it ends as soon as the guard trips, and releases what is open."""
+    """The run ends as soon as the guard trips, since no operator watches it, and releases what is open."""
     world = World(p0=[unconvertible() for _ in range(1000)])
     _, ran = replay(world, dead_letter_share=0.5, dead_letter_sample=20)
     assert ran.end is ReplayEnd.GUARDED
@@ -158,7 +161,7 @@ def test_the_guard_ends_it() -> None:
 
 
 def test_a_bug_ends_it_with_that() -> None:
-    """An exception that is no `PinstreamError` is raised, and nothing is left running."""
+    """An exception that is no `PinstreamError` is raised, and no task is left running."""
 
     async def main() -> None:
         process = Bounded(World(p0=values(10)))
@@ -172,7 +175,7 @@ def test_a_bug_ends_it_with_that() -> None:
 
 
 def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
-    """The brokers are gone in the middle: what was delivered is known, and what ended it."""
+    """If Kafka fails in the middle, the result has the failure and what was delivered before it."""
     world = World(p0=values(500))
 
     async def main() -> Ran:
@@ -188,7 +191,8 @@ def test_a_failure_outside_is_told_with_the_figures_up_to_then() -> None:
 
 
 def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
-    """The source has handed out its last records, and the core no longer takes them: that is no complete run."""
+    """If the source's last records come while the run stops and takes no more, it is interrupted, although the
+    source is done."""
     world = World(p0=values(60))
 
     async def main() -> Ran:
@@ -210,7 +214,7 @@ def test_a_chunk_that_comes_while_it_stops_is_not_done() -> None:
 
 
 def slowly(process: Bounded) -> Answering:
-    """Answers that outlast the next fetch."""
+    """Return answers that take longer than the next fetch."""
 
     async def answer(command: m.Send) -> m.Answered:
         await asyncio.sleep(2.0)

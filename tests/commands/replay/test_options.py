@@ -14,7 +14,7 @@ from consumer.errors import UsageError
 
 
 def options(**given: Any) -> ReplayOptions:
-    """Read as from the command line."""
+    """Return the options, as read from the command line."""
     plain: dict[str, Any] = {
         "topics": ("orders",), "partitions": (), "start": "beginning", "stop": "end", "where": (), "rate": None,
         "name": None, "dry_run": False, "ignore_dedup": False, "limit": None, "max_age": None, "as_json": False,
@@ -23,7 +23,7 @@ def options(**given: Any) -> ReplayOptions:
 
 
 def test_bounds_are_read_and_repeated_topics_count_once() -> None:
-    """Offsets, times, beginning and end; the order of topics is kept."""
+    """Bounds are offsets, times, beginning or end; a repeated topic counts once, in the order given."""
     read = options(topics=("b", "a", "b"), start="offset:5", stop="2026-01-01T00:00Z")
     assert (read.topics, read.start, read.stop) == (
         ("b", "a"),
@@ -37,33 +37,33 @@ def test_bounds_are_read_and_repeated_topics_count_once() -> None:
     [("100", 100.0), ("100/s", 100.0), ("0.5/s", 0.5), ("6000/m", 100.0), ("60/min", 1.0), ("7200/h", 2.0)],
 )
 def test_rates(text: str, rate: float) -> None:
-    """Events a second, a minute, an hour."""
+    """A rate is a number of events a second, a minute or an hour."""
     assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize("text", ["", "0", "0/s", "-5", "5/d", "fast", "1e3", "nan", "inf"])
 def test_no_rate(text: str) -> None:
-    """What is no rate, or none at all, is refused with examples."""
+    """Text that is no rate, and a rate of zero, are refused with examples."""
     with pytest.raises(UsageError, match="100/s"):
         parse_rate(text)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "ä", "x" * 101])
 def test_names_can_be_part_of_a_group_and_of_a_file(name: str) -> None:
-    """Nothing that a file system or Kafka would refuse."""
+    """A name must fit a group's name and a file's name, and others are refused."""
     with pytest.raises(UsageError, match="--name"):
         options(name=name)
     assert options(name="after-outage_2026.11").name == "after-outage_2026.11"
 
 
 def test_a_dry_run_keeps_no_progress() -> None:
-    """``--name`` with ``--dry-run`` is a contradiction."""
+    """``--name`` with ``--dry-run`` is refused, since a dry run keeps no progress."""
     with pytest.raises(UsageError, match="--dry-run"):
         options(name="x", dry_run=True)
 
 
 def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
-    """With the option's name in front; an ad account has digits."""
+    """A condition that cannot be read is a usage error that begins with the option; an ad account must be digits."""
     with pytest.raises(UsageError, match=r"^--where 'x' is no condition"):
         parse_where(["x"])
     with pytest.raises(UsageError, match="digits"):
@@ -71,7 +71,8 @@ def test_a_condition_that_cannot_be_is_a_usage_error() -> None:
 
 
 def test_what_can_never_come_is_refused() -> None:
-    """With a typo, or the record's event type, nothing would be replayed; the message has the nearest name."""
+    """A value that no record can have, by a typo or as the record's event type, is refused with the nearest
+    name: nothing would be replayed."""
     check_values(parse_where(["event_name=checkout", "ad_account=7"]), frozenset({"checkout"}), ("7",))
     with pytest.raises(UsageError, match="nearest that is sent is checkout"):
         check_values(parse_where(["event_name=chekout"]), EVENT_NAMES, ())
@@ -84,7 +85,8 @@ def test_what_can_never_come_is_refused() -> None:
 
 
 def test_the_fingerprint_is_of_what_is_replayed() -> None:
-    """It depends on which records are replayed, not on the order of options, the rate, the limit or the output."""
+    """The fingerprint depends on which records are replayed, and not on the order of options, the rate, the
+    limit or the output."""
     one = options(topics=("a", "b"), where=("event_name=checkout", "channel=web"))
     same = options(
         topics=("b", "a"),

@@ -23,7 +23,8 @@ from tests.engine.building import Core, event, filtered, unconvertible
 def outcome(
     end: ReplayEnd = ReplayEnd.COMPLETE, *, name: str | None = None, dry_run: bool = False, **changes: Any
 ) -> ReplayOutcome:
-    """Of a run that read six records: a delivery, its duplicate, two filtered ones, a dead letter."""
+    """Return the outcome of a run that read six records: a delivery, its duplicate, two filtered ones, a dead
+    letter."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"), event("a"), filtered(), None, unconvertible())
@@ -46,7 +47,8 @@ def outcome(
 
 
 def test_the_document_adds_up_and_names_the_range() -> None:
-    """Ledger, codes, and how far each partition was read: never beyond its end."""
+    """The document's ledger adds up and has codes and, for each partition, how far it was read, which is never
+    beyond its end."""
     document = outcome().document()
     ledger = document["ledger"]
     assert ledger == {"read": 5, "delivered": 1, "duplicate": 1, "filtered": 2, "dead_lettered": 1, "open": 0}
@@ -69,7 +71,7 @@ def test_the_document_adds_up_and_names_the_range() -> None:
     ],
 )
 def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, Any], said: str) -> None:
-    """One line for each way to end early."""
+    """Each way to end early is one line that says how to go on."""
     trouble = outcome(end, **changes).trouble()
     assert trouble is not None
     assert said in trouble
@@ -85,7 +87,8 @@ def test_what_is_not_done_says_how_to_go_on(end: ReplayEnd, changes: dict[str, A
     ],
 )
 def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: str) -> None:
-    """Topic, how many of how many, why, and what to do about that: the mapping only where it is the mapping."""
+    """The line about the guard has the topic, the share of dead letters, the reason and what to do; it names
+    the mapping only if that is the cause."""
     one = outcome(ReplayEnd.GUARDED)
     statistics = dataclasses.replace(
         one.ran.statistics, guard=GuardStatistics("orders", 700, 1000, mostly, cause)
@@ -100,12 +103,12 @@ def test_the_guard_is_named_with_its_figures(mostly: str, cause: Cause, advice: 
 
 @pytest.mark.parametrize("end", [ReplayEnd.COMPLETE, ReplayEnd.LIMITED])
 def test_what_is_done_has_no_trouble(end: ReplayEnd) -> None:
-    """Exit code 0."""
+    """A run that is complete, or reached its limit, has no trouble: exit code 0."""
     assert outcome(end).trouble() is None
 
 
 def test_books_that_do_not_add_up_are_told() -> None:
-    """Whatever else: it is a bug, and no exit code 0."""
+    """A ledger that does not add up is a bug and has a line, even if the run is complete."""
     one = outcome()
     wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
     statistics = dataclasses.replace(one.ran.statistics, totals=wrong)
@@ -118,14 +121,15 @@ def test_books_that_do_not_add_up_are_told() -> None:
     ("read_to", "clear"), [(15, True), (20, False)], ids=["not read to its end", "something open"]
 )
 def test_what_is_said_to_be_complete_is(read_to: int, clear: bool) -> None:
-    """All of every range read, and nothing of it open; else the books do not add up."""
+    """A run that is complete although a range is not read to its end, or has something open, does not add up."""
     name = TopicPartition("orders", 0)
     one = outcome(ReplayEnd.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})
     assert not one.adds_up()
 
 
 def test_where_to_go_on_is_told_for_each_partition() -> None:
-    """Settled to the end of what was read; or at the lowest open offset; or where it began, if nothing is known."""
+    """For each partition the outcome says where to go on: at the end of what was read and settled, at the
+    lowest open offset, or where it began if nothing is known."""
     names = [TopicPartition("orders", number) for number in range(4)]
     one = outcome(
         ReplayEnd.INTERRUPTED,
@@ -151,7 +155,7 @@ def test_where_to_go_on_is_told_for_each_partition() -> None:
 
 
 def test_a_failure_is_told_as_it_is() -> None:
-    """With all figures up to then."""
+    """A failure is printed as it is, and the document has the figures up to then."""
     one = outcome(ReplayEnd.FAILED)
     failed = dataclasses.replace(one, ran=dataclasses.replace(one.ran, failure=KafkaError("no broker")))
     assert failed.trouble() == "no broker"
@@ -159,7 +163,8 @@ def test_a_failure_is_told_as_it_is() -> None:
 
 
 def test_tables_go_to_people_and_json_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    """With ``--json`` stdout holds the document alone; what the table shows is text, never markup."""
+    """With ``--json`` stdout has only the document, and the table goes to stderr. The table's text is never
+    taken for markup."""
     print_replay(outcome(), as_json=True)
     out, err = capsys.readouterr()
     assert orjson.loads(out)["result"] == "complete"

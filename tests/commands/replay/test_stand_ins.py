@@ -1,4 +1,4 @@
-"""What stands in for the outside in a dry run, and key stores as a replay sees them, over the real ones."""
+"""The stand-ins for the outside in a dry run, and a replay's view of key stores, over the real stores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ WINDOW = 1000.0
 
 @pytest.fixture(params=["memory:", "disk:"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> KeyStore:
-    """Either kind."""
+    """A key store, in memory or on disk."""
     url = request.param if request.param == "memory:" else f"{request.param}{tmp_path}/keys"
     return open_key_store(url, window=WINDOW, max_bytes=32 * MIB)
 
 
 async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStore) -> None:
-    """What was delivered before is known; what would have been is known too, and only to the dry run."""
+    """A dry run knows the keys of the store, and those that it would have delivered, which are not written to
+    the store."""
     await store.confirm(key(1), NOON)
     dry = ReadOnlyKeys(store, Window.of(WINDOW))
     assert await dry.look_up(keys([1, 2]), NOON) == bytes([True, False])
@@ -41,7 +42,8 @@ async def test_a_dry_run_reads_the_store_and_writes_nothing_to_it(store: KeyStor
 
 
 async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeyStore) -> None:
-    """Only once, however often it is in the range. What was not delivered before is sent and not counted."""
+    """What was delivered before the replay is sent again and counted, once however often it is in the range.
+    What was not is sent and not counted."""
     await store.confirm(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON))
     assert (await again.claim(keys([1, 3]), NOON)).found == bytes([False, False])
@@ -53,7 +55,7 @@ async def test_what_was_delivered_before_is_sent_again_and_counted(store: KeySto
 
 
 async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -> None:
-    """A second run that began at the same moment knows what the first delivered: nothing goes a third time."""
+    """A second run that began at the same moment knows what the first delivered: nothing is sent a third time."""
     await store.confirm(keys([1, 2]), NOON - 10)
     await SendingAgain(store, int(NOON)).confirm(key(1), NOON + 5)
     resumed = SendingAgain(store, int(NOON))
@@ -62,7 +64,8 @@ async def test_an_interrupted_replay_goes_on_with_what_it_did(store: KeyStore) -
 
 
 async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
-    """Looked up again and never delivered: not seen twice. Out of the window: the platform does not know it either."""
+    """A key that was looked up and never delivered is not counted as sent again, nor is one out of the window,
+    which the platform has forgotten too."""
     await store.confirm(keys([1, 2]), NOON - 10)
     again = SendingAgain(store, int(NOON + WINDOW))
     assert (await again.claim(keys([1, 2]), NOON + 5)).found == bytes([False, False])
@@ -75,7 +78,7 @@ async def test_refused_or_forgotten_keys_count_nothing(store: KeyStore) -> None:
 
 
 async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store: KeyStore) -> None:
-    """The two together: nothing is written, and the number is the same."""
+    """A dry run with ``--ignore-dedup`` writes nothing to the store, and counts how many events would be sent again."""
     await store.confirm(key(1), NOON - 10)
     dry = SendingAgain(ReadOnlyKeys(store, Window.of(WINDOW)), int(NOON))
     assert (await dry.claim(keys([1, 2]), NOON)).found == bytes([False, False])
@@ -86,8 +89,8 @@ async def test_a_dry_run_that_ignores_dedup_tells_how_many_would_go_twice(store:
 
 
 def test_what_lies_ahead_is_not_waited_for_one_a_second() -> None:
-    """The answers say what time it is by this machine's clock: events ahead of it, and their records' times, too, are
-    judged with the first of them."""
+    """The date of a dry run's answers is this machine's time: events and records whose times are ahead of it
+    are all judged with the first answer, instead of one a second."""
     answer = asyncio.run(DryRun().send(m.Send(1, "1", [b"{}"], 1)))
     said = parsedate_to_datetime(answer.headers["date"]).timestamp()
     assert abs(said - time.time()) < 5

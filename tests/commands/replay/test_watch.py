@@ -1,4 +1,4 @@
-"""What is shown while a bounded run goes on."""
+"""What is shown during a bounded run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from consumer.errors import Incomplete
     ],
 )
 def test_a_line_has_rate_and_time_left(done: int, total: int, seconds: float, line: str) -> None:
-    """Whatever the numbers, zeros included."""
+    """The line has the rate and the time left, also for zeros."""
     assert progress_line("replay", done, total, seconds, "") == line
 
 
 def test_a_note_ends_the_line() -> None:
-    """Why nothing moves, for example."""
+    """A note, such as why nothing moves, ends the line."""
     assert progress_line("replay", 1, 2, 1.0, "destination halted").endswith(" left, destination halted")
 
 
 def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not on a terminal: none in the first five seconds, then one at most in five; stdout stays free for results."""
+    """Without a terminal there is no line in the first five seconds, then at most one in five; stdout is left
+    to results."""
     clock = [100.0]
     with watch("replay", 1000, lambda: clock[0]) as show:
         for tick in range(121):
@@ -45,7 +46,8 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_note_is_text_and_no_markup(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may quote what the platform or a proxy said, and brackets in that must not end the run."""
+    """A note is printed as text, since it may quote brackets of the platform or a proxy, which must not end the
+    run as markup."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(bounded_run, "on_terminal", lambda: True)
@@ -55,7 +57,8 @@ def test_a_note_is_text_and_no_markup(
 
 
 def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full: the error says so, and that what was done stands. What is left in the buffer fails no more."""
+    """If the result cannot be printed, because the disk is full, the error says so, and that what was done
+    stands. Flushing the rest raises nothing more."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(
@@ -65,6 +68,6 @@ def test_a_result_that_cannot_be_printed_is_no_bug(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with ``>&-``: the user wants no result."""
+    """With stdout closed (``>&-``) no result is printed, without an error."""
     monkeypatch.setattr("sys.stdout", None)
     print_result(lambda console: console.print("a table"), {"result": "complete"}, as_json=False)
