@@ -1,4 +1,5 @@
-"""Small builders for the tests of the engine: records whose value says what becomes of them, an engine, a set clock.
+"""Small builders for the tests of the engine: records whose value decides their outcome, a core, a clock set by
+hand.
 
 Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a good one,
 `filtered`, `undecodable` and so on the others. `Core` feeds a `Pipeline`, keeps every command that still waits for
@@ -48,48 +49,48 @@ TOPIC = "shop"
 ACCOUNT = "549755885175"
 OTHER_ACCOUNT = "549755885176"
 START = 1_000.0
-"""The monotonic clock when a test begins: not a power of two, so that rounding shows."""
+"""The monotonic clock at the start of a test, in seconds: not a power of two, so that rounding errors show."""
 UNIX = 1_700_000_000.0
 UNDECODABLE = b"\xff not an event"
 NO = b'{"code": 2, "message": "no"}'
-"""A refusal in the platform's own words."""
+"""The body of a refusal by the platform itself."""
 NO_EVENTS: dict[str, str] = {}
 
 PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
-"""For property tests: the same examples on every run, so that a failure is one for everybody."""
+"""Settings for property tests: the same examples on every run, so that a failure can be repeated."""
 MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
-"""For state machines."""
+"""Settings for state machines."""
 
 C = TypeVar("C", bound=m.Command)
 
 
 def event(event_id: str, account: str = ACCOUNT, **more: Any) -> bytes:
-    """The value of a deliverable record; `more` goes into the payload's ``custom_data``."""
+    """Return the value of a deliverable record; `more` goes into the payload's ``custom_data``."""
     return orjson.dumps({"id": event_id, "account": account, "more": more})
 
 
 def filtered() -> bytes:
-    """The value of a record that the mapping filters."""
+    """Return the value of a record that the mapping filters."""
     return orjson.dumps({"filter": "event_name"})
 
 
 def unconvertible() -> bytes:
-    """The value of a record that decodes and cannot be converted."""
+    """Return the value of a record that decodes and cannot be converted."""
     return orjson.dumps({"reject": "no_identity"})
 
 
 def of_schema(event_id: str, schema: str, **more: Any) -> bytes:
-    """The value of a deliverable record whose writer's schema has this id."""
+    """Return the value of a deliverable record whose writer's schema has the id `schema`."""
     return orjson.dumps({"id": event_id, "account": ACCOUNT, "more": more, "schema": schema})
 
 
 def ref(schema: str) -> SchemaRef:
-    """The reference that `of_schema` needs."""
+    """Return the reference to the schema that a record of `of_schema` needs."""
     return SchemaRef("id", schema)
 
 
 class FakeDecoder(SchemaLearner):
-    """Reads the values above. Knows no schema at first; records without one need none.
+    """A decoder of the values above. It knows no schema at first; records without a schema need none.
 
     With `sections`, records belong to them by turns, by their offsets.
     """
@@ -143,10 +144,10 @@ class FakeDecoder(SchemaLearner):
 
 
 class FakeConverter:
-    """Turns what `FakeDecoder` gives into conversion events."""
+    """A converter that turns the events of `FakeDecoder` into conversion events."""
 
     def convert_chunk(self, events: list[CommerceEvent], now: float) -> Sequence[Converted]:
-        """One result per event."""
+        """Return one result per event."""
         return [self._convert(one, now) for one in events]
 
     def _convert(self, one: CommerceEvent, now: float) -> Converted:
@@ -176,7 +177,7 @@ class FakeConverter:
 
 
 class Books(Ledger):
-    """A ledger alone, without what brings records to the stage that they settle from."""
+    """A ledger alone, without the pipeline that moves records to the stage from which they settle."""
 
     def __init__(self) -> None:
         super().__init__(Context(Policy(), 0))
@@ -190,12 +191,12 @@ class Books(Ledger):
         leader_epoch: int | None = None,
         settled: OffsetMap | None = None,
     ) -> AssignmentState:
-        """Begin an assignment; `settled`: the map that was committed with its start."""
+        """Begin an assignment; `settled` is the offset map that was committed with its start."""
         one = m.Assignment(tp.topic, tp.partition, epoch, start, commit_start, leader_epoch)
         return self.assign(one, CommitMetadata(None, None, settled))
 
     def to_commit(self) -> list[Position]:
-        """What may be committed now."""
+        """Return the positions that may be committed now."""
         return [position for _, position in self.committables()]
 
     def enter(self, state: AssignmentState, chunk: Chunk, passed: Sequence[int] = ()) -> Block:
@@ -203,14 +204,14 @@ class Books(Ledger):
         return self.track(state, chunk, sizes_of(chunk.records), no_events(len(chunk.records)), passed)
 
     def settle_row(self, block: Block, index: int, disposition: Disposition) -> bool:
-        """Settle a record, as if it was on the last stage before; gives whether it was ours to settle."""
+        """Settle a record as if it had reached the last stage before; return whether it was ours to settle."""
         if block.stages[index] < RecordStage.DELIVERED:
             block.stages[index] = min(MOVES[SETTLED_AS[disposition]].of)
         return bool(self.settle([Run(block, index, index + 1)], disposition))
 
 
 def no_events(count: int) -> Columns:
-    """Rows of records that are no events."""
+    """Return rows of `count` records that are no events."""
     columns = Columns(Keys())
     for _ in range(count):
         columns.add(None)
@@ -218,7 +219,7 @@ def no_events(count: int) -> Columns:
 
 
 def record(offset: int, value: bytes | None) -> Record:
-    """A Kafka record without key and headers."""
+    """Return a Kafka record without key and headers."""
     return Record(offset, 1_699_999_999_000 + offset, None, value, ())
 
 
@@ -231,7 +232,7 @@ def chunk(
     epoch: int = 1,
     leader_epoch: int | None = 7,
 ) -> Chunk:
-    """Records of one partition with offsets from `offset` on, `step` apart."""
+    """Return records of one partition with offsets from `offset` on, `step` apart."""
     records = [record(offset + n * step, value) for n, value in enumerate(values)]
     return Chunk(TOPIC, partition, epoch, leader_epoch, records)
 
@@ -239,7 +240,7 @@ def chunk(
 def make_runs(
     count: int, *, size: int = 100, account: str = ACCOUNT, state: AssignmentState | None = None
 ) -> list[Run]:
-    """A row for each event of one block; each has a body of `size` bytes, and a key of its own."""
+    """Return one run per event of one block; each event has a body of `size` bytes and its own key."""
     ledger = Books()
     if state is None:
         state = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
@@ -256,7 +257,7 @@ def make_runs(
 
 
 def read_by(reading: Reading, records: Sequence[Record], now: float = UNIX) -> list[Read | Verdict]:
-    """What a reading makes of records: an event, or why there is none."""
+    """Return what `reading` makes of each record: an event, or the verdict that it is none."""
     columns = Columns(Keys())
     reading.read(records, now, columns, TOPIC)
     kinds = [*columns.kinds]
@@ -289,12 +290,12 @@ class Read(NamedTuple):
 
 
 def accepted(count: int) -> bytes:
-    """The body of an answer that accepts a whole batch."""
+    """Return the body of an answer that accepts a whole batch."""
     return answer_body([("processed", None, None)] * count)
 
 
 def answer_body(outcomes: Sequence[tuple[str, str | None, str | None]], **other: Any) -> bytes:
-    """The body of an answer: status, error and warning per event; `other` replaces its counters."""
+    """Return the body of an answer: status, error and warning per event; `other` replaces its counters."""
     processed = sum(1 for status, _, _ in outcomes if status == "processed")
     return orjson.dumps(
         {
@@ -310,7 +311,7 @@ def answer_body(outcomes: Sequence[tuple[str, str | None, str | None]], **other:
 
 
 class Core:
-    """A pipeline on a hand-set clock, with all commands that still wait for their answer."""
+    """A pipeline on a clock set by hand, with all commands that still wait for their answer."""
 
     def __init__(self, *, seed: int = 0, sections: Sequence[str] = (), **policy: Any) -> None:
         self.policy = Policy(**policy)
@@ -319,19 +320,19 @@ class Core:
         )
         self.now = START
         self.clock_off = 0.0
-        """Seconds that the wall clock is ahead of the world's."""
+        """Seconds that the wall clock is ahead of true time."""
         self.waiting: list[m.Command] = []
         self.log: list[m.Command] = []
-        """Every command ever given."""
+        """Every command that the pipeline returned."""
         self.stored_keys: set[bytes] = set()
         self.gives_calls = True
-        """Whether a shared key store gives at once all calls that it is asked for."""
+        """Whether a shared key store grants at once all calls that it is asked for."""
         self.offsets: dict[int, int] = {}
 
     # -- feeding
 
     def feed(self, happened: m.Input) -> list[m.Command]:
-        """Feed one input; keeps what must be answered, checks what must hold, gives all commands."""
+        """Feed one input, keep the commands that need an answer, check the invariants, and return all commands."""
         commands = self.pipeline.handle(happened, self.instant())
         self.log += commands
         self.waiting += [
@@ -348,7 +349,7 @@ class Core:
         return commands
 
     def instant(self) -> Instant:
-        """Now, on both clocks."""
+        """Return the current time on both clocks."""
         return Instant(self.now, UNIX + self.now - START + self.clock_off)
 
     def assign(
@@ -361,13 +362,13 @@ class Core:
         metadata: str = "",
         topic_id: str | None = None,
     ) -> None:
-        """The group gives us a partition."""
+        """Let the group assign a partition to this member."""
         self.offsets[partition] = start
         given = m.Assignment(TOPIC, partition, epoch, start, commit_start, leader_epoch, metadata, topic_id)
         self.feed(m.Assigned([given]))
 
     def fetch(self, *values: bytes | None, partition: int = 0, epoch: int | None = None) -> None:
-        """Records of a live assignment come in, at the next offsets."""
+        """Let records of a live assignment come in, at the next offsets."""
         state = self.pipeline.ledger.get(TopicPartition(TOPIC, partition))
         if epoch is None:
             epoch = state.epoch if state is not None else 1
@@ -376,17 +377,17 @@ class Core:
         self.feed(m.Fetched([chunk(values, offset=offset, partition=partition, epoch=epoch)]))
 
     def revoke(self, *partitions: int, number: int = 1_000_000, grace: float = 20.0) -> list[m.Command]:
-        """The group takes partitions back."""
+        """Let the group revoke partitions."""
         return self.feed(m.Revoked([TopicPartition(TOPIC, one) for one in partitions], number, grace))
 
     def lose(self, *partitions: int) -> list[m.Command]:
-        """Partitions are another member's."""
+        """Let the group report that partitions are lost to another member."""
         return self.feed(m.Lost([TopicPartition(TOPIC, one) for one in partitions]))
 
     # -- answering
 
     def take(self, kind: type[C]) -> C:
-        """The oldest command of this kind that waits for its answer; it counts as taken up."""
+        """Return the oldest command of this kind that waits for its answer, and stop waiting for it."""
         for one in self.waiting:
             if isinstance(one, kind):
                 self.waiting.remove(one)
@@ -396,23 +397,23 @@ class Core:
         )
 
     def has(self, kind: type[m.Command]) -> bool:
-        """Whether a command of this kind waits for its answer."""
+        """Return whether a command of this kind waits for its answer."""
         return any(isinstance(one, kind) for one in self.waiting)
 
     def answer(
         self, send: m.Send, status: int, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> list[m.Command]:
-        """The API answers a call."""
+        """Let the API answer a call."""
         return self.feed(m.Answered(send.number, status, headers or NO_EVENTS, body))
 
     def accept(self, send: m.Send | None = None) -> m.Send:
-        """The API accepts a call (the oldest)."""
+        """Let the API accept a call (by default the oldest), and return it."""
         send = send or self.take(m.Send)
         self.answer(send, 200, accepted(send.events))
         return send
 
     def deny_schema(self) -> SchemaRef:
-        """The registry says that there is no such schema (the oldest asked for), until that is final."""
+        """Let the registry deny the oldest schema asked for until that is final, and return its reference."""
         denied = self.take(m.FetchSchema).ref
         self.feed(m.SchemaMissing(denied))
         while any((one.kind, one.value) == denied for one in self.statistics().schemas):
@@ -423,7 +424,7 @@ class Core:
         return denied
 
     def look_up(self) -> None:
-        """The key store answers all look-ups that wait."""
+        """Let the key store answer all look-ups that wait."""
         while self.has(m.LookUpKeys):
             asked = self.take(m.LookUpKeys)
             self.feed(
@@ -431,31 +432,31 @@ class Core:
             )
 
     def store_keys(self) -> None:
-        """The key store takes all that waits to be stored."""
+        """Let the key store store all keys that wait."""
         while self.has(m.StoreKeys):
             asked = self.take(m.StoreKeys)
             self.stored_keys.update(split_keys(asked.keys))
             self.feed(m.KeysStored(asked.number))
 
     def store_letters(self, stored: bool = True) -> list[m.DeadLetter]:
-        """The broker takes the dead letters of the oldest write, or none of them."""
+        """Let the broker store all dead letters of the oldest write, or none of them, and return them."""
         asked = self.take(m.StoreDeadLetters)
         self.feed(m.DeadLettersStored(asked.number, [stored] * len(asked.letters)))
         return list(asked.letters)
 
     def commit(self) -> list[Position]:
-        """The broker takes the oldest commit."""
+        """Let the broker accept the oldest commit, and return its positions."""
         asked = self.take(m.Commit)
         self.feed(m.CommitDone(asked.number, asked.positions, None))
         return list(asked.positions)
 
     def send_all(self) -> None:
-        """Look up keys, let the linger pass: what can go is sent and waits for its answer."""
+        """Answer all look-ups and let the linger pass: all batches that may be sent are in flight afterwards."""
         self.look_up()
         self.advance(self.policy.linger)
 
     def deliver(self) -> None:
-        """All that is open and can be delivered is: looked up, sent, accepted, stored."""
+        """Deliver all open events that can be: look them up, send them, accept the calls, store the keys."""
         for _ in range(50):
             self.send_all()
             while self.has(m.Send):
@@ -482,7 +483,7 @@ class Core:
         self.tick()
 
     def tick(self) -> list[m.Command]:
-        """A tick now."""
+        """Feed a tick now."""
         return self.feed(m.Tick())
 
     def until(self, done: Callable[[], bool], seconds: float = 3600.0) -> None:
@@ -498,15 +499,15 @@ class Core:
     # -- looking
 
     def statistics(self) -> Statistics:
-        """The snapshot of now."""
+        """Return the snapshot of now."""
         return self.pipeline.statistics(self.instant())
 
     def reports(self, name: str) -> list[m.Report]:
-        """All reports so far with this event name."""
+        """Return all reports so far with the event name `name`."""
         return [one for one in self.log if isinstance(one, m.Report) and one.event == name]
 
     def committable(self, partition: int = 0) -> int | None:
-        """The next offset that may be committed."""
+        """Return the next offset that may be committed."""
         state = self.pipeline.ledger.get(TopicPartition(TOPIC, partition))
         position = state.committable() if state is not None else None
         return position.next_offset if position is not None else None
@@ -537,32 +538,32 @@ class Core:
 
 
 def sends(commands: Sequence[m.Command]) -> list[m.Send]:
-    """The calls among commands."""
+    """Return the calls among `commands`."""
     return [one for one in commands if isinstance(one, m.Send)]
 
 
 def event_ids(send: m.Send) -> list[str]:
-    """The ids of the events in a call."""
+    """Return the ids of the events in a call."""
     return [one["event_id"] for one in orjson.loads(send.body)["data"]]
 
 
 def released(commands: list[m.Command]) -> list[Position] | None:
-    """What the release among commands says to commit; None: there is no release."""
+    """Return the positions that the release among `commands` names; None: there is no release."""
     releases = [one for one in commands if isinstance(one, m.Release)]
     return list(releases[0].positions) if releases else None
 
 
 def read_map(position: Position) -> OffsetMap | None:
-    """The offset map that goes with a position."""
+    """Return the offset map in the metadata of `position`."""
     place = map_place(TopicPartition(position.topic, position.partition))
     return offset_map.read(position.metadata, position.next_offset, where=place)
 
 
 def write_map(base: int, bounds: Sequence[int], leader_epoch: int | None, partition: int = 0) -> str:
-    """The metadata of a commit of `base`."""
+    """Return the metadata of a commit of `base`."""
     return offset_map.write(base, bounds, leader_epoch, where=map_place(TopicPartition(TOPIC, partition)))
 
 
 def stopped(core: Core) -> m.Stop | None:
-    """The stop, once it is given."""
+    """Return the stop, once there is one."""
     return next((one for one in core.log if isinstance(one, m.Stop)), None)

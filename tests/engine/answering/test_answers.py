@@ -1,4 +1,4 @@
-"""What follows from an answer: each event is delivered, refused, tried again, or let go of. None is lost."""
+"""Outcomes of an answer: each event is delivered, refused, retried, or dropped with its assignment. None is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEEP = b'{"num_events_received":2,"num_events_processed":2,"events":[%s,%s]}' % 
 
 
 def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
-    """A core with these events in one call that waits for its answer."""
+    """Return a core with these events in one call in flight, and that call."""
     core = Core(**policy)
     core.assign()
     core.fetch(*values)
@@ -29,7 +29,7 @@ def sent(*values: bytes, **policy: Any) -> tuple[Core, m.Send]:
 
 
 def test_one_verdict_per_event() -> None:
-    """What failed is a dead letter with the API's reason, the rest is delivered (connect #461)."""
+    """An event that failed becomes a dead letter with the API's reason; the others are delivered (connect #461)."""
     core, send = sent(event("a"), event("b", name="Jane Doe"), event("c"))
     outcomes = [
         ("processed", None, None),
@@ -48,7 +48,7 @@ def test_one_verdict_per_event() -> None:
 
 
 def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> None:
-    """It is not read twice; of a batch of another size the same bytes say nothing."""
+    """An answer equal to the one before has the same verdict; for a batch of another size the same bytes give none."""
     answer = accepted(2)
     core, send = sent(event("a"), event("b"))
     core.answer(send, 200, answer)
@@ -64,7 +64,7 @@ def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> No
 
 
 def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
-    """As long as the one before it, and not its verdict."""
+    """An answer as long as the one before it, with other bytes, has its own verdict."""
     core, first = sent(event("a"))
     core.answer(first, 200, answer_body([("processed", None, "odd")]))
     core.fetch(event("b"))
@@ -76,7 +76,7 @@ def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
 
 
 def test_processed_with_an_error_is_delivered_and_counted() -> None:
-    """Delivered, and worth an alert (docs/platform.md, "Answers")."""
+    """An event that is processed with an error counts as delivered and as an error (docs/platform.md, "Answers")."""
     core, send = sent(event("a"))
     core.answer(send, 200, answer_body([("processed", "something is odd", None)]))
     core.store_keys()
@@ -86,7 +86,7 @@ def test_processed_with_an_error_is_delivered_and_counted() -> None:
 
 
 def test_warnings_are_counted_by_kind() -> None:
-    """Without their numbers, so that the family stays small."""
+    """Warnings that differ only in their numbers count as one kind, so that the family of counters stays small."""
     core, send = sent(event("a"), event("b"))
     outcomes = [("processed", None, "field 3 is unknown"), ("processed", None, "field 17 is unknown")]
     core.answer(send, 200, answer_body(outcomes))
@@ -95,7 +95,7 @@ def test_warnings_are_counted_by_kind() -> None:
 
 @pytest.mark.parametrize("status", ["processed", "failed"])
 def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
-    """They become metrics: no personal data in any metric (docs/guarantees.md)."""
+    """Messages are counted in metrics, which must hold no personal data (docs/guarantees.md)."""
     core, send = sent(event("a", person="Jane Doe"))
     core.answer(send, 200, answer_body([(status, "person Jane Doe", "agent Jane Doe")]))
     counters = core.statistics().counters
@@ -116,7 +116,7 @@ def test_counted_messages_hold_no_value_of_the_event(status: str) -> None:
     ],
 )
 def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) -> None:
-    """The same body to the byte, behind a backoff, for as long as it takes."""
+    """Without a verdict the batch is sent again after a backoff, with the same bytes, until the API accepts it."""
     core, send = sent(event("a"), event("b"))
     bodies = {send.body}
     for _ in range(12):
@@ -132,7 +132,7 @@ def test_without_a_verdict_the_same_events_go_again(status: int, body: bytes) ->
 
 
 def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
-    """Never over the ceiling of so many failures; not always the same (connect #435)."""
+    """No wait exceeds the ceiling for its number of failures, and the waits differ from each other (connect #435)."""
     core, send = sent(event("a"))
     policy = core.policy.delivery_backoff
     waits = []
@@ -148,19 +148,19 @@ def test_the_backoff_is_full_jitter_under_a_growing_ceiling() -> None:
 
 
 def unclear(core: Core) -> tuple[int, int]:
-    """Events that may be doubled, and those of them that are offline."""
+    """Return how many events may have been delivered twice, and how many of them are offline."""
     counters = core.statistics().counters
     return counters.unclear_repeats, counters.unclear_offline
 
 
 def again(core: Core) -> m.Send:
-    """The next attempt."""
+    """Return the next attempt of the call."""
     core.until(lambda: core.has(m.Send))
     return core.take(m.Send)
 
 
 def test_offline_events_that_go_again_are_counted() -> None:
-    """Once it is sent again, and once however often: the platform does not deduplicate those."""
+    """An offline event is counted at its first repeat and not at later ones: the platform does not deduplicate it."""
     core, send = sent(event("a"), event("b", action_source="offline"))
     core.feed(m.Unanswered(send.number, "timeout"))
     assert unclear(core) == (0, 0), "nothing went twice"
@@ -171,7 +171,8 @@ def test_offline_events_that_go_again_are_counted() -> None:
 
 
 def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
-    """What arrives more than an hour after it happened counts as offline; up to an hour a double is dropped."""
+    """An event that arrives over an hour after it happened counts as unclear; before that the platform drops
+    doubles."""
     core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
     core.feed(m.Unanswered(send.number, "timeout"))
     send = again(core)
@@ -183,7 +184,7 @@ def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
 
 
 def test_what_was_answered_and_goes_again_is_clear() -> None:
-    """A 429, and a refused batch that is halved: nobody processed anything."""
+    """Batches sent again after a 429 or a refusal do not count as unclear: the platform processed nothing."""
     core, send = sent(event("a", age=7200), event("b", age=7200))
     core.answer(send, 429, b'{"code": 8}')
     core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
@@ -192,7 +193,7 @@ def test_what_was_answered_and_goes_again_is_clear() -> None:
 
 
 def test_what_is_unclear_stays_so_in_halves() -> None:
-    """The call before the one that was refused may have been processed."""
+    """Halves of a refused batch stay unclear when an earlier call with the batch may have been processed."""
     core, send = sent(event("a", age=3590), event("b", age=3590))
     core.feed(m.Unanswered(send.number, "timeout"))
     core.answer(again(core), 400, b'{"code": 4196, "message": "invalid"}')
@@ -207,7 +208,7 @@ def test_what_is_unclear_stays_so_in_halves() -> None:
 
 @pytest.mark.parametrize("reason", ["dns", "connect", "tls", "too_late"])
 def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
-    """Without a connection nothing was sent: the outcome is clear."""
+    """A call that failed before a connection existed sent nothing, so its outcome is clear."""
     core, send = sent(event("a", action_source="offline"))
     core.feed(m.Unanswered(send.number, reason))
     again(core)
@@ -218,7 +219,7 @@ def test_a_call_that_never_left_is_not_unclear(reason: str) -> None:
 
 
 def judge(core: Core, send: m.Send, bad: set[str]) -> None:
-    """The API refuses a call that holds a bad event, as a whole, and accepts any other."""
+    """Let the API refuse a whole call that holds a bad event, and accept any other call."""
     refused = bad.intersection(event_ids(send))
     core.answer(send, 400, b'{"code": 4196, "message": "invalid"}') if refused else core.accept(send)
 
@@ -226,7 +227,7 @@ def judge(core: Core, send: m.Send, bad: set[str]) -> None:
 @PROPERTY
 @given(st.integers(1, 64), st.sets(st.integers(0, 63), max_size=4))
 def test_bisecting_finds_exactly_the_bad_events(count: int, bad: set[int]) -> None:
-    """Each bad event is a dead letter, all others are delivered, in about 2·log2(n) calls per bad event."""
+    """Each bad event becomes a dead letter, all others are delivered, in about 2·log2(n) calls per bad event."""
     bad = {n for n in bad if n < count}
     core, send = sent(*(event(str(n)) for n in range(count)))
     calls, waiting = 0, [send]
@@ -244,7 +245,7 @@ def test_bisecting_finds_exactly_the_bad_events(count: int, bad: set[int]) -> No
 
 
 def test_a_refused_call_that_names_the_events_is_not_bisected() -> None:
-    """Those named are dead letters at once; the others go again."""
+    """The events that a refusal names become dead letters at once; the others are sent again."""
     core, send = sent(event("a"), event("b"), event("c"))
     core.answer(
         send,
@@ -263,7 +264,7 @@ TOO_LARGE = b'{"code": 1, "message": "too large"}'
 
 
 def test_too_large_splits_down_to_the_one_event() -> None:
-    """413: halves; an event that is too large alone is a dead letter that says so."""
+    """After a 413 the batch is halved; an event that alone is too large becomes a dead letter with code `too_large`."""
     core, send = sent(event("a"), event("b"))
     core.answer(send, 413, TOO_LARGE)
     first, second = core.take(m.Send), core.take(m.Send)
@@ -278,7 +279,7 @@ def test_too_large_splits_down_to_the_one_event() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_token_settles_nothing(status: int) -> None:
-    """No dead letter, no commit: the event waits (vectordotdev/vector #24543)."""
+    """A refused token makes no dead letter and commits nothing: the event waits (vectordotdev/vector #24543)."""
     core, send = sent(event("a"))
     core.answer(send, status, orjson.dumps({"code": 2, "message": "pina_SECRET"}))
     core.advance(500.0)
@@ -298,7 +299,8 @@ STRANGE = b"<html><head><title>Access denied</title></head><body>no</body></html
 @pytest.mark.parametrize("body", [b"", STRANGE, b'{"message": "Forbidden"}'])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
 def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes) -> None:
-    """However long it answers in the platform's place: no dead letter, no halt, and all is delivered afterwards."""
+    """Answers of a middleman make no dead letter and no halt; when the platform answers again, all events are
+    delivered."""
     core, send = sent(*(event(str(n)) for n in range(5)))
     ends = core.now + 3600.0
     while core.now < ends:
@@ -320,7 +322,7 @@ def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes)
 
 
 def test_a_middleman_is_called_behind_a_backoff() -> None:
-    """Ten minutes are some tens of calls, not thousands."""
+    """While a middleman answers, ten minutes take less than 80 calls."""
     core, send = sent(*(event(str(n)) for n in range(5)))
     ends, calls = core.now + 600.0, 0
     while core.now < ends:
@@ -331,7 +333,7 @@ def test_a_middleman_is_called_behind_a_backoff() -> None:
 
 
 def test_who_answered_is_told() -> None:
-    """In the log at once, and as the reason once the destination is unreachable."""
+    """The log and the reason of an unreachable destination name the server that answered."""
     core, send = sent(event("a"))
     ends = core.now + 60.0
     while core.now < ends:
@@ -346,7 +348,7 @@ def test_who_answered_is_told() -> None:
 
 
 def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
-    """A copy is not quoted; single values are masked, whatever their spelling; neither token nor digest is a word."""
+    """A copy of the request is not quoted; its values in any spelling, tokens and digests are masked."""
     core, send = sent(event("a", person="Jane Doe", query="gifts for Jane"))
     pages = (
         b"<html><body>You sent: " + send.body + b"</body></html>",
@@ -367,7 +369,7 @@ def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
 
 
 def test_a_middleman_s_413_makes_batches_smaller() -> None:
-    """The batch goes again in halves, later ones are cut before they go, and no call is as large again."""
+    """After a middleman's 413 the batch is sent again in halves, and later batches stay below the refused size."""
     core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
     size = len(send.body)
     core.answer(send, 413)
@@ -385,7 +387,8 @@ def test_a_middleman_s_413_makes_batches_smaller() -> None:
 
 
 def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> None:
-    """Only the platform may refuse it: it is tried again, told each time, and never a dead letter."""
+    """Only the platform can refuse an event as too large: at a middleman it is retried, reported each time, and
+    no dead letter."""
     core, send = sent(event("huge", text="x" * 5000), event("a"), event("b"), batch_events=3, concurrency=1)
     ends = core.now + 3600.0
     while core.now < ends:
@@ -405,7 +408,7 @@ def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> No
 
 
 def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None:
-    """A firewall dislikes what is in one event of a batch: the others do not wait with it, and it is not refused."""
+    """One event that a firewall blocks is retried alone, neither refused nor delaying the other events of its batch."""
     core, send = sent(*(event(str(n)) for n in range(8)), event("odd"), batch_events=9)
     ends, number = core.now + 3600.0, 100
     while core.now < ends:
@@ -426,7 +429,7 @@ def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None
 
 
 def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> None:
-    """It answers with 503 and 429 by turns: that says nothing of what is in a batch, so none is cut."""
+    """Answers 503 and 429 by turns say nothing about the events of a batch, so no batch is split."""
     core, send = sent(*(event(str(n)) for n in range(8)), batch_events=8, concurrency=2)
     core.fetch(*(event(str(n)) for n in range(8, 16)))
     core.look_up()
@@ -441,7 +444,7 @@ def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> 
 
 
 def test_batches_grow_again() -> None:
-    """A quarter of a minute after the last one that was too large the limit doubles: the middleman may be gone."""
+    """15 seconds after the last body that was too large the size limit doubles: the middleman may be gone."""
     core, send = sent(*(event(str(n), text="x" * 200) for n in range(8)), batch_events=8)
     half = len(send.body) // 2
     core.answer(send, 413)
@@ -453,7 +456,7 @@ def test_batches_grow_again() -> None:
 
 
 def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rarely() -> None:
-    """A proxy's limit stands for years: an hour costs some calls, not one in each quarter of a minute."""
+    """While larger bodies are still refused, an hour costs less than 30 refused calls, not one every 15 seconds."""
     core, send = sent(*(event(f"{n:05}", text="x" * 200) for n in range(8)), batch_events=8)
     half, calls = len(send.body) // 2, 1
     core.answer(send, 413)
@@ -488,7 +491,8 @@ def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rare
     ],
 )
 def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: float) -> None:
-    """To the second, capped, for the whole account; then the same batch goes (connect #1352)."""
+    """A 429 closes the whole account for exactly the time it names, capped; then the same batch is sent
+    (connect #1352)."""
     core, send = sent(event("a"))
     core.answer(send, 429, headers=headers)
     begun = core.now
@@ -509,7 +513,7 @@ def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: 
     ],
 )
 def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) -> None:
-    """A date in the past (clocks differ) must not turn a throttled client into a hammer."""
+    """A 429 that names no wait or a date in the past (clocks differ) still leads to a backoff."""
     core, send = sent(event("a"))
     begun = core.now
     for _ in range(10):
@@ -520,7 +524,7 @@ def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) ->
 
 
 def test_a_429_that_says_nothing_backs_off() -> None:
-    """From half of the ceiling up."""
+    """A 429 without headers leads to a backoff of at least half of the ceiling."""
     core, send = sent(event("a"))
     core.answer(send, 429)
     begun = core.now
@@ -529,7 +533,7 @@ def test_a_429_that_says_nothing_backs_off() -> None:
 
 
 def test_remaining_calls_named_by_an_answer_hold() -> None:
-    """``x-ratelimit-remaining: 0`` on a good answer: the next call waits for the reset."""
+    """After a good answer with ``x-ratelimit-remaining: 0`` the next call waits for the reset."""
     core, send = sent(event("a"), linger=0.0)
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "20"}
     core.answer(send, 200, accepted(1), headers)
@@ -541,7 +545,7 @@ def test_remaining_calls_named_by_an_answer_hold() -> None:
 
 
 def test_the_request_id_is_reported() -> None:
-    """``x-pinterest-rid`` is what Pinterest's support asks for; of the body nothing is."""
+    """The log names ``x-pinterest-rid``, which Pinterest's support asks for, and nothing of the answer's body."""
     core, send = sent(event("a"))
     core.answer(send, 503, b"jane@example.org", {"x-pinterest-rid": "rid-1"})
     [report] = core.reports("no_verdict")
@@ -568,7 +572,8 @@ ANSWERS: Sequence[tuple[int, bytes]] = [
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer[0]}-{len(answer[1])}")
 def test_an_answer_for_a_lost_partition_settles_nothing(answer: tuple[int, bytes]) -> None:
-    """No dead letter, no retry; only a delivered key is still remembered, so that its next owner finds it."""
+    """An answer for a lost partition makes no dead letter and no retry; a delivered key is stored for the next
+    owner."""
     core, send = sent(event("a"))
     core.lose(0)
     core.answer(send, *answer)

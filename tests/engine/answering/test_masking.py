@@ -1,4 +1,4 @@
-"""Masking: no value of the event passes, and what is left can still be read."""
+"""Masking: no value of the event passes, and the rest of the message stays readable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BODY = orjson.dumps(EVENT)
     ],
 )
 def test_values_of_the_event_are_masked_and_the_rest_stays(message: str, masked: str) -> None:
-    """What was wrong can be read, with whom cannot; names from closed sets stay."""
+    """Values of the event are masked; field names and names from closed sets stay readable."""
     assert mask(message, BODY) == masked
 
 
@@ -67,12 +67,12 @@ def test_values_of_the_event_are_masked_and_the_rest_stays(message: str, masked:
     ],
 )
 def test_what_looks_personal_is_masked_without_knowing_the_event(message: str, masked: str) -> None:
-    """The second net: addresses, digests, tokens, long numbers."""
+    """Without an event, addresses, digests, tokens and long numbers are masked by their form."""
     assert mask(message) == masked
 
 
 def test_a_message_becomes_one_short_line() -> None:
-    """It goes into a header, a log line and a metric."""
+    """A message becomes one line of bounded length, fit for a header, a log line and a metric."""
     assert mask("a\n b\t c\r\n") == "a b c"
     assert len(mask("word " * 1000)) <= 300
     assert len(kind("word " * 1000, b"")) <= 80
@@ -82,7 +82,7 @@ def test_a_message_becomes_one_short_line() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b'"x"'])
 def test_a_body_that_is_no_event_masks_by_looks_alone(body: bytes) -> None:
-    """It never raises."""
+    """A body that is no event raises nothing; the message is masked by form alone."""
     assert mask("jane@example.org is bad", body) == "*** is bad"
 
 
@@ -97,7 +97,7 @@ VALUES = st.recursive(
 
 
 def texts(value: object) -> list[str]:
-    """All text values within, as they stand in a message on one line."""
+    """Return all text values within `value`, as they stand in a message on one line."""
     if isinstance(value, str):
         return [" ".join(value.split())]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -109,7 +109,7 @@ def texts(value: object) -> list[str]:
     st.dictionaries(st.sampled_from(["user_data", "custom_data", "event_id"]), VALUES, min_size=1), st.data()
 )
 def test_no_value_of_the_event_passes(event: dict[str, Any], data: st.DataObject) -> None:
-    """Whatever the event holds and wherever the message echoes it (three characters or more)."""
+    """No value of three characters or more passes, at any place of the message."""
     values = [text for text in texts(event) if len(text) >= 3]
     echoed = data.draw(st.lists(st.sampled_from(values or ["nothing"]), max_size=5))
     glue = data.draw(st.sampled_from([" ", "", ", ", " is not ", "'"]))
@@ -120,7 +120,7 @@ def test_no_value_of_the_event_passes(event: dict[str, Any], data: st.DataObject
 @PROPERTY
 @given(st.text(max_size=400), st.binary(max_size=40))
 def test_any_text_gives_one_line(message: str, body: bytes) -> None:
-    """At most 300 characters, no line break, and masking again changes no length to speak of."""
+    """Any text becomes at most 300 characters without a line break; masking again masks or keeps it."""
     masked = mask(message, body)
     assert len(masked) <= 300
     assert len(masked.splitlines()) <= 1
@@ -128,12 +128,12 @@ def test_any_text_gives_one_line(message: str, body: bytes) -> None:
 
 
 def test_values_echoed_in_another_case_are_masked() -> None:
-    """The API may fold case before it complains."""
+    """Values are masked in any case: the API may change the case of a value that it quotes."""
     assert mask("item JANE DOE MUG is odd", BODY) == "item *** is odd"
 
 
 def test_the_same_message_is_masked_alike_in_every_process() -> None:
-    """Same seed, same commands (docs/architecture.md, rule 10): values of equal length are not taken in set order."""
+    """Masking does not depend on the order of a set: same seed, same commands (docs/architecture.md, rule 10)."""
     code = (
         "from consumer.engine.answering.masking import mask\n"
         'print(mask("abcdefghij", b\'{"x":["abcd","bcde","cdef","defg","efgh","fghi","ghij"]}\'))'
@@ -152,7 +152,7 @@ def test_the_same_message_is_masked_alike_in_every_process() -> None:
 
 
 def test_a_huge_message_costs_little() -> None:
-    """An answer may be megabytes of anything: masking it must not hold the event loop."""
+    """Masking a huge message costs little CPU time, so that a huge answer does not block the event loop."""
     begin = time.process_time()
     mask("x" * 30_000)
     assert time.process_time() - begin < 0.5

@@ -1,4 +1,5 @@
-"""Every line about a call names it as the platform does: its support asks for that, and for nothing else of it."""
+"""Request ids: each log line about a call has the platform's id for it, which its support asks for, and no
+other text."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ RID = {REQUEST_ID: "5264813979430121"}
 
 
 def sent(*values: bytes) -> tuple[Core, m.Send]:
-    """A core with these events in one call that waits for its answer."""
+    """Return a core with these events in one call in flight, and that call."""
     core = Core()
     core.assign()
     core.fetch(*values)
@@ -37,7 +38,7 @@ def sent(*values: bytes) -> tuple[Core, m.Send]:
 def test_whatever_is_no_plain_yes_is_reported_with_the_request_id(
     status: int, body: bytes, name: str
 ) -> None:
-    """Refusals of events and of us, throttling, and answers that say nothing."""
+    """Refused events and calls, throttling and answers without a verdict are reported with the request id."""
     core, send = sent(event("a"), event("b"))
     core.answer(send, status, body, RID)
     [report] = core.reports(name)
@@ -46,7 +47,7 @@ def test_whatever_is_no_plain_yes_is_reported_with_the_request_id(
 
 
 def test_a_refused_call_of_one_event_is_reported() -> None:
-    """What is left of bisecting: the event itself."""
+    """A refused call with a single event, as bisecting ends, is reported with that event's reason."""
     core, send = sent(event("a", person="Jane Doe"))
     core.answer(send, 400, b'{"code": 1, "message": "Jane Doe is odd"}', RID)
     [report] = core.reports("events_refused")
@@ -55,7 +56,7 @@ def test_a_refused_call_of_one_event_is_reported() -> None:
 
 
 def test_events_refused_together_are_one_line() -> None:
-    """One line for a call, however many of its events are refused."""
+    """A call has one line in the log, however many of its events are refused."""
     core, send = sent(event("a"), event("b"), event("c"))
     core.answer(send, 200, answer_body([("failed", "odd", None)] * 2 + [("processed", None, None)]), RID)
     [report] = core.reports("events_refused")
@@ -63,14 +64,14 @@ def test_events_refused_together_are_one_line() -> None:
 
 
 def test_an_answer_that_broke_off_still_names_its_call() -> None:
-    """The headers came, the rest did not."""
+    """When an answer breaks off after its headers, the report still has the request id."""
     core, send = sent(event("a"))
     core.feed(m.Unanswered(send.number, "connection", RID))
     assert core.reports("no_verdict")[0].fields["request_id"] == RID[REQUEST_ID]
 
 
 def test_a_delivery_is_not_worth_a_line() -> None:
-    """All is well: nothing is reported."""
+    """A call whose events are all delivered is not reported."""
     core, send = sent(event("a"))
     before = len(core.log)
     core.answer(send, 200, answer_body([("processed", None, None)]), RID)
@@ -85,10 +86,10 @@ def test_a_delivery_is_not_worth_a_line() -> None:
     ],
 )
 def test_what_may_be_something_else_is_not_repeated(text: str) -> None:
-    """A server that echoes what it is sent does not get it into our log by this header either."""
+    """A header that may hold a value of the request is not taken as a request id, and so never reaches the log."""
     assert request_id({REQUEST_ID: text}) is None
 
 
 def test_a_missing_header_is_no_request_id() -> None:
-    """Nothing is made up."""
+    """Without the header there is no request id."""
     assert request_id({}) is None

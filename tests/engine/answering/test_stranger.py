@@ -1,4 +1,4 @@
-"""Who answered in the platform's place is told in a few plain words, and nothing of what it may repeat."""
+"""Who answered instead of the platform: the log says it in a few words, with no value that the answer repeats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
     ],
 )
 def test_first_words(headers: dict[str, str], body: bytes, words: str) -> None:
-    """The product that serves it, and its title, its message or what it begins with."""
+    """The text is the server's product, and the page's title, its message or its first words."""
     assert who_answered(headers, body) == words
 
 
@@ -64,7 +64,7 @@ def test_first_words(headers: dict[str, str], body: bytes, words: str) -> None:
 )
 @pytest.mark.parametrize("page", ["<title>{} denied</title>", "denied: {}", '{{"message": "{} denied"}}'])
 def test_nothing_that_could_be_somebody_s_is_shown(secret: str, page: str) -> None:
-    """Addresses, digests, tokens and long numbers are no words."""
+    """Addresses, digests, tokens and long numbers of the answer are not shown."""
     said = who_answered({"server": secret}, page.format(secret).encode())
     assert secret not in said
     assert "denied" in said or said.endswith("a copy of the request")
@@ -74,13 +74,13 @@ def test_nothing_that_could_be_somebody_s_is_shown(secret: str, page: str) -> No
     "escaped", ["a gift for Jane", "A GIFT FOR JANE", "a+gift+for+Jane", "a%20gift%20for%20Jane"]
 )
 def test_values_of_the_request_are_masked_however_they_are_written(escaped: str) -> None:
-    """Plain words of an event are no secret form, so they are looked for."""
+    """Values of the request are masked in every spelling, also those of plain words."""
     request = orjson.dumps({"data": [{"custom_data": {"search_string": "a gift for Jane"}}]})
     assert who_answered({}, f"<h1>{escaped}</h1> blocked".encode(), request) == "*** blocked"
 
 
 def test_a_copy_of_the_request_is_not_quoted() -> None:
-    """Where one of its names stands, the rest may follow."""
+    """When the answer holds a field name of the request, none of it is quoted: values may follow."""
     assert who_answered({}, b'you sent {"data":[{"event_name":"checkout"}]}') == "a copy of the request"
     assert who_answered({}, b"Authorization: Bearer x") == "a copy of the request"
 
@@ -92,7 +92,7 @@ def test_a_copy_of_the_request_is_not_quoted() -> None:
     st.text(max_size=30),
 )
 def test_it_is_one_short_printable_line_whatever_comes(body: bytes, server: str, kind: str) -> None:
-    """Never raises; bounded in length and in time."""
+    """Any answer gives one printable line of bounded length, and raises nothing."""
     said = who_answered({"server": server, "content-type": kind}, body)
     assert 0 < len(said) < 200
     assert said.isprintable()
@@ -102,5 +102,5 @@ def test_it_is_one_short_printable_line_whatever_comes(body: bytes, server: str,
     "body", [b"<" * 5_000_000, b"<title>" * 700_000, b"[" * 5_000_000, b"a" * 5_000_000, b"<!--" * 10**6]
 )
 def test_a_large_body_costs_no_more_than_a_small_one(body: bytes) -> None:
-    """Only its beginning is looked at."""
+    """Only the beginning of a large body is read."""
     assert len(who_answered({}, body)) < 200

@@ -1,4 +1,4 @@
-"""Parameter coverage: presence as the payload has it, windows that move, exact counts, and bounds."""
+"""Parameter coverage: parameters of payloads, moving windows, exact counts, and bounds."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ PRESENT: dict[str, dict[str, Any]] = {
     "event_source_url": {"event_source_url": "https://shop.example/"},
     "opt_out": {"opt_out": False},
 }
-"""The least payload that carries each parameter."""
+"""The smallest payload that carries each parameter."""
 NOTHING: dict[str, Any] = {}
 
 
 def make(name: str = "checkout", payload: dict[str, Any] = NOTHING) -> tuple[Kind, int]:
-    """An event with this payload."""
+    """Return an event with this payload."""
     return Kind(ACCOUNT, name, written_in(payload)), 1
 
 
 def shares(one: Covered) -> dict[str, float]:
-    """The shares of those parameters that have one."""
+    """Return the shares of the parameters that have one above zero."""
     return {name: share for name, share in zip(IDS, one.shares, strict=True) if share}
 
 
 def carried(one: Covered) -> dict[str, int]:
-    """How many events carried each parameter; those that none did are left out."""
+    """Return the number of events that carried each parameter, without parameters that none carried."""
     return {name: count for name, count in zip(IDS, one.carried, strict=True) if count}
 
 
 def look_at(payload: dict[str, Any]) -> dict[str, int]:
-    """What one event with this payload carries."""
+    """Return the parameters that one event with this payload carries."""
     coverage = Coverage()
     coverage.add([make(payload=payload)], 0.0)
     return carried(coverage.snapshot(0.0).hour["checkout"])
@@ -76,14 +76,14 @@ def look_at(payload: dict[str, Any]) -> dict[str, int]:
 
 @pytest.mark.parametrize("parameter", IDS)
 def test_each_parameter_is_read_from_its_place(parameter: str) -> None:
-    """The least payload that carries it carries it alone; an empty one carries nothing."""
+    """The smallest payload with a parameter counts for that parameter alone; an empty payload counts for none."""
     assert look_at(PRESENT[parameter]) == {parameter: 1}
     assert look_at({}) == {}
     assert look_at({"user_data": {}, "custom_data": {"contents": []}}) == {}
 
 
 def test_places_are_fields_of_a_payload() -> None:
-    """No path is one that a conversion event does not have."""
+    """Every path of a parameter is a field of a conversion event."""
     assert {*BITS, ITEM_ID} <= set(TARGETS)
     for payload in PRESENT.values():
         for name, value in payload.items():
@@ -92,19 +92,19 @@ def test_places_are_fields_of_a_payload() -> None:
 
 
 def test_address_and_agent_count_only_together() -> None:
-    """As the platform has it: one of them is no identity."""
+    """Address and user agent count only together: for the platform one of them alone is no identity."""
     assert look_at({"user_data": {"client_ip_address": "192.0.2.1"}}) == {}
     assert look_at({"user_data": {"client_user_agent": "agent"}}) == {}
 
 
 def test_ids_of_contents_are_content_ids() -> None:
-    """Either place will do, and an item without an id is none."""
+    """An item's id in ``contents`` counts as a content id; an item without an id does not."""
     assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}, {"id": "7"}]}}) == {"content_ids": 1}
     assert look_at({"custom_data": {"contents": [{"item_name": "shirt"}]}}) == {}
 
 
 def test_advice_is_one_plain_sentence_each() -> None:
-    """It begins with a capital letter, ends with a stop, has no other, and fits on two lines."""
+    """Each advice is one sentence that begins with a capital letter, ends with a full stop and fits on two lines."""
     for one in PARAMETERS:
         assert one.advice[0].isupper()
         assert one.advice.endswith(".")
@@ -114,7 +114,7 @@ def test_advice_is_one_plain_sentence_each() -> None:
 
 
 def test_a_rare_name_is_seen_among_many_others() -> None:
-    """Wherever it stands."""
+    """A rare event name is counted at any place of its batch."""
     coverage = Coverage()
     for minute in range(30):
         events = [make("page_visit") for _ in range(64)]
@@ -144,7 +144,7 @@ def test_the_hour_forgets_and_the_day_does_not() -> None:
 
 
 def test_looking_changes_nothing() -> None:
-    """Two that differ only in how often somebody looked come to the same."""
+    """Taking snapshots in between does not change later snapshots."""
     watched, alone = Coverage(), Coverage()
     for second in range(0, 7200, 7):
         slice_ = [
@@ -157,7 +157,7 @@ def test_looking_changes_nothing() -> None:
 
 
 def test_a_snapshot_is_frozen() -> None:
-    """What is read later does not change with what comes later."""
+    """A snapshot does not change with events that come later."""
     coverage = Coverage()
     coverage.add([make()], 0.0)
     before = coverage.snapshot(0.0)
@@ -166,7 +166,7 @@ def test_a_snapshot_is_frozen() -> None:
 
 
 def test_names_are_bounded() -> None:
-    """Ten thousand names are 64 and ``other``; no event is lost."""
+    """Ten thousand names become 64 and ``other``, and no event is lost."""
     coverage = Coverage()
     for n in range(0, 10_000, 50):
         coverage.add([make(f"name{n + one}", PRESENT["em"]) for one in range(50)], n / 10)
@@ -178,7 +178,7 @@ def test_names_are_bounded() -> None:
 
 
 def test_what_is_kept_of_a_minute_is_bounded() -> None:
-    """However many names and masks there are in it, and nothing is lost of them."""
+    """What one minute keeps is bounded for any number of names and masks, and no event is lost."""
     coverage = Coverage()
     for n in range(200):
         coverage.add([make(f"name{n}", _payload(_some(bits))) for bits in range(100)], 0.0)
@@ -187,7 +187,7 @@ def test_what_is_kept_of_a_minute_is_bounded() -> None:
 
 
 def test_a_name_is_not_another() -> None:
-    """Names that come in turn: each has its own share, and its own events."""
+    """When names alternate, each has its own share and its own events."""
     coverage = Coverage()
     for _ in range(200):
         coverage.add([make("page_visit")] * 15 + [make("checkout", PRESENT["em"])], 0.0)
@@ -243,7 +243,7 @@ def _exactly(window: Mapping[str, Covered], inside: Mapping[str, list[set[str]]]
 @PROPERTY
 @given(_SLICES)
 def test_events_are_counted_exactly(slices: list[tuple[int, list[tuple[str, int]], int]]) -> None:
-    """Both windows, at every step: events, carriers and shares are those of a list of all events."""
+    """In both windows, at every step, events, carriers and shares equal those of a list of all events."""
     coverage, now, happened = Coverage(), 0, Happened()
     for wait, events, times in slices:
         now += wait
@@ -255,8 +255,9 @@ def test_events_are_counted_exactly(slices: list[tuple[int, list[tuple[str, int]
 
 
 def test_the_core_counts_what_was_delivered() -> None:
-    """The very events that freshness and the ledger count: no duplicate, of now or of an earlier day, nothing that is
-    filtered, cannot be converted or is refused by the platform, and nothing before it is delivered."""
+    """Coverage counts the events that freshness and the ledger count: no duplicate, of now or of an earlier
+    day, nothing that is filtered, cannot be converted or is refused by the platform, and nothing before it is
+    delivered."""
     core = Core(linger=0.0)
     core.stored_keys.add(Keys().of(ACCOUNT, "checkout", "old"))
     core.assign()
@@ -277,7 +278,7 @@ def test_the_core_counts_what_was_delivered() -> None:
 
 
 def test_an_event_that_waited_for_room_is_counted_once() -> None:
-    """What is prepared over and over until it fits is delivered once, and that counts."""
+    """An event that is prepared several times until it fits in the budget is counted once, when it is delivered."""
     core = Core(max_open_bytes=3_000, linger=0.0)
     core.assign()
     core.fetch(*(event(f"{n}", text="x" * 500) for n in range(12)))

@@ -1,4 +1,4 @@
-"""Event age at delivery: what is within the hour is counted exactly, quantiles as well as buckets go, windows move."""
+"""Event age at delivery: exact counts within the hour, quantiles as exact as the buckets, moving windows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BATCHES = st.lists(st.tuples(_WAITS, st.lists(AGES, min_size=1, max_size=8)), m
 
 
 def add(freshness: Freshness, ages: list[int], monotonic: float = 0.0) -> None:
-    """Events of these ages were delivered then."""
+    """Deliver events of these ages at the time `monotonic`."""
     freshness.add([int(UNIX) - age for age in ages], Instant(monotonic, UNIX))
 
 
 def naive(ages: list[int]) -> Ages:
-    """By sorting them all."""
+    """Return the same figures, computed by sorting all ages."""
     if not ages:
         return NO_AGES
     # Rounded down to six digits: all but one of a million is not all.
@@ -34,12 +34,12 @@ def naive(ages: list[int]) -> Ages:
 
 
 def bound(age: int) -> float | None:
-    """The least bound that is not below the age."""
+    """Return the smallest bound that is not below the age."""
     return next((float(one) for one in AGE_BOUNDS if age <= one), None)
 
 
 def test_a_quantile_is_at_most_a_quarter_too_high() -> None:
-    """Below five seconds at most one second; up to a week; and the hour is a bound, so that its share is exact."""
+    """Bounds are 1 s apart below 5 s and at most 25 % apart up to a week; one is the hour, so its share is exact."""
     assert list(AGE_BOUNDS) == sorted(set(AGE_BOUNDS))
     assert (AGE_BOUNDS[0], AGE_BOUNDS[-1]) == (1, 7 * 86_400)
     assert HOUR in AGE_BOUNDS
@@ -50,7 +50,8 @@ def test_a_quantile_is_at_most_a_quarter_too_high() -> None:
 @PROPERTY
 @given(_BATCHES)
 def test_windows_agree_with_a_list_of_all_ages(batches: list[tuple[int, list[int]]]) -> None:
-    """Since the start, the last hour, the last day: as sorting all the ages has it, at each step and after a pause."""
+    """Since the start, over the last hour and day, figures equal those of sorted ages, at each step and after a
+    pause."""
     freshness, now, happened = Freshness(), 0, list[tuple[int, int]]()
     for wait, ages in [*batches, (4_000, [])]:
         now += wait
@@ -66,7 +67,7 @@ def test_windows_agree_with_a_list_of_all_ages(batches: list[tuple[int, list[int
 
 
 def test_nothing_delivered_has_no_freshness() -> None:
-    """No division by zero, no invented figure."""
+    """Before a delivery the figures are None: no division by zero, no invented figure."""
     snapshot = Freshness().snapshot(0.0)
     assert snapshot.total == snapshot.hour == snapshot.day == Ages(0, None, None, None, None)
 
@@ -75,7 +76,7 @@ def test_nothing_delivered_has_no_freshness() -> None:
     ("after", "hour", "day"), [(0, 2, 2), (3_630, 1, 2), (86_400, 0, 1), (180_000, 0, 0)]
 )
 def test_what_is_too_old_falls_out(after: int, hour: int, day: int) -> None:
-    """A bad hour is over when it is over, though since the start it is never forgotten."""
+    """Old ages leave the hour and the day when their time is over; the figures since the start keep them."""
     freshness = Freshness()
     add(freshness, [2 * HOUR], 0.0)
     add(freshness, [5], 1_800.0)
@@ -86,7 +87,7 @@ def test_what_is_too_old_falls_out(after: int, hour: int, day: int) -> None:
 
 
 def test_looking_changes_nothing_and_is_frozen() -> None:
-    """However often it is looked at; and what is read does not change with what comes later."""
+    """Taking snapshots does not change later ones, and a snapshot does not change with events that come later."""
     watched, alone = Freshness(), Freshness()
     before = watched.snapshot(0.0)
     for second in range(0, 7_200, 7):
@@ -98,7 +99,7 @@ def test_looking_changes_nothing_and_is_frozen() -> None:
 
 
 def test_it_is_bounded() -> None:
-    """Two days of ages of every kind: as many histograms as there are minutes in an hour, and quarters in a day."""
+    """Two days of all ages keep at most 60 histograms for the hour and 96 for the day."""
     freshness = Freshness()
     for minute in range(2 * 24 * 60):
         add(freshness, [minute, 7 * minute, 10_000 * minute], minute * 60.0)
@@ -109,7 +110,7 @@ def test_it_is_bounded() -> None:
 
 
 def test_the_core_counts_what_is_delivered_over_the_last_hour() -> None:
-    """By the monotonic clock; the age is by the wall's."""
+    """The window moves with the monotonic clock; the age is measured by the wall clock."""
     core = Core()
     core.assign()
     core.fetch(event("a"))

@@ -1,4 +1,4 @@
-"""The snapshot: its figures agree, and nothing a shop or the API sends can grow it without bound."""
+"""The snapshot: its figures agree, and no data of a shop or of the API can make it grow without bound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.engine.building import (
 
 
 def test_a_family_of_counts_is_capped() -> None:
-    """Names beyond the cap count as ``other``; those already there go on counting."""
+    """Names beyond the cap count as ``other``; names below the cap go on counting."""
     family: Counter[str] = Counter()
     for n in range(1000):
         Counters.bump(family, f"name{n}")
@@ -37,7 +37,7 @@ def test_a_family_of_counts_is_capped() -> None:
 
 
 def test_the_snapshot_shows_each_partition() -> None:
-    """Committed, position, end, and lag from the committed position: what is still to be settled."""
+    """The snapshot has committed offset, position, end, and lag from the committed offset."""
     core = Core()
     core.assign(0, start=5)
     core.fetch(event("a"), filtered())
@@ -55,7 +55,7 @@ def test_the_snapshot_shows_each_partition() -> None:
 
 
 def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
-    """The lag series goes with the partition (docs/why.md: vector PR 24647); the sums stay."""
+    """A lost partition's lag series ends (docs/why.md: vector PR 24647); the totals keep its settled records."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"), filtered())
@@ -66,7 +66,7 @@ def test_the_snapshot_of_a_lost_partition_is_gone() -> None:
 
 
 def test_the_snapshot_shows_each_account() -> None:
-    """State, reason, what is queued and in flight; the destination is as bad as its worst account."""
+    """The snapshot has state, reason, queued and in-flight events per account; the destination has the worst state."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT))
@@ -85,7 +85,7 @@ def test_the_snapshot_shows_each_account() -> None:
 
 
 def test_the_oldest_open_record_is_named() -> None:
-    """By its Kafka timestamp, over all partitions; none when nothing is open."""
+    """The oldest open record over all partitions is named by its Kafka timestamp; none when nothing is open."""
     core = Core()
     core.assign(0, start=10)
     core.assign(1, start=3)
@@ -98,7 +98,8 @@ def test_the_oldest_open_record_is_named() -> None:
 
 
 def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
-    """Newest first, at most twenty, each with its origin and reason; the first ten problems stay beside them."""
+    """The snapshot lists stored dead letters: at most 20, newest first, with origin and reason; the first ten
+    problems stay."""
     core = Core()
     core.assign(start=100)
     core.fetch(unconvertible())
@@ -116,7 +117,7 @@ def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
 
 
 def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
-    """It is on the topic whoever reads the partition now; one that is not stored is not kept."""
+    """A stored dead letter stays in the list when its partition goes; one that is not stored never enters it."""
     core = Core()
     core.assign()
     core.fetch(unconvertible())
@@ -128,7 +129,7 @@ def test_a_dead_letter_is_kept_though_its_partition_goes() -> None:
 
 
 def test_a_message_of_each_kind_is_kept() -> None:
-    """The latest one: of what is refused at each stage, and of the conversion's warnings."""
+    """The latest message is kept for each code at each stage, and for each kind of conversion warning."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a", warn=1), event("b"), unconvertible(), b"\xff")
@@ -145,7 +146,8 @@ def test_a_message_of_each_kind_is_kept() -> None:
 
 
 def test_progress_is_counted_from_the_last_settlement() -> None:
-    """Or from when nothing was left to settle: idle is not stuck."""
+    """Time without progress counts from the last settlement, or from when the last open record settled: idle is
+    not stuck."""
     core = Core()
     core.assign()
     core.advance(100.0)
@@ -158,14 +160,14 @@ def test_progress_is_counted_from_the_last_settlement() -> None:
 
 
 def test_a_core_that_was_told_nothing_yet_is_not_stuck() -> None:
-    """A machine that runs since a month has a monotonic clock of a month."""
+    """Before its first input a core reports no time without progress, although the monotonic clock is large."""
     core = Core()
     core.now = 30 * 86_400.0
     assert core.statistics().seconds_since_progress == 0.0
 
 
 def test_the_snapshot_is_frozen() -> None:
-    """What is read later must not change with what happens later."""
+    """A snapshot does not change with events that come later."""
     core = Core()
     core.assign()
     before = core.statistics()
@@ -175,7 +177,7 @@ def test_the_snapshot_is_frozen() -> None:
 
 
 def test_brokers_are_as_each_client_told_last() -> None:
-    """What a client tells replaces what it told before, and nothing of another client."""
+    """Figures of a client's brokers replace that client's earlier ones and leave those of other clients."""
     core = Core()
     core.feed(
         m.BrokersTold("consumer", [m.BrokerTimes("1", 0.1, 0.2, 3.0), m.BrokerTimes("2", None, None, 1.0)])

@@ -1,4 +1,4 @@
-"""Admission: what is held, what is deferred, what goes alone, and what becomes of it when a partition goes."""
+"""Admission: which records are held, deferred or sent alone, and what happens to them when their partition goes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ EMPTY = (
 
 
 def padded(event_id: str, size: int) -> bytes:
-    """A deliverable record that holds about `size` bytes with its JSON."""
+    """Return the value of a deliverable record that holds about `size` bytes with its JSON."""
     return event(event_id, pad="x" * max(0, (size - EMPTY) // 2 - 9))
 
 
 def kind(core: Core) -> None:
-    """Everything is answered well until nothing is open or held; each round must get somewhere."""
+    """Answer everything favourably until nothing is open or held; fail if several rounds change nothing."""
     before, idle = (-1, -1), 0
     while core.pipeline.ledger.open or core.pipeline.admission.held:
         while core.has(m.FetchSchema):
@@ -58,14 +58,14 @@ def kind(core: Core) -> None:
 
 
 def tight() -> Core:
-    """A core with a small budget that sends at once."""
+    """Return a core with a small budget that sends at once."""
     core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
     core.assign()
     return core
 
 
 def test_what_does_not_fit_is_held() -> None:
-    """As many are read as fit, the rest is not read and not open, and there is no room for more."""
+    """Records that exceed the budget are held: not read, not open, and there is no room for a fetch."""
     core = tight()
     core.fetch(*(padded(f"{n}", 600) for n in range(8)))
     totals = core.statistics().totals
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_held() -> None:
 
 
 def test_held_records_follow_as_soon_as_there_is_room() -> None:
-    """Not only when all that was read before is done."""
+    """Held records are read as soon as there is room, not only when all earlier records are settled."""
     core = tight()
     core.fetch(*(padded(f"{n}", 600) for n in range(8)))
     core.look_up()
@@ -90,7 +90,7 @@ def test_held_records_follow_as_soon_as_there_is_room() -> None:
 
 
 def test_held_records_wait_for_room_in_their_order() -> None:
-    """A small one behind a large one does not overtake it, of whichever partition it is."""
+    """Held records are read in their order: a small one behind a large one waits, also one of another partition."""
     core = tight()
     core.assign(1, epoch=2)
     core.fetch(padded("a", 1_500), padded("b", 1_500), padded("c", 200))
@@ -105,7 +105,7 @@ def test_held_records_wait_for_room_in_their_order() -> None:
 
 @pytest.mark.parametrize("revoked", [False, True])
 def test_held_records_go_with_their_partition(revoked: bool) -> None:
-    """Lost or revoked: nobody needs to know of them but the count; others that are held have their room."""
+    """Held records of a lost or revoked partition are dropped and counted as released; held ones of others are read."""
     core = tight()
     core.assign(1, epoch=2)
     core.fetch(*(padded(f"a{n}", 900) for n in range(5)))
@@ -123,7 +123,7 @@ def test_held_records_go_with_their_partition(revoked: bool) -> None:
 
 
 def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
-    """The revoke waits for what is in flight; the room that comes of it is not for what is held."""
+    """While a revoke waits for calls in flight, held records of its partition are dropped and not read."""
     core = tight()
     core.fetch(padded("a", 1_500), padded("b", 1_500))
     core.look_up()
@@ -136,7 +136,7 @@ def test_held_records_of_a_partition_that_drains_are_not_begun() -> None:
 
 
 def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
-    """From the offset fetched again on, what is held comes a second time: each record is begun once."""
+    """Records fetched again replace held ones from that offset on: each record is processed once."""
     core = tight()
     values = [padded(f"{n}", 900) for n in range(8)]
     core.fetch(*values)
@@ -152,7 +152,8 @@ def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
 
 
 def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
-    """Open ones from there on are released, and nothing that was held before comes twice."""
+    """When the position goes back below the held records, open ones from there on are released and held ones
+    dropped."""
     core = tight()
     values = [padded(f"{n}", 900) for n in range(6)]
     core.fetch(*values)
@@ -167,7 +168,7 @@ def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
 
 
 def test_the_budget_in_events_holds_too() -> None:
-    """Of one large fetch as many are read as may be open."""
+    """Of one large fetch only as many records are read as may be open."""
     core = Core(max_open_events=3, batch_events=1, linger=0.0)
     core.assign()
     core.fetch(*(event(f"{n}") for n in range(200)))
@@ -180,7 +181,7 @@ def test_the_budget_in_events_holds_too() -> None:
 
 
 def test_one_event_larger_than_the_budget_goes_alone() -> None:
-    """When nothing else is open, and nothing goes beside it."""
+    """An event larger than the budget is read when nothing else is open, and nothing is read beside it."""
     core = tight()
     core.fetch(padded("a", 300), padded("big", 9_000), padded("b", 300))
     assert core.statistics().totals.open == 1
@@ -198,7 +199,7 @@ def test_one_event_larger_than_the_budget_goes_alone() -> None:
 
 
 def test_nothing_open_always_has_room_for_one() -> None:
-    """However large the events were so far."""
+    """With nothing open there is room for one record, however large earlier events were."""
     core = tight()
     core.fetch(padded("big", 9_000))
     kind(core)
@@ -212,7 +213,8 @@ def test_nothing_open_always_has_room_for_one() -> None:
 
 
 def test_records_without_their_schema_fill_half() -> None:
-    """The registry is out: they stop at half of the budget, so that there is room for them when it is back."""
+    """While the registry is down, records without a schema fill half of the budget, so that there is room to
+    grow later."""
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(20)))
     assert 0.7 * BUDGET / 2 < core.pipeline.parking.size <= BUDGET / 2
@@ -225,7 +227,7 @@ def test_records_without_their_schema_fill_half() -> None:
 
 
 def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoded, a hostile record takes far more than it is long: also of those that waited, few are read in one go."""
+    """Records that waited for their schema are decoded a few at a time: decoded, a hostile record grows large."""
     slices: list[list[int]] = []
     decode = FakeDecoder.decode_chunk
 
@@ -245,7 +247,8 @@ def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest
 
 
 def test_records_with_a_known_schema_use_the_other_half() -> None:
-    """Those that are there before one that would have to wait."""
+    """Records with a known schema use the other half of the budget, when they come before one that would have
+    to wait."""
     core = tight()
     core.fetch(
         *(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)), *(padded(f"p{n}", 200) for n in range(4))
@@ -256,7 +259,8 @@ def test_records_with_a_known_schema_use_the_other_half() -> None:
 
 
 def test_records_grow_when_their_schema_comes() -> None:
-    """As many are taken in as have room with their JSON; the others are deferred, open and not lost."""
+    """When a schema comes, as many records are converted as fit with their JSON; the others are deferred and
+    stay open."""
     core = tight()
     core.fetch(
         *(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)), *(of_schema("z", "1") for _ in range(4))
@@ -270,7 +274,7 @@ def test_records_grow_when_their_schema_comes() -> None:
 
 
 def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None:
-    """Its JSON is larger than what is left: it goes when all that is open waits like itself."""
+    """A deferred event whose JSON does not fit is sent when all open records are deferred or wait for a schema."""
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 300) for n in range(2)), of_schema("other", "2"))
     core.fetch(padded("p", 900))
@@ -288,7 +292,7 @@ def test_a_deferred_event_that_never_fits_goes_when_only_such_are_open() -> None
 
 @pytest.mark.parametrize("revoked", [False, True])
 def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
-    """What is open goes with it, deferred or not; what is held of another partition takes its room."""
+    """Deferred records of a lost or revoked partition are dropped, and held ones of another partition are read."""
     core = tight()
     core.assign(1, epoch=2)
     core.fetch(padded("p", 900), partition=1)
@@ -308,7 +312,7 @@ def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
 
 
 def half_deferred() -> Core:
-    """A small event in flight, and one that has its schema and no room yet, though there is some."""
+    """Return a core with a small event in flight and a deferred one, which has its schema but not enough room."""
     core = tight()
     for number in range(30):  # it learns how large events are
         core.fetch(padded(f"{number}", 200))
@@ -324,7 +328,7 @@ def half_deferred() -> Core:
 
 
 def test_while_one_is_deferred_nothing_else_is_read() -> None:
-    """It is there longer, and smaller ones would take its room for ever."""
+    """While an event is deferred nothing else is read: smaller events would take its room for ever."""
     core = half_deferred()
     assert core.pipeline.room() == 0
     core.fetch(padded("small", 200))
@@ -336,7 +340,7 @@ def test_while_one_is_deferred_nothing_else_is_read() -> None:
 
 
 def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
-    """The revoke waits for what is in flight; the room that comes of it is not for what is deferred."""
+    """While a revoke waits for calls in flight, deferred records of its partition are not sent."""
     core = half_deferred()
     assert released(core.revoke(0)) is None
     assert core.pipeline.admission.deferred == 0
@@ -347,7 +351,7 @@ def test_deferred_records_of_a_partition_that_drains_are_not_begun() -> None:
 
 
 def half_parked(*, partition: int) -> Core:
-    """An event of partition 0 in flight; half of the budget parked, and one more held that would have to wait."""
+    """Return a core with an event in flight, half of the budget parked in `partition`, and held records behind that."""
     core = tight()
     core.assign(1, epoch=2)
     core.fetch(padded("p", 300))
@@ -358,14 +362,14 @@ def half_parked(*, partition: int) -> Core:
 
 
 def test_a_schema_that_comes_makes_way_at_once() -> None:
-    """What waited for it goes while others are still in flight."""
+    """When a schema comes, its records go on while other calls are still in flight."""
     core = half_parked(partition=0)
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert core.has(m.LookUpKeys)
 
 
 def test_a_partition_that_goes_makes_way_at_once() -> None:
-    """What was held behind its records goes while others are still in flight."""
+    """When a partition with parked records goes, held records behind them are read at once."""
     core = half_parked(partition=1)
     core.fetch(padded("q", 300))
     core.lose(1)
@@ -374,7 +378,7 @@ def test_a_partition_that_goes_makes_way_at_once() -> None:
 
 
 def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
-    """They do not grow, and go at once."""
+    """A schema that is refused makes dead letters of its deferred records at once, as they need no room for JSON."""
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)))
     core.deny_schema()
@@ -386,7 +390,7 @@ def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
 
 
 def test_records_passed_over_take_no_room() -> None:
-    """They were settled before: they are not converted, hold nothing, and are not counted as read."""
+    """Records that the offset map passes over are not converted, take no room and do not count as read."""
     core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
     core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 400], 7))
     core.fetch(*(padded(f"{n}", 900) for n in range(10, 402)))
@@ -401,7 +405,7 @@ def test_records_passed_over_take_no_room() -> None:
 
 
 def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None:
-    """They are read in their order, each once."""
+    """Records to pass over wait behind a record that does not fit; each record is handled once, in order."""
     core = Core(max_open_bytes=BUDGET, batch_events=1, linger=0.0)
     core.assign(start=10, leader_epoch=7, metadata=write_map(10, [12, 15], 7))
     core.fetch(*(padded(f"{n}", 1_500) for n in range(10, 17)))
@@ -412,7 +416,8 @@ def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None
 
 
 def test_foreign_metadata_is_said_and_ignored() -> None:
-    """Another client's text, or a map of another offset: all records are read; an empty one is nothing to say."""
+    """Foreign metadata or a map of another offset is reported and ignored: all records are read. Empty metadata
+    is silent."""
     core = Core()
     for partition, metadata in enumerate(("not ours", write_map(11, [12, 13], 7, 1), "")):
         core.assign(partition, epoch=1 + partition, start=10, leader_epoch=7, metadata=metadata)

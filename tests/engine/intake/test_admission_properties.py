@@ -1,4 +1,4 @@
-"""Admission, whatever is fetched: the budget in bytes is kept to the byte, and in the end everything has gone.
+"""Admission, with any records: the budget in bytes is kept exactly, and in the end all records are settled.
 
 Theory of operation. Two partitions, records of any size, answers in any order; more is fetched than room says. What
 each open record holds is counted anew after each step, from records and events. At the end the world turns kind.
@@ -29,7 +29,7 @@ from tests.engine.intake.test_admission import BUDGET, kind, padded
 
 
 def json_size(value: bytes | None) -> int:
-    """Bytes of the JSON that the fake converter makes of a record, if it makes any."""
+    """Return the bytes of the JSON that the fake converter makes of a record, 0 if it makes none."""
     if value is None or not value.startswith(b'{"id"'):
         return 0
     one = orjson.loads(value)
@@ -42,7 +42,7 @@ def json_size(value: bytes | None) -> int:
 
 
 def waiting(core: Core) -> set[tuple[int, int]]:
-    """Partition and offset of what is open and waits: for its schema, or for room since that came."""
+    """Return partition and offset of each open record that waits for its schema, or for room since its schema came."""
     parked = [one.row for each in core.pipeline.parking._wanted.values() for one in each.records]
     return {
         (block.assignment.tp.partition, block.offsets[index])
@@ -51,7 +51,7 @@ def waiting(core: Core) -> set[tuple[int, int]]:
 
 
 def open_bytes(core: Core) -> dict[tuple[int, int], int]:
-    """What each open record needs, counted anew from records and events."""
+    """Return the bytes that each open record needs, counted anew from records and events."""
     dying = {
         (one.row.block.assignment.tp.partition, one.letter.record.offset)
         for one in core.pipeline.outcomes.letters
@@ -69,7 +69,7 @@ def open_bytes(core: Core) -> dict[tuple[int, int], int]:
 
 
 def settled_bytes(core: Core) -> int:
-    """The most that may be held of settled records: their rows, and a third of the bodies of open ones."""
+    """Return the upper limit for bytes of settled records: their rows, and a quarter of each page of bodies."""
     blocks = [one for state in core.pipeline.ledger for one in state.blocks if one.open]
     rows = sum(len(block.stages) - block.open for block in blocks)
     return rows * ROW_BYTES + sum(len(block.page) // 4 for block in blocks)
@@ -81,7 +81,7 @@ RECORDS = st.lists(st.tuples(KINDS, SIZES, st.integers(0, 7)), min_size=1, max_s
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Two partitions, records of any size, answers in any order: whatever room says, more is fetched."""
+    """Two partitions, records of any size, answers in any order: fetches bring more than there is room for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.epoch = 0
         self.fetched = 0
         self.looked_up = {0: -1, 1: -1}
-        """The last plain event of each partition that was looked up."""
+        """The offset of the last plain event of each partition that was looked up."""
         self.again_to = {0: -1, 1: -1}
-        """Up to where records of each partition came, or may come, a second time."""
+        """The last offset of each partition up to which records may come a second time."""
         self.heard = 0
 
     @initialize(most_events=st.sampled_from([3, 10_000]))
     def begin(self, most_events: int) -> None:
-        """A process that has both partitions."""
+        """Begin a process that has both partitions."""
         self.core = Core(
             max_open_bytes=BUDGET,
             max_open_events=most_events,
@@ -109,7 +109,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.assign(partition)
 
     def assign(self, partition: int) -> None:
-        """The group gives a partition, from where it was left."""
+        """Assign a partition, from its last position."""
         self.epoch += 1
         start = self.core.offsets.get(partition, 0)
         self.core.assign(partition, self.epoch, start)
@@ -117,19 +117,19 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.again_to[partition] = -1
 
     def is_ours(self, partition: int) -> bool:
-        """Whether a partition is assigned."""
+        """Return whether a partition is assigned."""
         return self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition)) is not None
 
     # -- what happens
 
     @rule(partition=st.integers(0, 1), records=RECORDS, repeat=st.sampled_from([1, 1, 1, 9]))
     def fetch(self, partition: int, records: list[tuple[str, int, int]], repeat: int) -> None:
-        """Records come in, often more than there is room for."""
+        """Let records come in, often more than there is room for."""
         self.append(partition, records * repeat)
         self.fetch_on(partition, len(self.log[partition]))
 
     def append(self, partition: int, records: list[tuple[str, int, int]]) -> None:
-        """Records are written."""
+        """Append records to a partition's log."""
         log = self.log[partition]
         for what, size, schema in records:
             name = f"{partition}-{len(log)}"
@@ -143,7 +143,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             log.append(values[what])
 
     def fetch_on(self, partition: int, end: int) -> None:
-        """What is in the log comes, up to an offset."""
+        """Let the records of the log come in, up to the offset `end`."""
         begin = self.core.offsets[partition]
         if begin < end and self.is_ours(partition):
             self.fetched += end - begin
@@ -151,7 +151,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(partition=st.integers(0, 1), back=st.integers(1, 20), count=st.integers(1, 30))
     def go_back(self, partition: int, back: int, count: int) -> None:
-        """The position goes back to what is held, open, or settled; some of it comes again."""
+        """Set the position back to held, open or settled records, and fetch some of them again."""
         state = self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition))
         if state is None or state.start is None:
             return
@@ -163,7 +163,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(partition=st.integers(0, 1), revoke=st.booleans(), back=st.integers(0, 10))
     def let_go(self, partition: int, revoke: bool, back: int) -> None:
-        """A partition goes, with what is held of it; it comes back, from further below."""
+        """Revoke or lose a partition with its held records, and assign it again from a lower offset."""
         if not self.is_ours(partition):
             return
         if revoke:
@@ -178,7 +178,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(rounds=st.integers(1, 4))
     def deliver(self, rounds: int) -> None:
-        """Events are looked up, sent, accepted, stored."""
+        """Deliver events: look them up, send them, accept the calls, store the keys."""
         for _ in range(rounds):
             self.core.send_all()
             while self.core.has(m.Send):
@@ -188,13 +188,13 @@ class AdmissionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.core.has(m.StoreDeadLetters))
     @rule(stored=st.booleans())
     def dead_letters(self, stored: bool) -> None:
-        """The broker takes them, or not."""
+        """Let the broker store the dead letters, or fail."""
         self.core.store_letters(stored)
 
     @precondition(lambda self: self.core.has(m.FetchSchema))
     @rule(how=st.sampled_from(["found", "found", "missing", "unavailable"]))
     def schema(self, how: str) -> None:
-        """The registry answers."""
+        """Let the registry answer."""
         asked = self.core.take(m.FetchSchema).ref
         self.core.feed(
             m.SchemaFound(asked, "{}") if how == "found"
@@ -204,14 +204,15 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 30.0]))
     def time_passes(self, seconds: float) -> None:
-        """What is due is done."""
+        """Let time pass, with a tick at each deadline."""
         self.core.advance(seconds)
 
     # -- what must hold
 
     @invariant()
     def the_budget_is_kept(self) -> None:
-        """With little for what is settled; past it there is only one event, beside those that only wait."""
+        """Open bytes are exact but for some of settled records; above the budget only one event is open that
+        does not wait."""
         held_bytes, waits = open_bytes(self.core), waiting(self.core)
         total, needed = self.core.pipeline.ledger.open_bytes, sum(held_bytes.values())
         assert needed <= total <= needed + settled_bytes(self.core)
@@ -221,13 +222,13 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_waits_for_its_schema_fills_half(self) -> None:
-        """So that there is room for it when that comes."""
+        """Records that wait for their schema fill at most half of the budget, so that there is room when it comes."""
         parking = self.core.pipeline.parking
         assert parking.size <= BUDGET // 2 or len(parking) == 1
 
     @invariant()
     def held_records_are_not_read(self) -> None:
-        """Each record that was fetched is read, held, or was let go of; no held one is open or seen."""
+        """Each fetched record is read, held or released; no held one is open or already read."""
         totals, held = self.core.statistics().totals, 0
         for state, chunk in self.core.pipeline.admission._held:
             held += len(chunk.records)
@@ -238,13 +239,13 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def room_is_none_while_something_is_held(self) -> None:
-        """What is held is bounded by one fetch, as long as the shell obeys."""
+        """While records are held or deferred there is no room, so one fetch bounds how many are held."""
         if self.core.pipeline.admission.held or self.core.pipeline.admission.deferred:
             assert self.core.pipeline.room() == 0
 
     @invariant()
     def offsets_are_in_order(self) -> None:
-        """Plain events of a partition are begun in the order they have there."""
+        """Plain events of a partition are looked up in the order of their offsets."""
         places = {
             Keys().of(ACCOUNT, "checkout", f"{partition}-{offset}"): (partition, offset)
             for partition, log in self.log.items()
@@ -262,7 +263,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.heard = len(self.core.log)
 
     def teardown(self) -> None:
-        """The world turns kind, and nothing starves."""
+        """Answer everything favourably: all records are settled."""
         if not hasattr(self, "core"):
             return
         kind(self.core)

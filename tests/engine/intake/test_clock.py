@@ -1,4 +1,4 @@
-"""A clock that is wrong: what is heard of it, what is judged by it, and what waits for it."""
+"""A wrong clock: how the engine learns the time, which events it judges by it, and which events wait for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAR = 3_600.0
 
 
 def core_of(off: float, **policy: Any) -> Core:
-    """A core whose wall clock is ahead by so much; it sends at once."""
+    """Return a core whose wall clock is `off` seconds ahead; it sends at once."""
     core = Core(linger=0.0, **policy)
     core.clock_off = off
     core.assign()
@@ -24,12 +24,13 @@ def core_of(off: float, **policy: Any) -> Core:
 
 
 def true_now(core: Core) -> float:
-    """What time it is."""
+    """Return the true time."""
     return UNIX + core.now - START
 
 
 def fetch(core: Core, *events: tuple[str, float], stamped: float = 0.0) -> None:
-    """Events come in: id, and how far ahead of what time it is they lie. Their records are stamped with that time."""
+    """Fetch events, each an id and how many seconds it lies ahead of true time; `stamped`: the same for their
+    records."""
     offset = core.offsets[0]
     core.offsets[0] += len(events)
     stamp = int((true_now(core) + stamped) * 1000)
@@ -41,7 +42,7 @@ def fetch(core: Core, *events: tuple[str, float], stamped: float = 0.0) -> None:
 
 
 def answer(core: Core, date: str | None = None, **more: float) -> int:
-    """The platform answers the oldest call, with what its clock says; how many events that had."""
+    """Answer the oldest call with the platform's time in its Date header, and return the number of its events."""
     send = core.take(m.Send)
     headers = {"date": date or formatdate(true_now(core) + more.get("off", 0.0), usegmt=True)}
     core.answer(send, 200, accepted(send.events), headers)
@@ -50,7 +51,7 @@ def answer(core: Core, date: str | None = None, **more: float) -> int:
 
 
 def heard(core: Core) -> Core:
-    """The platform has said what time it is."""
+    """Let the platform's first answer say what time it is."""
     core.fetch(event("first"))
     core.look_up()
     answer(core)
@@ -58,18 +59,18 @@ def heard(core: Core) -> Core:
 
 
 def reports(core: Core, name: str) -> list[dict[str, object]]:
-    """What was told under this name."""
+    """Return the fields of all reports with this event name."""
     return [dict(one.fields) for one in core.log if isinstance(one, m.Report) and one.event == name]
 
 
 def refused(core: Core) -> list[str]:
-    """Codes of the dead letters that are to be written."""
+    """Return the codes of the dead letters that are to be written."""
     return [letter.letter.rejection.code for letter in core.pipeline.outcomes.letters]
 
 
 @pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400])
 def test_behind_at_the_start_one_goes_ahead_and_the_others_follow(off: float) -> None:
-    """All events lie ahead of our clock, and wait. One is sent, by its record's time; its answer tells the others'."""
+    """When our clock is behind, all events wait but one pilot; the answer to its call lets the others be sent."""
     core = core_of(off)
     fetch(core, *((f"{n}", 0.0) for n in range(10)))
     assert (core.statistics().clock.early, refused(core)) == (9, [])
@@ -85,14 +86,15 @@ def test_behind_at_the_start_one_goes_ahead_and_the_others_follow(off: float) ->
 
 
 def test_behind_and_heard_events_are_judged_by_the_platforms_clock() -> None:
-    """What happens now is sent at once; what really lies ahead is refused."""
+    """Once the platform's time is known, present events are sent at once, and an event that lies ahead of it is
+    refused."""
     core = heard(core_of(-FAR))
     fetch(core, ("now", 0.0), ("soon", 299.0), ("ahead", 302.0))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
 
 
 def test_ahead_and_heard_nothing_is_too_old() -> None:
-    """Our clock says that a week has gone by; the platform says what time it is, and that is what counts."""
+    """When our clock is a week ahead, the platform's time counts, so no event is refused as too old."""
     core = heard(core_of(8 * 86_400.0))
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core), abs=1.1)
     assert core.statistics().clock.platform == pytest.approx(-8 * 86_400, abs=1.1)
@@ -100,7 +102,7 @@ def test_ahead_and_heard_nothing_is_too_old() -> None:
 
 @pytest.mark.parametrize("off", [-59.0, 0.0, 59.0])
 def test_less_than_a_minute_is_nothing(off: float) -> None:
-    """Nothing is told, and nothing is corrected."""
+    """A difference of less than a minute is neither reported nor corrected."""
     core = heard(core_of(off))
     core.advance(120.0)
     assert core.statistics().clock.corrected == 0
@@ -109,7 +111,7 @@ def test_less_than_a_minute_is_nothing(off: float) -> None:
 
 
 def test_a_record_that_is_wrong_is_refused() -> None:
-    """Its event lies ahead of our clock, of its own record's time, and (once that is heard) of the platform's clock."""
+    """An event is refused that lies ahead of our clock, its record's time and (once known) the platform's time."""
     core = core_of(0.0)
     fetch(core, ("a", FAR))
     assert refused(core) == ["future_event_time"]
@@ -122,7 +124,8 @@ def test_a_record_that_is_wrong_is_refused() -> None:
 
 
 def test_one_producer_ahead_does_not_stop_a_topic() -> None:
-    """Until the platform has spoken its events wait; then they are refused, and all others are delivered."""
+    """Events of a producer whose clock is ahead wait for the platform's time and are refused then; others are
+    delivered."""
     core = core_of(0.0)
     fetch(core, ("right", 0.0))
     fetch(core, ("wrong", FAR), stamped=FAR)
@@ -133,7 +136,7 @@ def test_one_producer_ahead_does_not_stop_a_topic() -> None:
 
 
 def test_what_waits_goes_when_its_time_comes() -> None:
-    """The platform cannot be reached; the event is sent when it lies no more than five minutes ahead."""
+    """Without an answer of the platform an early event is sent when it lies no more than five minutes ahead."""
     core = core_of(0.0)
     fetch(core, ("other", 0.0))
     fetch(core, ("early", 360.0), stamped=360.0)
@@ -148,7 +151,7 @@ def test_what_waits_goes_when_its_time_comes() -> None:
 
 
 def test_a_clock_that_is_set_right_heals_at_once() -> None:
-    """What waits is judged again, and nothing is corrected any longer."""
+    """When our clock is set right, waiting events are judged again at once and the correction ends."""
     core = core_of(-FAR)
     core.feed(m.Tick())
     fetch(core, *((f"{n}", 0.0) for n in range(3)))
@@ -163,7 +166,7 @@ def test_a_clock_that_is_set_right_heals_at_once() -> None:
 
 
 def test_a_clock_that_is_set_wrong_moves_nothing() -> None:
-    """What the platform said goes by a clock that nobody sets."""
+    """When our clock is set wrong, the time stays right: the platform's time moves with the monotonic clock."""
     core = heard(core_of(0.0))
     core.clock_off = 9 * 86_400.0
     core.feed(m.Tick())
@@ -172,7 +175,7 @@ def test_a_clock_that_is_set_wrong_moves_nothing() -> None:
 
 
 def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
-    """The monotonic clock has lost hours: what the platform said then is doubtful, and what lies ahead of it waits."""
+    """After a suspension the platform's time is uncertain, and events ahead of it wait instead of being refused."""
     core = heard(core_of(0.0))
     core.clock_off = FAR  # that much went by without a tick
     core.feed(m.Tick())
@@ -186,7 +189,7 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
 
 
 def test_one_server_that_is_wrong_does_not_count() -> None:
-    """Of the last answers the median does."""
+    """One answer with a wrong time changes nothing: the median of the last answers counts."""
     core = core_of(0.0)
     for n, off in enumerate((0.0, 0.0, FAR, 0.0)):
         fetch(core, (f"{n}", 0.0))
@@ -199,7 +202,7 @@ def test_one_server_that_is_wrong_does_not_count() -> None:
     "date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:22 GMT", "1" * 100, "Tue, 14 Nov 9 22:13:22 +9999"]
 )
 def test_a_date_that_cannot_be_read_says_nothing(date: str) -> None:
-    """Whatever it holds."""
+    """A Date header that cannot be read is ignored."""
     core = core_of(0.0)
     fetch(core, ("a", 0.0))
     core.look_up()
@@ -208,7 +211,7 @@ def test_a_date_that_cannot_be_read_says_nothing(date: str) -> None:
 
 
 def test_only_the_platform_s_own_answers_say_what_time_it_is() -> None:
-    """A proxy has a clock of its own."""
+    """An answer that is not the platform's does not tell its time: a proxy has a clock of its own."""
     core = core_of(0.0)
     fetch(core, ("a", 0.0))
     core.look_up()
@@ -217,7 +220,7 @@ def test_only_the_platform_s_own_answers_say_what_time_it_is() -> None:
 
 
 def test_a_slow_answer_leaves_room_for_doubt() -> None:
-    """Its Date was written some time between the call and the answer: a difference within that is none."""
+    """Date is written at some moment between call and answer, so a difference within that span does not count."""
     core = core_of(-70.0)
     fetch(core, ("a", 0.0))
     core.look_up()
@@ -228,7 +231,7 @@ def test_a_slow_answer_leaves_room_for_doubt() -> None:
 
 
 def test_it_is_told_once_a_minute_and_when_it_is_over() -> None:
-    """Whose clock says so, and by how much."""
+    """A wrong clock is reported once a minute, with its source and seconds, and once more when it is right again."""
     core = heard(core_of(-FAR))
     for _ in range(90):
         core.now += 1.0
@@ -248,7 +251,7 @@ def test_it_is_told_once_a_minute_and_when_it_is_over() -> None:
 
 
 def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
-    """It may fill half of the budget, as what waits for its schema may."""
+    """Early events fill at most half of the budget, and are dropped with their assignment."""
     core = core_of(-FAR, max_open_bytes=20_000)
     core.pipeline.dispatcher.queue(ACCOUNT).gate.close(core.now + 1e6)
     fetch(core, *((f"{n}", 0.0) for n in range(300)))
@@ -261,7 +264,8 @@ def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
 
 @pytest.mark.parametrize("most", [1_000_000, 50])
 def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
-    """Its record is larger than the budget. The clock was set: it is judged again, waits on, and goes as a pilot."""
+    """An early record that is judged again after a clock change, and still waits, is sent as a pilot, even
+    above the budget."""
     core = core_of(-FAR, max_open_bytes=most)
     core.feed(m.Tick())
     core.clock_off = -FAR - 100.0
@@ -273,7 +277,7 @@ def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
 
 
 def test_a_record_that_waits_for_the_clock_says_so() -> None:
-    """On the page, and in /status; the one that was sent ahead says what it waits for itself."""
+    """A record that waits for the clock is described so in /status; the pilot shows what its own batch waits for."""
     core = core_of(-FAR)
     fetch(core, ("pilot", 0.0), ("a", 0.0))
     [(_, _, waits)] = core.pipeline.early._waiting
@@ -285,8 +289,8 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
 
 @pytest.mark.parametrize("off", [-FAR, FAR, -86_400.0 * 9, 86_400.0 * 9])
 def test_one_wrong_answer_alone_is_not_believed(off: float) -> None:
-    """It is the first, and neither our clock nor the records bear it out: else all events would be refused by it, and
-    no call would be made any more that could put it right."""
+    """The first answer's time does not count if neither our clock nor the records agree with it: otherwise
+    every event would be refused, and no further call could correct the time."""
     core = core_of(0.0)
     fetch(core, ("first", 0.0))
     core.look_up()
@@ -302,7 +306,8 @@ def test_one_wrong_answer_alone_is_not_believed(off: float) -> None:
 
 
 def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
-    """What was heard before is doubtful, and so is what only one answer says."""
+    """After a jump of the clock earlier answers are uncertain, and one answer that contradicts the records is
+    not accepted."""
     core = heard(core_of(0.0))
     core.clock_off = FAR  # the machine was suspended
     core.feed(m.Tick())
@@ -315,7 +320,7 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
 
 
 def test_three_answers_are_believed_whatever_other_clocks_say() -> None:
-    """Our clock is behind, and the records are old ones, stamped long ago."""
+    """Three answers that agree are accepted, although our clock is behind and the records carry old times."""
     core = core_of(-FAR)
     for n in range(3):
         assert core.statistics().clock.platform is None
@@ -330,7 +335,8 @@ def test_three_answers_are_believed_whatever_other_clocks_say() -> None:
 
 
 def test_what_needs_no_call_tells_no_time_and_the_next_goes_at_once() -> None:
-    """After a crash much is read again that was delivered: all of it is found out at once, and not one a second."""
+    """When pilots turn out to be duplicates, the next one goes at once, not one a second: after a crash there
+    are many."""
     core = core_of(0.0)
     fetch(core, *((f"{n}", 0.0) for n in range(20)))
     core.look_up()

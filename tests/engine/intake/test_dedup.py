@@ -1,4 +1,4 @@
-"""Claims: one leads each key, the others wait for what becomes of it."""
+"""Claims: one event leads each key, and the others wait for its outcome."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KEYS = Keys()
 
 
 class Maker:
-    """Makes events in assignments that a test can end."""
+    """Maker of events in assignments that a test can end."""
 
     def __init__(self) -> None:
         self.ledger = Books()
 
     def assign(self, partition: int = 0) -> AssignmentState:
-        """A live assignment."""
+        """Begin a live assignment."""
         return self.ledger.begin(TopicPartition(TOPIC, partition), 1, 0, False)
 
     def event(self, state: AssignmentState, event_id: str = "k") -> Run:
-        """A record with this event id."""
+        """Return a record with this event id."""
         columns = Columns(Keys())
         columns.add_event(Kind("1", "checkout", 0), event_id, int(UNIX), False, b"{}", ())
         record = chunk([b"x"], offset=state.last_seen + 1)
@@ -40,18 +40,18 @@ class Maker:
 
 
 def leads(claims: Claims, one: Run) -> bool:
-    """Claim its key; whether it leads now."""
+    """Claim the event's key; return whether the event leads now."""
     return not claims.claim(one)
 
 
 @pytest.fixture
 def maker() -> Maker:
-    """A maker of events."""
+    """Return a maker of events."""
     return Maker()
 
 
 def test_the_first_leads_and_later_ones_follow(maker: Maker) -> None:
-    """Confirmed, the claim ends: followers are given to be duplicates, in order, and the key is free."""
+    """When the leader is confirmed, its followers are returned in order as duplicates, and the key is free."""
     state, claims = maker.assign(), Claims()
     leader, second, third = (maker.event(state) for _ in range(3))
     assert [leads(claims, one) for one in (leader, second, third)] == [True, False, False]
@@ -69,7 +69,7 @@ def test_other_keys_do_not_meet(maker: Maker) -> None:
 
 
 def test_released_the_first_follower_leads(maker: Maker) -> None:
-    """A duplicate of an event that is not delivered is tried itself, and the others now follow it."""
+    """When an undelivered leader is released, its first follower leads, and the other followers follow that one."""
     state, claims = maker.assign(), Claims()
     leader, heir, other = (maker.event(state) for _ in range(3))
     for one in (leader, heir, other):
@@ -79,7 +79,7 @@ def test_released_the_first_follower_leads(maker: Maker) -> None:
 
 
 def test_released_without_followers_the_key_is_free(maker: Maker) -> None:
-    """Nothing undelivered is ever taken for a duplicate."""
+    """When an undelivered leader has no followers, its key is free."""
     state, claims = maker.assign(), Claims()
     leader = maker.event(state)
     claims.claim(leader)
@@ -88,7 +88,7 @@ def test_released_without_followers_the_key_is_free(maker: Maker) -> None:
 
 
 def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
-    """Their leader may wait for hours, and they would hold their blocks. Those that drain still settle with it."""
+    """Followers of an ended assignment are removed, as they would hold their blocks; those of a draining one stay."""
     mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
     leader, gone, draining = maker.event(mine), maker.event(theirs), maker.event(mine)
     for one in (leader, gone, draining):
@@ -102,7 +102,7 @@ def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
 
 @pytest.mark.parametrize("how", ["dropped", "draining"])
 def test_only_a_follower_that_is_still_ours_inherits(maker: Maker, how: str) -> None:
-    """Followers of a partition that was revoked, or is being drained, do not begin new work."""
+    """Followers of a revoked or draining partition do not become leaders."""
     mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
     leader, gone, heir = maker.event(mine), maker.event(theirs), maker.event(mine)
     for one in (leader, gone, heir):
@@ -115,7 +115,7 @@ def test_only_a_follower_that_is_still_ours_inherits(maker: Maker, how: str) -> 
 
 
 def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:
-    """A claim ends once, however it ends."""
+    """Ending a claim that is not held raises an error: a claim ends once."""
     state, claims = maker.assign(), Claims()
     leader = maker.event(state)
     with pytest.raises(InvariantViolation):
@@ -132,7 +132,8 @@ def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:
 
 @given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
 def test_keys_tell_events_apart(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
-    """Account, name and id all count, none runs into the next (NUL, which the first two cannot hold, parts them)."""
+    """Account, name and id all make a difference to the key, and NUL, which the first two cannot hold,
+    separates them."""
     one, other = (
         (parts[0].replace("\0", ""), parts[1].replace("\0", ""), parts[2]) for parts in (one, other)
     )
@@ -141,7 +142,7 @@ def test_keys_tell_events_apart(one: tuple[str, str, str], other: tuple[str, str
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
-    """Keys are on disk: what they are made of must never change (account, name, id, parted by NUL; BLAKE2b-128)."""
+    """Keys are on disk, so their content must never change (account, name, id, separated by NUL; BLAKE2b-128)."""
     assert KEYS.of("549755885175", "checkout", "order-1").hex() == "388d7af67dfb1ae57dc24383715d2f96"
 
 
@@ -150,7 +151,7 @@ EVENT = ("549755885175", "checkout", "order-1")
 
 
 def test_a_key_says_to_whom() -> None:
-    """What went to a sandbox, or out in test mode, is not known as delivered to the platform, nor the other way."""
+    """Keys of a sandbox, of test mode and of the real API differ, so a delivery to one does not count for another."""
     tested = destination_tag("https://api.pinterest.com/v5", test_mode=True)
     keys = [Keys(destination).of(*EVENT) for destination in (REAL_API, SANDBOX, tested)]
     assert len(set(keys)) == 3
@@ -158,12 +159,12 @@ def test_a_key_says_to_whom() -> None:
 
 
 def test_the_platform_s_own_keys_are_what_they_always_were() -> None:
-    """A store from before there were destinations goes on to be known."""
+    """Keys for the real API are the same as before keys had destinations, so that older stores stay valid."""
     assert Keys(REAL_API).of(*EVENT) == KEYS.of(*EVENT)
 
 
 def test_a_store_of_another_destination_knows_nothing() -> None:
-    """README's own way: the sandbox first, then the real API, on one folder. All is sent, once to each."""
+    """With one store, as in README's steps, events go once to the sandbox and once to the real API."""
     stored: set[bytes] = set()
     for destination, delivered in ((SANDBOX, 3), (REAL_API, 3), (SANDBOX, 0), (REAL_API, 0)):
         core = Core(destination=destination)
@@ -177,19 +178,19 @@ def test_a_store_of_another_destination_knows_nothing() -> None:
 
 
 def test_text_that_is_not_unicode_has_a_key_too() -> None:
-    """A lone surrogate must not end the process."""
+    """An id with a lone surrogate has a key and raises nothing."""
     assert len(KEYS.of("1", "checkout", "\ud800")) == KEY_BYTES
 
 
 KEY_PARTS = st.sampled_from([bytes(8), b"\1" + bytes(7), b"\0\4" + bytes(6), b"\xff" * 8])
-"""Few, so that keys come again, are neighbours in a table, and wrap around its end."""
+"""Parts of keys: few, so that keys repeat, are neighbours in a table, and wrap around its end."""
 SOME_KEYS = st.lists(st.tuples(KEY_PARTS, KEY_PARTS).map(b"".join), max_size=12).map(b"".join)
 
 
 @PROPERTY
 @given(st.lists(st.tuples(st.booleans(), SOME_KEYS), max_size=12))
 def test_the_compiled_set_of_keys_is_the_plain_one(steps: list[tuple[bool, bytes]]) -> None:
-    """Whatever is added and removed, keys twice among them, the one of zeros too."""
+    """The compiled set of keys equals the plain one for any additions and removals, also of repeated and zero keys."""
     plain, compiled = PlainKeySet(), KeySet()
     for adds, keys in steps:
         assert compiled.add(keys) == plain.add(keys) if adds else compiled.remove(keys) == plain.remove(keys)
@@ -197,7 +198,7 @@ def test_the_compiled_set_of_keys_is_the_plain_one(steps: list[tuple[bool, bytes
 
 
 def test_a_set_of_keys_grows_and_shrinks() -> None:
-    """A hundred thousand at once, taken out in another order; none is lost on the way."""
+    """A set of 100,000 keys loses none, and is empty when all are removed in another order."""
     keys = [hashlib.blake2b(b"%d" % number, digest_size=KEY_BYTES).digest() for number in range(100_000)]
     held = KeySet()
     for at in range(0, len(keys), 1_000):

@@ -1,4 +1,4 @@
-"""The user's function (``PINSTREAM_TRANSFORM``): the shell calls it, records wait for it, and nothing else does."""
+"""The user's function (``PINSTREAM_TRANSFORM``): the shell calls it, and only the records given to it wait for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAILED = Rejection(Stage.CONVERT, "transform_failed", f"PINSTREAM_TRANSFORM {NAM
 
 
 def started(**policy: Any) -> Core:
-    """A member with one partition and a function."""
+    """Return a member with one partition and a function."""
     core = Core(transform=NAME, **policy)
     core.assign()
     return core
@@ -26,7 +26,7 @@ def answer(
     function: Callable[[CommerceEvent], CommerceEvent | Filtered | Rejection] = lambda one: one,
     most: int = 1_000,
 ) -> list[str]:
-    """The function returns for at most this many records of the command that waits; gives the ids it was called for."""
+    """Let the function return for at most `most` records of the waiting command; return the ids it was called for."""
     command = core.take(m.Transform)
     called = command.events[:most]
     ids = [str(one["id"]) for one in called]
@@ -35,7 +35,7 @@ def answer(
 
 
 def test_records_wait_for_the_function_and_are_not_open() -> None:
-    """It gets the decoded records; until it returns nothing is read, and nothing more is fetched."""
+    """The function gets decoded records; until it returns they do not count as read, and nothing more is fetched."""
     core = started()
     core.fetch(event("a"), event("b"))
     assert core.pipeline.statistics(core.instant()).totals.read == 0
@@ -49,7 +49,8 @@ def test_records_wait_for_the_function_and_are_not_open() -> None:
 
 
 def test_what_it_filters_and_fails_on() -> None:
-    """None filters with a code of its own; a failure is a dead letter of stage convert."""
+    """A record for which the function returns None is filtered, code `transform`; a failure is a dead letter,
+    stage convert."""
     core = started()
     core.fetch(event("a"), event("b"), event("c"))
     verdicts: dict[str, Filtered | Rejection] = {"a": Filtered("transform"), "b": FAILED}
@@ -63,7 +64,7 @@ def test_what_it_filters_and_fails_on() -> None:
 
 
 def test_it_may_return_for_some_of_the_records_at_a_time() -> None:
-    """What it returned for goes on; for the others it is asked again, and for each record once."""
+    """When the function returned for some records, those go on; it is asked for the others, once for each record."""
     core = started()
     core.fetch(*(event(str(n)) for n in range(300)))
     called: list[str] = []
@@ -74,7 +75,7 @@ def test_it_may_return_for_some_of_the_records_at_a_time() -> None:
 
 
 def test_it_is_not_called_for_what_is_no_event() -> None:
-    """Tombstones and what cannot be decoded have their verdict, and do not wait for others' function calls."""
+    """Tombstones and undecodable records are settled without the function, and without waiting for calls of others."""
     core = started()
     core.fetch(None, UNDECODABLE, event("a"), None)
     assert core.pipeline.statistics(core.instant()).totals.read == 2
@@ -83,7 +84,8 @@ def test_it_is_not_called_for_what_is_no_event() -> None:
 
 
 def test_records_that_waited_for_their_schema_go_through_it() -> None:
-    """They are open meanwhile, and go on once it has returned for them; others do not wait for the schema."""
+    """A record that waited for its schema stays open until the function has returned for it; others do not wait
+    for it."""
     core = started()
     core.fetch(of_schema("a", "7"), event("b"))
     assert answer(core) == ["b"]
@@ -98,7 +100,7 @@ def test_records_that_waited_for_their_schema_go_through_it() -> None:
 
 
 def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
-    """Neither its own time nor the pilot's call is kept waiting for more than the function's call."""
+    """An event ahead of the clock passes through the function again when it is judged again, and is then sent."""
     core = started()
     core.clock_off = -3_600
     core.fetch(event("a", time=core.instant().unix + 3_600))
@@ -113,7 +115,8 @@ def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
 
 
 def test_a_revoke_does_not_wait_for_it() -> None:
-    """What it works on is not open: the partition goes at once, and what it returns later counts for nothing."""
+    """A revoke drops records that wait for the function at once, and ignores what the function returns for them
+    later."""
     core = started()
     core.fetch(event("a"), event("b"))
     [release] = [one for one in core.revoke(0) if isinstance(one, m.Release)]
@@ -127,14 +130,14 @@ def test_a_revoke_does_not_wait_for_it() -> None:
 
 
 def test_a_stop_does_not_wait_for_it() -> None:
-    """The process ends although the function never returns."""
+    """A stop does not wait for the function, which may never return."""
     core = started()
     core.fetch(event("a"))
     assert [one for one in core.feed(m.StopRequested(20.0)) if isinstance(one, m.Stop)]
 
 
 def test_a_call_that_takes_long_is_named_while_it_does() -> None:
-    """In the log and in the figures, with its record; it is no stall; and the log says when it has returned."""
+    """A long call is named in the log and in the figures with its record; it is no stall; its return is logged."""
     core = started(stall_after=1.0)
     core.fetch(event("a"), event("b"))
     command = core.take(m.Transform)
@@ -170,7 +173,7 @@ def test_a_call_that_takes_long_is_named_while_it_does() -> None:
 
 
 def test_a_million_slow_calls_do_not_fill_the_log() -> None:
-    """Each is counted; the log has a line about one of them every ten seconds."""
+    """Each slow call is counted; the log has a line about one of them every ten seconds."""
     core = started()
     for number in range(20):
         core.fetch(event(str(number)))
@@ -184,7 +187,8 @@ def test_a_million_slow_calls_do_not_fill_the_log() -> None:
 
 
 def test_the_budget_is_kept_with_a_function() -> None:
-    """What does not fit waits although the function has returned, and is not asked for again when it fits."""
+    """Records that do not fit in the budget wait after the function has returned, and it is not called for them
+    again."""
     core = started(max_open_events=100, batch_events=100)
     core.fetch(*(event(str(n)) for n in range(128)))
     called: list[str] = []

@@ -1,4 +1,4 @@
-"""Parking: records wait for their schema, each schema is asked for once at a time, and none for nobody."""
+"""Parking: records wait for their schema, and each schema that records wait for is asked for once at a time."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ RATE = POLICY.registry_calls_per_second
 
 
 def patient(backoff: Backoff, patience: float = 300.0) -> Parking:
-    """A parking that asks again and waits like this; each delay is the longest."""
+    """Return a parking with this backoff and patience, in which each delay is the longest possible."""
     context = Context(Policy(inner_backoff=backoff, schema_patience=patience), 0)
     context.jitter = lambda: 1.0
     return Parking(context, FakeDecoder())
 
 
 def found(parking: Parking, wanted: str) -> list[Run]:
-    """The registry has this schema; the records that go on."""
+    """Answer that the registry has this schema; return the records that go on."""
     return parking.found(SchemaFound(ref(wanted), "{}"))
 
 
 def unanswered(parking: Parking, wanted: SchemaRef, now: float) -> None:
-    """The registry gives no answer at this time."""
+    """Let the registry fail to answer at the time `now`."""
     parking._context.now = Instant(now, now)
     parking.unavailable(SchemaUnavailable(wanted, "timeout"))
 
 
 def missing(parking: Parking, wanted: SchemaRef, now: float) -> list[int]:
-    """The registry says at this time that there is none; the records for which that is final."""
+    """Let the registry deny the schema at the time `now`; return the records for which that is final."""
     parking._context.now = Instant(now, now)
     return [row.first for row, _ in parking.missing(wanted)]
 
 
 @pytest.fixture
 def ledger() -> Books:
-    """A ledger with one assignment."""
+    """Return a ledger with one assignment."""
     ledger = Books()
     ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
     return ledger
 
 
 def span_of(ledger: Books, count: int = 3) -> Block:
-    """A block of the assignment."""
+    """Return a block of the assignment."""
     state = ledger.get(TopicPartition(TOPIC, 0))
     assert state is not None
     return ledger.enter(state, chunk([b"x"] * count, offset=state.last_seen + 1))
 
 
 def row(block: Block, index: int) -> Run:
-    """One of its records."""
+    """Return one of the block's records."""
     return Run(block, index, index + 1)
 
 
 def test_a_schema_is_asked_for_once(ledger: Books) -> None:
-    """However many records need it; while asked, nothing is due."""
+    """A schema is asked for once for all records that need it; while it is asked for, nothing is due."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     parking.park(ref("1"), row(block, 1), 0.0)
@@ -74,7 +74,7 @@ def test_a_schema_is_asked_for_once(ledger: Books) -> None:
 
 
 def test_a_verdict_gives_the_records_in_order(ledger: Books) -> None:
-    """All that waited for it, and nothing else."""
+    """A verdict returns all records that waited for that schema, in order, and no others."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     parking.park(ref("2"), row(block, 1), 0.0)
@@ -85,7 +85,7 @@ def test_a_verdict_gives_the_records_in_order(ledger: Books) -> None:
 
 
 def test_no_verdict_means_asking_again_later(ledger: Books) -> None:
-    """Behind a backoff that grows to its cap, for ever; records that come meanwhile wait with the others."""
+    """Without an answer the schema is asked for again, after a backoff that grows to its cap, without end."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     now, delays = 0.0, []
@@ -102,7 +102,7 @@ def test_no_verdict_means_asking_again_later(ledger: Books) -> None:
 
 
 def test_records_that_are_no_longer_ours_are_forgotten(ledger: Books) -> None:
-    """A schema nobody needs and nobody asks for is forgotten with them."""
+    """When all records that need a schema are dropped, the schema is not asked for."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     ledger.drop(TopicPartition(TOPIC, 0))
@@ -112,7 +112,7 @@ def test_records_that_are_no_longer_ours_are_forgotten(ledger: Books) -> None:
 
 
 def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) -> None:
-    """The records went while the registry was asked: its failure to answer concerns nobody."""
+    """When the records went while the registry was asked, a failure to answer causes no further question."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     list(parking.ask(0.0))
@@ -123,7 +123,7 @@ def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) ->
 
 
 def test_an_answer_nobody_waits_for_is_no_bug() -> None:
-    """Records may go while the registry is asked."""
+    """An answer for which no record waits raises no error: records may go while the registry is asked."""
     parking = patient(BACKOFF)
     unanswered(parking, ref("1"), 0.0)
     assert found(parking, "1") == []
@@ -133,13 +133,14 @@ def test_an_answer_nobody_waits_for_is_no_bug() -> None:
 
 
 def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
-    """The registry is asked when it is due, and says that there is none; which records that is final for."""
+    """Ask the registry, which is due, and let it deny the schema; return the records for which that is final."""
     assert list(parking.ask(now)) == [ref(wanted)]
     return missing(parking, ref(wanted), now)
 
 
 def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Books) -> None:
-    """It may be "not yet": asked again with the backoff of no answer, until each record has waited for so long."""
+    """A denied schema is asked for again with the usual backoff, and denied for good once a record waited for
+    `patience`."""
     parking, block = patient(BACKOFF, 60.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 100.0)
     asked, now, final = [], 100.0, list[int]()
@@ -154,7 +155,7 @@ def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Bo
 
 
 def test_each_record_has_patience_of_its_own(ledger: Books) -> None:
-    """One that came half a minute early does not take those with it that came later."""
+    """Each record has its own patience: an older record does not end the wait of a later one."""
     parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     for now in range(0, 60, 10):
@@ -167,7 +168,7 @@ def test_each_record_has_patience_of_its_own(ledger: Books) -> None:
 
 
 def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
-    """An outage between two such answers says nothing of what the registry would have said meanwhile."""
+    """Time in which the registry did not answer does not count towards patience."""
     parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert denied(parking, 0.0) == denied(parking, 50.0) == []
@@ -179,14 +180,14 @@ def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
 
 
 def test_patience_may_be_endless(ledger: Books) -> None:
-    """0: a record waits for its schema for ever."""
+    """With a patience of 0 a record waits for its schema for ever."""
     parking, block = patient(Backoff(10.0, 10.0), 0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert denied(parking, 0.0) == denied(parking, 1e9) == []
 
 
 def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Books) -> None:
-    """To a question that is asked after it came, which keeps the backoff: what was on its way may be out of date."""
+    """A later record of an absent schema waits for one answer to a question asked after it came, under the backoff."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 5)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
@@ -202,7 +203,7 @@ def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Books) -> Non
 
 
 def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Books) -> None:
-    """Who registers it an hour later has all of the patience again."""
+    """When an absent schema was not asked for in a long time, a new record has the full patience again."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
@@ -214,7 +215,7 @@ def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledg
 def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what_comes_later(
     ledger: Books,
 ) -> None:
-    """While it gave no answer the schema may have been registered, and its followers may not know it yet."""
+    """Denials before an outage do not shorten the patience of records that come after it: the schema may be new."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger, 4)
     parking.park(ref("1"), row(block, 0), 0.0)
     assert (denied(parking, 0.0), denied(parking, 20.0)) == ([], [0])
@@ -231,7 +232,7 @@ def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what
 
 
 def test_absent_schemas_are_remembered_in_bounds(ledger: Books) -> None:
-    """Whoever makes up ids fills no memory."""
+    """The number of absent schemas that are remembered is bounded, so made-up ids fill no memory."""
     parking, block = patient(Backoff(0.1, 0.1), 1.0), span_of(ledger, 3000)
     for number in range(3000):
         now = number * 10.0
@@ -246,7 +247,7 @@ def test_absent_schemas_are_remembered_in_bounds(ledger: Books) -> None:
 
 
 def test_questions_are_bounded_at_once_and_by_the_second(ledger: Books) -> None:
-    """However many schemas there are: a burst after a pause, then an even rate, and never more than a few at once."""
+    """Questions are bounded: a burst after a pause, then an even rate, and at most `registry_concurrency` at once."""
     parking, block = patient(Backoff(1.0, 10.0)), span_of(ledger, 1000)
     for number in range(1000):
         parking.park(ref(str(number)), row(block, number), 0.0)
@@ -268,7 +269,7 @@ def test_questions_are_bounded_at_once_and_by_the_second(ledger: Books) -> None:
 
 
 def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Books) -> None:
-    """Neither one that was asked for before it, nor the first of it, nor one that comes behind it."""
+    """A flood of made-up schemas delays neither an earlier schema, nor the flood's first, nor its last."""
     parking, block = patient(BACKOFF), span_of(ledger, 1000)
     parking.park(ref("before"), row(block, 0), 0.0)
     assert list(parking.ask(0.0)) == [ref("before")]
@@ -279,7 +280,7 @@ def test_a_flood_of_made_up_schemas_holds_up_no_other(ledger: Books) -> None:
 
 
 def test_what_is_waited_for_is_named_in_bounds(ledger: Books) -> None:
-    """The longest first, with how long the registry has been saying that there is none."""
+    """Schemas waited for are listed in bounds, the longest wait first, with the seconds since the first denial."""
     parking, block = patient(BACKOFF), span_of(ledger, 30)
     for number in range(30):
         parking.park(ref(str(number)), row(block, number), float(number))

@@ -1,4 +1,4 @@
-"""What was removed from a log before it was read is told and counted; gaps of compaction and transactions are not."""
+"""Records removed from a log before they were read are reported and counted; other gaps in the log are not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ P0 = TopicPartition(TOPIC, 0)
 
 
 def chunk(log_start: int, *offsets: int) -> Chunk:
-    """Records at these offsets."""
+    """Return a chunk of records at these offsets, in a log that begins at `log_start`."""
     return Chunk(TOPIC, 0, 1, 7, [record(one, event(str(one))) for one in offsets], log_start)
 
 
 def told(core: Core) -> list[tuple[object, ...]]:
-    """What was reported as removed: from where, to where, and how many at most."""
+    """Return each report of removed records: expected offset, beginning of the log, and the most that were removed."""
     reports = core.reports("records_removed_unread")
     assert all(one.level == "error" for one in reports)
     return [(one.fields["expected"], one.fields["beginning"], one.fields["at_most"]) for one in reports]
@@ -41,7 +41,7 @@ def told(core: Core) -> list[tuple[object, ...]]:
     ],
 )
 def test_what_counts(log_start: int, expected: int | None, offsets: tuple[int, ...], removed: int) -> None:
-    """Of each gap, before the records or among them, the part below the log's beginning; from the beginning, none."""
+    """Of each gap, before the records or among them, the part below the log's beginning counts."""
     assert removed_unread(chunk(log_start, *offsets), expected, None) == removed
 
 
@@ -51,13 +51,13 @@ def test_what_counts(log_start: int, expected: int | None, offsets: tuple[int, .
     st.integers(0, 60),
 )
 def test_what_was_settled_before_does_not_count(bounds: list[int], begin: int, end: int) -> None:
-    """As one would count it, offset by offset."""
+    """Counting settled offsets of a range equals counting them one by one."""
     known = OffsetMap(bounds[: len(bounds) // 2 * 2], 7)
     assert known.count(begin, end) == sum(known.settled(one) for one in range(begin, end))
 
 
 def test_records_removed_while_it_was_away_are_told() -> None:
-    """The committed offset lies before the beginning; what the offset map says was delivered is not missed."""
+    """Records removed while no member read them are reported, without those that the offset map says were settled."""
     core = Core()
     core.assign(start=100, metadata=write_map(100, [110, 150], 7))
     core.feed(m.Fetched([chunk(500, 500, 501)]))
@@ -68,7 +68,7 @@ def test_records_removed_while_it_was_away_are_told() -> None:
 
 
 def test_records_removed_under_a_running_member_are_told_once() -> None:
-    """Retention overtakes it; later gaps are those of transactions."""
+    """Records removed while a member runs are reported once; later gaps are those of transactions."""
     core = Core()
     core.assign(start=0)
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
@@ -79,7 +79,7 @@ def test_records_removed_under_a_running_member_are_told_once() -> None:
 
 @pytest.mark.parametrize("then", ["nothing", "a record"])
 def test_markers_that_are_removed_are_not_missed(then: str) -> None:
-    """Behind the last record stands the marker of its transaction. It was read, and is removed with all else."""
+    """Transaction markers that were read and then removed do not count as records removed unread."""
     core = Core()
     core.assign(start=0)
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
@@ -94,7 +94,7 @@ def test_markers_that_are_removed_are_not_missed(then: str) -> None:
 
 
 def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
-    """It went on behind what was removed, and says so before the first record from there comes."""
+    """A gap that the client has already skipped is reported with the first record behind it."""
     core = Core()
     core.assign(start=0)
     core.feed(m.Fetched([chunk(-1, 0, 1)]))
@@ -104,7 +104,7 @@ def test_what_the_client_has_passed_and_not_handed_over_is_told() -> None:
 
 
 def test_records_that_wait_unread_are_not_missed() -> None:
-    """What was fetched and waits for room counts as read up to."""
+    """Records that are held count as read when the gap is measured."""
     core = Core(max_open_events=1)
     core.assign(start=0)
     core.feed(m.Fetched([chunk(-1, 0, 1, 2)]))
@@ -115,7 +115,8 @@ def test_records_that_wait_unread_are_not_missed() -> None:
 
 
 def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
-    """Once it is seen twice: what was fetched before may be on its way. Then there is no lag either."""
+    """A log that was emptied is reported without a record once it is seen twice, since a fetch may be on its
+    way; then lag is 0."""
     core = Core()
     core.assign(start=5)
     emptied = m.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})
@@ -131,7 +132,7 @@ def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
 
 
 def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_told() -> None:
-    """They come, and with them all is read."""
+    """A log that was emptied is not reported when the fetch on its way brings all its records."""
     core = Core()
     core.assign(start=5)
     emptied = m.EndOffsets({P0: 8}, {P0: 5}, begins={P0: 8})
@@ -143,7 +144,7 @@ def test_a_log_that_was_emptied_behind_records_on_their_way_is_not_told() -> Non
 
 
 def test_a_position_that_goes_back_is_counted() -> None:
-    """Each time, beside the line in the log."""
+    """Each position that goes back is counted and logged."""
     core = Core()
     core.assign(start=0)
     for first in (0, 1, 0):
@@ -152,7 +153,7 @@ def test_a_position_that_goes_back_is_counted() -> None:
 
 
 def test_keys_that_are_forgotten_early_are_told_as_they_grow() -> None:
-    """The store's own figure, from its start; a line for each that is more."""
+    """The count of keys forgotten early is taken from the store; the log has a line for each increase."""
     core = Core()
     for early in (0, 0, 40, 40, 100):
         core.feed(m.KeysForgotten(early))

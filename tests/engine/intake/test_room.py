@@ -28,25 +28,25 @@ from tests.engine.building import (
 
 
 def left_out(code: str = LEFT_OUT) -> bytes:
-    """The value of a record that ``--where`` leaves out."""
+    """Return the value of a record that ``--where`` leaves out."""
     return orjson.dumps({"filter": code})
 
 
 def made(**policy: Any) -> Core:
-    """A core with a partition, that sends at once."""
+    """Return a core with a partition that sends at once."""
     core = Core(**{"linger": 0.0, **policy})
     core.assign()
     return core
 
 
 def gone_on(core: Core) -> int:
-    """Events that went on, or may yet."""
+    """Return the number of events that are delivered, open or held."""
     totals = core.statistics().totals
     return totals.delivered + totals.open + core.statistics().held
 
 
 def selected(core: Core) -> int:
-    """Records read that were not filtered, for whatever reason."""
+    """Return the number of records read that were not filtered."""
     totals = core.statistics().totals
     return totals.read - totals.filtered
 
@@ -55,14 +55,14 @@ def selected(core: Core) -> int:
 
 
 def test_without_a_limit_there_is_never_enough() -> None:
-    """As the service runs."""
+    """Without a limit, as the service runs, there is never enough."""
     core = made()
     core.fetch(*(event(f"{n}") for n in range(2000)))
     assert not core.pipeline.enough()
 
 
 def test_the_limit_is_reached_and_not_exceeded() -> None:
-    """A fetch brings more than was asked for: what is beyond the limit is not read, now or later."""
+    """Records beyond the limit are not read, although a fetch brings more than was asked for."""
     core = made(most_records=3)
     assert core.pipeline.room() == 3
     core.fetch(event("a"), filtered(), *(event(f"{n}") for n in range(5)))
@@ -75,7 +75,8 @@ def test_the_limit_is_reached_and_not_exceeded() -> None:
 
 
 def test_what_where_left_out_does_not_count() -> None:
-    """A limit of two finds two events among many; those left out before the third are read."""
+    """Events that ``--where`` leaves out do not count towards the limit; those before the limit's last event
+    are read."""
     core = made(most_records=2)
     core.fetch(left_out(), event("a"), left_out(UNJUDGED), left_out(), event("b"), left_out(), event("c"))
     assert selected(core) == 2
@@ -84,7 +85,8 @@ def test_what_where_left_out_does_not_count() -> None:
 
 
 def test_room_grows_with_what_is_left_out() -> None:
-    """One in a hundred is selected: fetching as many as are left, one by one, would take for ever."""
+    """When few records are selected, fetches grow beyond the rest of the limit, so that a replay does not take
+    for ever."""
     core = made(most_records=10)
     assert core.pipeline.room() == 10
     core.fetch(event("a"), *(left_out() for _ in range(99)))
@@ -92,7 +94,7 @@ def test_room_grows_with_what_is_left_out() -> None:
 
 
 def test_a_limit_of_nothing_reads_nothing() -> None:
-    """There is enough from the start."""
+    """With a limit of 0 nothing is read."""
     core = made(most_records=0)
     assert core.pipeline.enough()
     core.fetch(event("a"))
@@ -100,7 +102,7 @@ def test_a_limit_of_nothing_reads_nothing() -> None:
 
 
 def test_records_passed_over_do_not_count() -> None:
-    """They are not read."""
+    """Records that are passed over are not read and do not count towards the limit."""
     core = Core(most_records=2)
     core.assign(start=0, leader_epoch=7, metadata=write_map(0, [1, 50], 7))
     core.fetch(*(event(f"{n}") for n in range(60)))
@@ -108,7 +110,7 @@ def test_records_passed_over_do_not_count() -> None:
 
 
 def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
-    """It may be selected yet, so nothing is read in its place; when it is not, reading goes on."""
+    """A record that waits for its schema counts towards the limit until it is left out; then reading goes on."""
     core = made(most_records=2)
     core.fetch(event("a"), orjson.dumps({"filter": LEFT_OUT, "schema": "1"}), event("b"), event("c"))
     assert (selected(core), core.pipeline.room(), core.pipeline.enough()) == (2, 0, False)
@@ -119,7 +121,7 @@ def test_what_waits_for_its_schema_counts_until_it_is_left_out() -> None:
 
 
 def test_held_records_are_read_up_to_the_limit() -> None:
-    """A small budget: they follow as there is room, and stop at the limit. A stop lets go of the rest."""
+    """With a small budget held records are read up to the limit; a revoke releases the rest."""
     core = made(most_records=4, max_open_events=2, batch_events=1)
     core.fetch(*(event(f"{n}") for n in range(9)))
     core.deliver()
@@ -153,7 +155,7 @@ VALUE = st.one_of(
 def test_the_limit_is_exact_whatever_comes(
     fetches: Sequence[Sequence[bytes | None]], most: int, budget: int
 ) -> None:
-    """Never one more at any moment; all of it in the end, if there are so many; and the naive count agrees."""
+    """The limit is never exceeded, and is reached when there are enough records, as a naive count confirms."""
     core = made(most_records=most, max_open_events=budget, batch_events=3)
     for values in fetches:
         if values:
@@ -180,7 +182,8 @@ def test_the_limit_is_exact_whatever_comes(
 
 
 def replay(core: Core, seconds: float, values: Any) -> list[tuple[float, int]]:
-    """Fetch all there is room for, as the shell does, for so long; gives how many had gone on, and when.
+    """Fetch whatever there is room for, as the shell does, for `seconds`; return times and how many events went
+    on.
 
     A fetch takes a millisecond; without room it waits for the next deadline.
     """
@@ -201,7 +204,7 @@ def replay(core: Core, seconds: float, values: Any) -> list[tuple[float, int]]:
 
 
 def events() -> Any:
-    """Endless deliverable values."""
+    """Yield deliverable values without end."""
     number = 0
     while True:
         number += 1
@@ -210,7 +213,8 @@ def events() -> Any:
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 7.3, 100.0, 1000.0 / 3])
 def test_the_pace_is_kept_and_used(rate: float) -> None:
-    """At every moment at most rate x seconds and the burst; and hardly fewer, with a tick at each deadline alone."""
+    """At every moment at most rate x seconds and the burst have gone on, and little less, with a tick at each
+    deadline."""
     core = made(events_per_second=rate)
     seen = replay(core, 20.0, events())
     burst = max(1.0, rate / 10)
@@ -220,7 +224,7 @@ def test_the_pace_is_kept_and_used(rate: float) -> None:
 
 
 def test_the_pace_begins_with_the_work() -> None:
-    """Not while the process waits for partitions: that would be a burst."""
+    """The pace counts from the first assignment, so that waiting for partitions brings no burst."""
     core = Core(events_per_second=50.0)
     core.advance(60.0)
     core.assign()
@@ -228,7 +232,8 @@ def test_the_pace_begins_with_the_work() -> None:
 
 
 def test_filtered_records_cost_nothing() -> None:
-    """One in twenty is an event: two hundred records a second are read at a pace of ten events."""
+    """Filtered records cost nothing of the pace: with one event in twenty records, 200 records are read for 10
+    events."""
     core = made(events_per_second=10.0)
 
     def values() -> Any:
@@ -243,7 +248,7 @@ def test_filtered_records_cost_nothing() -> None:
 
 
 def test_duplicates_and_dead_letters_cost_nothing_either() -> None:
-    """They were not sent."""
+    """Duplicates and dead letters, which were not sent, cost nothing of the pace."""
     core = made(events_per_second=10.0)
     core.fetch(event("a"))
     core.deliver()
@@ -256,7 +261,7 @@ def test_duplicates_and_dead_letters_cost_nothing_either() -> None:
 
 
 def test_an_outage_is_not_made_up_for_in_one_go() -> None:
-    """What waited goes on; what was not used for more than a second is gone."""
+    """After an outage at most one second of unused pace is made up for."""
     core = made(events_per_second=10.0)
     replay(core, 5.0, events())
     before = gone_on(core)
@@ -267,7 +272,7 @@ def test_an_outage_is_not_made_up_for_in_one_go() -> None:
 
 
 def test_more_than_was_asked_for_is_made_up_for() -> None:
-    """A fetch brought ten seconds' worth: nothing is fetched until the pace has caught up."""
+    """When a fetch brought more than the pace allows, nothing is fetched until the pace has caught up."""
     core = made(events_per_second=10.0)
     core.fetch(*(event(f"{n}") for n in range(100)))
     core.deliver()
@@ -278,7 +283,7 @@ def test_more_than_was_asked_for_is_made_up_for() -> None:
 
 
 def test_what_is_held_has_gone_on() -> None:
-    """It will be sent as soon as there is room."""
+    """Held records count towards the pace: they are sent as soon as there is room."""
     core = made(events_per_second=10.0, max_open_events=2, batch_events=1)
     core.fetch(*(event(f"{n}") for n in range(50)))
     core.advance(3.0)
@@ -293,7 +298,7 @@ def test_what_is_held_has_gone_on() -> None:
     st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 3), st.booleans()), max_size=25),
 )
 def test_the_pace_holds_whatever_happens(rate: float, steps: Sequence[tuple[float, int, bool]]) -> None:
-    """Fetches late or early, answers late or never, duplicates and filtered records; and the timer never spins."""
+    """The pace holds with fetches and answers at any time, duplicates and filtered records; the timer never spins."""
     core = made(events_per_second=rate)
     values, burst = events(), max(1.0, rate / 10)
     for seconds, kind, answer in steps:
@@ -310,7 +315,7 @@ def test_the_pace_holds_whatever_happens(rate: float, steps: Sequence[tuple[floa
 
 
 def test_without_a_pace_there_is_no_deadline_for_it() -> None:
-    """As the service runs: nothing is counted, and a full fetch is welcome."""
+    """Without a pace, as the service runs, there is room for a full fetch."""
     core = made()
     core.fetch(*(event(f"{n}") for n in range(500)))
     core.deliver()

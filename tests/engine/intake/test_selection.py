@@ -1,4 +1,4 @@
-"""Which events of a replay go on."""
+"""Selection: which events of a replay go on."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ ACCOUNTS = ("1", "2")
 def converted(
     name: str = "checkout", source: str = "web", account: str = "1", event_id: str = "a"
 ) -> ConversionEvent:
-    """A conversion event of which only what is asked for matters."""
+    """Return a conversion event in which only the fields that conditions name matter."""
     return ConversionEvent(account, name, event_id, event_id, 0, source, {}, 0, ())
 
 
 class Gives:
-    """A converter that gives what it was made with, one for each event."""
+    """A converter that returns the results it was made with, one for each event."""
 
     def __init__(self, *given: Converted) -> None:
         self.given = given
@@ -60,7 +60,7 @@ class Gives:
 
 
 class GivesRows:
-    """A reading whose records become what it was made with."""
+    """A reading whose records become the verdicts it was made with."""
 
     in_two_steps = 0
 
@@ -73,12 +73,12 @@ class GivesRows:
 
 
 def select(where: Sequence[str], *given: Converted) -> list[Converted]:
-    """Which of `given` a converter leaves out under ``--where``."""
+    """Return the results of a converter under ``--where`` for `given`."""
     return list(Selecting(Gives(*given), parse_where(where)).convert_chunk([{}] * len(given), 0.0))
 
 
 def left_out(given: Verdict, *, where: bool) -> Verdict:
-    """What becomes of `given`, which is no event, around all of the reading."""
+    """Return what a reading with ``--where`` makes of the verdict `given`."""
     columns = Columns(Keys())
     LeavingOut(GivesRows(given), where).read([None], 0.0, columns)
     [verdict] = columns.verdicts.values()
@@ -86,7 +86,7 @@ def left_out(given: Verdict, *, where: bool) -> Verdict:
 
 
 def test_without_a_condition_all_events_go_on() -> None:
-    """Deliverable ones, filtered ones and rejections pass as they are."""
+    """Without a condition events, filtered ones and rejections stay as they are."""
     given = (converted(), Filtered("consent"), Rejection(Stage.CONVERT, "no_identity", "…"))
     assert select([], *given) == list(given)
     assert [left_out(one, where=False) for one in given[1:]] == list(given[1:])
@@ -94,13 +94,13 @@ def test_without_a_condition_all_events_go_on() -> None:
 
 @pytest.mark.parametrize("where", [False, True])
 def test_what_is_too_old_is_expired_and_no_dead_letter(where: bool) -> None:
-    """Whatever else is asked for: it is filtered under a code of its own, which is the rejection's."""
+    """An event that is too old is filtered with the rejection's own code, under any condition."""
     assert EXPIRED in REFUSALS
     assert left_out(Rejection(Stage.CONVERT, EXPIRED, "…"), where=where) == Filtered(EXPIRED)
 
 
 def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
-    """On the fast path of a whole topic: events of all ages, good and bad ones, in their order."""
+    """A reading of a whole topic leaves out events that are too old, and keeps all others in order."""
     both = BOTH["default"]
     values = [both.value(event_of(changed)) for changed in ({}, {"occurred_at": 0}, {"event_type": "x"}, {})]
     records = [Record(at, -1, None, value, ()) for at, value in enumerate([*values, None, b"?"])]
@@ -112,15 +112,15 @@ def test_a_reading_leaves_out_what_is_too_old_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_refused_event_cannot_be_judged(stage: Stage) -> None:
-    """Its name, channel and id are not known, whoever refuses it: under a condition it is left out, under a code of its
-    own. What the mapping filters, and what waits for its schema, is as without one."""
+    """Under a condition a rejected event, whose name, channel and id are not known, is left out under its own
+    code. Verdicts of the mapping's filter, a missing schema and an early event stay as they are."""
     assert left_out(Rejection(stage, "unknown_currency", "…"), where=True) == Filtered(UNJUDGED)
     for one in (Filtered("consent"), SchemaRef("id", "5"), Early(7.0)):
         assert left_out(one, where=True) == one
 
 
 def test_what_lies_ahead_is_left_out_once_it_need_not_wait() -> None:
-    """Whether it waits, the clock decides: until then it keeps its type."""
+    """An event ahead of the clock keeps its type, as the clock decides whether it waits; then it is left out."""
     ahead = Ahead.of(Rejection(Stage.CONVERT, "future_event_time", "…"), 7.0)
     found = left_out(ahead, where=True)
     assert isinstance(found, Ahead)
@@ -128,12 +128,12 @@ def test_what_lies_ahead_is_left_out_once_it_need_not_wait() -> None:
 
 
 def test_what_was_judged_and_cannot_be_sent_is_a_dead_letter() -> None:
-    """It matches, and half a character in it cannot be written: as in any run."""
+    """An event that matches and cannot be written as JSON (half a character) is a dead letter, as in any run."""
     assert left_out(NOT_UNICODE, where=True) == NOT_UNICODE
 
 
 def test_values_are_alternatives_and_fields_must_all_hold() -> None:
-    """``event_name=a event_name=b channel=app``: either name, and an app's."""
+    """Values of one field are alternatives, and all fields must match: ``event_name=a event_name=b channel=app``."""
     where = ["event_name=checkout", "event_name=signup", "channel=app"]
     assert isinstance(select(where, converted("signup", "app_ios"))[0], ConversionEvent)
     assert isinstance(select(where, converted("checkout", "app_android"))[0], ConversionEvent)
@@ -144,7 +144,7 @@ def test_values_are_alternatives_and_fields_must_all_hold() -> None:
 
 
 def test_not_equal_leaves_out_all_that_are_named() -> None:
-    """``event_id!=a event_id!=b``: neither of them."""
+    """``event_id!=a event_id!=b`` leaves out both."""
     given = [converted(event_id=one) for one in "abc"]
     assert select(["event_id!=a", "event_id!=b"], *given) == [
         Filtered(LEFT_OUT),
@@ -154,7 +154,7 @@ def test_not_equal_leaves_out_all_that_are_named() -> None:
 
 
 def test_an_id_may_hold_an_equals_sign() -> None:
-    """Only the first one parts field and value."""
+    """Only the first equals sign separates field and value, so an id may hold more of them."""
     event = converted(event_id="a=b!=c")
     assert select(["event_id=a=b!=c"], event) == [event]
 
@@ -170,7 +170,7 @@ def test_an_id_may_hold_an_equals_sign() -> None:
     ],
 )
 def test_what_cannot_be_asked_for_says_what_can(text: str, why: str) -> None:
-    """One line, with the fields or the channels there are."""
+    """A condition that is not possible is refused with one line that lists the possible fields or channels."""
     with pytest.raises(UsageError, match=why) as raised:
         parse_where([text])
     if "channel" in text:
@@ -191,7 +191,7 @@ EVENTS = st.builds(converted, st.sampled_from(NAMES), st.sampled_from(SOURCES), 
 def test_selecting_is_what_the_words_say(
     asked: list[tuple[tuple[str, str], bool]], events: list[ConversionEvent]
 ) -> None:
-    """Against the plain reading: each field's equals hold for one value, none of its not-equals does."""
+    """Selection equals a plain reading: for each field one ``=`` value matches, and no ``!=`` value does."""
     texts = [f"{field}{'=' if equal else '!='}{value}" for (field, value), equal in asked]
 
     def meets(event: ConversionEvent) -> bool:

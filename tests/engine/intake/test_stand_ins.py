@@ -1,4 +1,4 @@
-"""The registry gives no answer, but gave one earlier: records go on with that, and it is asked until it answers."""
+"""While the registry fails to answer, records go on with its earlier answer, and it is asked until it answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ AWAY = m.SchemaUnavailable(ref("1"), "it is away")
 
 
 def earlier(schema: Any = "good") -> m.SchemaFound:
-    """What the registry answered once for schema 1."""
+    """Return the registry's earlier answer for schema 1."""
     return m.SchemaFound(ref("1"), schema, unanswered=AWAY)
 
 
 def waiting_core(*event_ids: str) -> Core:
-    """A core with records of schema 1, which was asked for."""
+    """Return a core with records of schema 1, which was asked for."""
     core = Core()
     core.assign()
     core.fetch(*(of_schema(one, "1") for one in event_ids))
@@ -27,13 +27,14 @@ def waiting_core(*event_ids: str) -> Core:
 
 
 def ask_again(core: Core) -> None:
-    """Go on to the next question for schema 1."""
+    """Wait until schema 1 is asked for again."""
     core.until(lambda: core.has(m.FetchSchema))
     assert core.take(m.FetchSchema).ref == ref("1")
 
 
 def test_records_go_on_with_what_the_registry_answered_earlier() -> None:
-    """They are delivered and committed; figures and log say that the schema is from disk, and why."""
+    """Records are delivered and committed with the earlier answer; figures and log say that the schema is from
+    disk, and why."""
     core = waiting_core("a", "b")
     core.take(m.FetchSchema)
     core.feed(earlier())
@@ -46,7 +47,7 @@ def test_records_go_on_with_what_the_registry_answered_earlier() -> None:
 
 
 def test_the_registry_is_asked_until_it_answers_though_no_record_waits() -> None:
-    """With the backoff of all questions; also when the partition is gone: the process still knows the schema."""
+    """The registry is asked with the usual backoff until it answers, even without waiting records or the partition."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
     core.feed(earlier())
@@ -66,7 +67,7 @@ def test_the_registry_is_asked_until_it_answers_though_no_record_waits() -> None
 
 
 def test_without_the_disk_too_the_registry_is_asked_on() -> None:
-    """The file may be gone meanwhile: what was read by it is known all the same."""
+    """When the file is gone too, records are read by the schema already known, and the registry is asked on."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
     core.feed(earlier())
@@ -80,7 +81,7 @@ def test_without_the_disk_too_the_registry_is_asked_on() -> None:
 
 
 def test_what_an_earlier_schema_cannot_read_waits_for_the_registry() -> None:
-    """It may be another registry's by now, so nothing becomes a dead letter by it. The right one reads the records."""
+    """Records that the earlier schema cannot read wait for the registry, since it may be another registry's schema."""
     core = waiting_core("a", "b")
     core.take(m.FetchSchema)
     core.feed(earlier("broken"))
@@ -96,7 +97,7 @@ def test_what_an_earlier_schema_cannot_read_waits_for_the_registry() -> None:
 
 
 def test_what_the_registry_confirms_is_final() -> None:
-    """The earlier schema was right, and the record is not readable by it: a dead letter, now."""
+    """When the registry confirms the earlier schema, a record that it cannot read becomes a dead letter."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
     core.feed(earlier("broken"))
@@ -107,7 +108,7 @@ def test_what_the_registry_confirms_is_final() -> None:
 
 
 def test_a_registry_with_another_schema_is_reported_and_counts() -> None:
-    """It was set up anew: what was read meanwhile was read by the wrong schema, and only a person can see to it."""
+    """A registry with another schema than the earlier one is logged as an error, and its schema counts from then on."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
     core.feed(earlier("good"))
@@ -124,7 +125,7 @@ def test_a_registry_with_another_schema_is_reported_and_counts() -> None:
 
 
 def test_a_registry_without_the_schema_is_as_if_nothing_had_stood_in() -> None:
-    """It answers, so it counts: later records wait, and are dead letters once it has denied the schema for long."""
+    """When the registry denies the schema, later records wait, and become dead letters once it denied it for long."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
     core.feed(earlier())
@@ -140,7 +141,8 @@ def test_a_registry_without_the_schema_is_as_if_nothing_had_stood_in() -> None:
 
 
 def test_an_earlier_answer_that_nobody_needs_any_more_is_not_learned() -> None:
-    """The records went with their partition while the question was out: nothing is asked on for them."""
+    """An earlier answer that comes after the records' partition is lost is ignored, and the registry is not
+    asked on."""
     core = waiting_core("a")
     asked = core.take(m.FetchSchema)
     core.lose(0)
@@ -169,6 +171,6 @@ SCHEMA = {"type": "record", "name": "E", "fields": [{"name": "a", "type": "int"}
     ],
 )
 def test_two_answers_are_the_same_if_they_are_the_same_json(other: m.SchemaFound, same: bool) -> None:
-    """Spaces and the order of keys mean nothing; what cannot be compared is another schema."""
+    """Two answers are the same if their JSON is, apart from spaces and the order of keys; other texts differ."""
     assert m.SchemaFound(ref("1"), json.dumps(SCHEMA)).is_same(other) is same
     assert other.is_same(other)

@@ -1,4 +1,4 @@
-"""Blocks: the stages of records, runs of open and of settled ones, and what is left of a block that is settled."""
+"""Blocks: the stages of records, runs of open and of settled ones, and what remains of a settled block."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[3]
 BLOCKS = st.lists(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=8), min_size=1, max_size=6
 )
-"""Per block, its records: how far each is from the one before it, and whether it is settled."""
+"""Per block its records: the distance of each from the one before it, and whether it is settled."""
 
 
 def tracked(layout: list[list[tuple[int, bool]]], pack: bool = False) -> tuple[list[Block], dict[int, bool]]:
-    """Blocks of that layout, and what is settled; with `pack`, finished ones are packed."""
+    """Return blocks of that layout and which offsets are settled; with `pack`, finished blocks are packed."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     blocks: list[Block] = []
@@ -52,7 +52,7 @@ def tracked(layout: list[list[tuple[int, bool]]], pack: bool = False) -> tuple[l
 @PROPERTY
 @given(BLOCKS, st.booleans())
 def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bool]]], pack: bool) -> None:
-    """From the lowest open record up each record lies in a run of its own kind; what a block ends with ends it."""
+    """From the lowest open record on, a record lies in a run of the bounds exactly if it is settled."""
     blocks, books = tracked(layout, pack)
     base = min((offset for offset, settled in books.items() if not settled), default=max(books) + 1)
     bounds = settled_bounds(blocks, base)
@@ -68,19 +68,19 @@ def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bo
 @PROPERTY
 @given(BLOCKS)
 def test_what_is_left_of_finished_spans_says_the_same(layout: list[list[tuple[int, bool]]]) -> None:
-    """Packed or not, the bounds are the same ones."""
+    """Bounds are the same whether finished blocks are packed or not."""
     base = -1
     assert settled_bounds(tracked(layout, pack=True)[0], base) == settled_bounds(tracked(layout)[0], base)
 
 
 def test_a_gap_between_spans_belongs_to_the_run_before_it() -> None:
-    """No record will ever come of it, so one run is enough for both."""
+    """A gap between blocks belongs to the run before it: no record can come in it, so one run is enough for both."""
     blocks, _ = tracked([[(1, False), (1, True)], [(40, True), (1, False)], [(9, True)]])
     assert settled_bounds(blocks, 0) == [1, 42, 51, 52]
 
 
 def test_what_the_log_was_cut_of_is_in_no_run() -> None:
-    """A block that was cut ends where the log was; records above it are neither open nor settled."""
+    """Records above a cut are in no run: they are neither open nor settled."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, None, b"v", ()) for offset in range(6)]
@@ -95,7 +95,7 @@ def test_what_the_log_was_cut_of_is_in_no_run() -> None:
 
 
 def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
-    """A record above the cut is no longer where its block ends, though it was released there."""
+    """A block that was cut, with an offset above the cut, does not hide the state of records that come there later."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     for offsets in ((0, 10), (5, 6, 7)):
@@ -107,7 +107,8 @@ def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
 
 
 def test_a_settled_record_is_not_held() -> None:
-    """Its bytes go with it, while the block still waits for others; asking for it again is a bug."""
+    """A settled record's bytes are freed while the block has open records; asking for the record again raises
+    an error."""
     blocks, _ = tracked([[(1, True), (1, False)]])
     block = blocks[0]
     assert block.records[0] is None
@@ -118,7 +119,7 @@ def test_a_settled_record_is_not_held() -> None:
 
 
 def test_records_passed_over_are_settled_from_the_start() -> None:
-    """They hold no record, no bytes, are not open, and no one else's mark."""
+    """Records that are passed over are settled from the start: not open, without bytes, and not to be settled again."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, b"k", b"v", ()) for offset in range(4)]
@@ -131,7 +132,7 @@ def test_records_passed_over_are_settled_from_the_start() -> None:
 
 
 def test_size_is_all_that_a_record_carries() -> None:
-    """Key, value, names and values of headers, and the objects that headers are; a tombstone has no value."""
+    """A record's size is key, value, names and values of headers, and the header objects; a tombstone's value is 0."""
     whole = Record(0, 0, b"12", b"345", (("ab", b"c"), ("d", None)))
     sizes = sizes_of([whole, Record(1, 0, None, None, ()), Record(2, 0, b"1", None, ())])
     assert [*sizes] == [5 + 4 + 2 * 184, 0, 1]
@@ -142,10 +143,10 @@ def test_size_is_all_that_a_record_carries() -> None:
     [("abc", 3), ("a", 1), ("é" * 3, 0), ("日本", 2), ("🛒🛒", 17), ("n" * 100, 200), ("traceparent", None)],
 )
 def test_headers_count_what_they_hold(name: str, value: int | None) -> None:
-    """Never less than the memory that their objects take, and a third more at most where none of them are shared."""
+    """Headers count at least the memory that their objects take, and at most 40 % more where no object is shared."""
 
     def made(count: int) -> tuple[tuple[str, bytes | None], ...]:
-        """As the client makes them: each text and each value anew."""
+        """Return headers as the client makes them, each text and each value a new object."""
         raw = name.encode()
         return tuple((raw.decode(), None if value is None else bytes(bytearray(value))) for _ in range(count))
 
@@ -164,7 +165,7 @@ def test_headers_count_what_they_hold(name: str, value: int | None) -> None:
 
 
 def test_the_architecture_page_shows_the_table_of_stages() -> None:
-    """Each stage with where a record comes from, who moves it, and what a crash there means."""
+    """The architecture page lists each stage with the stages before it, who moves a record, and what a crash means."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     for stage, move in MOVES.items():
         came_from = ", ".join(one.name for one in sorted(move.of))
@@ -175,7 +176,7 @@ def test_the_architecture_page_shows_the_table_of_stages() -> None:
 @pytest.mark.parametrize("stage", MOVES)
 @pytest.mark.parametrize("before", RecordStage)
 def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage) -> None:
-    """One record or a run of them; a released one stays so; any other move is a bug."""
+    """A record or a run moves only as the table says; a released one stays released; any other move raises an error."""
     for first, end in ((0, 1), (1, 3), (0, 4)):
         indexes = range(first, end)
         ledger = Books()
@@ -197,7 +198,7 @@ def test_only_what_the_table_says_moves(stage: RecordStage, before: RecordStage)
 
 
 def test_nothing_moves_in_an_assignment_that_has_ended() -> None:
-    """Its records belong to whoever reads them next."""
+    """No record of an ended assignment moves: it belongs to the next owner."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     block = ledger.enter(state, Chunk(TOPIC, 0, 1, 7, [Record(0, 0, None, b"v", ())]))

@@ -1,4 +1,5 @@
-"""Commits: when they go, and that a process that was away begins nothing before it knows what is still its own."""
+"""Commits: when they are sent, and that a process that was frozen begins nothing before it knows what is still
+its own."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ DESTINATION = "PO4_-b8T"
 
 
 def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8) -> Core:
-    """A core that sends at once, with those partitions; its clock has been seen."""
+    """Return a core with these partitions that sends at once; it has had its first input."""
     core = Core(
         away=AWAY, batch_events=1, linger=0.0, commit_interval=commit_interval, concurrency=concurrency
     )
@@ -40,18 +41,18 @@ def core_of(*partitions: int, commit_interval: float = 1.0, concurrency: int = 8
 
 
 def is_away(core: Core, seconds: float = 60.0) -> list[m.Command]:
-    """The process is stopped for so long, and goes on with a tick."""
+    """Freeze the process for `seconds`; return the commands of the tick after that."""
     core.now += seconds
     return core.tick()
 
 
 def begun(commands: Sequence[m.Command]) -> list[m.Command]:
-    """What of these must not happen to what may be another's."""
+    """Return the commands that must not be given for records that may belong to another member."""
     return [one for one in commands if isinstance(one, m.Send | m.StoreDeadLetters)]
 
 
 def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
-    """Records come in and are looked up while all calls are taken: they are ready to go, and wait."""
+    """Fetch records and look them up: they are ready to be sent or wait for their turn."""
     core.fetch(*values, partition=partition)
     core.look_up()
 
@@ -59,7 +60,7 @@ def queued(core: Core, *values: bytes | None, partition: int = 0) -> None:
 def committed(
     core: Core, number: int, positions: Sequence[Position], failure: str | None = None
 ) -> list[m.Command]:
-    """The broker answers a commit: it took these."""
+    """Let the broker answer a commit: it accepted `positions`."""
     return core.feed(m.CommitDone(number, positions, failure, CommitResult((), failure).trouble))
 
 
@@ -67,7 +68,7 @@ def committed(
 
 
 def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
-    """Every interval at most; while one is under way there is no other."""
+    """A commit is sent at most once an interval, one at a time, and only when something changed."""
     core = core_of(commit_interval=2.0)
     core.fetch(filtered())
     core.advance(2.0)
@@ -83,7 +84,8 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
 
 
 def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
-    """The offset stays, its metadata says what is done above it; each change of that is worth a commit."""
+    """Records settled behind an open one are committed in the map of the unchanged offset, and each change is
+    committed."""
     core = core_of()
     core.fetch(event("a"), filtered(), filtered(), event("b"), filtered())
     core.advance(1.0)
@@ -103,7 +105,7 @@ def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
 
 
 def test_a_failed_commit_is_due_again() -> None:
-    """It is counted and said, and nothing is lost."""
+    """A failed commit is reported and sent again."""
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
@@ -116,7 +118,7 @@ def test_a_failed_commit_is_due_again() -> None:
 
 
 def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
-    """OFFSET_METADATA_TOO_LARGE: the commit is repeated without a map, and no later one has any."""
+    """After OFFSET_METADATA_TOO_LARGE the commit is repeated without a map, and no later commit has a map."""
     core = core_of()
     core.fetch(filtered(), event("a"), filtered())
     core.advance(1.0)
@@ -136,7 +138,7 @@ def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
 
 
 def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
-    """``offset.metadata.max.bytes=0``: the first commit is refused, the second has nothing but offsets; said once."""
+    """With ``offset.metadata.max.bytes=0`` commits have offsets alone from the second one on, reported once."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=0, topic_id=TOPIC_ID)
     core.fetch(filtered(), filtered())
@@ -153,7 +155,7 @@ def test_a_broker_that_takes_no_metadata_is_committed_to_without_any() -> None:
 
 
 def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
-    """A map is refused: the ids go on their own; only if they are refused as well, nothing goes."""
+    """When a map is refused, the ids are committed without it; when those are refused too, the offset alone."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=0, topic_id=TOPIC_ID)
     core.fetch(filtered(), event("a"), filtered())
@@ -175,12 +177,13 @@ def test_a_broker_that_takes_short_metadata_gets_the_ids() -> None:
 
 
 def metadata_of(destination: str | None, base: int = 5) -> str:
-    """What a commit of `base` for this destination carried."""
+    """Return the metadata of a commit of `base` for this destination."""
     return offset_map.write(base, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID, destination=destination)
 
 
 def test_commits_for_another_destination_are_told_at_start() -> None:
-    """What lies before was delivered elsewhere, and is not sent here: a warning, and a figure while they are ours."""
+    """Offsets committed for another destination, whose records are not sent here, give a warning, and a figure
+    until they are committed again."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of("AAAAAAAA"))
     [report] = core.reports("committed_for_another_destination")
@@ -198,7 +201,7 @@ def test_commits_for_another_destination_are_told_at_start() -> None:
 
 @pytest.mark.parametrize("told", [DESTINATION, None])
 def test_the_same_or_an_unknown_destination_is_nothing_to_tell(told: str | None) -> None:
-    """Commits of older versions and of other tools name none."""
+    """Commits without a destination, as of older versions and other tools, give no warning."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
     assert not core.reports("committed_for_another_destination")
@@ -206,7 +209,8 @@ def test_the_same_or_an_unknown_destination_is_nothing_to_tell(told: str | None)
 
 
 def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
-    """It is the broker's limit; what was taken of the same commit is taken."""
+    """A refused map of one partition ends maps for all, as it is the broker's limit; accepted positions stay
+    committed."""
     core = core_of(0, 1)
     for partition in (0, 1):
         core.fetch(filtered(), event(f"a{partition}"), filtered(), partition=partition)
@@ -221,7 +225,7 @@ def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
 
 
 def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
-    """Neither calls nor dead letters, before the broker has taken a commit that was sent after it."""
+    """After an absence no call or dead letter is sent before the broker accepted a commit that was sent after it."""
     core = core_of(concurrency=1)
     queued(core, event("a"), event("b"))
     core.fetch(UNDECODABLE)
@@ -241,7 +245,8 @@ def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
 
 
 def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
-    """Nothing changed, and it is committed all the same; where nothing is settled, where reading began."""
+    """The proof is a commit even of an offset that is already committed; without one, of the offset where
+    reading began."""
     core = core_of(0, 1)
     core.fetch(filtered())
     core.advance(1.0)
@@ -256,7 +261,7 @@ def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
 
 @pytest.mark.parametrize("first", ["tick", "records", "assignment", "answer", "letters"])
 def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
-    """The queues of sockets and threads are full when a process goes on: their order is not ours to choose."""
+    """Any first input after an absence detects it: sockets and threads have full queues then, in any order."""
     core = core_of(concurrency=1)
     queued(core, event("a"), event("b"), UNDECODABLE)
     send, letters = core.take(m.Send), core.take(m.StoreDeadLetters)
@@ -283,7 +288,7 @@ def test_an_absence_is_noticed_by_whatever_comes_first(first: str) -> None:
 
 
 def test_the_proof_goes_at_once() -> None:
-    """However short the absence was and however seldom commits go otherwise."""
+    """The proof is sent at once, also after a short absence and with a long commit interval."""
     core = core_of(commit_interval=1_000.0)
     core.fetch(event("a"))
     core.advance(1_000.0)
@@ -294,7 +299,7 @@ def test_the_proof_goes_at_once() -> None:
 
 
 def test_a_commit_that_was_sent_before_proves_nothing() -> None:
-    """Its answer may have lain here all the time; the next one goes at once."""
+    """A commit sent before the absence proves nothing, as its answer may be old; the next commit is sent at once."""
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
@@ -315,7 +320,7 @@ def test_a_commit_that_was_sent_before_proves_nothing() -> None:
 
 
 def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
-    """The proof of the first absence was under way when the second began."""
+    """A proof of the first absence that was in flight when the second one began proves nothing."""
     core = core_of()
     queued(core, event("a"))
     core.take(m.Send)
@@ -329,7 +334,7 @@ def test_what_was_sent_before_a_second_absence_proves_nothing_either() -> None:
 
 
 def test_a_proof_that_failed_is_tried_again() -> None:
-    """For as long as it takes."""
+    """A failed proof is repeated until it succeeds."""
     core = core_of()
     queued(core, event("a"))
     core.take(m.Send)
@@ -344,7 +349,7 @@ def test_a_proof_that_failed_is_tried_again() -> None:
 
 
 def test_a_proof_of_one_partition_is_none_of_another() -> None:
-    """While one with open records is not proven, nothing is begun at all: a call may hold events of both."""
+    """While a partition with open records is unproven, no call begins at all: a call may hold events of several."""
     core = core_of(0, 1)
     for partition in (0, 1):
         core.fetch(event(f"a{partition}"), partition=partition)
@@ -361,7 +366,7 @@ def test_a_proof_of_one_partition_is_none_of_another() -> None:
 
 
 def test_a_partition_without_open_records_holds_up_nobody() -> None:
-    """There is nothing of it that could be another's; nor does it where nothing is known to commit for it."""
+    """A partition without open records, or without an offset to commit, need not be proven before others go on."""
     core = core_of(0, 1)
     core.feed(m.Assigned([m.Assignment(TOPIC, 2, 3, None, False)]))
     core.fetch(event("a"))
@@ -374,7 +379,7 @@ def test_a_partition_without_open_records_holds_up_nobody() -> None:
 
 
 def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
-    """It had none open, and holds up nobody, until there are some."""
+    """Records that come for an unproven partition wait for its proof."""
     core = core_of()
     is_away(core)
     asked = core.take(m.Commit)
@@ -385,7 +390,7 @@ def test_records_of_an_unproven_partition_wait_when_they_come() -> None:
 
 
 def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
-    """That it is lost is heard after the absence: its events are not sent, those of others are."""
+    """When a partition turns out to be lost, its events are not sent, and those of others are after their proof."""
     core = core_of(0, 1)
     for partition in (0, 1):
         core.fetch(event(f"a{partition}"), partition=partition)
@@ -400,7 +405,7 @@ def test_a_partition_that_was_lost_meanwhile_is_not_waited_for() -> None:
 
 
 def test_losing_the_only_unproven_one_ends_the_wait() -> None:
-    """No commit is needed any more for what is nobody's here."""
+    """When the only unproven partition is lost, no proof is needed any more."""
     core = core_of(0)
     core.fetch(event("a"))
     is_away(core)
@@ -411,7 +416,7 @@ def test_losing_the_only_unproven_one_ends_the_wait() -> None:
 
 
 def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:
-    """The group asks: so they were ours until now. What is settled is committed, what is queued is dropped."""
+    """A revoke shows that the partition was ours until now: it commits without a proof and drops queued events."""
     core = core_of()
     core.fetch(filtered(), event("a"))
     is_away(core)
@@ -421,7 +426,7 @@ def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:
 
 
 def test_a_partition_that_drains_holds_up_nobody() -> None:
-    """It is not committed before it is let go of, and nothing of it begins any more; others go on."""
+    """A draining partition is not committed or proven before its release, and others go on without it."""
     core = core_of(0, 1)
     core.fetch(event("a"))
     core.look_up()
@@ -437,7 +442,7 @@ def test_a_partition_that_drains_holds_up_nobody() -> None:
 
 
 def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
-    """It may have been given, and taken again, while the process was away, and be heard of only now."""
+    """An assignment soon after an absence needs a proof: it may have been revoked again during the absence."""
     core = core_of()
     core.fetch(event("a"))
     is_away(core)
@@ -456,7 +461,7 @@ def test_an_assignment_soon_after_an_absence_is_proven_too() -> None:
 
 
 def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
-    """It was asked for another epoch, though for the same partition and offset."""
+    """A commit of the old assignment does not prove the new one, although partition and offset are the same."""
     core = core_of()
     core.fetch(event("a"))
     is_away(core)
@@ -472,7 +477,7 @@ def test_the_old_assignment_s_commit_does_not_prove_the_new_one() -> None:
 
 
 def test_a_later_assignment_is_ours() -> None:
-    """Long after an absence what the group says is news, and is believed."""
+    """An assignment long after an absence needs no proof."""
     core = core_of()
     is_away(core)
     core.commit()
@@ -486,7 +491,7 @@ def test_a_later_assignment_is_ours() -> None:
 
 @pytest.mark.parametrize("gap", [0.01, AWAY / 2, AWAY - 0.01])
 def test_ordinary_gaps_cause_nothing(gap: float) -> None:
-    """Below `away` between two inputs nothing is held up, said, or committed for it."""
+    """Gaps between inputs below `away` cause no wait, report or commit."""
     core = core_of()
     core.fetch(event("a"))
     for number in range(5):
@@ -501,7 +506,7 @@ def test_ordinary_gaps_cause_nothing(gap: float) -> None:
 
 
 def test_the_first_input_is_no_absence() -> None:
-    """Whatever the clock says when the process begins; and an absence before there is a partition is not said."""
+    """The first input is no absence, with any clock, and an absence before the first partition is not reported."""
     core = Core(away=AWAY)
     core.now += 10_000.0
     core.tick()
@@ -511,7 +516,7 @@ def test_the_first_input_is_no_absence() -> None:
 
 
 def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
-    """With nothing to do there is a tick at least twice per `away`, so that being idle is not being away."""
+    """An idle process has a tick at least twice per `away`, so that being idle is no absence."""
     core = core_of()
     core.fetch(event("a"))
     core.deliver()
@@ -527,7 +532,7 @@ def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
 
 
 def test_in_flight_calls_are_answered_meanwhile() -> None:
-    """What was begun before the absence ends as it would: its key is stored, and it is settled."""
+    """A call in flight during an absence ends as usual: its key is stored and its records settle."""
     core = core_of()
     core.fetch(event("a"))
     core.look_up()

@@ -1,4 +1,4 @@
-"""Commits that the group refuses: what every rebalance brings is no warning, unless it lasts."""
+"""Commits that the group refuses: refusals that come with every rebalance are no warning unless they last."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.engine.offsets.test_commits import committed, core_of
 
 
 def refused(core: Core, reason: str) -> None:
-    """The next commit comes back with nothing taken."""
+    """Let the broker refuse all of the next commit."""
     core.advance(1.0)
     committed(core, core.take(m.Commit).number, [], reason)
 
 
 @pytest.mark.parametrize("reason", ["ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST"])
 def test_what_every_rebalance_brings_is_no_warning(reason: str) -> None:
-    """Members come and go, and commits on their way are refused: told once, until one is taken; counted each time."""
+    """Refusals during a rebalance are each counted, and reported once as information until a commit is accepted."""
     core = core_of()
     core.fetch(filtered())
     for _ in range(3):
@@ -33,7 +33,7 @@ def test_what_every_rebalance_brings_is_no_warning(reason: str) -> None:
 
 
 def test_a_rebalance_that_lasts_is_a_warning() -> None:
-    """Half a minute without a commit taken: a member does not come to an end, or the brokers do not."""
+    """Refusals of a rebalance for half a minute without an accepted commit give a warning."""
     core = core_of()
     core.fetch(filtered())
     for _ in range(32):
@@ -43,7 +43,7 @@ def test_a_rebalance_that_lasts_is_a_warning() -> None:
 
 
 def test_any_other_failed_commit_is_a_warning_at_once() -> None:
-    """Also in the middle of what is usual."""
+    """Any other failed commit gives a warning at once, also amid refusals of a rebalance."""
     core = core_of()
     core.fetch(filtered())
     for reason in ("ILLEGAL_GENERATION", "_TIMED_OUT", "ILLEGAL_GENERATION"):

@@ -1,4 +1,4 @@
-"""Committed, position, end and lag agree with each other, whatever is heard, in whichever order."""
+"""Committed offset, position, end and lag agree with each other, with ends and commits in any order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TP = TopicPartition(TOPIC, 0)
 
 
 class LagMachine(RuleBasedStateMachine):
-    """One partition of a real pipeline; ends that are heard late or too early, commits that come late or not at all."""
+    """One partition of a real pipeline; ends come late or too early, commits come late or not at all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class LagMachine(RuleBasedStateMachine):
 
     @rule(end=st.integers(0, 40), reached=st.none() | st.integers(0, 40))
     def hear_of_an_end(self, end: int, reached: int | None) -> None:
-        """Of any, also of one long passed, or of the log before this one."""
+        """Report any end, also one long passed, or of the log before a cut."""
         self.core.feed(m.EndOffsets({TP: end}, {} if reached is None else {TP: reached}))
 
     @rule()
@@ -110,7 +110,7 @@ TestLag.settings = MACHINE
 @given(st.integers(0, 30))
 @settings(max_examples=20)
 def test_an_end_that_is_behind_what_was_read_is_told_as_what_was_read(heard: int) -> None:
-    """Ends are heard once a second, and reading goes on meanwhile: no lag below what is open, no end below it."""
+    """The end is at least the position: ends come once a second, and lag must not be below the open records."""
     core = Core()
     core.assign(start=0)
     core.fetch(*(event(str(n)) for n in range(10)))
@@ -121,7 +121,8 @@ def test_an_end_that_is_behind_what_was_read_is_told_as_what_was_read(heard: int
 
 
 def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
-    """It was of the log before: nothing is committed of the one that is there, and its records count as lag."""
+    """A commit answered after its log was cut is void: nothing counts as committed, and the new records count
+    as lag."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(filtered(), filtered(), filtered())
@@ -141,7 +142,7 @@ def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
 
 
 def test_an_empty_log_has_no_lag_also_for_a_group_that_never_committed() -> None:
-    """A new topic: nobody knows where reading will begin, and there is nothing to read."""
+    """An empty log has no lag, although a group without commits has no position yet."""
     core = Core()
     core.feed(m.Assigned([m.Assignment(TOPIC, 0, 1, None, False)]))
     [one] = core.statistics().partitions
@@ -156,7 +157,7 @@ def test_an_empty_log_has_no_lag_also_for_a_group_that_never_committed() -> None
 
 @pytest.mark.parametrize("reached", [None, 6])
 def test_what_is_held_is_within_the_end(reached: int | None) -> None:
-    """A fetch of six of which one was read: the five that wait are lag, though the end was heard of before them."""
+    """Held records count as lag and lie within the end, although the end was reported before they came."""
     core = Core(max_open_events=1)
     core.assign()
     core.feed(m.EndOffsets({TP: 1}, {} if reached is None else {TP: reached}))

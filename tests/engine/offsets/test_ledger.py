@@ -1,4 +1,4 @@
-"""The ledger: it adds up at every instant, and yields only what may be committed."""
+"""The ledger: its books add up after every input, and it returns only positions that may be committed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TP = TopicPartition(TOPIC, 0)
 
 
 def opened(commit_start: bool = False, start: int | None = 0) -> Books:
-    """A ledger with one assignment."""
+    """Return a ledger with one assignment."""
     ledger = Books()
     ledger.begin(TP, 1, start, commit_start)
     return ledger
 
 
 def track(ledger: Books, *offsets: int, leader_epoch: int | None = 7) -> Block:
-    """Records at these offsets come in."""
+    """Enter records at these offsets."""
     state = ledger.get(TP)
     assert state is not None
     records = [Record(offset, 0, b"key", b"value", (("name", b"x"),)) for offset in offsets]
@@ -43,14 +43,14 @@ def track(ledger: Books, *offsets: int, leader_epoch: int | None = 7) -> Block:
 
 
 def committable(ledger: Books) -> Position | None:
-    """The position that the assignment yields now."""
+    """Return the position that may be committed now."""
     state = ledger.get(TP)
     assert state is not None
     return state.committable()
 
 
 def test_nothing_settled_nothing_committable() -> None:
-    """Records that are read and open give no position, and a fresh assignment none either."""
+    """Open records give no position, and neither does a new assignment."""
     ledger = opened()
     assert committable(ledger) is None
     track(ledger, 0, 1, 2)
@@ -58,7 +58,7 @@ def test_nothing_settled_nothing_committable() -> None:
 
 
 def test_the_lowest_open_record_holds_the_commit() -> None:
-    """A later success never commits past an earlier open record (docs/why.md: vector #24215)."""
+    """A settled record never moves the commit past an earlier open one (docs/why.md: vector #24215)."""
     ledger = opened()
     block = track(ledger, 0, 1, 2)
     ledger.settle_row(block, 1, Disposition.DELIVERED)
@@ -75,7 +75,7 @@ def test_the_lowest_open_record_holds_the_commit() -> None:
 
 
 def test_a_gap_is_skipped_only_when_the_next_record_was_seen() -> None:
-    """Compaction and transactions leave gaps: the position is the next record seen, or one past the last."""
+    """Compaction and transactions leave gaps: the position is the next record read, or one past the last."""
     ledger = opened()
     block = track(ledger, 3, 10, 40)
     ledger.settle_row(block, 0, Disposition.FILTERED)
@@ -88,7 +88,7 @@ def test_a_gap_is_skipped_only_when_the_next_record_was_seen() -> None:
 
 
 def test_the_leader_epoch_is_that_of_the_record_before() -> None:
-    """A commit carries the leader epoch of the last settled record (apache/kafka PR 23183)."""
+    """A commit has the leader epoch of the last settled record (apache/kafka PR 23183)."""
     ledger = opened()
     first = track(ledger, 0, leader_epoch=3)
     second = track(ledger, 1, 2, leader_epoch=4)
@@ -106,7 +106,7 @@ def test_a_start_to_commit_is_committable_before_any_record() -> None:
 
 
 def test_an_ended_assignment_settles_nothing() -> None:
-    """What belongs to an older epoch never settles and never commits; what was open leaves `read`."""
+    """Records of an ended assignment do not settle or commit; open ones no longer count as read but as released."""
     ledger = opened()
     block = track(ledger, 0, 1)
     ledger.settle_row(block, 0, Disposition.DELIVERED)
@@ -130,12 +130,12 @@ def test_a_new_assignment_ends_the_older_one_of_the_same_partition() -> None:
 
 
 def test_dropping_what_is_not_assigned_does_nothing() -> None:
-    """Lost partitions that we never had are no bug."""
+    """Dropping a partition that was never assigned raises no error."""
     assert Books().drop(TP) is None
 
 
 def test_what_is_committed_is_not_offered_again() -> None:
-    """Only positions ahead of the committed one are worth a commit; a partition being drained waits for its end."""
+    """Only positions ahead of the committed one are returned; a draining partition is committed at its end alone."""
     ledger = opened()
     block = track(ledger, 0, 1)
     ledger.settle_row(block, 0, Disposition.DELIVERED)
@@ -152,7 +152,7 @@ def test_what_is_committed_is_not_offered_again() -> None:
 
 
 def test_settling_twice_is_a_bug_and_stops() -> None:
-    """A record has exactly one disposition."""
+    """Settling a record twice raises an error: a record has exactly one disposition."""
     ledger = opened()
     block = track(ledger, 0)
     ledger.settle_row(block, 0, Disposition.DELIVERED)
@@ -164,7 +164,7 @@ def test_settling_twice_is_a_bug_and_stops() -> None:
 
 @pytest.mark.parametrize("offsets", [(5,), (4,), (6, 6), (8, 7)])
 def test_offsets_that_do_not_rise_are_a_bug_and_stop(offsets: tuple[int, ...]) -> None:
-    """The books cannot be kept of records out of order."""
+    """Records out of order raise an error."""
     ledger = opened()
     track(ledger, 5)
     with pytest.raises(InvariantViolation, match="do not rise"):
@@ -172,7 +172,7 @@ def test_offsets_that_do_not_rise_are_a_bug_and_stop(offsets: tuple[int, ...]) -
 
 
 def test_books_that_do_not_add_up_stop_the_process() -> None:
-    """The invariant is checked in production, whenever a position is about to be given; figures show it instead."""
+    """Figures show a mismatch; whenever a position is about to be committed, a mismatch raises an error."""
     ledger = opened()
     track(ledger, 0)
     state = ledger.get(TP)
@@ -188,7 +188,7 @@ def test_books_that_do_not_add_up_stop_the_process() -> None:
 
 
 def test_bytes_count_the_whole_record() -> None:
-    """Key, value, headers with the objects they are, and what the event serialised to, until the record settles."""
+    """Open bytes count key, value, headers with their objects, and the event's JSON, until the record settles."""
     ledger = opened()
     block = track(ledger, 0)
     record = len(b"keyvalue") + len("name") + 1 + 184
@@ -202,7 +202,7 @@ def test_bytes_count_the_whole_record() -> None:
 
 
 def test_position_is_after_the_last_record_read() -> None:
-    """Before any record it is where reading starts, if that is known."""
+    """The position is one past the last record read; before any record, the start, if known."""
     ledger = opened(start=12)
     state = ledger.get(TP)
     assert state is not None
@@ -221,11 +221,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Books()
         self.next_epoch = 1
         self.seen: dict[int, dict[int, bool]] = {}
-        """Per live epoch: each offset read, and whether it is settled."""
+        """Offsets read per live epoch, and whether each is settled."""
         self.epochs: dict[int, int] = {}
-        """Partition to live epoch."""
+        """The live epoch of each partition."""
         self.tracked: dict[int, list[Block]] = {}
-        """Per live epoch: its blocks."""
+        """The blocks of each live epoch."""
         self.void: set[tuple[int, int]] = set()
         """Records released by a rewind: identity of the block, and index."""
         self.rewound: set[int] = set()
@@ -287,7 +287,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.epochs)
     @rule(data=st.data())
     def rewind(self, data: st.DataObject) -> None:
-        """The position goes back: what was seen from there on is void, what is open before it stays."""
+        """Set the position back: records from there on are void, open ones before it stay."""
         partition = data.draw(st.sampled_from(sorted(self.epochs)))
         epoch = self.epochs[partition]
         state = self.ledger.get(TopicPartition(TOPIC, partition))
@@ -308,7 +308,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        """What was committed is committed: later positions are only ever ahead."""
+        """Commit: later positions are never behind earlier ones, except after a rewind."""
         for position in self.ledger.to_commit():
             state = self.ledger.get(TopicPartition(position.topic, position.partition))
             assert state is not None
@@ -346,7 +346,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def naive_bounds(books: dict[int, bool]) -> tuple[int | None, int]:
-    """Between which offsets the position must lie, by looking at every record from the front.
+    """Return between which offsets the position must lie, looking at every record from the front.
 
     From one past the settled records at the front (None: there are none) to the first open record (the same, if
     none is open): in a gap between the two any offset names the same next record.
@@ -364,7 +364,7 @@ TestLedgerMachine.settings = MACHINE
 
 
 def test_a_position_that_goes_back_to_the_end_of_a_gap_commits_nothing_before_the_gap() -> None:
-    """Past the gap there was a commit already (the simulation's seed 833)."""
+    """After a rewind to the end of a gap the position is not before the gap, as it was committed past it (seed 833)."""
     ledger = opened()
     state, before, behind = ledger.get(TP), track(ledger, 5, 6, 7), track(ledger, 14, 15, 16)
     assert state is not None
@@ -376,7 +376,7 @@ def test_a_position_that_goes_back_to_the_end_of_a_gap_commits_nothing_before_th
 
 
 def test_chunks_of_the_builder_rise() -> None:
-    """The builder's chunks are what the ledger accepts."""
+    """Chunks of the builder have rising offsets, which the ledger accepts."""
     ledger = opened()
     state = ledger.get(TP)
     assert state is not None

@@ -1,4 +1,4 @@
-"""Offset maps in the ledger: what goes into a commit, what little is kept for it, and how much room it leaves."""
+"""Offset maps in the ledger: what goes into a commit, how little is kept for it, and how much room it leaves."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.engine.offsets.test_ledger_restarts import TP, Identity, begin, chunk
 
 
 def reads(ledger: Books, first: int, count: int, *, step: int = 1, leader_epoch: int | None = 7) -> Block:
-    """So many records come in."""
+    """Enter `count` records."""
     state = ledger.get(TP)
     assert state is not None
     return ledger.enter(state, chunk_of([Identity(first + n * step, leader_epoch) for n in range(count)]))
 
 
 def settle_all(ledger: Books, block: Block) -> None:
-    """All that is open in a block is done."""
+    """Settle all open records of a block."""
     for index, stage in enumerate(block.stages):
         if stage < RecordStage.DELIVERED:
             ledger.settle_row(block, index, Disposition.DELIVERED)
@@ -33,7 +33,7 @@ def settle_all(ledger: Books, block: Block) -> None:
 
 @pytest.mark.parametrize("commit_start", [False, True])
 def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start: bool) -> None:
-    """The log was cut, or made anew, and is read from its beginning: settled runs are above what a commit names."""
+    """When the log was cut and is read from its beginning, the map has settled runs above the new position."""
     ledger = Books()
     state = ledger.begin(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
@@ -51,7 +51,7 @@ def test_the_committed_offset_is_out_of_range_and_something_settles(commit_start
 
 @pytest.mark.parametrize("commit_start", [False, True])
 def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> None:
-    """Records below the committed offset came and are open: it is not committed, not even to hear if it is ours."""
+    """A committed offset that is out of range is not committed again, not even as a proof."""
     ledger = Books()
     state = ledger.begin(TP, 1, 999, commit_start, 3)
     ledger.rewind(state, 0)  # as the pipeline does when the first record is below the start
@@ -64,7 +64,7 @@ def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> No
 
 
 def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
-    """10,000 finished blocks behind one open record are a handful of objects, and one run in the map."""
+    """10,000 finished blocks behind an open record are kept as at most 16 blocks, and as one run in the map."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     reads(ledger, 0, 1)
@@ -85,7 +85,7 @@ def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
 
 
 def test_many_open_records_keep_no_more_than_themselves() -> None:
-    """Some open ones among thousands of finished blocks: what is kept grows with the open, not with the others."""
+    """With some open blocks among thousands of finished ones, the blocks kept are bounded by the open records."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     waiting: list[Block] = []
@@ -104,7 +104,7 @@ def test_many_open_records_keep_no_more_than_themselves() -> None:
 
 
 def test_finished_spans_keep_their_leader_epoch() -> None:
-    """What is packed commits with the leader epoch of the last record before the position, as if it had not been."""
+    """A packed block commits with the leader epoch of the last record before the position."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     first = reads(ledger, 0, 1, leader_epoch=1)
@@ -120,7 +120,8 @@ def test_finished_spans_keep_their_leader_epoch() -> None:
 
 
 def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
-    """The log was cut below the committed offset: all that comes is another's, and none of it is passed over."""
+    """A record below the map with a higher leader epoch voids the map: the log was cut, and no record is passed
+    over."""
     committed = Position(TOPIC, 0, 10, 4, write_map(10, [12, 20], 4))
     ledger = Books()
     state = begin(ledger, committed)
@@ -133,7 +134,7 @@ def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
 
 
 def test_what_is_not_read_again_yet_is_handed_on() -> None:
-    """A short life between two restarts: what the first had settled is known to the third."""
+    """Settled records that a short life did not read again are handed on to the next one."""
     ledger = Books()
     state = begin(ledger, Position(TOPIC, 0, 10, 4, write_map(10, [12, 20, 25, 40], 4)))
     block = reads(ledger, 10, 2, leader_epoch=4)
@@ -153,7 +154,8 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
 
 
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
-    """From then on, in assignments of now and of later; what is settled behind an open first record waits."""
+    """With a broker that refuses maps, present and later assignments write none, and the position waits for the
+    first record."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     block = reads(ledger, 0, 4)
@@ -173,7 +175,7 @@ def test_a_broker_that_takes_no_maps_gets_none() -> None:
 
 @pytest.mark.parametrize("most", [0, offset_map.IDS_MOST])
 def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
-    """Nothing can be written down of what settles behind an open record, so reading less of it saves nothing."""
+    """Without maps the share of room is 1: reading less would save nothing."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     ledger.map_most = most
@@ -184,7 +186,8 @@ def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
 
 
 def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
-    """Where reading began, with what is settled behind the record there; without such a map there is no commit."""
+    """With its first record open, an assignment commits where it began if it has a map of its own, and nothing
+    without one."""
     ledger = Books()
     state = ledger.begin(TP, 1, 3, False, 6)
     block = reads(ledger, 5, 3)
@@ -198,7 +201,7 @@ def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
 
 
 def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
-    """Without a committed offset: the first record that came, not the first that settled."""
+    """Without a committed offset reading began at the first record that came, not at the first that settled."""
     ledger = Books()
     state = ledger.begin(TP, 1, None, False)
     assert state.proof() is None
@@ -214,7 +217,7 @@ def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
 
 @pytest.mark.parametrize("waits_every", [0, 2, 1_000_000])
 def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
-    """Half of what fits whatever its pattern: every second one open, all but one settled, none settled."""
+    """An ordinary window leaves the whole share of room, with any pattern: half open, one open, or none settled."""
     ledger = Books()
     ledger.begin(TP, 1, 0, False)
     block = reads(ledger, 0, offset_map.safe_window(METADATA_BYTES) // 2)
@@ -225,7 +228,7 @@ def test_an_ordinary_window_leaves_all_the_room(waits_every: int) -> None:
 
 
 def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
-    """One record that waits for hours does not stop the rest."""
+    """One record that waits for hours with a short map leaves the whole share."""
     ledger = Books()
     ledger.begin(TP, 1, 0, False)
     reads(ledger, 0, 1)
@@ -235,7 +238,7 @@ def test_a_long_window_with_a_short_map_leaves_all_the_room() -> None:
 
 
 def test_nothing_open_leaves_all_the_room() -> None:
-    """However long the inherited map is: what is not open does not grow."""
+    """With nothing open an inherited map of any length leaves the whole share: it does not grow."""
     ledger = Books()
     assert ledger.map_share(0.0) == 1.0
     begin(ledger, Position(TOPIC, 0, 0, 7, write_map(0, list(range(1, 200_001)), 7)))
@@ -243,7 +246,8 @@ def test_nothing_open_leaves_all_the_room() -> None:
 
 
 def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) -> tuple[bool, int, float]:
-    """Read as fast as the share allows; `waiting` of the records wait for ever, others settle in bursts.
+    """Read as fast as the share allows; `waiting` is the share of records that stay open, others settle in
+    bursts.
 
     Gives whether a map was cut, how many records were read, and the lowest share. Ends when there is no room.
     """
@@ -273,7 +277,7 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
 
 
 def was_cut(state: AssignmentState) -> bool:
-    """Whether what is settled above the position is more than its map says."""
+    """Return whether more is settled above the position than its map says."""
     position = state.committable()
     if position is None:
         return False
@@ -287,7 +291,7 @@ def was_cut(state: AssignmentState) -> bool:
 @pytest.mark.parametrize("waiting", [0.05, 0.5])
 @pytest.mark.parametrize("burst", [1, 1_000])
 def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: int) -> None:
-    """Some records wait for ever: reading slows down and stops, and all that is settled is in the map."""
+    """When some records stay open, reading slows down and stops before a map is cut."""
     cut, seen, lowest = read_on(20_000, burst, waiting, step, seed=7)
     assert not cut
     assert lowest < 0.05
@@ -298,6 +302,6 @@ def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: i
     ("most_open", "waiting", "step"), [(20_000, 0.1, 1), (20_000, 0.1, 3), (100_000, 0.1, 1)]
 )
 def test_the_share_minds_what_is_open(most_open: int, waiting: float, step: int) -> None:
-    """The API was out, as many as may be are open at once, and half of them settle: the map has room for that."""
+    """With as many records open as possible, half of which settle, as after an outage of the API, no map is cut."""
     cut, _, _ = read_on(most_open, most_open, waiting, step, seed=7)
     assert not cut

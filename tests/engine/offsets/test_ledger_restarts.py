@@ -1,4 +1,4 @@
-"""The ledger with offset maps, whatever happens: what was settled is passed over after a restart, and nothing else.
+"""The ledger with offset maps: after a restart exactly the records that were settled are passed over.
 
 Theory of operation. A log with gaps that may be cut and written anew, and a reader that feeds a ledger from it as
 admission does, and notes beside it what is open and what is settled. After each step the whole log is read again
@@ -22,18 +22,18 @@ from tests.engine.building import MACHINE, TOPIC, Books, read_map
 
 TP = TopicPartition(TOPIC, 0)
 FIRST = 5
-"""Where the log and the group begin."""
+"""The offset where the log and the group begin."""
 
 
 class Identity(NamedTuple):
-    """One record of a log that may be cut and written anew: the same offset in another leader epoch is another."""
+    """Identity of a record in a log that may be cut: the same offset in another leader epoch is another record."""
 
     offset: int
     leader_epoch: int | None
 
 
 def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
-    """Those records, of one leader epoch, as they are fetched."""
+    """Return these records, of one leader epoch, as they are fetched."""
     return Chunk(
         TOPIC,
         0,
@@ -44,7 +44,7 @@ def chunk_of(records: list[Identity], epoch: int = 1) -> Chunk:
 
 
 def begin(ledger: Books, position: Position | None, epoch: int = 1) -> AssignmentState:
-    """An assignment that begins at what was committed, as the pipeline opens its books."""
+    """Begin an assignment at the committed position, as the pipeline does."""
     if position is None:
         return ledger.begin(TP, epoch, FIRST, False)
     inherited = read_map(position)
@@ -53,20 +53,20 @@ def begin(ledger: Books, position: Position | None, epoch: int = 1) -> Assignmen
 
 
 class Reader:
-    """A ledger that is fed from a log; which records are open, and which were settled, is noted beside it."""
+    """A ledger that is fed from a log, with naive notes of open and settled records."""
 
     def __init__(self, committed: Position | None, settled: frozenset[Identity]) -> None:
         self.ledger = Books()
         self.state = begin(self.ledger, committed)
         self.committed = committed
         self.handed = settled
-        """What was settled before, and is in the map; nothing any more once the map is done with."""
+        """Records settled before that are in the map; empty once the map is used up."""
         self.open: dict[Identity, tuple[Block, int]] = {}
         self.settled: set[Identity] = set()
         self.next = FIRST if committed is None else committed.next_offset
 
     def fetch(self, log: list[Identity], count: int) -> bool:
-        """Up to `count` records of one leader epoch, as admission takes them in. False if there are none."""
+        """Enter up to `count` records of one leader epoch, as admission does; return False if there are none."""
         ahead = list(islice((one for one in log if one.offset >= self.next), count))
         some = [one for one in ahead if one.leader_epoch == ahead[0].leader_epoch]
         if not some:
@@ -88,16 +88,16 @@ class Reader:
 
     @property
     def to_pass(self) -> frozenset[Identity]:
-        """What was settled before and is to come again."""
+        """Return the records settled before that are still to come again."""
         return frozenset(one for one in self.handed if one.offset > self.state.last_seen)
 
     def mind_end_of_map(self) -> None:
-        """Where the ledger has let go of the map, nothing is passed over any more, whatever comes again."""
+        """Empty `handed` once the ledger dropped the map: from then on no record is passed over."""
         if self.state.inherited is None:
             self.handed = frozenset()
 
     def go_back(self, offset: int) -> None:
-        """The position went back: what was seen from there on is void."""
+        """Set the position back: records from there on are void."""
         gone = {one: place for one, place in self.open.items() if one.offset >= offset}
         assert self.ledger.rewind(self.state, offset) == len(gone)
         for one, (block, index) in gone.items():
@@ -108,18 +108,18 @@ class Reader:
         self.mind_end_of_map()
 
     def settle(self, one: Identity) -> None:
-        """This one is done."""
+        """Settle a record."""
         block, index = self.open.pop(one)
         assert self.ledger.settle_row(block, index, Disposition.DELIVERED)
         self.settled.add(one)
 
     def known(self, position: Position) -> frozenset[Identity]:
-        """What is settled at or above a position: what its map must say."""
+        """Return the records settled at or above a position, which its map must name."""
         return frozenset(one for one in self.settled | self.to_pass if one.offset >= position.next_offset)
 
 
 class MapMachine(RuleBasedStateMachine):
-    """A partition that is read, settled in any order, cut, read from again; at any moment the process may end."""
+    """A partition that is read, settled in any order, cut and read again; the process may end at any moment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class MapMachine(RuleBasedStateMachine):
         self.leader_epoch: int | None = 3
         self.reader = Reader(None, frozenset())
         self.noted: frozenset[Identity] = frozenset()
-        """What was settled at or above the committed position when it was committed."""
+        """Records settled at or above the committed position at the time of the commit."""
         self.most = METADATA_BYTES
         self.eager = False
 
@@ -137,14 +137,15 @@ class MapMachine(RuleBasedStateMachine):
         eager=st.booleans(),
     )
     def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
-        """`eager`: finished blocks are packed as soon as there is one; `most`: bytes a map may take."""
+        """Set up a log and a first commit; `eager` packs finished blocks at once, `most` is the limit of a map
+        in bytes."""
         self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
         self.append([1, 1, 3, 1, 1, 1, 2, 1])
         self.work([3, 2], 1, 0.5, commit=True)
 
     @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 7]), min_size=1, max_size=12))
     def append(self, gaps: list[int]) -> None:
-        """Records are written, with gaps between them."""
+        """Append records to the log, with gaps between them."""
         at = self.log[-1].offset if self.log else FIRST - 1
         for gap in gaps:
             at += gap
@@ -153,7 +154,7 @@ class MapMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leader_epoch is not None)
     @rule(by=st.integers(1, 3))
     def change_leader(self, by: int) -> None:
-        """Another broker leads; nothing is lost."""
+        """Change the leader without a loss of records."""
         assert self.leader_epoch is not None
         self.leader_epoch += by
 
@@ -164,7 +165,7 @@ class MapMachine(RuleBasedStateMachine):
         commit=st.booleans(),
     )
     def work(self, counts: list[int], seed: int, share: float, commit: bool) -> None:
-        """Several fetches; some of what is open is done, in any order, most often not the first of it."""
+        """Fetch several times, and settle some open records in any order, most often not the first."""
         for count in counts:
             self.reader.fetch(self.log, count)
         random = Random(seed)
@@ -176,7 +177,7 @@ class MapMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        """The broker takes what changed."""
+        """Let the broker accept the position, if it changed."""
         position = self.position()
         if position is not None:
             self.noted = self.reader.known(position)
@@ -184,12 +185,12 @@ class MapMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """Another process, or another member, goes on from what is committed."""
+        """Let another process go on from the committed position."""
         self.reader = Reader(self.reader.committed, self.kept(self.reader.committed, self.noted))
 
     @rule(back=st.integers(0, 12))
     def go_back(self, back: int) -> None:
-        """The consumer is made to read again some of what it has read, at most from where it began."""
+        """Set the position back to a record already read, at most to the start, and read on from there."""
         seen = [one.offset for one in self.log if self.reader.state.start <= one.offset < self.reader.next]  # type: ignore[operator]  # set
         if seen:
             self.reader.next = seen[max(0, len(seen) - 1 - back)]
@@ -198,7 +199,7 @@ class MapMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leader_epoch is not None)
     @rule(data=st.data(), crash=st.booleans(), gaps=st.lists(st.integers(1, 3), min_size=1, max_size=9))
     def cut(self, data: st.DataObject, crash: bool, gaps: list[int]) -> None:
-        """Unclean leader election: the log loses its end, and other records are written at the same offsets.
+        """Cut the log's end in an unclean leader election, and append other records at the same offsets.
 
         What is settled without a gap is on more than one broker; the end above it is what may be lost.
         """
@@ -223,7 +224,7 @@ class MapMachine(RuleBasedStateMachine):
     # -- what must hold
 
     def position(self) -> Position | None:
-        """What may be committed now."""
+        """Return the position that may be committed now."""
         state = self.reader.state
         state.ledger.map_most = self.most
         if self.eager:
@@ -231,7 +232,7 @@ class MapMachine(RuleBasedStateMachine):
         return state.committable()
 
     def kept(self, position: Position | None, settled: frozenset[Identity]) -> frozenset[Identity]:
-        """Of what was settled, that for which there was room in the map: all below its end, or simply all."""
+        """Return the settled records that the map names: those below its end with a small limit, else all."""
         if position is None:
             return frozenset()
         if self.most == METADATA_BYTES:
@@ -241,7 +242,7 @@ class MapMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_open_is_committed_past(self) -> None:
-        """Neither by what may be committed nor by what is committed only to hear whether it is ours."""
+        """Neither the position nor the proof lies past an open record, and no map marks one as settled."""
         lowest = min((one.offset for one in self.reader.open), default=None)
         for position in (self.position(), self.reader.state.proof()):
             if position is None:
@@ -253,7 +254,7 @@ class MapMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_process_that_begins_now_reads_what_is_open_and_nothing_else(self) -> None:
-        """From what may be committed now, and from what was; the whole log is read again."""
+        """From the position, and from the committed one, a new process reads exactly the open records."""
         position = self.position()
         if position is not None:
             self.read_all(position, self.kept(position, self.reader.known(position)), self.reader.open)
@@ -265,7 +266,7 @@ class MapMachine(RuleBasedStateMachine):
         settled: frozenset[Identity],
         still_open: dict[Identity, tuple[Block, int]],
     ) -> None:
-        """What is settled, and still in the log, is passed over (`Reader.fetch` sees to it), what is open is read."""
+        """Read the whole log again: settled records are passed over (`Reader.fetch` checks it), open ones are read."""
         other = Reader(position, settled)
         while other.fetch(self.log, 3):
             pass
@@ -275,7 +276,7 @@ class MapMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_bounded_by_what_is_open(self) -> None:
-        """However many finished blocks stand behind an open one."""
+        """The number of blocks kept is bounded by the unfinished ones and the leader epochs."""
         if self.eager:
             self.position()
             blocks = list(self.reader.state.blocks)

@@ -1,4 +1,4 @@
-"""Books that do not add up: they are shown as they are, nothing is committed of them, and the process ends."""
+"""Books that do not add up: figures show the mismatch, nothing is committed, and the process ends."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ TP = TopicPartition(TOPIC, 0)
 
 
 def state_of(ledger: Ledger) -> AssignmentState:
-    """The books of the one partition."""
+    """Return the books of the one partition."""
     state = ledger.get(TP)
     assert state is not None
     return state
 
 
 def a_record_vanished(ledger: Ledger) -> None:
-    """It was entered, and nobody knows of it."""
+    """Count a record as entered that is in no state."""
     ledger._entered += 1
 
 
 def a_record_was_settled_twice(ledger: Ledger) -> None:
-    """In the books, at least."""
+    """Count a record as settled twice in the books."""
     state_of(ledger).counts[Disposition.DELIVERED] += 1
 
 
 def open_ones_were_forgotten(ledger: Ledger) -> None:
-    """By the partition; the whole still knows."""
+    """Lower the partition's number of open records, but not the ledger's."""
     state_of(ledger).open -= 1
 
 
 def the_whole_forgot_one(ledger: Ledger) -> None:
-    """And the partition still knows."""
+    """Lower the ledger's number of open records, but not the partition's."""
     ledger.open -= 1
 
 
 def a_span_holds_what_it_has_not(ledger: Ledger) -> None:
-    """A finished one believes that one of its records is open."""
+    """Raise a block's number of open records."""
     block = state_of(ledger).blocks[0]
     block.open += 1
 
 
 def a_finished_span_holds_one(ledger: Ledger) -> None:
-    """And what is lowest of the open ones is none."""
+    """Mark all records of a block as delivered, although its number of open records says otherwise."""
     block = state_of(ledger).blocks[0]
     block.stages[:] = bytes([RecordStage.DELIVERED]) * len(block.stages)
 
@@ -64,7 +64,7 @@ SPOILERS = [
 
 
 def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float], list[m.Command]], Core]:
-    """A core that has something to commit and something open, and then its books are wrong."""
+    """Return a core with something to commit and something open, whose books are then spoiled."""
     core = Core(linger=5.0)
     core.assign(0)
     core.fetch(filtered(), event("a"), event("b"))
@@ -80,7 +80,7 @@ def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float]
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 def test_figures_are_taken_and_say_by_how_much(spoil: Callable[[Ledger], None]) -> None:
-    """Whatever is off: no figure raises, and the mismatch is there from the first look on."""
+    """With any mismatch statistics raise no error, and show it from the first snapshot on."""
     _, _, core = spoiled(spoil)
     statistics = core.statistics()
     assert statistics.mismatch != 0
@@ -88,14 +88,15 @@ def test_figures_are_taken_and_say_by_how_much(spoil: Callable[[Ledger], None]) 
 
 
 def test_an_open_span_without_an_open_record_is_no_reason_to_fail() -> None:
-    """Nothing is said of the oldest record: there is none to be found."""
+    """When no open record can be found, the snapshot names no oldest record and raises no error."""
     _, _, core = spoiled(a_finished_span_holds_one)
     assert core.statistics().oldest_open is None
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 def test_nothing_is_committed_or_read_any_more(spoil: Callable[[Ledger], None]) -> None:
-    """From the next time a commit is due: no commit, no room, one line in the log, for three minutes; then the end."""
+    """When the next commit is due, commits and reading stop with one line in the log; three minutes later an
+    error ends the process."""
     pipeline, tick, core = spoiled(spoil)
     assert pipeline.room() > 0
     given = [one for _ in range(int(_SHOWN_FOR)) for one in tick(1.0)]
@@ -108,7 +109,7 @@ def test_nothing_is_committed_or_read_any_more(spoil: Callable[[Ledger], None]) 
 
 
 def test_books_that_come_right_by_themselves_are_not_trusted_again() -> None:
-    """Two errors that cancel each other out are two errors."""
+    """Books that add up again by a second error are not trusted: commits stay stopped."""
     pipeline, tick, _ = spoiled(a_record_vanished)
     tick(1.0)
     pipeline.ledger._entered -= 1
@@ -123,7 +124,7 @@ def test_books_that_come_right_by_themselves_are_not_trusted_again() -> None:
 def test_a_revoke_and_a_stop_commit_nothing_and_end_it(
     spoil: Callable[[Ledger], None], ending: m.Input
 ) -> None:
-    """Also before anybody has looked: what would be committed last is not given."""
+    """A revoke and a stop raise the error before they commit, also before the mismatch was noticed."""
     pipeline, _, core = spoiled(spoil)
     with pytest.raises(InvariantViolation, match="does not add up"):
         pipeline.handle(ending, Instant(core.now, core.instant().unix))

@@ -33,7 +33,7 @@ DESTINATION = "PO4_-b8T"
 RUNS, RUNS_DEFLATED, BITS, BITS_DEFLATED = range(4)
 ALPHABET = string.ascii_letters + string.digits + "-_"
 FEW = settings(PROPERTY, max_examples=60)
-"""For examples that take long."""
+"""Settings for examples that take long."""
 
 BASES = st.one_of(st.integers(0, 300), st.integers(0, 2**62), st.just(2**62))
 LEADER_EPOCHS = st.one_of(st.none(), st.integers(0, 5), st.just(2**31 - 1))
@@ -42,14 +42,14 @@ LENGTHS = st.one_of(st.integers(1, 3), st.integers(1, 300), st.integers(1, 2**40
 
 @st.composite
 def runs(draw: st.DrawFn, most: int = 60) -> list[int]:
-    """Lengths of runs, open and settled in turns. Only the first may be of nothing: the base itself is settled."""
+    """Draw lengths of runs, open and settled by turns; only the first may be 0: then the base itself is settled."""
     lengths = draw(st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=most))
     flat = [length for pair in lengths for length in pair]
     return [0, *flat[1:]] if draw(st.booleans()) else flat
 
 
 def bounds_of(base: int, lengths: Sequence[int]) -> list[int]:
-    """Where those runs end."""
+    """Return the offsets where those runs end."""
     bounds = []
     for length in lengths:
         base += length
@@ -58,20 +58,20 @@ def bounds_of(base: int, lengths: Sequence[int]) -> list[int]:
 
 
 def random_bounds(seed: int, base: int, window: int, share: float = 0.5) -> list[int]:
-    """Bounds of a window in which each offset is settled by chance; the last one is."""
+    """Return bounds of a window in which offsets are settled at random, the last one always."""
     random = Random(seed)
     marks = [False, *(random.random() < share for _ in range(window - 2)), True]
     return [base + at for at in range(window) if marks[at] != marks[at - 1 if at else at]] + [base + window]
 
 
 def as_read(text: str, base: int) -> tuple[list[int], int | None] | None:
-    """What is read, for comparison."""
+    """Return what `read` returns, as plain values."""
     found = read(text, base)
     return None if found is None else (list(found.bounds), found.leader_epoch)
 
 
 def forged(base: int, how: int, body: bytes, prefix: str = PREFIX) -> str:
-    """A text whose checksum is right, whatever is in it."""
+    """Return a text with the right checksum and any content."""
     checksum = zlib.crc32(base.to_bytes(8, "big") + bytes([how]) + body).to_bytes(4, "big")
     return prefix + base64.urlsafe_b64encode(bytes([how]) + checksum + body).decode()
 
@@ -84,7 +84,7 @@ def forged(base: int, how: int, body: bytes, prefix: str = PREFIX) -> str:
 @example(0, [0, 1], None)
 @example(2**62, [2**40, 2**40], 2**31 - 1)
 def test_what_is_written_is_read(base: int, lengths: list[int], leader_epoch: int | None) -> None:
-    """Any runs, gaps, bases and leader epochs come back as they were, as ASCII that a broker takes."""
+    """Any runs, gaps, bases and leader epochs are read as they were written, as ASCII that a broker accepts."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch)
     assert text.isascii()
@@ -95,24 +95,24 @@ def test_what_is_written_is_read(base: int, lengths: list[int], leader_epoch: in
 @pytest.mark.parametrize("window", [2, 7, 8, 9, 63, 64, 65, 4_000, 20_000])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
 def test_windows_of_all_densities_come_back(window: int, share: float) -> None:
-    """Few settled, half of them, few open: whichever form is the shortest, it is read again."""
+    """Windows with few, half or nearly all offsets settled are read as written, in whichever form is shortest."""
     bounds = random_bounds(window, 1_000_003, window, share)
     assert as_read(write(1_000_003, bounds, 9), 1_000_003) == (bounds, 9)
 
 
 def test_long_runs_are_cheap() -> None:
-    """A million settled offsets behind one open one take a few bytes, not a bit each."""
+    """A million settled offsets behind an open one take fewer than 40 characters, not a bit each."""
     assert len(write(10, [11, 1_000_011], 3)) < 40
 
 
 def test_a_regular_pattern_is_deflated() -> None:
-    """Every other offset of a long window fits where a bit each would not."""
+    """Every second offset of a long window is deflated, and fits where one bit each would not."""
     bounds = list(range(1, 1 + 4 * safe_window(METADATA_BYTES)))
     assert as_read(write(0, bounds, None), 0) == (bounds, None)
 
 
 def test_nothing_settled_is_nothing_written() -> None:
-    """Without a settled offset above the base, and where no map may be written, there is no text."""
+    """Without a settled offset above the base, or with no room for a map, the text is empty."""
     assert write(5, [], 7) == ""
     assert write(5, [6, 9], 7, most=0) == ""
 
@@ -127,7 +127,7 @@ def test_nothing_settled_is_nothing_written() -> None:
 def test_the_ids_come_back_with_and_without_a_map(
     base: int, lengths: list[int], leader_epoch: int | None, topic_id: str | None, destination: str | None
 ) -> None:
-    """Topic id and destination are read as they were written, also where nothing above the offset is settled."""
+    """Topic id and destination are read as written, also without a settled offset above the base."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch, where="t-0", topic_id=topic_id, destination=destination)
     found = read_metadata(text, base, where="t-0")
@@ -145,7 +145,7 @@ def test_the_ids_come_back_with_and_without_a_map(
 def test_the_map_makes_room_for_the_ids(
     base: int, lengths: list[int], leader_epoch: int | None, most: int
 ) -> None:
-    """What does not fit is left out from the map; without room for the ids nothing is written."""
+    """Runs that do not fit beside the ids are left out; without room for the ids nothing is written."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch, most, topic_id=TOPIC_ID, destination=DESTINATION)
     assert len(text) <= most
@@ -160,7 +160,7 @@ def test_the_map_makes_room_for_the_ids(
 
 
 def test_what_was_written_before_there_were_ids_is_read() -> None:
-    """A commit of an older version: its map counts, of which life and for which destination is not known."""
+    """A commit of an older version without ids is read: its map counts, and topic id and destination are not known."""
     text = forged(5, RUNS, b"\x04\1\2", PREFIX_WITHOUT_IDS)
     found = read_metadata(text, 5)
     assert found is not None
@@ -170,7 +170,7 @@ def test_what_was_written_before_there_were_ids_is_read() -> None:
 
 
 def test_an_offset_of_an_earlier_life_is_void() -> None:
-    """It names the topic's id: another id now, and it means nothing. What is not known makes nothing void."""
+    """An offset with another topic id than the topic has now is void; an unknown id makes nothing void."""
     text = write(5, [6, 8], 3, where="t-0", topic_id=TOPIC_ID)
     another = TOPIC_ID[::-1][:21] + "A"
     assert is_void(text, 5, where="t-0", topic_id=another)
@@ -184,12 +184,12 @@ def test_an_offset_of_an_earlier_life_is_void() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\1" * 15, b"\1" * 16])
 def test_an_id_that_ends_in_its_middle_is_no_metadata(body: bytes) -> None:
-    """With the right checksum and all."""
+    """An id that ends too early is no metadata, even with the right checksum."""
     assert read_metadata(forged(5, 0xC0, body), 5) is None
 
 
 def test_ids_with_a_map_that_cannot_be_read_still_count() -> None:
-    """A later version's form of the runs: what is settled is not known, which topic it was of is."""
+    """When the runs have an unknown form, as of a later version, the ids are read and the map is None."""
     found = read_metadata(forged(5, 0x80 | 9, b"\1" * 16 + b"\0\1\1"), 5)
     assert found is not None
     assert found.topic_id == "AQEBAQEBAQEBAQEBAQEBAQ"
@@ -204,7 +204,7 @@ def test_ids_with_a_map_that_cannot_be_read_still_count() -> None:
 def test_what_does_not_fit_is_cut_from_the_top(
     base: int, lengths: list[int], leader_epoch: int | None, most: int
 ) -> None:
-    """Never more than `most` bytes; what is left is a prefix of the runs, and one more would not have fitted."""
+    """A text has at most `most` bytes: a prefix of the runs, and one more pair would not have fitted."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch, most)
     assert len(text) <= most
@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_cut_from_the_top(
 @FEW
 @given(st.integers(0, 2**32), st.integers(2, 5_000), st.sampled_from([3, 40, 5_000]), BASES)
 def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: int, base: int) -> None:
-    """Thousands of runs of any length: at most 4,096 bytes, a prefix of them, and full if it was cut."""
+    """Thousands of runs take at most 4,096 bytes: a prefix of the runs that fills the text if it was cut."""
     random = Random(seed)
     bounds = bounds_of(base, [random.randint(1, longest) for _ in range(2 * count)])
     text = write(base, bounds, 2**31 - 1)
@@ -240,14 +240,14 @@ def test_it_never_takes_more_than_a_broker_does(seed: int, count: int, longest: 
 def test_a_safe_window_fits_whatever_its_pattern(
     seed: int, percent: int, base: int, leader_epoch: int | None
 ) -> None:
-    """Up to `safe_window` offsets nothing is cut: half of them settled by chance, few, or nearly all."""
+    """Up to `safe_window` offsets nothing is cut: half of them settled at random, few, or nearly all."""
     bounds = random_bounds(seed, base, safe_window(METADATA_BYTES), percent / 100)
     assert as_read(write(base, bounds, leader_epoch), base) == (bounds, leader_epoch)
 
 
 @pytest.mark.parametrize("count", [500_000, 600_000, 2_000_000])
 def test_whatever_is_written_can_be_read(count: int) -> None:
-    """Millions of runs deflate to little: what is written of them is not more than the reader unfolds."""
+    """A map of millions of runs is never larger than the reader inflates."""
     bounds = range(1, 1 + 2 * count)
     text = write(0, bounds, None)
     found = read(text, 0)
@@ -259,7 +259,7 @@ def test_whatever_is_written_can_be_read(count: int) -> None:
 
 
 def check(found: OffsetMap | None, base: int) -> None:
-    """Whatever was read: None, or bounds that are some."""
+    """Check that a map is None or has rising bounds in pairs."""
     if found is None:
         return
     bounds = list(found.bounds)
@@ -282,7 +282,7 @@ def check(found: OffsetMap | None, base: int) -> None:
 @example(PREFIX + "\ud800", 0)
 @example(PREFIX + "ä" * 40, 0)
 def test_any_text_is_read_without_a_fuss(text: str, base: int) -> None:
-    """What another client wrote is no map; it never raises."""
+    """A text of another client is no map and raises no error."""
     assert read(text, base) is None
 
 
@@ -304,7 +304,7 @@ def test_any_text_is_read_without_a_fuss(text: str, base: int) -> None:
 @example(5, BITS_DEFLATED, b"\0" + zlib.compress(b"\0"))
 @example(5, 4, b"\0\1\1")
 def test_anything_with_the_right_checksum_is_read_without_a_fuss(base: int, how: int, body: bytes) -> None:
-    """Even what only pretends to be ours gives bounds that rise in pairs, or nothing."""
+    """Any content with the right checksum gives rising bounds in pairs, or None."""
     check(read(forged(base, how, body), base), base)
 
 
@@ -327,18 +327,18 @@ def test_anything_with_the_right_checksum_is_read_without_a_fuss(base: int, how:
     ],
 )
 def test_what_is_no_map_is_none(how: int, body: bytes) -> None:
-    """With the right checksum and all: empty or odd bounds, endless numbers, bombs, forms of a later version."""
+    """Empty or odd bounds, endless numbers, bombs and unknown forms are no map, even with the right checksum."""
     assert read(forged(77, how, body), 77) is None
 
 
 def test_a_bomb_does_not_unfold() -> None:
-    """4,096 characters that deflate well never become more bounds than a million offsets have."""
+    """4,096 characters that inflate to very much never give more bounds than a million offsets have."""
     found = read(forged(0, BITS_DEFLATED, b"\0" + zlib.compress(b"\xaa" * ((1 << 20) - 1), 9)), 0)
     assert found is None or len(found.bounds) <= 1 << 20
 
 
 def test_more_than_a_broker_takes_is_not_read() -> None:
-    """The longest text we write is a map; what is longer is none, though it is written as ours are."""
+    """The longest text that a broker accepts is read as a map; a longer one is not."""
     quads = (METADATA_BYTES - len(PREFIX)) // 4
     runs = 3 * quads - 6 - (3 * quads - 6) % 2  # of one byte each, behind six others
     full, longer = (forged(0, RUNS, b"\0" + b"\1" * count) for count in (runs, runs + 2))
@@ -349,7 +349,7 @@ def test_more_than_a_broker_takes_is_not_read() -> None:
 
 
 def test_another_prefix_is_not_ours() -> None:
-    """A later version's text, another program's, one with something before or behind it."""
+    """A text of a later version or another program, or with extra or missing characters, is not read."""
     text = write(3, [4, 9], 1)
     for other in (text.replace(":2:", ":3:"), text.upper(), " " + text, text + "\n", text + "=", text[:-1]):
         assert read(other, 3) is None
@@ -362,7 +362,7 @@ def test_another_prefix_is_not_ours() -> None:
 def test_a_map_holds_for_its_own_offset_only(
     base: int, other: int, lengths: list[int], leader_epoch: int | None
 ) -> None:
-    """The checksum binds it: carried to another offset it is not read."""
+    """A map is read for its own offset alone: the checksum includes the offset."""
     text = write(base, bounds_of(base, lengths), leader_epoch)
     assert (read(text, other) is None) == (base != other)
 
@@ -372,7 +372,7 @@ def test_a_map_holds_for_its_own_offset_only(
 def test_a_wrong_character_never_makes_another_map(
     base: int, lengths: list[int], leader_epoch: int | None, data: st.DataObject
 ) -> None:
-    """One character of another kind, one left out, one put in: no map, or (in unused bits) the very same one."""
+    """A text with one character changed, left out or added is no map, or (in unused bits) the same map."""
     bounds = bounds_of(base, lengths)
     text = write(base, bounds, leader_epoch)
     place = data.draw(st.integers(0, len(text) - 1))
@@ -387,7 +387,7 @@ def test_a_wrong_character_never_makes_another_map(
 
 @pytest.mark.parametrize("lengths", [(1, 1), (0, 5), (3, 2, 1, 400), (1, 1) * 90, (1, 2, 300, 5, 2, 9) * 30])
 def test_no_wrong_character_makes_another_map(lengths: tuple[int, ...]) -> None:
-    """Every character of some texts, replaced by every other one."""
+    """Every character of some texts replaced by every other one gives no map or the same one."""
     bounds = bounds_of(1234, lengths)
     text = write(1234, bounds, 6)
     same = (bounds, 6)
@@ -403,7 +403,7 @@ def test_no_wrong_character_makes_another_map(lengths: tuple[int, ...]) -> None:
 @PROPERTY
 @given(st.sets(st.integers(0, 40), min_size=1), st.integers(0, 2**62), st.integers(0, 45))
 def test_it_agrees_with_a_set(settled: set[int], base: int, start: int) -> None:
-    """`settled` and `from_offset` say what a plain set of offsets says."""
+    """`settled` and `from_offset` agree with a plain set of offsets."""
     bounds = [
         base + at for at in range(43) if (at in settled) != (at - 1 in settled)
     ]  # where a run begins or ends
@@ -427,5 +427,6 @@ def test_it_agrees_with_a_set(settled: set[int], base: int, start: int) -> None:
     ],
 )  # fmt: skip
 def test_the_leader_epoch_fences(written: int | None, record: int | None, holds: bool) -> None:
-    """A record of a higher leader epoch than any in the map stands where the log was cut; unknown is not known."""
+    """A record of a higher leader epoch than any in the map was written after a cut, so the map does not hold
+    for it; an unknown epoch matches only an unknown one."""
     assert OffsetMap([1, 2], written).holds_for(record) is holds

@@ -1,4 +1,4 @@
-"""What is read off many records at once: the compiled functions give what the plain ones do."""
+"""Values computed for many records at once: the compiled functions return the same as the plain ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECORDS = st.lists(
 @settings(deadline=None)
 @given(RECORDS)
 def test_columns_are_the_same(records: list[Record]) -> None:
-    """Sizes and offsets, of any records."""
+    """Sizes and offsets of any records are the same from both."""
     assert compiled.sizes_of(records) == plain.sizes_of(records)
     assert compiled.offsets_of(records) == plain.offsets_of(records)
 
@@ -37,7 +37,7 @@ def test_columns_are_the_same(records: list[Record]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1), max_size=4))
 def test_offsets_rise_or_not(numbers: list[int]) -> None:
-    """Two that are the same do not rise; one, or none, does."""
+    """Equal offsets do not rise; a single offset, or none, does."""
     for column in (array("q", numbers), array("q", sorted(numbers))):
         assert compiled.rising(column) == plain.rising(column) == (sorted(set(column)) == [*column])
 
@@ -50,7 +50,7 @@ def test_offsets_rise_or_not(numbers: list[int]) -> None:
     st.integers(0, 3),
 )
 def test_ages_are_counted_alike(times: list[int], now: float, bounds: set[int], already: int) -> None:
-    """In the same buckets, on top of what is in them, with the same sum of what is past."""
+    """Ages are counted in the same buckets, on top of earlier counts, with the same sum of past ages."""
     column, before = array("d", [*sorted(bounds), inf]), array("q", [already]) * (len(bounds) + 1)
     counts, others = before[:], before[:]
     said = compiled.count_ages(array("q", times), now, column, counts)
@@ -59,7 +59,8 @@ def test_ages_are_counted_alike(times: list[int], now: float, bounds: set[int], 
 
 
 def test_columns_of_other_kinds_are_refused() -> None:
-    """They are read as what they should be; and without an infinite bound a search would not end."""
+    """Columns of another element type are refused, and so are bounds without an infinite last one, in which a
+    search would not end."""
     times, bounds, counts = array("q", [1]), array("d", [1.0, inf]), array("q", [0, 0])
     assert compiled.count_ages(times, 3.0, bounds, counts) == (1, 1)
     for wrong in (
@@ -75,7 +76,7 @@ def test_columns_of_other_kinds_are_refused() -> None:
 
 
 def test_what_is_no_record_is_refused() -> None:
-    """Its fields are read where those of a record would stand."""
+    """An object that is no record is refused, since its fields would be read at the offsets of a record's."""
     for column in (compiled.sizes_of, compiled.offsets_of):
         with pytest.raises(TypeError):
             column([(1, 2, b"key", b"value", ())])

@@ -1,4 +1,4 @@
-"""Runs of rows, and a block's columns: divided, cut, read late, settled in any order, they stay what they were."""
+"""Runs of rows and a block's columns keep their content when divided, cut, read late and settled in any order."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TP = TopicPartition(TOPIC, 0)
 ROWS = st.lists(
     st.one_of(st.none(), st.tuples(st.sampled_from("12"), st.integers(2, 90))), min_size=1, max_size=40
 )
-"""By row, the account and size of its event; None: it is no event."""
+"""Account and size of the event in each row; None: the row holds no event."""
 
 
 def body_of(index: int, size: int) -> bytes:
-    """The JSON of an event, told apart from others."""
+    """Return the JSON of an event, different for each row."""
     return (b"%d" % index).ljust(size, b".")
 
 
 def columns_of(rows: dict[int, tuple[str, int]], count: int) -> Columns:
-    """Columns with these events."""
+    """Return columns with these events."""
     columns = Columns(Keys())
     for index in range(count):
         if index not in rows:
@@ -45,7 +45,7 @@ def columns_of(rows: dict[int, tuple[str, int]], count: int) -> Columns:
 
 
 def block_of(rows: dict[int, tuple[str, int]], count: int) -> tuple[Books, Block]:
-    """A block of as many records, and its ledger."""
+    """Return a ledger and a block of `count` records."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     records = [Record(offset, 0, None, b"v", ()) for offset in range(count)]
@@ -53,7 +53,7 @@ def block_of(rows: dict[int, tuple[str, int]], count: int) -> tuple[Books, Block
 
 
 def check(block: Block, rows: dict[int, tuple[str, int]]) -> None:
-    """Each of these rows is what was read."""
+    """Check that each of these rows holds what was read."""
     for index, (account, size) in rows.items():
         assert block.body(index) == body_of(index, size)
         assert block.account(index) == account
@@ -67,7 +67,7 @@ def check(block: Block, rows: dict[int, tuple[str, int]]) -> None:
 def test_what_is_picked_and_what_is_not_are_all(
     drawn: list[tuple[str, int] | None], data: st.DataObject
 ) -> None:
-    """In their order, each row once; runs are as long as they can be; a cut is where it was asked for."""
+    """Picked rows and the others are all rows, once each and in order; runs are as long as possible; cuts are exact."""
     _, block = block_of({}, len(drawn))
     ends = sorted(data.draw(st.sets(st.integers(1, len(drawn)))) | {len(drawn)})
     runs = [Run(block, first, end) for first, end in zip([0, *ends], ends, strict=False)]
@@ -86,7 +86,7 @@ def test_what_is_picked_and_what_is_not_are_all(
 @PROPERTY
 @given(ROWS)
 def test_a_run_goes_to_its_accounts_in_parts(drawn: list[tuple[str, int] | None]) -> None:
-    """Nothing is left out, each part has one account, and kinds add up."""
+    """A run is divided by account without loss: each part has one account, and kinds add up."""
     rows = {index: row or ("1", 5) for index, row in enumerate(drawn)}
     _, block = block_of(rows, len(rows))
     run = Run(block, 0, len(rows))
@@ -102,7 +102,7 @@ def test_a_run_goes_to_its_accounts_in_parts(drawn: list[tuple[str, int] | None]
 def test_what_is_read_late_stands_where_its_record_does(
     drawn: list[tuple[str, int] | None], data: st.DataObject
 ) -> None:
-    """Events that waited for their schema join those that did not, in any order, and what is held grows by them."""
+    """Events that waited for their schema are inserted at their rows, in any order, and open bytes grow by them."""
     rows = {index: row for index, row in enumerate(drawn) if row is not None}
     late = data.draw(st.permutations([*rows]))[: data.draw(st.integers(0, len(rows)))]
     early = {index: row for index, row in rows.items() if index not in late}
@@ -131,7 +131,7 @@ def test_what_is_read_late_stands_where_its_record_does(
 def test_what_is_open_is_whole_while_others_settle(
     drawn: list[tuple[str, int] | None], data: st.DataObject
 ) -> None:
-    """Bodies of settled rows are dropped; at most a quarter of the page is theirs; at the end nothing is held."""
+    """Bodies of settled rows are dropped: at most a quarter of a page is theirs, and at the end none are kept."""
     rows = {index: row or ("1", 5) for index, row in enumerate(drawn)}
     ledger, block = block_of(rows, len(rows))
     order = data.draw(st.permutations([*rows]))
@@ -154,7 +154,7 @@ def test_what_is_open_is_whole_while_others_settle(
 def test_a_call_keeps_its_bodies_though_its_rows_are_released(
     drawn: list[tuple[str, int] | None], data: st.DataObject
 ) -> None:
-    """The log was cut while a call was out: its answer is masked by what was sent. All others are dropped."""
+    """Bodies of a call in flight are kept though its rows were released, to mask the answer; all others are dropped."""
     rows = {index: row or ("1", 5) for index, row in enumerate(drawn)}
     ledger, block = block_of(rows, len(rows))
     out = data.draw(st.sets(st.sampled_from([*rows])))

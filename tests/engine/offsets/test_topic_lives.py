@@ -1,4 +1,5 @@
-"""An offset means something within one life of a topic: what was read, committed or mapped before is void after it."""
+"""An offset counts within one life of a topic: offsets read, committed or mapped before the topic was created
+again are void."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ NEXT_ID = "AAAAAAAAAAAAAAAAAAAAAg"
 
 
 def core_of(*partitions: int, topic_id: str | None = TOPIC_ID) -> Core:
-    """A core that sends at once and holds those partitions, of one topic."""
+    """Return a core with these partitions of one topic, which sends at once."""
     core = Core(destination=DESTINATION, batch_events=1, linger=0.0)
     for partition in partitions or (0,):
         core.assign(partition, epoch=1 + partition, topic_id=topic_id)
@@ -22,12 +23,13 @@ def core_of(*partitions: int, topic_id: str | None = TOPIC_ID) -> Core:
 
 
 def anew(commands: list[m.Command]) -> list[m.NewLife]:
-    """What is to be read anew."""
+    """Return the partitions to be read from the beginning."""
     return [life for one in commands if isinstance(one, m.ReadAnew) for life in one.partitions]
 
 
 def test_another_id_ends_the_assignment() -> None:
-    """It is dropped like a lost one, open records and all; its partition is read from the beginning, and told."""
+    """Another topic id drops the assignment with its open records; the partition is read from the beginning,
+    and logged."""
     core = core_of(0, 1)
     core.fetch(filtered(), event("a"))
     commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
@@ -41,7 +43,7 @@ def test_another_id_ends_the_assignment() -> None:
 
 
 def test_what_comes_of_the_ended_life_is_dropped() -> None:
-    """Records under the old epoch are not read; those under the new one are, from the beginning."""
+    """Records under the old epoch are dropped; those under the new one are read from the beginning."""
     core = core_of()
     core.fetch(filtered(), filtered())
     core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
@@ -59,7 +61,7 @@ def test_what_comes_of_the_ended_life_is_dropped() -> None:
 
 
 def test_an_answer_to_the_old_life_settles_nothing() -> None:
-    """A call in flight is answered after the change: its key is remembered, no offset comes of it."""
+    """When a call of the old life is answered, its key is stored, and no offset is committed."""
     core = core_of()
     core.fetch(event("a"))
     core.send_all()
@@ -75,7 +77,7 @@ def test_an_answer_to_the_old_life_settles_nothing() -> None:
 
 
 def test_a_commit_under_way_does_no_harm() -> None:
-    """It names the old id, so what it commits is void at the next start; its answer finds nothing to note."""
+    """A commit in flight with the old topic id is void at the next start, and its answer changes nothing."""
     core = core_of()
     core.fetch(filtered())
     core.advance(1.0)
@@ -89,7 +91,8 @@ def test_a_commit_under_way_does_no_harm() -> None:
 
 
 def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
-    """The release that waits for it comes at once, with nothing to commit."""
+    """A draining partition is dropped and released at once with nothing to commit, and is not read from the
+    beginning."""
     core = core_of()
     core.fetch(event("a"))
     core.send_all()
@@ -100,8 +103,8 @@ def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
 
 
 def test_what_is_taken_before_it_is_read_anew_commits_nothing() -> None:
-    """The group takes the partition while it is still to be read from its beginning: no offset of the earlier life is
-    committed for the next one, since the source commits what a release says without a look at epochs."""
+    """A revoke before the partition is read from its beginning commits nothing: the source commits what a
+    release says without checking epochs, and an offset of the earlier life would count for the next one."""
     core = core_of(0, 1)
     core.fetch(filtered())
     core.fetch(filtered(), partition=1)
@@ -111,7 +114,7 @@ def test_what_is_taken_before_it_is_read_anew_commits_nothing() -> None:
 
 @pytest.mark.parametrize("ids", [{}, {TOPIC: TOPIC_ID}, {"another": NEXT_ID}])
 def test_the_same_or_no_id_changes_nothing(ids: dict[str, str]) -> None:
-    """The brokers say the same, or nothing: the topic is being deleted, or they know no ids."""
+    """The same topic id, or none, changes nothing: the topic is being deleted, or brokers do not know ids."""
     core = core_of()
     core.fetch(filtered())
     assert anew(core.feed(m.TopicIdsTold(ids))) == []
@@ -120,7 +123,7 @@ def test_the_same_or_no_id_changes_nothing(ids: dict[str, str]) -> None:
 
 
 def test_an_id_that_comes_late_is_taken() -> None:
-    """Brokers that told none at the start: the first id they tell is that of what is read."""
+    """When brokers report no id at the start, the first id they report is that of the records read."""
     core = core_of(topic_id=None)
     core.fetch(filtered())
     assert anew(core.feed(m.TopicIdsTold({TOPIC: TOPIC_ID}))) == []
@@ -128,7 +131,7 @@ def test_an_id_that_comes_late_is_taken() -> None:
 
 
 def test_where_the_brokers_tell_no_id_the_committed_one_counts() -> None:
-    """The start is an offset of the life that it was committed in: another id, when one is told, ends it."""
+    """When brokers report no id, the committed one counts, and another id that comes later ends that life."""
     core = Core(destination=DESTINATION)
     text = offset_map.write(5, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID)
     core.assign(0, start=5, metadata=text)
@@ -136,7 +139,7 @@ def test_where_the_brokers_tell_no_id_the_committed_one_counts() -> None:
 
 
 def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
-    """The topic was made anew while nobody read it: once for each topic, however many partitions."""
+    """A void offset found at the start, when the topic was created again unread, is logged once for each topic."""
     core = Core()
     given = [
         m.Assignment(TOPIC, number, number + 1, None, False, topic_id=NEXT_ID, void=7) for number in range(3)
@@ -147,7 +150,8 @@ def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
 
 
 def test_a_rebalance_that_comes_first_is_told_as_well() -> None:
-    """The group took the partition and gave it again, of the next life: its offset was forgotten with the topic."""
+    """A rebalance that brings a new topic id before the brokers' report is logged as well: the offset is gone
+    with the topic."""
     core = core_of()
     core.fetch(filtered())
     core.revoke(0)
@@ -159,7 +163,7 @@ def test_a_rebalance_that_comes_first_is_told_as_well() -> None:
 
 
 def test_the_tail_of_one_log_and_the_head_of_the_next_in_one_fetch() -> None:
-    """Two chunks of one assignment, offsets going back between them: what was read is void, and all is consistent."""
+    """When offsets go back within one fetch, earlier records are void, and positions are consistent."""
     core = core_of()
     core.fetch(*[filtered()] * 5)
     core.offsets[0] = 0
@@ -171,7 +175,7 @@ def test_the_tail_of_one_log_and_the_head_of_the_next_in_one_fetch() -> None:
 
 
 def test_nothing_changes_while_stopping() -> None:
-    """What drains for the end is dropped as well: nothing of another life is committed at the last moment."""
+    """During a stop a changed topic id drops draining partitions: no offset of another life is committed."""
     core = core_of()
     core.fetch(event("a"), filtered())
     core.send_all()

@@ -1,4 +1,4 @@
-"""Batches per ad account: by count, by bytes, by age; those to be tried again go first."""
+"""Batches per ad account: by count, by bytes, by age; batches to be retried are sent first."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MIB = 1024 * 1024
 
 
 def queue_of(**policy: float) -> AccountQueue:
-    """An account's queue under this policy."""
+    """Return an account's queue under this policy."""
     chosen = Policy(**policy)  # type: ignore[arg-type]  # sizes are whole numbers
     return AccountQueue(ACCOUNT, chosen, Gate(chosen))
 
 
 def test_a_full_batch_goes_at_once() -> None:
-    """By count: a batch of the most events waits for no linger; what remains does."""
+    """A batch of `batch_events` events is sent without a linger; the remaining event lingers."""
     queue = queue_of(batch_events=3)
     for one in make_runs(4):
         queue.add(one, 0.0)
@@ -36,7 +36,7 @@ def test_a_full_batch_goes_at_once() -> None:
 
 
 def test_the_linger_counts_from_the_oldest_event() -> None:
-    """By age: later events do not push the batch back."""
+    """The linger counts from a batch's oldest event; later events do not extend it."""
     queue = queue_of(linger=0.5)
     first, second = make_runs(2)
     queue.add(first, 10.0)
@@ -50,7 +50,7 @@ def test_the_linger_counts_from_the_oldest_event() -> None:
 
 
 def test_the_body_never_exceeds_the_limit() -> None:
-    """By bytes, envelope and commas included: 4 MiB and not one more (a comma too many is counted, no less)."""
+    """A body has at most 4 MiB with envelope and commas (one comma more is counted than is sent, never fewer)."""
     size = (4 * MIB - 15) // 4
     [*four, larger] = [*make_runs(4, size=size), *make_runs(1, size=size + 1)]
     for fifth, held in ((four[3], 4), (larger, 3)):
@@ -67,7 +67,7 @@ def test_the_body_never_exceeds_the_limit() -> None:
 
 @pytest.mark.parametrize("rows", range(1, 41))
 def test_a_call_keeps_little_more_in_memory_than_it_sends(rows: int) -> None:
-    """What it does not copy keeps the pages of whole blocks, of which all the rest may be settled before its answer."""
+    """A call that does not copy its bodies keeps the pages of whole blocks, so small parts of a page are copied."""
     block = make_runs(40, size=50)[0].block
     parts = Batch(1, ACCOUNT, [Run(block, 0, rows)]).parts()
     held = sum(memoryview(part.obj).nbytes if isinstance(part, memoryview) else len(part) for part in parts)
@@ -78,7 +78,7 @@ def test_a_call_keeps_little_more_in_memory_than_it_sends(rows: int) -> None:
 
 
 def test_an_event_larger_than_the_limit_goes_alone() -> None:
-    """It is the API that says whether it is too large; it must neither stick nor take others with it."""
+    """An event larger than the limit is sent alone, in its turn: only the API decides whether it is too large."""
     queue = queue_of(batch_bytes=1000, linger=0.0)
     small, huge, after = (
         *make_runs(1, size=50),
@@ -92,7 +92,7 @@ def test_an_event_larger_than_the_limit_goes_alone() -> None:
 
 
 def test_retries_go_first_when_their_time_has_come() -> None:
-    """They hold the oldest records, and the oldest record holds the commit."""
+    """A batch to be retried is sent first when it is due: it holds the oldest records, which hold the commit."""
     queue = queue_of(linger=0.0)
     old, new = make_runs(2)
     retry = Batch(1, ACCOUNT, [old], attempts=1)
@@ -107,7 +107,8 @@ def test_retries_go_first_when_their_time_has_come() -> None:
 
 
 def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
-    """So the same seed gives the same commands."""
+    """Retries due at the same time are sent in the order of their numbers, so that the same seed gives the same
+    commands."""
     queue = queue_of()
     batches = [Batch(number, ACCOUNT, make_runs(1)) for number in (3, 1, 2)]
     for batch in batches:
@@ -117,7 +118,7 @@ def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
 
 
 def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
-    """From the batch being filled, the full ones and those to be tried again; empty batches go with it."""
+    """Purging removes events of ended assignments from filling, full and retried batches, and removes empty batches."""
     ledger = Books()
     mine = ledger.begin(TopicPartition(TOPIC, 0), 1, 0, False)
     theirs = ledger.begin(TopicPartition(TOPIC, 1), 1, 0, False)
@@ -137,7 +138,7 @@ def test_purging_takes_out_all_that_is_no_longer_ours() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 1000])
 def test_halves_hold_the_whole(count: int) -> None:
-    """In order, with their own numbers, remembering how often their events were sent, and failed in a row."""
+    """Halves hold all events in order, each with its own number and the attempts and failures in a row so far."""
     batch = Batch(1, ACCOUNT, make_runs(count), attempts=4)
     batch.failures = 3
     first, second = batch.halves(5, 6)
@@ -147,7 +148,7 @@ def test_halves_hold_the_whole(count: int) -> None:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """An account's queue against the set of what was put in and not taken out."""
+    """An account's queue against the set of events that were added and not taken."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reading an answer: trusted only as far as it is whole, and never a reason to raise."""
+"""Reading an answer: only a complete answer gives a verdict, and no answer raises an error."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ DATE = "Tue, 14 Nov 2023 22:14:20 GMT"
 
 
 def read(status: int, body: bytes = b"", events: int = 2, headers: dict[str, str] | None = None) -> Any:
-    """The verdict of an answer to two events."""
+    """Return the verdict of an answer to a call with two events."""
     return read_answer(status, headers or {}, body, events, UNIX)
 
 
 def test_a_whole_200_gives_each_event_its_outcome() -> None:
-    """In request order, with its messages; blank messages are none."""
+    """A complete 200 gives each event its outcome in request order, with its messages; blank messages are None."""
     body = answer_body([("processed", None, "odd currency"), ("failed", "no email", " ")])
     assert read(200, body) == PerEvent(
         [EventOutcome(True, None, "odd currency"), EventOutcome(False, "no email", None)]
@@ -74,19 +74,21 @@ GOOD = [("processed", None, None)] * 2
     ],
 )
 def test_a_200_that_is_not_whole_is_no_verdict(body: bytes, reason: str) -> None:
-    """Not JSON, a wrong count, counters that contradict the statuses: undelivered (docs/platform.md, "Answers")."""
+    """A 200 that is no JSON, has a wrong count or counters that contradict the statuses is no verdict:
+    undelivered (docs/platform.md, "Answers")."""
     assert read(200, body) == NoVerdict(reason)
 
 
 def test_true_is_not_a_count_of_one() -> None:
-    """In Python a bool is an int, in an answer it is nonsense."""
+    """`true` does not count as 1, although a bool is an int in Python."""
     body = answer_body(GOOD[:1], num_events_received=True, num_events_processed=True)
     assert read(200, body, events=1) == NoVerdict("contradicting_counters")
 
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_refused_call_may_say_which_events(status: int) -> None:
-    """At the top or in `details`: what failed is refused, the rest was not delivered."""
+    """A refused call names failed events at the top or in `details`: those are refused, the others were not
+    delivered."""
     outcomes = [("failed", "bad email", None), ("processed", None, None)]
     top = answer_body(outcomes)
     inner = orjson.dumps({"code": 1, "message": "no", "details": orjson.loads(top)})
@@ -94,7 +96,7 @@ def test_a_refused_call_may_say_which_events(status: int) -> None:
 
 
 def test_a_failed_event_without_a_message_takes_the_call_s() -> None:
-    """Better that than none."""
+    """A failed event without a message gets the message of the call."""
     body = answer_body([("failed", None, None), ("processed", None, None)], message="invalid")
     assert read(422, body) == SomeRefused({0: "invalid"})
 
@@ -111,12 +113,12 @@ def test_a_failed_event_without_a_message_takes_the_call_s() -> None:
     ],
 )
 def test_a_refused_call_that_does_not_say_which_is_to_be_bisected(body: bytes, message: str) -> None:
-    """Verdicts that do not fit the batch are no verdicts."""
+    """A refusal without verdicts that fit the batch is a refusal of the batch, which is to be bisected."""
     assert read(400, body) == BatchRefused(400, message)
 
 
 def test_statuses_that_concern_us_and_not_the_events() -> None:
-    """413 splits; 401, 403 and 404 halt, with the platform's code."""
+    """A 413 means too large; 401, 403 and 404 mean a refused token or account, with the platform's code."""
     assert read(413, b'{"code": 1, "message": "too large"}') == TooLarge("too large")
     assert read(401, b'{"code": 2, "message": "pina_SECRET is not valid"}') == Refused(401, 2)
     assert read(403, b'{"code": 29, "message": ""}') == Refused(403, 29)
@@ -142,13 +144,13 @@ STRANGERS = [
     b'{"code": 4196, "message": "no"',
     answer_body([("failed", "bad", None)]),
 ]
-"""Answers that are not in the platform's own words."""
+"""Answers without the JSON of the platform's own errors."""
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
 @pytest.mark.parametrize("body", STRANGERS)
 def test_what_somebody_else_says_is_no_verdict(status: int, body: bytes) -> None:
-    """A status code is not a speaker: without the platform's own JSON nobody and nothing is refused."""
+    """An error status without the platform's own JSON refuses neither events nor the token: it is no verdict."""
     assert read(status, body) == NoVerdict(f"http_{status}", too_large=status == 413)
 
 
@@ -156,7 +158,7 @@ def test_what_somebody_else_says_is_no_verdict(status: int, body: bytes) -> None
     "status", [100, 201, 204, 301, 302, 307, 402, 408, 418, 500, 502, 503, 504, 599, 999, 0]
 )
 def test_any_other_status_is_no_verdict(status: int) -> None:
-    """Whatever its body says: only a 200 says processed."""
+    """Any other status is no verdict, whatever its body: only a 200 can report processed events."""
     assert read(status, accepted(2)) == NoVerdict(f"http_{status}")
 
 
@@ -179,13 +181,13 @@ def test_any_other_status_is_no_verdict(status: int) -> None:
     ],
 )
 def test_how_long_a_429_asks_us_to_wait(headers: dict[str, str], wait: float | None) -> None:
-    """Seconds or a date, the platform's own header first; what cannot be read says nothing."""
+    """A 429 names its wait as seconds or a date, in either header; a value that cannot be read is ignored."""
     assert wait_time(headers, UNIX) == wait
     assert read(429, headers=headers) == Throttled(wait)
 
 
 def test_the_longer_of_two_waits_holds() -> None:
-    """A reset of nothing beside a Retry-After of half a minute: half a minute."""
+    """When two headers name a wait, the longer one holds."""
     assert wait_time({"x-ratelimit-reset": "0", "retry-after": "30"}, UNIX) == 30.0
 
 
@@ -200,7 +202,7 @@ def test_the_longer_of_two_waits_holds() -> None:
     ],
 )
 def test_what_the_limit_headers_say(headers: dict[str, str], limits: tuple[int | None, float | None]) -> None:
-    """Where they can be read."""
+    """Limit headers that can be read give the remaining calls and the seconds to the reset; others give None."""
     assert limit_headers(headers) == limits
 
 
@@ -233,7 +235,7 @@ JSON = st.recursive(
 def test_no_answer_raises_and_only_a_whole_200_delivers(
     status: int, body: bytes, headers: dict[str, str], events: int
 ) -> None:
-    """Whatever bytes come; outcomes are given for exactly the events of the batch."""
+    """No answer raises an error, and outcomes are given only by a 200, for exactly the events of the batch."""
     verdict = read_answer(status, headers, body, events, UNIX)
     limit_headers(headers)
     if isinstance(verdict, PerEvent):

@@ -45,11 +45,12 @@ def test_another_address_or_mode_has_another_tag() -> None:
 
 
 def test_the_tag_of_the_real_api_never_changes() -> None:
-    """It stands in commits and decides which keys of older stores count: a changed digest would forget them all."""
+    """The tag is in commits and decides which keys of older stores count, so a changed digest would invalidate
+    them all."""
     assert REAL_API == destination_tag(REAL, test_mode=False) == "J9QEDF5A"
 
 
 def test_a_tag_tells_nothing_and_is_short() -> None:
-    """Eight characters that need no escaping, without any part of the address."""
+    """A tag is eight characters that need no escaping, and shows no part of the address."""
     tag = destination_tag("https://user:secret@shop.example/v5", test_mode=True)
     assert re.fullmatch(r"[A-Za-z0-9_-]{8}", tag)

@@ -1,4 +1,4 @@
-"""Which batch goes next, and halts: one dead account must not slow the others."""
+"""Which batch is sent next, and halts: one dead account must not slow the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ THIRD_ACCOUNT = "549755885177"
 
 
 def events(count: int, account: str = ACCOUNT, prefix: str = "") -> list[bytes]:
-    """Deliverable values with ids of their own."""
+    """Return deliverable values, each with its own id."""
     return [event(f"{prefix}{account}-{n}", account) for n in range(count)]
 
 
 def halted(**policy: Any) -> Core:
-    """A core whose only account was refused the token; its one batch waits."""
+    """Return a core whose token was refused for its only account, with one batch waiting."""
     core = Core(linger=0.0, **policy)
     core.assign()
     core.fetch(event("a"))
@@ -30,12 +30,12 @@ def halted(**policy: Any) -> Core:
 
 
 def given_up(core: Core) -> list[m.GiveUp]:
-    """How often, and why, the engine gave up."""
+    """Return the commands with which the engine gave up."""
     return [one for one in core.log if isinstance(one, m.GiveUp)]
 
 
 def in_flight(core: Core) -> dict[str, int]:
-    """Calls that wait for their answer, by account."""
+    """Return the number of calls in flight by account."""
     counts: dict[str, int] = {}
     for one in core.waiting:
         if isinstance(one, m.Send):
@@ -47,7 +47,7 @@ def in_flight(core: Core) -> dict[str, int]:
 
 
 def test_the_concurrency_bounds_all_accounts_together() -> None:
-    """No more calls in flight than set; an answer lets the next go."""
+    """At most `concurrency` calls of all accounts are in flight; an answer lets the next call begin."""
     core = Core(linger=0.0, batch_events=1, concurrency=3)
     core.assign()
     core.fetch(*events(10))
@@ -59,7 +59,7 @@ def test_the_concurrency_bounds_all_accounts_together() -> None:
 
 
 def test_a_busy_account_does_not_starve_the_others() -> None:
-    """Accounts take turns, whoever has more to send."""
+    """Accounts take turns, also when one has more to send."""
     core = Core(linger=0.0, batch_events=1, concurrency=4)
     core.assign()
     core.fetch(*events(20), *events(5, OTHER_ACCOUNT))
@@ -68,7 +68,7 @@ def test_a_busy_account_does_not_starve_the_others() -> None:
 
 
 def test_a_dead_account_holds_one_connection() -> None:
-    """Time-outs halve its calls in flight down to one, so the others have the rest (rudder-server #4953)."""
+    """Time-outs halve an account's calls in flight down to one; the others use the rest (rudder-server #4953)."""
     core = Core(linger=0.0, batch_events=1, concurrency=8)
     core.assign()
     core.fetch(*events(40, OTHER_ACCOUNT))
@@ -107,7 +107,7 @@ def test_a_closed_gate_does_not_hold_the_others(status: int) -> None:
 
 
 def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> None:
-    """Its records cannot be committed past, so they pile up; the bound is explicit, and then intake stops."""
+    """Records of a dead account stay open until they fill half of the budget; then intake stops."""
     core = Core(linger=0.0, accounts=2, max_open_events=20, batch_events=1, concurrency=1)
     core.assign()
     core.fetch(*events(9, OTHER_ACCOUNT))
@@ -122,7 +122,7 @@ def test_a_dead_account_stops_intake_only_when_it_holds_half_of_the_budget() -> 
 
 
 def test_an_answer_to_no_call_is_a_bug() -> None:
-    """Each call is answered once."""
+    """A second answer to a call raises an error."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"))
@@ -136,7 +136,7 @@ def test_an_answer_to_no_call_is_a_bug() -> None:
 
 
 def test_a_refused_token_halts_every_account() -> None:
-    """It is the same token for all; one report each."""
+    """The accounts share one token, so its refusal halts each account, with one report for each."""
     core = Core(linger=0.0, batch_events=1)
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
@@ -150,7 +150,8 @@ def test_a_refused_token_halts_every_account() -> None:
 
 
 def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
-    """At its time, one probe; the first good answer ends it, and everything is delivered."""
+    """A halt reads the token, then sends one probe; the first good answer ends the halt, and all events are
+    delivered."""
     core = halted()
     assert not core.has(m.Send)
     core.until(lambda: core.has(m.ReadToken))
@@ -165,7 +166,7 @@ def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
 
 
 def test_one_probe_at_a_time() -> None:
-    """However much waits, and however long the probe takes."""
+    """One probe is in flight at a time, with any number of waiting batches, for any time."""
     core = Core(linger=0.0, batch_events=1)
     core.assign()
     core.fetch(*events(5))
@@ -181,7 +182,7 @@ def test_one_probe_at_a_time() -> None:
 
 
 def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
-    """A time-out says nothing of the token: the halt stands, and is not forgotten."""
+    """A probe without a verdict, such as a time-out, leaves the halt in place, and another probe follows."""
     core = halted()
     replies: tuple[Callable[[m.Send], object], ...] = (
         lambda send: core.feed(m.Unanswered(send.number, "timeout")),
@@ -200,7 +201,7 @@ def test_a_probe_without_a_verdict_is_followed_by_another() -> None:
 
 
 def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
-    """Eight calls met the same refusal at once: that is one refusal, not eight in a row."""
+    """Refusals of calls that were in flight together count as one, so the first probe is not delayed."""
     core = Core(linger=0.0, batch_events=1, concurrency=8)
     core.assign()
     core.fetch(*events(8))
@@ -213,7 +214,7 @@ def test_refusals_of_calls_already_in_flight_do_not_put_the_probe_off() -> None:
 
 
 def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
-    """It was accepted under the token of then; only a probe tells whether the halt is over."""
+    """A good answer to a call that began before the halt does not end it: it was accepted under the earlier token."""
     core = Core(linger=0.0, batch_events=1, concurrency=2)
     core.assign()
     core.fetch(*events(4))
@@ -226,7 +227,7 @@ def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
 
 
 def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
-    """An account refused with 403 stays halted when another account shows that the token is good again."""
+    """An account refused with 403 stays halted when another account's probe shows that the token is good again."""
     core = Core(linger=0.0, batch_events=1)
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT), event("c"))
@@ -246,7 +247,7 @@ def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
 
 
 def test_a_token_of_its_own_halts_and_resumes_its_account_alone() -> None:
-    """Neither the other account nor intake stops; a probe of the other says nothing of this one."""
+    """A token of one account, when refused, halts that account alone, and only its own probe ends the halt."""
     core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT))
@@ -268,7 +269,7 @@ def test_a_token_of_its_own_halts_and_resumes_its_account_alone() -> None:
 
 
 def test_both_accounts_tokens_refused_stop_intake() -> None:
-    """Then nothing could be delivered; each is tried for itself, and the first that is accepted lets intake go on."""
+    """When both accounts' tokens are refused, intake stops; the first token that is accepted lets intake go on."""
     core = Core(linger=0.0, batch_events=1, accounts=2, token_by_account=True)
     core.assign()
     core.fetch(event("a"), event("b", OTHER_ACCOUNT))
@@ -285,7 +286,7 @@ def test_both_accounts_tokens_refused_stop_intake() -> None:
 
 
 def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
-    """At the second it ends, whatever probes came between; and it says why."""
+    """The engine gives up once, `halt_patience` after the first refusal, whatever the probes, and says why."""
     core = halted(halt_patience=100.0)
     begun = core.now
     while not given_up(core):
@@ -301,7 +302,7 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
 
 
 def test_patience_of_zero_is_for_ever() -> None:
-    """Probes go on, a week later too."""
+    """With a patience of 0 the engine never gives up, and probes go on."""
     # It looks at the clock twice in each absence: of the usual few seconds a week has most of a million.
     core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)
     for _ in range(3):
@@ -314,7 +315,7 @@ def test_patience_of_zero_is_for_ever() -> None:
 
 
 def test_with_nothing_to_probe_with_intake_brings_one_record() -> None:
-    """The batch that was refused is no longer ours: one record at a time comes in, and is the probe."""
+    """When the refused batch is no longer ours, intake brings one record at a time, which becomes the probe."""
     core = halted()
     core.lose(0)
     core.assign(1, epoch=2)
@@ -330,7 +331,8 @@ def test_with_nothing_to_probe_with_intake_brings_one_record() -> None:
 
 
 def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> None:
-    """Patience is for events that wait; an account nobody sends to any more must not stop the one that works."""
+    """A halted account without waiting events does not make the engine give up: patience counts for events that
+    wait."""
     core = Core(linger=0.0, halt_patience=100.0)
     core.assign(0)
     core.assign(1)

@@ -1,4 +1,4 @@
-"""The quota of an ad account, which members without a shared key store divide."""
+"""The quota of an ad account, divided among members that have no shared key store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ QUOTA = 60
 
 
 def divided(calls: int = QUOTA, members: int = 1) -> Policy:
-    """A policy whose quota is divided by at least so many members."""
+    """Return a policy whose quota is divided by at least `members`."""
     return Policy(calls_per_minute=calls, quota_members=members)
 
 
 def made(gate: Gate, begin: float, end: float) -> list[float]:
-    """When calls go that all wait from `begin` on, each answered at once."""
+    """Return when calls are made that all wait from `begin` on, each answered at once."""
     calls: list[float] = []
     now = begin
     while True:
@@ -36,18 +36,19 @@ def made(gate: Gate, begin: float, end: float) -> list[float]:
 
 
 def most_in_a_minute(calls: Sequence[float]) -> int:
-    """In any 60 seconds, as a float can tell."""
+    """Return the most calls in any 60 seconds."""
     return max(sum(first <= one < first + 60.0 for one in calls) for first in calls)
 
 
 def test_before_the_brokers_say_it_is_divided_by_the_workers_of_this_machine() -> None:
-    """One process alone has all of it."""
+    """Until the brokers report the group's size, the quota is divided by the workers of this machine."""
     assert Quota(divided(61)).calls == 61
     assert Quota(divided(61, members=4)).calls == 15
 
 
 def test_a_smaller_part_holds_at_once_and_a_larger_one_after_a_minute() -> None:
-    """Until then the calls of those that left count; the most members of that minute are what counts."""
+    """A smaller part holds at once; a larger one only after a minute, as calls of members that left count until
+    then."""
     quota = Quota(divided())
     quota.group_has(3, 0.0)
     assert (quota.members, quota.calls) == (3, 20)
@@ -62,7 +63,8 @@ def test_a_smaller_part_holds_at_once_and_a_larger_one_after_a_minute() -> None:
 
 
 def test_a_member_that_comes_back_within_the_minute_changes_nothing() -> None:
-    """The minute begins anew with the next that leaves."""
+    """A member that comes back within the minute changes nothing; the minute begins again with the next one
+    that leaves."""
     quota = Quota(divided())
     for now, members in ((0.0, 2), (10.0, 1), (40.0, 2), (50.0, 1), (71.0, 1)):
         quota.group_has(members, now)
@@ -72,7 +74,7 @@ def test_a_member_that_comes_back_within_the_minute_changes_nothing() -> None:
 
 
 def test_more_members_than_calls_make_one_call_each() -> None:
-    """Else their events would never be delivered; an answer that names none is taken for one."""
+    """With more members than calls each member may make one call; a group size of 0 counts as 1."""
     quota = Quota(divided(3))
     quota.group_has(7, 0.0)
     assert quota.calls == 1
@@ -82,14 +84,15 @@ def test_more_members_than_calls_make_one_call_each() -> None:
 
 
 def test_what_a_shared_key_store_counts_is_not_divided() -> None:
-    """Nor is the quota of a replay, which has no group."""
+    """The quota is not divided with a shared key store, which counts calls, or in a replay, which has no group."""
     quota = Quota(Policy(calls_per_minute=QUOTA))
     quota.group_has(3, 0.0)
     assert (quota.members, quota.calls) == (1, QUOTA)
 
 
 def test_the_first_minute_s_calls_are_made_evenly() -> None:
-    """The first at once; and so again after a minute without any. In between, the part may be used as it comes."""
+    """In a minute that begins without calls the first is made at once and the others evenly; later ones as they
+    come."""
     gate = Gate(divided(6))
     assert made(gate, 0.0, 60.0) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
     assert made(gate, 105.0, 120.0) == [105.0] * 5 + [110.0]
@@ -97,12 +100,12 @@ def test_the_first_minute_s_calls_are_made_evenly() -> None:
 
 
 def test_where_nothing_is_divided_calls_go_as_they_come() -> None:
-    """A member of a shared key store asks there, and a replay is alone."""
+    """Without division (a shared key store, or a replay) calls are made as they come."""
     assert made(Gate(Policy(calls_per_minute=6)), 0.0, 60.0) == [0.0] * 6
 
 
 def test_a_part_that_became_smaller_waits_until_so_few_calls_are_left_in_the_minute() -> None:
-    """Not only until the first of them is a minute old."""
+    """When the part becomes smaller, the next call waits until fewer calls than the part are left in the minute."""
     policy = divided(6)
     quota = Quota(policy)
     gate = Gate(policy, quota)
@@ -112,7 +115,7 @@ def test_a_part_that_became_smaller_waits_until_so_few_calls_are_left_in_the_min
 
 
 def test_members_and_status_agree() -> None:
-    """What the group says changes when a call goes; /status says by how many the quota is divided."""
+    """A new group size changes when calls are made, and /status shows the number by which the quota is divided."""
     core = Core(linger=0.0, batch_events=1, concurrency=9, calls_per_minute=4, quota_members=1)
     core.assign()
     core.feed(m.GroupSize(2))
@@ -133,8 +136,8 @@ def test_members_and_status_agree() -> None:
 def test_members_together_keep_within_what_is_promised(
     quota: int, changes: list[tuple[int, float]], bursts: bool
 ) -> None:
-    """Members that are loaded come and go, and all know at once: no more calls than the quota where calls were even;
-    else by no more than the parts of those that joined within a minute."""
+    """While loaded members come and go, calls in any minute stay within the quota, and the parts of members
+    that joined within a minute."""
     policy, now = divided(quota), 0.0
     members: list[tuple[Quota, Gate]] = []
     calls: list[float] = []
@@ -167,7 +170,7 @@ def test_members_together_keep_within_what_is_promised(
 
 @pytest.mark.parametrize("quota", [60, 600])
 def test_even_calls_of_members_that_join_add_up_to_the_quota(quota: int) -> None:
-    """The new one's calls take the place of the others', as those get older than a minute."""
+    """When a member joins, its even calls replace those of the other, as those get older than a minute."""
     policy = divided(quota)
     first, second = Quota(policy), Quota(policy)
     one, other = Gate(policy, first), Gate(policy, second)

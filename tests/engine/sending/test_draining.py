@@ -13,7 +13,7 @@ from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids
 
 
 def test_room_is_what_the_budget_leaves() -> None:
-    """At most a fetch's worth, never more than the events left; nothing once it is full."""
+    """Room is at most one fetch, and at most the events left in the budget; a full budget has none."""
     core = Core(max_open_events=FETCH_MOST + 500)
     core.assign()
     assert core.pipeline.room() == FETCH_MOST
@@ -26,7 +26,8 @@ def test_room_is_what_the_budget_leaves() -> None:
 
 
 def test_a_revoke_makes_room_again() -> None:
-    """Room depends on what is open, not on what was asked or paused before (parallel-consumer #857)."""
+    """A partition that goes makes room: room depends on open records alone, not on earlier pauses
+    (parallel-consumer #857)."""
     core = Core(max_open_events=3)
     core.assign()
     core.fetch(event("a"), event("b"), event("c"))
@@ -40,7 +41,7 @@ def test_a_revoke_makes_room_again() -> None:
 
 
 def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
-    """Cancel the queue first, then wait, then commit and let go (getsentry/launchpad PR 512)."""
+    """A revoke drops the queue, waits for calls in flight, commits and releases (getsentry/launchpad PR 512)."""
     core = Core(batch_events=1, concurrency=1, linger=0.0)
     core.assign()
     core.fetch(event("a"), event("b"))
@@ -57,7 +58,7 @@ def test_a_revoke_drops_the_queue_and_waits_for_what_is_in_flight() -> None:
 
 
 def test_a_revoke_takes_no_new_records_of_its_partitions() -> None:
-    """Others go on meanwhile."""
+    """While a partition is revoked, its new records are not read; other partitions go on."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -71,7 +72,7 @@ def test_a_revoke_takes_no_new_records_of_its_partitions() -> None:
 
 
 def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
-    """Then what is settled is committed, and the answer that comes later commits nothing."""
+    """At its deadline a revoke commits what is settled; an answer that comes later commits nothing."""
     core = Core(batch_events=1, linger=0.0)
     core.assign()
     core.fetch(event("a"), event("b"))
@@ -90,7 +91,7 @@ def test_a_revoke_waits_no_longer_than_its_deadline() -> None:
 
 
 def test_a_revoke_waits_for_dead_letters() -> None:
-    """A refused event settles only when the broker has it; so the drain waits for that."""
+    """A revoke waits for dead letters: a refused event settles when the broker has stored its letter."""
     core = Core()
     core.assign()
     core.fetch(UNDECODABLE)
@@ -100,7 +101,7 @@ def test_a_revoke_waits_for_dead_letters() -> None:
 
 
 def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
-    """The leader is another partition's and in flight: its delivery settles ours."""
+    """A revoke waits for a leader in flight on another partition, whose delivery settles the follower."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -114,14 +115,14 @@ def test_a_revoke_waits_for_the_leader_of_a_follower() -> None:
 
 
 def test_a_revoke_of_what_we_do_not_have_is_answered_at_once() -> None:
-    """Or of nothing at all: the group waits for the answer."""
+    """A revoke of no partition, or of one that is not ours, is answered at once: the group waits for the answer."""
     core = Core()
     assert released(core.revoke(3)) == []
     assert released(core.revoke()) == []
 
 
 def test_lost_partitions_are_dropped_without_a_commit() -> None:
-    """Lost is not revoked (librdkafka #5604); a revoke that waits for them is answered."""
+    """Lost partitions are dropped without a commit (librdkafka #5604); a revoke that waits for them is answered."""
     core = Core()
     core.assign(0)
     core.fetch(filtered(), event("a"))
@@ -133,7 +134,8 @@ def test_lost_partitions_are_dropped_without_a_commit() -> None:
 
 
 def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
-    """The new epoch takes records; the revoke of the old one is answered, with nothing to commit."""
+    """When a draining partition is assigned again, the revoke is answered without a commit, and the new epoch
+    is read."""
     core = Core()
     core.assign(0, epoch=1)
     core.fetch(event("a"))
@@ -147,7 +149,7 @@ def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
 
 
 def test_a_stop_takes_no_more_and_drains() -> None:
-    """Then it says what to commit, and that all was drained."""
+    """A stop reads no more records, waits for calls in flight, and returns positions and that all was drained."""
     core = Core()
     core.assign()
     core.fetch(filtered(), event("a"))
@@ -165,7 +167,7 @@ def test_a_stop_takes_no_more_and_drains() -> None:
 
 
 def test_a_stop_ends_at_its_deadline() -> None:
-    """Whatever is still out there; what is settled is committed, and it says that not all was."""
+    """At its deadline a stop commits what is settled, and returns that not all was drained."""
     core = Core()
     core.assign()
     core.fetch(filtered(), event("a"))
@@ -178,7 +180,7 @@ def test_a_stop_ends_at_its_deadline() -> None:
 
 
 def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None:
-    """Nothing is out there, so nothing was late."""
+    """A stop that has nothing to wait for is drained, with any grace."""
     core = Core()
     core.assign()
     core.fetch(filtered())
@@ -188,7 +190,8 @@ def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None
 
 @pytest.mark.parametrize("first", ["stop", "revoke"])
 def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
-    """They must be committed in the rebalance, before we let go: afterwards they are another member's."""
+    """A revoke during a stop returns its own positions: they must be committed before another member has the
+    partition."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -207,7 +210,7 @@ def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
 
 
 def test_a_stop_answers_every_revoke_that_still_waits() -> None:
-    """The group's thread waits for that answer: without it the last commit waits for ever."""
+    """A stop answers every revoke that still waits: the group's thread waits for it before the last commit."""
     core = Core()
     core.assign(0)
     core.fetch(event("a"))
@@ -222,7 +225,7 @@ def test_a_stop_answers_every_revoke_that_still_waits() -> None:
 
 
 def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
-    """However much room there is; and resumes where it was."""
+    """A halt stops intake, whatever the room, and commits no open record; intake resumes where it was."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"))
@@ -241,7 +244,7 @@ def test_a_halt_stops_intake_and_commits_nothing_open() -> None:
 
 @pytest.mark.parametrize("state", ["halted", "reading the token", "probing"])
 def test_a_stop_during_a_halt_ends(state: str) -> None:
-    """At once, but for a probe that is in flight; nothing refused is committed."""
+    """A stop during a halt ends at once, or when the probe in flight is answered; no refused record is committed."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(filtered(), event("a"))
@@ -264,7 +267,7 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
 
 
 def test_a_halt_while_revoking_lets_go() -> None:
-    """The refused batch is not ours to try again."""
+    """A halt during a revoke drops the refused batch instead of retrying it."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"))

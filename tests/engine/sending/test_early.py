@@ -1,4 +1,4 @@
-"""A batch that is neither full nor has lingered goes early, where that takes nothing from others."""
+"""A batch that is neither full nor has lingered is sent early, where that costs other batches nothing."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ LINGER = 5.0
 
 
 def core_of(**policy: Any) -> Core:
-    """A core with a partition, and time enough to see what does not linger."""
+    """Return a core with a partition and a linger long enough to show which batches do not wait for it."""
     core = Core(**{"linger": LINGER} | policy)
     core.assign()
     return core
 
 
 def come(core: Core, *names: str, account: str = ACCOUNT) -> None:
-    """Events come and are looked up."""
+    """Fetch events and answer their look-up."""
     core.fetch(*(event(name, account) for name in names))
     core.look_up()
 
 
 def in_flight(core: Core) -> list[list[str]]:
-    """The events of each call that is under way."""
+    """Return the event ids of each call in flight."""
     return [event_ids(one) for one in core.waiting if isinstance(one, m.Send)]
 
 
 def test_a_lone_event_goes_at_once() -> None:
-    """Nothing is in flight, and the quota is not used: it would gain nothing from waiting."""
+    """With no call in flight and an unused quota, an event is sent at once."""
     core = core_of()
     come(core, "a")
     assert in_flight(core) == [["a"]]
 
 
 def test_what_comes_during_a_call_goes_in_one_batch_after_it() -> None:
-    """As in Nagle's algorithm: the slower the calls, the fuller the batches."""
+    """Events that come during a call are sent in one batch after it, as in Nagle's algorithm."""
     core = core_of()
     come(core, "a")
     for name in ("b", "c", "d"):
@@ -54,7 +54,7 @@ def test_what_comes_during_a_call_goes_in_one_batch_after_it() -> None:
 
 
 def test_nothing_waits_longer_than_the_linger() -> None:
-    """However long the call before takes."""
+    """A batch is sent when it has lingered, although the call before it takes longer."""
     core = core_of()
     come(core, "a")
     core.advance(1.0)
@@ -66,7 +66,7 @@ def test_nothing_waits_longer_than_the_linger() -> None:
 
 
 def test_a_full_batch_waits_for_nothing() -> None:
-    """It goes beside the calls under way, as ever."""
+    """A full batch is sent at once, beside the calls in flight."""
     core = core_of(batch_events=2)
     come(core, "a")
     come(core, "b", "c", "d")
@@ -74,7 +74,7 @@ def test_a_full_batch_waits_for_nothing() -> None:
 
 
 def test_early_calls_are_as_far_apart_as_the_quota_says() -> None:
-    """5,000 a minute: twelve milliseconds after the first one at the earliest, though it was answered at once."""
+    """With a quota of 5,000 calls a minute, early calls are at least twelve milliseconds apart."""
     core = core_of()
     come(core, "a")
     core.accept()
@@ -87,7 +87,8 @@ def test_early_calls_are_as_far_apart_as_the_quota_says() -> None:
 
 
 def test_early_calls_leave_half_of_the_quota() -> None:
-    """However long events come one by one. The first minute takes two thirds of it, since it finds an unused one."""
+    """Early calls use at most half of the quota, but two thirds in the first minute, which begins with an
+    unused quota."""
     core = core_of(calls_per_minute=60)
     made: list[float] = []
     waited: dict[str, float] = {}
@@ -109,7 +110,8 @@ def test_early_calls_leave_half_of_the_quota() -> None:
 
 
 def test_near_the_quota_batches_fill() -> None:
-    """What is left of it is for full ones: the fewer calls are left, the more time is between two early ones."""
+    """The fewer calls of the quota are left, the more time lies between early calls, so that full batches can
+    use them."""
     gate = Gate(Policy())
     waits = []
     for used in (1, 2500, 4000, 4999, 5000):
@@ -120,7 +122,7 @@ def test_near_the_quota_batches_fill() -> None:
 
 
 def test_the_headers_share_is_spent_evenly() -> None:
-    """Ten calls remain for a minute: one in six seconds goes early, a full one at once."""
+    """With ten calls left for a minute one in six seconds is made early, and a full batch is sent at once."""
     gate = Gate(Policy())
     gate.called(100.0)
     gate.told(10, 60.0, 100.0)
@@ -141,7 +143,8 @@ def test_the_headers_share_is_spent_evenly() -> None:
 def test_at_the_moment_it_names_an_early_call_may_go(
     quota: int, steps: list[tuple[float, tuple[int, float] | None]]
 ) -> None:
-    """Else the timer would spin; and never before the gate is open."""
+    """At the time that the gate names an early call is allowed, so the timer does not spin, and the gate is
+    open then."""
     gate, now = Gate(Policy(calls_per_minute=quota)), 1000.0
     for wait, told in steps:
         now += wait
@@ -154,7 +157,8 @@ def test_at_the_moment_it_names_an_early_call_may_go(
 
 
 def test_after_a_429_batches_fill_for_a_minute() -> None:
-    """Others use the account as well, or its quota is smaller than ours says: they linger, full ones go."""
+    """For a minute after a 429 only full batches and those that lingered are sent: others may use the account's
+    quota."""
     core = core_of(batch_events=2)
     come(core, "a")
     core.answer(core.take(m.Send), 429, NO, headers={"retry-after": "1"})
@@ -176,7 +180,7 @@ def test_after_a_429_batches_fill_for_a_minute() -> None:
 
 
 def test_in_an_outage_batches_fill() -> None:
-    """One call that waits to be tried again is enough to see that it lasts; the others would only be many."""
+    """While a call waits to be retried, new batches fill and linger: early calls would only fail as well."""
     core = core_of(delivery_backoff=Backoff(base=100.0, cap=100.0))
     come(core, "a")
     core.feed(m.Unanswered(core.take(m.Send).number, "timeout"))
@@ -189,7 +193,7 @@ def test_in_an_outage_batches_fill() -> None:
 
 
 def test_half_of_the_calls_are_left_to_full_batches() -> None:
-    """Many accounts with few events each do not hold all calls of a busy one."""
+    """Early calls of many accounts use at most half of the concurrency, so that a busy account has the rest."""
     core = core_of(concurrency=4, batch_events=2)
     for number in range(4):
         come(core, f"{number}", account=f"{number}")
@@ -199,7 +203,7 @@ def test_half_of_the_calls_are_left_to_full_batches() -> None:
 
 
 def test_a_halted_account_is_not_asked_early() -> None:
-    """What comes after its refusal waits for the probe."""
+    """Events of a halted account are not sent early: they wait for the probe."""
     core = core_of()
     come(core, "a")
     core.answer(core.take(m.Send), 403, NO)

@@ -1,4 +1,4 @@
-"""The gate: quota, throttle, pace and halt decide when the next call to an account may go."""
+"""The gate: quota, throttle, pace and halt decide when the next call to an account may be made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.engine.building import PROPERTY
 
 
 def calls(gate: Gate, now: float, most: int = 10_000) -> int:
-    """How many calls the gate lets go now, each answered at once."""
+    """Return how many calls the gate allows now, each answered at once."""
     count = 0
     while count < most:
         opens = gate.opens_at(now, 0)
@@ -23,14 +23,14 @@ def calls(gate: Gate, now: float, most: int = 10_000) -> int:
 
 
 def test_a_fresh_gate_is_open() -> None:
-    """Nothing is known against a call."""
+    """A new gate is open."""
     gate = Gate(Policy())
     assert calls(gate, 5.0, most=1) == 1
     assert gate.state(5.0) is GateState.OPEN
 
 
 def test_the_quota_is_exact() -> None:
-    """5000 calls in any 60 seconds (OAS, per ad account), and the next one 60 seconds after the first."""
+    """The gate allows 5000 calls in any 60 seconds (OAS, per ad account), and the next 60 seconds after the first."""
     gate = Gate(Policy())
     assert calls(gate, 100.0, most=3000) == 3000
     gate.heard(100.0, 0)
@@ -52,7 +52,7 @@ def test_the_quota_is_exact() -> None:
 def test_no_window_of_a_minute_holds_more_calls_than_the_quota(
     quota: int, now: float, steps: list[tuple[bool, float, int]]
 ) -> None:
-    """At whatever times calls are tried, at the very moment the gate names as well."""
+    """No 60 seconds hold more calls than the quota, also with calls at the very moment that the gate names."""
     gate = Gate(Policy(calls_per_minute=quota))
     made: list[float] = []
     for at_deadline, wait, tries in steps:
@@ -67,7 +67,7 @@ def test_no_window_of_a_minute_holds_more_calls_than_the_quota(
 
 @given(st.integers(1, 3), st.floats(0.0, 1e6), st.integers(1, 8))
 def test_at_the_moment_the_gate_names_it_is_open(quota: int, now: float, times: int) -> None:
-    """Else the timer would spin: rounding must not put the opening a hair further each time."""
+    """At the moment that the gate names it is open: rounding must not move the opening, or the timer would spin."""
     gate = Gate(Policy(calls_per_minute=quota))
     for _ in range(times):
         opens = gate.opens_at(now, 0)
@@ -77,7 +77,7 @@ def test_at_the_moment_the_gate_names_it_is_open(quota: int, now: float, times: 
 
 
 def test_a_429_closes_until_its_time() -> None:
-    """The longest of several holds; the gate says so, and until when."""
+    """A 429 closes the gate until the latest time named by any; the gate reports it and the seconds left."""
     gate = Gate(Policy())
     gate.close(30.0)
     gate.close(20.0)
@@ -88,7 +88,7 @@ def test_a_429_closes_until_its_time() -> None:
 
 
 def test_remaining_calls_are_counted_down_until_the_reset() -> None:
-    """What the headers say holds: two remain, two go, the third waits for the reset."""
+    """Remaining calls that the headers name are counted down, and the next call waits for the reset."""
     gate = Gate(Policy())
     gate.told(2, 10.0, 100.0)
     assert calls(gate, 100.0) == 2
@@ -98,21 +98,21 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
 
 
 def test_nothing_remains_nothing_goes() -> None:
-    """``x-ratelimit-remaining: 0`` on a good answer closes the gate before a 429 does."""
+    """``x-ratelimit-remaining: 0`` on a good answer closes the gate before there is a 429."""
     gate = Gate(Policy())
     gate.told(0, 10.0, 100.0)
     assert gate.opens_at(100.0, 0) == 110.0
 
 
 def test_a_reset_far_away_is_capped() -> None:
-    """A header must not stop us for a day."""
+    """A reset far away is capped, so that a header does not stop calls for a day."""
     gate = Gate(Policy(throttle_cap=300.0))
     gate.told(0, 86_400.0, 0.0)
     assert gate.opens_at(0.0, 0) == 300.0
 
 
 def test_half_told_limits_tell_nothing() -> None:
-    """Remaining without reset, or the other way round: the quota alone holds."""
+    """Remaining calls without a reset, or a reset without them, are ignored: the quota alone holds."""
     gate = Gate(Policy())
     gate.told(0, None, 0.0)
     gate.told(None, 60.0, 0.0)
@@ -120,7 +120,7 @@ def test_half_told_limits_tell_nothing() -> None:
 
 
 def test_the_pace_halves_in_trouble_and_grows_by_one() -> None:
-    """Never under one call in flight, never over the concurrency."""
+    """The pace halves on trouble and grows by one on success, between one call in flight and the concurrency."""
     gate = Gate(Policy(concurrency=8))
     paces = []
     for _ in range(5):
@@ -137,7 +137,7 @@ def test_the_pace_halves_in_trouble_and_grows_by_one() -> None:
 
 
 def test_a_halt_lets_one_probe_go_at_a_time() -> None:
-    """Nothing goes until the token was read again; then one call, and no second while it is in flight."""
+    """A halt allows no call until the token was read again; then one probe, and no second one while it is in flight."""
     gate = Gate(Policy())
     assert gate.refuse(401, 2, 100.0) is not None
     assert gate.halt is not None
@@ -151,7 +151,7 @@ def test_a_halt_lets_one_probe_go_at_a_time() -> None:
 
 
 def test_refused_probes_come_ever_more_rarely() -> None:
-    """From half of the ceiling to all of it, up to the cap: a refused client does not knock without end."""
+    """Refused probes wait between half and all of a ceiling that grows to its cap."""
     policy = Policy()
     gate = Gate(policy)
     gate.refuse(403, 29, 0.0)
@@ -167,7 +167,7 @@ def test_refused_probes_come_ever_more_rarely() -> None:
 
 
 def test_a_probe_obeys_the_throttle() -> None:
-    """A halted account that answers a probe with 429 is not asked again before the time it named."""
+    """A probe that is answered with a 429 is not repeated before the time that it names."""
     gate = Gate(Policy())
     gate.refuse(401, 2, 0.0)
     gate.close(60.0)
@@ -177,7 +177,7 @@ def test_a_probe_obeys_the_throttle() -> None:
 
 
 def test_a_probe_counts_against_the_quota() -> None:
-    """At most so many calls in any 60 seconds: no exception for probes."""
+    """Probes count against the quota as any call does."""
     gate = Gate(Policy(calls_per_minute=1))
     gate.called(0.0)
     gate.refuse(401, 2, 0.0)
@@ -187,7 +187,7 @@ def test_a_probe_counts_against_the_quota() -> None:
 
 
 def test_the_reason_of_a_halt_says_what_is_refused() -> None:
-    """In words, with status and code, and nothing of the answer's body."""
+    """The reason of a halt says in words what is refused, with status and code, without the answer's body."""
     reasons = []
     for status, code in ((401, 2), (403, 29), (404, None)):
         gate = Gate(Policy())

@@ -1,4 +1,4 @@
-"""The guard: too many dead letters among the latest records stop intake, and nothing is lost by that."""
+"""The guard: too many dead letters among the latest records stop intake, and no record is lost."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ BAD = (UNDECODABLE, unconvertible())
 
 
 def guarded(**policy: Any) -> Core:
-    """A core whose guard looks at ten records; it has a partition and sends one event a call, at once."""
+    """Return a core with a guard over ten records, which has a partition and sends each event at once."""
     core = Core(**{"dead_letter_share": 0.5, "dead_letter_sample": SAMPLE, "linger": 0.0, **policy})
     core.assign()
     return core
 
 
 def good(count: int, prefix: str = "g") -> list[bytes]:
-    """Deliverable values."""
+    """Return deliverable values."""
     return [event(f"{prefix}{n}") for n in range(count)]
 
 
 def bad(count: int) -> list[bytes]:
-    """Values that are dead letters at once, of both kinds."""
+    """Return values that are dead letters at once, by turns undecodable and unconvertible."""
     return [BAD[n % 2] for n in range(count)]
 
 
 def rejected(code: str) -> bytes:
-    """A value that cannot be converted for this reason."""
+    """Return a value that cannot be converted for the reason `code`."""
     return orjson.dumps({"reject": code})
 
 
 def judge(core: Core, *, refuse: str = "bad") -> None:
-    """The API answers every call; it refuses events whose id begins so. Keys are stored."""
+    """Answer every call, refuse events whose id begins with `refuse`, and store keys."""
     core.send_all()
     while core.has(m.Send):
         send = core.take(m.Send)
@@ -72,7 +72,7 @@ def judge(core: Core, *, refuse: str = "bad") -> None:
 
 
 def tripped(core: Core) -> tuple[str, int, int] | None:
-    """What the snapshot says: topic, dead letters, of how many."""
+    """Return topic, number of dead letters and size of the sample from the snapshot; None: not tripped."""
     guard = core.statistics().guard
     return None if guard is None else (guard.topic, guard.rejected, guard.of)
 
@@ -81,7 +81,7 @@ def tripped(core: Core) -> tuple[str, int, int] | None:
 
 
 def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
-    """Six of ten; intake stops, and the snapshot says where and why."""
+    """More dead letters than the share in a full sample stop intake, and the snapshot names topic and numbers."""
     core = guarded()
     core.fetch(*good(4), *bad(6))
     assert tripped(core) == (TOPIC, 6, 10)
@@ -90,7 +90,7 @@ def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
 
 @pytest.mark.parametrize("transform", ["", "shop.events:clean"])
 def test_the_section_of_the_mapping_is_named(transform: str) -> None:
-    """Also of what never became an event: bytes that cannot be read, and what the user's function failed on."""
+    """The guard names the mapping's section, also for undecodable records and for failures of the user's function."""
 
     def fed(share: float) -> Core:
         core = guarded(sections=("shop.Order", "shop.Click"), transform=transform, dead_letter_share=share)
@@ -113,7 +113,7 @@ def test_the_section_of_the_mapping_is_named(transform: str) -> None:
 
 
 def test_the_share_itself_does_not_trip_it() -> None:
-    """Half of them is not more than half, however long it goes on so."""
+    """Exactly the share does not trip the guard, for any time."""
     core = guarded()
     for _ in range(20):
         core.fetch(*(value for pair in zip(good(5), bad(5), strict=True) for value in pair))
@@ -122,7 +122,7 @@ def test_the_share_itself_does_not_trip_it() -> None:
 
 
 def test_few_records_say_nothing() -> None:
-    """Nine bad ones of nine: a topic may begin so. The tenth makes a sample."""
+    """Nine bad records of nine do not trip the guard; with the tenth record the sample is full."""
     core = guarded()
     core.fetch(*bad(9))
     assert tripped(core) is None
@@ -131,7 +131,7 @@ def test_few_records_say_nothing() -> None:
 
 
 def test_the_latest_records_count() -> None:
-    """What was bad long ago is forgotten; what was good long ago does not cover what is bad now."""
+    """Only the latest records count: older bad ones do not trip the guard, older good ones do not prevent it."""
     core = guarded()
     core.fetch(*bad(5), *good(10))
     core.fetch(*bad(5))
@@ -153,7 +153,7 @@ def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
 
 
 def test_what_is_filtered_hides_nothing() -> None:
-    """Nine of ten records are not meant to be sent; of those that are, most are refused."""
+    """Filtered records do not count: nine of ten may be filtered, and the share is that of the others."""
     core = guarded()
     for n in range(9):
         core.fetch(*[filtered()] * 9, *bad(1))
@@ -174,8 +174,8 @@ def test_what_is_filtered_hides_nothing() -> None:
     ],
 )
 def test_it_names_what_trips_it(reason: str, cause: str, advice: str) -> None:
-    """Schema, mapping, clock or destination, each with its own advice: no mapping makes an event younger, or lets the
-    platform take it."""
+    """The guard names the cause (schema, mapping, clock or destination) with its own advice: a changed mapping
+    makes no event younger and convinces no platform."""
     core = guarded(batch_events=10)
     values = {"malformed": [UNDECODABLE] * 10, "refused": good(10, "bad")}
     core.fetch(*values.get(reason, [rejected(reason)] * 10))
@@ -191,7 +191,7 @@ def test_it_names_what_trips_it(reason: str, cause: str, advice: str) -> None:
 
 
 def test_the_cause_is_that_of_most_of_them() -> None:
-    """Three are refused for three reasons that all say the mapping is wrong, two for one that says the platform."""
+    """The cause is that of most dead letters: three with mapping reasons outweigh two with a platform reason."""
     core = guarded(batch_events=10, dead_letter_share=0.4)
     reasons = ("no_identity", "missing_event_id", "no_identity")
     core.fetch(*map(rejected, reasons), *good(2, "bad"), *good(5))
@@ -202,7 +202,7 @@ def test_the_cause_is_that_of_most_of_them() -> None:
 
 
 def test_duplicates_are_good() -> None:
-    """They were delivered."""
+    """Duplicates count as good: they were delivered."""
     core = guarded(max_open_events=100)
     core.fetch(event("once"))
     judge(core)
@@ -215,7 +215,7 @@ def test_duplicates_are_good() -> None:
 
 
 def test_what_the_api_refuses_counts() -> None:
-    """Six of ten refused, with or without others that are rejected at once."""
+    """Refusals of the API count as dead letters."""
     core = guarded(batch_events=10)
     core.fetch(*good(4), *good(6, "bad"))
     judge(core)
@@ -223,7 +223,7 @@ def test_what_the_api_refuses_counts() -> None:
 
 
 def test_rejected_and_refused_records_add_up() -> None:
-    """Four of ten rejected, and half of the others refused: neither alone would be too many."""
+    """Rejected and refused records add up: four rejected and three refused of ten trip the guard."""
     core = guarded(batch_events=6)
     core.fetch(*bad(4), *good(3, "g"), *good(3, "bad"))
     core.store_letters()
@@ -233,7 +233,7 @@ def test_rejected_and_refused_records_add_up() -> None:
 
 
 def test_refusals_count_long_after_the_sample_went_on() -> None:
-    """Fifty events are open, five samples of them: they are judged all the same."""
+    """Refusals count although the sample has moved on: with 50 open events all of them are judged."""
     core = guarded(batch_events=10)
     core.fetch(*good(50, "bad"))
     judge(core)
@@ -242,7 +242,7 @@ def test_refusals_count_long_after_the_sample_went_on() -> None:
 
 
 def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
-    """Two hundred open events of which a tenth is refused, and nothing new is read: twice a sample of refusals."""
+    """A tenth of 200 open events that is refused does not trip the guard, although that is twice a sample in number."""
     core = guarded(batch_events=10, concurrency=20)
     core.fetch(*(event(f"bad{n}" if n % 10 == 0 else f"g{n}") for n in range(200)))
     judge(core)
@@ -251,7 +251,7 @@ def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
 
 
 def test_an_outage_leaves_no_rejections_alone() -> None:
-    """Only rejections settle while the API is down; the events that wait are good until it says otherwise."""
+    """While the API is down only rejections settle; open events count as good until they are refused."""
     core = guarded(max_open_events=200)
     for n in range(10):
         core.fetch(*good(9, f"{n}-"), UNDECODABLE)
@@ -262,7 +262,7 @@ def test_an_outage_leaves_no_rejections_alone() -> None:
 
 
 def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> None:
-    """Not before: a new schema is no dead letter. Then all of its records are, where they stand."""
+    """A record that waits for its schema counts once it has its verdict, at its own place."""
     core = guarded()
     core.fetch(*(of_schema(f"{n}", "1") for n in range(10)), *good(9))
     assert tripped(core) is None
@@ -271,7 +271,7 @@ def test_a_record_that_waits_for_its_schema_counts_when_it_has_its_verdict() -> 
 
 
 def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its question was under way when the guard tripped: its records stay open, also where they would be filtered."""
+    """When a schema is denied after the guard tripped, its records stay open, also those that would be filtered."""
     final = FakeDecoder.missing
 
     def missing(self: FakeDecoder, wanted: SchemaRef) -> Rejection | Filtered:
@@ -291,7 +291,7 @@ def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch:
 
 
 def test_a_registry_that_is_away_leaves_no_rejections_alone() -> None:
-    """Nine of ten records wait for their schema, the tenth is rejected: they hold their places meanwhile."""
+    """While the registry is down, records that wait for their schema count as good, at their places."""
     core = guarded(max_open_events=200)
     for n in range(10):
         core.fetch(*(of_schema(f"{n}-{m}", "1") for m in range(9)), UNDECODABLE)
@@ -300,7 +300,7 @@ def test_a_registry_that_is_away_leaves_no_rejections_alone() -> None:
 
 
 def test_what_is_filtered_when_its_schema_comes_leaves_its_place() -> None:
-    """Nine of ten that waited are not meant to be sent: of those that are, all are refused."""
+    """Records filtered when their schema comes leave the sample; the share is that of the others."""
     core = guarded(max_open_events=200)
     page_view = orjson.dumps({"schema": "1", "filter": "event_name"})
     for _ in range(5):
@@ -316,7 +316,7 @@ def test_what_is_filtered_when_its_schema_comes_leaves_its_place() -> None:
 
 
 def test_records_that_are_passed_over_are_good() -> None:
-    """They were settled before. What was refused before is what is left: a tenth, as in the first reading."""
+    """Records that the offset map passes over count as good, so refused ones that are left do not trip the guard."""
     core = Core(dead_letter_share=0.5, dead_letter_sample=SAMPLE)
     bounds = [bound for n in range(20) for bound in (10 * n + 1, 10 * n + 10)]
     core.assign(start=0, leader_epoch=7, metadata=write_map(0, bounds, 7))
@@ -330,7 +330,8 @@ def test_records_that_are_passed_over_are_good() -> None:
 
 
 def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
-    """Duplicates pass at once, what is refused comes back last and together: the order of offsets counts."""
+    """A second reading, with duplicates settled early and refusals late, trips no more than the first: offsets
+    give the order."""
     core = guarded(batch_events=10, concurrency=1, max_open_events=500)
     values = [event(f"bad{n}" if n % 20 == 0 else f"g{n}") for n in range(400)]
     for epoch in (1, 2):
@@ -345,7 +346,7 @@ def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
 
 
 def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
-    """The end of a partition is read again by each of its assignments, before anything of it could be delivered."""
+    """Records that are read again with each assignment count once, and do not push other records out of the sample."""
     sample = _Sample(10, 30)
     for number in sample.add(0, range(9), ())[4:]:
         sample.mark(number, 1)
@@ -360,7 +361,7 @@ def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
 
 
 def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
-    """Six refusals among ten neighbours trip it, with a hundred good ones read meanwhile; further back it forgets."""
+    """A late verdict counts as long as its record's place is kept: after 100 further records, but not after 350."""
     for behind, trips in ((100, True), (SAMPLE + 2 * 100 + 50, False)):
         core = guarded(max_open_events=100, concurrency=1)
         core.fetch(*(of_schema(f"{n}", "1") for n in range(6)), *good(4))
@@ -373,19 +374,19 @@ def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
 
 
 class Marks(bytearray):
-    """Counts how often all of them are gone through."""
+    """An array of marks that counts how often all of them are searched."""
 
     looked_at = 0
 
     def translate(self, table: Any, /, delete: bytes = b"") -> bytearray:
-        """See `bytearray.translate`."""
+        """Count the search; see `bytearray.translate`."""
         self.looked_at += 1
         return super().translate(table, delete)
 
 
 def test_a_second_reading_costs_no_more_than_the_first() -> None:
-    """Of thousands of records that are kept only the neighbours of what is refused are weighed, and of places in a
-    partition that is read in order next to nothing is kept."""
+    """A second reading is as cheap as the first: only neighbours of refused records are weighed, and a
+    partition that is read in order keeps at most two slices."""
     sample = _Sample(100, 5_000)
     marks = sample._marks = Marks()
     for _ in range(2):
@@ -399,7 +400,7 @@ def test_a_second_reading_costs_no_more_than_the_first() -> None:
 
 
 def test_a_topic_without_news_is_not_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pattern may match thousands of topics, and the guard weighs at each input: those without news cost nothing."""
+    """Topics without new verdicts are not weighed: a pattern may match thousands of them, and each input is weighed."""
     core, worst, weighed = guarded(), _Sample.worst, list[_Sample]()
 
     def seen(sample: _Sample, least: int) -> bytes | None:
@@ -416,7 +417,7 @@ def test_a_topic_without_news_is_not_weighed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
-    """A share of 1, as in a core that is not told of any."""
+    """With a share of 1, the default of a core, a topic of dead letters alone does not trip the guard."""
     core = Core(dead_letter_sample=SAMPLE)
     core.assign()
     core.fetch(*bad(100))
@@ -429,7 +430,8 @@ def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
 
 
 def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
-    """Those that wait are dropped, their records stay open; what is under way is delivered and settles."""
+    """After the guard tripped, waiting dead letters are dropped, their records stay open, and calls in flight
+    settle."""
     core = guarded()
     core.fetch(*good(4), *bad(6))
     assert not core.has(m.StoreDeadLetters)
@@ -442,7 +444,7 @@ def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
 
 
 def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None:
-    """What is on the topic is a dead letter; the rest is not tried again."""
+    """A write in flight settles the letters that the broker stored; the others are not retried and stay open."""
     core = guarded()
     core.fetch(*bad(4))
     write = core.take(m.StoreDeadLetters)
@@ -456,7 +458,7 @@ def test_a_write_under_way_settles_and_what_it_did_not_take_stays_open() -> None
 
 
 def test_later_refusals_are_not_written_either() -> None:
-    """An event that was on its way and is refused then stays open; its follower is tried itself."""
+    """An event that is refused after the guard tripped stays open; its follower is sent itself."""
     core = guarded(batch_events=1, concurrency=1)
     core.fetch(event("bad"), event("bad"), *bad(6), *good(2))
     judge(core)
@@ -469,7 +471,7 @@ def test_later_refusals_are_not_written_either() -> None:
 
 
 def test_held_and_deferred_records_are_not_read() -> None:
-    """Nothing more is taken in, however much room there is."""
+    """After the guard tripped, held and deferred records are not read, whatever the room."""
     core = guarded(max_open_events=64)
     core.fetch(of_schema("late", "1"))
     core.fetch(*bad(63), *good(5))
@@ -482,7 +484,7 @@ def test_held_and_deferred_records_are_not_read() -> None:
 
 
 def test_it_says_so_at_once_and_every_minute() -> None:
-    """One line with the topic, the share, and what to do; no record's data."""
+    """The log has a line at once and every minute, with topic, share and advice, and without data of records."""
     core = guarded()
     core.fetch(event("secret"), *good(3), *bad(6))
     [report] = core.reports("dead_letter_guard")
@@ -497,7 +499,7 @@ def test_it_says_so_at_once_and_every_minute() -> None:
 
 
 def test_it_says_what_is_wrong_with_most_of_them() -> None:
-    """Of those that trip it, not ever: nobody may have written a dead letter yet that would tell."""
+    """The log names the most frequent reason among the dead letters that trip the guard, not among earlier ones."""
     core = guarded(batch_events=10)
     for _ in range(200):
         core.fetch(UNDECODABLE, *good(9))
@@ -509,7 +511,7 @@ def test_it_says_what_is_wrong_with_most_of_them() -> None:
 
 
 def test_it_stays_so() -> None:
-    """Whatever is delivered afterwards: only a new process begins anew."""
+    """The guard stays tripped, whatever is delivered later, until a new process begins."""
     core = guarded(batch_events=10)
     core.fetch(*good(40), *bad(6), *good(4, "g'"))
     judge(core)
@@ -521,7 +523,8 @@ def test_it_stays_so() -> None:
 
 
 def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
-    """It ends at once, and commits nothing past what is open."""
+    """A stop does not wait for dead letters that are never written: it ends at once, and commits nothing past
+    open records."""
     core = guarded()
     core.fetch(*good(2), *bad(8))
     judge(core)
@@ -533,7 +536,7 @@ def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
 
 
 def test_a_revoke_does_not_wait_for_them_either() -> None:
-    """Nor one that waited for them when the guard tripped, for another partition."""
+    """A revoke does not wait for such dead letters either, nor does one that waited when the guard tripped."""
     core = guarded()
     core.assign(1, epoch=2)
     core.fetch(*bad(1))
@@ -546,7 +549,8 @@ def test_a_revoke_does_not_wait_for_them_either() -> None:
 
 
 def test_a_new_process_reads_the_open_ones_again() -> None:
-    """With a mended mapping they are delivered, and those behind them are passed over."""
+    """With a corrected mapping a new process delivers the open records, and passes over the settled ones behind
+    them."""
     core = guarded(commit_interval=0.1)
     core.fetch(*bad(6), *good(4))
     judge(core)

@@ -1,4 +1,4 @@
-"""The guard against naive books, and whatever comes: once it has tripped nothing is written or read."""
+"""The guard against naive books, and with any inputs: once it has tripped nothing is written or read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ KEPT = MOST + int(OPEN / SHARE)
 
 
 class Books(RuleBasedStateMachine):
-    """All records ever read, in their order, and the guard: it trips exactly when neighbours among them say so."""
+    """All records read, in order, and the guard: it trips exactly when naive counting over neighbours says so."""
 
     topics = (TOPIC, OTHER_TOPIC)
 
@@ -70,18 +70,19 @@ class Books(RuleBasedStateMachine):
         self.context.now = Instant(5.0, 0.0)
         self.guard = Guard(self.context)
         self.records: dict[str, list[str]] = {one: [] for one in self.topics}
-        """What became of them so far; what is filtered at once is not entered."""
+        """The state of each record by topic; records that are filtered at once are left out."""
         self.offsets: dict[str, list[int]] = {one: [] for one in self.topics}
         self.waiting: list[tuple[str, Block, int, int]] = []
-        """Topic, record, and its place in `records`, of what may still get a verdict."""
+        """Topic, block, index and place in `records` of each record that may still get a verdict."""
         self.first: set[tuple[str, int, int]] = set()
-        """What the first input that was too much says: of two topics in one input the guard may name either."""
+        """What the first input that exceeded the share may be reported as: with two topics in one input, either
+        of them."""
         ledger = LedgerBooks()
         self.states = {one: ledger.begin(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
         self.ledger = ledger
 
     def look(self, *topics: str) -> None:
-        """What the records of an input's topics say now."""
+        """Count dead letters among neighbours in the topics of an input."""
         for topic in () if self.first else topics:
             kept = [one for one in self.records[topic][-KEPT:] if one != "filtered"]
             counts = [
@@ -95,7 +96,7 @@ class Books(RuleBasedStateMachine):
         topic=st.sampled_from(topics), kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=9)
     )
     def read(self, topic: str, kinds: list[str]) -> None:
-        """Records come in."""
+        """Let records come in."""
         state = self.states[topic]
         values = chunk([b"x"] * len(kinds), offset=state.last_seen + 1)._replace(topic=topic)
         passed = [at for at, kind in enumerate(kinds) if kind == "passed over"]
@@ -117,7 +118,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: any(self.records.values()))
     @rule(topic=st.sampled_from(topics), back=st.integers(1, 20))
     def go_back(self, topic: str, back: int) -> None:
-        """What was read last is read again, for the first time in this reading: it counts once."""
+        """Set the position back and read a record again: only its latest reading counts."""
         state = self.states[topic]
         offset = max(0, state.last_seen + 1 - back)
         self.ledger.rewind(state, offset)
@@ -130,7 +131,7 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def judge(self, data: st.DataObject) -> None:
-        """Some of what waits gets its verdicts, in any order, in one input."""
+        """Give verdicts to some waiting records, in any order, in one input."""
         some = data.draw(st.permutations(range(len(self.waiting))))[: data.draw(st.integers(1, 9))]
         topics = set()
         for at in some:
@@ -165,7 +166,7 @@ TestBooks.settings = MACHINE
 
 
 def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: str = "") -> None:
-    """Read all of a log once, with what waits answered in a random order; the keys stored so far are known."""
+    """Read a whole log once, answering in a random order; stored keys are known."""
     core.assign(epoch=core.pipeline.context.number(), metadata=metadata, leader_epoch=7)
     place = 0
     while not tripped(core):
@@ -199,7 +200,8 @@ def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: st
 
 
 def healthy_log(random: Random, most: int) -> list[bytes]:
-    """Records of which no `most` neighbours, filtered ones aside, hold more than four tenths that are refused."""
+    """Return records of which no `most` neighbours, filtered ones aside, hold more than four tenths that are
+    refused."""
     log: list[bytes] = []
     latest: deque[bool] = deque(maxlen=most - 1)
     while len(log) < 400:
@@ -216,8 +218,9 @@ def healthy_log(random: Random, most: int) -> list[bytes]:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_is_read(seed: int) -> None:
-    """Read for the first time; again by a rewound group, when all that is good is a duplicate; by a new process that
-    begins at the first that was refused, with a map that passes over all the others; in any order of verdicts."""
+    """A healthy topic never trips the guard: read for the first time; read again by a rewound group, when all
+    good records are duplicates; by a new process that begins at the first refused record, with a map that
+    passes over all others; with verdicts in any order."""
     random = Random(seed)
     most = random.choice((10, 20, 50))
     log = healthy_log(random, most)
@@ -243,9 +246,9 @@ def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_i
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("kind", ["rejected", "refused", "both"])
 def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None:
-    """Seven of ten records are bad, duplicates and filtered ones among them: it trips with at most a sample of them on
-    the dead-letter topic. Where some are rejected at once and others refused later, it cannot know before the API says
-    so: then at most what may be open is there, too."""
+    """A topic with seven bad records of ten trips the guard when at most a sample of them is on the dead-letter
+    topic. Where some are rejected at once and others refused later, the guard depends on the API's answers:
+    then at most as many more as may be open are on the topic."""
     random = Random(seed)
     most_open = random.choice((40, 150))
     kinds = {"rejected": (False,), "refused": (True,), "both": (False, True)}[kind]
@@ -265,7 +268,7 @@ def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None
 
 
 def is_refused(value: bytes) -> bool:
-    """Whether it ends as a dead letter."""
+    """Return whether a record ends as a dead letter."""
     return value in (UNDECODABLE, unconvertible()) or b'"bad' in value
 
 
@@ -281,7 +284,8 @@ def is_refused(value: bytes) -> bool:
 def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
     fetches: Sequence[Sequence[str]], letters_stored: bool, batch: int
 ) -> None:
-    """And every record is settled, or open and not committed past; a stop ends as soon as nothing is in flight."""
+    """With any inputs nothing is written or read after the guard tripped: every record is settled, or open and
+    not committed past, and a stop ends when no call is in flight."""
     core = guarded(batch_events=batch, concurrency=2)
     number, read = 0, None
     for kinds in fetches:
@@ -309,7 +313,8 @@ def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
 
 @pytest.mark.parametrize("share", [0.29, 0.07, 0.58, 0.1])
 def test_the_share_is_compared_exactly(share: float) -> None:
-    """0.29 x 100 is a little less than 29 to a computer; 29 of 100 are not more than 0.29."""
+    """The share is compared exactly: 29 dead letters of 100 are not more than 0.29, although 0.29 x 100 is
+    below 29 as a float."""
     core = guarded(dead_letter_share=share, dead_letter_sample=100)
     core.fetch(*bad(round(share * 100)), *good(100 - round(share * 100)))
     assert tripped(core) is None
@@ -319,7 +324,7 @@ def test_the_share_is_compared_exactly(share: float) -> None:
 
 
 def test_a_schema_that_comes_is_asked_for_once() -> None:
-    """Not again and again, though the records that waited for it stay where they are."""
+    """A schema that comes after the guard tripped is asked for once, although its records stay where they are."""
     core = guarded()
     core.fetch(of_schema("a", "1"))
     core.fetch(*bad(10))

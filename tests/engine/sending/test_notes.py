@@ -1,4 +1,4 @@
-"""What one member has met, all know that share its key store: throttles, and refusals of the token or an account."""
+"""Notes: a member writes throttles and refusals of a token or account to the shared key store for the other members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.engine.sending.test_shared import LEASE, TIMEOUT, answer_claims, pass
 
 
 def member(**policy: Any) -> Core:
-    """A core with a shared key store, a lease and a partition."""
+    """Return a core with a shared key store, a lease and a partition."""
     core = Core(
         lease=LEASE, call_timeout=TIMEOUT, linger=0.0, unreachable_after=1e9, destination=REAL_API, **policy
     )
@@ -26,36 +26,36 @@ def member(**policy: Any) -> Core:
 
 
 def send(core: Core, name: str, account: str = ACCOUNT) -> None:
-    """This event is claimed and goes, if it may."""
+    """Fetch an event, grant its claim, and let it be sent if that is possible."""
     core.fetch(event(name, account))
     answer_claims(core, 0)
     core.advance(0.0)
 
 
 def told(core: Core) -> list[Note]:
-    """All that this member has told others."""
+    """Return all notes that this member wrote."""
     return [one.note for one in core.log if isinstance(one, m.TellNote)]
 
 
 def note(status: int, account: str = ACCOUNT, seconds: float = 60.0, name: str = "other-1") -> Note:
-    """What another member has told."""
+    """Return a note of another member."""
     return Note(REAL_API, account, status, None, seconds, name)
 
 
 def hear(core: Core, *notes: Note) -> None:
-    """The next renewal brings these notes."""
+    """Let the next renewal bring these notes."""
     if not core.has(m.RenewLease):
         core.advance(RENEW_EVERY)
     core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, 1, notes))
 
 
 def states(core: Core) -> Sequence[tuple[str, bool]]:
-    """Of each account, its state, and whether another member has told."""
+    """Return each account's state, and whether it is due to another member's note."""
     return [(one.state, one.told) for one in core.statistics().accounts]
 
 
 def test_a_throttle_is_told_once() -> None:
-    """Though several calls in flight bring it; and again when it lasts longer."""
+    """A throttle is noted once, although several calls meet it, and again when a later one lasts longer."""
     core = member()
     for name in "ab":
         send(core, name)
@@ -68,7 +68,7 @@ def test_a_throttle_is_told_once() -> None:
 
 
 def test_a_token_of_one_account_is_told_for_that_account() -> None:
-    """Where each account has its own, its refusal halts that account at other members, and no other."""
+    """With a token for each account, the note of a refused token is for that account alone."""
     core = member(accounts=2, token_by_account=True)
     send(core, "a")
     send(core, "b", OTHER_ACCOUNT)
@@ -78,7 +78,7 @@ def test_a_token_of_one_account_is_told_for_that_account() -> None:
 
 
 def test_a_refused_token_is_told_for_all_accounts_and_a_refused_account_for_itself() -> None:
-    """Once, by the member that met it: not by its probes."""
+    """A refused token is noted for all accounts, a refused account for itself, once each and not for each probe."""
     core = member()
     send(core, "a")
     core.answer(core.take(m.Send), 403, NO)
@@ -95,7 +95,7 @@ def test_a_refused_token_is_told_for_all_accounts_and_a_refused_account_for_itse
 
 
 def test_a_store_that_is_not_shared_is_told_nothing() -> None:
-    """There is no one to know."""
+    """Without a shared key store there are no notes."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"))
@@ -105,7 +105,7 @@ def test_a_store_that_is_not_shared_is_told_nothing() -> None:
 
 
 def test_a_throttle_that_another_member_met_closes_the_account_for_as_long() -> None:
-    """The other account goes on; /status says that it was told."""
+    """Another member's throttle closes the account for its time, and /status says so; the other account goes on."""
     core = member()
     send(core, "a")
     core.accept()
@@ -123,7 +123,7 @@ def test_a_throttle_that_another_member_met_closes_the_account_for_as_long() -> 
 
 
 def test_what_was_told_before_the_first_event_of_an_account_holds_for_it() -> None:
-    """A member that has just started does not meet it again."""
+    """Notes that came before an account's first event hold for it."""
     core = member()
     hear(core, note(429, seconds=20.0), note(401, account="", name="other-2"))
     send(core, "a")
@@ -133,7 +133,8 @@ def test_what_was_told_before_the_first_event_of_an_account_holds_for_it() -> No
 
 
 def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted() -> None:
-    """All accounts, where it is the token. The note acts once: it does not halt again while the store still has it."""
+    """Another member's refusal halts all accounts until our own probe is accepted; the same note does not halt
+    again."""
     core = member()
     for name, account in (("a", ACCOUNT), ("b", OTHER_ACCOUNT)):
         send(core, name, account)
@@ -156,7 +157,8 @@ def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted
 
 
 def test_who_was_told_wrongly_does_not_heed_such_notes_for_a_while() -> None:
-    """Another member's token differs from ours: it must not halt us time and again. Throttles are heeded."""
+    """When our probe succeeds despite a note, such notes are ignored for a while: another member's token
+    differs. Throttles still hold."""
     core = member()
     send(core, "a")
     core.accept()
@@ -175,7 +177,7 @@ def test_who_was_told_wrongly_does_not_heed_such_notes_for_a_while() -> None:
 
 
 def test_our_own_refusal_takes_the_place_of_what_was_told() -> None:
-    """/status says whose knowledge it is."""
+    """A refusal that we meet ourselves replaces the note as the reason of the halt in /status."""
     core = member()
     send(core, "a")
     core.accept()
@@ -189,7 +191,7 @@ def test_our_own_refusal_takes_the_place_of_what_was_told() -> None:
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
 def test_notes_of_another_destination_mean_nothing(status: int) -> None:
-    """A sandbox refuses other tokens than the platform."""
+    """Notes for another destination are ignored: a sandbox refuses other tokens than the platform."""
     core = member()
     send(core, "a")
     core.accept()

@@ -1,4 +1,4 @@
-"""The outbox: nothing leaves it but by being written, or by no longer being ours."""
+"""The outbox: an item leaves it only when it is written, or discarded because it is no longer ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKOFF = Backoff(base=1.0, cap=8.0)
 
 
 def test_one_write_at_a_time_and_the_rest_goes_together() -> None:
-    """What comes while a write is under way waits, and goes in the next one (group commit)."""
+    """Items that come during a write wait, and are written together in the next one (group commit)."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=3)
     outbox.add(["a"])
     assert outbox.begin(1, 0.0) == ["a"]
@@ -28,7 +28,7 @@ def test_one_write_at_a_time_and_the_rest_goes_together() -> None:
 
 
 def test_what_was_not_written_waits_again_in_front() -> None:
-    """Order is kept, and the next write comes after a backoff between half and all of the ceiling."""
+    """Items that were not written wait in front, in order, for a backoff between half and all of the ceiling."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=3)
     outbox.add(["a", "b", "c", "d"])
     outbox.begin(1, 10.0)
@@ -40,7 +40,7 @@ def test_what_was_not_written_waits_again_in_front() -> None:
 
 
 def test_the_backoff_grows_to_its_cap_and_ends_with_success() -> None:
-    """Failures in a row double it; one write that takes all sets it back."""
+    """Failures in a row double the backoff up to its cap; a write that stores all items resets it."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=1)
     outbox.add(["a", "b"])
     delays = []
@@ -59,7 +59,7 @@ def test_the_backoff_grows_to_its_cap_and_ends_with_success() -> None:
 
 
 def test_only_waiting_items_are_discarded() -> None:
-    """What is being written stays until it comes back: its answer must find it."""
+    """Only waiting items are discarded; items in a write stay until its answer."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=1)
     outbox.add(["a", "b"])
     outbox.begin(1, 0.0)
@@ -70,7 +70,7 @@ def test_only_waiting_items_are_discarded() -> None:
 
 
 def test_answers_that_fit_no_write_are_bugs() -> None:
-    """A wrong number, a second answer, or an answer of another length stops the process."""
+    """An answer with a wrong number or length, or a second answer, raises an error."""
     outbox: Outbox[str] = Outbox(BACKOFF, most=2)
     with pytest.raises(InvariantViolation):
         outbox.finish(1, [], 0.0, 0.0)
@@ -83,7 +83,7 @@ def test_answers_that_fit_no_write_are_bugs() -> None:
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """Every item is waiting, being written, written, or discarded: never two of these, never none."""
+    """Every item is in exactly one state: waiting, being written, written or discarded."""
 
     def __init__(self) -> None:
         super().__init__()

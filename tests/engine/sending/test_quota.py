@@ -14,11 +14,11 @@ from tests.engine.sending.test_shared import LEASE, TIMEOUT, pass_time, renew
 from tests.support.shared_keys import SharedKeys
 
 SECONDS = 2.0
-"""Within so many seconds a call begins that was given, or not at all."""
+"""Seconds within which a granted call must begin."""
 
 
 def member(**policy: Any) -> Core:
-    """A core with a shared key store, a lease and a partition; calls are given by hand."""
+    """Return a core with a shared key store, a lease and a partition; the test grants calls itself."""
     usual = {"linger": 0.0, "batch_events": 1, "unreachable_after": 1e9, **policy}
     core = Core(lease=LEASE, call_timeout=TIMEOUT, **usual)
     core.gives_calls = False
@@ -29,7 +29,7 @@ def member(**policy: Any) -> Core:
 
 
 def queue_up(core: Core, *ids: str, account: str = ACCOUNT) -> None:
-    """These events are claimed and wait for a call."""
+    """Fetch events and grant their claims, so that they wait for a call."""
     core.fetch(*(event(one, account) for one in ids))
     asked = core.take(m.LookUpKeys)
     core.feed(m.KeysLookedUp(asked.number, [0] * len(ids), 1))
@@ -37,19 +37,20 @@ def queue_up(core: Core, *ids: str, account: str = ACCOUNT) -> None:
 
 
 def give(core: Core, calls: int, wait: float = 0.0, left: int = 1000) -> m.AskCalls:
-    """The store answers the oldest question for calls."""
+    """Let the store answer the oldest question for calls."""
     asked = core.take(m.AskCalls)
     core.feed(m.CallsGiven(asked.number, asked.account, calls, wait, left))
     return asked
 
 
 def sent(core: Core) -> int:
-    """How many calls were ever made."""
+    """Return the number of calls made so far."""
     return sum(isinstance(one, m.Send) for one in core.log)
 
 
 def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
-    """Not for more than may be in flight; nothing goes before they are given, and one question is asked at a time."""
+    """A member asks for as many calls as could begin now, one question at a time, and makes none before they
+    are granted."""
     core = member(concurrency=3, destination=REAL_API, calls_per_minute=70)
     queue_up(core, *"abcde")
     asked = core.take(m.AskCalls)
@@ -66,14 +67,14 @@ def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
 
 
 def test_nothing_is_asked_for_while_nothing_waits() -> None:
-    """An idle member takes nothing of the quota."""
+    """A member without waiting events asks for no calls."""
     core = member()
     core.advance(600.0)
     assert not any(isinstance(one, m.AskCalls) for one in core.log)
 
 
 def test_a_store_that_is_not_shared_is_not_asked() -> None:
-    """A member without others has its quota alone."""
+    """Without a shared key store a member has the whole quota and does not ask."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"))
@@ -83,7 +84,7 @@ def test_a_store_that_is_not_shared_is_not_asked() -> None:
 
 
 def test_each_account_has_a_quota_of_its_own() -> None:
-    """That of one may be used up while calls of the other go."""
+    """Each account has its own quota: one may be used up while calls of another are made."""
     core = member()
     queue_up(core, "a")
     queue_up(core, "b", account=OTHER_ACCOUNT)
@@ -93,7 +94,7 @@ def test_each_account_has_a_quota_of_its_own() -> None:
 
 
 def test_a_quota_that_is_used_up_throttles_until_a_call_is_free() -> None:
-    """It is asked for again then; /status says so."""
+    """When the quota is used up, the account is throttled in /status until the named time, and then asks again."""
     core = member()
     queue_up(core, "a")
     give(core, 0, wait=12.5)
@@ -108,7 +109,8 @@ def test_a_quota_that_is_used_up_throttles_until_a_call_is_free() -> None:
 
 
 def test_calls_that_were_given_and_not_used_are_void() -> None:
-    """Two seconds after they were asked for: the store counts them no longer than that."""
+    """Granted calls that were not used within two seconds of the question are void, as the store counts them no
+    longer."""
     core = member(concurrency=3)
     queue_up(core, "a", "b", "c")
     core.revoke(0)
@@ -122,7 +124,8 @@ def test_calls_that_were_given_and_not_used_are_void() -> None:
 
 
 def test_calls_that_come_too_late_are_void_and_more_time_is_asked_for() -> None:
-    """A store that answers slowly does not stop everything."""
+    """Calls that are granted too late are void, and the next question asks for more time, so a slow store stops
+    nothing."""
     core = member()
     queue_up(core, "a")
     core.advance(3.0)
@@ -134,7 +137,8 @@ def test_calls_that_come_too_late_are_void_and_more_time_is_asked_for() -> None:
 
 
 def test_a_store_that_does_not_answer_is_asked_again() -> None:
-    """Behind a backoff; until then the store is said to fail, and events wait for it."""
+    """After a failed question events wait for the key store, which counts as failing, and the member asks again
+    after a backoff."""
     core = member()
     queue_up(core, "a")
     asked = core.take(m.AskCalls)
@@ -151,7 +155,8 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
 
 
 def test_a_question_that_nothing_waits_for_any_more_is_no_trouble() -> None:
-    """Its partitions went to another member: it asks for nothing, and is ready."""
+    """When the partitions are lost, a failed question is not repeated, and the key store no longer counts as
+    failing."""
     core = member()
     queue_up(core, "a")
     asked = core.take(m.AskCalls)
@@ -162,7 +167,7 @@ def test_a_question_that_nothing_waits_for_any_more_is_no_trouble() -> None:
 
 
 def test_a_probe_is_a_call_of_the_quota() -> None:
-    """One is asked for, however much waits."""
+    """A probe is a call of the quota, and one call is asked for, however many batches wait."""
     core = member(concurrency=4)
     queue_up(core, *"abcd")
     give(core, 4)
@@ -175,7 +180,7 @@ def test_a_probe_is_a_call_of_the_quota() -> None:
 
 
 def test_early_calls_leave_the_quota_to_full_batches() -> None:
-    """The less of the quota is left for all, the longer a batch waits that is not full."""
+    """The less of the quota is left, the longer a batch that is not full waits, up to its linger."""
     core = member(batch_events=100, linger=30.0, calls_per_minute=100)
     queue_up(core, "a")
     give(core, 1, left=99)
@@ -193,7 +198,7 @@ def test_early_calls_leave_the_quota_to_full_batches() -> None:
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_members_together_keep_the_quota_and_use_most_of_it(members: int) -> None:
-    """In any 60 seconds no more calls than the quota, whatever is given to whom; and nine in ten of it are used."""
+    """Members together make no more calls than the quota in any 60 seconds, and use nine in ten of it."""
     quota, minutes = 40, 5
     cores = [member(concurrency=4, calls_per_minute=quota) for _ in range(members)]
     server = SharedKeys(lambda: cores[0].now)

@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 
 def core_of_a_member(session: int = 1, **policy: Any) -> Core:
-    """A core with a shared key store, a partition, and a lease that has just been renewed."""
+    """Return a core with a shared key store, a partition and a lease that was just renewed."""
     core = Core(lease=LEASE, call_timeout=TIMEOUT, unreachable_after=1e9, **policy)
     core.tick()
     renew(core, session)
@@ -26,12 +26,12 @@ def core_of_a_member(session: int = 1, **policy: Any) -> Core:
 
 
 def renew(core: Core, session: int = 1) -> None:
-    """The store prolongs the lease of this session of ours."""
+    """Let the store renew our lease in this session."""
     core.feed(m.LeaseRenewed(core.take(m.RenewLease).number, session))
 
 
 def pass_time(core: Core, seconds: float, session: int = 1) -> None:
-    """Time passes, and each renewal is answered at once."""
+    """Let time pass, and answer each renewal at once."""
     end = core.now + seconds
     while core.now < end:
         core.advance(min(RENEW_EVERY, end - core.now))
@@ -40,19 +40,19 @@ def pass_time(core: Core, seconds: float, session: int = 1) -> None:
 
 
 def answer_claims(core: Core, *found: int, session: int = 1) -> m.LookUpKeys:
-    """The store answers the oldest look-up."""
+    """Let the store answer the oldest look-up."""
     asked = core.take(m.LookUpKeys)
     core.feed(m.KeysLookedUp(asked.number, found, session))
     return asked
 
 
 def keys_in(commands: Sequence[m.Command]) -> list[bytes]:
-    """The keys that are released by these commands."""
+    """Return the keys that these commands release."""
     return [key for one in commands if isinstance(one, m.ReleaseKeys) for key in split_keys(one.keys)]
 
 
 def test_a_store_that_is_not_shared_has_no_lease() -> None:
-    """Nothing is renewed or released."""
+    """Without a shared key store no lease is renewed and no key released."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -63,7 +63,7 @@ def test_a_store_that_is_not_shared_has_no_lease() -> None:
 
 
 def test_the_lease_is_renewed_each_second_and_one_renewal_is_under_way_at_a_time() -> None:
-    """From the first moment on; a renewal that is not answered is not asked for twice."""
+    """The lease is renewed from the start, each second, with one renewal in flight at a time."""
     core = Core(lease=LEASE, call_timeout=TIMEOUT)
     core.tick()
     core.advance(10.0)
@@ -76,7 +76,7 @@ def test_the_lease_is_renewed_each_second_and_one_renewal_is_under_way_at_a_time
 
 
 def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
-    """A look-up cannot be answered without a session, so nothing is queued either."""
+    """Until the lease holds, look-ups fail without a session, so no event is queued or sent."""
     core = Core(lease=LEASE, call_timeout=TIMEOUT)
     core.assign()
     core.fetch(event("a"))
@@ -87,7 +87,8 @@ def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
 
 
 def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
-    """The lease counts from when its renewal was asked for, less a second for the clocks' difference."""
+    """A call begins only if the lease outlasts its time limit. A lease counts from the question for it, less a
+    second for clocks."""
     core = core_of_a_member(linger=0.0)
     begun = core.now
     core.advance(RENEW_EVERY)
@@ -113,7 +114,7 @@ def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
 
 
 def test_a_call_says_by_when_it_must_have_begun() -> None:
-    """The process may stand still between the decision and the call."""
+    """A call has a time by which it must begin, since the process may be frozen between decision and call."""
     core = core_of_a_member(linger=0.0)
     renewed_at = core.now
     core.fetch(event("a"))
@@ -123,7 +124,7 @@ def test_a_call_says_by_when_it_must_have_begun() -> None:
 
 
 def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
-    """The store is said to fail until a renewal is answered."""
+    """A renewal that fails is repeated, and the store counts as failing until one is answered."""
     core = core_of_a_member()
     core.advance(RENEW_EVERY)
     core.feed(m.KeyStoreFailed(core.take(m.RenewLease)))
@@ -134,7 +135,8 @@ def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
 
 
 def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
-    """Asked again each second: delivered there, it is a duplicate; released or orphaned there, it is ours to send."""
+    """An event in flight at another member is looked up each second: delivered there, it is a duplicate;
+    released, we send it."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"), event("c"), event("a"))
     answer_claims(core, 2, 2, 0)
@@ -156,7 +158,7 @@ def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
 
 
 def test_claims_of_a_session_that_ended_are_made_again() -> None:
-    """What is queued is looked up again and not sent meanwhile; what is in flight is not disturbed."""
+    """When a session ended, queued events are claimed again before they are sent; calls in flight go on."""
     core = core_of_a_member(linger=0.0, concurrency=1)
     core.fetch(event("flying"))
     answer_claims(core, 0)
@@ -177,7 +179,7 @@ def test_claims_of_a_session_that_ended_are_made_again() -> None:
 
 
 def test_what_comes_back_without_a_verdict_after_a_new_session_is_claimed_again() -> None:
-    """It may be another member's by now."""
+    """An event without a verdict is claimed again after a new session: another member may have it by now."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"))
     answer_claims(core, 0)
@@ -190,7 +192,8 @@ def test_what_comes_back_without_a_verdict_after_a_new_session_is_claimed_again(
 
 
 def test_what_was_sent_without_an_answer_and_delivered_by_another_member_is_counted() -> None:
-    """A machine that stood still for longer than its lease finds the time limits of its calls over."""
+    """An event sent without an answer and then delivered by another member is counted as taken over: a machine
+    frozen for longer than its lease finds the time limits of its calls over."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -206,7 +209,7 @@ def test_what_was_sent_without_an_answer_and_delivered_by_another_member_is_coun
 
 
 def test_what_goes_again_after_it_was_claimed_again_is_counted_if_the_outcome_is_unknown() -> None:
-    """It begins in another batch, and may be doubled as any event that goes again."""
+    """An event that is sent again under a new claim counts as an unclear repeat if its outcome was unknown."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a", age=7200))
     answer_claims(core, 0)
@@ -221,7 +224,7 @@ def test_what_goes_again_after_it_was_claimed_again_is_counted_if_the_outcome_is
 
 
 def test_an_answer_to_a_look_up_of_another_session_counts_for_nothing() -> None:
-    """Its claims are void, or the session is not known to hold yet."""
+    """An answer to a look-up of another session is ignored: its claims are void."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"))
     asked = core.take(m.LookUpKeys)
@@ -235,7 +238,7 @@ def test_an_answer_to_a_look_up_of_another_session_counts_for_nothing() -> None:
 
 
 def test_what_another_member_has_taken_over_is_not_confirmed_by_us() -> None:
-    """Delivered after our lease had ended: it stays open until its key is durable, and is counted once."""
+    """An event delivered after our lease ended stays open until its key is durable, and is counted once."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -256,7 +259,8 @@ def test_what_another_member_has_taken_over_is_not_confirmed_by_us() -> None:
 
 
 def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None:
-    """Else a copy at another member would wait until our lease ends."""
+    """A refused event's key is released unless a follower takes its place, so that a copy at another member can
+    go on."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"), event("b", other=1))
     keys = split_keys(answer_claims(core, 0, 0).keys)
@@ -269,7 +273,8 @@ def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None
 
 
 def test_what_is_dropped_at_a_revoke_is_released() -> None:
-    """Queued or waiting for another member: the next owner need not wait for the end of our lease."""
+    """Keys of events that a revoke drops are released, so that the next owner need not wait for the end of our
+    lease."""
     core = core_of_a_member(linger=60.0)
     core.fetch(event("before"))
     answer_claims(core, 0)
@@ -282,7 +287,7 @@ def test_what_is_dropped_at_a_revoke_is_released() -> None:
 
 
 def test_a_failed_look_up_renews_at_once() -> None:
-    """The session may have ended: a new one is begun before the next look-up."""
+    """A failed look-up renews the lease at once, before the next look-up: the session may have ended."""
     core = core_of_a_member()
     core.fetch(event("a"))
     assert not core.has(m.RenewLease)
@@ -291,7 +296,8 @@ def test_a_failed_look_up_renews_at_once() -> None:
 
 
 def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
-    """Claims end with the lease, and other members meet by themselves what the note says. Nothing is in trouble."""
+    """A release or note that fails is not repeated: claims end with the lease, and a note only saves other
+    members a call."""
     core = core_of_a_member()
     commands = len(core.log)
     for command in (m.ReleaseKeys(bytes(16)), m.TellNote(Note("", "", 401, None, 60.0))):
@@ -301,7 +307,7 @@ def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
 
 
 def test_a_stop_does_not_wait_for_other_members() -> None:
-    """What waits for another's outcome is dropped, and read again by the next owner."""
+    """A stop drops events that wait for another member's outcome; the next owner reads them again."""
     core = core_of_a_member()
     core.fetch(event("a"))
     answer_claims(core, 2)
@@ -312,7 +318,8 @@ def test_a_stop_does_not_wait_for_other_members() -> None:
 
 
 def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:
-    """Its halves are not claimed again: they would join each other in one batch, which is refused again, and so on."""
+    """Halves of a refused batch keep their claims: claimed again, they would join in one batch that is refused
+    again."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("good"), event("poison"))
     answer_claims(core, 0, 0)
@@ -324,7 +331,7 @@ def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:
 
 
 def test_what_is_left_of_a_batch_goes_again_under_the_same_claims() -> None:
-    """Where the platform refused some of its events and judged none of the others."""
+    """Events of a batch that the platform did not judge are sent again under the same claims."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("good"), event("poison"))
     answer_claims(core, 0, 0)
@@ -335,7 +342,8 @@ def test_what_is_left_of_a_batch_goes_again_under_the_same_claims() -> None:
 
 
 def test_events_that_another_member_has_taken_over_do_not_hold_up_the_others() -> None:
-    """Two members that each wait for the other's outcome go on sending; else neither outcome would ever come."""
+    """Two members that each wait for the other's outcome go on sending their other events, so that both
+    outcomes come."""
     core = core_of_a_member(linger=0.0, concurrency=1, batch_events=2)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -349,7 +357,7 @@ def test_events_that_another_member_has_taken_over_do_not_hold_up_the_others() -
 
 
 def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> None:
-    """Whatever the backoff: another member may claim them as soon as our lease has ended."""
+    """Delivered keys are confirmed as soon as the store answers again, without the backoff: our lease may end soon."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"))
     answer_claims(core, 0)
@@ -365,7 +373,8 @@ def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> No
 
 
 def test_time_that_the_machine_was_suspended_for_counts_against_the_lease() -> None:
-    """The monotonic clock stands still meanwhile. A renewal under way is as old as the wall clock says."""
+    """Time of a suspension counts against the lease: the wall clock shows it, while the monotonic clock stands
+    still."""
     core = core_of_a_member(linger=60.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -382,7 +391,7 @@ def test_time_that_the_machine_was_suspended_for_counts_against_the_lease() -> N
 
 
 def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None:
-    """It is renewed at once; a renewal that was under way proves nothing."""
+    """A lost lease no longer holds, and is renewed at once; a renewal that was in flight proves nothing."""
     core = core_of_a_member()
     core.fetch(event("a"))
     core.advance(RENEW_EVERY)
@@ -401,7 +410,8 @@ def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None
 
 
 def test_what_was_delivered_there_as_well_is_counted() -> None:
-    """Another member took it over, and had confirmed it before we came back: it is settled, and may have gone twice."""
+    """An event that another member took over and confirmed is settled here and counted as taken over: it may be
+    sent twice."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)

@@ -1,4 +1,4 @@
-"""Work that stands still is told, again and again, until it moves; what has its own name is no stall."""
+"""Stalls: work that makes no progress is reported until it moves; states with their own report are no stall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AFTER = 120.0
 
 
 def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
-    """The shell's rounds for so long; when the engine said that all stands still, in seconds from now."""
+    """Take the shell's rounds for `seconds`; return after how many seconds the engine reported a stall."""
     begun, told = core.now, []
     before = len(core.reports("stalled"))
     while core.now < begun + seconds:
@@ -25,7 +25,7 @@ def looking(core: Core, seconds: float, end: int = 1) -> list[float]:
 
 
 def waiting() -> Core:
-    """One event whose look-up is never answered."""
+    """Return a core with one event whose look-up is never answered."""
     core = Core(stall_after=AFTER)
     core.assign()
     core.fetch(event("a"))
@@ -33,7 +33,7 @@ def waiting() -> Core:
 
 
 def test_open_records_that_stand_still_are_told_until_they_move() -> None:
-    """At the limit, every five minutes after it, and once when it is over."""
+    """Open records without progress are reported at the limit, every five minutes after it, and once at the end."""
     core = waiting()
     told = looking(core, 1_000.0)
     assert told == pytest.approx([122.0, 422.0, 722.0], abs=3.0)
@@ -46,14 +46,14 @@ def test_open_records_that_stand_still_are_told_until_they_move() -> None:
 
 
 def test_lag_that_stands_still_is_told_with_nothing_open() -> None:
-    """Somebody's hanging transaction: there is something to read, and it cannot be."""
+    """Lag without progress is reported with nothing open, as behind a transaction that hangs."""
     core = Core(stall_after=AFTER)
     core.assign()
     assert looking(core, 200.0, end=7)
 
 
 def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
-    """Hours without work do not count against the first record that comes."""
+    """Time without work does not count: the first record after hours has the whole limit."""
     core = Core(stall_after=AFTER)
     core.assign()
     assert not looking(core, 3_600.0, end=0)
@@ -63,7 +63,7 @@ def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
 
 
 def test_slow_progress_is_progress() -> None:
-    """One settlement within the limit is enough, whatever became of the record."""
+    """One settlement within the limit, with any outcome, prevents a report."""
     core = waiting()
     for _ in range(10):
         core.fetch(UNDECODABLE)
@@ -73,7 +73,7 @@ def test_slow_progress_is_progress() -> None:
 
 @pytest.mark.parametrize("answer", [(401, NO), (429, b""), (503, b"")])
 def test_what_has_its_own_name_is_no_stall(answer: tuple[int, bytes]) -> None:
-    """A destination that halts, throttles or cannot be reached is told as that."""
+    """A destination that is halted, throttled or unreachable is reported as that and not as a stall."""
     core = waiting()
     core.send_all()
     core.answer(core.take(m.Send), *answer, {"retry-after": "300"})
@@ -86,7 +86,7 @@ def test_what_has_its_own_name_is_no_stall(answer: tuple[int, bytes]) -> None:
 
 
 def test_a_guard_and_a_stop_are_no_stall() -> None:
-    """Both are told, and have their own ends."""
+    """A tripped guard and a stop are reported on their own and are no stall."""
     core = Core(stall_after=AFTER, dead_letter_share=0.5, dead_letter_sample=10)
     core.assign()
     core.fetch(*(event(f"{n}") for n in range(4)), *[UNDECODABLE] * 6)
