@@ -1,4 +1,5 @@
-"""What went wrong elsewhere (docs/why.md): one test per row that concerns the engine, and the crash-point table.
+"""Lessons of other projects (docs/why.md): one test for each row that concerns the engine, and for each crash
+point.
 
 A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
 """
@@ -44,7 +45,7 @@ def test_an_expired_token_drops_nothing() -> None:
 
 
 def test_a_later_success_commits_past_no_earlier_failure() -> None:
-    """The lowest unsettled record holds the commit (vector #24215, parallel-consumer #826)."""
+    """A settled record never moves the commit past an earlier open one (vector #24215, parallel-consumer #826)."""
     core = Core(linger=0.0, batch_events=1)
     core.assign()
     core.fetch(*(event(str(n)) for n in range(5)))
@@ -58,7 +59,7 @@ def test_a_later_success_commits_past_no_earlier_failure() -> None:
 
 
 def test_mine_and_settled_are_one_step() -> None:
-    """What is answered between revoke and release settles and is committed in the rebalance, or not at all."""
+    """A call answered between revoke and release settles its records, which are committed in the rebalance alone."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -74,7 +75,8 @@ def test_mine_and_settled_are_one_step() -> None:
 
 
 def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
-    """A failed write is repeated, for ever, and the offset does not move (arroyo's dlq, jitsu's rotor)."""
+    """A dead letter that could not be written is written again without end, and the offset does not move
+    (arroyo's dlq, jitsu's rotor)."""
     core = Core()
     core.assign()
     core.fetch(UNDECODABLE, UNDECODABLE)
@@ -93,7 +95,7 @@ def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
 
 
 def test_dedup_does_not_eat_the_retry() -> None:
-    """The key is remembered on delivery, not before (apache/pulsar #5218)."""
+    """A key is stored when its event is delivered, not before, so a retry is no duplicate (apache/pulsar #5218)."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -109,7 +111,7 @@ def test_dedup_does_not_eat_the_retry() -> None:
 
 
 def test_one_bad_message_blocks_nothing() -> None:
-    """Refused for good is its own class: a dead letter, and the line goes on (connect #414, #415)."""
+    """An event that is refused for good becomes a dead letter, and the others are delivered (connect #414, #415)."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("bad"), *(event(str(n)) for n in range(9)))
@@ -125,7 +127,7 @@ def test_one_bad_message_blocks_nothing() -> None:
 
 
 def test_a_tombstone_is_filtered() -> None:
-    """A null value is counted and committed past (Aiven HTTP sink PR 183, faust #597)."""
+    """A null value counts as filtered, and the offset moves past it (Aiven HTTP sink PR 183, faust #597)."""
     core = Core()
     core.assign()
     core.fetch(None)
@@ -134,7 +136,8 @@ def test_a_tombstone_is_filtered() -> None:
 
 
 def test_a_registry_outage_holds_only_the_unknown() -> None:
-    """Unknown ids wait and are asked for again; records of known ids go on; nothing is a dead letter (hermes #607)."""
+    """While the registry is down, records with known schemas are delivered and the others wait without dead
+    letters (hermes #607)."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -155,7 +158,7 @@ def test_a_registry_outage_holds_only_the_unknown() -> None:
 
 
 def test_the_budget_holds_while_nothing_settles() -> None:
-    """Fetch by fetch: open records never exceed the budget (parallel-consumer #832: out of memory)."""
+    """Open records never exceed the budget while nothing settles (parallel-consumer #832: out of memory)."""
     core = Core(max_open_events=50, max_open_bytes=100_000)
     core.assign()
     count = 0
@@ -171,7 +174,7 @@ def test_the_budget_holds_while_nothing_settles() -> None:
 
 
 def test_a_dead_account_does_not_stop_the_others_intake() -> None:
-    """Its events wait; those of the account that works go on coming in, batch after batch (rudder-server #4953)."""
+    """Events of a dead account wait, while those of another account are read and delivered (rudder-server #4953)."""
     core = Core(linger=0.0, accounts=2)
     core.assign()
     core.fetch(event("bad", OTHER_ACCOUNT), event("good"))
@@ -192,7 +195,7 @@ def test_a_dead_account_does_not_stop_the_others_intake() -> None:
 
 
 def restarted(core: Core, committed: int | None) -> Core:
-    """The process after a kill -9: keys and committed offset are all that is left."""
+    """Return the process after a kill -9, which knows only stored keys and the committed offset."""
     after = Core(linger=0.0)
     after.stored_keys = set(core.stored_keys)
     after.assign(0, epoch=1, start=committed or 0)
@@ -200,7 +203,7 @@ def restarted(core: Core, committed: int | None) -> Core:
 
 
 def crashing() -> Core:
-    """A core with two events in flight in one call."""
+    """Return a core with two open events."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a"), event("b"))
@@ -208,7 +211,7 @@ def crashing() -> Core:
 
 
 def replayed(core: Core, *values: bytes | None) -> list[str]:
-    """The restarted core reads these: all settles, and which events were sent is told."""
+    """Let the restarted core read these records and settle them all; return the ids of the events sent."""
     core.fetch(*values)
     core.deliver()
     if core.has(m.StoreDeadLetters):
@@ -218,14 +221,14 @@ def replayed(core: Core, *values: bytes | None) -> list[str]:
 
 
 def test_killed_when_fetched_and_not_sent() -> None:
-    """Read again, never lost."""
+    """After a kill before the call, the events are read again and sent."""
     core = crashing()
     assert core.committable() is None
     assert replayed(restarted(core, None), event("a"), event("b")) == ["a", "b"]
 
 
 def test_killed_when_sent_without_an_answer() -> None:
-    """Sent again with the same event ids."""
+    """After a kill during the call, the events are sent again with the same ids."""
     core = crashing()
     core.look_up()
     first = core.take(m.Send)
@@ -234,7 +237,7 @@ def test_killed_when_sent_without_an_answer() -> None:
 
 
 def test_killed_when_answered_and_the_key_not_stored() -> None:
-    """Sent again: nothing was committed before the key was durable."""
+    """After a kill before the key is durable, the events are sent again: nothing was committed."""
     core = crashing()
     core.look_up()
     core.accept()
@@ -244,7 +247,7 @@ def test_killed_when_answered_and_the_key_not_stored() -> None:
 
 
 def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
-    """At most concurrency x batch events are sent and not remembered: then sending waits for the key store."""
+    """While the key store fails, at most `concurrency` batches are sent without stored keys; then sending waits."""
     core = Core(linger=0.0, batch_events=2, concurrency=3)
     core.assign()
     core.fetch(*(event(str(n)) for n in range(100)))
@@ -261,7 +264,7 @@ def test_a_key_store_that_fails_bounds_what_a_kill_sends_again() -> None:
 
 @pytest.mark.parametrize("told", [False, True])
 def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
-    """Read again, found to be a duplicate, not sent; whether or not we were told that it is stored."""
+    """After a kill between key and commit, the events are read again and are duplicates, acknowledged key or not."""
     core = crashing()
     core.look_up()
     core.accept()
@@ -276,7 +279,7 @@ def test_killed_when_the_key_is_stored_and_not_committed(told: bool) -> None:
 
 
 def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
-    """Refused again, one more dead letter, never lost."""
+    """After a kill before the dead letter is acknowledged, the event is refused again and has another dead letter."""
     core = crashing()
     core.look_up()
     send = core.take(m.Send)
@@ -294,7 +297,7 @@ def test_killed_when_refused_and_the_dead_letter_not_acknowledged() -> None:
 
 
 def test_revoked_with_calls_in_flight() -> None:
-    """Waits to the deadline; afterwards the old owner commits nothing, whatever the answer says."""
+    """A revoke waits for calls in flight up to its deadline; a later answer commits nothing."""
     core = crashing()
     core.look_up()
     core.revoke(0, grace=5.0)

@@ -1,4 +1,4 @@
-"""The pipeline keeps the rules that must not bend (docs/architecture.md); rules 5 to 7 are in test_draining.py."""
+"""The pipeline keeps its rules (docs/architecture.md); rules 5 to 7 are in test_draining.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.engine.building import (
 
 
 def test_every_record_ends_in_exactly_one_disposition() -> None:
-    """Delivered, duplicate, filtered, dead-lettered; then all of it is committed, with the leader epoch."""
+    """Each record is delivered, duplicate, filtered or dead-lettered, and the commit has their end and leader epoch."""
     core = Core()
     core.assign(start=40)
     core.fetch(
@@ -51,7 +51,7 @@ def test_every_record_ends_in_exactly_one_disposition() -> None:
 
 
 def test_what_happened_is_counted() -> None:
-    """By name, code and stage, each family a closed set."""
+    """Outcomes are counted by event name, code and stage."""
     core = Core()
     core.assign()
     core.fetch(event("a", warn=1), filtered(), None, UNDECODABLE)
@@ -66,7 +66,7 @@ def test_what_happened_is_counted() -> None:
 
 
 def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
-    """Work is done in chunks, never record by record."""
+    """A chunk of 1,000 records takes one look-up and one call."""
     core = Core()
     core.assign()
     core.fetch(*(event(str(n)) for n in range(1000)))
@@ -81,7 +81,7 @@ def test_a_chunk_of_the_most_records_is_one_look_up_and_one_call() -> None:
 
 
 def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
-    """Later records of the partition settle without being committed past it; other partitions go on."""
+    """An open record holds the commit of its own partition; other partitions are committed."""
     core = Core(batch_events=1, linger=0.0)
     core.assign(0)
     core.assign(1)
@@ -101,7 +101,7 @@ def test_an_open_record_holds_the_commit_of_its_partition_alone() -> None:
 
 
 def test_commits_come_at_their_interval_one_at_a_time() -> None:
-    """While one is under way no other begins; what failed is tried again at the next interval."""
+    """One commit is in flight at a time, and a failed one is repeated at the next interval."""
     core = Core(commit_interval=1.0)
     core.assign()
     core.fetch(filtered())
@@ -120,7 +120,7 @@ def test_commits_come_at_their_interval_one_at_a_time() -> None:
 
 
 def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
-    """Each partition for itself."""
+    """When a commit was accepted for some partitions, it is repeated for the others alone."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -137,7 +137,7 @@ def test_a_commit_taken_in_part_is_repeated_for_the_rest() -> None:
 
 
 def test_records_of_an_older_epoch_are_not_taken_in() -> None:
-    """Nor are those of a partition that is not ours, nor empty chunks."""
+    """Records of an older epoch or a partition that is not ours, and empty chunks, are ignored."""
     core = Core()
     core.assign(0, epoch=2)
     core.feed(
@@ -148,7 +148,7 @@ def test_records_of_an_older_epoch_are_not_taken_in() -> None:
 
 
 def test_an_answer_for_an_older_epoch_settles_nothing() -> None:
-    """The same partition came back: its records are read again, and the old answer is not theirs."""
+    """When a partition was assigned again, an answer to an earlier call settles no record of the new assignment."""
     core = Core()
     core.assign(0, epoch=1)
     core.fetch(event("a"))
@@ -164,7 +164,7 @@ def test_an_answer_for_an_older_epoch_settles_nothing() -> None:
 
 
 def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> None:
-    """The committed position is the old assignment's."""
+    """The answer to an old assignment's commit does not set the committed position of the new one."""
     core = Core()
     core.assign(0, epoch=1)
     core.fetch(filtered())
@@ -176,7 +176,7 @@ def test_a_commit_that_comes_back_late_says_nothing_of_a_new_assignment() -> Non
 
 
 def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
-    """And a verdict that comes later concerns nobody."""
+    """When a partition is lost, records that wait for a schema are dropped, and a later answer changes nothing."""
     core = Core()
     core.assign()
     core.fetch(of_schema("a", "1"))
@@ -188,7 +188,7 @@ def test_what_waits_for_a_schema_dies_with_its_assignment() -> None:
 
 
 def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
-    """Without a rebalance: what was open from there on is released, and judged again as it is read again."""
+    """When the position goes back without a rebalance, open records from there on are released and read again."""
     core = Core()
     core.assign()
     core.fetch(event("a"), event("b"), event("c"))
@@ -205,7 +205,8 @@ def test_a_position_that_goes_back_voids_what_was_seen_from_there() -> None:
 
 
 def test_a_stop_waits_for_the_keys_of_what_a_position_that_went_back_released() -> None:
-    """Delivered, but not remembered, it would be sent again (the simulation's seed 681)."""
+    """A stop waits for keys of delivered events that a rewind released: without them the events would be sent
+    again (the simulation's seed 681)."""
     core = Core()
     core.assign()
     core.fetch(event("a"), event("b"))
@@ -222,7 +223,7 @@ def test_a_stop_waits_for_the_keys_of_what_a_position_that_went_back_released() 
 
 
 def test_a_position_that_goes_back_loses_nothing_before_it() -> None:
-    """A truncated log sets the position back to where it was cut: what is open before the cut is not read again."""
+    """When a log was truncated, open records before the cut stay open and are delivered."""
     core = Core()
     core.assign()
     core.fetch(event("a"), event("b"), event("c"))
@@ -240,7 +241,7 @@ def test_a_position_that_goes_back_loses_nothing_before_it() -> None:
 
 
 def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
-    """Answered is not enough: until the key is stored, nothing is committed (Redpanda Connect's own docs)."""
+    """A delivered record settles when its key is stored, and not before (Redpanda Connect's own docs)."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -257,7 +258,7 @@ def test_a_delivered_key_is_durable_before_its_record_settles() -> None:
 
 
 def test_a_key_delivered_before_is_a_duplicate_and_is_not_sent() -> None:
-    """What the key store remembers counts, and the followers of such a record too."""
+    """An event whose key is stored is a duplicate and is not sent, and so are its followers."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -269,7 +270,7 @@ def test_a_key_delivered_before_is_a_duplicate_and_is_not_sent() -> None:
 
 
 def test_a_duplicate_of_an_open_event_waits_for_it() -> None:
-    """It is neither sent nor settled before the first is; in any partition."""
+    """A duplicate of an open event of any partition is not sent, and settles with that event."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -287,7 +288,7 @@ def test_a_duplicate_of_an_open_event_waits_for_it() -> None:
 
 
 def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
-    """It may be a better one (the first lacked something the API wants)."""
+    """A duplicate of a refused event is sent itself: it may hold what the first one lacked."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(event("a", version=1), event("a", version=2))
@@ -301,7 +302,8 @@ def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
 
 @pytest.mark.parametrize("when", ["looking up", "queued", "in flight", "backing off"])
 def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> None:
-    """Wherever the leader was: its claim passes on, or its delivery settles the follower."""
+    """When a leader's partition is lost at any stage, its follower is sent itself, or settles with the leader's
+    delivery."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -322,7 +324,7 @@ def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> 
 
 
 def test_accounts_do_not_share_keys() -> None:
-    """The same id sent to two accounts is two events."""
+    """One id for two accounts is two events."""
     core = Core()
     core.assign()
     core.fetch(event("a"), event("a", OTHER_ACCOUNT))
@@ -335,7 +337,7 @@ def test_accounts_do_not_share_keys() -> None:
 
 @pytest.mark.parametrize("answer", [None, 503, 429, 401])
 def test_a_revoke_ends_the_retries(answer: int | None) -> None:
-    """What waits to be tried again is let go at once; nothing of it is sent or committed afterwards."""
+    """A revoke drops batches that wait to be retried; they are not sent or committed afterwards."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -352,7 +354,7 @@ def test_a_revoke_ends_the_retries(answer: int | None) -> None:
 
 
 def test_a_look_up_that_failed_is_repeated() -> None:
-    """Behind a backoff, for ever; the records wait, and are neither sent nor settled."""
+    """A failed look-up is repeated after a backoff, without end; its records wait meanwhile."""
     core = Core()
     core.assign()
     core.fetch(event("a"))
@@ -366,7 +368,7 @@ def test_a_look_up_that_failed_is_repeated() -> None:
 
 
 def test_answers_that_fit_no_command_are_bugs() -> None:
-    """Each command is answered by exactly one input."""
+    """An answer to no command, or with a wrong length, raises an error."""
     core = Core()
     for wrong in (
         m.KeysLookedUp(99, []),
@@ -389,7 +391,8 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
 
 
 def test_open_bytes_bound_the_intake() -> None:
-    """Records as fetched and events as serialised count; with nothing open there is room for one of any size."""
+    """Open bytes, of fetched records and of events' JSON, limit the intake; with nothing open there is room for
+    one record."""
     core = Core(max_open_bytes=10_000)
     core.assign()
     core.fetch(event("a", text="x" * 3000))
@@ -403,7 +406,8 @@ def test_open_bytes_bound_the_intake() -> None:
 
 
 def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
-    """A small budget of bytes must not be overrun by the very first fetch (parallel-consumer #832)."""
+    """Before the first record, room is estimated from the budget in bytes, so that the first fetch fits
+    (parallel-consumer #832)."""
     core = Core(max_open_bytes=1024 * 1024)
     core.assign()
     assert 1 <= core.pipeline.room() <= 100
@@ -413,7 +417,7 @@ def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
 
 
 def script(seed: int) -> list[m.Command]:
-    """A life with some of everything."""
+    """Return the commands of a run with inputs of most kinds."""
     core = Core(seed=seed, batch_events=3)
     core.assign(0)
     core.assign(1)
@@ -433,7 +437,8 @@ def script(seed: int) -> list[m.Command]:
 
 
 def test_the_same_seed_gives_the_same_commands() -> None:
-    """Nothing depends on hash order, identity or an unseeded random; another seed waits differently."""
+    """The same seed gives the same commands, without effects of hash order or identity; another seed waits
+    differently."""
     assert script(1) == script(1)
     assert script(1) != script(2)
 
@@ -442,7 +447,8 @@ def test_the_same_seed_gives_the_same_commands() -> None:
 
 
 def test_a_schema_s_verdicts() -> None:
-    """Found: decoded. Not readable, or no such schema: a dead letter. No verdict: it waits."""
+    """A schema that is found decodes its records; an unusable or missing one makes dead letters; without an
+    answer they wait."""
     core = Core()
     core.assign()
     core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))
@@ -458,7 +464,7 @@ def test_a_schema_s_verdicts() -> None:
 
 
 def test_a_dead_letter_names_where_it_came_from() -> None:
-    """Topic, partition, the record as it was, attempts and time; none was sent yet, so no attempts."""
+    """A dead letter has topic, partition, the original record, attempts and time; an unsent record has 0 attempts."""
     core = Core()
     core.assign()
     core.fetch(UNDECODABLE)
@@ -468,14 +474,14 @@ def test_a_dead_letter_names_where_it_came_from() -> None:
 
 
 def test_end_offsets_of_what_is_not_ours_are_no_matter() -> None:
-    """They come from another thread, a little late."""
+    """End offsets of a partition that is not ours are ignored: they come late, from another thread."""
     core = Core()
     core.feed(m.EndOffsets({TopicPartition(TOPIC, 5): 3}))
     assert core.statistics().partitions == ()
 
 
 def test_a_new_group_s_start_is_committed_before_any_record() -> None:
-    """A crash before the first settlement must not skip what came meanwhile."""
+    """A new group's start is committed before its first record, so that a crash does not skip later records."""
     core = Core()
     core.assign(start=500, commit_start=True)
     core.advance(core.policy.commit_interval)
@@ -483,7 +489,7 @@ def test_a_new_group_s_start_is_committed_before_any_record() -> None:
 
 
 def test_a_call_is_named_by_a_number_of_its_own() -> None:
-    """Numbers tie an answer to its command; they are unique in a process (interface.py), retries included."""
+    """Each call has its own number, retries included, so that its answer finds it."""
     core = Core()
     core.assign()
     core.fetch(event("a"))

@@ -1,4 +1,4 @@
-"""The whole core against a hostile world that hypothesis plays, step by step.
+"""The whole core against inputs of all kinds that hypothesis chooses, step by step.
 
 Theory of operation. The world has a log per partition, a key store, an API and a broker; each rule does one thing
 that could happen at that moment: records come in, any waiting command is answered in any way, time passes, the
@@ -59,7 +59,7 @@ class World(RuleBasedStateMachine):
         self.log: dict[int, list[bytes | None]] = {n: [] for n in PARTITIONS}
         self.committed = dict.fromkeys(PARTITIONS, 0)
         self.accepted: set[tuple[str, str]] = set()
-        """Account and event id of all that the API ever processed."""
+        """Account and event id of all events that the API processed."""
         self.letters: set[tuple[int, int]] = set()
         self.keys: set[bytes] = set()
         self.epoch = 0
@@ -69,7 +69,7 @@ class World(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        """A new process."""
+        """Start a new process."""
         self.core = Core(
             batch_events=3,
             linger=0.2,
@@ -85,7 +85,7 @@ class World(RuleBasedStateMachine):
         """Revoked partitions by the number of their revoke."""
 
     def listen(self) -> None:
-        """Release and Stop commit what they name, and only what is still ours."""
+        """Commit the positions of new releases, and give up their partitions."""
         for one in self.core.log[self.heard :]:
             if isinstance(one, m.Release):
                 partition = self.leaving.pop(one.number)
@@ -94,7 +94,7 @@ class World(RuleBasedStateMachine):
         self.heard = len(self.core.log)
 
     def commit(self, positions: object) -> None:
-        """The broker takes these."""
+        """Let the broker accept positions, which must be of partitions that are still ours."""
         assert isinstance(positions, list | tuple)
         for position in positions:
             assert isinstance(position, Position)
@@ -104,7 +104,7 @@ class World(RuleBasedStateMachine):
     # -- what the group does
 
     def assign(self, partition: int) -> None:
-        """A partition is ours, if it is not already."""
+        """Assign a partition that is not assigned."""
         if partition in self.owned:
             return
         self.epoch += 1
@@ -115,32 +115,32 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.calm <= 0)
     @rule(data=st.data(), late=st.booleans())
     def incident(self, data: st.DataObject, late: bool) -> None:
-        """Something goes wrong at large; then there is calm for some steps, or no life would get far."""
+        """Let a large incident happen, then none for some steps, so that runs get far enough."""
         incidents = (self.revoke, self.lose, self.kill, self.stop, self.go_back)
         data.draw(st.sampled_from(incidents))(data.draw(st.sampled_from(PARTITIONS)), 0.0 if late else 5.0)
         self.listen()
         self.calm = data.draw(st.integers(0, 12))
 
     def revoke(self, partition: int, grace: float) -> None:
-        """The group takes a partition back."""
+        """Let the group revoke a partition."""
         if partition in self.owned and partition not in self.leaving.values():
             number = 1_000_000 + self.core.pipeline.context.number()
             self.leaving[number] = partition
             self.core.revoke(partition, number=number, grace=grace)
 
     def lose(self, partition: int, _: float) -> None:
-        """A partition is another's already."""
+        """Let a partition be lost to another member."""
         self.core.lose(partition)
         self.listen()
         assert partition not in self.leaving.values(), "a revoke of what is lost must be answered"
         self.owned.discard(partition)
 
     def kill(self, _: int, __: float) -> None:
-        """kill -9: the group gives the partitions anew, from what is committed."""
+        """Kill the process: the partitions are assigned again, from the committed positions."""
         self.start()
 
     def stop(self, _: int, grace: float) -> None:
-        """A stop that waits in vain, and the next process."""
+        """Stop the process at its deadline without further answers, and start the next one."""
         self.core.feed(m.StopRequested(grace))
         self.core.until(lambda: any(isinstance(one, m.Stop) for one in self.core.log), seconds=grace)
         [stop] = [one for one in self.core.log if isinstance(one, m.Stop)]
@@ -149,7 +149,7 @@ class World(RuleBasedStateMachine):
         self.start()
 
     def go_back(self, partition: int, grace: float) -> None:
-        """The position is set back: to the middle of what is open, or to what is committed."""
+        """Set the position back to the middle of the open records, or to the committed offset."""
         at = self.committed[partition]
         self.core.offsets[partition] = at if grace else (at + self.core.offsets.get(partition, at)) // 2
 
@@ -157,14 +157,14 @@ class World(RuleBasedStateMachine):
 
     @rule(partition=st.sampled_from(PARTITIONS), values=st.lists(VALUES, max_size=6))
     def arrive(self, partition: int, values: list[bytes | None]) -> None:
-        """Records come to the log, and in, as far as there is room."""
+        """Append records to the log, and fetch as many as there is room for."""
         if len(self.log[partition]) < 40:
             self.log[partition] += values
         self.assign(partition)
         self.fetch(partition)
 
     def fetch(self, partition: int) -> None:
-        """All that there is room for."""
+        """Fetch as many records as there is room for."""
         at = self.core.offsets[partition]
         values = self.log[partition][at : at + self.core.pipeline.room()]
         if values:
@@ -180,7 +180,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.core.waiting)
     @rule(data=st.data(), kind=st.lists(st.sampled_from([True, True, False]), min_size=1, max_size=6))
     def answer(self, data: st.DataObject, kind: list[bool]) -> None:
-        """Some of what waits, in any order, is answered kindly or not."""
+        """Answer some waiting commands in any order, favourably or not."""
         for kindly in kind:
             if self.core.waiting:
                 command = data.draw(st.sampled_from(self.core.waiting))
@@ -256,7 +256,7 @@ class World(RuleBasedStateMachine):
                 raise AssertionError(f"what waits is no command that is answered: {command}")
 
     def process(self, command: m.Send) -> list[tuple[str, str | None, str | None]]:
-        """The API processes a call: what it refuses is refused for good."""
+        """Let the API process a call, refusing its bad events for good."""
         bad = [one.startswith("bad") for one in event_ids(command)]
         good = [one for one, refused in zip(event_ids(command), bad, strict=True) if not refused]
         self.accepted.update((command.account, one) for one in good)
@@ -271,7 +271,7 @@ class World(RuleBasedStateMachine):
     # -- what must hold
 
     def fate(self, partition: int, offset: int) -> bool:
-        """Whether what should become of this record has become of it."""
+        """Return whether a record has the outcome that it should have."""
         value = self.log[partition][offset]
         if value in (None, filtered()):
             return True
@@ -291,7 +291,7 @@ class World(RuleBasedStateMachine):
                 assert self.fate(partition, offset), f"{partition}:{offset} is lost"
 
     def teardown(self) -> None:
-        """The world turns kind: everything settles and is committed, in bounded time."""
+        """Answer everything favourably: all records settle and are committed, in a bounded number of steps."""
         if self.leaving:
             self.core.advance(5.0)
             self.listen()

@@ -1,4 +1,4 @@
-"""The snapshot and the stages in simulated worlds, looked at after every input."""
+"""The snapshot and the stages in simulated worlds, checked after every input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation.runs import run_seed
 
 
 def _where_they_are(pipeline: Pipeline) -> dict[RecordStage, set[tuple[Block, int]]]:
-    """The open records that each part of the pipeline holds."""
+    """Return the open records that each part of the pipeline holds, by stage."""
     queues = [*pipeline.dispatcher]
     queued = [runs for queue in queues for runs in (queue.filling, *queue.ready)]
     queued += [batch.runs for queue in queues for _, _, batch in queue.again]
@@ -63,7 +63,7 @@ def _look(pipeline: Pipeline, now: Instant) -> None:
 def test_the_oldest_open_record_waits_for_something_in_every_world(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Crashes, rebalances, outages, cut logs: each open record is where its stage says, and nothing settled is held."""
+    """In crashes, rebalances, outages and cuts each open record is where its stage says, and no settled one is held."""
     handle, looks = Pipeline.handle, []
 
     def watched(self: Pipeline, happened: m.Input, now: Instant) -> list[m.Command]:

@@ -1,4 +1,4 @@
-"""Which traces records were written in: what counts as a traceparent, and which of many are taken."""
+"""Traces in which records were written: which header counts as a traceparent, and which of many are taken."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def written_in(*texts: bytes | None, name: str = "traceparent") -> Record:
-    """A record with so many headers of that name."""
+    """Return a record with these headers named `name`."""
     return Record(0, 0, None, b"", tuple((name, text) for text in texts))
 
 
 def trace_parent(record: Record) -> TraceParent | None:
-    """What is read of this record."""
+    """Return the trace parent that is read of a record."""
     return next(iter(trace_parents([record], 1)), None)
 
 
 def sampled(number: int, flags: int = 1) -> bytes:
-    """A header of the trace of that number."""
+    """Return a header of the trace with this number."""
     return f"00-{number:032x}-{SPAN}-{flags:02x}".encode()
 
 
 def test_a_traceparent_is_read() -> None:
-    """Trace, span and flags, as W3C Trace Context writes them."""
+    """A traceparent gives trace, span and flags as W3C Trace Context defines them."""
     record = written_in(f"00-{TRACE}-{SPAN}-01".encode())
     assert trace_parent(record) == TraceParent(int(TRACE, 16), int(SPAN, 16), 1)
 
 
 def test_a_later_version_may_say_more() -> None:
-    """What is known of it is read, as the standard asks."""
+    """Of a later version the known fields are read, as the standard asks."""
     record = written_in(f"cc-{TRACE}-{SPAN}-03-what-the-future-holds".encode())
     assert trace_parent(record) == TraceParent(int(TRACE, 16), int(SPAN, 16), 3)
 
@@ -57,31 +57,31 @@ def test_a_later_version_may_say_more() -> None:
     ],
 )
 def test_what_is_malformed_is_as_good_as_none(text: bytes | None) -> None:
-    """Never an error: a header may hold anything."""
+    """A malformed header gives no trace parent and raises no error."""
     assert trace_parent(written_in(text)) is None
 
 
 def test_other_headers_do_not_count() -> None:
-    """By its exact name only."""
+    """Only the exact header name counts."""
     assert trace_parent(written_in(sampled(1), name="Traceparent")) is None
     assert trace_parent(Record(0, 0, None, b"", ())) is None
 
 
 def test_the_last_of_several_headers_counts() -> None:
-    """As with Kafka's own clients: who passes a record on adds one."""
+    """The last of several headers counts: each service that passes a record on adds one, as Kafka's own clients do."""
     parent = trace_parent(written_in(sampled(1), sampled(2)))
     assert parent is not None
     assert parent.trace_id == 2
 
 
 def test_each_is_taken_once_and_no_more_than_asked_for() -> None:
-    """In the order they come."""
+    """Each trace is taken once, in order, up to the limit."""
     records = [None, written_in(), *(written_in(sampled(number // 2)) for number in range(2, 200))]
     assert [one.trace_id for one in trace_parents(records, 32)] == list(range(1, 33))
 
 
 def test_those_that_their_producer_keeps_come_first() -> None:
-    """The others fill up what is left."""
+    """Traces that their producer samples come first; others fill the rest."""
     records = [
         *(written_in(sampled(number, flags=2 * int(number > 50))) for number in range(1, 99)),
         written_in(b"short"),
@@ -92,7 +92,7 @@ def test_those_that_their_producer_keeps_come_first() -> None:
 
 @pytest.mark.parametrize(("links", "found"), [(0, []), (2, [1, 2])])
 def test_a_send_says_where_its_records_come_from(links: int, found: list[int]) -> None:
-    """As many as the policy asks for; by default nobody looks."""
+    """A call names the traces of its records, up to `trace_links`, by default none; a retry names the same ones."""
     core = Core(batch_events=3, trace_links=links)
     core.assign()
     fetched = chunk([event("a"), event("b"), event("c")])
