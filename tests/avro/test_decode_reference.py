@@ -1,8 +1,8 @@
 """The generated readers against a plain interpreter of the two schemas: the same verdict for any bytes.
 
-The interpreter follows the specification datum by datum, checks every length before it reads, and knows no
-special case but the two that are ours: the branch of an optional is one byte (no longer spelling of it), and
-text that we read over as a field is not checked to be UTF-8.
+The interpreter follows the specification datum by datum and checks every length before it reads. It has only
+two special cases, which are ours: the branch of an optional must be one byte, and the text of a skipped field
+is not checked to be UTF-8.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Records of any shape for the converter's property tests: three schemas with mappings, and strategies.
 
-A strategy follows a schema; a *wild* one now and then puts a value of any other type where the schema promises
-one. `likely` puts right what most records would be refused for, so that the rest of the conversion is reached.
+A strategy follows a schema; a *wild* one sometimes has a value of another type than the schema's. `likely` gives
+valid values where most records would be refused, so that the rest of the conversion is tested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def steps_of(source: Expression) -> tuple[str, ...]:
-    """The path of a source that is not computed."""
+    """Return the steps of a source that is not computed."""
     assert isinstance(source, Source)
     return source.steps
 
@@ -197,7 +197,7 @@ SCALARS = st.one_of(st.none(), TEXTS, NUMBERS, st.binary(max_size=3))
 def shaped(
     schema: Any, wild: bool, named: dict[str, Any] | None = None, depth: int = 4
 ) -> st.SearchStrategy[Any]:
-    """Values of an Avro type; with `wild` now and then of any other type too."""
+    """Return a strategy for values of an Avro type; with `wild` one in ten is of any type."""
     named = {} if named is None else named
     right = _shaped(schema, wild, named, depth)
     if not wild:
@@ -257,7 +257,7 @@ SETUPS = {
 
 
 def likely(event: Any) -> Any:
-    """The event with what most would be refused for put right, so that the rest is reached."""
+    """Return the event with valid values where most would be refused, so that the rest of the conversion is tested."""
     if isinstance(event, dict):
         event.update(event_type="order_completed", occurred_at=1759999000123, channel="WEB", event_id="e-1")
         event.update(ad_account_id=None, opt_out=False)

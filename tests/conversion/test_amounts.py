@@ -1,4 +1,4 @@
-"""Amounts and counts: exact, bounded, never through a float."""
+"""Amounts and counts are exact and bounded, and never go through a float."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from consumer.conversion.normalise import LeftOut
 
 @given(st.decimals(min_value=0, max_value=10**30, allow_nan=False, allow_infinity=False, places=9))
 def test_a_decimal_is_sent_exactly(value: Decimal) -> None:
-    """As `Decimal`, as text and as text with an exponent, an amount keeps its exact value, without exponent."""
+    """An amount keeps its exact value as `Decimal`, as text and as text with an exponent, and is sent without
+    exponent."""
     for given_as in (value, str(value), f"{value:E}"):
         sent = amount(given_as)
         assert isinstance(sent, str)
@@ -26,20 +27,20 @@ def test_a_decimal_is_sent_exactly(value: Decimal) -> None:
 
 @given(st.integers(min_value=0, max_value=2**63))
 def test_an_integer_is_sent_digit_by_digit(value: int) -> None:
-    """No integer loses digits."""
+    """An integer keeps all its digits."""
     assert amount(value) == amount(str(value)) == str(value)
 
 
 @given(st.floats(min_value=1e-15, max_value=1e30))
 def test_a_float_is_the_decimal_that_it_prints_as(value: float) -> None:
-    """A float means its shortest decimal, and comes back from the text as itself."""
+    """A float is sent as its shortest decimal."""
     sent = amount(value)
     assert isinstance(sent, str)
     assert Decimal(sent) == Decimal(repr(value))
 
 
 def test_money_keeps_its_cents() -> None:
-    """Trailing zeros stay, and 0.1 is not 0.1000000000000000055."""
+    """Trailing zeros stay, and 0.1 is not sent as 0.1000000000000000055."""
     assert amount("129.970") == "129.970"
     assert amount(Decimal("10.00")) == "10.00"
     assert amount(0.1) == "0.1"
@@ -51,7 +52,7 @@ def test_money_keeps_its_cents() -> None:
     ids=range(6),
 )
 def test_an_absurd_number_is_refused_at_once(text: str) -> None:
-    """What would expand to more than the bound is malformed, and costs next to nothing to find out."""
+    """A number with more digits than the bound is malformed, which takes next to no time to find out."""
     before = time.process_time()
     assert amount(text) is LeftOut.MALFORMED
     assert time.process_time() - before < 0.2
@@ -69,7 +70,7 @@ def test_numbers_that_are_none(value: object) -> None:
 
 
 def test_the_bound_is_on_digits() -> None:
-    """The most digits on either side of the point still go."""
+    """A number with the most digits allowed on either side of the point is sent."""
     assert amount(f"1e{MAX_DIGITS - 1}") == "1" + "0" * (MAX_DIGITS - 1)
     assert amount(f"1e-{MAX_DIGITS}") == "0." + "0" * (MAX_DIGITS - 1) + "1"
 
@@ -78,7 +79,7 @@ def test_the_bound_is_on_digits() -> None:
     ("text", "zero"), [("0", True), ("0.00", True), ("0.01", False), ("10", False), ("0.10", False)]
 )
 def test_zero_is_told(text: str, zero: bool) -> None:
-    """Zero is zero however many places it has."""
+    """Zero is recognised with any number of places."""
     assert is_zero(text) is zero
 
 
@@ -107,7 +108,7 @@ def test_zero_is_told(text: str, zero: bool) -> None:
     ],
 )
 def test_counts(value: object, things: object) -> None:
-    """A count is a whole number that int64 holds; None tells a negative one."""
+    """A count is a whole number that fits int64; `count` returns None for a negative one."""
     assert count(value) == things
 
 
@@ -123,7 +124,7 @@ def test_counts(value: object, things: object) -> None:
 @example(-0.0)
 @example(Decimal("-0.00"))
 def test_an_exact_number_is_what_its_amount_says(value: Any) -> None:
-    """The same number as the amount, with its places, if there is an amount."""
+    """`exact` gives the same number as `amount` with the same places, if there is an amount."""
     number, sent = exact(value), amount(value)
     if isinstance(sent, str):
         assert number == Decimal(sent)
@@ -136,7 +137,7 @@ def test_an_exact_number_is_what_its_amount_says(value: Any) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_double_is_the_shortest_decimal_that_means_it(value: float) -> None:
-    """As it is written; of a number that fits at all."""
+    """A double that fits is the decimal that it is printed as."""
     number = exact(value)
     if isinstance(number, Decimal):
         assert float(number) == value

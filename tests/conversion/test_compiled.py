@@ -1,6 +1,6 @@
-"""Decoding and converting in one go gives what decoding and converting give, for every record.
+"""Decoding and converting in one go gives the result of decoding and converting, for every record.
 
-The function alone is looked at too: where it leaves everything to the two steps nothing would be compared.
+The program is also tested alone: if it left every record to the two steps, nothing would be compared.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ Setup = tuple[dict[str, Any], str | None, str | None]
 
 
 def plan_of(decoder: Decoder, framing: bytes) -> Any:
-    """How records of one schema are read that are framed so."""
+    """Return the plan by which records of this framing are read."""
     return decoder.find(Record(0, -1, None, framing, ()), framing, "").plan
 
 
 class Both:
-    """The compiled reading and two steps, of one schema and mapping; converters of their own.
+    """The compiled reading and the two steps for one schema and mapping, with converters of their own.
 
-    Two steps twice: of a decoder that reads all of a record, and of one that reads what the mapping asks for, as the
-    service has it.
+    There are two readings in two steps: with a decoder that reads the whole record, and with one that reads what the
+    mapping asks for, as in the service.
     """
 
     def __init__(self, setup: Setup, writer: dict[str, Any] | None = None, **more: Any) -> None:
@@ -69,21 +69,21 @@ class Both:
         self.two_steps = TwoSteps(self.whole, converter())
         self.trimmed = TwoSteps(self.decoder, converter())
         plan = plan_of(self.decoder, self.framing)
-        # Made here, so that a program which cannot be made is seen, and not a reading that does without it.
+        # Made here, so that a program that cannot be made fails the test, instead of a reading in two steps.
         self.function = write_program(self.converter.descriptions[0], plan)
         self.compiled._written[self.framing, 1] = Written(plan, self.function)
 
     def bounds(self, now: float) -> tuple[float, float]:
-        """What the program takes of this time."""
+        """Return the bounds on event times that the program takes at `now`."""
         return self.converter.descriptions[0].decisions.bounds(now)
 
     def learn(self, ref: SchemaRef, schema: dict[str, Any]) -> None:
-        """Both decoders learn what `ref` names."""
+        """Teach both decoders the schema that `ref` names."""
         for decoder in (self.decoder, self.whole):
             assert decoder.add_schema(ref, schema) is None
 
     def value(self, event: Any) -> bytes | None:
-        """The record's value; None if the event cannot be written."""
+        """Return the record's value; None if the event cannot be written."""
         out = io.BytesIO(self.framing)
         out.seek(len(self.framing))
         try:
@@ -93,7 +93,7 @@ class Both:
         return out.getvalue()
 
     def check(self, *values: bytes | None, headers: Any = ()) -> list[Any]:
-        """Both say the same of these values; gives what they say."""
+        """Return what the readings say of these values; assert that all say the same."""
         records = [Record(at, -1, None, value, headers) for at, value in enumerate(values)]
         said = [comparable_row(one) for one in read_by(self.two_steps, records, NOW)]
         assert [comparable_row(one) for one in read_by(self.trimmed, records, NOW)] == said
@@ -101,7 +101,7 @@ class Both:
         return said
 
     def alone(self, value: bytes) -> Any:
-        """What the program itself makes of it; None: it leaves it to the two steps."""
+        """Return the program's own result; None if it leaves the record to the two steps."""
         if self.function is None:
             pytest.skip("the package was built without a C compiler")
         alone = Alone(self)
@@ -110,7 +110,7 @@ class Both:
 
 
 class Alone:
-    """Reads with the program alone; what it leaves to the two steps is a tombstone, and counted."""
+    """Reads with the program alone; a record that it leaves to the two steps is counted and becomes a tombstone."""
 
     def __init__(self, both: Both) -> None:
         assert both.function is not None
@@ -126,9 +126,9 @@ class Alone:
 
 
 def comparable_row(read: Any) -> Any:
-    """Everything that is said of a record; the order of warnings is no matter.
+    """Return everything that is said of a record, with its warnings in one order.
 
-    What is said to be written is what is in the JSON: coverage counts it.
+    Assert that what it says is written is what the JSON has, since coverage counts it.
     """
     if not isinstance(read, Read):
         return read
@@ -145,7 +145,8 @@ RECORDS = {name: shaped(SETUPS[name][0], wild=False) for name in SETUPS}
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_it_says_what_the_two_steps_say(name: str, data: st.DataObject) -> None:
-    """Whatever is written: events, refusals, warnings, what is filtered; under three schemas and mappings."""
+    """Events, rejections, warnings and filtered records are the same as in two steps, under three schemas and
+    mappings."""
     both = BOTH[name]
     event = data.draw(RECORDS[name])
     if data.draw(st.sampled_from([True, True, True, False])):
@@ -159,7 +160,7 @@ def test_it_says_what_the_two_steps_say(name: str, data: st.DataObject) -> None:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataObject) -> None:
-    """Cut, grown, flipped: what one refuses the other refuses, with the same words, and nothing raises."""
+    """Damaged records are refused with the same message as in two steps, and nothing raises."""
     both = BOTH[name]
     value = both.value(likely(data.draw(RECORDS[name])))
     if value is None:
@@ -173,7 +174,7 @@ def test_bytes_that_were_damaged_get_the_same_verdict(name: str, data: st.DataOb
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
-    """What the mapping does not ask for may be anything; the writer's schema may differ from ours."""
+    """Fields that the mapping does not read may have any type, and the writer's schema may differ from ours."""
     draw: Any = data.draw
     extra, values = record(draw, itertools.count(), 3)
     needed = [
@@ -194,7 +195,7 @@ def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
     ours = evolved(draw, writer) if data.draw(st.booleans()) else writer
     try:
         both = Both((ours, None, None), writer)
-    except Exception:  # not a schema that pinstream starts with
+    except Exception:  # a schema that pinstream refuses at start
         return
     value = both.value(
         {
@@ -212,7 +213,7 @@ def test_schemas_of_any_shape_are_read_alike(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("name", case.get("case", "")))
 def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
-    """Every hand-written event that Avro can hold comes out alike, whichever way it is read."""
+    """Each hand-written event that Avro can hold has the same result in one go and in two steps."""
     both = Both((SCHEMA, case.get("mapping"), None)) if case.get("mapping") else BOTH["default"]
     value = both.value(event_of(case.get("set", {})))
     if value is not None:
@@ -220,7 +221,8 @@ def test_the_vectors_hold_on_the_fast_path(case: dict[str, Any]) -> None:
 
 
 def test_most_vectors_are_on_the_fast_path() -> None:
-    """The tests above compare the program itself, and not the two steps with themselves."""
+    """The program itself reads more than nine of ten vectors, so that the tests above do not compare the two
+    steps with themselves."""
     both = BOTH["default"]
     written = [value for case in CASES if (value := both.value(event_of(case.get("set", {})))) is not None]
     alone = [one for value in written if (one := both.alone(value)) is not None]
@@ -231,13 +233,14 @@ def test_most_vectors_are_on_the_fast_path() -> None:
 
 
 def test_a_mark_is_one_bit_of_one_field() -> None:
-    """Only the ids of items and the content ids share one: they are counted as one parameter."""
+    """Each field has a bit of its own among the marks, except that items' ids and content ids share one, since
+    they count as one parameter."""
     assert all(mark.bit_count() == 1 for mark in MARKS.values())
     assert len({*MARKS.values()}) == len(MARKS) - 1
 
 
 def test_it_is_compiled_wherever_it_can_be() -> None:
-    """With a C compiler at hand the package has the compiled module: it cannot be missing unnoticed."""
+    """Where a C compiler is installed, the compiled module is in the package."""
     if COMPILED is None and shutil.which("cc") is not None:
         pytest.fail(
             "consumer/conversion/native/*.pyx were not compiled: run `make clean setup`, and read what it says"
@@ -245,7 +248,7 @@ def test_it_is_compiled_wherever_it_can_be() -> None:
 
 
 def test_what_is_compiled_is_what_stands_here() -> None:
-    """The modules were made of these sources, not of older ones."""
+    """The compiled modules were made of the current sources."""
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
     folder = ROOT / "consumer" / "conversion"
@@ -255,7 +258,7 @@ def test_what_is_compiled_is_what_stands_here() -> None:
 
 
 def test_framings_and_tombstones_in_one_fetch() -> None:
-    """Schemas by id, by header and unknown ones, tombstones and empty values, in turns."""
+    """Records with known and unknown schemas, tombstones and empty values may follow each other in any order."""
     both = BOTH["default"]
     good = both.value(event_of({}))
     assert good is not None
@@ -267,7 +270,7 @@ def test_framings_and_tombstones_in_one_fetch() -> None:
 
 
 def test_headers_do_not_end_what_is_read_in_one_go() -> None:
-    """Records that carry a trace, or all name their schema in a header, are read one after the other."""
+    """The program reads on over records that carry a trace, and over those that name their schema in a header."""
     both, function = BOTH["default"], BOTH["default"].function
     good = both.value(event_of({}))
     assert good is not None
@@ -289,9 +292,9 @@ def test_headers_do_not_end_what_is_read_in_one_go() -> None:
 
 
 def test_schemas_beyond_the_bound_take_two_steps() -> None:
-    """So many schemas get a program; the next one is read all the same."""
+    """Beyond the most schemas with a program, records are read in two steps."""
     both = Both(SETUPS["default"])
-    both.alone(b"")  # not without a compiler
+    both.alone(b"")  # skips the test without a compiler
     good = both.value(event_of({}))
     assert good is not None
     for number in range(100, 100 + MOST_SCHEMAS + 2):
@@ -304,7 +307,7 @@ def test_schemas_beyond_the_bound_take_two_steps() -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_an_array_of_too_many_items(more: int) -> None:
-    """The largest that is kept is read in one go, one item more is refused by whoever reads it."""
+    """An array of the most items is read in one go; with one item more the record is refused."""
     both = Both(SETUPS["default"])
     both.alone(b"")
     event = event_of({"order": {"items": [{"sku": "a"}] * (MOST_ITEMS + more)}})
@@ -315,7 +318,7 @@ def test_an_array_of_too_many_items(more: int) -> None:
 
 
 def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read in one go is not; a schema for which there can be no program shows in the figures at once."""
+    """Records that take two steps are counted, and so are all records of a schema for which no program can be made."""
 
     def fails(*_: Any) -> NoReturn:
         raise RuntimeError("not up to this schema")
@@ -339,7 +342,7 @@ def test_records_that_take_two_steps_are_counted(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("more", "in_one_go"), [(60, True), (1000, True), (1100, False)])
 def test_a_record_too_wide_to_spread_takes_two_steps(more: int, in_one_go: bool) -> None:
-    """A program takes as many fields as anybody has; wider records are read all the same."""
+    """A record with more fields than a program takes is read in two steps."""
     names = [f"f{n}" for n in range(more)]
     wide = {**SCHEMA, "fields": [*SCHEMA["fields"], *(
         {"name": name, "type": ["null", "int"], "default": None} for name in names)]}  # fmt: skip

@@ -1,7 +1,7 @@
 """The fast path under schemas and mappings of any shape, and what must not be shared between events.
 
-`test_compiled` compares the two ways under three mappings; here the mapping asks for whatever the schema has: fields of
-optional records, of maps, of unions whose other branches the writer lacks, of items, of defaults.
+`test_compiled` compares the fast path and the two steps under three mappings. Here the mapping reads whatever the
+schema has: fields of optional records, of maps, of unions whose other branches the writer lacks, of items, of defaults.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MAPPED = (
 
 
 def schema_of(*fields: dict[str, Any]) -> dict[str, Any]:
-    """What every event needs, and these fields."""
+    """Return a schema with what every event needs, and these fields."""
     needed = [
         {"name": "event_id", "type": "string"},
         {"name": "event_type", "type": "string"},
@@ -74,12 +74,12 @@ def schema_of(*fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def optional(name: str, *types: Any) -> dict[str, Any]:
-    """A field that may be null, and is by default."""
+    """Return a field that may be null, and is by default."""
     return {"name": name, "type": ["null", *types], "default": None}
 
 
 def record_of(name: str, **fields: Any) -> dict[str, Any]:
-    """A record's schema."""
+    """Return a record's schema."""
     return {"type": "record", "name": name, "fields": [{"name": k, "type": v} for k, v in fields.items()]}
 
 
@@ -94,12 +94,12 @@ CHAIN = record_of("N", x="string", next=["null", "N"])
 
 
 def deep(levels: int) -> dict[str, Any]:
-    """Optional records in optional records: deeper than are spread."""
+    """Return optional records in optional records, nested deeper than a program spreads."""
     return record_of(f"D{levels}", x="string", **({"d": ["null", deep(levels - 1)]} if levels else {}))
 
 
 def held(levels: int) -> dict[str, Any]:
-    """A value of `deep` that goes so many levels down."""
+    """Return a value of `deep` with so many levels."""
     return {"x": f"{levels}", "d": held(levels - 1) if levels else None}
 
 
@@ -135,7 +135,7 @@ def held(levels: int) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, values: list[Any]) -> None:
-    """The mapping asks for what one branch of our union holds, and the writer writes another, or only one."""
+    """A mapped field in a branch of our union that the writer lacks gives the same result in both ways."""
     both = Both(
         (schema_of(optional("p", *ours)), f"[fields]\n{line}", None), schema_of(optional("p", *theirs))
     )
@@ -162,7 +162,7 @@ def test_branches_that_the_writer_lacks(ours: Any, theirs: Any, line: str, value
     ],
 )
 def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, ids: Any) -> None:
-    """What else stands there, by another branch of the union, is the one item: not its characters, not its keys."""
+    """A value of the union's other branch is the one item: neither its characters nor its keys are items."""
     both = Both((schema_of(optional("p", *types)), f'[fields]\n"custom_data.contents[].id" = "{path}"', None))
     (said,) = both.check(both.value({**EVENT, "p": value}))
     contents = orjson.loads(said[5]).get("custom_data", {}).get("contents")
@@ -170,7 +170,8 @@ def test_items_are_the_elements_of_an_array(types: Any, path: str, value: Any, i
 
 
 def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
-    """Our schema a union of records: what the mapping asks for is in another one than is written."""
+    """Where our schema is a union of records and the mapping reads one that is not written, the event takes two
+    steps."""
     other = {**schema_of({"name": "more", "type": "string"}), "name": "shop.Other"}
     theirs = schema_of()
     ours: Any = [theirs, {**other, "fields": [*other["fields"][:4], other["fields"][5]]}]
@@ -181,14 +182,15 @@ def test_an_event_that_is_one_of_several_records_takes_two_steps() -> None:
 
 
 def evolved_item(draw: Any, item: dict[str, Any]) -> Any:
-    """An item as we read it, perhaps among null: its ``k`` stays, since items of no bytes have no bound."""
+    """Return an item as our schema has it, perhaps in a union with null. Its ``k`` stays, since items of no
+    bytes have no bound."""
     ours = evolved_record(draw, {**item, "fields": item["fields"][1:]})
     ours = {**ours, "fields": [*ours["fields"], item["fields"][0]]}
     return draw(st.sampled_from([ours, ours, ["null", ours]]))
 
 
 def kept(parts: list[str], schema: dict[str, Any]) -> str:
-    """The overlay of those parts that a mapping of this schema may have."""
+    """Return an overlay of those parts that a mapping of this schema may have."""
     overlay = ""
     for part in parts:
         try:
@@ -200,7 +202,7 @@ def kept(parts: list[str], schema: dict[str, Any]) -> str:
 
 
 def beside_fields(draw: Any, paths: list[str]) -> list[str]:
-    """The dedup key and the consent, from anywhere, some of the time."""
+    """Return a dedup key and a consent at any path, each one time in three."""
     key, consent = (json.dumps(draw(st.sampled_from(paths))) for _ in range(2))
     parts = [
         f"[dedup]\nkey = {key}",
@@ -212,7 +214,8 @@ def beside_fields(draw: Any, paths: list[str]) -> list[str]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_the_mapping_asks_for_comes_out_alike(data: st.DataObject) -> None:
-    """Any schema, evolved or with more branches than the writer's, and any of its paths in the mapping."""
+    """Any schema, evolved or with more branches than the writer's, and any of its paths in the mapping give the
+    same result in both ways."""
     draw: Any = data.draw
     counter = itertools.count()
     extra, extras = record(draw, counter, 3)
@@ -247,7 +250,7 @@ ANY_SCALAR = ["null", "string", "long", "double", "boolean"]
 
 
 def loose(schema: Any) -> Any:
-    """The schema with any scalar where it has text or a boolean: other code reads and converts that."""
+    """Return the schema with any scalar where it has text or a boolean, which other code reads and converts."""
     if schema in ("string", "boolean", ["null", "string"], ["null", "boolean"]):
         return ANY_SCALAR
     if isinstance(schema, list):
@@ -263,11 +266,11 @@ def loose(schema: Any) -> Any:
 
 STRICT, LOOSE = BOTH["default"], Both((loose(SCHEMA), None, None))
 IDENTIFIED = {"customer.emails": ["jane@example.com"], "customer.advertising_ids": ["maid-1"]}
-"""Whichever of the two a vector leaves out."""
+"""Values that identify the event, since a vector leaves one of them out."""
 
 
 def event_with(path: str, value: Any, both: Both) -> dict[str, Any]:
-    """An event that is identified, and holds this value where the mapping looks for it; a currency stands alone."""
+    """Return an event that is identified and has this value at `path`; a currency is without a total."""
     alone = {"order.total": None} if path == "order.currency" else {}
     many = EACH in steps_of(both.converter.descriptions[0].mapping.sources[NAMES[path]])
     held = ([] if value is None else [value]) if many else value
@@ -278,7 +281,7 @@ NAMES = {source.path: name for name, source in STRICT.converter.descriptions[0].
 
 
 def judge(vector: dict[str, Any], said: Any) -> None:
-    """Asserts that the event holds what the vector says."""
+    """Assert that the event has what the vector says."""
     wanted, name = vector["normalised"], target_name(vector["field"])
     if isinstance(said, Rejection):
         assert wanted in (None, "refused")
@@ -298,7 +301,7 @@ def judge(vector: dict[str, Any], said: Any) -> None:
 
 @pytest.mark.parametrize("both", [STRICT, LOOSE], ids=["strict", "loose"])
 def test_every_normalised_value_comes_out_alike(both: Both) -> None:
-    """The vectors of single fields as whole events, both ways: the value stands where the mapping looks for it."""
+    """The vectors of single fields, as whole events, give the same result in both ways, and what the vector says."""
     held = alone = 0
     for vector in VECTORS:
         path = both.converter.descriptions[0].mapping.sources[target_name(vector["field"])].path
@@ -315,7 +318,7 @@ def test_every_normalised_value_comes_out_alike(both: Both) -> None:
 
 
 def test_a_schema_that_is_learned_anew_is_read_as_it_is_now() -> None:
-    """What was written for what a schema id meant before is not used again."""
+    """After a schema id gets another schema, its records are read by the new one."""
     both = Both(
         (schema_of(optional("p", "string")), '[fields]\n"device_info.brand" = "p"', None), schema_of()
     )
@@ -341,7 +344,8 @@ VALUES = st.one_of(st.none(), st.tuples(NAMED, st.sampled_from([b"", b"\0", b"da
 @settings(max_examples=100, deadline=None)
 @given(drawn=st.lists(st.tuples(VALUES, HEADERS), max_size=6))
 def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFormat, drawn: Any) -> None:
-    """Schemas named before the value or in a header, known, unknown and broken off, each after any other."""
+    """Records with known, unknown or cut schema ids, before the value or in a header, have the same results in
+    any order."""
     framed = BOTH["default"].value(event_of({}))
     assert framed is not None
     datum, decoder, converter = framed[5:], DECODERS[wire_format], BOTH["default"].converter
@@ -355,7 +359,7 @@ def test_records_framed_in_any_way_and_order_are_read_alike(wire_format: WireFor
 
 
 def knowing(wire_format: WireFormat) -> Decoder:
-    """A decoder that knows our schema by two names."""
+    """Return a decoder that knows our schema under two refs."""
     decoder = Decoder(OneSchema(SCHEMA), wire_format=wire_format)
     for ref in KNOWN:
         decoder.add_schema(ref, SCHEMA)
@@ -367,7 +371,7 @@ DECODERS = {wire_format: knowing(wire_format) for wire_format in WireFormat}
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
-    """One of some megabytes is written, or refused half-way; a member that met one a year ago is no larger for it."""
+    """After an event of some megabytes, written or refused half-way, its memory is free again."""
     line = '"custom_data.contents[].id" = "p"\n"custom_data.content_ids" = "p"\n"custom_data.value" = "q"'
     both = Both(
         (
@@ -395,7 +399,7 @@ def test_memory_for_a_giant_event_is_given_back(refused: bool) -> None:
 
 @pytest.mark.parametrize("p", [None, {"y": "1"}])
 def test_events_share_nothing_that_could_be_changed(p: Any) -> None:
-    """An event of the same bytes is the same again after others were read: defaults and constants are not used up."""
+    """The same bytes give the same event again after others were read: defaults and constants are not changed."""
     both = WITH_DEFAULTS
     value, other = both.value({**EVENT, "p": p}), both.value({**EVENT, "event_id": "e-2", "p": {"y": "2"}})
     assert value is not None
@@ -431,7 +435,7 @@ WITH_DEFAULTS = Both(
 
 @pytest.mark.parametrize("odd", [None, bytearray(b"\0\0\0\0\7"), memoryview(b"\0\0\0\0\7"), "text"])
 def test_what_is_no_bytes_is_left_to_the_two_steps(odd: Any) -> None:
-    """A value that no client gives, first or after others: nothing is read of it, and nothing crashes."""
+    """A value that is not bytes, which no client gives, ends what the program reads, and nothing crashes."""
     both, function = BOTH["default"], BOTH["default"].function
     good = both.value(event_of({}))
     if function is None:

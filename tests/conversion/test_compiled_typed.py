@@ -1,6 +1,6 @@
 """The fast path under a schema of another shop: keys that are numbers, decimals, dates, enums, maps, none of them text.
 
-Such records must not only come out alike, they must be read in one go: what is typed well is not to cost more.
+Such records must have the same result as in two steps, and be read in one go: precise types must not cost more.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from tests.conversion.test_convert import NOW
 
 
 def optional(name: str, *types: Any) -> dict[str, Any]:
-    """A field that may be null."""
+    """Return a field that may be null."""
     return {"name": name, "type": ["null", *types]}
 
 
 def fields(**types: Any) -> list[dict[str, Any]]:
-    """Fields of these types."""
+    """Return fields of these types."""
     return [{"name": name, "type": kind} for name, kind in types.items()]
 
 
 def record_of(name: str, *of: dict[str, Any]) -> dict[str, Any]:
-    """A record's schema."""
+    """Return a record's schema."""
     return {"type": "record", "name": name, "fields": list(of)}
 
 
 def money(precision: int = 12, scale: int = 2) -> dict[str, Any]:
-    """An amount."""
+    """Return a decimal type for an amount."""
     return {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}
 
 
@@ -180,12 +180,12 @@ GOOD: dict[str, Any] = {
 @settings(max_examples=400, deadline=None)
 @given(event=EVENTS)
 def test_typed_records_come_out_alike(event: dict[str, Any]) -> None:
-    """Whatever stands in them: the two steps and the compiled program say the same."""
+    """Any records of this schema have the same result in two steps and in the compiled program."""
     BOTH.check(BOTH.value(event))
 
 
 def test_a_typed_record_is_what_one_expects() -> None:
-    """The event as a whole, looked at."""
+    """The whole event is the expected one."""
     (said,) = BOTH.check(BOTH.value(GOOD))
     payload = orjson.loads(said[5])
     assert payload["event_source_url"] == "https://shop.example/p"
@@ -208,7 +208,7 @@ def test_a_typed_record_is_what_one_expects() -> None:
 
 
 def test_typed_records_are_read_in_one_go() -> None:
-    """None of it is a reason to take the two steps; a purchase that lacks half of its facts neither."""
+    """Records of these types are read in one go, also a purchase that lacks half of its fields."""
     value, bare = BOTH.value(GOOD), BOTH.value({**GOOD, "user": None, "purchase": None, "props": {}})
     assert value is not None
     assert bare is not None

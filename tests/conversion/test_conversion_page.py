@@ -1,4 +1,4 @@
-"""docs/conversion.md names every code there is, so that whoever meets one can look it up."""
+"""docs/conversion.md explains every code, so that each can be looked up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_code_is_explained(code: str) -> None:
 
 
 def test_no_code_is_explained_that_does_not_exist() -> None:
-    """The table of rejections names no code that the code does not have."""
+    """The table of rejections has no code that does not exist."""
     rows = re.findall(r"^\| (?:decode|convert) \| ([^|]*) \|", PAGE, re.MULTILINE)
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     known = {*(code.value for code in DecodeCode), *CONVERT_CODES, "unserialisable"}

@@ -1,7 +1,7 @@
 """Whole events through the packaged mapping, against cases written by hand from the platform's rules.
 
-``vectors/events.json``: each case changes the plain event below (``set``: dotted path -> value) and says what
-becomes of it. ``"#text"`` stands for the SHA-256 of the text.
+``vectors/events.json``: each case changes the plain event below (``set``: dotted path -> value) and has the
+expected result. ``"#text"`` stands for the SHA-256 of the text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "events.json").read_text())
 NOW = 1760000000.0
 WEEK = 7 * 86400.0
-# The closed sets of codes: dead letters, metrics and docs/conversion.md know no others.
+# All codes there are: dead letters, metrics and docs/conversion.md have no others.
 REJECTION_CODES = frozenset({*REFUSALS, UNCONVERTIBLE})
 FILTER_CODES = frozenset({BY_EVENT_NAME.code, BY_CONSENT.code})
 WARNING_CODES = frozenset(
@@ -55,7 +55,7 @@ PLAIN: dict[str, Any] = {
 
 
 def filled(value: Any, schema: Any) -> Any:
-    """`value` with the schema's defaults where it has no field, as decoding gives it."""
+    """Return `value` with the schema's defaults for missing fields, as decoding gives it."""
     if isinstance(schema, list):
         return None if value is None else filled(value, next(branch for branch in schema if branch != "null"))
     if isinstance(schema, dict) and schema["type"] == "record":
@@ -70,7 +70,7 @@ def filled(value: Any, schema: Any) -> Any:
 
 
 def event_of(changes: dict[str, Any]) -> dict[str, Any]:
-    """The plain event with `changes`, in the full shape of the schema."""
+    """Return the plain event with `changes`, in the full shape of the schema."""
     event = json.loads(json.dumps(PLAIN))
     for path, value in changes.items():
         holder = event
@@ -83,7 +83,7 @@ def event_of(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def converter(overlay: str | None = None, **settings: Any) -> Converter:
-    """A converter under the packaged mapping with `overlay`."""
+    """Return a converter under the packaged mapping with `overlay`."""
     mapping = load_mapping(overlay, SCHEMA, default_toml=DEFAULT)
     return Converter(
         mapping,
@@ -92,7 +92,7 @@ def converter(overlay: str | None = None, **settings: Any) -> Converter:
 
 
 def wanted(value: Any) -> Any:
-    """An expected value with its "#text" hashed."""
+    """Return an expected value with its "#text" hashed."""
     if isinstance(value, dict):
         return {key: wanted(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -103,7 +103,7 @@ def wanted(value: Any) -> Any:
 
 
 def found(event: ConversionEvent, path: str) -> Any:
-    """What the conversion event holds at a dotted path, or "absent"."""
+    """Return what the conversion event has at a dotted path, or "absent"."""
     if path in ("account", "dedup_id"):
         return getattr(event, path)
     value: Any = event.payload
@@ -115,7 +115,7 @@ def found(event: ConversionEvent, path: str) -> Any:
 
 
 def judge(case: dict[str, Any], result: Converted) -> None:
-    """Asserts that `result` is what the case says."""
+    """Assert that `result` is what the case says."""
     if case["outcome"] == "filtered":
         assert result == Filtered(case["code"])
         return
@@ -136,7 +136,7 @@ def judge(case: dict[str, Any], result: Converted) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_each_case_comes_out_as_the_rules_say(case: dict[str, Any]) -> None:
-    """Every hand-written event is delivered, filtered or refused as the platform facts say."""
+    """Every hand-written event is delivered, filtered or refused as the platform's rules say."""
     event = event_of(case.get("set", {}))
     subject = converter(case.get("mapping"))
     now = case.get("now", NOW)
@@ -144,7 +144,7 @@ def test_each_case_comes_out_as_the_rules_say(case: dict[str, Any]) -> None:
 
 
 def test_there_are_enough_cases() -> None:
-    """The cases are many, and reach every code but that of the unforeseen."""
+    """There are many cases, with every code but that of unforeseen failures."""
     assert len(CASES) >= 120
     codes = {case.get("code") for case in CASES if case["outcome"] == "rejected"}
     assert REJECTION_CODES - codes <= {
@@ -159,7 +159,7 @@ def test_there_are_enough_cases() -> None:
 
 
 def test_keys_stand_in_order() -> None:
-    """What identifies the event comes first, user data and custom data last."""
+    """In a payload the fields that identify the event come first, and user data and custom data last."""
     changes = {"page_url": "https://shop.example/", "language": "en", "app": {"name": "A"}}
     event = converter(partner_name="ss-shop").convert(event_of(changes), NOW)
     assert isinstance(event, ConversionEvent)
@@ -170,7 +170,7 @@ def test_keys_stand_in_order() -> None:
 
 
 def test_the_event_says_what_the_pipeline_needs() -> None:
-    """Beside the payload stand account, name, ids, time and source."""
+    """A conversion event has account, name, ids, time and source beside the payload."""
     event = converter().convert(event_of({"ad_account_id": "22"}), NOW)
     assert isinstance(event, ConversionEvent)
     assert (event.account, event.name, event.event_id, event.dedup_id) == ("22", "checkout", "e-1", "e-1")
@@ -178,7 +178,7 @@ def test_the_event_says_what_the_pipeline_needs() -> None:
 
 
 def test_without_accounts_any_digits_will_do() -> None:
-    """`explain` knows no account: the record's is taken if it could be one."""
+    """Without accounts, as in `explain`, the record's account is taken if it consists of digits."""
     subject = converter(accounts=())
     for given, account in ((None, "0"), ("549755885175", "549755885175"), (" ", "0")):
         event = subject.convert(event_of({"ad_account_id": given}), NOW)
@@ -191,7 +191,7 @@ def test_without_accounts_any_digits_will_do() -> None:
 
 
 def test_age_and_skew_are_settings() -> None:
-    """The bounds on event time are the converter's, in seconds."""
+    """The bounds on an event's age and on future times are settings of the converter, in seconds."""
     subject = converter(max_event_age=60.0, max_clock_skew=1.0)
     for ahead, code in ((-60, None), (-60.001, "expired"), (1, None), (1.001, "future_event_time")):
         result = subject.convert(event_of({"occurred_at": round((NOW + ahead) * 1000)}), NOW)
@@ -208,14 +208,14 @@ def test_age_and_skew_are_settings() -> None:
     ],
 )
 def test_a_time_in_another_unit_says_so(occurred_at: int, code: str, hint: bool) -> None:
-    """Seconds taken for milliseconds are of 1970, microseconds of the far future: the message says what to look at."""
+    """A time that is of 1970 as milliseconds, or of the far future, gets a message about the unit."""
     result = converter().convert(event_of({"occurred_at": occurred_at}), NOW)
     assert isinstance(result, Rejection)
     assert (result.code, "correct time_unit of the mapping" in result.message) == (code, hint)
 
 
 def test_a_chunk_keeps_its_order() -> None:
-    """One result per event, and a bad one does not touch the others."""
+    """A chunk has one result for each event in order, and a bad event does not change the others."""
     events = [event_of({"event_id": f"e-{number}"}) for number in range(5)]
     events[2] = {"customer": {"emails": object()}}
     events[3]["event_id"] = ""
@@ -235,7 +235,7 @@ def test_digests_are_not_shared_between_events() -> None:
 
 
 def test_messages_hold_no_values_of_the_record() -> None:
-    """Refusals and warnings name fields, never what stood in them."""
+    """Rejections and warnings name fields and have no values of the record."""
     secret = "s3cr3t"
     spoiled = {
         f"customer.{name}": f"{secret}..."
@@ -255,7 +255,7 @@ def test_messages_hold_no_values_of_the_record() -> None:
 
 
 def test_warnings_are_of_closed_sets() -> None:
-    """Whatever is warned of has a code and a field that exist: so it can be counted by both, and fit into labels."""
+    """Each warning has a code and a field of a closed set, so that both can be labels of a metric."""
     possible = [NOT_WEB, OPT_OUT_TYPE_IGNORED, CRAWLER, *map(zero_warning, TARGETS.values())]
     possible += [one for target in TARGETS.values() for one in warnings_of(target).values()]
     assert {one.code for one in possible} == WARNING_CODES
@@ -263,7 +263,7 @@ def test_warnings_are_of_closed_sets() -> None:
 
 
 def test_every_payload_fits_the_schema_of_the_request() -> None:
-    """All deliverable cases are what the platform's closed objects take, without a null anywhere."""
+    """All deliverable cases fit the platform's closed objects, without a null."""
     delivered = 0
     for case in CASES:
         subject = converter(case.get("mapping"), partner_name="ss-shop")

@@ -1,4 +1,4 @@
-"""Paths into schemas of all shapes, and the bounded memory of rules."""
+"""Paths into schemas of all shapes."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ TREE["fields"].insert(0, {"name": "own", "type": OWN})
 )
 @pytest.mark.parametrize("parsed", [False, True], ids=["as-written", "parsed"])
 def test_kinds_at_the_end_of_a_path(path: str, kinds: set[str], parsed: bool) -> None:
-    """Names, namespaces, unions, logical types and recursion are followed, in the JSON and as fastavro parses it."""
+    """Names, namespaces, unions, logical types and recursion are followed, in the JSON and in what fastavro parses."""
     schema = fastavro.parse_schema(TREE) if parsed else TREE
     assert isinstance(schema, dict)
     assert SchemaPaths(schema).resolve(path).kinds == kinds
 
 
 def test_steps_are_names_and_elements() -> None:
-    """Fields and keys of maps are their names; each element of an array is a step of its own."""
+    """Fields and keys of maps are steps by name, and each element of an array is a step of its own."""
     source = SchemaPaths(TREE).resolve('kids[].bag.it\'s "x".tags')
     assert source.steps == ("kids", EACH, "bag", 'it\'s "x"', "tags", EACH)
     assert EACH in source.steps
@@ -85,21 +85,21 @@ def test_steps_are_names_and_elements() -> None:
     "path", ["", ".", "a.", "[]", "label[]", "label.x", "tags[][]", "kids.label", "nope", "a[b]"]
 )
 def test_paths_that_do_not_exist(path: str) -> None:
-    """What is not there is an error, never an empty answer."""
+    """A path that does not exist is an error."""
     with pytest.raises(NoSuchPath):
         SchemaPaths(TREE).resolve(path)
     assert not SchemaPaths(TREE).has(path)
 
 
 def test_a_value_that_is_only_null_is_none() -> None:
-    """A field of type null has no value to take."""
+    """A field of type null has no kind."""
     schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "null"}]}
     with pytest.raises(NoSuchPath, match="no value but null"):
         SchemaPaths(schema).resolve("x")
 
 
 def test_listing_the_paths_of_a_recursive_schema_ends() -> None:
-    """All paths are listed to a bounded depth and number, and each of them resolves."""
+    """All paths of a recursive schema are listed to a bounded depth and number, and each of them resolves."""
     paths = SchemaPaths(TREE)
     listed = list(paths.all_paths())
     assert 100 < len(listed) <= 2000
@@ -108,7 +108,7 @@ def test_listing_the_paths_of_a_recursive_schema_ends() -> None:
 
 
 def test_a_type_that_is_not_defined_is_said() -> None:
-    """A schema that names a type it lacks is told so."""
+    """A schema that names a type it lacks is an error that says so."""
     schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "Missing"}]}
     with pytest.raises(NoSuchPath, match="'Missing'"):
         SchemaPaths(schema).resolve("x")
@@ -117,7 +117,7 @@ def test_a_type_that_is_not_defined_is_said() -> None:
 @settings(max_examples=30)
 @given(st.text(max_size=30))
 def test_no_path_raises_anything_else(path: str) -> None:
-    """However a path is written, it resolves or is a `NoSuchPath` of one line."""
+    """Any text as a path resolves or raises a `NoSuchPath` of one line."""
     try:
         message = str(SchemaPaths(TREE).resolve(path))
     except NoSuchPath as error:

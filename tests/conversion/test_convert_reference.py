@@ -1,7 +1,7 @@
 """The plain converter against another interpreter of the mapping, over generated records of any shape.
 
-The one below knows no description and no ways: it walks the targets and the mapping's sources for each event. Both must
-say the same, warnings included, and must never raise.
+The interpreter has no `Description`: it goes through the targets and the mapping's sources for each event. Both
+must have the same result, warnings included, and must never raise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ACCOUNTS = ("11", "22")
 
 
 class Refused(Exception):
-    """Carries a rejection out of the interpreter."""
+    """Raised with a rejection to end the interpreter."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(rejection.code)
@@ -56,7 +56,7 @@ class Refused(Exception):
 
 
 class Reference:
-    """The slow, obvious converter."""
+    """A slow and simple converter."""
 
     def __init__(self, mapping: Mapping, partner_name: str | None = None) -> None:
         self.mapping = mapping
@@ -65,7 +65,7 @@ class Reference:
         self.warned: list[Warned] = []
 
     def convert(self, event: CommerceEvent) -> Converted:
-        """What becomes of `event` at `NOW`."""
+        """Return the result for `event` at `NOW`."""
         self.warned = []
         name: object = self.decided("event_name", event, self.decisions.name_of)
         if name is BY_EVENT_NAME:
@@ -79,7 +79,7 @@ class Reference:
             return refused.rejection
 
     def event(self, event: CommerceEvent, name: Any) -> ConversionEvent:
-        """The conversion event, or `Refused`."""
+        """Return the conversion event, or raise `Refused`."""
         self.sound(name, str)
         account = self.sound(self.decided("ad_account_id", event, self.decisions.account_of), str)
         source = self.sound(self.decided("action_source", event, self.decisions.source_of), str)
@@ -117,12 +117,12 @@ class Reference:
         )
 
     def decided(self, name: str, event: CommerceEvent, decision: Any) -> Any:
-        """What `decision` makes of the value at the source of `name`."""
+        """Return what `decision` makes of the value at the source of `name`."""
         source = self.mapping.sources.get(name)
         return decision(self.one(event, steps_of(source)) if source else None)
 
     def time(self, event: CommerceEvent) -> int:
-        """``event_time``, or `Refused`."""
+        """Return ``event_time``, or raise `Refused`."""
         units = self.decisions.units
         value = self.one(event, steps_of(self.mapping.sources["event_time"]))
         time: int = self.sound(self.decisions.time_of(value), int)
@@ -132,7 +132,7 @@ class Reference:
         return seconds
 
     def fill(self, payload: dict[str, Any], parent: str, event: CommerceEvent) -> None:
-        """Puts every field of one object into the payload."""
+        """Put every field of one object into the payload."""
         for name, target in TARGETS.items():
             if target.parent != parent or name in DECIDED:
                 continue
@@ -145,7 +145,7 @@ class Reference:
                 (payload.setdefault(parent, {}) if parent else payload)[target.key] = value
 
     def field(self, target: Target, event: CommerceEvent) -> Any:
-        """One field's JSON value; None if it is left out."""
+        """Return one field's JSON value; None if it is left out."""
         source = self.mapping.sources.get(target.name)
         if source is None:
             return None
@@ -164,7 +164,7 @@ class Reference:
         return sent[0] if sent else None
 
     def click(self, payload: dict[str, Any], event: CommerceEvent) -> None:
-        """The click id of the page's address, where the record gives none."""
+        """Add the click id of the page's address, if the record has none."""
         own = self.field(TARGETS["user_data.click_id"], event)
         address = self.field(TARGETS["event_source_url"], event)
         if own is None and address is not None and self.mapping.click_id_from_url:
@@ -173,7 +173,7 @@ class Reference:
                 payload.setdefault("user_data", {})["click_id"] = found
 
     def contents(self, payload: dict[str, Any], event: CommerceEvent) -> None:
-        """The items, one by one."""
+        """Add the items, one by one."""
         steps = self.mapping.item_steps
         contents = []
         for item in walk(event, steps) if steps else [event]:
@@ -191,7 +191,7 @@ class Reference:
             payload.setdefault("custom_data", {})["contents"] = contents
 
     def sent(self, target: Target, result: Any) -> Any:
-        """`result` of a rule, or None if it is left out; warns and refuses as the target says."""
+        """Return a rule's `result`, or None if it is left out; warn or refuse as the target says."""
         if result is None:
             raise Refused(REFUSALS["negative_quantity"])
         if isinstance(result, LeftOut):
@@ -205,7 +205,7 @@ class Reference:
 
     @staticmethod
     def one(value: Any, steps: Any) -> Any:
-        """The one value at `steps`."""
+        """Return the one value at `steps`."""
         return next(iter(walk(value, steps)), None)
 
     @staticmethod
@@ -221,7 +221,7 @@ class Reference:
 
 
 def setup(name: str) -> tuple[Converter, Reference]:
-    """The converter and the reference of one set-up."""
+    """Return the converter and the reference of a set-up."""
     schema, overlay, partner_name = SETUPS[name]
     mapping = load_mapping(overlay, schema, default_toml=DEFAULT)
     converter = Converter(mapping, accounts=ACCOUNTS, partner_name=partner_name, max_event_age=WEEK)
@@ -233,7 +233,7 @@ RECORDS = {(name, wild): shaped(SETUPS[name][0], wild) for name in SETUPS for wi
 
 
 def comparable(result: Converted) -> Any:
-    """Everything a result says; the order of warnings and of keys is no matter."""
+    """Return everything that a result says, with warnings and keys in one order."""
     if not isinstance(result, ConversionEvent):
         return result
     fields = [getattr(result, slot) for slot in ConversionEvent.__slots__ if slot != "warnings"]
@@ -245,7 +245,7 @@ def comparable(result: Converted) -> Any:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_the_converter_says_what_the_reference_says(name: str, wild: bool, data: st.DataObject) -> None:
-    """They agree on every record, none raises, all payloads can be serialised."""
+    """For every record the converter and the reference agree, nothing raises, and payloads can be serialised."""
     converter, reference = CONVERTERS[name]
     event = data.draw(RECORDS[name, wild])
     if data.draw(st.sampled_from([True, True, True, False])):
@@ -261,7 +261,7 @@ def test_the_converter_says_what_the_reference_says(name: str, wild: bool, data:
 
 
 def test_the_unforeseen_is_a_refusal_that_names_its_type_only() -> None:
-    """A value that breaks under every hand refuses its event; the message holds the failure's type alone."""
+    """A value that raises wherever it is used refuses its event, with the type of the exception as the only detail."""
 
     class Hostile(dict[str, Any]):
         def __getitem__(self, key: str) -> Any:
@@ -278,7 +278,7 @@ def test_the_unforeseen_is_a_refusal_that_names_its_type_only() -> None:
 
 
 def test_the_sum_of_quantities_is_never_wrong() -> None:
-    """A quantity that cannot be read, or a sum beyond int64, leaves num_items out rather than guess."""
+    """If a quantity cannot be read, or the sum does not fit int64, num_items is left out."""
     converter, reference = CONVERTERS["default"]
     event = {
         "event_type": "checkout",

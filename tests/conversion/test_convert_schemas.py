@@ -21,12 +21,12 @@ SENT = 1759999000
 
 
 def digest(text: str) -> str:
-    """What a hashed field sends for normalised text."""
+    """Return what a hashed field sends for normalised text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") -> Converted:
-    """Converts `event` under a schema of the required fields and `fields`, which may replace them."""
+    """Convert `event` under a schema of the required fields and `fields`, which may replace them."""
     types: dict[str, Any] = {
         "event_id": "string",
         "event_type": "string",
@@ -56,7 +56,7 @@ def convert(fields: dict[str, Any], event: dict[str, Any], overlay: str = "") ->
 
 
 def logical(kind: str, name: str) -> dict[str, str]:
-    """An Avro type with a logical type."""
+    """Return an Avro type with a logical type."""
     return {"type": kind, "logicalType": name}
 
 
@@ -84,7 +84,7 @@ TIMES = {
 
 @pytest.mark.parametrize("given", TIMES.values(), ids=TIMES)
 def test_time_comes_in_the_schemas_own_unit(given: tuple[Any, Any, str]) -> None:
-    """Whatever the unit, ``event_time`` is whole seconds, floored."""
+    """From any unit of time ``event_time`` is whole seconds, rounded down."""
     kind, value, overlay = given
     event = convert({"occurred_at": kind}, {"occurred_at": value}, overlay)
     assert isinstance(event, ConversionEvent), event
@@ -92,7 +92,7 @@ def test_time_comes_in_the_schemas_own_unit(given: tuple[Any, Any, str]) -> None
 
 
 def test_a_date_is_its_midnight() -> None:
-    """An event known by its day only happened at midnight UTC, as a number of days or as text."""
+    """An event with only a day, as a number of days or as text, happened at midnight UTC."""
     for value in (20370, "2025-10-09"):
         event = convert({"occurred_at": [logical("int", "date"), "string"]}, {"occurred_at": value})
         assert isinstance(event, ConversionEvent)
@@ -117,7 +117,7 @@ def test_a_date_is_its_midnight() -> None:
     ],
 )
 def test_times_that_cannot_be(value: Any, code: str) -> None:
-    """A time that is missing, none, or absurd refuses the event under its own code."""
+    """A time that is missing, malformed or absurd refuses the event with a code of its own."""
     result = convert({"occurred_at": ["null", "string", "double", "long"]}, {"occurred_at": value})
     assert isinstance(result, Rejection)
     assert result.code == code
@@ -134,7 +134,7 @@ def test_times_that_cannot_be(value: Any, code: str) -> None:
     ],
 )
 def test_a_birthday_in_every_form(kind: Any, value: Any) -> None:
-    """Text, digits, a day or a moment: the birthday is ``YYYYMMDD``."""
+    """A birthday as text, digits, a day or a moment is sent as ``YYYYMMDD``."""
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\nuser_data.db = "born"'
     event = convert({"born": kind}, {"born": value}, overlay)
     assert isinstance(event, ConversionEvent)
@@ -142,7 +142,7 @@ def test_a_birthday_in_every_form(kind: Any, value: Any) -> None:
 
 
 def test_a_birthday_beyond_the_calendar_is_left_out() -> None:
-    """Days that no calendar holds are malformed, not an error."""
+    """A birthday outside the calendar is malformed and left out."""
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\nuser_data.db = "born"'
     for days in (-(2**31), 2**31 - 1):
         event = convert({"born": logical("int", "date")}, {"born": days}, overlay)
@@ -172,14 +172,14 @@ custom_data.currency = "USD"
     ],
 )
 def test_amounts_of_every_type_are_exact(kind: Any, value: Any, sent: str) -> None:
-    """Decimals, doubles, longs and text give the decimal text they mean."""
+    """Decimals, doubles, longs and text give the decimal text that they mean."""
     event = convert({"paid": kind}, {"paid": value}, AMOUNTS)
     assert isinstance(event, ConversionEvent)
     assert event.payload["custom_data"] == {"currency": "USD", "value": sent}
 
 
 def test_one_product_without_an_array() -> None:
-    """Fields of a single product make one item; where it is null there are no items."""
+    """Fields of a single product make one item; if it is null, there are no items."""
     product = {
         "type": "record",
         "name": "Product",
@@ -204,7 +204,7 @@ def test_one_product_without_an_array() -> None:
 
 
 def test_map_keys_of_any_spelling_are_only_keys() -> None:
-    """A key from the mapping file is text, whatever it looks like."""
+    """A map's key in the mapping file is only text, even if it looks like code."""
     key = "x' or __import__('os') #\\"
     overlay = f'[fields]\nuser_data.hashed_maids = "maid"\nlanguage = {json.dumps("bag." + key)}'
     event = convert({"bag": {"type": "map", "values": "string"}}, {"bag": {key: "en-US"}}, overlay)
@@ -213,7 +213,8 @@ def test_map_keys_of_any_spelling_are_only_keys() -> None:
 
 
 def test_the_app_and_device_objects_keep_their_bounds() -> None:
-    """Numbers outside their range, words that are none of the choice, and long text are left out with a warning."""
+    """Numbers outside their range, words that are no choice, and long text in the app and device objects are
+    left out with a warning."""
     fields = {"m": {"type": "map", "values": ["string", "long"]}}
     overlay = '[fields]\nuser_data.hashed_maids = "maid"\n' + "\n".join(
         f'{name} = "m.{name.rpartition(".")[2]}"'
@@ -248,7 +249,7 @@ def test_the_app_and_device_objects_keep_their_bounds() -> None:
 
 
 def test_missing_map_keys_are_absent() -> None:
-    """A map without the key is no error and no warning."""
+    """A map without the key gives no error and no warning."""
     overlay = """
         [fields]
         user_data.hashed_maids = "maid"
@@ -264,7 +265,7 @@ def test_missing_map_keys_are_absent() -> None:
 
 
 def test_a_constant_name_and_source() -> None:
-    """A topic that holds one kind of event needs no fields for what is always the same."""
+    """Name and source may be constants, for a topic with one kind of event."""
     overlay = """
         [fields]
         user_data.hashed_maids = "maid"

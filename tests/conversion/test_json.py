@@ -1,4 +1,4 @@
-"""What the compiled module writes as JSON is what orjson writes, to the byte."""
+"""The compiled module writes the same JSON as orjson, to the byte."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 @example(value=[])
 @example(value=[[], ["a"], {}])
 def test_values_are_written_as_orjson_writes_them(value: Any) -> None:
-    """Text of any kind, numbers up to 64 bits, arrays, objects, and what is none of the usual."""
+    """Text of any kind, numbers up to 64 bits, arrays, objects and other values are written as orjson writes them."""
     assert _events.written(value) == orjson.dumps(value)
 
 
@@ -50,7 +50,7 @@ def test_values_are_written_as_orjson_writes_them(value: Any) -> None:
     "value", ["\ud800", "a\udfff", ["x", "\ud800"], 2**64, -(2**63) - 1, b"bytes", {1: 2}]
 )
 def test_what_orjson_refuses_is_refused(value: Any) -> None:
-    """A lone surrogate, a number of more than 64 bits, what is no JSON: it raises, and nothing is sent."""
+    """A lone surrogate, a number of more than 64 bits and a value that is no JSON raise."""
     with pytest.raises(orjson.JSONEncodeError):
         orjson.dumps(value)
     with pytest.raises((orjson.JSONEncodeError, UnicodeEncodeError)):

@@ -1,4 +1,4 @@
-"""The mapping file: what it may say, what is said against it, and how it is laid over the packaged default."""
+"""The mapping file: what it may say, which mistakes are errors, and how it is laid over the packaged mapping."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DEFAULT = (ROOT / "schemas" / "commerce_event.mapping.toml").read_text()
 
 
 def field(name: str, kind: Any) -> dict[str, Any]:
-    """A field of an Avro record."""
+    """Return a field of an Avro record."""
     return {"name": name, "type": kind}
 
 
 def record(*fields: dict[str, Any], name: str = "Event") -> dict[str, Any]:
-    """An Avro record."""
+    """Return an Avro record."""
     return {"type": "record", "name": name, "fields": list(fields)}
 
 
@@ -38,12 +38,12 @@ BARE = record(
 
 
 def load(overlay: str | None = None, schema: dict[str, Any] = SCHEMA) -> Mapping:
-    """The packaged mapping with `overlay`, against `schema`."""
+    """Return the packaged mapping with `overlay`, for `schema`."""
     return load_mapping(overlay, schema, default_toml=DEFAULT, overlay_name="my.toml")
 
 
 def test_the_packaged_mapping_fits_the_packaged_schema() -> None:
-    """Every line of the default has its path in the default schema; nothing is dropped."""
+    """Every line of the packaged mapping has its path in the packaged schema."""
     mapping = load()
     lines = [
         line
@@ -63,12 +63,12 @@ def test_nothing_of_the_content_fields_has_a_default_source() -> None:
 
 
 def test_default_paths_that_the_schema_lacks_are_dropped() -> None:
-    """A small schema is no error: what is not there is not used."""
+    """Packaged lines whose path the schema lacks are left out without an error."""
     assert set(load(schema=BARE).sources) == {"event_id", "event_name", "event_time", "action_source"}
 
 
 def test_tables_are_laid_over_key_by_key() -> None:
-    """An overlay changes what it names, takes away what it blanks, and leaves the rest."""
+    """An overlay changes the keys that it names, removes those that it leaves empty, and keeps the others."""
     mapping = load(
         """
         unknown_event_name = "filter"
@@ -95,7 +95,8 @@ def test_tables_are_laid_over_key_by_key() -> None:
 
 
 def test_own_events_are_names_to_be_sent_under() -> None:
-    """Fifteen, of a hundred characters each, of what is printable; [event_names] and constants may name them."""
+    """An advertiser may have fifteen event names of a hundred printable characters each, and [event_names] and
+    constants may use them."""
     names = ["Store visit", "\u00e9" * 100, *(f"own {n}" for n in range(13))]
     mapping = load(f'[own_events]\nnames = {json.dumps(names)}\n[event_names]\nx = "Store visit"')
     assert list(mapping.own_events) == names
@@ -108,7 +109,7 @@ def test_own_events_are_names_to_be_sent_under() -> None:
 
 @pytest.mark.parametrize("value", ["true", "false", '"yes"'])
 def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
-    """`newer_event_names` stands in mappings that were written for older versions."""
+    """`newer_event_names`, in mappings for older versions, is accepted with a warning that it has no effect."""
     mapping = load(f"newer_event_names = {value}")
     assert mapping.event_names == load().event_names
     [warning] = mapping.warnings
@@ -118,7 +119,8 @@ def test_a_setting_without_effect_is_accepted_and_told(value: str) -> None:
 
 
 def test_what_is_new_at_the_platform_has_no_default_source() -> None:
-    """An account for which a field is not known yet would answer a whole call with a 400."""
+    """Fields that are new at the platform have no packaged source, since an account that lacks one refuses the
+    whole call."""
     assert not NEW_TARGETS.keys() & load().sources.keys()
     assert NEW_TARGETS.keys() <= TARGETS.keys()
 
@@ -138,8 +140,8 @@ LINES = field(
     ids=["own", "grown"],
 )
 def test_ids_and_their_number_follow_from_the_items(schema: dict[str, Any]) -> None:
-    """Where only the items are mapped; what a line says holds, and "" takes it away. The packaged mapping's own lines
-    make way for items of another array."""
+    """Content ids and num_items follow from the items if only those are mapped. A line for them goes before,
+    and "" removes them. The packaged mapping's own lines make way for items of another array."""
     items = """
     [fields]
     "custom_data.contents[].id" = "lines[].code"
@@ -156,7 +158,7 @@ def test_ids_and_their_number_follow_from_the_items(schema: dict[str, Any]) -> N
 
 
 def test_the_click_id_follows_from_the_address() -> None:
-    """Where there is one to be sent; not where "" takes the click id away."""
+    """The click id is taken from the page's address if that has a source, unless "" removes the click id."""
     assert load().click_id_from_url
     assert not load(schema=BARE).click_id_from_url
     assert load('[fields]\nevent_source_url = "event_id"', BARE).click_id_from_url
@@ -165,7 +167,7 @@ def test_the_click_id_follows_from_the_address() -> None:
 
 
 def test_dotted_names_need_no_quotes() -> None:
-    """TOML reads ``user_data.em = …`` as a table; so does a table of its own. Both mean the field."""
+    """A dotted name without quotes, which TOML reads as a table, and a table of that name both mean the field."""
     for overlay in (
         '[fields]\nuser_data.em = "customer.phones"',
         '[fields.user_data]\nem = "customer.phones"',
@@ -175,7 +177,7 @@ def test_dotted_names_need_no_quotes() -> None:
 
 
 def test_items_of_the_users_array_replace_the_defaults() -> None:
-    """Where the user's items come from another array, the default's item fields make way."""
+    """If the user's items come from another array, the packaged mapping's item fields are left out."""
     items = {"type": "array", "items": record(field("code", "string"), name="Line")}
     schema = {**SCHEMA, "fields": [*SCHEMA["fields"], field("lines", items)]}
     mapping = load('[fields]\n"custom_data.contents[].id" = "lines[].code"', schema)
@@ -427,7 +429,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("overlay_and_words", ERRORS.values(), ids=ERRORS)
 def test_each_error_names_the_file_and_what_is_wrong(overlay_and_words: tuple[str, str]) -> None:
-    """A mapping that cannot be is one line that names the file, the key, and where it helps the nearest."""
+    """A mistake is one line that names the file, the key and, where it helps, the nearest name."""
     overlay, words = overlay_and_words
     with pytest.raises(MappingError) as caught:
         load(overlay)
@@ -441,14 +443,14 @@ def test_each_error_names_the_file_and_what_is_wrong(overlay_and_words: tuple[st
     "schema", [{"type": "string"}, {"type": "map", "values": "string"}, ["null", "string"]]
 )
 def test_a_schema_that_is_no_record_is_an_error(schema: Any) -> None:
-    """Only records have fields."""
+    """A schema that is no record is an error, since it has no fields."""
     with pytest.raises(MappingError, match="the schema is not a record"):
         load(schema=schema)
 
 
 def test_all_missing_sources_are_named_at_once() -> None:
-    """A schema without the default's fields needs a mapping of its own, and is told which lines; some may be
-    constants."""
+    """Where the schema lacks all packaged fields, one error names all required lines without a source, and
+    which may be constants."""
     with pytest.raises(MappingError) as caught:
         load(schema=record(field("id", "string")))
     message = str(caught.value)
@@ -457,7 +459,8 @@ def test_all_missing_sources_are_named_at_once() -> None:
 
 
 def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None:
-    """The schema has something else at that path; who did not write the line is told how to be rid of it."""
+    """If a packaged line does not fit the schema, the error says that the line is the packaged mapping's, and
+    how to remove it."""
     others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
     schema = record(*others, field("language", {"type": "map", "values": "string"}))
     with pytest.raises(
@@ -471,13 +474,13 @@ def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None
 
 
 def test_what_the_default_alone_gives_a_source_is_known() -> None:
-    """So that who has an own schema can see which lines of the default his names happen to fit."""
+    """The mapping knows which sources come only from packaged lines, so that `check` can show them."""
     mapping = load('[fields]\nlanguage = ""\nevent_id = "event_id"', schema=BARE)
     assert mapping.proposed == {"event_name", "event_time", "action_source"}
 
 
 def test_constants_are_sent_in_normal_form() -> None:
-    """A constant goes through its field's rule once, at start: hashed, cut, in upper case."""
+    """A constant goes through its field's rule once, at start: it is hashed, cut or put in upper case."""
     constants = load(
         """
         [constants]
@@ -502,13 +505,13 @@ def test_constants_are_sent_in_normal_form() -> None:
 
 
 def test_targets_stand_in_payload_order() -> None:
-    """Whatever order the file has, the mapping holds fields in the order of a payload."""
+    """A mapping has its fields in the order of a payload, whatever the order in the file."""
     names = list(load('[fields]\n"custom_data.content_name" = "page_url"').sources)
     assert names == sorted(names, key=list(TARGETS).index)
 
 
 def test_the_external_id_setting_chooses_the_rule() -> None:
-    """``as_written`` hashes the id in its own case; ``lower`` does not."""
+    """With ``as_written`` the external id is hashed in its own case; with ``lower`` in lower case."""
     lower, written = load(), load('external_id_case = "as_written"')
     rule, other = lower.target("user_data.external_id").rule, written.target("user_data.external_id").rule
     assert rule("AbC") == rule("abc") == other("abc") != other("AbC")

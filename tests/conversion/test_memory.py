@@ -1,4 +1,4 @@
-"""What is remembered of what rules answered: little, and never another value's answer."""
+"""A rule's answers are remembered in bounded number, and never given for another value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conversion.test_convert import SCHEMA, event_of
 
 
 def test_a_rule_is_asked_once_for_a_text() -> None:
-    """What comes again is looked up."""
+    """A rule is asked once for a text; after that its answer is looked up."""
     asked: list[str] = []
 
     def rule(value: str) -> str:
@@ -27,7 +27,7 @@ def test_a_rule_is_asked_once_for_a_text() -> None:
 
 
 def test_it_is_bounded_however_many_values_come() -> None:
-    """Neither a stream of new values nor a few giant ones fill the memory of a process."""
+    """Neither many new values nor a few giant ones fill the memory."""
     memory = Memory(str.upper)
     for number in range(3 * MOST_REMEMBERED):
         assert memory(f"a{number}") == f"A{number}"
@@ -45,7 +45,7 @@ VALUES = st.one_of(
 
 @given(st.lists(VALUES, max_size=30))
 def test_equal_values_of_other_types_never_get_each_others_answer(values: list[Any]) -> None:
-    """1, 1.0 and True are equal and hash alike: only text is remembered."""
+    """1, 1.0 and True are equal and hash alike, so only text is remembered."""
 
     def rule(value: Any) -> tuple[type, Any]:
         return type(value), value
@@ -57,7 +57,7 @@ def test_equal_values_of_other_types_never_get_each_others_answer(values: list[A
 
 
 def test_one_memory_by_field_for_all_schemas() -> None:
-    """A process that meets many schemas does not remember the same for each of them."""
+    """All schemas of a process share one memory for each field."""
     both = Both((SCHEMA, None, None))
     asked = [field.ask for field in both.converter.descriptions[0].user_data]
     memories = [one for one in asked if isinstance(one, Memory)]

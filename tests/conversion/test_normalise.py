@@ -46,20 +46,20 @@ ANYTHING = st.one_of(
 
 
 def target_name(field: str) -> str:
-    """The dotted name of a vector's field."""
+    """Return the dotted name of a vector's field."""
     return next(
         name for name in TARGETS if name.rpartition(".")[2] == field and not name.startswith("app_info")
     )
 
 
 def sha256(text: str) -> str:
-    """The digest as the platform describes it."""
+    """Return the digest as the platform describes it."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: f"{vector['field']}-{vector['raw']!r:.40}")
 def test_each_vector_gives_what_the_table_says(vector: dict[str, Any]) -> None:
-    """Every hand-written vector is normalised, hashed or left out as the platform facts say."""
+    """Each hand-written vector is normalised, hashed or left out as the platform's rules say."""
     field, wanted = vector["field"], vector["normalised"]
     result = TARGETS[target_name(field)].rule(vector["raw"])
     if wanted is None or wanted == "refused":
@@ -72,26 +72,26 @@ def test_each_vector_gives_what_the_table_says(vector: dict[str, Any]) -> None:
 
 
 def test_there_are_enough_vectors() -> None:
-    """The vectors cover every hashed field, and are many."""
+    """There are many vectors, with every hashed field among them."""
     assert len(VECTORS) >= 300
     assert {vector["field"] for vector in VECTORS} >= HASHED_FIELDS.keys()
 
 
 @pytest.mark.parametrize("vector", DIGESTS, ids=lambda vector: f"{vector['field']}-{vector['raw']!r:.40}")
 def test_each_digest_is_that_of_another_program(vector: dict[str, Any]) -> None:
-    """What is sent for each raw value, digests computed by coreutils: text, encoding and hash, end to end."""
+    """What is sent for each raw value has the digest that coreutils compute: text, encoding and hash are right."""
     assert TARGETS[target_name(vector["field"])].rule(vector["raw"]) == vector["sent"]
 
 
 def test_there_are_digests_of_every_hashed_field() -> None:
-    """At least four of each, and those of one field differ where the people do."""
+    """Each hashed field has at least four digests, which differ where the people do."""
     for field in HASHED_FIELDS:
         assert len([vector for vector in DIGESTS if vector["field"] == field]) >= 4, field
 
 
 @pytest.mark.parametrize("field", HASHED_FIELDS)
 def test_blank_is_told_from_malformed(field: str) -> None:
-    """Nothing there is no reason to warn; a lone surrogate is no text and is left out as malformed."""
+    """A blank value is left out without a warning; a lone surrogate and bytes are malformed."""
     rule = hashing(HASHED_FIELDS[field])
     assert all(rule(value) is LeftOut.BLANK for value in (None, "", " ", "\t\u00a0\u200b"))
     assert rule("\ud800@x") is LeftOut.MALFORMED
@@ -108,19 +108,19 @@ def test_blank_is_told_from_malformed(field: str) -> None:
     ],
 )
 def test_what_stands_for_nothing_is_a_placeholder(field: str, value: str) -> None:
-    """Placeholders are told from malformed values, so that they are warned of as what they are."""
+    """Values that stand for nothing are placeholders, with a warning of their own."""
     assert TARGETS[target_name(field)].rule(value) is LeftOut.PLACEHOLDER
 
 
 def test_external_id_can_keep_its_case() -> None:
-    """With the other setting the id is trimmed and hashed as it is written."""
+    """With ``as_written`` the external id is trimmed and hashed in its own case."""
     assert EXTERNAL_ID_AS_WRITTEN.rule(" C-42 ") == sha256("C-42")
     assert EXTERNAL_ID_AS_WRITTEN.rule(DIGEST.upper()) == DIGEST
 
 
 @given(value=ANYTHING)
 def test_no_rule_raises_and_each_gives_text_or_a_reason(value: object) -> None:
-    """Whatever a record holds, each rule of user data gives a digest or text that is Unicode, or a reason."""
+    """For any value each rule of user data gives a digest, text that is valid Unicode, or a reason."""
     for name, target in TARGETS.items():
         if name.startswith("user_data."):
             result = target.rule(value)
@@ -132,7 +132,7 @@ def test_no_rule_raises_and_each_gives_text_or_a_reason(value: object) -> None:
 
 @given(value=st.text(min_size=1))
 def test_a_digest_is_never_hashed_twice(value: str) -> None:
-    """Sending what was sent already, in any case and with blanks around, gives the same digest."""
+    """A digest, in any case and with blanks around, is sent as the same digest."""
     for normaliser in HASHED_FIELDS.values():
         rule = hashing(normaliser)
         digest = rule(value)
@@ -141,7 +141,7 @@ def test_a_digest_is_never_hashed_twice(value: str) -> None:
 
 
 def test_text_of_a_derived_type_is_plain_text() -> None:
-    """A decoder may mark text with a type of its own; what is sent is plain text."""
+    """Text of a derived type, which a decoder may use, is sent as plain text."""
 
     class Marked(str):
         __slots__ = ()
@@ -151,13 +151,13 @@ def test_text_of_a_derived_type_is_plain_text() -> None:
 
 @given(value=st.text())
 def test_text_is_kept_as_it_is(value: str) -> None:
-    """Plain text is changed in nothing; blank text is no text."""
+    """`text_of` returns plain text unchanged, and finds that blank text is none."""
     assert text_of(value) == (value if trim(value) else LeftOut.BLANK)
 
 
 def test_all_white_space_and_punctuation_is_known() -> None:
-    """Also of planes that this version of Unicode has none of it in: a city keeps neither, a trimmed text no white
-    space at its ends."""
+    """All white space and punctuation of this Python's Unicode is removed from a city, and white space from the
+    ends of a text."""
     for char in map(chr, range(sys.maxunicode + 1)):
         if char.isspace():
             assert trim(f"{char}a{char}") == "a"

@@ -1,4 +1,4 @@
-"""The trace of the rules tells what the converter did: it names every field of the payload, and no other as sent."""
+"""The trace of the rules has every field of the payload as sent, and no other."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RECORDS = {(name, wild): shaped(SETUPS[name][0], wild) for name in SETUPS for wi
 
 
 def fields_of(holder: dict[str, Any], prefix: str = "") -> dict[str, int]:
-    """The dotted names of a payload's fields, with how many values each has."""
+    """Return the dotted names of a payload's fields, with the number of values of each."""
     found: dict[str, int] = {}
     for key, value in holder.items():
         inner = value if key == "contents" else [value]
@@ -58,7 +58,8 @@ def fields_of(holder: dict[str, Any], prefix: str = "") -> dict[str, int]:
 @settings(max_examples=40)
 @given(data=st.data())
 def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject) -> None:
-    """Over generated records: the fields and numbers of the payload, and a reason for each that is left out."""
+    """For generated records the trace has the payload's fields and numbers, and a reason for each value that is
+    left out."""
     converter = CONVERTERS[name]
     event = likely(data.draw(RECORDS[name, wild]))
     result = converter.convert(event, NOW)
@@ -67,7 +68,7 @@ def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject
     sent = {rule["field"]: rule["sent"] for rule in rules if rule["sent"]}
     if isinstance(result, ConversionEvent):
         assert sent == fields_of(result.payload)
-        # A whole number of a sum is judged as one, by no rule that could be recorded.
+        # num_items is a sum that the converter judges without a rule, so the trace has no reason for it.
         lost = {one.field for one in result.warnings if one.code in ("malformed", "placeholder", "not_web")}
         told = {rule["field"] for rule in rules if rule["left_out"]}
         assert lost - {"custom_data.num_items"} <= told
@@ -78,7 +79,7 @@ def test_the_trace_names_what_is_sent(name: str, wild: bool, data: st.DataObject
 
 
 def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
-    """It goes as far as the conversion went."""
+    """The trace of a refused event ends with the field that it is refused for."""
     event = {
         "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
         "customer": {"emails": ["a@b.c"]}, "order": {"total": "-1"},
@@ -91,7 +92,7 @@ def test_of_a_refused_event_it_names_the_field_it_is_refused_for() -> None:
 
 
 def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
-    """One element of a list is a value as it stands."""
+    """A computed value has all its paths in the trace; a single element of a list has its own."""
     event = {
         "event_id": "e", "event_type": "order_completed", "occurred_at": 1759999000123, "channel": "WEB",
         "customer": {"emails": ["a@b.c"]},
@@ -103,7 +104,7 @@ def test_a_computed_value_names_the_paths_that_it_is_computed_from() -> None:
 
 
 def test_phone_numbers_that_got_their_country_s_code() -> None:
-    """Only where one did: a number with its code is as the record has it."""
+    """The trace says that a number got its country's code only if it did."""
     mapping = load_mapping('phone_country = "customer.country"', SCHEMA, default_toml=DEFAULT)
     trace = RuleTrace(Converter(mapping, accounts=("11",), partner_name=None, max_event_age=7 * 86400.0))
     customer = {"emails": ["a@b.c"], "country": "DE"}

@@ -1,7 +1,7 @@
-"""The quick tests in front of the rules decide nothing: each gives what the rule without it gives.
+"""Each shortcut in front of a rule gives what the rule without it gives.
 
-The shortcuts around the normalisers ask for plain text, so text of a derived type takes the long way and tells what
-that says. The shortcuts inside the normalisers are held against the table's words, written down once more here.
+The shortcuts around the normalisers take only plain text, so text of a derived type gives the rule's own answer. The
+shortcuts inside the normalisers are compared with the rules of the platform's table, written once more here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from consumer.conversion.targets import TARGETS
 
 
 class Derived(str):
-    """Text that no shortcut takes."""
+    """Text of a derived type, which no shortcut takes."""
 
     __slots__ = ()
 
@@ -61,8 +61,8 @@ _PIECES = (
     *" \t\n\v\f\r\x1c\x1f\x85\xa0\u2003\u2028\u180e\u200b\ufeff", *"\0\x7f\ud800\udfff",
     *"\u0663\uff15\u00b2\u2460\U0001d7d9", *"İßÅé\u0301\u0327", "9" * 256, "9" * 257, "+" * 9, "\u0301" * 300,
 )  # fmt: skip
-"""Digits that are none for us (Arabic, full-width, superscript, circled, mathematical), every kind of blank, lone
-surrogates, letters that change their length with their case, and what is too long."""
+"""Characters that are no digits here (Arabic, full-width, superscript, circled, mathematical), every kind of
+blank, lone surrogates, letters that change their length with their case, and text that is too long."""
 
 HOSTILE = st.one_of(
     st.sampled_from(_USUAL),
@@ -77,22 +77,22 @@ HOSTILE = st.one_of(
 )
 _UNICODE = HOSTILE.map(lambda text: text.encode("utf-8", "ignore").decode())
 TRIMMED = _UNICODE.map(trim).filter(bool)
-"""What normalisers take."""
+"""Text as normalisers get it: trimmed, and not empty."""
 
 
 def digits_of(text: str) -> str:
-    """The digits 0-9 in `text`."""
+    """Return the digits 0-9 in `text`."""
     return "".join(char for char in text if char in "0123456789")
 
 
 def without_fraction(text: str) -> str:
-    """`text` without the .0 of a number that was exported as a float."""
+    """Return `text` without the .0 of a number that was exported as a float."""
     return re.sub(r"\A([0-9]+)\.0+\Z", r"\1", text)
 
 
 @given(text=HOSTILE)
 def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
-    """Whatever the text, the long way and the short way give the same value, and plain text."""
+    """For any text a rule gives the same plain text with and without its shortcut."""
     for target in TARGETS.values():
         short, long = target.rule(text), target.rule(Derived(text))
         assert short == long
@@ -103,7 +103,7 @@ def test_every_rule_says_the_same_of_text_of_a_derived_type(text: str) -> None:
 @example("0" * 64 + "-")
 @example(" " + "A" * 64)
 def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
-    """Trimmed, normalised and hashed in one go is what the steps give; a ready digest is not hashed."""
+    """Trimming, normalising and hashing in one go gives what the three steps give; a ready digest is not hashed."""
     ready = re.fullmatch("[0-9A-Fa-f]{64}", trim(text))
     for normaliser in HASHED_FIELDS.values():
         rule = hashing(normaliser)
@@ -117,7 +117,7 @@ def test_a_hashed_field_is_the_digest_of_its_normalised_text(text: str) -> None:
 
 @given(text=_UNICODE)
 def test_ascii_text_is_trimmed_as_any_text(text: str) -> None:
-    """Python strips more than the blanks of ASCII, and nothing that `trim` would leave."""
+    """`trim` removes white space from both ends of any text, and nothing else."""
     kept = trim(text)
     assert kept in text
     assert not kept or not (is_white(kept[0]) or is_white(kept[-1]))
@@ -125,13 +125,13 @@ def test_ascii_text_is_trimmed_as_any_text(text: str) -> None:
 
 
 def is_white(char: str) -> bool:
-    """As the module says: what Python calls white space, and the invisible characters that copying leaves."""
+    """Return whether Python calls the character white space, or it is one of the invisible ones that copying leaves."""
     return char.isspace() or char in "\u180e\u200b\u200e\u200f\u2060\ufeff"
 
 
 @given(text=TRIMMED)
 def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> None:
-    """Character by character, whether ASCII or not."""
+    """An e-mail address is its characters without white space in lower case, for ASCII and other text."""
     address = "".join(char for char in text if not is_white(char)).lower()
     valid = "@" in address and not address.startswith("@") and not address.endswith("@")
     assert normalise.email(text) == (address if valid else LeftOut.MALFORMED)
@@ -144,7 +144,8 @@ def test_an_email_is_its_characters_without_blanks_in_lower_case(text: str) -> N
 @example("+" + "9" * 256)
 @example("+" + "9" * 255)
 def test_a_phone_number_is_its_digits(text: str) -> None:
-    """With and without a plus sign, and however it is grouped; what is too long is none."""
+    """A phone number is its digits, with or without a plus sign and in any grouping; text that is too long is
+    malformed."""
     whole = without_fraction(text)
     digits = digits_of(unicodedata.normalize("NFKC", whole)) if len(whole) <= 256 else ""
     assert normalise.phone(text) == (digits.lstrip("0") or LeftOut.MALFORMED)
@@ -154,7 +155,7 @@ def test_a_phone_number_is_its_digits(text: str) -> None:
 @example("٣")
 @example("9²")
 def test_a_postal_code_is_digits_blanks_and_dashes(text: str) -> None:
-    """Only the digits 0-9 count as such."""
+    """A postal code may have digits, blanks and dashes; only 0-9 count as digits."""
     whole = without_fraction(text)
     kept = "".join(char for char in whole if not char.isspace() and char not in "-‐‑‒–—―−")
     assert normalise.postal_code(text) == (kept if kept and digits_of(kept) == kept else LeftOut.MALFORMED)
@@ -162,7 +163,7 @@ def test_a_postal_code_is_digits_blanks_and_dashes(text: str) -> None:
 
 @given(text=TRIMMED)
 def test_a_city_is_its_characters_without_blanks_and_punctuation(text: str) -> None:
-    """Character by character, whether ASCII or not."""
+    """A city is its characters without white space and punctuation in lower case, for ASCII and other text."""
     lowered = unicodedata.normalize("NFC", text).lower() if len(text) <= 256 else ""
     kept = "".join(
         char for char in lowered if not is_white(char) and not unicodedata.category(char).startswith("P")
@@ -186,7 +187,8 @@ _ADDRESSES = st.one_of(
 
 @given(text=_ADDRESSES, after=st.sampled_from(["", ",", ", 10.0.0.1", ",\ud800", "\n", ";", " ,"]))
 def test_an_address_is_what_the_standard_library_takes_for_one(text: str, after: str) -> None:
-    """The first of the chain, as it is written, unless it has a zone or is nowhere."""
+    """The first address of the chain is sent as it is written if the standard library accepts it, unless it has
+    a zone or is unspecified."""
     first = trim((text + after).partition(",")[0])
     try:
         address = ipaddress.ip_address(first)

@@ -1,6 +1,6 @@
-"""What nobody asks for is passed over, and still judged; what stands in several places is read in each of them.
+"""Fields that are not mapped are skipped and still checked; a record type in several places is read in each.
 
-A shop's own schema holds far more than a conversion event: it must cost little, and change nothing.
+A shop's own schema has far more fields than a conversion event; they must cost little and change nothing.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ EVENTS = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(event=EVENTS)
 def test_it_says_what_the_two_steps_say_in_one_go(event: dict[str, Any]) -> None:
-    """Whatever the values, and nothing is left to the two steps but what is wrong."""
+    """Any valid record has the same result as in two steps, and is read in one go."""
     value = BOTH.value(event)
     assert value is not None
     BOTH.check(value)
@@ -173,7 +173,7 @@ def test_it_says_what_the_two_steps_say_in_one_go(event: dict[str, Any]) -> None
 @settings(max_examples=600, deadline=None)
 @given(event=EVENTS, data=st.data())
 def test_damage_is_judged_alike_wherever_it_is(event: dict[str, Any], data: st.DataObject) -> None:
-    """Cut, grown, flipped, also where nobody looks."""
+    """A damaged record has the same result as in two steps, wherever the damage is."""
     value = BOTH.value(event)
     assert value is not None
     at = data.draw(st.integers(0, len(value)))
@@ -195,7 +195,8 @@ HEAD_VALUES = {"id": "e-1", "kind": "checkout", "ts": int(NOW * 1000), "email": 
 
 
 def behind(kind: Any, reader: Any = None) -> tuple[Both, bytes]:
-    """Of a schema whose last field, of this kind, nobody asks for: its readings, and all that comes before."""
+    """Return the readings of a schema whose last field, of this type, is not mapped, and the bytes of all
+    fields before it."""
     written = record_of("Small", *HEAD, *fields(last=kind))
     ours = written if reader is None else record_of("Small", *HEAD, *fields(last=reader))
     both, head = (
@@ -262,7 +263,7 @@ BAD = [
 
 @pytest.mark.parametrize(("kind", "last"), GOOD, ids=str)
 def test_what_is_right_is_passed_over(kind: Any, last: bytes) -> None:
-    """A value that nobody asks for leaves the record on the fast path."""
+    """A valid value that is not mapped leaves the record on the fast path."""
     both, head = behind(kind)
     assert isinstance(both.check(head + last)[0], list)
     if COMPILED is not None:
@@ -271,7 +272,7 @@ def test_what_is_right_is_passed_over(kind: Any, last: bytes) -> None:
 
 @pytest.mark.parametrize(("kind", "last"), BAD, ids=str)
 def test_what_is_wrong_is_refused_though_nobody_asks_for_it(kind: Any, last: bytes) -> None:
-    """It is no datum of its schema: a dead letter, whoever asks for what."""
+    """An invalid value makes the record a dead letter, although it is not mapped."""
     both, head = behind(kind)
     (said,) = both.check(head + last)
     assert said.stage.value == "decode"
@@ -293,7 +294,8 @@ def test_what_is_wrong_is_refused_though_nobody_asks_for_it(kind: Any, last: byt
     ids=str,
 )
 def test_of_a_key_that_comes_twice_the_last_value_counts(last: bytes, sent: str | None) -> None:
-    """In one block or in two; also null, which is no value. Keys that nobody asks for have to be text, too."""
+    """Of a key that comes twice, in one block or in two, the last value counts, also null. Keys that are not
+    mapped have to be text, too."""
     props = fields(props={"type": "map", "values": ["null", "string", "long"]})
     mapping = HEAD_MAPPING.replace("[constants]", '"user_data.click_id" = "props.epik"\n[constants]')
     both, (_, head) = Both((record_of("Small", *HEAD, *props), mapping, None)), behind("string")
@@ -317,27 +319,28 @@ def test_of_a_key_that_comes_twice_the_last_value_counts(last: bytes, sent: str 
 def test_what_our_schema_has_no_place_for_is_refused_though_nobody_asks(
     writer: Any, reader: Any, last: bytes
 ) -> None:
-    """A symbol, digits, a branch that the writer has and we lack."""
+    """A symbol, digits or a branch that our schema lacks are refused, although the field is not mapped."""
     both, head = behind(writer, reader)
     (said,) = both.check(head + last)
     assert said.stage.value == "decode"
 
 
 def operations_of(schema: dict[str, Any]) -> list[Any]:
-    """The program of a schema under the small mapping."""
+    """Return the operations of a schema's program under the small mapping."""
     both = Both((schema, HEAD_MAPPING, None))
     return layout_of(both).operations
 
 
 def layout_of(both: Both) -> Layout:
-    """Where the values of its writer's records go."""
+    """Return the layout of the program: where the values of the writer's records go."""
     plan = plan_of(both.decoder, both.framing)
     mapping = both.converter.descriptions[0].mapping
     return Layout(plan, mapping.asked, mapping.item_steps)
 
 
 def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
-    """A record that stands in two places of one that stands in two places…: from some length on it is called."""
+    """In a schema that doubles with each level, records are called from a number of operations on, so that the
+    program is bounded."""
     kind: Any = record_of("R0", *fields(a="string"))
     for level in range(1, 25):
         kind = record_of(f"R{level}", *fields(a=kind, b=f"R{level - 1}"))
@@ -347,7 +350,8 @@ def test_a_schema_that_doubles_with_each_level_has_a_bounded_program() -> None:
 
 
 def test_a_wide_union_is_a_call() -> None:
-    """To find its last branch takes a step for each before it: an array of them would hold everything up."""
+    """A wide union is a call, since its last branch takes a step for each before it: an array of them would
+    take long."""
     branches = [record_of(f"B{number}") for number in range(200)]
     both, head = behind({"type": "array", "items": branches})
     assert any(code == Code.CALL for code, *_ in operations_of(both.schema))
@@ -370,7 +374,7 @@ ITEMS_MAPPING = HEAD_MAPPING.replace(
     ],
 )
 def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes, contents: bytes) -> None:
-    """So is one without facts; the others are read on the fast path."""
+    """A null item, and one without fields to send, is left out; the others are read on the fast path."""
     schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": item}))
     both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))
     value = head.value(HEAD_VALUES)
@@ -382,7 +386,7 @@ def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes,
 
 
 def test_null_items_take_no_memory() -> None:
-    """A byte of the record each, and no more: whoever sends a million of them gets nothing for it."""
+    """Null items take a byte of the record each and no memory, so that a million of them do no harm."""
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")
     schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": ["null", ITEM]}))
@@ -403,7 +407,7 @@ def test_null_items_take_no_memory() -> None:
 
 
 def test_what_nests_deeper_than_a_program_is_a_call() -> None:
-    """So recursion in C ends, however deep an honest schema is."""
+    """Types that are nested deeper than a program goes are a call, so that recursion in C is bounded."""
     kind: Any = "string"
     for _ in range(40):
         kind = {"type": "array", "items": kind}
@@ -413,7 +417,8 @@ def test_what_nests_deeper_than_a_program_is_a_call() -> None:
 
 
 def test_a_long_list_of_itself_is_left_to_python() -> None:
-    """A record that holds itself is a call: its depth comes from the data. Too deep is a dead letter."""
+    """A record that holds itself is a call, since its depth comes from the data; one that is too deep is a dead
+    letter."""
     both, head = behind(NODE)
     short, long = (b"\x02n\x02" * count + b"\x02n\x00" for count in (3, 100_000))
     assert isinstance(both.check(head + short)[0], list)
@@ -422,7 +427,7 @@ def test_a_long_list_of_itself_is_left_to_python() -> None:
 
 
 def test_only_what_is_asked_for_is_made() -> None:
-    """Of the schema above: no field of a line but those that the mapping names, no address but its fields."""
+    """The program makes only the mapped fields of lines and addresses."""
     layout = layout_of(BOTH)
     (items,) = (one for one in layout.operations if one[0] == Code.ITEMS)
     (trail,) = (one for one in layout.operations if one[0] == Code.CALL)

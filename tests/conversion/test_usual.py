@@ -1,4 +1,4 @@
-"""What is answered at a glance is what the rule answers: every shortcut of the compiled module against its rule."""
+"""Every shortcut of the compiled module gives what its rule gives."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ VALUES = st.one_of(
 
 
 class Odd(str):
-    """Text of a type of its own."""
+    """Text of a derived type."""
 
     __slots__ = ()
 
@@ -90,7 +90,7 @@ class Odd(str):
 @example(value="0" * 64)
 @example(value=Odd("a@b.c"))
 def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
-    """Whatever is hashed without asking the rule, the rule would hash to the same."""
+    """A value that is hashed without asking the rule has the rule's digest."""
     digest = _events.digest_of(kind, value)
     assert digest is None or digest == RULES[kind](value)
 
@@ -101,7 +101,7 @@ def test_a_digest_at_a_glance_is_the_rule_s(kind: Usual, value: Any) -> None:
 @example(value="0.0.0.0")
 @example(value=Odd("1.50"))
 def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: Any) -> None:
-    """Whatever is sent without asking the rule, the rule would send."""
+    """A value that is sent without asking the rule is what the rule would send."""
     sent = _events.text_of(kind, value)
     assert sent is None or sent == RULES[kind](value)
 
@@ -109,14 +109,14 @@ def test_what_passes_at_a_glance_passes_the_rule_as_it_is(kind: Usual, value: An
 @pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in HASHED])
 @given(value=VALUES)
 def test_what_is_sent_as_it_is_is_never_hashed(kind: Usual, value: Any) -> None:
-    """A kind that is not one of hashed fields has no digest."""
+    """A kind of a field that is not hashed has no digest."""
     assert _events.digest_of(kind, value) is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Usual if kind not in SENT])
 @given(value=VALUES)
 def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
-    """Personal data is not sent unhashed, whatever it looks like."""
+    """A kind of a hashed field is never sent as text, whatever the value looks like."""
     assert _events.text_of(kind, value) is None
 
 
@@ -145,7 +145,7 @@ def test_what_is_hashed_never_passes_as_it_is(kind: Usual, value: Any) -> None:
     ],
 )
 def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: str) -> None:
-    """The tests above compare something."""
+    """Usual values are hashed without asking the rule, so that the tests above compare something."""
     assert _events.digest_of(kind, value) == hashlib.sha256(normal.encode()).hexdigest()
 
 
@@ -154,7 +154,7 @@ def test_what_is_usual_is_hashed_at_a_glance(kind: Usual, value: Any, normal: st
 @example(10**18, 18)
 @example(5, 8)
 def test_a_decimal_is_written_as_the_rule_writes_it(number: int, scale: int) -> None:
-    """From its digits and their scale, without making a decimal of them."""
+    """A decimal is written as the rule writes it, from its digits and scale."""
     assert _events.digits_with_point(number, scale) == amount(Decimal(number).scaleb(-scale))
 
 
@@ -178,7 +178,7 @@ def test_a_decimal_is_written_as_the_rule_writes_it(number: int, scale: int) -> 
     ],
 )
 def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
-    """The tests above compare something."""
+    """Usual values are sent without asking the rule, so that the tests above compare something."""
     assert _events.text_of(kind, value) == str(value)
 
 
@@ -192,22 +192,23 @@ def test_what_is_usual_passes_at_a_glance(kind: Usual, value: Any) -> None:
     ],
 )
 def test_what_is_not_usual_is_left_to_the_rule(kind: Usual, value: str) -> None:
-    """Where the spelling is another one the rule decides."""
+    """Values in an unusual spelling are left to the rule."""
     assert _events.text_of(kind, value) is None
 
 
 def test_every_kind_has_its_rule() -> None:
-    """The table and the tests know the same kinds."""
+    """Each kind has a rule in these tests, and is either hashed or sent."""
     assert {*RULES, Usual.NOT_KNOWN} == set(Usual) == {*HASHED, *SENT, Usual.NOT_KNOWN}
 
 
 def test_openssl_is_reached_where_python_is_linked_with_it() -> None:
-    """On this kind of machine it is; else `hashlib` answers, which the tests above hold as well."""
+    """On this kind of machine OpenSSL does the hashing; elsewhere `hashlib` does, with the same results."""
     assert _events.hashes_with_openssl()
 
 
 def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
-    """Each is tried against `hashlib` or against plain C first: no mistake in them stays unnoticed."""
+    """The processor's instructions for hashing are used if it has them and they agree with `hashlib` or plain
+    C, which is tried at start."""
     processor = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", processor.read_text() if processor.exists() else "", re.MULTILINE)
     flags = found[1].split() if found else []
@@ -216,7 +217,8 @@ def test_the_processor_s_instructions_are_used_where_it_has_them() -> None:
 
 
 def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
-    """Also the first and the last one, and those around leap days, which are told without asking the calendar."""
+    """Every day of the calendar is hashed without asking the rule, also the first and the last one, and those
+    around leap days."""
     days = [*range(-719_162, 2_932_897, 997), -719_162, 2_932_896]
     leap = [date(year, 2, 28).toordinal() - date(1970, 1, 1).toordinal() for year in range(1, 10_000, 7)]
     for day in [*days, *leap, *(one + 1 for one in leap)]:
@@ -225,7 +227,7 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
 
 @pytest.mark.parametrize("crawler", CRAWLERS)
 def test_no_crawler_goes_unseen(crawler: str) -> None:
-    """What is told at a glance of an agent is only that it is none: each of the names is looked at more closely."""
+    """For each name of a crawler the agent is looked at by the rule."""
     for name in (crawler, crawler.upper(), crawler.title()):
         assert _events.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
         assert _events.may_be_a_crawler(name.encode())
@@ -235,7 +237,7 @@ def test_no_crawler_goes_unseen(crawler: str) -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
 def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
-    """An agent that is passed over is no crawler's."""
+    """An agent that is not looked at by the rule is no crawler's."""
     assert _events.may_be_a_crawler(text.encode()) or not is_crawler(text)
 
 
@@ -250,7 +252,7 @@ def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
 )
 @example("?epik=" + "a" * 1025)
 def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> None:
-    """Or there is none; what has to be decoded is left to the rule."""
+    """The click id of an address is the rule's; an address that has to be decoded is left to the rule."""
     address = f"https://shop.example/{query}"
     told = _events.click_id_in(address.encode())
     if told is not None:
@@ -260,7 +262,7 @@ def test_a_click_id_that_is_told_at_a_glance_is_that_of_the_rule(query: str) -> 
 
 
 def test_usual_addresses_are_told_at_a_glance() -> None:
-    """With a click id and without one."""
+    """Usual addresses, with a click id and without one, are answered without asking the rule."""
     assert _events.click_id_in(b"https://a/?x=1&epik=dj0yJnU9&y") == b"dj0yJnU9"
     assert _events.click_id_in(b"https://a/?x=%20&y") == b""
     assert _events.click_id_in(b"") == b""

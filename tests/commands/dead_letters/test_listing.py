@@ -346,7 +346,7 @@ def test_show_of_a_topic_that_is_not_there(kafka: Kafka, tmp_path: Path) -> None
     assert "the topic nope does not exist" in the_one_line(done.stderr)
 
 
-# ---------------------------------------------------------------------------------------------- what cannot be
+# -------------------------------------------------------------------------------------------- wrong arguments
 
 WRONG = {
     "place": (("show", "orders"), "TOPIC:PARTITION:OFFSET"),

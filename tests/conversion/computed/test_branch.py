@@ -1,4 +1,4 @@
-"""The event's name from the branch of a union: the type of the record that stands there."""
+"""The event's name from the branch of a union: the name of the record type that the datum has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conversion.test_convert import DEFAULT, NOW
 
 
 def record_type(name: str, **fields: Any) -> dict[str, Any]:
-    """A record of this name."""
+    """Return a record type of this name."""
     return {
         "type": "record",
         "name": name,
@@ -32,7 +32,7 @@ PAID = record_type("Paid", url="string", number=["null", "long"])
 
 
 def shop(*branches: Any) -> dict[str, Any]:
-    """A schema whose payload is one of these."""
+    """Return a schema whose payload is a union of these branches."""
     return record_type(
         "Event",
         id="string",
@@ -63,7 +63,7 @@ RECORDS = shaped(SCHEMA, wild=False)
 
 
 def event(payload: Any) -> dict[str, Any]:
-    """A deliverable event with this payload."""
+    """Return a deliverable event with this payload."""
     return {"id": "e-1", "at": int(NOW * 1000) - 5, "mail": "a@b.de", "payload": payload}
 
 
@@ -78,7 +78,7 @@ def event(payload: Any) -> dict[str, Any]:
     ],
 )
 def test_the_name_of_the_branch(payload: Any, name: str) -> None:
-    """Whatever its fields hold; both executors find it."""
+    """In both executors the branch's name gives the event's name, whatever its fields hold."""
     result = converted(BOTH, event(payload))
     assert isinstance(result, ConversionEvent)
     assert result.name == name
@@ -86,7 +86,7 @@ def test_the_name_of_the_branch(payload: Any, name: str) -> None:
 
 @pytest.mark.parametrize("payload", [None, "text"])
 def test_no_record_has_no_name(payload: Any) -> None:
-    """Null and other branches."""
+    """Null and branches that are no record have no name, so the event is refused."""
     result = converted(BOTH, event(payload))
     assert isinstance(result, Rejection)
     assert result.code == "missing_event_name"
@@ -103,7 +103,7 @@ def test_no_record_has_no_name(payload: Any) -> None:
     ids=["null, one", "one", "two", "null, two"],
 )
 def test_an_older_writer_with_fewer_branches(writer: dict[str, Any], payload: Any) -> None:
-    """Its name is that of our branch."""
+    """With an older writer that has fewer branches, the name is that of the reader's branch."""
     result = converted(Both((SCHEMA, MAPPING, None), writer), event(payload))
     assert isinstance(result, ConversionEvent)
     assert result.name == "checkout"
@@ -112,14 +112,14 @@ def test_an_older_writer_with_fewer_branches(writer: dict[str, Any], payload: An
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_both_executors_say_the_same(data: st.DataObject) -> None:
-    """Of any record."""
+    """Both executors have the same result for any record."""
     value = BOTH.value(data.draw(RECORDS))
     if value is not None:
         BOTH.check(value)
 
 
 def test_one_type_only() -> None:
-    """There is nothing to tell apart; null has no name."""
+    """A union of one record type and null gives that type's name, and null gives none."""
     both = Both((shop("null", PAID), MAPPING, None))
     assert converted(both, event({"url": "/", "number": 7})).name == "checkout"
     assert converted(both, event(None)).code == "missing_event_name"
@@ -134,7 +134,8 @@ def test_one_type_only() -> None:
     ],
 )
 def test_what_cannot_be_told(schema: dict[str, Any], said: str, message: str) -> None:
-    """At start, in one line."""
+    """A branch that cannot be told from another, is no record or is not in the schema is an error at start, in
+    one line."""
     overlay = MAPPING.replace('branch = "payload"', f'branch = "{said}"').replace("payload.number", "id")
     with pytest.raises(MappingError) as error:
         load_mapping(overlay, schema, default_toml=DEFAULT, overlay_name="my.toml")

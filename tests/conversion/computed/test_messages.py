@@ -1,4 +1,4 @@
-"""What is wrong with a mapping that computes is said at start."""
+"""Mistakes in a mapping that computes values are errors at start."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ from tests.conversion.test_convert import DEFAULT
     ],
 )
 def test_what_is_wrong_is_said_at_start(fields: str, message: str | None) -> None:
-    """In one line that names the field and the operand, and the nearest."""
+    """A mistake is one line that names the field, the operand and the nearest name that exists."""
 
     def load() -> Any:
         return load_mapping(mapping_of(fields), SHOP, default_toml=DEFAULT, overlay_name="mapping.toml")
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_said_at_start(fields: str, message: str | None) -> Non
 
 
 def test_a_constant_on_a_condition_is_named_by_its_table() -> None:
-    """Where the line stands that is to be changed."""
+    """A wrong constant under a condition is named by its table in the file, where it is to be changed."""
     rest = """[constants."custom_data.currency"]
 first = [{ value = "EURO", when = { country = "DE" } }, { value = "USD" }]
 """

@@ -1,4 +1,4 @@
-"""docs/computed.md: its first example is a mapping that loads, and gives what the page says."""
+"""The first example of docs/computed.md is a mapping that loads, and gives what the page says."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REST = """
 
 
 def test_the_first_example() -> None:
-    """Price times quantity less discount, and all the others."""
+    """The example gives price times quantity less discount as value, and all other fields that the page says."""
     example = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
     own = '[fields]\nevent_id = "id"\nevent_time = "at"\naction_source = ""\n'
     overlay = example.replace("[fields]\n", own, 1) + REST

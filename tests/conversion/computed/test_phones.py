@@ -1,4 +1,5 @@
-"""Phone numbers of ten countries and more get the code of the record's country, and no number that has one changes."""
+"""Phone numbers of more than ten countries get the code of the record's country, and a number with a code is
+unchanged."""
 
 from __future__ import annotations
 
@@ -17,19 +18,19 @@ from tests.conversion.computed.test_values import SHOP, converted, mapping_of, r
 from tests.conversion.test_compiled import Both
 from tests.conversion.test_convert import DEFAULT
 
-# Country, as it is written, and the number that it is; None: it is left as it is.
+# Country, number as it is written, and the digits that are sent.
 NUMBERS = [
     ("DE", "030 123456", "4930123456"),  # trunk zero
     ("DE", "030/123456", "4930123456"),
     ("DE", "(030) 123456", "4930123456"),
     ("DE", "0151 23456789", "4915123456789"),
     ("DE", "151 23456789", "4915123456789"),
-    ("DE", "4930123456", "4930123456"),  # with its code, and no plus
+    ("DE", "4930123456", "4930123456"),  # with its code, without a plus
     ("DE", "030 123456 ext. 5", "4930123456"),
     ("DE", "+49 (0)30 123456", "4930123456"),
     ("DE", "0049 (0)30 123456", "4930123456"),
     ("DE", "+49 30 123456 ext. 5", "4930123456"),
-    ("DE", "30123456.0", "4930123456"),  # through a table of floats
+    ("DE", "30123456.0", "4930123456"),  # exported as a float
     ("DE", 30123456, "4930123456"),
     ("DE", "٠٣٠ ١٢٣٤٥٦", "4930123456"),
     ("germany", "030 123456", "4930123456"),
@@ -50,7 +51,7 @@ NUMBERS = [
     ("US", "011 49 30 123456", "4930123456"),
     ("US", "00 49 (0)30 123456", "4930123456"),
     ("MX", "55 1234 5678", "525512345678"),
-    ("MX", "1 55 1234 5678", "525512345678"),  # what was dialled before a mobile
+    ("MX", "1 55 1234 5678", "525512345678"),  # the 1 that was once dialled before a mobile number
     ("MX", "044 55 1234 5678", "525512345678"),
     ("MX", "52 1 55 1234 5678", "525512345678"),
     ("AR", "11 2345-6789", "541123456789"),
@@ -62,10 +63,10 @@ NUMBERS = [
     ("IN", "098765 43210", "919876543210"),
     ("RU", "8 912 345-67-89", "79123456789"),
     ("AU", "0412 345 678", "61412345678"),
-    # With a code of its own the country does not count.
+    # For a number with a code the record's country is ignored.
     ("US", "+49 30 123456", "4930123456"),
     ("US", "0049-30-123456", "4930123456"),
-    # What is no number there is what it was.
+    # What is no number of the country is sent as its digits.
     ("US", "555-1234", "5551234"),
     ("DE", "12", "12"),
     ("XX", "030 123456", "30123456"),
@@ -75,12 +76,12 @@ NUMBERS = [
 
 
 def digest(number: str) -> str:
-    """Of a number's digits."""
+    """Return the SHA-256 of a number's digits."""
     return sha256(number.encode()).hexdigest()
 
 
 def both_of(setting: str, numbers: str = "buyer.login", more: str = "") -> Both:
-    """Both executors under a mapping with this country."""
+    """Return both executors under a mapping with this `phone_country`."""
     return Both((SHOP, setting + mapping_of(f'"user_data.ph" = "{numbers}"', more), None))
 
 
@@ -88,12 +89,12 @@ BY_COUNTRY = both_of('phone_country = "country"\n')
 
 
 def buyer(login: str | None, mails: list[Any] | None = None) -> dict[str, Any]:
-    """A buyer with this phone number, or these."""
+    """Return a buyer with this phone number, or with these."""
     return {"email": "a@b.de", "login": login, "mails": mails or [], "tags": {}}
 
 
 def sent(both: Both, event: dict[str, Any]) -> Any:
-    """The digests of the phone numbers."""
+    """Return the digests of the phone numbers that are sent."""
     result = converted(both, event)
     assert isinstance(result, ConversionEvent)
     return result.payload["user_data"].get("ph")
@@ -101,7 +102,7 @@ def sent(both: Both, event: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(("country", "number", "expected"), NUMBERS)
 def test_numbers_as_people_write_them(country: str | None, number: str | int, expected: str) -> None:
-    """National, international, with trunk prefix or extension: the digest is that of the whole number."""
+    """A national or international number, with trunk prefix or extension, gives the digest of the whole number."""
     assert sent(BY_COUNTRY, record(country=country, buyer=buyer(str(number)))) == [digest(expected)]
 
 
@@ -109,7 +110,7 @@ def test_numbers_as_people_write_them(country: str | None, number: str | int, ex
 def test_what_is_answered_is_remembered_and_the_same(
     country: str | None, number: str | int, expected: str
 ) -> None:
-    """The second time, too; a number is also taken as a number."""
+    """Asked again for a number, as text or as an integer, `with_country` gives the same answer."""
     first = with_country(number, country)
     assert with_country(number, country) == first
     assert (
@@ -123,17 +124,17 @@ def test_what_is_answered_is_remembered_and_the_same(
     "number", ["a" * 64, "A" * 64, "1" * 64, "none", "", " ", "☎", None, True, float("nan"), "1" * 300]
 )
 def test_what_is_no_number_is_for_the_field_to_judge(number: Any) -> None:
-    """A ready digest passes, and text without digits stays what it is."""
+    """A ready digest and text without digits come back unchanged, and the field's rule judges them."""
     assert with_country(number, "DE") is number or with_country(number, "DE") == number
 
 
 def test_a_digest_passes() -> None:
-    """It is not hashed again."""
+    """A ready digest is sent in lower case, and not hashed again."""
     assert sent(BY_COUNTRY, record(country="DE", buyer=buyer("AB" * 32))) == ["ab" * 32]
 
 
 def test_all_of_several_numbers() -> None:
-    """Each by itself; two spellings of one number are one."""
+    """Each of several numbers gets the code, and two spellings of one number are sent once."""
     both = both_of('phone_country = "country"\n', "buyer.mails")
     numbers = ["030 123456", "+4930123456", None, "0151 23456789"]
     found = sent(both, record(country="DE", buyer=buyer(None, numbers)))
@@ -141,21 +142,21 @@ def test_all_of_several_numbers() -> None:
 
 
 def test_one_country_for_all() -> None:
-    """Two capital letters are a country, not a path."""
+    """Two capital letters are one country for all records, and not a path."""
     assert sent(both_of('phone_country = "DE"\n'), record(buyer=buyer("030 123456"))) == [
         digest("4930123456")
     ]
 
 
 def test_a_country_that_is_computed() -> None:
-    """As every value."""
+    """The country may be computed, as any value."""
     both = both_of('phone_country = { first = ["country", { value = "DE" }] }\n')
     assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
     assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
 
 
 def test_the_record_goes_before_the_code_for_all() -> None:
-    """``phone_country_code`` is for what the country does not tell."""
+    """The record's country goes before ``phone_country_code``, which is for records without one."""
     both = both_of('phone_country = "country"\nphone_country_code = "49"\n')
     assert sent(both, record(country="AT", buyer=buyer("0664 1234567"))) == [digest("436641234567")]
     assert sent(both, record(buyer=buyer("030 123456"))) == [digest("4930123456")]
@@ -163,12 +164,12 @@ def test_the_record_goes_before_the_code_for_all() -> None:
 
 
 def test_without_the_setting_nothing_changes() -> None:
-    """As it was: digits without leading zeros."""
+    """Without ``phone_country`` a number is sent as its digits without leading zeros."""
     assert sent(both_of(""), record(country="DE", buyer=buyer("030 123456"))) == [digest("30123456")]
 
 
 def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
-    """The mapping."""
+    """Return the mapping with this setting."""
     return load_mapping(setting + mapping_of(number), SHOP, default_toml=DEFAULT, overlay_name="my.toml")
 
 
@@ -187,20 +188,20 @@ def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
     ],
 )
 def test_a_country_that_cannot_be(setting: str, message: str) -> None:
-    """One line that names it."""
+    """A country that is no path to text and no code is an error in one line that names it."""
     with pytest.raises(MappingError) as error:
         load(setting)
     assert message in str(error.value)
 
 
 def test_a_country_without_numbers() -> None:
-    """It would have no effect."""
+    """``phone_country`` without a source of phone numbers is an error, since it would have no effect."""
     with pytest.raises(MappingError, match="phone_country has no numbers"):
         load('phone_country = "country"\n', "")
 
 
 def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only by a mapping that needs it."""
+    """Only a mapping that needs the library of the extra ``phones`` fails without it, and the error names the extra."""
     monkeypatch.setattr("consumer.conversion.loading.is_installed", lambda: False)
     assert load("")
     with pytest.raises(
@@ -211,7 +212,7 @@ def test_the_extra_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_memory_is_bounded() -> None:
-    """Hostile input costs what a miss costs."""
+    """At most 10,000 answers are remembered, however many numbers come."""
     most = phones._international.cache_info().maxsize
     assert most is not None
     for number in range(most + 10):
@@ -220,7 +221,7 @@ def test_the_memory_is_bounded() -> None:
 
 
 def test_a_hostile_number_is_not_looked_at_for_long() -> None:
-    """Neither a long one nor one of many signs."""
+    """Very long numbers and those of many signs are judged within two seconds."""
     begun = time.process_time()
     for text in ("+" * 60, "(" * 60, "0 " * 30, ";ext=" * 12, "1" * 10_000_000, "x" * 60):
         with_country(text, "DE")
@@ -239,7 +240,7 @@ def test_a_hostile_number_is_not_looked_at_for_long() -> None:
 def test_alternatives_may_be_lists_or_one_number_or_nothing(
     buyer: dict[str, Any] | None, numbers: list[str] | None
 ) -> None:
-    """Of each there is what the record has: all numbers of a list, one number, or none, which is no mistake."""
+    """Alternatives give what the record has: all numbers of a list, one number, or none, which is no mistake."""
     fields = mapping_of('"user_data.ph" = { first = ["buyer.mails", "buyer.login"] }')
     ours = Both((SHOP, f'phone_country = "country"\n{fields}', None))
     whole = None if buyer is None else {"email": None, "tags": {}, **buyer}

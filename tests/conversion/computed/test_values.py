@@ -1,4 +1,4 @@
-"""Values that are computed: each operator, how they nest, and what is wrong with a mapping that says them wrongly."""
+"""Computed values: what each operator gives, how they nest, and what records they refuse."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SHOP: dict[str, Any] = {
     ],
 }  # fmt: skip
 
-# Price times quantity less discount, over all lines.
+# Price times quantity less discount, summed over all lines.
 TOTAL = (
     '{ sum = { subtract = [{ multiply = ["lines[].price", "lines[].pieces"] }, '
     '{ first = ["lines[].discount", { value = 0 }] }] } }'
@@ -86,7 +86,7 @@ action_source = "web"
 
 
 def mapping_of(fields: str, rest: str = "", base: str = BASE) -> str:
-    """A mapping with these lines in [fields], and these tables behind."""
+    """Return a mapping with these lines in [fields], and these tables after it."""
     kept = [
         line
         for line in base.splitlines()
@@ -96,19 +96,19 @@ def mapping_of(fields: str, rest: str = "", base: str = BASE) -> str:
 
 
 def both_of(fields: str, rest: str = "") -> Both:
-    """Both executors under such a mapping."""
+    """Return both executors under such a mapping."""
     return Both((SHOP, mapping_of(fields, rest), None))
 
 
 def record(**values: Any) -> dict[str, Any]:
-    """A record that is deliverable, with these values."""
+    """Return a deliverable record with these values."""
     given: dict[str, Any] = {"id": "e-1", "type": "checkout", "at": int(NOW * 1000) - 5, **values}
     defaults = {field["name"]: field["default"] for field in SHOP["fields"]}
     return {**defaults, **given}
 
 
 def line(**values: Any) -> dict[str, Any]:
-    """A line of an order."""
+    """Return a line of an order."""
     return {
         "sku": "A",
         "size": None,
@@ -122,7 +122,7 @@ def line(**values: Any) -> dict[str, Any]:
 
 
 def converted(both: Both, event: dict[str, Any]) -> Any:
-    """What both executors make of it, each of them without leaving it to the other."""
+    """Return the result of both executors, neither of which may leave the record to the other."""
     value = both.value(event)
     assert value is not None
     both.check(value)
@@ -135,7 +135,7 @@ def _record(value: bytes) -> Record:
 
 
 def sent(fields: str, name: str, event: dict[str, Any], rest: str = "") -> Any:
-    """What is sent as this field; None if nothing is."""
+    """Return what is sent as this field; None if nothing is."""
     result = converted(both_of(fields, rest), event)
     assert isinstance(result, ConversionEvent), result
     found: Any = result.payload
@@ -211,7 +211,7 @@ CATEGORY = "custom_data.content_category"
     ],
 )
 def test_text(said: str, event: dict[str, Any], expected: str | None) -> None:
-    """The first with a value, one element, parts joined, tables and conditions."""
+    """The first alternative with a value, one element, joined parts, tables and conditions give text."""
     assert sent(f'"{CATEGORY}" = {said}', CATEGORY, record(**event)) == expected
 
 
@@ -277,7 +277,7 @@ def test_text(said: str, event: dict[str, Any], expected: str | None) -> None:
     ],
 )
 def test_numbers(said: str, event: dict[str, Any], expected: str | None) -> None:
-    """Arithmetic is decimal and exact, with all places; a missing operand gives no value."""
+    """Arithmetic is decimal and exact with all places, and a missing operand gives no value."""
     assert sent(f'"{VALUE}" = {said}', VALUE, record(**event)) == expected
 
 
@@ -292,7 +292,7 @@ def test_numbers(said: str, event: dict[str, Any], expected: str | None) -> None
     ],
 )
 def test_an_operand_that_is_no_number_refuses_the_event_as_any_malformed_value(event: dict[str, Any]) -> None:
-    """Neither NaN nor grouped text nor a number out of bounds is taken for another one."""
+    """NaN, grouped text and numbers out of bounds refuse the event, as any malformed value does."""
     both = both_of(f'"{VALUE}" = {{ multiply = ["shipping", "rate"] }}')
     result = converted(both, record(**event))
     assert isinstance(result, Rejection)
@@ -300,7 +300,7 @@ def test_an_operand_that_is_no_number_refuses_the_event_as_any_malformed_value(e
 
 
 def test_a_result_below_zero_is_refused() -> None:
-    """A refund is no purchase: it is not sent as one."""
+    """An event with a value below zero, as of a refund, is refused."""
     result = converted(
         both_of(f'"{VALUE}" = {{ subtract = ["shipping", "rate"] }}'),
         record(shipping=Decimal("1.00"), rate=2.0),
@@ -310,7 +310,8 @@ def test_a_result_below_zero_is_refused() -> None:
 
 
 def test_fields_of_items() -> None:
-    """Each item by itself, with what is the event's; ids and their number follow from what is computed."""
+    """Fields of items are computed for each item, also from fields of the event; content ids and num_items
+    follow from the computed fields."""
     fields = """"custom_data.contents[].id" = { join = ["lines[].sku", "lines[].size"], with = "-" }
 "custom_data.contents[].item_price" = { multiply = ["lines[].price", "rate"] }
 "custom_data.contents[].item_name" = { first = ["lines[].size", "country"] }
@@ -344,7 +345,7 @@ def test_fields_of_items() -> None:
 
 
 def test_a_sum_within_an_item() -> None:
-    """Over the item's own array."""
+    """A sum in a field of an item goes over the item's own array."""
     fields = '"custom_data.contents[].item_price" = { add = ["lines[].price", { sum = "lines[].taxes[].amount" }] }'
     lines = [line(taxes=[{"amount": 0.1}, {"amount": 0.2}]), line()]
     result = converted(both_of(fields), record(lines=lines))
@@ -353,7 +354,7 @@ def test_a_sum_within_an_item() -> None:
 
 
 def test_the_first_of_several_lists() -> None:
-    """All values of the first path that has any."""
+    """If the first alternative is a list with values, all of them are sent."""
     fields = '"user_data.em" = { first = ["buyer.mails", "buyer.login"] }'
     buyer: dict[str, Any] = {
         "email": None,
@@ -366,7 +367,7 @@ def test_the_first_of_several_lists() -> None:
 
 
 def test_what_is_decided_may_be_computed() -> None:
-    """Name, id, time, account, source, consent and the dedup key."""
+    """Name, id, time, account, source, consent and the dedup key may be computed."""
     fields = """event_name = { join = ["type", "sub"], with = "." }
 event_id = { join = ["id", "dept"], with = ":" }
 event_time = { first = ["paid_at", "at"] }
@@ -417,13 +418,13 @@ key = { join = ["id", "country"] }
     ],
 )
 def test_more_than_one_consent(consent: str, event: dict[str, Any], is_sent: bool) -> None:
-    """All that are required, and one of any."""
+    """Consent needs all values of ``require`` and one of ``any``."""
     result = converted(both_of("", f"[consent]\n{consent}"), record(**event))
     assert isinstance(result, ConversionEvent if is_sent else Filtered)
 
 
 def test_a_constant_on_a_condition() -> None:
-    """It stands behind what the record gives."""
+    """A constant on a condition is used where the record has no value."""
     rest = """[constants]
 action_source = "web"
 "user_data.client_ip_address" = "93.184.216.34"
@@ -477,7 +478,7 @@ RECORDS = shaped(SHOP, wild=False)
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_both_executors_say_the_same(data: st.DataObject) -> None:
-    """Of any record: what it is refused for, what is sent, and what is warned of."""
+    """Both executors have the same rejections, payloads and warnings for any record."""
     event = data.draw(RECORDS)
     if data.draw(st.booleans()):
         event |= {
@@ -494,7 +495,8 @@ def test_both_executors_say_the_same(data: st.DataObject) -> None:
 
 
 def test_the_sum_of_a_thousand_orders_is_right_to_the_cent() -> None:
-    """Beside whole cents, reckoned in Python: price times quantity less discount, plus shipping."""
+    """The sums of a thousand orders (price times quantity less discount, plus shipping) are those of Python in
+    whole cents."""
     random_orders = random.Random(4711)
     both = both_of(f'"{VALUE}" = {{ add = [{TOTAL}, "shipping"] }}')
     values, expected = [], []
@@ -527,7 +529,7 @@ def test_the_sum_of_a_thousand_orders_is_right_to_the_cent() -> None:
 
 @pytest.mark.parametrize(("fields", "computed"), [("", 0), (f'"{VALUE}" = {TOTAL}', 1)])
 def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None:
-    """The program has a call of Python for each computed field, and where nothing is computed it has none."""
+    """The program calls Python once for each computed field, and never in a mapping without computed fields."""
     both = both_of(fields)
     plan = plan_of(both.decoder, both.framing)
     program = make_program(both.converter.descriptions[0], plan)
@@ -540,7 +542,8 @@ def test_a_mapping_pays_for_what_it_computes(fields: str, computed: int) -> None
 
 
 def test_a_table_over_alternatives_takes_a_list_one_value_or_nothing() -> None:
-    """Whichever alternative the record has: a table is asked for each value of a list, or for the one."""
+    """A table over alternatives is applied to each value of a list, to a single value, or to none, as the
+    record has."""
     both = both_of(
         '"user_data.external_id" = { of = { first = ["buyer.mails", "buyer.login"] }, '
         'table = { ann = "A", bob = "B" } }'

@@ -1,4 +1,4 @@
-"""A shop with three record types, its schemas and a mapping with sections for them: what tests of sections share."""
+"""A shop with three record types, its schemas and a mapping with sections for them, which tests of sections share."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ action_source = "offline"
 
 
 def write_schemas(folder: Path, *schemas: Any) -> LocalSchemas:
-    """Write a file for each schema; read the folder."""
+    """Write a file for each schema, and return the folder as read."""
     for number, schema in enumerate(schemas or (ORDER, CLICK, SIGNUP)):
         name = schema["name"] if isinstance(schema, dict) else f"union{number}"
         (folder / f"{name}.avsc").write_text(json.dumps(schema))
@@ -105,7 +105,7 @@ def write_schemas(folder: Path, *schemas: Any) -> LocalSchemas:
 
 
 def loaded(folder: Path, toml: str = MAPPING, *schemas: Any, **more: Any) -> Sections:
-    """The sections of a mapping file."""
+    """Return the sections of a mapping file."""
     wanted: dict[str, Any] = {"schema_name": "commerce.v1.CommerceEvent", **more}
     return load_sections(
         toml, write_schemas(folder, *schemas), default_toml=DEFAULT, overlay_name="my.toml", **wanted
@@ -113,18 +113,18 @@ def loaded(folder: Path, toml: str = MAPPING, *schemas: Any, **more: Any) -> Sec
 
 
 def order(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """An order, as a decoded event has it."""
+    """Return an order, as a decoded event has it."""
     return {"id": f"o-{number}", "at": NOW * 10**6, "email": "jane@example.com", "total": "59.90", **changes}
 
 
 def click(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A click."""
+    """Return a click."""
     there = {"page": "https://shop.example.com/a?epik=dj0x", "referrer": "https://shop.example.com/b"}
     return {"click": f"c-{number}", "seconds": NOW, "email": "jim@example.com", **there, **changes}
 
 
 def signup(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A signup."""
+    """Return a signup."""
     return {"id": f"s-{number}", "at": NOW * 1000, "member": {"mail": "joe@example.com"}, **changes}
 
 
@@ -132,10 +132,10 @@ NOW: Final = 1_772_366_400
 
 
 def single_object(schema: Any, event: dict[str, Any]) -> bytes:
-    """The value of a record in single-object encoding."""
+    """Return the value of a record in single-object encoding."""
     return Encoder(schema).encode(event)
 
 
 def datum(schema: Any, event: dict[str, Any]) -> bytes:
-    """The bare datum."""
+    """Return the bare datum."""
     return single_object(schema, event)[10:]

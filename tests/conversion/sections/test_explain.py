@@ -1,4 +1,5 @@
-"""``pinstream explain`` and ``check`` where the mapping has sections: what type a line is, and what is shown."""
+"""``pinstream explain`` and ``check`` under a mapping with sections: which section a line belongs to, and what
+is printed."""
 
 from __future__ import annotations
 
@@ -46,19 +47,19 @@ def shop(tmp_path: Path) -> dict[str, str]:
 
 
 class Explained:
-    """Runs the command on lines."""
+    """Runs `explain` with the shop's settings."""
 
     def __init__(self, env: dict[str, str]) -> None:
         self._env = env
 
     def __call__(self, *records: Any, **options: Any) -> list[dict[str, Any]]:
-        """The lines for these."""
+        """Return the lines that explain these records."""
         file = Path(self._env["HOME"]) / "records.ndjson"
         file.write_text("".join(json.dumps(record) + "\n" for record in records))
         return self.file(str(file), **options)
 
     def file(self, path: str, **options: Any) -> list[dict[str, Any]]:
-        """The lines for a file."""
+        """Return the lines that explain a file's records."""
         return [line for _, line in explanations(path, NOW + 60.0, self._env, **options)]
 
 
@@ -69,12 +70,13 @@ def explained(shop: dict[str, str]) -> Explained:
 
 
 def in_json(event: dict[str, Any]) -> dict[str, Any]:
-    """An event as NDJSON has it: a time in milliseconds."""
+    """Return an event as NDJSON has it, with its time in milliseconds."""
     return {**event, "at": NOW * 1000} if "at" in event else event
 
 
 def test_a_line_names_its_type_or_is_of_the_one_it_fits(explained: Explained) -> None:
-    """Tagged as in Avro's JSON encoding of a union, or bare."""
+    """A line is of the record type that it names, as in Avro's JSON encoding of a union, or of the only one
+    that it fits."""
     lines = explained(
         {"com.shop.Order": in_json(order())}, {"com.shop.Click": click()}, in_json(signup()), click(), in_json(order())
     )  # fmt: skip
@@ -86,7 +88,7 @@ def test_a_line_names_its_type_or_is_of_the_one_it_fits(explained: Explained) ->
 
 
 def test_a_type_for_all_lines(explained: Explained) -> None:
-    """A line that fits several types, or none, says so; ``--record`` decides."""
+    """A line that fits several record types, or none, is rejected with a message about ``--record``, which decides."""
     both = {"id": "x", "at": NOW * 1000, "total": 1, "member": {"mail": "a@b.example"}}
     [line] = explained(both)
     assert (line["error"]["code"], line["section"]) == ("misfit", None)
@@ -105,7 +107,7 @@ def test_a_type_for_all_lines(explained: Explained) -> None:
 
 
 def test_a_topic_has_its_own_mapping(explained: Explained) -> None:
-    """``--topic`` says of which; without it, that of all others."""
+    """``--topic`` takes the sections of that topic; without it those for other topics are used."""
     [here] = explained(click(), topic="web.landing")
     [there] = explained(click())
     assert here["section"] == "com.shop.Click on web.landing"
@@ -116,7 +118,8 @@ def test_a_topic_has_its_own_mapping(explained: Explained) -> None:
 def test_a_function_gets_the_records_of_all_types(
     shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the name of each; what it makes of a record stays in that record's section."""
+    """A function gets the records of all types with the name of each, and what it returns stays in the record's
+    section."""
     folder = Path(shop["HOME"]) / "code"
     folder.mkdir()
     (folder / "own_sections.py").write_text(
@@ -139,7 +142,7 @@ def test_a_function_gets_the_records_of_all_types(
 
 
 def test_types_that_no_section_maps(explained: Explained, shop: dict[str, str]) -> None:
-    """Rejected with their own code, or filtered."""
+    """A record of a type without a section is rejected with a code of its own, or filtered."""
     [line] = explained({"com.shop.Refund": {"id": "r"}})
     assert (line["error"]["stage"], line["error"]["code"]) == ("decode", "unknown_record")
     Path(shop["PINSTREAM_MAPPING_FILE"]).write_text(f'unknown_record = "filter"\n{MAPPING}')
@@ -148,7 +151,7 @@ def test_types_that_no_section_maps(explained: Explained, shop: dict[str, str]) 
 
 
 def test_a_container_of_a_union(explained: Explained, tmp_path: Path) -> None:
-    """Each datum is of the type of its branch."""
+    """Each datum of a container whose schema is a union is of the type of its branch."""
     schema = fastavro.parse_schema(json.loads(json.dumps(UNION)))
     file = tmp_path / "shop.avro"
     data = [
@@ -166,7 +169,7 @@ def test_a_container_of_a_union(explained: Explained, tmp_path: Path) -> None:
 
 
 def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
-    """Its schema's name says which."""
+    """The records of a container of one type are of the type that its schema names."""
     file = tmp_path / "clicks.avro"
     with file.open("wb") as out:
         fastavro.writer(out, fastavro.parse_schema(CLICK), [click(1), click(2)])
@@ -177,7 +180,7 @@ def test_a_container_of_one_type(explained: Explained, tmp_path: Path) -> None:
 
 
 def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:
-    """With its schema's name, and what the packaged mapping adds; a topic that is not read is a warning."""
+    """`check` has a row for each section with its schema's name; a section's topic that is not read is a warning."""
     found = Found(load({**shop, "KAFKA_TOPICS": "web.orders,web.landings"}, needs=()))
     [schemas] = asyncio.run(local.schema(found))
     assert "com.shop.Order, com.shop.Click, com.shop.Signup in" in schemas.text
@@ -193,7 +196,7 @@ def test_check_has_a_row_for_each_section(shop: dict[str, str]) -> None:
 
 
 def test_the_page_s_mapping_fits(shop: dict[str, str], explained: Explained) -> None:
-    """docs/sections.md shows a mapping for these schemas, and a line of NDJSON."""
+    """The mapping and the NDJSON line in docs/sections.md work with these schemas."""
     page = (ROOT / "docs" / "sections.md").read_text("utf-8")
     [toml] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     [line] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)

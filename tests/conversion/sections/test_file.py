@@ -1,4 +1,4 @@
-"""Sections of a mapping file: what applies to which record type on which topic, and what is wrong with a file."""
+"""Sections of a mapping file: what applies to which record type on which topic, and which mistakes are errors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ event_name = "checkout"
 
 
 def path_of(sections: Sections, record: str, topic: str | None, field: str) -> str:
-    """The path that fills a field of this record type on this topic."""
+    """Return the path that fills a field of this record type on this topic."""
     number = sections.choose(record, topic)
     assert isinstance(number, int)
     return sections.all[number - 1].mapping.sources[field].path
 
 
 def test_the_narrower_layer_wins_key_by_key(tmp_path: Path) -> None:
-    """Topic over top, record type over topic, both together over all; other keys stay."""
+    """Key by key, a topic's line goes before the top of the file, a record type's before a topic's, and that of
+    both together before all."""
     sections = loaded(
         tmp_path,
         f"""{EVERY}
@@ -55,13 +56,13 @@ def test_the_narrower_layer_wins_key_by_key(tmp_path: Path) -> None:
     assert path_of(sections, "com.shop.Order", "other", external) == "email"
     assert path_of(sections, "com.shop.Order", "web", "custom_data.order_id") == "state"
     assert path_of(sections, "com.shop.Signup", "other", external) == "id"
-    # A signup has no state: the topic's line is a proposal there, and the wider one stands.
+    # A signup has no state, so the topic's line is left out and the wider one counts.
     assert path_of(sections, "com.shop.Signup", "web", external) == "id"
     assert path_of(sections, "com.shop.Order", "web", "event_id") == "id"
 
 
 def test_what_is_shared_is_a_proposal_where_a_schema_lacks_it(tmp_path: Path) -> None:
-    """The top of the file names paths of some record types; the others go without, or have their own."""
+    """A shared line is left out for record types whose schema lacks its path, and they may have a line of their own."""
     sections = loaded(tmp_path)
     assert path_of(sections, "com.shop.Click", None, "event_id") == "click"
     assert path_of(sections, "com.shop.Order", None, "user_data.em") == "email"
@@ -70,7 +71,8 @@ def test_what_is_shared_is_a_proposal_where_a_schema_lacks_it(tmp_path: Path) ->
 
 
 def test_a_file_without_sections_is_one_mapping_for_all(tmp_path: Path) -> None:
-    """As it always was: for PINSTREAM_SCHEMA, whatever record type is read."""
+    """A file without sections is one mapping for PINSTREAM_SCHEMA, whatever record type is read, and a path
+    that its schema lacks is an error."""
     toml = EVERY + '[fields]\nevent_id = "id"\nevent_time = "at"\n"user_data.em" = "email"'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
     assert (sections.typed, sections.names) == (False, ())
@@ -80,7 +82,8 @@ def test_a_file_without_sections_is_one_mapping_for_all(tmp_path: Path) -> None:
 
 
 def test_topics_alone_divide_the_one_record_type(tmp_path: Path) -> None:
-    """Without sections for record types, all that is read is PINSTREAM_SCHEMA; its lines must hold."""
+    """With sections for topics only, all records are of PINSTREAM_SCHEMA, and a path that its schema lacks is
+    an error."""
     toml = f"""{EVERY}
     [fields]
     event_id = "id"
@@ -93,7 +96,7 @@ def test_topics_alone_divide_the_one_record_type(tmp_path: Path) -> None:
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
     assert path_of(sections, "com.shop.Order", "a", "user_data.em") == "email"
     assert path_of(sections, "com.shop.Order", "b", "user_data.em") == "state"
-    # A name that resolution takes for the same.
+    # Schema resolution ignores the namespace.
     assert path_of(sections, "com.other.Order", "b", "user_data.em") == "state"
     assert isinstance(sections.choose("com.shop.Click", "a"), Rejection)
     with pytest.raises(MappingError, match=r'\[topic."b"\]: .*member.mail'):
@@ -101,7 +104,7 @@ def test_topics_alone_divide_the_one_record_type(tmp_path: Path) -> None:
 
 
 def test_pinstream_schema_is_mapped_beside_sections_if_it_is_named(tmp_path: Path) -> None:
-    """What nobody asked for is not mapped: then the packaged schema need not be there."""
+    """PINSTREAM_SCHEMA is mapped beside the sections only if it is set; otherwise the packaged schema is not needed."""
     assert loaded(tmp_path).records == ("com.shop.Order", "com.shop.Click", "com.shop.Signup")
     toml = EVERY + '[fields]\nevent_id = "id"\nevent_time = "at"\n[record."com.shop.Signup"]'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order", is_named=True)
@@ -109,13 +112,13 @@ def test_pinstream_schema_is_mapped_beside_sections_if_it_is_named(tmp_path: Pat
 
 
 def test_record_types_of_a_union_in_the_folder_are_found(tmp_path: Path) -> None:
-    """One file with the union is enough; a type that its branches refer to comes with it."""
+    """Record types are found in a file with only a union, with the types that its branches refer to."""
     assert loaded(tmp_path, MAPPING, UNION).records == ("com.shop.Order", "com.shop.Click", "com.shop.Signup")
 
 
 @pytest.mark.parametrize("unknown", ["refuse", "filter"])
 def test_record_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
-    """Refused with a code of its own that says what to do, or filtered."""
+    """A record type without a section is refused with a code of its own and what to do, or filtered."""
     sections = loaded(tmp_path, f'unknown_record = "{unknown}"\n{MAPPING}')
     for name, said in (("com.shop.Refund", 'add [record."com.shop.Refund"]'), ("null", "the datum is null")):
         chosen = sections.choose(name, "web.orders")
@@ -128,7 +131,7 @@ def test_record_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None
 
 
 def test_filtering_needs_no_sections(tmp_path: Path) -> None:
-    """One mapping, and what is of another record type is not sent."""
+    """``unknown_record = "filter"`` works without sections: records of other types are filtered."""
     toml = f'unknown_record = "filter"\n{EVERY}[fields]\nevent_id = "id"\nevent_time = "at"'
     sections = loaded(tmp_path, toml, schema_name="com.shop.Order")
     assert (sections.typed, sections.names) == (True, ())
@@ -138,7 +141,7 @@ def test_filtering_needs_no_sections(tmp_path: Path) -> None:
 
 
 def test_an_alias_of_our_schema_belongs_to_its_section(tmp_path: Path) -> None:
-    """A producer that has not renamed its record yet goes on to be read."""
+    """Records under an alias of a schema belong to its section, so that producers may rename later."""
     sections = loaded(tmp_path)
     assert sections.choose("com.oldshop.Purchase", None) == sections.choose("com.shop.Order", None)
     assert isinstance(sections.choose("com.otherteam.Order", None), Rejection)
@@ -148,7 +151,7 @@ def test_an_alias_of_our_schema_belongs_to_its_section(tmp_path: Path) -> None:
 
 
 def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None:
-    """It is complete there; elsewhere it counts as not mapped, which start and `check` tell."""
+    """A record type may be mapped on some topics only; on others it counts as not mapped, with a warning."""
     toml = MAPPING.replace('[record."com.shop.Click".fields]', '[record."com.shop.Click".topic."web".fields]')
     sections = loaded(tmp_path, toml)
     assert isinstance(sections.choose("com.shop.Click", "web"), int)
@@ -161,7 +164,7 @@ def test_a_record_type_may_be_mapped_on_some_topics_only(tmp_path: Path) -> None
 
 
 def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path) -> None:
-    """A shared line is left out where the schema lacks one of its paths, whatever it has at the others."""
+    """A shared line is left out where the schema lacks one of its paths, even if another path is of the wrong type."""
     line = '"custom_data.order_id" = { join = ["total", "state"] }'
     other = {**SIGNUP, "fields": [*SIGNUP["fields"], {"name": "total", "type": "boolean"}]}
     sections = loaded(tmp_path, MAPPING.replace("[fields]", f"[fields]\n{line}", 1), ORDER, CLICK, other)
@@ -172,7 +175,8 @@ def test_a_missing_path_goes_before_an_operand_of_the_wrong_kind(tmp_path: Path)
 
 
 def test_a_shared_branch_is_left_out_where_there_is_no_such_path(tmp_path: Path) -> None:
-    """As every shared line; where the path ends at no record, the line is a mistake."""
+    """A shared ``branch`` is left out where the schema lacks its path; where the path is no record, the line is
+    an error."""
     line = '[topic."web".fields]\n"custom_data.order_id" = { branch = "member" }\n'
     sections = loaded(tmp_path, MAPPING + line)
     assert path_of(sections, "com.shop.Signup", "web", "custom_data.order_id") == "member"
@@ -184,7 +188,8 @@ def test_a_shared_branch_is_left_out_where_there_is_no_such_path(tmp_path: Path)
 
 
 def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: Path) -> None:
-    """A record type without numbers, or without the country, goes without; a narrower one goes before."""
+    """A shared ``phone_country`` is left out for record types without phone numbers or without its path, and a
+    narrower line goes before it."""
     sections = loaded(
         tmp_path,
         f"""phone_country = "state"
@@ -206,7 +211,7 @@ def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: P
         """,
     )
     assert path_of(sections, "com.shop.Order", None, "user_data.ph") == "email, state"
-    assert path_of(sections, "com.shop.Order", "home", "user_data.ph") == "email"  # with a country for all
+    assert path_of(sections, "com.shop.Order", "home", "user_data.ph") == "email"  # the country is a constant
     number = sections.choose("com.shop.Order", "home")
     assert isinstance(number, int)
     assert isinstance(sections.all[number - 1].mapping.sources["user_data.ph"], Computed)
@@ -217,7 +222,8 @@ def test_a_country_of_phone_numbers_is_a_proposal_where_it_is_shared(tmp_path: P
 
 
 def test_a_shared_key_that_a_schema_lacks_makes_way_for_the_wider_one(tmp_path: Path) -> None:
-    """As every shared line does; a record type that has neither goes without."""
+    """Where a schema lacks the path of a shared dedup key, the next wider line counts; if it lacks both, there
+    is no key."""
     lines = '[dedup]\nkey = "id"\n[topic."web".dedup]\nkey = "click"\n'
     sections = loaded(tmp_path, MAPPING + lines)
     keys = {one.name: one.mapping.dedup_key for one in sections.all}
@@ -228,7 +234,8 @@ def test_a_shared_key_that_a_schema_lacks_makes_way_for_the_wider_one(tmp_path: 
 
 
 def test_many_sections_are_read_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a proposal would be mistaken for is not looked for: it takes a look at every path of the schema."""
+    """The nearest name is not looked up for shared lines that are left out, which would go over all paths of
+    the schema for each section."""
 
     def looked(*_: object) -> str:
         raise AssertionError("a message was made that nobody reads")
@@ -239,7 +246,8 @@ def test_many_sections_are_read_quickly(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_consent_is_never_a_proposal(tmp_path: Path) -> None:
-    """Else events of shoppers who did not consent would be sent, wherever the path is missing."""
+    """A shared line of consent is never left out: a missing path is an error, since events without consent
+    would be sent."""
     toml = f'{MAPPING}\n[consent]\nrequire = "consent"\n'
     with pytest.raises(
         MappingError, match=r'com.shop.Click.*\[consent\] require: .consent. is not in the schema.*""'
@@ -251,7 +259,7 @@ def test_consent_is_never_a_proposal(tmp_path: Path) -> None:
 
 
 def test_values_that_are_allowed_belong_to_their_path(tmp_path: Path) -> None:
-    """A section with another path of consent does not inherit the values of the wider one."""
+    """A section with its own path of consent does not inherit the allowed values of the wider one."""
     sections = loaded(
         tmp_path,
         f"""{EVERY}
@@ -274,7 +282,7 @@ def test_values_that_are_allowed_belong_to_their_path(tmp_path: Path) -> None:
 
 
 def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
-    """An empty line takes it away there only."""
+    """An empty line in a section removes a shared line there only."""
     sections = loaded(tmp_path, f'{MAPPING}\n[record."com.shop.Click".fields."user_data"]\nem = ""\n')
     by_name = {section.name: section.mapping for section in sections.all}
     assert "user_data.em" not in by_name["com.shop.Click"].sources
@@ -310,12 +318,12 @@ def test_a_section_may_leave_a_shared_line_out(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(toml: str, said: str, tmp_path: Path) -> None:
-    """File, section and key are named, and what to do."""
+    """A mistake is named with its file, section and key."""
     other = '[record."com.shop.Signup".constants]\nevent_name = "signup"\n'
     base = f'{EVERY}\n[fields]\nevent_id = "id"\nevent_time = "at"\n'
     click = '[record."com.shop.Click".fields]\nevent_id = "click"\nevent_time = "seconds"\n'
     order = "" if "Order" in toml else '[record."com.shop.Order"]\n'
-    # Lines without a table go on with [fields]; a setting stands first.
+    # Lines without a table follow [fields]; a setting has to come first.
     whole = (
         f"{toml}\n{base}{click}{order}" if toml == "record = 1" else f"{base}{toml}\n{click}{other}{order}"
     )
@@ -328,7 +336,8 @@ def test_what_is_wrong_is_told_with_its_place(toml: str, said: str, tmp_path: Pa
 
 
 def test_too_many_event_names_of_all_sections(tmp_path: Path) -> None:
-    """Pinterest registers fifteen for the advertiser, not for a record type."""
+    """The event names of all sections together are limited to fifteen, which is what Pinterest registers for an
+    advertiser."""
     names = [f'[record."com.shop.{record}".own_events]\nnames = {[f"{record}{n}" for n in range(8)]}\n'
              for record in ("Order", "Click")]  # fmt: skip
     with pytest.raises(MappingError, match="all sections declare 16 names"):
@@ -336,6 +345,6 @@ def test_too_many_event_names_of_all_sections(tmp_path: Path) -> None:
 
 
 def test_a_schema_that_is_not_there_names_the_section(tmp_path: Path) -> None:
-    """With the name that is spelled most like it."""
+    """A schema that does not exist is an error that names the section."""
     with pytest.raises(SchemaError, match=r'my.toml \[record."com.shop.Signup"\]: no .avsc file in'):
         loaded(tmp_path, MAPPING, ORDER, CLICK)

@@ -1,7 +1,7 @@
-"""Mappings that nobody would write: computed values of any nesting in sections of every kind, over two record types.
+"""Generated mappings: computed values of any nesting in sections of every kind, over two record types.
 
-`test_values` holds each operator against what it is for. Here mapping, records and their order are drawn, and one
-thing is asked: the compiled program and the plain path say the same of each record, to the byte.
+`test_values` tests what each operator does. Here mapping, records and their order are drawn, and the compiled program
+and the two steps must have the same result for each record, to the byte.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.conversion.convert_records import shaped
 from tests.conversion.sections.shop import DEFAULT
 from tests.conversion.test_convert import NOW
 
-# A type whose records have some of the shop's fields, of which some are of other types.
+# A record type with some of the shop's fields, a few of them of other types.
 _KEPT: Final = ("id", "type", "at", "country", "dept", "rate", "buyer", "lines")
 OTHER: Final[dict[str, Any]] = {
     **SHOP,
@@ -82,7 +82,7 @@ def _conditions() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def expressions(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What may stand in place of a path."""
+    """Return a strategy for what may stand in place of a path."""
 
     def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         parts = st.lists(inner, min_size=2, max_size=3)
@@ -119,7 +119,7 @@ PLACES: Final = (
 
 
 def toml(said: Any) -> str:
-    """The value as TOML, on one line."""
+    """Return the value as TOML, on one line."""
     if isinstance(said, dict):
         return (
             "{ "
@@ -132,7 +132,7 @@ def toml(said: Any) -> str:
 
 
 class _Schemas:
-    """The two types, as the folder of schemas gives them."""
+    """The two record types, in place of a folder of schemas."""
 
     def reader(self, name: str) -> dict[str, Any]:
         """See `ReaderSchemas`."""
@@ -142,7 +142,7 @@ class _Schemas:
 
 
 def mapping_of(lines: dict[str, dict[str, Any]]) -> str:
-    """A mapping with these lines in [fields], by their places."""
+    """Return a mapping with these lines in the [fields] of their places."""
     tables = [BASE, "\n".join(f'"{name}" = {toml(said)}' for name, said in lines[""].items()), CONSTANTS]
     kept = {f'"{name}"' for name in lines[""]} | set(lines[""])
     tables[0] = "\n".join(line for line in BASE.splitlines() if line.split(" = ")[0] not in kept)
@@ -156,7 +156,8 @@ READINGS: Final = {name: Reading(SchemaPaths(schema), EVENT_NAMES) for name, sch
 
 
 def is_possible(place: str, name: str, said: Any) -> bool:
-    """Whether a mapping may say this there: half of what is drawn is no number, or several where one is taken."""
+    """Return whether a mapping may have this line in this place: half of the drawn ones are no number, or
+    several values where one is taken."""
     target, types = TARGETS[name], [one for one in TYPES if f'"{one}"' in place] or list(TYPES)
     for one in types:
         try:
@@ -192,13 +193,13 @@ class Readings:
         return Converter(*mappings, accounts=self._accounts, partner_name=None, max_event_age=7 * 86400)
 
     def check(self, records: list[Record], topic: str) -> None:
-        """Both say the same of these."""
+        """Assert that both executors have the same results for these records."""
         fast, slow = Columns(Keys()), Columns(Keys())
         self.fast.read(records, NOW, fast, topic)
         self.slow.read(records, NOW, slow, topic)
         for name in ("page", "ends", "keys", "times", "marks", "kinds", "kind_numbers", "verdicts"):
             assert getattr(fast, name) == getattr(slow, name), name
-        # Their order is no matter, nor whether a row without any is named.
+        # The order of warnings does not count, nor whether a row without any has an entry.
         warnings = [
             {row: sorted(of) for row, of in columns.warnings.items() if of} for columns in (fast, slow)
         ]
@@ -215,7 +216,8 @@ SPOILED: Final = st.sampled_from(["", "", "", "", "cut", "longer"])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_both_executors_say_the_same(data: st.DataObject) -> None:
-    """Of any records of two types on two topics, under any sections with computed values."""
+    """Both executors have the same results for any records of two types on two topics, under any sections with
+    computed values."""
     lines: dict[str, dict[str, Any]] = {place: {} for place in PLACES}
     for place in PLACES:
         for name in data.draw(st.lists(st.sampled_from(FIELDS), max_size=3, unique=True)):
@@ -227,7 +229,7 @@ def test_both_executors_say_the_same(data: st.DataObject) -> None:
             mapping_of(lines), _Schemas(), default_toml=DEFAULT, schema_name="com.shop.Shop"
         )
     except MappingError:
-        return  # fields of one item from two arrays, and such
+        return  # a mistake that `is_possible` cannot see, such as fields of one item from two arrays
     readings = Readings(sections)
     records = []
     for number in range(data.draw(st.integers(1, 6))):

@@ -1,4 +1,5 @@
-"""Records of several types read by the sections of a mapping: both executors, all framings, unions and single types."""
+"""Records of several types are read by the sections of a mapping: both executors, all framings, unions and
+single types."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ OWN: Final = {name: Encoder(schema) for name, schema in SCHEMAS.items()}
 
 
 def value(kind: str, number: int, how: str) -> Record:
-    """A record: framed by an id of its own, as a branch of the union by id or header, or in single-object encoding."""
+    """Return a record with an id of its own, as a branch of the union (by id, header or Glue), or in
+    single-object encoding."""
     branch = bytes((BRANCHES[kind] << 1,))
     whole = b"" if kind == "null" else OWN[kind].encode(EVENTS[kind](number))[10:]
     if how == "union":
@@ -60,7 +62,7 @@ def value(kind: str, number: int, how: str) -> Record:
         return Record(number, -1, None, branch + whole, (header,))
     if how in ("glue", "zlib"):  # as AWS Glue's serialisers write a union
         return Record(number, -1, None, glue_value(str(GUID), branch + whole, zipped=how == "zlib"), ())
-    if how == "long":  # a branch spelled in more bytes than it takes
+    if how == "long":  # a branch number in more bytes than it needs
         padded = bytes((BRANCHES[kind] << 1 | 0x80, 0))
         return Record(number, -1, None, framing_of(SchemaRef("id", "9")) + padded + whole, ())
     if how == "id":
@@ -87,7 +89,7 @@ class Readings:
         self.slow = TwoSteps(self.whole, self.converter, divided=True)
 
     def check(self, records: Sequence[Record], topic: str) -> Columns:
-        """What both make of these, which is the same."""
+        """Return the results of both executors for these records; assert that they are the same."""
         fast, slow = Columns(Keys()), Columns(Keys())
         self.fast.read(records, NOW + 60, fast, topic)
         self.slow.read(records, NOW + 60, slow, topic)
@@ -104,42 +106,42 @@ class Readings:
         ):
             assert getattr(fast, name) == getattr(slow, name), name
         rows = range(len(fast))
-        # Also where there is no event: the guard and the counts name the section.
+        # Also for rows without an event, since the guard and the counts name the section.
         assert [section_of(fast, row) for row in rows] == [section_of(slow, row) for row in rows]
         return fast
 
 
 def section_of(columns: Columns, row: int) -> int:
-    """The number of a row's section."""
+    """Return the number of a row's section."""
     return columns.sections[row] if row < len(columns.sections) else 0
 
 
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> Readings:
-    """Of the shop."""
+    """Both executors over the sections of the shop."""
     return Readings(loaded(tmp_path_factory.mktemp("schemas")))
 
 
 def payloads(columns: Columns) -> list[Any]:
-    """The events, as they are sent."""
+    """Return the events, as they are sent."""
     return [orjson.loads(columns.body(row)[:-1]) for row in range(len(columns)) if columns.is_event(row)]
 
 
 @pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "long", "glue", "zlib"])
 def test_each_record_takes_the_section_of_its_type(how: str, readings: Readings) -> None:
-    """By its name in the writer's schema, however that is named; a union's branch is a type."""
+    """A record is read by the section of its type: the name of the writer's schema, or of the branch of its union."""
     records = [value(kind, n, how) for n, kind in enumerate(("order", "click", "signup", "order"))]
     found = payloads(readings.check(records, "web.orders"))
     assert [one["event_name"] for one in found] == ["checkout", "page_visit", "signup", "checkout"]
     assert [one["event_id"] for one in found] == ["o-0", "c-1", "s-2", "o-3"]
-    # Each by its own unit: microseconds, seconds, milliseconds.
+    # The times of the three types are in microseconds, seconds and milliseconds.
     assert {one["event_time"] for one in found} == {NOW}
     assert found[0]["custom_data"] == {"currency": "EUR", "value": "59.90"}
     assert found[2]["action_source"] == "offline"
 
 
 def test_a_topic_has_its_own_mapping(readings: Readings) -> None:
-    """For the record type that has a section for it; the same schema is read otherwise elsewhere."""
+    """A record type with a section for a topic is read by it there, and by its other section elsewhere."""
     record = [value("click", 1, "union")]
     [here] = payloads(readings.check(record, "web.landing"))
     [there] = payloads(readings.check(record, "web.other"))
@@ -151,7 +153,7 @@ def test_a_topic_has_its_own_mapping(readings: Readings) -> None:
 @pytest.mark.skipif(COMPILED is None, reason="the package was built without a C compiler")
 @pytest.mark.parametrize("how", ["id", "union", "header", "single-object", "glue", "zlib"])
 def test_mixed_records_are_read_on_the_fast_path(how: str, readings: Readings) -> None:
-    """None goes through the two steps: each type has a program of its own."""
+    """Records of several types are all read on the fast path, where each type has a program of its own."""
     before = readings.fast.in_two_steps
     records = [value(("order", "click", "signup")[n % 3], n, how) for n in range(120)]
     assert len(payloads(readings.check(records, "web.orders"))) == 120
@@ -160,7 +162,8 @@ def test_mixed_records_are_read_on_the_fast_path(how: str, readings: Readings) -
 
 @pytest.mark.parametrize("unknown", ["refuse", "filter"])
 def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
-    """Each is refused or filtered, and those around it go on; so is the null of a union."""
+    """Records of types without a section, and null in a union, are refused or filtered; the records around them
+    are sent."""
     both = Readings(loaded(tmp_path, f'unknown_record = "{unknown}"\n{MAPPING}'))
     records = [value("order", 0, "union"), value("refund", 1, "union"), value("null", 2, "union"),
                value("refund", 3, "id"), value("click", 4, "id")]  # fmt: skip
@@ -175,7 +178,7 @@ def test_types_that_no_section_maps(unknown: str, tmp_path: Path) -> None:
 
 
 def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -> None:
-    """So that the log says once what each of its records gets."""
+    """A schema of a type without a section is refused when it is learned, so that the log has it once."""
     decoder = Decoder(loaded(tmp_path))
     told = decoder.add_schema(SchemaRef("id", "5"), REFUND)
     assert isinstance(told, Rejection)
@@ -184,7 +187,7 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
     told = decoder.add_schema(SchemaRef("id", "7"), {**ORDER, "fields": [{"name": "id", "type": "bytes"}]})
     assert isinstance(told, Rejection)
     assert told.code == "incompatible_schema"
-    # A later version of the same id is learned anew.
+    # The id may be given another schema later.
     assert decoder.add_schema(SchemaRef("id", "7"), ORDER) is None
     read = decoder.decode(
         Record(0, -1, None, framing_of(SchemaRef("id", "7")) + datum(ORDER, order()), ()), "t"
@@ -194,7 +197,7 @@ def test_a_schema_without_a_section_is_told_when_it_is_learned(tmp_path: Path) -
 
 @pytest.mark.parametrize(("how", "name"), [("id", "id 1"), ("union", "id 9"), ("header", f"guid {GUID}")])
 def test_what_is_wrong_with_a_datum_names_its_schema(how: str, name: str, readings: Readings) -> None:
-    """Also where the datum is a branch of a union, whose number follows the id."""
+    """The message about a datum that cannot be read names its schema, also where the datum is a branch of a union."""
     record = value("order", 0, how)
     assert record.value is not None
     columns = readings.check([record._replace(value=record.value[:-1])], "web.orders")
@@ -204,7 +207,8 @@ def test_what_is_wrong_with_a_datum_names_its_schema(how: str, name: str, readin
 
 
 def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: Path) -> None:
-    """On the fast path and off it, so that the guard and the counts name it."""
+    """A record whose schema does not fit has the section of its type, on the fast path and off it, so that the
+    guard and the counts name it."""
     both = Readings(loaded(tmp_path))
     for decoder in (both.decoder, both.whole):
         decoder.add_schema(SchemaRef("id", "7"), {**CLICK, "fields": [{"name": "id", "type": "bytes"}]})
@@ -224,7 +228,8 @@ def test_a_record_whose_schema_does_not_fit_is_of_its_type_s_section(tmp_path: P
     ],
 )
 def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tmp_path: Path) -> None:
-    """Whoever writes to a topic decides how many there are. One in use stays, a dropped one is asked for again."""
+    """Only so many schemas that cannot be read or have no section are kept, since their number depends on the
+    producers. One that records use stays; a dropped one is asked for again."""
     decoder = Decoder(loaded(tmp_path))
     known, used, stale = len(decoder.known), SchemaRef("id", "1"), SchemaRef("id", "2")
     records = {ref: Record(0, -1, None, framing_of(ref) + b"\x02a", ()) for ref in (used, stale)}
@@ -237,7 +242,7 @@ def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tm
     assert len(decoder.known) == known + 1 + MAX_REFUSED_SCHEMAS
     assert isinstance(decoder.decode(records[used]), Rejection)
     assert decoder.decode(records[stale]) == stale
-    # Those that are read are not counted, and never dropped.
+    # Readable schemas do not count, and are never dropped.
     assert isinstance(decoder.decode(value("order", 0, "own"), "web.orders"), dict)
     read = framing_of(SchemaRef("id", "3")) + OWN["order"].encode(order(1))[10:]
     assert isinstance(decoder.decode(Record(0, -1, None, read, ()), "web.orders"), dict)
@@ -247,7 +252,8 @@ def test_schemas_of_which_nothing_is_read_are_bounded(unread: dict[str, Any], tm
     ("how", "ref"), [("union", SchemaRef("id", "9")), ("header", SchemaRef("guid", str(GUID)))]
 )
 def test_what_a_doubted_union_cannot_read_names_it(how: str, ref: SchemaRef, tmp_path: Path) -> None:
-    """On the fast path and off it, whatever the branch: a wrong schema would give the wrong type. The rest goes on."""
+    """What a doubted union cannot read asks for the union's schema, whatever the branch, on the fast path and
+    off it: a wrong schema would give the wrong type. Other records are sent."""
     both = Readings(loaded(tmp_path, f'unknown_record = "refuse"\n{MAPPING}'))
     order, click = value("order", 0, how), value("click", 3, how)
     cut = order._replace(value=(order.value or b"")[:-1])
@@ -266,7 +272,7 @@ def test_what_a_doubted_union_cannot_read_names_it(how: str, ref: SchemaRef, tmp
 
 
 def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
-    """Its record is called as ours was once."""
+    """A record of an older writer whose name is an alias of ours is read."""
     writer = {**ORDER, "name": "Purchase", "namespace": "com.oldshop", "aliases": []}
     decoder = Decoder(loaded(tmp_path))
     assert decoder.add_schema(SchemaRef("id", "5"), writer) is None
@@ -276,7 +282,7 @@ def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x0a", b"\x01", b"\xff" * 11])
 def test_a_branch_that_there_is_not(data: bytes, readings: Readings) -> None:
-    """Cut off, too high, negative, too long: not a datum of the schema."""
+    """A branch number that is cut off, too high, negative or too long is undecodable."""
     record = Record(0, -1, None, framing_of(SchemaRef("id", "9")) + data, ())
     verdict = readings.check([record], "t").verdicts[0]
     assert isinstance(verdict, Rejection)
@@ -292,7 +298,7 @@ SPOILED: Final = st.sampled_from(["", "", "", "cut", "longer", "empty"])
     st.sampled_from(["web.landing", "t"]),
 )
 def test_both_executors_agree(mixed: list[tuple[str, str, str]], topic: str) -> None:
-    """Over any mixture of types and framings, some of them broken."""
+    """Both executors have the same results for any mixture of types and framings, some of them broken."""
     records = []
     for number, (kind, how, spoiled) in enumerate(mixed):
         record = value(kind, number, "union" if kind == "null" else how)
