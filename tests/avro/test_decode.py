@@ -158,7 +158,7 @@ def test_what_is_no_record_of_ours_is_rejected(value: bytes, expected: str) -> N
     assert code(decoder(WireFormat.AUTO, SEVEN).decode(record(value))) == expected
 
 
-def test_what_is_left_over_is_said_in_a_sentence() -> None:
+def test_bytes_that_are_left_over_are_rejected() -> None:
     """Bytes after the end of the datum are rejected, and the message names the schema that the record was read by."""
     rejection = decoder(WireFormat.AUTO, SEVEN).decode(record(b"\x00\x00\x00\x00\x07\x06e-1\x00\x00"))
     assert isinstance(rejection, Rejection)

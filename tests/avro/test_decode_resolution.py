@@ -146,7 +146,7 @@ def test_a_field_without_default_that_is_not_written_is_incompatible() -> None:
         compile_reader(parse(record(field("a", "int"))), parse(record(field("b", "int"))))
 
 
-def test_the_path_of_a_nested_mismatch_is_told() -> None:
+def test_the_path_of_a_nested_mismatch_is_named() -> None:
     """The reason for a mismatch names the path of the nested field."""
     writer = record(field("order", ["null", record(field("total", "int"), name="Order")]))
     reader = record(field("order", record(field("total", "string"), name="Order")))

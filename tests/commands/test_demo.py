@@ -65,7 +65,7 @@ def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) ->
     assert faulty["sandbox"]["calls"].keys() - {"200"}, "the sandbox behaved"
 
 
-def test_names_of_ones_own(tmp_path: Path) -> None:
+def test_own_event_names(tmp_path: Path) -> None:
     """Own event names of the mapping are registered with the sandbox, and events arrive under them."""
     mapping = tmp_path / "mapping.toml"
     mapping.write_text('[own_events]\nnames = ["Loyalty joined"]\n[event_names]\njoined = "Loyalty joined"')
@@ -147,7 +147,7 @@ def test_a_file_that_is_missing_or_empty(tmp_path: Path, content: bytes | None, 
         assert document_of(done.stdout)["ledger"]["read"] == 0
 
 
-def test_without_an_end_until_told(tmp_path: Path) -> None:
+def test_a_demo_without_an_end_runs_until_ctrl_c(tmp_path: Path) -> None:
     """A demo without an end runs until Ctrl-C, on another port if 8080 is taken. It then prints the ledger,
     with nothing open, beside what the sandbox counted."""
     holder = socket.socket()

@@ -146,7 +146,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
-def test_a_setting_that_cannot_be(name: str, tmp_path: Path, in_process: Callable[..., Ended]) -> None:
+def test_a_wrong_setting(name: str, tmp_path: Path, in_process: Callable[..., Ended]) -> None:
     """A setting that is wrong is exit code 2 and one line that names the variable or the file."""
     case = WRONG_SETTINGS[name]
     for file, content in case.files:
@@ -209,7 +209,7 @@ def test_an_address_that_is_taken(kafka: Kafka, tmp_path: Path) -> None:
         ("sqlite:/tmp/keys", 2, "PINSTREAM_KEY_STORE"),
     ],
 )
-def test_a_key_store_that_cannot_be(tmp_path: Path, url: str, code: int, says: str) -> None:
+def test_a_wrong_key_store(tmp_path: Path, url: str, code: int, says: str) -> None:
     """A key store that cannot be opened is a failure (1); a kind of store that does not exist is a wrong
     setting (2)."""
     (tmp_path / "file").write_bytes(b"not a folder")

@@ -131,7 +131,7 @@ def test_a_file_that_breaks_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere.ndjson", "."])
-def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     """A missing file and a folder are one line that names the path, and exit code 1."""
     done = command("explain", str(tmp_path / name), env=bare_environment(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
@@ -139,7 +139,7 @@ def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+def test_a_pipe_that_is_closed_early(tmp_path: Path) -> None:
     """With ``pinstream explain … | head -1`` there is no traceback and no complaint."""
     (tmp_path / "many.ndjson").write_text(ndjson(commerce_event(f"e-{number}") for number in range(5000)))
     process = subprocess.Popen(

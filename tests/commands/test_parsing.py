@@ -54,7 +54,7 @@ def test_each_form_is_read(text: str, bound: Bound) -> None:
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "End", "BEGINNING", "1700000000", "12:00", "offset", "latest"]
 )
-def test_what_is_no_bound_is_told_with_the_forms_there_are(text: str) -> None:
+def test_text_that_is_no_bound_is_refused_with_all_forms(text: str) -> None:
     """Text that is no bound is refused with one line that names all forms and has an example of a time."""
     line = message_of(text)
     for form in ("beginning", "end", "offset:N", "ISO 8601", "2026-11-24T12:00:00Z"):
@@ -83,9 +83,7 @@ def test_a_time_in_the_future_is_told_with_what_the_end_is_called(text: str) -> 
     offset=st.integers(-14 * 60, 14 * 60),
     timestamp=st.integers(-3, 3),
 )
-def test_a_time_between_two_timestamps_parts_them_as_it_is(
-    moment: datetime, offset: int, timestamp: int
-) -> None:
+def test_a_time_between_two_timestamps_separates_them(moment: datetime, offset: int, timestamp: int) -> None:
     """With any zone and microseconds, a timestamp is at or after the bound if it is at or after the time."""
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset)))
     bound = parse_bound(aware.isoformat(), "--from", NOW)
@@ -101,7 +99,7 @@ def test_a_time_between_two_timestamps_parts_them_as_it_is(
         st.builds(Bound, st.just("time"), st.integers(-62135596800000, int(NOW * 1000))),
     )
 )
-def test_a_bound_is_shown_as_one_would_write_it(bound: Bound) -> None:
+def test_a_shown_bound_can_be_read_again(bound: Bound) -> None:
     """A bound that an error shows can be read again."""
     assert parse_bound(str(bound), "--from", NOW) == bound
 

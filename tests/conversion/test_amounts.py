@@ -63,7 +63,7 @@ def test_an_absurd_number_is_refused_at_once(text: str) -> None:
     [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+999999"), 10**5000],
     ids=("nan", "snan", "infinity", "exponent", "digits"),
 )
-def test_numbers_that_are_none(value: object) -> None:
+def test_not_a_number_is_malformed(value: object) -> None:
     """Not-a-number, infinity and huge numbers are malformed, and none raises."""
     assert amount(value) is LeftOut.MALFORMED
     assert count(value) is LeftOut.MALFORMED
@@ -78,7 +78,7 @@ def test_the_bound_is_on_digits() -> None:
 @pytest.mark.parametrize(
     ("text", "zero"), [("0", True), ("0.00", True), ("0.01", False), ("10", False), ("0.10", False)]
 )
-def test_zero_is_told(text: str, zero: bool) -> None:
+def test_zero_is_recognised(text: str, zero: bool) -> None:
     """Zero is recognised with any number of places."""
     assert is_zero(text) is zero
 

@@ -239,7 +239,7 @@ def test_a_mark_is_one_bit_of_one_field() -> None:
     assert len({*MARKS.values()}) == len(MARKS) - 1
 
 
-def test_it_is_compiled_wherever_it_can_be() -> None:
+def test_the_module_is_compiled_where_a_compiler_is_installed() -> None:
     """Where a C compiler is installed, the compiled module is in the package."""
     if COMPILED is None and shutil.which("cc") is not None:
         pytest.fail(
@@ -247,7 +247,7 @@ def test_it_is_compiled_wherever_it_can_be() -> None:
         )
 
 
-def test_what_is_compiled_is_what_stands_here() -> None:
+def test_the_compiled_modules_are_of_these_sources() -> None:
     """The compiled modules were made of the current sources."""
     if COMPILED is None:
         pytest.skip("the package was built without a C compiler")

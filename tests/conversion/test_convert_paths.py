@@ -91,7 +91,7 @@ def test_paths_that_do_not_exist(path: str) -> None:
     assert not SchemaPaths(TREE).has(path)
 
 
-def test_a_value_that_is_only_null_is_none() -> None:
+def test_a_field_that_is_only_null_cannot_be_mapped() -> None:
     """A field of type null has no kind."""
     schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "null"}]}
     with pytest.raises(NoSuchPath, match="no value but null"):
@@ -107,7 +107,7 @@ def test_listing_the_paths_of_a_recursive_schema_ends() -> None:
     assert all(paths.resolve(path).kinds for path in listed[:300] if "<key>" not in path)
 
 
-def test_a_type_that_is_not_defined_is_said() -> None:
+def test_a_type_that_is_not_defined_is_an_error() -> None:
     """A schema that names a type it lacks is an error that says so."""
     schema = {"type": "record", "name": "N", "fields": [{"name": "x", "type": "Missing"}]}
     with pytest.raises(NoSuchPath, match="'Missing'"):

@@ -116,7 +116,7 @@ def test_a_date_is_its_midnight() -> None:
         ("0001-01-01", "expired"),
     ],
 )
-def test_times_that_cannot_be(value: Any, code: str) -> None:
+def test_wrong_times_refuse_the_event(value: Any, code: str) -> None:
     """A time that is missing, malformed or absurd refuses the event with a code of its own."""
     result = convert({"occurred_at": ["null", "string", "double", "long"]}, {"occurred_at": value})
     assert isinstance(result, Rejection)

@@ -458,7 +458,7 @@ def test_all_missing_sources_are_named_at_once() -> None:
     assert message.endswith("or a value for all events in [constants]: event_name and action_source")
 
 
-def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None:
+def test_a_packaged_line_that_does_not_fit_is_named_as_such() -> None:
     """If a packaged line does not fit the schema, the error says that the line is the packaged mapping's, and
     how to remove it."""
     others = [one for one in SCHEMA["fields"] if one["name"] != "language"]
@@ -473,7 +473,7 @@ def test_a_line_of_the_default_that_does_not_fit_is_told_from_ones_own() -> None
     assert "language" not in load('[fields]\n"language" = ""', schema=schema).sources
 
 
-def test_what_the_default_alone_gives_a_source_is_known() -> None:
+def test_sources_of_packaged_lines_alone_are_known() -> None:
     """The mapping knows which sources come only from packaged lines, so that `check` can show them."""
     mapping = load('[fields]\nlanguage = ""\nevent_id = "event_id"', schema=BARE)
     assert mapping.proposed == {"event_name", "event_time", "action_source"}

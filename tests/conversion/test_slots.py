@@ -373,7 +373,7 @@ ITEMS_MAPPING = HEAD_MAPPING.replace(
         ([ITEM, "null"], b"\x04\x02\x00\x02\x02x\x00", b'"contents":[{"id":"x"}]'),
     ],
 )
-def test_an_item_that_is_null_is_as_if_it_were_not_there(item: Any, last: bytes, contents: bytes) -> None:
+def test_a_null_item_is_left_out(item: Any, last: bytes, contents: bytes) -> None:
     """A null item, and one without fields to send, is left out; the others are read on the fast path."""
     schema = record_of("Small", *HEAD, *fields(last={"type": "array", "items": item}))
     both, head = Both((schema, ITEMS_MAPPING, None)), Both((record_of("Small", *HEAD), HEAD_MAPPING, None))

@@ -226,7 +226,7 @@ def test_every_day_of_the_calendar_is_hashed_at_a_glance() -> None:
 
 
 @pytest.mark.parametrize("crawler", CRAWLERS)
-def test_no_crawler_goes_unseen(crawler: str) -> None:
+def test_each_crawler_is_looked_at_by_the_rule(crawler: str) -> None:
     """For each name of a crawler the agent is looked at by the rule."""
     for name in (crawler, crawler.upper(), crawler.title()):
         assert _events.may_be_a_crawler(f"Mozilla/5.0 (compatible; {name}/1.0)".encode())
@@ -236,7 +236,7 @@ def test_no_crawler_goes_unseen(crawler: str) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(st.sampled_from("bBoOtTiIdDeEaAlLhHpPuUrRsS ?&=k1"), max_size=40))
-def test_what_is_seen_at_a_glance_is_never_wrong(text: str) -> None:
+def test_an_agent_that_is_passed_over_is_no_crawler(text: str) -> None:
     """An agent that is not looked at by the rule is no crawler's."""
     assert _events.may_be_a_crawler(text.encode()) or not is_crawler(text)
 

@@ -221,7 +221,7 @@ def test_all_that_is_wrong_in_one_run(kafka: Kafka, api: Api, tmp_path: Path) ->
     assert found.summary == "Not fit to run: 6 failed, 1 warning."
 
 
-def test_settings_that_cannot_be(kafka: Kafka, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read(kafka: Kafka, tmp_path: Path) -> None:
     """Settings that cannot be read are one failed row with exit code 1, and no other question is asked."""
     env = run_environment(tmp_path, kafka, "a", "b", "http://127.0.0.1:9/v5", PINSTREAM_LINGER="[soon]")
     found = check(env)
@@ -267,7 +267,7 @@ class TestGroup:
         )
         assert text.startswith(f"{group}: {expected}; ")
 
-    def test_one_that_may_not_begin_anywhere(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
+    def test_a_group_without_offsets_under_error(self, kafka: Kafka, api: Api, tmp_path: Path) -> None:
         """With KAFKA_AUTO_OFFSET_RESET=error a group without offsets is not fit to run, since a run would end
         at once."""
         env = run_environment(

@@ -199,7 +199,7 @@ def test_records_that_are_not_ours_stay() -> None:
     assert tally(rehearsed(where)) == Tally(DEAD, matched=3, redriven=3, foreign=3)
 
 
-def test_marks_of_another_cluster_are_not_believed() -> None:
+def test_marks_of_another_cluster_are_ignored() -> None:
     """Marks of another cluster, partition or topic are ignored and counted: in a mirrored topic their offsets
     are those of other letters."""
     where = topics(3)
@@ -226,7 +226,9 @@ def test_one_topic_for_all() -> None:
 
 
 @pytest.mark.parametrize("redriven", [0, 1])
-def test_it_says_what_late_events_count_as(redriven: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_one_hour_rule_is_named_if_a_letter_was_redriven(
+    redriven: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The output names the platform's one-hour rule if a letter was redriven, and only then."""
     tallies = [Tally("orders", matched=1, redriven=redriven)]
     print_redrive(RedriveOutcome(options(dry_run=False), tallies))

@@ -57,7 +57,7 @@ def test_one_dead_letter_topic_for_all() -> None:
     assert names("gone.dead-letters", "orders", template="gone.dead-letters") == {"gone.dead-letters": None}
 
 
-def test_a_topic_that_cannot_be_meant() -> None:
+def test_wrong_topics_are_refused() -> None:
     """A mistyped topic is an error that names the nearest; so are a pattern that cannot be read, and no topic
     at all."""
     with pytest.raises(UsageError, match="nearest that does is orders"):
@@ -186,7 +186,7 @@ def buried(each_kafka: Kafka, tmp_path: Path) -> tuple[str, dict[str, str]]:
     return topic, kafka_environment(tmp_path, each_kafka, topic, new_group(), COLUMNS="80")
 
 
-def test_list_tells_all_but_what_letters_hold(buried: tuple[str, dict[str, str]]) -> None:
+def test_list_prints_no_content_of_letters(buried: tuple[str, dict[str, str]]) -> None:
     """``list`` prints counts and the latest letters, and no marked value, neither in the table nor in the JSON."""
     topic, env = buried
     done = command("dead-letters", "list", env=env)
@@ -259,7 +259,7 @@ def test_no_dead_letters_is_no_error(each_kafka: Kafka, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- show
 
 
-def test_show_tells_where_from_and_why(buried: tuple[str, dict[str, str]]) -> None:
+def test_show_prints_origin_and_reason(buried: tuple[str, dict[str, str]]) -> None:
     """``show`` prints sizes and the names of the record's own headers, and no content."""
     topic, env = buried
     document = asked("show", f"{topic}.dead-letters:1:0", env=env)

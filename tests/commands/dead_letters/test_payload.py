@@ -139,7 +139,7 @@ def test_no_marked_value_is_shown() -> None:
         ("event_type", f"{MARK}-last bought", "*** bought"),
     ],
 )
-def test_text_goes_through_the_nets(field: str, value: str, shown: str) -> None:
+def test_text_that_looks_personal_is_masked(field: str, value: str, shown: str) -> None:
     """A value that would be shown is masked where it repeats a masked value or looks like personal data."""
     assert masker().masked(whole(**{field: value}))[field] == shown
 

@@ -113,7 +113,7 @@ def test_a_small_budget_holds_records_and_still_ends() -> None:
     assert (ran.end, ran.statistics.totals.delivered) == (ReplayEnd.COMPLETE, 200)
 
 
-def test_told_to_stop_it_drains_and_says_so() -> None:
+def test_a_stop_drains_the_run_and_is_reported() -> None:
     """When the run is stopped, records in flight are settled and the others released. The ledger adds up, and a
     second run delivers the rest."""
     world = World(p0=values(500))
@@ -160,7 +160,7 @@ def test_the_guard_ends_it() -> None:
     assert world.committed[0] == len(world.letters)
 
 
-def test_a_bug_ends_it_with_that() -> None:
+def test_a_bug_is_raised() -> None:
     """An exception that is no `PinstreamError` is raised, and no task is left running."""
 
     async def main() -> None:

@@ -107,7 +107,7 @@ def test_what_is_done_has_no_trouble(end: ReplayEnd) -> None:
     assert outcome(end).trouble() is None
 
 
-def test_books_that_do_not_add_up_are_told() -> None:
+def test_a_ledger_that_does_not_add_up_is_reported() -> None:
     """A ledger that does not add up is a bug and has a line, even if the run is complete."""
     one = outcome()
     wrong = dataclasses.replace(one.ran.statistics.totals, delivered=0)
@@ -120,7 +120,7 @@ def test_books_that_do_not_add_up_are_told() -> None:
 @pytest.mark.parametrize(
     ("read_to", "clear"), [(15, True), (20, False)], ids=["not read to its end", "something open"]
 )
-def test_what_is_said_to_be_complete_is(read_to: int, clear: bool) -> None:
+def test_a_complete_run_has_read_and_settled_everything(read_to: int, clear: bool) -> None:
     """A run that is complete although a range is not read to its end, or has something open, does not add up."""
     name = TopicPartition("orders", 0)
     one = outcome(ReplayEnd.COMPLETE, read_to={name: read_to}, left_at={name: LeftAt(12, clear)})

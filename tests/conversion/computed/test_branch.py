@@ -133,7 +133,9 @@ def test_one_type_only() -> None:
         (SCHEMA, "payloda", "'payloda' is not in the schema; the nearest that is: "),
     ],
 )
-def test_what_cannot_be_told(schema: dict[str, Any], said: str, message: str) -> None:
+def test_branches_that_cannot_be_told_apart_are_an_error(
+    schema: dict[str, Any], said: str, message: str
+) -> None:
     """A branch that cannot be told from another, is no record or is not in the schema is an error at start, in
     one line."""
     overlay = MAPPING.replace('branch = "payload"', f'branch = "{said}"').replace("payload.number", "id")

@@ -187,7 +187,7 @@ def load(setting: str, number: str = '"user_data.ph" = "buyer.login"') -> Any:
         ('phone_country = "Germany"\n', 'one country for all is written phone_country = "DE"'),
     ],
 )
-def test_a_country_that_cannot_be(setting: str, message: str) -> None:
+def test_a_wrong_country_is_an_error(setting: str, message: str) -> None:
     """A country that is no path to text and no code is an error in one line that names it."""
     with pytest.raises(MappingError) as error:
         load(setting)

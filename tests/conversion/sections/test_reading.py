@@ -281,7 +281,7 @@ def test_an_older_writer_with_an_alias_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x0a", b"\x01", b"\xff" * 11])
-def test_a_branch_that_there_is_not(data: bytes, readings: Readings) -> None:
+def test_a_branch_that_does_not_exist(data: bytes, readings: Readings) -> None:
     """A branch number that is cut off, too high, negative or too long is undecodable."""
     record = Record(0, -1, None, framing_of(SchemaRef("id", "9")) + data, ())
     verdict = readings.check([record], "t").verdicts[0]
