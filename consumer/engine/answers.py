@@ -1,13 +1,14 @@
-"""What follows from an answer: deliver, refuse, bisect, wait, halt. The branching; `verdicts` reads the bytes.
+"""What follows from an answer: events are delivered or refused, batches are split or wait, an account halts.
+`verdicts` reads the bytes.
 
-Where somebody else answered in the platform's place nothing follows for any event: its batch waits and is sent again,
-in smaller ones where it was too large for them, and what they said is reported (`masking.who_answered`).
+Where a proxy or another server answered in the platform's place, no event has a verdict: the batch waits and is sent
+again, in smaller batches if it was too large, and the answer's text is reported (`masking.who_answered`).
 
-A batch that gets no verdict time after time while others do is cut in halves, too: a firewall or the platform itself
-may stumble over one event of it, and the others shall not wait with that one. (Nothing is refused by it.)
+A batch that repeatedly gets no verdict while others do is cut in halves, too: a firewall or the platform itself may
+fail on one event of it, and the others should not wait with that event. (Halving refuses no event.)
 
-Every path ends in one of four: the event is delivered, it is refused for good, its batch goes back into the queue,
-or it is given up because it is no longer ours. None of them loses an event.
+Each path has one of four ends: the event is delivered, it is refused for good, its batch goes back into the queue,
+or it is dropped because its assignment has ended. None of them loses an event.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from consumer.engine.runs import divide, each_of, move_all, pick
 from consumer.engine.sending.dispatcher import Dispatcher
 from consumer.engine.sending.queues import Batch
 
-# Why no answer came when nothing was sent: without a connection the outcome is clear.
+# Reasons for no answer when nothing was sent: without a connection the outcome is clear.
 _NEVER_LEFT = frozenset({"dns", "connect", "tls", "proxy", "too_late"})
-# Bytes of an answer that is kept; one for a thousand events is some 100 KB.
+# Bytes of an answer that is kept for comparison; one for a thousand events has some 100 KB.
 _REMEMBERED_MOST = 1024 * 1024
 # Calls in a row without a verdict after which a batch may itself be the reason, if others get one meanwhile.
 _SUSPECT_AFTER = 5
@@ -68,7 +69,7 @@ _TROUBLES: Mapping[str, str] = {
 
 @dataclass(eq=False)
 class Answers:
-    """Applies verdicts to batches."""
+    """Applies the verdicts of answers to batches."""
 
     _context: Context
     _clock: Clock
@@ -79,12 +80,12 @@ class Answers:
     _read_last: tuple[int, bytes, Verdict] | None = None
 
     def answered(self, answer: Answered) -> None:
-        """The API answered an attempt."""
+        """Take the API's answer to a call."""
         batch = self._dispatcher.answered(answer.number)
         now = self._context.now
         self._context.counters.bump(self._context.counters.answers, str(answer.status))
         gate = self._dispatcher.queue(batch.account).gate
-        # Also of an answer without a verdict: its headers say how many calls are left all the same.
+        # Also for an answer without a verdict: its headers, too, say how many calls are left.
         gate.told(*limit_headers(answer.headers), now.monotonic)
         verdict = self._read(answer, batch.events)
         if not isinstance(verdict, NoVerdict | Throttled):  # the platform's own words
@@ -92,8 +93,8 @@ class Answers:
         self._apply(batch, verdict, answer)
 
     def _read(self, answer: Answered, events: int) -> Verdict:
-        """The verdict of an answer. Full batches without trouble are all answered with the same bytes, and to read
-        some tens of kilobytes costs far more than to see that they are those that were read before."""
+        """Return the verdict of an answer. Full batches without trouble are all answered with the same bytes,
+        and comparing them with the last answer costs far less than parsing tens of kilobytes."""
         if answer.status != 200 or len(answer.body) > _REMEMBERED_MOST:
             return read_answer(answer.status, answer.headers, answer.body, events, self._context.now.unix)
         # With 200, the verdict follows from the number of events and the body alone.
@@ -104,7 +105,7 @@ class Answers:
         return last[2]
 
     def unanswered(self, answer: Unanswered) -> None:
-        """No answer came to an attempt."""
+        """Take the end of a call that brought no answer."""
         batch = self._dispatcher.answered(answer.number)
         self._context.counters.bump(self._context.counters.answers, answer.reason)
         self._context.counters.call_ended("no_answer", self._context.now.monotonic - batch.sent_at)
@@ -115,7 +116,7 @@ class Answers:
         outcome = _OUTCOMES.get(type(verdict), "verdict")
         self._context.counters.call_ended(outcome, now - batch.sent_at)
         if isinstance(verdict, NoVerdict):
-            # What is not the platform's own form was said by somebody in between.
+            # An answer that is not in the platform's own form comes from a server in between.
             readable = answer.status == 200 and verdict.reason != "not_json"
             said = None if readable else who_answered(answer.headers, answer.body, b"".join(batch.parts()))
             self._no_verdict(batch, verdict, said, rid)
@@ -126,7 +127,7 @@ class Answers:
         if isinstance(verdict, Throttled):
             self._throttled(batch, verdict.wait, rid)
         elif isinstance(verdict, Refused):
-            # An outage, not the events' fault: they wait until a probe is accepted (docs/architecture.md, rule 7).
+            # An outage; the events are not at fault and wait until a probe is accepted (docs/architecture.md, rule 7).
             self._dispatcher.halts.refuse(batch, verdict.status, verdict.code, rid)
             self._again(batch, now)
         else:
@@ -147,7 +148,7 @@ class Answers:
         elif isinstance(verdict, BatchRefused):
             refused = self._bisect(batch, "refused", verdict.message, rid)
         else:
-            # Of one event alone there is nothing to learn about how much fits.
+            # A batch of one event says nothing about how much fits.
             if events > 1:
                 self._dispatcher.queue(batch.account).shrink(batch.size, self._context.now.monotonic)
             message = verdict.message or "the API says the event is too large"
@@ -172,7 +173,7 @@ class Answers:
             if not outcome.processed:
                 refused.append(self._refuse(row, outcome.error or _NO_REASON, batch.attempts))
             counters = self._context.counters
-            # By kind, which is the message without what it echoes of the event: that may be personal.
+            # By kind, which is the message without the event's values that it repeats: they may be personal.
             if outcome.warning is not None:
                 counters.bump(counters.api_warnings, kind(outcome.warning, body))
             if outcome.error is not None:
@@ -188,13 +189,13 @@ class Answers:
             self._refuse(rows[index], message or _NO_REASON, batch.attempts)
             for index, message in sorted(verdict.errors.items())
         ]
-        # None of the others was processed: the platform refused the call, and named who is at fault.
+        # None of the others was processed: the platform refused the call, and named the events at fault.
         if rest:
             self._again(replace(batch, number=self._context.number(), runs=rest), self._context.now.monotonic)
         return refused
 
     def _bisect(self, batch: Batch, code: str, message: str, rid: str | None) -> list[Rejection]:
-        # It is at fault alone. Of several it is not known which one is: the halves will tell.
+        # A single event is at fault itself. Of several it is not known which one is: the halves will show it.
         if batch.events == 1:
             return [self._refuse(batch.runs[0], message or _NO_REASON, batch.attempts, code)]
         self._context.counters.bisected += 1
@@ -214,7 +215,8 @@ class Answers:
     # -- no verdict on any event
 
     def _no_verdict(self, batch: Batch, verdict: NoVerdict, said: str | None, rid: str | None) -> None:
-        """`said`: what was answered in the platform's place, or why nothing was; None: the reason says it all."""
+        """Have a batch without a verdict wait and retry. `said`: what answered in the platform's place, or why
+        nothing did; None: the reason says enough."""
         context, reason = self._context, verdict.reason
         queue, now = self._dispatcher.queue(batch.account), context.now.monotonic
         # More calls at once would only meet the same trouble.
@@ -227,7 +229,7 @@ class Answers:
             batch.failing_since = now
         context.counters.bump(context.counters.no_verdicts, reason)
         if reason not in _NEVER_LEFT:
-            # A call with these has left, and its outcome is not known.
+            # A call with these events was sent, and its outcome is not known.
             for block, first, end in batch.runs:
                 block.marks[first:end] = block.marks[first:end].translate(AS_UNCLEAR)
         delay = context.policy.delivery_backoff.delay(batch.failures, context.jitter())
@@ -241,7 +243,7 @@ class Answers:
             if verdict.too_large:
                 queue.shrink(batch.size, now)
             context.counters.bisected += 1
-            # Each half has to show for itself that it is at fault.
+            # Each half is suspected only after failures of its own.
             batch.failing_since = now
             parts = [*batch.halves(context.number(), context.number())]
         for part in parts:
@@ -254,7 +256,7 @@ class Answers:
         batch.failures += 1
         batch.failing_since = context.now.monotonic  # the quota is used up: nothing in the batch is at fault
         if wait is None or wait < context.policy.delivery_backoff.base:
-            # Clocks differ: a moment in the past must not turn a throttled client into a hammer.
+            # Clocks differ: a reset time in the past must not make a throttled client retry at once, again and again.
             backoff = context.policy.delivery_backoff.delay(batch.failures, 0.5 + context.jitter() / 2)
             wait = max(wait or 0.0, backoff)
         wait = min(wait, context.policy.throttle_cap)
@@ -266,11 +268,11 @@ class Answers:
         self._again(batch, context.now.monotonic)
 
     def _again(self, batch: Batch, at: float) -> None:
-        """Back into the queue, less what is no longer ours."""
+        """Put the batch back into its queue, without events whose assignment has ended."""
         batch.runs, gone = divide(batch.runs)
         if gone:
             self._lookups.drop(gone)
-        # All may have been taken from us meanwhile.
+        # All partitions of the batch may have been revoked meanwhile.
         if batch.runs:
             self._context.counters.retried_batches += 1
             move_all(batch.runs, RecordStage.QUEUED)

@@ -1,9 +1,10 @@
-"""The block: what of one fetch belongs to one partition, from reading until all of it is settled; and its stages.
+"""The block: the records of one chunk of a partition, from reading until all of them are settled; and their
+stages.
 
-Theory of operation. A block has a column for each thing that is known of its records: offset, size, stage, key, body,
-time, kind, marks, and the record itself (for dead letters). A record is a row: a block and an index. Neighbours in a
-block travel together as a *run*; whatever happens to a healthy record happens to its run in one operation, and only
-what is not healthy is taken out of it, as a run of one row.
+Theory of operation. A block has a column for each property of its records: offset, size, stage, key, body, time, kind,
+marks, and the record itself (for dead letters). A record is a row: a block and an index. Neighbours in a block are
+handled together as a *run*: a run of healthy records changes stage in one operation, and only a record with a problem
+is taken out of it, as a run of one row.
 
 The stage is one byte, and says where a record is on its way. Two rules:
 
@@ -13,8 +14,8 @@ The stage is one byte, and says where a record is on its way. Two rules:
 
 Memory is counted as it is held: the records that are open, the page of bodies, and the other columns until the last
 record of the block is settled. A page of which a quarter belongs to settled records is copied into a smaller one.
-Finished blocks behind an unfinished one are packed (`Block.pack`): one record that waits for hours must not keep what a
-million after it needed.
+Finished blocks behind an unfinished one are packed (`Block.pack`): one record that waits for hours must not keep the
+memory of a million records after it.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from consumer.errors import bug
 
 
 class RecordStage(IntEnum):
-    """Where a record is on its way. `MOVES` says which change is legal, who makes it and what a crash then means."""
+    """The stage that a record is on. `MOVES` says which change is legal, who makes it and what a crash then means."""
 
-    # Entered in the ledger; what becomes of it is decided before the message is handled.
+    # Entered in the ledger; it gets its next stage while the same input is handled.
     READ = 0
     # Waits for its writer's schema.
     SCHEMA = 1
-    # Waits for its time, which lies ahead, or for certainty of what time it is.
+    # Waits for its time, which lies ahead, or until the current time is certain.
     CLOCK = 2
     # Its schema or its time has come; waits for room in the budget.
     ROOM = 3
@@ -51,7 +52,7 @@ class RecordStage(IntEnum):
     FOLLOWING = 4
     # Leads its key; the key store is asked whether it was delivered before.
     LOOKED_UP = 5
-    # Leads its key here; another member has the key in flight, and its outcome is waited for.
+    # Leads its key here; another member has the key in flight, so this record waits for the outcome there.
     ELSEWHERE = 6
     # Waits in its account's queue, for its batch or for the next attempt.
     QUEUED = 7
@@ -61,21 +62,21 @@ class RecordStage(IntEnum):
     STORING = 9
     # Its dead letter is being written.
     DEAD_LETTERING = 10
-    # Nothing is begun for it any more: its partition is being drained, or the guard has tripped.
+    # No new work begins for it: its partition is being drained, or the guard has tripped.
     FREED = 11
-    # What follows is final.
+    # The stages from here on are final.
     DELIVERED = 12
     DUPLICATE = 13
     FILTERED = 14
     DEAD_LETTERED = 15
     # Settled before this assignment: the offset map it came with says so.
     PASSED = 16
-    # The log was read again from before it: not ours to settle any more, although its block is.
+    # The log was read again from before it: another row settles the record, although its block is still ours.
     RELEASED = 17
 
 
 class Move(NamedTuple):
-    """How a record comes to a stage. `after_crash`: what becomes of a record that a crash finds there."""
+    """How a record comes to a stage. `after_crash`: what becomes of a record that was on this stage in a crash."""
 
     of: Set[RecordStage]
     """The stages that it may come from."""
@@ -102,7 +103,7 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.DEAD_LETTERING: Move(
         {_S.READ, _S.SCHEMA, _S.ROOM, _S.IN_FLIGHT}, "outcomes.dead_letter", "its letter may be written twice"
     ),
-    # What is delivered already is not freed: its key is being written.
+    # A delivered event is not freed: its key is being written.
     _S.FREED: Move(
         {one for one in _S if _S.SCHEMA <= one < _S.FREED} - {_S.STORING},
         "keys, whatever held it",
@@ -116,13 +117,13 @@ MOVES: Final[Mapping[RecordStage, Move]] = {
     _S.RELEASED: Move({_S(n) for n in range(_S.DELIVERED)}, "ledger.rewind", _AGAIN),
 }
 RELEASED: Final = int(_S.RELEASED)
-# The stage that a record with this disposition ends on.
+# The stage of a record that is settled, by its disposition.
 SETTLED_AS: Final = {one: RecordStage[one.name] for one in Disposition}
 # By stage, a list: looked up at every move.
 _MAY_COME_FROM: Final[list[Set[RecordStage]]] = [
     MOVES[one].of if one in MOVES else set() for one in RecordStage
 ]
-# Stages that are not final; an expression, for at each commit all blocks of an assignment are looked through.
+# Stages that are not final; a regular expression, because each commit looks through all blocks of an assignment.
 _OPEN_RUN: Final = re.compile(b"[\\0-\\x0b]+")
 # Mark of a released row that is in a call which is not answered yet.
 _IN_CALL: Final = 8
@@ -134,13 +135,13 @@ AS_UNCLEAR: Final = bytes(marks | UNCLEAR for marks in range(256))
 
 @dataclass(eq=False, slots=True)
 class Fence:
-    """One partition under one epoch: its name, whether it is still ours, and the sums that its records count into."""
+    """One partition under one epoch: its name, whether it is still ours, and the sums of its records."""
 
     tp: TopicPartition
     epoch: int
-    # False once the assignment has ended: one flag, and nothing that still refers to its blocks settles any more.
+    # False once the assignment has ended: with this one flag nothing in its blocks can be settled any more.
     live: bool = field(default=True, init=False)
-    # Nothing new is begun for it; what is in flight still settles.
+    # True while the partition is drained: no new work begins; events in flight still settle.
     draining: bool = field(default=False, init=False)
     read: int = field(default=0, init=False)
     open: int = field(default=0, init=False)
@@ -150,7 +151,7 @@ class Fence:
 
 # How much larger than its bytes a page may be: beyond that a copy costs less than the memory, which no budget counts.
 _LOOSE: Final = 17 / 16
-# Bytes of a row beside its record and its body: four columns of eight bytes, a key of sixteen, and the small ones.
+# Bytes of a row beside its record and its body: four columns of eight bytes, a key of sixteen, and the small columns.
 ROW_BYTES: Final = 64
 
 
@@ -159,14 +160,14 @@ class Block:
 
     `sizes`: bytes of each record as it was fetched; `ends`: where its body, and the comma behind it, end in `page`;
     `keys`: `KEY_BYTES` each; `times`: unix seconds of its event; `marks`: `OFFLINE` and so on; `kind_numbers`: which
-    of `kinds` it is; `sections`: the number of the mapping's section, if it has any. A record that is no event has a
-    body of nothing there.
+    of `kinds` it is; `sections`: the number of the mapping's section, if it has any. A record that is not an event has
+    an empty body.
     """
 
     def __init__(
         self, assignment: Fence, chunk: Chunk, sizes: Sequence[int], columns: Columns, passed: Iterable[int]
     ) -> None:
-        """`columns`: what its records became; `passed`: rows that were settled before this assignment."""
+        """`columns`: what was read of its records; `passed`: rows that were settled before this assignment."""
         records = chunk.records
         self.assignment = assignment
         self.records: list[Record | None] = list(records)
@@ -190,7 +191,7 @@ class Block:
         self.end: int = self.offsets[-1] + 1
         # By row, its number in the guard's sample; see `consumer.engine.guard`.
         self.numbers: Sequence[int] = ()
-        # They are in the block all the same, so that offsets need no gaps and the guard counts them.
+        # Rows settled before are in the block too, so that offsets have no gaps and the guard counts them.
         for index in passed:
             self.stages[index] = RecordStage.PASSED
             self.records[index] = None
@@ -200,21 +201,22 @@ class Block:
         self.held = sum(self.sizes) + len(self.page) + ROW_BYTES * self.open
         # Bytes of the page that belong to settled records.
         self._dead = 0
-        # Whether a part was released: calls with it may be out there still, so its columns stay.
+        # Whether rows were released: calls with them may still be in flight, so the columns stay.
         self._cut = False
         self._drop_what_is_dead()
 
     def move(self, first: int, end: int, stage: RecordStage) -> bool:
-        """Move the rows from `first` to before `end` to a stage; those that are released stay so. True if none is.
+        """Move the rows from `first` to before `end` to a stage, except released ones. Return True if none is
+        released.
 
-        Nothing happens to those of an assignment that has ended. Raises `InvariantViolation` if a move is not legal.
+        Return False and move nothing if the assignment has ended. Raises `InvariantViolation` if a move is not legal.
         """
-        # Its next owner reads these again: what still comes for them is void.
+        # The partition's next owner reads these records again: late answers for them do not count.
         if not self.assignment.live:
             return False
         stages, of, count = self.stages, _MAY_COME_FROM[stage], end - first
         before = stages[first:end]
-        # Nearly always all come from one stage.
+        # Nearly always all rows come from one stage.
         if before.count(before[0]) == count and before[0] in of:
             stages[first:end] = bytes((stage,)) * count
             return True
@@ -226,66 +228,67 @@ class Block:
                 whole = False  # it is read again, as a row of another block
             else:
                 where, came_from = self.assignment.tp, RecordStage(stages[index])
-                # This one may mean that an offset was committed too early, so the message names it.
+                # Settling twice may mean that an offset was committed too early, so it has its own message.
                 if stage in SETTLED_AS.values() and came_from >= RecordStage.DELIVERED:
                     raise bug(f"a record of {where} was settled twice")
                 raise bug(f"a record of {where} went from {came_from.name} to {stage.name}")
         return whole
 
-    # -- what is known of a row
+    # -- reading rows
 
     def record(self, index: int) -> Record:
-        """An open record of this block."""
+        """Return an open record of this block."""
         record = self.records[index]
         if record is None:
             raise bug("a settled record was asked for again")
         return record
 
     def start(self, index: int) -> int:
-        """Where the body of this row begins in the page."""
+        """Return where the body of this row begins in the page."""
         return self.ends[index - 1] if index else 0
 
     def body(self, index: int) -> bytes:
-        """The event's JSON."""
+        """Return the event's JSON."""
         start = self.start(index)
         return bytes(self.page[start : max(start, self.ends[index] - 1)])
 
     def account(self, index: int) -> str:
-        """Where the event of this row goes."""
+        """Return the ad account of this row's event."""
         return self.kinds[self.kind_numbers[index]].account
 
     def section(self, index: int) -> int:
-        """The number of the section that this row belongs to; 0: none."""
+        """Return the number of the section that this row belongs to; 0: none."""
         return self.sections[index] if self.sections else 0
 
     def put_section(self, index: int, number: int) -> None:
-        """This row, whose record waited, belongs to a section."""
+        """Set the section of a row whose record waited and has been read now."""
         if not self.sections:
             self.sections = bytearray(len(self.offsets))
         self.sections[index] = number
 
     def runs(self, stage: RecordStage) -> list[Run]:
-        """All rows on this stage."""
+        """Return all rows on this stage, as runs."""
         found = re.finditer(b"%b+" % re.escape(bytes((stage,))), self.stages)
         return [Run(self, run.start(), run.end()) for run in found]
 
     def lowest(self) -> int:
-        """The lowest open row; -1: none is open."""
+        """Return the lowest open row; -1: none is open."""
         found = _OPEN_RUN.search(self.stages)
         return -1 if found is None else found.start()
 
     def open_runs(self) -> Iterator[tuple[int, int | None]]:
-        """Where runs of open records begin, and where the settled record after each stands (None: there is none)."""
+        """Yield the offset at which each run of open records begins, and that of the settled record after it
+        (None: there is none)."""
         count = bisect_left(self.offsets, self.end)
         for run in _OPEN_RUN.finditer(self.stages, 0, count) if self.open else ():
             yield self.offsets[run.start()], self.offsets[run.end()] if run.end() < count else None
 
-    # -- what changes
+    # -- changing rows
 
     def insert(self, rows: Mapping[int, int], columns: Columns) -> None:
-        """Records that waited are read: row `rows[index]` of `columns` is the event at `index`."""
+        """Enter records that waited and have been read: row `rows[index]` of `columns` is the event at `index`."""
         kinds = [*columns.kinds]
-        # The whole page is written anew: bodies stand in the order of the rows, whenever their records were read.
+        # The whole page is written anew, because bodies stand in the order of the rows.
         page, keys, before = bytearray(), bytearray(self.keys), 0
         for index, end in enumerate(self.ends):
             row = rows.get(index)
@@ -304,9 +307,9 @@ class Block:
         self.page, self.keys = bytes(page), bytes(keys)
 
     def settled(self, first: int, end: int) -> int:
-        """Drop what these rows held, which are final now. Return how many bytes that is."""
+        """Drop the data of the rows from `first` to before `end`, which are final now. Return the bytes freed."""
         before = self.held
-        # The record is needed for a dead letter only, so it goes first.
+        # Records are needed only for dead letters, so they are dropped at once.
         self.records[first:end] = [None] * (end - first)
         self.held -= sum(self.sizes[first:end])
         self.open -= end - first
@@ -315,9 +318,9 @@ class Block:
         return before - self.held
 
     def release_from(self, offset: int) -> tuple[int, int]:
-        """The log is read again from `offset` on: release the open rows from there on.
+        """Release the open rows from `offset` on, because the log is read again from there.
 
-        Gives how many these are, and how many bytes are dropped.
+        Return how many rows these are, and how many bytes are freed.
         """
         released, before = 0, self.held
         for index in range(bisect_left(self.offsets, offset), len(self.offsets)):
@@ -338,21 +341,23 @@ class Block:
         return released, before - self.held
 
     def pack(self) -> None:
-        """Keep where it begins and ends, no more: all of it is settled, and records before it may wait for hours.
+        """Keep only where the block begins and ends: all its records are settled, and ones before it may wait
+        for hours.
 
-        Its stages stay, so that a row of it that is settled twice is still found.
+        Its stages stay, so that settling one of its rows twice is still detected.
         """
         self.records, self.offsets, self.sizes = [], array("q"), array("q")
 
     def _drop_what_is_dead(self) -> None:
-        """Drop all columns with the last open row; before that the bodies of others, once these are a quarter."""
+        """Drop all columns with the last open row; before that, drop the bodies of settled rows once they are a
+        quarter of the page."""
         if not self.open:
             self.held = 0
             # Answers to calls with released rows still need bodies, to mask what they echo.
             if not self._cut:
                 self.page, self.keys, self.ends, self.times = b"", b"", array("q"), array("q")
                 self.marks, self.kind_numbers, self.sections = bytearray(), bytearray(), bytearray()
-        # A copy for each quarter: seldom enough to cost little, often enough that little is held in vain.
+        # Copied once a quarter is unused: seldom enough to cost little, often enough to waste little memory.
         elif 4 * self._dead > len(self.page):
             page, before = bytearray(), 0
             for index, end in enumerate(self.ends):
@@ -372,22 +377,22 @@ class Run(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the bodies, a comma behind each."""
+        """Bytes of the bodies, with a comma behind each."""
         return self.block.ends[self.end - 1] - self.block.start(self.first)
 
     @property
     def ours(self) -> bool:
-        """Whether all are still ours to settle (or were, and are settled)."""
-        # What a rewind released is read again as a row of another block, under the same assignment.
+        """True if all rows are still ours to settle, or were settled while they were."""
+        # A record that a rewind released is read again as a row of another block, under the same assignment.
         return self.block.assignment.live and self.block.stages.find(RELEASED, self.first, self.end) < 0
 
     @property
     def accepted(self) -> bool:
-        """Whether new work may begin for all of them: ours, and not being drained."""
+        """True if new work may begin for all rows: they are ours, and their partition is not being drained."""
         return self.ours and not self.block.assignment.draining
 
     def by_account(self) -> list[tuple[str, Run]]:
-        """Parts of it whose events go to one account each."""
+        """Return the parts of this run whose events go to one account each."""
         block, first, end = self
         accounts = dict.fromkeys(kind.account for kind in block.kinds)
         # Nearly always.
@@ -398,9 +403,10 @@ class Run(NamedTuple):
 
 
 def settled_bounds(blocks: Iterable[Block], base: int) -> list[int]:
-    """Where settled runs above `base`, the lowest open offset, begin and end, in turns (see `OffsetMap`).
+    """Return where settled runs above `base`, the lowest open offset, begin and end, alternately (see
+    `OffsetMap`).
 
-    What lies between two blocks holds no records, and belongs to the run before it.
+    Offsets between two blocks have no records, and belong to the run before them.
     """
     bounds: list[int] = []
     settled_from: int | None = None

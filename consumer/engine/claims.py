@@ -1,4 +1,4 @@
-"""Who has a key in flight, who waits for it, and what is written until it is: delivered keys and dead letters.
+"""Claims on keys, the events that follow them, and queues of writes: delivered keys and dead letters.
 
 Theory of operation. Deduplication has two phases (docs/architecture.md, rule 3). The first open event with a key claims
 it and leads; later ones with the same key follow it. The key store knows only delivered keys. When the leader is
@@ -6,9 +6,9 @@ delivered and its key is durable, the claim is confirmed: followers are duplicat
 dropped, the claim is released: the first follower that is still ours leads and is tried itself. A claim is in memory
 only, so a crash forgets it, and nothing undelivered is ever taken for a duplicate.
 
-An `Outbox` has at most one write under way; what comes meanwhile waits and goes together in the next one (group commit:
-the slower the disk, the larger the groups). What a write did not take waits again, behind a backoff that grows with
-failures in a row. An item leaves an outbox when it is written, or when it is no longer ours.
+An `Outbox` has at most one write under way; items that come meanwhile wait and go together in the next write (group
+commit: the slower the disk, the larger the groups). Items that a write did not store wait again, behind a backoff that
+grows with failures in a row. An item leaves an outbox when it is written, or when its assignment has ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PlainKeySet:
         return len(self._keys)
 
     def add(self, keys: bytes) -> list[int]:
-        """Add keys. Return the places of those that were in the set already, or came before among these."""
+        """Add keys. Return the places of those that were in the set already, or occur earlier in `keys`."""
         known = []
         for place, key in enumerate(split_keys(keys)):
             if key in self._keys:
@@ -64,10 +64,10 @@ else:
 
 @dataclass(eq=False, slots=True)
 class Claims:
-    """Keys that an open event has claimed, and who follows it."""
+    """Keys that open events have claimed, and the events that follow each."""
 
     claimed: KeySet = field(default_factory=KeySet)
-    # By key, who waits for the event that leads it.
+    # By key, the events that wait for the one that leads it.
     followers: dict[bytes, list[Run]] = field(default_factory=dict)
 
     def claim(self, run: Run) -> Sequence[Run]:
@@ -85,17 +85,18 @@ class Claims:
         keys = keys_of(leaders)
         if not self.claimed.remove(keys):
             raise bug("a claim was ended that is not held")
-        # Nearly always, and then no key is looked at by itself.
+        # Nearly always so; then keys are not looked at one by one.
         if not self.followers:
             return []
         return [follower for key in split_keys(keys) for follower in self.followers.pop(key, ())]
 
     def release(self, leader: Run) -> Run | None:
-        """Release the claim of a leader that we will not deliver. Return the follower that leads now; None: no one."""
+        """Release the claim of a leader that is not delivered. Return the follower that leads now; None: there
+        is none."""
         key = keys_of([leader])
         followers = [one for one in self.followers.pop(key, []) if goes_on(one)]
         if not followers:
-            # Nothing follows it any more, so its claim ends as that of a delivered event does.
+            # No event follows it, so its claim ends as that of a delivered event does.
             self.confirm([leader])
             return None
         if followers[1:]:
@@ -103,7 +104,7 @@ class Claims:
         return followers[0]
 
     def purge(self) -> None:
-        """Forget followers that are no longer ours."""
+        """Forget followers whose assignment has ended."""
         # Their leader may wait for hours in an outage, and each of them keeps its block in memory.
         for key, followers in [*self.followers.items()]:
             # Followers of a draining partition stay: if their leader is delivered before the deadline, they settle.
@@ -125,7 +126,8 @@ class Letter(NamedTuple):
 
 
 class Outbox(Generic[T]):
-    """A queue with one write under way, of up to `most` records. `rows_in`: how many of these an item stands for."""
+    """A queue with one write under way, of up to `most` records. `rows_in` counts the records that an item
+    stands for."""
 
     def __init__(self, backoff: Backoff, most: int, rows_in: Callable[[T], int] = lambda _: 1) -> None:
         self._backoff = backoff
@@ -136,7 +138,7 @@ class Outbox(Generic[T]):
         self._number: int | None = None
         # Writes in a row that did not write everything.
         self.failures = 0
-        # The backoff after these: no write begins before.
+        # The end of the backoff (monotonic): no write begins before it.
         self.not_before = -inf
         self._later: list[tuple[float, Sequence[T]]] = []
 
@@ -151,10 +153,10 @@ class Outbox(Generic[T]):
 
     @property
     def rows_at_risk(self) -> int:
-        """How many records a crash now would leave unwritten.
+        """Records that a crash now would leave unwritten.
 
-        Not those that are to be written later: another member has them, and its own records count there. Two members
-        that each wait for the other's outcome must not both stop sending.
+        Items for a later write do not count: another member has claimed their keys, and its own records count there.
+        Two members that each wait for the other's outcome must not both stop sending.
         """
         return sum(map(self._rows_in, chain(self.writing, self._waiting)))
 
@@ -188,7 +190,8 @@ class Outbox(Generic[T]):
         return self.writing
 
     def finish(self, number: int, written: Sequence[bool] | bool, now: float, jitter: float) -> list[T]:
-        """Take the answer to the write `number`: whether all items were written, or each. Return those that were."""
+        """Take the answer to the write `number`: whether all items, or which of them, were written. Return the
+        written ones."""
         if number != self._number:
             raise bug(f"write {number} was answered, {self._number} is under way")
         items, self.writing, self._number = self.writing, [], None
@@ -198,17 +201,17 @@ class Outbox(Generic[T]):
         if all(flags):
             self.failures, self.not_before = 0, -inf
             return items
-        # What was not written goes first, so that the order of the items stays.
+        # Items that were not written go first, so that the order stays.
         done = [item for item, flag in zip(items, flags, strict=True) if flag]
         self._waiting = [item for item, flag in zip(items, flags, strict=True) if not flag] + self._waiting
         self.failures += 1
-        # From half of the longest delay up: a broken disk or broker is not helped by an immediate second try.
+        # At least half of the longest delay: an immediate second try does not help a broken disk or broker.
         self.not_before = now + self._backoff.delay(self.failures, 0.5 + jitter / 2)
         return done
 
     def discard(self, unwanted: Callable[[T], bool]) -> list[T]:
         """Forget waiting items that are unwanted, and return them."""
-        # What is being written stays until its answer comes: it may be written.
+        # Items in the current write stay until its answer comes: they may be written.
         gone = [item for item in self._waiting if unwanted(item)]
         self._waiting = [item for item in self._waiting if not unwanted(item)]
         return gone

@@ -2,9 +2,10 @@
 
 Theory of operation. Each topic has a sample: one byte, a *mark*, for each of its latest records, in the order in which
 they were read. Within a partition that is the order of their offsets. A record gets its place when it is read, and
-counts as good. When it is rejected or refused for good, its mark says why. So the time of a verdict does not matter: in
-an outage, rejections do not stand alone, and refusals that arrive late and together stand among the thousands of
-records that were found to be duplicates at once. A record that the offset map passes over is good, too.
+counts as good. When it is rejected or refused for good, its mark says why. So the time of a verdict does not matter:
+in an outage, rejections stand among the good marks of records that still wait, and refusals that arrive late and
+together stand among the thousands of records that were found to be duplicates at once. A record that the offset map
+passes over is good, too.
 
 Records that the mapping filters have no place: nine unwanted page views must not hide that each checkout is refused. A
 record that is filtered only after its schema has come loses its place again. A record that is read again has only its
@@ -14,8 +15,8 @@ The guard trips when among `dead_letter_sample` neighbours more than the share a
 ``max_open_events / share`` more places are kept. That is as far apart as open events can stand if all of them are bad
 and just more than the share.
 
-A guard that has tripped stays so. The records that it held back are read again after a restart, and only the person who
-corrects the cause knows when to restart.
+A guard that has tripped stays tripped. The records that it held back are read again after a restart, and only the
+person who corrects the cause knows when to restart.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from consumer.engine.model import TRANSFORM_FAILED, TRANSFORM_MISFIT, Filtered, 
 from consumer.engine.reading import Verdict
 
 _REMIND_EVERY = 60.0
-# With a smaller share the sample is no longer than with this one: its memory has a bound.
+# For a smaller share the sample is as long as for this one, so that its memory is bounded.
 _LEAST_SHARE = 0.1
 # Marks: of a good record, and of a place that its record has lost. Those between are bad, each for one reason.
 _GOOD, _LEFT = 0, 255
-# With lost places, a sample is at most this many times as long.
+# With lost places, a sample is at most this many times as long as without.
 _MOST_LEFT: Final = 16
 _IS_BAD: Final = bytes(mark != _GOOD for mark in range(256))
 _STOPPED = "nothing more is read or dead-lettered, and nothing open is committed: "
@@ -62,7 +63,7 @@ _Reason = tuple[Stage, str, int]
 
 
 class _Slice(NamedTuple):
-    """Records that were read one after the other and have a place: their offsets, and the number of the first."""
+    """Records that were read one after the other and have places: their offsets, and the number of the first."""
 
     partition: int
     offsets: Sequence[int]
@@ -82,7 +83,7 @@ class _Sample:
         self._left = 0
         # The number of the first mark that is kept.
         self._first = 0
-        # Numbers of marks that were not weighed yet.
+        # Numbers of records whose marks were not weighed yet.
         self.news: list[int] = []
         self._slices: deque[_Slice] = deque()
         # By partition, the last offset that was read.
@@ -99,7 +100,7 @@ class _Sample:
         marks += bytes(len(offsets) - len(filtered))
         numbers: Sequence[int] = range(begin, self._first + len(marks))
         if not filtered:
-            # Nearly always; without a loop of Python's, this is all that the guard costs while nothing is refused.
+            # Nearly always; without a loop in Python, this is all that the guard costs while no event is refused.
             self._keep(partition, offsets, begin)
         else:
             taken = [index not in filtered for index in range(len(offsets))]
@@ -132,7 +133,7 @@ class _Sample:
         self._slices.append(_Slice(partition, range(first, after), begin))
 
     def _forget(self, partition: int, offset: int) -> None:
-        """Take their places from records that are read again: those of a partition from `offset` on."""
+        """Take away the places of the partition's records from `offset` on, which are read again."""
         # A record has one place, that of its latest reading: else one bad record that is read again and again would
         # count many times.
         for one in self._slices:
@@ -143,16 +144,17 @@ class _Sample:
                 self._marks[begin:end] = bytes((_LEFT,)) * (end - begin)
 
     def mark(self, number: int, mark: int) -> None:
-        """Mark the record with this number, for which there is a verdict."""
+        """Enter the verdict on the record with this number."""
         at = number - self._first
-        # A verdict that comes after its place was pushed out, or taken by a later reading, counts no more.
+        # A verdict does not count if the record's place was pushed out, or lost to a later reading, before it came.
         if at >= 0 and self._marks[at] != _LEFT:
             self._left += mark == _LEFT
             self._marks[at] = mark
             self.news.append(number)
 
     def worst(self, least: int) -> bytes | None:
-        """Return the marks of the window with the most bad records; None: no window with news has `least` of them."""
+        """Return the marks of the window with the most bad records; None: no window with new marks has `least`
+        bad ones."""
         most, marks, news = self._most, self._marks, self.news
         if not news or len(marks) < most:
             return None
@@ -162,7 +164,7 @@ class _Sample:
             # Places without a record are no neighbours, so the window may reach further: look at all marks.
             around = marks.translate(None, bytes((_LEFT,)))
         if len(around) < most:
-            # Too few records for a share: they are weighed when more are read.
+            # Too few records for a share: their marks are weighed when more are read.
             return None
         news.clear()
         bad = around.translate(_IS_BAD)
@@ -189,14 +191,14 @@ class Guard:
         self._least = next(n for n in range(max(0, about - 1), self._most + 2) if n / self._most > share)
         self._kept = self._most + int(policy.max_open_events / max(_LEAST_SHARE, policy.dead_letter_share))
         self._samples: dict[str, _Sample] = {}
-        # Those with news. Kept apart, because there may be thousands of topics, and `weigh` is called at each input.
+        # Samples with new marks. Kept apart, because there may be thousands of topics, and each input calls `weigh`.
         self._unweighed: dict[str, _Sample] = {}
         self._marks: dict[_Reason, int] = {}
         self._remind_at = float("-inf")
         self.tripped: GuardStatistics | None = None
 
     def read(self, block: Block, verdicts: Mapping[int, Verdict]) -> None:
-        """Give the records of a new block their places; `verdicts`: by row, why some of them are no events."""
+        """Give the records of a new block their places; `verdicts`: by row, why some of them are not events."""
         if not self._on:
             return
         topic = block.assignment.tp.topic
@@ -207,21 +209,21 @@ class Guard:
         block.numbers = sample.add(block.assignment.tp.partition, block.offsets, filtered)
 
     def judge(self, row: Run, rejection: Rejection | None) -> None:
-        """Note that a record of the sample would be a dead letter; None: it turned out to be filtered."""
+        """Note that a record of the sample was rejected or refused; None: it turned out to be filtered."""
         if not self._on:
             return
-        # It took a place when it was read, which the filtered have not.
+        # The record took a place when it was read; filtered records have none.
         mark = _LEFT
         if rejection is not None:
             reason = rejection.stage, rejection.code, row.block.section(row.first)
-            # Codes and sections are closed sets. Should all reasons together be more than marks, the rest share one.
+            # Codes and sections are closed sets. If there are more reasons than marks, the last reasons share one mark.
             mark = self._marks.setdefault(reason, min(len(self._marks) + 1, _LEFT - 1))
         topic = row.block.assignment.tp.topic
         sample = self._unweighed[topic] = self._samples[topic]
         sample.mark(row.block.numbers[row.first], mark)
 
     def weigh(self) -> None:
-        """Trip if too many neighbours are bad now."""
+        """Trip if too many neighbouring records are bad."""
         for topic, sample in [*self._unweighed.items()]:
             window = sample.worst(self._least)
             if window is not None and self.tripped is None:
@@ -230,7 +232,7 @@ class Guard:
                 del self._unweighed[topic]
 
     def mind(self) -> None:
-        """Weigh the verdicts of one input, all together; report a guard that has tripped, once a minute."""
+        """Weigh the verdicts of one input together; report a guard that has tripped once a minute."""
         self.weigh()
         tripped = self.tripped
         if tripped is None or self._context.now.monotonic < self._remind_at:
@@ -243,7 +245,7 @@ class Guard:
         )  # fmt: skip
 
     def due(self) -> float | None:
-        """When to report again that intake is stopped (monotonic); None: it is not."""
+        """Return when to report again that intake is stopped (monotonic); None: it is not."""
         return self._remind_at if self.tripped is not None else None
 
     def _trip(self, topic: str, window: bytes) -> None:
@@ -254,8 +256,8 @@ class Guard:
             cause = _CAUSES_BY_CODE.get((stage, code), _CAUSES[stage])
             causes[cause] += count
             codes.setdefault(cause, Counter())[stage, code] += count
-        # The cause that has most records is named, its most frequent code, and the section with most of that code:
-        # a single code may be more frequent without being what to correct first.
+        # Named are the cause with most records, its most frequent code, and the section with most records of that code.
+        # A code of another cause may be more frequent without being the first to correct.
         [(cause, _)] = causes.most_common(1)
         [((stage, code), _)] = codes[cause].most_common(1)
         *_, section = max((one for one in bad if one[:2] == (stage, code)), key=bad.__getitem__)

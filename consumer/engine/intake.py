@@ -1,16 +1,17 @@
 """From fetched records to claimed events: read, admit, wait for room.
 
 Theory of operation. A slice of records is *prepared*: decoded, converted, serialised (`reading`); that changes nothing
-but what decoder and converter know. Then it is known how many bytes each event will hold, and `Admission` enters as
-many in the ledger as fit, which makes them open. The rest of the fetch is *held*, and while anything is held nothing
-more is fetched. Held records are bounded by one fetch, they are not open, and they are forgotten with their assignment.
-What is admitted *claims* its key. The budget in bytes is kept to the byte.
+except the state of decoder and converter. Then it is known how many bytes each event will hold, and `Admission` enters
+as many in the ledger as fit, which makes them open. The rest of the fetch is *held*, and while records are held no
+more are fetched. Held records are bounded by one fetch, are not open, and are forgotten with their assignment.
+An admitted event *claims* its key. The budget in bytes is kept to the byte.
 
-Records that waited for their schema are open already, and grow when it comes: they are *deferred* until there is
-room. So that there will be, what waits for its schema, or its time (`waiting`), may fill half of the budget only.
+Records that waited for their schema are open already, and hold more bytes once it is there: they are *deferred* until
+there is room. So that room is left for them, records that wait for their schema or their time (`waiting`) may fill
+only half of the budget.
 
-One event alone may be larger than the budget: it goes when nothing else is open, else it would stop the line.
-Nothing goes any more once the guard has tripped, or a replay's limit is reached.
+A single event may be larger than the budget: it is admitted when nothing is open or all open records wait; otherwise
+it would block intake for ever. Nothing is admitted once the guard has tripped, or a replay's limit is reached.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ from consumer.engine.reading import Columns, Keys, Reading, Verdict
 from consumer.engine.runs import goes_on, move_all, pick
 from consumer.engine.waiting import EarlyRecords, Parking, Transforming
 
-# Records read in one go, which become one block: many enough that what is done for a block costs an event nothing, and
-# few enough that one record that waits for hours keeps little of what came with it. A kind's number is one byte, and a
-# block has as many kinds as records at most: not more than 256.
+# Records read in one go, which become one block: enough that the cost per block is negligible per event, and few enough
+# that one record that waits for hours keeps little memory of its neighbours. A kind's number is one byte, and a block
+# has at most as many kinds as records: not more than 256.
 SLICE = 256
-# Bytes read in one go, unless it is one record alone: decoded, a hostile record takes far more than it is long.
+# Bytes read in one go, unless one record alone has more: decoded, a hostile record takes far more than its length.
 _SLICE_BYTES = 1024 * 1024
 # Records in one fetch at most: large enough that per-chunk costs vanish, small enough to keep the loop lively.
 FETCH_MOST = 2000
-# Bytes an event is taken to hold until the first were seen; and the weight of the latest slice in the mean after that.
+# Bytes that an event is assumed to hold before any was read; and the weight of the latest slice in the mean after that.
 _FIRST_GUESS, _NEWEST_COUNTS = 16 * 1024, 0.2
 
 
 class Limit:
-    """At most `most` records are read, not counting those that are filtered: tombstones, too old ones, and what
-    ``--where`` left out."""
+    """At most `most` records are read; filtered ones do not count: tombstones, records that are too old, and
+    records that ``--where`` excludes."""
 
     def __init__(self, most: int | None, ledger: Ledger) -> None:
         self._most = math.inf if most is None else most
@@ -58,17 +59,17 @@ class Limit:
         self.left_out = 0
 
     def left(self) -> float:
-        """How many more may be read; infinite: there is no limit. What waits for its schema may turn out to be
-        filtered: it counts till then."""
+        """Return how many more records may be read; infinite without a limit. A record that waits for its
+        schema counts, although it may turn out to be filtered."""
         return self._most - (self._ledger.settlements + self._ledger.open - self.left_out)
 
     def cut(self, columns: Columns, count: int) -> int:
-        """How many of the first `count` of these may be read."""
+        """Return how many of the first `count` rows of `columns` the limit allows."""
         left = self.left()
         if left >= count:
             return count
         for row in range(count):
-            # Neither what is filtered counts, nor what was settled before.
+            # Neither filtered records count nor those settled before this assignment.
             verdict = columns.verdicts.get(row)
             left -= columns.is_event(row) if verdict is None else not isinstance(verdict, Filtered)
             if left < 0:
@@ -76,7 +77,8 @@ class Limit:
         return count
 
     def room(self, held: int) -> int:
-        """How many records to fetch to find what is left: an estimate from what was read."""
+        """Return how many records to fetch beside the `held` ones: an estimate from the share that was filtered
+        so far."""
         left = self.left()
         if math.isinf(left) or left <= 0:
             return FETCH_MOST if left > 0 else 0
@@ -86,7 +88,7 @@ class Limit:
 
 @dataclass(eq=False)
 class Admission:
-    """Held and deferred records: reads them, enters what fits, and has events claim their keys."""
+    """Reads held and deferred records, enters those that fit in the ledger, and lets events claim their keys."""
 
     _context: Context
     _clock: Clock
@@ -106,34 +108,36 @@ class Admission:
         self.limit = Limit(policy.most_records, self._ledger)
         self._held: deque[tuple[AssignmentState, Chunk]] = deque()
         self._deferred: deque[Run] = deque()
-        # Free bytes without which it makes no sense to try again.
+        # Free bytes below which it is no use to try again.
         self._need = 0
         self._mean_cost = float(_FIRST_GUESS)
 
     @property
     def held(self) -> int:
-        """Records fetched and not read."""
+        """Records that are fetched and not yet read."""
         return sum(len(chunk.records) for _, chunk in self._held)
 
     @property
     def deferred(self) -> int:
-        """Open records that wait to be taken in."""
+        """Open records that wait for room in the budget."""
         return len(self._deferred)
 
     def waiting(self) -> int:
-        """Open records that wait: for their schema, their time, or room."""
+        """Return how many open records wait: for their schema, their time, or room."""
         return len(self._parking) + len(self._early) + len(self._deferred)
 
     def room(self) -> int:
-        """How many more events the budget has room for, by their mean size; 0 while something waits for room."""
+        """Return how many more events the budget has room for, by their mean size; 0 while records wait for room."""
         if self._held or self._deferred:
             return 0
         return int((self._context.policy.max_open_bytes - self._ledger.open_bytes) // self._mean_cost)
 
-    # -- what comes in, and what is forgotten
+    # -- records that come in, and records that are forgotten
 
     def fetched(self, state: AssignmentState, chunk: Chunk) -> None:
-        """Hold a fetched chunk. It brings again what is held already of its partition from its first offset on."""
+        """Hold a fetched chunk. If it begins before the end of an earlier fetch, the log is read again from
+        there: held records of its partition from its first offset on are forgotten, since the chunk brings them
+        again."""
         first = chunk.records[0].offset
         if first < state.fetched_to:
             before, held, self._held = self.held, self._held, deque()
@@ -146,17 +150,18 @@ class Admission:
         state.fetched_to = chunk.records[-1].offset + 1
 
     def unparked(self, rows: Sequence[Run]) -> None:
-        """Have open records wait for room: they waited for their schema or their time, and can be read now."""
+        """Queue open records for room in the budget: they waited for their schema or their time, and can be
+        read now."""
         if rows:
             move_all(rows, RecordStage.ROOM)
             self._deferred.extend(row for row in rows if goes_on(row))
-            # They may need less than what could not be taken in before.
+            # They may need less room than the records that did not fit before.
             self._need = 0
 
     def decided(self, rows: Iterable[tuple[Run, Verdict]]) -> None:
-        """Take open records that waited and are no events (yet), each with its verdict: none of them needs room."""
+        """Handle the verdicts on open records that waited and are not events (yet); none of them needs room."""
         for row, verdict in rows:
-            # Nothing ends behind a guard that has tripped: it is read again, when its cause is corrected.
+            # Nothing is settled once the guard has tripped: it is read again after the cause is corrected.
             if self._guard.tripped is not None:
                 move_all([row], RecordStage.FREED)
                 continue
@@ -165,7 +170,7 @@ class Admission:
                 self._guard.judge(row, None)
 
     def purge(self) -> None:
-        """Forget records of partitions that are not ours any more, or are being drained."""
+        """Forget records of partitions that were revoked or are being drained."""
         before, held, self._held = self.held, self._held, deque()
         for state, chunk in held:
             if state.live and not state.draining:
@@ -177,12 +182,12 @@ class Admission:
         self._transforming.purge()
         self._need = 0
 
-    # -- what goes on
+    # -- admission
 
     def admit(self) -> None:
-        """Read and take in all that fits."""
+        """Read and admit all records that fit."""
         leaders: list[Run] = []
-        # First what is open already: it holds back the commit of its partition.
+        # Records that are open already come first: they hold back the commit of their partition.
         while self._deferred and self._may_try() and self._admit_deferred(leaders):
             pass
         while self._held and not self._deferred and self._may_try() and self._admit_held(leaders):
@@ -190,9 +195,9 @@ class Admission:
         self._lookups.look_up(leaders)
 
     def judge_early(self, version: int, quiet: Callable[[], bool]) -> None:
-        """Judge events that lie ahead once more: those whose time has come; all, if `version` is another than before.
+        """Judge early events again: those whose time has come; all of them, if `version` has changed.
 
-        While all is `quiet`, no news will come: then one is sent as a pilot (see `EarlyRecords`).
+        While all is `quiet`, no answer is due that tells the time: then one is sent as a pilot (see `EarlyRecords`).
         """
         now = self._context.now
         if self._guard.tripped is None and (taken := self._early.take(now, version)):
@@ -203,9 +208,9 @@ class Admission:
             pilot = self._early.pilot(now, lambda row: self._ready([row]) > 0)
             if pilot is None:
                 return
-            # Nothing else waits for room while all is quiet. (If there is none, it is judged by our clock later.)
+            # Nothing else waits for room while all is quiet. (If there is no room, our clock judges the pilot later.)
             self.unparked([pilot])
-            # By the time that it was stamped with, not by ours.
+            # Judged by its record's timestamp, not by our clock.
             record, topic = pilot.block.record(pilot.first), pilot.block.assignment.tp.topic
             columns = self._prepare([record], topic, record.timestamp / 1000)
             if columns.verdicts:
@@ -215,13 +220,13 @@ class Admission:
             self._lookups.look_up(leaders)
 
     def _may_try(self) -> bool:
-        """Whether there may be room for the next. When all that is open waits, one goes, however large it is."""
+        """Return True if the next record may fit. When all open records wait, one is admitted, however large it is."""
         free_bytes = self._context.policy.max_open_bytes - self._ledger.open_bytes
         roomy = free_bytes >= self._need or self._ledger.open == self.waiting()
         return roomy and self._guard.tripped is None
 
     def _admit_held(self, leaders: list[Run]) -> bool:
-        """Read a slice of what is held, as much of it as fits. Return whether all of it did."""
+        """Read a slice of the held records and admit as many as fit. Return True if all of the slice did."""
         state, chunk = self._held[0]
         most = min(SLICE, self._context.policy.max_open_events - self._ledger.open)
         if most <= 0 or self.limit.left() <= 0:
@@ -259,7 +264,7 @@ class Admission:
         return fitting == len(sizes)
 
     def _admit_deferred(self, leaders: list[Run]) -> bool:
-        """Read a slice of the deferred records and take in as much of it as fits. Return whether all of it did."""
+        """Read a slice of the deferred records and admit as many as fit. Return True if all of the slice did."""
         topic = self._deferred[0].block.assignment.tp.topic
         alike = takewhile(lambda row: row.block.assignment.tp.topic == topic, self._deferred)
         rows = [*islice(alike, SLICE)]
@@ -272,9 +277,9 @@ class Admission:
         return self._admit_rows(rows, columns, leaders)
 
     def _admit_rows(self, rows: Sequence[Run], columns: Columns, leaders: list[Run]) -> bool:
-        """Take in these, the first of the deferred records, as many as fit. Return whether all did.
+        """Admit as many of `rows`, the first of the deferred records, as fit. Return True if all did.
 
-        `columns`: what they became.
+        `columns`: what was read of them.
         """
         fitting = self._fitting(columns)
         self._transforming.read(block.record(index) for block, index, _ in rows[:fitting])
@@ -296,10 +301,10 @@ class Admission:
         self._note(columns, fitting)
         return fitting == len(rows)
 
-    # -- one step of it
+    # -- single steps
 
     def _ready(self, rows: Sequence[Run]) -> int:
-        """How many of these open records, from the first on, the user's function has returned for."""
+        """Return for how many of these open records, from the first on, the user's function has returned."""
         records = [(block.assignment.tp, block.record(index)) for block, index, _ in rows]
         return self._transforming.ready(records)
 
@@ -310,16 +315,17 @@ class Admission:
         self._context.counters.in_two_steps = self._reading.in_two_steps
         for row, verdict in columns.verdicts.items():
             record = records[row]
-            # Whether it is refused or waits depends on whose clock is wrong.
+            # Whether the event is refused or waits depends on which clock is wrong.
             if isinstance(verdict, Ahead) and record is not None:
                 waits = self._clock.may_wait(verdict.time, record.timestamp)
                 columns.verdicts[row] = Early(verdict.time) if waits else verdict.verdict
         return columns
 
     def _fitting(self, columns: Columns, sizes: Sequence[int] = (), passed: Sequence[int] = ()) -> int:
-        """Return how many of these rows, from the first on, fit now. Notes how many free bytes the rest needs.
+        """Return how many rows of `columns`, from the first on, fit now. Notes how many free bytes the others
+        need.
 
-        `sizes`: of their records, unless these are counted already; `passed`: rows that were settled before.
+        `sizes`: bytes of their records, unless the ledger counts them already; `passed`: rows that were settled before.
         """
         # Counted as `Block.held` counts it, so that the budget is kept to the byte.
         budget = self._context.policy.max_open_bytes
@@ -334,12 +340,12 @@ class Admission:
             costs = [size + body + ROW_BYTES for size, body in zip(sizes, costs, strict=True)]
         for row in passed:
             costs[row] = 0
-        # The other half is for what goes on, or a flood of unknown schemas would stop all.
+        # The other half is for records that do not wait, or a flood of unknown schemas would stop them all.
         for_waiting = budget // 2 - self._parking.size - self._early.size
         count = 0
         for row, cost in enumerate(costs):
-            # What is open already costs only its body. What gets none, because it waits again, fits even where a
-            # single record is larger than the budget: else it would wait here for ever.
+            # An open record costs only its body. One that waits again has no body, so it fits even if it is larger than
+            # the budget: otherwise it would wait here for ever.
             if cost and (cost > free_bytes or (row in waits and cost > for_waiting)):
                 break
             free_bytes -= cost
@@ -352,7 +358,7 @@ class Admission:
         if count == 0 and (not self._ledger.open or (nothing_moves and count not in waits)):
             self._need = 0
             return 1
-        # A record that would have to wait needs the others that do to be done with; that resets the need.
+        # A record that would have to wait fits only after others have stopped waiting; that resets the need.
         self._need = budget + 1 if count in waits else min(sum(costs[count:]), max(costs[count], budget // 4))
         return count
 
@@ -368,7 +374,7 @@ class Admission:
         return leaders
 
     def _set_aside(self, row: Run, verdict: Verdict) -> None:
-        """Take a record that is no event, or none yet: it ends or waits, as its verdict says."""
+        """End a record that is not an event, or have it wait, as its verdict says."""
         if isinstance(verdict, SchemaRef):
             move_all([row], RecordStage.SCHEMA)
             self._parking.park(verdict, row, self._context.now.monotonic)
@@ -383,7 +389,7 @@ class Admission:
             self._outcomes.dead_letter(row, verdict, 0)
 
     def _note(self, columns: Columns, rows: int) -> None:
-        """Count what the first `rows` of these events lack or lost on the way, and have the guard weigh them."""
+        """Count the warnings of the first `rows` rows of `columns`, and have the guard weigh the new verdicts."""
         counters, samples = self._context.counters, self._outcomes.samples
         for row, warnings in columns.warnings.items():
             for warning in warnings if row < rows else ():
@@ -393,7 +399,7 @@ class Admission:
 
 
 def _one_slice(sizes: Sequence[int]) -> int:
-    """How many records of these sizes, from the first on, are prepared in one go: at least one."""
+    """Return how many records of these sizes, from the first on, are read in one go: at least one."""
     if sum(sizes) <= _SLICE_BYTES:  # nearly always
         return len(sizes)
     return max(1, bisect_right([*accumulate(sizes)], _SLICE_BYTES))

@@ -1,38 +1,41 @@
 """Records that wait: for their writer's schema (`Parking`), for their time (`EarlyRecords`), or for the user's function
 (`Transforming`).
 
-Theory of operation. A record whose schema we have not seen is parked under the schema's reference, and the registry
-is asked for it. Known schemas need no registry at all, so other records go on (confluentinc/schema-registry #928,
-allegro/hermes #607). Three things may come back:
+Theory of operation. A record whose schema is not known is parked under the schema's reference, and the registry is
+asked for the schema. Known schemas need no registry, so other records go on (confluentinc/schema-registry #928,
+allegro/hermes #607). There are three possible answers:
 
 * the schema: all its records go on;
 * no answer: the records wait, for ever if need be, and the registry is asked again with backoff;
-* "no such schema": that may only mean "not yet", for registries have followers and caches. It is asked again with the
-  same backoff, and is final for a record only once the registry has said so throughout `patience` while the record
-  waited. Time in which the registry gave no answer does not count.
+* "no such schema": that may only mean "not yet", because registries have followers and caches. The registry is asked
+  again with the same backoff, and its answer is final for a record only once it has said so throughout `patience` while
+  the record waited. Time in which the registry gave no answer does not count.
 
-Once the registry has said so throughout `patience`, the reference is *absent*, which is remembered for as long
-again. A record of it that comes meanwhile waits for the next answer to a question that is asked after it came, and
-no longer: so a flood of records of a made-up schema does not fill what may be parked for ever, and no restart is
+Once the registry has said so throughout `patience`, the reference is *absent*, which is remembered for the same time
+again. A record with this reference that comes meanwhile waits only for the next answer to a question asked after it
+came: so a flood of records with a made-up schema does not fill the room for parked records for ever, and no restart is
 needed once the schema is there.
 
-Where the registry gives no answer, there may be what it answered earlier (`SchemaFound.unanswered`): the *stand-in*.
-The records go on with it, and the registry is asked again with the same backoff, records or not, until it answers: an
-id means a schema only within one life of a registry. What the stand-in cannot read waits for that answer.
+Where the registry gives no answer, there may be an earlier answer of it (`SchemaFound.unanswered`): the *stand-in*.
+The records go on with it, and the registry is asked again with the same backoff until it answers, even if no record
+waits: an id means a schema only within one life of a registry. Records that the stand-in cannot read wait for that
+answer.
 
-Questions are bounded, since the topic's producers choose the ids: some at once, some a second, and for each
-reference one per backoff, as long as a record waits for it.
+Questions are bounded, because the topic's producers choose the ids: at most `registry_concurrency` at once and
+`registry_calls_per_second` a second, and for each reference one per backoff, as long as a record waits for it.
 
-Events that lie ahead of what may be a slow clock wait, open, and are judged again. While the platform has not said
-what time it is, an event too far ahead of our clock is not refused if its record was stamped ahead of it, too
-(`context.Clock`). It waits until its time comes, or there is news of what time it is. Since the platform only speaks
-when it is called, and all events may wait, one of them is a *pilot* while nothing else is under way: it is judged by
-its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
+Events too far ahead of our clock, which may be slow, wait as open records and are judged again. While the platform's
+time is not known, an event too far ahead of our clock is not refused if its record's timestamp is ahead of it, too
+(`context.Clock`). It waits until its time comes, or the engine's time changes. Since the platform's time comes only
+with answers to calls, and all events may wait, one of them is a *pilot* while nothing else is under way: it is judged
+by its own record's timestamp, and so is sent. Its answer brings the Date by which all others are judged.
 
-What waits has the bounds of what waits for its schema (`consumer.engine.intake`), and dies with its assignment.
+These events share the bounds of records that wait for their schema (`consumer.engine.intake`), and are forgotten with
+their assignment.
 
-The function of ``PINSTREAM_TRANSFORM`` is not the engine's to call: it takes as long as it likes. So a record waits for
-it before it is read, and is not open meanwhile: a drain does not wait for it, and its next owner reads it again.
+The engine does not call the function of ``PINSTREAM_TRANSFORM`` itself, because a call may take any time. So a record
+waits for the function before it is read, and is not open meanwhile: a drain does not wait for the record, and the
+partition's next owner reads it again.
 """
 
 from __future__ import annotations
@@ -62,7 +65,7 @@ from consumer.engine.reading import Decoded, SchemaLearner
 from consumer.engine.runs import goes_on
 from consumer.errors import bug
 
-# Seconds of its rate of questions that may be made up for: a new member that needs many schemas starts quickly.
+# Seconds of unused rate that may be spent in a burst, so that a new member that needs many schemas starts quickly.
 BURST: Final = 2.5
 # References remembered as absent while no record waits for them.
 ABSENT_MOST: Final = 1_024
@@ -73,11 +76,11 @@ class _Record(NamedTuple):
     row: Run
     since: float
     denied: float
-    """How long the schema was denied when the record came; minus infinity if it was absent then."""
+    """Seconds for which the schema had been denied when the record came; minus infinity if it was absent then."""
 
 
 class StandIn(NamedTuple):
-    """What is read by an earlier answer of the registry, and since when."""
+    """An earlier answer of the registry, by which records are read, and since when (monotonic)."""
 
     earlier: SchemaFound
     since: float
@@ -85,7 +88,7 @@ class StandIn(NamedTuple):
 
 @dataclass(slots=True)
 class _Wanted:
-    """One reference: who waits for it, and what was answered."""
+    """One schema reference: the records that wait for it, and what the registry answered."""
 
     records: list[_Record] = field(default_factory=list)
     asking: bool = False
@@ -93,19 +96,20 @@ class _Wanted:
     retry_at: float = -math.inf
     failures: int = 0
     denied: float = 0.0
-    """Seconds throughout which the registry said that there is none."""
+    """Seconds throughout which the registry said that there is no such schema."""
     denied_at: float | None = None
-    """When it was asked, the last time that it said so; None if it gave no answer since, or was never asked."""
+    """When the latest question was asked to which the registry said so; None if it gave no answer since, or was
+    never asked."""
     absent: bool = False
     stand_in: StandIn | None = None
 
     def denied_for(self, now: float) -> float:
-        """For how long the registry has said so, if it still does."""
+        """Return the seconds for which the registry has said that there is no such schema, if it still does."""
         return self.denied + (now - self.denied_at if self.denied_at is not None else 0.0)
 
 
 class Parking:
-    """Parked records by the schema they need, and what the registry has said of it."""
+    """Parked records by the schema that they need, and what the registry has said of each schema."""
 
     def __init__(self, context: Context, decoder: SchemaLearner) -> None:
         policy = context.policy
@@ -117,11 +121,11 @@ class Parking:
         self._rate = policy.registry_calls_per_second
         self._burst = max(1.0, BURST * self._rate)
         self._wanted: dict[SchemaRef, _Wanted] = {}
-        # Absent, and no record waits for them; the one not asked for longest goes first.
+        # Absent references for which no record waits; the one put away first is forgotten first.
         self._absent: OrderedDict[SchemaRef, _Wanted] = OrderedDict()
         # Never asked for.
         self._new: deque[SchemaRef] = deque()
-        # A heap: to be asked for again, and when. One that is not wanted any more is skipped.
+        # A heap of references to be asked for again, by time. Those no longer wanted are skipped.
         self._again: list[tuple[float, SchemaRef]] = []
         self._asking = self._turn = 0
         self._tokens = self._burst
@@ -133,7 +137,7 @@ class Parking:
         return sum(len(wanted.records) for wanted in self._wanted.values())
 
     def park(self, ref: SchemaRef, row: Run, now: float) -> None:
-        """This record needs that schema."""
+        """Park a record until the schema `ref` is there."""
         wanted = self._wanted.get(ref)
         if wanted is None:
             known = self._absent.pop(ref, None)
@@ -143,24 +147,25 @@ class Parking:
                 self._new.append(ref)
             elif not wanted.asking:
                 heapq.heappush(self._again, (wanted.retry_at, ref))
-        # Of an absent schema one more answer is final.
+        # For an absent schema one more answer is final.
         denied = -math.inf if self._is_absent(wanted, now) else wanted.denied_for(now)
         wanted.records.append(_Record(row, now, denied))
         self.size += _size((row,))
 
     def _is_absent(self, wanted: _Wanted, now: float) -> bool:
-        """Whether it is known to be absent: the registry said so throughout `patience`, and within `patience`."""
+        """Return True if the schema is known to be absent: the registry said so throughout `patience`, and
+        within the last `patience`."""
         return wanted.absent and wanted.denied_at is not None and now - wanted.denied_at <= self._patience
 
     # -- questions
 
     def ask(self, now: float) -> Iterator[SchemaRef]:
-        """Schemas to be asked for now, as many as may be."""
+        """Yield the schemas to ask the registry for now, as many as the limits allow."""
         if not self._new and (not self._again or self._again[0][0] > now):
             return
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
-        # Less a rounding error, or the timer would ring a moment too early, again and again.
+        # Allow a rounding error, or the timer would fire a moment too early, again and again.
         while self._asking < self._most_at_once and self._tokens >= 1 - _ROUNDING:
             ref = self._next(now)
             if ref is None:
@@ -172,10 +177,10 @@ class Parking:
             yield ref
 
     def _next(self, now: float) -> SchemaRef | None:
-        """In turns one asked for before and a new one, of which the oldest and the newest in turns: so none waits long
-        behind a flood of made-up ones."""
+        """Return in turns a reference that was asked for before and a new one; of the new ones, in turns the
+        oldest and the newest. So none waits long behind a flood of made-up ids."""
         self._turn += 1
-        # An entry that is not wanted any more, or was entered anew for another time, is passed over.
+        # An entry that is no longer wanted, or that was entered again for another time, is skipped.
         old_first = self._turn % 2
         for again in (old_first, not old_first):
             while (self._again and self._again[0][0] <= now) if again else self._new:
@@ -188,12 +193,12 @@ class Parking:
         return None
 
     def _waits(self, ref: SchemaRef, at: float) -> bool:
-        """Whether it is still to be asked for, as was entered for then."""
+        """Return True if the reference is still to be asked for at the time `at` of its entry."""
         wanted = self._wanted.get(ref)
         return wanted is not None and not wanted.asking and wanted.retry_at == at
 
     def due(self) -> float | None:
-        """When the next schema is to be asked for; None: when another is answered, or not at all."""
+        """Return when to ask for the next schema; None: only after another answer, or not at all."""
         if self._asking >= self._most_at_once or not (self._new or self._again):
             return None
         affordable = self._filled_at + max(0.0, 1 - self._tokens) / self._rate
@@ -202,12 +207,12 @@ class Parking:
     # -- answers
 
     def found(self, happened: SchemaFound) -> list[Run]:
-        """Return the records that go on, in the order they came: their schema is there, readable or not."""
+        """Return the records that go on, in the order in which they came: their schema is there, readable or not."""
         if happened.unanswered is not None:
             return self._stand_in(happened, happened.unanswered.reason)
         ref, report = happened.ref, self._context.report
         wanted = self._answered(ref, happened)
-        # Whether it can be read is the decoder's to say.
+        # The decoder decides whether the schema can be read.
         rejection = self._decoder.add_schema(ref, happened.schema, happened.kind)
         if isinstance(rejection, Rejection):
             report("error", "schema", ref=ref.value, verdict=rejection.code, reason=rejection.message)
@@ -220,7 +225,7 @@ class Parking:
         return self._leave(wanted.records)
 
     def _stand_in(self, earlier: SchemaFound, reason: str) -> list[Run]:
-        """The registry gives no answer, but had given this one: return the records that go on with it."""
+        """Use an earlier answer, since the registry gives none now. Return the records that go on with it."""
         context, ref = self._context, earlier.ref
         wanted = self._wanted.get(ref)
         is_news = wanted is not None and wanted.stand_in is None
@@ -229,7 +234,7 @@ class Parking:
             wanted.stand_in = StandIn(earlier, context.now.monotonic)
             rows, wanted.records = self._leave(wanted.records), []
         self._unanswered(ref)
-        # It stands in already, which was reported: an outage may last for days. Or no record needs it any more.
+        # Otherwise it is in use already and was reported, as an outage may last for days; or no record needs it now.
         if is_news:
             self._decoder.add_schema(ref, earlier.schema, earlier.kind)
             self._decoder.doubt(ref)
@@ -237,8 +242,8 @@ class Parking:
         return rows
 
     def missing(self, ref: SchemaRef) -> list[tuple[Run, Filtered | Rejection]]:
-        """The registry says that there is no such schema (yet): return the records for which that is final, and their
-        verdicts."""
+        """Take the answer that there is no such schema (yet). Return the records for which it is final, with
+        their verdicts."""
         context = self._context
         wanted, jitter = self._answered(ref, None), context.jitter()
         final = [] if wanted is None else self._deny(wanted)
@@ -258,11 +263,11 @@ class Parking:
         return []
 
     def _deny(self, wanted: _Wanted) -> list[_Record]:
-        """Take away the records for which it is final that there is no such schema."""
-        # An answer says what was so when it was asked for: a process that stood still reads it long after.
+        """Remove and return the records for which it is final that there is no such schema."""
+        # An answer holds for the time when it was asked for: a process that stood still reads it much later.
         at = wanted.asked_at
         if wanted.absent and not self._is_absent(wanted, self._context.now.monotonic):
-            # No answer came for long: from here on it has to be said throughout `patience` once more.
+            # No answer came for a long time: the registry has to say so throughout `patience` once more.
             wanted.records = [one._replace(denied=one.denied - wanted.denied) for one in wanted.records]
             wanted.absent, wanted.denied = False, 0.0
         wanted.denied, wanted.denied_at = wanted.denied_for(at), at
@@ -274,25 +279,26 @@ class Parking:
         return final
 
     def unavailable(self, happened: SchemaUnavailable) -> None:
-        """It is not known whether there is such a schema: its records wait."""
+        """Take a question that failed: whether there is such a schema is not known, and its records wait."""
         ref = happened.ref.value
         self._context.report("warning", "schema_unavailable", ref=ref, reason=happened.reason)
         self._unanswered(happened.ref)
 
     def _unanswered(self, ref: SchemaRef) -> None:
-        """The registry gave no answer: ask again later."""
+        """Ask again later, since the registry gave no answer."""
         self._context.counters.failures["registry"] += 1
         wanted, jitter = self._wanted.get(ref), self._context.jitter()
         if wanted is not None:
             self._end_question(wanted)
-            # How long it was denied before says nothing of now: only time that answers cover counts.
+            # The time for which it was denied before says nothing about now: only time covered by answers counts.
             wanted.denied_at = None
             self._later(ref, wanted, jitter)
 
     def _answered(self, ref: SchemaRef, answer: SchemaFound | None) -> _Wanted | None:
-        """The registry answers: report it if that is another schema than what stood in for it; None: there is none.
+        """End a question that the registry answered (`answer` None: there is no such schema). Report it if the
+        schema differs from its stand-in.
 
-        Return what waits for it; None: nothing does any more.
+        Return the entry of the reference; None: no record waits for it any more.
         """
         wanted = self._wanted.get(ref)
         if wanted is None:
@@ -300,8 +306,8 @@ class Parking:
         self._end_question(wanted)
         stand_in, wanted.stand_in = wanted.stand_in, None
         if stand_in is not None and (answer is None or not answer.is_same(stand_in.earlier)):
-            # What was read by another schema is delivered: only a person can put that right. One that is gone was most
-            # likely the right one.
+            # Events read by the wrong schema are delivered: only a person can correct that. A stand-in that the
+            # registry no longer has was most likely the right schema.
             self._context.report(
                 "warning" if answer is None else "error", "schema_changed", ref=ref.value,
                 now="none" if answer is None else "another",
@@ -311,12 +317,12 @@ class Parking:
         return wanted
 
     def _end_question(self, wanted: _Wanted) -> None:
-        # Another schema may be asked for in its place. This one has none if it was forgotten and is wanted anew.
+        # Frees the place of the question. There is none if the reference was forgotten and is wanted again.
         self._asking -= wanted.asking
         wanted.asking = False
 
     def _leave(self, records: Sequence[_Record]) -> list[Run]:
-        """These need not wait any longer."""
+        """Return the rows of records that need not wait any longer."""
         rows = [one.row for one in records]
         self.size -= _size(rows)
         return rows
@@ -327,7 +333,7 @@ class Parking:
         return waited and one.since <= wanted.asked_at
 
     def _later(self, ref: SchemaRef, wanted: _Wanted, jitter: float) -> None:
-        """Ask again later, if a record waits for it by then, or something stands in for it."""
+        """Ask again later, if records wait for the schema by then, or a stand-in is in use."""
         wanted.failures += 1
         delay = self._backoff.delay(wanted.failures, 0.5 + jitter / 2)
         wanted.retry_at = self._context.now.monotonic + delay
@@ -337,24 +343,24 @@ class Parking:
             self._put_away(ref, wanted)
 
     def _put_away(self, ref: SchemaRef, wanted: _Wanted) -> None:
-        """No record waits for it any more: only that it is absent is worth remembering."""
+        """Forget a reference for which no record waits; remember only that it is absent."""
         del self._wanted[ref]
         if not wanted.absent:
             return
         self._absent[ref] = wanted
-        # Producers choose the ids: made-up ones must not fill the memory.
+        # Producers choose the ids: made-up ids must not fill the memory.
         if len(self._absent) > ABSENT_MOST:
             self._absent.popitem(last=False)
 
     # -- ends, and figures
 
     def purge(self) -> None:
-        """Forget records that are no longer ours."""
+        """Forget records that were revoked or are being drained."""
         for ref, wanted in list(self._wanted.items()):
             wanted.records = [one for one in wanted.records if goes_on(one.row)]
             if not wanted.records and not wanted.asking and wanted.stand_in is None:
                 self._put_away(ref, wanted)
-        # No record waits for the others any more, and questions are few.
+        # No record waits for the other references, and questions are few.
         self._new = deque(ref for ref in self._new if self._waits(ref, -math.inf))
         self._again = [(at, ref) for at, ref in self._again if self._waits(ref, at)]
         heapq.heapify(self._again)
@@ -362,11 +368,11 @@ class Parking:
 
     @property
     def stand_ins(self) -> int:
-        """How many schemas are earlier answers of the registry."""
+        """Schemas for which an earlier answer of the registry is in use."""
         return sum(wanted.stand_in is not None for wanted in self._wanted.values())
 
     def waits(self, now: float) -> tuple[SchemaWait, ...]:
-        """What is waited for, the longest first; of many only some are named."""
+        """Return the schemas that records wait for, the longest wait first, at most `SCHEMAS_MOST`."""
         waited = [(ref, wanted) for ref, wanted in self._wanted.items() if wanted.records]
         # Producers choose the ids: there may be thousands.
         longest = heapq.nsmallest(SCHEMAS_MOST, waited, key=lambda one: one[1].records[0].since)
@@ -392,7 +398,7 @@ _A_MOMENT: Final = 0.01
 
 
 class EarlyRecords:
-    """Records of such events, by their time."""
+    """Records of events that lie ahead, by the time of the event."""
 
     def __init__(self) -> None:
         # A heap.
@@ -400,28 +406,28 @@ class EarlyRecords:
         self._order = itertools.count()
         self._version = 0
         self.pilot_at = -math.inf
-        # Bytes that they hold.
+        # Bytes that the waiting records hold.
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def wait(self, row: Run, time: float) -> None:
-        """This record's event happens at `time` (unix seconds)."""
+        """Have a record wait whose event happens at `time` (unix seconds)."""
         heapq.heappush(self._waiting, (time, next(self._order), row))
         self.size += _size((row,))
 
     def due(self, now: Instant, quiet: Callable[[], bool]) -> float | None:
-        """When the time of the first of them comes, or (while all is `quiet`) one may go as a pilot."""
+        """Return when the first event's time comes, or (while all is `quiet`) when one may be sent as a pilot."""
         if not self._waiting:
             return None
-        # A moment later, so that rounding does not have it judged before its time, again and again.
+        # A moment later, so that rounding does not judge the event before its time, again and again.
         comes = now.monotonic + self._waiting[0][0] - SKEW - now.unix + _A_MOMENT
         return min(comes, self.pilot_at) if quiet() else comes
 
     def take(self, now: Instant, version: int) -> list[Run]:
-        """Those to be judged again now: whose time has come, or all, if `version` says that there is news."""
-        # There is news of the time, so all are judged by it.
+        """Return the records to be judged again now: those whose time has come, or all if `version` has changed."""
+        # The engine's time has changed, so all are judged again.
         if version != self._version:
             self._version = version
             taken = [parked for _, _, parked in sorted(self._waiting)]
@@ -434,7 +440,7 @@ class EarlyRecords:
         return taken
 
     def pilot(self, now: Instant, ready: Callable[[Run], bool]) -> Run | None:
-        """The one that shall go now, if one may and can be read."""
+        """Return the record to send as a pilot now, if one may be sent and is ready to be read."""
         if not self._waiting or now.monotonic < self.pilot_at or not ready(self._waiting[0][2]):
             return None
         self.pilot_at = now.monotonic + _PILOT_EVERY
@@ -443,21 +449,21 @@ class EarlyRecords:
         return parked
 
     def purge(self) -> None:
-        """Forget records that are no longer ours."""
+        """Forget records that were revoked or are being drained."""
         self._waiting = [one for one in self._waiting if goes_on(one[2])]
         heapq.heapify(self._waiting)
         self.size = _size(parked for _, _, parked in self._waiting)
 
 
-# Seconds between two log lines about calls that take long: each of a million may.
+# Seconds between two log lines about calls that take long: each of a million calls may.
 _WARN_EVERY: Final = 10.0
 
 
 class Transforming:
-    """A decoder whose events have gone through the user's function, once they are `ready`.
+    """A decoder whose events have gone through the user's function, once their records are `ready`.
 
-    One `Transform` is under way at a time. What it brought is kept until its records are read. Without a function every
-    record is ready, and `decoder` is used itself.
+    One `Transform` is under way at a time. Its results are kept until their records are read. Without a function every
+    record is ready, and `decoder` is used directly.
     """
 
     def __init__(self, context: Context, decoder: SchemaLearner) -> None:
@@ -465,9 +471,9 @@ class Transforming:
         self._context = context
         self._decoder = decoder
         self._function = context.policy.transform
-        # By the identity of the record, which is kept beside it so that nothing else gets the same.
+        # By the identity of the record, which is kept beside the result so that no other object gets the same identity.
         self._done: dict[int, tuple[Record, CommerceEvent | Filtered | Rejection]] = {}
-        # What is under way: its number, the records whose results are wanted yet, and where each stands.
+        # The call under way: its number, the records whose results are still wanted, and the place of each.
         self._number: int | None = None
         self._asked: Sequence[Record] = ()
         self._places: Sequence[tuple[TopicPartition, int]] = ()
@@ -478,11 +484,11 @@ class Transforming:
 
     @property
     def busy(self) -> bool:
-        """Whether the function works."""
+        """True while a call of the function is under way."""
         return self._number is not None
 
     def decode_chunk(self, records: list[Record], topic: str) -> Sequence[Decoded]:
-        """See `Decoding`. All of them are `ready`."""
+        """Decode records that are all `ready`; see `Decoding`."""
         if not self._function:
             return self._decoder.decode_chunk(records, topic)
         return [self._decoded(record, topic) for record in records]
@@ -497,7 +503,8 @@ class Transforming:
         return decoded
 
     def ready(self, rows: Sequence[tuple[TopicPartition, Record | None]]) -> int:
-        """How many of these, of one topic, from the first on, can be read now. For the others the function is asked."""
+        """Return how many of these records of one topic, from the first on, can be read now. For the others the
+        function is called."""
         if not self._function:
             return len(rows)
         lacking = [
@@ -510,7 +517,7 @@ class Transforming:
         if self.busy:
             return lacking[0][0]
         decoded = self._decoder.decode_chunk([record for _, record in lacking], rows[0][0].topic)
-        # What is no event has its verdict already, or waits for its schema.
+        # A record that is not an event has its verdict already, or waits for its schema.
         events = [
             (at, record, one)
             for (at, record), one in zip(lacking, decoded, strict=True)
@@ -525,10 +532,10 @@ class Transforming:
         return events[0][0]
 
     def told(self, happened: Transformed | TransformIsSlow) -> None:
-        """The function has returned for some of what it was asked for; or it has not for a while."""
+        """Take results of the function, or that it has not returned for a while."""
         if happened.number != self._number:
             raise bug("the user's function was not asked for this")
-        # After a purge nothing is wanted.
+        # After a purge no result is wanted.
         for record, result in zip(self._asked, happened.results, strict=False):
             self._done[id(record)] = (record, result)
         self._asked = self._asked[len(happened.results) :]
@@ -554,18 +561,18 @@ class Transforming:
             )  # fmt: skip
 
     def read(self, records: Iterable[Record | None]) -> None:
-        """These are read: what the function made of them is not needed any more."""
+        """Drop the function's results for records that have been read."""
         for record in records:
             self._done.pop(id(record), None)
 
     def purge(self) -> None:
-        """Some records are no longer ours. For those that are the function is asked again."""
-        # Which records these are is not looked at: purges are rare, and the function may be called twice for one.
+        """Forget all results, since some records were revoked. For the others the function is called again."""
+        # All results go, whichever records were revoked: purges are rare, and calling the function twice is allowed.
         self._done.clear()
         self._asked = ()
 
     def slow(self, now: float) -> SlowTransform | None:
-        """The call that takes long; None: none does."""
+        """Return the call that takes long; None: none does."""
         if self._slow is None:
             return None
         tp, offset, since = self._slow
