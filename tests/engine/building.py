@@ -1,10 +1,10 @@
 """Small builders for the tests of the engine: records whose value decides their outcome, a core, a clock set by
 hand.
 
-Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a good one,
-`filtered`, `undecodable` and so on the others. `Core` feeds a `Pipeline`, keeps every command that still waits for
-its answer, and checks after each input what must hold at every instant: the ledger adds up, nothing open is
-committed past, and a tick at its deadline leaves nothing due (else the shell's timer would spin).
+Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a deliverable
+one, `filtered`, `unconvertible` and so on the others. `Core` feeds a `Pipeline`, keeps every command that waits for
+its answer, and checks the invariants after each input: the ledger adds up, no commit lies past an open record, and
+a tick at its deadline leaves nothing due (otherwise the shell's timer would spin).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def ref(schema: str) -> SchemaRef:
 class FakeDecoder(SchemaLearner):
     """A decoder of the values above. It knows no schema at first; records without a schema need none.
 
-    With `sections`, records belong to them by turns, by their offsets.
+    With `sections`, a record's offset decides the section that it belongs to, by turns.
     """
 
     def __init__(self, sections: Sequence[str] = ()) -> None:
@@ -101,7 +101,7 @@ class FakeDecoder(SchemaLearner):
         self._sections = len(sections)
 
     def section_of(self, record: Record, topic: str) -> int:
-        """See `SchemaLearner`."""
+        """Return the number of the record's section; see `SchemaLearner`."""
         return 1 + record.offset % self._sections if self._sections else 0
 
     def decode_chunk(
@@ -329,7 +329,7 @@ class Core:
         """Whether a shared key store grants at once all calls that it is asked for."""
         self.offsets: dict[int, int] = {}
 
-    # -- feeding
+    # -- inputs
 
     def feed(self, happened: m.Input) -> list[m.Command]:
         """Feed one input, keep the commands that need an answer, check the invariants, and return all commands."""
@@ -384,7 +384,7 @@ class Core:
         """Let the group report that partitions are lost to another member."""
         return self.feed(m.Lost([TopicPartition(TOPIC, one) for one in partitions]))
 
-    # -- answering
+    # -- answers to commands
 
     def take(self, kind: type[C]) -> C:
         """Return the oldest command of this kind that waits for its answer, and stop waiting for it."""
@@ -496,7 +496,7 @@ class Core:
             self.now = max(self.now, deadline)
             self.tick()
 
-    # -- looking
+    # -- reading the state
 
     def statistics(self) -> Statistics:
         """Return the snapshot of now."""

@@ -54,11 +54,11 @@ def test_a_later_success_commits_past_no_earlier_failure() -> None:
     core.feed(m.Unanswered(first.number, "connection"))
     core.accept()
     core.store_keys()
-    # The position is where reading began; only the map beside it tells of what is settled behind.
+    # The position is where reading began; the map beside it names the records settled above it.
     assert core.committable() == 0
 
 
-def test_mine_and_settled_are_one_step() -> None:
+def test_calls_answered_during_a_revoke_are_committed_in_the_rebalance_alone() -> None:
     """A call answered between revoke and release settles its records, which are committed in the rebalance alone."""
     core = Core()
     core.assign(0)
@@ -94,7 +94,7 @@ def test_a_dead_letter_settles_only_when_the_broker_has_it() -> None:
     assert core.statistics().counters.failures["dead_letter"] == 11
 
 
-def test_dedup_does_not_eat_the_retry() -> None:
+def test_a_retry_is_no_duplicate() -> None:
     """A key is stored when its event is delivered, not before, so a retry is no duplicate (apache/pulsar #5218)."""
     core = Core()
     core.assign()

@@ -26,7 +26,7 @@ from tests.engine.building import (
     unconvertible,
 )
 
-# -- the way of a record
+# -- outcomes of records
 
 
 def test_every_record_ends_in_exactly_one_disposition() -> None:
@@ -332,7 +332,7 @@ def test_accounts_do_not_share_keys() -> None:
     assert core.statistics().totals.delivered == 2
 
 
-# -- rule 4: retries are the engine's
+# -- rule 4: the engine retries
 
 
 @pytest.mark.parametrize("answer", [None, 503, 429, 401])
@@ -473,7 +473,7 @@ def test_a_dead_letter_names_where_it_came_from() -> None:
     assert (letter.attempts, letter.at_ms) == (0, 1_700_000_000_000)
 
 
-def test_end_offsets_of_what_is_not_ours_are_no_matter() -> None:
+def test_end_offsets_of_partitions_that_are_not_ours_are_ignored() -> None:
     """End offsets of a partition that is not ours are ignored: they come late, from another thread."""
     core = Core()
     core.feed(m.EndOffsets({TopicPartition(TOPIC, 5): 3}))

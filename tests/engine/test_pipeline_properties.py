@@ -1,10 +1,10 @@
 """The whole core against inputs of all kinds that hypothesis chooses, step by step.
 
 Theory of operation. The world has a log per partition, a key store, an API and a broker; each rule does one thing
-that could happen at that moment: records come in, any waiting command is answered in any way, time passes, the
-group revokes, takes away or gives, the process is killed. What must hold is checked against the world's own truth:
-an offset that is committed has no record before it that the API did not accept, or that is not on the dead-letter
-topic though it should be. At the end the world turns kind, and everything must settle in bounded time.
+that can happen at any moment: records come in, a waiting command is answered in any way, time passes, the group
+revokes, loses or assigns a partition, the process is killed. The invariant compares commits with the world: each
+record below a committed offset was accepted by the API, is on the dead-letter topic, or is one to be filtered. At
+the end every command is answered favourably, and all records must settle in a bounded number of steps.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class World(RuleBasedStateMachine):
             assert position.partition in self.owned, "a commit for a partition that is not ours"
             self.committed[position.partition] = position.next_offset
 
-    # -- what the group does
+    # -- the group
 
     def assign(self, partition: int) -> None:
         """Assign a partition that is not assigned."""
@@ -153,7 +153,7 @@ class World(RuleBasedStateMachine):
         at = self.committed[partition]
         self.core.offsets[partition] = at if grace else (at + self.core.offsets.get(partition, at)) // 2
 
-    # -- what comes in
+    # -- records
 
     @rule(partition=st.sampled_from(PARTITIONS), values=st.lists(VALUES, max_size=6))
     def arrive(self, partition: int, values: list[bytes | None]) -> None:
@@ -175,7 +175,7 @@ class World(RuleBasedStateMachine):
         self.core.advance(seconds)
         self.listen()
 
-    # -- how what waits is answered
+    # -- answers to waiting commands
 
     @precondition(lambda self: self.core.waiting)
     @rule(data=st.data(), kind=st.lists(st.sampled_from([True, True, False]), min_size=1, max_size=6))
@@ -268,7 +268,7 @@ class World(RuleBasedStateMachine):
                 self.letters.add((letter.partition, letter.record.offset))
         self.core.feed(m.DeadLettersStored(command.number, flags))
 
-    # -- what must hold
+    # -- invariants
 
     def fate(self, partition: int, offset: int) -> bool:
         """Return whether a record has the outcome that it should have."""

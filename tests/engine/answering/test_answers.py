@@ -47,7 +47,7 @@ def test_one_verdict_per_event() -> None:
     assert core.committable() == 3
 
 
-def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> None:
+def test_an_equal_answer_has_the_same_verdict_for_as_many_events() -> None:
     """An answer equal to the one before has the same verdict; for a batch of another size the same bytes give none."""
     answer = accepted(2)
     core, send = sent(event("a"), event("b"))
@@ -63,7 +63,7 @@ def test_the_same_answer_says_the_same_again_and_only_for_as_many_events() -> No
     assert dict(core.statistics().counters.no_verdicts) == {"unreadable_outcomes": 1}
 
 
-def test_an_answer_is_read_anew_where_a_byte_differs() -> None:
+def test_an_answer_with_another_byte_has_its_own_verdict() -> None:
     """An answer as long as the one before it, with other bytes, has its own verdict."""
     core, first = sent(event("a"))
     core.answer(first, 200, answer_body([("processed", None, "odd")]))
@@ -183,7 +183,7 @@ def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
     assert unclear(core) == (3, 0), "it has grown old meanwhile"
 
 
-def test_what_was_answered_and_goes_again_is_clear() -> None:
+def test_answered_calls_that_are_repeated_are_not_unclear() -> None:
     """Batches sent again after a 429 or a refusal do not count as unclear: the platform processed nothing."""
     core, send = sent(event("a", age=7200), event("b", age=7200))
     core.answer(send, 429, b'{"code": 8}')
@@ -192,7 +192,7 @@ def test_what_was_answered_and_goes_again_is_clear() -> None:
     assert unclear(core) == (0, 0)
 
 
-def test_what_is_unclear_stays_so_in_halves() -> None:
+def test_unclear_events_stay_unclear_in_halves() -> None:
     """Halves of a refused batch stay unclear when an earlier call with the batch may have been processed."""
     core, send = sent(event("a", age=3590), event("b", age=3590))
     core.feed(m.Unanswered(send.number, "timeout"))
@@ -290,7 +290,7 @@ def test_a_refused_token_settles_nothing(status: int) -> None:
     assert "SECRET" not in repr(core.log)
 
 
-# -- somebody else answers
+# -- answers of a middleman
 
 
 STRANGE = b"<html><head><title>Access denied</title></head><body>no</body></html>"
@@ -332,7 +332,7 @@ def test_a_middleman_is_called_behind_a_backoff() -> None:
     assert calls < 80
 
 
-def test_who_answered_is_told() -> None:
+def test_the_server_that_answered_is_reported() -> None:
     """The log and the reason of an unreachable destination name the server that answered."""
     core, send = sent(event("a"))
     ends = core.now + 60.0
@@ -347,7 +347,7 @@ def test_who_answered_is_told() -> None:
     assert account.unreachable_for >= 30.0
 
 
-def test_what_a_middleman_repeats_of_the_request_is_not_told() -> None:
+def test_values_that_a_middleman_repeats_are_masked() -> None:
     """A copy of the request is not quoted; its values in any spelling, tokens and digests are masked."""
     core, send = sent(event("a", person="Jane Doe", query="gifts for Jane"))
     pages = (
@@ -428,7 +428,7 @@ def test_one_event_that_a_middleman_blocks_waits_and_holds_up_no_other() -> None
     assert totals.open <= 5
 
 
-def test_a_platform_that_has_too_much_to_do_is_not_asked_in_smaller_pieces() -> None:
+def test_answers_503_and_429_split_no_batch() -> None:
     """Answers 503 and 429 by turns say nothing about the events of a batch, so no batch is split."""
     core, send = sent(*(event(str(n)) for n in range(8)), batch_events=8, concurrency=2)
     core.fetch(*(event(str(n)) for n in range(8, 16)))
@@ -455,7 +455,7 @@ def test_batches_grow_again() -> None:
     assert len(core.accept().body) > half
 
 
-def test_where_larger_bodies_are_refused_still_they_are_tried_more_and_more_rarely() -> None:
+def test_larger_bodies_are_tried_less_and_less_often() -> None:
     """While larger bodies are still refused, an hour costs less than 30 refused calls, not one every 15 seconds."""
     core, send = sent(*(event(f"{n:05}", text="x" * 200) for n in range(8)), batch_events=8)
     half, calls = len(send.body) // 2, 1
@@ -523,7 +523,7 @@ def test_a_429_that_asks_for_no_wait_still_backs_off(headers: dict[str, str]) ->
     assert core.now - begun > 10.0
 
 
-def test_a_429_that_says_nothing_backs_off() -> None:
+def test_a_429_without_headers_backs_off() -> None:
     """A 429 without headers leads to a backoff of at least half of the ceiling."""
     core, send = sent(event("a"))
     core.answer(send, 429)
@@ -553,7 +553,7 @@ def test_the_request_id_is_reported() -> None:
     assert "jane" not in repr(core.log)
 
 
-# -- no longer ours when the answer comes
+# -- answers for lost partitions
 
 
 ANSWERS: Sequence[tuple[int, bytes]] = [

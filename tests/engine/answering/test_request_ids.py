@@ -35,7 +35,7 @@ def sent(*values: bytes) -> tuple[Core, m.Send]:
         (503, b"", "no_verdict"),
     ],
 )
-def test_whatever_is_no_plain_yes_is_reported_with_the_request_id(
+def test_calls_that_do_not_deliver_all_events_are_reported_with_the_request_id(
     status: int, body: bytes, name: str
 ) -> None:
     """Refused events and calls, throttling and answers without a verdict are reported with the request id."""
@@ -70,7 +70,7 @@ def test_an_answer_that_broke_off_still_names_its_call() -> None:
     assert core.reports("no_verdict")[0].fields["request_id"] == RID[REQUEST_ID]
 
 
-def test_a_delivery_is_not_worth_a_line() -> None:
+def test_a_delivery_is_not_reported() -> None:
     """A call whose events are all delivered is not reported."""
     core, send = sent(event("a"))
     before = len(core.log)
@@ -85,7 +85,7 @@ def test_a_delivery_is_not_worth_a_line() -> None:
         *("1\n2", "ä", "https://example.org/x"),
     ],
 )
-def test_what_may_be_something_else_is_not_repeated(text: str) -> None:
+def test_a_header_that_may_hold_other_values_is_no_request_id(text: str) -> None:
     """A header that may hold a value of the request is not taken as a request id, and so never reaches the log."""
     assert request_id({REQUEST_ID: text}) is None
 

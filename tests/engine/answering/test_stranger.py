@@ -41,7 +41,9 @@ DIGEST = "973dfe463ec85785f5f95af5ba3906eedb2d931c24e69824a89ea65dba4e813b"
         ({"server": "Jane@example.org"}, b"no", "no"),
     ],
 )
-def test_first_words(headers: dict[str, str], body: bytes, words: str) -> None:
+def test_the_server_and_the_first_words_of_its_page_are_shown(
+    headers: dict[str, str], body: bytes, words: str
+) -> None:
     """The text is the server's product, and the page's title, its message or its first words."""
     assert who_answered(headers, body) == words
 
@@ -63,7 +65,7 @@ def test_first_words(headers: dict[str, str], body: bytes, words: str) -> None:
     ],
 )
 @pytest.mark.parametrize("page", ["<title>{} denied</title>", "denied: {}", '{{"message": "{} denied"}}'])
-def test_nothing_that_could_be_somebody_s_is_shown(secret: str, page: str) -> None:
+def test_personal_values_and_secrets_are_not_shown(secret: str, page: str) -> None:
     """Addresses, digests, tokens and long numbers of the answer are not shown."""
     said = who_answered({"server": secret}, page.format(secret).encode())
     assert secret not in said

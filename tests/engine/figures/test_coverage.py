@@ -143,7 +143,7 @@ def test_the_hour_forgets_and_the_day_does_not() -> None:
     assert set(coverage.snapshot(90 * 3600.0).day) == {"lead"}
 
 
-def test_looking_changes_nothing() -> None:
+def test_snapshots_do_not_change_later_ones() -> None:
     """Taking snapshots in between does not change later snapshots."""
     watched, alone = Coverage(), Coverage()
     for second in range(0, 7200, 7):
@@ -186,7 +186,7 @@ def test_what_is_kept_of_a_minute_is_bounded() -> None:
     assert sum(one.events for one in coverage.snapshot(0.0).hour.values()) == 20_000
 
 
-def test_a_name_is_not_another() -> None:
+def test_each_name_has_its_own_share() -> None:
     """When names alternate, each has its own share and its own events."""
     coverage = Coverage()
     for _ in range(200):

@@ -27,7 +27,7 @@ def naive(ages: list[int]) -> Ages:
     """Return the same figures, computed by sorting all ages."""
     if not ages:
         return NO_AGES
-    # Rounded down to six digits: all but one of a million is not all.
+    # Rounded down to six digits, so that all but one of a million is not 1.0.
     within = sum(age <= HOUR for age in ages) * 1_000_000 // len(ages) / 1_000_000
     quantiles = (sorted(ages)[math.ceil(q * len(ages)) - 1] for q in (0.50, 0.95, 0.99))
     return Ages(len(ages), within, *(bound(age) for age in quantiles))
@@ -86,7 +86,7 @@ def test_what_is_too_old_falls_out(after: int, hour: int, day: int) -> None:
     assert snapshot.hour.within_hour == {2: 0.5, 1: 1.0, 0: None}[hour]
 
 
-def test_looking_changes_nothing_and_is_frozen() -> None:
+def test_snapshots_change_neither_later_ones_nor_themselves() -> None:
     """Taking snapshots does not change later ones, and a snapshot does not change with events that come later."""
     watched, alone = Freshness(), Freshness()
     before = watched.snapshot(0.0)
@@ -98,7 +98,7 @@ def test_looking_changes_nothing_and_is_frozen() -> None:
     assert (before.total.delivered, sum(before.buckets)) == (0, 0)
 
 
-def test_it_is_bounded() -> None:
+def test_histograms_are_bounded() -> None:
     """Two days of all ages keep at most 60 histograms for the hour and 96 for the day."""
     freshness = Freshness()
     for minute in range(2 * 24 * 60):

@@ -103,7 +103,7 @@ def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
     core = Core()
     core.assign(start=100)
     core.fetch(unconvertible())
-    assert core.statistics().letters == ()  # nobody finds it on the topic yet
+    assert core.statistics().letters == ()  # it is not on the topic yet
     core.store_letters()
     assert core.statistics().letters == (
         StoredLetter(UNIX, TOPIC, 0, 100, Stage.CONVERT, "no_identity", "the event cannot be converted"),
@@ -159,7 +159,7 @@ def test_progress_is_counted_from_the_last_settlement() -> None:
     assert core.statistics().seconds_since_progress == pytest.approx(0.0)
 
 
-def test_a_core_that_was_told_nothing_yet_is_not_stuck() -> None:
+def test_a_core_before_its_first_input_is_not_stuck() -> None:
     """Before its first input a core reports no time without progress, although the monotonic clock is large."""
     core = Core()
     core.now = 30 * 86_400.0
@@ -176,7 +176,7 @@ def test_the_snapshot_is_frozen() -> None:
     assert before.counters.filtered["event_name"] == 0
 
 
-def test_brokers_are_as_each_client_told_last() -> None:
+def test_brokers_have_the_latest_figures_of_each_client() -> None:
     """Figures of a client's brokers replace that client's earlier ones and leave those of other clients."""
     core = Core()
     core.feed(

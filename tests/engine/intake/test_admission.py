@@ -314,7 +314,7 @@ def test_deferred_records_go_with_their_partition(revoked: bool) -> None:
 def half_deferred() -> Core:
     """Return a core with a small event in flight and a deferred one, which has its schema but not enough room."""
     core = tight()
-    for number in range(30):  # it learns how large events are
+    for number in range(30):  # the core learns how large events are
         core.fetch(padded(f"{number}", 200))
         kind(core)
     core.fetch(padded("p", 300))
@@ -361,14 +361,14 @@ def half_parked(*, partition: int) -> Core:
     return core
 
 
-def test_a_schema_that_comes_makes_way_at_once() -> None:
+def test_records_go_on_at_once_when_their_schema_comes() -> None:
     """When a schema comes, its records go on while other calls are still in flight."""
     core = half_parked(partition=0)
     core.feed(m.SchemaFound(core.take(m.FetchSchema).ref, "{}"))
     assert core.has(m.LookUpKeys)
 
 
-def test_a_partition_that_goes_makes_way_at_once() -> None:
+def test_held_records_are_read_at_once_when_a_partition_goes() -> None:
     """When a partition with parked records goes, held records behind them are read at once."""
     core = half_parked(partition=1)
     core.fetch(padded("q", 300))
@@ -386,7 +386,7 @@ def test_a_dead_schema_makes_dead_letters_of_deferred_records() -> None:
     assert core.committable() == 3
 
 
-# -- passed over
+# -- records passed over
 
 
 def test_records_passed_over_take_no_room() -> None:
@@ -415,7 +415,7 @@ def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None
     assert [event_ids(one) for one in core.log if isinstance(one, m.Send)] == [["10"], ["11"], ["15"], ["16"]]
 
 
-def test_foreign_metadata_is_said_and_ignored() -> None:
+def test_foreign_metadata_is_reported_and_ignored() -> None:
     """Foreign metadata or a map of another offset is reported and ignored: all records are read. Empty metadata
     is silent."""
     core = Core()

@@ -1,7 +1,8 @@
 """Admission, with any records: the budget in bytes is kept exactly, and in the end all records are settled.
 
-Theory of operation. Two partitions, records of any size, answers in any order; more is fetched than room says. What
-each open record holds is counted anew after each step, from records and events. At the end the world turns kind.
+Theory of operation. Two partitions, records of any size, answers in any order; fetches bring more than room
+allows. The bytes of each open record are counted anew after each step, from records and events. At the end every
+command is answered favourably.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """Return whether a partition is assigned."""
         return self.core.pipeline.ledger.get(TopicPartition(TOPIC, partition)) is not None
 
-    # -- what happens
+    # -- rules
 
     @rule(partition=st.integers(0, 1), records=RECORDS, repeat=st.sampled_from([1, 1, 1, 9]))
     def fetch(self, partition: int, records: list[tuple[str, int, int]], repeat: int) -> None:
@@ -157,7 +158,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return
         at = max(state.start, self.core.offsets[partition] - back)
         before, self.core.offsets[partition] = self.core.offsets[partition], at
-        # What is being looked up leads what comes again, which is looked up behind it: in no order.
+        # Records read again are looked up after the look-ups of their first reading, so their order is not checked.
         self.again_to[partition] = max(self.again_to[partition], before - 1)
         self.fetch_on(partition, min(at + count, len(self.log[partition])))
 
@@ -207,7 +208,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """Let time pass, with a tick at each deadline."""
         self.core.advance(seconds)
 
-    # -- what must hold
+    # -- invariants
 
     @invariant()
     def the_budget_is_kept(self) -> None:

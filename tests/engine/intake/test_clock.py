@@ -69,7 +69,7 @@ def refused(core: Core) -> list[str]:
 
 
 @pytest.mark.parametrize("off", [-FAR, -400.0, -86_400.0 * 400])
-def test_behind_at_the_start_one_goes_ahead_and_the_others_follow(off: float) -> None:
+def test_with_a_clock_behind_at_the_start_one_event_is_a_pilot_for_the_others(off: float) -> None:
     """When our clock is behind, all events wait but one pilot; the answer to its call lets the others be sent."""
     core = core_of(off)
     fetch(core, *((f"{n}", 0.0) for n in range(10)))
@@ -85,7 +85,7 @@ def test_behind_at_the_start_one_goes_ahead_and_the_others_follow(off: float) ->
     assert clock.corrected == clock.platform
 
 
-def test_behind_and_heard_events_are_judged_by_the_platforms_clock() -> None:
+def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
     """Once the platform's time is known, present events are sent at once, and an event that lies ahead of it is
     refused."""
     core = heard(core_of(-FAR))
@@ -93,7 +93,7 @@ def test_behind_and_heard_events_are_judged_by_the_platforms_clock() -> None:
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
 
 
-def test_ahead_and_heard_nothing_is_too_old() -> None:
+def test_with_a_clock_ahead_no_event_is_too_old() -> None:
     """When our clock is a week ahead, the platform's time counts, so no event is refused as too old."""
     core = heard(core_of(8 * 86_400.0))
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core), abs=1.1)
@@ -101,7 +101,7 @@ def test_ahead_and_heard_nothing_is_too_old() -> None:
 
 
 @pytest.mark.parametrize("off", [-59.0, 0.0, 59.0])
-def test_less_than_a_minute_is_nothing(off: float) -> None:
+def test_less_than_a_minute_is_not_corrected(off: float) -> None:
     """A difference of less than a minute is neither reported nor corrected."""
     core = heard(core_of(off))
     core.advance(120.0)
@@ -110,7 +110,7 @@ def test_less_than_a_minute_is_nothing(off: float) -> None:
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core) + off)
 
 
-def test_a_record_that_is_wrong_is_refused() -> None:
+def test_an_event_ahead_of_its_record_or_of_known_time_is_refused() -> None:
     """An event is refused that lies ahead of our clock, its record's time and (once known) the platform's time."""
     core = core_of(0.0)
     fetch(core, ("a", FAR))
@@ -150,7 +150,7 @@ def test_what_waits_goes_when_its_time_comes() -> None:
     assert core.has(m.LookUpKeys)
 
 
-def test_a_clock_that_is_set_right_heals_at_once() -> None:
+def test_a_clock_that_is_set_right_ends_the_correction_at_once() -> None:
     """When our clock is set right, waiting events are judged again at once and the correction ends."""
     core = core_of(-FAR)
     core.feed(m.Tick())
@@ -165,7 +165,7 @@ def test_a_clock_that_is_set_right_heals_at_once() -> None:
     assert core.pipeline.context.now.unix == pytest.approx(true_now(core))
 
 
-def test_a_clock_that_is_set_wrong_moves_nothing() -> None:
+def test_a_clock_that_is_set_wrong_does_not_change_the_time() -> None:
     """When our clock is set wrong, the time stays right: the platform's time moves with the monotonic clock."""
     core = heard(core_of(0.0))
     core.clock_off = 9 * 86_400.0
@@ -177,7 +177,7 @@ def test_a_clock_that_is_set_wrong_moves_nothing() -> None:
 def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     """After a suspension the platform's time is uncertain, and events ahead of it wait instead of being refused."""
     core = heard(core_of(0.0))
-    core.clock_off = FAR  # that much went by without a tick
+    core.clock_off = FAR  # `FAR` seconds went by without a tick
     core.feed(m.Tick())
     fetch(core, *((f"{n}", FAR) for n in range(3)), stamped=FAR)
     assert (core.statistics().clock.early, refused(core)) == (2, [])
@@ -188,7 +188,7 @@ def test_after_the_machine_was_suspended_nothing_is_refused() -> None:
     assert (core.statistics().clock.early, core.statistics().clock.corrected) == (0, 0.0)
 
 
-def test_one_server_that_is_wrong_does_not_count() -> None:
+def test_one_answer_with_a_wrong_time_does_not_count() -> None:
     """One answer with a wrong time changes nothing: the median of the last answers counts."""
     core = core_of(0.0)
     for n, off in enumerate((0.0, 0.0, FAR, 0.0)):
@@ -201,7 +201,7 @@ def test_one_server_that_is_wrong_does_not_count() -> None:
 @pytest.mark.parametrize(
     "date", ["", "yesterday", "Tue, 99 Nov 2023 22:13:22 GMT", "1" * 100, "Tue, 14 Nov 9 22:13:22 +9999"]
 )
-def test_a_date_that_cannot_be_read_says_nothing(date: str) -> None:
+def test_a_date_that_cannot_be_read_is_ignored(date: str) -> None:
     """A Date header that cannot be read is ignored."""
     core = core_of(0.0)
     fetch(core, ("a", 0.0))
@@ -230,7 +230,7 @@ def test_a_slow_answer_leaves_room_for_doubt() -> None:
     assert core.statistics().clock.platform == pytest.approx(45.0, abs=1.1)
 
 
-def test_it_is_told_once_a_minute_and_when_it_is_over() -> None:
+def test_a_wrong_clock_is_reported_once_a_minute_and_when_it_is_right_again() -> None:
     """A wrong clock is reported once a minute, with its source and seconds, and once more when it is right again."""
     core = heard(core_of(-FAR))
     for _ in range(90):
@@ -288,7 +288,7 @@ def test_a_record_that_waits_for_the_clock_says_so() -> None:
 
 
 @pytest.mark.parametrize("off", [-FAR, FAR, -86_400.0 * 9, 86_400.0 * 9])
-def test_one_wrong_answer_alone_is_not_believed(off: float) -> None:
+def test_one_wrong_answer_alone_is_not_accepted(off: float) -> None:
     """The first answer's time does not count if neither our clock nor the records agree with it: otherwise
     every event would be refused, and no further call could correct the time."""
     core = core_of(0.0)
@@ -305,7 +305,7 @@ def test_one_wrong_answer_alone_is_not_believed(off: float) -> None:
     assert core.statistics().clock.corrected == 0
 
 
-def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
+def test_after_a_jump_one_wrong_answer_alone_is_not_accepted() -> None:
     """After a jump of the clock earlier answers are uncertain, and one answer that contradicts the records is
     not accepted."""
     core = heard(core_of(0.0))
@@ -319,7 +319,7 @@ def test_after_a_jump_one_wrong_answer_alone_is_not_believed() -> None:
     assert not core.pipeline.clock.certain
 
 
-def test_three_answers_are_believed_whatever_other_clocks_say() -> None:
+def test_three_answers_are_accepted_whatever_other_clocks_show() -> None:
     """Three answers that agree are accepted, although our clock is behind and the records carry old times."""
     core = core_of(-FAR)
     for n in range(3):
@@ -334,7 +334,7 @@ def test_three_answers_are_believed_whatever_other_clocks_say() -> None:
     )
 
 
-def test_what_needs_no_call_tells_no_time_and_the_next_goes_at_once() -> None:
+def test_after_a_pilot_without_a_call_the_next_one_goes_at_once() -> None:
     """When pilots turn out to be duplicates, the next one goes at once, not one a second: after a crash there
     are many."""
     core = core_of(0.0)

@@ -61,7 +61,7 @@ def test_the_first_leads_and_later_ones_follow(maker: Maker) -> None:
     assert leads(claims, maker.event(state))
 
 
-def test_other_keys_do_not_meet(maker: Maker) -> None:
+def test_a_claim_concerns_one_key(maker: Maker) -> None:
     """A claim concerns one key."""
     state, claims = maker.assign(), Claims()
     assert leads(claims, maker.event(state, "a"))
@@ -101,8 +101,8 @@ def test_followers_of_an_ended_assignment_are_forgotten(maker: Maker) -> None:
 
 
 @pytest.mark.parametrize("how", ["dropped", "draining"])
-def test_only_a_follower_that_is_still_ours_inherits(maker: Maker, how: str) -> None:
-    """Followers of a revoked or draining partition do not become leaders."""
+def test_only_a_follower_that_is_still_ours_becomes_leader(maker: Maker, how: str) -> None:
+    """A follower of an ended or draining assignment does not become the leader."""
     mine, theirs, claims = maker.assign(0), maker.assign(1), Claims()
     leader, gone, heir = maker.event(mine), maker.event(theirs), maker.event(mine)
     for one in (leader, gone, heir):
@@ -150,7 +150,7 @@ SANDBOX = destination_tag("http://127.0.0.1:8085/v5", test_mode=False)
 EVENT = ("549755885175", "checkout", "order-1")
 
 
-def test_a_key_says_to_whom() -> None:
+def test_keys_differ_by_destination() -> None:
     """Keys of a sandbox, of test mode and of the real API differ, so a delivery to one does not count for another."""
     tested = destination_tag("https://api.pinterest.com/v5", test_mode=True)
     keys = [Keys(destination).of(*EVENT) for destination in (REAL_API, SANDBOX, tested)]
@@ -177,7 +177,7 @@ def test_a_store_of_another_destination_knows_nothing() -> None:
     assert len(stored) == 6
 
 
-def test_text_that_is_not_unicode_has_a_key_too() -> None:
+def test_an_id_with_a_lone_surrogate_has_a_key() -> None:
     """An id with a lone surrogate has a key and raises nothing."""
     assert len(KEYS.of("1", "checkout", "\ud800")) == KEY_BYTES
 

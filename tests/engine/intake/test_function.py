@@ -151,7 +151,7 @@ def test_a_call_that_takes_long_is_named_while_it_does() -> None:
         "seconds": 1.2,
     }
     assert core.log[-1] == m.Report("warning", "transform_slow", fields)
-    # What is done goes on meanwhile.
+    # Records for which the function has returned go on.
     core.feed(m.TransformIsSlow(command.number, 1, 1.25, command.events[:1]))
     assert core.pipeline.statistics(core.instant()).totals.read == 1
     core.advance(5)

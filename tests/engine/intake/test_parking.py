@@ -84,7 +84,7 @@ def test_a_verdict_gives_the_records_in_order(ledger: Books) -> None:
     assert len(parking) == 1
 
 
-def test_no_verdict_means_asking_again_later(ledger: Books) -> None:
+def test_without_an_answer_the_schema_is_asked_for_again(ledger: Books) -> None:
     """Without an answer the schema is asked for again, after a backoff that grows to its cap, without end."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
@@ -111,7 +111,7 @@ def test_records_that_are_no_longer_ours_are_forgotten(ledger: Books) -> None:
     assert parking.due() is None
 
 
-def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) -> None:
+def test_a_schema_without_waiting_records_is_not_asked_for_again(ledger: Books) -> None:
     """When the records went while the registry was asked, a failure to answer causes no further question."""
     parking, block = patient(BACKOFF), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
@@ -122,14 +122,14 @@ def test_a_schema_nobody_needs_any_more_is_not_asked_for_again(ledger: Books) ->
     assert parking.due() is None
 
 
-def test_an_answer_nobody_waits_for_is_no_bug() -> None:
+def test_an_answer_without_waiting_records_is_ignored() -> None:
     """An answer for which no record waits raises no error: records may go while the registry is asked."""
     parking = patient(BACKOFF)
     unanswered(parking, ref("1"), 0.0)
     assert found(parking, "1") == []
 
 
-# -- "no such schema"
+# -- schemas that the registry denies
 
 
 def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
@@ -138,7 +138,7 @@ def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
     return missing(parking, ref(wanted), now)
 
 
-def test_no_such_schema_is_final_once_it_was_said_throughout_patience(ledger: Books) -> None:
+def test_a_denial_is_final_once_a_record_waited_for_patience(ledger: Books) -> None:
     """A denied schema is asked for again with the usual backoff, and denied for good once a record waited for
     `patience`."""
     parking, block = patient(BACKOFF, 60.0), span_of(ledger)
@@ -167,7 +167,7 @@ def test_each_record_has_patience_of_its_own(ledger: Books) -> None:
     assert [parked.first for parked in found(parking, "1")] == [1]
 
 
-def test_time_without_an_answer_is_no_time_of_saying_no(ledger: Books) -> None:
+def test_time_without_an_answer_does_not_count_towards_patience(ledger: Books) -> None:
     """Time in which the registry did not answer does not count towards patience."""
     parking, block = patient(Backoff(10.0, 10.0), 60.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
@@ -202,7 +202,7 @@ def test_a_record_of_an_absent_schema_waits_for_one_answer(ledger: Books) -> Non
     assert [place for _, place, _ in found(parking, "1")] == [3]
 
 
-def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledger: Books) -> None:
+def test_an_absence_without_recent_denial_is_forgotten(ledger: Books) -> None:
     """When an absent schema was not asked for in a long time, a new record has the full patience again."""
     parking, block = patient(Backoff(10.0, 10.0), 20.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 0.0)
@@ -212,7 +212,7 @@ def test_that_a_schema_is_absent_is_forgotten_when_it_was_not_said_for_long(ledg
     assert denied(parking, 3620.0) == [1]
 
 
-def test_what_was_said_before_an_outage_of_the_registry_is_not_held_against_what_comes_later(
+def test_denials_before_an_outage_do_not_shorten_patience_after_it(
     ledger: Books,
 ) -> None:
     """Denials before an outage do not shorten the patience of records that come after it: the schema may be new."""

@@ -40,7 +40,9 @@ def told(core: Core) -> list[tuple[object, ...]]:
         (60, 60, (60, 65), 0),
     ],
 )
-def test_what_counts(log_start: int, expected: int | None, offsets: tuple[int, ...], removed: int) -> None:
+def test_of_each_gap_the_part_below_the_beginning_counts(
+    log_start: int, expected: int | None, offsets: tuple[int, ...], removed: int
+) -> None:
     """Of each gap, before the records or among them, the part below the log's beginning counts."""
     assert removed_unread(chunk(log_start, *offsets), expected, None) == removed
 

@@ -54,7 +54,7 @@ def selected(core: Core) -> int:
 # -- the limit
 
 
-def test_without_a_limit_there_is_never_enough() -> None:
+def test_without_a_limit_reading_never_ends() -> None:
     """Without a limit, as the service runs, there is never enough."""
     core = made()
     core.fetch(*(event(f"{n}") for n in range(2000)))
@@ -282,7 +282,7 @@ def test_more_than_was_asked_for_is_made_up_for() -> None:
     assert core.pipeline.room() > 0
 
 
-def test_what_is_held_has_gone_on() -> None:
+def test_held_records_count_towards_the_pace() -> None:
     """Held records count towards the pace: they are sent as soon as there is room."""
     core = made(events_per_second=10.0, max_open_events=2, batch_events=1)
     core.fetch(*(event(f"{n}") for n in range(50)))

@@ -169,7 +169,7 @@ def test_an_id_may_hold_an_equals_sign() -> None:
         ("channel=tv", "no channel"),
     ],
 )
-def test_what_cannot_be_asked_for_says_what_can(text: str, why: str) -> None:
+def test_an_impossible_condition_is_refused_with_the_possible_ones(text: str, why: str) -> None:
     """A condition that is not possible is refused with one line that lists the possible fields or channels."""
     with pytest.raises(UsageError, match=why) as raised:
         parse_where([text])
@@ -188,7 +188,7 @@ EVENTS = st.builds(converted, st.sampled_from(NAMES), st.sampled_from(SOURCES), 
 
 
 @given(st.lists(st.tuples(CONDITIONS, st.booleans()), max_size=5), st.lists(EVENTS, max_size=5))
-def test_selecting_is_what_the_words_say(
+def test_selection_agrees_with_a_plain_reading(
     asked: list[tuple[tuple[str, str], bool]], events: list[ConversionEvent]
 ) -> None:
     """Selection equals a plain reading: for each field one ``=`` value matches, and no ``!=`` value does."""

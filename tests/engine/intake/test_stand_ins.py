@@ -66,7 +66,7 @@ def test_the_registry_is_asked_until_it_answers_though_no_record_waits() -> None
     assert not core.has(m.FetchSchema)
 
 
-def test_without_the_disk_too_the_registry_is_asked_on() -> None:
+def test_when_the_file_is_gone_the_registry_is_asked_on() -> None:
     """When the file is gone too, records are read by the schema already known, and the registry is asked on."""
     core = waiting_core("a")
     core.take(m.FetchSchema)
@@ -124,7 +124,7 @@ def test_a_registry_with_another_schema_is_reported_and_counts() -> None:
     assert [one.rejection.code for one in core.store_letters()] == ["schema_unusable"]
 
 
-def test_a_registry_without_the_schema_is_as_if_nothing_had_stood_in() -> None:
+def test_a_registry_that_denies_the_schema_counts() -> None:
     """When the registry denies the schema, later records wait, and become dead letters once it denied it for long."""
     core = waiting_core("a")
     core.take(m.FetchSchema)

@@ -67,7 +67,7 @@ def test_bounds_are_those_of_the_settled_records(layout: list[list[tuple[int, bo
 
 @PROPERTY
 @given(BLOCKS)
-def test_what_is_left_of_finished_spans_says_the_same(layout: list[list[tuple[int, bool]]]) -> None:
+def test_packed_blocks_have_the_same_bounds(layout: list[list[tuple[int, bool]]]) -> None:
     """Bounds are the same whether finished blocks are packed or not."""
     base = -1
     assert settled_bounds(tracked(layout, pack=True)[0], base) == settled_bounds(tracked(layout)[0], base)
@@ -79,7 +79,7 @@ def test_a_gap_between_spans_belongs_to_the_run_before_it() -> None:
     assert settled_bounds(blocks, 0) == [1, 42, 51, 52]
 
 
-def test_what_the_log_was_cut_of_is_in_no_run() -> None:
+def test_records_above_a_cut_are_in_no_run() -> None:
     """Records above a cut are in no run: they are neither open nor settled."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
@@ -94,7 +94,7 @@ def test_what_the_log_was_cut_of_is_in_no_run() -> None:
     assert settled_bounds(state.blocks, 0) == [1, 4]
 
 
-def test_what_comes_where_the_log_was_cut_is_judged_by_itself() -> None:
+def test_records_read_after_a_cut_have_their_own_state() -> None:
     """A block that was cut, with an offset above the cut, does not hide the state of records that come there later."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
@@ -160,7 +160,7 @@ def test_headers_count_what_they_hold(name: str, value: int | None) -> None:
         tracemalloc.stop()
     held, counted = after - before, size_of_headers(headers)
     assert counted >= held
-    is_shared = len(name) == 1 or value in (None, 0, 1)  # Python has each of these once
+    is_shared = len(name) == 1 or value in (None, 0, 1)  # Python shares these objects
     assert is_shared or counted <= held * 1.4
 
 

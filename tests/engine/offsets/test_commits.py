@@ -64,7 +64,7 @@ def committed(
     return core.feed(m.CommitDone(number, positions, failure, CommitResult((), failure).trouble))
 
 
-# -- when
+# -- when commits are sent
 
 
 def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
@@ -117,7 +117,7 @@ def test_a_failed_commit_is_due_again() -> None:
     assert core.commit() == asked.positions
 
 
-def test_a_broker_that_takes_no_maps_is_committed_to_without() -> None:
+def test_a_broker_that_refuses_maps_gets_commits_without_them() -> None:
     """After OFFSET_METADATA_TOO_LARGE the commit is repeated without a map, and no later commit has a map."""
     core = core_of()
     core.fetch(filtered(), event("a"), filtered())
@@ -182,8 +182,8 @@ def metadata_of(destination: str | None, base: int = 5) -> str:
 
 
 def test_commits_for_another_destination_are_told_at_start() -> None:
-    """Offsets committed for another destination, whose records are not sent here, give a warning, and a figure
-    until they are committed again."""
+    """Offsets committed for another destination, whose records are not sent here, give a warning, and count
+    in a figure while the assignment lasts."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of("AAAAAAAA"))
     [report] = core.reports("committed_for_another_destination")
@@ -200,7 +200,7 @@ def test_commits_for_another_destination_are_told_at_start() -> None:
 
 
 @pytest.mark.parametrize("told", [DESTINATION, None])
-def test_the_same_or_an_unknown_destination_is_nothing_to_tell(told: str | None) -> None:
+def test_the_same_or_an_unknown_destination_is_not_reported(told: str | None) -> None:
     """Commits without a destination, as of older versions and other tools, give no warning."""
     core = Core(destination=DESTINATION)
     core.assign(0, start=5, topic_id=TOPIC_ID, metadata=metadata_of(told))
@@ -365,7 +365,7 @@ def test_a_proof_of_one_partition_is_none_of_another() -> None:
     assert len(sends(committed(core, asked.number, asked.positions))) == 2
 
 
-def test_a_partition_without_open_records_holds_up_nobody() -> None:
+def test_a_partition_without_open_records_does_not_hold_up_others() -> None:
     """A partition without open records, or without an offset to commit, need not be proven before others go on."""
     core = core_of(0, 1)
     core.feed(m.Assigned([m.Assignment(TOPIC, 2, 3, None, False)]))
@@ -425,7 +425,7 @@ def test_a_revoke_after_an_absence_does_not_wait_for_a_proof() -> None:
     assert begun(core.log) == []
 
 
-def test_a_partition_that_drains_holds_up_nobody() -> None:
+def test_a_draining_partition_does_not_hold_up_others() -> None:
     """A draining partition is not committed or proven before its release, and others go on without it."""
     core = core_of(0, 1)
     core.fetch(event("a"))
@@ -526,7 +526,7 @@ def test_an_idle_process_looks_at_the_clock_often_enough() -> None:
     assert core.reports("away") == []
     core.fetch(filtered())
     core.advance(1.0)
-    core.take(m.Commit)  # and while a commit is not answered
+    core.take(m.Commit)  # the same while a commit is in flight
     core.advance(500.0)
     assert core.reports("away") == []
 

@@ -16,7 +16,7 @@ def refused(core: Core, reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "_ASSIGNMENT_LOST"])
-def test_what_every_rebalance_brings_is_no_warning(reason: str) -> None:
+def test_refusals_of_a_rebalance_are_no_warning(reason: str) -> None:
     """Refusals during a rebalance are each counted, and reported once as information until a commit is accepted."""
     core = core_of()
     core.fetch(filtered())

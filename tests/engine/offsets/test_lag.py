@@ -19,7 +19,7 @@ class LagMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        # Little fits, so that some of a fetch is held.
+        # The budget is small, so that part of a fetch is held.
         self.core = Core(max_open_events=4, linger=0.0)
         self.epoch = 0
         self.fetched_to = 0
@@ -109,7 +109,7 @@ TestLag.settings = MACHINE
 
 @given(st.integers(0, 30))
 @settings(max_examples=20)
-def test_an_end_that_is_behind_what_was_read_is_told_as_what_was_read(heard: int) -> None:
+def test_the_end_is_never_below_the_position(heard: int) -> None:
     """The end is at least the position: ends come once a second, and lag must not be below the open records."""
     core = Core()
     core.assign(start=0)

@@ -49,7 +49,7 @@ def committable(ledger: Books) -> Position | None:
     return state.committable()
 
 
-def test_nothing_settled_nothing_committable() -> None:
+def test_without_settled_records_there_is_no_position() -> None:
     """Open records give no position, and neither does a new assignment."""
     ledger = opened()
     assert committable(ledger) is None
@@ -324,14 +324,14 @@ class LedgerMachine(RuleBasedStateMachine):
             assert state is not None
             position = state.committable()
             lowest, highest = naive_bounds(self.seen[epoch])
-            # After a rewind it may be silent for a while; what it says must be right.
+            # After a rewind there may be no position for a while; one that is returned must be right.
             assert position is not None or lowest is None or epoch in self.rewound
             if position is not None:
                 still_open = any(not done for done in self.seen[epoch].values())
-                # With nothing open it is where reading goes on: after a rewind that may lie in a gap.
+                # With nothing open the position is where reading goes on: after a rewind that may lie in a gap.
                 most = highest if still_open else state.last_seen + 1
                 assert (lowest or 0) <= position.next_offset <= most
-                # With nothing settled at the front it is where reading began, for the sake of the map.
+                # With nothing settled at the front the position is where reading began, and has a map.
                 assert lowest is not None or position.metadata
 
     @invariant()
@@ -348,8 +348,8 @@ class LedgerMachine(RuleBasedStateMachine):
 def naive_bounds(books: dict[int, bool]) -> tuple[int | None, int]:
     """Return between which offsets the position must lie, looking at every record from the front.
 
-    From one past the settled records at the front (None: there are none) to the first open record (the same, if
-    none is open): in a gap between the two any offset names the same next record.
+    The lower bound is one past the settled records at the front (None: there are none), the upper one the first
+    open record, or the same offset if none is open. In a gap between the two any offset has the same next record.
     """
     lowest = None
     for offset in sorted(books):

@@ -60,7 +60,7 @@ def test_an_offset_out_of_range_is_not_committed_again(commit_start: bool) -> No
         assert position is None or position.next_offset == 0
 
 
-# -- what little is kept, and how much room is left
+# -- how little is kept, and how much room is left
 
 
 def test_one_open_record_keeps_little_of_what_is_behind_it() -> None:
@@ -200,7 +200,7 @@ def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
     assert state.proof() == position
 
 
-def test_where_reading_began_is_the_first_record_if_nobody_said() -> None:
+def test_without_a_committed_offset_reading_began_at_the_first_record() -> None:
     """Without a committed offset reading began at the first record that came, not at the first that settled."""
     ledger = Books()
     state = ledger.begin(TP, 1, None, False)
@@ -249,7 +249,7 @@ def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) ->
     """Read as fast as the share allows; `waiting` is the share of records that stay open, others settle in
     bursts.
 
-    Gives whether a map was cut, how many records were read, and the lowest share. Ends when there is no room.
+    Return whether a map was cut, how many records were read, and the lowest share. Reading ends without room.
     """
     random, ledger = Random(seed), Books()
     state = ledger.begin(TP, 1, 0, False)
@@ -301,7 +301,7 @@ def test_the_share_falls_before_a_map_is_cut(waiting: float, burst: int, step: i
 @pytest.mark.parametrize(
     ("most_open", "waiting", "step"), [(20_000, 0.1, 1), (20_000, 0.1, 3), (100_000, 0.1, 1)]
 )
-def test_the_share_minds_what_is_open(most_open: int, waiting: float, step: int) -> None:
+def test_the_share_leaves_room_for_open_records(most_open: int, waiting: float, step: int) -> None:
     """With as many records open as possible, half of which settle, as after an outage of the API, no map is cut."""
     cut, _, _ = read_on(most_open, most_open, waiting, step, seed=7)
     assert not cut

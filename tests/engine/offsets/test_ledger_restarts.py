@@ -1,8 +1,8 @@
 """The ledger with offset maps: after a restart exactly the records that were settled are passed over.
 
-Theory of operation. A log with gaps that may be cut and written anew, and a reader that feeds a ledger from it as
-admission does, and notes beside it what is open and what is settled. After each step the whole log is read again
-from what may be committed now, and from what was committed, by a ledger of its own.
+Theory of operation. A reader feeds a ledger, as admission does, from a log with gaps that may be cut and written
+again, and notes which records are open and which are settled. After each step a ledger of its own reads the whole
+log again, from the position that may be committed now and from the committed one.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class MapMachine(RuleBasedStateMachine):
     def cut(self, data: st.DataObject, crash: bool, gaps: list[int]) -> None:
         """Cut the log's end in an unclean leader election, and append other records at the same offsets.
 
-        What is settled without a gap is on more than one broker; the end above it is what may be lost.
+        Records below the position are on more than one broker; those above it may be lost.
         """
         low = max(one.next_offset for one in (self.position(), self.reader.committed) if one is not None)
         places = [at for at, one in enumerate(self.log) if one.offset >= low and at > 0]
@@ -221,7 +221,7 @@ class MapMachine(RuleBasedStateMachine):
             self.reader.next = min(self.reader.next, self.log[at].offset)
             self.reader.fetch(self.log, 4)
 
-    # -- what must hold
+    # -- invariants
 
     def position(self) -> Position | None:
         """Return the position that may be committed now."""

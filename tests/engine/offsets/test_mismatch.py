@@ -71,7 +71,7 @@ def spoiled(spoil: Callable[[Ledger], None]) -> tuple[Pipeline, Callable[[float]
     spoil(core.pipeline.ledger)
 
     def tick(seconds: float) -> list[m.Command]:
-        # Not through `Core.feed`, which itself looks whether the books add up.
+        # Not through `Core.feed`, which itself checks that the books add up.
         core.now += seconds
         return core.pipeline.handle(m.Tick(), core.instant())
 

@@ -76,7 +76,7 @@ def forged(base: int, how: int, body: bytes, prefix: str = PREFIX) -> str:
     return prefix + base64.urlsafe_b64encode(bytes([how]) + checksum + body).decode()
 
 
-# -- there and back
+# -- writing and reading again
 
 
 @PROPERTY
@@ -117,7 +117,7 @@ def test_nothing_settled_is_nothing_written() -> None:
     assert write(5, [6, 9], 7, most=0) == ""
 
 
-# -- what else a commit says
+# -- topic id and destination in a commit
 
 
 @PROPERTY
@@ -255,7 +255,7 @@ def test_whatever_is_written_can_be_read(count: int) -> None:
     assert list(found.bounds) == list(bounds[: len(found.bounds)])
 
 
-# -- what is foreign or broken
+# -- foreign and broken texts
 
 
 def check(found: OffsetMap | None, base: int) -> None:
@@ -281,7 +281,7 @@ def check(found: OffsetMap | None, base: int) -> None:
 @example(PREFIX + "AAAAAAAA\x00", 0)
 @example(PREFIX + "\ud800", 0)
 @example(PREFIX + "ä" * 40, 0)
-def test_any_text_is_read_without_a_fuss(text: str, base: int) -> None:
+def test_foreign_text_is_no_map_and_raises_nothing(text: str, base: int) -> None:
     """A text of another client is no map and raises no error."""
     assert read(text, base) is None
 
@@ -303,7 +303,7 @@ def test_any_text_is_read_without_a_fuss(text: str, base: int) -> None:
 @example(5, RUNS_DEFLATED, b"\0" + zlib.compress(b"\1\1")[:-1])
 @example(5, BITS_DEFLATED, b"\0" + zlib.compress(b"\0"))
 @example(5, 4, b"\0\1\1")
-def test_anything_with_the_right_checksum_is_read_without_a_fuss(base: int, how: int, body: bytes) -> None:
+def test_any_content_with_the_right_checksum_raises_nothing(base: int, how: int, body: bytes) -> None:
     """Any content with the right checksum gives rising bounds in pairs, or None."""
     check(read(forged(base, how, body), base), base)
 
@@ -340,7 +340,7 @@ def test_a_bomb_does_not_unfold() -> None:
 def test_more_than_a_broker_takes_is_not_read() -> None:
     """The longest text that a broker accepts is read as a map; a longer one is not."""
     quads = (METADATA_BYTES - len(PREFIX)) // 4
-    runs = 3 * quads - 6 - (3 * quads - 6) % 2  # of one byte each, behind six others
+    runs = 3 * quads - 6 - (3 * quads - 6) % 2  # runs of one byte each, after six other bytes
     full, longer = (forged(0, RUNS, b"\0" + b"\1" * count) for count in (runs, runs + 2))
     assert METADATA_BYTES - 4 < len(full) <= METADATA_BYTES < len(longer)
     assert as_read(full, 0) == (list(range(1, runs + 1)), None)
@@ -397,12 +397,12 @@ def test_no_wrong_character_makes_another_map(lengths: tuple[int, ...]) -> None:
             assert as_read(broken, 1234) in (None, same)
 
 
-# -- what it says
+# -- questions to a map
 
 
 @PROPERTY
 @given(st.sets(st.integers(0, 40), min_size=1), st.integers(0, 2**62), st.integers(0, 45))
-def test_it_agrees_with_a_set(settled: set[int], base: int, start: int) -> None:
+def test_a_map_agrees_with_a_set_of_offsets(settled: set[int], base: int, start: int) -> None:
     """`settled` and `from_offset` agree with a plain set of offsets."""
     bounds = [
         base + at for at in range(43) if (at in settled) != (at - 1 in settled)
@@ -426,7 +426,9 @@ def test_it_agrees_with_a_set(settled: set[int], base: int, start: int) -> None:
         (None, None, True), (None, 0, False), (5, None, False), (0, None, False),
     ],
 )  # fmt: skip
-def test_the_leader_epoch_fences(written: int | None, record: int | None, holds: bool) -> None:
+def test_a_map_does_not_hold_for_a_higher_leader_epoch(
+    written: int | None, record: int | None, holds: bool
+) -> None:
     """A record of a higher leader epoch than any in the map was written after a cut, so the map does not hold
     for it; an unknown epoch matches only an unknown one."""
     assert OffsetMap([1, 2], written).holds_for(record) is holds

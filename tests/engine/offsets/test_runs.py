@@ -64,7 +64,7 @@ def check(block: Block, rows: dict[int, tuple[str, int]]) -> None:
 
 @PROPERTY
 @given(ROWS, st.data())
-def test_what_is_picked_and_what_is_not_are_all(
+def test_picked_rows_and_the_others_are_all_rows(
     drawn: list[tuple[str, int] | None], data: st.DataObject
 ) -> None:
     """Picked rows and the others are all rows, once each and in order; runs are as long as possible; cuts are exact."""

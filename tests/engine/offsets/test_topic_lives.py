@@ -90,7 +90,7 @@ def test_a_commit_under_way_does_no_harm() -> None:
     assert core.statistics().partitions[0].committed is None
 
 
-def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
+def test_a_draining_partition_is_dropped_and_not_read_from_the_beginning() -> None:
     """A draining partition is dropped and released at once with nothing to commit, and is not read from the
     beginning."""
     core = core_of()
@@ -102,7 +102,7 @@ def test_what_is_being_given_back_is_dropped_and_not_read_anew() -> None:
     assert released(commands) == []
 
 
-def test_what_is_taken_before_it_is_read_anew_commits_nothing() -> None:
+def test_a_revoke_before_reading_from_the_beginning_commits_nothing() -> None:
     """A revoke before the partition is read from its beginning commits nothing: the source commits what a
     release says without checking epochs, and an offset of the earlier life would count for the next one."""
     core = core_of(0, 1)
@@ -130,7 +130,7 @@ def test_an_id_that_comes_late_is_taken() -> None:
     assert len(anew(core.feed(m.TopicIdsTold({TOPIC: NEXT_ID})))) == 1
 
 
-def test_where_the_brokers_tell_no_id_the_committed_one_counts() -> None:
+def test_without_an_id_of_the_brokers_the_committed_one_counts() -> None:
     """When brokers report no id, the committed one counts, and another id that comes later ends that life."""
     core = Core(destination=DESTINATION)
     text = offset_map.write(5, [], None, where=f"{TOPIC}-0", topic_id=TOPIC_ID)

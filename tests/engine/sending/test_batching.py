@@ -73,7 +73,7 @@ def test_a_call_keeps_little_more_in_memory_than_it_sends(rows: int) -> None:
     held = sum(memoryview(part.obj).nbytes if isinstance(part, memoryview) else len(part) for part in parts)
     assert len(orjson.loads(b"".join(parts))["data"]) == rows
     assert held <= 4 * sum(map(len, parts))
-    # A whole page is not copied.
+    # Of a large part of a page, the call keeps the page and copies nothing.
     assert isinstance(parts[1], memoryview) == (rows > 10)
 
 

@@ -79,7 +79,7 @@ def test_a_200_that_is_not_whole_is_no_verdict(body: bytes, reason: str) -> None
     assert read(200, body) == NoVerdict(reason)
 
 
-def test_true_is_not_a_count_of_one() -> None:
+def test_true_does_not_count_as_one() -> None:
     """`true` does not count as 1, although a bool is an int in Python."""
     body = answer_body(GOOD[:1], num_events_received=True, num_events_processed=True)
     assert read(200, body, events=1) == NoVerdict("contradicting_counters")

@@ -50,7 +50,7 @@ def test_the_tag_of_the_real_api_never_changes() -> None:
     assert REAL_API == destination_tag(REAL, test_mode=False) == "J9QEDF5A"
 
 
-def test_a_tag_tells_nothing_and_is_short() -> None:
+def test_a_tag_is_short_and_shows_nothing_of_the_address() -> None:
     """A tag is eight characters that need no escaping, and shows no part of the address."""
     tag = destination_tag("https://user:secret@shop.example/v5", test_mode=True)
     assert re.fullmatch(r"[A-Za-z0-9_-]{8}", tag)

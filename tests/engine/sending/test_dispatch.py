@@ -43,7 +43,7 @@ def in_flight(core: Core) -> dict[str, int]:
     return counts
 
 
-# -- whose turn it is
+# -- turns of accounts
 
 
 def test_the_concurrency_bounds_all_accounts_together() -> None:
@@ -226,7 +226,7 @@ def test_an_answer_to_a_call_from_before_the_halt_does_not_end_it() -> None:
     assert not core.has(m.Send)
 
 
-def test_an_account_s_own_refusal_outlives_the_token_s() -> None:
+def test_an_account_refused_itself_stays_halted_when_the_token_is_good_again() -> None:
     """An account refused with 403 stays halted when another account's probe shows that the token is good again."""
     core = Core(linger=0.0, batch_events=1)
     core.assign()
@@ -303,7 +303,7 @@ def test_patience_runs_from_the_first_refusal_and_gives_up_once() -> None:
 
 def test_patience_of_zero_is_for_ever() -> None:
     """With a patience of 0 the engine never gives up, and probes go on."""
-    # It looks at the clock twice in each absence: of the usual few seconds a week has most of a million.
+    # An idle core ticks twice per `away`: with the usual few seconds a week would take most of a million ticks.
     core = halted(halt_patience=0.0, commit_interval=300.0, away=600.0)
     for _ in range(3):
         core.until(lambda: core.has(m.ReadToken))
@@ -314,7 +314,7 @@ def test_patience_of_zero_is_for_ever() -> None:
     assert not given_up(core)
 
 
-def test_with_nothing_to_probe_with_intake_brings_one_record() -> None:
+def test_with_no_batch_to_probe_with_intake_brings_one_record() -> None:
     """When the refused batch is no longer ours, intake brings one record at a time, which becomes the probe."""
     core = halted()
     core.lose(0)

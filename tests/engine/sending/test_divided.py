@@ -40,7 +40,7 @@ def most_in_a_minute(calls: Sequence[float]) -> int:
     return max(sum(first <= one < first + 60.0 for one in calls) for first in calls)
 
 
-def test_before_the_brokers_say_it_is_divided_by_the_workers_of_this_machine() -> None:
+def test_before_the_brokers_report_the_quota_is_divided_by_the_local_workers() -> None:
     """Until the brokers report the group's size, the quota is divided by the workers of this machine."""
     assert Quota(divided(61)).calls == 61
     assert Quota(divided(61, members=4)).calls == 15
@@ -56,7 +56,7 @@ def test_a_smaller_part_holds_at_once_and_a_larger_one_after_a_minute() -> None:
         quota.group_has(members, now)
         assert quota.members == 3
     quota.group_has(1, 70.0)
-    assert quota.members == 2  # as there were at 20
+    assert quota.members == 2  # the most of the last minute: 2, at 20 s
     quota.group_has(1, 80.0)
     quota.group_has(1, 140.0)
     assert (quota.members, quota.calls) == (1, 60)

@@ -9,7 +9,7 @@ from consumer.engine.intake import FETCH_MOST
 from consumer.engine.model import Position
 from tests.engine.building import NO, TOPIC, UNDECODABLE, Core, event, event_ids, filtered, released, stopped
 
-# -- rule 5: room is a level
+# -- rule 5: room depends on the present level
 
 
 def test_room_is_what_the_budget_leaves() -> None:
@@ -266,7 +266,7 @@ def test_a_stop_during_a_halt_ends(state: str) -> None:
     assert core.statistics().totals.released == 1
 
 
-def test_a_halt_while_revoking_lets_go() -> None:
+def test_a_halt_during_a_revoke_drops_the_refused_batch() -> None:
     """A halt during a revoke drops the refused batch instead of retrying it."""
     core = Core(linger=0.0)
     core.assign()

@@ -61,7 +61,7 @@ def test_no_window_of_a_minute_holds_more_calls_than_the_quota(
         now = max(now, opens) if at_deadline else now + wait
         made += [now] * calls(gate, now, most=tries)
     for index, moment in enumerate(made):
-        # A window begins with a call; what comes 60 seconds later, as a float can tell, is the next window.
+        # A window begins with a call; a call 60 seconds later, compared as floats, is in the next window.
         assert sum(1 for other in made[index:] if other < moment + 60.0) <= quota
 
 
@@ -97,7 +97,7 @@ def test_remaining_calls_are_counted_down_until_the_reset() -> None:
     assert calls(gate, 110.0, most=7) == 7
 
 
-def test_nothing_remains_nothing_goes() -> None:
+def test_without_remaining_calls_the_gate_is_closed() -> None:
     """``x-ratelimit-remaining: 0`` on a good answer closes the gate before there is a 429."""
     gate = Gate(Policy())
     gate.told(0, 10.0, 100.0)
@@ -111,7 +111,7 @@ def test_a_reset_far_away_is_capped() -> None:
     assert gate.opens_at(0.0, 0) == 300.0
 
 
-def test_half_told_limits_tell_nothing() -> None:
+def test_incomplete_limit_headers_are_ignored() -> None:
     """Remaining calls without a reset, or a reset without them, are ignored: the quota alone holds."""
     gate = Gate(Policy())
     gate.told(0, None, 0.0)

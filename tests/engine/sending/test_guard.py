@@ -77,7 +77,7 @@ def tripped(core: Core) -> tuple[str, int, int] | None:
     return None if guard is None else (guard.topic, guard.rejected, guard.of)
 
 
-# -- when it trips
+# -- when the guard trips
 
 
 def test_more_than_the_share_of_a_full_sample_trips_it() -> None:
@@ -94,7 +94,7 @@ def test_the_section_of_the_mapping_is_named(transform: str) -> None:
 
     def fed(share: float) -> Core:
         core = guarded(sections=("shop.Order", "shop.Click"), transform=transform, dead_letter_share=share)
-        # Every second record is a click, and bad.
+        # By offset every second record is a click, and those are bad.
         core.fetch(*(value for one in good(5) for value in (one, one if transform else UNDECODABLE)))
         if transform:
             command = core.take(m.Transform)
@@ -121,7 +121,7 @@ def test_the_share_itself_does_not_trip_it() -> None:
     assert tripped(core) is None
 
 
-def test_few_records_say_nothing() -> None:
+def test_fewer_records_than_a_sample_do_not_trip_it() -> None:
     """Nine bad records of nine do not trip the guard; with the tenth record the sample is full."""
     core = guarded()
     core.fetch(*bad(9))
@@ -152,7 +152,7 @@ def test_a_poisoned_topic_among_good_ones_trips_it() -> None:
     assert tripped(core) == (OTHER_TOPIC, 10, 10)
 
 
-def test_what_is_filtered_hides_nothing() -> None:
+def test_filtered_records_do_not_count() -> None:
     """Filtered records do not count: nine of ten may be filtered, and the share is that of the others."""
     core = guarded()
     for n in range(9):
@@ -250,7 +250,7 @@ def test_few_refusals_of_a_great_many_do_not_trip_it() -> None:
     assert core.statistics().totals.delivered == 180
 
 
-def test_an_outage_leaves_no_rejections_alone() -> None:
+def test_in_an_outage_open_events_count_as_good() -> None:
     """While the API is down only rejections settle; open events count as good until they are refused."""
     core = guarded(max_open_events=200)
     for n in range(10):
@@ -290,7 +290,7 @@ def test_a_schema_that_does_not_exist_ends_nothing_behind_the_guard(monkeypatch:
     assert (core.statistics().totals.open, core.statistics().totals.filtered) == (12, 0)
 
 
-def test_a_registry_that_is_away_leaves_no_rejections_alone() -> None:
+def test_records_that_wait_for_the_registry_count_as_good() -> None:
     """While the registry is down, records that wait for their schema count as good, at their places."""
     core = guarded(max_open_events=200)
     for n in range(10):
@@ -361,7 +361,7 @@ def test_what_is_read_again_does_not_push_out_its_neighbours() -> None:
 
 
 def test_a_verdict_counts_however_late_while_its_place_is_kept() -> None:
-    """A late verdict counts as long as its record's place is kept: after 100 further records, but not after 350."""
+    """A late verdict counts as long as its record's place is kept: after 100 further records, but not after 250."""
     for behind, trips in ((100, True), (SAMPLE + 2 * 100 + 50, False)):
         core = guarded(max_open_events=100, concurrency=1)
         core.fetch(*(of_schema(f"{n}", "1") for n in range(6)), *good(4))
@@ -426,7 +426,7 @@ def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
     assert core.statistics().totals.dead_lettered == 100
 
 
-# -- once it has tripped
+# -- after the guard tripped
 
 
 def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
@@ -483,7 +483,7 @@ def test_held_and_deferred_records_are_not_read() -> None:
     assert not core.has(m.LookUpKeys)
 
 
-def test_it_says_so_at_once_and_every_minute() -> None:
+def test_the_guard_is_reported_at_once_and_every_minute() -> None:
     """The log has a line at once and every minute, with topic, share and advice, and without data of records."""
     core = guarded()
     core.fetch(event("secret"), *good(3), *bad(6))
@@ -498,7 +498,7 @@ def test_it_says_so_at_once_and_every_minute() -> None:
     assert len(core.reports("dead_letter_guard")) == 7
 
 
-def test_it_says_what_is_wrong_with_most_of_them() -> None:
+def test_the_most_frequent_reason_is_reported() -> None:
     """The log names the most frequent reason among the dead letters that trip the guard, not among earlier ones."""
     core = guarded(batch_events=10)
     for _ in range(200):
@@ -510,7 +510,7 @@ def test_it_says_what_is_wrong_with_most_of_them() -> None:
     assert report.fields["mostly"] == "convert no_identity"
 
 
-def test_it_stays_so() -> None:
+def test_the_guard_stays_tripped() -> None:
     """The guard stays tripped, whatever is delivered later, until a new process begins."""
     core = guarded(batch_events=10)
     core.fetch(*good(40), *bad(6), *good(4, "g'"))
@@ -535,7 +535,7 @@ def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
     assert [one.next_offset for one in stop.positions] == [2]
 
 
-def test_a_revoke_does_not_wait_for_them_either() -> None:
+def test_a_revoke_does_not_wait_for_letters_that_are_never_written() -> None:
     """A revoke does not wait for such dead letters either, nor does one that waited when the guard tripped."""
     core = guarded()
     core.assign(1, epoch=2)

@@ -137,7 +137,7 @@ class Books(RuleBasedStateMachine):
         for at in some:
             topic, block, index, place = self.waiting[at]
             fate = data.draw(st.sampled_from(FATES[self.records[topic][place]]))
-            # What is no longer kept has no verdict that counts.
+            # The guard ignores verdicts on records whose places it no longer keeps.
             if fate == "filtered":
                 self.guard.judge(Run(block, index, index + 1), None)
             elif fate != "good":
@@ -155,7 +155,7 @@ class Books(RuleBasedStateMachine):
         named = set() if tripped is None else {(tripped.topic, tripped.rejected, tripped.of)}
         assert named <= self.first
         assert bool(named) == bool(self.first)
-        self.first = named  # it stays with the one that it named
+        self.first = named  # the guard stays tripped by the topic that it named
         assert len(self.context.commands) <= 1
         self.context.commands.clear()
         assert self.guard.due() == (65.0 if self.first else None)
@@ -232,7 +232,7 @@ def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_i
     for _ in range(3):
         reading_again(core, random, log)
         assert tripped(core) is None
-    # The refused are what is left, and the first record with them: all of the map's places are good.
+    # Open are the refused records, the first of which is the start; the map names all good records.
     bad_places = [at for at, value in enumerate(log) if is_refused(value)]
     gaps = [(begin + 1, end) for begin, end in pairwise([*bad_places, len(log)]) if end > begin + 1]
     bounds = [*chain.from_iterable(gaps)]

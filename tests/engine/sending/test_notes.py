@@ -54,7 +54,7 @@ def states(core: Core) -> Sequence[tuple[str, bool]]:
     return [(one.state, one.told) for one in core.statistics().accounts]
 
 
-def test_a_throttle_is_told_once() -> None:
+def test_a_throttle_is_noted_once() -> None:
     """A throttle is noted once, although several calls meet it, and again when a later one lasts longer."""
     core = member()
     for name in "ab":
@@ -94,7 +94,7 @@ def test_a_refused_token_is_told_for_all_accounts_and_a_refused_account_for_itse
     assert len(told(core)) == 2
 
 
-def test_a_store_that_is_not_shared_is_told_nothing() -> None:
+def test_a_store_that_is_not_shared_gets_no_notes() -> None:
     """Without a shared key store there are no notes."""
     core = Core(linger=0.0)
     core.assign()
@@ -156,7 +156,7 @@ def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted
     assert states(core) == [("open", False)] * 3
 
 
-def test_who_was_told_wrongly_does_not_heed_such_notes_for_a_while() -> None:
+def test_after_a_wrong_note_such_notes_are_ignored_for_a_while() -> None:
     """When our probe succeeds despite a note, such notes are ignored for a while: another member's token
     differs. Throttles still hold."""
     core = member()
@@ -176,7 +176,7 @@ def test_who_was_told_wrongly_does_not_heed_such_notes_for_a_while() -> None:
     assert states(core) == [("halted", True)]
 
 
-def test_our_own_refusal_takes_the_place_of_what_was_told() -> None:
+def test_our_own_refusal_replaces_the_note() -> None:
     """A refusal that we meet ourselves replaces the note as the reason of the halt in /status."""
     core = member()
     send(core, "a")
@@ -190,7 +190,7 @@ def test_our_own_refusal_takes_the_place_of_what_was_told() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
-def test_notes_of_another_destination_mean_nothing(status: int) -> None:
+def test_notes_of_another_destination_are_ignored(status: int) -> None:
     """Notes for another destination are ignored: a sandbox refuses other tokens than the platform."""
     core = member()
     send(core, "a")

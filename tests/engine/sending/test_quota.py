@@ -154,7 +154,7 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert not core.statistics().key_store_fails
 
 
-def test_a_question_that_nothing_waits_for_any_more_is_no_trouble() -> None:
+def test_a_failed_question_without_waiting_events_is_forgotten() -> None:
     """When the partitions are lost, a failed question is not repeated, and the key store no longer counts as
     failing."""
     core = member()
@@ -187,13 +187,13 @@ def test_early_calls_leave_the_quota_to_full_batches() -> None:
     core.accept()
     queue_up(core, "b")
     core.advance(60.0 / 98)
-    give(core, 1, left=51)  # 98 calls a minute may be such
+    give(core, 1, left=51)  # until then 98 early calls a minute were allowed
     core.accept()
     queue_up(core, "c")
     pass_time(core, 29.9)
-    assert not core.has(m.AskCalls)  # 2 of them
+    assert not core.has(m.AskCalls)  # now 2 early calls a minute are allowed
     pass_time(core, 0.1)
-    assert core.has(m.AskCalls)  # it has lingered
+    assert core.has(m.AskCalls)  # the batch has lingered
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -97,15 +97,15 @@ def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
     answer_claims(core, 0)
     core.advance(0.0)
     assert event_ids(core.take(m.Send)) == ["early"]
-    core.advance(begun + LEASE - TIMEOUT - 1.0 - core.now + 0.001)  # too little is left now
+    core.advance(
+        begun + LEASE - TIMEOUT - 1.0 - core.now + 0.001
+    )  # now the lease ends before the call's time limit
     core.fetch(event("late"))
     answer_claims(core, 0)
     core.advance(5.0)
     assert not core.has(m.Send)
     assert core.statistics().lease_left == LEASE - 1.0 - (core.now - begun)
-    core.feed(
-        m.LeaseRenewed(asked.number, 1)
-    )  # comes late, and holds from when it was asked for: too short still
+    core.feed(m.LeaseRenewed(asked.number, 1))  # the lease counts from its question, so it is still too short
     assert not core.has(m.Send)
     pass_time(core, 0.001)
     core.advance(RENEW_EVERY)
@@ -280,7 +280,7 @@ def test_what_is_dropped_at_a_revoke_is_released() -> None:
     answer_claims(core, 0)
     core.accept()
     core.store_keys()
-    # So soon after a call what comes waits in its batch.
+    # Soon after a call new events wait in their batch.
     core.fetch(event("a"), event("b"))
     keys = split_keys(answer_claims(core, 0, 2).keys)
     assert sorted(keys_in(core.revoke(0))) == sorted(keys)
@@ -409,7 +409,7 @@ def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None
     assert core.has(m.Send)
 
 
-def test_what_was_delivered_there_as_well_is_counted() -> None:
+def test_a_delivery_by_another_member_as_well_is_counted() -> None:
     """An event that another member took over and confirmed is settled here and counted as taken over: it may be
     sent twice."""
     core = core_of_a_member(linger=0.0)

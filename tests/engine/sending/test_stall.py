@@ -62,7 +62,7 @@ def test_idle_for_ever_is_no_stall_and_new_work_gets_the_whole_time() -> None:
     assert looking(core, 10.0)
 
 
-def test_slow_progress_is_progress() -> None:
+def test_one_settlement_within_the_limit_is_no_stall() -> None:
     """One settlement within the limit, with any outcome, prevents a report."""
     core = waiting()
     for _ in range(10):
@@ -72,7 +72,7 @@ def test_slow_progress_is_progress() -> None:
 
 
 @pytest.mark.parametrize("answer", [(401, NO), (429, b""), (503, b"")])
-def test_what_has_its_own_name_is_no_stall(answer: tuple[int, bytes]) -> None:
+def test_states_with_their_own_report_are_no_stall(answer: tuple[int, bytes]) -> None:
     """A destination that is halted, throttled or unreachable is reported as that and not as a stall."""
     core = waiting()
     core.send_all()

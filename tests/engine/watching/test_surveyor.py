@@ -49,7 +49,7 @@ def reading(*values: bytes | None, **policy: Any) -> Core:
     return core
 
 
-# -- what it waits for, along its way
+# -- what a record waits for at each stage
 
 
 def test_nothing_open_has_no_oldest() -> None:
@@ -220,7 +220,7 @@ def test_a_record_waits_for_the_guard() -> None:
     assert waits_for(core) == ("guard", None)
 
 
-def test_a_record_let_go_of_in_a_drain_waits_for_what_is_in_flight() -> None:
+def test_a_record_dropped_in_a_drain_waits_for_calls_in_flight() -> None:
     """A record dropped in a drain waits for calls in flight, and is gone at once when there are none."""
     core = Core(linger=0.0, batch_events=1, concurrency=1)
     core.assign()
@@ -251,7 +251,7 @@ def test_every_way_to_wait_is_tested() -> None:
     }  # fmt: skip
 
 
-# -- how far behind, in seconds
+# -- lag in seconds
 
 
 def behind(core: Core, partition: int = 0) -> float | None:
@@ -299,7 +299,7 @@ def test_lag_of_what_is_not_read_is_the_age_of_the_last_record_read() -> None:
     core = Core()
     core.assign()
     ends(core, 100)
-    assert behind(core) is None  # nothing was read yet
+    assert behind(core) is None  # no record was read yet
     core.fetch(filtered(), filtered())
     core.now += 4.0
     assert behind(core) == pytest.approx(4.999)
@@ -367,7 +367,7 @@ def test_lag_goes_with_the_partition() -> None:
     assert behind(core) is None
 
 
-def test_times_to_come_and_no_times_are_no_ages() -> None:
+def test_future_and_missing_timestamps_are_no_ages() -> None:
     """A timestamp in the future gives an age of zero, a missing one gives None."""
     core = Core()
     core.assign(0)

@@ -32,7 +32,7 @@ def test_a_traceparent_is_read() -> None:
     assert trace_parent(record) == TraceParent(int(TRACE, 16), int(SPAN, 16), 1)
 
 
-def test_a_later_version_may_say_more() -> None:
+def test_of_a_later_version_the_known_fields_are_read() -> None:
     """Of a later version the known fields are read, as the standard asks."""
     record = written_in(f"cc-{TRACE}-{SPAN}-03-what-the-future-holds".encode())
     assert trace_parent(record) == TraceParent(int(TRACE, 16), int(SPAN, 16), 3)
@@ -56,7 +56,7 @@ def test_a_later_version_may_say_more() -> None:
         f"cc-{TRACE}-{SPAN}-01more".encode(),
     ],
 )
-def test_what_is_malformed_is_as_good_as_none(text: bytes | None) -> None:
+def test_a_malformed_header_gives_no_trace_parent(text: bytes | None) -> None:
     """A malformed header gives no trace parent and raises no error."""
     assert trace_parent(written_in(text)) is None
 
@@ -104,7 +104,7 @@ def test_a_send_says_where_its_records_come_from(links: int, found: list[int]) -
     assert [one.trace_id for one in send.parents] == found
     assert send.attempt == 1
 
-    # Tried again, it comes from where it came from.
+    # A retry names the same traces.
     core.answer(send, 503)
     core.until(lambda: core.has(m.Send))
     again = core.take(m.Send)
