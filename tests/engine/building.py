@@ -1,5 +1,4 @@
-"""Small builders for the tests of the engine: records whose value decides their outcome, a core, a clock set by
-hand.
+"""Builders for the tests of the engine: records whose value decides their outcome, a core, a clock set by hand.
 
 Theory of operation. A record's value is JSON that the fake decoder and converter read: `event` makes a deliverable
 one, `filtered`, `unconvertible` and so on the others. `Core` feeds a `Pipeline`, keeps every command that waits for

@@ -1,5 +1,4 @@
-"""Lessons of other projects (docs/why.md): one test for each row that concerns the engine, and for each crash
-point.
+"""Lessons of other projects (docs/why.md): one test per row that concerns the engine, and per crash point.
 
 A crash is a new `Core` that knows only what is durable: the key store's keys and the committed offset.
 """
@@ -136,8 +135,7 @@ def test_a_tombstone_is_filtered() -> None:
 
 
 def test_a_registry_outage_holds_only_the_unknown() -> None:
-    """While the registry is down, records with known schemas are delivered and the others wait without dead
-    letters (hermes #607)."""
+    """While the registry is down, records with known schemas are delivered and the others wait (hermes #607)."""
     core = Core()
     core.assign(0)
     core.assign(1)

@@ -302,8 +302,7 @@ def test_a_duplicate_of_a_refused_event_is_tried_itself() -> None:
 
 @pytest.mark.parametrize("when", ["looking up", "queued", "in flight", "backing off"])
 def test_a_follower_whose_leader_s_partition_is_lost_is_delivered(when: str) -> None:
-    """When a leader's partition is lost at any stage, its follower is sent itself, or settles with the leader's
-    delivery."""
+    """When a leader's partition is lost, its follower is sent itself, or settles with the leader's delivery."""
     core = Core()
     core.assign(0)
     core.assign(1)
@@ -391,8 +390,7 @@ def test_answers_that_fit_no_command_are_bugs() -> None:
 
 
 def test_open_bytes_bound_the_intake() -> None:
-    """Open bytes, of fetched records and of events' JSON, limit the intake; with nothing open there is room for
-    one record."""
+    """Open bytes of records and events' JSON limit the intake; with nothing open there is room for one record."""
     core = Core(max_open_bytes=10_000)
     core.assign()
     core.fetch(event("a", text="x" * 3000))
@@ -406,8 +404,7 @@ def test_open_bytes_bound_the_intake() -> None:
 
 
 def test_before_anything_was_seen_room_is_guessed_by_size_too() -> None:
-    """Before the first record, room is estimated from the budget in bytes, so that the first fetch fits
-    (parallel-consumer #832)."""
+    """Before the first record, room is estimated in bytes, so that the first fetch fits (parallel-consumer #832)."""
     core = Core(max_open_bytes=1024 * 1024)
     core.assign()
     assert 1 <= core.pipeline.room() <= 100
@@ -437,8 +434,7 @@ def script(seed: int) -> list[m.Command]:
 
 
 def test_the_same_seed_gives_the_same_commands() -> None:
-    """The same seed gives the same commands, without effects of hash order or identity; another seed waits
-    differently."""
+    """The same seed gives the same commands, whatever hash order or identity; another seed waits differently."""
     assert script(1) == script(1)
     assert script(1) != script(2)
 
@@ -447,8 +443,7 @@ def test_the_same_seed_gives_the_same_commands() -> None:
 
 
 def test_a_schema_s_verdicts() -> None:
-    """A schema that is found decodes its records; an unusable or missing one makes dead letters; without an
-    answer they wait."""
+    """A found schema decodes its records; an unusable or missing one makes dead letters; without one they wait."""
     core = Core()
     core.assign()
     core.fetch(of_schema("a", "1"), of_schema("b", "2"), of_schema("c", "3"), event("d"))

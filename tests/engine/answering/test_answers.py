@@ -171,8 +171,7 @@ def test_offline_events_that_go_again_are_counted() -> None:
 
 
 def test_events_of_an_hour_ago_that_go_again_are_counted() -> None:
-    """An event that arrives over an hour after it happened counts as unclear; before that the platform drops
-    doubles."""
+    """An event that arrives over an hour after it happened is unclear; until then the platform drops doubles."""
     core, send = sent(event("young", age=3000), event("old", age=3700), event("older", age=7200))
     core.feed(m.Unanswered(send.number, "timeout"))
     send = again(core)
@@ -299,8 +298,7 @@ STRANGE = b"<html><head><title>Access denied</title></head><body>no</body></html
 @pytest.mark.parametrize("body", [b"", STRANGE, b'{"message": "Forbidden"}'])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
 def test_a_middleman_settles_nothing_and_halts_nothing(status: int, body: bytes) -> None:
-    """Answers of a middleman make no dead letter and no halt; when the platform answers again, all events are
-    delivered."""
+    """Answers of a middleman make no dead letter and no halt; the platform's own answers deliver all events later."""
     core, send = sent(*(event(str(n)) for n in range(5)))
     ends = core.now + 3600.0
     while core.now < ends:
@@ -387,8 +385,7 @@ def test_a_middleman_s_413_makes_batches_smaller() -> None:
 
 
 def test_one_event_too_large_for_a_middleman_waits_and_holds_up_no_other() -> None:
-    """Only the platform can refuse an event as too large: at a middleman it is retried, reported each time, and
-    no dead letter."""
+    """Only the platform can refuse an event as too large: at a middleman it is retried, and no dead letter."""
     core, send = sent(event("huge", text="x" * 5000), event("a"), event("b"), batch_events=3, concurrency=1)
     ends = core.now + 3600.0
     while core.now < ends:
@@ -491,8 +488,7 @@ def test_larger_bodies_are_tried_less_and_less_often() -> None:
     ],
 )
 def test_a_429_closes_the_gate_until_its_time(headers: dict[str, str], seconds: float) -> None:
-    """A 429 closes the whole account for exactly the time it names, capped; then the same batch is sent
-    (connect #1352)."""
+    """A 429 closes the whole account for the time it names, capped; then the same batch is sent (connect #1352)."""
     core, send = sent(event("a"))
     core.answer(send, 429, headers=headers)
     begun = core.now
@@ -572,8 +568,7 @@ ANSWERS: Sequence[tuple[int, bytes]] = [
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer[0]}-{len(answer[1])}")
 def test_an_answer_for_a_lost_partition_settles_nothing(answer: tuple[int, bytes]) -> None:
-    """An answer for a lost partition makes no dead letter and no retry; a delivered key is stored for the next
-    owner."""
+    """An answer for a lost partition makes no dead letter and no retry; a delivered key is stored."""
     core, send = sent(event("a"))
     core.lose(0)
     core.answer(send, *answer)

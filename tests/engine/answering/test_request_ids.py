@@ -1,5 +1,4 @@
-"""Request ids: each log line about a call has the platform's id for it, which its support asks for, and no
-other text."""
+"""Request ids: each log line about a call has the platform's id for it, which its support asks for."""
 
 from __future__ import annotations
 

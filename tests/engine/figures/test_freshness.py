@@ -50,8 +50,7 @@ def test_a_quantile_is_at_most_a_quarter_too_high() -> None:
 @PROPERTY
 @given(_BATCHES)
 def test_windows_agree_with_a_list_of_all_ages(batches: list[tuple[int, list[int]]]) -> None:
-    """Since the start, over the last hour and day, figures equal those of sorted ages, at each step and after a
-    pause."""
+    """Figures of the whole run, the last hour and day equal those of sorted ages, at each step and after a pause."""
     freshness, now, happened = Freshness(), 0, list[tuple[int, int]]()
     for wait, ages in [*batches, (4_000, [])]:
         now += wait

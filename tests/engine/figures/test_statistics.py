@@ -98,8 +98,7 @@ def test_the_oldest_open_record_is_named() -> None:
 
 
 def test_the_latest_dead_letters_are_kept_once_they_are_stored() -> None:
-    """The snapshot lists stored dead letters: at most 20, newest first, with origin and reason; the first ten
-    problems stay."""
+    """The latest 20 stored dead letters are listed, newest first, with origin and reason; so are the first ten."""
     core = Core()
     core.assign(start=100)
     core.fetch(unconvertible())
@@ -146,8 +145,7 @@ def test_a_message_of_each_kind_is_kept() -> None:
 
 
 def test_progress_is_counted_from_the_last_settlement() -> None:
-    """Time without progress counts from the last settlement, or from when the last open record settled: idle is
-    not stuck."""
+    """Time without progress counts from the last settlement, or from when nothing was open: idle is not stuck."""
     core = Core()
     core.assign()
     core.advance(100.0)

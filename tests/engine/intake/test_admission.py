@@ -152,8 +152,7 @@ def test_a_position_that_goes_back_to_what_is_held_replaces_it() -> None:
 
 
 def test_a_position_that_goes_back_below_what_is_held_voids_all_of_it() -> None:
-    """When the position goes back below the held records, open ones from there on are released and held ones
-    dropped."""
+    """When the position goes back below held records, open ones from there are released and held ones dropped."""
     core = tight()
     values = [padded(f"{n}", 900) for n in range(6)]
     core.fetch(*values)
@@ -213,8 +212,7 @@ def test_nothing_open_always_has_room_for_one() -> None:
 
 
 def test_records_without_their_schema_fill_half() -> None:
-    """While the registry is down, records without a schema fill half of the budget, so that there is room to
-    grow later."""
+    """While the registry is down, records without a schema fill half of the budget, as they grow later."""
     core = tight()
     core.fetch(*(of_schema(f"{n}", "1", pad="x" * 150) for n in range(20)))
     assert 0.7 * BUDGET / 2 < core.pipeline.parking.size <= BUDGET / 2
@@ -247,8 +245,7 @@ def test_deferred_records_are_read_in_slices_of_bounded_size(monkeypatch: pytest
 
 
 def test_records_with_a_known_schema_use_the_other_half() -> None:
-    """Records with a known schema use the other half of the budget, when they come before one that would have
-    to wait."""
+    """Records with a known schema use the other half of the budget, if they come before one that has to wait."""
     core = tight()
     core.fetch(
         *(of_schema(f"{n}", "1", pad="x" * 150) for n in range(3)), *(padded(f"p{n}", 200) for n in range(4))
@@ -259,8 +256,7 @@ def test_records_with_a_known_schema_use_the_other_half() -> None:
 
 
 def test_records_grow_when_their_schema_comes() -> None:
-    """When a schema comes, as many records are converted as fit with their JSON; the others are deferred and
-    stay open."""
+    """When a schema comes, as many records are converted as fit with their JSON; the others stay open, deferred."""
     core = tight()
     core.fetch(
         *(of_schema(f"{n}", "1", pad="x" * 400) for n in range(2)), *(of_schema("z", "1") for _ in range(4))
@@ -416,8 +412,7 @@ def test_records_passed_over_behind_one_that_does_not_fit_wait_with_it() -> None
 
 
 def test_foreign_metadata_is_reported_and_ignored() -> None:
-    """Foreign metadata or a map of another offset is reported and ignored: all records are read. Empty metadata
-    is silent."""
+    """Foreign metadata, or a map of another offset, is reported and ignored; empty metadata is not reported."""
     core = Core()
     for partition, metadata in enumerate(("not ours", write_map(11, [12, 13], 7, 1), "")):
         core.assign(partition, epoch=1 + partition, start=10, leader_epoch=7, metadata=metadata)

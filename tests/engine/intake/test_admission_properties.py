@@ -212,8 +212,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_is_kept(self) -> None:
-        """Open bytes are exact but for some of settled records; above the budget only one event is open that
-        does not wait."""
+        """Open bytes are exact but for settled records; above the budget only one event is open that does not wait."""
         held_bytes, waits = open_bytes(self.core), waiting(self.core)
         total, needed = self.core.pipeline.ledger.open_bytes, sum(held_bytes.values())
         assert needed <= total <= needed + settled_bytes(self.core)

@@ -29,8 +29,7 @@ def true_now(core: Core) -> float:
 
 
 def fetch(core: Core, *events: tuple[str, float], stamped: float = 0.0) -> None:
-    """Fetch events, each an id and how many seconds it lies ahead of true time; `stamped`: the same for their
-    records."""
+    """Fetch events, each an id and its seconds ahead of true time; `stamped` is the same for their records."""
     offset = core.offsets[0]
     core.offsets[0] += len(events)
     stamp = int((true_now(core) + stamped) * 1000)
@@ -86,8 +85,7 @@ def test_with_a_clock_behind_at_the_start_one_event_is_a_pilot_for_the_others(of
 
 
 def test_with_a_clock_behind_events_are_judged_by_the_platforms_time() -> None:
-    """Once the platform's time is known, present events are sent at once, and an event that lies ahead of it is
-    refused."""
+    """Once the platform's time is known, present events are sent at once, and events ahead of it are refused."""
     core = heard(core_of(-FAR))
     fetch(core, ("now", 0.0), ("soon", 299.0), ("ahead", 302.0))
     assert (core.statistics().clock.early, refused(core)) == (0, ["future_event_time"])
@@ -124,8 +122,7 @@ def test_an_event_ahead_of_its_record_or_of_known_time_is_refused() -> None:
 
 
 def test_one_producer_ahead_does_not_stop_a_topic() -> None:
-    """Events of a producer whose clock is ahead wait for the platform's time and are refused then; others are
-    delivered."""
+    """Events of a producer whose clock is ahead wait for the platform's time, and are refused then."""
     core = core_of(0.0)
     fetch(core, ("right", 0.0))
     fetch(core, ("wrong", FAR), stamped=FAR)
@@ -264,8 +261,7 @@ def test_what_waits_is_bounded_and_dies_with_its_assignment() -> None:
 
 @pytest.mark.parametrize("most", [1_000_000, 50])
 def test_a_record_that_waits_again_needs_no_room_again(most: int) -> None:
-    """An early record that is judged again after a clock change, and still waits, is sent as a pilot, even
-    above the budget."""
+    """An early record that still waits after a clock change becomes a pilot, even above the budget."""
     core = core_of(-FAR, max_open_bytes=most)
     core.feed(m.Tick())
     core.clock_off = -FAR - 100.0
@@ -306,8 +302,7 @@ def test_one_wrong_answer_alone_is_not_accepted(off: float) -> None:
 
 
 def test_after_a_jump_one_wrong_answer_alone_is_not_accepted() -> None:
-    """After a jump of the clock earlier answers are uncertain, and one answer that contradicts the records is
-    not accepted."""
+    """After a jump earlier answers are uncertain, and one answer that contradicts the records is not accepted."""
     core = heard(core_of(0.0))
     core.clock_off = FAR  # the machine was suspended
     core.feed(m.Tick())
@@ -335,8 +330,7 @@ def test_three_answers_are_accepted_whatever_other_clocks_show() -> None:
 
 
 def test_after_a_pilot_without_a_call_the_next_one_goes_at_once() -> None:
-    """When pilots turn out to be duplicates, the next one goes at once, not one a second: after a crash there
-    are many."""
+    """When pilots turn out to be duplicates, the next goes at once, not after a second: a crash leaves many."""
     core = core_of(0.0)
     fetch(core, *((f"{n}", 0.0) for n in range(20)))
     core.look_up()

@@ -132,8 +132,7 @@ def test_ending_a_claim_that_is_not_held_is_a_bug(maker: Maker) -> None:
 
 @given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
 def test_keys_tell_events_apart(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
-    """Account, name and id all make a difference to the key, and NUL, which the first two cannot hold,
-    separates them."""
+    """Keys differ by account, name and id; NUL, which the first two cannot hold, separates the parts."""
     one, other = (
         (parts[0].replace("\0", ""), parts[1].replace("\0", ""), parts[2]) for parts in (one, other)
     )

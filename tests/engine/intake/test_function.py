@@ -49,8 +49,7 @@ def test_records_wait_for_the_function_and_are_not_open() -> None:
 
 
 def test_what_it_filters_and_fails_on() -> None:
-    """A record for which the function returns None is filtered, code `transform`; a failure is a dead letter,
-    stage convert."""
+    """A record for which the function returns None is filtered under its own code; a failure is a dead letter."""
     core = started()
     core.fetch(event("a"), event("b"), event("c"))
     verdicts: dict[str, Filtered | Rejection] = {"a": Filtered("transform"), "b": FAILED}
@@ -84,8 +83,7 @@ def test_it_is_not_called_for_what_is_no_event() -> None:
 
 
 def test_records_that_waited_for_their_schema_go_through_it() -> None:
-    """A record that waited for its schema stays open until the function has returned for it; others do not wait
-    for it."""
+    """A record that waited for its schema stays open until the function has returned for it; others go on."""
     core = started()
     core.fetch(of_schema("a", "7"), event("b"))
     assert answer(core) == ["b"]
@@ -115,8 +113,7 @@ def test_an_event_that_lies_ahead_waits_and_goes_through_it_again() -> None:
 
 
 def test_a_revoke_does_not_wait_for_it() -> None:
-    """A revoke drops records that wait for the function at once, and ignores what the function returns for them
-    later."""
+    """A revoke drops records that wait for the function, and ignores what the function returns for them later."""
     core = started()
     core.fetch(event("a"), event("b"))
     [release] = [one for one in core.revoke(0) if isinstance(one, m.Release)]
@@ -187,8 +184,7 @@ def test_a_million_slow_calls_do_not_fill_the_log() -> None:
 
 
 def test_the_budget_is_kept_with_a_function() -> None:
-    """Records that do not fit in the budget wait after the function has returned, and it is not called for them
-    again."""
+    """Records that do not fit in the budget wait after the function has returned, and need no second call."""
     core = started(max_open_events=100, batch_events=100)
     core.fetch(*(event(str(n)) for n in range(128)))
     called: list[str] = []

@@ -139,8 +139,7 @@ def denied(parking: Parking, now: float, wanted: str = "1") -> list[int]:
 
 
 def test_a_denial_is_final_once_a_record_waited_for_patience(ledger: Books) -> None:
-    """A denied schema is asked for again with the usual backoff, and denied for good once a record waited for
-    `patience`."""
+    """A denied schema is asked for again with the usual backoff until a record has waited for `patience`."""
     parking, block = patient(BACKOFF, 60.0), span_of(ledger)
     parking.park(ref("1"), row(block, 0), 100.0)
     asked, now, final = [], 100.0, list[int]()

@@ -117,8 +117,7 @@ def test_records_that_wait_unread_are_not_missed() -> None:
 
 
 def test_a_log_that_was_emptied_is_told_though_no_record_comes() -> None:
-    """A log that was emptied is reported without a record once it is seen twice, since a fetch may be on its
-    way; then lag is 0."""
+    """An emptied log seen twice is reported without a record; seen once, a fetch may still be on its way."""
     core = Core()
     core.assign(start=5)
     emptied = m.EndOffsets({P0: 40}, {P0: 5}, begins={P0: 40})

@@ -75,8 +75,7 @@ def test_the_limit_is_reached_and_not_exceeded() -> None:
 
 
 def test_what_where_left_out_does_not_count() -> None:
-    """Events that ``--where`` leaves out do not count towards the limit; those before the limit's last event
-    are read."""
+    """Events that ``--where`` leaves out do not count towards the limit; those before its last event are read."""
     core = made(most_records=2)
     core.fetch(left_out(), event("a"), left_out(UNJUDGED), left_out(), event("b"), left_out(), event("c"))
     assert selected(core) == 2
@@ -85,8 +84,7 @@ def test_what_where_left_out_does_not_count() -> None:
 
 
 def test_room_grows_with_what_is_left_out() -> None:
-    """When few records are selected, fetches grow beyond the rest of the limit, so that a replay does not take
-    for ever."""
+    """When few records are selected, fetches exceed what is left of the limit, so that a replay ends in time."""
     core = made(most_records=10)
     assert core.pipeline.room() == 10
     core.fetch(event("a"), *(left_out() for _ in range(99)))
@@ -182,8 +180,7 @@ def test_the_limit_is_exact_whatever_comes(
 
 
 def replay(core: Core, seconds: float, values: Any) -> list[tuple[float, int]]:
-    """Fetch whatever there is room for, as the shell does, for `seconds`; return times and how many events went
-    on.
+    """Fetch whatever there is room for, as the shell does; return times and how many events went on by then.
 
     A fetch takes a millisecond; without room it waits for the next deadline.
     """
@@ -213,8 +210,7 @@ def events() -> Any:
 
 @pytest.mark.parametrize("rate", [0.5, 1.0, 7.3, 100.0, 1000.0 / 3])
 def test_the_pace_is_kept_and_used(rate: float) -> None:
-    """At every moment at most rate x seconds and the burst have gone on, and little less, with a tick at each
-    deadline."""
+    """Rate x seconds and the burst are never exceeded, and nearly used, with a tick at each deadline alone."""
     core = made(events_per_second=rate)
     seen = replay(core, 20.0, events())
     burst = max(1.0, rate / 10)
@@ -232,8 +228,7 @@ def test_the_pace_begins_with_the_work() -> None:
 
 
 def test_filtered_records_cost_nothing() -> None:
-    """Filtered records cost nothing of the pace: with one event in twenty records, 200 records are read for 10
-    events."""
+    """Filtered records cost nothing of the pace: with one event in 20 records, 200 are read for 10 events."""
     core = made(events_per_second=10.0)
 
     def values() -> Any:

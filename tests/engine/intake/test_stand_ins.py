@@ -33,8 +33,7 @@ def ask_again(core: Core) -> None:
 
 
 def test_records_go_on_with_what_the_registry_answered_earlier() -> None:
-    """Records are delivered and committed with the earlier answer; figures and log say that the schema is from
-    disk, and why."""
+    """Records are delivered with the earlier answer; figures and log say that the schema is from disk, and why."""
     core = waiting_core("a", "b")
     core.take(m.FetchSchema)
     core.feed(earlier())
@@ -141,8 +140,7 @@ def test_a_registry_that_denies_the_schema_counts() -> None:
 
 
 def test_an_earlier_answer_that_nobody_needs_any_more_is_not_learned() -> None:
-    """An earlier answer that comes after the records' partition is lost is ignored, and the registry is not
-    asked on."""
+    """An earlier answer for records of a lost partition is ignored, and the registry is asked no more."""
     core = waiting_core("a")
     asked = core.take(m.FetchSchema)
     core.lose(0)

@@ -107,8 +107,7 @@ def test_records_read_after_a_cut_have_their_own_state() -> None:
 
 
 def test_a_settled_record_is_not_held() -> None:
-    """A settled record's bytes are freed while the block has open records; asking for the record again raises
-    an error."""
+    """A settled record's bytes are freed while others of the block are open; asking for it again raises an error."""
     blocks, _ = tracked([[(1, True), (1, False)]])
     block = blocks[0]
     assert block.records[0] is None

@@ -1,5 +1,4 @@
-"""Commits: when they are sent, and that a process that was frozen begins nothing before it knows what is still
-its own."""
+"""Commits: when they are sent, and that a process that was frozen begins nothing before it knows what is its own."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ def test_commits_go_one_at_a_time_and_only_when_something_changed() -> None:
 
 
 def test_what_settles_behind_an_open_record_is_committed_in_the_map() -> None:
-    """Records settled behind an open one are committed in the map of the unchanged offset, and each change is
-    committed."""
+    """Records settled behind an open one are committed in the map of the same offset, and so is each change."""
     core = core_of()
     core.fetch(event("a"), filtered(), filtered(), event("b"), filtered())
     core.advance(1.0)
@@ -209,8 +207,7 @@ def test_the_same_or_an_unknown_destination_is_not_reported(told: str | None) ->
 
 
 def test_another_partition_s_refused_map_turns_them_off_for_all() -> None:
-    """A refused map of one partition ends maps for all, as it is the broker's limit; accepted positions stay
-    committed."""
+    """A refused map of one partition ends maps for all: the limit is the broker's. Accepted positions stay."""
     core = core_of(0, 1)
     for partition in (0, 1):
         core.fetch(filtered(), event(f"a{partition}"), filtered(), partition=partition)
@@ -245,8 +242,7 @@ def test_after_an_absence_nothing_is_begun_until_it_is_proven() -> None:
 
 
 def test_the_proof_is_a_commit_even_of_what_is_committed_already() -> None:
-    """The proof is a commit even of an offset that is already committed; without one, of the offset where
-    reading began."""
+    """The proof is a commit even of a committed offset; without a settled record, of where reading began."""
     core = core_of(0, 1)
     core.fetch(filtered())
     core.advance(1.0)

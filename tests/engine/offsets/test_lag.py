@@ -121,8 +121,7 @@ def test_the_end_is_never_below_the_position(heard: int) -> None:
 
 
 def test_a_commit_that_comes_back_after_the_log_was_cut_is_void() -> None:
-    """A commit answered after its log was cut is void: nothing counts as committed, and the new records count
-    as lag."""
+    """A commit answered after a cut of the log is void: nothing is committed, and the new records count as lag."""
     core = Core(linger=0.0)
     core.assign()
     core.fetch(filtered(), filtered(), filtered())

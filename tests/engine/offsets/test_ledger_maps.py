@@ -120,8 +120,7 @@ def test_finished_spans_keep_their_leader_epoch() -> None:
 
 
 def test_a_record_below_the_map_of_a_higher_leader_epoch_voids_it() -> None:
-    """A record below the map with a higher leader epoch voids the map: the log was cut, and no record is passed
-    over."""
+    """A record below the map with a higher leader epoch voids the map: after a cut no record is passed over."""
     committed = Position(TOPIC, 0, 10, 4, write_map(10, [12, 20], 4))
     ledger = Books()
     state = begin(ledger, committed)
@@ -154,8 +153,7 @@ def test_what_is_not_read_again_yet_is_handed_on() -> None:
 
 
 def test_a_broker_that_takes_no_maps_gets_none() -> None:
-    """With a broker that refuses maps, present and later assignments write none, and the position waits for the
-    first record."""
+    """With a broker that refuses maps no assignment writes one, and the position waits for the first record."""
     ledger = Books()
     state = ledger.begin(TP, 1, 0, False)
     block = reads(ledger, 0, 4)
@@ -186,8 +184,7 @@ def test_where_no_map_is_taken_none_limits_what_is_read(most: int) -> None:
 
 
 def test_a_map_of_its_own_is_committed_though_the_first_record_waits() -> None:
-    """With its first record open, an assignment commits where it began if it has a map of its own, and nothing
-    without one."""
+    """An assignment whose first record is open commits where it began if it has a map, and nothing without one."""
     ledger = Books()
     state = ledger.begin(TP, 1, 3, False, 6)
     block = reads(ledger, 5, 3)
@@ -246,8 +243,7 @@ def test_nothing_open_leaves_all_the_room() -> None:
 
 
 def read_on(most_open: int, burst: int, waiting: float, step: int, seed: int) -> tuple[bool, int, float]:
-    """Read as fast as the share allows; `waiting` is the share of records that stay open, others settle in
-    bursts.
+    """Read as fast as the share allows; `waiting` of the records stay open for ever, others settle in bursts.
 
     Return whether a map was cut, how many records were read, and the lowest share. Reading ends without room.
     """

@@ -137,8 +137,7 @@ class MapMachine(RuleBasedStateMachine):
         eager=st.booleans(),
     )
     def set_up(self, leader_epoch: int | None, most: int, eager: bool) -> None:
-        """Set up a log and a first commit; `eager` packs finished blocks at once, `most` is the limit of a map
-        in bytes."""
+        """Begin a log with a first commit; `eager` packs finished blocks at once, `most` limits a map in bytes."""
         self.leader_epoch, self.most, self.eager = leader_epoch, most, eager
         self.append([1, 1, 3, 1, 1, 1, 2, 1])
         self.work([3, 2], 1, 0.5, commit=True)

@@ -95,8 +95,7 @@ def test_an_open_span_without_an_open_record_is_no_reason_to_fail() -> None:
 
 @pytest.mark.parametrize("spoil", SPOILERS)
 def test_nothing_is_committed_or_read_any_more(spoil: Callable[[Ledger], None]) -> None:
-    """When the next commit is due, commits and reading stop with one line in the log; three minutes later an
-    error ends the process."""
+    """When a commit is due, commits and reading stop with a line in the log; three minutes later an error follows."""
     pipeline, tick, core = spoiled(spoil)
     assert pipeline.room() > 0
     given = [one for _ in range(int(_SHOWN_FOR)) for one in tick(1.0)]

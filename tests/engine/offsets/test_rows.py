@@ -59,8 +59,7 @@ def test_ages_are_counted_alike(times: list[int], now: float, bounds: set[int], 
 
 
 def test_columns_of_other_kinds_are_refused() -> None:
-    """Columns of another element type are refused, and so are bounds without an infinite last one, in which a
-    search would not end."""
+    """Other element types are refused, and bounds without an infinite last one, in which a search would not end."""
     times, bounds, counts = array("q", [1]), array("d", [1.0, inf]), array("q", [0, 0])
     assert compiled.count_ages(times, 3.0, bounds, counts) == (1, 1)
     for wrong in (

@@ -1,5 +1,4 @@
-"""An offset counts within one life of a topic: offsets read, committed or mapped before the topic was created
-again are void."""
+"""Lives of a topic: offsets read, committed or mapped before the topic was created again are void after it."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def anew(commands: list[m.Command]) -> list[m.NewLife]:
 
 
 def test_another_id_ends_the_assignment() -> None:
-    """Another topic id drops the assignment with its open records; the partition is read from the beginning,
-    and logged."""
+    """Another topic id drops the assignment; the partition is read from the beginning, and the log says so."""
     core = core_of(0, 1)
     core.fetch(filtered(), event("a"))
     commands = core.feed(m.TopicIdsTold({TOPIC: NEXT_ID}))
@@ -91,8 +89,7 @@ def test_a_commit_under_way_does_no_harm() -> None:
 
 
 def test_a_draining_partition_is_dropped_and_not_read_from_the_beginning() -> None:
-    """A draining partition is dropped and released at once with nothing to commit, and is not read from the
-    beginning."""
+    """A draining partition is dropped and released at once without a commit, and not read from the beginning."""
     core = core_of()
     core.fetch(event("a"))
     core.send_all()
@@ -150,8 +147,7 @@ def test_a_start_at_the_beginning_for_a_void_offset_is_told() -> None:
 
 
 def test_a_rebalance_that_comes_first_is_told_as_well() -> None:
-    """A rebalance that brings a new topic id before the brokers' report is logged as well: the offset is gone
-    with the topic."""
+    """A rebalance that brings a new topic id before the brokers' report is logged as well."""
     core = core_of()
     core.fetch(filtered())
     core.revoke(0)

@@ -107,8 +107,7 @@ def test_retries_go_first_when_their_time_has_come() -> None:
 
 
 def test_retries_due_at_the_same_time_go_in_order_of_their_numbers() -> None:
-    """Retries due at the same time are sent in the order of their numbers, so that the same seed gives the same
-    commands."""
+    """Retries due at the same time are sent in order of their numbers: the same seed gives the same commands."""
     queue = queue_of()
     batches = [Batch(number, ACCOUNT, make_runs(1)) for number in (3, 1, 2)]
     for batch in batches:

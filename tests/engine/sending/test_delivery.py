@@ -87,8 +87,7 @@ def test_true_does_not_count_as_one() -> None:
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_refused_call_may_say_which_events(status: int) -> None:
-    """A refused call names failed events at the top or in `details`: those are refused, the others were not
-    delivered."""
+    """Failed events named at the top or in `details` are refused; the call delivered none of the others."""
     outcomes = [("failed", "bad email", None), ("processed", None, None)]
     top = answer_body(outcomes)
     inner = orjson.dumps({"code": 1, "message": "no", "details": orjson.loads(top)})

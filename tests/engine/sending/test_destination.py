@@ -45,8 +45,7 @@ def test_another_address_or_mode_has_another_tag() -> None:
 
 
 def test_the_tag_of_the_real_api_never_changes() -> None:
-    """The tag is in commits and decides which keys of older stores count, so a changed digest would invalidate
-    them all."""
+    """The tag is in commits and decides which keys of older stores count, so a changed digest would void them all."""
     assert REAL_API == destination_tag(REAL, test_mode=False) == "J9QEDF5A"
 
 

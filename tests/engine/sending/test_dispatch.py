@@ -150,8 +150,7 @@ def test_a_refused_token_halts_every_account() -> None:
 
 
 def test_a_halt_reads_the_token_then_probes_then_resumes() -> None:
-    """A halt reads the token, then sends one probe; the first good answer ends the halt, and all events are
-    delivered."""
+    """A halt reads the token, then sends one probe; the first good answer ends it, and all events are delivered."""
     core = halted()
     assert not core.has(m.Send)
     core.until(lambda: core.has(m.ReadToken))
@@ -331,8 +330,7 @@ def test_with_no_batch_to_probe_with_intake_brings_one_record() -> None:
 
 
 def test_a_halted_account_with_nothing_waiting_does_not_end_the_process() -> None:
-    """A halted account without waiting events does not make the engine give up: patience counts for events that
-    wait."""
+    """A halted account without waiting events does not make the engine give up: patience counts for such events."""
     core = Core(linger=0.0, halt_patience=100.0)
     core.assign(0)
     core.assign(1)

@@ -47,8 +47,7 @@ def test_before_the_brokers_report_the_quota_is_divided_by_the_local_workers() -
 
 
 def test_a_smaller_part_holds_at_once_and_a_larger_one_after_a_minute() -> None:
-    """A smaller part holds at once; a larger one only after a minute, as calls of members that left count until
-    then."""
+    """A smaller part holds at once; a larger one after a minute, as calls of members that left count until then."""
     quota = Quota(divided())
     quota.group_has(3, 0.0)
     assert (quota.members, quota.calls) == (3, 20)
@@ -63,8 +62,7 @@ def test_a_smaller_part_holds_at_once_and_a_larger_one_after_a_minute() -> None:
 
 
 def test_a_member_that_comes_back_within_the_minute_changes_nothing() -> None:
-    """A member that comes back within the minute changes nothing; the minute begins again with the next one
-    that leaves."""
+    """A member that comes back within the minute changes nothing; the minute begins again when one leaves."""
     quota = Quota(divided())
     for now, members in ((0.0, 2), (10.0, 1), (40.0, 2), (50.0, 1), (71.0, 1)):
         quota.group_has(members, now)
@@ -91,8 +89,7 @@ def test_what_a_shared_key_store_counts_is_not_divided() -> None:
 
 
 def test_the_first_minute_s_calls_are_made_evenly() -> None:
-    """In a minute that begins without calls the first is made at once and the others evenly; later ones as they
-    come."""
+    """In a minute that begins without calls the first goes at once and others evenly; later ones as they come."""
     gate = Gate(divided(6))
     assert made(gate, 0.0, 60.0) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
     assert made(gate, 105.0, 120.0) == [105.0] * 5 + [110.0]

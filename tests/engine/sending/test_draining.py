@@ -26,8 +26,7 @@ def test_room_is_what_the_budget_leaves() -> None:
 
 
 def test_a_revoke_makes_room_again() -> None:
-    """A partition that goes makes room: room depends on open records alone, not on earlier pauses
-    (parallel-consumer #857)."""
+    """A partition that goes makes room: only open records count, not earlier pauses (parallel-consumer #857)."""
     core = Core(max_open_events=3)
     core.assign()
     core.fetch(event("a"), event("b"), event("c"))
@@ -134,8 +133,7 @@ def test_lost_partitions_are_dropped_without_a_commit() -> None:
 
 
 def test_a_partition_that_comes_back_while_it_drains_is_fresh() -> None:
-    """When a draining partition is assigned again, the revoke is answered without a commit, and the new epoch
-    is read."""
+    """When a draining partition is assigned again, the revoke is answered without a commit, and records are read."""
     core = Core()
     core.assign(0, epoch=1)
     core.fetch(event("a"))
@@ -190,8 +188,7 @@ def test_a_stop_with_nothing_to_wait_for_is_drained_whatever_its_grace() -> None
 
 @pytest.mark.parametrize("first", ["stop", "revoke"])
 def test_a_revoke_during_a_stop_gets_its_own_positions(first: str) -> None:
-    """A revoke during a stop returns its own positions: they must be committed before another member has the
-    partition."""
+    """A revoke during a stop returns its own positions, to be committed before another member takes over."""
     core = Core()
     core.assign(0)
     core.assign(1)

@@ -87,8 +87,7 @@ def test_early_calls_are_as_far_apart_as_the_quota_says() -> None:
 
 
 def test_early_calls_leave_half_of_the_quota() -> None:
-    """Early calls use at most half of the quota, but two thirds in the first minute, which begins with an
-    unused quota."""
+    """Early calls use at most half of the quota, but two thirds in the first minute, as that begins unused."""
     core = core_of(calls_per_minute=60)
     made: list[float] = []
     waited: dict[str, float] = {}
@@ -110,8 +109,7 @@ def test_early_calls_leave_half_of_the_quota() -> None:
 
 
 def test_near_the_quota_batches_fill() -> None:
-    """The fewer calls of the quota are left, the more time lies between early calls, so that full batches can
-    use them."""
+    """The fewer calls of the quota are left, the more time lies between early ones: full batches need them."""
     gate = Gate(Policy())
     waits = []
     for used in (1, 2500, 4000, 4999, 5000):
@@ -143,8 +141,7 @@ def test_the_headers_share_is_spent_evenly() -> None:
 def test_at_the_moment_it_names_an_early_call_may_go(
     quota: int, steps: list[tuple[float, tuple[int, float] | None]]
 ) -> None:
-    """At the time that the gate names an early call is allowed, so the timer does not spin, and the gate is
-    open then."""
+    """At the time that the gate names an early call is allowed, or the timer would spin; the gate is open then."""
     gate, now = Gate(Policy(calls_per_minute=quota)), 1000.0
     for wait, told in steps:
         now += wait
@@ -157,8 +154,7 @@ def test_at_the_moment_it_names_an_early_call_may_go(
 
 
 def test_after_a_429_batches_fill_for_a_minute() -> None:
-    """For a minute after a 429 only full batches and those that lingered are sent: others may use the account's
-    quota."""
+    """For a minute after a 429 batches fill or linger: others may use the account's quota."""
     core = core_of(batch_events=2)
     come(core, "a")
     core.answer(core.take(m.Send), 429, NO, headers={"retry-after": "1"})

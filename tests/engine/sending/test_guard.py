@@ -330,8 +330,7 @@ def test_records_that_are_passed_over_are_good() -> None:
 
 
 def test_a_second_reading_does_not_trip_where_the_first_did_not() -> None:
-    """A second reading, with duplicates settled early and refusals late, trips no more than the first: offsets
-    give the order."""
+    """A second reading, with duplicates early and refusals late, trips no more than the first: offsets order it."""
     core = guarded(batch_events=10, concurrency=1, max_open_events=500)
     values = [event(f"bad{n}" if n % 20 == 0 else f"g{n}") for n in range(400)]
     for epoch in (1, 2):
@@ -430,8 +429,7 @@ def test_without_a_guard_a_topic_may_be_dead_letters_alone() -> None:
 
 
 def test_no_dead_letter_is_written_and_nothing_is_committed_past() -> None:
-    """After the guard tripped, waiting dead letters are dropped, their records stay open, and calls in flight
-    settle."""
+    """After the guard tripped, waiting dead letters are dropped, their records stay open, and calls settle."""
     core = guarded()
     core.fetch(*good(4), *bad(6))
     assert not core.has(m.StoreDeadLetters)
@@ -523,8 +521,7 @@ def test_the_guard_stays_tripped() -> None:
 
 
 def test_a_stop_does_not_wait_for_letters_that_are_never_written() -> None:
-    """A stop does not wait for dead letters that are never written: it ends at once, and commits nothing past
-    open records."""
+    """A stop does not wait for dead letters that are never written, and commits nothing past open records."""
     core = guarded()
     core.fetch(*good(2), *bad(8))
     judge(core)
@@ -549,8 +546,7 @@ def test_a_revoke_does_not_wait_for_letters_that_are_never_written() -> None:
 
 
 def test_a_new_process_reads_the_open_ones_again() -> None:
-    """With a corrected mapping a new process delivers the open records, and passes over the settled ones behind
-    them."""
+    """With a corrected mapping a new process delivers the open records, and passes over settled ones."""
     core = guarded(commit_interval=0.1)
     core.fetch(*bad(6), *good(4))
     judge(core)

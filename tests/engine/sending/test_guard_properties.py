@@ -75,8 +75,7 @@ class Books(RuleBasedStateMachine):
         self.waiting: list[tuple[str, Block, int, int]] = []
         """Topic, block, index and place in `records` of each record that may still get a verdict."""
         self.first: set[tuple[str, int, int]] = set()
-        """What the first input that exceeded the share may be reported as: with two topics in one input, either
-        of them."""
+        """What the first input above the share may be reported as: with two topics in one input, either of them."""
         ledger = LedgerBooks()
         self.states = {one: ledger.begin(TopicPartition(one, 0), 1, 0, False) for one in self.topics}
         self.ledger = ledger
@@ -200,8 +199,7 @@ def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: st
 
 
 def healthy_log(random: Random, most: int) -> list[bytes]:
-    """Return records of which no `most` neighbours, filtered ones aside, hold more than four tenths that are
-    refused."""
+    """Return records of which no `most` neighbours, filtered ones aside, hold more than four tenths refused."""
     log: list[bytes] = []
     latest: deque[bool] = deque(maxlen=most - 1)
     while len(log) < 400:
@@ -313,8 +311,7 @@ def test_whatever_comes_nothing_is_written_or_read_once_it_has_tripped(
 
 @pytest.mark.parametrize("share", [0.29, 0.07, 0.58, 0.1])
 def test_the_share_is_compared_exactly(share: float) -> None:
-    """The share is compared exactly: 29 dead letters of 100 are not more than 0.29, although 0.29 x 100 is
-    below 29 as a float."""
+    """The share is compared exactly: 29 dead letters of 100 do not exceed 0.29, although 0.29 x 100 < 29 as floats."""
     core = guarded(dead_letter_share=share, dead_letter_sample=100)
     core.fetch(*bad(round(share * 100)), *good(100 - round(share * 100)))
     assert tripped(core) is None

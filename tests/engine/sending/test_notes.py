@@ -133,8 +133,7 @@ def test_what_was_told_before_the_first_event_of_an_account_holds_for_it() -> No
 
 
 def test_a_refusal_that_another_member_met_halts_until_our_own_probe_is_accepted() -> None:
-    """Another member's refusal halts all accounts until our own probe is accepted; the same note does not halt
-    again."""
+    """Another member's refusal halts all accounts until our own probe is accepted; the same note halts once."""
     core = member()
     for name, account in (("a", ACCOUNT), ("b", OTHER_ACCOUNT)):
         send(core, name, account)

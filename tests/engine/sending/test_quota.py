@@ -49,8 +49,7 @@ def sent(core: Core) -> int:
 
 
 def test_a_member_asks_for_the_calls_that_could_begin_now() -> None:
-    """A member asks for as many calls as could begin now, one question at a time, and makes none before they
-    are granted."""
+    """A member asks for the calls that could begin now, one question at a time, and makes none before the answer."""
     core = member(concurrency=3, destination=REAL_API, calls_per_minute=70)
     queue_up(core, *"abcde")
     asked = core.take(m.AskCalls)
@@ -109,8 +108,7 @@ def test_a_quota_that_is_used_up_throttles_until_a_call_is_free() -> None:
 
 
 def test_calls_that_were_given_and_not_used_are_void() -> None:
-    """Granted calls that were not used within two seconds of the question are void, as the store counts them no
-    longer."""
+    """Granted calls not used within two seconds of the question are void: the store counts them no longer."""
     core = member(concurrency=3)
     queue_up(core, "a", "b", "c")
     core.revoke(0)
@@ -124,8 +122,7 @@ def test_calls_that_were_given_and_not_used_are_void() -> None:
 
 
 def test_calls_that_come_too_late_are_void_and_more_time_is_asked_for() -> None:
-    """Calls that are granted too late are void, and the next question asks for more time, so a slow store stops
-    nothing."""
+    """Calls that are granted too late are void, and the next question asks for more time."""
     core = member()
     queue_up(core, "a")
     core.advance(3.0)
@@ -137,8 +134,7 @@ def test_calls_that_come_too_late_are_void_and_more_time_is_asked_for() -> None:
 
 
 def test_a_store_that_does_not_answer_is_asked_again() -> None:
-    """After a failed question events wait for the key store, which counts as failing, and the member asks again
-    after a backoff."""
+    """After a failed question the key store counts as failing, and the member asks again after a backoff."""
     core = member()
     queue_up(core, "a")
     asked = core.take(m.AskCalls)
@@ -155,8 +151,7 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
 
 
 def test_a_failed_question_without_waiting_events_is_forgotten() -> None:
-    """When the partitions are lost, a failed question is not repeated, and the key store no longer counts as
-    failing."""
+    """When the partitions are lost, a failed question is not repeated, and the key store counts as working."""
     core = member()
     queue_up(core, "a")
     asked = core.take(m.AskCalls)

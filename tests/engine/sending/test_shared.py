@@ -87,8 +87,7 @@ def test_nothing_is_sent_before_the_lease_is_known_to_hold() -> None:
 
 
 def test_a_call_begins_only_if_the_lease_holds_until_its_time_limit() -> None:
-    """A call begins only if the lease outlasts its time limit. A lease counts from the question for it, less a
-    second for clocks."""
+    """A call begins only if the lease, counted from the question for it, outlasts the call's time limit."""
     core = core_of_a_member(linger=0.0)
     begun = core.now
     core.advance(RENEW_EVERY)
@@ -135,8 +134,7 @@ def test_a_renewal_that_fails_is_tried_again_and_told() -> None:
 
 
 def test_what_another_member_has_in_flight_waits_for_its_outcome() -> None:
-    """An event in flight at another member is looked up each second: delivered there, it is a duplicate;
-    released, we send it."""
+    """An event in flight at another member is looked up each second: delivered there, or released for us to send."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"), event("c"), event("a"))
     answer_claims(core, 2, 2, 0)
@@ -259,8 +257,7 @@ def test_what_another_member_has_taken_over_is_not_confirmed_by_us() -> None:
 
 
 def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None:
-    """A refused event's key is released unless a follower takes its place, so that a copy at another member can
-    go on."""
+    """A refused event's key is released, for copies at other members, unless a follower takes its place."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"), event("b", other=1))
     keys = split_keys(answer_claims(core, 0, 0).keys)
@@ -273,8 +270,7 @@ def test_a_refused_event_is_released_unless_a_follower_takes_its_place() -> None
 
 
 def test_what_is_dropped_at_a_revoke_is_released() -> None:
-    """Keys of events that a revoke drops are released, so that the next owner need not wait for the end of our
-    lease."""
+    """Keys of events that a revoke drops are released, so that the next owner need not wait for our lease."""
     core = core_of_a_member(linger=60.0)
     core.fetch(event("before"))
     answer_claims(core, 0)
@@ -296,8 +292,7 @@ def test_a_failed_look_up_renews_at_once() -> None:
 
 
 def test_a_release_or_a_note_that_fails_is_not_tried_again() -> None:
-    """A release or note that fails is not repeated: claims end with the lease, and a note only saves other
-    members a call."""
+    """A release or note that fails is not repeated: claims end with the lease, and a note only saves calls."""
     core = core_of_a_member()
     commands = len(core.log)
     for command in (m.ReleaseKeys(bytes(16)), m.TellNote(Note("", "", 401, None, 60.0))):
@@ -318,8 +313,7 @@ def test_a_stop_does_not_wait_for_other_members() -> None:
 
 
 def test_a_refused_batch_is_bisected_under_the_same_claims() -> None:
-    """Halves of a refused batch keep their claims: claimed again, they would join in one batch that is refused
-    again."""
+    """Halves of a refused batch keep their claims: claimed again, they would join in one batch again."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("good"), event("poison"))
     answer_claims(core, 0, 0)
@@ -342,8 +336,7 @@ def test_what_is_left_of_a_batch_goes_again_under_the_same_claims() -> None:
 
 
 def test_events_that_another_member_has_taken_over_do_not_hold_up_the_others() -> None:
-    """Two members that each wait for the other's outcome go on sending their other events, so that both
-    outcomes come."""
+    """Two members that each wait for the other's outcome go on sending other events, so both outcomes come."""
     core = core_of_a_member(linger=0.0, concurrency=1, batch_events=2)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -373,8 +366,7 @@ def test_delivered_keys_are_confirmed_as_soon_as_the_store_answers_again() -> No
 
 
 def test_time_that_the_machine_was_suspended_for_counts_against_the_lease() -> None:
-    """Time of a suspension counts against the lease: the wall clock shows it, while the monotonic clock stands
-    still."""
+    """Time of a suspension counts against the lease: the wall clock shows it, the monotonic one stood still."""
     core = core_of_a_member(linger=60.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)
@@ -410,8 +402,7 @@ def test_a_lease_that_is_lost_holds_no_longer_whatever_was_known_of_it() -> None
 
 
 def test_a_delivery_by_another_member_as_well_is_counted() -> None:
-    """An event that another member took over and confirmed is settled here and counted as taken over: it may be
-    sent twice."""
+    """An event that another member took over and confirmed is settled here, and counted as taken over."""
     core = core_of_a_member(linger=0.0)
     core.fetch(event("a"), event("b"))
     answer_claims(core, 0, 0)

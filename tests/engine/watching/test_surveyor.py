@@ -104,8 +104,7 @@ def test_a_record_waits_for_the_key_store() -> None:
 
 
 def test_a_record_waits_for_its_batch_and_then_for_the_platform() -> None:
-    """A record waits for its batch while that fills, soon after another call, and for the platform during its
-    own call."""
+    """A record waits for its batch while that fills after another call, and for the platform during its call."""
     core = reading(event("a"), linger=1.0)
     core.look_up()
     core.fetch(event("b"), event("c", OTHER_ACCOUNT))
@@ -417,8 +416,7 @@ def test_a_record_that_is_nowhere_shows_as_a_mismatch() -> None:
 
 
 def test_a_snapshot_of_twenty_thousand_open_records_is_cheap() -> None:
-    """A snapshot counts no records: with 20,000 open the fastest of ten takes under 10 ms of CPU time (2 ms is
-    the aim)."""
+    """A snapshot counts no records: with 20,000 open it takes under 10 ms of CPU time (the aim is 2 ms)."""
     core = Core(max_open_events=21_000, max_open_bytes=10**9)
     core.assign()
     for n in range(20):
