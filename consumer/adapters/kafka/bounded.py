@@ -1,8 +1,8 @@
 """Reads ranges of partitions to their ends, outside of any group: for a replay, and for commands that only look.
 
 The consumer lives in a thread of its own. What one consume brings becomes one `_Lot`: the chunks, and how far the
-ranges are read with them. The event loop takes both at once, so that an offset never counts as read before its records
-are handed out.
+ranges are read with them. The event loop takes chunks and figures together, so that an offset never counts as read
+before its records are handed out.
 
 A range is done when a record at or beyond its end comes, or when the broker says that the partition ends there or
 later. Then its partition is unassigned, and what was fetched ahead of it is dropped.
@@ -56,27 +56,27 @@ _epochs = itertools.count(1)
 
 @dataclass(slots=True)
 class _Part:
-    """One range, as far as it was read. Changed in the thread alone."""
+    """One range and how far it was read. Only the thread changes it."""
 
     name: TopicPartition
     range: Range
     start: Position
     at: int
-    """Up to where it was read."""
+    """The offset up to which it was read."""
     topic_id: str | None = None
-    """The topic's id when this began."""
+    """The topic's id when the reading began."""
     short_until: float | None = None
-    """Until when the partition may end before its range does; None: it does not."""
+    """Time (monotonic) until which the partition may end before its range does; None: it does not end before it."""
     epoch: int = field(default_factory=_epochs.__next__)
 
     @property
     def done(self) -> bool:
-        """Whether it was read to its end."""
+        """Return whether the range was read to its end."""
         return self.at >= self.range.end
 
 
 class _Lot(NamedTuple):
-    """What one consume brought; handed out whole."""
+    """What one consume brought: the chunks, how far each range is read, and records skipped because of their time."""
 
     chunks: list[Chunk]
     figures: dict[TopicPartition, int]
@@ -85,9 +85,9 @@ class _Lot(NamedTuple):
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
 class BoundedSource:
-    """Reads `ranges`, one for a partition at most, each to its end; then nothing. Fits `consumer.service.RecordSource`.
+    """Reads `ranges`, at most one for each partition, each to its end. Fits `consumer.service.RecordSource`.
 
-    `progress` and `starts` are those of a named replay (`replay_progress.Plan`).
+    `progress` and `starts` belong to a named replay (`replay_progress.Plan`).
     """
 
     config: Config
@@ -95,7 +95,7 @@ class BoundedSource:
     _: KW_ONLY
     listener: AssignmentListener | None = None
     progress: NamedProgress | None = None
-    """Closed with the source."""
+    """The progress of a named replay. Closed with the source."""
     starts: Mapping[TopicPartition, Position] = field(default_factory=dict)
     on_trouble: trouble.OnTrouble = trouble.ignore_trouble
     patience: float = 30.0
@@ -110,28 +110,28 @@ class BoundedSource:
         self._parts: dict[tuple[str | None, int | None], _Part] = {}
         for one in self.ranges:
             start = self.starts.get(one.name) or Position(*one.name, one.begin, None)
-            # A named replay may have settled its range to the end: then nothing of it is read.
+            # A named replay may have settled its range to the end: then no record of it is read.
             self._parts[one.name] = _Part(one.name, one, start, min(start.next_offset, one.end))
         parts = self._parts.values()
         self.figures: Mapping[TopicPartition, int] = {one.name: one.at for one in parts}
-        """Up to which offset each range was read, including what is no record and what was skipped."""
+        """The offset up to which each range was read; transaction markers, holes and skipped records count as read."""
         self._ends = {one.name: one.range.end for one in parts}
         self._lot: _Lot | None = None
-        """What the last consume brought, until it is handed out."""
+        """The lot of the last consume, until it is handed out."""
         self._thread = OwnThread("pinstream-kafka-bounded")
         self._is_open = False
-        # Used in the thread:
+        # Used only in the thread:
         self._reading = {one.name: one for one in parts if not one.done}
         """The partitions that are assigned."""
         self._failure: KafkaError | None = None
 
     @property
     def done(self) -> bool:
-        """Whether all ranges are read to their ends, and their records handed out."""
+        """Return whether all ranges are read to their ends, and their records handed out."""
         return self.figures == self._ends  # no figure goes beyond its end
 
     async def start(self) -> None:
-        """Begin to read, and call the listener.
+        """Begin to read, and report the partitions to the listener as assigned.
 
         Raises `SettingsError` for a property that librdkafka refuses, and `KafkaError` if a topic was created again
         since its start was committed.
@@ -147,7 +147,7 @@ class BoundedSource:
             await self.listener.assigned(given)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
-        """At most `room` (and `chunks.MOST_RECORDS`) records, as soon as there are any; none after `timeout` seconds.
+        """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
 
         Raises `KafkaError` for what does not recover by itself.
         """
@@ -156,8 +156,8 @@ class BoundedSource:
                 "the Kafka consumer is not open: start it before use, and do not use it after closing"
             )
         if room <= 0 or self.done:
-            # Without asking the consumer: there is no group that would expel it, and what librdkafka fetches ahead has
-            # limits of its own.
+            # Without room the consumer is not polled: it is in no group that would expel it, and librdkafka limits what
+            # it fetches ahead.
             await asyncio.sleep(timeout)
             return []
         # Cancelling this loses nothing: the next fetch hands out what the thread has consumed.
@@ -170,21 +170,23 @@ class BoundedSource:
         return lot.chunks
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
-        """Commit for the named replay: one bounded try. Without a name all count as committed; no broker is asked."""
+        """Commit the positions of a named replay: one bounded try. Without a name, no broker is asked and all
+        positions count as committed."""
         if self.progress is None:
             return CommitResult(tuple(positions), None)
         return await self.progress.commit(positions)
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Never called, since this source reports no topic ids: a topic that is created again ends the reading."""
+        """Raise an error: a source that reports no topic ids is never asked to. A topic that is created again ends
+        the reading."""
         raise bug(f"{len(partitions)} ranges are to be read again")
 
     async def end_offsets(self) -> EndOffsets:
-        """Where the ranges end: their lag is what is left of the replay. There is no group to join."""
+        """Return where the ranges end: their lag is what is left of the replay. There is no group to join."""
         return EndOffsets(self._ends, self.figures, joined=True)
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
-        """Commit `positions`, end the client. After `timeout` seconds the thread, a daemon, is abandoned."""
+        """Commit `positions` and close the client. After `timeout` seconds the thread, a daemon, is abandoned."""
         is_open, self._is_open = self._is_open, False
 
         async def finish(progress: NamedProgress) -> None:
@@ -197,7 +199,7 @@ class BoundedSource:
         if self.progress is not None:
             ending.append(finish(self.progress))
         try:
-            # Both at once: a consumer that takes its time must not use up that of the last commit.
+            # Both at the same time: a consumer that closes slowly must not use up the time of the last commit.
             async with asyncio.timeout(timeout):
                 await asyncio.gather(*ending)
         except TimeoutError:
@@ -218,11 +220,11 @@ class BoundedSource:
                 if is_void(start.metadata, start.next_offset, where=where, topic_id=part.topic_id):
                     raise _created_again(part.name.topic, "since this replay began")
             self._tell = trouble.Teller(self._trouble)
-            # It assigns and never subscribes: no group can take a partition away, and none is disturbed.
+            # The client assigns and never subscribes: no group can revoke a partition, and no group is disturbed.
             user = {name: value for name, value in self.config.items() if name not in _OF_A_GROUP}
             complete = consumer_config(user, offset_reset="error", ignore=None)
-            # The end of a range may be no record: a transaction's marker, something aborted, a hole that compaction
-            # left.
+            # No record may stand at the end of a range: there may be a transaction's marker, an aborted record, or a
+            # hole that compaction left.
             complete |= {"enable.partition.eof": True, "error_cb": self._on_client_error}
             self._consumer = make_client(self.make_consumer, complete)
             stack.callback(self._consumer.close)
@@ -232,13 +234,13 @@ class BoundedSource:
             ]
             if places:
                 self._consumer.incremental_assign(places)
-            self._end = stack.pop_all().close  # what cannot begin is ended at once
+            self._end = stack.pop_all().close  # if any step above fails, all is closed at once
 
     def _fetch(self, room: int, timeout: float) -> None:
-        """Poll, leave a lot in `_lot`. Raises `KafkaError` for what does not recover by itself."""
+        """Poll, and put what came into `_lot`. Raises `KafkaError` for what does not recover by itself."""
         if self._failure is not None:
             raise self._failure
-        if self._lot is not None:  # a fetch was cancelled: what it consumed comes first
+        if self._lot is not None:  # a fetch was cancelled: hand out what it consumed first
             return
         taken = self._inbox.take(room, timeout)
         if taken.messages:
@@ -253,7 +255,8 @@ class BoundedSource:
                 )
         if self.topic_ids is not None:
             known = {one.name.topic: one.topic_id for one in self._parts.values() if one.topic_id}
-            # Once all is read, the answer is waited for: it decides whether what was read is what was asked for.
+            # Once all is read, wait for the answer: it decides whether the records were of the topic that was asked
+            # for.
             ids = self.topic_ids.look(known) if self._reading else self._ask_ids()
             for topic, found in ids.items():
                 if are_different_lives(known.get(topic), found):
@@ -262,7 +265,7 @@ class BoundedSource:
             raise self._failure
 
     def _hand_over(self, taken: Taken) -> None:
-        # What librdkafka had fetched of a partition that is unassigned by now is left out.
+        # Leave out what librdkafka had fetched ahead of a partition that is unassigned by now.
         chunks = taken.chunks({name: part.epoch for name, part in self._reading.items()}.get)
         outside = 0
         for chunk in chunks:
@@ -270,7 +273,7 @@ class BoundedSource:
         for message in taken.errors:
             error, part = message.error(), self._parts.get((message.topic(), message.partition()))
             if error is not None and part is not None and error.code() == _Code._PARTITION_EOF:
-                # The partition ends there now.
+                # At present the partition ends at this offset.
                 part.at = max(part.at, min(int(message.offset() or 0), part.range.end))
                 if not part.done:
                     part.short_until = part.short_until or time.monotonic() + self.patience
@@ -284,12 +287,12 @@ class BoundedSource:
         try:
             if done:
                 self._consumer.incremental_unassign([RawPartition(*one.name) for one in done])
-        except KafkaException as failure:  # more of it comes then, and is dropped
+        except KafkaException as failure:  # then more of its records come, and are dropped
             self._trouble(trouble.cause_of(failure).name(), "a single partition could not be unassigned")
 
     def _cut(self, part: _Part, records: list[Record], messages: Sequence[Message]) -> int:
-        """Drop from `records` what is not in the range; return how many were dropped because of their time."""
-        if part.done:  # fetched ahead, before the partition was unassigned
+        """Remove from `records` those outside of the range; return how many were removed because of their time."""
+        if part.done:  # fetched ahead before the partition was unassigned
             records.clear()
             return 0
         what, last = part.range, records[-1]
@@ -303,8 +306,8 @@ class BoundedSource:
         until = float("inf") if what.until_ms is None else what.until_ms
         before = len(records)
         records[:] = [record for record in records if since <= record.timestamp < until]
-        # Timestamps that the broker gave are in order: the first that is too late ends the range. Those that producers
-        # gave are not.
+        # Timestamps that the broker set are in order, so the first one that is too late ends the range. Timestamps that
+        # producers set need not be in order.
         if last.timestamp >= until and any(
             message.offset() == last.offset
             and (message.topic(), message.partition()) == part.name
@@ -319,7 +322,7 @@ class BoundedSource:
             return {}
         try:
             return self.topic_ids.ask({one.name.topic for one in self._parts.values()}, _ID_TIMEOUT)
-        except KafkaException as error:  # records can be read without them
+        except KafkaException as error:  # records can be read without ids
             cause = trouble.cause_of(error)
             self._trouble(cause.name(), f"the brokers do not give topic ids: {trouble.words(cause)}")
             return {}
@@ -327,7 +330,7 @@ class BoundedSource:
     # -------------------------------------------------------------------------------------------- errors
 
     def _on_client_error(self, error: confluent_kafka.KafkaError) -> None:
-        """librdkafka's `error_cb`. That an error is about a partition shows only in its text."""
+        """Handle an error as librdkafka's `error_cb`. Only its text says which partition it is about, if any."""
         text = error.str()
         about = (
             one for name, one in self._reading.items() if text.startswith(f"{name.topic} [{name.partition}]:")
@@ -336,9 +339,9 @@ class BoundedSource:
 
     def _on_error(self, error: confluent_kafka.KafkaError, part: _Part | None) -> None:
         said, code = trouble.describe_error(error), error.code()
-        if part is not None and part.done:  # what came behind its end does not matter
+        if part is not None and part.done:  # errors behind the end of the range do not matter
             return
-        # The client asks for the coordinator of its group all the same, which this reading has no use for.
+        # The client asks for the coordinator of its group although it never joins: a refusal does no harm.
         if code == _Code.GROUP_AUTHORIZATION_FAILED:
             return
         # Retention may overtake a reader, and a partition may be truncated behind it. Going on elsewhere would skip
@@ -377,7 +380,7 @@ async def scan(
     *,
     still: float = _STILL,
 ) -> AsyncGenerator[list[Chunk], None]:
-    """The records of `ranges`, to their ends, at most 1000 at a time: memory holds no more than librdkafka's queue.
+    """Yield the records of `ranges` to their ends, as they are fetched: memory holds no more than librdkafka's queue.
 
     Raises `KafkaError` when brokers bring nothing new for `still` seconds. A caller that stops early calls `aclose`.
     """
@@ -401,7 +404,8 @@ async def scan(
 async def read_record(
     config: Config, topic: str, partition: int, offset: int, timeout: float
 ) -> Record | None:
-    """The record at `offset`; None if there is none (any more, or yet). Raises `KafkaError` after `timeout`."""
+    """Return the record at `offset`; None if there is none (deleted, or not written yet). Raises `KafkaError` after
+    `timeout`."""
     everything = Bound("beginning"), Bound("end")
     [held] = await resolve_ranges(config, [topic], [str(partition)], *everything, timeout)
     if not held.begin <= offset < held.end:

@@ -38,38 +38,41 @@ from consumer.engine.model import Chunk, Record, TopicPartition
 MOST_RECORDS: Final = 2000
 """Records of one fetch at most."""
 MOST_BYTES: Final = 4 * 1024 * 1024
-"""Once a fetch holds this many bytes, no further slice is taken."""
+"""Bytes of a fetch from which on no further slice is taken."""
 _SLICE: Final = 256
-"""Records of a slice at most: this many may come unforeseen, where large records follow small ones. Each slice hands
-the GIL over between two busy threads: slices of 64 cost 0.5 µs a record."""
+"""Records of a slice at most: so many large records may come unforeseen behind small ones. Each slice hands the GIL
+over between two busy threads: slices of 64 cost 0.5 µs a record."""
 
 GATHER_SECONDS: Final = 0.005
-"""Between the ends of two fetches that take all there is. A fetch costs one or two milliseconds of CPU until its events
-are settled, most of it for a call and a write of keys. At 7,000 records a second this halves the cost of an event."""
+"""Seconds between the ends of two fetches that empty the client's queue. A fetch costs one or two milliseconds of
+CPU until its events are settled, most of it for a call and a write of keys. At 7,000 records a second this halves
+the cost of an event."""
 
 _Key = tuple[Any, Any, int | None]
 """Topic, partition, leader epoch."""
 
 
 class Taken:
-    """Messages, and what they hold: records, errors, and damaged batches without what follows them."""
+    """Messages that were taken, sorted into records, errors and damaged batches. What follows a damaged batch is
+    dropped."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         """All messages that were added."""
         self.size = 0
-        """Bytes that their records hold, those that are dropped included."""
+        """Bytes of the messages' records, dropped records included."""
         self.errors: list[Message] = []
-        """Those of the messages that are errors, but for damaged batches."""
+        """The messages that are errors, except for damaged batches."""
         self.damaged: dict[TopicPartition, KafkaError] = {}
         """The first damaged batch of each partition that has one."""
         self._runs: list[tuple[_Key, list[Record]]] = []
         """The records of each chunk, in the order in which they began."""
         self._last: dict[_Key, list[Record]] = {}
-        """Of these the ones that may still grow."""
+        """By key, the list in `_runs` that may still grow."""
 
     def chunks(self, epoch_of: Callable[[Any], int | None]) -> list[Chunk]:
-        """The chunks of the partitions that have an epoch. (Asked for: one may hold far more than a fetch brings.)"""
+        """Return the chunks of the partitions that have an epoch. `epoch_of` is called only for partitions that
+        records came from."""
         return [
             Chunk(topic, partition, epoch, leader, records)
             for (topic, partition, leader), records in self._runs
@@ -77,7 +80,7 @@ class Taken:
         ]
 
     def add(self, messages: list[Message], most: int) -> None:
-        """Move messages here, their records into chunks, until there are `most` or they hold `MOST_BYTES`."""
+        """Move messages from the list to here, and their records into chunks, up to `most` messages or `MOST_BYTES`."""
         taken = messages[: most - len(self.messages)]
         at = 0
         while at < len(taken) and (at == 0 or self.size < MOST_BYTES):
@@ -86,8 +89,8 @@ class Taken:
             if error is None and (topic, partition) not in self.damaged:
                 key, offset = (topic, partition, message.leader_epoch()), message.offset() or 0
                 records = self._last.get(key)
-                # Where offsets go back, the log was cut, or its topic deleted and created again. A new chunk begins, so
-                # that offsets rise within each.
+                # Where offsets go back, the log was cut, or its topic deleted and created again. Then a new chunk
+                # begins, so that offsets rise within each chunk.
                 if records is None or offset <= records[-1].offset:
                     records = self._last[key] = []
                     self._runs.append((key, records))
@@ -95,8 +98,8 @@ class Taken:
                 self.size += size
                 continue
             at += 1
-            # What follows a damaged batch is not what stands there: see above. It is held all the same until the fetch
-            # ends, so it counts.
+            # What follows a damaged batch is dropped (see the module), but it is in memory until the fetch ends, so it
+            # counts.
             if error is None or (topic, partition) in self.damaged:
                 self.size += len(message.value() or b"")
                 continue
@@ -109,10 +112,10 @@ class Taken:
 
 
 class Inbox:
-    """Takes messages from a client, as many as a fetch may hold; keeps back what came beyond that.
+    """Takes messages from a client, as many as a fetch may hold, and keeps the others back for the next fetch.
 
-    Lives in the consumer's thread. Ending an assignment, or moving the place where a partition is read, includes
-    dropping what is kept back of it.
+    Lives in the consumer's thread. Whoever ends an assignment or seeks in a partition also has to drop what is kept
+    back of it (`keep`).
     """
 
     def __init__(self, consumer: Consumer, clock: Callable[[], float] = time.monotonic) -> None:
@@ -120,35 +123,35 @@ class Inbox:
         self._clock = clock
         self._kept_back: list[Message] = []
         self._emptied = -math.inf
-        """When a fetch last took all there was."""
+        """When a fetch last emptied the client's queue (monotonic)."""
 
     def take(self, room: int, timeout: float) -> Taken:
         """Take up to `room` records that are there; wait for the first one, at most `timeout` seconds, and gather.
 
-        Asks the client in any case, since that is the poll that the group requires. Without room it takes one message,
-        which may be an error, unless some are kept back already.
+        Polls the client in any case, because the group requires it. Without room it takes one message, which may be an
+        error, unless messages are kept back already.
         """
         taken = Taken()
         most = min(room if self._kept_back else max(1, room), MOST_RECORDS)
-        # The first wait ends with the first record. One large consume would wait until it is full.
+        # The first consume waits for one record: a large one would wait until all its records have come.
         asked, timeout = 1, 0.0 if self._kept_back and room > 0 else timeout
         while True:
             found = self._consumer.consume(asked, timeout)
             self._kept_back += found
             taken.add(self._kept_back, most)
             left = most - len(taken.messages)
-            # How many more fit, if they are as large as those so far.
+            # How many more records fit if they are as large as the records so far.
             fitting = (MOST_BYTES - taken.size) * len(taken.messages) // max(1, taken.size)
             now = self._clock()
             if len(found) < asked:
                 self._emptied = now
             if self._kept_back or left <= 0 or fitting <= 0 or len(found) < asked:
                 return taken
-            # Returns sooner when the slice is full.
+            # This consume returns earlier when the slice is full.
             asked, timeout = min(_SLICE, left, fitting), max(0.0, self._emptied + GATHER_SECONDS - now)
 
     def keep(self, names: Container[Any]) -> None:
-        """Keep back only what is of these partitions (pairs of topic and number), and errors."""
+        """Drop what is kept back, except for errors and for records of these partitions (pairs of topic and number)."""
         self._kept_back = [
             one
             for one in self._kept_back
@@ -156,7 +159,7 @@ class Inbox:
         ]
 
     def first_offsets(self) -> dict[TopicPartition, Any]:
-        """The first offset that is kept back, for each partition that has some."""
+        """Return the first offset that is kept back of each partition."""
         return {
             TopicPartition(one.topic() or "", one.partition() or 0): one.offset()
             for one in reversed(self._kept_back)

@@ -1,7 +1,7 @@
-"""The cluster: is it there, which topics and partitions exist, how are topics set, what do partitions hold.
+"""Questions about the cluster: is it reachable, which topics and partitions exist, their settings and their offsets.
 
 Every question goes through an AdminClient, blocks, and is bounded twice: by librdkafka and, a moment later, by us,
-since librdkafka says why its time ended. Questions to a group's coordinator are bounded by us alone: see
+because librdkafka reports why a question timed out. Questions to a group's coordinator are bounded by us alone: see
 `RenewedAdmin`. Each failure is one line that says what to change. (The group member asks through its own consumer,
 which has the answers of its fetches at hand: see `ends` and `starts`.)
 """
@@ -58,7 +58,7 @@ class ClusterView(NamedTuple):
     topics: Mapping[str, int]
     """The topics to consume: those named, and those that a pattern matches."""
     unmatched: tuple[str, ...]
-    """Patterns that match no topic (yet)."""
+    """Patterns that match no topic at present."""
     leaderless: tuple[TopicPartition, ...]
     """Partitions of `topics` that cannot be read now."""
     known: Mapping[str, int]
@@ -66,7 +66,7 @@ class ClusterView(NamedTuple):
 
 
 async def cluster_id(config: Config, timeout: float) -> str:
-    """The brokers' id of their cluster: a mark that was written in another cluster does not hold here.
+    """Return the brokers' id of their cluster: a mark that was written in another cluster does not count here.
 
     Raises `KafkaError` and `SettingsError`, within `timeout` seconds.
     """
@@ -77,7 +77,7 @@ async def cluster_id(config: Config, timeout: float) -> str:
 async def describe(
     config: Config, topics: Sequence[str], timeout: float, *, dead_letter_topic: str = "{topic}.dead-letters"
 ) -> ClusterView:
-    """The cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
+    """Describe the cluster and the topics (names, or patterns that start with ``^``), within `timeout` seconds.
 
     Raises `KafkaError` (unreachable, refused, a topic missing) and `SettingsError` (an invalid property or pattern).
     """
@@ -102,10 +102,10 @@ async def describe(
 
 def _check_group_protocol(config: Config, timeout: float) -> None:
     """Raise `KafkaError` if the brokers lack KIP-848. Blocks."""
-    # There, librdkafka looks for another coordinator for ever, without an error. What a broker knows is in its answer
-    # to ApiVersions, which librdkafka shows in its log alone.
+    # Without KIP-848, librdkafka looks for another coordinator for ever and reports no error. Which APIs a broker has
+    # is in its answer to ApiVersions, which librdkafka shows only in its log.
     logger = logging.Logger("consumer.kafka.features", logging.DEBUG)
-    heard = BufferingHandler(sys.maxsize)  # with a smaller capacity it would drop what it has
+    heard = BufferingHandler(sys.maxsize)  # with a smaller capacity it would drop what it holds
     logger.addHandler(heard)
     loud = {**configuration.admin_config(config), "debug": "feature", "logger": logger}
     with configuration.make_client(AdminClient, loud) as client, contextlib.suppress(KafkaException):
@@ -116,32 +116,33 @@ def _check_group_protocol(config: Config, timeout: float) -> None:
 
 
 def lacks_consumer_protocol(log: str) -> bool:
-    """Whether what librdkafka logged of a broker's APIs shows that no member can join there under KIP-848."""
+    """Return whether librdkafka's log of a broker's APIs shows that no member can join under KIP-848."""
     return _ANY_API.search(log) is not None and _HEARTBEAT_API.search(log) is None
 
 
 def fetch_metadata(config: Config, timeout: float) -> Any:
-    """The cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`, `SettingsError`."""
+    """Return the cluster's metadata (confluent-kafka's `ClusterMetadata`). Blocks; raises `KafkaError`,
+    `SettingsError`."""
     with meet_cluster(config, timeout) as (_, metadata):
         return metadata
 
 
 @contextlib.contextmanager
 def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, Any]]:
-    """A client for questions, and the cluster's metadata. Blocks; raises `KafkaError`, `SettingsError`."""
+    """Return a client for questions and the cluster's metadata. Blocks; raises `KafkaError`, `SettingsError`."""
     heard: list[confluent_kafka.KafkaError] = []
     deadline = time.monotonic() + timeout
     with configuration.admin_client(config, error_cb=heard.append) as client:
         while True:
             left = deadline - time.monotonic()
             try:
-                # Of all topics, never of one by name: a broker that creates topics on demand would create the
+                # Ask for all topics, never for one by name: a broker that creates topics on demand would create the
                 # mistyped one.
                 metadata = client.list_topics(timeout=max(0.1, min(_ONE_TRY, left)))
                 break
             except KafkaException as error:
-                client.poll(0)  # collect what librdkafka says about the connections meanwhile
-                # Against these waiting does not help, if a first contact brings nothing else.
+                client.poll(0)  # collect what librdkafka reports about connections meanwhile
+                # Waiting does not help against these errors, if a first contact brings no others.
                 hopeless = any(
                     trouble.as_fatal(one) or one.code() in (_Code._SSL, _Code._RESOLVE) for one in heard
                 )
@@ -153,7 +154,7 @@ def meet_cluster(config: Config, timeout: float) -> Iterator[tuple[AdminClient, 
 def _choose(
     topics: Sequence[str], known: Mapping[str, int], dead_letters: str
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The topics that are meant, in order and once each, and the patterns that match none."""
+    """Return the topics that names and patterns select, in order and once each, and the patterns that match none."""
     chosen: dict[str, None] = {}
     unmatched: list[str] = []
     for topic in topics:
@@ -162,7 +163,7 @@ def _choose(
                 matches = re.compile(topic).search
             except re.error as error:
                 raise SettingsError(f"KAFKA_TOPICS: the pattern {topic} cannot be read: {error}") from error
-            # As librdkafka searches, and never the dead letters of what is consumed.
+            # Match as librdkafka does, and never select the dead-letter topics of the consumed topics.
             matching = [name for name in known if matches(name) and not re.match(dead_letters, name)]
             unmatched.extend([] if matching else [topic])
             chosen.update(dict.fromkeys(matching))
@@ -177,7 +178,8 @@ def _choose(
 
 
 def nearest_topic(topic: str, known: Iterable[str]) -> str:
-    """The end of a message about a topic that does not exist: which one that does may be meant, if any."""
+    """Return the end of a message about a topic that does not exist: the existing topic that may be meant; else
+    empty."""
     near = nearest(topic, (name for name in known if not name.startswith("__")))
     return f"; the nearest that does is {near}" if near else ""
 
@@ -186,7 +188,7 @@ def nearest_topic(topic: str, known: Iterable[str]) -> str:
 
 
 class TopicSettings(NamedTuple):
-    """Whether a topic is compacted, and how large a batch it takes."""
+    """Whether a topic is compacted, and the largest batch that it accepts, in bytes."""
 
     compacted: bool
     largest: int
@@ -195,7 +197,7 @@ class TopicSettings(NamedTuple):
 async def topic_settings(
     config: Config, topics: Collection[str], timeout: float
 ) -> Mapping[str, TopicSettings]:
-    """The settings of those topics for which the brokers give them within `timeout` seconds."""
+    """Return the settings of the topics for which the brokers report them within `timeout` seconds."""
 
     def ask() -> Mapping[str, TopicSettings]:
         deadline = time.monotonic() + timeout
@@ -210,7 +212,7 @@ async def topic_settings(
 
 
 def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettings | None:
-    """The settings of `topic`. None if the brokers do not give them. Blocks."""
+    """Return the settings of `topic`; None if the brokers do not report them. Blocks."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         asked = client.describe_configs([resource], request_timeout=timeout)[resource]
@@ -223,7 +225,8 @@ def ask_settings(client: AdminClient, topic: str, timeout: float) -> TopicSettin
 
 
 def has_controller(metadata: Any) -> bool:
-    """Whether there is a controller. The embedded broker has none, and never answers what only a controller can."""
+    """Return whether there is a controller. The embedded broker has none, and never answers a question for a
+    controller."""
     return metadata.controller_id in metadata.brokers
 
 
@@ -231,21 +234,21 @@ def has_controller(metadata: Any) -> bool:
 
 
 class Extent(NamedTuple):
-    """What a partition holds now: the offsets [low, end), as far as all transactions are closed."""
+    """What a partition holds now: the offsets [low, end), up to the first open transaction."""
 
     low: int
     end: int
 
 
 def find_extents(client: Any, names: Sequence[TopicPartition], deadline: float) -> list[Extent]:
-    """What each of these partitions holds. Blocks; raises `KafkaError`. `client`: an AdminClient."""
+    """Return what each partition holds. Blocks; raises `KafkaError`. `client`: an AdminClient."""
     lows = _ask_offsets(client, names, _EARLIEST, deadline)
     ends = _ask_offsets(client, names, _LATEST, deadline)
     return [Extent(low, max(low, end)) for low, end in zip(lows, ends, strict=True)]
 
 
 def find_at(client: Any, names: Sequence[TopicPartition], milliseconds: int, deadline: float) -> list[int]:
-    """The offset of each partition's first record with this timestamp or a later one; -1 if there is none.
+    """Return the offset of each partition's first record with this timestamp or a later one; -1 if there is none.
 
     Blocks; raises `KafkaError`.
     """
@@ -256,7 +259,7 @@ def find_at(client: Any, names: Sequence[TopicPartition], milliseconds: int, dea
 async def behind_transactions(
     config: Config, names: Sequence[TopicPartition], timeout: float
 ) -> Mapping[TopicPartition, int]:
-    """How many offsets of each partition lie at or behind an open transaction, where no reader gets to yet.
+    """Return how many offsets of each partition lie at or behind an open transaction, where no reader gets to yet.
 
     Only the partitions that have some. Raises `KafkaError`.
     """
@@ -279,7 +282,8 @@ def _ask_offsets(
     deadline: float,
     isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
 ) -> list[int]:
-    """One offset for each partition, in order. Where a leader changes or a login fails unjudged, it is asked again."""
+    """Return one offset for each partition, in order. Ask again where a leader changes or a login failed without a
+    verdict."""
     found: dict[TopicPartition, int] = {}
     while missing := [name for name in names if name not in found]:
         until = time.monotonic() + time_left(deadline, _LEAST)
@@ -334,13 +338,14 @@ class RenewedAdmin:
     _: KW_ONLY
     make_admin: Callable[[Config], Any] = configuration.admin_client
     proven: bool = False
-    """A client was made with this configuration: if none can be made now, a certificate is being replaced, for example,
-    and that counts as no answer."""
+    """Whether a client was made with this configuration before. If none can be made now, a certificate may be being
+    replaced, for example: that counts as no answer."""
     _admin: Any = None
 
     @property
     def admin(self) -> Any:
-        """The AdminClient as it is now, for questions to other brokers: those may time out in librdkafka."""
+        """Return the present AdminClient, for questions to brokers other than a coordinator: those may time out in
+        librdkafka."""
         if self._admin is None:
             try:
                 self._admin = self.make_admin(self.config)
@@ -352,7 +357,7 @@ class RenewedAdmin:
         return self._admin
 
     def begin(self, question: str, about: Sequence[Any]) -> concurrent.futures.Future[Any]:
-        """Ask without waiting: `question` is a method of AdminClient, `about` the one thing that it is asked about.
+        """Ask without waiting: `question` is a method of AdminClient, `about` its one argument.
 
         The answer may never come: the caller has to call `give_up` in time.
         """
@@ -371,10 +376,11 @@ class RenewedAdmin:
             raise KafkaException(_Code(_Code._TIMED_OUT)) from None
 
     def give_up(self) -> None:
-        """Destroy the AdminClient. Its unanswered futures stay so for ever."""
+        """Destroy the AdminClient. Its unanswered futures never complete."""
         admin, self._admin = self._admin, None
-        # Destroying takes a millisecond, also while no broker answers, but waits for threads that wait for a name
-        # server. The consumer's thread has to go on polling meanwhile. About 4 KB of each unanswered question leak.
+        # Destroying a client takes a millisecond, also while no broker answers, but it may wait for threads that wait
+        # for a name server. Meanwhile the consumer's thread has to go on polling. About 4 KB of each unanswered
+        # question leak.
         if admin is not None:
             run_aside("pinstream-kafka-ending", partial(admin.__exit__, None, None, None))
 
@@ -382,4 +388,4 @@ class RenewedAdmin:
         """Destroy the AdminClient, if there is one, and wait for its end."""
         admin, self._admin = self._admin, None
         if admin is not None:
-            admin.__exit__(None, None, None)  # the only way to say so: it has no `close`
+            admin.__exit__(None, None, None)  # the only way: it has no `close`

@@ -1,4 +1,4 @@
-"""Commits: those on their way, the last one of a partition that goes, and leaving the group."""
+"""Commits in flight, the last commit of a revoked partition, and leaving the group."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LOOK: Final = 0.1
 
 
 class CommitResult(NamedTuple):
-    """What the broker took. `failure`: the code of the first position that it refused, if any."""
+    """What the broker accepted. `failure`: the code of the first position that it refused, if any."""
 
     committed: tuple[Position, ...]
     failure: str | None
 
     @property
     def trouble(self) -> CommitTrouble:
-        """What kind of failure it is."""
+        """Return the kind of the failure."""
         if self.failure in trouble.METADATA_TOO_LARGE:
             return CommitTrouble.METADATA
         passing = self.failure in trouble.BETWEEN_GENERATIONS or self.failure == trouble.ASSIGNMENT_LOST
@@ -40,7 +40,8 @@ Answer = Callable[[CommitResult], None]
 
 
 class Sent(NamedTuple):
-    """A commit that was sent. `left_out`: why other positions that were asked for were not."""
+    """A commit that was sent. `left_out`: why some of the positions that were asked for were not sent; None: all
+    were."""
 
     positions: Sequence[Position]
     left_out: str | None
@@ -49,7 +50,7 @@ class Sent(NamedTuple):
 
 @dataclass(eq=False)
 class SentCommits:
-    """The commits that were sent and not answered, oldest first. Used in the consumer's thread.
+    """The commits that are sent and not answered yet, oldest first. Used in the consumer's thread.
 
     A commit is sent without waiting, and librdkafka answers it in a later poll.
     """
@@ -57,10 +58,10 @@ class SentCommits:
     sent: list[Sent] = field(default_factory=list)
 
     def on_commit(self, error: confluent_kafka.KafkaError | None, partitions: Iterable[RawPartition]) -> None:
-        """librdkafka's `on_commit`."""
+        """Handle the answer to a commit, as librdkafka's `on_commit`."""
         partitions = list(partitions)
-        # The answer names the offsets and not the call: it is for the oldest commit of exactly these. Its caller may
-        # have stopped waiting, which is harmless.
+        # The answer names the offsets and not the call: it is for the oldest commit of exactly these offsets. That its
+        # caller may have stopped waiting is harmless.
         offsets = {(one.topic, one.partition, one.offset) for one in partitions}
         for index, sent in enumerate(self.sent):
             if offsets == {one[:3] for one in sent.positions}:
@@ -69,7 +70,7 @@ class SentCommits:
                 return
 
     def drop(self, failure: str) -> None:
-        """No answer will come any more."""
+        """Answer all commits with `failure`: the broker's answers will not come any more."""
         for sent in self.sent:
             sent.answer(CommitResult((), failure))
         self.sent.clear()
@@ -81,7 +82,7 @@ def read_commit_answer(
     positions: Sequence[Position],
     left_out: str | None = None,
 ) -> CommitResult:
-    """Which of `positions` were taken, by the broker's answer for each partition."""
+    """Return which of `positions` were accepted, by the broker's answer for each partition."""
     if error is not None and error.code() != confluent_kafka.KafkaError.NO_ERROR:
         return CommitResult((), error.name())
     refused = {(one.topic, one.partition): one.error.name() for one in partitions if one.error is not None}
@@ -94,12 +95,12 @@ def read_commit_answer(
 def raw_partition(
     topic: str, partition: int, offset: int | None, leader_epoch: int | None, metadata: str = ""
 ) -> RawPartition:
-    """librdkafka's form of an offset in a partition (None is the beginning), or of a whole `Position`.
+    """Return librdkafka's form of an offset in a partition (None is the beginning), or of a whole `Position`.
 
-    What is committed never goes without its leader epoch (apache/kafka PR 23183).
+    Every commit has its leader epoch (apache/kafka PR 23183).
     """
     known: dict[str, Any] = {}
-    if leader_epoch is not None:  # librdkafka takes any number for an epoch that is known
+    if leader_epoch is not None:  # librdkafka takes any number for a known epoch
         known["leader_epoch"] = leader_epoch
     if metadata:  # empty metadata is sent with a NUL behind it, and a broker that allows no byte refuses that
         known["metadata"] = metadata
@@ -107,11 +108,12 @@ def raw_partition(
 
 
 def read_position(raw: RawPartition) -> Position:
-    """What was committed for one partition, read from librdkafka's answer."""
+    """Return what was committed for one partition, from librdkafka's answer."""
     try:
         metadata = raw.metadata or ""
     except UnicodeDecodeError:
-        # confluent_kafka decodes it only now. Brokers do not look at it, and we write ASCII: so it is not ours.
+        # confluent_kafka decodes metadata only now. Brokers do not check it, and we write ASCII: so another program
+        # wrote it.
         metadata = ""
     leader = raw.leader_epoch
     return Position(raw.topic, raw.partition, raw.offset, leader if (leader or 0) >= 0 else None, metadata)
@@ -120,7 +122,7 @@ def read_position(raw: RawPartition) -> Position:
 def commit_last(
     consumer: Consumer, positions: Sequence[Position], until: float, on_trouble: trouble.OnTrouble
 ) -> None:
-    """Commit these; try again until `until` (monotonic) while the group is between generations.
+    """Commit `positions`; try again until `until` (monotonic) while the group is between generations.
 
     Only librdkafka bounds a single try: three times ``socket.timeout.ms``.
     """
@@ -134,13 +136,12 @@ def commit_last(
             taken, failure = read_commit_answer(None, answered, left)
             left = [one for one in left if one not in taken]
         if failure in trouble.METADATA_TOO_LARGE and any(one.metadata for one in left):
-            # Better without than not at all: there is no later commit.
+            # Better a commit without metadata than none: no later one follows.
             left = [one._replace(metadata="") for one in left]
         elif failure in trouble.BETWEEN_GENERATIONS and time.monotonic() + _AGAIN_AFTER < until:
-            # A commit that was held up is refused, since it names the previous generation; and so is one for which the
-            # group waits for its leader's plan. Both pass, and no later commit makes up for this one. To try again is
-            # safe: the broker takes a commit only from a member, and no other one has the partition before we give it
-            # back.
+            # The broker refuses a delayed commit, which names the previous generation, and a commit while the group
+            # waits for its leader's plan. Both pass, and no later commit replaces this one. A retry is safe: the broker
+            # accepts a commit only from a member, and no other member gets the partition before we return it.
             time.sleep(_AGAIN_AFTER)
         else:
             break
@@ -150,17 +151,17 @@ def commit_last(
 
 def leave_without_partitions(consumer: Consumer, config: Mapping[str, Any], until: float) -> None:
     """Leave the group before `consumer` is closed; wait for a rebalance under way until `until` (monotonic)."""
-    # A process that ends without LeaveGroup makes the whole group wait until its session times out.
-    # Closing may send none for a member without partitions. Unsubscribing does, but librdkafka puts that off until the
-    # rebalance under way is over and every commit is answered, and closing would forget it.
+    # A process that ends without LeaveGroup makes the whole group wait until its session times out. For a member
+    # without partitions, closing may not send it. Unsubscribing sends it, but only when the rebalance under way is over
+    # and every commit is answered; a client that is closed before that never does.
     try:
         consumer.unsubscribe()
-    except KafkaException:  # a client that has ended is no member any more
+    except KafkaException:  # a failed client is no member any more
         return
     consumer.consume(1, _LOOK)
     # In the middle of a rebalance this is mostly waiting. A broker answers a connection's requests one after the other,
-    # and answers a member that joins again only once all others have joined again: one that drains takes its time, one
-    # that died takes as long as its session. Commits and LeaveGroup wait behind that answer.
-    # The member id is given up with LeaveGroup. Under KIP-848 it is the client's own, and leaving waits for nothing.
+    # and answers a member that joins again only once all others have joined again: one that drains may take long, and
+    # one that died takes as long as its session. Commits and LeaveGroup wait behind that answer. The member id is given
+    # up with LeaveGroup. Under KIP-848 the client makes its own member id, and leaving does not wait.
     while not uses_consumer_protocol(config) and consumer.memberid() and time.monotonic() + _LOOK < until:
         consumer.consume(1, _LOOK)

@@ -1,8 +1,9 @@
-"""Clients of librdkafka: their configuration, how they are made, asked and ended.
+"""Clients of librdkafka: how they are configured, made, asked and closed.
 
 The user's ``KAFKA_…`` variables arrive as one dictionary of librdkafka properties. Each client gets three layers, the
-later one winning: our defaults, the user's properties, and what the delivery guarantee fixes. The settings refuse
-what is fixed, with a reason (`consumer.settings.passthrough`): what is fixed silently would look as if it worked.
+later one winning: our defaults, the user's properties, and what the delivery guarantee fixes. The settings refuse a
+property that is fixed, with the reason (`consumer.settings.passthrough`): if it were overridden silently, it would look
+as if it worked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from consumer.adapters.aws import msk
 from consumer.engine.messages import BrokerTimes
 from consumer.errors import SettingsError, nearest
 
-# Seconds that a question gets beyond librdkafka's own limit, in which librdkafka says why its time ended.
+# Seconds that a question gets beyond librdkafka's own limit, so that librdkafka can report why it timed out.
 SLACK: Final = 1.0
 LEAST: Final = 0.1
 
@@ -35,22 +36,23 @@ Client = TypeVar("Client")
 
 # librdkafka's own log lines. They name brokers and topics, and never hold a record's content or a password.
 LOGGER: Final = logging.getLogger("consumer.kafka")
-LOGGER.addHandler(logging.NullHandler())  # silent until the application says where logs go
+LOGGER.addHandler(logging.NullHandler())  # silent until the application configures logging
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether to show this line of librdkafka. The debug level shows them all."""
+    """Return whether to show this line of librdkafka. The debug level shows all lines."""
     args = record.args if isinstance(record.args, tuple) else ()
     # A connection that failed, or a client that ended: librdkafka also hands it to `error_cb`, which reports it.
     known = args[:1] in (("FAIL",), ("FATAL",))
-    # Each client gets all of the user's properties, also those for another kind of client.
+    # Ignore properties without effect: each client gets all properties of the user, also those for other kinds of
+    # client.
     known = known or (args[:1] == ("CONFWARN",) and "will be ignored by this" in str(args[-1]))
     return not known or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 LOGGER.addFilter(_is_news)
 
-# Properties that an unknown one may be a slip for; librdkafka has no list of them to ask for.
+# Properties to suggest for an unknown one that may be misspelled; librdkafka cannot list its properties.
 _KNOWN: Final = """
     acks allow.auto.create.topics auto.commit.interval.ms auto.offset.reset batch.num.messages
     batch.size bootstrap.servers check.crcs client.dns.lookup client.id client.rack compression.codec
@@ -86,25 +88,27 @@ FETCH_BYTES: Final = 64 * 1024
 
 _DEFAULTS: Final[Config] = {
     "client.id": "pinstream",
-    # A request to a broker that has gone silent. A commit inside a revocation is tried three times.
+    # For a request to a broker that does not answer. A commit inside a revocation is tried three times.
     "socket.timeout.ms": 10_000,
 }
 _CONSUMER_DEFAULTS: Final[Config] = {
     "group.id": "pinstream",
     "partition.assignment.strategy": "cooperative-sticky",
-    # What is fetched ahead of the engine's own budget. librdkafka looks at its queue before it asks a broker, never
-    # while it decompresses an answer. It counts values there, neither keys nor headers: so records have a limit, too.
+    # Limits of what is fetched ahead of the engine's own budget. librdkafka checks its queue before it asks a broker,
+    # not while it decompresses an answer. The bytes are those of values, without keys and headers: so there is also a
+    # limit in records.
     "queued.max.messages.kbytes": 16 * 1024,
     "queued.min.messages": 2_000,
-    # Compressed bytes; what they decompress to has no limit but the codec's. One batch comes whatever its size, so
-    # where producers make large batches this costs nothing.
+    # Compressed bytes; only the codec limits the decompressed size. One batch is sent whatever its size, so where
+    # producers make large batches this limit costs nothing.
     "fetch.max.bytes": FETCH_BYTES,
     "fetch.message.max.bytes": FETCH_BYTES,
-    # Of one answer, and (zstd) of one decompressed batch: a larger one is never read.
+    # Limit of one answer, and (zstd) of one decompressed batch: a larger one is never read.
     "receive.message.max.bytes": 512 * 1024 * 1024,
-    # A resumed partition is fetched again when the broker has answered the fetch that went out without it.
+    # Bounds the wait of a resumed partition: it is fetched again once the fetch that was sent without it is answered.
     "fetch.wait.max.ms": 100,
-    # What was fetched ahead is soon used up: look again after this, not after librdkafka's default of a second.
+    # The queue of fetched records is soon empty: check it again after this time, not after librdkafka's default of a
+    # second.
     "fetch.queue.backoff.ms": 10,
     # How soon the members of a classic group see a new topic that a pattern matches, and added partitions.
     "topic.metadata.refresh.interval.ms": 30_000,
@@ -115,7 +119,7 @@ _CONSUMER_FIXED: Final[Config] = {
     "isolation.level": "read_committed",
     "enable.partition.eof": False,
     "allow.auto.create.topics": False,
-    # Without it a flipped byte is delivered. Its cost is not measurable: below 0.01 µs a record of 300 bytes.
+    # Without the check a flipped byte is delivered. It costs less than 0.01 µs for a record of 300 bytes.
     "check.crcs": True,
 }
 # Other names of properties that have a default here: with two names it would not be clear which one counts.
@@ -126,59 +130,60 @@ LETTERS: Final[Config] = {
     # The topic decides how large a letter may be. Only what exceeds one request (a broker's
     # socket.request.max.bytes is 100 MiB) must be refused here: the broker would just close the connection.
     "message.max.bytes": 100_000_000,
-    # What waits has limits of its own, before it comes here. A queue that is smaller than a letter would never take it.
+    # Letters that wait are limited before they come here. A queue that is smaller than a letter would never take it.
     "queue.buffering.max.messages": 0,
     "queue.buffering.max.kbytes": 2_000_000,
 }
-"""What producers of dead letters need beside `producer_config`."""
+"""Properties of producers of dead letters, beside `producer_config`."""
 
 
 OnBrokers = Callable[[Sequence[BrokerTimes]], None]
 
 
 _ALONE: Final = 2
-"""Statistics without a broker, in a row, after which there will be none any more."""
+"""Number of consecutive statistics without a broker after which the client will never have one again."""
 
 
 class BrokerWatch:
-    """What a client measures of its brokers, every ten seconds unless ``statistics.interval.ms`` says otherwise.
+    """Reports what a client measures of its brokers, every ten seconds unless ``statistics.interval.ms`` is set.
 
-    `on_brokers` is called in the thread that polls the client. Clients that follow each other may have one watch.
+    `on_brokers` is called in the thread that polls the client. Clients that replace each other may share one watch.
 
-    It also sees when a client is `stranded`. librdkafka (2.16, issue #5301) takes an answer that names topics and no
-    brokers at its word, and forgets all its brokers, those of the configuration too: it will never connect to any
-    again. A broker that has just lost its controller answers so. All that helps is another client.
+    It also notices when a client is `stranded`. When an answer names topics and no brokers, librdkafka (2.16, issue
+    #5301) drops all its brokers, including the configured ones, and never connects again. A broker that has just lost
+    its controller answers so. Only another client helps.
     """
 
     def __init__(self, on_brokers: OnBrokers) -> None:
         self._on_brokers = on_brokers
         self._throttled: Counter[str] = Counter()
-        """Seconds by broker."""
+        """Seconds that requests were throttled, by broker."""
         self._alone = 0
-        """How many statistics in a row named no broker."""
+        """Number of consecutive statistics that named no broker."""
         self.stranded = False
-        """Whether the client has no broker left: it has to be replaced."""
+        """Whether the client has no broker left, so that it has to be replaced."""
 
     def watching(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """This configuration of a client, which is then watched."""
+        """Return the configuration with what is needed to watch its client."""
         self._alone, self.stranded = 0, False
         return {"statistics.interval.ms": 10_000, **config, "stats_cb": self.take}
 
     def take(self, text: str) -> None:
-        """librdkafka's statistics, as JSON: of the time since the last ones, but for the counters."""
-        # Behind the brokers come all partitions: a megabyte for a thousand of them, and none of it is needed.
+        """Take librdkafka's statistics, as JSON; they are about the time since the last ones, except for counters."""
+        # Cut off the partitions, which come after the brokers: a megabyte for a thousand of them, which is not needed.
         head, found, _ = text.partition(', "topics":')
-        # An error must not come out of the poll that this is called in, should another librdkafka say it otherwise.
+        # Another version of librdkafka may write statistics in another form: that must not raise an error from the
+        # poll.
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             brokers = orjson.loads(head + "}" if found else text)["brokers"].values()
-            # A coordinator is a connection of its own beside the brokers, and only they say where it is.
+            # The coordinator's connection does not count: without the other brokers the client cannot find it again.
             known = any(one["source"] in ("configured", "learned") for one in brokers)
             self._alone = 0 if known else self._alone + 1
             self.stranded = self._alone >= _ALONE
             self._on_brokers([told for one in brokers if (told := self._times(one)) is not None])
 
     def _times(self, one: Mapping[str, Any]) -> BrokerTimes | None:
-        # Those of the configuration are also there under their ids, once they are known.
+        # Configured brokers are listed a second time under their ids, once the ids are known.
         broker = "coordinator" if one["name"] == "GroupCoordinator" else str(one["nodeid"])
         if one["source"] == "configured" or broker.startswith("-"):
             return None
@@ -187,40 +192,40 @@ class BrokerWatch:
         asked, throttled = trip["cnt"], self._throttled[broker]
         if not asked and not throttled:
             return None  # a broker that this client has no connection to
-        # The histogram grows only after something has exceeded it.
+        # A value beyond the histogram's range is missing in its p99.
         slow = trip["max" if trip["outofrange"] else "p99"]
         average, p99 = (time / 1e6 if asked else None for time in (trip["avg"], slow))
         return BrokerTimes(broker, average, p99, throttled)
 
 
 def longest_commit(config: Config) -> float:
-    """Seconds that a commit inside a revocation may take: only librdkafka bounds it, by three tries."""
+    """Return the seconds that a commit inside a revocation may take: only librdkafka bounds it, by three tries."""
     default = int(_DEFAULTS["socket.timeout.ms"])
-    with contextlib.suppress(ValueError):  # librdkafka says what is wrong with it
+    with contextlib.suppress(ValueError):  # librdkafka reports what is wrong with it
         default = int(config.get("socket.timeout.ms", default))
     return 3 * default / 1000
 
 
 def uses_consumer_protocol(config: Config) -> bool:
-    """Whether the group runs KIP-848 (``group.protocol=consumer``)."""
+    """Return whether the group runs KIP-848 (``group.protocol=consumer``)."""
     return str(config.get("group.protocol", "classic")).lower() == "consumer"
 
 
 def is_cooperative(config: Config) -> bool:
-    """Whether assignments come as increments (cooperative, KIP-848) rather than whole (eager)."""
+    """Return whether assignments are incremental (cooperative, KIP-848) rather than whole (eager)."""
     strategy = str(config.get("partition.assignment.strategy", ""))
     return uses_consumer_protocol(config) or "cooperative" in strategy
 
 
 def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> dict[str, Any]:
-    """A consumer's configuration.
+    """Return a consumer's configuration.
 
-    `offset_reset` is ours, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``. `ignore`: regular
-    expression of topics that must not be seen.
+    `offset_reset` is our setting, not librdkafka's: under ``latest`` librdkafka still gets ``earliest``. `ignore`:
+    regular expression of topics that must not be seen.
     """
     own = {_ALIASES.get(name, name): value for name, value in user.items()}
     config: dict[str, Any] = {**_DEFAULTS, **_CONSUMER_DEFAULTS, **own, **_CONSUMER_FIXED}
-    # A limit for what is produced; librdkafka wants a fetch to be no smaller than it.
+    # A limit for producing; librdkafka requires the limit of a fetch to be no smaller.
     config["message.max.bytes"] = min(FETCH_BYTES, int(config["fetch.max.bytes"]))
     # Only an explicit start offset may ever skip records.
     config["auto.offset.reset"] = "error" if offset_reset == "error" else "earliest"
@@ -233,32 +238,32 @@ def consumer_config(user: Config, *, offset_reset: str, ignore: str | None) -> d
 
 
 def producer_config(user: Config, *, delivery_timeout: float) -> dict[str, Any]:
-    """A producer's configuration: idempotent, all replicas; `delivery_timeout` in seconds, retries included."""
+    """Return a producer's configuration: idempotent, all replicas; `delivery_timeout` in seconds, retries included."""
     fixed = {**_PRODUCER_FIXED, "delivery.timeout.ms": int(delivery_timeout * 1000)}
     return {**_PRODUCER_DEFAULTS, **admin_config(user), **fixed}
 
 
 def admin_config(user: Config) -> dict[str, Any]:
-    """The configuration of a client that only asks questions: how to reach the brokers and log in."""
-    # Topics that are not to be consumed may well be written to and asked about.
+    """Return the configuration of a client that only asks questions: how to reach the brokers and log in."""
+    # Topics that are excluded from consuming may be written to and asked about.
     return {**_DEFAULTS, **{name: value for name, value in user.items() if name != "topic.blacklist"}}
 
 
 def dead_letter_topic(template: str, topic: str) -> str:
-    """The dead-letter topic of `topic`; `template` may hold ``{topic}``, or name one topic for all."""
+    """Return the dead-letter topic of `topic`; `template` may hold ``{topic}``, or name one topic for all."""
     return template.replace("{topic}", topic)
 
 
 def dead_letter_pattern(template: str) -> str:
-    """A regular expression of all topics that `template` can name; POSIX and Python read it alike."""
-    # Of what a topic's name may hold (letters, digits, dot, dash, underscore) only the dot means something.
+    """Return a regular expression of all topics that `template` can name; POSIX and Python read it alike."""
+    # Topic names have letters, digits, dots, dashes and underscores: only the dot is special in an expression.
     before, mark, after = template.replace(".", r"\.").partition("{topic}")
     return f"^{before}{'.+' if mark else ''}{after}$"
 
 
 def check_files(config: Config) -> None:
-    """Raise `SettingsError` if a certificate or a key is not there."""
-    # Of a file that cannot be read, librdkafka says only that something failed.
+    """Raise `SettingsError` if the file of a certificate or a key does not exist."""
+    # For a file that cannot be read, librdkafka reports only that something failed.
     for name, value in config.items():
         if name.startswith("ssl.") and name.endswith(".location") and value != "probe":
             try:
@@ -268,7 +273,7 @@ def check_files(config: Config) -> None:
 
 
 def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
-    """A client of this configuration.
+    """Return a client of this configuration.
 
     Raises `SettingsError` naming the variable that librdkafka refuses, `msk.NoToken` if it cannot log in with IAM now.
     """
@@ -286,7 +291,7 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
         cause: Exception = error
     except (TypeError, ValueError) as error:
         text, cause = str(error), error
-    # librdkafka's words, with the environment variable in place of each property that it quotes.
+    # librdkafka's text, with the environment variable in place of each property that it quotes.
     line = _QUOTED.sub(lambda found: variable(found[1]), " ".join(text.split()))
     line = _BARE.sub(lambda found: variable(found[0]), line)
     if "KAFKA_SECURITY_PROTOCOL" in line:
@@ -295,17 +300,17 @@ def make_client(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]
 
 
 def admin_client(config: Config, **callbacks: Callable[..., None]) -> AdminClient:
-    """A client for questions, also a context manager. Raises `SettingsError` as `make_client` does."""
+    """Return a client for questions, also a context manager. Raises `SettingsError` as `make_client` does."""
     return make_client(AdminClient, {**admin_config(config), **callbacks})
 
 
 def time_left(deadline: float, least: float = LEAST) -> float:
-    """Seconds until `deadline` (monotonic); a question gets `least` even when the limit is nearly used up."""
+    """Return the seconds until `deadline` (monotonic); a question gets `least` even if less is left."""
     return max(least, deadline - time.monotonic())
 
 
 def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
-    """The answer of an AdminClient; `deadline` (monotonic) is librdkafka's. Raises `KafkaException`."""
+    """Return the answer of an AdminClient; `deadline` (monotonic) is librdkafka's. Raises `KafkaException`."""
     try:
         return answer.result(time_left(deadline, 0.0) + SLACK)
     except TimeoutError:
@@ -313,5 +318,5 @@ def result_of(answer: concurrent.futures.Future[Any], deadline: float) -> Any:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a librdkafka property: ``sasl.username`` is ``KAFKA_SASL_USERNAME``."""
+    """Return the environment variable of a librdkafka property: ``sasl.username`` is ``KAFKA_SASL_USERNAME``."""
     return "KAFKA_" + name.upper().replace(".", "_")

@@ -1,8 +1,8 @@
 """The dead-letter producer: original records with the reason in headers, acknowledged by the broker or not stored.
 
-A letter that the broker refuses for good must not block its partition (docs/why.md). What is refused for its size is
-tried in a batch of its own, since the broker measures batches, and then with less and less of it (`letters.forms`); a
-line of trouble says what was left out. The verdicts on one lot:
+A letter that the broker refuses for good must not block its partition (docs/why.md). A letter that is refused for its
+size is tried in a batch of its own, since the broker measures batches, and then with fewer and fewer of its parts
+(`letters.forms`); a line of trouble names the parts that were left out. The verdicts on one lot:
 
 ::
 
@@ -36,12 +36,12 @@ from consumer.engine.messages import DeadLetter
 from consumer.errors import SettingsError
 
 _Code = confluent_kafka.KafkaError
-# On one letter: None is stored.
+# Verdict on one letter; None: it is stored.
 _Verdict = confluent_kafka.KafkaError | None
-# Why a client cannot be made now, though one could at the start: there is no token, or a certificate is being replaced.
+# Why a client cannot be made now although one could at the start: no token, or a certificate that is being replaced.
 _NOT_NOW: Final = (NoToken, SettingsError)
 
-# Our own batches hold up to 1,000,000 bytes, and the limit is about batches.
+# Our own batches hold up to 1,000,000 bytes, and the topic's limit is about batches.
 _LEAST_LIMIT: Final = 1024 * 1024
 # The largest value that a broker takes for this limit.
 _MOST_LIMIT: Final = 2**31 - 1
@@ -67,39 +67,40 @@ class DeadLetterProducer:
         self._trouble = partial(post, self._loop, on_trouble)
         self._tell = trouble.Teller(self._trouble)
         self._user_config = config
-        # The letters of one batch of answers come one after the other: a moment's wait puts them into one request.
+        # The letters of one batch of answers come one after the other: a short wait puts them into one request.
         self._config = {
             **configuration.producer_config(config, delivery_timeout=timeout),
             **configuration.LETTERS,
             "linger.ms": 5,
         }
-        # An idempotent producer that has lost count never takes anything more.
+        # An idempotent producer whose sequence numbers are wrong never accepts anything more.
         self._spoiled = False
-        # Called on the event loop with what is measured of the brokers. May be set later.
+        # Called on the event loop with what the producer measured of the brokers. May be set later.
         self.on_brokers: OnBrokers = lambda told: None
         self._watch = configuration.BrokerWatch(lambda told: post(self._loop, self.on_brokers, told))
         self._together = PolledProducer(self._watch.watching(self._config), self._on_error)
-        # For letters that are in a batch of their own. Most runs need none.
+        # Producer of letters that are in a batch of their own. Most runs need none.
         self._alone: PolledProducer | None = None
-        # The partitions of each dead-letter topic that is known. Replaced, never changed: two threads read it.
+        # Number of partitions of each known dead-letter topic. The mapping is replaced, never changed: two threads read
+        # it.
         self._counts: Mapping[str, int] = {}
 
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[bool]:
-        """Whether the broker has acknowledged each of them, in order. Raises nothing: why one was not is reported.
+        """Return for each letter, in order, whether the broker acknowledged it. Never raises: failures are reported.
 
-        One try: the time limit once for the topics, if they are not known yet, once for the letters, and once for
-        each further step of those that were refused for what they are.
+        One try: the time limit counts once for the topics if they are not known yet, once for the letters, and once for
+        each further step of letters that were refused for what they are.
         """
         counts = await self._find_topics({letter.topic for letter in letters})
         if self._spoiled or self._watch.stranded:
             await self.close()
-            # Until there is a new one: the next call must not use the closed one.
+            # Until there is a new producer, the next call must not use the closed one.
             self._spoiled = True
             made = await self._make(self._watch.watching(self._config))
             if made is None:
                 return [False] * len(letters)
             self._together, self._spoiled = made, False
-        # Of each letter: whole, and then its smaller forms. (Why a topic cannot be found was reported.)
+        # The forms of each letter: whole, then smaller ones. (If a topic cannot be found, the reason was reported.)
         names = [dead_letter_topic(self._template, letter.topic) for letter in letters]
         smaller = {
             at: forms(letters[at], name, count)
@@ -109,7 +110,7 @@ class DeadLetterProducer:
         whole = {at: next(one) for at, one in smaller.items()}
         answers = await self._try(self._together, list(whole.values()))
         verdicts = dict(zip(whole, answers, strict=True))
-        # One record that is too large, or has no key where one is needed, gets its whole batch refused.
+        # If one record is too large, or has no key where the topic requires one, its whole batch is refused.
         refused = [at for at, error in verdicts.items() if error and error.code() in trouble.FOR_ONE_RECORD]
         if refused and self._alone is None:
             self._alone = await self._make({**self._config, "batch.num.messages": 1})
@@ -120,7 +121,7 @@ class DeadLetterProducer:
             verdicts |= zip(refused, await asyncio.gather(*tries), strict=True)
         if failure := next(filter(None, verdicts.values()), None):
             self._spoiled = self._spoiled or failure.fatal()
-            # A deleted topic shows only as a time-out: look again, create it again.
+            # A deleted topic shows only as a time-out: look it up again next time, which creates it again.
             self._counts = {}
             advice = ": grant WRITE on its topic" if failure.code() in trouble.NOT_ALLOWED else ""
             said = trouble.describe_error(failure)
@@ -129,16 +130,16 @@ class DeadLetterProducer:
         return [at in stored for at in range(len(letters))]
 
     async def close(self) -> None:
-        """End the threads. What was not acknowledged is not stored."""
+        """End the threads. A letter that was not acknowledged counts as not stored."""
         self._together.stop()
         if self._alone is not None:
             self._alone.stop()
             self._alone = None
 
     async def _make(self, config: dict[str, Any]) -> PolledProducer | None:
-        """Make a producer; None if that is not possible now, which is reported."""
+        """Return a producer; None if none can be made now, which is reported."""
         try:
-            # In a thread: with IAM making one takes a second, and longer where AWS does not answer.
+            # In a thread of its own: with IAM, making a producer takes a second, and longer if AWS does not answer.
             return await run_blocking("pinstream-kafka-producer", PolledProducer, config, self._on_error)
         except _NOT_NOW as why:
             self._trouble("_AUTHENTICATION", f"dead letters cannot be stored ({why})")
@@ -147,7 +148,7 @@ class DeadLetterProducer:
     async def _store_alone(
         self, alone: PolledProducer, letter: DeadLetter, tries: Iterable[NewRecord]
     ) -> _Verdict:
-        """In a batch of its own, with as much of it as the topic takes."""
+        """Store a letter in a batch of its own, in the largest form that the topic accepts."""
         for record in tries:
             [verdict] = await self._try(alone, [record])
             if verdict is None or verdict.code() not in trouble.TOO_LARGE:
@@ -172,17 +173,17 @@ class DeadLetterProducer:
             answer: asyncio.Future[_Verdict] = self._loop.create_future()
             answers.append(answer)
             try:
-                # Its timestamp is the current time: with the record's own, retention could delete it at once.
+                # The letter's timestamp is the current time: with the record's own, retention could delete it at once.
                 producer.produce(record, partial(reported, answer))
             except KafkaException as error:
                 answer.set_result(trouble.cause_of(error))
             except BufferError:
                 answer.set_result(_Code(_Code._QUEUE_FULL))
         if answers:
-            # librdkafka gives up by itself at the time limit; one second more lets it say why.
+            # librdkafka gives up by itself at the time limit; with one second more it reports why.
             await asyncio.wait(answers, timeout=self._timeout + 1)
-        # As of now: what is acknowledged later is stored twice in the end, which is allowed (docs/guarantees.md), and
-        # never lost.
+        # Judged as of now: a letter that is acknowledged later is stored a second time, which is allowed
+        # (docs/guarantees.md); none is lost.
         late = _Code(_Code._TIMED_OUT, "the broker did not acknowledge it in time")
         return [one.result() if one.done() else late for one in answers]
 
@@ -198,7 +199,7 @@ class DeadLetterProducer:
     # ----------------------------------------------------------------------------------------------- topics
 
     async def _find_topics(self, origins: set[str]) -> Mapping[str, int]:
-        """The number of partitions of each dead-letter topic that is there; missing topics are created."""
+        """Return the number of partitions of each dead-letter topic that exists; missing topics are created."""
         pairs = {dead_letter_topic(self._template, origin): origin for origin in sorted(origins)}
         if not pairs.keys() <= self._counts.keys():
             try:
@@ -211,7 +212,7 @@ class DeadLetterProducer:
     def _look_up(self, origins: Mapping[str, str]) -> None:
         """Find or create each dead-letter topic (key) of an origin (value). Runs in a thread of its own.
 
-        A failure is reported, and the topic stays unknown.
+        A failure is reported; the topic then stays unknown.
         """
         metadata: Any = None
         found: dict[str, int] = {}
@@ -232,7 +233,7 @@ class DeadLetterProducer:
                     said = trouble.describe_error(cause)
                     text = f"a dead-letter topic cannot be found or created{advice} ({said})"
                     self._trouble(cause.name(), text)
-                    # No broker answers.
+                    # No broker answered.
                     if metadata is None:
                         break
         self._counts = {**self._counts, **found}
@@ -245,8 +246,8 @@ class DeadLetterProducer:
             # Records without a key must be taken whatever the broker's default policy.
             settings = {"cleanup.policy": "delete"}
             if (of_origin := ask_settings(client, origin, self._timeout)) is not None:
-                # What the origin takes, with room for the added headers, and for a record that its producer
-                # compressed better than we do, since brokers measure compressed batches.
+                # The origin's limit, with room for the added headers and for a record that its producer compressed
+                # better than we do, since brokers measure compressed batches.
                 largest = min(2 * max(of_origin.largest, _LEAST_LIMIT), _MOST_LIMIT)
                 settings["max.message.bytes"] = str(largest)
             partitions = len(there[origin].partitions) if origin in there else 1
@@ -257,6 +258,6 @@ class DeadLetterProducer:
             except KafkaException as error:
                 if trouble.cause_of(error).code() != _Code.TOPIC_ALREADY_EXISTS:
                     raise
-        # Another client was faster. Or it is the embedded broker, which has no controller to create topics: asking for
-        # a topic by name creates it.
+        # Another client was faster. Or this is the embedded broker, which has no controller to create topics: asking
+        # for a topic by name creates it.
         return len(client.list_topics(topic, timeout=self._timeout).topics[topic].partitions)

@@ -1,6 +1,6 @@
-"""Where the logs of the held partitions begin and end, and up to where each was read: for lag and the page.
+"""Where the logs of the held partitions begin and end, and up to where each was read: for lag and the status page.
 
-The member's own consumer knows most of it from its fetches, without a question to the brokers.
+The member's own consumer knows most ends from its fetches, without a question to the brokers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from consumer.adapters.kafka.trouble import OnTrouble, cause_of
 from consumer.engine.model import TopicPartition
 
 _EVERY: Final = 0.25
-"""Seconds between two looks at the ends that came with fetched records."""
+"""Seconds between two readings of the ends that came with fetched records."""
 _ASK_EVERY: Final = 1.0
-"""Seconds between two questions for one partition's end, while paused and nothing is fetched."""
+"""Seconds between two questions for a partition's end while the consumer is paused, so that nothing is fetched."""
 _ASK_TIMEOUT: Final = 1.0
 
 
 @dataclass(eq=False)
 class Ends:
-    """What is known of the held partitions. Updated in the consumer's thread.
+    """The known ends of the held partitions. Updated in the consumer's thread.
 
     `begins`, `ends` and `reached` may be read by other threads: each look replaces the mappings and changes none.
     """
@@ -33,41 +33,42 @@ class Ends:
     consumer: Consumer
     on_trouble: OnTrouble
     begins: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """Where logs begin."""
+    """First offset of each log."""
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """High watermarks."""
+    """High watermark of each log."""
     reached: Mapping[TopicPartition, int] = field(default_factory=dict)
-    """Up to which offset each was read, transaction markers included."""
+    """Offset up to which each partition was read, transaction markers included."""
     due: float = 0.0
-    """When to look again (monotonic)."""
+    """Time of the next `look` (monotonic)."""
     _of_fetches: dict[TopicPartition, int] = field(default_factory=dict)
     _ask_due: float = 0.0
     _asked: int = 0
 
     def known(self, name: TopicPartition) -> tuple[int, int]:
-        """Where this log begins and ends, by its last fetch; a number below 0 is not known."""
+        """Return where a partition's log begins and ends, by its last fetch; a number below 0 means unknown."""
         return self.consumer.get_watermark_offsets(RawPartition(*name), cached=True)
 
     def look(
         self, held: Collection[TopicPartition], unread: Mapping[TopicPartition, int], *, paused: bool
     ) -> bool:
-        """Look again. Return True if an end went back, as it does where a log was cut or its topic created again.
+        """Update the ends. Return True if an end went back, as when a log was cut or its topic was created again.
 
-        `unread`: the first offset that was not handed on, for each partition where fetched records wait or are damaged.
+        `unread`: the first offset that was not handed out, for each partition whose fetched records wait or are
+        damaged.
         """
         now = time.monotonic()
         self.due = now + _EVERY
-        # librdkafka knows an end from its last fetch, and none before the first: until it hears another one, the
-        # answer to our own question stands.
+        # librdkafka knows an end from its last fetch, and none before the first fetch. The answer to our own question
+        # counts until a fetch brings another end.
         watermarks = {name: self.known(name) for name in held}
         before, self._of_fetches = self._of_fetches, {name: end for name, (_, end) in watermarks.items()}
         known = {
             name: end if end >= 0 and end != before.get(name) else self.ends.get(name, end)
             for name, end in self._of_fetches.items()
         }
-        # While it is paused, the consumer fetches nothing and hears of no end.
+        # While it is paused, the consumer fetches nothing and learns of no end.
         if known and paused and now >= self._ask_due:
-            # One partition, another one each time: the question blocks the polls.
+            # Ask for one partition at a time, in turn: the question blocks the polls.
             self._asked += 1
             name = sorted(known)[self._asked % len(known)]
             try:
@@ -84,5 +85,5 @@ class Ends:
         }
         self.begins = {name: begin for name, (begin, _) in watermarks.items() if begin >= 0}
         self.ends = {name: end for name, end in known.items() if end >= 0}
-        self.reached = {**reached, **unread}  # new mappings, never changed: other threads read them
+        self.reached = {**reached, **unread}  # other threads read these mappings: replace, never change them
         return went_back

@@ -1,4 +1,4 @@
-"""A consumer group from outside: its members, what it has committed, where partitions begin and end; and new offsets.
+"""A consumer group from outside: its members, its committed offsets and new ones, where its partitions begin and end.
 
 For `pinstream offsets`, the progress of a replay and its warnings; and for members that divide a quota, or that got no
 partition (`GroupWatch`). Only `try_to_join` joins the group.
@@ -42,7 +42,7 @@ _Code: Final = confluent_kafka.KafkaError
 _ASK_AGAIN: Final = 0.2
 _ASKED_AGAIN: Final = trouble.PASSING | {"_TIMED_OUT"}
 _LEAST_TRY: Final = 5.0
-"""Seconds that one of several tries gets, as far as there is time."""
+"""Least seconds of one of several tries, as far as there is time."""
 _WHO: Final = "describe_consumer_groups"
 """The question for a group's state and members."""
 _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again, or check the brokers"
@@ -52,10 +52,11 @@ _UNANSWERED: Final = "the brokers do not give the {} of the group {}: try again,
 
 
 def ask_patiently(question: Callable[[float], _Answer], timeout: float) -> _Answer:
-    """Ask until the coordinator answers; `question` takes its deadline (monotonic) and raises `KafkaException`."""
+    """Ask until the coordinator answers; `question` gets a deadline (monotonic) and may raise `KafkaException`."""
     deadline = time.monotonic() + timeout
     while True:
-        # Not all the time for one: its client may never get an answer, although another would (`RenewedAdmin`).
+        # One try does not get all of the time: its client may never get an answer where another one would
+        # (`RenewedAdmin`).
         now = time.monotonic()
         until = min(deadline, now + max(_LEAST_TRY, (deadline - now) / 2))
         try:
@@ -74,7 +75,7 @@ def ask_committed(
     deadline: float,
     partitions: Sequence[TopicPartition] | None = None,
 ) -> list[Position]:
-    """What the group has committed, of `partitions` or of all that it has offsets for. One question, no retry.
+    """Return what the group has committed, of `partitions` or of all that it has offsets for. One question, no retry.
 
     Waits until `deadline` (monotonic). Raises `KafkaException`, also where a single partition has an error.
     """
@@ -84,18 +85,19 @@ def ask_committed(
     answer = client.ask("list_consumer_group_offsets", asked, deadline)
     answers: list[RawPartition] = answer.topic_partitions or []
     for one in answers:
-        if one.error is not None:  # "unknown" must not be taken for "none"
+        if one.error is not None:  # an error must not be taken for "no committed offset"
             raise KafkaException(one.error)
-    # A partition without a committed offset has a number below 0 there.
+    # A partition without a committed offset has a negative offset here.
     return [read_position(one) for one in answers if one.offset >= 0]
 
 
 def meet_coordinator(client: cluster.RenewedAdmin, group: str, deadline: float) -> None:
     """Return when the group's coordinator answers. Raises `KafkaException`, also when the time is up."""
-    # A question for offsets that is answered "not the coordinator (yet)" ends the process with a segmentation fault:
-    # librdkafka (2.16) tells its group handler, which an AdminClient does not have. (Seen on a cluster that had never
-    # had a group; confluent-kafka-javascript #374 has the stack.) Who is in the group is asked of the same coordinator,
-    # needs the same permission, and its errors are only errors. What is left is a coordinator that moves in between.
+    # When a question for offsets is answered "not the coordinator (yet)", the process ends with a segmentation fault:
+    # librdkafka (2.16) calls its group handler, which an AdminClient does not have. (Seen on a cluster that had never
+    # had a group; confluent-kafka-javascript #374 has the stack.) The question for the members goes to the same
+    # coordinator, needs the same permission, and fails without a crash. The risk that remains is a coordinator that
+    # moves between the two questions.
     try:
         client.ask(_WHO, [group], deadline)
     except KafkaException as error:
@@ -106,7 +108,7 @@ def meet_coordinator(client: cluster.RenewedAdmin, group: str, deadline: float) 
 def alter_offsets(
     client: cluster.RenewedAdmin, group: str, raw: Sequence[RawPartition], timeout: float
 ) -> Sequence[RawPartition]:
-    """Commit these as no member: one try. The answer for each partition. Raises `KafkaException`."""
+    """Commit offsets without being a member: one try. Return the answer for each partition. Raises `KafkaException`."""
     asked = [ConsumerGroupTopicPartitions(group, list(raw))]
     answer = client.ask("alter_consumer_group_offsets", asked, time.monotonic() + timeout)
     answered: Sequence[RawPartition] = answer.topic_partitions
@@ -114,12 +116,12 @@ def alter_offsets(
 
 
 def group_has_offsets(config: Config, timeout: float) -> bool:
-    """Whether the group of a consumer of this `config` has committed an offset of any partition of any topic.
+    """Return whether the group of a consumer of this `config` has committed an offset of any partition of any topic.
 
     The brokers leave out topics that this user may not see. Raises `KafkaException`.
     """
     deadline = time.monotonic() + timeout
-    # With a client of its own: it is only asked for a partition without an offset under ``latest``.
+    # A client for this one question: it is rare, only for a partition without an offset under ``latest``.
     with contextlib.closing(cluster.RenewedAdmin(config, proven=True)) as client:
         return bool(ask_committed(client, str(config["group.id"]), deadline))
 
@@ -142,11 +144,11 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
     try:
         consumer.subscribe(list(topics), on_assign=take_none)
         deadline = time.monotonic() + timeout
-        # Whatever passes is not looked at: only what would end the service.
+        # Ignore errors that pass: only those that would end the service count.
         while not assigned.is_set() and time.monotonic() < deadline:
             polled = consumer.poll(_ASK_AGAIN)
             if polled is not None and (error := polled.error()) is not None:
-                heard.append(error)  # a refused member gets it in place of a record
+                heard.append(error)  # a refused member gets the error in place of a record
             for error in heard:
                 if (fatal := trouble.as_fatal(error)) is not None:
                     raise fatal
@@ -159,37 +161,37 @@ def try_to_join(config: Config, topics: Sequence[str], timeout: float) -> None:
 _COUNT_EVERY: Final = 10.0
 """Seconds between two questions for the members."""
 _COUNT_AGAIN: Final = 0.5
-"""The same, while the group rebalances or does not know us."""
+"""Seconds between two questions while the group rebalances or does not list this process as a member."""
 _COUNT_PATIENCE: Final = 30.0
-"""Seconds without an answer after which another client asks."""
+"""Seconds without an answer after which the client is replaced."""
 
 
 @dataclass(eq=False, repr=False)
 class GroupWatch:
-    """Who is in the group; asked now and then, never waited for. Used in one thread.
+    """Asks from time to time who is in the group, and never waits for the answer. Used in one thread.
 
-    One question at a time, so that a silent coordinator does not gather them.
+    One question at a time, so that they do not pile up if the coordinator does not answer.
     """
 
     group: str
     client: cluster.RenewedAdmin
-    """Ended by the owner."""
+    """The client that asks. Its owner closes it."""
     on_trouble: trouble.OnTrouble
 
     def __post_init__(self) -> None:
         self.members: Collection[str] = ()
-        """Their ids, as far as they were heard since partitions last came or went."""
+        """Ids of the members by the last answer; empty if none came since the last rebalance of this member."""
         self._asked: concurrent.futures.Future[Any] | None = None
         self._asked_at = 0.0
         self._outdated = False
-        """Partitions have come or gone since it was asked."""
+        """Whether partitions were assigned or revoked since the question was asked."""
         self._due = 0.0
         self._told_refusal = False
 
     def look(self, us: str | None = None) -> int | None:
-        """How many members hold partitions, if an answer that says so has just come; asks again when it is time to.
+        """Return how many members hold partitions if a new answer says so, else None; ask again when it is time to.
 
-        `us`: the id of a member that waits to be in the group, so that it is asked more often.
+        `us`: the id of a member that waits until the group lists it; until then the questions are more frequent.
         """
         now = time.monotonic()
         if self._asked is not None and not self._asked.done():
@@ -205,7 +207,7 @@ class GroupWatch:
                     self._asked = self.client.begin(_WHO, [self.group])
                 return None
             group = answered.result()
-        except KafkaException as failed:  # the last number stands, and it is asked again
+        except KafkaException as failed:  # the last number stays valid, and the question is asked again
             error = trouble.cause_of(failed)
             if error.name() in trouble.PASSING:
                 self._due = now + _COUNT_AGAIN
@@ -234,7 +236,8 @@ class GroupWatch:
         )
 
     def hurry(self) -> None:
-        """Ask soon: partitions have come or gone. What was asked before that may be out of date."""
+        """Ask soon, because partitions were assigned or revoked: the answer to an earlier question may be out of
+        date."""
         self._outdated, self._due, self.members = True, 0.0, ()
 
 
@@ -242,21 +245,21 @@ class GroupWatch:
 
 
 class ActiveMember(NamedTuple):
-    """A member of the group, as the brokers know it."""
+    """A member of the group, as the brokers report it."""
 
     client_id: str
     host: str
 
 
 class GroupView(NamedTuple):
-    """A group at this moment. `state` in Kafka's words: ``Stable``, ``Empty``, ``Dead`` (no such group), …"""
+    """A group at this moment. `state` is Kafka's term: ``Stable``, ``Empty``, ``Dead`` (no such group), …"""
 
     state: str
     members: tuple[ActiveMember, ...]
 
     @property
     def active(self) -> bool:
-        """Whether it has members, or some that are just joining."""
+        """Return whether the group has members, or some that are just joining."""
         return bool(self.members) or self.state not in ("Empty", "Dead", "Unknown")
 
 
@@ -284,7 +287,7 @@ class GroupOffsets:
 
     @in_own_thread
     def view(self) -> GroupView:
-        """State and members; the state is ``Unknown`` where the brokers cannot say."""
+        """Return state and members; the state is ``Unknown`` if the brokers cannot describe groups."""
         try:
             found = ask_patiently(partial(self._client.ask, _WHO, [self._group]), self._timeout)
         except KafkaException as error:
@@ -299,7 +302,7 @@ class GroupOffsets:
 
     @in_own_thread
     def positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
-        """What is committed for `partitions`, and for any other that the group has offsets for."""
+        """Return what is committed for `partitions` and for any other partition that the group has offsets for."""
         # Ask for all, and by name: the embedded broker answers only for those that are named.
         asked: list[Sequence[TopicPartition] | None] = [None, partitions] if partitions else [None]
         found: list[Position] = []
@@ -313,7 +316,7 @@ class GroupOffsets:
 
     @in_own_thread
     def extents(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, cluster.Extent]:
-        """What these hold. The end is the last stable offset: how far they can be read now."""
+        """Return what each partition holds. The end is the last stable offset: how far it can be read now."""
         found = cluster.find_extents(self._client.admin, partitions, time.monotonic() + self._timeout)
         return dict(zip(partitions, found, strict=True))
 
@@ -321,7 +324,8 @@ class GroupOffsets:
     def first_since(
         self, partitions: Sequence[TopicPartition], milliseconds: int
     ) -> dict[TopicPartition, int]:
-        """Of each, the offset of its first record with this timestamp or a later one; absent if there is none."""
+        """Return the offset of each partition's first record with this timestamp or a later one; absent if there is
+        none."""
         found = cluster.find_at(
             self._client.admin, partitions, milliseconds, time.monotonic() + self._timeout
         )
@@ -329,7 +333,7 @@ class GroupOffsets:
 
     @in_own_thread
     def put(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit these: one try. Raises `GroupInUse` while the group has members."""
+        """Commit `positions`: one try. Raises `GroupInUse` while the group has members."""
         # Without metadata: the offset map of the old position must not hold for the new one.
         raw = [RawPartition(*one, offset) for one, offset in sorted(offsets.items())]
         try:
@@ -338,8 +342,8 @@ class GroupOffsets:
                 raise KafkaException(refused)
         except KafkaException as error:
             cause = trouble.cause_of(error)
-            # Under both protocols, whatever was seen a moment before: this refusal is what protects a running group. A
-            # look at the members beforehand only makes a clearer message.
+            # Under both protocols the brokers refuse this, even if the group had no members a moment before. Only this
+            # refusal protects a running group; checking the members beforehand just makes a clearer message.
             if cause.name() in trouble.GROUP_IN_USE:
                 text = f"the group {self._group} has active members ({trouble.describe_error(cause)})"
                 raise GroupInUse(text) from error
@@ -351,7 +355,7 @@ class GroupOffsets:
 
     @in_own_thread
     def known_groups(self) -> list[str]:
-        """The names of all groups that this user may see; none if the brokers do not give them."""
+        """Return the names of all groups that this user may see; none if the brokers do not report them."""
         ask = self._client.admin.list_consumer_groups
         try:
             found = ask_patiently(

@@ -1,6 +1,6 @@
-"""How the consumer's thread reaches the event loop: rebalances to a listener, which may take its time, and news.
+"""How the consumer's thread reaches the event loop: it waits for a listener at a rebalance, and posts news.
 
-**A listener must never await its source**: the thread that would do the work is the one that waits for the listener.
+**A listener must never await its source**: the thread that would do the source's work is waiting for the listener.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from consumer.engine.messages import Assignment, BrokersTold, GroupSize, TopicId
 from consumer.engine.model import Position, TopicPartition
 
 _TELL_TIMEOUT: Final = 10.0
-"""Seconds for the listener to take note of what it need not wait for: assigned, lost."""
+"""Seconds for the listener's `assigned` and `lost`, which have nothing to wait for."""
 
 OnNews = Callable[[TopicIdsTold | GroupSize | BrokersTold], None]
-"""Called on the event loop every few seconds: the ids of the topics that are held, how many members hold partitions,
-what the consumer measured of its brokers."""
+"""Called on the event loop every few seconds: the ids of the held topics, how many members hold partitions, or what
+the consumer measured of its brokers."""
 
 _Answer = TypeVar("_Answer")
 
 
 class AssignmentListener(Protocol):
-    """Called on the event loop with what is read. It must not await the source."""
+    """Its methods are called on the event loop and must not await the source."""
 
     async def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These are read from now on. None of their records was handed out before."""
+        """Take note that these partitions are read from now on. None of their records was handed out before."""
 
 
 class SourceListener(AssignmentListener, Protocol):
-    """The same for a member of a group, whose partitions may also go."""
+    """The listener of a member of a group, whose partitions may also be revoked or lost."""
 
     async def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """Drain these, then return what to commit. Cancelled after its time limit; `lost` follows then."""
+        """Drain these partitions, then return what to commit. Cancelled after its time limit; then `lost` follows."""
 
     async def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These already belong to another member: drop them, commit nothing."""
+        """Drop these partitions, which already belong to another member; commit nothing."""
 
 
 class Hooks:
-    """What the thread calls; made on the event loop. `counts_members`: whether to tell how many members the group has,
-    which the brokers are asked for. `revoke_timeout`: seconds for the listener to drain.
+    """Calls from the consumer's thread to the event loop. Made on the loop. `counts_members`: whether to ask the
+    brokers how many members the group has, and report it. `revoke_timeout`: seconds for the listener to drain.
 
     `assigned`, `revoked` and `lost` block the thread until the listener has answered, bounded. They raise
     `TimeoutError`, and whatever the listener raises. The others return at once.
@@ -63,9 +63,9 @@ class Hooks:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self.on_trouble = on_trouble
-        """The same as `trouble`, from the event loop."""
+        """Same as `trouble`, for calls on the event loop."""
         self.trouble: OnTrouble = partial(post, self._loop, on_trouble)
-        """Something went wrong that recovers by itself."""
+        """Reports something that went wrong and recovers by itself."""
         self.tell: OnNews = partial(post, self._loop, on_news)
         self.counts_members = counts_members
         self._revoke_timeout = revoke_timeout
@@ -73,12 +73,12 @@ class Hooks:
         self._asked: concurrent.futures.Future[Any] | None = None
         # Used on the event loop:
         self.epochs: dict[tuple[str, int], int] = {}
-        """Those of the partitions that are announced to the listener."""
+        """Epochs of the partitions that are assigned to the listener."""
         self.draining = False
-        """Whether the listener is draining what is about to go."""
+        """Whether the listener is draining partitions that are being revoked."""
 
     def assigned(self, assignments: Sequence[Assignment]) -> None:
-        """These partitions are ours now."""
+        """Report these partitions as assigned."""
 
         async def tell() -> None:
             self.epochs.update({(one.topic, one.partition): one.epoch for one in assignments})
@@ -87,14 +87,15 @@ class Hooks:
         self._ask(tell(), _TELL_TIMEOUT)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Position]:
-        """These partitions are about to go. Returns what to commit of them."""
+        """Have the listener drain these partitions, which are being revoked; return what to commit of them."""
 
         async def ask() -> Sequence[Position]:
             self.draining = True
             try:
                 return await self._listener.revoked(partitions)
             finally:
-                # Whatever the listener did: the partitions go, and nothing of them commits any more.
+                # Even if the listener failed, the partitions are revoked, and nothing of them may be committed any
+                # more.
                 self.draining = False
                 for one in partitions:
                     self.epochs.pop(one, None)
@@ -102,7 +103,7 @@ class Hooks:
         return self._ask(ask(), self._revoke_timeout)
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These partitions are gone."""
+        """Report these partitions as lost."""
 
         async def tell() -> None:
             for one in partitions:
@@ -122,7 +123,7 @@ class Hooks:
             question.close()  # else Python warns that it was never awaited
             raise TimeoutError
         # This thread is inside a poll, in a rebalance callback: until it returns, neither the poll nor the group's
-        # rebalance goes on. Kept, so that `give_up` can end the wait.
+        # rebalance goes on. `give_up` ends the wait through `_asked`.
         self._asked = asked = asyncio.run_coroutine_threadsafe(question, self._loop)
         try:
             return asked.result(timeout)

@@ -1,4 +1,4 @@
-"""Dead letters and marks as they lie on their topic: how they are written, what they say, which of them are done.
+"""Dead letters and marks on their topic: how they are written, what they say, and which letters are done.
 
 A *letter* is a record that died, with all the headers that docs/dead-letters.md lists; what lacks one, or holds
 something there that we never write, is left alone. A letter that is larger than its topic takes is written without its
@@ -35,18 +35,18 @@ OFFSET: Final = "pinstream.offset"
 TIMESTAMP: Final = "pinstream.timestamp"
 ATTEMPTS: Final = "pinstream.attempts"
 AT: Final = "pinstream.at"
-# Every letter has these nine.
+# Every letter has these nine headers.
 LETTER_HEADERS: Final = (STAGE, CODE, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP, ATTEMPTS, AT)
 
 VALUE, HEADERS, KEY = "value", "headers", "key"
-# What can be left out of a letter, in this order, and the header that says so.
+# The parts that can be left out of a letter, in this order, and for each the header that says so.
 _OMITTED_BY: Final = {part: f"pinstream.{part}" for part in (VALUE, HEADERS, KEY)}
 
 # On a letter that was redriven and died again: how often its record was redriven.
 TRIPS: Final = "pinstream.trips"
 # On a letter that was redriven and died again: the letter before it, as ``TOPIC:PARTITION:OFFSET``.
 REDRIVEN: Final = "pinstream.redriven"
-# On a mark: which offsets of its partition are done, as ``17-30,45``.
+# On a mark: the offsets of its partition that are done, as ``17-30,45``.
 DONE: Final = "pinstream.done"
 # On a mark: the partition that its offsets are of, as ``TOPIC:PARTITION@CLUSTER``.
 MARKED_AT: Final = "pinstream.marked-at"
@@ -56,9 +56,9 @@ MARKED_TOPIC_ID: Final = "pinstream.marked-topic-id"
 _OF_ONE_DEATH: Final = frozenset({*LETTER_HEADERS, *_OMITTED_BY.values()})
 _TRAVELS: Final = frozenset({TRIPS, REDRIVEN})
 _OURS: Final = _OF_ONE_DEATH | _TRAVELS
-# A longer value of a header that travels is not ours, and may be what makes the letter too large.
+# A longer value of a header that is redriven with its record is not ours, and may be what makes the letter too large.
 _LONGEST_TRAVEL: Final = 300
-# Any producer may write any header. What does not fit these patterns and limits is not ours.
+# Any producer may write any header. A value that does not fit these patterns and limits is not ours.
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
@@ -77,14 +77,14 @@ Run = tuple[int, int]
 
 
 class NewRecord(NamedTuple):
-    """A record to be written."""
+    """A record to write."""
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
-    # The parts of the record that died which this letter is without.
+    # The parts of the record that this letter lacks.
     left_out: tuple[str, ...] = ()
 
 
@@ -92,16 +92,16 @@ class NewRecord(NamedTuple):
 
 
 def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord]:
-    """The forms in which the letter can be written to a dead-letter topic: whole, then with less and less of it.
+    """Yield the forms in which a letter can be written to a dead-letter topic: whole, then with fewer and fewer parts.
 
-    A part that the record does not have, or that is empty, is not left out: nothing would become smaller.
+    A part that the record does not have, or that is empty, is not left out: the letter would not become smaller.
     """
     record = letter.record
 
     def without(*left_out: str) -> NewRecord:
         return NewRecord(
             topic,
-            # The partition of its origin, as far as the dead-letter topic has as many.
+            # The partition of the origin, if the dead-letter topic has as many.
             letter.partition % partitions,
             None if KEY in left_out else record.key,
             None if VALUE in left_out else record.value,
@@ -116,7 +116,7 @@ def forms(letter: DeadLetter, topic: str, partitions: int) -> Iterator[NewRecord
 
 
 def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Headers:
-    """The record's own headers, then ours, which replace those of an earlier dead letter of a redriven record.
+    """Return the record's own headers, then ours, which replace those of an earlier letter of a redriven record.
 
     Ours are UTF-8 text: numbers in decimal, ``pinstream.timestamp`` in milliseconds, ``pinstream.at`` ISO 8601 in UTC.
     """
@@ -138,15 +138,15 @@ def letter_headers(letter: DeadLetter, left_out: Collection[str] = ()) -> Header
         texts[_OMITTED_BY[part]] = f"omitted: {size} bytes, too large for this topic; read it at its origin"
     own = record.headers
     if HEADERS in left_out:
-        # These stay: nothing but the count of its trips ends a circle of redrives.
+        # These headers stay: only the count of redrives ends an endless loop of them.
         own = tuple(one for one in own if one[0] in _TRAVELS and len(one[1] or b"") <= _LONGEST_TRAVEL)
-    elif own != UNREADABLE_HEADERS:  # the mark that headers could not be read has one of our names, and stays
+    elif own != UNREADABLE_HEADERS:  # the header for unreadable headers has one of our names, and stays
         own = tuple(one for one in own if one[0] not in _OF_ONE_DEATH)
     return (*own, *((name, text.encode()) for name, text in texts.items()))
 
 
 def part_sizes(record: Record) -> dict[str, int]:
-    """The size in bytes of each part of a record that its letter may lack, in the order in which they are left out."""
+    """Return the size in bytes of each part that a letter may lack, in the order in which they are left out."""
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return {VALUE: len(record.value or b""), HEADERS: headers, KEY: len(record.key or b"")}
 
@@ -155,14 +155,14 @@ def part_sizes(record: Record) -> dict[str, int]:
 
 
 class Place(NamedTuple):
-    """Where a record lies."""
+    """The place of a record."""
 
     topic: str
     partition: int
     offset: int
 
     def __str__(self) -> str:
-        """``TOPIC:PARTITION:OFFSET``, as the command line takes it."""
+        """Return ``TOPIC:PARTITION:OFFSET``, as the command line takes it."""
         return f"{self.topic}:{self.partition}:{self.offset}"
 
 
@@ -173,37 +173,37 @@ class DeadRecord(NamedTuple):
     origin: Place
     stage: Stage
     code: str
-    # ``pinstream.message`` as it is; to be shown there is `message`.
+    # ``pinstream.message`` as it is; `message` is the form to show.
     reason: str
-    # Kafka's of the record at its origin, milliseconds since 1970; -1 for none.
+    # Kafka's timestamp of the record at its origin, milliseconds since 1970; -1 for none.
     timestamp: int
     attempts: int
-    # When it died, milliseconds since 1970.
+    # When the record died, milliseconds since 1970.
     at_ms: int
     trips: int
-    # The parts of its record that are left out, with their size in bytes.
+    # The parts of the record that are left out, with their size in bytes.
     omitted: Mapping[str, int]
-    # As it lies there.
+    # The letter as it is on the topic.
     record: Record
 
     @property
     def message(self) -> str:
-        """Why it died, on one line and without what looks personal: any producer may have written it."""
+        """Return why the record died, on one line and without what looks personal: any producer may have written it."""
         return mask(self.reason)
 
 
 def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | None:
-    """The letter that `record` of the dead-letter topic `lies_on` is; None if it is not one of ours."""
+    """Return the letter that `record` of the dead-letter topic `lies_on` is; None if it is not one of ours."""
     texts = _texts(record.headers)
     trips = 0
     if TRIPS in dict(record.headers):
         text = texts.get(TRIPS, "")
-        # What cannot be read counts as too often: nothing else ends a circle of redrives.
+        # A count that cannot be read counts as too many: nothing else ends an endless loop of redrives.
         trips = min(int(text), _MOST_OFFSET) if _DIGITS.fullmatch(text) else _MOST_OFFSET
     sizes = {part: _OMITTED.match(texts.get(name, "")) for part, name in _OMITTED_BY.items()}
     try:
         topic, code, at = texts[TOPIC], texts[CODE], datetime.fromisoformat(texts[AT])
-        # Without a zone it is a time that we never write.
+        # We never write a time without a zone.
         if not _TOPIC_NAME.fullmatch(topic) or not _CODE.fullmatch(code) or at.tzinfo is None:
             return None
         return DeadRecord(
@@ -212,7 +212,7 @@ def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | No
             stage=Stage(texts[STAGE]),
             code=code,
             reason=texts[MESSAGE],
-            # A record without a timestamp of its own has -1, which no other number can be.
+            # A record without a timestamp has -1; no other number is negative.
             timestamp=-1 if texts[TIMESTAMP] == "-1" else _number(texts[TIMESTAMP]),
             attempts=_number(texts[ATTEMPTS]),
             at_ms=(at - _EPOCH) // _MILLISECOND,
@@ -220,12 +220,12 @@ def read_letter(lies_on: str, partition: int, record: Record) -> DeadRecord | No
             omitted={part: int(match[1]) for part, match in sizes.items() if match is not None},
             record=record,
         )
-    except (KeyError, ValueError, OverflowError):  # a header is missing, or holds what we never write
+    except (KeyError, ValueError, OverflowError):  # a header is missing or has a value that we never write
         return None
 
 
 def restored(letter: DeadRecord) -> Record:
-    """What the letter was at its origin, as far as it is in the letter: key, value, own headers, timestamp.
+    """Return the record as it was at its origin, as far as the letter has it: key, value, own headers, timestamp.
 
     The offset stays that of the letter.
     """
@@ -233,27 +233,28 @@ def restored(letter: DeadRecord) -> Record:
 
 
 def origin_topic(record: Record, lies_on: str) -> str:
-    """The topic that a redriven record died on, by the header that it carries; else the one that it lies on."""
+    """Return the topic that a redriven record died on, by its header; else the topic that the record is on."""
     return _texts(record.headers).get(TOPIC, lies_on)
 
 
 def own_headers(headers: Headers) -> Headers:
-    """The headers that we did not add."""
-    # All of one name: a producer's header of that name was hidden by ours.
+    """Return the headers that we did not add."""
+    # All headers of such a name: a producer's header of that name was hidden by ours.
     return tuple(header for header in headers if header[0] not in _OURS)
 
 
 def next_trip(own: Headers, letter: DeadRecord) -> Headers:
-    """The headers of a redriven record that dies again: its own, and how often it was redriven by now."""
+    """Return the headers of a redriven record that dies again: its own, and how often it was redriven by now."""
     trips = (TRIPS, str(min(letter.trips + 1, _MOST_OFFSET)).encode())
     return (*own, trips, (REDRIVEN, str(letter.place).encode()))
 
 
 def is_original(letter: DeadRecord, record: Record) -> bool:
-    """Whether `record`, found at the letter's origin, is the one that died: a topic may have been created again."""
+    """Return whether `record`, found at the letter's origin, is the one that died: a topic may have been created
+    again."""
     here = letter.record
     for part, there, mine in ((VALUE, record.value, here.value), (KEY, record.key, here.key)):
-        # Of a part that was left out only the size is known.
+        # Only the size of a part that was left out is known.
         size = letter.omitted.get(part)
         if there != mine if size is None else len(there or b"") != size:
             return False
@@ -262,9 +263,9 @@ def is_original(letter: DeadRecord, record: Record) -> bool:
 
 
 def _texts(headers: Headers) -> dict[str, str]:
-    """Our headers as text, of each name the last; what is not UTF-8 counts as not there."""
+    """Return our headers as text, the last one of each name; one that is not UTF-8 counts as absent."""
     texts: dict[str, str] = {}
-    for name, value in dict(headers).items():  # ours come behind those that a producer wrote
+    for name, value in dict(headers).items():  # ours come after the headers that a producer wrote
         if name.startswith("pinstream.") and value is not None:
             with contextlib.suppress(UnicodeDecodeError):
                 texts[name] = value.decode()
@@ -282,22 +283,22 @@ def _number(text: str, most: int = _MOST_OFFSET) -> int:
 
 
 class Home(NamedTuple):
-    """A partition in the one cluster where its offsets mean what they say."""
+    """A partition in the cluster and life of the topic that its offsets belong to."""
 
-    # The id that the brokers give themselves.
+    # The brokers' id of their cluster.
     cluster: str
     topic: str
     partition: int
-    # None: the brokers do not give it.
+    # None: the brokers do not report it.
     topic_id: str | None = None
 
     def __str__(self) -> str:
-        """``TOPIC:PARTITION@CLUSTER``, as marks have it."""
+        """Return ``TOPIC:PARTITION@CLUSTER``, the form in marks."""
         return f"{self.topic}:{self.partition}@{self.cluster}"
 
 
 def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
-    """The headers of a mark: the offsets of its own partition that are done, and which partition that is."""
+    """Return the headers of a mark: its own partition, and the offsets of that partition that are done."""
     # ``17-30,45``: both ends are included.
     done = ",".join(f"{begin}-{end - 1}" if end - begin > 1 else str(begin) for begin, end in runs)
     headers = (DONE, done.encode()), (MARKED_AT, str(home).encode())
@@ -305,7 +306,7 @@ def mark_headers(runs: Iterable[Run], home: Home) -> Headers:
 
 
 def read_done(text: str) -> list[Run] | None:
-    """What `mark_headers` wrote; None for anything else."""
+    """Return the offsets that `mark_headers` wrote; None for any other text."""
     if len(text) > _LONGEST_MARK:
         return None
     runs: list[Run] = []
@@ -321,17 +322,17 @@ def read_done(text: str) -> list[Run] | None:
 
 
 class Mark(NamedTuple):
-    """A mark as it lies there."""
+    """A mark on a dead-letter topic."""
 
-    # What is done; empty if the mark was written elsewhere.
+    # The offsets that are done; empty if the mark was written elsewhere.
     runs: Sequence[Run]
-    # False if a mirror or a copy brought it here, or the topic was created again while a redrive went on: then it is
-    # about other letters.
+    # False if the mark was mirrored or copied to this topic, or the topic was created again during a redrive: then the
+    # mark is about other letters.
     at_home: bool
 
 
 def read_mark(record: Record, home: Home) -> Mark | None:
-    """The mark that `record`, which lies at `home`, is; None if it is no mark of ours."""
+    """Return the mark that `record` at `home` is; None if it is no mark of ours."""
     texts = _texts(record.headers)
     # A letter is never a mark, whatever headers its producer gave it.
     if DONE not in texts or STAGE in texts or not _HOME.fullmatch(texts.get(MARKED_AT, "")):
@@ -339,42 +340,42 @@ def read_mark(record: Record, home: Home) -> Mark | None:
     runs = read_done(texts[DONE])
     if runs is None:
         return None
-    # A mirror to another cluster gives letters other offsets and copies marks as they are.
+    # Mirroring to another cluster gives letters other offsets and copies marks unchanged.
     if texts[MARKED_AT] != str(home) or are_different_lives(texts.get(MARKED_TOPIC_ID), home.topic_id):
         return Mark((), at_home=False)
-    # A mark speaks of what lies before it.
+    # A mark is about letters before it.
     return None if any(end > record.offset for _, end in runs) else Mark(runs, at_home=True)
 
 
 @dataclass(slots=True)
 class Done:
-    """Which offsets of one partition are done. Memory grows with runs, not with letters."""
+    """The offsets of one partition that are done. Memory grows with runs, not with letters."""
 
-    # Rising: begin and end of each run, alternating.
+    # Begin and end of each run, alternating, in rising order.
     _bounds: list[int] = field(default_factory=list)
 
     def __contains__(self, offset: object) -> bool:
         return isinstance(offset, int) and bisect_right(self._bounds, offset) % 2 == 1
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Add these, in any order, overlapping or not."""
+        """Add these runs, in any order, overlapping or not."""
         for begin, end in runs:
             low, high = bisect_left(self._bounds, begin), bisect_right(self._bounds, end)
-            # An odd index is inside of a run, which then keeps its own begin or end.
+            # An odd index lies inside of a run, which then keeps its own begin or end.
             first = [] if low % 2 else [begin]
             self._bounds[low:high] = first if high % 2 else [*first, end]
 
     def count(self) -> int:
-        """How many offsets these are."""
+        """Return the number of offsets."""
         return sum(self._bounds[1::2]) - sum(self._bounds[::2])
 
     def common(self, other: Done) -> int:
-        """How many offsets are in both."""
+        """Return the number of offsets that are in both."""
         either = Done()
         # In rising order, so that each run is added at the end: there may be as many runs as letters.
         either.add(heapq.merge(self.runs(), other.runs()))
         return self.count() + other.count() - either.count()
 
     def runs(self) -> Iterator[Run]:
-        """As [begin, end), rising, apart from each other."""
+        """Return the runs as [begin, end), in rising order, with gaps between them."""
         return zip(self._bounds[::2], self._bounds[1::2], strict=True)

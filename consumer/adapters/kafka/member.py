@@ -1,15 +1,16 @@
-"""A member of the group, as it lives in the consumer's own thread: all use of `confluent_kafka.Consumer` is here.
+"""A member of the group, inside the consumer's own thread: all use of `confluent_kafka.Consumer` is here.
 
-Every method and callback runs in that one thread; it reaches others through `Hooks`. Rebalance callbacks
-run inside `fetch` and `close`, ask through the hooks, and block until they are answered or out of time.
+Every method and callback runs in that thread, which reaches the event loop through `Hooks`. Rebalance callbacks run
+inside `fetch` and `close`, call the listener through the hooks, and block until it answers or its time is over.
 
 *Fencing.* Each assignment of a partition gets an epoch that no other in this process has.
 
 *Another life.* A topic that was deleted and created again has another id (`consumer.adapters.kafka.topic_ids`). The
-engine gets the ids every few seconds; what it wants read again goes back to the beginning, under a new epoch.
+engine gets the ids every few seconds; partitions that it wants to have read again start at the beginning, under a new
+epoch.
 
-*Reading again.* Both that and a damaged batch (see `chunks`) lead back to an offset: what comes of the partition is
-dropped until a seek has led there (`_read_again`).
+*Reading again.* A new life and a damaged batch (see `chunks`) both lead back to an offset: until the seek to it
+(`_read_again`), fetched records of the partition are dropped.
 
 *Leaving* has rules of its own: `consumer.adapters.kafka.commits`.
 """
@@ -77,19 +78,19 @@ _epochs = itertools.count(1)
 
 @dataclass(slots=True)
 class _Reading:
-    """A partition that is read."""
+    """A partition that is assigned and has started."""
 
     epoch: int
     next: RawPartition
-    """Where reading goes on, behind what was handed out."""
+    """Where reading goes on, behind the records that were handed out."""
     again: float | None = None
-    """When to seek to `next` (monotonic). What comes until then is dropped."""
+    """Time of the seek to `next` (monotonic); None: no seek is due. Records that come until then are dropped."""
     unreadable: int | None = None
-    """The offset from which it could not be read, until a record comes."""
+    """The offset from which the partition could not be read, until a record comes."""
     delay: float = 0.0
-    """Seconds from the last attempt to read there until the next one."""
+    """Seconds between the last two attempts to read at that offset."""
     new_life: NewLife | None = None
-    """Reported as assigned once the seek is made."""
+    """The new life to report as assigned once the seek is made."""
 
 
 @dataclass(eq=False, repr=False)  # the configuration holds passwords
@@ -97,15 +98,15 @@ class GroupMember:
     """Owns the Consumer; made, used and closed in one thread."""
 
     config: dict[str, Any]
-    """It is complete, see `configuration.consumer_config`."""
+    """The complete configuration, see `configuration.consumer_config`."""
     topics: list[str]
     hooks: Hooks
     ready: deque[Chunk]
-    """Where fetched chunks go: a deque, since the event loop takes them out at the other end."""
+    """Queue of fetched chunks: a deque, since the event loop takes chunks from its other end."""
     _: KW_ONLY
     offset_reset: str
     has_offsets: Callable[[float], bool]
-    """Whether the group has committed any offset, see `starts.Unstarted`."""
+    """Returns whether the group has committed any offset, see `starts.Unstarted`."""
     timeout: float
     """Seconds that the brokers have to say where a partition starts."""
     topic_ids: TopicIds
@@ -121,10 +122,10 @@ class GroupMember:
         self._watch = BrokerWatch(lambda told: self.hooks.tell(BrokersTold("consumer", told)))
         self._paused = False
         self._full_since: float | None = None
-        """Since when there has been no room; None: there is room, or the partitions are paused already."""
+        """Time (monotonic) since which there is no room; None: there is room, or the partitions are paused already."""
         self._polled = time.monotonic()
         self._late = False
-        """The last poll is so long ago that the group has given our partitions away, or is about to do so."""
+        """Whether the last poll is so long ago that the group has reassigned our partitions, or is about to."""
         self._was_assigned = False
         self._closing = False
         self._rejoin_due = 0.0
@@ -132,24 +133,24 @@ class GroupMember:
         self._open()
 
     def _open(self, *, begun: bool = False) -> None:
-        """Make a client and subscribe. `begun`: an earlier one has begun with partitions.
+        """Make a client and subscribe. `begun`: an earlier client has started partitions.
 
-        The assignment comes with a later `fetch`. All that belongs to one client is made here.
+        The assignment comes with a later `fetch`. All state that belongs to one client is made here.
         """
         self._held: dict[TopicPartition, _Reading] = {}
-        # When to look for partitions to read again. Infinite while there are none: one may hold thousands, and a fetch
-        # may bring a single record.
+        # Time of the next search for partitions to read again. Infinite while there are none: a member may hold
+        # thousands of partitions, and a fetch may bring a single record.
         self._again_due = math.inf
         self._left_paused: set[TopicPartition] = set()
         """The partitions that librdkafka has paused, held or not."""
         self._joined = False
         self._forgotten = False
-        """The brokers do not know the group any more, and this client is of no use any more."""
+        """Whether the brokers no longer know the group, which makes this client useless."""
         self._commits = commits.SentCommits()
         life = self._life = object()
 
         def hear(step: Callable[..., object], *args: object) -> None:
-            if self._life is life:  # else a client of an earlier life is still closing
+            if self._life is life:  # otherwise an earlier client is still closing
                 step(*args)
 
         def rebalance(step: Callable[[list[TopicPartition]], None]) -> Callable[..., None]:
@@ -161,7 +162,7 @@ class GroupMember:
         self._consumer = make_client(self.make_consumer, self._watch.watching({**self.config, **callbacks}))
         self._inbox = Inbox(self._consumer)
         self._ends = Ends(self._consumer, self.hooks.trouble)
-        # Eager: an assignment is all partitions. What was held was taken away before, and all begin together.
+        # Eager: an assignment has all partitions. Those held before were revoked first, and all start together.
         cooperative = is_cooperative(self.config)
         self._assign = self._consumer.incremental_assign if cooperative else self._consumer.assign
         self._unstarted = Unstarted(
@@ -182,7 +183,8 @@ class GroupMember:
         )
 
     def fetch(self, room: int, timeout: float) -> None:
-        """Obey `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover."""
+        """Pause or resume by `room`, poll, put chunks into `ready`. Raises `KafkaError` for what does not recover by
+        itself."""
         if self._failure is not None:
             raise self._failure
         if (self._forgotten or self._watch.stranded) and time.monotonic() >= self._rejoin_due:
@@ -195,13 +197,12 @@ class GroupMember:
             self._set_pause(self._held)
             self._again_due = 0.0
         self._safely(self._read_again)
-        if not self.ready:  # else a fetch was cancelled: what it consumed comes first
-            # Ask, poll, start, in this order: only a poll shows that a partition went while its start was asked for.
-            # librdkafka takes an assignment as news that the partition is ours, and would call one that was lost
-            # revoked. (Behind a thousand records that were fetched ahead the poll may not hear of it. Then the broker
-            # refuses the commit.)
+        if not self.ready:  # otherwise a fetch was cancelled: hand out what it consumed first
+            # Ask, poll, start, in this order: only a poll shows that a partition was revoked or lost while its start
+            # was asked for. If a lost partition were assigned then, librdkafka would report it as revoked. (Behind a
+            # thousand records that were fetched ahead, the poll may miss it. Then the broker refuses the commit.)
             some_can_start = self._unstarted.ask()
-            # What can start must not wait for records of other partitions.
+            # Partitions that can start must not wait for records of others.
             self._consume(room, 0.0 if some_can_start else timeout)
             self._safely(self._start_reading)
         self._look_at_ends()
@@ -211,8 +212,8 @@ class GroupMember:
     def send_commit(
         self, positions: Sequence[Position], epochs: Sequence[int], answer: commits.Answer
     ) -> None:
-        """Send a commit of those positions whose partition is still held in the epoch beside it."""
-        # What belongs to an earlier assignment never commits, even if the partition came back to us.
+        """Send a commit of the positions whose partitions are still held in the epochs beside them."""
+        # Positions of an earlier assignment are never committed, even if the partition was assigned to us again.
         ours = self._still_ours(positions, epochs)
         left_out = None if len(ours) == len(positions) else trouble.ASSIGNMENT_LOST
         if not ours:
@@ -226,16 +227,17 @@ class GroupMember:
             self._commits.sent.append(commits.Sent(ours, left_out, answer))  # answered in a later poll
 
     def close(self, positions: Sequence[Position], epochs: Sequence[int], deadline: float) -> None:
-        """Commit, leave the group. Revocations on the way out do not call the hooks any more.
+        """Commit and leave the group. Revocations meanwhile do not call the hooks any more.
 
-        `deadline` (monotonic) is for all of it. Waiting for the brokers can take longer: then the caller gives up.
+        `deadline` (monotonic) is for commit and leaving together. Waiting for the brokers can take longer: then the
+        caller stops waiting.
         """
         self._closing = True
         begun = time.monotonic()
         until = begun + max(0.0, deadline - begun) * _LEAVING_SHARE
         commits.commit_last(self._consumer, self._still_ours(positions, epochs), until, self.hooks.trouble)
-        # With partitions, closing leaves the group by revoking them. A static member does not leave, by intent: it will
-        # be back.
+        # With partitions, closing leaves the group by revoking them. A static member does not leave, on purpose: it
+        # will come back.
         if not self._held and not self.config.get("group.instance.id"):
             commits.leave_without_partitions(self._consumer, self.config, until)
         try:
@@ -243,31 +245,31 @@ class GroupMember:
         finally:
             self.topic_ids.close()
             self.group_watch.client.close()
-        self._commits.drop("_DESTROY")  # their answers would come in a poll, and there is none any more
+        self._commits.drop("_DESTROY")  # answers come in polls, and there are none any more
         self._failure = KafkaError("the Kafka consumer is closed: create a new one")
 
     def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Read these from the beginning with the next fetch, as far as they are held in the epoch that is named."""
+        """Read these partitions from the beginning with the next fetch, if they are still held in the given epochs."""
         for one in partitions:
             name = TopicPartition(one.topic, one.partition)
             reading = self._held.get(name)
             if reading is not None and reading.epoch == one.epoch:
-                # A new epoch: what belongs to the earlier life never settles and never commits.
+                # With a new epoch, records of the earlier life are never settled and never committed.
                 beginning = commits.raw_partition(*name, None, None)
                 self._held[name] = _Reading(next(_epochs), beginning, again=0.0, new_life=one)
                 self._again_due = 0.0
 
     def end_offsets(self) -> EndOffsets:
-        """What is known of the held partitions; may be called by other threads.
+        """Return the known ends of the held partitions; may be called by other threads.
 
-        `EndOffsets.joined`: the group has assigned us our partitions, even if there are none.
+        `EndOffsets.joined`: the group has assigned our partitions, even if there are none for us.
         """
         return EndOffsets(
             self._ends.ends,
             self._ends.reached,
             len(self._unstarted.waiting),
             # The copy is one step of the interpreter: the thread cannot change the dictionary meanwhile. It may change
-            # what is unreadable, though, so that is read once.
+            # `unreadable`, so that is read once.
             {name: at for name, one in self._held.copy().items() if (at := one.unreadable) is not None},
             self._ends.begins,
             self._joined,
@@ -276,10 +278,11 @@ class GroupMember:
     # ------------------------------------------------------------------------------------------- polling
 
     def _is_full_for_a_moment(self, room: int) -> bool:
-        """Whether to wait without a poll: there is no room, but there was some a moment ago."""
+        """Return whether to wait without a poll: there is no room, but there was some a moment ago."""
         # A pause is expensive. librdkafka throws away what it has fetched ahead, and after the resume it does not fetch
-        # before its broker threads look again, once a second: a destination that answers within that time would be
-        # served in bursts. Only polls bring rebalances and the answers to commits, so this lasts a second at most.
+        # before its broker threads look again, once a second: calls to a destination that answers within that time
+        # would go out in bursts. Only polls bring rebalances and the answers to commits, so this wait lasts a second at
+        # most.
         if room > 0 or self._paused or self.ready:
             self._full_since = None
             return False
@@ -289,13 +292,13 @@ class GroupMember:
         return now - self._full_since < _FULL_FOR
 
     def _set_pause(self, names: Iterable[TopicPartition]) -> None:
-        """Pause these, or resume those of them that are paused."""
+        """Pause these partitions; or, when there is room, resume those of them that are paused."""
         if self._paused:
             names = list(names)
             self._left_paused.update(names)
         else:
-            # Resuming what was never paused does harm: librdkafka takes the fetch back to where the partition last
-            # began, also when records from there were handed out meanwhile (librdkafka #4637).
+            # Resuming a partition that was never paused does harm: librdkafka fetches again from where the partition
+            # last started, although records from there were handed out meanwhile (librdkafka #4637).
             names = [name for name in names if name in self._left_paused and self._held[name].again is None]
             self._left_paused.difference_update(names)
         if names:
@@ -303,8 +306,8 @@ class GroupMember:
             change([RawPartition(*name) for name in names])
 
     def _consume(self, room: int, timeout: float) -> None:
-        # librdkafka hands out a revocation that was queued before the deadline passed as if it were in time
-        # (librdkafka #5604): so this clock decides what is lost.
+        # librdkafka reports a revocation that was queued before the deadline passed as if it were in time (librdkafka
+        # #5604). So this clock decides what is lost.
         self._late = time.monotonic() - self._polled >= self._most_idle
         taken = self._inbox.take(room, timeout)
         self._inbox.keep(self._held)
@@ -313,7 +316,7 @@ class GroupMember:
             return
 
         def epoch_of(name: TopicPartition) -> int | None:
-            # Of what is held now: a rebalance while records were taken may have ended some.
+            # Only partitions that are held now: a rebalance while records were taken may have revoked some.
             reading = self._held.get(name)
             return None if reading is None or reading.again is not None else reading.epoch
 
@@ -321,10 +324,10 @@ class GroupMember:
             name = TopicPartition(chunk.topic, chunk.partition)
             reading = self._held[name]
             first, last, expected = chunk.records[0].offset, chunk.records[-1].offset, reading.next.offset
-            # Behind a hole the engine wants to know whether retention made it.
+            # Behind a hole the engine needs to know whether retention made it.
             if expected not in (first, OFFSET_BEGINNING) or last - first >= len(chunk.records):
                 chunk = chunk._replace(log_start=self._ends.known(name)[0])
-            if first < expected:  # the log was cut, or the topic created again
+            if first < expected:  # the log was cut, or the topic was created again
                 self.topic_ids.hurry()
             self.ready.append(chunk)
             reading.next = commits.raw_partition(*name, last + 1, chunk.leader_epoch)
@@ -337,10 +340,10 @@ class GroupMember:
                 self._on_error(message.topic(), error)
 
     def _stop_reading(self, name: TopicPartition, error: confluent_kafka.KafkaError, why: str) -> None:
-        """This partition cannot be read on: pause it, drop what comes of it, and try again after a while."""
+        """Stop reading a partition that cannot be read on: pause it, drop its records, and try again after a while."""
         reading = self._held[name]
         offset = max(reading.next.offset, 0)
-        # The same place again: it is likely damaged on the broker's disk, and each attempt costs a fetch.
+        # The same offset as before: it is likely damaged on the broker's disk, and each attempt costs a fetch.
         same = reading.unreadable == offset
         reading.delay = min(2 * reading.delay, _MOST_DELAY) if same else _FIRST_DELAY
         reading.unreadable, reading.again = offset, time.monotonic() + reading.delay
@@ -355,7 +358,7 @@ class GroupMember:
         )
 
     def _read_again(self) -> None:
-        """Go back to where reading stopped, or to the beginning of a new life, as far as it is time to."""
+        """Seek to where reading stopped, or to the beginning of a new life, in partitions for which this is due."""
         now = time.monotonic()
         if now < self._again_due:
             return
@@ -368,7 +371,7 @@ class GroupMember:
             if reading.again > now:
                 self._again_due = min(self._again_due, reading.again)
                 continue
-            # Without room a damaged batch is not asked for; once there is some, this looks again.
+            # Without room a damaged batch is not fetched again; `fetch` makes this due once there is room.
             if self._paused and reading.new_life is None:
                 continue
             reading.again = None
@@ -376,12 +379,12 @@ class GroupMember:
                 # The seek discards all that librdkafka has of the partition, so it comes last.
                 self._set_pause([name])
                 self._consumer.seek(reading.next)
-            except KafkaException as failure:  # perhaps its leader is not known yet
+            except KafkaException as failure:  # its leader may not be known yet
                 self._stop_reading(name, trouble.cause_of(failure), "the client cannot go there yet")
                 continue
             sought.add(name)
             if reading.new_life is not None:
-                # Nothing of it is known to be damaged, and perhaps no record comes to say so.
+                # No damage is known in a new life, and a record that would show this may never come.
                 life, reading.new_life, reading.unreadable = reading.new_life, None, None
                 begun.append(Assignment(*name, reading.epoch, None, False, topic_id=life.topic_id))
         self._inbox.keep(self._held.keys() - sought)
@@ -391,15 +394,15 @@ class GroupMember:
     def _look_at_ends(self) -> None:
         if time.monotonic() < self._ends.due:
             return
-        # What is kept back was given out by the consumer, and what came behind a damaged batch was dropped.
+        # The consumer counts records as read that the inbox keeps back, or that were dropped behind a damaged batch.
         unreadable = {name: one.unreadable for name, one in self._held.items() if one.unreadable is not None}
         unread = {**self._inbox.first_offsets(), **unreadable}
         if self._ends.look(self._held, unread, paused=self._paused):
             self.topic_ids.hurry()
         if ids := self.topic_ids.look({name.topic for name in self._held}):
             self.hooks.tell(TopicIdsTold(ids))
-        # Under KIP-848 an assignment of no partition brings no callback: that the group has none for us, only the
-        # coordinator says, by counting us among its members.
+        # Under KIP-848 an assignment without partitions brings no callback. That this member has joined is known only
+        # from the coordinator, which lists it among the members.
         silent = not self._joined and uses_consumer_protocol(self.config)
         us = self._consumer.memberid() or "" if silent else None
         if not silent and not self.hooks.counts_members:
@@ -412,7 +415,7 @@ class GroupMember:
     # -------------------------------------------------------------------------------------- rebalancing
 
     def _safely(self, step: Callable[..., object], *args: object) -> None:
-        """Do this. No exception may pass through librdkafka: the fetch under way, or the next one, raises it."""
+        """Call `step`. No exception may pass through librdkafka: the fetch under way, or the next one, raises it."""
         try:
             step(*args)
         except TimeoutError:
@@ -422,19 +425,19 @@ class GroupMember:
             self._failure = self._failure or error
 
     def _on_assign(self, names: list[TopicPartition]) -> None:
-        # librdkafka waits for an answer. The partitions begin once the brokers have said where, and between two
-        # consumes: so what one consume brings belongs to one assignment, also where a partition went and came back
-        # within it.
+        # librdkafka waits for this answer. The partitions start later, once the brokers have reported their starts, and
+        # between two consumes: so all that one consume brings belongs to one assignment, even if a partition was
+        # revoked and assigned again during it.
         self._assign([])
         self.group_watch.hurry()
-        if self._closing:  # the assignment was under way when we began to leave: it will not be read
+        if self._closing:  # the assignment was under way when leaving began: it will not be read
             return
         self._joined = True
         self._was_assigned = self._was_assigned or bool(names)
         self._unstarted.add(names)
 
     def _start_reading(self) -> None:
-        """Begin with what was assigned before, as far as the brokers have said where to start."""
+        """Start the partitions that were assigned, as far as the brokers have reported their starts."""
         found = self._unstarted.take()
         if not found:
             return
@@ -443,21 +446,21 @@ class GroupMember:
         given = [one._replace(epoch=next(_epochs)) for one in found.values()]
         for name, place, one in zip(found, places, given, strict=True):
             self._held[name] = _Reading(one.epoch, place)
-        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). And the
-        # level of room holds for partitions that come later, too.
+        # librdkafka remembers a partition's pause beyond its assignment (and so did parallel-consumer #857). A pause
+        # for lack of room applies to partitions that are assigned later, too.
         self._set_pause(found)
         self.hooks.assigned(given)
 
     def _on_gone(self, names: list[TopicPartition], *, lost: bool) -> None:
-        # What is taken from a member that did not poll in time is lost, whatever librdkafka calls it: dropped, and
+        # Partitions of a member that did not poll in time are lost, even if librdkafka calls them revoked: dropped, and
         # never committed.
         lost = lost or self._late
-        # The event loop never heard of those that wait for their start.
+        # Partitions that wait for their start were never reported to the event loop.
         begun = [name for name in names if name in self._held]
         try:
             if begun and not self._closing:
                 self._part_with(begun, lost=lost)
-        finally:  # whatever went wrong: librdkafka waits for this answer, and so does the group
+        finally:  # even after an error: librdkafka waits for this answer, and so does the group
             self._joined = self._joined and not lost
             self.group_watch.hurry()
             for name in names:
@@ -473,7 +476,8 @@ class GroupMember:
                 self.hooks.trouble(trouble.cause_of(error).name(), text)
 
     def _part_with(self, begun: list[TopicPartition], *, lost: bool) -> None:
-        """Have the listener drain these, and commit what it says; or tell it that they are lost."""
+        """Have the listener drain these partitions, and commit the positions that it returns; or report them as
+        lost."""
         if lost:
             self.hooks.lost(begun)
             return
@@ -484,9 +488,10 @@ class GroupMember:
             self.hooks.trouble("_TIMED_OUT", text)
             self.hooks.lost(begun)
             return
-        # The listener may answer for more than what goes: only that may be committed now. Epochs need no check here: it
-        # answers for the assignments that it has at this moment. Of a partition that waits for the seek into a new life
-        # it has none, because the engine ends the old life before it asks for that (`read_anew`).
+        # The listener may return positions of other partitions, too; only the revoked ones may be committed now. Epochs
+        # need no check here: the positions are of the listener's present assignments. A partition that waits for the
+        # seek into a new life has none, because the engine ends the old life before it asks for the new one
+        # (`read_anew`).
         ours = [one for one in positions if one[:2] in begun]
         commits.commit_last(self._consumer, ours, time.monotonic() + _REVOKED_WITHIN, self.hooks.trouble)
 
@@ -496,7 +501,7 @@ class GroupMember:
         return [one for one, epoch in both if held.get(TopicPartition(*one[:2])) == epoch]
 
     def _rejoin(self) -> None:
-        """Replace a client that is of no use any more; its partitions are lost.
+        """Replace a client that has become useless; its partitions are lost.
 
         The brokers forgot the group (another cluster stands in place of this one; a member of a classic group gets over
         this by itself), or the client lost its brokers (`BrokerWatch.stranded`).
@@ -506,8 +511,8 @@ class GroupMember:
                 msk.tokens_for(self.config)
             check_files(self.config)
         except (msk.NoToken, SettingsError) as error:
-            # No client can be made without a token, or while a certificate is replaced. A fetch comes many times a
-            # second, and to ask AWS for a token may take longer than one.
+            # No client can be made without a token, or while a certificate is replaced. Fetches come many times a
+            # second, and asking AWS for a token may take longer than a fetch.
             self._rejoin_due = time.monotonic() + _REJOIN_EVERY
             text = f"the group cannot be joined again yet; next attempt in {_REJOIN_EVERY:g} s ({error})"
             self.hooks.trouble("_AUTHENTICATION", text)
@@ -522,7 +527,8 @@ class GroupMember:
             self._held.clear()
             self.hooks.lost(lost)
         if stranded:
-            # This may never end: it waits for the answers to commits. The group ends the membership with the session.
+            # Closing may never end, because it waits for the answers to commits. The group ends the membership with the
+            # session.
             self._life = object()
             run_aside("pinstream-kafka-ending", partial(_close, self._consumer))
         else:

@@ -1,4 +1,4 @@
-"""Producing: a librdkafka producer with a thread that polls it, and the record producer of `pinstream produce`."""
+"""A librdkafka producer with a thread that polls it, and the record producer of `pinstream produce`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTITIONER: Final = -1
 
 
 class PolledProducer:
-    """A `confluent_kafka.Producer` that is polled and closed by a thread of its own."""
+    """A `confluent_kafka.Producer` with a thread of its own that polls and closes it."""
 
     def __init__(
         self, config: dict[str, Any], on_error: Callable[[confluent_kafka.KafkaError], None]
@@ -32,7 +32,8 @@ class PolledProducer:
         self._on_error = on_error
         self._stopped = threading.Event()
         self._thread = OwnThread("pinstream-kafka-producer")
-        # The client's `produce` only queues, and delivery reports come in `poll`: without work for the event loop.
+        # The client's `produce` only queues, and delivery reports come in `poll`, in this thread: no work for the event
+        # loop.
         self._thread.begin(self._poll)
 
     def produce(
@@ -63,13 +64,13 @@ class PolledProducer:
             try:
                 self._producer.poll(_POLL_SECONDS)
             except KafkaException as error:
-                # It can produce nothing any more, and says so at each poll, at once.
+                # The producer has failed: each poll would return at once with the error.
                 self._on_error(cause_of(error))
                 self._stopped.wait()
             except Exception:
                 # Raised by a callback. Without this thread no record would be acknowledged any more.
                 LOGGER.exception("a delivery report could not be handled")
-        # Else `close` waits until all is acknowledged, possibly for ever.
+        # Otherwise `close` waits until all is acknowledged, possibly for ever.
         self._producer.purge(blocking=False)
         self._producer.close()
 
@@ -93,7 +94,7 @@ class RecordProducer:
         self._failure: str | None = None
         # Records queued so far, and records that the broker has acknowledged.
         self.produced = self.delivered = 0
-        # Last: it may call back at once.
+        # Started last: it may call back at once.
         self._producer = PolledProducer(complete, self._on_error)
 
     async def produce(self, topic: str, key: bytes | None, value: bytes | None) -> None:
@@ -106,17 +107,18 @@ class RecordProducer:
                 self._producer.produce(record, partial(post, self._loop, self._count))
                 break
             except BufferError:
-                # Bounded: each queued record is delivered, or fails at its time limit.
+                # The wait is bounded: each queued record is delivered, or fails at its time limit.
                 await self._moved.wait()
             except KafkaException as error:
                 self._failure = describe_error(cause_of(error))
         self.produced += 1
         if self.produced % 256 == 0:
-            # Let others run, also when the queue is never full.
+            # Let other tasks run, also when the queue is never full.
             await asyncio.sleep(0)
 
     async def flush(self, timeout: float) -> None:
-        """Wait until all is acknowledged. Raises `KafkaError` if a record failed, or `timeout` seconds passed."""
+        """Wait until all records are acknowledged. Raises `KafkaError` if a record failed, or `timeout` seconds
+        passed."""
         try:
             async with asyncio.timeout(timeout):
                 while self._failure is None and self.delivered < self.produced:
@@ -128,11 +130,11 @@ class RecordProducer:
         self._raise_failure()
 
     async def close(self) -> None:
-        """Drop what is queued and end. Call `flush` first."""
+        """Drop what is queued and close the producer. Call `flush` first."""
         self._producer.stop()
 
     def _count(self, error: confluent_kafka.KafkaError | None, message: Message) -> None:
-        """A delivery report."""
+        """Count a delivery report."""
         if error is None:
             self.delivered += 1
         else:

@@ -1,8 +1,8 @@
 """From bounds to offsets: which part of each partition a replay reads.
 
 The brokers are asked once, when a replay begins: which partitions exist, where each begins and ends, and for a time,
-where the first record of that time or later stands. The result is fixed: records that arrive later do not belong to the
-replay.
+the offset of the first record of that time or later. The result is fixed: records that arrive later do not belong to
+the replay.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from consumer.errors import UsageError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-# No topic's name has a colon. ASCII, because other scripts' digits are digits for `re`, too.
+# No topic's name has a colon. ASCII only: for `re`, digits of other scripts are digits too.
 _PARTITION: Final = re.compile(r"(?:(?P<topic>[^:]+):)?(?P<number>[0-9]{1,10})", re.ASCII)
 
 
@@ -32,7 +32,7 @@ class Bound(NamedTuple):
     value: int = 0
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Return the bound as it is written on the command line."""
         if self.kind == "offset":
             return f"offset:{self.value}"
         if self.kind != "time":
@@ -43,7 +43,7 @@ class Bound(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Offsets [begin, end) of one partition, and of those only the records with a timestamp in [since, until).
+    """Offsets [begin, end) of one partition, of which only records with a timestamp in [since, until) are read.
 
     `since_ms`, `until_ms`: milliseconds since 1970; None: no limit.
     """
@@ -57,7 +57,7 @@ class Range(NamedTuple):
 
     @property
     def name(self) -> TopicPartition:
-        """The partition."""
+        """Return the partition."""
         return TopicPartition(self.topic, self.partition)
 
 
@@ -69,7 +69,7 @@ async def resolve_ranges(
     stop: Bound,
     timeout: float,
 ) -> list[Range]:
-    """The range of each partition, by topic and partition; its end is fixed from here on.
+    """Return the range of each partition, by topic and partition. Its end is fixed from now on.
 
     `partitions`: ``P`` or ``TOPIC:P``, none for all. Raises `UsageError` for what does not exist, `KafkaError` if the
     brokers do not answer within `timeout` seconds.
@@ -80,8 +80,8 @@ async def resolve_ranges(
         with cluster.meet_cluster(config, timeout) as (client, metadata):
             known = {name: list(one.partitions) for name, one in metadata.topics.items()}
             names = _chosen(topics, partitions, known)
-            # The end is the last stable offset, not the high watermark. A reader of committed records never gets beyond
-            # it while a transaction is open, and would wait for another producer's commit.
+            # The end is the last stable offset, not the high watermark. A reader of committed records gets no further
+            # while a transaction is open, and would wait for another producer's commit.
             extents = cluster.find_extents(client, names, deadline)
             match start.kind:
                 case "beginning":
@@ -115,7 +115,7 @@ def _chosen(
                 f"the topic {topic} does not exist, or this user may not see it{hint}: correct --topic"
             )
     wanted = {name for text in partitions for name in named_partitions(text, topics, known)}
-    # A topic of which no partition is named is read whole: --topic asked for it.
+    # A topic without a named partition is read whole: --topic selected it.
     whole = {*topics} - {name.topic for name in wanted}
     return sorted({*wanted, *(TopicPartition(topic, number) for topic in whole for number in known[topic])})
 
@@ -123,7 +123,7 @@ def _chosen(
 def named_partitions(
     text: str, topics: Sequence[str], known: Mapping[str, Collection[int]]
 ) -> list[TopicPartition]:
-    """The partitions that ``--partition P`` or ``--partition TOPIC:P`` names; ``P`` is that of each of `topics`.
+    """Return the partitions that ``--partition P`` or ``--partition TOPIC:P`` names; ``P`` is that of each of `topics`.
 
     `known`: the partitions of each topic. Raises `UsageError` for one that does not exist.
     """
@@ -147,7 +147,7 @@ def named_partitions(
 
 
 def _spoken(numbers: Collection[int]) -> str:
-    """``0 to 3`` or, of one or with holes, ``0, 2``."""
+    """Return ``0 to 3`` or, for one partition or with gaps, ``0, 2``."""
     listed = sorted(numbers)
     if len(listed) > 1 and listed[-1] - listed[0] == len(listed) - 1:
         return f"{listed[0]} to {listed[-1]}"

@@ -2,9 +2,9 @@
 
 Each partition's commit carries, before the engine's offset map, the whole plan as far as that partition goes: its
 range, when the replay began, a digest of the arguments, and a digest of all partitions' ranges. So a replay that goes
-on keeps the ends it began with, however much the topic has grown, and needs no file.
+on keeps the ends that it began with, however much the topic has grown, and needs no file.
 
-Two replays of one name at the same time are not kept apart here: they do the same work, and the later commit counts.
+Nothing here keeps two replays of one name apart: they would do the same work, and the later commit counts.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from consumer.engine.model import METADATA_BYTES, Position, TopicPartition
 from consumer.errors import KafkaError, UsageError
 
 _COMMIT_TIMEOUT: Final = 10.0
-# Seconds that a question gets even when the limit is nearly used up.
+# Seconds that a question gets even if less time is left.
 _LEAST: Final = 1.0
 # Seconds between two tries while the coordinator starts or moves.
 _PAUSE: Final = 0.1
-# Far less than brokers keep offsets: a week, a day in old ones.
+# Seconds; far less than the time for which brokers keep offsets: a week, in old versions a day.
 _REFRESH: Final = 3600.0
 
 _LARGEST: Final = (1 << 63) - 1
 _LATEST: Final = 253_402_300_799
-"""The last second that a `datetime` can be."""
+"""The last second that a `datetime` can hold."""
 _NUMBER = r"([0-9]{1,19})"
 _TIME = r"(-?[0-9]{1,15})?"
 _PREFIX: Final = re.compile(
@@ -51,7 +51,7 @@ _PREFIX: Final = re.compile(
 
 
 class Entry(NamedTuple):
-    """What the commit of one partition says: its part of the plan, and how far it has come.
+    """What the commit of one partition holds: its part of the plan, and how far the replay has come there.
 
     `plan`: digest of the whole, `partitions`: their number, `begun`: unix seconds. `position`: without the plan in its
     metadata, which is then the engine's offset map.
@@ -66,14 +66,14 @@ class Entry(NamedTuple):
 
 
 def write_entry(entry: Entry) -> str:
-    """The prefix of the metadata: ASCII, of bounded length."""
+    """Return the prefix of the metadata: ASCII, of bounded length."""
     plan, partitions, fingerprint, begun, (_, _, begin, end, *times), _ = entry
     since, until = ("" if one is None else str(one) for one in times)
     return f"pinstream.replay:1:{plan}:{partitions}:{fingerprint}:{begun}:{begin}:{end}:{since}:{until};"
 
 
 def read_entry(committed: Position) -> Entry | None:
-    """The entry that was committed as this position; None for what is not ours."""
+    """Return the entry that was committed as this position; None if another program wrote it."""
     found = _PREFIX.match(committed.metadata)
     if found is None:
         return None
@@ -82,7 +82,7 @@ def read_entry(committed: Position) -> Entry | None:
     planned = Range(committed.topic, committed.partition, int(begin), int(end), since, until)
     position = committed._replace(metadata=committed.metadata[found.end() :])
     entry = Entry(plan, int(partitions), fingerprint, int(begun), planned, position)
-    # It must read exactly as we write it: `007` was written by something else, and offsets have limits.
+    # The numbers must be exactly as we write them: `007` is from another program, and offsets have limits.
     if (
         write_entry(entry) != found[0]
         or not planned.begin <= planned.end <= _LARGEST
@@ -114,7 +114,7 @@ class Plan(NamedTuple):
     progress: NamedProgress | None
 
     def left(self) -> dict[TopicPartition, tuple[int, int]]:
-        """From where to where each partition is still to be read."""
+        """Return the offsets [begin, end) that are left to read of each partition."""
         begins = {name: start.next_offset for name, start in self.starts.items()}
         return {one.name: (begins.get(one.name, one.begin), one.end) for one in self.ranges}
 
@@ -127,7 +127,7 @@ async def open_plan(
     now: float,
     timeout: float,
 ) -> Plan:
-    """The plan that is committed in `group`, or else a new one from `resolve`, committed at once.
+    """Return the plan that is committed in `group`, or else a new one from `resolve`, which is committed at once.
 
     `fingerprint`: any text of the arguments that make the replay what it is. Raises `UsageError` where the group
     holds a plan with another fingerprint or offsets of another client, and `KafkaError` if the brokers do not answer.
@@ -141,14 +141,14 @@ async def open_plan(
             topics = {one.topic for one in ranges}
             ids = await run_blocking("pinstream-kafka-ids", ask_once, config, topics, timeout)
             entries = _new_plan(ranges, digest, int(now), ids)
-        # Whole, before anything is read: a part of a plan could not be told from a shorter one. A resumed plan is
-        # committed as it is, too: this shows at once if nothing can be committed.
+        # Commit all of it before anything is read: a part of a plan could not be distinguished from a shorter plan. A
+        # resumed plan is committed, too: this shows at once if commits fail.
         await progress.begin(entries, timeout)
     except BaseException:
         await progress.close()
         raise
     starts = {one.range.name: one.position for one in entries}
-    begun = entries[0].begun if entries else int(now)  # a topic that is being made may have no partition yet
+    begun = entries[0].begun if entries else int(now)  # a topic that is being created may have no partition yet
     return Plan([one.range for one in entries], starts, begun, resumed, progress)
 
 
@@ -156,7 +156,7 @@ def _new_plan(ranges: Sequence[Range], fingerprint: str, begun: int, ids: Mappin
     plan = _digest_plan(ranges, fingerprint, begun)
     entries = []
     for one in ranges:
-        # The first commit also records the ids of the topics: one that is created again has another id.
+        # The first commit also records the ids of the topics: a topic that is created again has another id.
         text = offset_map.write(one.begin, (), None, where=map_place(one.name), topic_id=ids.get(one.topic))
         start = Position(*one.name, one.begin, None, text)
         entries.append(Entry(plan, len(ranges), fingerprint, begun, one, start))
@@ -174,7 +174,7 @@ class NamedProgress:
         self._refresh = refresh
         self._prefixes: dict[tuple[str, int], str] = {}
         self._last: dict[tuple[str, int], Position] = {}
-        """What was committed last, without the prefix."""
+        """The last committed position of each partition, without the prefix."""
         self._refresh_due = 0.0
         self._client = RenewedAdmin(config)
         self._closed = False
@@ -182,7 +182,7 @@ class NamedProgress:
 
     @in_own_thread
     def read(self, timeout: float) -> list[Position]:
-        """All positions that are committed in the group. Raises `KafkaError`."""
+        """Return all positions that are committed in the group. Raises `KafkaError`."""
         try:
             return ask_patiently(lambda until: ask_committed(self._client, self._group, until), timeout)
         except KafkaException as error:
@@ -194,7 +194,7 @@ class NamedProgress:
 
     @in_own_thread
     def begin(self, entries: Sequence[Entry], timeout: float) -> None:
-        """Commit the plan whole. Raises `KafkaError`."""
+        """Commit the whole plan. Raises `KafkaError`."""
         self._prefixes = {one.range[:2]: write_entry(one) for one in entries}
         deadline = time.monotonic() + timeout
         while True:
@@ -203,7 +203,7 @@ class NamedProgress:
             if result.failure not in PASSING or time.monotonic() >= deadline:
                 break
             time.sleep(_PAUSE)
-        # Commits of a "simple" consumer, with no member behind it: brokers refuse them for a group that has members.
+        # Commits by a client that is no member: brokers refuse them while the group has members.
         if result.failure in GROUP_IN_USE:
             raise KafkaError(
                 f"Kafka: the group {self._group} has members, so no replay can keep its progress there: stop them, "
@@ -216,9 +216,9 @@ class NamedProgress:
             )
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
-        """One try, within the time limit; never raises."""
+        """Commit positions, each with its part of the plan: one try, within the time limit. Never raises."""
         if self._closed:
-            # As librdkafka calls it: the thread has ended, and would not answer.
+            # librdkafka's code for a closed client: the thread has ended and would not answer.
             return CommitResult((), "_DESTROY")
         return await self._thread.run(self._commit, positions, _COMMIT_TIMEOUT)
 
@@ -232,9 +232,9 @@ class NamedProgress:
     def _commit(self, positions: Sequence[Position], timeout: float) -> CommitResult:
         ours = [one for one in positions if one[:2] in self._prefixes]
         left_out = None if len(ours) == len(positions) else "_UNKNOWN_PARTITION"
-        # Also if this commit fails: what is settled stays so, and the next refresh may commit it.
+        # Also if this commit fails: settled records stay settled, and the next refresh may commit the positions.
         self._last.update({one[:2]: one for one in ours})
-        # All offsets are committed again from time to time: the brokers forget those that stand still.
+        # All offsets are committed again from time to time: the brokers delete offsets that are not committed again.
         refresh = time.monotonic() >= self._refresh_due
         sent = list(self._last.values()) if refresh else ours
         if not sent:
@@ -250,7 +250,7 @@ class NamedProgress:
 
 
 def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> list[Entry]:
-    """The complete plan that is committed; empty if there is none, or only the beginning of one."""
+    """Return the complete plan that is committed; empty if there is none, or only a part of one."""
     plans: dict[str, list[Entry]] = {}
     for one in committed:
         entry = read_entry(one)
@@ -266,7 +266,7 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
     for parts in plans.values():
         plan, partitions, made_by, begun, _, _ = parts[0]
         if (
-            # Else the digest would speak for the first alone.
+            # Otherwise the digest would be checked for the first entry alone.
             all(one[:4] == parts[0][:4] for one in parts)
             and len(parts) == partitions
             and plan == _digest_plan([one.range for one in parts], made_by, begun)
@@ -274,9 +274,9 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
             whole.append(sorted(parts, key=lambda one: one.range[:2]))
         else:
             rests += parts
-    # Of a plan whose first commit was cut short nothing is settled: the replay starts again. Brokers forget a group's
-    # offsets one by one, `offsets.retention.minutes` after the commit: then guessing would make a shorter replay look
-    # like the whole.
+    # If nothing is settled, only the first commit was cut short: the replay starts again. Otherwise the brokers have
+    # deleted offsets, which they do one by one, `offsets.retention.minutes` after the commit: to guess the missing ones
+    # would make a shorter replay look complete.
     if len(whole) > 1 or any(map(_has_settled, rests)):
         raise UsageError(
             f"the progress of the replay in the group {group} is incomplete (brokers delete it after "
@@ -292,7 +292,7 @@ def _find_plan(committed: Iterable[Position], group: str, fingerprint: str) -> l
 
 
 def _has_settled(entry: Entry) -> bool:
-    """Whether anything of this partition is settled."""
+    """Return whether any record of this partition is settled."""
     topic, partition, offset, _, metadata = entry.position
     if offset > entry.range.begin:
         return True
@@ -301,7 +301,8 @@ def _has_settled(entry: Entry) -> bool:
 
 
 def _digest_plan(ranges: Iterable[Range], fingerprint: str, begun: int) -> str:
-    # By their text, which must stay as it is: replays that are interrupted go on with newer versions, too.
+    # The digest is of the text of these values, which must not change: an interrupted replay may go on with a newer
+    # version.
     return _digest(repr((fingerprint, begun, sorted(tuple(one) for one in ranges))))
 
 

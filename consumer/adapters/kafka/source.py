@@ -13,7 +13,7 @@ for it; rebalance callbacks run in it, inside a poll, and wait for the listener 
     chunks                      <---------- group, drop what is not ours any more
     await commit(positions)     ----------> send; the answer comes in a later fetch
 
-*Room is a level.* Every fetch says how much room there is. Once it has been 0 for a second, all partitions that are
+*Room is a level.* Every fetch passes the present room. Once it has been 0 for a second, all partitions that are
 assigned, now or later, are paused; any other value resumes them.
 """
 
@@ -90,7 +90,8 @@ class KafkaSource:
             has_offsets=functools.partial(group_has_offsets, complete),
             timeout=request_timeout,
             topic_ids=make_topic_ids(config, proven=True),
-            # These two cost nothing until they are asked, which may be long after the consumer was made.
+            # The clients of ids and group cost nothing before their first question, which may come long after the
+            # consumer is made.
             group_watch=GroupWatch(complete["group.id"], RenewedAdmin(config, proven=True), hooks.trouble),
             make_consumer=make_consumer,
         )
@@ -103,29 +104,31 @@ class KafkaSource:
         self._member = await self._thread.run(self._make_member)
 
     async def fetch(self, room: int, timeout: float) -> list[Chunk]:
-        """At most `room` (and `chunks.MOST_RECORDS`) records, as soon as there are any; none after `timeout` seconds.
+        """Return up to `room` records (`chunks.MOST_RECORDS` at most), once there are some or after `timeout` seconds.
 
-        Call it all the time, also with room 0: it polls, rebalances, and brings the answers to commits.
-        Raises `KafkaError` for what does not recover by itself, and whatever the listener raised.
+        Call it without pause, also with room 0: it polls, which brings rebalances and the answers to commits. Raises
+        `KafkaError` for what does not recover by itself, and whatever the listener raised.
         """
         # Cancelling this loses nothing: what the thread has consumed is in `_ready`, and the next fetch hands it out.
         await self._thread.run(self._joined().fetch, room, timeout)
         chunks = [self._ready.popleft() for _ in range(len(self._ready))]
-        # What a cancelled fetch left may be of a partition that went since.
+        # Chunks that a cancelled fetch left may be of a partition that was revoked since.
         return [one for one in chunks if self._hooks.epochs.get((one.topic, one.partition)) == one.epoch]
 
     async def commit(self, positions: Sequence[Position]) -> CommitResult:
-        """Commit these with their leader epochs: one try, within the time limit. Needs fetches to go on.
+        """Commit `positions` with their leader epochs: one try, within the time limit. Meanwhile fetches have to go on.
 
-        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that went meanwhile,
-        ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener drains.
+        `CommitResult.failure` is a librdkafka code: ``_ASSIGNMENT_LOST`` for partitions that were revoked or lost
+        meanwhile, ``_TIMED_OUT``, ``STALE_MEMBER_EPOCH``, …; ``REBALANCE_IN_PROGRESS`` at once while the listener
+        drains.
         """
         # While the listener drains, the thread waits for it and can send nothing.
         if self._hooks.draining:
             return CommitResult((), "REBALANCE_IN_PROGRESS")
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[CommitResult] = loop.create_future()
-        # Sent for a partition only while the epoch is held that is announced now. (No assignment has the epoch 0.)
+        # The thread sends a position only if it holds the partition in the epoch that the listener knows now. (No
+        # assignment has the epoch 0.)
         epochs = [self._hooks.epochs.get(one[:2], 0) for one in positions]
         answer = functools.partial(post, loop, settle, answered)
         send = self._joined().send_commit
@@ -137,11 +140,12 @@ class KafkaSource:
             return CommitResult((), "_TIMED_OUT")
 
     async def read_anew(self, partitions: Sequence[NewLife]) -> None:
-        """Read these from the beginning, since their topic was created again. The listener gets them as assigned."""
+        """Read these partitions from the beginning, since their topic was created again. Then report them as
+        assigned."""
         await self._thread.run(self._joined().read_anew, partitions)
 
     async def end_offsets(self) -> EndOffsets:
-        """What is known of the assigned partitions, as last heard. Asks no broker."""
+        """Return the last known ends of the assigned partitions. Asks no broker."""
         return self._joined().end_offsets()
 
     async def close(self, timeout: float, positions: Sequence[Position] = ()) -> None:
@@ -155,8 +159,8 @@ class KafkaSource:
         deadline = time.monotonic() + timeout
         epochs = [self._hooks.epochs.get(one[:2], 0) for one in positions]
         leaving = asyncio.ensure_future(self._thread.run(member.close, positions, epochs, deadline))
-        # A listener that is draining gets half of the time to end by itself. One that drains even then must not keep
-        # the thread from leaving.
+        # A listener that is draining gets half of the time to finish. If it has not finished then, it must not keep the
+        # thread from leaving.
         await asyncio.wait([leaving], timeout=timeout / 2)
         self._hooks.give_up()
         await asyncio.wait([leaving], timeout=timeout / 2)

@@ -41,18 +41,18 @@ from consumer.engine.messages import Assignment
 from consumer.engine.model import TopicPartition
 from consumer.engine.offset_map import is_void
 
-# Seconds for the first question. Each one that hangs doubles it.
+# Seconds for the first question. Each question that times out doubles them.
 _PATIENCE: Final = 2.0
-# Share of `timeout`. The answer to a commit that waits for a question must still be heard in time.
+# Longest question, as a share of `timeout`: an answer to a commit that waits behind it must still come in time.
 _PATIENCE_SHARE: Final = 0.5
 _ASK_EVERY: Final = 0.5
 """Seconds between two questions, at least."""
 _NO_EPOCH: Final = 0
-"""Of a partition that waits: no assignment has it."""
+"""Epoch of a partition that waits; no assignment has this number."""
 
 
 class FoundStarts(NamedTuple):
-    """The starts that are known, and why others are not (None: all are known)."""
+    """The known starts, and why others are not known (None: all are known)."""
 
     starts: dict[TopicPartition, Assignment]
     failure: KafkaException | None
@@ -60,70 +60,70 @@ class FoundStarts(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Unstarted:
-    """The partitions that wait for their start. Lives in the consumer's thread."""
+    """The partitions that wait for their start. Used in the consumer's thread."""
 
     source: Consumer
     offset_reset: str
     _: KW_ONLY
     has_offsets: Callable[[float], bool]
-    """Whether the group has committed an offset of any partition at all: asked only where that decides. Blocks for at
-    most the seconds given; raises `KafkaException`."""
+    """Returns whether the group has committed an offset of any partition; called only where that decides. Blocks for
+    at most the seconds given; raises `KafkaException`."""
     topic_ids: Callable[[Collection[str], float], Mapping[str, str]]
     """`TopicIds.ask`."""
     whole: bool
-    """They can begin only together: an eager group assigns all at once."""
+    """Whether all partitions have to start together: an eager group assigns all at once."""
     timeout: float
-    """Seconds that an answer may take."""
+    """Limit, in seconds, for the answer to a question."""
     on_trouble: Callable[[str, str], None]
     """Called for each question that is not answered in full."""
     begun: bool = False
-    """Whether any partition has begun, under this client or one before it. Then the group is not new, whatever the
-    brokers still know of it."""
+    """Whether any partition has started, with this client or an earlier one. Then the group is not new, even if the
+    brokers have deleted its offsets."""
     new: set[TopicPartition] = field(default_factory=set)
-    """Those that were found to belong to a group without offsets. That is remembered, since it stays true: while they
-    are ours and wait, the commits of others, which began already, say nothing about them."""
+    """Partitions that were assigned when the group had no offsets. They stay here while they wait: commits of other
+    partitions, which have started since, do not change where these start."""
 
     def __post_init__(self) -> None:
         self._most_patience = self.timeout * _PATIENCE_SHARE
         self._patience = _PATIENCE
         self.waiting: dict[TopicPartition, Assignment | None] = {}
-        """Those that wait, with their starts if these are known; an epoch they get only when they begin. Other threads
-        may ask how many there are."""
+        """The waiting partitions, with their starts as far as known. They get an epoch only when they start. Other
+        threads may read how many there are."""
         self._ask_due = 0.0
 
     def add(self, names: Sequence[TopicPartition]) -> None:
-        """These were assigned. The next `ask` asks without delay."""
+        """Add partitions that were assigned. The next `ask` asks without delay."""
         if names:
             self.waiting.update(dict.fromkeys(names))
             self._ask_due = 0.0
 
     def discard(self, name: TopicPartition) -> None:
-        """This one is not ours any more."""
+        """Remove a partition that has started or is not ours any more."""
         self.waiting.pop(name, None)
         self.new.discard(name)
         if not self.waiting:
             self._patience = _PATIENCE
 
     def ask(self) -> bool:
-        """Ask where the waiting partitions start, if it is time to. Return whether some can begin after the next poll.
+        """Ask where the waiting partitions start, if it is time to. Return whether some can start after the next poll.
 
-        Raises `consumer.errors.KafkaError` for a refusal that is final.
+        Raises `consumer.errors.KafkaError` for a final refusal.
         """
         unknown = [name for name, start in self.waiting.items() if start is None]
         begun = time.monotonic()
         if unknown and begun >= self._ask_due:
-            # While a question hangs, nothing polls: it has little time at first, and more each time.
+            # A question blocks the polls: it gets little time at first, and more after each time-out.
             timeout = min(self._patience, self._most_patience)
             starts, failure = self.find(unknown, timeout)
-            # For the others no guess: the beginning would repeat a topic, the end would skip records, and either would
-            # lose the offset map that was committed with the start.
+            # Never guess the other starts: the beginning would repeat a topic, the end would skip records, and either
+            # would lose the offset map of the committed offset.
             self.waiting.update(starts)
             if failure is not None:
                 self._not_yet(cause_of(failure), time.monotonic() - begun, timeout)
         return bool(self._startable())
 
     def take(self) -> dict[TopicPartition, Assignment]:
-        """Take those that can begin, in order."""
+        """Remove the partitions that can start, and return them in order."""
         startable = self._startable()
         self.begun = self.begun or bool(startable)
         for name in startable:
@@ -131,15 +131,15 @@ class Unstarted:
         return startable
 
     def find(self, names: Sequence[TopicPartition], timeout: float) -> FoundStarts:
-        """Find where these start, as far as the brokers say so within `timeout` seconds. Blocks.
+        """Find where these partitions start, as far as the brokers answer within `timeout` seconds. Blocks.
 
-        If one has no start and the setting is ``error``, the failure is ``_AUTO_OFFSET_RESET``.
+        If a partition has no committed offset and the setting is ``error``, the failure is ``_AUTO_OFFSET_RESET``.
         """
         until = time.monotonic() + timeout
         try:
-            # Asked here, since librdkafka's own question gives up after three tries while a coordinator moves: the
-            # member then holds its partitions and reads nothing.
-            # The ids first: an offset must not belong to an earlier life than the id that goes with it.
+            # The member asks for offsets itself, since librdkafka's own question gives up after three tries while a
+            # coordinator moves: the member would hold its partitions and read nothing. The ids first: an offset must
+            # not belong to an earlier life than the id that goes with it.
             ids = self.topic_ids({one.topic for one in names}, time_left(until, 0.0))
             answers = self.source.committed(
                 [RawPartition(*one) for one in names], timeout=time_left(until, 0.0)
@@ -150,7 +150,7 @@ class Unstarted:
         missing: dict[TopicPartition, Assignment] = {}
         failure: KafkaException | None = None
         for name, one in zip(names, answers, strict=True):
-            if one.error is not None:  # "unknown" must not be taken for "none"
+            if one.error is not None:  # an error must not be taken for "no committed offset"
                 failure = failure or KafkaException(one.error)
                 continue
             topic_id, position = ids.get(name.topic), read_position(one)
@@ -177,17 +177,17 @@ class Unstarted:
         starts: dict[TopicPartition, Assignment],
         until: float,
     ) -> KafkaException | None:
-        """Add to `starts` those without a committed offset, one by one: a known start must not wait for another.
+        """Add to `starts` partitions without a committed offset, one by one: a known start must not wait for another.
 
         Returns the first failure.
         """
         failure: KafkaException | None = None
         undecided = {name: one for name, one in missing.items() if name not in self.new}
         try:
-            # If one of those that were asked for has an offset, no further question is needed. And the brokers forget
-            # offsets with a topic that is deleted: we remember that our group was not new. (Two members of a new group
-            # that ask at the same moment may find each other's first commits; the later one then reads its partitions
-            # from the beginning. That repeats old records and loses none.)
+            # If one of the partitions has an offset, no further question is needed. The brokers delete offsets together
+            # with a topic: so `begun` remembers that the group was not new. (Two members of a new group that ask at the
+            # same moment may find each other's first commits; the later one then reads its partitions from the
+            # beginning. That repeats old records and loses none.)
             if undecided and (starts or self.begun or self.has_offsets(time_left(until, 0.0))):
                 starts.update(undecided)
             else:
@@ -196,8 +196,8 @@ class Unstarted:
             failure = error
         for name in (one for one in missing if one in self.new):
             try:
-                # An explicit offset, committed at once: a crash before the first settlement must not skip what came in
-                # between.
+                # An explicit offset, committed at once: a crash before the first settlement must not skip records that
+                # come meanwhile.
                 _, end = self.source.get_watermark_offsets(RawPartition(*name), timeout=time_left(until, 0.0))
                 starts[name] = missing[name]._replace(start=end, commit_start=True)
             except KafkaException as error:
@@ -207,7 +207,7 @@ class Unstarted:
         return failure
 
     def _startable(self) -> dict[TopicPartition, Assignment]:
-        # What is known of one does not wait for another, except where all have to begin together.
+        # A known start does not wait for another, unless all partitions have to start together.
         found = {name: start for name in sorted(self.waiting) if (start := self.waiting[name]) is not None}
         return {} if self.whole and len(found) < len(self.waiting) else found
 
@@ -217,7 +217,7 @@ class Unstarted:
         if took >= timeout:
             self._patience = min(2 * self._patience, self._most_patience)
         self._ask_due = time.monotonic() + max(_ASK_EVERY, took)  # polls get as much time as questions
-        # Put the first one last: a question that hangs must not keep others from being asked.
+        # Put the first partition last: a question that times out must not keep others from being asked.
         first = next((name for name, start in self.waiting.items() if start is None), None)
         if first is not None:
             self.waiting[first] = self.waiting.pop(first)

@@ -1,6 +1,6 @@
-"""Which ids topics have, by an AdminClient: an id tells one life of a topic from the next (KIP-516).
+"""Asks for topics' ids with an AdminClient: the id distinguishes one life of a topic from the next (KIP-516).
 
-The consumer itself does not say: librdkafka goes on at its offset, in the middle of a topic that was created again.
+The consumer itself does not notice: librdkafka goes on at its offset, in the middle of a topic that was created again.
 
 There are two ways to ask. `TopicIds.ask` blocks, before a partition begins: first the id, then the committed offset, so
 that an offset of the earlier life never goes with the id of the next (`consumer.adapters.kafka.starts`).
@@ -25,26 +25,26 @@ from consumer.adapters.kafka.trouble import CANNOT_SAY, NOT_ALLOWED, cause_of
 _EVERY: Final = 3.0
 """Seconds between two questions."""
 _HURRIED: Final = 0.5
-"""The same, after a sign that a topic may be another one by now."""
+"""Seconds between two questions after a sign that a topic may have been created again."""
 _WITHOUT_CONTROLLER: Final = 30.0
-"""The same, as long as there was no controller."""
+"""Seconds between two questions as long as no controller was found."""
 # Least seconds between two questions for each topic: an answer takes 0.1 ms of CPU for a topic with ten partitions.
 _EACH: Final = 0.01
 _TIMEOUT: Final = 10.0
 _PATIENCE: Final = 20.0
-"""Seconds without an answer to any question after which another client asks."""
+"""Seconds without an answer to any question after which the client is replaced."""
 
-# These are answers, although not an id: asking again would bring the same.
+# Errors that are answers: asking again would bring the same.
 _NO_ID: Final = NOT_ALLOWED | CANNOT_SAY | {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION}
 _UNKNOWN_ID: Final = 22 * "A"
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 class TopicIds:
-    """Asks for ids. Made, used and closed in one thread; the client is made with the first question. `proven`: see
-    `RenewedAdmin`.
+    """Asks for topic ids. Made, used and closed in one thread; the client is made with the first question. `proven`:
+    see `RenewedAdmin`.
 
-    A client that gives no answer for a while is replaced, since it may be one that never will (`BrokerWatch`).
+    A client that brings no answer for a while is replaced, since it may never bring one (`BrokerWatch`).
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class TopicIds:
         self._hurried = False
         self._asked_at = float("-inf")
         self._silent_since: float | None = None
-        """Since when no question has been answered; None: the last one was."""
+        """Time (monotonic) since which no question has been answered; None: the last one was answered."""
 
     def ask(self, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-        """The ids of those topics for which the brokers have one, within `timeout` seconds.
+        """Return the ids of the topics for which the brokers have one, within `timeout` seconds.
 
         Raises `KafkaException` if they do not answer.
         """
-        self._asked = {}  # after this, `look` must not return what was asked before it
+        self._asked = {}  # `look` must not return the answer to an earlier question
         deadline = time.monotonic() + timeout
         try:
             if not self._can_tell:
@@ -76,7 +76,7 @@ class TopicIds:
             asked = self._client.admin.describe_topics(
                 TopicCollection(sorted(topics)), request_timeout=time_left(deadline)
             )
-            # Before a partition begins this is waited for: an earlier life's offset must not go with the id of the
+            # Wait for the ids before a partition starts: the offset of an earlier life must not go with the id of the
             # next.
             ids = {name: found for name, one in asked.items() if (found := _id_of(one, deadline)) is not None}
         except KafkaException:
@@ -86,14 +86,14 @@ class TopicIds:
         return ids
 
     def look(self, topics: Collection[str]) -> Mapping[str, str]:
-        """The answer to an earlier question, if it is there; asks again when it is time to."""
+        """Return the answer to an earlier question if it has come, else nothing; ask again when it is time to."""
         now = time.monotonic()
         if not self._asked:
             # Without a controller ask seldom: once there is one, the answer shows it.
             wait = (_HURRIED if self._hurried else _EVERY) if self._can_tell else _WITHOUT_CONTROLLER
             if topics and now >= self._asked_at + max(wait, len(topics) * _EACH):
                 self._asked_at, self._hurried = now, False
-                with contextlib.suppress(KafkaException):  # another client cannot be made now
+                with contextlib.suppress(KafkaException):  # no new client can be made now
                     self._asked = self._client.admin.describe_topics(
                         TopicCollection(sorted(topics)), request_timeout=_TIMEOUT
                     )
@@ -103,7 +103,7 @@ class TopicIds:
         asked, self._asked = self._asked, {}
         found: dict[str, str | None] = {}
         for name, one in asked.items():
-            with contextlib.suppress(KafkaException):  # it is asked again
+            with contextlib.suppress(KafkaException):  # the next question asks for it again
                 found[name] = _id_of(one, now)
         self._heard(an_answer=bool(found))
         ids = {name: one for name, one in found.items() if one is not None}
@@ -111,11 +111,11 @@ class TopicIds:
         return ids
 
     def hurry(self) -> None:
-        """Ask soon: there is a sign that a topic may be another one by now."""
+        """Ask soon, because there is a sign that a topic was created again."""
         self._hurried = True
 
     def close(self) -> None:
-        """End the client."""
+        """Close the client."""
         self._client.close()
 
     def _heard(self, *, an_answer: bool) -> None:
@@ -125,21 +125,22 @@ class TopicIds:
         elif self._silent_since is None:
             self._silent_since = now
         elif now >= self._silent_since + _PATIENCE:
-            # It may be one that lost its brokers for ever. Not sooner: a new client has to connect and log in.
+            # The client may have lost its brokers for ever. It is not replaced sooner, since a new client has to
+            # connect and log in.
             self._silent_since = None
             self._client.give_up()
 
 
 def ask_once(config: Config, topics: Collection[str], timeout: float) -> Mapping[str, str]:
-    """The ids of these, as far as the brokers have them; none if they do not answer. Blocks."""
-    # Without an id, nothing is compared later.
+    """Return the ids of these topics, as far as the brokers have them; none if they do not answer. Blocks."""
+    # Errors are ignored: without an id, nothing is compared later.
     with contextlib.closing(TopicIds(config)) as ids, contextlib.suppress(KafkaException):
         return ids.ask(topics, timeout)
     return {}
 
 
 def _id_of(answer: concurrent.futures.Future[Any], deadline: float) -> str | None:
-    """The id as Kafka writes it; None: there is none. Raises `KafkaException`."""
+    """Return the id as Kafka writes it; None: there is none. Raises `KafkaException`."""
     try:
         return id_text(result_of(answer, deadline).topic_id)
     except KafkaException as error:
@@ -149,6 +150,6 @@ def _id_of(answer: concurrent.futures.Future[Any], deadline: float) -> str | Non
 
 
 def id_text(uuid: Uuid) -> str | None:
-    """The id as Kafka writes it, in the URL-safe base64. None: the broker knows no ids."""
+    """Return the id as Kafka writes it, in URL-safe base64; None: the broker has no ids."""
     text = str(uuid).translate(_URL_SAFE)
     return None if text == _UNKNOWN_ID else text

@@ -1,8 +1,8 @@
 """The transactional producer of a redrive: marks, and letters that died again, are written together or not at all.
 
-A redrive has one transactional id for each dead-letter topic. `start` takes it over: it ends the transaction that a
-killed redrive left open, and fences a redrive that still runs, which finds out with its next transaction. So a
-redrive that has started may read the marks: what it read stays true until it writes or is fenced.
+A redrive has one transactional id for each dead-letter topic. `start` takes this id over: it aborts the transaction
+that a killed redrive left open, and fences a redrive that still runs, whose next transaction then fails. So a redrive
+that has started may read the marks: they stay as they are until it writes or is fenced.
 
 A record that the broker refuses for what it is (its size, a missing key) fails its whole transaction. Which record it
 was shows when each is sent by itself::
@@ -38,16 +38,17 @@ _TRANSACTION_SECONDS: Final = 15
 _START_SECONDS: Final = 30.0
 _DELIVERY_SECONDS: Final = 10.0
 _TRIES: Final = 4
-# A commit that timed out goes on in the client, and is waited for once more.
+# Calls of commit: one that timed out goes on in the client, so that a second call waits for it.
 _COMMITS: Final = 2
 # Errors of a record that were caused by another record of its batch or its transaction.
 _ANOTHER_FAILED: Final = frozenset(
     {_Code._PURGE_QUEUE, _Code._PURGE_INFLIGHT, _Code._STATE, _Code._INVALID_DIFFERENT_RECORD}
 )
 _GOES_AWAY: Final = _ANOTHER_FAILED | {_Code.OUT_OF_ORDER_SEQUENCE_NUMBER}
-# Errors of a record where the transaction knows the cause: a partition that was not added to it just waits.
+# Errors of a record whose cause only the transaction knows: a partition that was not added to it just waits.
 _UNCLEAR: Final = _ANOTHER_FAILED | {_Code._TIMED_OUT, _Code._MSG_TIMED_OUT}
-# Sent one by one, it shows which record it is. (Two without a key in one batch each get the error for the other.)
+# Sending records one by one shows which record is refused. (Two without a key in one batch each get the error for the
+# other.)
 _TOGETHER_ONLY: Final = trouble.FOR_ONE_RECORD | {_Code._INVALID_DIFFERENT_RECORD}
 _FENCING: Final = frozenset({_Code._FENCED, _Code.PRODUCER_FENCED, _Code.INVALID_PRODUCER_EPOCH})
 _GONE: Final = "a topic or a partition is gone since the redrive began: run it again"
@@ -65,9 +66,9 @@ class _Failure(NamedTuple):
     """Why a transaction failed."""
 
     cause: confluent_kafka.KafkaError
-    # The index of the first record that failed, if one did. Where each was sent by itself, it is to blame.
+    # The index of the first record that failed, if any. If records were sent one by one, it is the cause.
     record: int | None = None
-    # The commit was sent, and only the broker knows whether it was done.
+    # The commit was sent, and only the broker knows its result.
     in_doubt: bool = False
 
 
@@ -86,18 +87,19 @@ class TransactionalWriter:
             **LETTERS,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
-            # librdkafka wants it below the transaction's.
+            # librdkafka requires it to be below the transaction's time-out.
             "socket.timeout.ms": 10_000,
             "error_cb": trouble.Teller(partial(post, loop, on_trouble)),
         }
-        # Only ever used as this attribute: an error keeps the frames that it passed through, and a local variable in
-        # one of them would keep the client from its end in `close`.
+        # Used only through this attribute: an error keeps the frames that it passed through, and a local variable there
+        # would keep the client alive after `close`.
         self._producer: Any = make_client(confluent_kafka.Producer, complete)
         self._thread = OwnThread("pinstream-kafka-transactions")
 
     @in_own_thread
     def start(self) -> None:
-        """Take the transactional id over: what another left open is ended. Raises `KafkaError`."""
+        """Take the transactional id over: a transaction that another process left open is aborted. Raises
+        `KafkaError`."""
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -109,7 +111,7 @@ class TransactionalWriter:
                     raise _dead_end(cause) from error
 
     async def close(self) -> None:
-        """End the client and its thread. What is not committed is not written."""
+        """End the client and its thread. Records that are not committed count as not written."""
 
         def end() -> None:
             with contextlib.suppress(KafkaException):
@@ -122,20 +124,20 @@ class TransactionalWriter:
 
     @in_own_thread
     def write(self, records: Sequence[NewRecord]) -> int | None:
-        """Write all of them, acknowledged and committed: None. Otherwise the index of one that the broker refuses for
-        what it is, and nothing is written.
+        """Write all records in one transaction; return None, or the index of a record that the broker refuses.
 
-        Bounded by the limits above. Raises `KafkaError` when fenced, and when the transaction fails for good.
+        A record that is refused for what it is keeps all from being written. Bounded by the limits above. Raises
+        `KafkaError` when fenced, and when the transaction fails for good.
         """
         one_by_one = len(records) == 1
-        # The client is never replaced in between: a new one would take the id over from a second redrive without
-        # reading what that one marked.
+        # The client is never replaced: a new one would take the id over from a second redrive without reading that
+        # one's marks.
         for _ in range(_TRIES):
             failure = self._try(records, one_by_one)
             if failure is None:
                 return None
             cause = failure.cause
-            # To write it again could write it twice.
+            # Another try could write the records twice.
             if failure.in_doubt:
                 raise _dead_end(cause, in_doubt=True)
             self._abort(cause)
@@ -143,14 +145,14 @@ class TransactionalWriter:
                 if one_by_one and failure.record is not None and cause.code() not in _ANOTHER_FAILED:
                     return failure.record
                 one_by_one = True
-            # After an abort librdkafka's sequence numbers are ahead of the broker's, which asks for a new epoch once:
-            # that is another abort, and goes away. So does a login that had to be repeated while records were sent.
+            # After an abort librdkafka's sequence numbers are ahead of the broker's, which requires a new epoch: that
+            # costs one more abort, once. A login that had to be repeated while records were sent passes as well.
             elif cause.code() not in _GOES_AWAY and not trouble.is_unjudged_login(cause):
                 raise _dead_end(cause)
         raise _dead_end(_Code(_Code._FAIL, "one abort after the other"))
 
     def _try(self, records: Sequence[NewRecord], one_by_one: bool) -> _Failure | None:
-        """Write them in one transaction, tried once. Return why it failed; None: all is written."""
+        """Write the records in one transaction, tried once. Return why it failed; None: all are written."""
         causes: list[confluent_kafka.KafkaError] = []
         failed: list[int] = []
 
@@ -174,7 +176,7 @@ class TransactionalWriter:
                 except KafkaException as error:
                     reported(index, trouble.cause_of(error))
                 if one_by_one or index == len(records) - 1:
-                    # Delivery reports come in here; each record has one within the delivery time-out.
+                    # Delivery reports come in during the flush; each record has one within the delivery time-out.
                     if self._producer.flush(_DELIVERY_SECONDS + 1) and not causes:
                         causes.append(_Code(_Code._TIMED_OUT, "records were not acknowledged in time"))
                     if causes:
@@ -182,14 +184,14 @@ class TransactionalWriter:
         except KafkaException as error:
             causes.append(trouble.cause_of(error))
         except SystemError:
-            # A fatal error that the client raises in the middle of a delivery report; the abort says which.
+            # The client raises a fatal error in the middle of a delivery report; the abort shows which.
             causes.append(_Code(_Code._FATAL))
         return _Failure(self._clearest(causes), next(iter(failed), None)) if causes else self._commit()
 
     def _clearest(self, causes: Sequence[confluent_kafka.KafkaError]) -> confluent_kafka.KafkaError:
-        """Of the errors that were reported, the one that says most about the cause."""
+        """Return the error that says most about the cause, of those that were reported."""
         if all(cause.code() in _UNCLEAR for cause in causes):
-            # A failed transaction answers any call with its cause. (To begin again is always an error.)
+            # A failed transaction answers any call with its cause. (Beginning a second one is always an error.)
             try:
                 self._producer.begin_transaction()
             except KafkaException as error:
@@ -208,10 +210,11 @@ class TransactionalWriter:
                 if not cause.retriable():
                     break
             except SystemError:
-                # As in `_try`; the next call says which error it was.
+                # A fatal error, as in `_try`; the next call shows which.
                 continue
-        # A broker that is just fencing this id may answer a commit with UNKNOWN, which says nothing. Nor does a commit
-        # that was sent when the connection had to log in again, although librdkafka then wants to abort.
+        # A broker that is just fencing this id may answer a commit with UNKNOWN, which leaves the result open. So does
+        # an error of a commit that was sent while the connection had to log in again, although librdkafka then wants to
+        # abort.
         unsaid = cause.code() == _Code.UNKNOWN or trouble.is_unjudged_login(cause)
         in_doubt = unsaid or not cause.txn_requires_abort()
         return _Failure(cause, in_doubt=in_doubt)
@@ -220,13 +223,13 @@ class TransactionalWriter:
         try:
             self._producer.abort_transaction(_TRANSACTION_SECONDS)
         except KafkaException as error:
-            # The broker cannot abort a transaction that it knows nothing of: its topic was forbidden.
+            # The broker cannot abort a transaction that it does not know because it refused its topic.
             known = cause if cause.code() in _REFUSED else trouble.cause_of(error)
             raise _dead_end(known) from error
 
 
 def _dead_end(cause: confluent_kafka.KafkaError, *, in_doubt: bool = False) -> KafkaError:
-    """The error that ends the redrive: what happened to its transaction, and what to do."""
+    """Return the error that ends the redrive: what happened to its transaction, and what to do."""
     said = trouble.describe_error(cause)
     if cause.code() in _FENCING:
         return KafkaError(

@@ -1,7 +1,7 @@
 """What librdkafka's errors mean: which of them end the run, and the one line to show.
 
-librdkafka reports everything that goes wrong, and recovers from most of it by itself: a broker that is away, a
-coordinator that moves. That is *trouble*: reported to the shell, and nothing stops. A few errors never recover by
+librdkafka reports everything that goes wrong, and recovers from most of it by itself: a broker that is down, a
+coordinator that moves. That is *trouble*: it is reported to the shell, and nothing stops. A few errors never recover by
 themselves (a refused login, a missing permission, a fenced member, no offset to start from): a run that went on would
 look alive and deliver nothing, so they become a `consumer.errors.KafkaError`.
 """
@@ -42,7 +42,7 @@ _IAM_REFUSED = (
     "the broker refused the login with IAM: allow kafka-cluster:Connect on the cluster to this role "
     "(`pinstream check --rights iam` prints the policy), and check the region and the port (9098)"
 )
-# What librdkafka's curl says of a proxy, and of a certificate.
+# Errors of librdkafka's curl about a proxy, and about a certificate.
 _TOKEN_WAYS: Final = (
     (
         re.compile("CONNECT tunnel failed|resolve proxy|CONNECT aborted", re.IGNORECASE),
@@ -86,40 +86,41 @@ _FATAL: Final = {
     _Code.UNRELEASED_INSTANCE_ID: _FENCED,
 }
 
-# The codes, by the words that librdkafka has for them. GROUP_ID_NOT_FOUND ends the client of a KIP-848 group, and of
-# no other: the brokers do not know the group (any more). A new client may join it.
+# Codes by librdkafka's texts for them. GROUP_ID_NOT_FOUND ends the client only of a KIP-848 group: the brokers do not
+# know the group (any more). A new client may join it.
 _ENDS: Final = {_Code(code).str(): code for code in (*_FATAL, _Code.GROUP_ID_NOT_FOUND)}
 
-# What errors have in common. By their names, as `consumer.adapters.kafka.commits.CommitResult` has them.
-# While a group's coordinator starts or moves: what was asked may be asked again.
+# Groups of errors, by their names, which are those of `consumer.adapters.kafka.commits.CommitResult`. Errors while a
+# group's coordinator starts or moves: a question may be asked again.
 MOVING_COORDINATOR: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "_WAIT_COORD"}
 )
-# The same for a question in the beginning, when also a connection to the coordinator passes that broke or had to log in
-# again. (Whether a login was refused, no question says: see `_NOT_JUDGED`.)
+# The same for the first questions, which may also be repeated after a connection to the coordinator broke or had to log
+# in again. (The error of a question does not show whether a login was refused: see `_NOT_JUDGED`.)
 PASSING: Final = MOVING_COORDINATOR | {"_TRANSPORT", "_AUTHENTICATION"}
-# With these brokers refuse offsets from outside while a group has members.
+# Codes with which brokers refuse offsets from outside while a group has members.
 GROUP_IN_USE: Final = frozenset(
     {"UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS"}
     | {"STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH", "NON_EMPTY_GROUP"}
 )
-# A refused commit that the same member may repeat: it just joined again (the client has not heard of its new
-# generation, or the group waits for its leader's plan), or the coordinator moves.
+# Codes of a refused commit that the same member may repeat: it just joined again (the client does not know its new
+# generation yet, or the group waits for its leader's plan), or the coordinator moves.
 BETWEEN_GENERATIONS: Final = frozenset(
     {"ILLEGAL_GENERATION", "REBALANCE_IN_PROGRESS", "STALE_MEMBER_EPOCH"} | MOVING_COORDINATOR
 )
-# Of a commit: this broker takes less than the default 4,096 bytes, or less of all commits' together.
+# Codes of a commit that is too large: this broker accepts less than the default of 4,096 bytes of metadata, or less for
+# all commits together.
 METADATA_TOO_LARGE: Final = frozenset({"OFFSET_METADATA_TOO_LARGE", "INVALID_COMMIT_OFFSET_SIZE"})
-# The partition is another member's by now.
+# Code of a position whose partition is no longer assigned to this member in that epoch.
 ASSIGNMENT_LOST: Final = "_ASSIGNMENT_LOST"
-# By their codes from here on. The partition has another leader than the client knows, as one that was just created
-# often has.
+# From here on by their numbers. The partition has another leader than the client knows, as often just after it was
+# created.
 MOVING_LEADER: Final = frozenset(
     {_Code.NOT_LEADER_FOR_PARTITION, _Code.LEADER_NOT_AVAILABLE}
     | {_Code.UNKNOWN_LEADER_EPOCH, _Code.FENCED_LEADER_EPOCH}
 )
 MISSING_TOPIC: Final = frozenset({_Code.UNKNOWN_TOPIC_OR_PART, _Code._UNKNOWN_TOPIC, _Code.UNKNOWN_TOPIC_ID})
-# These also come with a topic that was deleted and created again.
+# Errors that also come after a topic was deleted and created again.
 OTHER_TOPIC: Final = MISSING_TOPIC | {
     _Code.INCONSISTENT_TOPIC_ID,
     _Code.OFFSET_OUT_OF_RANGE,
@@ -128,29 +129,30 @@ OTHER_TOPIC: Final = MISSING_TOPIC | {
 NOT_ALLOWED: Final = frozenset(
     {_Code.CLUSTER_AUTHORIZATION_FAILED, _Code.GROUP_AUTHORIZATION_FAILED, _Code.TOPIC_AUTHORIZATION_FAILED}
 )
-# What a broker answers that is too old for the question, as the embedded one does to many.
+# Answers of a broker that is too old for the question; the embedded broker gives them to many questions.
 CANNOT_SAY: Final = frozenset({_Code._UNSUPPORTED_FEATURE, _Code.UNSUPPORTED_VERSION})
-# A batch has a wrong checksum, cannot be decompressed or has an unknown format; or the broker cannot read its disk.
+# Errors of a batch with a wrong checksum, one that cannot be decompressed or has an unknown format; or the broker
+# cannot read its disk.
 DAMAGED: Final = frozenset(
     {_Code._BAD_MSG, _Code._BAD_COMPRESSION, _Code._NOT_IMPLEMENTED, _Code.INVALID_MSG}
 )
 TOO_LARGE: Final = frozenset({_Code.MSG_SIZE_TOO_LARGE, _Code.RECORD_LIST_TOO_LARGE})
-# Errors that one record deserves, and its whole batch or transaction gets.
+# Errors that one record causes for its whole batch or transaction.
 FOR_ONE_RECORD: Final = TOO_LARGE | {_Code.INVALID_RECORD}
 
 _TOKEN_MISSING: Final = re.compile("Failed to acquire SASL OAUTHBEARER token|there is no token available")
-# What a listener without logins answers to one.
+# The answer of a listener without logins to a login.
 _NO_LOGIN: Final = re.compile("mechanism handshake failed: Broker: Request not valid in current SASL state")
 # A login that was never judged: the connection broke, or it was to log in again before its token ends and the broker
-# was not ready for it. librdkafka makes another connection. (Amazon MSK limits the logins with IAM per second.)
-# A request that was under way when a login failed fails with librdkafka's own words, behind those of the request
-# ("JoinGroup failed: "). An error about the login itself comes beside it, always with a reason, and says whether the
-# broker refused it.
+# was not ready for it. librdkafka makes another connection. (Amazon MSK limits the logins with IAM per second.) A
+# request that was in flight when a login failed fails with librdkafka's own text behind that of the request ("JoinGroup
+# failed: "). An error about the login itself comes beside it, always with a reason, and says whether the broker refused
+# it.
 _NOT_JUDGED: Final = re.compile(
     "mechanism handshake failed: (?!Broker: Unsupported SASL mechanism)|SaslAuthenticateRequest failed: "
     "|Too many connects|Local: Authentication failure"
 )
-# With TLS, what a broker's alert about the client's certificate reads like.
+# With TLS, the text of a broker's alert about the client's certificate.
 _CERTIFICATE_ALERT: Final = re.compile(
     r"alert (?:bad certificate|certificate \w+|unknown ca|handshake failure)"
 )
@@ -159,7 +161,7 @@ _WANTED: Final = {
     "sasl_plaintext": "SASL_SSL",
     "ssl": "SASL_SSL",
 }
-"""What a broker may require if it ends connections of this security protocol."""
+"""What a broker may require if it closes connections of this security protocol."""
 _AT: Final = re.compile(r"(?:\w+://)?(?P<host>[^/\s,]+):(?P<port>\d+)")
 _ENDPOINT: Final = "sasl.oauthbearer.token.endpoint.url"
 _HANDSHAKE_SECONDS: Final = 3.0
@@ -172,7 +174,7 @@ _NO_CONNECTION: Final = re.compile(
 
 
 def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
-    """The error that ends the run, or None if librdkafka recovers from this one by itself."""
+    """Return the error that ends the run, or None if librdkafka recovers from this one by itself."""
     if is_unjudged_login(error):
         return None
     code, text = cause_code(error), error.str()
@@ -181,7 +183,7 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
         advice = _IAM_REFUSED
     elif code == _Code._AUTHENTICATION and '{"status"' in text:
         advice = _BEARER_REFUSED
-    # An error that ended a client comes out of its queue as _FATAL, without the mark.
+    # An error that ended a client comes out of its queue as _FATAL, and not marked as fatal.
     if advice is None and not error.fatal() and error.code() != _Code._FATAL:
         return None
     return KafkaError(
@@ -190,7 +192,7 @@ def as_fatal(error: confluent_kafka.KafkaError) -> KafkaError | None:
 
 
 def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:
-    """Whether a login, or a request because of it, failed without a word of the broker about the login.
+    """Return whether a login, or a request because of it, failed without the broker's verdict on the login.
 
     librdkafka logs in again, and asks for a token every ten seconds; a request that failed may be made again.
     """
@@ -201,26 +203,27 @@ def is_unjudged_login(error: confluent_kafka.KafkaError) -> bool:
 
 
 def failure(error: confluent_kafka.KafkaError | confluent_kafka.KafkaException, text: str) -> KafkaError:
-    """The error to raise: what `error` means wherever it comes, or else `text` with librdkafka's words behind it."""
+    """Return the error to raise: the one for which `error` always ends the run, or else `text` with librdkafka's
+    words."""
     cause = error if isinstance(error, _Code) else cause_of(error)
     return as_fatal(cause) or KafkaError(f"Kafka: {text} ({describe_error(cause)})")
 
 
 def cause_code(error: confluent_kafka.KafkaError) -> int:
-    """The code; for an error that ended a client, the code behind it if its words are known."""
+    """Return the code; for an error that ended a client, the code behind it if its text is known."""
     if error.code() != _Code._FATAL:
         return error.code()
-    # The code behind it is lost on the way out of the client's queue; only its words are left.
+    # The code behind it is lost on the way out of the client's queue; only its text is left.
     return next((code for text, code in _ENDS.items() if text in error.str()), error.code())
 
 
 def describe_error(error: confluent_kafka.KafkaError) -> str:
-    """``CODE: librdkafka's words``, on one line."""
+    """Return ``CODE: librdkafka's words``, on one line."""
     return f"{error.name()}: {words(error)}"
 
 
 def words(error: confluent_kafka.KafkaError) -> str:
-    """librdkafka's words on one line, without what only its authors can use and what differs each time."""
+    """Return librdkafka's text on one line, without parts that only its authors can use or that differ each time."""
     said = _STATE.sub("", " ".join(error.str().split()))
     failed = _NO_CONNECTION.fullmatch(said)
     if failed is None:
@@ -231,16 +234,16 @@ def words(error: confluent_kafka.KafkaError) -> str:
 
 @dataclass
 class Teller:
-    """Reports a client's trouble, in librdkafka's words."""
+    """Reports a client's trouble, with librdkafka's text."""
 
     _on_trouble: OnTrouble
     _told: bool = False
     """Whether a broker's own error was reported."""
 
     def __call__(self, error: confluent_kafka.KafkaError) -> None:
-        """librdkafka reported this by itself."""
-        # That all brokers are down is no news of the only one, once its own error was reported. A broker that takes
-        # connections and never answers has no error of its own.
+        """Report an error that librdkafka's `error_cb` brought."""
+        # If there is only one broker, "all brokers are down" says nothing new once its own error was reported. A broker
+        # that accepts connections and never answers has no error of its own.
         all_down = error.code() == _Code._ALL_BROKERS_DOWN
         down, _, known = error.str().partition(" ")[0].partition("/")
         several = down == known != "1"  # while one is being discovered these can be ``0/2``
@@ -258,7 +261,8 @@ class TlsFiles:
         self._seen = {file: self._look(file) for file in (str(config[name]) for name in names)}
 
     def explain(self, error: confluent_kafka.KafkaError) -> KafkaError | None:
-        """The error that ends the run if this one is about TLS and a file is another by now: a new client reads it."""
+        """Return the error that ends the run if `error` is about TLS and a file has changed, which only a new client
+        reads."""
         if error.code() != _Code._SSL and not _CERTIFICATE_ALERT.search(error.str()):
             return None
         for file, before in self._seen.items():
@@ -270,7 +274,7 @@ class TlsFiles:
         return None
 
     def _look(self, file: str) -> tuple[int, int, int] | None:
-        """What tells this file from another one. None: it is not there."""
+        """Return what distinguishes this file from another one. None: it does not exist."""
         try:
             one = os.stat(file)
         except OSError:
@@ -279,20 +283,20 @@ class TlsFiles:
 
 
 def cause_of(error: confluent_kafka.KafkaException) -> confluent_kafka.KafkaError:
-    """The KafkaError inside a KafkaException."""
+    """Return the KafkaError inside a KafkaException."""
     inner = error.args[0]
     return inner if isinstance(inner, _Code) else _Code(_Code._FAIL, str(inner))
 
 
 def ignore_trouble(code: str, text: str) -> None:
-    """An `OnTrouble` that does nothing."""
+    """Do nothing, as an `OnTrouble`."""
 
 
 def no_contact(
     config: Mapping[str, object], timeout: float, heard: Sequence[confluent_kafka.KafkaError]
 ) -> KafkaError:
-    """The error to raise when nothing but `heard` came of a first contact, within `timeout` seconds. Blocks: what is
-    wrong with a broker's certificate only a TLS handshake of our own says."""
+    """Return the error to raise when a first contact brought nothing but the errors `heard`, within `timeout`
+    seconds. Blocks: only a TLS handshake of our own shows what is wrong with a broker's certificate."""
     for error in heard:
         if (fatal := as_fatal(error)) is not None:
             return fatal
@@ -301,7 +305,7 @@ def no_contact(
     servers = str(config.get("bootstrap.servers"))
     protocol = str(config.get("security.protocol", "plaintext")).lower()
     of_tls = next((one for one in reasons if "SSL" in one.str() or one.code() == _Code._SSL), None)
-    # librdkafka reports each connection that cannot be made, but not one that is made and then ended by the broker.
+    # librdkafka reports each connection that cannot be made, but not one that is made and then closed by the broker.
     ended = [error.code() for error in reasons] == [_Code._TRANSPORT]
     wrong: str | None = None
     if protocol.endswith("ssl") and (of_tls is not None or (ended and protocol == "ssl")):
@@ -310,7 +314,7 @@ def no_contact(
     if wrong:
         why, first = wrong, of_tls or first
     elif any(_TOKEN_MISSING.search(error.str()) for error in reasons):
-        if msk.asked(config):  # `msk` has put the reason into librdkafka's words
+        if msk.asked(config):  # `msk` has put the reason into librdkafka's text
             return KafkaError(f"Kafka: {describe_error(first)}")
         advice = (one for pattern, one in _TOKEN_WAYS if pattern.search(describe_error(first)))
         why = next(advice, _BEARER_MISSING)
@@ -330,7 +334,7 @@ def no_contact(
             "KAFKA_BOOTSTRAP_SERVERS"
         )
     else:
-        # An endpoint that answers with an error of its own is asked again and again, without a word.
+        # librdkafka asks a token endpoint that answers with an error again and again, and reports nothing.
         endpoint = "KAFKA_SASL_OAUTHBEARER_TOKEN_ENDPOINT_URL, " if _ENDPOINT in config else ""
         why = (
             f"no broker answered at {servers} within {timeout:g} s: check KAFKA_BOOTSTRAP_SERVERS, {endpoint}"
@@ -340,7 +344,8 @@ def no_contact(
 
 
 def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
-    """What is wrong with the TLS of the broker that `said` names, and what to do. Empty: nothing is. None: unknown."""
+    """Return what is wrong with the TLS of the broker that `said` names, and what to do. Empty: nothing. None:
+    unknown."""
     if _CERTIFICATE_ALERT.search(said):
         both = "KAFKA_SSL_CERTIFICATE_LOCATION and KAFKA_SSL_KEY_LOCATION"
         if not any(name.startswith(("ssl.certificate.", "ssl.keystore.")) for name in config):
@@ -372,7 +377,7 @@ def _wrong_with_tls(config: Mapping[str, object], said: str) -> str | None:
             "with the certificate of that authority",
         )
     except (ssl.SSLError, ConnectionResetError):
-        # Neither a certificate nor a reason: whatever listens there does not know what a handshake is.
+        # Neither a certificate nor a reason: the server there does not know TLS.
         plain = (
             "SASL_PLAINTEXT" if str(config.get("security.protocol")).upper() == "SASL_SSL" else "PLAINTEXT"
         )

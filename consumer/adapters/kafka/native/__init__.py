@@ -1,4 +1,4 @@
-"""Reading the client's messages: compiled, or in plain Python where there was no C compiler, or another client."""
+"""Reads the client's messages: compiled, or in plain Python if there was no C compiler or the client is another one."""
 
 from __future__ import annotations
 

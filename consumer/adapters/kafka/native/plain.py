@@ -1,7 +1,7 @@
-"""From a run of the client's messages to records, one call into the client for each thing that is asked of a message.
+"""From a run of the client's messages to records, with one call into the client for each attribute of a message.
 
-`consumer.adapters.kafka.native` does the same in compiled code, which reads a message where it stands: nine calls a
-message take half a microsecond.
+`consumer.adapters.kafka.native` does the same in compiled code, which reads the message's memory: the nine calls for
+each message take half a microsecond.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from consumer.engine.native.plain import size_of_headers
 def gather(messages: list[Message], at: int, records: list[Record], most: int) -> tuple[int, int]:
     """Add the records of the run that begins at `at`: of one topic, partition and leader epoch, with rising offsets.
 
-    An error ends it, and so does the record with which it holds `most` bytes. Gives where it ended, and its bytes.
+    An error ends the run, and so does the record with which it has `most` bytes. Return where it ended, and its bytes.
     """
     first = messages[at]
     run = first.topic(), first.partition(), first.leader_epoch()
@@ -30,7 +30,7 @@ def gather(messages: list[Message], at: int, records: list[Record], most: int) -
             return end, size
         kind, timestamp = message.timestamp()
         key, value, headers = message.key(), message.value(), headers_of(message)
-        # Headers are counted as the objects that they have become, which may take twenty times their bytes.
+        # Headers count as Python objects, which may take twenty times their bytes.
         size += len(key or b"") + len(value or b"") + (size_of_headers(headers) if headers else 0)
         records.append(
             Record(offset, -1 if kind == TIMESTAMP_NOT_AVAILABLE else timestamp, key, value, headers)
